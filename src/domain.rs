@@ -1,0 +1,12 @@
+//! The words of hooklane as types: no I/O, no async, no clock but the one that is handed in.
+//!
+//! Everything here is parsed once at a border and valid ever after; the floors above trust it.
+
+pub mod cursor;
+pub mod event;
+pub mod hook;
+pub mod key;
+pub mod lane;
+pub mod name;
+pub mod position;
+pub mod time;

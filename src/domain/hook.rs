@@ -1,0 +1,270 @@
+//! A hook and its handlers: what is received, how it is ordered, who consumes it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::name::Name;
+use super::time::Timestamp;
+
+/// Which hook, as the database numbers them; a number is never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HookId(pub i64);
+
+/// Which handler, as the database numbers them; a number is never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandlerId(pub i64);
+
+/// The largest body a hook accepts unless it says otherwise, in bytes.
+pub const BODY_MAX_DEFAULT: u64 = 1024 * 1024;
+
+/// The largest body a hook may be told to accept, in bytes.
+pub const BODY_MAX_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// A configured receiver.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// Its number.
+    pub id: HookId,
+    /// Its name, unique among the hooks that exist.
+    pub name: Name,
+    /// Whose lanes its streams use.
+    pub namespace: Name,
+    /// What divides its events into streams.
+    pub order_by: OrderBy,
+    /// What becomes of an event that has no ordering key.
+    pub unordered: Unordered,
+    /// The largest body it accepts, in bytes.
+    pub body_max: u64,
+    /// What consumes its streams.
+    pub handlers: Vec<Arc<Handler>>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl Hook {
+    /// Its reduce handler; a hook has one at most.
+    pub fn reduce(&self) -> Option<&Arc<Handler>> {
+        self.handlers.first()
+    }
+}
+
+/// What divides a hook's events into streams. Written `body:/data/customer`, `header:x-account`
+/// or, for a hook with one stream, `none`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OrderBy {
+    /// One stream.
+    #[default]
+    Nothing,
+    /// The value at a JSON pointer (RFC 6901) into the body.
+    Body(String),
+    /// The value of a header, by its lower-case name.
+    Header(String),
+}
+
+/// A rule that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an ordering rule: body:/JSON/POINTER, header:NAME or none")]
+pub struct InvalidOrderBy(String);
+
+impl FromStr for OrderBy {
+    type Err = InvalidOrderBy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrderBy> {
+        let wrong = || InvalidOrderBy(text.chars().take(200).collect());
+        if text == "none" {
+            return Ok(Self::Nothing);
+        }
+        if let Some(header) = text.strip_prefix("header:") {
+            let name: http::HeaderName = header.parse().map_err(|_| wrong())?;
+            return Ok(Self::Header(name.as_str().to_owned()));
+        }
+        let pointer = text.strip_prefix("body:").unwrap_or(text);
+        if pointer.starts_with('/') && pointer.len() <= 200 {
+            Ok(Self::Body(pointer.to_owned()))
+        } else {
+            Err(wrong())
+        }
+    }
+}
+
+impl fmt::Display for OrderBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("none"),
+            Self::Body(pointer) => write!(f, "body:{pointer}"),
+            Self::Header(name) => write!(f, "header:{name}"),
+        }
+    }
+}
+
+/// What becomes of an event whose ordering key is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unordered {
+    /// It is answered 422 and not stored.
+    #[default]
+    Refuse,
+    /// It goes to the hook's own stream, the one without a key.
+    Keep,
+}
+
+/// What consumes a hook's streams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Handler {
+    /// Its number.
+    pub id: HandlerId,
+    /// The hook it belongs to.
+    pub hook: HookId,
+    /// `reduce` for the reduce handler.
+    pub name: Name,
+    /// How it folds.
+    pub reducer: Reducer,
+    /// Counts the versions of its reducer, from 1.
+    pub fold: i64,
+    /// What an event that can never be folded leads to.
+    pub on_error: OnError,
+    /// Gathers events into one turn.
+    pub debounce: Option<Debounce>,
+}
+
+/// What an event that can never be folded leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// Its cursor is held until an operator acts.
+    #[default]
+    Hold,
+    /// It goes to the dead letters, and its stream goes on.
+    Skip,
+}
+
+/// Gathers events into one turn: it begins when none came for `quiet`, or when the first has waited
+/// for `longest`, whichever is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Debounce {
+    /// How long none may have come.
+    pub quiet: Duration,
+    /// How long the first may wait.
+    pub longest: Duration,
+}
+
+impl Debounce {
+    /// When the events that wait may be folded.
+    pub fn due(&self, first: Timestamp, last: Timestamp) -> Timestamp {
+        last.after(self.quiet).min(first.after(self.longest))
+    }
+}
+
+/// How events become a state. Written as its word, `append:N`, or as the name of a script's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reducer {
+    /// The state is the last body.
+    Latest,
+    /// Bodies are merged into the state (RFC 7396).
+    Merge,
+    /// Bodies are patches of the state (RFC 6902).
+    Patch,
+    /// The state is the list of the last N bodies.
+    Append(u32),
+    /// The state is the number of events.
+    Count,
+    /// A JavaScript function folds.
+    Script(Arc<Source>),
+}
+
+/// A JavaScript reducer as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The name of its file, for messages with line numbers.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// The most bodies that `append:N` keeps.
+pub const APPEND_MAX: u32 = 10_000;
+
+/// A text that names no built-in reducer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0:?} is not a reducer: latest, merge, patch, append:N (N from 1 to {APPEND_MAX}), count or a FILE.js"
+)]
+pub struct InvalidReducer(String);
+
+impl Reducer {
+    /// The built-in reducer of this name.
+    ///
+    /// # Errors
+    /// [`InvalidReducer`] when there is none; scripts are not read here.
+    pub fn built_in(text: &str) -> Result<Self, InvalidReducer> {
+        Ok(match text {
+            "latest" => Self::Latest,
+            "merge" => Self::Merge,
+            "patch" => Self::Patch,
+            "count" => Self::Count,
+            _ => {
+                let kept = text.strip_prefix("append:").and_then(|n| n.parse().ok());
+                match kept {
+                    Some(n) if (1..=APPEND_MAX).contains(&n) => Self::Append(n),
+                    _ => return Err(InvalidReducer(text.chars().take(80).collect())),
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Display for Reducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Merge => f.write_str("merge"),
+            Self::Patch => f.write_str("patch"),
+            Self::Append(n) => write!(f, "append:{n}"),
+            Self::Count => f.write_str("count"),
+            Self::Script(source) => f.write_str(&source.file),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordering_rule_reads_back_as_it_was_written() {
+        for (given, written) in [
+            ("/data/customer", "body:/data/customer"),
+            ("body:/a", "body:/a"),
+            ("header:X-Account", "header:x-account"),
+            ("none", "none"),
+        ] {
+            let rule: OrderBy = given.parse().unwrap();
+            assert_eq!(rule.to_string(), written);
+            assert_eq!(written.parse::<OrderBy>().unwrap(), rule);
+        }
+        for wrong in ["", "customer", "header:", "header:a b", "body:x"] {
+            assert!(wrong.parse::<OrderBy>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_built_in_reducer_reads_back_as_it_was_written() {
+        for text in ["latest", "merge", "patch", "append:5", "count"] {
+            assert_eq!(Reducer::built_in(text).unwrap().to_string(), text);
+        }
+        for wrong in ["", "sum", "append", "append:0", "append:10001", "append:-1"] {
+            assert!(Reducer::built_in(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_debounce_ends_when_it_is_quiet_and_at_the_latest_when_the_first_has_waited_enough() {
+        let debounce = Debounce {
+            quiet: Duration::from_millis(100),
+            longest: Duration::from_secs(1),
+        };
+        let at = Timestamp::from_millis;
+        assert_eq!(debounce.due(at(0), at(50)), at(150));
+        assert_eq!(debounce.due(at(0), at(950)), at(1_000));
+    }
+}

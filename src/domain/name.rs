@@ -1,0 +1,202 @@
+//! Names of namespaces, hooks and handlers, and ordering keys: parsed once, valid ever after.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+/// The name of a namespace, hook or handler: 1 to 63 of `a-z 0-9 - _`, beginning with a letter or
+/// digit. Safe in a URL, a file name, a metric label and a shell as it is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+/// The longest name, in bytes.
+pub const NAME_MAX: usize = 63;
+
+impl Name {
+    /// The namespace that always exists.
+    pub fn default_namespace() -> Self {
+        Self("default".into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is no name.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a name: 1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit")]
+pub struct InvalidName(String);
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let bytes = text.as_bytes();
+        let inside = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        let begins = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
+        if begins && bytes.len() <= NAME_MAX && bytes.iter().all(inside) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidName(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What separates the streams of one hook; empty for the hook's only stream. Compared as bytes.
+///
+/// The rule is total, so that the same input gives the same stream on every database: longer than
+/// 200 bytes, not UTF-8 or with a control character, a key is replaced by `sha256:` and its digest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct OrderingKey(Arc<str>);
+
+/// The longest ordering or dedupe key that is kept as it came, in bytes.
+pub const KEPT_KEY_MAX: usize = 200;
+
+impl OrderingKey {
+    /// The key of a hook's only stream.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The key for what a sender gave.
+    pub fn new(given: &[u8]) -> Self {
+        Self(kept(given).into())
+    }
+
+    /// A key that was stored, and is therefore in its kept form already.
+    pub fn stored(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// The key as text; empty for the hook's only stream.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The form in which ordering and dedupe keys are kept.
+pub fn kept(given: &[u8]) -> String {
+    match std::str::from_utf8(given) {
+        Ok(text) if given.len() <= KEPT_KEY_MAX && !text.chars().any(char::is_control) => {
+            text.to_owned()
+        }
+        _ => format!("sha256:{}", hex(&Sha256::digest(given))),
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// A stream as people write it: `HOOK`, or `HOOK/KEY`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StreamName {
+    /// The hook whose events these are.
+    pub hook: Name,
+    /// What they share.
+    pub key: OrderingKey,
+}
+
+impl FromStr for StreamName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (hook, key) = text.split_once('/').unwrap_or((text, ""));
+        Ok(Self {
+            hook: hook.parse()?,
+            key: OrderingKey::new(key.as_bytes()),
+        })
+    }
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key.as_str() {
+            "" => write!(f, "{}", self.hook),
+            key => write!(f, "{}/{key}", self.hook),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_short_plain_and_begins_with_a_letter_or_digit() {
+        for right in ["a", "billing", "7-eleven", "a_b-c", &"x".repeat(63)] {
+            assert!(right.parse::<Name>().is_ok(), "{right}");
+        }
+        for wrong in ["", "-a", "_a", "A", "a b", "a/b", "ä", &"x".repeat(64)] {
+            assert!(wrong.parse::<Name>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_ordering_key_has_exactly_one_kept_form() {
+        assert_eq!(OrderingKey::new(b"acme").as_str(), "acme");
+        for odd in [
+            &b"\xff\xfe"[..],
+            b"a\nb",
+            "x".repeat(201).as_bytes(),
+            "\u{85}".as_bytes(),
+        ] {
+            let key = OrderingKey::new(odd);
+            assert!(key.as_str().starts_with("sha256:"), "{key:?}");
+            assert_eq!(
+                OrderingKey::new(key.as_str().as_bytes()),
+                key,
+                "kept forms stay"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_is_written_as_hook_or_hook_and_key() {
+        for text in ["billing", "billing/acme", "billing/a/b"] {
+            assert_eq!(text.parse::<StreamName>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Moments and durations: milliseconds inside, RFC 3339 UTC and `90d` outside.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A moment in milliseconds since 1970 UTC. For people and for time-outs: nothing is ordered by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The wall clock now.
+    pub fn now() -> Self {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// A moment as the database keeps it.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970 UTC.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// This moment and `duration` later; stops at the end of time instead of overflowing.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+
+    /// How long ago `earlier` was; zero when it lies ahead, as after a clock was set back.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+/// A duration in whole milliseconds, as the database keeps it.
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(at) => write!(f, "{at:.3}"),
+            Err(_) => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let at: jiff::Timestamp = text.parse().map_err(|_| Invalid::Timestamp(text.into()))?;
+        Ok(Self(at.as_millisecond()))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text that is no moment or no duration.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// Not RFC 3339.
+    #[error("{0:?} is not a time such as 2026-11-23T02:59:14Z")]
+    Timestamp(String),
+    /// Not a number with a unit.
+    #[error("{0:?} is not a duration such as 500ms, 5s, 10m, 1h or 90d")]
+    Duration(String),
+}
+
+/// Reads `500ms`, `5s`, `10m`, `1h`, `90d`.
+///
+/// # Errors
+/// [`Invalid::Duration`] for anything else, a missing unit and a number beyond 100 years included.
+pub fn parse_duration(text: &str) -> Result<Duration, Invalid> {
+    let wrong = || Invalid::Duration(text.to_owned());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    const CENTURY_MS: u64 = 36_525 * 86_400_000;
+    match number.checked_mul(unit_ms) {
+        Some(millis) if millis <= CENTURY_MS => Ok(Duration::from_millis(millis)),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_and_read_in_utc_with_milliseconds() {
+        let at = Timestamp::from_millis(1_795_402_754_231);
+        assert_eq!(at.to_string(), "2026-11-23T02:59:14.231Z");
+        assert_eq!(at.to_string().parse::<Timestamp>().unwrap(), at);
+    }
+
+    #[test]
+    fn a_duration_needs_a_unit_and_a_sane_size() {
+        assert_eq!(
+            parse_duration("90d").unwrap(),
+            Duration::from_secs(7_776_000)
+        );
+        for wrong in ["", "5", "s", "-1s", "5 s", "99999999999999999d", "400000d"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! hooklane
+
+pub mod domain;
