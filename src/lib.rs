@@ -1,3 +1,4 @@
 //! hooklane
 
 pub mod domain;
+pub mod store;

@@ -1,0 +1,455 @@
+//! Cursors: read for a turn, moved by compare-and-set on (era, position), set aside.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::tail::Tail;
+use super::{Error, Store};
+use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter, Era};
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::HandlerId;
+use crate::domain::lane::Slot;
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+
+/// What a turn wants to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// Of which cursor.
+    pub cursor: CursorId,
+    /// At most so many events.
+    pub events_max: usize,
+}
+
+/// What a turn starts from: the cursor as it stands, and the events after it.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// The cursor.
+    pub cursor: Cursor,
+    /// The head of its stream, read with the cursor.
+    pub head: Seq,
+    /// The events after its position, in order, as many as were wanted.
+    pub events: Vec<Arc<Event>>,
+}
+
+impl Input {
+    /// Whether events are missing between the position and the head: nobody knows what they said, so
+    /// the cursor may not go on.
+    pub fn has_gap(&self) -> bool {
+        let due = self.cursor.position.next();
+        let numbers = self.events.iter().map(|event| event.seq.0);
+        !numbers.eq((due.0..).take(self.events.len()))
+            || (self.events.is_empty() && self.head >= due)
+    }
+}
+
+/// One cursor's move, or its being set aside, or both: from where its mover saw it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Which cursor.
+    pub cursor: CursorId,
+    /// The era in which it was read.
+    pub era: Era,
+    /// The position at which it was read.
+    pub from: Position,
+    /// Where it goes; `from` when it is only set aside.
+    pub to: Position,
+    /// The state at `to`.
+    pub state: Option<String>,
+    /// The chain at `to`.
+    pub chain: Chain,
+    /// Whether it may go on.
+    pub condition: Condition,
+    /// The events it passes without applying them.
+    pub skipped: Vec<DeadLetter>,
+    /// Who moves it.
+    pub mover: Mover,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What became of a [`Step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// The cursor moved.
+    Moved,
+    /// Somebody else moved it first; what was computed is thrown away.
+    Lost,
+}
+
+/// Who moves a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mover {
+    /// A turn: it never lets a held cursor go.
+    Turn,
+    /// An operator: what the cursor was held for is over.
+    Operator,
+}
+
+/// What became of an operator's wish to skip an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It is in the dead letters, and the cursor stands behind it.
+    Skipped,
+    /// Another event is next.
+    NotNext,
+}
+
+/// Moves cursors inside the open transaction. Each stands or falls alone.
+pub(super) fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, Error> {
+    steps.iter().map(|step| advance_one(db, step)).collect()
+}
+
+fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
+    const CREATE: &str = "insert into cursors
+        (stream, handler, position, era, state, chain, condition, retry_at, tries, reason, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing";
+    const MOVE: &str = "update cursors set position = $3, state = $5, chain = $6,
+        condition = $7, retry_at = $8, tries = $9, reason = $10, updated_at = $11
+        where stream = $1 and handler = $2 and era = $4 and position = $12
+          and (condition <> 'held' or $13)";
+    let retry_at = match &step.condition {
+        Condition::Waiting { retry_at, .. } => Some(retry_at.as_millis()),
+        _ => None,
+    };
+    let is_first = step.from == Position::default() && step.era == Era(1);
+    let mut changed = 0;
+    if is_first {
+        changed = db.prepare_cached(CREATE)?.execute(params![
+            step.cursor.stream.0,
+            step.cursor.handler.0,
+            step.to.0,
+            step.era.0,
+            step.state,
+            step.chain.as_bytes(),
+            step.condition.word(),
+            retry_at,
+            step.condition.tries(),
+            step.condition.reason(),
+            step.at.as_millis(),
+        ])?;
+    }
+    if changed == 0 {
+        changed = db.prepare_cached(MOVE)?.execute(params![
+            step.cursor.stream.0,
+            step.cursor.handler.0,
+            step.to.0,
+            step.era.0,
+            step.state,
+            step.chain.as_bytes(),
+            step.condition.word(),
+            retry_at,
+            step.condition.tries(),
+            step.condition.reason(),
+            step.at.as_millis(),
+            step.from.0,
+            step.mover == Mover::Operator,
+        ])?;
+    }
+    if changed == 0 {
+        return Ok(Advance::Lost);
+    }
+    for letter in &step.skipped {
+        bury(db, step, letter)?;
+    }
+    Ok(Advance::Moved)
+}
+
+fn bury(db: &Connection, step: &Step, letter: &DeadLetter) -> Result<(), Error> {
+    const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
+        values ($1, $2, $3, $4, $5)";
+    db.prepare_cached(BURY)?.execute(params![
+        step.cursor.handler.0,
+        step.cursor.stream.0,
+        letter.seq.0,
+        letter.reason,
+        step.at.as_millis(),
+    ])?;
+    Ok(())
+}
+
+impl Store {
+    /// Reads what a turn starts from, one input a want, in order; none where the stream is gone. Every
+    /// read begins after this is called, so whatever was committed before a hint is seen.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        let tail = self.tail.clone();
+        let turn_to_write = self.turn_to_write.clone();
+        self.hot
+            .read(move |db| {
+                let read = |want: &Want| read_input(db, &tail, want);
+                let settled = |want: &Want| {
+                    let input = read(want)?;
+                    if !input.as_ref().is_some_and(Input::has_gap) {
+                        return Ok(input);
+                    }
+                    // A commit may be readable a moment before the tail knows it. Whoever may write now
+                    // has seen both; a gap that is still there then is one.
+                    drop(turn_to_write.blocking_lock());
+                    read(want)
+                };
+                wants.iter().map(settled).collect()
+            })
+            .await
+    }
+
+    /// Moves cursors in one transaction; each stands or falls alone. When this returns, what moved is
+    /// on stable storage.
+    ///
+    /// # Errors
+    /// Nothing moved, unless the error is fatal: then it is unknown.
+    pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
+        self.log.advance(steps).await
+    }
+
+    /// Lets set-aside cursors of a stream flow again; of all handlers when none is named.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn release(
+        &self,
+        stream: StreamId,
+        handler: Option<HandlerId>,
+    ) -> Result<Vec<CursorId>, Error> {
+        const RELEASE: &str = "update cursors
+            set condition = 'flowing', retry_at = null, tries = 0, reason = null
+            where stream = $1 and ($2 is null or handler = $2) and condition <> 'flowing'
+            returning handler";
+        let mut writing = self.begin().await?;
+        let handlers: Vec<i64> = sqlx::query_scalar(RELEASE)
+            .bind(stream.0)
+            .bind(handler.map(|handler| handler.0))
+            .fetch_all(&mut *writing.tx)
+            .await?;
+        writing.commit().await?;
+        let cursor = |handler| CursorId {
+            stream,
+            handler: HandlerId(handler),
+        };
+        Ok(handlers.into_iter().map(cursor).collect())
+    }
+
+    /// Puts the event that `cursor` needs next into the dead letters and moves the cursor behind it. It
+    /// must be the event `id`, or nothing is changed.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn skip(
+        &self,
+        cursor: CursorId,
+        id: EventId,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<Skip, Error> {
+        let want = Want {
+            cursor,
+            events_max: 1,
+        };
+        let input = self.inputs(vec![want]).await?.pop().flatten();
+        let Some(input) = input.filter(|input| !input.has_gap()) else {
+            return Ok(Skip::NotNext);
+        };
+        let Some(next) = input.events.first().filter(|event| event.id == id) else {
+            return Ok(Skip::NotNext);
+        };
+        let moved = self
+            .advance(vec![skip_step(&input, next, reason, at)])
+            .await?;
+        Ok(match moved.first() {
+            Some(Advance::Moved) => Skip::Skipped,
+            _ => Skip::NotNext,
+        })
+    }
+
+    /// A cursor as it stands, and its stream's head; none when the stream is gone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursor(
+        &self,
+        cursor: CursorId,
+    ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+        self.hot.read(move |db| read_cursor(db, cursor)).await
+    }
+
+    /// Every cursor that is behind its head and may move, now or later, with the slot of its stream, in
+    /// pages: those of streams after `after`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn behind(&self, after: CursorId, limit: i64) -> Result<Vec<Behind>, Error> {
+        const SWEEP: &str = "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0)
+            from streams s
+            join hooks k on k.id = s.hook and k.deleted_at is null
+            join handlers h on h.hook = s.hook and h.deleted_at is null
+            left join cursors c on c.stream = s.id and c.handler = h.id
+            where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
+            order by s.id, h.id limit $3";
+        let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(SWEEP)
+            .bind(after.stream.0)
+            .bind(after.handler.0)
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(Behind::from).collect())
+    }
+}
+
+/// A cursor that has work.
+#[derive(Clone, Copy, Debug)]
+pub struct Behind {
+    /// Which cursor.
+    pub cursor: CursorId,
+    /// The slot of its stream.
+    pub slot: Slot,
+    /// How many events it has to go.
+    pub events: u64,
+}
+
+impl From<(i64, i64, i64, i64)> for Behind {
+    fn from((stream, handler, slot, events): (i64, i64, i64, i64)) -> Self {
+        Self {
+            cursor: CursorId {
+                stream: StreamId(stream),
+                handler: HandlerId(handler),
+            },
+            slot: Slot(u16::try_from(slot).unwrap_or_default()),
+            events: u64::try_from(events).unwrap_or(0),
+        }
+    }
+}
+
+fn skip_step(input: &Input, next: &Event, reason: &str, at: Timestamp) -> Step {
+    let cursor = &input.cursor;
+    Step {
+        cursor: cursor.id,
+        era: cursor.era,
+        from: cursor.position,
+        to: Position(next.seq.0),
+        state: cursor.state.clone(),
+        chain: cursor.chain.next(next.id, Applied::Skipped),
+        condition: Condition::Flowing,
+        skipped: vec![DeadLetter {
+            seq: next.seq,
+            reason: reason.to_owned(),
+        }],
+        mover: Mover::Operator,
+        at,
+    }
+}
+
+fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>, Error> {
+    let Some((cursor, head, _)) = read_cursor(db, want.cursor)? else {
+        return Ok(None);
+    };
+    let after = Seq(cursor.position.0);
+    let stream = want.cursor.stream;
+    let (first, entries) = tail.after(stream, after, want.events_max);
+    let mut events = Vec::new();
+    let tail_begins = first.unwrap_or(Seq(i64::MAX));
+    if tail_begins.0 > after.0 + 1 && head > after {
+        read_indexed(db, stream, after, tail_begins, want.events_max, &mut events)?;
+    }
+    for entry in entries {
+        if events.len() == want.events_max {
+            break;
+        }
+        events.push(match entry.event {
+            Some(event) => event,
+            None => Arc::new(read_row(db, entry.n)?),
+        });
+    }
+    Ok(Some(Input {
+        cursor,
+        head,
+        events,
+    }))
+}
+
+fn read_cursor(db: &Connection, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+    const READ: &str = "select s.head, c.position, c.era, c.state, c.chain, c.condition,
+        c.retry_at, c.tries, c.reason, c.updated_at
+        from streams s left join cursors c on c.stream = s.id and c.handler = $2 where s.id = $1";
+    let row = db
+        .prepare_cached(READ)?
+        .query_row(params![id.stream.0, id.handler.0], |row| {
+            let head = Seq(row.get(0)?);
+            let Some(position) = row.get(1)? else {
+                return Ok((Cursor::new(id), head, Timestamp::default()));
+            };
+            let condition: String = row.get(5)?;
+            let reason = row.get::<_, Option<String>>(8)?.unwrap_or_default();
+            let cursor = Cursor {
+                id,
+                position: Position(position),
+                era: Era(row.get(2)?),
+                state: row.get(3)?,
+                chain: Chain::from_bytes(row.get(4)?),
+                condition: condition_of(&condition, row.get(6)?, row.get(7)?, reason),
+            };
+            Ok((cursor, head, Timestamp::from_millis(row.get(9)?)))
+        });
+    Ok(row.optional()?)
+}
+
+/// A condition as its row spells it.
+pub(super) fn condition_of(
+    word: &str,
+    retry_at: Option<i64>,
+    tries: u32,
+    reason: String,
+) -> Condition {
+    match word {
+        "held" => Condition::Held { reason },
+        "waiting" => Condition::Waiting {
+            retry_at: Timestamp::from_millis(retry_at.unwrap_or(0)),
+            tries,
+            reason,
+        },
+        _ => Condition::Flowing,
+    }
+}
+
+/// Events between `after` and `before`, both excluded.
+fn read_indexed(
+    db: &Connection,
+    stream: StreamId,
+    after: Seq,
+    before: Seq,
+    limit: usize,
+    events: &mut Vec<Arc<Event>>,
+) -> Result<(), Error> {
+    const READ: &str = "select l.stream, l.seq, l.id, l.received_at, l.key_id, l.dedupe_key,
+        l.headers, l.body
+        from log_index i join log l on l.n = i.n
+        where i.stream = $1 and i.seq > $2 and i.seq < $3 order by i.seq limit $4";
+    let mut read = db.prepare_cached(READ)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = read.query_map(params![stream.0, after.0, before.0, limit], event_of)?;
+    for event in rows {
+        events.push(Arc::new(event?));
+    }
+    Ok(())
+}
+
+fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
+    const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
+        from log where n = $1";
+    Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)
+}
+
+fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        stream: StreamId(row.get(0)?),
+        seq: Seq(row.get(1)?),
+        id: EventId::from_bytes(row.get(2)?),
+        received_at: Timestamp::from_millis(row.get(3)?),
+        key_id: row.get(4)?,
+        dedupe_key: row.get(5)?,
+        headers: row.get::<_, String>(6)?.into(),
+        body: row.get::<_, Vec<u8>>(7)?.into(),
+    })
+}

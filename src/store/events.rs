@@ -1,0 +1,229 @@
+//! Events: appended in batches, read in the order of their stream, listed for the eye.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sqlx::FromRow;
+
+use super::{Error, Store};
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::HookId;
+use crate::domain::lane::Slot;
+use crate::domain::name::OrderingKey;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+
+/// An event that has not been stored yet: it has an id, but no place.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// The hook that received it.
+    pub hook: HookId,
+    /// The stream it belongs to, by name.
+    pub key: OrderingKey,
+    /// Where that stream will be, should this be its first event.
+    pub slot: Slot,
+    /// Its id.
+    pub id: EventId,
+    /// When its last byte was in.
+    pub received_at: Timestamp,
+    /// The access key it came with.
+    pub key_id: Option<i64>,
+    /// The delivery id or idempotency key its sender gave.
+    pub dedupe_key: Option<String>,
+    /// Its headers as one JSON object.
+    pub headers: Arc<str>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl NewEvent {
+    pub(super) fn at(&self, stream: StreamId, seq: Seq) -> Event {
+        Event {
+            stream,
+            seq,
+            id: self.id,
+            received_at: self.received_at,
+            key_id: self.key_id,
+            dedupe_key: self.dedupe_key.clone(),
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+        }
+    }
+}
+
+/// What became of a [`NewEvent`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is durable.
+    New {
+        /// Its stream.
+        stream: StreamId,
+        /// Its place there.
+        seq: Seq,
+        /// The stored slot of the stream.
+        slot: Slot,
+    },
+    /// Its stream has an event with the same dedupe key.
+    Duplicate {
+        /// The first one's id.
+        id: EventId,
+        /// The first one's place.
+        seq: Seq,
+        /// When the first one was received.
+        received_at: Timestamp,
+    },
+    /// Its hook was deleted.
+    Gone,
+}
+
+/// A stored event with the names of its stream, for people and readers.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The event.
+    pub event: Event,
+    /// The name of its hook.
+    pub hook: String,
+    /// The ordering key of its stream.
+    pub ordering_key: String,
+}
+
+/// Which events a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Those of one hook.
+    pub hook: Option<HookId>,
+    /// Those of one stream.
+    pub stream: Option<StreamId>,
+    /// Those received at or after a moment.
+    pub since: Option<Timestamp>,
+    /// Those older than this one.
+    pub before: Option<EventId>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+#[derive(FromRow)]
+struct Row {
+    stream: i64,
+    seq: i64,
+    id: Vec<u8>,
+    received_at: i64,
+    key_id: Option<i64>,
+    dedupe_key: Option<String>,
+    headers: String,
+    body: Vec<u8>,
+    hook: String,
+    ordering_key: String,
+}
+
+impl From<Row> for Stored {
+    fn from(row: Row) -> Self {
+        Self {
+            event: Event {
+                stream: StreamId(row.stream),
+                seq: Seq(row.seq),
+                id: EventId::from_bytes(row.id.try_into().unwrap_or_default()),
+                received_at: Timestamp::from_millis(row.received_at),
+                key_id: row.key_id,
+                dedupe_key: row.dedupe_key,
+                headers: row.headers.into(),
+                body: row.body.into(),
+            },
+            hook: row.hook,
+            ordering_key: row.ordering_key,
+        }
+    }
+}
+
+const READ: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key,
+    e.headers, e.body, h.name as hook, s.ordering_key
+    from events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+    where e.stream = $1 and e.seq > $2 order by e.seq limit $3";
+
+/// The row number is the order of storing; on Postgres the id stands for it.
+const LIST: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key,
+    e.headers, e.body, h.name as hook, s.ordering_key
+    from log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+    where h.deleted_at is null and ($1 is null or s.hook = $1) and ($2 is null or e.stream = $2)
+      and ($3 is null or e.received_at >= $3) and ($4 is null or e.n < $4)
+    order by e.n desc limit $5";
+
+const FIND_ROW: &str = "select n from log_ids where id = $1
+    union all select n from log
+     where n > (select value from counters where name = 'indexed') and id = $1";
+
+const GET: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key,
+    e.headers, e.body, h.name as hook, s.ordering_key
+    from log e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.n = $1";
+
+impl Store {
+    /// Stores a batch in one transaction, in its order, and says what became of each. When this
+    /// returns, what is new is on stable storage and readable.
+    ///
+    /// # Errors
+    /// Nothing of the batch is stored, unless the error is fatal: then it is unknown.
+    pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
+        self.log.append(batch).await
+    }
+
+    /// At most `limit` events of a stream after `after`, in order.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn events_after(
+        &self,
+        stream: StreamId,
+        after: Seq,
+        limit: i64,
+    ) -> Result<Vec<Stored>, Error> {
+        let rows: Vec<Row> = sqlx::query_as(READ)
+            .bind(stream.0)
+            .bind(after.0)
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(Stored::from).collect())
+    }
+
+    /// The newest events first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn events_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
+        let before = match filter.before {
+            Some(id) => self.row_of(id).await?,
+            None => None,
+        };
+        let rows: Vec<Row> = sqlx::query_as(LIST)
+            .bind(filter.hook.map(|hook| hook.0))
+            .bind(filter.stream.map(|stream| stream.0))
+            .bind(filter.since.map(Timestamp::as_millis))
+            .bind(before)
+            .bind(filter.limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(Stored::from).collect())
+    }
+
+    /// The event with this id.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn event(&self, id: EventId) -> Result<Option<Stored>, Error> {
+        let Some(n) = self.row_of(id).await? else {
+            return Ok(None);
+        };
+        let row: Option<Row> = sqlx::query_as(GET)
+            .bind(n)
+            .fetch_optional(&self.reader)
+            .await?;
+        Ok(row.map(Stored::from))
+    }
+
+    async fn row_of(&self, id: EventId) -> Result<Option<i64>, Error> {
+        Ok(sqlx::query_scalar(FIND_ROW)
+            .bind(&id.as_bytes()[..])
+            .fetch_optional(&self.reader)
+            .await?)
+    }
+}

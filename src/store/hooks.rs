@@ -1,0 +1,372 @@
+//! Hooks and their handlers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{FromRow, Sqlite, Transaction};
+
+use super::{Error, Store};
+use crate::domain::event::StreamId;
+use crate::domain::hook::{
+    Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
+};
+use crate::domain::name::Name;
+use crate::domain::time::{Timestamp, millis};
+
+/// What a hook shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HookPlan {
+    /// Its name.
+    pub name: Name,
+    /// Whose lanes its streams use.
+    pub namespace: Name,
+    /// What divides its events into streams.
+    pub order_by: OrderBy,
+    /// What becomes of an event without an ordering key.
+    pub unordered: Unordered,
+    /// The largest body, in bytes.
+    pub body_max: u64,
+    /// How it folds; none when it only stores.
+    pub reducer: Option<Reducer>,
+    /// What an event that can never be folded leads to.
+    pub on_error: OnError,
+    /// Gathers events into one turn.
+    pub debounce: Option<Debounce>,
+}
+
+impl From<&Hook> for HookPlan {
+    fn from(hook: &Hook) -> Self {
+        let reduce = hook.reduce();
+        Self {
+            name: hook.name.clone(),
+            namespace: hook.namespace.clone(),
+            order_by: hook.order_by.clone(),
+            unordered: hook.unordered,
+            body_max: hook.body_max,
+            reducer: reduce.map(|handler| handler.reducer.clone()),
+            on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
+            debounce: reduce.and_then(|handler| handler.debounce),
+        }
+    }
+}
+
+#[derive(FromRow)]
+struct HookRow {
+    id: i64,
+    namespace: String,
+    name: String,
+    order_by: String,
+    unordered: String,
+    body_max: i64,
+    created_at: i64,
+}
+
+#[derive(FromRow)]
+struct HandlerRow {
+    id: i64,
+    hook: i64,
+    name: String,
+    reduce: String,
+    source: Option<String>,
+    fold: i64,
+    on_error: String,
+    quiet_ms: Option<i64>,
+    longest_ms: Option<i64>,
+}
+
+const HOOKS: &str = "select id, namespace, name, order_by, unordered, body_max, created_at
+    from hooks where deleted_at is null order by name";
+
+const HANDLERS: &str = "select id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms
+    from handlers where deleted_at is null order by id";
+
+const CREATE: &str = "insert into hooks
+    (namespace, name, order_by, unordered, body_max, created_at) values ($1, $2, $3, $4, $5, $6)
+    on conflict do nothing returning id";
+
+const EDIT: &str = "update hooks set namespace = $2, order_by = $3, unordered = $4, body_max = $5
+    where id = $1 and deleted_at is null";
+
+const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
+
+const ADD_HANDLER: &str = "insert into handlers
+    (hook, name, reduce, source, on_error, quiet_ms, longest_ms, created_at)
+    values ($1, 'reduce', $2, $3, $4, $5, $6, $7)";
+
+const EDIT_HANDLER: &str = "update handlers set reduce = $2, source = $3,
+    on_error = $4, quiet_ms = $5, longest_ms = $6, fold = fold + $7 where id = $1";
+
+const REMOVE_HANDLERS: &str =
+    "update handlers set deleted_at = $2 where hook = $1 and deleted_at is null";
+
+const PURGEABLE: &str = "select s.id from streams s join hooks h on h.id = s.hook
+    where h.deleted_at < $1 limit $2";
+
+impl Store {
+    /// Every hook with its handlers, by name.
+    ///
+    /// # Errors
+    /// Those of the database; a row that says nothing sensible is one.
+    pub async fn hooks(&self) -> Result<Vec<Hook>, Error> {
+        let handlers: Vec<HandlerRow> = sqlx::query_as(HANDLERS).fetch_all(&self.reader).await?;
+        let mut of_hook: HashMap<i64, Vec<Arc<Handler>>> = HashMap::new();
+        for row in handlers {
+            let (hook, handler) = (row.hook, row.handler()?);
+            of_hook.entry(hook).or_default().push(Arc::new(handler));
+        }
+        let hooks: Vec<HookRow> = sqlx::query_as(HOOKS).fetch_all(&self.reader).await?;
+        hooks
+            .into_iter()
+            .map(|row| {
+                let handlers = of_hook.remove(&row.id).unwrap_or_default();
+                row.hook(handlers)
+            })
+            .collect()
+    }
+
+    /// Makes hooks, all or none; `None` when one of the names is taken.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was made.
+    pub async fn create_hooks(
+        &self,
+        plans: &[HookPlan],
+        at: Timestamp,
+    ) -> Result<Option<()>, Error> {
+        let mut writing = self.begin().await?;
+        for plan in plans {
+            let id: Option<i64> = sqlx::query_scalar(CREATE)
+                .bind(plan.namespace.as_str())
+                .bind(plan.name.as_str())
+                .bind(plan.order_by.to_string())
+                .bind(unordered_word(plan.unordered))
+                .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
+                .bind(at.as_millis())
+                .fetch_optional(&mut *writing.tx)
+                .await?;
+            let Some(id) = id else {
+                return Ok(None);
+            };
+            add_handler(&mut writing.tx, HookId(id), plan, at).await?;
+        }
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(Some(()))
+    }
+
+    /// Makes `hook` what `plan` says. A changed reducer gets a new fold version; old states stay as
+    /// they are. A removed reducer takes its cursors out of sight, a new one begins at the first event.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn edit_hook(
+        &self,
+        hook: &Hook,
+        plan: &HookPlan,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        let mut writing = self.begin().await?;
+        sqlx::query(EDIT)
+            .bind(hook.id.0)
+            .bind(plan.namespace.as_str())
+            .bind(plan.order_by.to_string())
+            .bind(unordered_word(plan.unordered))
+            .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
+            .execute(&mut *writing.tx)
+            .await?;
+        match (hook.reduce(), &plan.reducer) {
+            (Some(handler), Some(_)) => edit_handler(&mut writing.tx, handler, plan).await?,
+            (None, Some(_)) => add_handler(&mut writing.tx, hook.id, plan, at).await?,
+            (Some(_), None) => remove_handlers(&mut writing.tx, hook.id, at).await?,
+            (None, None) => {}
+        }
+        writing.config_changed().await?;
+        writing.commit().await
+    }
+
+    /// Marks a hook as deleted: its name is free and nothing reads it any more. [`Store::purge`] removes
+    /// its events and states later, so that what was in flight cannot leave anything behind.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn delete_hook(&self, hook: HookId, at: Timestamp) -> Result<(), Error> {
+        let mut writing = self.begin().await?;
+        sqlx::query(DELETE)
+            .bind(hook.0)
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        remove_handlers(&mut writing.tx, hook, at).await?;
+        writing.config_changed().await?;
+        self.log.streams_deleted();
+        writing.commit().await
+    }
+
+    /// Removes at most `limit` streams of hooks deleted before `before`, with all they have, and says
+    /// how many it removed.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was removed.
+    pub async fn purge(&self, before: Timestamp, limit: i64) -> Result<usize, Error> {
+        const OF_STREAM: [&str; 6] = [
+            "delete from log_ids where id in
+               (select l.id from log_index i join log l on l.n = i.n where i.stream = $1)",
+            "delete from log where n in (select n from log_index where stream = $1)",
+            "delete from log_index where stream = $1",
+            "delete from cursors where stream = $1",
+            "delete from dead_letters where stream = $1",
+            "delete from streams where id = $1",
+        ];
+        let streams: Vec<i64> = sqlx::query_scalar(PURGEABLE)
+            .bind(before.as_millis())
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await?;
+        if streams.is_empty() {
+            return Ok(0);
+        }
+        self.log.index().await?;
+        let mut writing = self.begin().await?;
+        for stream in &streams {
+            for statement in OF_STREAM {
+                sqlx::query(statement)
+                    .bind(stream)
+                    .execute(&mut *writing.tx)
+                    .await?;
+            }
+        }
+        self.log.streams_deleted();
+        writing.commit().await?;
+        let gone: Vec<_> = streams.iter().copied().map(StreamId).collect();
+        self.tail.forget(&gone);
+        Ok(streams.len())
+    }
+}
+
+async fn add_handler(
+    tx: &mut Transaction<'static, Sqlite>,
+    hook: HookId,
+    plan: &HookPlan,
+    at: Timestamp,
+) -> Result<(), Error> {
+    let Some(reducer) = &plan.reducer else {
+        return Ok(());
+    };
+    sqlx::query(ADD_HANDLER)
+        .bind(hook.0)
+        .bind(reducer.to_string())
+        .bind(source_of(reducer))
+        .bind(on_error_word(plan.on_error))
+        .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
+        .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
+        .bind(at.as_millis())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn edit_handler(
+    tx: &mut Transaction<'static, Sqlite>,
+    handler: &Handler,
+    plan: &HookPlan,
+) -> Result<(), Error> {
+    let Some(reducer) = &plan.reducer else {
+        return Ok(());
+    };
+    sqlx::query(EDIT_HANDLER)
+        .bind(handler.id.0)
+        .bind(reducer.to_string())
+        .bind(source_of(reducer))
+        .bind(on_error_word(plan.on_error))
+        .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
+        .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
+        .bind(i64::from(*reducer != handler.reducer))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn remove_handlers(
+    tx: &mut Transaction<'static, Sqlite>,
+    hook: HookId,
+    at: Timestamp,
+) -> Result<(), Error> {
+    sqlx::query(REMOVE_HANDLERS)
+        .bind(hook.0)
+        .bind(at.as_millis())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn source_of(reducer: &Reducer) -> Option<&str> {
+    match reducer {
+        Reducer::Script(source) => Some(&source.text),
+        _ => None,
+    }
+}
+
+fn unordered_word(unordered: Unordered) -> &'static str {
+    match unordered {
+        Unordered::Refuse => "refuse",
+        Unordered::Keep => "keep",
+    }
+}
+
+fn on_error_word(on_error: OnError) -> &'static str {
+    match on_error {
+        OnError::Hold => "hold",
+        OnError::Skip => "skip",
+    }
+}
+
+impl HookRow {
+    fn hook(self, handlers: Vec<Arc<Handler>>) -> Result<Hook, Error> {
+        let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
+        Ok(Hook {
+            id: HookId(self.id),
+            name: self.name.parse().map_err(|_| wrong("name"))?,
+            namespace: self.namespace.parse().map_err(|_| wrong("namespace"))?,
+            order_by: self.order_by.parse().map_err(|_| wrong("order_by"))?,
+            unordered: match self.unordered.as_str() {
+                "keep" => Unordered::Keep,
+                _ => Unordered::Refuse,
+            },
+            body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
+            handlers,
+            created_at: Timestamp::from_millis(self.created_at),
+        })
+    }
+}
+
+impl HandlerRow {
+    fn handler(self) -> Result<Handler, Error> {
+        let wrong = |what: &str| Error::Integrity(format!("handler {}: malformed {what}", self.id));
+        let duration = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+        Ok(Handler {
+            id: HandlerId(self.id),
+            hook: HookId(self.hook),
+            name: self.name.parse().map_err(|_| wrong("name"))?,
+            reducer: match self.source {
+                Some(text) => Reducer::Script(Arc::new(Source {
+                    file: self.reduce,
+                    text,
+                })),
+                None => Reducer::built_in(&self.reduce).map_err(|_| wrong("reducer"))?,
+            },
+            fold: self.fold,
+            on_error: match self.on_error.as_str() {
+                "skip" => OnError::Skip,
+                _ => OnError::Hold,
+            },
+            debounce: self
+                .quiet_ms
+                .zip(self.longest_ms)
+                .map(|(quiet, longest)| Debounce {
+                    quiet: duration(quiet),
+                    longest: duration(longest),
+                }),
+        })
+    }
+}

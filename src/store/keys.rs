@@ -1,0 +1,139 @@
+//! Access keys: their hashes, never their texts.
+
+use sqlx::FromRow;
+
+use super::{Error, Store};
+use crate::domain::hook::HookId;
+use crate::domain::key::{Key, KeyId, Kind, Scope};
+use crate::domain::time::Timestamp;
+
+/// When a key was last used, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastUse {
+    /// When.
+    pub at: Timestamp,
+    /// The address.
+    pub from: String,
+}
+
+#[derive(FromRow)]
+struct Row {
+    id: i64,
+    key_id: String,
+    name: String,
+    kind: String,
+    hook: Option<i64>,
+    hash: Vec<u8>,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+    last_used_at: Option<i64>,
+    last_used_from: Option<String>,
+}
+
+const LIST: &str = "select id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at,
+    last_used_at, last_used_from from keys order by id";
+
+const CREATE: &str = "insert into keys
+    (key_id, name, kind, hook, hash, created_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7)";
+
+const REVOKE: &str = "update keys set revoked_at = coalesce(revoked_at, $2) where key_id = $1";
+
+const USED: &str = "update keys set last_used_at = $2, last_used_from = $3 where id = $1";
+
+impl Store {
+    /// Every key, in the order of making.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn keys(&self) -> Result<Vec<(Key, Option<LastUse>)>, Error> {
+        let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&self.reader).await?;
+        rows.into_iter().map(Row::key).collect()
+    }
+
+    /// Stores a key; its number is given by the database.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn create_key(&self, key: &Key) -> Result<(), Error> {
+        let hook = match key.scope {
+            Scope::All => None,
+            Scope::Hook(hook) => Some(hook.0),
+        };
+        let mut writing = self.begin().await?;
+        sqlx::query(CREATE)
+            .bind(key.id.as_str())
+            .bind(key.name.as_str())
+            .bind(key.kind.word())
+            .bind(hook)
+            .bind(&key.hash[..])
+            .bind(key.created_at.as_millis())
+            .bind(key.expires_at.map(Timestamp::as_millis))
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await
+    }
+
+    /// Ends a key for good; `false` when there is none. Revoking twice keeps the first moment.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let revoked = sqlx::query(REVOKE)
+            .bind(id.as_str())
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(revoked.rows_affected() == 1)
+    }
+
+    /// Notes when keys, by number, were last used.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn keys_used(&self, uses: &[(i64, LastUse)]) -> Result<(), Error> {
+        let mut writing = self.begin().await?;
+        for (number, last) in uses {
+            sqlx::query(USED)
+                .bind(number)
+                .bind(last.at.as_millis())
+                .bind(&last.from)
+                .execute(&mut *writing.tx)
+                .await?;
+        }
+        writing.commit().await
+    }
+}
+
+impl Row {
+    fn key(self) -> Result<(Key, Option<LastUse>), Error> {
+        let wrong = |what: &str| Error::Integrity(format!("key {}: malformed {what}", self.key_id));
+        let key = Key {
+            number: self.id,
+            id: KeyId::parse(&self.key_id).ok_or_else(|| wrong("id"))?,
+            name: self.name.parse().map_err(|_| wrong("name"))?,
+            kind: match self.kind.as_str() {
+                "write" => Kind::Write,
+                "read" => Kind::Read,
+                "admin" => Kind::Admin,
+                _ => return Err(wrong("kind")),
+            },
+            scope: self
+                .hook
+                .map_or(Scope::All, |hook| Scope::Hook(HookId(hook))),
+            hash: self.hash.as_slice().try_into().map_err(|_| wrong("hash"))?,
+            created_at: Timestamp::from_millis(self.created_at),
+            expires_at: self.expires_at.map(Timestamp::from_millis),
+            revoked_at: self.revoked_at.map(Timestamp::from_millis),
+        };
+        let last = self.last_used_at.map(|at| LastUse {
+            at: Timestamp::from_millis(at),
+            from: self.last_used_from.unwrap_or_default(),
+        });
+        Ok((key, last))
+    }
+}

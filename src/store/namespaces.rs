@@ -1,0 +1,116 @@
+//! Namespaces and their lane sets.
+
+use sqlx::FromRow;
+
+use super::{Error, Store};
+use crate::domain::lane::LaneSet;
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+
+/// A namespace with its lanes.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    /// Its newest lane set.
+    pub lanes: LaneSet,
+    /// Hooks in it.
+    pub hooks: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+#[derive(FromRow)]
+struct Row {
+    name: String,
+    generation: i64,
+    lanes: i64,
+    hooks: i64,
+    created_at: i64,
+}
+
+const LIST: &str = "select n.name, l.generation, l.lanes, n.created_at,
+    (select count(*) from hooks h where h.namespace = n.name and h.deleted_at is null) as hooks
+    from namespaces n join lane_sets l on l.namespace = n.name
+    where l.generation = (select max(generation) from lane_sets where namespace = n.name)
+    order by n.name";
+
+const CREATE: &str = "insert into namespaces (name, created_at) values ($1, $2)
+    on conflict do nothing";
+
+/// Generations of a namespace never repeat, not even after it was deleted and made again.
+const OPEN: &str = "insert into lane_sets (namespace, generation, lanes, state, created_at)
+    select $1, coalesce(max(generation), 0) + 1, $2, 'stable', $3
+    from lane_sets where namespace = $1";
+
+const DELETE: &str = "delete from namespaces where name = $1
+    and not exists (select 1 from hooks where namespace = $1 and deleted_at is null)";
+
+impl Store {
+    /// Every namespace, by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
+        let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&self.reader).await?;
+        rows.into_iter().map(Row::namespace).collect()
+    }
+
+    /// Makes a namespace with its first lane set; `false` when it exists already.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn create_namespace(
+        &self,
+        name: &Name,
+        lanes: u16,
+        at: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let made = sqlx::query(CREATE)
+            .bind(name.as_str())
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        if made.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(OPEN)
+            .bind(name.as_str())
+            .bind(i64::from(lanes))
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Deletes a namespace without hooks; `false` when it has some or does not exist.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn delete_namespace(&self, name: &Name) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let deleted = sqlx::query(DELETE)
+            .bind(name.as_str())
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(deleted.rows_affected() == 1)
+    }
+}
+
+impl Row {
+    fn namespace(self) -> Result<Namespace, Error> {
+        let wrong = || Error::Integrity(format!("namespace {} is malformed", self.name));
+        Ok(Namespace {
+            lanes: LaneSet {
+                namespace: self.name.parse().map_err(|_| wrong())?,
+                generation: self.generation,
+                lanes: u16::try_from(self.lanes).map_err(|_| wrong())?,
+            },
+            hooks: self.hooks,
+            created_at: Timestamp::from_millis(self.created_at),
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! Opening the SQLite file: the settings that durability rests on are set, read back, and insisted on.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::Error;
+
+/// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
+const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
+
+/// Pages in the WAL after which a commit also copies them into the file. Large, because a checkpoint
+/// writes each page once however often the log changed it.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
+/// How long a connection waits for a lock that another process holds.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Hot readers that are kept open between turns.
+const READERS_MAX: usize = 4;
+
+/// Opens the connection that stores events and moves cursors, and copies what the last process left
+/// in the WAL into the file: after a failed sync, later frames of an old WAL would be read only as far
+/// as the earlier ones are intact.
+pub fn open_writer(file: &Path) -> Result<Connection, Error> {
+    if rusqlite::version_number() < VERSION_MIN.0 {
+        return Err(Error::Refused(format!(
+            "SQLite {} may lose committed writes; {} or later is needed",
+            rusqlite::version(),
+            VERSION_MIN.1
+        )));
+    }
+    let db = Connection::open(file)?;
+    db.busy_timeout(LOCK_WAIT)?;
+    let journal: String = db.query_row("pragma journal_mode = wal", [], |row| row.get(0))?;
+    insist("journal_mode", &journal, "wal")?;
+    db.pragma_update(None, "synchronous", "full")?;
+    let synchronous: i64 = db.query_row("pragma synchronous", [], |row| row.get(0))?;
+    insist("synchronous", &synchronous.to_string(), "2")?;
+    // Only macOS distinguishes a sync that reaches the platter; elsewhere this changes nothing.
+    db.pragma_update(None, "fullfsync", true)?;
+    db.pragma_update(None, "mmap_size", 0)?;
+    db.pragma_update(None, "cache_size", -32_000)?;
+    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    db.set_prepared_statement_cache_capacity(32);
+    checkpoint(&db)?;
+    Ok(db)
+}
+
+/// Copies the whole WAL into the file, syncs it, and begins a fresh WAL.
+pub fn checkpoint(db: &Connection) -> Result<(), Error> {
+    let busy: i64 = db.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
+    match busy {
+        0 => Ok(()),
+        _ => Err(Error::Refused(
+            "the write-ahead log could not be copied into the database: another process reads it"
+                .into(),
+        )),
+    }
+}
+
+fn insist(setting: &str, found: &str, wanted: &str) -> Result<(), Error> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "SQLite {setting} is {found}, not {wanted}: is the data directory on a network file system?"
+    )))
+}
+
+/// The one connection through which configuration changes. It never checkpoints.
+pub async fn writer_pool(file: &Path) -> Result<SqlitePool, Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(LOCK_WAIT)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(false)
+        .pragma("wal_autocheckpoint", "0");
+    pool(options, 1).await
+}
+
+/// Connections that only read.
+pub async fn reader_pool(file: &Path) -> Result<SqlitePool, Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(LOCK_WAIT)
+        .read_only(true)
+        .pragma("wal_autocheckpoint", "0");
+    pool(options, 2).await
+}
+
+async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<SqlitePool, Error> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(Duration::from_secs(30));
+    Ok(pool.connect_with(options).await?)
+}
+
+/// Connections for turns. Each statement is a snapshot of its own, begun when it runs: a long-lived
+/// snapshot would bring the forgotten event back.
+pub struct Readers {
+    file: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub fn new(file: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Reads with one of the connections, off the threads that must not block.
+    pub async fn read<T: Send + 'static>(
+        self: &std::sync::Arc<Self>,
+        read: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let readers = self.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let db = readers.take()?;
+            let result = read(&db);
+            readers.give_back(db);
+            result
+        });
+        reading.await.map_err(|_| Error::Closed)?
+    }
+
+    fn take(&self) -> Result<Connection, Error> {
+        if let Some(db) = self.idle.lock().pop() {
+            return Ok(db);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(&self.file, flags)?;
+        db.busy_timeout(LOCK_WAIT)?;
+        db.pragma_update(None, "cache_size", -8_000)?;
+        db.set_prepared_statement_cache_capacity(16);
+        Ok(db)
+    }
+
+    fn give_back(&self, db: Connection) {
+        let mut idle = self.idle.lock();
+        if idle.len() < READERS_MAX {
+            idle.push(db);
+        }
+    }
+}

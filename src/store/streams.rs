@@ -1,0 +1,245 @@
+//! Streams and their cursors, found and listed.
+
+use sqlx::FromRow;
+
+use super::cursors::condition_of;
+use super::{Error, Store};
+use crate::domain::cursor::{Condition, CursorId};
+use crate::domain::event::StreamId;
+use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::lane::Slot;
+use crate::domain::name::OrderingKey;
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+
+/// A stream as it stands.
+#[derive(Clone, Debug)]
+pub struct StreamRow {
+    /// Its number.
+    pub id: StreamId,
+    /// Its hook.
+    pub hook: HookId,
+    /// What its events share.
+    pub key: OrderingKey,
+    /// Where its lane is found.
+    pub slot: Slot,
+    /// Its last seq.
+    pub head: Seq,
+    /// When its first event came.
+    pub created_at: Timestamp,
+}
+
+/// One cursor with the names around it, for lists.
+#[derive(Clone, Debug)]
+pub struct CursorRow {
+    /// Which cursor.
+    pub id: CursorId,
+    /// The hook's number.
+    pub hook: HookId,
+    /// The stream's ordering key.
+    pub key: OrderingKey,
+    /// The stream's slot.
+    pub slot: Slot,
+    /// The stream's last seq.
+    pub head: Seq,
+    /// How far the handler has come.
+    pub position: Position,
+    /// Whether it may move.
+    pub condition: Condition,
+    /// When the next event it needs was received; none when it is at its head.
+    pub oldest: Option<Timestamp>,
+    /// Events of its in the dead letters.
+    pub dead: i64,
+}
+
+/// Which cursors a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct CursorsFilter {
+    /// Those of one hook.
+    pub hook: Option<HookId>,
+    /// Those of one stream.
+    pub stream: Option<StreamId>,
+    /// Those in one condition, by its word.
+    pub condition: Option<&'static str>,
+    /// Those of streams after this one.
+    pub after: Option<StreamId>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+#[derive(FromRow)]
+struct Row {
+    stream: i64,
+    hook: i64,
+    ordering_key: String,
+    slot: i64,
+    head: i64,
+    created_at: i64,
+}
+
+const FIND: &str = "select id as stream, hook, ordering_key, slot, head, created_at
+    from streams where hook = $1 and ordering_key = $2";
+
+#[derive(FromRow)]
+struct Listed {
+    stream: i64,
+    handler: i64,
+    hook: i64,
+    ordering_key: String,
+    slot: i64,
+    head: i64,
+    position: i64,
+    condition: String,
+    retry_at: Option<i64>,
+    tries: i64,
+    reason: Option<String>,
+    oldest: Option<i64>,
+    dead: i64,
+}
+
+/// By stream, so that it can be paged through.
+const LIST: &str = "select s.id as stream, h.id as handler, s.hook, s.ordering_key, s.slot, s.head,
+    coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
+    c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
+    case when s.head > coalesce(c.position, 0) then (select e.received_at from events e
+      where e.stream = s.id and e.seq = coalesce(c.position, 0) + 1) end as oldest,
+    (select count(*) from dead_letters d where d.handler = h.id and d.stream = s.id) as dead
+    from streams s
+    join hooks k on k.id = s.hook and k.deleted_at is null
+    join handlers h on h.hook = s.hook and h.deleted_at is null
+    left join cursors c on c.stream = s.id and c.handler = h.id
+    where ($1 is null or s.hook = $1) and ($2 is null or s.id = $2)
+      and ($3 is null or coalesce(c.condition, 'flowing') = $3) and s.id > $4
+    order by s.id, h.id limit $5";
+
+/// The oldest first; what waits for nothing comes last.
+const LIST_OLDEST: &str = "select * from (select s.id as stream, h.id as handler, s.hook,
+    s.ordering_key, s.slot, s.head,
+    coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
+    c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
+    (select e.received_at from events e
+      where e.stream = s.id and e.seq = coalesce(c.position, 0) + 1) as oldest,
+    (select count(*) from dead_letters d where d.handler = h.id and d.stream = s.id) as dead
+    from streams s
+    join hooks k on k.id = s.hook and k.deleted_at is null
+    join handlers h on h.hook = s.hook and h.deleted_at is null
+    left join cursors c on c.stream = s.id and c.handler = h.id
+    where ($1 is null or s.hook = $1) and ($3 is null or coalesce(c.condition, 'flowing') = $3)
+      and s.head > coalesce(c.position, 0)) behind
+    order by oldest, stream limit $5";
+
+const OF_HOOK: &str = "select id as stream, hook, ordering_key, slot, head, created_at
+    from streams where hook = $1 and id > $2 order by id limit $3";
+
+impl Store {
+    /// The stream of a hook with this ordering key.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn stream(
+        &self,
+        hook: HookId,
+        key: &OrderingKey,
+    ) -> Result<Option<StreamRow>, Error> {
+        let row: Option<Row> = sqlx::query_as(FIND)
+            .bind(hook.0)
+            .bind(key.as_str())
+            .fetch_optional(&self.reader)
+            .await?;
+        Ok(row.map(StreamRow::from))
+    }
+
+    /// The streams of a hook after `after`, in the order of their making.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn streams(
+        &self,
+        hook: HookId,
+        after: StreamId,
+        limit: i64,
+    ) -> Result<Vec<StreamRow>, Error> {
+        let rows: Vec<Row> = sqlx::query_as(OF_HOOK)
+            .bind(hook.0)
+            .bind(after.0)
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(StreamRow::from).collect())
+    }
+
+    /// Cursors by stream.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursors(&self, filter: &CursorsFilter) -> Result<Vec<CursorRow>, Error> {
+        self.list_cursors(LIST, filter).await
+    }
+
+    /// Cursors that are behind their heads, those that wait longest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursors_behind(&self, filter: &CursorsFilter) -> Result<Vec<CursorRow>, Error> {
+        self.list_cursors(LIST_OLDEST, filter).await
+    }
+
+    async fn list_cursors(
+        &self,
+        list: &'static str,
+        filter: &CursorsFilter,
+    ) -> Result<Vec<CursorRow>, Error> {
+        // The oldest event of each is looked up: through the index, not through the end of the log.
+        self.log.index().await?;
+        let rows: Vec<Listed> = sqlx::query_as(list)
+            .bind(filter.hook.map(|hook| hook.0))
+            .bind(filter.stream.map(|stream| stream.0))
+            .bind(filter.condition)
+            .bind(filter.after.map_or(0, |after| after.0))
+            .bind(filter.limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(CursorRow::from).collect())
+    }
+}
+
+fn slot(stored: i64) -> Slot {
+    Slot(u16::try_from(stored).unwrap_or_default())
+}
+
+impl From<Row> for StreamRow {
+    fn from(row: Row) -> Self {
+        Self {
+            id: StreamId(row.stream),
+            hook: HookId(row.hook),
+            key: OrderingKey::stored(row.ordering_key),
+            slot: slot(row.slot),
+            head: Seq(row.head),
+            created_at: Timestamp::from_millis(row.created_at),
+        }
+    }
+}
+
+impl From<Listed> for CursorRow {
+    fn from(row: Listed) -> Self {
+        Self {
+            id: CursorId {
+                stream: StreamId(row.stream),
+                handler: HandlerId(row.handler),
+            },
+            hook: HookId(row.hook),
+            key: OrderingKey::stored(row.ordering_key),
+            slot: slot(row.slot),
+            head: Seq(row.head),
+            position: Position(row.position),
+            condition: condition_of(
+                &row.condition,
+                row.retry_at,
+                u32::try_from(row.tries).unwrap_or(0),
+                row.reason.unwrap_or_default(),
+            ),
+            oldest: row.oldest.map(Timestamp::from_millis),
+            dead: row.dead,
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! The one thread that stores events and moves cursors: whatever gathered while the last transaction
+//! was synced goes into the next one. No timer, no target size.
+//!
+//! Items are independent: a duplicate or a lost compare-and-set is an outcome, not an error. After an
+//! unexpected error everything is rolled back and the items run again one by one, so that a single bad
+//! one fails alone. What is kept in memory (heads, the tail) changes only after the commit.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::{Mutex, oneshot};
+
+use super::cursors::{self, Advance, Step};
+use super::events::{Appended, NewEvent};
+use super::tail::Tail;
+use super::{Error, sqlite};
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::HookId;
+use crate::domain::lane::Slot;
+use crate::domain::name::OrderingKey;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+
+/// Events and steps that go into one transaction; what exceeds it goes first next time.
+const ITEMS_MAX: usize = 1536;
+
+/// Rows of the log after which its index is brought to its end.
+const UNINDEXED_MAX: usize = 16_384;
+
+/// How long the log must rest before the rows that are left are indexed.
+const REST: Duration = Duration::from_millis(500);
+
+/// Streams whose head is kept in memory; when there are more, all are read again as they come.
+const STREAMS_KEPT_MAX: usize = 100_000;
+
+/// What a transaction did, for whoever counts.
+pub struct Commit {
+    /// From its begin until it was durable.
+    pub took: Duration,
+    /// Events stored.
+    pub events: usize,
+    /// Cursors moved.
+    pub steps: usize,
+    /// Why it failed; the process must end when the error is fatal.
+    pub error: Option<Error>,
+}
+
+/// Is told of every transaction.
+pub type Observer = Box<dyn Fn(Commit) + Send>;
+
+enum Op {
+    Append(Vec<NewEvent>, Answer<Vec<Appended>>),
+    Advance(Vec<Step>, Answer<Vec<Advance>>),
+    Index(Answer<()>),
+    Stop(oneshot::Sender<()>),
+}
+
+type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What one [`Op`] led to, before it is committed.
+enum Done {
+    Appended(Vec<Appended>),
+    Advanced(Vec<Advance>),
+}
+
+/// Gives work to the thread.
+#[derive(Clone)]
+pub struct Handle {
+    ops: Sender<Op>,
+    /// Raised before streams are deleted behind the thread's back.
+    deletions: Arc<AtomicU64>,
+}
+
+impl Handle {
+    pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
+        self.ask(|answer| Op::Append(batch, answer)).await
+    }
+
+    pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
+        self.ask(|answer| Op::Advance(steps, answer)).await
+    }
+
+    /// Brings the index of the log to its end.
+    pub async fn index(&self) -> Result<(), Error> {
+        self.ask(Op::Index).await
+    }
+
+    /// Makes the thread read streams again; called by who deletes some, while nobody else may write.
+    pub fn streams_deleted(&self) {
+        self.deletions.fetch_add(1, Ordering::Release);
+    }
+
+    pub async fn stop(&self) {
+        let (stopped, wait) = oneshot::channel();
+        if self.ops.send(Op::Stop(stopped)).is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    async fn ask<T>(&self, op: impl FnOnce(Answer<T>) -> Op) -> Result<T, Error> {
+        let (answer, wait) = oneshot::channel();
+        self.ops.send(op(answer)).map_err(|_| Error::Closed)?;
+        wait.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// Starts the thread, after it has indexed what the last process left unindexed.
+pub fn start(
+    db: Connection,
+    tail: Arc<Tail>,
+    turn_to_write: Arc<Mutex<()>>,
+    observer: Observer,
+) -> Result<Handle, Error> {
+    let (ops, received) = mpsc::channel();
+    let deletions = Arc::new(AtomicU64::new(0));
+    let indexed = db.query_row(
+        "select value from counters where name = 'indexed'",
+        [],
+        |row| row.get(0),
+    )?;
+    let last: Option<i64> = db.query_row("select max(n) from log", [], |row| row.get(0))?;
+    let mut writer = Writer {
+        db,
+        next_n: last.unwrap_or(0).max(indexed) + 1,
+        indexed,
+        streams: HashMap::new(),
+        deletions_seen: 0,
+        deletions: deletions.clone(),
+        tail,
+        turn_to_write,
+        observer,
+    };
+    writer.index()?;
+    std::thread::Builder::new()
+        .name("store".into())
+        .spawn(move || writer.run(&received))
+        .map_err(|error| Error::Refused(format!("no thread for the store: {error}")))?;
+    Ok(Handle { ops, deletions })
+}
+
+/// A stream as the next transaction will find it.
+struct Head {
+    id: StreamId,
+    slot: Slot,
+    head: Seq,
+}
+
+struct Writer {
+    db: Connection,
+    next_n: i64,
+    /// The newest row of the log that the index knows.
+    indexed: i64,
+    streams: HashMap<(HookId, OrderingKey), Head>,
+    deletions_seen: u64,
+    deletions: Arc<AtomicU64>,
+    tail: Arc<Tail>,
+    turn_to_write: Arc<Mutex<()>>,
+    observer: Observer,
+}
+
+impl Writer {
+    fn run(mut self, received: &Receiver<Op>) {
+        loop {
+            let first = match received.recv_timeout(self.patience()) {
+                Ok(op) => op,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.index_and_report();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match gather(first, received) {
+                (ops, None) => self.serve(ops),
+                (ops, Some(After::Index(answer))) => {
+                    self.serve(ops);
+                    let _ = answer.send(self.index());
+                }
+                (ops, Some(After::Stop(stopped))) => {
+                    self.serve(ops);
+                    self.index_and_report();
+                    // A WAL that cannot be copied now is copied by the next start.
+                    let _ = sqlite::checkpoint(&self.db);
+                    drop(self);
+                    let _ = stopped.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for ever while there is nothing to index: an idle log costs nothing.
+    fn patience(&self) -> Duration {
+        match self.unindexed() {
+            0 => Duration::from_secs(3600),
+            _ => REST,
+        }
+    }
+
+    fn unindexed(&self) -> usize {
+        usize::try_from(self.next_n - 1 - self.indexed).unwrap_or(0)
+    }
+
+    /// Commits `ops` together, or, when that fails, each alone.
+    fn serve(&mut self, ops: Vec<Op>) {
+        if ops.is_empty() {
+            return;
+        }
+        match self.commit(&ops) {
+            Ok(done) => answer_all(ops, done),
+            Err(error) if error.is_fatal() || ops.len() == 1 => {
+                for op in ops {
+                    refuse(op, error.again());
+                }
+            }
+            Err(_) => ops.into_iter().for_each(|op| self.serve(vec![op])),
+        }
+        if self.unindexed() >= UNINDEXED_MAX {
+            self.index_and_report();
+        }
+    }
+
+    fn commit(&mut self, ops: &[Op]) -> Result<Vec<Done>, Error> {
+        let turn_to_write = self.turn_to_write.clone();
+        let _turn = turn_to_write.blocking_lock();
+        let began = Instant::now();
+        let mut events = Vec::new();
+        let result = self.transact(ops, &mut events);
+        let steps = ops.iter().map(Op::steps).sum();
+        let error = result.as_ref().err().map(Error::again);
+        let committed = if error.is_some() { 0 } else { events.len() };
+        if error.is_some() {
+            self.roll_back();
+        } else {
+            self.next_n += i64::try_from(events.len()).unwrap_or(0);
+            self.tail.push(events.into_iter());
+        }
+        (self.observer)(Commit {
+            took: began.elapsed(),
+            events: committed,
+            steps,
+            error,
+        });
+        result
+    }
+
+    fn transact(
+        &mut self,
+        ops: &[Op],
+        events: &mut Vec<(i64, Arc<Event>)>,
+    ) -> Result<Vec<Done>, Error> {
+        self.see_deletions();
+        self.db.prepare_cached("begin immediate")?.execute([])?;
+        let mut done = Vec::with_capacity(ops.len());
+        for op in ops {
+            done.push(match op {
+                Op::Append(batch, _) => Done::Appended(self.append(batch, events)?),
+                Op::Advance(steps, _) => Done::Advanced(cursors::advance(&self.db, steps)?),
+                Op::Index(_) | Op::Stop(_) => continue,
+            });
+        }
+        self.move_heads(events)?;
+        self.db.prepare_cached("commit")?.execute([])?;
+        Ok(done)
+    }
+
+    fn roll_back(&mut self) {
+        self.streams.clear();
+        if !self.db.is_autocommit() {
+            let _ = self.db.execute_batch("rollback");
+        }
+    }
+
+    fn see_deletions(&mut self) {
+        let deletions = self.deletions.load(Ordering::Acquire);
+        if deletions != self.deletions_seen || self.streams.len() > STREAMS_KEPT_MAX {
+            self.deletions_seen = deletions;
+            self.streams.clear();
+        }
+    }
+
+    fn append(
+        &mut self,
+        batch: &[NewEvent],
+        events: &mut Vec<(i64, Arc<Event>)>,
+    ) -> Result<Vec<Appended>, Error> {
+        let mut appended = Vec::with_capacity(batch.len());
+        for new in batch {
+            appended.push(self.append_one(new, events)?);
+        }
+        Ok(appended)
+    }
+
+    /// Stores one event. Its number is taken last, so that a duplicate leaves no gap.
+    fn append_one(
+        &mut self,
+        new: &NewEvent,
+        events: &mut Vec<(i64, Arc<Event>)>,
+    ) -> Result<Appended, Error> {
+        let head = match self.streams.entry((new.hook, new.key.clone())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => match find_or_create(&self.db, new)? {
+                Some(head) => unknown.insert(head),
+                None => return Ok(Appended::Gone),
+            },
+        };
+        if let Some(first) = find_duplicate(&self.db, head.id, new.dedupe_key.as_deref())? {
+            return Ok(first);
+        }
+        head.head = Seq(head.head.0 + 1);
+        let n = self.next_n + i64::try_from(events.len()).unwrap_or(0);
+        let event = new.at(head.id, head.head);
+        insert(&self.db, n, &event)?;
+        events.push((n, Arc::new(event)));
+        Ok(Appended::New {
+            stream: head.id,
+            seq: head.head,
+            slot: head.slot,
+        })
+    }
+
+    /// Writes each moved head once, however many events its stream got.
+    fn move_heads(&self, events: &[(i64, Arc<Event>)]) -> Result<(), Error> {
+        const MOVE: &str = "update streams set head = $2 where id = $1";
+        let mut heads: Vec<_> = events.iter().map(|(_, e)| (e.stream, e.seq)).collect();
+        heads.sort_unstable();
+        let mut update = self.db.prepare_cached(MOVE)?;
+        for (at, (stream, seq)) in heads.iter().enumerate() {
+            if heads.get(at + 1).is_none_or(|next| next.0 != *stream) {
+                update.execute(params![stream.0, seq.0])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn index_and_report(&mut self) {
+        let began = Instant::now();
+        if let Err(error) = self.index() {
+            (self.observer)(Commit {
+                took: began.elapsed(),
+                events: 0,
+                steps: 0,
+                error: Some(match error {
+                    // A doubled number: nobody knows which of the two is right.
+                    Error::Integrity(what) => Error::Io(what),
+                    other => other,
+                }),
+            });
+        }
+    }
+
+    /// Brings the index of the log to its end, in sorted batches.
+    fn index(&mut self) -> Result<(), Error> {
+        let turn_to_write = self.turn_to_write.clone();
+        while self.unindexed() > 0 {
+            // At start there is no runtime yet that could be blocked, and nobody else who writes.
+            let _turn = turn_to_write.try_lock();
+            let _turn = match _turn {
+                Ok(turn) => turn,
+                Err(_) => turn_to_write.blocking_lock(),
+            };
+            let result = self.index_batch();
+            if result.is_err() {
+                self.roll_back();
+            }
+            self.indexed = result?;
+            self.tail.indexed(self.indexed);
+        }
+        Ok(())
+    }
+
+    fn index_batch(&self) -> Result<i64, Error> {
+        let mut rows = unindexed_rows(&self.db, self.indexed)?;
+        let last = rows.last().map_or(self.next_n - 1, |row| row.n);
+        self.db.execute_batch("begin immediate")?;
+        rows.sort_unstable_by_key(|row| (row.stream, row.seq));
+        let mut place = self
+            .db
+            .prepare_cached("insert into log_index (stream, seq, n) values ($1, $2, $3)")?;
+        for row in &rows {
+            place.execute(params![row.stream, row.seq, row.n])?;
+        }
+        rows.sort_unstable_by_key(|row| row.id);
+        let mut id = self
+            .db
+            .prepare_cached("insert into log_ids (id, n) values ($1, $2)")?;
+        for row in &rows {
+            id.execute(params![row.id, row.n])?;
+        }
+        self.db.execute(
+            "update counters set value = $1 where name = 'indexed'",
+            [last],
+        )?;
+        self.db.execute_batch("commit")?;
+        Ok(last)
+    }
+}
+
+/// What must wait until the gathered work is committed.
+enum After {
+    Index(Answer<()>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// Takes what has gathered, in order and up to the limit.
+fn gather(first: Op, received: &Receiver<Op>) -> (Vec<Op>, Option<After>) {
+    let mut ops = Vec::new();
+    let mut items = 0;
+    let mut next = Some(first);
+    while let Some(op) = next {
+        match op {
+            Op::Index(answer) => return (ops, Some(After::Index(answer))),
+            Op::Stop(stopped) => return (ops, Some(After::Stop(stopped))),
+            work => {
+                items += work.items();
+                ops.push(work);
+            }
+        }
+        next = if items < ITEMS_MAX {
+            received.try_recv().ok()
+        } else {
+            None
+        };
+    }
+    (ops, None)
+}
+
+impl Op {
+    fn items(&self) -> usize {
+        match self {
+            Self::Append(batch, _) => batch.len(),
+            Self::Advance(steps, _) => steps.len(),
+            Self::Index(_) | Self::Stop(_) => 0,
+        }
+    }
+
+    fn steps(&self) -> usize {
+        match self {
+            Self::Advance(steps, _) => steps.len(),
+            _ => 0,
+        }
+    }
+}
+
+fn answer_all(ops: Vec<Op>, done: Vec<Done>) {
+    for pair in ops.into_iter().zip(done) {
+        match pair {
+            (Op::Append(_, answer), Done::Appended(appended)) => drop(answer.send(Ok(appended))),
+            (Op::Advance(_, answer), Done::Advanced(moved)) => drop(answer.send(Ok(moved))),
+            (op, _) => refuse(op, Error::Closed),
+        }
+    }
+}
+
+fn refuse(op: Op, error: Error) {
+    match op {
+        Op::Append(_, answer) => drop(answer.send(Err(error))),
+        Op::Advance(_, answer) => drop(answer.send(Err(error))),
+        Op::Index(answer) => drop(answer.send(Err(error))),
+        Op::Stop(_) => {}
+    }
+}
+
+/// The stream of an event, made when it is the first. None when its hook is gone.
+fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error> {
+    const FIND: &str = "select s.id, s.slot, s.head from streams s
+        join hooks h on h.id = s.hook and h.deleted_at is null
+        where s.hook = $1 and s.ordering_key = $2";
+    const CREATE: &str = "insert into streams (hook, ordering_key, slot, created_at)
+        select id, $2, $3, $4 from hooks where id = $1 and deleted_at is null
+        returning id";
+    let key = new.key.as_str();
+    let found = db
+        .prepare_cached(FIND)?
+        .query_row(params![new.hook.0, key], |row| {
+            Ok(Head {
+                id: StreamId(row.get(0)?),
+                slot: Slot(row.get(1)?),
+                head: Seq(row.get(2)?),
+            })
+        })
+        .optional()?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    let created = params![new.hook.0, key, new.slot.0, new.received_at.as_millis()];
+    let id = db
+        .prepare_cached(CREATE)?
+        .query_row(created, |row| row.get(0))
+        .optional()?;
+    Ok(id.map(|id| Head {
+        id: StreamId(id),
+        slot: new.slot,
+        head: Seq(0),
+    }))
+}
+
+fn find_duplicate(
+    db: &Connection,
+    stream: StreamId,
+    dedupe_key: Option<&str>,
+) -> Result<Option<Appended>, Error> {
+    const FIND: &str = "select id, seq, received_at from log where stream = $1 and dedupe_key = $2";
+    let Some(dedupe_key) = dedupe_key else {
+        return Ok(None);
+    };
+    let first = db
+        .prepare_cached(FIND)?
+        .query_row(params![stream.0, dedupe_key], |row| {
+            Ok(Appended::Duplicate {
+                id: EventId::from_bytes(row.get(0)?),
+                seq: Seq(row.get(1)?),
+                received_at: Timestamp::from_millis(row.get(2)?),
+            })
+        });
+    Ok(first.optional()?)
+}
+
+fn insert(db: &Connection, n: i64, event: &Event) -> Result<(), Error> {
+    const INSERT: &str = "insert into log
+        (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    db.prepare_cached(INSERT)?.execute(params![
+        n,
+        event.stream.0,
+        event.seq.0,
+        event.id.as_bytes(),
+        event.received_at.as_millis(),
+        event.key_id,
+        event.dedupe_key,
+        &*event.headers,
+        &*event.body,
+    ])?;
+    Ok(())
+}
+
+/// A row of the log that the index does not know.
+struct Unindexed {
+    n: i64,
+    stream: i64,
+    seq: i64,
+    id: [u8; 16],
+}
+
+fn unindexed_rows(db: &Connection, after: i64) -> Result<Vec<Unindexed>, Error> {
+    const READ: &str = "select n, stream, seq, id from log where n > $1 order by n limit $2";
+    let mut read = db.prepare_cached(READ)?;
+    let rows = read.query_map(params![after, UNINDEXED_MAX as i64], |row| {
+        Ok(Unindexed {
+            n: row.get(0)?,
+            stream: row.get(1)?,
+            seq: row.get(2)?,
+            id: row.get(3)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
