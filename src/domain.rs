@@ -8,5 +8,6 @@ pub mod hook;
 pub mod key;
 pub mod lane;
 pub mod name;
+pub mod pointer;
 pub mod position;
 pub mod time;

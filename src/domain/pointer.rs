@@ -1,0 +1,332 @@
+//! The value at a JSON pointer (RFC 6901) in a body, found without building a tree.
+//!
+//! One pass: it descends along the pointer and skips the rest, which is still checked to be JSON.
+//! Where names repeat in an object the last one counts, as it does for `JSON.parse`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize as _;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// A body that is not JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not JSON")]
+pub struct NotJson;
+
+/// The ordering key at `pointer` in `body`: the text of a string, a number exactly as it was sent,
+/// `true` or `false`. None for `null`, an object, an array, an empty string, text that is not Unicode
+/// (`"\ud800"`), and when there is nothing.
+///
+/// # Errors
+/// [`NotJson`] unless the whole body is one JSON value.
+pub fn find(body: &[u8], pointer: &str) -> Result<Option<String>, NotJson> {
+    let body = std::str::from_utf8(body).map_err(|_| NotJson)?;
+    match descend(body, pointer) {
+        Ok(found) => Ok(found),
+        // Serde minds more than JSON does: half a surrogate pair in a name, a number beyond f64, a
+        // pointer of more than 127 steps. With any of these on the way there is nothing to be found.
+        Err(_) => match serde_json::from_str::<IgnoredAny>(body) {
+            Ok(_) => Ok(None),
+            Err(_) => Err(NotJson),
+        },
+    }
+}
+
+fn descend(body: &str, pointer: &str) -> serde_json::Result<Option<String>> {
+    let mut json = serde_json::Deserializer::from_str(body);
+    let found = Rest(pointer).deserialize(&mut json)?;
+    json.end()?;
+    Ok(found)
+}
+
+/// What is left of the pointer below the value that is read next.
+#[derive(Clone, Copy)]
+struct Rest<'p>(&'p str);
+
+impl<'de> DeserializeSeed<'de> for Rest<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        if self.0.is_empty() {
+            let value = <&RawValue>::deserialize(json)?;
+            return Ok(key_of(value.get()));
+        }
+        let Some(steps) = self.0.strip_prefix('/') else {
+            IgnoredAny::deserialize(json)?;
+            return Ok(None);
+        };
+        let (step, rest) = match steps.find('/') {
+            Some(end) => steps.split_at(end),
+            None => (steps, ""),
+        };
+        json.deserialize_any(Step {
+            step: unescaped(step),
+            rest: Rest(rest),
+        })
+    }
+}
+
+/// The ordering key that a JSON value gives.
+fn key_of(value: &str) -> Option<String> {
+    match value.as_bytes().first()? {
+        b'"' => serde_json::from_str(value).ok().filter(|text: &String| !text.is_empty()),
+        b'n' | b'{' | b'[' => None,
+        _ => Some(value.to_owned()),
+    }
+}
+
+fn unescaped(step: &str) -> Cow<'_, str> {
+    if step.contains('~') {
+        step.replace("~1", "/").replace("~0", "~").into()
+    } else {
+        step.into()
+    }
+}
+
+/// One step down from a value.
+struct Step<'p> {
+    step: Cow<'p, str>,
+    rest: Rest<'p>,
+}
+
+impl Step<'_> {
+    /// The step as an index: digits without a leading zero.
+    fn index(&self) -> Option<usize> {
+        let plain = self.step == "0" || !self.step.starts_with(['0', '+']);
+        self.step.parse().ok().filter(|_| plain)
+    }
+}
+
+impl<'de> Visitor<'de> for Step<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(here) = map.next_key_seed(Is(&self.step))? {
+            if here {
+                found = map.next_value_seed(self.rest)?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let Some(index) = self.index() else {
+            IgnoredAny.visit_seq(seq)?;
+            return Ok(None);
+        };
+        for _ in 0..index {
+            if seq.next_element::<IgnoredAny>()?.is_none() {
+                return Ok(None);
+            }
+        }
+        let found = seq.next_element_seed(self.rest)?.flatten();
+        IgnoredAny.visit_seq(seq)?;
+        Ok(found)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+}
+
+/// Whether the name that is read next is this one.
+struct Is<'p>(&'p str);
+
+impl<'de> DeserializeSeed<'de> for Is<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<bool, D::Error> {
+        name.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Is<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
+        Ok(name == self.0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn found(body: &str, pointer: &str) -> Option<String> {
+        find(body.as_bytes(), pointer).unwrap()
+    }
+
+    #[test]
+    fn scalars_give_their_text_and_nothing_else_gives_a_key() {
+        let body = r#"{"s":"aé\n","n":1.50e+2,"big":123456789012345678901234567890,"t":true,
+            "f":false,"z":null,"o":{"a":1},"l":[1],"e":"","half":"\ud800","huge":1e999}"#;
+        for (pointer, key) in [
+            ("/s", Some("aé\n")),
+            ("/n", Some("1.50e+2")),
+            ("/big", Some("123456789012345678901234567890")),
+            ("/huge", Some("1e999")),
+            ("/t", Some("true")),
+            ("/f", Some("false")),
+            ("/z", None),
+            ("/o", None),
+            ("/l", None),
+            ("/e", None),
+            ("/half", None),
+            ("/absent", None),
+            ("/s/deeper", None),
+            ("/n/deeper", None),
+            ("/huge/deeper", None),
+            ("", None),
+            ("no-slash", None),
+        ] {
+            assert_eq!(found(body, pointer).as_deref(), key, "{pointer}");
+        }
+        assert_eq!(found(" 7 ", "").as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn steps_are_names_or_indices_and_may_be_escaped() {
+        let body = r#"{"a/b":{"m~n":["x",{"":"y"}]},"~1":"z","01":"n"}"#;
+        for (pointer, key) in [
+            ("/a~1b/m~0n/0", Some("x")),
+            ("/a~1b/m~0n/1/", Some("y")),
+            ("/~01", Some("z")),
+            ("/01", Some("n")),
+            ("/a~1b/m~0n/00", None),
+            ("/a~1b/m~0n/+0", None),
+            ("/a~1b/m~0n/-", None),
+            ("/a~1b/m~0n/2", None),
+            ("/a~1b/m~0n/99999999999999999999999", None),
+        ] {
+            assert_eq!(found(body, pointer).as_deref(), key, "{pointer}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_repeated_names_counts_even_if_it_has_nothing() {
+        assert_eq!(found(r#"{"a":1,"a":2}"#, "/a").as_deref(), Some("2"));
+        assert_eq!(found(r#"{"a":{"b":1},"a":{"b":"x"}}"#, "/a/b").as_deref(), Some("x"));
+        assert_eq!(found(r#"{"a":{"b":1},"a":null}"#, "/a/b"), None);
+    }
+
+    #[test]
+    fn what_is_not_one_whole_json_value_is_refused_wherever_it_breaks() {
+        for body in [
+            "", " ", "{", r#"{"a":1"#, r#"{"a":1}x"#, r#"{"a":1}{}"#, r#"{"a":1,}"#, "nul", "'a'", "[1,]",
+            r#"{"a":1,"b":tru}"#, r#"{"b":01,"a":1}"#, "{\"b\":\"\n\",\"a\":1}", r#"{"b":"\x","a":1}"#, "{a:1}",
+            "\u{feff}{}",
+        ] {
+            assert_eq!(find(body.as_bytes(), "/a"), Err(NotJson), "{body}");
+        }
+        assert_eq!(find(b"{\"a\":1,\"b\":\"\xff\"}", "/a"), Err(NotJson));
+    }
+
+    #[test]
+    fn depth_costs_no_stack() {
+        let deep = format!("{}1{}", "[".repeat(500_000), "]".repeat(500_000));
+        assert_eq!(found(&deep, "/a"), None);
+        assert_eq!(found(&format!(r#"{{"b":{deep},"a":1}}"#), "/a").as_deref(), Some("1"));
+        assert_eq!(found(&deep, &"/0".repeat(100)), None);
+        assert_eq!(found(&deep, &"/0".repeat(1000)), None);
+        assert_eq!(find("[".repeat(500_000).as_bytes(), &"/0".repeat(1000)), Err(NotJson));
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-c/~0\"\\\\é]{0,3}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-c/~0é]{0,2}", inner), 0..4)
+                    .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Every pointer that leads somewhere, and some that lead nowhere.
+    fn pointers(value: &Value, here: &str, all: &mut Vec<String>) {
+        all.extend([here.to_owned(), format!("{here}/zz"), format!("{here}/00")]);
+        match value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    pointers(item, &format!("{here}/{index}"), all);
+                }
+            }
+            Value::Object(members) => {
+                for (name, member) in members {
+                    let step = name.replace('~', "~0").replace('/', "~1");
+                    pointers(member, &format!("{here}/{step}"), all);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn expected(value: Option<&Value>) -> Option<String> {
+        match value? {
+            Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+            scalar @ (Value::Bool(_) | Value::Number(_)) => Some(scalar.to_string()),
+            _ => None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_tree_would_find(value in json()) {
+            let body = value.to_string();
+            let mut all = Vec::new();
+            pointers(&value, "", &mut all);
+            for pointer in all {
+                prop_assert_eq!(found(&body, &pointer), expected(value.pointer(&pointer)), "{} in {}", pointer, body);
+            }
+        }
+
+        #[test]
+        fn it_refuses_exactly_what_is_not_json(body in "[\\[\\]{}\",:a0-9 .eE\\\\-]{0,12}", pointer in "(/[a0]?){0,3}") {
+            let is_json = serde_json::from_str::<&RawValue>(&body).is_ok();
+            prop_assert_eq!(find(body.as_bytes(), &pointer).is_ok(), is_json, "{}", body);
+        }
+    }
+}
