@@ -71,7 +71,9 @@ impl<'de> DeserializeSeed<'de> for Rest<'_> {
 /// The ordering key that a JSON value gives.
 fn key_of(value: &str) -> Option<String> {
     match value.as_bytes().first()? {
-        b'"' => serde_json::from_str(value).ok().filter(|text: &String| !text.is_empty()),
+        b'"' => serde_json::from_str(value)
+            .ok()
+            .filter(|text: &String| !text.is_empty()),
         b'n' | b'{' | b'[' => None,
         _ => Some(value.to_owned()),
     }
@@ -242,15 +244,31 @@ mod tests {
     #[test]
     fn the_last_of_repeated_names_counts_even_if_it_has_nothing() {
         assert_eq!(found(r#"{"a":1,"a":2}"#, "/a").as_deref(), Some("2"));
-        assert_eq!(found(r#"{"a":{"b":1},"a":{"b":"x"}}"#, "/a/b").as_deref(), Some("x"));
+        assert_eq!(
+            found(r#"{"a":{"b":1},"a":{"b":"x"}}"#, "/a/b").as_deref(),
+            Some("x")
+        );
         assert_eq!(found(r#"{"a":{"b":1},"a":null}"#, "/a/b"), None);
     }
 
     #[test]
     fn what_is_not_one_whole_json_value_is_refused_wherever_it_breaks() {
         for body in [
-            "", " ", "{", r#"{"a":1"#, r#"{"a":1}x"#, r#"{"a":1}{}"#, r#"{"a":1,}"#, "nul", "'a'", "[1,]",
-            r#"{"a":1,"b":tru}"#, r#"{"b":01,"a":1}"#, "{\"b\":\"\n\",\"a\":1}", r#"{"b":"\x","a":1}"#, "{a:1}",
+            "",
+            " ",
+            "{",
+            r#"{"a":1"#,
+            r#"{"a":1}x"#,
+            r#"{"a":1}{}"#,
+            r#"{"a":1,}"#,
+            "nul",
+            "'a'",
+            "[1,]",
+            r#"{"a":1,"b":tru}"#,
+            r#"{"b":01,"a":1}"#,
+            "{\"b\":\"\n\",\"a\":1}",
+            r#"{"b":"\x","a":1}"#,
+            "{a:1}",
             "\u{feff}{}",
         ] {
             assert_eq!(find(body.as_bytes(), "/a"), Err(NotJson), "{body}");
@@ -262,10 +280,16 @@ mod tests {
     fn depth_costs_no_stack() {
         let deep = format!("{}1{}", "[".repeat(500_000), "]".repeat(500_000));
         assert_eq!(found(&deep, "/a"), None);
-        assert_eq!(found(&format!(r#"{{"b":{deep},"a":1}}"#), "/a").as_deref(), Some("1"));
+        assert_eq!(
+            found(&format!(r#"{{"b":{deep},"a":1}}"#), "/a").as_deref(),
+            Some("1")
+        );
         assert_eq!(found(&deep, &"/0".repeat(100)), None);
         assert_eq!(found(&deep, &"/0".repeat(1000)), None);
-        assert_eq!(find("[".repeat(500_000).as_bytes(), &"/0".repeat(1000)), Err(NotJson));
+        assert_eq!(
+            find("[".repeat(500_000).as_bytes(), &"/0".repeat(1000)),
+            Err(NotJson)
+        );
     }
 
     fn json() -> impl Strategy<Value = Value> {

@@ -1,0 +1,330 @@
+//! Every counter, described once.
+//!
+//! Whatever counts takes an `Arc<Metrics>` and bumps a field: an atomic for counters and gauges, a
+//! short lock for histograms, which are fed per commit, turn or fold, not per event. Nothing is
+//! labelled by stream, hook or key, so the page stays small however many there are.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Counters told apart by one label.
+type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// What is counted. Times are in seconds, as Prometheus wants them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+
+    /// Events stored durably and answered 202.
+    pub events_accepted: Counter,
+    /// Events answered with the first one's id and seq.
+    pub events_duplicate: Counter,
+    events_refused: Labelled,
+    /// Events that wait for the committer.
+    pub queue_events: Gauge,
+    /// Bytes of the bodies and headers that wait for the committer.
+    pub queue_bytes: Gauge,
+    /// Commits of events and cursors.
+    pub commits: Counter,
+    /// From the begin of a transaction until it is durable.
+    pub commit_seconds: Histogram,
+    /// Events stored by one commit.
+    pub commit_events: Histogram,
+
+    /// Cursors hinted, those that were hinted already not counted again.
+    pub hints: Counter,
+    /// Cursors hinted and not yet taken.
+    pub hints_waiting: Gauge,
+    /// Turns of lanes.
+    pub turns: Counter,
+    /// Events applied, skipped ones included.
+    pub events_applied: Counter,
+    /// From the moment an event was received until it was applied.
+    pub wait_seconds: Histogram,
+    /// One fold of one cursor's events in one turn.
+    pub fold_seconds: Histogram,
+    /// Folds that outlived their deadline inside the engine that runs them.
+    pub folds_stuck: Counter,
+    /// Cursors that wait or are held.
+    pub cursors_set_aside: Gauge,
+    /// Cursors that need an operator.
+    pub cursors_held: Gauge,
+    /// Cursors halted because the event after their position was missing. Must stay 0.
+    pub gaps: Counter,
+
+    /// Open connections.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub connections_accepted: Counter,
+    connections_refused: Labelled,
+    connections_timed_out: Labelled,
+    /// Connections that ended in a panic. Must stay 0.
+    pub connections_panicked: Counter,
+    /// Connections that could not be accepted, as when files run out.
+    pub accept_errors: Counter,
+}
+
+/// Declares the values of a label with their words.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident $label:literal { $($(#[$why:meta])* $value:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$why])* $value,)* }
+
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$value,)*];
+
+            fn labels(self) -> [(&'static str, &'static str); 1] {
+                match self { $(Self::$value => [($label, $word)],)* }
+            }
+        }
+    };
+}
+
+label! {
+    /// Why an event was not stored.
+    Refused "reason" {
+        /// No key, a wrong one, or no such hook.
+        Key = "key",
+        /// Not HTTP, or not the JSON that its hook needs.
+        Malformed = "malformed",
+        /// Its body is longer than its hook accepts.
+        TooLarge = "too_large",
+        /// Its body is compressed.
+        Encoded = "encoded",
+        /// Its body came too slowly.
+        TooSlow = "too_slow",
+        /// Its sender went away in the middle of its body.
+        Aborted = "aborted",
+        /// It has no ordering key.
+        OrderingKey = "ordering_key",
+        /// Its key sends too many.
+        Rate = "rate",
+        /// The queue before the committer is full.
+        QueueFull = "queue_full",
+        /// The database is busy or away.
+        Busy = "busy",
+        /// The disk is full.
+        DiskFull = "disk_full",
+        /// Its commit failed in a way that does not say whether it is stored.
+        Unknown = "unknown",
+    }
+}
+
+label! {
+    /// Why a connection was turned away before its first byte was read.
+    Turned "reason" {
+        /// There are as many as there may be.
+        Total = "total",
+        /// Its address has as many as it may have.
+        Address = "address",
+        /// It came through the socket, from another user.
+        User = "user",
+    }
+}
+
+label! {
+    /// What a connection kept us waiting for until it was cut off.
+    Awaited "waiting_for" {
+        /// Its first byte.
+        FirstByte = "first_byte",
+        /// The rest of a head.
+        Head = "head",
+        /// The rest of a body.
+        Body = "body",
+        /// Another request: the usual end of a connection.
+        Request = "request",
+        /// That its client reads the answer.
+        Reader = "reader",
+    }
+}
+
+impl Metrics {
+    /// Everything at zero.
+    pub fn new() -> Arc<Self> {
+        let mut page = Page(Registry::with_prefix("hooklane"));
+        page.version();
+        Arc::new(Self {
+            events_accepted: page
+                .counter("events_accepted", "Events stored durably and answered 202"),
+            events_duplicate: page.counter("events_duplicate", "Events answered as duplicates"),
+            events_refused: page.labelled(
+                "events_refused",
+                "Events not stored, by reason",
+                Refused::ALL.iter().map(|reason| reason.labels()),
+            ),
+            queue_events: page.gauge("queue_events", "Events that wait for the committer"),
+            queue_bytes: page.gauge("queue_bytes", "Bytes that wait for the committer"),
+            commits: page.counter("commits", "Commits of events and cursors"),
+            commit_seconds: page.seconds(
+                "commit_seconds",
+                "From the begin of a transaction until it is durable",
+            ),
+            commit_events: page.histogram("commit_events", "Events stored by one commit", 1.0, 14),
+            hints: page.counter("hints", "Cursors hinted, without repetitions"),
+            hints_waiting: page.gauge("hints_waiting", "Cursors hinted and not yet taken"),
+            turns: page.counter("turns", "Turns of lanes"),
+            events_applied: page.counter("events_applied", "Events applied, skipped ones included"),
+            wait_seconds: page.seconds("wait_seconds", "From received to applied"),
+            fold_seconds: page.seconds(
+                "fold_seconds",
+                "One fold of one cursor's events in one turn",
+            ),
+            folds_stuck: page.counter("folds_stuck", "Folds that outlived their deadline"),
+            cursors_set_aside: page.gauge("cursors_set_aside", "Cursors that wait or are held"),
+            cursors_held: page.gauge("cursors_held", "Cursors that need an operator"),
+            gaps: page.counter(
+                "gaps",
+                "Cursors halted because the next event was missing; must stay 0",
+            ),
+            connections: page.gauge("connections", "Open connections"),
+            connections_accepted: page.counter("connections_accepted", "Connections accepted"),
+            connections_refused: page.labelled(
+                "connections_refused",
+                "Connections turned away unread, by reason",
+                Turned::ALL.iter().map(|reason| reason.labels()),
+            ),
+            connections_timed_out: page.labelled(
+                "connections_timed_out",
+                "Connections cut off, by what they kept us waiting for",
+                Awaited::ALL.iter().map(|what| what.labels()),
+            ),
+            connections_panicked: page.counter(
+                "connections_panicked",
+                "Connections that ended in a panic; must stay 0",
+            ),
+            accept_errors: page.counter("accept_errors", "Connections that could not be accepted"),
+            registry: page.0,
+        })
+    }
+
+    /// Counts an event that was not stored.
+    pub fn refused(&self, reason: Refused) {
+        self.events_refused.get_or_create(&reason.labels()).inc();
+    }
+
+    /// Counts a connection that was turned away.
+    pub fn turned_away(&self, reason: Turned) {
+        self.connections_refused
+            .get_or_create(&reason.labels())
+            .inc();
+    }
+
+    /// Counts a connection that was cut off.
+    pub fn timed_out(&self, waiting_for: Awaited) {
+        self.connections_timed_out
+            .get_or_create(&waiting_for.labels())
+            .inc();
+    }
+
+    /// The page that Prometheus reads, in the form of [`CONTENT_TYPE`].
+    pub fn encode(&self) -> String {
+        let mut page = String::with_capacity(16 * 1024);
+        // Writing to a string cannot fail; the encoders pass on nothing else.
+        let _ = encode(&mut page, &self.registry);
+        page
+    }
+}
+
+/// A registry while it is filled.
+struct Page(Registry);
+
+impl Page {
+    fn add<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> Counter {
+        self.add(name, help, Counter::default())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        self.add(name, help, Gauge::default())
+    }
+
+    /// A time, from 100 µs to about 26 s.
+    fn seconds(&mut self, name: &str, help: &str) -> Histogram {
+        self.histogram(name, help, 0.000_1, 19)
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, first: f64, buckets: u16) -> Histogram {
+        self.add(
+            name,
+            help,
+            Histogram::new(exponential_buckets(first, 2.0, buckets)),
+        )
+    }
+
+    /// A family whose members stand on the page from the beginning, as zeroes.
+    fn labelled(
+        &mut self,
+        name: &str,
+        help: &str,
+        members: impl Iterator<Item = [(&'static str, &'static str); 1]>,
+    ) -> Labelled {
+        let family = Labelled::default();
+        for labels in members {
+            drop(family.get_or_create(&labels));
+        }
+        self.add(name, help, family)
+    }
+
+    fn version(&mut self) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        self.0.register("build", "The version that runs", version);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_shows_what_was_counted_under_one_prefix() {
+        let metrics = Metrics::new();
+        metrics.events_accepted.inc_by(3);
+        metrics.queue_events.set(7);
+        metrics.commit_seconds.observe(0.003);
+        metrics.refused(Refused::QueueFull);
+        metrics.timed_out(Awaited::Head);
+        metrics.turned_away(Turned::Address);
+        let page = metrics.encode();
+        for line in [
+            "hooklane_events_accepted_total 3",
+            "hooklane_queue_events 7",
+            "hooklane_commit_seconds_count 1",
+            "hooklane_events_refused_total{reason=\"queue_full\"} 1",
+            "hooklane_events_refused_total{reason=\"too_large\"} 0",
+            "hooklane_connections_timed_out_total{waiting_for=\"head\"} 1",
+            "hooklane_connections_refused_total{reason=\"address\"} 1",
+            "# EOF",
+        ] {
+            assert!(
+                page.lines().any(|found| found == line),
+                "{line} is not on\n{page}"
+            );
+        }
+        for line in page.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.starts_with("hooklane_"), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_metric_is_described() {
+        let page = Metrics::new().encode();
+        let described = |kind: &str| page.lines().filter(|line| line.starts_with(kind)).count();
+        assert_eq!(described("# HELP"), described("# TYPE"));
+        assert!(described("# HELP") > 20);
+    }
+}

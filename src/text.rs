@@ -1,0 +1,290 @@
+//! Numbers and texts for people.
+//!
+//! Pure functions: nothing here knows a terminal, a clock or a colour. Numbers are cut off, never
+//! rounded up, so that `59s` never reads `60s` and nothing looks older or larger than it is. Whatever
+//! came from outside passes through [`Printable`] before it is shown.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// A whole number with its thousands apart: `17,596`.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number in five columns at most: `940`, `61.4k`, `614k`, `4.2M`.
+pub fn short(number: u64) -> String {
+    let units = [
+        (1_000, "k"),
+        (1_000_000, "M"),
+        (1_000_000_000, "G"),
+        (1_000_000_000_000, "T"),
+    ];
+    let beyond = [
+        (1_000_000_000_000_000, "P"),
+        (1_000_000_000_000_000_000, "E"),
+    ];
+    match units
+        .iter()
+        .chain(&beyond)
+        .rfind(|(unit, _)| number >= *unit)
+    {
+        Some((unit, name)) => figures(number, *unit) + name,
+        None => number.to_string(),
+    }
+}
+
+/// A size in bytes: `940 B`, `2.1 KB`, `614 MB`; a KB is 1,000 bytes.
+pub fn size(bytes: u64) -> String {
+    let units = [
+        (1_000, "KB"),
+        (1_000_000, "MB"),
+        (1_000_000_000, "GB"),
+        (1_000_000_000_000, "TB"),
+    ];
+    match units.iter().rfind(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{} {name}", figures(bytes, *unit)),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// `number` in `unit`s: with one decimal below a hundred, without from there on.
+fn figures(number: u64, unit: u64) -> String {
+    match (number / unit, number % unit / (unit / 10)) {
+        (whole @ 0..100, tenth) => format!("{whole}.{tenth}"),
+        (whole, _) => whole.to_string(),
+    }
+}
+
+/// How long, in five columns at most: `22ms`, `1.1s`, `41s`, `9m02`, `3h12`, `12d04`, `211d`.
+pub fn duration(long: Duration) -> String {
+    let seconds = long.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match seconds {
+        0 if long.is_zero() || long.as_millis() > 0 => format!("{}ms", long.as_millis()),
+        0 => "<1ms".to_owned(),
+        1..10 => format!("{seconds}.{}s", long.subsec_millis() / 100),
+        10..60 => format!("{seconds}s"),
+        60..3_600 => format!("{minutes}m{:02}", seconds % 60),
+        3_600..86_400 => format!("{hours}h{:02}", minutes % 60),
+        _ if days < 100 => format!("{days}d{:02}", hours % 24),
+        _ if days < 10_000 => format!("{days}d"),
+        _ => match days / 365 {
+            years @ 0..10_000 => format!("{years}y"),
+            _ => "ages".to_owned(),
+        },
+    }
+}
+
+/// How long ago: `22ms ago`, `18m07 ago`.
+pub fn ago(age: Duration) -> String {
+    duration(age) + " ago"
+}
+
+/// Text that no terminal will obey: what would act, reorder or hide is there as a visible escape.
+///
+/// The only way to one is through the functions below, so a screen or table that takes nothing else
+/// cannot be written to by a body, a header or a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Printable<'t>(Cow<'t, str>);
+
+/// Text of many lines made printable: line ends and tabs stay.
+pub fn printable(text: &str) -> Printable<'_> {
+    escaped(text, |c| acts(c) && c != '\n' && c != '\t')
+}
+
+/// Text made printable in one line: line ends and tabs become visible too.
+pub fn printable_line(text: &str) -> Printable<'_> {
+    escaped(text, acts)
+}
+
+fn escaped(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
+    if !text.contains(&unsafe_to_show) {
+        return Printable(text.into());
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            c if !unsafe_to_show(c) => shown.push(c),
+            '\n' | '\r' | '\t' => shown.extend(c.escape_default()),
+            c => shown.extend(c.escape_unicode()),
+        }
+    }
+    Printable(shown.into())
+}
+
+/// Whether a terminal would act on it, or a reader could not see that it is there: control characters
+/// (C0, DEL, C1), marks of direction, characters without width, other line ends, and tags. Joiners
+/// are among them, so some emoji and scripts show their seams; combining marks are not.
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+impl Printable<'_> {
+    /// The text as it may be shown.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same, on its own feet.
+    pub fn into_owned(self) -> Printable<'static> {
+        Printable(self.0.into_owned().into())
+    }
+}
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn whole_numbers_keep_every_digit() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (17_596, "17,596"),
+            (4_182_771, "4,182,771"),
+            (u64::MAX, "18,446,744,073,709,551,615"),
+        ] {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn short_numbers_keep_three_figures() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1.0k"),
+            (17_596, "17.5k"),
+            (61_400, "61.4k"),
+            (99_999, "99.9k"),
+            (100_000, "100k"),
+            (999_999, "999k"),
+            (4_200_000, "4.2M"),
+            (1_000_000_000_000, "1.0T"),
+            (u64::MAX, "18.4E"),
+        ] {
+            assert_eq!(short(number), text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_decimal_and_named() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (2_149, "2.1 KB"),
+            (1_048_576, "1.0 MB"),
+            (614_000_000, "614 MB"),
+            (u64::MAX, "18446744 TB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn durations_read_as_people_say_them() {
+        const DAY: u64 = 86_400_000;
+        for (millis, text) in [
+            (0, "0ms"),
+            (22, "22ms"),
+            (999, "999ms"),
+            (1_000, "1.0s"),
+            (1_199, "1.1s"),
+            (9_999, "9.9s"),
+            (10_000, "10s"),
+            (41_900, "41s"),
+            (59_999, "59s"),
+            (60_000, "1m00"),
+            (542_000, "9m02"),
+            (3_599_999, "59m59"),
+            (3_600_000, "1h00"),
+            (11_520_000, "3h12"),
+            (DAY - 1, "23h59"),
+            (12 * DAY + 4 * 3_600_000, "12d04"),
+            (100 * DAY - 1, "99d23"),
+            (211 * DAY, "211d"),
+            (10_000 * DAY - 1, "9999d"),
+            (10_000 * DAY, "27y"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), text);
+        }
+        assert_eq!(duration(Duration::from_micros(300)), "<1ms");
+        assert_eq!(duration(Duration::MAX), "ages");
+        assert_eq!(ago(Duration::from_secs(1_087)), "18m07 ago");
+    }
+
+    #[test]
+    fn what_acts_reorders_or_hides_becomes_visible() {
+        for (hostile, shown) in [
+            ("plain äöü 日本 \u{1f600}", "plain äöü 日本 \u{1f600}"),
+            ("a\nb\tc", "a\nb\tc"),
+            ("\x1b]52;c;aGk=\x07", "\\u{1b}]52;c;aGk=\\u{7}"),
+            ("over\rwritten", "over\\rwritten"),
+            ("\x7f\u{9b}31m\0", "\\u{7f}\\u{9b}31m\\u{0}"),
+            ("\u{202e}gpj.exe", "\\u{202e}gpj.exe"),
+            ("\u{2066}\u{61c}\u{200e}", "\\u{2066}\\u{61c}\\u{200e}"),
+            (
+                "ac\u{200b}me\u{feff}\u{ad}",
+                "ac\\u{200b}me\\u{feff}\\u{ad}",
+            ),
+            ("a\u{2028}b\u{e0041}", "a\\u{2028}b\\u{e0041}"),
+        ] {
+            assert_eq!(printable(hostile).as_str(), shown);
+        }
+        assert_eq!(printable_line("a\n\tb").as_str(), "a\\n\\tb");
+        assert_eq!(format!("{:<4}|", printable("ab")), "ab  |");
+    }
+
+    proptest! {
+        #[test]
+        fn durations_and_short_numbers_fit_five_columns(number: u64, seconds: u64, nanos in 0..1_000_000_000_u32) {
+            for number in [number, number >> 20, number >> 40, number >> 55] {
+                prop_assert!((1..=5).contains(&short(number).len()));
+            }
+            for seconds in [seconds, seconds >> 20, seconds >> 36, seconds >> 45, seconds >> 60] {
+                let text = duration(Duration::new(seconds, nanos));
+                prop_assert!((1..=5).contains(&text.len()) && text.is_ascii(), "{}", text);
+            }
+        }
+
+        #[test]
+        fn whole_numbers_read_back(number: u64) {
+            prop_assert_eq!(count(number).replace(',', "").parse::<u64>().unwrap(), number);
+        }
+
+        #[test]
+        fn nothing_that_acts_is_left_and_nothing_else_is_touched(text in any::<String>(), plain in "[ -~äöü日]*") {
+            let shown = printable(&text);
+            prop_assert!(!shown.as_str().contains(|c| acts(c) && c != '\n' && c != '\t'));
+            let again = printable(shown.as_str());
+            prop_assert_eq!(&again, &shown);
+            prop_assert!(!printable_line(&text).as_str().contains(acts));
+            prop_assert!(printable(&plain).as_str() == plain);
+        }
+    }
+}
