@@ -1,5 +1,6 @@
 //! hooklane
 
+pub mod api;
 pub mod domain;
 pub mod store;
 pub mod metrics;

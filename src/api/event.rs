@@ -1,0 +1,96 @@
+//! Events: the answer to the one who sent it, and what people see of it later.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::EventId;
+use crate::domain::key::KeyId;
+use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+
+/// The answer to a webhook that is on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The event; of a duplicate, the first one.
+    pub event: EventId,
+    /// The hook it came to.
+    pub hook: Name,
+    /// The ordering key of its stream; empty for the hook's only stream.
+    pub stream: OrderingKey,
+    /// Its place in the stream.
+    pub seq: Seq,
+    /// When its last byte was in.
+    pub received_at: Timestamp,
+    /// Whether it had been accepted before.
+    pub duplicate: bool,
+}
+
+/// A stored event. Its body is one of `body` and `body_base64`, or neither in lists that leave it out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Its id.
+    pub event: EventId,
+    /// Its stream, `HOOK` or `HOOK/KEY`.
+    pub stream: StreamName,
+    /// Its place there.
+    pub seq: Seq,
+    /// When its last byte was in.
+    pub received_at: Timestamp,
+    /// The length of its body, in bytes.
+    pub size: u64,
+    /// The access key it came with; none when it came through the socket.
+    pub key: Option<KeyId>,
+    /// The delivery id or idempotency key its sender gave.
+    pub dedupe_key: Option<String>,
+    /// Its headers, without credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Its body as sent, where that is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// Its body as sent, where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<String>,
+    /// What became of it, handler by handler.
+    #[serde(default)]
+    pub fate: Vec<Fate>,
+}
+
+/// What became of an event at one handler.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fate {
+    /// The handler.
+    pub handler: Name,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why it was skipped, or why it cannot be folded.
+    pub reason: Option<String>,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It is still to come.
+    Waiting,
+    /// It is next, and its cursor is held.
+    Held,
+    /// It is in the state.
+    Folded,
+    /// It is in the dead letters.
+    Skipped,
+}
+
+impl Outcome {
+    /// The word for it in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Held => "held",
+            Self::Folded => "folded",
+            Self::Skipped => "skipped",
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Hooks: what to make, what there is, what changes, and a fold tried on one event.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use super::NamespaceSpec;
+use crate::domain::hook::{BODY_MAX_DEFAULT, Debounce, OnError, OrderBy, Reducer, Unordered};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+
+/// A hook as it is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookSpec {
+    /// Its name.
+    pub name: Name,
+    /// Whose lanes its streams use.
+    #[serde(default = "Name::default_namespace")]
+    pub namespace: Name,
+    /// What divides its events into streams.
+    #[serde(default)]
+    pub order_by: OrderBy,
+    /// What becomes of an event without an ordering key: `refuse`, or `keep` in the hook's own stream.
+    #[serde(default)]
+    pub unordered: Unordered,
+    /// How events are folded; none stores them only.
+    #[serde(default)]
+    pub reduce: Option<Reducer>,
+    /// What an event that cannot be folded leads to: `hold` or `skip`.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// Gathers events into one turn.
+    #[serde(default)]
+    pub debounce: Option<Debounce>,
+    /// The largest body it accepts, in bytes.
+    #[serde(default = "body_max_default")]
+    pub body_max: u64,
+}
+
+fn body_max_default() -> u64 {
+    BODY_MAX_DEFAULT
+}
+
+impl HookSpec {
+    /// A hook with one stream that stores and does not fold.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            namespace: Name::default_namespace(),
+            order_by: OrderBy::default(),
+            unordered: Unordered::default(),
+            reduce: None,
+            on_error: OnError::default(),
+            debounce: None,
+            body_max: BODY_MAX_DEFAULT,
+        }
+    }
+}
+
+/// What to change in a hook; what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HookEdit {
+    /// Whose lanes its streams use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Name>,
+    /// What divides its events into streams, from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_by: Option<OrderBy>,
+    /// What becomes of an event without an ordering key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unordered: Option<Unordered>,
+    /// How events are folded from now on; old state stays as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<Reducer>,
+    /// What an event that cannot be folded leads to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
+    /// Gathers events into one turn; `null` gathers no longer.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub debounce: Option<Option<Debounce>>,
+    /// The largest body it accepts, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_max: Option<u64>,
+}
+
+/// Tells a field that is `null` from one that is not there.
+fn given<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(from).map(Some)
+}
+
+/// A hook that exists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hook {
+    /// How it is configured.
+    #[serde(flatten)]
+    pub spec: HookSpec,
+    /// The version of its reducer, counted from 1; none when it only stores.
+    pub fold: Option<i64>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Its streams; none where counting them was not asked for.
+    pub streams: Option<u64>,
+    /// Its stored events; none where counting them was not asked for.
+    pub events: Option<u64>,
+}
+
+/// What went with a hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// The hook.
+    pub deleted: Name,
+    /// The streams it had.
+    pub streams: u64,
+    /// The events it had.
+    pub events: u64,
+}
+
+/// Everything that should exist, as a file says it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Apply {
+    /// The namespaces.
+    pub namespaces: Vec<NamespaceSpec>,
+    /// The hooks.
+    pub hooks: Vec<HookSpec>,
+}
+
+/// What an [`Apply`] changes, or would change; none when everything is so already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// In the order in which they are made.
+    pub changes: Vec<Change>,
+}
+
+/// One hook or namespace that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happens to it.
+    pub action: Action,
+    /// What it is.
+    pub kind: ChangeKind,
+    /// Which one.
+    pub name: Name,
+    /// For people, a line a field: `reduce: latest -> merge`.
+    pub what: Vec<String>,
+}
+
+/// What happens in a [`Change`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is made.
+    Create,
+    /// It becomes different.
+    Edit,
+    /// It goes, with everything in it.
+    Delete,
+}
+
+/// What changes in a [`Change`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// A hook.
+    Hook,
+    /// A namespace.
+    Namespace,
+}
+
+/// One event to try a hook's reducer on; nothing is stored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Test {
+    /// Its headers.
+    pub headers: BTreeMap<String, String>,
+    /// Its body.
+    pub body: String,
+    /// The state before it; none for the first event of a stream.
+    pub state: Option<Box<RawValue>>,
+}
+
+/// What a reducer made of a [`Test`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tested {
+    /// The state after it.
+    pub state: Box<RawValue>,
+    /// How long the fold took.
+    pub took_ms: f64,
+}

@@ -1,0 +1,65 @@
+//! Access keys: the text once, the rest for ever.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::key::{KeyId, Kind};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+
+/// A key to make.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySpec {
+    /// What it may do.
+    pub kind: Kind,
+    /// The hook it is for; none for all of them, and for an admin key.
+    pub hook: Option<Name>,
+    /// What people call it.
+    pub name: Name,
+    /// How long it lives; none for ever.
+    pub expires_in_ms: Option<u64>,
+}
+
+/// A key that exists, without its secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    /// Its public part, `k_…`.
+    pub id: KeyId,
+    /// What people call it.
+    pub name: Name,
+    /// What it may do.
+    pub kind: Kind,
+    /// The hook it is for; none for all of them, and for an admin key.
+    pub hook: Option<Name>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// Whether it is good.
+    pub state: KeyState,
+}
+
+/// Whether a key is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// It is.
+    Ok,
+    /// Its time is over.
+    Expired,
+    /// An operator ended it.
+    Revoked,
+}
+
+/// A key that was just made: the only answer that has its text.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewKey {
+    /// What to give to its user.
+    #[serde(rename = "key")]
+    pub text: String,
+    /// What is kept of it.
+    #[serde(flatten)]
+    pub facts: Key,
+}

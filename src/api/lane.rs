@@ -1,0 +1,105 @@
+//! Lanes as operators see them: how much waits, how old it is, how fast it goes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+
+/// One lane at one moment. A figure that is not known is `null`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lane {
+    /// Its name, such as `default-115-3`.
+    pub lane: String,
+    /// Its place in the lane set, from 0.
+    pub index: u16,
+    /// What it does.
+    pub state: LaneState,
+    /// Cursors that are waiting or held.
+    pub set_aside: u64,
+    /// Of these, those that try again by themselves.
+    pub waiting: u64,
+    /// Of these, those that need an operator.
+    pub held: u64,
+    /// The age of the oldest event that waits at all.
+    pub oldest_ms: Option<u64>,
+    /// The same, of flowing cursors only.
+    pub flow_ms: Option<u64>,
+    /// Events still to apply.
+    pub backlog: u64,
+    /// The same, of flowing cursors only.
+    pub backlog_flowing: u64,
+    /// Events that came in, a second.
+    pub in_per_s: Option<f64>,
+    /// Events that were applied, a second.
+    pub out_per_s: Option<f64>,
+    /// In words: `steady`, `grows`, `retry`, `held` …
+    pub eta: Option<String>,
+    /// When all is applied, where that can be told.
+    pub eta_ms: Option<u64>,
+    /// Received until its turn starts, events that still wait included.
+    pub wait_ms: Option<Percentiles>,
+    /// The handler's own time.
+    pub work_ms: Option<Percentiles>,
+    /// The node that runs it.
+    pub node: Option<String>,
+    /// The cursor that is worst off.
+    pub worst: Option<Worst>,
+}
+
+/// What a lane does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaneState {
+    /// It takes turns.
+    #[serde(rename = "active")]
+    Active,
+    /// Nobody runs it.
+    #[serde(rename = "no owner")]
+    NoOwner,
+}
+
+impl LaneState {
+    /// The word for it in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::NoOwner => "no owner",
+        }
+    }
+}
+
+/// A distribution in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// Half are at most this.
+    pub p50: f64,
+    /// Nine in ten are at most this.
+    pub p90: f64,
+    /// 99 in 100 are at most this.
+    pub p99: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// The cursor of a lane that is worst off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worst {
+    /// The stream.
+    pub stream: StreamName,
+    /// The handler.
+    pub handler: Name,
+    /// `waiting` or `held`.
+    pub condition: String,
+    /// What went wrong.
+    pub result: String,
+    /// Tries so far.
+    pub tries: u32,
+    /// Events it holds up.
+    pub events: u64,
+    /// Since when; none where that is not known.
+    pub since: Option<Timestamp>,
+    /// When it is tried again.
+    pub retry_at: Option<Timestamp>,
+    /// The event it needs next.
+    pub next: Option<EventId>,
+}

@@ -1,0 +1,115 @@
+//! Streams and the cursors in them, and the state a reduce handler made of one.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+
+/// The folded JSON of one stream. Position and era together name it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The hook.
+    pub hook: Name,
+    /// The ordering key of the stream; empty for the hook's only stream.
+    pub stream: OrderingKey,
+    /// The last event in it.
+    pub position: Position,
+    /// Counts what changed it other than an event.
+    pub era: i64,
+    /// The newest event of the stream.
+    pub head: Seq,
+    /// The state as it was folded; `null` before the first event.
+    pub state: Option<Box<RawValue>>,
+    /// When it last changed; none before the first event.
+    pub updated_at: Option<Timestamp>,
+}
+
+/// One handler's cursor in one stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StreamRow {
+    /// The stream, `HOOK` or `HOOK/KEY`.
+    pub stream: StreamName,
+    /// The handler.
+    pub handler: Name,
+    /// `flowing`, `waiting` or `held`.
+    pub condition: String,
+    /// The last event applied.
+    pub position: Position,
+    /// The newest event.
+    pub head: Seq,
+    /// How many are still to apply.
+    pub behind: u64,
+    /// The age of the oldest of them.
+    pub oldest_ms: Option<u64>,
+    /// Tries so far of the next event.
+    pub tries: u32,
+    /// Why it is set aside.
+    pub reason: Option<String>,
+    /// When it is tried again.
+    pub retry_at: Option<Timestamp>,
+    /// The event it needs next; none at the head, and in lists that leave it out.
+    #[serde(default)]
+    pub next: Option<EventId>,
+    /// The lane its turns are taken in, such as `default-1-5`.
+    pub lane: Option<String>,
+}
+
+/// One stream with all that reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    /// Which one.
+    pub stream: StreamName,
+    /// Its newest event.
+    pub head: Seq,
+    /// Where it stands among the lanes.
+    pub slot: u16,
+    /// The lane its slot points to.
+    pub lane: String,
+    /// Its cursors.
+    pub cursors: Vec<StreamRow>,
+}
+
+/// Cursors to let flow again, waiting or held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// The stream.
+    pub stream: StreamName,
+    /// One handler; none for all that are set aside.
+    #[serde(default)]
+    pub handler: Option<Name>,
+}
+
+/// How many cursors flow again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Zero when none was set aside.
+    pub released: u64,
+}
+
+/// The event that a cursor shall pass without applying it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skip {
+    /// The stream.
+    pub stream: StreamName,
+    /// The handler; may be left out where only one is set aside.
+    #[serde(default)]
+    pub handler: Option<Name>,
+    /// Its next event, and no other: guards against a cursor that moved meanwhile.
+    pub event: EventId,
+}
+
+/// An event that is now in the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Which one.
+    pub skipped: EventId,
+    /// The handler that passed it.
+    pub handler: Name,
+    /// Where its cursor is now.
+    pub position: Position,
+}
