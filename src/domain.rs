@@ -2,6 +2,7 @@
 //!
 //! Everything here is parsed once at a border and valid ever after; the floors above trust it.
 
+pub mod backoff;
 pub mod cursor;
 pub mod event;
 pub mod hook;

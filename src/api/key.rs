@@ -33,6 +33,10 @@ pub struct Key {
     pub hook: Option<Name>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When it was last used, to a minute.
+    pub last_used_at: Option<Timestamp>,
+    /// From which address; `socket` for the daemon's own machine.
+    pub last_used_from: Option<String>,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.

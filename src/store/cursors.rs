@@ -275,6 +275,21 @@ impl Store {
         self.hot.read(move |db| read_cursor(db, cursor)).await
     }
 
+    /// Why a handler passed an event without applying it; none when it did not.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn dead_letter(&self, cursor: CursorId, seq: Seq) -> Result<Option<String>, Error> {
+        const READ: &str = "select reason from dead_letters
+            where handler = $1 and stream = $2 and seq = $3";
+        Ok(sqlx::query_scalar(READ)
+            .bind(cursor.handler.0)
+            .bind(cursor.stream.0)
+            .bind(seq.0)
+            .fetch_optional(&self.reader)
+            .await?)
+    }
+
     /// Every cursor that is behind its head and may move, now or later, with the slot of its stream, in
     /// pages: those of streams after `after`.
     ///

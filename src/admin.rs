@@ -1,0 +1,92 @@
+//! Every operation of an operator, once: for the admin API, and for the command line when no daemon
+//! runs. Operations on hooks, keys and namespaces need a store alone; those on lanes, streams and
+//! states a running engine too.
+
+mod error;
+mod events;
+mod hooks;
+mod keys;
+mod lanes;
+mod namespaces;
+mod streams;
+
+use std::sync::Arc;
+
+pub use error::Error;
+pub use events::EventsFilter;
+pub use streams::StreamsFilter;
+
+use crate::domain::hook::Hook;
+use crate::domain::lane::LANES_MAX;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+use crate::engine::Engine;
+use crate::store::{Store, StreamRow};
+
+/// Acts on one database, and on the engine that runs on it, if there is one.
+#[derive(Clone)]
+pub struct Admin {
+    store: Store,
+    engine: Option<Arc<Engine>>,
+    node: String,
+}
+
+impl Admin {
+    /// For a database that no daemon runs on.
+    pub fn offline(store: Store) -> Self {
+        Self {
+            store,
+            engine: None,
+            node: String::new(),
+        }
+    }
+
+    /// For a running engine on the node of this name.
+    pub fn online(engine: Arc<Engine>, node: String) -> Self {
+        Self {
+            store: engine.store.clone(),
+            engine: Some(engine),
+            node,
+        }
+    }
+
+    /// Makes the default namespace with its lanes on a new database; later, does nothing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn prepare(store: &Store, lanes: u16) -> Result<(), Error> {
+        let lanes = lanes.clamp(1, LANES_MAX);
+        store
+            .create_namespace(&Name::default_namespace(), lanes, Timestamp::now())
+            .await?;
+        Ok(())
+    }
+
+    fn engine(&self) -> Result<&Arc<Engine>, Error> {
+        self.engine.as_ref().ok_or(Error::NeedsDaemon)
+    }
+
+    /// Makes this node act by what was just changed, before the operator is answered.
+    async fn changed(&self) -> Result<(), Error> {
+        match &self.engine {
+            Some(engine) => Ok(engine.config_changed().await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn hook(&self, name: &Name) -> Result<Hook, Error> {
+        let mut hooks = self.store.hooks().await?;
+        match hooks.iter().position(|hook| hook.name == *name) {
+            Some(at) => Ok(hooks.swap_remove(at)),
+            None => Err(Error::no_hook(name, hooks.iter().map(|hook| &hook.name))),
+        }
+    }
+
+    async fn stream(&self, name: &StreamName) -> Result<(Hook, StreamRow), Error> {
+        let hook = self.hook(&name.hook).await?;
+        match self.store.stream(hook.id, &name.key).await? {
+            Some(stream) => Ok((hook, stream)),
+            None => Err(Error::missing("stream", name)),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Why an operation was not carried out. Advice is added at the doors.
+
+use std::fmt::Display;
+
+use crate::domain::name::Name;
+use crate::store;
+
+/// Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such thing; perhaps another one was meant.
+    #[error("no {kind} {name:?}")]
+    Missing {
+        /// What was looked for.
+        kind: &'static str,
+        /// By which name.
+        name: String,
+        /// A name that is close.
+        meant: Option<String>,
+    },
+    /// There is one already.
+    #[error("{kind} {name} exists already")]
+    Exists {
+        /// What was to be made.
+        kind: &'static str,
+        /// By which name.
+        name: String,
+    },
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is not what it was when the operator looked.
+    #[error("{0}")]
+    Conflict(String),
+    /// A reducer refused an event that it was tried on.
+    #[error("{0}")]
+    Reducer(String),
+    /// Only a running daemon can do this.
+    #[error("this needs a running daemon")]
+    NeedsDaemon,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+impl Error {
+    pub(super) fn missing(kind: &'static str, name: impl Display) -> Self {
+        Self::Missing {
+            kind,
+            name: name.to_string(),
+            meant: None,
+        }
+    }
+
+    pub(super) fn no_hook<'a>(name: &Name, there: impl Iterator<Item = &'a Name>) -> Self {
+        Self::Missing {
+            kind: "hook",
+            name: name.to_string(),
+            meant: closest(name.as_str(), there.map(Name::as_str)),
+        }
+    }
+}
+
+/// The name that is most like `wanted`, if one is like it at all.
+fn closest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    const LIKE: f64 = 0.8;
+    names
+        .map(|name| (strsim::jaro_winkler(wanted, name), name))
+        .filter(|(like, _)| *like >= LIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_a_stranger_is_not() {
+        let names = || ["billing", "orders"].into_iter();
+        assert_eq!(closest("biling", names()), Some("billing".into()));
+        assert_eq!(closest("shipping", names()), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! Events as people see them, with what became of each.
+
+use std::collections::{BTreeMap, HashMap};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Admin, Error};
+use crate::api::{self, Fate, Outcome};
+use crate::domain::cursor::{Condition, CursorId};
+use crate::domain::event::EventId;
+use crate::domain::hook::Hook;
+use crate::domain::key::KeyId;
+use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+use crate::store::{Filter, Stored};
+
+/// Which events a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct EventsFilter {
+    /// Those of one hook.
+    pub hook: Option<Name>,
+    /// Those of one stream.
+    pub stream: Option<StreamName>,
+    /// Those received at or after a moment.
+    pub since: Option<Timestamp>,
+    /// Those older than this one.
+    pub before: Option<EventId>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+impl Admin {
+    /// The newest events first, without bodies.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook or stream.
+    pub async fn events(&self, filter: &EventsFilter) -> Result<Vec<api::EventRow>, Error> {
+        let hook = match &filter.hook {
+            Some(name) => Some(self.hook(name).await?.id),
+            None => None,
+        };
+        let stream = match &filter.stream {
+            Some(name) => Some(self.stream(name).await?.1.id),
+            None => None,
+        };
+        let filter = Filter {
+            hook,
+            stream,
+            since: filter.since,
+            before: filter.before,
+            limit: filter.limit,
+        };
+        let events = self.store.events_list(&filter).await?;
+        let keys = self.key_ids().await?;
+        let mut rows = Vec::with_capacity(events.len());
+        for stored in &events {
+            let mut row = shown(stored, &keys)?;
+            row.fate = self.fate(stored).await?;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// One event whole: headers, body and what became of it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub async fn show_event(&self, id: EventId) -> Result<api::EventRow, Error> {
+        let stored = self.store.event(id).await?;
+        let stored = stored.ok_or_else(|| Error::missing("event", id))?;
+        let mut row = whole(&stored, &self.key_ids().await?)?;
+        row.fate = self.fate(&stored).await?;
+        Ok(row)
+    }
+
+    /// The events of a stream after `after`, in order and whole.
+    ///
+    /// # Errors
+    /// Those of the database; a stream without events has none.
+    pub async fn stream_events(
+        &self,
+        hook: &Hook,
+        key: &OrderingKey,
+        after: Seq,
+        limit: i64,
+    ) -> Result<Vec<api::EventRow>, Error> {
+        let Some(stream) = self.store.stream(hook.id, key).await? else {
+            return Ok(Vec::new());
+        };
+        let events = self.store.events_after(stream.id, after, limit).await?;
+        let keys = self.key_ids().await?;
+        events.iter().map(|stored| whole(stored, &keys)).collect()
+    }
+
+    async fn key_ids(&self) -> Result<HashMap<i64, KeyId>, Error> {
+        let keys = self.store.keys().await?.into_iter();
+        Ok(keys.map(|(key, _)| (key.number, key.id)).collect())
+    }
+
+    async fn fate(&self, stored: &Stored) -> Result<Vec<Fate>, Error> {
+        let hooks = self.store.hooks().await?;
+        let Some(hook) = hooks.iter().find(|hook| hook.name.as_str() == stored.hook) else {
+            return Ok(Vec::new());
+        };
+        let mut fates = Vec::with_capacity(hook.handlers.len());
+        for handler in &hook.handlers {
+            let id = CursorId {
+                stream: stored.event.stream,
+                handler: handler.id,
+            };
+            let (outcome, reason) = self.outcome(id, stored.event.seq).await?;
+            fates.push(Fate {
+                handler: handler.name.clone(),
+                outcome,
+                reason,
+            });
+        }
+        Ok(fates)
+    }
+
+    async fn outcome(
+        &self,
+        id: CursorId,
+        seq: Seq,
+    ) -> Result<(Outcome, Option<String>), Error> {
+        let Some((cursor, ..)) = self.store.cursor(id).await? else {
+            return Ok((Outcome::Waiting, None));
+        };
+        if let Some(reason) = self.store.dead_letter(id, seq).await? {
+            return Ok((Outcome::Skipped, Some(reason)));
+        }
+        Ok(match cursor.condition {
+            _ if cursor.position.0 >= seq.0 => (Outcome::Folded, None),
+            Condition::Held { reason } => (Outcome::Held, Some(reason)),
+            condition => (Outcome::Waiting, condition.reason().map(str::to_owned)),
+        })
+    }
+
+    /// The newest event that is stored, from which a tail begins.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn newest_event(&self) -> Result<Option<EventId>, Error> {
+        let filter = Filter {
+            limit: 1,
+            ..Filter::default()
+        };
+        let events = self.store.events_list(&filter).await?;
+        Ok(events.first().map(|stored| stored.event.id))
+    }
+}
+
+fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {
+    let event = &stored.event;
+    let hook = stored.hook.parse();
+    Ok(api::EventRow {
+        event: event.id,
+        stream: StreamName {
+            hook: hook.map_err(|_| Error::missing("hook", &stored.hook))?,
+            key: OrderingKey::stored(stored.ordering_key.clone()),
+        },
+        seq: event.seq,
+        received_at: event.received_at,
+        size: event.body.len() as u64,
+        key: event.key_id.and_then(|number| keys.get(&number).copied()),
+        dedupe_key: event.dedupe_key.clone(),
+        headers: None,
+        body: None,
+        body_base64: None,
+        fate: Vec::new(),
+    })
+}
+
+fn whole(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {
+    let mut row = shown(stored, keys)?;
+    let headers: BTreeMap<String, String> =
+        serde_json::from_str(&stored.event.headers).unwrap_or_default();
+    row.headers = Some(headers);
+    match std::str::from_utf8(&stored.event.body) {
+        Ok(text) => row.body = Some(text.to_owned()),
+        Err(_) => row.body_base64 = Some(STANDARD.encode(&stored.event.body)),
+    }
+    Ok(row)
+}

@@ -1,0 +1,374 @@
+//! Hooks: made, changed, tried, deleted, and brought in line with a declaration.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::namespaces::check_lanes;
+use super::{Admin, Error};
+use crate::api::{self, Action, Change, ChangeKind};
+use crate::domain::cursor::Chain;
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, Hook, OnError, Reducer, Unordered};
+use crate::domain::name::Name;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+use crate::engine::reduce::{self, Folds, Task};
+use crate::store::HookPlan;
+
+/// The longest debounce: beyond it an event would be forgotten by people.
+const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
+
+impl Admin {
+    /// Every hook, or those of one namespace, by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hooks(&self, namespace: Option<&Name>) -> Result<Vec<api::Hook>, Error> {
+        let hooks = self.store.hooks().await?;
+        let wanted = |hook: &&Hook| namespace.is_none_or(|name| hook.namespace == *name);
+        let mut shown = Vec::new();
+        for hook in hooks.iter().filter(wanted) {
+            shown.push(self.shown(hook).await?);
+        }
+        Ok(shown)
+    }
+
+    /// One hook.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub async fn show_hook(&self, name: &Name) -> Result<api::Hook, Error> {
+        let hook = self.hook(name).await?;
+        self.shown(&hook).await
+    }
+
+    /// Makes a hook.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Missing`] namespace, [`Error::Invalid`] with the reducer's fault.
+    pub async fn create_hook(&self, spec: &api::HookSpec) -> Result<api::Hook, Error> {
+        self.namespace(&spec.namespace).await?;
+        check(spec).await?;
+        let made = self
+            .store
+            .create_hooks(&[plan(spec)], Timestamp::now())
+            .await?;
+        made.ok_or_else(|| Error::Exists {
+            kind: "hook",
+            name: spec.name.to_string(),
+        })?;
+        self.changed().await?;
+        self.show_hook(&spec.name).await
+    }
+
+    /// Changes a hook; what the edit does not name stays.
+    ///
+    /// # Errors
+    /// As for [`Admin::create_hook`].
+    pub async fn edit_hook(&self, name: &Name, edit: &api::HookEdit) -> Result<api::Hook, Error> {
+        let hook = self.hook(name).await?;
+        let spec = edited(spec_of(&hook), edit);
+        self.namespace(&spec.namespace).await?;
+        check(&spec).await?;
+        self.set_hook(&hook, &spec).await?;
+        self.show_hook(name).await
+    }
+
+    /// Deletes a hook with its events and states.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub async fn delete_hook(&self, name: &Name) -> Result<api::Deleted, Error> {
+        let hook = self.hook(name).await?;
+        let (streams, events) = self.store.hook_size(hook.id).await?;
+        self.store.delete_hook(hook.id, Timestamp::now()).await?;
+        self.changed().await?;
+        Ok(api::Deleted {
+            deleted: hook.name,
+            streams: u64::try_from(streams).unwrap_or(0),
+            events: u64::try_from(events).unwrap_or(0),
+        })
+    }
+
+    /// Makes hooks and namespaces as declared and says what that changes. Saying the same twice changes
+    /// nothing. `prune` also deletes the hooks that are not declared; `dry_run` only says.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a declaration that contradicts itself: nothing is changed then.
+    pub async fn apply(
+        &self,
+        wanted: &api::Apply,
+        dry_run: bool,
+        prune: bool,
+    ) -> Result<api::Changes, Error> {
+        check_all(wanted).await?;
+        let there = self.store.hooks().await?;
+        let namespaces = self.store.namespaces().await?;
+        let has_namespace = |name: &Name| namespaces.iter().any(|n| n.lanes.namespace == *name);
+        for spec in &wanted.hooks {
+            let declared = wanted.namespaces.iter().any(|n| n.name == spec.namespace);
+            if !declared && !has_namespace(&spec.namespace) {
+                return Err(Error::missing("namespace", &spec.namespace));
+            }
+        }
+
+        let mut changes = Vec::new();
+        for spec in wanted.namespaces.iter().filter(|n| !has_namespace(&n.name)) {
+            changes.push(change(Action::Create, ChangeKind::Namespace, &spec.name, vec![]));
+            if !dry_run {
+                self.create_namespace(spec).await?;
+            }
+        }
+        let mut new = Vec::new();
+        for spec in &wanted.hooks {
+            let Some(hook) = there.iter().find(|hook| hook.name == spec.name) else {
+                changes.push(change(Action::Create, ChangeKind::Hook, &spec.name, vec![]));
+                new.push(plan(spec));
+                continue;
+            };
+            let what = differences(&spec_of(hook), spec);
+            if what.is_empty() {
+                continue;
+            }
+            changes.push(change(Action::Edit, ChangeKind::Hook, &spec.name, what));
+            if !dry_run {
+                self.set_hook(hook, spec).await?;
+            }
+        }
+        let declared: HashSet<_> = wanted.hooks.iter().map(|spec| &spec.name).collect();
+        for hook in there.iter().filter(|h| prune && !declared.contains(&h.name)) {
+            changes.push(change(Action::Delete, ChangeKind::Hook, &hook.name, vec![]));
+            if !dry_run {
+                self.store.delete_hook(hook.id, Timestamp::now()).await?;
+            }
+        }
+        if !dry_run {
+            let made = self.store.create_hooks(&new, Timestamp::now()).await?;
+            made.ok_or_else(|| Error::Conflict("a hook was made meanwhile; apply again".into()))?;
+            self.changed().await?;
+        }
+        Ok(api::Changes { changes })
+    }
+
+    /// Folds one event with a hook's reducer and stores nothing.
+    ///
+    /// # Errors
+    /// [`Error::Reducer`] with what it said; [`Error::Invalid`] when the hook has none.
+    pub async fn test_hook(&self, name: &Name, test: &api::Test) -> Result<api::Tested, Error> {
+        let hook = self.hook(name).await?;
+        let handler = hook
+            .reduce()
+            .ok_or_else(|| Error::Invalid(format!("hook {name} has no reducer")))?;
+        let now = Timestamp::now();
+        let headers = serde_json::to_string(&test.headers)
+            .map_err(|error| Error::Invalid(error.to_string()))?;
+        let event = Event {
+            stream: StreamId(0),
+            seq: Seq(1),
+            id: EventId::new(now),
+            received_at: now,
+            key_id: None,
+            dedupe_key: None,
+            headers: headers.into(),
+            body: test.body.clone().into(),
+        };
+        let task = Task {
+            reducer: handler.reducer.clone(),
+            state: test.state.as_ref().map(|state| state.get().to_owned()),
+            chain: Chain::default(),
+            on_error: OnError::Hold,
+            events: vec![Arc::new(event)],
+        };
+        let folds = match &self.engine {
+            Some(engine) => engine.folds.clone(),
+            None => Folds::start(1),
+        };
+        let folded = folds.fold(vec![task], Duration::from_secs(1)).await.pop();
+        let folded = folded.ok_or_else(|| Error::Reducer("the fold did not begin".into()))?;
+        if let Some(failure) = folded.failure {
+            return Err(Error::Reducer(failure.to_string()));
+        }
+        let state = folded.state.unwrap_or_else(|| "null".into());
+        Ok(api::Tested {
+            state: RawValue::from_string(state).map_err(|e| Error::Reducer(e.to_string()))?,
+            took_ms: folded.took.as_secs_f64() * 1_000.0,
+        })
+    }
+
+    async fn set_hook(&self, hook: &Hook, spec: &api::HookSpec) -> Result<(), Error> {
+        let now = Timestamp::now();
+        self.store.edit_hook(hook, &plan(spec), now).await?;
+        self.changed().await
+    }
+
+    async fn shown(&self, hook: &Hook) -> Result<api::Hook, Error> {
+        let (streams, events) = self.store.hook_size(hook.id).await?;
+        Ok(api::Hook {
+            spec: spec_of(hook),
+            fold: hook.reduce().map(|handler| handler.fold),
+            created_at: hook.created_at,
+            streams: u64::try_from(streams).ok(),
+            events: u64::try_from(events).ok(),
+        })
+    }
+}
+
+/// What a declaration must be before any of it is carried out.
+async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    for spec in &wanted.namespaces {
+        check_lanes(spec.lanes)?;
+    }
+    let mut sources = HashSet::new();
+    for spec in &wanted.hooks {
+        if !names.insert(&spec.name) {
+            return Err(Error::Invalid(format!("hook {} is declared twice", spec.name)));
+        }
+        // A thousand hooks with one reducer need it checked once.
+        let is_known = match &spec.reduce {
+            Some(Reducer::Script(source)) => !sources.insert(source.text.clone()),
+            _ => false,
+        };
+        if is_known {
+            check_sizes(spec)?;
+        } else {
+            check(spec).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn check(spec: &api::HookSpec) -> Result<(), Error> {
+    check_sizes(spec)?;
+    let Some(Reducer::Script(source)) = spec.reduce.clone() else {
+        return Ok(());
+    };
+    // Compiling is work of milliseconds and must not hold up the node.
+    let checked = tokio::task::spawn_blocking(move || reduce::check(&source)).await;
+    match checked {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(fault)) => Err(Error::Invalid(fault)),
+        Err(_) => Err(Error::Invalid("the reducer could not be compiled".into())),
+    }
+}
+
+fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
+    if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
+        return Err(Error::Invalid(format!(
+            "the largest body is 1 to {BODY_MAX_LIMIT} bytes, got {}",
+            spec.body_max
+        )));
+    }
+    match spec.debounce {
+        Some(debounce) if debounce.longest > DEBOUNCE_MAX => {
+            Err(Error::Invalid("a debounce may last an hour at most".into()))
+        }
+        Some(_) if spec.reduce.is_none() => {
+            Err(Error::Invalid("a debounce needs a reducer".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn change(action: Action, kind: ChangeKind, name: &Name, what: Vec<String>) -> Change {
+    Change {
+        action,
+        kind,
+        name: name.clone(),
+        what,
+    }
+}
+
+fn plan(spec: &api::HookSpec) -> HookPlan {
+    HookPlan {
+        name: spec.name.clone(),
+        namespace: spec.namespace.clone(),
+        order_by: spec.order_by.clone(),
+        unordered: spec.unordered,
+        body_max: spec.body_max,
+        reducer: spec.reduce.clone(),
+        on_error: spec.on_error,
+        debounce: spec.debounce,
+    }
+}
+
+fn spec_of(hook: &Hook) -> api::HookSpec {
+    let reduce = hook.reduce();
+    api::HookSpec {
+        name: hook.name.clone(),
+        namespace: hook.namespace.clone(),
+        order_by: hook.order_by.clone(),
+        unordered: hook.unordered,
+        reduce: reduce.map(|handler| handler.reducer.clone()),
+        on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
+        debounce: reduce.and_then(|handler| handler.debounce),
+        body_max: hook.body_max,
+    }
+}
+
+fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> api::HookSpec {
+    fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+        if let Some(value) = value {
+            field.clone_from(value);
+        }
+    }
+    set(&mut spec.namespace, &edit.namespace);
+    set(&mut spec.order_by, &edit.order_by);
+    set(&mut spec.unordered, &edit.unordered);
+    set(&mut spec.on_error, &edit.on_error);
+    set(&mut spec.debounce, &edit.debounce);
+    set(&mut spec.body_max, &edit.body_max);
+    if edit.reduce.is_some() {
+        spec.reduce.clone_from(&edit.reduce);
+    }
+    spec
+}
+
+/// What changes from one to the other, in words.
+fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
+    let mut what = Vec::new();
+    let mut note = |field: &str, from: String, to: String| {
+        if from != to {
+            what.push(format!("{field}: {from} -> {to}"));
+        }
+    };
+    note("namespace", from.namespace.to_string(), to.namespace.to_string());
+    note("order_by", from.order_by.to_string(), to.order_by.to_string());
+    note("unordered", unordered(from.unordered), unordered(to.unordered));
+    note("reduce", reducer(&from.reduce), reducer(&to.reduce));
+    note("on_error", on_error(from.on_error), on_error(to.on_error));
+    note("debounce", debounce(from.debounce), debounce(to.debounce));
+    note("body_max", from.body_max.to_string(), to.body_max.to_string());
+    if from.reduce != to.reduce && reducer(&from.reduce) == reducer(&to.reduce) {
+        what.push(format!("reduce: {} has new code", reducer(&to.reduce)));
+    }
+    what
+}
+
+fn reducer(reducer: &Option<Reducer>) -> String {
+    reducer.as_ref().map_or("none".into(), Reducer::to_string)
+}
+
+fn unordered(unordered: Unordered) -> String {
+    match unordered {
+        Unordered::Refuse => "refuse".into(),
+        Unordered::Keep => "keep".into(),
+    }
+}
+
+fn on_error(on_error: OnError) -> String {
+    match on_error {
+        OnError::Hold => "hold".into(),
+        OnError::Skip => "skip".into(),
+    }
+}
+
+fn debounce(debounce: Option<Debounce>) -> String {
+    let ms = |duration: Duration| duration.as_millis();
+    debounce.map_or("none".into(), |debounce| {
+        format!("{}ms, {}ms at most", ms(debounce.quiet), ms(debounce.longest))
+    })
+}

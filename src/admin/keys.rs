@@ -1,0 +1,102 @@
+//! Access keys: minted here, shown once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{Admin, Error};
+use crate::api;
+use crate::domain::hook::HookId;
+use crate::domain::key::{self, Key, KeyId, Kind, Scope};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::store::LastUse;
+
+impl Admin {
+    /// Every key, in the order of making.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn keys(&self) -> Result<Vec<api::Key>, Error> {
+        let hooks = self.store.hooks().await?;
+        let names: HashMap<HookId, Name> = hooks.into_iter().map(|h| (h.id, h.name)).collect();
+        let keys = self.store.keys().await?.into_iter();
+        Ok(keys.map(|(key, used)| shown(&key, used, &names)).collect())
+    }
+
+    /// Mints a key. Its text is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook; [`Error::Invalid`] for an admin key of one hook.
+    pub async fn create_key(&self, spec: &api::KeySpec) -> Result<api::NewKey, Error> {
+        let scope = match (&spec.hook, spec.kind) {
+            (None, _) => Scope::All,
+            (Some(_), Kind::Admin) => {
+                return Err(Error::Invalid("an admin key takes no hook".into()));
+            }
+            (Some(hook), _) => Scope::Hook(self.hook(hook).await?.id),
+        };
+        let now = Timestamp::now();
+        let minted = key::mint(spec.kind);
+        let expires_in = spec.expires_in_ms.map(Duration::from_millis);
+        let key = Key {
+            number: 0,
+            id: minted.id,
+            name: spec.name.clone(),
+            kind: spec.kind,
+            scope,
+            hash: minted.hash,
+            created_at: now,
+            expires_at: expires_in.map(|duration| now.after(duration)),
+            revoked_at: None,
+        };
+        self.store.create_key(&key).await?;
+        self.changed().await?;
+        Ok(api::NewKey {
+            text: minted.text,
+            facts: self.key(key.id).await?,
+        })
+    }
+
+    /// Ends a key for good.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub async fn revoke_key(&self, id: KeyId) -> Result<api::Key, Error> {
+        if !self.store.revoke_key(id, Timestamp::now()).await? {
+            return Err(Error::missing("key", id));
+        }
+        self.changed().await?;
+        self.key(id).await
+    }
+
+    async fn key(&self, id: KeyId) -> Result<api::Key, Error> {
+        let keys = self.keys().await?;
+        keys.into_iter()
+            .find(|key| key.id == id)
+            .ok_or_else(|| Error::missing("key", id))
+    }
+}
+
+fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api::Key {
+    let now = Timestamp::now();
+    let (last_used_at, last_used_from) = used.map(|last| (last.at, last.from)).unzip();
+    api::Key {
+        id: key.id,
+        name: key.name.clone(),
+        kind: key.kind,
+        hook: match key.scope {
+            Scope::Hook(hook) => hooks.get(&hook).cloned(),
+            Scope::All => None,
+        },
+        created_at: key.created_at,
+        last_used_at,
+        last_used_from,
+        expires_at: key.expires_at,
+        revoked_at: key.revoked_at,
+        state: match key.is_live(now) {
+            true => api::KeyState::Ok,
+            false if key.revoked_at.is_some() => api::KeyState::Revoked,
+            false => api::KeyState::Expired,
+        },
+    }
+}

@@ -1,0 +1,170 @@
+//! Lanes in numbers.
+
+use super::{Admin, Error};
+use crate::api::{self, LaneState, Percentiles, Worst};
+use crate::domain::cursor::{Condition, CursorId};
+use crate::domain::hook::Hook;
+use crate::domain::lane::{LaneId, Slot};
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+use crate::engine::Reading;
+use crate::engine::lane::Survey;
+use crate::store::CursorsFilter;
+
+impl Admin {
+    /// The lanes of a namespace.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] namespace; [`Error::NeedsDaemon`].
+    pub async fn lanes(&self, namespace: &Name) -> Result<Vec<api::Lane>, Error> {
+        let engine = self.engine()?;
+        let set = self.namespace(namespace).await?.lanes;
+        let now = Timestamp::now();
+        let mut lanes = Vec::with_capacity(usize::from(set.lanes));
+        for id in set.ids() {
+            let lane = match engine.worker(&id) {
+                Some(worker) => {
+                    let (survey, reading) = worker.survey(now);
+                    let worst = self.worst(survey.worst, now).await?;
+                    running(&id, &self.node, &survey, &reading, worst, now)
+                }
+                None => idle(&id),
+            };
+            lanes.push(lane);
+        }
+        Ok(lanes)
+    }
+
+    /// The lane in which the streams with `slot` of `hook` take their turns.
+    pub(super) async fn lane_of(&self, hook: &Hook, slot: Slot) -> Result<LaneId, Error> {
+        Ok(self.namespace(&hook.namespace).await?.lanes.lane(slot))
+    }
+
+    async fn worst(
+        &self,
+        cursor: Option<CursorId>,
+        now: Timestamp,
+    ) -> Result<Option<Worst>, Error> {
+        let Some(cursor) = cursor else {
+            return Ok(None);
+        };
+        let filter = CursorsFilter {
+            stream: Some(cursor.stream),
+            limit: 10,
+            ..CursorsFilter::default()
+        };
+        let rows = self.store.cursors(&filter).await?;
+        let catalog = self.engine()?.catalog.now();
+        let Some(row) = rows.into_iter().find(|row| row.id == cursor) else {
+            return Ok(None);
+        };
+        let hook = catalog.hooks_by_id.get(&row.hook);
+        let handler = catalog.handlers.get(&cursor.handler);
+        let (Some(hook), Some(handler)) = (hook, handler) else {
+            return Ok(None);
+        };
+        Ok(Some(Worst {
+            stream: StreamName {
+                hook: hook.name.clone(),
+                key: row.key,
+            },
+            handler: handler.name.clone(),
+            condition: row.condition.word().to_owned(),
+            result: row.condition.reason().unwrap_or_default().to_owned(),
+            tries: row.condition.tries(),
+            events: row.position.behind(row.head),
+            since: row.oldest.filter(|at| *at <= now),
+            retry_at: match row.condition {
+                Condition::Waiting { retry_at, .. } => Some(retry_at),
+                _ => None,
+            },
+            next: None,
+        }))
+    }
+}
+
+fn idle(id: &LaneId) -> api::Lane {
+    api::Lane {
+        lane: id.to_string(),
+        index: id.index,
+        state: LaneState::NoOwner,
+        set_aside: 0,
+        waiting: 0,
+        held: 0,
+        oldest_ms: None,
+        flow_ms: None,
+        backlog: 0,
+        backlog_flowing: 0,
+        in_per_s: None,
+        out_per_s: None,
+        eta: None,
+        eta_ms: None,
+        wait_ms: None,
+        work_ms: None,
+        node: None,
+        worst: None,
+    }
+}
+
+fn running(
+    id: &LaneId,
+    node: &str,
+    survey: &Survey,
+    reading: &Reading,
+    worst: Option<Worst>,
+    now: Timestamp,
+) -> api::Lane {
+    let age = |at: Option<Timestamp>| {
+        at.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX))
+    };
+    api::Lane {
+        state: LaneState::Active,
+        set_aside: survey.waiting + survey.held,
+        waiting: survey.waiting,
+        held: survey.held,
+        oldest_ms: age(survey.oldest),
+        flow_ms: age(survey.oldest_flowing),
+        backlog: survey.backlog,
+        backlog_flowing: survey.backlog_flowing,
+        in_per_s: Some(tenths(reading.in_per_s)),
+        out_per_s: Some(tenths(reading.out_per_s)),
+        eta: eta(survey, reading).map(str::to_owned),
+        wait_ms: percentiles(&reading.wait),
+        work_ms: percentiles(&reading.work),
+        node: Some(node.to_owned()),
+        worst,
+        ..idle(id)
+    }
+}
+
+/// What will become of what waits: by what holds it, else by whether more goes than comes.
+fn eta(survey: &Survey, reading: &Reading) -> Option<&'static str> {
+    let set_aside = survey.waiting + survey.held;
+    if survey.backlog_flowing > 0 {
+        let grows = reading.in_per_s > reading.out_per_s * 1.05;
+        Some(if grows { "grows" } else { "steady" })
+    } else if survey.held > 0 {
+        Some("held")
+    } else if set_aside > 0 {
+        Some("retry")
+    } else {
+        None
+    }
+}
+
+fn percentiles(histogram: &hdrhistogram::Histogram<u32>) -> Option<Percentiles> {
+    if histogram.is_empty() {
+        return None;
+    }
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+    Some(Percentiles {
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        max: histogram.max() as f64 / 1_000.0,
+    })
+}
+
+fn tenths(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
+}

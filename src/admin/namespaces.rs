@@ -1,0 +1,82 @@
+//! Namespaces.
+
+use super::{Admin, Error};
+use crate::api;
+use crate::domain::lane::LANES_MAX;
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::store;
+
+impl Admin {
+    /// Every namespace, by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn namespaces(&self) -> Result<Vec<api::Namespace>, Error> {
+        let namespaces = self.store.namespaces().await?;
+        Ok(namespaces.into_iter().map(shown).collect())
+    }
+
+    /// Makes a namespace with lanes of its own.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Invalid`] for a count of lanes out of range.
+    pub async fn create_namespace(
+        &self,
+        spec: &api::NamespaceSpec,
+    ) -> Result<api::Namespace, Error> {
+        check_lanes(spec.lanes)?;
+        let now = Timestamp::now();
+        if !self.store.create_namespace(&spec.name, spec.lanes, now).await? {
+            return Err(Error::Exists {
+                kind: "namespace",
+                name: spec.name.to_string(),
+            });
+        }
+        self.changed().await?;
+        self.namespace(&spec.name).await.map(shown)
+    }
+
+    /// Deletes a namespace that has no hooks.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it has some, or is the default one.
+    pub async fn delete_namespace(&self, name: &Name) -> Result<api::Namespace, Error> {
+        let namespace = self.namespace(name).await?;
+        if *name == Name::default_namespace() {
+            return Err(Error::Conflict("namespace default always exists".into()));
+        }
+        if !self.store.delete_namespace(name).await? {
+            let hooks = namespace.hooks;
+            return Err(Error::Conflict(format!("namespace {name} has {hooks} hooks")));
+        }
+        self.changed().await?;
+        Ok(shown(namespace))
+    }
+
+    pub(super) async fn namespace(&self, name: &Name) -> Result<store::Namespace, Error> {
+        let namespaces = self.store.namespaces().await?;
+        namespaces
+            .into_iter()
+            .find(|namespace| namespace.lanes.namespace == *name)
+            .ok_or_else(|| Error::missing("namespace", name))
+    }
+}
+
+pub(super) fn check_lanes(lanes: u16) -> Result<(), Error> {
+    match lanes {
+        1..=LANES_MAX => Ok(()),
+        _ => Err(Error::Invalid(format!(
+            "lane count is 1 to {LANES_MAX}, got {lanes}"
+        ))),
+    }
+}
+
+fn shown(namespace: store::Namespace) -> api::Namespace {
+    api::Namespace {
+        name: namespace.lanes.namespace,
+        lanes: namespace.lanes.lanes,
+        generation: namespace.lanes.generation,
+        hooks: u64::try_from(namespace.hooks).unwrap_or(0),
+    }
+}

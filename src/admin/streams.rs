@@ -1,0 +1,272 @@
+//! Streams and their cursors: listed, shown, let go, moved past an event; and the states in them.
+
+use serde_json::value::RawValue;
+
+use super::{Admin, Error};
+use crate::api;
+use crate::domain::cursor::{Condition, CursorId};
+use crate::domain::event::StreamId;
+use crate::domain::hook::{Handler, Hook};
+use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::position::Position;
+use crate::domain::time::Timestamp;
+use crate::store::{self, CursorRow, CursorsFilter};
+
+/// Which cursors a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct StreamsFilter {
+    /// Those of one hook.
+    pub hook: Option<Name>,
+    /// Those in one condition.
+    pub condition: Option<String>,
+    /// Those that wait longest first, instead of all by the age of their stream.
+    pub oldest_first: bool,
+    /// Where the last page ended.
+    pub after: Option<i64>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+impl Admin {
+    /// One row a cursor, and where the next page begins.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook, [`Error::Invalid`] condition.
+    pub async fn streams(
+        &self,
+        filter: &StreamsFilter,
+    ) -> Result<(Vec<api::StreamRow>, Option<i64>), Error> {
+        let hook = match &filter.hook {
+            Some(name) => Some(self.hook(name).await?.id),
+            None => None,
+        };
+        let cursors = CursorsFilter {
+            hook,
+            stream: None,
+            condition: condition(filter.condition.as_deref())?,
+            after: filter.after.map(StreamId),
+            limit: filter.limit,
+        };
+        let rows = match filter.oldest_first {
+            true => self.store.cursors_behind(&cursors).await?,
+            false => self.store.cursors(&cursors).await?,
+        };
+        let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
+        let last = rows.last().map(|row| row.id.stream.0);
+        let next = last.filter(|_| is_full && !filter.oldest_first);
+        let rows = self.rows(rows).await?;
+        Ok((rows, next))
+    }
+
+    /// One stream with its cursors.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub async fn show_stream(&self, name: &StreamName) -> Result<api::Stream, Error> {
+        let (hook, stream) = self.stream(name).await?;
+        let filter = CursorsFilter {
+            stream: Some(stream.id),
+            limit: 100,
+            ..CursorsFilter::default()
+        };
+        let rows = self.store.cursors(&filter).await?;
+        Ok(api::Stream {
+            stream: name.clone(),
+            head: stream.head,
+            slot: stream.slot.0,
+            lane: self.lane_of(&hook, stream.slot).await?.to_string(),
+            cursors: self.rows(rows).await?,
+        })
+    }
+
+    /// Lets set-aside cursors of a stream try again now.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] stream or handler; [`Error::NeedsDaemon`].
+    pub async fn retry(&self, retry: &api::Retry) -> Result<api::Released, Error> {
+        let engine = self.engine()?;
+        let (hook, stream) = self.stream(&retry.stream).await?;
+        let handler = match &retry.handler {
+            Some(name) => Some(self.handler(&hook, name)?.id),
+            None => None,
+        };
+        let released = self.store.release(stream.id, handler).await?;
+        for cursor in &released {
+            engine.let_go(&hook.namespace, stream.slot, *cursor, 1);
+        }
+        Ok(api::Released {
+            released: released.len() as u64,
+        })
+    }
+
+    /// Puts the event that a cursor needs next into the dead letters.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when another event is next.
+    pub async fn skip(&self, skip: &api::Skip) -> Result<api::Skipped, Error> {
+        let engine = self.engine()?;
+        let (hook, stream) = self.stream(&skip.stream).await?;
+        let handler = match &skip.handler {
+            Some(name) => self.handler(&hook, name)?,
+            None => hook.reduce().ok_or_else(|| no_reducer(&hook.name))?,
+        };
+        let cursor = CursorId {
+            stream: stream.id,
+            handler: handler.id,
+        };
+        let now = Timestamp::now();
+        let skipped = self.store.skip(cursor, skip.event, "skipped by an operator", now).await?;
+        if skipped == store::Skip::NotNext {
+            return Err(Error::Conflict(format!(
+                "{} is not the next event of {} -> {}",
+                skip.event, skip.stream, handler.name
+            )));
+        }
+        engine.let_go(&hook.namespace, stream.slot, cursor, 1);
+        let position = self.position(cursor).await?;
+        Ok(api::Skipped {
+            skipped: skip.event,
+            handler: handler.name.clone(),
+            position,
+        })
+    }
+
+    /// The state of a stream as it stands, with the number of its stream once it has one.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook; [`Error::Invalid`] when it has no reducer.
+    pub async fn state(
+        &self,
+        hook: &Hook,
+        key: &OrderingKey,
+    ) -> Result<(api::State, Option<StreamId>), Error> {
+        let handler = hook.reduce().ok_or_else(|| no_reducer(&hook.name))?;
+        let mut state = api::State {
+            hook: hook.name.clone(),
+            stream: key.clone(),
+            position: Position::default(),
+            era: 1,
+            head: Default::default(),
+            state: None,
+            updated_at: None,
+        };
+        let Some(stream) = self.store.stream(hook.id, key).await? else {
+            return Ok((state, None));
+        };
+        let id = CursorId {
+            stream: stream.id,
+            handler: handler.id,
+        };
+        if let Some((cursor, head, updated_at)) = self.store.cursor(id).await? {
+            state.position = cursor.position;
+            state.era = cursor.era.0;
+            state.head = head;
+            state.state = match cursor.state {
+                Some(text) => Some(RawValue::from_string(text).map_err(malformed)?),
+                None => None,
+            };
+            state.updated_at = Some(updated_at).filter(|at| at.as_millis() > 0);
+        }
+        Ok((state, Some(stream.id)))
+    }
+
+    /// Rows for people and programs, in the order given.
+    pub(super) async fn rows(&self, rows: Vec<CursorRow>) -> Result<Vec<api::StreamRow>, Error> {
+        let hooks = self.store.hooks().await?;
+        let mut shown = Vec::with_capacity(rows.len());
+        let namespaces = self.store.namespaces().await?;
+        for row in rows {
+            let Some(hook) = hooks.iter().find(|hook| hook.id == row.hook) else {
+                continue;
+            };
+            let of_row = |handler: &&std::sync::Arc<Handler>| handler.id == row.id.handler;
+            let Some(handler) = hook.handlers.iter().find(of_row) else {
+                continue;
+            };
+            let set = namespaces.iter().find(|n| n.lanes.namespace == hook.namespace);
+            let lane = set.map(|set| set.lanes.lane(row.slot).to_string());
+            let next = self.next_event(&row).await?;
+            shown.push(shown_row(hook, handler, row, lane, next));
+        }
+        Ok(shown)
+    }
+
+    /// What a set-aside cursor stands before: `skip` asks for its id.
+    async fn next_event(
+        &self,
+        row: &CursorRow,
+    ) -> Result<Option<crate::domain::event::EventId>, Error> {
+        if row.condition == Condition::Flowing {
+            return Ok(None);
+        }
+        let after = crate::domain::position::Seq(row.position.0);
+        let next = self.store.events_after(row.id.stream, after, 1).await?;
+        Ok(next.first().map(|stored| stored.event.id))
+    }
+
+    fn handler<'h>(
+        &self,
+        hook: &'h Hook,
+        name: &Name,
+    ) -> Result<&'h std::sync::Arc<Handler>, Error> {
+        let found = hook.handlers.iter().find(|handler| handler.name == *name);
+        found.ok_or_else(|| Error::missing("handler", name))
+    }
+
+    async fn position(&self, cursor: CursorId) -> Result<Position, Error> {
+        let found = self.store.cursor(cursor).await?;
+        Ok(found.map_or(Position::default(), |(cursor, ..)| cursor.position))
+    }
+}
+
+fn no_reducer(hook: &Name) -> Error {
+    Error::Invalid(format!("hook {hook} has no reducer, and so no state"))
+}
+
+fn malformed(error: serde_json::Error) -> Error {
+    Error::Store(store::Error::Integrity(format!("a stored state is not JSON: {error}")))
+}
+
+fn condition(word: Option<&str>) -> Result<Option<&'static str>, Error> {
+    Ok(match word {
+        None => None,
+        Some("flowing") => Some("flowing"),
+        Some("waiting") => Some("waiting"),
+        Some("held") => Some("held"),
+        Some(other) => {
+            let message = format!("{other:?} is no condition: flowing, waiting or held");
+            return Err(Error::Invalid(message));
+        }
+    })
+}
+
+fn shown_row(
+    hook: &Hook,
+    handler: &Handler,
+    row: CursorRow,
+    lane: Option<String>,
+    next: Option<crate::domain::event::EventId>,
+) -> api::StreamRow {
+    let now = Timestamp::now();
+    let age = |at: Timestamp| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+    api::StreamRow {
+        stream: StreamName {
+            hook: hook.name.clone(),
+            key: row.key,
+        },
+        handler: handler.name.clone(),
+        condition: row.condition.word().to_owned(),
+        position: row.position,
+        head: row.head,
+        behind: row.position.behind(row.head),
+        oldest_ms: row.oldest.map(age),
+        tries: row.condition.tries(),
+        retry_at: match row.condition {
+            Condition::Waiting { retry_at, .. } => Some(retry_at),
+            _ => None,
+        },
+        reason: row.condition.reason().map(str::to_owned),
+        next,
+        lane,
+    }
+}

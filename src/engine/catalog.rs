@@ -1,0 +1,145 @@
+//! The configuration as last read: hooks, handlers, keys, lane sets. One way to learn of a change,
+//! whoever made it: the version in the database.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
+use crate::domain::key::{Key, KeyId};
+use crate::domain::lane::LaneSet;
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::store::{Error, LastUse, Store};
+
+/// Hands out the newest [`Snapshot`].
+pub struct Catalog {
+    store: Store,
+    now: ArcSwap<Snapshot>,
+    /// Reads one at a time, so that an older one never replaces a newer one.
+    reading: tokio::sync::Mutex<()>,
+    uses: Mutex<HashMap<i64, (Timestamp, Option<IpAddr>)>>,
+}
+
+/// Everything as it stood at one version.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Which version.
+    pub version: i64,
+    /// Hooks by name.
+    pub hooks: HashMap<Name, Arc<Hook>>,
+    /// Hooks by number.
+    pub hooks_by_id: HashMap<HookId, Arc<Hook>>,
+    /// Handlers by number.
+    pub handlers: HashMap<HandlerId, Arc<Handler>>,
+    /// Keys by the public part of their text, revoked and expired ones too.
+    pub keys: HashMap<KeyId, LiveKey>,
+    /// The newest lane set of each namespace.
+    pub lane_sets: HashMap<Name, LaneSet>,
+}
+
+/// A key, and the second in which it was last noted as used.
+pub struct LiveKey {
+    /// The key.
+    pub key: Key,
+    noted: AtomicI64,
+}
+
+impl Catalog {
+    /// Reads the configuration for the first time.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn load(store: Store) -> Result<Self, Error> {
+        let catalog = Self {
+            store,
+            now: ArcSwap::default(),
+            reading: tokio::sync::Mutex::default(),
+            uses: Mutex::default(),
+        };
+        catalog.refresh().await?;
+        Ok(catalog)
+    }
+
+    /// The configuration as last read.
+    pub fn now(&self) -> Arc<Snapshot> {
+        self.now.load_full()
+    }
+
+    /// The same, for who only looks at it.
+    pub fn peek(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.now.load()
+    }
+
+    /// Reads the configuration again if its version has changed; says whether it had.
+    ///
+    /// # Errors
+    /// Those of the database; the old configuration stays in force.
+    pub async fn refresh(&self) -> Result<bool, Error> {
+        let _one = self.reading.lock().await;
+        let version = self.store.config_version().await?;
+        if version == self.now.load().version {
+            return Ok(false);
+        }
+        // The version is read before the rest: a change in between is read again next time.
+        self.now.store(Arc::new(read(&self.store, version).await?));
+        Ok(true)
+    }
+
+    /// Notes that a key was used; cheap, as it acts once a second and key at most.
+    pub fn key_used(&self, live: &LiveKey, at: Timestamp, from: Option<IpAddr>) {
+        let second = at.as_millis() / 1_000;
+        if live.noted.swap(second, Ordering::Relaxed) != second {
+            self.uses.lock().insert(live.key.number, (at, from));
+        }
+    }
+
+    /// Stores which keys were used since the last time.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn store_uses(&self) -> Result<(), Error> {
+        let uses = std::mem::take(&mut *self.uses.lock());
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let text = |from: Option<IpAddr>| from.map_or("socket".into(), |ip| ip.to_string());
+        let uses: Vec<_> = uses
+            .into_iter()
+            .map(|(number, (at, from))| (number, LastUse { at, from: text(from) }))
+            .collect();
+        self.store.keys_used(&uses).await
+    }
+}
+
+impl Snapshot {
+    /// The lanes in which the streams of `hook` take their turns.
+    pub fn lanes_of(&self, hook: &Hook) -> Option<&LaneSet> {
+        self.lane_sets.get(&hook.namespace)
+    }
+}
+
+async fn read(store: &Store, version: i64) -> Result<Snapshot, Error> {
+    let hooks: Vec<_> = store.hooks().await?.into_iter().map(Arc::new).collect();
+    let handlers = hooks.iter().flat_map(|hook| &hook.handlers);
+    let live = |key: Key| LiveKey {
+        key,
+        noted: AtomicI64::new(0),
+    };
+    let keys = store.keys().await?.into_iter();
+    let namespaces = store.namespaces().await?.into_iter();
+    Ok(Snapshot {
+        version,
+        handlers: handlers.map(|h| (h.id, h.clone())).collect(),
+        hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
+        hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
+        keys: keys.map(|(key, _)| (key.id, live(key))).collect(),
+        lane_sets: namespaces
+            .map(|n| (n.lanes.namespace.clone(), n.lanes))
+            .collect(),
+    })
+}

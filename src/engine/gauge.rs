@@ -1,0 +1,148 @@
+//! What a lane did in the last minutes: rates, how long events waited, how long they were worked on.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::domain::time::Timestamp;
+
+/// The time of one step of the window.
+const STEP_MS: i64 = 30_000;
+
+/// Steps in the window: five minutes.
+const STEPS: usize = 10;
+
+/// The longest time that is told apart, in microseconds: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
+/// The window of one lane, filled by its turns.
+#[derive(Default)]
+pub struct Gauge {
+    steps: VecDeque<Step>,
+}
+
+struct Step {
+    begins: i64,
+    came: u64,
+    went: u64,
+    wait: Histogram<u32>,
+    work: Histogram<u32>,
+}
+
+/// What the window shows.
+pub struct Reading {
+    /// Events that came, a second.
+    pub in_per_s: f64,
+    /// Events that were passed, a second.
+    pub out_per_s: f64,
+    /// Received until its turn was done, in microseconds.
+    pub wait: Histogram<u32>,
+    /// The reducer's own time for one event, in microseconds.
+    pub work: Histogram<u32>,
+}
+
+impl Gauge {
+    /// Notes that `events` came.
+    pub fn came(&mut self, events: u64, now: Timestamp) {
+        if let Some(step) = self.step(now) {
+            step.came += events;
+        }
+    }
+
+    /// Notes that events received at these moments were passed, and the work on them.
+    pub fn went(&mut self, received: &[Timestamp], work: &[(Duration, u32)], now: Timestamp) {
+        let Some(step) = self.step(now) else {
+            return;
+        };
+        step.went += received.len() as u64;
+        for at in received {
+            step.wait.saturating_record(micros(now.since(*at)));
+        }
+        for (took, events) in work.iter().filter(|(_, events)| *events > 0) {
+            step.work
+                .saturating_record_n(micros(*took / *events), *events);
+        }
+    }
+
+    /// What the last five minutes show. Events that wait still are told by their ages so far.
+    pub fn reading(&self, now: Timestamp, waiting: impl Iterator<Item = (Duration, u64)>) -> Reading {
+        let since = now.as_millis() - STEP_MS * STEPS as i64;
+        let steps = self.steps.iter().filter(|step| step.begins > since);
+        let (mut came, mut went) = (0, 0);
+        let (mut wait, mut work) = (empty(), empty());
+        let mut first = now.as_millis();
+        for step in steps {
+            came += step.came;
+            went += step.went;
+            first = first.min(step.begins);
+            // Both have the same bounds, so that nothing can fail to fit.
+            let _ = wait.add(&step.wait);
+            let _ = work.add(&step.work);
+        }
+        for (age, events) in waiting {
+            wait.saturating_record_n(micros(age), u32::try_from(events).unwrap_or(u32::MAX));
+        }
+        let seconds = ((now.as_millis() - first) as f64 / 1_000.0).max(1.0);
+        Reading {
+            in_per_s: came as f64 / seconds,
+            out_per_s: went as f64 / seconds,
+            wait,
+            work,
+        }
+    }
+
+    fn step(&mut self, now: Timestamp) -> Option<&mut Step> {
+        let begins = now.as_millis() - now.as_millis().rem_euclid(STEP_MS);
+        if self.steps.back().is_none_or(|step| step.begins < begins) {
+            if self.steps.len() == STEPS {
+                self.steps.pop_front();
+            }
+            self.steps.push_back(Step {
+                begins,
+                came: 0,
+                went: 0,
+                wait: empty(),
+                work: empty(),
+            });
+        }
+        self.steps.back_mut()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US)
+}
+
+fn empty() -> Histogram<u32> {
+    Histogram::new_with_bounds(1, LONGEST_US, 1)
+        .expect("1 to an hour at one figure is a range that histograms have")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_forgets_what_is_older_than_five_minutes() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let mut gauge = Gauge::default();
+        gauge.came(10, at(0));
+        gauge.went(&[at(0)], &[(Duration::from_micros(8), 2)], at(2));
+        let reading = gauge.reading(at(10), std::iter::empty());
+        assert_eq!((reading.in_per_s, reading.out_per_s), (1.0, 0.1));
+        assert_eq!(reading.work.max(), 4);
+        assert!(reading.wait.max() >= 2_000_000);
+
+        gauge.came(1, at(400));
+        let reading = gauge.reading(at(400), std::iter::empty());
+        assert_eq!(reading.wait.len(), 0);
+    }
+
+    #[test]
+    fn what_still_waits_counts() {
+        let waiting = [(Duration::from_secs(60), 99), (Duration::from_millis(1), 1)];
+        let reading = Gauge::default().reading(Timestamp::now(), waiting.into_iter());
+        assert!(reading.wait.value_at_quantile(0.5) >= 60_000_000);
+    }
+}

@@ -1,0 +1,278 @@
+//! The bounded queue between the doors and the committer: full means "not now", and nothing that was
+//! let in is ever dropped.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::domain::hook::HookId;
+use crate::domain::name::OrderingKey;
+use crate::store::{Appended, Error, NewEvent};
+
+/// Events that may wait for their commit.
+pub const EVENTS_MAX: usize = 4_096;
+
+/// Bytes of bodies and headers that may wait for their commit.
+pub const BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// One hook may fill a quarter of the queue, so that a flood leaves room for the others.
+const SHARE_OF_ONE_HOOK: usize = 4;
+
+/// Events in one commit.
+const BATCH_EVENTS_MAX: usize = 512;
+
+/// Bytes in one commit.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Events of one stream in one commit; the rest goes first next time.
+const BATCH_STREAM_MAX: usize = 64;
+
+/// Why an event was not let in. It is certainly not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The queue is full: too much for the disk at the moment.
+    #[error("the queue is full")]
+    Full,
+    /// This hook has its share of the queue.
+    #[error("this hook has filled its share of the queue")]
+    HookFull,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What became of an event that was let in.
+pub type Answer = Result<Appended, Arc<Error>>;
+
+/// An event that waits for its commit.
+pub struct Waiting {
+    /// The event.
+    pub event: NewEvent,
+    /// Whoever waits for the answer.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// The queue.
+#[derive(Default)]
+pub struct Intake {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// What waits or is being committed.
+    load: Load,
+    of_hook: HashMap<HookId, Load>,
+    stopping: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Load {
+    events: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn fits(self, share: usize) -> bool {
+        self.events < EVENTS_MAX / share && self.bytes < BYTES_MAX / share
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.events += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.events -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+impl Intake {
+    /// Whether an event of `hook` would be let in now: asked before its body is read.
+    ///
+    /// # Errors
+    /// [`Refused`], with the reason.
+    pub fn has_room(&self, hook: HookId) -> Result<(), Refused> {
+        self.queue.lock().room(hook)
+    }
+
+    /// Lets an event in. Its place in this queue is its place among the events of its stream, so this
+    /// is called when its last byte is in and everything about it is good.
+    ///
+    /// # Errors
+    /// [`Refused`], with the reason; it is not stored.
+    pub fn let_in(&self, event: NewEvent) -> Result<oneshot::Receiver<Answer>, Refused> {
+        let (answer, wait) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        queue.room(event.hook)?;
+        let (hook, bytes) = (event.hook, size(&event));
+        queue.load.add(bytes);
+        queue.of_hook.entry(hook).or_default().add(bytes);
+        queue.waiting.push_back(Waiting { event, answer });
+        drop(queue);
+        self.filled.notify_one();
+        Ok(wait)
+    }
+
+    /// Waits for events and takes the next batch; none when the node is stopping and all are taken.
+    pub async fn next_batch(&self) -> Option<Vec<Waiting>> {
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                if !queue.waiting.is_empty() {
+                    return Some(queue.take_batch());
+                }
+                if queue.stopping {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Gives the room of a batch free, after its commit.
+    pub fn committed(&self, batch: &[(HookId, usize)]) {
+        let mut queue = self.queue.lock();
+        for (hook, bytes) in batch {
+            queue.load.remove(*bytes);
+            if let Some(load) = queue.of_hook.get_mut(hook) {
+                load.remove(*bytes);
+                if load.events == 0 {
+                    queue.of_hook.remove(hook);
+                }
+            }
+        }
+    }
+
+    /// Lets nothing in any more.
+    pub fn stop(&self) {
+        self.queue.lock().stopping = true;
+        self.filled.notify_one();
+    }
+
+    /// Events and bytes that wait or are being committed.
+    pub fn depth(&self) -> (usize, usize) {
+        let queue = self.queue.lock();
+        (queue.load.events, queue.load.bytes)
+    }
+}
+
+impl Queue {
+    fn room(&self, hook: HookId) -> Result<(), Refused> {
+        if self.stopping {
+            return Err(Refused::Stopping);
+        }
+        if !self.load.fits(1) {
+            return Err(Refused::Full);
+        }
+        let of_hook = self.of_hook.get(&hook).copied().unwrap_or_default();
+        match of_hook.fits(SHARE_OF_ONE_HOOK) {
+            true => Ok(()),
+            false => Err(Refused::HookFull),
+        }
+    }
+
+    /// Takes from the front what one commit may hold. What exceeds a limit keeps its order.
+    fn take_batch(&mut self) -> Vec<Waiting> {
+        let mut batch = Vec::with_capacity(self.waiting.len().min(BATCH_EVENTS_MAX));
+        let mut bytes = 0;
+        let mut of_stream: HashMap<(HookId, OrderingKey), usize> = HashMap::new();
+        let mut left = VecDeque::new();
+        while batch.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
+            let Some(waiting) = self.waiting.pop_front() else {
+                break;
+            };
+            let stream = (waiting.event.hook, waiting.event.key.clone());
+            let taken = of_stream.entry(stream).or_default();
+            if *taken == BATCH_STREAM_MAX {
+                left.push_back(waiting);
+                continue;
+            }
+            *taken += 1;
+            bytes += size(&waiting.event);
+            batch.push(waiting);
+        }
+        left.append(&mut self.waiting);
+        self.waiting = left;
+        batch
+    }
+}
+
+/// What an event takes of the queue, in bytes.
+pub fn size(event: &NewEvent) -> usize {
+    event.body.len() + event.headers.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::EventId;
+    use crate::domain::lane::Slot;
+    use crate::domain::time::Timestamp;
+
+    fn event(hook: i64, key: &str, bytes: usize) -> NewEvent {
+        NewEvent {
+            hook: HookId(hook),
+            key: OrderingKey::new(key.as_bytes()),
+            slot: Slot(0),
+            id: EventId::from_bytes([0; 16]),
+            received_at: Timestamp::default(),
+            key_id: None,
+            dedupe_key: None,
+            headers: "".into(),
+            body: vec![0; bytes].into(),
+        }
+    }
+
+    fn room_of(batch: &[Waiting]) -> Vec<(HookId, usize)> {
+        batch
+            .iter()
+            .map(|w| (w.event.hook, size(&w.event)))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn one_hook_fills_its_share_and_leaves_room_for_the_others() {
+        let intake = Intake::default();
+        for _ in 0..EVENTS_MAX / SHARE_OF_ONE_HOOK {
+            intake.let_in(event(1, "", 1)).unwrap();
+        }
+        assert_eq!(intake.has_room(HookId(1)), Err(Refused::HookFull));
+        intake.let_in(event(2, "", BYTES_MAX / SHARE_OF_ONE_HOOK)).unwrap();
+        assert_eq!(intake.has_room(HookId(2)), Err(Refused::HookFull));
+        assert_eq!(intake.has_room(HookId(3)), Ok(()));
+
+        let mut taken = 0;
+        while taken < EVENTS_MAX / SHARE_OF_ONE_HOOK + 1 {
+            let batch = intake.next_batch().await.unwrap();
+            assert!(!batch.is_empty() && batch.len() <= BATCH_EVENTS_MAX);
+            taken += batch.len();
+            intake.committed(&room_of(&batch));
+        }
+        assert_eq!(intake.depth(), (0, 0));
+        assert_eq!(intake.has_room(HookId(1)), Ok(()));
+        intake.stop();
+        assert!(intake.next_batch().await.is_none());
+        assert_eq!(intake.has_room(HookId(1)), Err(Refused::Stopping));
+    }
+
+    #[tokio::test]
+    async fn what_exceeds_the_limit_of_a_stream_goes_first_next_time_in_its_order() {
+        let intake = Intake::default();
+        for n in 0..BATCH_STREAM_MAX + 2 {
+            intake.let_in(event(1, "hot", n)).unwrap();
+        }
+        intake.let_in(event(1, "cold", 7)).unwrap();
+        let first = intake.next_batch().await.unwrap();
+        assert_eq!(first.len(), BATCH_STREAM_MAX + 1);
+        assert_eq!(first[BATCH_STREAM_MAX].event.key.as_str(), "cold");
+        let second = intake.next_batch().await.unwrap();
+        let lengths: Vec<_> = second.iter().map(|w| w.event.body.len()).collect();
+        assert_eq!(lengths, [BATCH_STREAM_MAX, BATCH_STREAM_MAX + 1]);
+    }
+}

@@ -1,0 +1,331 @@
+//! The lane as a plain machine: who is next, who waits, who was set aside. No clock, no I/O.
+//!
+//! ```text
+//!            hinted                 next_batch               turned: done
+//!   (idle) ─────────▶ ready ─────────────────────▶ running ───────────────▶ (idle)
+//!                       ▲  ▲                          │ │ more, or hinted while running
+//!                       │  └──────────────────────────┼─┘
+//!                       │ its time has come,          │ turned: aside
+//!                       └─ or hinted to return ── aside ◀┘
+//! ```
+//! Cursors take turns in the order in which they became ready; one with more to do goes behind the
+//! others. A cursor that is aside takes no place in the order: its lane goes on without it.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use crate::domain::cursor::CursorId;
+use crate::domain::time::Timestamp;
+use crate::lanes::{self, Behind, Hint};
+
+/// The cursors of one lane that have work.
+#[derive(Debug, Default)]
+pub struct Lane {
+    ready: VecDeque<CursorId>,
+    cursors: HashMap<CursorId, Entry>,
+    due: BTreeSet<(Timestamp, CursorId)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: At,
+    oldest: Timestamp,
+    behind: Behind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum At {
+    Ready,
+    Running(Option<Again>),
+    Aside(Aside),
+}
+
+/// A hint that came while its cursor was running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    MoreEvents,
+    Returned,
+}
+
+/// Why a cursor takes no turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// It failed and tries again at a moment.
+    Waiting(Timestamp),
+    /// It failed and needs an operator.
+    Held,
+    /// It gathers events until a moment.
+    Gathering(Timestamp),
+}
+
+/// What a turn led to for one cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is at its head, or gone.
+    Done,
+    /// There is more to do.
+    More(Rest),
+    /// It can do no more now.
+    Aside(Aside, Rest),
+}
+
+/// What is left for a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// When the oldest event left was received.
+    pub oldest: Timestamp,
+    /// How many are left.
+    pub events: u64,
+}
+
+/// A lane in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Cursors with work.
+    pub cursors: u64,
+    /// Those that wait for their next try.
+    pub waiting: u64,
+    /// Those that need an operator.
+    pub held: u64,
+    /// Events to go, and how many of them belong to cursors that take turns.
+    pub backlog: u64,
+    /// Events to go of cursors that take turns.
+    pub backlog_flowing: u64,
+    /// When the oldest event that waits was received.
+    pub oldest: Option<Timestamp>,
+    /// The same, of cursors that take turns.
+    pub oldest_flowing: Option<Timestamp>,
+    /// The set-aside cursor whose event waits longest.
+    pub worst: Option<CursorId>,
+}
+
+impl Lane {
+    /// Notes what hints say.
+    pub fn hinted(&mut self, hints: impl IntoIterator<Item = Hint>) {
+        for hint in hints {
+            self.hint(hint);
+        }
+    }
+
+    fn hint(&mut self, hint: Hint) {
+        let Some(entry) = self.cursors.get_mut(&hint.cursor) else {
+            let entry = Entry {
+                at: At::Ready,
+                oldest: hint.oldest,
+                behind: hint.behind,
+            };
+            self.cursors.insert(hint.cursor, entry);
+            self.ready.push_back(hint.cursor);
+            return;
+        };
+        entry.oldest = entry.oldest.min(hint.oldest);
+        entry.behind = entry.behind.and(hint.behind);
+        let returns = hint.aside == lanes::Aside::Return;
+        match &mut entry.at {
+            At::Ready => {}
+            At::Running(again) if returns => *again = Some(Again::Returned),
+            At::Running(again) => *again = again.or(Some(Again::MoreEvents)),
+            At::Aside(_) if returns => self.make_ready(hint.cursor),
+            At::Aside(_) => {}
+        }
+    }
+
+    fn make_ready(&mut self, cursor: CursorId) {
+        if let Some(entry) = self.cursors.get_mut(&cursor) {
+            if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at)) = entry.at {
+                self.due.remove(&(at, cursor));
+            }
+            entry.at = At::Ready;
+            self.ready.push_back(cursor);
+        }
+    }
+
+    /// Takes at most `max` cursors that are ready, in their order; those whose time has come by `now`
+    /// became ready first.
+    pub fn next_batch(&mut self, max: usize, now: Timestamp) -> Vec<CursorId> {
+        while let Some((at, cursor)) = self.due.first().copied() {
+            if at > now {
+                break;
+            }
+            self.make_ready(cursor);
+        }
+        let batch: Vec<_> = self.ready.drain(..max.min(self.ready.len())).collect();
+        for cursor in &batch {
+            if let Some(entry) = self.cursors.get_mut(cursor) {
+                entry.at = At::Running(None);
+                entry.behind = Behind::More(0);
+            }
+        }
+        batch
+    }
+
+    /// Whether no other cursor waits for its turn.
+    pub fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// When the next cursor comes back by itself.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Notes what a turn led to.
+    pub fn turned(&mut self, cursor: CursorId, outcome: Outcome) {
+        let Some(entry) = self.cursors.get_mut(&cursor) else {
+            return;
+        };
+        let At::Running(again) = entry.at else {
+            return;
+        };
+        let fresh = entry.behind;
+        if let Outcome::More(rest) | Outcome::Aside(_, rest) = outcome {
+            entry.oldest = rest.oldest;
+            // What came meanwhile may or may not be in the rest; the next turn reads it exactly.
+            entry.behind = Behind::All(rest.events.max(fresh.events()));
+        }
+        match (outcome, again) {
+            (Outcome::Done, None) => drop(self.cursors.remove(&cursor)),
+            (Outcome::Aside(aside, _), None | Some(Again::MoreEvents)) => {
+                entry.at = At::Aside(aside);
+                if let Aside::Waiting(at) | Aside::Gathering(at) = aside {
+                    self.due.insert((at, cursor));
+                }
+            }
+            _ => self.make_ready(cursor),
+        }
+    }
+
+    /// The lane in numbers.
+    pub fn survey(&self) -> Survey {
+        let mut survey = Survey::default();
+        let mut oldest_aside = None;
+        for (cursor, entry) in &self.cursors {
+            let aside = match entry.at {
+                At::Aside(Aside::Waiting(_)) => {
+                    survey.waiting += 1;
+                    true
+                }
+                At::Aside(Aside::Held) => {
+                    survey.held += 1;
+                    true
+                }
+                _ => false,
+            };
+            survey.cursors += 1;
+            survey.backlog += entry.behind.events();
+            survey.oldest = earlier(survey.oldest, entry.oldest);
+            if !aside {
+                survey.backlog_flowing += entry.behind.events();
+                survey.oldest_flowing = earlier(survey.oldest_flowing, entry.oldest);
+            } else if oldest_aside.is_none_or(|at| entry.oldest < at) {
+                oldest_aside = Some(entry.oldest);
+                survey.worst = Some(*cursor);
+            }
+        }
+        survey
+    }
+}
+
+fn earlier(known: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
+    Some(known.map_or(other, |known| known.min(other)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::StreamId;
+    use crate::domain::hook::HandlerId;
+
+    fn cursor(stream: i64) -> CursorId {
+        CursorId {
+            stream: StreamId(stream),
+            handler: HandlerId(1),
+        }
+    }
+
+    fn hint(stream: i64, aside: lanes::Aside) -> Hint {
+        Hint {
+            cursor: cursor(stream),
+            oldest: Timestamp::from_millis(stream),
+            behind: Behind::More(1),
+            aside,
+        }
+    }
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn rest(events: u64) -> Rest {
+        Rest {
+            oldest: at(7),
+            events,
+        }
+    }
+
+    fn lane_with(streams: &[i64]) -> Lane {
+        let mut lane = Lane::default();
+        lane.hinted(streams.iter().map(|s| hint(*s, lanes::Aside::Stay)));
+        lane
+    }
+
+    fn batch(lane: &mut Lane, max: usize, now: i64) -> Vec<i64> {
+        let cursors = lane.next_batch(max, at(now));
+        cursors.iter().map(|cursor| cursor.stream.0).collect()
+    }
+
+    #[test]
+    fn a_cursor_with_more_to_do_goes_behind_the_others() {
+        let mut lane = lane_with(&[1, 2, 3]);
+        assert_eq!(batch(&mut lane, 1, 0), [1]);
+        lane.turned(cursor(1), Outcome::More(rest(5)));
+        assert_eq!(batch(&mut lane, 9, 0), [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_hint_while_running_is_not_forgotten() {
+        let mut lane = lane_with(&[1]);
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        lane.hinted([hint(1, lanes::Aside::Stay)]);
+        assert!(batch(&mut lane, 9, 0).is_empty(), "one turn at a time");
+        lane.turned(cursor(1), Outcome::Done);
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        lane.turned(cursor(1), Outcome::Done);
+        assert_eq!(lane.survey(), Survey::default());
+    }
+
+    #[test]
+    fn a_cursor_aside_leaves_its_lane_free_and_returns_in_time_or_when_let_go() {
+        let mut lane = lane_with(&[1, 2]);
+        assert_eq!(batch(&mut lane, 9, 0), [1, 2]);
+        lane.turned(cursor(1), Outcome::Aside(Aside::Waiting(at(100)), rest(1)));
+        lane.turned(cursor(2), Outcome::Aside(Aside::Held, rest(1)));
+        lane.hinted([
+            hint(1, lanes::Aside::Stay),
+            hint(2, lanes::Aside::Stay),
+            hint(3, lanes::Aside::Stay),
+        ]);
+        assert_eq!(batch(&mut lane, 9, 99), [3]);
+        lane.turned(cursor(3), Outcome::Done);
+        let survey = lane.survey();
+        assert_eq!((survey.waiting, survey.held, survey.backlog), (1, 1, 4));
+        assert_eq!(survey.oldest_flowing, None);
+
+        assert_eq!(lane.next_due(), Some(at(100)));
+        assert_eq!(batch(&mut lane, 9, 100), [1]);
+        lane.hinted([hint(2, lanes::Aside::Return)]);
+        assert_eq!(batch(&mut lane, 9, 100), [2]);
+        assert_eq!(lane.next_due(), None);
+    }
+
+    #[test]
+    fn being_let_go_during_the_turn_that_sets_it_aside_counts() {
+        let mut lane = lane_with(&[1]);
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        lane.hinted([
+            hint(1, lanes::Aside::Return),
+            hint(1, lanes::Aside::Stay),
+        ]);
+        lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest(1)));
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+    }
+}

@@ -1,0 +1,258 @@
+//! One turn: read what comes after each position, fold it in order, move state and position together.
+//!
+//! A batch of cursors takes the turn together, so that they share a read, a fold and a commit; each of
+//! them stands or falls alone.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::lane::{Aside, Outcome, Rest};
+use super::reduce::{Failure, Folded, Task};
+use crate::domain::backoff;
+use crate::domain::cursor::{Condition, Cursor, CursorId};
+use crate::domain::hook::Handler;
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+use crate::store::{Advance, Error, Input, Mover, Step, Want};
+
+/// Cursors in one turn.
+pub const CURSORS_MAX: usize = 256;
+
+/// Events of one cursor in one turn, while others wait for theirs.
+const EVENTS_MAX: usize = 64;
+
+/// Events of one cursor in one turn that has no neighbours.
+const EVENTS_ALONE_MAX: usize = 1_024;
+
+/// How long a turn may fold.
+const BUDGET: Duration = Duration::from_millis(50);
+
+/// Tries of an event whose failure may be due to load.
+const TRIES_MAX: u32 = 3;
+
+/// What a turn did, for who counts.
+#[derive(Default)]
+pub struct Turned {
+    /// What became of each cursor.
+    pub outcomes: Vec<(CursorId, Outcome)>,
+    /// When each event that was passed had been received.
+    pub received: Vec<Timestamp>,
+    /// Each cursor's time in the reducer, and how many events it was for.
+    pub work: Vec<(Duration, u32)>,
+}
+
+/// What is to be done with a cursor, judged by what was read.
+enum Plan {
+    Leave(Outcome),
+    /// Somebody must know: events are missing.
+    HaltAtGap,
+    Fold,
+}
+
+/// Takes one turn for the cursors of `batch`.
+///
+/// # Errors
+/// Those of the database: nothing is lost, and the same turn may be taken again.
+pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Turned, Error> {
+    let events_max = if alone && batch.len() == 1 {
+        EVENTS_ALONE_MAX
+    } else {
+        EVENTS_MAX
+    };
+    let want = |cursor: &CursorId| Want {
+        cursor: *cursor,
+        events_max,
+    };
+    let inputs = engine.store.inputs(batch.iter().map(want).collect()).await?;
+    let now = Timestamp::now();
+    let catalog = engine.catalog.now();
+
+    let mut turned = Turned::default();
+    let mut steps = Vec::new();
+    let (mut folding, mut tasks) = (Vec::new(), Vec::new());
+    for (cursor, input) in batch.iter().zip(inputs) {
+        let handler = catalog.handlers.get(&cursor.handler);
+        let (Some(mut input), Some(handler)) = (input, handler) else {
+            turned.outcomes.push((*cursor, Outcome::Done));
+            continue;
+        };
+        match plan(&input, handler, now) {
+            Plan::Leave(outcome) => turned.outcomes.push((*cursor, outcome)),
+            Plan::HaltAtGap => {
+                engine.metrics.gaps.inc();
+                tracing::error!(stream = cursor.stream.0, position = %input.cursor.position,
+                    head = %input.head, "events are missing: the cursor is held");
+                steps.push(hold_at_gap(&input, now));
+                turned.outcomes.push((*cursor, Outcome::Aside(Aside::Held, rest(&input, 0, now))));
+            }
+            Plan::Fold => {
+                tasks.push(task(&mut input, handler));
+                folding.push(input);
+            }
+        }
+    }
+
+    let folded = engine.folds.fold(tasks, BUDGET).await;
+    // Steps of gaps come first and are not looked at again: whoever lost one reads the cursor anew.
+    let halted = steps.len();
+    let asides: Vec<_> = folding
+        .iter()
+        .zip(&folded)
+        .map(|(input, folded)| {
+            let step = step(input, folded, now);
+            let aside = aside(&step.condition);
+            steps.push(step);
+            aside
+        })
+        .collect();
+    let moves = steps.iter().any(|step| step.from != step.to || step.condition != Condition::Flowing);
+    let moved = match moves {
+        true => engine.store.advance(steps).await?,
+        false => vec![Advance::Lost; steps.len()],
+    };
+    let moved = moved.into_iter().skip(halted);
+    for (((input, folded), aside), advance) in folding.iter().zip(&folded).zip(asides).zip(moved) {
+        let rest = rest(input, folded.passed, now);
+        let outcome = outcome(advance, aside, rest);
+        turned.outcomes.push((input.cursor.id, outcome));
+        if advance == Advance::Moved {
+            let passed = &input.events[..folded.passed];
+            turned.received.extend(passed.iter().map(|e| e.received_at));
+            let passed = u32::try_from(passed.len()).unwrap_or(u32::MAX);
+            turned.work.push((folded.took, passed));
+        }
+    }
+    Ok(turned)
+}
+
+fn plan(input: &Input, handler: &Handler, now: Timestamp) -> Plan {
+    match input.cursor.condition {
+        Condition::Held { .. } => {
+            return Plan::Leave(Outcome::Aside(Aside::Held, rest(input, 0, now)));
+        }
+        Condition::Waiting { retry_at, .. } if now < retry_at => {
+            let aside = Aside::Waiting(retry_at);
+            return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
+        }
+        _ => {}
+    }
+    if input.has_gap() {
+        return Plan::HaltAtGap;
+    }
+    let (Some(first), Some(last)) = (input.events.first(), input.events.last()) else {
+        return Plan::Leave(Outcome::Done);
+    };
+    match handler.debounce {
+        Some(debounce) => {
+            let due = debounce.due(first.received_at, last.received_at);
+            // A full read is no quiet one: the events behind it are already there.
+            if now < due && Seq(last.seq.0) == input.head {
+                let aside = Aside::Gathering(due);
+                return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
+            }
+            Plan::Fold
+        }
+        None => Plan::Fold,
+    }
+}
+
+fn task(input: &mut Input, handler: &Handler) -> Task {
+    Task {
+        reducer: handler.reducer.clone(),
+        state: input.cursor.state.take(),
+        chain: input.cursor.chain.clone(),
+        on_error: handler.on_error,
+        events: input.events.clone(),
+    }
+}
+
+/// What is left when `passed` of the events that were read are done.
+fn rest(input: &Input, passed: usize, now: Timestamp) -> Rest {
+    let position = Position(input.cursor.position.0 + i64::try_from(passed).unwrap_or(0));
+    let next = input.events.get(passed).or(input.events.last());
+    Rest {
+        oldest: next.map_or(now, |event| event.received_at),
+        events: position.behind(input.head),
+    }
+}
+
+fn step(input: &Input, folded: &Folded, now: Timestamp) -> Step {
+    let Cursor {
+        id, era, position, ..
+    } = &input.cursor;
+    let next = position.0 + i64::try_from(folded.passed).unwrap_or(0) + 1;
+    Step {
+        cursor: *id,
+        era: *era,
+        from: *position,
+        to: Position(next - 1),
+        state: folded.state.clone(),
+        chain: folded.chain.clone(),
+        condition: condition(input, folded, Seq(next), now),
+        skipped: folded.skipped.clone(),
+        mover: Mover::Turn,
+        at: now,
+    }
+}
+
+/// Whether a cursor may go on after a fold. Tries count for one event: the next one begins anew.
+fn condition(input: &Input, folded: &Folded, next: Seq, now: Timestamp) -> Condition {
+    let Some(failure) = &folded.failure else {
+        return Condition::Flowing;
+    };
+    let reason = format!("at seq {next}: {failure}");
+    let tried = match folded.passed {
+        0 => input.cursor.condition.tries(),
+        _ => 0,
+    };
+    match failure {
+        Failure::OutOfTime(_) | Failure::OutOfMemory(_) if tried + 1 < TRIES_MAX => {
+            Condition::Waiting {
+                retry_at: now.after(backoff::delay(tried + 1, rand::random())),
+                tries: tried + 1,
+                reason,
+            }
+        }
+        _ => Condition::Held { reason },
+    }
+}
+
+fn hold_at_gap(input: &Input, now: Timestamp) -> Step {
+    let cursor = &input.cursor;
+    let reason = format!(
+        "gap: seq {} is missing, the head is {}",
+        cursor.position.next(),
+        input.head
+    );
+    Step {
+        cursor: cursor.id,
+        era: cursor.era,
+        from: cursor.position,
+        to: cursor.position,
+        state: cursor.state.clone(),
+        chain: cursor.chain.clone(),
+        condition: Condition::Held { reason },
+        skipped: Vec::new(),
+        mover: Mover::Turn,
+        at: now,
+    }
+}
+
+/// Where a cursor in this condition stands in its lane.
+fn aside(condition: &Condition) -> Option<Aside> {
+    match condition {
+        Condition::Held { .. } => Some(Aside::Held),
+        Condition::Waiting { retry_at, .. } => Some(Aside::Waiting(*retry_at)),
+        Condition::Flowing => None,
+    }
+}
+
+fn outcome(advance: Advance, aside: Option<Aside>, rest: Rest) -> Outcome {
+    match (advance, aside) {
+        // Somebody else moved it: read it again.
+        (Advance::Lost, _) => Outcome::More(rest),
+        (Advance::Moved, Some(aside)) => Outcome::Aside(aside, rest),
+        (Advance::Moved, None) if rest.events == 0 => Outcome::Done,
+        (Advance::Moved, None) => Outcome::More(rest),
+    }
+}

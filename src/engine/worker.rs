@@ -1,0 +1,160 @@
+//! Runs one lane: everything that waits is in this loop, everything that decides is in the lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::gauge::{Gauge, Reading};
+use super::lane::{Lane, Survey};
+use super::{Engine, turn};
+use crate::domain::cursor::CursorId;
+use crate::domain::lane::LaneId;
+use crate::domain::time::Timestamp;
+use crate::lanes::{self, Behind, Queue};
+use crate::store::Error;
+
+/// How long a lane waits after the database refused its turn.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// The same, while the disk is full.
+const PAUSE_WITHOUT_SPACE: Duration = Duration::from_secs(5);
+
+/// One lane that is run here.
+pub struct Worker {
+    /// Which lane.
+    pub id: LaneId,
+    queue: Arc<Queue>,
+    lane: Mutex<Lane>,
+    gauge: Mutex<Gauge>,
+}
+
+impl Worker {
+    /// A worker for the lane of `queue`.
+    pub fn new(id: LaneId, queue: Arc<Queue>) -> Self {
+        Self {
+            id,
+            queue,
+            lane: Mutex::default(),
+            gauge: Mutex::default(),
+        }
+    }
+
+    /// Takes turns until `stop` is asked for; the turn that runs is finished first.
+    pub async fn run(&self, engine: &Engine, mut stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
+            self.take_hints();
+            let (batch, alone) = self.next_batch();
+            if batch.is_empty() {
+                tokio::select! {
+                    () = self.idle() => {}
+                    _ = stop.changed() => {}
+                }
+                continue;
+            }
+            if let Err(error) = self.take_turn(engine, &batch, alone).await {
+                self.again(&batch);
+                if engine.fail_if_fatal(&error) {
+                    return;
+                }
+                tracing::warn!(lane = %self.id, %error, "a turn is taken again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause(&error)) => {}
+                    _ = stop.changed() => {}
+                }
+            }
+        }
+    }
+
+    /// The lane in numbers, now.
+    pub fn survey(&self, now: Timestamp) -> (Survey, Reading) {
+        self.take_hints();
+        let survey = self.lane.lock().survey();
+        let age = |at: Option<Timestamp>| at.map(|at| now.since(at));
+        let set_aside = survey.backlog - survey.backlog_flowing;
+        let waiting = [
+            (age(survey.oldest_flowing), survey.backlog_flowing),
+            (age(survey.oldest), set_aside),
+        ];
+        let waiting = waiting
+            .into_iter()
+            .filter_map(|(age, events)| Some((age?, events)));
+        let reading = self.gauge.lock().reading(now, waiting);
+        (survey, reading)
+    }
+
+    fn take_hints(&self) {
+        // Under the lane's lock from queue to lane, so that nobody sees a hint in neither.
+        let mut lane = self.lane.lock();
+        let hints = self.queue.take();
+        if hints.is_empty() {
+            return;
+        }
+        let came = |hint: &lanes::Hint| match hint.behind {
+            Behind::More(events) => events,
+            Behind::All(_) => 0,
+        };
+        let came = hints.iter().map(came).sum();
+        lane.hinted(hints);
+        drop(lane);
+        self.gauge.lock().came(came, Timestamp::now());
+    }
+
+    fn next_batch(&self) -> (Vec<CursorId>, bool) {
+        let mut lane = self.lane.lock();
+        let batch = lane.next_batch(turn::CURSORS_MAX, Timestamp::now());
+        (batch, lane.is_idle())
+    }
+
+    async fn take_turn(
+        &self,
+        engine: &Engine,
+        batch: &[CursorId],
+        alone: bool,
+    ) -> Result<(), Error> {
+        let turned = turn::take(engine, batch, alone).await?;
+        let now = Timestamp::now();
+        {
+            let mut lane = self.lane.lock();
+            for (cursor, outcome) in &turned.outcomes {
+                lane.turned(*cursor, *outcome);
+            }
+        }
+        self.gauge.lock().went(&turned.received, &turned.work, now);
+        engine.count_turn(&turned, now);
+        engine.applied.moved(batch.iter().map(|cursor| cursor.stream));
+        Ok(())
+    }
+
+    /// Puts a batch whose turn failed back to the tail.
+    fn again(&self, batch: &[CursorId]) {
+        let mut lane = self.lane.lock();
+        let now = Timestamp::now();
+        for cursor in batch {
+            let rest = super::lane::Rest {
+                oldest: now,
+                events: 1,
+            };
+            lane.turned(*cursor, super::lane::Outcome::More(rest));
+        }
+    }
+
+    /// Waits for a hint, or for the time of a cursor that waits.
+    async fn idle(&self) {
+        let due = self.lane.lock().next_due();
+        let Some(due) = due else {
+            return self.queue.poked().await;
+        };
+        // Rounded up, so that the time has come when this returns.
+        let wait = due.since(Timestamp::now()) + Duration::from_millis(1);
+        let _ = tokio::time::timeout(wait, self.queue.poked()).await;
+    }
+}
+
+fn pause(error: &Error) -> Duration {
+    match error {
+        Error::Space => PAUSE_WITHOUT_SPACE,
+        _ => PAUSE_AFTER_ERROR,
+    }
+}
