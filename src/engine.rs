@@ -70,6 +70,8 @@ pub struct Engine {
     workers: RwLock<HashMap<LaneId, Arc<Worker>>>,
     /// Asks for a sweep, as when a handler is new.
     sweep: Notify,
+    /// Changes with every commit that stored events.
+    stored: watch::Sender<()>,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -123,6 +125,7 @@ impl Engine {
             metrics,
             workers: RwLock::default(),
             sweep: Notify::new(),
+            stored: watch::channel(()).0,
             failed,
         });
         let (stop, stopping) = watch::channel(false);
@@ -187,6 +190,34 @@ impl Engine {
             self.failed.send_replace(Some(error.to_string()));
         }
         error.is_fatal()
+    }
+
+    /// Whether the process is about to end itself.
+    pub fn is_failing(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
+
+    /// Is told of every commit that stores events from now on.
+    pub fn stored(&self) -> watch::Receiver<()> {
+        self.stored.subscribe()
+    }
+
+    /// Brings the gauges of the metrics up to now.
+    pub fn measure(&self) {
+        let (events, bytes) = self.intake.depth();
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.queue_events.set(number(events));
+        self.metrics.queue_bytes.set(number(bytes));
+        let (mut set_aside, mut held) = (0, 0);
+        let now = Timestamp::now();
+        for worker in self.workers.read().values() {
+            let (survey, _) = worker.survey(now);
+            held += survey.held;
+            set_aside += survey.held + survey.waiting;
+        }
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.cursors_set_aside.set(number(set_aside));
+        self.metrics.cursors_held.set(number(held));
     }
 
     fn count_turn(&self, turned: &turn::Turned, now: Timestamp) {

@@ -2,8 +2,11 @@
 
 pub mod admin;
 pub mod api;
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod http;
 pub mod lanes;
 pub mod store;
 pub mod metrics;

@@ -37,6 +37,7 @@ async fn commit(engine: &Engine, batch: Vec<Waiting>) {
         let _ = answer.send(outcome);
     }
     hint(engine, &received, &appended);
+    engine.stored.send_replace(());
 }
 
 /// Stores a batch. When it is refused as a whole, its events are tried one by one with their ids, so

@@ -104,11 +104,11 @@ pub(super) fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, E
 fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
     const CREATE: &str = "insert into cursors
         (stream, handler, position, era, state, chain, condition, retry_at, tries, reason, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing";
-    const MOVE: &str = "update cursors set position = $3, state = $5, chain = $6,
-        condition = $7, retry_at = $8, tries = $9, reason = $10, updated_at = $11
-        where stream = $1 and handler = $2 and era = $4 and position = $12
-          and (condition <> 'held' or $13)";
+        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) on conflict do nothing";
+    const MOVE: &str = "update cursors set position = ?3, state = ?5, chain = ?6,
+        condition = ?7, retry_at = ?8, tries = ?9, reason = ?10, updated_at = ?11
+        where stream = ?1 and handler = ?2 and era = ?4 and position = ?12
+          and (condition <> 'held' or ?13)";
     let retry_at = match &step.condition {
         Condition::Waiting { retry_at, .. } => Some(retry_at.as_millis()),
         _ => None,
@@ -158,7 +158,7 @@ fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
 
 fn bury(db: &Connection, step: &Step, letter: &DeadLetter) -> Result<(), Error> {
     const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
-        values ($1, $2, $3, $4, $5)";
+        values (?1, ?2, ?3, ?4, ?5)";
     db.prepare_cached(BURY)?.execute(params![
         step.cursor.handler.0,
         step.cursor.stream.0,
@@ -387,7 +387,7 @@ fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>
 fn read_cursor(db: &Connection, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
     const READ: &str = "select s.head, c.position, c.era, c.state, c.chain, c.condition,
         c.retry_at, c.tries, c.reason, c.updated_at
-        from streams s left join cursors c on c.stream = s.id and c.handler = $2 where s.id = $1";
+        from streams s left join cursors c on c.stream = s.id and c.handler = ?2 where s.id = ?1";
     let row = db
         .prepare_cached(READ)?
         .query_row(params![id.stream.0, id.handler.0], |row| {
@@ -440,7 +440,7 @@ fn read_indexed(
     const READ: &str = "select l.stream, l.seq, l.id, l.received_at, l.key_id, l.dedupe_key,
         l.headers, l.body
         from log_index i join log l on l.n = i.n
-        where i.stream = $1 and i.seq > $2 and i.seq < $3 order by i.seq limit $4";
+        where i.stream = ?1 and i.seq > ?2 and i.seq < ?3 order by i.seq limit ?4";
     let mut read = db.prepare_cached(READ)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = read.query_map(params![stream.0, after.0, before.0, limit], event_of)?;
@@ -452,7 +452,7 @@ fn read_indexed(
 
 fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
     const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
-        from log where n = $1";
+        from log where n = ?1";
     Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)
 }
 

@@ -325,7 +325,7 @@ impl Writer {
 
     /// Writes each moved head once, however many events its stream got.
     fn move_heads(&self, events: &[(i64, Arc<Event>)]) -> Result<(), Error> {
-        const MOVE: &str = "update streams set head = $2 where id = $1";
+        const MOVE: &str = "update streams set head = ?2 where id = ?1";
         let mut heads: Vec<_> = events.iter().map(|(_, e)| (e.stream, e.seq)).collect();
         heads.sort_unstable();
         let mut update = self.db.prepare_cached(MOVE)?;
@@ -380,19 +380,19 @@ impl Writer {
         rows.sort_unstable_by_key(|row| (row.stream, row.seq));
         let mut place = self
             .db
-            .prepare_cached("insert into log_index (stream, seq, n) values ($1, $2, $3)")?;
+            .prepare_cached("insert into log_index (stream, seq, n) values (?1, ?2, ?3)")?;
         for row in &rows {
             place.execute(params![row.stream, row.seq, row.n])?;
         }
         rows.sort_unstable_by_key(|row| row.id);
         let mut id = self
             .db
-            .prepare_cached("insert into log_ids (id, n) values ($1, $2)")?;
+            .prepare_cached("insert into log_ids (id, n) values (?1, ?2)")?;
         for row in &rows {
             id.execute(params![row.id, row.n])?;
         }
         self.db.execute(
-            "update counters set value = $1 where name = 'indexed'",
+            "update counters set value = ?1 where name = 'indexed'",
             [last],
         )?;
         self.db.execute_batch("commit")?;
@@ -469,9 +469,9 @@ fn refuse(op: Op, error: Error) {
 fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error> {
     const FIND: &str = "select s.id, s.slot, s.head from streams s
         join hooks h on h.id = s.hook and h.deleted_at is null
-        where s.hook = $1 and s.ordering_key = $2";
+        where s.hook = ?1 and s.ordering_key = ?2";
     const CREATE: &str = "insert into streams (hook, ordering_key, slot, created_at)
-        select id, $2, $3, $4 from hooks where id = $1 and deleted_at is null
+        select id, ?2, ?3, ?4 from hooks where id = ?1 and deleted_at is null
         returning id";
     let key = new.key.as_str();
     let found = db
@@ -504,7 +504,7 @@ fn find_duplicate(
     stream: StreamId,
     dedupe_key: Option<&str>,
 ) -> Result<Option<Appended>, Error> {
-    const FIND: &str = "select id, seq, received_at from log where stream = $1 and dedupe_key = $2";
+    const FIND: &str = "select id, seq, received_at from log where stream = ?1 and dedupe_key = ?2";
     let Some(dedupe_key) = dedupe_key else {
         return Ok(None);
     };
@@ -523,7 +523,7 @@ fn find_duplicate(
 fn insert(db: &Connection, n: i64, event: &Event) -> Result<(), Error> {
     const INSERT: &str = "insert into log
         (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     db.prepare_cached(INSERT)?.execute(params![
         n,
         event.stream.0,
@@ -547,7 +547,7 @@ struct Unindexed {
 }
 
 fn unindexed_rows(db: &Connection, after: i64) -> Result<Vec<Unindexed>, Error> {
-    const READ: &str = "select n, stream, seq, id from log where n > $1 order by n limit $2";
+    const READ: &str = "select n, stream, seq, id from log where n > ?1 order by n limit ?2";
     let mut read = db.prepare_cached(READ)?;
     let rows = read.query_map(params![after, UNINDEXED_MAX as i64], |row| {
         Ok(Unindexed {

@@ -1,0 +1,5 @@
+//! temp
+#![allow(missing_docs)]
+pub mod lock;
+pub mod log;
+pub mod serve;

@@ -1,0 +1,132 @@
+//! The data directory for one process alone: made private, and locked for as long as it is used.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use crate::config::DataDir;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Two daemons on one file would be two sets of lanes.
+    #[error("{dir} is in use by process {pid}")]
+    InUse {
+        /// The directory.
+        dir: String,
+        /// Who holds it.
+        pid: String,
+    },
+    /// Others could replace the database.
+    #[error("{0} can be written by others; run: chmod 700 {0}")]
+    Shared(String),
+    /// Locks and syncs do not hold there.
+    #[error("{0} is on a network file system, where neither locks nor syncs can be relied on")]
+    Network(String),
+    /// The system refused.
+    #[error("cannot use {0}: {1}")]
+    System(String, std::io::Error),
+}
+
+/// Held while the data directory is used; the system releases it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Magic numbers of file systems on the network (statfs(2)): NFS, SMB, SMB2, CIFS, AFS, Coda, 9P, Ceph.
+const NETWORK: [i64; 8] = [
+    0x6969,
+    0x517b,
+    0xfe53_4d42,
+    0xff53_4d42,
+    0x5346_414f,
+    0x7375_7245,
+    0x0102_1997,
+    0x00c3_6400,
+];
+
+/// Makes the directory if it is missing, and locks it.
+///
+/// # Errors
+/// [`Error::InUse`] says which process holds it.
+pub fn take(data: &DataDir) -> Result<Lock, Error> {
+    let dir = data.path();
+    let shown = || dir.display().to_string();
+    let system = |error| Error::System(shown(), error);
+    if !dir.exists() {
+        std::fs::create_dir_all(dir).map_err(system)?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(system)?;
+    }
+    check(dir)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(data.lock())
+        .map_err(system)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            let pid = match pid.trim() {
+                "" => "unknown".to_owned(),
+                pid => pid.to_owned(),
+            };
+            return Err(Error::InUse { dir: shown(), pid });
+        }
+        Err(std::fs::TryLockError::Error(error)) => return Err(system(error)),
+    }
+    file.set_len(0).map_err(system)?;
+    file.rewind().map_err(system)?;
+    writeln!(file, "{}", std::process::id()).map_err(system)?;
+    Ok(Lock { _file: file })
+}
+
+fn check(dir: &Path) -> Result<(), Error> {
+    let shown = || dir.display().to_string();
+    let system = |error| Error::System(shown(), error);
+    let meta = std::fs::metadata(dir).map_err(system)?;
+    if meta.mode() & 0o022 != 0 {
+        return Err(Error::Shared(shown()));
+    }
+    let stat = rustix::fs::statfs(dir).map_err(|error| system(error.into()))?;
+    #[allow(clippy::unnecessary_cast)] // The type of the number differs between systems.
+    let kind = stat.f_type as i64 & 0xffff_ffff;
+    match NETWORK.contains(&kind) {
+        true => Err(Error::Network(shown())),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_holds_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path().join("data"));
+        let lock = take(&data).unwrap();
+        let mode = std::fs::metadata(data.path()).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        match take(&data) {
+            Err(Error::InUse { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
+            other => panic!("{other:?}"),
+        }
+        drop(lock);
+        take(&data).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        let refused = take(&DataDir::at(dir.path()));
+        assert!(matches!(refused, Err(Error::Shared(_))), "{refused:?}");
+    }
+}

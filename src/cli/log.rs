@@ -1,0 +1,54 @@
+//! Where the daemon's log goes: daily files in the data directory, and standard error: short lines on
+//! a terminal, JSON otherwise. Never a body, never a secret.
+
+use std::io::IsTerminal as _;
+
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::time::ChronoUtc;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{DataDir, Log};
+
+/// Days of log files that are kept.
+const FILES_MAX: usize = 14;
+
+/// Begins the log. Lines that wait are written when the guards are dropped.
+///
+/// # Errors
+/// When the directory of the log cannot be written.
+pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
+    let files = tracing_appender::rolling::Builder::new()
+        .rotation(tracing_appender::rolling::Rotation::DAILY)
+        .filename_prefix("hooklane")
+        .filename_suffix("log")
+        .max_log_files(FILES_MAX)
+        .build(data.log())?;
+    let (file, file_guard) = tracing_appender::non_blocking(files);
+    let (screen, screen_guard) = tracing_appender::non_blocking(std::io::stderr());
+    let to_file = fmt::layer().json().with_writer(file).with_ansi(false);
+    let is_short = match log {
+        Log::Auto => std::io::stderr().is_terminal(),
+        Log::Short => true,
+        Log::Json => false,
+    };
+    let to_screen = match is_short {
+        true => fmt::layer()
+            .compact()
+            .with_target(false)
+            .with_ansi(false)
+            .with_timer(ChronoUtc::new("%H:%M:%S".into()))
+            .with_writer(screen)
+            .boxed(),
+        false => fmt::layer().json().with_writer(screen).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
+        .with(to_file)
+        .with(to_screen)
+        .try_init()?;
+    Ok([file_guard, screen_guard])
+}

@@ -1,0 +1,207 @@
+//! What `serve` runs with, and the files of the data directory.
+//!
+//! Promises: a [`Config`] that exists is one that can work as far as that shows without I/O. There is
+//! no configuration file. Which of flag, environment and default a value came from is decided where
+//! they are read, in `cli`; lasting settings (hooks, keys, namespaces) are in the database.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::domain::lane::LANES_MAX;
+
+/// Where `serve` listens unless it is told otherwise.
+pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
+    std::net::Ipv4Addr::LOCALHOST,
+    8420,
+));
+
+/// How many lanes the default namespace gets at the first start.
+pub const LANES_DEFAULT: u16 = 8;
+
+/// How long running turns get at the end.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Log {
+    /// Short lines on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Short lines.
+    Short,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a node runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where its files are.
+    pub data: DataDir,
+    /// Where it takes webhooks and requests.
+    pub listen: SocketAddr,
+    /// Lanes of the default namespace, used at the first start only.
+    pub lanes: u16,
+    /// What this node is called.
+    pub node: String,
+    /// How long running turns get at the end.
+    pub grace: Duration,
+    /// How the log is written.
+    pub log: Log,
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// No home, no directory given.
+    #[error("no data directory: neither XDG_DATA_HOME nor HOME is set")]
+    NoDataDir,
+    /// The address of a unix socket has room for this much only.
+    #[error("{path} is {len} bytes long, a socket's path may have {SOCKET_PATH_MAX}")]
+    SocketPath {
+        /// The socket.
+        path: String,
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// None, or too many.
+    #[error("lane count is 1 to {LANES_MAX}, got {0}")]
+    Lanes(u16),
+    /// Not a name for tables and logs.
+    #[error("{0:?} is not a node's name: 1 to 63 printable characters without spaces")]
+    Node(String),
+}
+
+/// The longest path of a unix socket, in bytes, without the zero at its end.
+const SOCKET_PATH_MAX: usize = 107;
+
+impl Config {
+    /// The same, checked.
+    ///
+    /// # Errors
+    /// [`Error`] names the value that cannot work.
+    pub fn checked(self) -> Result<Self, Error> {
+        if !(1..=LANES_MAX).contains(&self.lanes) {
+            return Err(Error::Lanes(self.lanes));
+        }
+        let plain = |c: char| !c.is_control() && !c.is_whitespace();
+        if self.node.is_empty() || self.node.len() > 63 || !self.node.chars().all(plain) {
+            return Err(Error::Node(self.node));
+        }
+        let path = self.data.socket();
+        let len = path.as_os_str().len();
+        if len > SOCKET_PATH_MAX {
+            let path = path.display().to_string();
+            return Err(Error::SocketPath { path, len });
+        }
+        Ok(self)
+    }
+}
+
+/// The name of this machine, the default for the node's.
+pub fn host_name() -> String {
+    let name = rustix::system::uname();
+    match name.nodename().to_str() {
+        Ok(name) if !name.is_empty() => name.to_owned(),
+        _ => "node".to_owned(),
+    }
+}
+
+/// The data directory and what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDir(PathBuf);
+
+impl DataDir {
+    /// The directory that was given.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// `$XDG_DATA_HOME/hooklane`, or `~/.local/share/hooklane`. `var` reads the environment; a
+    /// relative `XDG_DATA_HOME` is ignored, as its specification asks.
+    ///
+    /// # Errors
+    /// [`Error::NoDataDir`] when there is nothing to start from.
+    pub fn standard(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        let given = |name| var(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let home = || given("HOME").map(|home| home.join(".local/share"));
+        let share = given("XDG_DATA_HOME").or_else(home);
+        Ok(Self(share.ok_or(Error::NoDataDir)?.join("hooklane")))
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The SQLite database.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("hooklane.db")
+    }
+
+    /// Where the daemon answers those who may open this file.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("hooklane.sock")
+    }
+
+    /// Locked by whoever has the database open to write.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join("hooklane.lock")
+    }
+
+    /// The directory of the daily log files.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn standard(xdg: Option<&str>, home: Option<&str>) -> Result<DataDir, Error> {
+        DataDir::standard(|name| match name {
+            "XDG_DATA_HOME" => xdg.map(OsString::from),
+            _ => home.map(OsString::from),
+        })
+    }
+
+    #[test]
+    fn the_data_directory_is_where_the_desktop_keeps_such_things() {
+        let at = |text| Ok(DataDir::at(text));
+        assert_eq!(standard(Some("/x"), Some("/home/a")), at("/x/hooklane"));
+        let home = at("/home/a/.local/share/hooklane");
+        assert_eq!(standard(None, Some("/home/a")), home);
+        assert_eq!(standard(Some("x"), Some("/home/a")), home, "relative");
+        assert_eq!(standard(Some(""), Some("/home/a")), home, "empty");
+        assert_eq!(standard(None, None), Err(Error::NoDataDir));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_before_anything_starts() {
+        let right = Config {
+            data: DataDir::at("/x"),
+            listen: LISTEN_DEFAULT,
+            lanes: LANES_DEFAULT,
+            node: host_name(),
+            grace: GRACE_DEFAULT,
+            log: Log::Auto,
+        };
+        assert!(right.clone().checked().is_ok());
+        let lanes = |lanes| Config {
+            lanes,
+            ..right.clone()
+        };
+        assert!(lanes(0).checked().is_err() && lanes(1025).checked().is_err());
+        let node = |node: &str| Config {
+            node: node.into(),
+            ..right.clone()
+        };
+        assert!(node("").checked().is_err() && node("a\u{1b}[m").checked().is_err());
+        let data = DataDir::at("/x".repeat(60));
+        assert!(Config { data, ..right }.checked().is_err());
+    }
+}

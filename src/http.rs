@@ -1,0 +1,82 @@
+//! The HTTP door: from a connection to a request, from a request to an operation, and from an outcome
+//! to an answer.
+//!
+//! `edge` owns connections and their patience, `body` what is read after a head, `auth` who may do
+//! what, `error` what is answered when something is refused. `receive` takes events in, `read` gives
+//! states and events out, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
+
+mod admin;
+pub mod auth;
+pub mod body;
+pub mod edge;
+pub mod error;
+mod read;
+mod receive;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Request, StatusCode};
+use hyper::body::Incoming;
+use serde::Serialize;
+use tokio::sync::watch;
+use tower_service::Service as _;
+
+use crate::admin::Admin;
+use crate::engine::Engine;
+use edge::Peer;
+
+/// What every request needs. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The operations.
+    pub admin: Admin,
+    /// What runs; nothing when a command acts on the database itself.
+    pub engine: Option<Arc<Engine>>,
+    /// Becomes true when answers without an end must end.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// The routes of everything but `/in/`.
+pub fn routes(app: App) -> Router {
+    Router::new()
+        .merge(read::routes())
+        .merge(admin::routes())
+        .fallback(|| async { error::Error::not_found("there is nothing here") })
+        .method_not_allowed_fallback(|| async { error::Error::method("see the documentation") })
+        .with_state(app)
+}
+
+/// Answers one request. What events come in by does not go through the router: it is the hot path.
+pub async fn answer(
+    app: App,
+    mut routes: Router,
+    mut request: Request<Incoming>,
+    peer: Peer,
+) -> Response {
+    if request.uri().path().starts_with(receive::PATH) {
+        return receive::receive(app, request, peer).await;
+    }
+    request.extensions_mut().insert(peer);
+    match routes.call(request.map(Body::new)).await {
+        Ok(response) => response.into_response(),
+        Err(never) => match never {},
+    }
+}
+
+/// An answer in JSON that nobody keeps and nobody takes for something else.
+pub fn json(status: StatusCode, answer: &impl Serialize) -> Response {
+    let Ok(body) = serde_json::to_vec(answer) else {
+        return error::Error::internal().into_response();
+    };
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,323 @@
+//! Routes of the admin API: one line of meaning each, the operations are in [`crate::admin`].
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::response::Response;
+use axum::response::sse;
+use axum::routing::{delete, get, post};
+use futures_util::stream;
+use http::request::Parts;
+use http::StatusCode;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::auth::Operator;
+use super::error::Error;
+use super::read::{Asked, limit, list, name, server_sent};
+use super::{App, json};
+use crate::admin::{EventsFilter, StreamsFilter};
+use crate::api::{Apply, EventRow, HookEdit, HookSpec, KeySpec, NamespaceSpec, Retry, Skip, Test};
+use crate::domain::event::EventId;
+use crate::domain::key::KeyId;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/admin/hooks", get(hooks).post(create_hook))
+        .route("/v1/admin/hooks/apply", post(apply))
+        .route(
+            "/v1/admin/hooks/{hook}",
+            get(show_hook).patch(edit_hook).delete(delete_hook),
+        )
+        .route("/v1/admin/hooks/{hook}/test", post(test_hook))
+        .route("/v1/admin/keys", get(keys).post(create_key))
+        .route("/v1/admin/keys/{id}", delete(revoke_key))
+        .route("/v1/admin/namespaces", get(namespaces).post(create_namespace))
+        .route("/v1/admin/namespaces/{name}", delete(delete_namespace))
+        .route("/v1/admin/lanes", get(lanes))
+        .route("/v1/admin/streams", get(streams))
+        .route("/v1/admin/streams/show", get(show_stream))
+        .route("/v1/admin/streams/retry", post(retry))
+        .route("/v1/admin/streams/skip", post(skip))
+        .route("/v1/admin/events", get(events))
+        .route("/v1/admin/events/tail", get(tail))
+        .route("/v1/admin/events/{id}", get(show_event))
+}
+
+type Answer = Result<Response, Error>;
+
+/// A body in JSON, refused in our own words.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        match axum::Json::<T>::from_request(request, app).await {
+            Ok(axum::Json(body)) => Ok(Self(body)),
+            Err(JsonRejection::JsonDataError(wrong)) => {
+                Err(Error::unprocessable("invalid", wrong.body_text()))
+            }
+            Err(wrong) => Err(Error::malformed(wrong.body_text())),
+        }
+    }
+}
+
+/// The one segment of a path that is a name or an id.
+struct Named<T>(T);
+
+impl<T> FromRequestParts<App> for Named<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display> + Send,
+{
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        let path = Path::<String>::from_request_parts(parts, app).await;
+        let Path(text) = path.map_err(|wrong| Error::malformed(wrong.body_text()))?;
+        let parsed = text.parse().map(Self);
+        parsed.map_err(|error: T::Err| Error::malformed(error.to_string()))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfNamespace {
+    namespace: Option<String>,
+}
+
+async fn hooks(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+    let namespace = name(query.namespace.as_deref())?;
+    Ok(list(app.admin.hooks(namespace.as_ref()).await?, None))
+}
+
+async fn create_hook(_: Operator, State(app): State<App>, Body(spec): Body<HookSpec>) -> Answer {
+    let hook = app.admin.create_hook(&spec).await?;
+    Ok(json(StatusCode::CREATED, &hook))
+}
+
+async fn show_hook(_: Operator, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.show_hook(&hook).await?))
+}
+
+async fn edit_hook(
+    _: Operator,
+    State(app): State<App>,
+    Named(hook): Named<Name>,
+    Body(edit): Body<HookEdit>,
+) -> Answer {
+    let hook = app.admin.edit_hook(&hook, &edit).await?;
+    Ok(json(StatusCode::OK, &hook))
+}
+
+async fn delete_hook(_: Operator, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.delete_hook(&hook).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct How {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    prune: bool,
+}
+
+async fn apply(
+    _: Operator,
+    State(app): State<App>,
+    Asked(how): Asked<How>,
+    Body(wanted): Body<Apply>,
+) -> Answer {
+    let changes = app.admin.apply(&wanted, how.dry_run, how.prune).await?;
+    Ok(json(StatusCode::OK, &changes))
+}
+
+async fn test_hook(
+    _: Operator,
+    State(app): State<App>,
+    Named(hook): Named<Name>,
+    Body(test): Body<Test>,
+) -> Answer {
+    let tested = app.admin.test_hook(&hook, &test).await?;
+    Ok(json(StatusCode::OK, &tested))
+}
+
+async fn keys(_: Operator, State(app): State<App>) -> Answer {
+    Ok(list(app.admin.keys().await?, None))
+}
+
+async fn create_key(_: Operator, State(app): State<App>, Body(spec): Body<KeySpec>) -> Answer {
+    let key = app.admin.create_key(&spec).await?;
+    Ok(json(StatusCode::CREATED, &key))
+}
+
+async fn revoke_key(_: Operator, State(app): State<App>, Path(id): Path<String>) -> Answer {
+    let missing = || Error::not_found(format!("no key {id:?}"));
+    let id = KeyId::parse(&id).ok_or_else(missing)?;
+    Ok(json(StatusCode::OK, &app.admin.revoke_key(id).await?))
+}
+
+async fn namespaces(_: Operator, State(app): State<App>) -> Answer {
+    Ok(list(app.admin.namespaces().await?, None))
+}
+
+async fn create_namespace(
+    _: Operator,
+    State(app): State<App>,
+    Body(spec): Body<NamespaceSpec>,
+) -> Answer {
+    let namespace = app.admin.create_namespace(&spec).await?;
+    Ok(json(StatusCode::CREATED, &namespace))
+}
+
+async fn delete_namespace(_: Operator, State(app): State<App>, Named(name): Named<Name>) -> Answer {
+    let deleted = app.admin.delete_namespace(&name).await?;
+    Ok(json(StatusCode::OK, &deleted))
+}
+
+async fn lanes(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+    let namespace = name(query.namespace.as_deref())?;
+    let namespace = namespace.unwrap_or_else(Name::default_namespace);
+    Ok(list(app.admin.lanes(&namespace).await?, None))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamsQuery {
+    hook: Option<String>,
+    condition: Option<String>,
+    sort: Option<String>,
+    after: Option<i64>,
+    limit: Option<i64>,
+}
+
+async fn streams(_: Operator, State(app): State<App>, Asked(query): Asked<StreamsQuery>) -> Answer {
+    let filter = StreamsFilter {
+        hook: name(query.hook.as_deref())?,
+        condition: query.condition,
+        oldest_first: match query.sort.as_deref() {
+            Some("oldest") => true,
+            None | Some("created") => false,
+            Some(other) => {
+                let message = format!("{other:?} is no order: oldest or created");
+                return Err(Error::malformed(message));
+            }
+        },
+        after: query.after,
+        limit: limit(query.limit)?,
+    };
+    let (rows, next) = app.admin.streams(&filter).await?;
+    Ok(list(rows, next.map(|after| after.to_string())))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneStream {
+    stream: String,
+}
+
+async fn show_stream(_: Operator, State(app): State<App>, Asked(query): Asked<OneStream>) -> Answer {
+    let stream = stream_name(&query.stream)?;
+    Ok(json(StatusCode::OK, &app.admin.show_stream(&stream).await?))
+}
+
+fn stream_name(text: &str) -> Result<StreamName, Error> {
+    let parsed = text.parse();
+    parsed.map_err(|error: crate::domain::name::InvalidName| Error::malformed(error.to_string()))
+}
+
+async fn retry(_: Operator, State(app): State<App>, Body(retry): Body<Retry>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.retry(&retry).await?))
+}
+
+async fn skip(_: Operator, State(app): State<App>, Body(skip): Body<Skip>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.skip(&skip).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    hook: Option<String>,
+    stream: Option<String>,
+    since: Option<Timestamp>,
+    after: Option<EventId>,
+    limit: Option<i64>,
+}
+
+impl EventsQuery {
+    fn filter(self) -> Result<EventsFilter, Error> {
+        Ok(EventsFilter {
+            hook: name(self.hook.as_deref())?,
+            stream: self.stream.as_deref().map(stream_name).transpose()?,
+            since: self.since,
+            before: self.after,
+            limit: limit(self.limit)?,
+        })
+    }
+}
+
+async fn events(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
+    let filter = query.filter()?;
+    let rows = app.admin.events(&filter).await?;
+    let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
+    let next = rows.last().filter(|_| is_full).map(|row| row.event.to_string());
+    Ok(list(rows, next))
+}
+
+async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventId>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.show_event(id).await?))
+}
+
+/// New events as they are stored, each one a server-sent event.
+async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
+    let mut filter = query.filter()?;
+    filter.limit = super::read::LIMIT_MAX;
+    let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
+    let tail = Tail {
+        seen: app.admin.newest_event().await?,
+        stored: engine.stored(),
+        ready: Vec::new(),
+        app,
+        filter,
+    };
+    Ok(server_sent(stream::unfold(tail, |mut tail| async move {
+        let row = tail.next().await?;
+        let event = sse::Event::default().event("event");
+        let event = event.id(row.event.to_string()).json_data(&row).ok()?;
+        Some((Ok::<_, Infallible>(event), tail))
+    })))
+}
+
+struct Tail {
+    app: App,
+    filter: EventsFilter,
+    /// The newest event that was looked at.
+    seen: Option<EventId>,
+    stored: tokio::sync::watch::Receiver<()>,
+    /// Read and not yet given out, newest first.
+    ready: Vec<EventRow>,
+}
+
+impl Tail {
+    async fn next(&mut self) -> Option<EventRow> {
+        let mut stopping = self.app.stopping.clone();
+        loop {
+            if let Some(row) = self.ready.pop() {
+                return Some(row);
+            }
+            tokio::select! {
+                changed = self.stored.changed() => changed.ok()?,
+                _ = stopping.changed() => return None,
+            }
+            let rows = self.app.admin.events(&self.filter).await.ok()?;
+            let seen = self.seen;
+            self.ready = rows.into_iter().take_while(|row| Some(row.event) != seen).collect();
+            self.seen = self.ready.first().map(|row| row.event).or(seen);
+        }
+    }
+}

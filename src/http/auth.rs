@@ -1,0 +1,200 @@
+//! Who may do what: a key from wherever a sender could put it, or the socket, which needs none.
+
+use axum::extract::FromRequestParts;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+
+use super::App;
+use super::edge::Peer;
+use super::error::Error;
+use crate::domain::hook::HookId;
+use crate::domain::key::{Kind, Malformed, Presented};
+use crate::domain::time::Timestamp;
+use crate::engine::catalog::{LiveKey, Snapshot};
+
+/// The header for senders that cannot set `Authorization`.
+pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-hooklane-key");
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Somebody on the daemon's machine, through its socket: may do everything.
+    Socket,
+    /// Somebody with a live key.
+    Key {
+        /// Its number.
+        number: i64,
+        /// What it may do.
+        kind: Kind,
+        /// The hook it is for; none for all.
+        hook: Option<HookId>,
+    },
+    /// Somebody without one.
+    Nobody,
+}
+
+impl Access {
+    /// Whether events may be posted to `hook`.
+    pub fn may_write(self, hook: HookId) -> bool {
+        self.may(Kind::Write, Some(hook))
+    }
+
+    /// Whether states and events of `hook` may be read; of all hooks when none is named.
+    pub fn may_read(self, hook: Option<HookId>) -> bool {
+        self.may(Kind::Read, hook)
+    }
+
+    /// Whether everything may be done.
+    pub fn may_admin(self) -> bool {
+        self.may(Kind::Admin, None)
+    }
+
+    fn may(self, wanted: Kind, on: Option<HookId>) -> bool {
+        match self {
+            Self::Socket => true,
+            Self::Nobody => false,
+            Self::Key { kind, hook, .. } => {
+                kind == Kind::Admin || kind == wanted && (hook.is_none() || hook == on)
+            }
+        }
+    }
+
+    /// The number of the key that was used.
+    pub fn key(self) -> Option<i64> {
+        match self {
+            Self::Key { number, .. } => Some(number),
+            _ => None,
+        }
+    }
+}
+
+/// Finds out who asks. `in_path` is the key that stood in the path, if one did.
+///
+/// # Errors
+/// 401 for something that is no whole key; it tells nothing about hooks.
+pub fn access(
+    app: &App,
+    catalog: &Snapshot,
+    peer: Peer,
+    headers: &HeaderMap,
+    in_path: Option<&str>,
+) -> Result<Access, Error> {
+    if let Peer::User(_) = peer {
+        return Ok(Access::Socket);
+    }
+    let presented = match in_path {
+        Some(text) => Some(Presented::parse(text)),
+        None => presented(headers),
+    };
+    let presented = match presented {
+        None => return Ok(Access::Nobody),
+        Some(Err(malformed)) => return Err(damaged(malformed)),
+        Some(Ok(presented)) => presented,
+    };
+    let live = catalog.keys.get(&presented.id);
+    let now = Timestamp::now();
+    if !presented.is(live.map(|live| &live.key)) {
+        return Ok(Access::Nobody);
+    }
+    let Some(live) = live.filter(|live| live.key.is_live(now)) else {
+        return Ok(Access::Nobody);
+    };
+    note_use(app, live, now, peer);
+    Ok(of_key(live, in_path.is_some()))
+}
+
+/// A key in a URL is seen by proxies and logs on the way, so only a write key of one hook counts there.
+fn of_key(live: &LiveKey, in_path: bool) -> Access {
+    let key = &live.key;
+    let hook = match key.scope {
+        crate::domain::key::Scope::All => None,
+        crate::domain::key::Scope::Hook(hook) => Some(hook),
+    };
+    if in_path && (key.kind != Kind::Write || hook.is_none()) {
+        return Access::Nobody;
+    }
+    Access::Key {
+        number: key.number,
+        kind: key.kind,
+        hook,
+    }
+}
+
+fn note_use(app: &App, live: &LiveKey, now: Timestamp, peer: Peer) {
+    if let Some(engine) = &app.engine {
+        let from = match peer {
+            Peer::Address(address) => Some(address.ip()),
+            Peer::User(_) => None,
+        };
+        engine.catalog.key_used(live, now, from);
+    }
+}
+
+fn damaged(malformed: Malformed) -> Error {
+    Error::unauthorized().hint(malformed.to_string())
+}
+
+/// The key in `Authorization: Bearer`, in `X-Hooklane-Key`, or in the password of basic authentication.
+fn presented(headers: &HeaderMap) -> Option<Result<Presented, Malformed>> {
+    if let Some(value) = headers.get(KEY_HEADER) {
+        return Some(parse(value.as_bytes()));
+    }
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, rest) = value.split_at(space);
+    let rest = rest.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        Some(parse(rest))
+    } else if scheme.eq_ignore_ascii_case(b"basic") {
+        let decoded = STANDARD.decode(rest).unwrap_or_default();
+        let colon = decoded.iter().position(|byte| *byte == b':')?;
+        Some(parse(&decoded[colon + 1..]))
+    } else {
+        None
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Presented, Malformed> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Malformed::NoKey)?;
+    Presented::parse(text.trim())
+}
+
+/// Somebody who may administrate.
+pub struct Operator;
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        match of_parts(parts, app)? {
+            access if access.may_admin() => Ok(Self),
+            Access::Nobody => Err(Error::unauthorized()),
+            Access::Key { kind, .. } => Err(Error::forbidden(format!(
+                "a {} key may not do this",
+                kind.word()
+            ))
+            .hint("needs an admin key, or the socket on the machine of the daemon")),
+            Access::Socket => Err(Error::unauthorized()),
+        }
+    }
+}
+
+impl FromRequestParts<App> for Access {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        of_parts(parts, app)
+    }
+}
+
+fn of_parts(parts: &Parts, app: &App) -> Result<Access, Error> {
+    let peer = parts.extensions.get::<Peer>().copied();
+    let peer = peer.ok_or_else(Error::unauthorized)?;
+    match &app.engine {
+        Some(engine) => access(app, &engine.catalog.peek(), peer, &parts.headers, None),
+        None => Ok(Access::Socket),
+    }
+}

@@ -1,0 +1,203 @@
+//! Reads a body whole, and no further than its hook allows.
+//!
+//! What can be known from the head is refused before a byte of the body is read, and before a sender
+//! that waits for `100 Continue` gets it: the first poll of the body sends that. How long a body may
+//! take is the business of `edge`, whose connections end a body that is too slow with a time-out.
+
+use std::error::Error as StdError;
+use std::io::ErrorKind;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+use http_body_util::BodyExt as _;
+use hyper::body::Body;
+
+/// Why a body was not read to its end. Nothing more can be read from its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It is longer than it may be, or says so.
+    #[error("the body is longer than {max} bytes")]
+    TooLarge {
+        /// How long it may be, in bytes.
+        max: u64,
+    },
+    /// It has a content encoding.
+    #[error("the body has a Content-Encoding")]
+    Encoded,
+    /// It did not come in time.
+    #[error("the body came too slowly")]
+    TooSlow,
+    /// It is no body: a broken chunk.
+    #[error("the body is cut into chunks that HTTP does not know")]
+    Malformed,
+    /// The connection ended before it did.
+    #[error("the body ended too early")]
+    Aborted,
+}
+
+/// How much is set aside at once for a body on the word of its sender, in bytes.
+const TRUSTED_MAX: usize = 64 * 1024;
+
+/// What the head alone tells: whether the body is worth reading.
+///
+/// # Errors
+/// [`Error::Encoded`] and, when its length is given, [`Error::TooLarge`].
+pub fn check(headers: &HeaderMap, body: &impl Body, max: u64) -> Result<(), Error> {
+    let plain = |value: &http::HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        value.is_empty() || value.eq_ignore_ascii_case(b"identity")
+    };
+    if !headers.get_all(CONTENT_ENCODING).iter().all(plain) {
+        Err(Error::Encoded)
+    } else if body.size_hint().lower() > max {
+        Err(Error::TooLarge { max })
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads a body of at most `max` bytes. Nothing is copied when it comes in one piece.
+///
+/// # Errors
+/// Each [`Error`]; those of [`check`] before anything is read.
+pub async fn read<B>(headers: &HeaderMap, mut body: B, max: u64) -> Result<Bytes, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: StdError + 'static,
+{
+    check(headers, &body, max)?;
+    let Some(first) = next(&mut body).await? else {
+        return Ok(Bytes::new());
+    };
+    within(first.len(), max)?;
+    if body.is_end_stream() {
+        return Ok(first);
+    }
+    let Some(second) = next(&mut body).await? else {
+        return Ok(first);
+    };
+    let to_come = usize::try_from(body.size_hint().lower()).unwrap_or(TRUSTED_MAX);
+    let known = first.len() + second.len() + to_come.min(TRUSTED_MAX);
+    let mut whole = BytesMut::with_capacity(known);
+    whole.extend_from_slice(&first);
+    let mut piece = Some(second);
+    while let Some(bytes) = piece {
+        within(whole.len() + bytes.len(), max)?;
+        whole.extend_from_slice(&bytes);
+        piece = next(&mut body).await?;
+    }
+    Ok(whole.freeze())
+}
+
+fn within(len: usize, max: u64) -> Result<(), Error> {
+    match u64::try_from(len) {
+        Ok(len) if len <= max => Ok(()),
+        _ => Err(Error::TooLarge { max }),
+    }
+}
+
+/// The next piece that is not empty. Trailers are passed over.
+async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: StdError + 'static,
+{
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|error| cause(&error))?.into_data() {
+            Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// What an error of the connection means for the body.
+fn cause(error: &(dyn StdError + 'static)) -> Error {
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        return match error.kind() {
+            ErrorKind::TimedOut => Error::TooSlow,
+            ErrorKind::InvalidInput | ErrorKind::InvalidData => Error::Malformed,
+            _ => Error::Aborted,
+        };
+    }
+    error.source().map_or(Error::Aborted, cause)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io;
+
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    fn pieces(
+        pieces: Vec<io::Result<&'static [u8]>>,
+    ) -> impl Body<Data = Bytes, Error = io::Error> + Unpin {
+        let frame =
+            |piece: io::Result<&'static [u8]>| piece.map(|p| Frame::data(Bytes::from_static(p)));
+        StreamBody::new(futures_util::stream::iter(
+            pieces.into_iter().map(frame).collect::<Vec<_>>(),
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_one_piece_is_not_copied() {
+        let sent = Bytes::from(vec![7; 512]);
+        let read = read(&HeaderMap::new(), Full::new(sent.clone()), 512)
+            .await
+            .unwrap();
+        assert_eq!(read.as_ptr(), sent.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn pieces_are_put_together_up_to_the_limit_and_not_a_byte_beyond() {
+        let sent = || pieces(vec![Ok(b""), Ok(b"abc"), Ok(b""), Ok(b"de"), Ok(b"f")]);
+        assert_eq!(read(&HeaderMap::new(), sent(), 6).await.unwrap(), "abcdef");
+        for max in 0..6 {
+            assert_eq!(
+                read(&HeaderMap::new(), sent(), max).await,
+                Err(Error::TooLarge { max })
+            );
+        }
+        assert_eq!(
+            read(&HeaderMap::new(), pieces(vec![]), 0).await.unwrap(),
+            ""
+        );
+    }
+
+    #[tokio::test]
+    async fn a_length_over_the_limit_and_an_encoding_are_refused_unread() {
+        let unread = || Full::new(Bytes::from_static(b"abc"));
+        assert_eq!(
+            read(&HeaderMap::new(), unread(), 2).await,
+            Err(Error::TooLarge { max: 2 })
+        );
+        for (encoding, plain) in [
+            ("gzip", false),
+            ("identity, br", false),
+            (" Identity", true),
+            ("", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_ENCODING, encoding.parse().unwrap());
+            assert_eq!(check(&headers, &unread(), 3).is_ok(), plain, "{encoding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_a_broken_body_is_told() {
+        for (kind, error) in [
+            (ErrorKind::TimedOut, Error::TooSlow),
+            (ErrorKind::InvalidInput, Error::Malformed),
+            (ErrorKind::UnexpectedEof, Error::Aborted),
+            (ErrorKind::ConnectionReset, Error::Aborted),
+        ] {
+            let broken = pieces(vec![Ok(b"abc"), Err(kind.into())]);
+            assert_eq!(read(&HeaderMap::new(), broken, 9).await, Err(error));
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Takes connections and lets requests through, however badly clients behave.
+//!
+//! It owns the listener, every connection's time-outs and caps, and stopping; what a request means
+//! is the business of the service it is given. HTTP/1.1 only. Promises: a client that is slow,
+//! silent or hostile costs one of the connections it is allowed and no time of anybody else; a panic
+//! ends one connection; running out of files pauses accepting and nothing more.
+
+mod listener;
+mod patience;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::response::{IntoResponse as _, Response};
+use http::Request;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tracing::{error, warn};
+
+pub use listener::{Listener, Peer};
+
+use super::error::Error;
+use crate::metrics::{Metrics, Turned};
+use listener::Stream;
+use patience::{Course, Patient};
+
+/// What clients may do.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections in all.
+    pub connections_max: usize,
+    /// Open connections of one address; this machine's own are exempt.
+    pub per_address_max: usize,
+    /// From connecting to the first byte.
+    pub first_byte: Duration,
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// From an answer to the next request.
+    pub idle: Duration,
+    /// From the first wait for a body to its last byte.
+    pub body: Duration,
+    /// How long a body may take before `body_rate_min` counts.
+    pub body_grace: Duration,
+    /// Bytes of a body that buy it one second more.
+    pub body_rate_min: u64,
+    /// How long a client may leave an answer unread.
+    pub reader: Duration,
+    /// How long to wait, after the last answer, for a client that is still sending.
+    pub linger: Duration,
+    /// How long requests have to be answered when the daemon stops.
+    pub stop: Duration,
+    /// Headers of a request.
+    pub headers_max: usize,
+    /// Bytes of a head; 8 KiB at least.
+    pub head_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_240,
+            per_address_max: 1_024,
+            first_byte: Duration::from_secs(5),
+            head: Duration::from_secs(5),
+            idle: Duration::from_secs(75),
+            body: Duration::from_secs(15),
+            body_grace: Duration::from_secs(5),
+            body_rate_min: 1_024,
+            reader: Duration::from_secs(30),
+            linger: Duration::from_secs(2),
+            stop: Duration::from_secs(8),
+            headers_max: 64,
+            head_max: 32 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// How long a body may take of which `received` bytes are here.
+    fn body_patience(&self, received: u64) -> Duration {
+        let bought =
+            Duration::from_millis(received.saturating_mul(1_000) / self.body_rate_min.max(1));
+        self.body.min(self.body_grace.saturating_add(bought))
+    }
+}
+
+/// How long to wait with accepting when the system has nothing left to accept with.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The last word to somebody who is turned away.
+const TURNED_AWAY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Answers every request that comes to `listener` with `service`, until `stop` resolves. Then it
+/// accepts no more, closes idle connections, and returns when requests on their way are answered or
+/// [`Limits::stop`] has passed. Answers without an end must watch for the stop themselves, and write
+/// now and then, as it is a failed write that shows that a client is gone.
+pub async fn serve<S, F>(
+    listener: Listener,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    service: S,
+    stop: impl Future<Output = ()>,
+) where
+    S: Fn(Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let (stopping, stop_seen) = watch::channel(false);
+    let door = Door::new(limits, metrics, stop_seen);
+    let mut open = JoinSet::new();
+    let mut stop = pin!(stop);
+    let mut is_failing = false;
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(ended) = open.join_next() => door.note(ended),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    is_failing = false;
+                    if let Some(seat) = door.admit(&stream, peer) {
+                        open.spawn(door.converse(stream, peer, seat, service.clone()));
+                    }
+                }
+                Err(error) => door.survive(&error, &mut is_failing).await,
+            },
+        }
+    }
+    drop(listener);
+    stopping.send_replace(true);
+    door.close(open).await;
+}
+
+/// What all connections of one listener share.
+struct Door {
+    http: http1::Builder,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    crowd: Arc<Mutex<Crowd>>,
+    stop_seen: watch::Receiver<bool>,
+}
+
+impl Door {
+    fn new(limits: Limits, metrics: Arc<Metrics>, stop_seen: watch::Receiver<bool>) -> Self {
+        let mut http = http1::Builder::new();
+        // Hyper's own header limit, 100, stays: another one would cost an allocation per request.
+        http.max_buf_size(limits.head_max.max(8 * 1024))
+            .max_header_size(limits.head_max)
+            .half_close(true);
+        Self {
+            http,
+            limits: Arc::new(limits),
+            metrics,
+            crowd: Arc::default(),
+            stop_seen,
+        }
+    }
+
+    /// A seat for the connection, unless it is turned away.
+    fn admit(&self, stream: &Stream, peer: Peer) -> Option<Seat> {
+        let seat = match peer.is_welcome() {
+            true => Seat::take(&self.crowd, &self.limits, peer, &self.metrics),
+            false => Err(Turned::User),
+        };
+        match seat {
+            Ok(seat) => {
+                self.metrics.connections_accepted.inc();
+                Some(seat)
+            }
+            Err(reason) => {
+                self.metrics.turned_away(reason);
+                let _ = stream.try_write(TURNED_AWAY);
+                None
+            }
+        }
+    }
+
+    /// Lets one connection's requests through, one after the other.
+    fn converse<S, F>(
+        &self,
+        stream: Stream,
+        peer: Peer,
+        seat: Seat,
+        service: S,
+    ) -> impl Future<Output = ()> + Send + 'static
+    where
+        S: Fn(Request<Incoming>, Peer) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let course = Arc::new(Course::default());
+        let io = Patient::new(
+            stream,
+            course.clone(),
+            self.limits.clone(),
+            self.metrics.clone(),
+        );
+        let headers_max = self.limits.headers_max;
+        let mut stop_seen = self.stop_seen.clone();
+        let http = self.http.clone();
+        async move {
+            let _seat = seat;
+            let answers = course.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                answers.turn();
+                let course = answers.clone();
+                let answer = if request.headers().len() > headers_max {
+                    Err(Error::head_too_large(headers_max))
+                } else {
+                    Ok(service(request, peer))
+                };
+                async move {
+                    let response = match answer {
+                        Ok(answer) => answer.await,
+                        Err(refused) => refused.into_response(),
+                    };
+                    Ok::<_, Infallible>(response.map(|body| Answer { body, course }))
+                }
+            });
+            let mut conversation = pin!(http.serve_connection(TokioIo::new(io), service));
+            // How it ended is in the metrics; errors here are the client's.
+            tokio::select! {
+                biased;
+                _ = &mut conversation => return,
+                _ = stop_seen.wait_for(|is_stopping| *is_stopping) => {}
+            }
+            course.stop();
+            conversation.as_mut().graceful_shutdown();
+            let _ = conversation.await;
+        }
+    }
+
+    /// Goes on after a failed accept, with a pause if the next one would fail too.
+    async fn survive(&self, error: &io::Error, is_failing: &mut bool) {
+        use io::ErrorKind::{
+            ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected,
+        };
+        self.metrics.accept_errors.inc();
+        // These are about one connection that is gone again.
+        if let ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected =
+            error.kind()
+        {
+            return;
+        }
+        if !std::mem::replace(is_failing, true) {
+            warn!(%error, "cannot accept connections, trying on");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    /// Waits for the connections that are left, and cuts them off when time is up.
+    async fn close(&self, mut open: JoinSet<()>) {
+        let all = async {
+            while let Some(ended) = open.join_next().await {
+                self.note(ended);
+            }
+        };
+        if tokio::time::timeout(self.limits.stop, all).await.is_err() {
+            warn!(
+                connections = open.len(),
+                "connections cut off while stopping"
+            );
+            open.shutdown().await;
+        }
+    }
+
+    fn note(&self, ended: Result<(), JoinError>) {
+        if let Err(failure) = ended
+            && failure.is_panic()
+        {
+            self.metrics.connections_panicked.inc();
+            error!(%failure, "a connection ended in a panic");
+        }
+    }
+}
+
+/// Who is inside.
+#[derive(Debug, Default)]
+struct Crowd {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// One connection's place in the crowd, until dropped.
+struct Seat {
+    crowd: Arc<Mutex<Crowd>>,
+    address: Option<IpAddr>,
+    metrics: Arc<Metrics>,
+}
+
+impl Seat {
+    fn take(
+        crowd: &Arc<Mutex<Crowd>>,
+        limits: &Limits,
+        peer: Peer,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Turned> {
+        let address = peer.counted_as();
+        let mut inside = crowd.lock();
+        if inside.total >= limits.connections_max {
+            return Err(Turned::Total);
+        }
+        if let Some(address) = address {
+            let same = inside.by_address.entry(address).or_default();
+            if *same >= limits.per_address_max {
+                return Err(Turned::Address);
+            }
+            *same += 1;
+        }
+        inside.total += 1;
+        metrics.connections.inc();
+        Ok(Self {
+            crowd: crowd.clone(),
+            address,
+            metrics: metrics.clone(),
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+        let mut inside = self.crowd.lock();
+        inside.total -= 1;
+        if let Some(address) = self.address
+            && let Entry::Occupied(mut same) = inside.by_address.entry(address)
+        {
+            *same.get_mut() -= 1;
+            if *same.get() == 0 {
+                same.remove();
+            }
+        }
+    }
+}
+
+/// An answer's body, which tells its connection when it has been handed over.
+struct Answer {
+    body: axum::body::Body,
+    course: Arc<Course>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.course.turn();
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,274 @@
+//! How long a connection may keep us waiting, and for what.
+//!
+//! ```text
+//!   first byte ──▶ head ──▶ body, answer ──▶ next request ──▶ head ──▶ …
+//! ```
+//! The clock of each wait starts when a read first finds nothing, so a request that is there in one
+//! piece costs no look at a clock, and there is one timer a connection, which is armed again only
+//! when it has gone off. A body buys itself time with every byte, up to a limit. While an answer is
+//! being made nothing is read (hyper does not look for the end of a connection when it may be half
+//! closed), so nothing runs out then, however long it takes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::Limits;
+use super::listener::Stream;
+use crate::metrics::{Awaited, Metrics};
+
+/// What a connection's stream must know of its requests.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    /// Odd while a request is answered.
+    turns: AtomicU64,
+    stopping: AtomicBool,
+}
+
+impl Course {
+    /// A request has arrived, or its answer has been handed over whole.
+    pub(super) fn turn(&self) {
+        self.turns.fetch_add(1, Relaxed);
+    }
+
+    /// The daemon stops: the connection closes as soon as it is idle.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+}
+
+/// A stream that ends with `TimedOut` when it keeps us waiting for too long.
+#[derive(Debug)]
+pub(super) struct Patient {
+    stream: Stream,
+    course: Arc<Course>,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    timer: Pin<Box<Sleep>>,
+    reading: Reading,
+    /// Since when the client does not read its answer.
+    stalled: Option<Instant>,
+    closing: Closing,
+}
+
+/// Where the reading of one request, or of the wait for it, stands.
+#[derive(Debug, Default)]
+struct Reading {
+    /// The course's turn all of this belongs to.
+    turn: u64,
+    /// A head has begun.
+    is_begun: bool,
+    /// Since when the present wait lasts.
+    since: Option<Instant>,
+    /// Bytes of the body so far.
+    received: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Closing {
+    NotYet,
+    /// The client has closed its side, or was cut off: nothing to be considerate of.
+    Abrupt,
+    /// Our side is closed.
+    Lingering(Instant),
+}
+
+impl Patient {
+    pub(super) fn new(
+        stream: Stream,
+        course: Arc<Course>,
+        limits: Arc<Limits>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let timer = Box::pin(tokio::time::sleep(limits.first_byte));
+        Self {
+            stream,
+            course,
+            limits,
+            metrics,
+            timer,
+            reading: Reading::default(),
+            stalled: None,
+            closing: Closing::NotYet,
+        }
+    }
+
+    /// What a read is for now.
+    fn awaited(&mut self) -> Awaited {
+        let turn = self.course.turns.load(Relaxed);
+        if self.reading.turn != turn {
+            self.reading = Reading {
+                turn,
+                ..Reading::default()
+            };
+        }
+        match turn {
+            _ if turn % 2 == 1 => Awaited::Body,
+            _ if self.reading.is_begun => Awaited::Head,
+            0 => Awaited::FirstByte,
+            _ => Awaited::Request,
+        }
+    }
+
+    fn got(&mut self, awaited: Awaited, bytes: usize) {
+        match awaited {
+            _ if bytes == 0 => self.closing = Closing::Abrupt,
+            Awaited::Body => self.reading.received += bytes as u64,
+            Awaited::FirstByte | Awaited::Request => {
+                self.reading.is_begun = true;
+                self.reading.since = None;
+            }
+            Awaited::Head | Awaited::Reader => {}
+        }
+    }
+
+    fn patience(&self, awaited: Awaited) -> Duration {
+        match awaited {
+            Awaited::FirstByte => self.limits.first_byte,
+            Awaited::Head => self.limits.head,
+            Awaited::Request => self.limits.idle,
+            Awaited::Reader => self.limits.reader,
+            Awaited::Body => self.limits.body_patience(self.reading.received),
+        }
+    }
+
+    /// Waits on, or gives up if `awaited` has kept us waiting for too long since `since`.
+    fn poll_give_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        awaited: Awaited,
+        since: Instant,
+    ) -> Poll<io::Error> {
+        let deadline = since + self.patience(awaited);
+        ready!(self.poll_deadline(cx, deadline));
+        self.metrics.timed_out(awaited);
+        self.closing = Closing::Abrupt;
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Ready from `deadline` on. The timer may go off earlier, never later.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.timer.deadline() > deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let since = *self.stalled.get_or_insert_with(Instant::now);
+        self.poll_give_up(cx, Awaited::Reader, since).map(Err)
+    }
+
+    /// Whether to wait for the client's side to close. Bytes that arrive after a close make the
+    /// system reset the connection, and a client that is still sending would lose its answer.
+    fn is_considerate(&mut self) -> bool {
+        let is_idle = matches!(self.awaited(), Awaited::FirstByte | Awaited::Request);
+        !(is_idle && self.course.stopping.load(Relaxed))
+    }
+
+    /// Throws away what still arrives, until the client closes its side or time is up.
+    fn poll_linger(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<()> {
+        let deadline = since + self.limits.linger;
+        let mut waste = [0; 4096];
+        while Instant::now() < deadline {
+            let mut waste = ReadBuf::new(&mut waste);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut waste) {
+                Poll::Ready(Ok(())) if !waste.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.poll_deadline(cx, deadline),
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let awaited = this.awaited();
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                this.got(awaited, buf.filled().len() - before);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                this.closing = Closing::Abrupt;
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                let since = *this.reading.since.get_or_insert_with(Instant::now);
+                this.poll_give_up(cx, awaited, since).map(Err)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !matches!(this.closing, Closing::Lingering(_)) {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if this.closing == Closing::Abrupt || !this.is_considerate() {
+                return Poll::Ready(Ok(()));
+            }
+            this.closing = Closing::Lingering(Instant::now());
+        }
+        match this.closing {
+            Closing::Lingering(since) => this.poll_linger(cx, since).map(Ok),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What is answered when a request is refused: a status and `{"error":{"code","message","hint"}}`.
+//!
+//! Codes are stable words for programs; messages are for people and may change. Nothing of the
+//! inside is told: what a sender cannot change is [`Error::internal`], and its cause is logged.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use axum::response::{IntoResponse, Response};
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use crate::admin;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Error {
+    #[serde(skip)]
+    status: StatusCode,
+    #[serde(skip)]
+    extra: Extra,
+    code: &'static str,
+    message: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<Cow<'static, str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    next: Vec<String>,
+}
+
+/// What a refusal says in its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extra {
+    Nothing,
+    Authenticate,
+    Allow(&'static str),
+    RetryAfter(u32),
+    /// The rest of the request was not read, so nothing can follow on this connection.
+    Close,
+}
+
+impl Error {
+    /// A refusal with a status, a stable code and a message.
+    pub fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            extra: Extra::Nothing,
+            code,
+            message: message.into(),
+            hint: None,
+            next: Vec::new(),
+        }
+    }
+
+    /// The same with what would help.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same with a command to go on with.
+    #[must_use]
+    pub fn next(mut self, command: impl Into<String>) -> Self {
+        self.next.push(command.into());
+        self
+    }
+
+    /// Its stable word.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// 400 `malformed`: it cannot be understood.
+    pub fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    /// 401 `unauthorized`: the one answer to a missing key, a wrong one and an unknown hook.
+    pub fn unauthorized() -> Self {
+        let message = "no such hook, or no key for it";
+        let hint = "send the key as Authorization: Bearer KEY or X-Hooklane-Key: KEY";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+            .hint(hint)
+            .with(Extra::Authenticate)
+    }
+
+    /// 403 `forbidden`: the key is good, and not for this.
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// 404 `not_found`.
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 405 `method`: the path takes only what `allow` says, such as `GET, POST`.
+    pub fn method(allow: &'static str) -> Self {
+        let message = format!("this path takes {allow}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", message).with(Extra::Allow(allow))
+    }
+
+    /// 408 `too_slow`: the body did not come in time.
+    pub fn too_slow() -> Self {
+        let message = "the body came too slowly";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message).with(Extra::Close)
+    }
+
+    /// 409: it contradicts what is there.
+    pub fn conflict(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    /// 413 `too_large`: the body is longer than `max` bytes.
+    pub fn too_large(max: u64) -> Self {
+        let message = format!("the body is longer than {max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message).with(Extra::Close)
+    }
+
+    /// 415 `encoded`: the body is compressed.
+    pub fn encoded() -> Self {
+        let message = "the body has a Content-Encoding";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded", message)
+            .hint("send it as it is")
+            .with(Extra::Close)
+    }
+
+    /// 422: it is understood, and cannot be done.
+    pub fn unprocessable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+    }
+
+    /// 429 `too_many`: come again in `seconds`.
+    pub fn too_many(seconds: u32) -> Self {
+        let message = "too many requests with this key";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message)
+            .with(Extra::RetryAfter(seconds))
+    }
+
+    /// 431 `head_too_large`: more than `max` headers.
+    pub fn head_too_large(max: usize) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let message = format!("there are more than {max} headers");
+        Self::new(status, "head_too_large", message).with(Extra::Close)
+    }
+
+    /// 500 `internal`: a fault of ours.
+    pub fn internal() -> Self {
+        let message = "hooklane failed at this; its log says why";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    /// 503: not now, `seconds` later perhaps. Nothing was acknowledged.
+    pub fn unavailable(
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        seconds: u32,
+    ) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).with(Extra::RetryAfter(seconds))
+    }
+
+    /// 504 `not_yet`: what was waited for did not come.
+    pub fn not_yet(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "not_yet", message)
+    }
+
+    fn with(mut self, extra: Extra) -> Self {
+        self.extra = extra;
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// 503: asked of a database that no daemon runs on.
+pub fn needs_daemon() -> Error {
+    Error::unavailable("no_daemon", "this needs a running daemon", 1).next("hooklane serve")
+}
+
+impl From<admin::Error> for Error {
+    fn from(error: admin::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            admin::Error::Missing { meant, .. } => {
+                let missing = Self::not_found(message);
+                match meant {
+                    Some(meant) => missing.hint(format!("did you mean {meant}?")),
+                    None => missing,
+                }
+            }
+            admin::Error::Exists { .. } => Self::conflict("exists", message),
+            admin::Error::Conflict(_) => Self::conflict("conflict", message),
+            admin::Error::Invalid(_) => Self::unprocessable("invalid", message),
+            admin::Error::Reducer(_) => Self::unprocessable("reducer", message),
+            admin::Error::NeedsDaemon => needs_daemon(),
+            admin::Error::Store(error) if error.is_passing() => {
+                Self::unavailable("busy", message, 1)
+            }
+            admin::Error::Store(error) => {
+                tracing::error!(%error, "an operation failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<super::body::Error> for Error {
+    fn from(error: super::body::Error) -> Self {
+        use super::body::Error as Body;
+        match error {
+            Body::TooLarge { max } => Self::too_large(max),
+            Body::Encoded => Self::encoded(),
+            Body::TooSlow => Self::too_slow(),
+            Body::Malformed | Body::Aborted => {
+                Self::malformed(error.to_string()).with(Extra::Close)
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Failure<'e> {
+    error: &'e Error,
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = super::json(self.status, &Failure { error: &self });
+        let text = HeaderValue::from_static;
+        let (name, value) = match self.extra {
+            Extra::Nothing => return response,
+            Extra::Authenticate => (WWW_AUTHENTICATE, text(r#"Bearer realm="hooklane""#)),
+            Extra::Allow(methods) => (ALLOW, text(methods)),
+            Extra::RetryAfter(seconds) => (RETRY_AFTER, seconds.into()),
+            Extra::Close => (CONNECTION, text("close")),
+        };
+        response.headers_mut().insert(name, value);
+        response
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_is_json_with_a_stable_code() {
+        let error = Error::unauthorized();
+        assert_eq!(
+            (error.status().as_u16(), error.code()),
+            (401, "unauthorized")
+        );
+        let response = error.into_response();
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            r#"Bearer realm="hooklane""#
+        );
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["code"], "unauthorized");
+        assert!(body["error"]["hint"].is_string());
+        assert!(body["error"].get("next").is_none());
+    }
+
+    #[test]
+    fn each_refusal_has_its_status_and_header() {
+        for (error, status, header) in [
+            (Error::malformed("x"), 400, None),
+            (Error::forbidden("x"), 403, None),
+            (Error::not_found("x"), 404, None),
+            (
+                Error::method("GET, POST"),
+                405,
+                Some(("allow", "GET, POST")),
+            ),
+            (Error::too_slow(), 408, Some(("connection", "close"))),
+            (Error::conflict("exists", "x"), 409, None),
+            (Error::too_large(9), 413, Some(("connection", "close"))),
+            (Error::encoded(), 415, Some(("connection", "close"))),
+            (Error::unprocessable("ordering_key", "x"), 422, None),
+            (Error::too_many(7), 429, Some(("retry-after", "7"))),
+            (
+                Error::head_too_large(64),
+                431,
+                Some(("connection", "close")),
+            ),
+            (Error::internal(), 500, None),
+            (
+                Error::unavailable("queue_full", "x", 2),
+                503,
+                Some(("retry-after", "2")),
+            ),
+            (Error::not_yet("x"), 504, None),
+        ] {
+            let response = error.into_response();
+            assert_eq!(response.status().as_u16(), status);
+            if let Some((name, value)) = header {
+                assert_eq!(response.headers()[name], value, "{status}");
+            }
+        }
+    }
+}

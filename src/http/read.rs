@@ -1,0 +1,332 @@
+//! Reading: states, streams, events, what changes; and whether the node is well.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use futures_util::{Stream, stream};
+use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::auth::Access;
+use super::edge::Peer;
+use super::error::Error;
+use super::{App, json};
+use crate::admin::StreamsFilter;
+use crate::api::{self, List};
+use crate::domain::hook::Hook;
+use crate::domain::name::{Name, OrderingKey};
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::{Timestamp, parse_duration};
+use crate::engine::Engine;
+use crate::metrics;
+
+/// How long a reader may wait for a position at most.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a reader waits who names a position and no time.
+const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// How often is looked for a stream that does not exist yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Items in a list that asks for no number, and at most.
+pub const LIMIT_DEFAULT: i64 = 50;
+/// The most items in one list.
+pub const LIMIT_MAX: i64 = 1_000;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/hooks/{hook}/state", get(state))
+        .route("/v1/hooks/{hook}/streams", get(streams))
+        .route("/v1/hooks/{hook}/events", get(events))
+        .route("/v1/hooks/{hook}/watch", get(watch))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+}
+
+/// A hook that the caller may read.
+struct Readable(Arc<Hook>, Arc<Engine>);
+
+impl FromRequestParts<App> for Readable {
+    type Rejection = Error;
+
+    /// Without the right to read it, a hook that exists looks like one that does not.
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        let access = Access::from_request_parts(parts, app).await?;
+        let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
+        let name = Path::<String>::from_request_parts(parts, app).await;
+        let Ok(Path(name)) = name else {
+            return Err(Error::malformed("the hook's name is no text"));
+        };
+        let hook = engine.catalog.peek().hooks.get(name.as_str()).cloned();
+        match hook {
+            Some(hook) if access.may_read(Some(hook.id)) => Ok(Self(hook, engine)),
+            None if access.may_read(None) => Err(Error::not_found(format!("no hook {name:?}"))),
+            _ => Err(Error::unauthorized()),
+        }
+    }
+}
+
+/// Numbers and texts of a query, refused in our own words.
+pub struct Asked<T>(pub T);
+
+impl<T: serde::de::DeserializeOwned> FromRequestParts<App> for Asked<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        match Query::<T>::from_request_parts(parts, app).await {
+            Ok(Query(asked)) => Ok(Self(asked)),
+            Err(wrong) => Err(Error::malformed(wrong.body_text())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateQuery {
+    #[serde(default)]
+    stream: String,
+    min_seq: Option<i64>,
+    wait: Option<String>,
+}
+
+async fn state(
+    State(app): State<App>,
+    Readable(hook, engine): Readable,
+    Asked(query): Asked<StateQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let key = OrderingKey::new(query.stream.as_bytes());
+    let wait = match &query.wait {
+        Some(text) => parse_duration(text).map_err(|e| Error::malformed(e.to_string()))?,
+        None => WAIT_DEFAULT,
+    };
+    let wanted = Position(query.min_seq.unwrap_or(0));
+    let deadline = Instant::now() + wait.min(WAIT_MAX);
+    let state = state_at(&app, &engine, &hook, &key, wanted, deadline).await?;
+    let tag = format!("\"{}-{}\"", state.era, state.position);
+    let is_known = |value: &HeaderValue| value.as_bytes() == tag.as_bytes();
+    let status = match state.position >= wanted {
+        true if headers.get(IF_NONE_MATCH).is_some_and(is_known) => StatusCode::NOT_MODIFIED,
+        true => StatusCode::OK,
+        false => StatusCode::GATEWAY_TIMEOUT,
+    };
+    let mut response = match status {
+        StatusCode::NOT_MODIFIED => status.into_response(),
+        _ => json(status, &state),
+    };
+    if let Ok(tag) = tag.parse() {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    Ok(response)
+}
+
+/// The state as soon as it has reached a position, or as it stands at the deadline.
+async fn state_at(
+    app: &App,
+    engine: &Engine,
+    hook: &Hook,
+    key: &OrderingKey,
+    wanted: Position,
+    deadline: Instant,
+) -> Result<api::State, Error> {
+    let mut moves = None;
+    loop {
+        let (state, stream) = app.admin.state(hook, key).await?;
+        let is_over = Instant::now() >= deadline || *app.stopping.borrow();
+        if state.position >= wanted || is_over {
+            return Ok(state);
+        }
+        match (&mut moves, stream) {
+            // Watched before it is read once more, so that no move falls in between.
+            (None, Some(stream)) => moves = Some(engine.applied.watch(stream)),
+            (Some(moves), _) => {
+                let _ = tokio::time::timeout_at(deadline, moves.changed()).await;
+            }
+            (None, None) => {
+                let again = (Instant::now() + LOOK_AGAIN).min(deadline);
+                tokio::time::sleep_until(again).await;
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamsQuery {
+    after: Option<i64>,
+    limit: Option<i64>,
+}
+
+async fn streams(
+    State(app): State<App>,
+    Readable(hook, _): Readable,
+    Asked(query): Asked<StreamsQuery>,
+) -> Result<Response, Error> {
+    let filter = StreamsFilter {
+        hook: Some(hook.name.clone()),
+        after: query.after,
+        limit: limit(query.limit)?,
+        ..StreamsFilter::default()
+    };
+    let (rows, next) = app.admin.streams(&filter).await?;
+    let next = next.map(|after| after.to_string());
+    Ok(list(rows, next))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    #[serde(default)]
+    stream: String,
+    after_seq: Option<i64>,
+    limit: Option<i64>,
+}
+
+async fn events(
+    State(app): State<App>,
+    Readable(hook, _): Readable,
+    Asked(query): Asked<EventsQuery>,
+) -> Result<Response, Error> {
+    let key = OrderingKey::new(query.stream.as_bytes());
+    let (after, limit) = (Seq(query.after_seq.unwrap_or(0)), limit(query.limit)?);
+    let rows = app.admin.stream_events(&hook, &key, after, limit).await?;
+    let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
+    let last = rows.last().filter(|_| is_full);
+    let next = last.map(|row| row.seq.to_string());
+    Ok(list(rows, next))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WatchQuery {
+    #[serde(default)]
+    stream: String,
+}
+
+/// What a watcher has seen, and the node it watches.
+struct Watch {
+    app: App,
+    hook: Arc<Hook>,
+    engine: Arc<Engine>,
+    key: OrderingKey,
+    seen: Option<(i64, Position)>,
+}
+
+async fn watch(
+    State(app): State<App>,
+    Readable(hook, engine): Readable,
+    Asked(query): Asked<WatchQuery>,
+) -> Result<Response, Error> {
+    let key = OrderingKey::new(query.stream.as_bytes());
+    // Says at once what is wrong with the hook, instead of in the middle of a stream.
+    app.admin.state(&hook, &key).await?;
+    let watch = Watch {
+        app,
+        hook,
+        engine,
+        key,
+        seen: None,
+    };
+    Ok(server_sent(stream::unfold(watch, |mut watch| async move {
+        let state = watch.next().await?;
+        let id = format!("{}-{}", state.era, state.position);
+        let event = sse::Event::default().event("state").id(id);
+        let event = event.json_data(&state).ok()?;
+        Some((Ok(event), watch))
+    })))
+}
+
+impl Watch {
+    /// The next state that was not seen yet; none when the node stops or the hook is gone.
+    async fn next(&mut self) -> Option<api::State> {
+        let mut stopping = self.app.stopping.clone();
+        loop {
+            if *stopping.borrow() {
+                return None;
+            }
+            let deadline = Instant::now() + WAIT_MAX;
+            let wanted = self.seen.map_or(Position(0), |(_, seen)| Position(seen.0 + 1));
+            let next = state_at(&self.app, &self.engine, &self.hook, &self.key, wanted, deadline);
+            let state = tokio::select! {
+                state = next => state.ok()?,
+                _ = stopping.changed() => return None,
+            };
+            let stands = (state.era, state.position);
+            if self.seen != Some(stands) {
+                self.seen = Some(stands);
+                return Some(state);
+            }
+            self.engine.catalog.peek().hooks_by_id.get(&self.hook.id)?;
+        }
+    }
+}
+
+/// Events without an end, with a sign of life now and then so that a client that is gone is noticed.
+pub(super) fn server_sent(
+    events: impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static,
+) -> Response {
+    let alive = KeepAlive::new().interval(Duration::from_secs(15));
+    Sse::new(events).keep_alive(alive).into_response()
+}
+
+/// Able to commit and to run lanes.
+async fn readyz(State(app): State<App>) -> Result<&'static str, Error> {
+    let engine = app.engine.ok_or_else(super::error::needs_daemon)?;
+    let version = engine.store.config_version().await;
+    match (engine.is_failing(), version) {
+        (false, Ok(_)) if !*app.stopping.borrow() => Ok("ready\n"),
+        _ => Err(Error::unavailable("not_ready", "this node cannot commit now", 1)),
+    }
+}
+
+async fn metrics(
+    State(app): State<App>,
+    access: Result<Access, Error>,
+    axum::Extension(peer): axum::Extension<Peer>,
+) -> Result<Response, Error> {
+    let is_near = match peer {
+        Peer::Address(address) => address.ip().to_canonical().is_loopback(),
+        Peer::User(_) => true,
+    };
+    if !is_near && !access?.may_read(None) {
+        return Err(Error::unauthorized());
+    }
+    let engine = app.engine.ok_or_else(super::error::needs_daemon)?;
+    engine.measure();
+    let mut response = engine.metrics.encode().into_response();
+    let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// A list as every call answers one.
+pub(super) fn list<T: serde::Serialize>(items: Vec<T>, next: Option<String>) -> Response {
+    json(StatusCode::OK, &List::new(Timestamp::now(), items, next))
+}
+
+/// How many items a list may have.
+pub(super) fn limit(asked: Option<i64>) -> Result<i64, Error> {
+    match asked.unwrap_or(LIMIT_DEFAULT) {
+        limit @ 1..=LIMIT_MAX => Ok(limit),
+        other => Err(Error::malformed(format!(
+            "limit is 1 to {LIMIT_MAX}, got {other}"
+        ))),
+    }
+}
+
+/// A name in a query.
+pub(super) fn name(text: Option<&str>) -> Result<Option<Name>, Error> {
+    let parsed = text.map(str::parse).transpose();
+    parsed.map_err(|error: crate::domain::name::InvalidName| Error::malformed(error.to_string()))
+}

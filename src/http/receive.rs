@@ -1,0 +1,309 @@
+//! `POST /in/{hook}`: the cheap checks first, then the body, then a place in the queue, and the answer
+//! only when the event is durable.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::response::{IntoResponse as _, Response};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::auth::{self, Access, KEY_HEADER};
+use super::edge::Peer;
+use super::error::Error;
+use super::{App, body, json};
+use crate::api::Accepted;
+use crate::domain::event::EventId;
+use crate::domain::hook::{Hook, OrderBy, Unordered};
+use crate::domain::lane::Slot;
+use crate::domain::name::{OrderingKey, kept};
+use crate::domain::pointer;
+use crate::domain::time::Timestamp;
+use crate::engine::Engine;
+use crate::engine::intake::Refused;
+use crate::metrics;
+use crate::store::{self, Appended, NewEvent};
+
+/// The path under which hooks receive.
+pub const PATH: &str = "/in/";
+
+/// Headers that name one delivery, the first that is there counts.
+const DEDUPE_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("webhook-id"),
+];
+
+/// Answers a request under [`PATH`].
+pub async fn receive(app: App, request: Request<Incoming>, peer: Peer) -> Response {
+    let Some(engine) = app.engine.clone() else {
+        return Error::not_found("nothing receives here").into_response();
+    };
+    match accept(&app, &engine, request, peer).await {
+        Ok((status, accepted)) => json(status, &accepted),
+        Err(refusal) => {
+            engine.metrics.refused(refusal.reason);
+            refusal.error.into_response()
+        }
+    }
+}
+
+/// An answer other than 2xx, and what it counts as.
+struct Refusal {
+    error: Error,
+    reason: metrics::Refused,
+}
+
+impl Refusal {
+    fn new(reason: metrics::Refused, error: Error) -> Self {
+        Self { error, reason }
+    }
+}
+
+async fn accept(
+    app: &App,
+    engine: &Engine,
+    request: Request<Incoming>,
+    peer: Peer,
+) -> Result<(StatusCode, Accepted), Refusal> {
+    let (hook, access) = admit(app, engine, &request, peer)?;
+    let (head, body) = request.into_parts();
+    let too_large = |error: body::Error| Refusal::new(reason_of(error), error.into());
+    body::check(&head.headers, &body, hook.body_max).map_err(too_large)?;
+    engine.intake.has_room(hook.id).map_err(no_room)?;
+    let body = body::read(&head.headers, body, hook.body_max)
+        .await
+        .map_err(too_large)?;
+    let key = ordering_key(&hook, &head.headers, &body)?;
+
+    let received_at = Timestamp::now();
+    let event = NewEvent {
+        hook: hook.id,
+        slot: Slot::of(&hook.name, &key),
+        key: key.clone(),
+        id: EventId::new(received_at),
+        received_at,
+        key_id: access.key(),
+        dedupe_key: dedupe_key(&head.headers),
+        headers: headers_of(&head.headers).into(),
+        body,
+    };
+    let id = event.id;
+    let answer = engine.intake.let_in(event).map_err(no_room)?;
+    // The sender of the answer is dropped only when the process is going down.
+    let outcome = answer.await.unwrap_or(Err(Arc::new(store::Error::Closed)));
+    let accepted = |event, seq, received_at, duplicate| Accepted {
+        event,
+        hook: hook.name.clone(),
+        stream: key,
+        seq,
+        received_at,
+        duplicate,
+    };
+    match outcome {
+        Ok(Appended::New { seq, .. }) => {
+            engine.metrics.events_accepted.inc();
+            Ok((StatusCode::ACCEPTED, accepted(id, seq, received_at, false)))
+        }
+        Ok(Appended::Duplicate {
+            id,
+            seq,
+            received_at,
+        }) => {
+            engine.metrics.events_duplicate.inc();
+            Ok((StatusCode::OK, accepted(id, seq, received_at, true)))
+        }
+        Ok(Appended::Gone) => Err(unauthorized(Error::unauthorized())),
+        Err(error) => Err(not_stored(&error)),
+    }
+}
+
+/// Who sends, and to which hook. An unknown hook and a wrong key get the same answer.
+fn admit(
+    app: &App,
+    engine: &Engine,
+    request: &Request<Incoming>,
+    peer: Peer,
+) -> Result<(Arc<Hook>, Access), Refusal> {
+    let path = request.uri().path().strip_prefix(PATH).unwrap_or_default();
+    let (name, in_path) = match path.split_once('/') {
+        Some((name, key)) => (name, Some(key)),
+        None => (path, None),
+    };
+    let catalog = engine.catalog.peek();
+    let access = auth::access(app, &catalog, peer, request.headers(), in_path)
+        .map_err(unauthorized)?;
+    let hook = catalog.hooks.get(name);
+    let hook = match (hook, access) {
+        (Some(hook), access) if access.may_write(hook.id) => hook.clone(),
+        (None, Access::Socket) => {
+            let error = Error::not_found(format!("no hook {name:?}"));
+            return Err(Refusal::new(metrics::Refused::Key, error));
+        }
+        _ => return Err(unauthorized(Error::unauthorized())),
+    };
+    if request.method() != Method::POST {
+        let error = Error::method("POST");
+        return Err(Refusal::new(metrics::Refused::Malformed, error));
+    }
+    Ok((hook, access))
+}
+
+fn unauthorized(error: Error) -> Refusal {
+    Refusal::new(metrics::Refused::Key, error)
+}
+
+fn reason_of(error: body::Error) -> metrics::Refused {
+    match error {
+        body::Error::TooLarge { .. } => metrics::Refused::TooLarge,
+        body::Error::TooSlow => metrics::Refused::TooSlow,
+        body::Error::Encoded => metrics::Refused::Encoded,
+        body::Error::Aborted => metrics::Refused::Aborted,
+        body::Error::Malformed => metrics::Refused::Malformed,
+    }
+}
+
+/// The door says so before it is too late: nothing that was let in is ever dropped.
+fn no_room(refused: Refused) -> Refusal {
+    let code = match refused {
+        Refused::Full => "queue_full",
+        Refused::HookFull => "hook_queue_full",
+        Refused::Stopping => "stopping",
+    };
+    let error = Error::unavailable(code, refused.to_string(), 1);
+    Refusal::new(metrics::Refused::QueueFull, error)
+}
+
+fn not_stored(error: &store::Error) -> Refusal {
+    use metrics::Refused as Reason;
+    let (reason, code, message, seconds) = match error {
+        store::Error::Space => (
+            Reason::DiskFull,
+            "disk_full",
+            "the disk is full; nothing was stored",
+            10,
+        ),
+        store::Error::Io(_) => (
+            Reason::Unknown,
+            "unknown",
+            "the database failed; whether this was stored is not known",
+            5,
+        ),
+        store::Error::Closed => (Reason::Unknown, "stopping", "the node is stopping", 1),
+        _ => (
+            Reason::Busy,
+            "busy",
+            "the database did not take it; nothing was stored",
+            1,
+        ),
+    };
+    Refusal::new(reason, Error::unavailable(code, message, seconds))
+}
+
+/// The stream of an event, by its hook's rule.
+fn ordering_key(hook: &Hook, headers: &HeaderMap, body: &[u8]) -> Result<OrderingKey, Refusal> {
+    let found = match &hook.order_by {
+        OrderBy::Nothing => return Ok(OrderingKey::none()),
+        OrderBy::Header(name) => headers
+            .get(name.as_str())
+            .map(|value| value.as_bytes())
+            .filter(|value| !value.is_empty())
+            .map(OrderingKey::new),
+        OrderBy::Body(at) => pointer::find(body, at)
+            .ok()
+            .flatten()
+            .map(|key| OrderingKey::new(key.as_bytes())),
+    };
+    match (found, hook.unordered) {
+        (Some(key), _) => Ok(key),
+        (None, Unordered::Keep) => Ok(OrderingKey::none()),
+        (None, Unordered::Refuse) => Err(Refusal::new(
+            metrics::Refused::OrderingKey,
+            Error::unprocessable(
+                "ordering_key_missing",
+                format!("the event has no ordering key at {}", hook.order_by),
+            )
+            .hint("send it, or let such events into the hook's own stream: --unordered keep"),
+        )),
+    }
+}
+
+fn dedupe_key(headers: &HeaderMap) -> Option<String> {
+    DEDUPE_HEADERS
+        .iter()
+        .find_map(|name| headers.get(name))
+        .filter(|value| !value.is_empty())
+        .map(|value| kept(value.as_bytes()))
+}
+
+/// The headers as one JSON object, in their order, without credentials and without what concerned the
+/// connection only. What came more than once is joined as HTTP allows (RFC 9110 §5.3).
+fn headers_of(headers: &HeaderMap) -> String {
+    const LEFT_OUT: [&str; 7] = [
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+    ];
+    let mut text = String::with_capacity(256);
+    text.push('{');
+    for name in headers.keys() {
+        let secret = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, KEY_HEADER].contains(name);
+        if secret || LEFT_OUT.contains(&name.as_str()) {
+            continue;
+        }
+        if text.len() > 1 {
+            text.push(',');
+        }
+        push_text(&mut text, name.as_str());
+        text.push(':');
+        push_text(&mut text, &joined(headers, name));
+    }
+    text.push('}');
+    text
+}
+
+fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Cow<'h, str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next().map(|value| value.as_bytes());
+    let mut text = String::from_utf8_lossy(first.unwrap_or_default());
+    for value in values {
+        let text = text.to_mut();
+        text.push_str(", ");
+        text.push_str(&String::from_utf8_lossy(value.as_bytes()));
+    }
+    text
+}
+
+fn push_text(json: &mut String, text: &str) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_kept_without_credentials_and_with_every_value() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "Bearer x".parse().unwrap());
+        headers.insert(KEY_HEADER, "hl_w_x".parse().unwrap());
+        headers.append("x-a", "1".parse().unwrap());
+        headers.append("x-a", "\"2\"".parse().unwrap());
+        headers.insert("x-b", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        let kept: serde_json::Value = serde_json::from_str(&headers_of(&headers)).unwrap();
+        let wanted = serde_json::json!({"x-a": "1, \"2\"", "x-b": "\u{fffd}"});
+        assert_eq!(kept, wanted);
+    }
+}
