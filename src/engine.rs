@@ -120,7 +120,8 @@ impl Engine {
             store,
             intake: intake::Intake::default(),
             lanes: Lanes::default(),
-            folds: reduce::Folds::start(threads),
+            folds: reduce::Folds::start(threads)
+                .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?,
             applied: applied::Applied::default(),
             metrics,
             workers: RwLock::default(),

@@ -184,7 +184,7 @@ impl Admin {
         };
         let folds = match &self.engine {
             Some(engine) => engine.folds.clone(),
-            None => Folds::start(1),
+            None => Folds::start(1).map_err(|error| Error::Reducer(error.to_string()))?,
         };
         let folded = folds.fold(vec![task], Duration::from_secs(1)).await.pop();
         let folded = folded.ok_or_else(|| Error::Reducer("the fold did not begin".into()))?;
