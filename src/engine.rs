@@ -223,9 +223,13 @@ impl Engine {
 
     fn count_turn(&self, turned: &turn::Turned, now: Timestamp) {
         self.metrics.turns.inc();
-        self.metrics.events_applied.inc_by(turned.received.len() as u64);
+        self.metrics
+            .events_applied
+            .inc_by(turned.received.len() as u64);
         for at in &turned.received {
-            self.metrics.wait_seconds.observe(now.since(*at).as_secs_f64());
+            self.metrics
+                .wait_seconds
+                .observe(now.since(*at).as_secs_f64());
         }
         for (took, _) in &turned.work {
             self.metrics.fold_seconds.observe(took.as_secs_f64());

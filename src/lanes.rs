@@ -213,7 +213,11 @@ mod tests {
         let [first, _] = set.ids().collect::<Vec<_>>().try_into().unwrap();
         lanes.hint(&first, [hint(1, 1)]).unwrap();
         lanes.open(&set);
-        assert_eq!(lanes.queue(&first).unwrap().len(), 1, "opening twice loses nothing");
+        assert_eq!(
+            lanes.queue(&first).unwrap().len(),
+            1,
+            "opening twice loses nothing"
+        );
         lanes.seal(&set);
         assert!(lanes.hint(&first, [hint(1, 1)]).is_err());
     }

@@ -8,6 +8,6 @@ pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod lanes;
-pub mod store;
 pub mod metrics;
+pub mod store;
 pub mod text;

@@ -120,11 +120,7 @@ impl Admin {
         Ok(fates)
     }
 
-    async fn outcome(
-        &self,
-        id: CursorId,
-        seq: Seq,
-    ) -> Result<(Outcome, Option<String>), Error> {
+    async fn outcome(&self, id: CursorId, seq: Seq) -> Result<(Outcome, Option<String>), Error> {
         let Some((cursor, ..)) = self.store.cursor(id).await? else {
             return Ok((Outcome::Waiting, None));
         };

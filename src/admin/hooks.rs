@@ -117,7 +117,12 @@ impl Admin {
 
         let mut changes = Vec::new();
         for spec in wanted.namespaces.iter().filter(|n| !has_namespace(&n.name)) {
-            changes.push(change(Action::Create, ChangeKind::Namespace, &spec.name, vec![]));
+            changes.push(change(
+                Action::Create,
+                ChangeKind::Namespace,
+                &spec.name,
+                vec![],
+            ));
             if !dry_run {
                 self.create_namespace(spec).await?;
             }
@@ -139,7 +144,10 @@ impl Admin {
             }
         }
         let declared: HashSet<_> = wanted.hooks.iter().map(|spec| &spec.name).collect();
-        for hook in there.iter().filter(|h| prune && !declared.contains(&h.name)) {
+        for hook in there
+            .iter()
+            .filter(|h| prune && !declared.contains(&h.name))
+        {
             changes.push(change(Action::Delete, ChangeKind::Hook, &hook.name, vec![]));
             if !dry_run {
                 self.store.delete_hook(hook.id, Timestamp::now()).await?;
@@ -225,7 +233,10 @@ async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
     let mut sources = HashSet::new();
     for spec in &wanted.hooks {
         if !names.insert(&spec.name) {
-            return Err(Error::Invalid(format!("hook {} is declared twice", spec.name)));
+            return Err(Error::Invalid(format!(
+                "hook {} is declared twice",
+                spec.name
+            )));
         }
         // A thousand hooks with one reducer need it checked once.
         let is_known = match &spec.reduce {
@@ -335,13 +346,29 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
             what.push(format!("{field}: {from} -> {to}"));
         }
     };
-    note("namespace", from.namespace.to_string(), to.namespace.to_string());
-    note("order_by", from.order_by.to_string(), to.order_by.to_string());
-    note("unordered", unordered(from.unordered), unordered(to.unordered));
+    note(
+        "namespace",
+        from.namespace.to_string(),
+        to.namespace.to_string(),
+    );
+    note(
+        "order_by",
+        from.order_by.to_string(),
+        to.order_by.to_string(),
+    );
+    note(
+        "unordered",
+        unordered(from.unordered),
+        unordered(to.unordered),
+    );
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));
     note("debounce", debounce(from.debounce), debounce(to.debounce));
-    note("body_max", from.body_max.to_string(), to.body_max.to_string());
+    note(
+        "body_max",
+        from.body_max.to_string(),
+        to.body_max.to_string(),
+    );
     if from.reduce != to.reduce && reducer(&from.reduce) == reducer(&to.reduce) {
         what.push(format!("reduce: {} has new code", reducer(&to.reduce)));
     }
@@ -369,6 +396,10 @@ fn on_error(on_error: OnError) -> String {
 fn debounce(debounce: Option<Debounce>) -> String {
     let ms = |duration: Duration| duration.as_millis();
     debounce.map_or("none".into(), |debounce| {
-        format!("{}ms, {}ms at most", ms(debounce.quiet), ms(debounce.longest))
+        format!(
+            "{}ms, {}ms at most",
+            ms(debounce.quiet),
+            ms(debounce.longest)
+        )
     })
 }

@@ -27,7 +27,11 @@ impl Admin {
     ) -> Result<api::Namespace, Error> {
         check_lanes(spec.lanes)?;
         let now = Timestamp::now();
-        if !self.store.create_namespace(&spec.name, spec.lanes, now).await? {
+        if !self
+            .store
+            .create_namespace(&spec.name, spec.lanes, now)
+            .await?
+        {
             return Err(Error::Exists {
                 kind: "namespace",
                 name: spec.name.to_string(),
@@ -48,7 +52,9 @@ impl Admin {
         }
         if !self.store.delete_namespace(name).await? {
             let hooks = namespace.hooks;
-            return Err(Error::Conflict(format!("namespace {name} has {hooks} hooks")));
+            return Err(Error::Conflict(format!(
+                "namespace {name} has {hooks} hooks"
+            )));
         }
         self.changed().await?;
         Ok(shown(namespace))

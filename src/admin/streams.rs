@@ -115,7 +115,10 @@ impl Admin {
             handler: handler.id,
         };
         let now = Timestamp::now();
-        let skipped = self.store.skip(cursor, skip.event, "skipped by an operator", now).await?;
+        let skipped = self
+            .store
+            .skip(cursor, skip.event, "skipped by an operator", now)
+            .await?;
         if skipped == store::Skip::NotNext {
             return Err(Error::Conflict(format!(
                 "{} is not the next event of {} -> {}",
@@ -183,7 +186,9 @@ impl Admin {
             let Some(handler) = hook.handlers.iter().find(of_row) else {
                 continue;
             };
-            let set = namespaces.iter().find(|n| n.lanes.namespace == hook.namespace);
+            let set = namespaces
+                .iter()
+                .find(|n| n.lanes.namespace == hook.namespace);
             let lane = set.map(|set| set.lanes.lane(row.slot).to_string());
             let next = self.next_event(&row).await?;
             shown.push(shown_row(hook, handler, row, lane, next));
@@ -224,7 +229,9 @@ fn no_reducer(hook: &Name) -> Error {
 }
 
 fn malformed(error: serde_json::Error) -> Error {
-    Error::Store(store::Error::Integrity(format!("a stored state is not JSON: {error}")))
+    Error::Store(store::Error::Integrity(format!(
+        "a stored state is not JSON: {error}"
+    )))
 }
 
 fn condition(word: Option<&str>) -> Result<Option<&'static str>, Error> {

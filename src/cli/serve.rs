@@ -163,7 +163,9 @@ fn greet(config: &Config, is_new: bool, epoch: i64, doors: &Doors, began: Instan
         env!("CARGO_PKG_VERSION"),
         config.node
     );
-    eprintln!("  data   {data}{new}       every command here works through its socket, without a key");
+    eprintln!(
+        "  data   {data}{new}       every command here works through its socket, without a key"
+    );
     eprintln!("  in     POST http://{address}/in/HOOK");
     if is_new {
         eprintln!("  next   hooklane hooks create hello --reduce latest");

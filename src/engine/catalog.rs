@@ -110,7 +110,15 @@ impl Catalog {
         let text = |from: Option<IpAddr>| from.map_or("socket".into(), |ip| ip.to_string());
         let uses: Vec<_> = uses
             .into_iter()
-            .map(|(number, (at, from))| (number, LastUse { at, from: text(from) }))
+            .map(|(number, (at, from))| {
+                (
+                    number,
+                    LastUse {
+                        at,
+                        from: text(from),
+                    },
+                )
+            })
             .collect();
         self.store.keys_used(&uses).await
     }

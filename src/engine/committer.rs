@@ -25,7 +25,8 @@ async fn commit(engine: &Engine, batch: Vec<Waiting>) {
         .iter()
         .map(|waiting| (waiting.event.hook, intake::size(&waiting.event)))
         .collect();
-    let (events, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.event, w.answer)).unzip();
+    let (events, answers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|w| (w.event, w.answer)).unzip();
     let received: Vec<_> = events.iter().map(|e| (e.hook, e.received_at)).collect();
     let outcomes = store(engine, events).await;
     engine.intake.committed(&room);

@@ -66,7 +66,11 @@ impl Gauge {
     }
 
     /// What the last five minutes show. Events that wait still are told by their ages so far.
-    pub fn reading(&self, now: Timestamp, waiting: impl Iterator<Item = (Duration, u64)>) -> Reading {
+    pub fn reading(
+        &self,
+        now: Timestamp,
+        waiting: impl Iterator<Item = (Duration, u64)>,
+    ) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
         let (mut came, mut went) = (0, 0);

@@ -243,7 +243,9 @@ mod tests {
             intake.let_in(event(1, "", 1)).unwrap();
         }
         assert_eq!(intake.has_room(HookId(1)), Err(Refused::HookFull));
-        intake.let_in(event(2, "", BYTES_MAX / SHARE_OF_ONE_HOOK)).unwrap();
+        intake
+            .let_in(event(2, "", BYTES_MAX / SHARE_OF_ONE_HOOK))
+            .unwrap();
         assert_eq!(intake.has_room(HookId(2)), Err(Refused::HookFull));
         assert_eq!(intake.has_room(HookId(3)), Ok(()));
 

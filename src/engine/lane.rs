@@ -321,10 +321,7 @@ mod tests {
     fn being_let_go_during_the_turn_that_sets_it_aside_counts() {
         let mut lane = lane_with(&[1]);
         assert_eq!(batch(&mut lane, 9, 0), [1]);
-        lane.hinted([
-            hint(1, lanes::Aside::Return),
-            hint(1, lanes::Aside::Stay),
-        ]);
+        lane.hinted([hint(1, lanes::Aside::Return), hint(1, lanes::Aside::Stay)]);
         lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest(1)));
         assert_eq!(batch(&mut lane, 9, 0), [1]);
     }

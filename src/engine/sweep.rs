@@ -55,12 +55,15 @@ fn hint(engine: &Engine, page: &[store::Behind], aside: Aside) {
         let Some(lanes) = hook.and_then(|hook| catalog.lanes_of(hook)) else {
             continue;
         };
-        hints.entry(lanes.lane(behind.slot)).or_default().push(Hint {
-            cursor: behind.cursor,
-            oldest: now,
-            behind: Behind::All(behind.events),
-            aside,
-        });
+        hints
+            .entry(lanes.lane(behind.slot))
+            .or_default()
+            .push(Hint {
+                cursor: behind.cursor,
+                oldest: now,
+                behind: Behind::All(behind.events),
+                aside,
+            });
     }
     for (lane, hints) in hints {
         let _ = engine.lanes.hint(&lane, hints);

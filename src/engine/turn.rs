@@ -63,7 +63,10 @@ pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Tu
         cursor: *cursor,
         events_max,
     };
-    let inputs = engine.store.inputs(batch.iter().map(want).collect()).await?;
+    let inputs = engine
+        .store
+        .inputs(batch.iter().map(want).collect())
+        .await?;
     let now = Timestamp::now();
     let catalog = engine.catalog.now();
 
@@ -83,7 +86,9 @@ pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Tu
                 tracing::error!(stream = cursor.stream.0, position = %input.cursor.position,
                     head = %input.head, "events are missing: the cursor is held");
                 steps.push(hold_at_gap(&input, now));
-                turned.outcomes.push((*cursor, Outcome::Aside(Aside::Held, rest(&input, 0, now))));
+                turned
+                    .outcomes
+                    .push((*cursor, Outcome::Aside(Aside::Held, rest(&input, 0, now))));
             }
             Plan::Fold => {
                 tasks.push(task(&mut input, handler));
@@ -105,7 +110,9 @@ pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Tu
             aside
         })
         .collect();
-    let moves = steps.iter().any(|step| step.from != step.to || step.condition != Condition::Flowing);
+    let moves = steps
+        .iter()
+        .any(|step| step.from != step.to || step.condition != Condition::Flowing);
     let moved = match moves {
         true => engine.store.advance(steps).await?,
         false => vec![Advance::Lost; steps.len()],

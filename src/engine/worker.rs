@@ -123,7 +123,9 @@ impl Worker {
         }
         self.gauge.lock().went(&turned.received, &turned.work, now);
         engine.count_turn(&turned, now);
-        engine.applied.moved(batch.iter().map(|cursor| cursor.stream));
+        engine
+            .applied
+            .moved(batch.iter().map(|cursor| cursor.stream));
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use axum::response::Response;
 use axum::response::sse;
 use axum::routing::{delete, get, post};
 use futures_util::stream;
-use http::request::Parts;
 use http::StatusCode;
+use http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -36,7 +36,10 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/hooks/{hook}/test", post(test_hook))
         .route("/v1/admin/keys", get(keys).post(create_key))
         .route("/v1/admin/keys/{id}", delete(revoke_key))
-        .route("/v1/admin/namespaces", get(namespaces).post(create_namespace))
+        .route(
+            "/v1/admin/namespaces",
+            get(namespaces).post(create_namespace),
+        )
         .route("/v1/admin/namespaces/{name}", delete(delete_namespace))
         .route("/v1/admin/lanes", get(lanes))
         .route("/v1/admin/streams", get(streams))
@@ -221,7 +224,11 @@ struct OneStream {
     stream: String,
 }
 
-async fn show_stream(_: Operator, State(app): State<App>, Asked(query): Asked<OneStream>) -> Answer {
+async fn show_stream(
+    _: Operator,
+    State(app): State<App>,
+    Asked(query): Asked<OneStream>,
+) -> Answer {
     let stream = stream_name(&query.stream)?;
     Ok(json(StatusCode::OK, &app.admin.show_stream(&stream).await?))
 }
@@ -265,7 +272,10 @@ async fn events(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQ
     let filter = query.filter()?;
     let rows = app.admin.events(&filter).await?;
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
-    let next = rows.last().filter(|_| is_full).map(|row| row.event.to_string());
+    let next = rows
+        .last()
+        .filter(|_| is_full)
+        .map(|row| row.event.to_string());
     Ok(list(rows, next))
 }
 
@@ -316,7 +326,10 @@ impl Tail {
             }
             let rows = self.app.admin.events(&self.filter).await.ok()?;
             let seen = self.seen;
-            self.ready = rows.into_iter().take_while(|row| Some(row.event) != seen).collect();
+            self.ready = rows
+                .into_iter()
+                .take_while(|row| Some(row.event) != seen)
+                .collect();
             self.seen = self.ready.first().map(|row| row.event).or(seen);
         }
     }

@@ -256,8 +256,17 @@ impl Watch {
                 return None;
             }
             let deadline = Instant::now() + WAIT_MAX;
-            let wanted = self.seen.map_or(Position(0), |(_, seen)| Position(seen.0 + 1));
-            let next = state_at(&self.app, &self.engine, &self.hook, &self.key, wanted, deadline);
+            let wanted = self
+                .seen
+                .map_or(Position(0), |(_, seen)| Position(seen.0 + 1));
+            let next = state_at(
+                &self.app,
+                &self.engine,
+                &self.hook,
+                &self.key,
+                wanted,
+                deadline,
+            );
             let state = tokio::select! {
                 state = next => state.ok()?,
                 _ = stopping.changed() => return None,
@@ -286,7 +295,11 @@ async fn readyz(State(app): State<App>) -> Result<&'static str, Error> {
     let version = engine.store.config_version().await;
     match (engine.is_failing(), version) {
         (false, Ok(_)) if !*app.stopping.borrow() => Ok("ready\n"),
-        _ => Err(Error::unavailable("not_ready", "this node cannot commit now", 1)),
+        _ => Err(Error::unavailable(
+            "not_ready",
+            "this node cannot commit now",
+            1,
+        )),
     }
 }
 

@@ -131,8 +131,8 @@ fn admit(
         None => (path, None),
     };
     let catalog = engine.catalog.peek();
-    let access = auth::access(app, &catalog, peer, request.headers(), in_path)
-        .map_err(unauthorized)?;
+    let access =
+        auth::access(app, &catalog, peer, request.headers(), in_path).map_err(unauthorized)?;
     let hook = catalog.hooks.get(name);
     let hook = match (hook, access) {
         (Some(hook), access) if access.may_write(hook.id) => hook.clone(),

@@ -1,1 +1,5 @@
+//! The tests that see hooklane as a whole.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod store;

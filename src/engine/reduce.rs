@@ -1,0 +1,148 @@
+//! The reduce handlers: (state, event) → state.
+//!
+//! Owns how events are folded and what a fold may cost. Promises that a fold depends on nothing but
+//! the state and the events it is given, and not on how the events were divided into tasks; that
+//! every state is JSON of [`STATE_MAX`] bytes at most; and that no reducer, whatever it does, takes
+//! the daemon down or keeps a thread from the others. Leaves reading events and storing states to
+//! the turn that calls it.
+//!
+//! - `fold.rs`: the threads, the budget of a turn, the hard deadline
+//! - `builtin.rs`: `latest`, `merge`, `patch`, `append:N`, `count`
+//! - `script.rs`, `realm.js`: JavaScript, its realm and its limits
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::cursor::{Chain, DeadLetter};
+use crate::domain::event::Event;
+use crate::domain::hook::{OnError, Reducer};
+
+mod builtin;
+mod fold;
+mod script;
+#[cfg(test)]
+mod tests;
+
+pub use fold::Folds;
+pub use script::check;
+
+/// The largest state, in bytes of JSON.
+pub const STATE_MAX: usize = 256 * 1024;
+
+/// How long one event may take.
+const TIME_MAX: Duration = Duration::from_millis(50);
+
+/// The longest message about a failure, in characters.
+const MESSAGE_MAX: usize = 500;
+
+/// One cursor's share of a turn.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// How its events become its state.
+    pub reducer: Reducer,
+    /// The state so far; none before the first event.
+    pub state: Option<String>,
+    /// The chain so far.
+    pub chain: Chain,
+    /// What an event that can never be folded leads to.
+    pub on_error: OnError,
+    /// The events after its position, in order.
+    pub events: Vec<Arc<Event>>,
+}
+
+/// How far a task came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Folded {
+    /// Events folded or skipped, from the front.
+    pub passed: usize,
+    /// The state after them.
+    pub state: Option<String>,
+    /// The chain after them.
+    pub chain: Chain,
+    /// Those of them that were skipped, in order.
+    pub skipped: Vec<DeadLetter>,
+    /// Why the next event was not folded; none when all were, or when the budget had been spent.
+    pub failure: Option<Failure>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why an event was not folded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The reducer refused it, and always will: hold at once.
+    #[error("{0}")]
+    Rejected(String),
+    /// It took too long, which may be due to load: try again later.
+    #[error("{0}")]
+    OutOfTime(String),
+    /// It needed too much memory, which may be due to what others need: try again later.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// It did not end and could not be ended; its thread is lost. Hold at once, do not try again.
+    #[error("{0}")]
+    Stuck(String),
+}
+
+impl Folded {
+    /// Nothing folded yet.
+    fn nothing(task: &Task) -> Self {
+        Self {
+            passed: 0,
+            state: task.state.clone(),
+            chain: task.chain.clone(),
+            skipped: Vec::new(),
+            failure: None,
+            took: Duration::ZERO,
+        }
+    }
+}
+
+/// A reducer at work on one stream's state.
+trait Reduce {
+    /// Folds one event into the state. After an error the state is what it was.
+    fn reduce(&mut self, event: &Event) -> Result<(), Failure>;
+
+    /// The state as JSON; none before the first event.
+    fn state(&self) -> Option<String>;
+}
+
+/// A reducer that cannot begin, as the state is none of its own.
+struct Unable {
+    why: Failure,
+    state: Option<String>,
+}
+
+impl Reduce for Unable {
+    fn reduce(&mut self, _: &Event) -> Result<(), Failure> {
+        Err(self.why.clone())
+    }
+
+    fn state(&self) -> Option<String> {
+        self.state.clone()
+    }
+}
+
+fn check_size(len: usize) -> Result<(), Failure> {
+    if len <= STATE_MAX {
+        return Ok(());
+    }
+    Err(Failure::Rejected(format!(
+        "the state would have {len} bytes; {STATE_MAX} is the limit"
+    )))
+}
+
+/// `text` on one line, without control characters, of [`MESSAGE_MAX`] characters at most.
+fn printable(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().take(MESSAGE_MAX) {
+        match c {
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    if text.chars().nth(MESSAGE_MAX).is_some() {
+        out.push('…');
+    }
+    out
+}

@@ -1,0 +1,736 @@
+//! What the store promises, statement by statement, on a real file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hooklane::domain::cursor::{Applied, Chain, Condition, CursorId, DeadLetter, Era};
+use hooklane::domain::event::{EventId, StreamId};
+use hooklane::domain::hook::{
+    Debounce, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
+};
+use hooklane::domain::key::{self, Key, Kind, Scope};
+use hooklane::domain::lane::Slot;
+use hooklane::domain::name::OrderingKey;
+use hooklane::domain::position::{Position, Seq};
+use hooklane::domain::time::Timestamp;
+use hooklane::store::{
+    Advance, Appended, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, Skip, Step,
+    Store, Want,
+};
+use tempfile::TempDir;
+
+/// A store on a file of its own, with hooks to receive.
+struct World {
+    store: Store,
+    dir: TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let name = |n: u8| plan(&format!("hook{n}"), Some(Reducer::Count));
+        store
+            .create_namespace(&"default".parse().unwrap(), 4, Timestamp::now())
+            .await
+            .unwrap();
+        store
+            .create_hooks(&[name(1), name(2)], Timestamp::now())
+            .await
+            .unwrap()
+            .unwrap();
+        Self { store, dir }
+    }
+
+    /// Closes the store and opens it again, as a restart does.
+    async fn reopened(self) -> Self {
+        self.store.close().await;
+        let store = open(&self.dir).await;
+        Self {
+            store,
+            dir: self.dir,
+        }
+    }
+
+    async fn hook(&self, name: &str) -> Hook {
+        let hooks = self.store.hooks().await.unwrap();
+        let found = hooks.into_iter().find(|hook| hook.name.as_str() == name);
+        found.unwrap()
+    }
+
+    /// Stores events of `hook1`, each given as its ordering key and its body.
+    async fn append(&self, events: &[(&str, &str)]) -> Vec<Appended> {
+        let batch = events.iter().map(|(key, body)| event(1, key, body, None));
+        self.store.append(batch.collect()).await.unwrap()
+    }
+
+    async fn cursor(&self, key: &str) -> CursorId {
+        let hook = self.hook("hook1").await;
+        let stream = self
+            .store
+            .stream(hook.id, &OrderingKey::new(key.as_bytes()))
+            .await;
+        CursorId {
+            stream: stream.unwrap().unwrap().id,
+            handler: hook.reduce().unwrap().id,
+        }
+    }
+
+    async fn bodies(&self, cursor: CursorId) -> Vec<String> {
+        let want = Want {
+            cursor,
+            events_max: 10_000,
+        };
+        let input = self
+            .store
+            .inputs(vec![want])
+            .await
+            .unwrap()
+            .remove(0)
+            .unwrap();
+        assert!(!input.has_gap());
+        let body = |body: &[u8]| String::from_utf8(body.to_vec()).unwrap();
+        input.events.iter().map(|event| body(&event.body)).collect()
+    }
+
+    async fn position(&self, cursor: CursorId) -> (Position, Condition, Option<String>) {
+        let (cursor, ..) = self.store.cursor(cursor).await.unwrap().unwrap();
+        (cursor.position, cursor.condition, cursor.state)
+    }
+}
+
+async fn open(dir: &TempDir) -> Store {
+    let file = dir.path().join("hooklane.db");
+    Store::open(&file, Box::new(|_| {})).await.unwrap()
+}
+
+fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
+    HookPlan {
+        name: name.parse().unwrap(),
+        namespace: "default".parse().unwrap(),
+        order_by: OrderBy::Body("/c".into()),
+        unordered: Unordered::Refuse,
+        body_max: 1_000,
+        reducer,
+        on_error: OnError::Hold,
+        debounce: None,
+    }
+}
+
+fn event(hook: i64, key: &str, body: &str, dedupe_key: Option<&str>) -> NewEvent {
+    let key = OrderingKey::new(key.as_bytes());
+    NewEvent {
+        hook: HookId(hook),
+        slot: Slot::of(&"hook1".parse().unwrap(), &key),
+        key,
+        id: EventId::new(Timestamp::now()),
+        received_at: Timestamp::now(),
+        key_id: None,
+        dedupe_key: dedupe_key.map(str::to_owned),
+        headers: r#"{"a":"b"}"#.into(),
+        body: body.to_owned().into(),
+    }
+}
+
+fn step(cursor: CursorId, from: i64, to: i64, state: &str) -> Step {
+    Step {
+        cursor,
+        era: Era(1),
+        from: Position(from),
+        to: Position(to),
+        state: Some(state.to_owned()),
+        chain: Chain::default(),
+        condition: Condition::Flowing,
+        skipped: Vec::new(),
+        mover: Mover::Turn,
+        at: Timestamp::now(),
+    }
+}
+
+fn seqs(appended: &[Appended]) -> Vec<i64> {
+    let seq = |appended: &Appended| match appended {
+        Appended::New { seq, .. } => seq.0,
+        Appended::Duplicate { seq, .. } => -seq.0,
+        Appended::Gone => 0,
+    };
+    appended.iter().map(seq).collect()
+}
+
+#[tokio::test]
+async fn numbers_are_gapless_per_stream_and_go_on_after_a_restart() {
+    let world = World::new().await;
+    let first = world.append(&[("a", "1"), ("b", "2"), ("a", "3")]).await;
+    assert_eq!(seqs(&first), [1, 1, 2]);
+    let world = world.reopened().await;
+    assert_eq!(seqs(&world.append(&[("b", "4"), ("a", "5")]).await), [2, 3]);
+    assert_eq!(world.bodies(world.cursor("a").await).await, ["1", "3", "5"]);
+    assert_eq!(world.bodies(world.cursor("b").await).await, ["2", "4"]);
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap() {
+    let world = World::new().await;
+    let batch = |body: &str| {
+        vec![
+            event(1, "a", body, Some("x")),
+            event(1, "b", body, Some("x")),
+        ]
+    };
+    let first = world.store.append(batch("1")).await.unwrap();
+    assert_eq!(seqs(&first), [1, 1], "dedupe is per stream");
+    let mut again = batch("2");
+    again.push(event(1, "a", "3", Some("y")));
+    again.push(event(1, "a", "4", Some("y")));
+    let world = world.reopened().await;
+    assert_eq!(
+        seqs(&world.store.append(again).await.unwrap()),
+        [-1, -1, 2, -2]
+    );
+    assert_eq!(world.bodies(world.cursor("a").await).await, ["1", "3"]);
+}
+
+#[tokio::test]
+async fn events_of_a_deleted_hook_are_not_stored() {
+    let world = World::new().await;
+    world.append(&[("a", "1")]).await;
+    let hook = world.hook("hook1").await;
+    world
+        .store
+        .delete_hook(hook.id, Timestamp::now())
+        .await
+        .unwrap();
+    assert_eq!(
+        world.append(&[("a", "2"), ("z", "3")]).await,
+        [Appended::Gone; 2]
+    );
+    let other = world
+        .store
+        .append(vec![event(2, "a", "4", None)])
+        .await
+        .unwrap();
+    assert_eq!(seqs(&other), [1]);
+}
+
+#[tokio::test]
+async fn a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else() {
+    let world = World::new().await;
+    world.append(&[("a", "1"), ("b", "2"), ("a", "3")]).await;
+    let kept = world
+        .store
+        .append(vec![event(2, "a", "4", None)])
+        .await
+        .unwrap();
+    let hook = world.hook("hook1").await;
+    let cursor = world.cursor("a").await;
+    world
+        .store
+        .advance(vec![step(cursor, 0, 1, "1")])
+        .await
+        .unwrap();
+    world
+        .store
+        .delete_hook(hook.id, Timestamp::from_millis(5))
+        .await
+        .unwrap();
+    assert_eq!(
+        world
+            .store
+            .purge(Timestamp::from_millis(5), 10)
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        world
+            .store
+            .purge(Timestamp::from_millis(6), 10)
+            .await
+            .unwrap(),
+        2
+    );
+    let left = world.store.events_list(&all()).await.unwrap();
+    assert_eq!(left.len(), 1);
+    let Appended::New { stream, .. } = kept[0] else {
+        panic!("{kept:?}");
+    };
+    assert_eq!(left[0].event.stream, stream);
+    assert!(world.store.cursor(cursor).await.unwrap().is_none());
+
+    // A hook of the same name begins anew.
+    let again = plan("hook1", None);
+    world
+        .store
+        .create_hooks(&[again], Timestamp::now())
+        .await
+        .unwrap()
+        .unwrap();
+    let hook = world.hook("hook1").await;
+    let stored = world
+        .store
+        .append(vec![event(hook.id.0, "a", "5", None)])
+        .await
+        .unwrap();
+    assert_eq!(seqs(&stored), [1]);
+}
+
+fn all() -> Filter {
+    Filter {
+        limit: 1_000,
+        ..Filter::default()
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_moves_only_from_where_it_was_seen() {
+    let world = World::new().await;
+    world.append(&[("a", "1"), ("a", "2"), ("b", "3")]).await;
+    let [a, b] = [world.cursor("a").await, world.cursor("b").await];
+    let steps = vec![
+        step(a, 0, 1, "one"),
+        step(a, 0, 2, "lost"),
+        step(b, 0, 1, "x"),
+    ];
+    let moved = world.store.advance(steps).await.unwrap();
+    assert_eq!(moved, [Advance::Moved, Advance::Lost, Advance::Moved]);
+    let other_era = Step {
+        era: Era(2),
+        ..step(a, 1, 2, "lost")
+    };
+    assert_eq!(
+        world.store.advance(vec![other_era]).await.unwrap(),
+        [Advance::Lost]
+    );
+    let world = world.reopened().await;
+    let stands = world.position(a).await;
+    assert_eq!(
+        stands,
+        (Position(1), Condition::Flowing, Some("one".into()))
+    );
+    assert_eq!(world.bodies(a).await, ["2"]);
+}
+
+#[tokio::test]
+async fn a_held_cursor_is_moved_by_operators_only() {
+    let world = World::new().await;
+    world.append(&[("a", "1"), ("a", "2")]).await;
+    let cursor = world.cursor("a").await;
+    let held = Condition::Held {
+        reason: "why".into(),
+    };
+    let hold = Step {
+        condition: held.clone(),
+        ..step(cursor, 0, 0, "s")
+    };
+    assert_eq!(
+        world.store.advance(vec![hold]).await.unwrap(),
+        [Advance::Moved]
+    );
+    let moved = world
+        .store
+        .advance(vec![step(cursor, 0, 1, "t")])
+        .await
+        .unwrap();
+    assert_eq!(moved, [Advance::Lost]);
+    assert_eq!(world.position(cursor).await.1, held);
+
+    let events = world
+        .store
+        .events_after(cursor.stream, Seq(0), 10)
+        .await
+        .unwrap();
+    let skip = |id| world.store.skip(cursor, id, "poison", Timestamp::now());
+    assert_eq!(skip(events[1].event.id).await.unwrap(), Skip::NotNext);
+    assert_eq!(skip(events[0].event.id).await.unwrap(), Skip::Skipped);
+    let (position, condition, state) = world.position(cursor).await;
+    assert_eq!((position, condition), (Position(1), Condition::Flowing));
+    assert_eq!(state, Some("s".into()), "a skip leaves the state as it is");
+    let reason = world.store.dead_letter(cursor, Seq(1)).await.unwrap();
+    assert_eq!(reason, Some("poison".into()));
+    let (row, ..) = world.store.cursor(cursor).await.unwrap().unwrap();
+    let wanted = Chain::default().next(events[0].event.id, Applied::Skipped);
+    assert_eq!(row.chain, wanted);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all() {
+    let world = World::new().await;
+    world.append(&[("a", "1"), ("a", "2")]).await;
+    let cursor = world.cursor("a").await;
+    let skipping = |from, to| Step {
+        skipped: vec![DeadLetter {
+            seq: Seq(to),
+            reason: "bad".into(),
+        }],
+        ..step(cursor, from, to, "s")
+    };
+    let moved = world
+        .store
+        .advance(vec![skipping(0, 1), skipping(0, 2)])
+        .await
+        .unwrap();
+    assert_eq!(moved, [Advance::Moved, Advance::Lost]);
+    assert!(
+        world
+            .store
+            .dead_letter(cursor, Seq(1))
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        world
+            .store
+            .dead_letter(cursor, Seq(2))
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go() {
+    let world = World::new().await;
+    world.append(&[("a", "1")]).await;
+    let cursor = world.cursor("a").await;
+    let waiting = Condition::Waiting {
+        retry_at: Timestamp::from_millis(77),
+        tries: 2,
+        reason: "slow".into(),
+    };
+    let wait = Step {
+        condition: waiting.clone(),
+        ..step(cursor, 0, 0, "s")
+    };
+    world.store.advance(vec![wait]).await.unwrap();
+    let world = world.reopened().await;
+    assert_eq!(world.position(cursor).await.1, waiting);
+    assert_eq!(
+        world.store.release(cursor.stream, None).await.unwrap(),
+        [cursor]
+    );
+    assert_eq!(world.position(cursor).await.1, Condition::Flowing);
+    assert!(
+        world
+            .store
+            .release(cursor.stream, None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn everything_behind_its_head_is_found_in_pages() {
+    let world = World::new().await;
+    world
+        .append(&[("a", "1"), ("b", "2"), ("b", "3"), ("c", "4")])
+        .await;
+    let done = world.cursor("c").await;
+    world
+        .store
+        .advance(vec![step(done, 0, 1, "s")])
+        .await
+        .unwrap();
+    let none = CursorId {
+        stream: StreamId(0),
+        handler: done.handler,
+    };
+    let page = world.store.behind(none, 1).await.unwrap();
+    assert_eq!(
+        (page.len(), page[0].cursor, page[0].events),
+        (1, world.cursor("a").await, 1)
+    );
+    let page = world.store.behind(page[0].cursor, 10).await.unwrap();
+    assert_eq!(
+        (page.len(), page[0].cursor, page[0].events),
+        (1, world.cursor("b").await, 2)
+    );
+}
+
+#[tokio::test]
+async fn what_the_log_holds_reads_the_same_indexed_or_not() {
+    let world = World::new().await;
+    // More than stays in memory whole, so that every way of reading is taken.
+    let body = "x".repeat(100_000);
+    for n in 0..400 {
+        let batch = vec![
+            event(1, "a", &format!("{n}{body}"), Some(&format!("k{n}"))),
+            event(1, "b", &format!("{n}"), None),
+        ];
+        world.store.append(batch).await.unwrap();
+    }
+    let check = async |world: &World| {
+        for key in ["a", "b"] {
+            let cursor = world.cursor(key).await;
+            let bodies = world.bodies(cursor).await;
+            let numbers = bodies
+                .iter()
+                .map(|body| body.trim_end_matches('x').parse::<i32>().unwrap());
+            assert!(numbers.eq(0..400), "{key}");
+            let listed = world
+                .store
+                .events_after(cursor.stream, Seq(100), 50)
+                .await
+                .unwrap();
+            let seqs = listed.iter().map(|stored| stored.event.seq.0);
+            assert!(seqs.eq(101..=150), "{key}");
+        }
+        let newest = world.store.events_list(&all()).await.unwrap();
+        assert_eq!(newest.len(), 800);
+        let last = &newest[0].event;
+        let found = world.store.event(last.id).await.unwrap().unwrap();
+        assert_eq!(found.event, *last);
+        let older = Filter {
+            before: Some(last.id),
+            limit: 1,
+            ..Filter::default()
+        };
+        let older = world.store.events_list(&older).await.unwrap();
+        assert_eq!(older[0].event.id, newest[1].event.id);
+    };
+    check(&world).await;
+    let world = world.reopened().await;
+    check(&world).await;
+}
+
+#[tokio::test]
+async fn a_missing_event_is_seen_as_a_gap() {
+    let world = World::new().await;
+    world.append(&[("a", "1"), ("a", "2"), ("a", "3")]).await;
+    let cursor = world.cursor("a").await;
+    world.store.close().await;
+    let db = rusqlite::Connection::open(world.dir.path().join("hooklane.db")).unwrap();
+    db.execute("delete from log_index where seq = 2", [])
+        .unwrap();
+    drop(db);
+    let store = open(&world.dir).await;
+    let input = async |from: i64| {
+        if from > 0 {
+            store
+                .advance(vec![step(cursor, from - 1, from, "s")])
+                .await
+                .unwrap();
+        }
+        let want = Want {
+            cursor,
+            events_max: 10,
+        };
+        store.inputs(vec![want]).await.unwrap().remove(0).unwrap()
+    };
+    assert!(input(0).await.has_gap(), "1, 3");
+    assert!(input(1).await.has_gap(), "3 after 1");
+    assert!(!input(2).await.has_gap());
+}
+
+#[tokio::test]
+async fn a_doubled_number_is_refused_when_the_log_is_indexed() {
+    let world = World::new().await;
+    world.append(&[("a", "1")]).await;
+    world.store.close().await;
+    let file = world.dir.path().join("hooklane.db");
+    let db = rusqlite::Connection::open(&file).unwrap();
+    db.execute(
+        "insert into log select n + 1, stream, seq, x'00', received_at, key_id, null, headers, body
+         from log",
+        [],
+    )
+    .unwrap();
+    drop(db);
+    let refused = Store::open(&file, Box::new(|_| {})).await;
+    assert!(refused.is_err(), "two events with one number");
+}
+
+#[tokio::test]
+async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_code() {
+    let world = World::new().await;
+    let script = |text: &str| {
+        Some(Reducer::Script(Arc::new(Source {
+            file: "sum.js".into(),
+            text: text.into(),
+        })))
+    };
+    let mut wanted = HookPlan {
+        order_by: OrderBy::Header("x-account".into()),
+        unordered: Unordered::Keep,
+        on_error: OnError::Skip,
+        debounce: Some(Debounce {
+            quiet: Duration::from_millis(5),
+            longest: Duration::from_millis(50),
+        }),
+        ..plan("full", script("1"))
+    };
+    let create = |plan: &HookPlan| {
+        let plans = [plan.clone()];
+        let store = world.store.clone();
+        async move { store.create_hooks(&plans, Timestamp::now()).await.unwrap() }
+    };
+    assert!(create(&wanted).await.is_some());
+    assert!(create(&wanted).await.is_none(), "the name is taken");
+    let hook = world.hook("full").await;
+    assert_eq!(HookPlan::from(&hook), wanted);
+
+    let edit = async |wanted: &HookPlan| {
+        let hook = world.hook("full").await;
+        world
+            .store
+            .edit_hook(&hook, wanted, Timestamp::now())
+            .await
+            .unwrap();
+        let hook = world.hook("full").await;
+        assert_eq!(HookPlan::from(&hook), *wanted);
+        hook.reduce().map(|handler| (handler.id, handler.fold))
+    };
+    let id = hook.reduce().unwrap().id;
+    wanted.body_max = 7;
+    assert_eq!(edit(&wanted).await, Some((id, 1)));
+    wanted.reducer = script("2");
+    assert_eq!(edit(&wanted).await, Some((id, 2)));
+    wanted = plan("full", None);
+    assert_eq!(edit(&wanted).await, None);
+    wanted.reducer = Some(Reducer::Latest);
+    assert_ne!(edit(&wanted).await.unwrap().0, id);
+}
+
+#[tokio::test]
+async fn keys_keep_everything_but_their_text() {
+    let world = World::new().await;
+    let minted = key::mint(Kind::Write);
+    let key = Key {
+        number: 0,
+        id: minted.id,
+        name: "me".parse().unwrap(),
+        kind: Kind::Write,
+        scope: Scope::Hook(HookId(1)),
+        hash: minted.hash,
+        created_at: Timestamp::from_millis(1),
+        expires_at: Some(Timestamp::from_millis(9)),
+        revoked_at: None,
+    };
+    let version = world.store.config_version().await.unwrap();
+    world.store.create_key(&key).await.unwrap();
+    assert!(
+        world.store.config_version().await.unwrap() > version,
+        "nodes read again"
+    );
+    let (stored, used) = world.store.keys().await.unwrap().remove(0);
+    assert_eq!(
+        (stored.id, stored.hash, stored.scope),
+        (key.id, key.hash, key.scope)
+    );
+    assert_eq!(used, None);
+    assert!(
+        stored.is_live(Timestamp::from_millis(8)) && !stored.is_live(Timestamp::from_millis(9))
+    );
+    let last = LastUse {
+        at: Timestamp::from_millis(5),
+        from: "::1".into(),
+    };
+    world
+        .store
+        .keys_used(&[(stored.number, last.clone())])
+        .await
+        .unwrap();
+    assert!(
+        world
+            .store
+            .revoke_key(key.id, Timestamp::from_millis(3))
+            .await
+            .unwrap()
+    );
+    assert!(
+        world
+            .store
+            .revoke_key(key.id, Timestamp::from_millis(4))
+            .await
+            .unwrap()
+    );
+    let (stored, used) = world.store.keys().await.unwrap().remove(0);
+    assert_eq!(
+        stored.revoked_at,
+        Some(Timestamp::from_millis(3)),
+        "the first moment stays"
+    );
+    assert_eq!(used, Some(last));
+}
+
+#[tokio::test]
+async fn a_namespace_made_again_goes_on_counting_generations() {
+    let world = World::new().await;
+    let acme = "acme".parse().unwrap();
+    let now = Timestamp::now();
+    assert!(world.store.create_namespace(&acme, 3, now).await.unwrap());
+    assert!(!world.store.create_namespace(&acme, 5, now).await.unwrap());
+    assert!(world.store.delete_namespace(&acme).await.unwrap());
+    assert!(world.store.create_namespace(&acme, 5, now).await.unwrap());
+    let namespaces = world.store.namespaces().await.unwrap();
+    let acme = namespaces
+        .iter()
+        .find(|n| n.lanes.namespace == acme)
+        .unwrap();
+    assert_eq!((acme.lanes.generation, acme.lanes.lanes), (2, 5));
+    assert!(
+        !world
+            .store
+            .delete_namespace(&"default".parse().unwrap())
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test]
+async fn cursors_are_listed_by_stream_or_by_age() {
+    let world = World::new().await;
+    world.append(&[("a", "1"), ("b", "2"), ("c", "3")]).await;
+    let b = world.cursor("b").await;
+    world.store.advance(vec![step(b, 0, 1, "s")]).await.unwrap();
+    let filter = CursorsFilter {
+        limit: 10,
+        ..CursorsFilter::default()
+    };
+    let keys = |rows: Vec<hooklane::store::CursorRow>| -> Vec<String> {
+        rows.iter().map(|row| row.key.as_str().to_owned()).collect()
+    };
+    assert_eq!(
+        keys(world.store.cursors(&filter).await.unwrap()),
+        ["a", "b", "c"]
+    );
+    assert_eq!(
+        keys(world.store.cursors_behind(&filter).await.unwrap()),
+        ["a", "c"]
+    );
+    let after = CursorsFilter {
+        after: Some(b.stream),
+        ..filter.clone()
+    };
+    assert_eq!(keys(world.store.cursors(&after).await.unwrap()), ["c"]);
+    let held = CursorsFilter {
+        condition: Some("held"),
+        ..filter
+    };
+    assert!(world.store.cursors(&held).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn epochs_grow_for_ever() {
+    let world = World::new().await;
+    let first = world.store.draw_epoch().await.unwrap();
+    let world = world.reopened().await;
+    assert!(world.store.draw_epoch().await.unwrap() > first);
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_hooklane_is_refused() {
+    let world = World::new().await;
+    world.store.close().await;
+    let file = world.dir.path().join("hooklane.db");
+    let db = rusqlite::Connection::open(&file).unwrap();
+    db.execute(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9999, 'later', 1, x'00', 0)",
+        [],
+    )
+    .unwrap();
+    drop(db);
+    let refused = Store::open(&file, Box::new(|_| {})).await.err().unwrap();
+    assert!(refused.to_string().contains("9999"), "{refused}");
+}
