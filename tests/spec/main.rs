@@ -2,4 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod checker;
+mod daemon;
+mod order;
 mod store;
+mod torture;

@@ -1,0 +1,315 @@
+//! The real `hooklane` as the outside world meets it: a command, a process, an HTTP door.
+//!
+//! Owns a data directory and its port, starts and stops the daemon on them, and calls it. Knows
+//! nothing of what is inside: no line of hooklane's own code is used here.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long a start may take.
+const READY_MAX: Duration = Duration::from_secs(60);
+
+/// How long an answer may take; a later one counts as lost.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// How often a process or a door is looked at while something is awaited.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A data directory with a port: one daemon at a time may live here.
+pub struct Home {
+    dir: TempDir,
+    /// Where its daemon listens.
+    pub addr: SocketAddr,
+}
+
+impl Home {
+    /// An empty one. It stands in the build directory, because the usual place for temporary files
+    /// may be memory, where a sync costs nothing and proves nothing.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("home-")
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .unwrap();
+        Self {
+            dir,
+            addr: SocketAddr::from(([127, 0, 0, 1], free_port())),
+        }
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Writes a file beside the data directory.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// What daemons have logged here so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("serve.log")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hooklane"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOOKLANE_")) {
+            command.env_remove(name);
+        }
+        command.args(args).arg("--data").arg(self.data());
+        command
+    }
+
+    /// Runs one command and gives what it printed; it must succeed.
+    pub fn run(&self, args: &[&str]) -> String {
+        let done = self.command(args).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(
+            done.status.success(),
+            "hooklane {}: {}\n{said}",
+            args.join(" "),
+            done.status
+        );
+        String::from_utf8(done.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Makes the hooks that the TOML text describes.
+    pub fn apply(&self, hooks: &str) {
+        let file = self.write("hooks.toml", hooks);
+        self.run(&["hooks", "apply", file.to_str().unwrap()]);
+    }
+
+    /// Makes a key of `kind` for all hooks.
+    pub fn key(&self, kind: &str) -> String {
+        self.run(&[
+            "keys",
+            "create",
+            "--type",
+            kind,
+            "--all-hooks",
+            "--name",
+            "outside",
+        ])
+    }
+
+    /// Starts a daemon and does not wait for it.
+    pub fn spawn(&self) -> Daemon {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
+        let listen = self.addr.to_string();
+        let child = self
+            .command(&["serve", "--listen", &listen])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Daemon { child }
+    }
+
+    /// Starts a daemon and waits until it is ready.
+    pub fn start(&self) -> Daemon {
+        let mut daemon = self.spawn();
+        let began = Instant::now();
+        while !self.is_ready() {
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                panic!("hooklane serve ended with {status}:\n{}", self.log());
+            }
+            assert!(
+                began.elapsed() < READY_MAX,
+                "hooklane serve is not ready:\n{}",
+                self.log()
+            );
+            std::thread::sleep(LOOK);
+        }
+        daemon
+    }
+
+    fn is_ready(&self) -> bool {
+        let ask = || -> std::io::Result<Vec<u8>> {
+            let mut stream = TcpStream::connect(self.addr)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+            let mut answer = vec![0; 12];
+            stream.read_exact(&mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.ends_with(b" 200"))
+    }
+}
+
+/// A port that nobody listens on, outside the range from which the kernel takes the local ports of
+/// connections: otherwise a sender that calls a dead daemon may end up connected to itself.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 10_000).unwrap_or(0);
+    loop {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A running `hooklane serve`; killed when dropped.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// The number of its process.
+    #[allow(dead_code, reason = "only the benchmark looks under /proc")]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it with -9 and waits until it is gone.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to stop with SIGTERM; none when it still runs after `patience`.
+    pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let began = Instant::now();
+        while began.elapsed() < patience {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Some(status);
+            }
+            std::thread::sleep(LOOK);
+        }
+        None
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// One keep-alive connection, opened when it is needed.
+pub struct Client {
+    addr: SocketAddr,
+    key: String,
+    open: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON; null when it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// Nothing came back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// There was no connection: the request was never sent.
+    Unsent,
+    /// The connection broke: nobody knows what became of the request.
+    Unknown,
+}
+
+impl Client {
+    /// A connection to `addr` with `key`, not opened yet.
+    pub fn new(addr: SocketAddr, key: &str) -> Self {
+        Self {
+            addr,
+            key: key.to_owned(),
+            open: None,
+        }
+    }
+
+    /// Asks for `path`; the daemon must answer.
+    pub async fn get(&mut self, path: &str) -> Answer {
+        let request = self.request("GET", path).body(Full::default()).unwrap();
+        self.call(request).await.unwrap()
+    }
+
+    /// Sends an event to `hook`.
+    pub async fn post(
+        &mut self,
+        hook: &str,
+        body: Bytes,
+        idempotency_key: Option<&str>,
+    ) -> Result<Answer, Lost> {
+        let mut request = self.request("POST", &format!("/in/{hook}"));
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request.header("content-type", "application/json");
+        self.call(request.body(Full::new(body)).unwrap()).await
+    }
+
+    fn request(&self, method: &str, path: &str) -> hyper::http::request::Builder {
+        hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.addr.to_string())
+            .header("authorization", format!("Bearer {}", self.key))
+    }
+
+    async fn call(&mut self, request: hyper::Request<Full<Bytes>>) -> Result<Answer, Lost> {
+        let mut open = match self.open.take() {
+            Some(open) if !open.is_closed() => open,
+            _ => self.connect().await.ok_or(Lost::Unsent)?,
+        };
+        let answer = async {
+            let answer = open.send_request(request).await?;
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(Answer { status, body })
+        };
+        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
+        let answer = answer.ok().and_then(Result::ok).ok_or(Lost::Unknown)?;
+        // The connection is ready again once its task has seen the end of the answer.
+        if open.ready().await.is_ok() {
+            self.open = Some(open);
+        }
+        Ok(answer)
+    }
+
+    async fn connect(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let stream = tokio::net::TcpStream::connect(self.addr).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let (open, connection) = handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        Some(open)
+    }
+}

@@ -1,0 +1,273 @@
+//! Kills the real daemon at random moments under load and asks the checker what it lost.
+//!
+//! Senders go on through every death: half of their events carry an idempotency key and are sent
+//! again until they are answered, the others are sent once. `HOOKLANE_KILLS` sets the number of
+//! deaths, `HOOKLANE_SEED` repeats the choices of an earlier run; when exactly a signal strikes is
+//! up to the machine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use super::checker::{self, Attempt, Outcome, Receipt, TRAIL_JS, trail};
+use super::daemon::{Answer, Client, Home, Lost};
+
+const SENDERS: u64 = 16;
+const HOOKS: [&str; 3] = ["plain", "billing", "orders"];
+const ACCOUNTS: u32 = 5;
+
+/// How long a daemon lives at most once it is ready.
+const LIFE_MAX_MS: u64 = 400;
+
+/// How long a daemon may take to stop when it is asked to.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How long cursors may take to reach their heads once nothing goes wrong any more.
+const HEAL_MAX: Duration = Duration::from_secs(30);
+
+/// Between two tries to reach a daemon that is down or busy.
+const AGAIN: Duration = Duration::from_millis(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_or_reordered_by_kill_9_at_random_moments_under_load() {
+    let kills = from_env("HOOKLANE_KILLS").unwrap_or(100);
+    let mut chance = Chance::new();
+    let world = World::new(&mut chance);
+    let senders = world.send(&mut chance);
+    let mut bit = 0;
+    for _ in 0..kills {
+        let before = world.unknown();
+        if chance.rng.random_bool(0.1) {
+            let newborn = world.home.spawn();
+            chance.wait(50).await;
+            newborn.kill();
+        } else {
+            let daemon = world.home.start();
+            chance.wait(LIFE_MAX_MS).await;
+            daemon.kill();
+        }
+        bit += u64::from(world.unknown() > before);
+    }
+    println!("seed {}: {bit} of {kills} kills cut requests", chance.seed);
+    assert!(bit * 2 > kills, "the kills did not bite");
+    world.judge(senders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_under_load_ends_the_daemon_with_0_within_10_seconds_and_loses_nothing() {
+    let mut chance = Chance::new();
+    let world = World::new(&mut chance);
+    let senders = world.send(&mut chance);
+    for _ in 0..5 {
+        let mut daemon = world.home.start();
+        chance.wait(LIFE_MAX_MS).await;
+        let status = daemon.terminate(STOP_MAX);
+        let status = status.expect("a daemon that stops in time");
+        assert_eq!(status.code(), Some(0), "{}", world.home.log());
+    }
+    world.judge(senders).await;
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// What is drawn in a run, from one seed.
+struct Chance {
+    seed: u64,
+    rng: StdRng,
+}
+
+impl Chance {
+    fn new() -> Self {
+        let seed = from_env("HOOKLANE_SEED").unwrap_or_else(rand::random);
+        println!("seed {seed}");
+        let rng = StdRng::seed_from_u64(seed);
+        Self { seed, rng }
+    }
+
+    async fn wait(&mut self, max_ms: u64) {
+        let moment = self.rng.random_range(0..max_ms * 1_000);
+        tokio::time::sleep(Duration::from_micros(moment)).await;
+    }
+}
+
+/// A home whose daemon comes and goes, and what its senders know.
+struct World {
+    home: Home,
+    read_key: String,
+    write_key: String,
+    began: Instant,
+    numbers: AtomicI64,
+    stop: AtomicBool,
+    log: Mutex<Vec<Attempt>>,
+}
+
+/// An event to send.
+struct Draft {
+    hook: &'static str,
+    stream: String,
+    body: Bytes,
+    dedupe_key: Option<String>,
+}
+
+impl World {
+    fn new(chance: &mut Chance) -> Arc<Self> {
+        let home = Home::new();
+        home.write("trail.js", TRAIL_JS);
+        home.apply(
+            r#"
+            [[hooks]]
+            name = "plain"
+            reduce = "trail.js"
+            [[hooks]]
+            name = "billing"
+            reduce = "trail.js"
+            order_by = "body:/account"
+            [[hooks]]
+            name = "orders"
+            reduce = "trail.js"
+            order_by = "body:/account"
+            "#,
+        );
+        Arc::new(Self {
+            read_key: home.key("read"),
+            write_key: home.key("write"),
+            home,
+            began: Instant::now(),
+            numbers: AtomicI64::new(chance.rng.random_range(1..1_000)),
+            stop: AtomicBool::new(false),
+            log: Mutex::default(),
+        })
+    }
+
+    fn send(self: &Arc<Self>, chance: &mut Chance) -> Vec<JoinHandle<()>> {
+        let sender = |_| {
+            let rng = StdRng::seed_from_u64(chance.rng.random());
+            tokio::spawn(Arc::clone(self).send_until_stopped(rng))
+        };
+        (0..SENDERS).map(sender).collect()
+    }
+
+    async fn send_until_stopped(self: Arc<Self>, mut rng: StdRng) {
+        let mut client = Client::new(self.home.addr, &self.write_key);
+        while !self.stop.load(Ordering::Relaxed) {
+            let draft = self.draw(&mut rng);
+            self.deliver(&mut client, &draft).await;
+            if draft.dedupe_key.is_some() && rng.random_bool(0.05) {
+                self.deliver(&mut client, &draft).await;
+            }
+        }
+    }
+
+    fn draw(&self, rng: &mut StdRng) -> Draft {
+        let hook = HOOKS[rng.random_range(0..HOOKS.len())];
+        let account = format!("a{}", rng.random_range(0..ACCOUNTS));
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let pad = "x".repeat(rng.random_range(0..400));
+        let body = json!({
+            "account": account, "number": number, "amount": rng.random_range(0..100), "pad": pad,
+        });
+        Draft {
+            hook,
+            stream: match hook {
+                "plain" => hook.to_owned(),
+                _ => format!("{hook}/{account}"),
+            },
+            body: body.to_string().into(),
+            dedupe_key: rng.random_bool(0.5).then(|| format!("key-{number}")),
+        }
+    }
+
+    /// Sends once; with an idempotency key again and again until there is an answer.
+    async fn deliver(&self, client: &mut Client, draft: &Draft) {
+        while !self.attempt(client, draft).await {
+            if draft.dedupe_key.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whether it was answered.
+    async fn attempt(&self, client: &mut Client, draft: &Draft) -> bool {
+        let key = draft.dedupe_key.as_deref();
+        let (sent_at, answer) = loop {
+            let sent_at = self.began.elapsed();
+            match client.post(draft.hook, draft.body.clone(), key).await {
+                // Nobody is there: it was not sent, and without this the log would never end.
+                Err(Lost::Unsent) if self.stop.load(Ordering::Relaxed) => return true,
+                Err(Lost::Unsent) => tokio::time::sleep(AGAIN).await,
+                answer => break (sent_at, answer),
+            }
+        };
+        let outcome = self.outcome(answer);
+        let answered = outcome != Outcome::Unknown;
+        self.log.lock().push(Attempt {
+            stream: draft.stream.clone(),
+            body: draft.body.clone(),
+            dedupe_key: draft.dedupe_key.clone(),
+            sent_at,
+            outcome,
+        });
+        answered
+    }
+
+    fn outcome(&self, answer: Result<Answer, Lost>) -> Outcome {
+        match answer {
+            Ok(answer) => outcome(&answer, self.began.elapsed()),
+            Err(_) => Outcome::Unknown,
+        }
+    }
+
+    fn unknown(&self) -> usize {
+        let log = self.log.lock();
+        let unknown = |attempt: &&Attempt| attempt.outcome == Outcome::Unknown;
+        log.iter().filter(unknown).count()
+    }
+
+    /// Starts the daemon for the last time, lets the senders finish, and compares.
+    async fn judge(&self, senders: Vec<JoinHandle<()>>) {
+        let _daemon = self.home.start();
+        self.stop.store(true, Ordering::Relaxed);
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        let mut client = Client::new(self.home.addr, &self.read_key);
+        checker::settle(&mut client, &HOOKS, HEAL_MAX).await;
+        let stored = checker::read(&mut client, &HOOKS).await;
+        let log = self.log.lock();
+        let count: usize = stored.iter().map(|stream| stream.events.len()).sum();
+        println!("{} requests, {count} events stored", log.len());
+        let broken = checker::check(&log, &stored, trail);
+        assert!(broken.is_empty(), "{}", checker::report(&broken));
+        let said = self.home.log();
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+/// What an answer that was read `at` means to its sender.
+pub fn outcome(answer: &Answer, at: Duration) -> Outcome {
+    match answer.status {
+        200 | 202 => {
+            let json = answer.json();
+            let receipt = Receipt {
+                at,
+                event: json["event"].as_str().unwrap().to_owned(),
+                seq: json["seq"].as_i64().unwrap(),
+                duplicate: json["duplicate"].as_bool().unwrap(),
+            };
+            assert_eq!(receipt.duplicate, answer.status == 200, "{json}");
+            Outcome::Accepted(receipt)
+        }
+        400..=499 => Outcome::Refused,
+        503 => Outcome::Unknown,
+        other => panic!("{other}: {}", answer.json()),
+    }
+}

@@ -1,0 +1,411 @@
+//! The scenarios, each with its targets: what a user of hooklane would want to know of its speed.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::bare::Bare;
+use super::daemon::Client;
+use super::generator;
+use super::plans::{Closed, Pace, Seen, Settle, Until, latencies, micros, quantile};
+use super::proc;
+use super::requests::Requests;
+use super::table::{Target, median, note, row};
+use super::world::{CONNECTIONS, Kind, Ledger, World};
+
+const HOOKS: usize = 1_000;
+
+/// Something that is measured.
+pub struct Scenario {
+    pub name: &'static str,
+    pub by_default: bool,
+    pub run: fn(&Scale),
+}
+
+impl Scenario {
+    /// Whether it has this name.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name
+    }
+}
+
+/// All of them, in the order in which they run.
+pub const SCENARIOS: [Scenario; 9] = [
+    by_default("bare", bare),
+    by_default("accept", accept),
+    by_default("applied", applied),
+    by_default("one", one),
+    by_default("latency", latency),
+    by_default("spike", spike),
+    by_default("memory", memory),
+    Scenario {
+        name: "million",
+        by_default: false,
+        run: million,
+    },
+    by_default("idle", idle),
+];
+
+const fn by_default(name: &'static str, run: fn(&Scale)) -> Scenario {
+    Scenario {
+        name,
+        by_default: true,
+        run,
+    }
+}
+
+/// How much is done.
+pub struct Scale {
+    /// A tenth, to see that it works: its figures mean little.
+    pub quick: bool,
+}
+
+impl Scale {
+    fn events(&self, events: u64) -> u64 {
+        if self.quick { events / 10 } else { events }
+    }
+
+    fn time(&self, seconds: f64) -> Duration {
+        Duration::from_secs_f64(if self.quick { seconds / 10.0 } else { seconds })
+    }
+}
+
+/// Answered per second by the bare server.
+fn bare_rate(bare: &Bare, time: Duration) -> f64 {
+    let hooks = (0..HOOKS).map(|n| format!("h{n:04}")).collect();
+    let mut requests = Requests::new(hooks, "hl_w_0000000000000000", "");
+    let mut ledger = Ledger::new(HOOKS);
+    let began = Instant::now();
+    let mut plan = Closed::new(&mut ledger, requests.hooks(), Until::Passed(time));
+    generator::run(bare.addr, CONNECTIONS, &mut requests, &mut plan);
+    ledger.count() as f64 / began.elapsed().as_secs_f64()
+}
+
+fn bare(scale: &Scale) {
+    let bare = Bare::start();
+    bare_rate(&bare, scale.time(1.0));
+    let rates = (0..5).map(|_| bare_rate(&bare, scale.time(2.0))).collect();
+    let what = "bare HTTP server, 64 connections, 512-byte bodies, answered 202";
+    row(what, median(rates), "/s", Target::None);
+}
+
+/// Accepted per second, and how many cores the daemon and the load took meanwhile.
+fn accept_rate(world: &mut World, time: Duration) -> (f64, f64, f64) {
+    let pids = [world.daemon.pid(), std::process::id()];
+    let (before, accepted) = (pids.map(proc::cpu), world.ledger.count());
+    let took = world.send(Until::Passed(time));
+    let after = pids.map(proc::cpu);
+    let cores = |i: usize| (after[i] - before[i]).as_secs_f64() / took;
+    let accepted = world.ledger.count() - accepted;
+    (accepted as f64 / took, cores(0), cores(1))
+}
+
+fn accept(scale: &Scale) {
+    let bare = Bare::start();
+    let mut worlds = [
+        (World::of(HOOKS, Kind::Store), "without reducer"),
+        (World::of(HOOKS, Kind::Sum), "with a JavaScript reducer"),
+    ];
+    bare_rate(&bare, scale.time(1.0));
+    let mut ceilings = Vec::new();
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..6 {
+        for ((world, _), rates) in worlds.iter_mut().zip(&mut rates) {
+            let ceiling = bare_rate(&bare, scale.time(2.0));
+            let rate = accept_rate(world, scale.time(3.0));
+            if world.kind == Kind::Sum {
+                world.settle();
+            }
+            // The first round warms up.
+            if round > 0 {
+                ceilings.push(ceiling);
+                rates.push(rate);
+            }
+        }
+    }
+    let ceiling = median(ceilings);
+    row(
+        "bare HTTP server in the same run",
+        ceiling,
+        "/s",
+        Target::None,
+    );
+    for ((world, how), rates) in worlds.iter_mut().zip(rates) {
+        if world.kind == Kind::Sum {
+            world.settle_and_check();
+        }
+        world.ledger.check_order();
+        let of = |field: fn(&(f64, f64, f64)) -> f64| median(rates.iter().map(field).collect());
+        let share = of(|rate| rate.0) / ceiling * 100.0;
+        let what = format!("accepted durably, 1,000 hooks {how}, of the bare server's rate");
+        row(&what, share, " %", Target::AtLeast(50.0));
+        row(
+            &format!("the same, absolute, {how}"),
+            of(|rate| rate.0),
+            "/s",
+            Target::None,
+        );
+        let (daemon, load) = (of(|rate| rate.1), of(|rate| rate.2));
+        note(&format!(
+            "meanwhile the daemon took {daemon:.2} cores, the load {load:.2}"
+        ));
+    }
+}
+
+/// From the first send until the last state is at its head: events per second.
+fn applied_rate(hooks: usize, events: u64) -> f64 {
+    let mut world = World::of(hooks, Kind::Sum);
+    let began = Instant::now();
+    world.send(Until::Accepted(events));
+    let states = world.settle();
+    let took = began.elapsed().as_secs_f64();
+    world.check(&states);
+    assert_eq!(world.ledger.count() as u64, events, "events accepted");
+    events as f64 / took
+}
+
+fn applied(scale: &Scale) {
+    let events = scale.events(100_000);
+    let rates = (0..3).map(|_| applied_rate(HOOKS, events)).collect();
+    let what = format!("received and applied, {events} events over 1,000 hooks, JavaScript");
+    row(&what, median(rates), "/s", Target::AtLeast(35_000.0));
+}
+
+fn one(scale: &Scale) {
+    let events = scale.events(100_000);
+    let rates = (0..3).map(|_| applied_rate(1, events)).collect();
+    let what = format!("received and applied, {events} events in one stream, JavaScript");
+    row(&what, median(rates), "/s", Target::AtLeast(30_000.0));
+}
+
+fn latency(scale: &Scale) {
+    let mut world = World::of(HOOKS, Kind::Sum);
+    let never = AtomicBool::new(false);
+    let pace = |seconds| Pace {
+        per_second: 1_000,
+        every: 5,
+        longest: scale.time(seconds),
+        stop: &never,
+    };
+    world.open(HOOKS as u32, pace(2.0));
+    let open = world.open(HOOKS as u32, pace(20.0));
+    world.settle_and_check();
+    row(
+        "sent to 202 at 1,000/s, p50",
+        quantile(&open.accepted, 0.5),
+        " ms",
+        Target::None,
+    );
+    row(
+        "sent to 202 at 1,000/s, p99",
+        quantile(&open.accepted, 0.99),
+        " ms",
+        Target::None,
+    );
+    let mut applied = latencies();
+    for seen in &open.seen {
+        applied.saturating_record(micros(seen.due_at, seen.at));
+    }
+    let what = |share| format!("sent to seen in the state at 1,000/s, {share}");
+    row(
+        &what("p50"),
+        quantile(&applied, 0.5),
+        " ms",
+        Target::AtMost(1.5),
+    );
+    row(
+        &what("p99"),
+        quantile(&applied, 0.99),
+        " ms",
+        Target::AtMost(8.0),
+    );
+    note(
+        "every fifth event, seen by GET state?min_seq after its 202: more than received to applied",
+    );
+}
+
+/// Names of hooks whose streams have nearly the same slot, and so the same lane.
+fn neighbours() -> impl Iterator<Item = String> {
+    let slot = |name: &str| Sha256::new_with_prefix(name).chain_update([0]).finalize()[0];
+    let names = (0..).map(|n| format!("n{n}"));
+    names.filter(move |name| slot(name) == slot("spike"))
+}
+
+fn spike(scale: &Scale) {
+    const SPIKES: u32 = 5;
+    let mut hooks: Vec<String> = neighbours().take(50).collect();
+    hooks.push("spike".into());
+    let mut world = World::with(hooks, Kind::Sum);
+    let addr = world.home.addr;
+    let mut requests = Requests::new(vec!["spike".into()], &world.write_key, &world.read_key);
+    let mut ledger = Ledger::new(1);
+    let stop = AtomicBool::new(false);
+    let spikes = Mutex::new(Vec::new());
+    let events = scale.events(20_000);
+    let open = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for _ in 0..SPIKES {
+                std::thread::sleep(scale.time(3.0));
+                let began = Instant::now();
+                let mut plan = Closed::new(&mut ledger, 1, Until::Accepted(events));
+                generator::run(addr, CONNECTIONS, &mut requests, &mut plan);
+                let mut plan = Settle::new(&ledger);
+                generator::run(addr, 1, &mut requests, &mut plan);
+                spikes.lock().unwrap().push((began, Instant::now()));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let pace = Pace {
+            per_second: 500,
+            every: 1,
+            longest: Duration::from_secs(600),
+            stop: &stop,
+        };
+        world.open(50, pace)
+    });
+    world.settle_and_check();
+    ledger.check_order();
+    report_spikes(&open.seen, &spikes.into_inner().unwrap(), events);
+}
+
+fn report_spikes(seen: &[Seen], spikes: &[(Instant, Instant)], events: u64) {
+    let (mut quiet, mut spiked) = (latencies(), latencies());
+    for seen in seen {
+        // What began or ended in a spike belongs to it.
+        let is_in = |(began, ended): &(Instant, Instant)| seen.due_at < *ended && seen.at > *began;
+        let latencies = if spikes.iter().any(is_in) {
+            &mut spiked
+        } else {
+            &mut quiet
+        };
+        latencies.saturating_record(micros(seen.due_at, seen.at));
+    }
+    let p99 = [&quiet, &spiked].map(|latencies| quantile(latencies, 0.99));
+    let what =
+        format!("p99 of 50 hooks in the same lane during a {events}-event spike, by p99 without");
+    row(&what, p99[1] / p99[0], " times", Target::AtMost(3.0));
+    for (share, name) in [(0.5, "p50"), (0.99, "p99"), (1.0, "worst")] {
+        for (latencies, when) in [(&quiet, "without"), (&spiked, "during")] {
+            let what = format!("{name} {when}, sent to seen in the state");
+            row(&what, quantile(latencies, share), " ms", Target::None);
+        }
+    }
+    let rates = spikes.iter().map(|(began, ended)| {
+        let took = ended.duration_since(*began).as_secs_f64();
+        events as f64 / took
+    });
+    row(
+        "received and applied in the spike",
+        median(rates.collect()),
+        "/s",
+        Target::None,
+    );
+    note(&format!(
+        "{} samples without, {} during",
+        quiet.len(),
+        spiked.len()
+    ));
+}
+
+fn memory(scale: &Scale) {
+    let mut world = World::of(HOOKS, Kind::Sum);
+    let pid = world.daemon.pid();
+    std::thread::sleep(scale.time(2.0));
+    row(
+        "resident, idle, 1,000 hooks",
+        proc::memory(pid).now,
+        " MB",
+        Target::AtMost(60.0),
+    );
+    world.send(Until::Passed(scale.time(10.0)));
+    let half = proc::memory(pid).peak;
+    world.send(Until::Passed(scale.time(10.0)));
+    let full = proc::memory(pid).peak;
+    row(
+        "resident, at most, under full load",
+        full,
+        " MB",
+        Target::AtMost(300.0),
+    );
+    row(
+        "the same, second half by first half",
+        full / half,
+        " times",
+        Target::AtMost(1.1),
+    );
+    world.settle_and_check();
+    std::thread::sleep(scale.time(3.0));
+    row(
+        "resident, afterwards",
+        proc::memory(pid).now,
+        " MB",
+        Target::None,
+    );
+}
+
+fn million(scale: &Scale) {
+    let streams = scale.events(1_000_000);
+    let mut world = World::with(vec!["many".into()], Kind::SumByCustomer);
+    let took = world.send(Until::Accepted(streams));
+    let pid = world.daemon.pid();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(count_streams(&world, streams));
+    let what = format!("resident with {streams} streams, all applied");
+    row(&what, proc::memory(pid).now, " MB", Target::AtMost(500.0));
+    row(
+        "the same, at most",
+        proc::memory(pid).peak,
+        " MB",
+        Target::None,
+    );
+    row("streams made", streams as f64 / took, "/s", Target::None);
+}
+
+/// Lists every stream, page by page, and waits where one is not at its head yet.
+async fn count_streams(world: &World, streams: u64) {
+    let mut client = Client::new(world.home.addr, &world.read_key);
+    let (mut count, mut after) = (0, String::new());
+    loop {
+        let path = format!("/v1/hooks/many/streams?limit=500{after}");
+        let page = client.get(&path).await.json();
+        let items = page["items"].as_array().unwrap();
+        if items
+            .iter()
+            .any(|row: &Value| row["position"] != row["head"])
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        count += items.len() as u64;
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={}", next.replace('/', "%2F")),
+            None => break assert_eq!(count, streams, "streams listed"),
+        }
+    }
+}
+
+fn idle(scale: &Scale) {
+    let mut world = World::of(HOOKS, Kind::Sum);
+    world.send(Until::Accepted(scale.events(20_000)));
+    world.settle_and_check();
+    std::thread::sleep(scale.time(5.0));
+    let pid = world.daemon.pid();
+    let (cpu, written) = (proc::cpu(pid), proc::written(pid));
+    let time = scale.time(20.0);
+    std::thread::sleep(time);
+    let seconds = time.as_secs_f64();
+    let share = (proc::cpu(pid) - cpu).as_secs_f64() / seconds * 100.0;
+    row(
+        "CPU of a core, idle, 1,000 hooks",
+        share,
+        " %",
+        Target::AtMost(0.5),
+    );
+    let written = (proc::written(pid) - written) / seconds;
+    row("written, idle", written, " B/s", Target::None);
+}

@@ -1,0 +1,212 @@
+//! A daemon with hooks, and the ledger of what was sent to it, against which it is checked.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::daemon::{Daemon, Home};
+use super::generator;
+use super::plans::{Closed, Measured, Open, Pace, Settle, Until};
+use super::requests::{Requests, amount};
+
+/// Counts, sums and keeps the last.
+const SUM_JS: &str = "export default function reduce(state, event) {
+  state ??= { count: 0, total: 0, last: null };
+  state.count += 1;
+  state.total += event.body.amount;
+  state.last = event.body.number;
+  return state;
+}
+";
+
+/// How many connections send at once.
+pub const CONNECTIONS: usize = 64;
+
+/// How a hook of a world is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its events are stored and not folded.
+    Store,
+    /// Its events are folded by [`SUM_JS`].
+    Sum,
+    /// As `Sum`, in one stream for each customer.
+    SumByCustomer,
+}
+
+impl Kind {
+    fn toml(self, name: &str) -> String {
+        let rest = match self {
+            Self::Store => "",
+            Self::Sum => "reduce = 'sum.js'\n",
+            Self::SumByCustomer => "reduce = 'sum.js'\norder_by = 'body:/customer'\n",
+        };
+        format!("[[hooks]]\nname = '{name}'\n{rest}")
+    }
+}
+
+/// A running daemon.
+pub struct World {
+    pub home: Home,
+    pub kind: Kind,
+    pub daemon: Daemon,
+    pub requests: Requests,
+    pub ledger: Ledger,
+    pub write_key: String,
+    pub read_key: String,
+}
+
+impl World {
+    /// A fresh daemon with these hooks.
+    pub fn with(hooks: Vec<String>, kind: Kind) -> Self {
+        let home = Home::new();
+        home.write("sum.js", SUM_JS);
+        home.apply(&hooks.iter().map(|h| kind.toml(h)).collect::<String>());
+        let (write_key, read_key) = (home.key("write"), home.key("read"));
+        Self {
+            daemon: home.start(),
+            ledger: Ledger::new(hooks.len()),
+            requests: Requests::new(hooks, &write_key, &read_key),
+            home,
+            kind,
+            write_key,
+            read_key,
+        }
+    }
+
+    /// A fresh daemon with `count` hooks.
+    pub fn of(count: usize, kind: Kind) -> Self {
+        let name = |n| format!("h{n:04}");
+        Self::with((0..count).map(name).collect(), kind)
+    }
+
+    /// Sends in a closed loop; gives how long it took to the last 2xx, in seconds.
+    pub fn send(&mut self, until: Until) -> f64 {
+        let began = Instant::now();
+        let hooks = self.requests.hooks();
+        let mut plan = Closed::new(&mut self.ledger, hooks, until);
+        generator::run(self.home.addr, CONNECTIONS, &mut self.requests, &mut plan);
+        plan.warn();
+        began.elapsed().as_secs_f64()
+    }
+
+    /// Waits until every state is at its head, and gives the states.
+    pub fn settle(&mut self) -> Vec<(u32, Vec<u8>)> {
+        let mut plan = Settle::new(&self.ledger);
+        generator::run(self.home.addr, CONNECTIONS, &mut self.requests, &mut plan);
+        plan.states
+    }
+
+    /// Waits until every state is at its head, and checks all of it.
+    pub fn settle_and_check(&mut self) {
+        let states = self.settle();
+        self.check(&states);
+    }
+
+    /// Checks the order of all that was accepted, and the states against it.
+    pub fn check(&mut self, states: &[(u32, Vec<u8>)]) {
+        self.ledger.check_order();
+        self.ledger.check_states(states);
+    }
+
+    /// Sends at a fixed rate to the first `hooks` hooks.
+    pub fn open(&mut self, hooks: u32, pace: Pace<'_>) -> Measured {
+        let mut plan = Open::new(&mut self.ledger, hooks, pace);
+        generator::run(self.home.addr, CONNECTIONS, &mut self.requests, &mut plan);
+        plan.measured
+    }
+}
+
+/// An event that was accepted.
+#[derive(Clone, Copy)]
+struct Entry {
+    seq: i64,
+    number: u32,
+    sent_at: Instant,
+    acknowledged_at: Instant,
+}
+
+/// What was accepted, hook by hook; each hook has one stream.
+pub struct Ledger {
+    hooks: Vec<Vec<Entry>>,
+    next: u32,
+}
+
+impl Ledger {
+    pub fn new(hooks: usize) -> Self {
+        Self {
+            hooks: vec![Vec::new(); hooks],
+            next: 0,
+        }
+    }
+
+    /// A number that no event has had.
+    pub fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Notes a 2xx.
+    pub fn accepted(&mut self, hook: u32, number: u32, seq: i64, sent_at: Instant, at: Instant) {
+        self.hooks[hook as usize].push(Entry {
+            seq,
+            number,
+            sent_at,
+            acknowledged_at: at,
+        });
+    }
+
+    /// How many events were accepted.
+    pub fn count(&self) -> usize {
+        self.hooks.iter().map(Vec::len).sum()
+    }
+
+    /// The hooks that have events, and their heads.
+    pub fn heads(&self) -> impl Iterator<Item = (u32, i64)> + '_ {
+        let head = |entries: &Vec<Entry>| entries.iter().map(|entry| entry.seq).max();
+        (0..)
+            .zip(&self.hooks)
+            .filter_map(move |(h, e)| Some((h, head(e)?)))
+    }
+
+    /// Every hook's seqs have no gap, none came twice, and what was acknowledged before another was
+    /// sent stands before it.
+    pub fn check_order(&mut self) {
+        for (hook, entries) in self.hooks.iter_mut().enumerate() {
+            entries.sort_unstable_by_key(|entry| entry.seq);
+            for (entry, expected) in entries.iter().zip(1..) {
+                assert_eq!(entry.seq, expected, "the seqs of hook {hook}");
+            }
+            let mut least: Option<Instant> = None;
+            for entry in entries.iter().rev() {
+                assert!(
+                    least.is_none_or(|least| entry.sent_at <= least),
+                    "event {} of hook {hook} was sent after a later one was acknowledged",
+                    entry.seq
+                );
+                let acknowledged = entry.acknowledged_at;
+                least = Some(least.map_or(acknowledged, |least| least.min(acknowledged)));
+            }
+        }
+    }
+
+    /// Every state is the fold of what was accepted.
+    fn check_states(&self, states: &[(u32, Vec<u8>)]) {
+        assert_eq!(states.len(), self.heads().count(), "states");
+        for (hook, answer) in states {
+            let entries = &self.hooks[*hook as usize];
+            let shown: Value = serde_json::from_slice(answer).unwrap();
+            let state = json!({
+                "count": entries.len(),
+                "total": entries.iter().map(|entry| amount(entry.number)).sum::<i64>(),
+                "last": entries.last().map(|entry| entry.number),
+            });
+            assert_eq!(shown["state"], state, "the state of hook {hook}");
+            assert_eq!(
+                shown["position"],
+                entries.len(),
+                "the position of hook {hook}"
+            );
+            assert_eq!(shown["head"], entries.len(), "the head of hook {hook}");
+        }
+    }
+}
