@@ -1,5 +1,161 @@
-//! temp
-#![allow(missing_docs)]
-pub mod lock;
-pub mod log;
-pub mod serve;
+//! The command line: the whole tree of commands, and what all of them share.
+//!
+//! A file per noun and per lone verb. Each verb is a struct of its flags with a `run` that gets what
+//! it needs: a [`Reach`] to ask, a [`Printer`] to answer. Values come from flag, then environment,
+//! then default; there is no configuration file.
+
+mod events;
+mod exit;
+mod flags;
+mod hooks;
+mod keys;
+mod lanes;
+mod lock;
+mod log;
+mod namespaces;
+mod print;
+mod reach;
+mod send;
+mod serve;
+mod shell;
+mod state;
+mod streams;
+
+use std::ffi::OsString;
+
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+pub use exit::{Exit, Trouble};
+use flags::Global;
+pub use print::Printer;
+use print::Style;
+use reach::Reach;
+
+/// Receives webhooks, keeps each one, and processes them strictly in order
+#[derive(Parser)]
+#[command(name = "hooklane", version, disable_help_subcommand = true)]
+#[command(after_help = "Every command explains itself: hooklane COMMAND --help")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Send(send::Send),
+    #[command(subcommand)]
+    Hooks(hooks::Hooks),
+    #[command(subcommand)]
+    Events(events::Events),
+    #[command(subcommand)]
+    State(state::State),
+    #[command(subcommand)]
+    Streams(streams::Streams),
+    #[command(subcommand)]
+    Lanes(lanes::Lanes),
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    #[command(subcommand)]
+    Namespaces(namespaces::Namespaces),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+/// What a bare `hooklane` prints.
+const WELCOME: &str = "\
+hooklane receives webhooks, keeps each one, and processes them strictly in order.
+
+  hooklane serve                               run it; nothing to set up
+  hooklane hooks create hello --reduce latest  in a second window: a hook to post to
+  hooklane send hello --data '{\"n\":1}'         post an event and follow it to the end
+  hooklane state show hello                    what came of it
+  hooklane keys create --type write --hook hello --name me
+                                               a key for senders outside of this machine
+  hooklane lanes list                          how much waits, and how old it is
+
+All commands: hooklane --help     One of them: hooklane send --help";
+
+/// The tree of commands, with the flags that all of them take.
+pub fn tree() -> clap::Command {
+    flags::with_data_everywhere(Cli::command())
+}
+
+/// Runs the program with these arguments, the first being its own name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let matches = match tree().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return misread(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
+    let mut out = Printer::new(cli.global.style());
+    let ended = run(cli, &matches, &mut out);
+    ended.unwrap_or_else(|error| tell(error, &mut out))
+}
+
+/// Help and version go to stdout and are no error; everything else clap says is wrong use.
+fn misread(error: &clap::Error) -> Exit {
+    // Whoever closed the stream does not want to read it.
+    let _ = error.print();
+    match error.exit_code() {
+        0 => Exit::Done,
+        _ => Exit::Usage,
+    }
+}
+
+fn tell(error: anyhow::Error, out: &mut Printer) -> Exit {
+    let Some(trouble) = exit::trouble(error) else {
+        return Exit::Done;
+    };
+    // There is nowhere left to say that stderr is closed.
+    let _ = out.trouble(&trouble);
+    trouble.exit
+}
+
+fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit> {
+    let Some(command) = cli.command else {
+        out.line(WELCOME)?;
+        return Ok(Exit::Done);
+    };
+    let place = cli.global.place(matches);
+    match command {
+        Command::Serve(serve) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(serve::run(serve.config(place.data()?)?, out))
+        }
+        Command::Completions(completions) => completions.run(out),
+        Command::Man(man) => man.run(out),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(ask(command, &place, out))
+        }
+    }
+}
+
+async fn ask(command: Command, place: &reach::Place, out: &mut Printer) -> anyhow::Result<Exit> {
+    let offline = matches!(
+        command,
+        Command::Hooks(_) | Command::Keys(_) | Command::Namespaces(_)
+    );
+    let reach = Reach::find(place, offline).await?;
+    match command {
+        Command::Send(command) => command.run(&reach, out).await,
+        Command::Hooks(command) => command.run(&reach, out).await,
+        Command::Events(command) => command.run(&reach, out).await,
+        Command::State(command) => command.run(&reach, out).await,
+        Command::Streams(command) => command.run(&reach, out).await,
+        Command::Lanes(command) => command.run(&reach, out).await,
+        Command::Keys(command) => command.run(&reach, out).await,
+        Command::Namespaces(command) => command.run(&reach, out).await,
+        Command::Serve(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Done),
+    }
+}

@@ -1,24 +1,22 @@
-//! temp
-use hooklane::config::*;
+//! Parse, run, exit code.
+
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let c = Config {
-        data: DataDir::at(&a[1]),
-        listen: a[2].parse().unwrap(),
-        lanes: 8,
-        node: "n".into(),
-        grace: std::time::Duration::from_secs(20),
-        log: Log::Short,
-    };
-    let rt = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    if let Err(e) = rt.block_on(hooklane::cli::serve::run(c)) {
-        eprintln!("error: {e:#}");
-        std::process::exit(1)
-    }
+
+fn main() -> ExitCode {
+    live_in_utc();
+    hooklane::cli::main(std::env::args_os()).into()
+}
+
+/// Makes UTC the time zone of everything in this process: a script's `Date` must fold to the same
+/// state on every machine.
+#[allow(
+    unsafe_code,
+    reason = "the environment is changed before any other thread starts"
+)]
+fn live_in_utc() {
+    // SAFETY: this is the first statement of `main`; no other thread can read the environment.
+    unsafe { std::env::set_var("TZ", "UTC") }
 }

@@ -1,28 +1,94 @@
-//! Run a node: the one place where store, engine and doors are put together.
+//! `serve`: the one place where store, engine and doors are put together.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::lock;
+use super::{Exit, Printer, Trouble, lock};
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{self, Config, DataDir};
+use crate::domain::time::parse_duration;
 use crate::engine::{self, Engine, Running};
 use crate::http::edge::{self, Limits, Listener, Peer};
 use crate::http::{self, App};
 use crate::metrics::Metrics;
 use crate::store::Store;
 
+/// Run a node: receive webhooks, keep them, process them in order
+///
+/// Examples:
+///   hooklane serve
+///   hooklane serve --listen 0.0.0.0:8420 --data /var/lib/hooklane
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Serve {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value_t = config::LISTEN_DEFAULT)]
+    #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
+    listen: SocketAddr,
+
+    /// Lanes of the default namespace; counts at the first start only
+    #[arg(long, value_name = "COUNT", default_value_t = config::LANES_DEFAULT)]
+    #[arg(env = "HOOKLANE_LANES", hide_env_values = true)]
+    lanes: u16,
+
+    /// What this node is called [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "HOOKLANE_NODE", hide_env_values = true)]
+    node: Option<String>,
+
+    /// How long running turns get at the end
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
+    #[arg(env = "HOOKLANE_GRACE", hide_env_values = true)]
+    grace: Duration,
+
+    /// How the log is written: auto is short on a terminal and json elsewhere
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Auto)]
+    #[arg(env = "HOOKLANE_LOG", hide_env_values = true)]
+    log: Log,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Log {
+    /// Short lines on a terminal, JSON elsewhere
+    Auto,
+    /// Short lines
+    Short,
+    /// One JSON object a line
+    Json,
+}
+
+impl Serve {
+    /// What the flags say, checked.
+    pub fn config(self, data: DataDir) -> Result<Config, Trouble> {
+        let config = Config {
+            data,
+            listen: self.listen,
+            lanes: self.lanes,
+            node: self.node.unwrap_or_else(config::host_name),
+            grace: self.grace,
+            log: match self.log {
+                Log::Auto => config::Log::Auto,
+                Log::Short => config::Log::Short,
+                Log::Json => config::Log::Json,
+            },
+        };
+        Ok(config.checked()?)
+    }
+}
+
 /// Runs until it is told to stop, and answers what it accepted before it does.
 ///
 /// # Errors
 /// When it cannot start, or when the database failed in a way that only a restart can judge.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let is_new = !config.data.database().exists();
     let _lock = lock::take(&config.data)?;
@@ -35,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Ready means that a row was committed, not only that a port is open.
     let epoch = running.engine().store.draw_epoch().await?;
     let doors = Doors::open(&config, &running, metrics).await?;
-    greet(&config, is_new, epoch, &doors, began);
+    greet(&config, is_new, epoch, &doors, began, out)?;
 
     let failure = tokio::select! {
         name = signals.next() => {
@@ -57,7 +123,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     match failure {
-        None => Ok(()),
+        None => Ok(Exit::Done),
         Some(reason) => anyhow::bail!("{reason}; what was acknowledged is found at the next start"),
     }
 }
@@ -152,26 +218,32 @@ impl Doors {
     }
 }
 
-fn greet(config: &Config, is_new: bool, epoch: i64, doors: &Doors, began: Instant) {
+/// The first lines of a node, which end in `ready`.
+fn greet(
+    config: &Config,
+    is_new: bool,
+    epoch: i64,
+    doors: &Doors,
+    began: Instant,
+    out: &mut Printer,
+) -> std::io::Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let (node, address) = (&config.node, doors.address);
     let data = config.data.path().display();
+    tracing::info!(version, node, %data, %address, epoch, "ready");
     let new = if is_new { " (new)" } else { "" };
-    let address = doors.address;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node, %data, %address, epoch,
-        "ready");
-    eprintln!(
-        "hooklane {}   node {}   SQLite, hints in memory",
-        env!("CARGO_PKG_VERSION"),
-        config.node
-    );
-    eprintln!(
+    out.say(format_args!("hooklane {version}   node {node}   SQLite, hints in memory"))?;
+    out.say(format_args!(
         "  data   {data}{new}       every command here works through its socket, without a key"
-    );
-    eprintln!("  in     POST http://{address}/in/HOOK");
+    ))?;
+    out.say(format_args!("  in     POST http://{address}/in/HOOK"))?;
     if is_new {
-        eprintln!("  next   hooklane hooks create hello --reduce latest");
+        out.say(format_args!("  next   hooklane hooks create hello --reduce latest"))?;
     }
-    let took = began.elapsed().as_millis();
-    eprintln!("ready in {took}ms                       (Ctrl-C finishes running turns, keeps all)");
+    let took = crate::text::duration(began.elapsed());
+    out.say(format_args!(
+        "ready in {took}                                (Ctrl-C finishes running turns, keeps all)"
+    ))
 }
 
 struct Signals {

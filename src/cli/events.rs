@@ -1,0 +1,276 @@
+//! `events`: what arrived, newest first, one by one, or as it arrives.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand};
+
+use super::print::{Output, Row};
+use super::reach::{Reach, with_query};
+use super::{Exit, Printer, Trouble};
+use crate::api::{EventRow, Fate, List};
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::{Timestamp, parse_duration};
+use crate::text;
+
+/// See events: list, show and follow them
+#[derive(Subcommand)]
+pub enum Events {
+    List(All),
+    Show(Show),
+    Tail(Tail),
+}
+
+impl Events {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        match self {
+            Self::List(list) => list.run(reach, out).await,
+            Self::Show(show) => show.run(reach, out).await,
+            Self::Tail(tail) => tail.run(reach, out).await,
+        }
+    }
+}
+
+const EVENTS: &str = "/v1/admin/events";
+
+/// How many characters of an event's id tell it from its neighbours; the front is the clock.
+const TAIL_LEN: usize = 8;
+
+impl Row for EventRow {
+    const HEADER: &'static [&'static str] =
+        &["EVENT", "STREAM", "SEQ ", "RECEIVED", "SIZE ", "FATE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            short(self.event),
+            self.stream.to_string(),
+            self.seq.to_string(),
+            self.received_at.to_string(),
+            text::size(self.size),
+            fates(&self.fate),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.event.to_string()
+    }
+}
+
+/// Column widths of a list that never ends.
+const WIDTHS: &[usize] = &[14, 24, 8, 24, 8];
+
+/// `evt_..7k2m9qx4`
+pub fn short(event: EventId) -> String {
+    let text = event.to_string();
+    format!("evt_..{}", &text[text.len() - TAIL_LEN..])
+}
+
+/// Whether `text` names `event`, whole or in its short form.
+pub fn is_meant(text: &str, event: EventId) -> bool {
+    match text.strip_prefix("evt_..") {
+        Some(end) => end.len() >= TAIL_LEN && event.to_string().ends_with(end),
+        None => text == event.to_string(),
+    }
+}
+
+fn fates(fates: &[Fate]) -> String {
+    let told: Vec<String> = fates.iter().map(fate).collect();
+    match told.is_empty() {
+        true => "-".to_owned(),
+        false => told.join(", "),
+    }
+}
+
+fn fate(fate: &Fate) -> String {
+    let outcome = fate.outcome.word();
+    match &fate.reason {
+        Some(reason) => format!("{} {outcome}: {reason}", fate.handler),
+        None => format!("{} {outcome}", fate.handler),
+    }
+}
+
+/// List events, newest first
+///
+/// Examples:
+///   hooklane events list --hook orders --since 10m
+///   hooklane events list --dead
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct All {
+    /// Only those of one hook
+    #[arg(long, value_name = "NAME")]
+    hook: Option<Name>,
+    /// Only those of one stream, HOOK or HOOK/KEY
+    #[arg(long)]
+    stream: Option<StreamName>,
+    /// Only those received in this time
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    since: Duration,
+    /// Only dead letters
+    #[arg(long)]
+    dead: bool,
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+}
+
+impl All {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let now = Timestamp::now().as_millis();
+        let since = crate::domain::time::millis(self.since);
+        let query = [
+            ("hook", self.hook.map(|hook| hook.to_string())),
+            ("stream", self.stream.map(|stream| stream.to_string())),
+            ("since", Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string())),
+            ("dead", self.dead.then(|| "true".to_owned())),
+            ("limit", Some(self.limit.to_string())),
+        ];
+        let events: List<EventRow> = reach.get(&with_query(EVENTS, &query)).await?;
+        out.list(&events)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Show one event and what became of it
+///
+/// Examples:
+///   hooklane events show evt_..7k2m9qx4 --headers
+///   hooklane events show evt_01m834emheemq8k9w37k2m9qx4 --body > body.json
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Show {
+    /// The event, whole or as evt_.. and its last 8 characters
+    id: String,
+    /// Write its body to stdout, byte for byte, and nothing else
+    #[arg(long)]
+    body: bool,
+    /// Show its headers too
+    #[arg(long, conflicts_with = "body")]
+    headers: bool,
+}
+
+impl Show {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let id = resolve(reach, &self.id).await?;
+        let event: EventRow = reach.get(&format!("{EVENTS}/{id}")).await?;
+        if self.body {
+            out.bytes(&body(&event)?)?;
+            return Ok(Exit::Done);
+        }
+        out.item(&event, &id.to_string(), &self.facts(&event))?;
+        if out.output() == Output::Table {
+            match &event.body {
+                Some(body) => out.line(&format!("\n{body}"))?,
+                None => out.say(format_args!("the body is not text: --body writes it as it is"))?,
+            }
+            out.flush()?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn facts<'e>(&self, event: &'e EventRow) -> Vec<(&'e str, String)> {
+        let key = event.key.map_or_else(|| "hooklane.sock".into(), |key| key.to_string());
+        let mut facts = vec![
+            ("event", event.event.to_string()),
+            ("stream", format!("{}, seq {}", event.stream, event.seq)),
+            ("received", format!("{}, {}, by {key}", event.received_at, text::size(event.size))),
+        ];
+        facts.extend(event.fate.iter().map(|one| ("fate", fate(one))));
+        if let Some(key) = &event.dedupe_key {
+            facts.push(("dedupe key", key.clone()));
+        }
+        if self.headers {
+            for (name, value) in event.headers.iter().flatten() {
+                facts.push((name.as_str(), value.clone()));
+            }
+        }
+        facts
+    }
+}
+
+fn body(event: &EventRow) -> Result<Vec<u8>, Trouble> {
+    match (&event.body, &event.body_base64) {
+        (Some(text), _) => Ok(text.clone().into_bytes()),
+        (None, Some(base64)) => STANDARD.decode(base64).map_err(|error| {
+            Trouble::new(Exit::Failed, "unexpected_answer", format!("a body is damaged: {error}"))
+        }),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+/// How many of the newest events a short form is looked for in.
+const LOOKED_AT: u32 = 1000;
+
+async fn resolve(reach: &Reach, text: &str) -> anyhow::Result<EventId> {
+    if !text.starts_with("evt_..") {
+        let wrong = |error: crate::domain::event::InvalidEventId| Trouble::usage(error.to_string());
+        return Ok(text.parse().map_err(wrong)?);
+    }
+    let path = with_query(EVENTS, &[("limit", Some(LOOKED_AT.to_string()))]);
+    let newest: List<EventRow> = reach.get(&path).await?;
+    let mut meant = newest.items.iter().filter(|row| is_meant(text, row.event));
+    match (meant.next(), meant.next()) {
+        (Some(row), None) => Ok(row.event),
+        (Some(_), Some(_)) => Err(Trouble::usage(format!("{text} is more than one event")).into()),
+        (None, _) => {
+            let message = format!("no event {text} among the newest {LOOKED_AT}");
+            let trouble = Trouble::new(Exit::Missing, "no_such_event", message);
+            Err(trouble.fact("older", "give its whole id").into())
+        }
+    }
+}
+
+/// Follow events as they arrive; Ctrl-C ends
+///
+/// Examples:
+///   hooklane events tail --hook orders
+///   hooklane events tail -o jsonl | jq .stream
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Tail {
+    /// Only those of one hook
+    #[arg(long, value_name = "NAME")]
+    hook: Option<Name>,
+    /// Only those of one stream, HOOK or HOOK/KEY
+    #[arg(long)]
+    stream: Option<StreamName>,
+}
+
+impl Tail {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let query = [
+            ("hook", self.hook.map(|hook| hook.to_string())),
+            ("stream", self.stream.map(|stream| stream.to_string())),
+        ];
+        let path = with_query(&format!("{EVENTS}/tail"), &query);
+        let mut followed = reach.follow(&path).await?;
+        out.foot(format_args!("following events as they arrive; Ctrl-C ends"))?;
+        while let Some(data) = followed.next().await? {
+            let event: EventRow = serde_json::from_str(&data)?;
+            out.live(&event, WIDTHS)?;
+        }
+        let message = "the daemon ended; what came is above";
+        Err(Trouble::new(Exit::Unreachable, "ended", message).into())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_meant_by_its_whole_id_or_its_end() {
+        let event: EventId = "evt_01m834emheemq8k9w37k2m9qx4".parse().unwrap();
+        assert_eq!(short(event), "evt_..7k2m9qx4");
+        for right in ["evt_..7k2m9qx4", "evt_01m834emheemq8k9w37k2m9qx4"] {
+            assert!(is_meant(right, event));
+        }
+        for wrong in ["evt_..", "evt_..4", "evt_..7k2m9qx5", "7k2m9qx4", ""] {
+            assert!(!is_meant(wrong, event), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! How a command ended: exit codes, and what is said when it did not go well.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use http::StatusCode;
+
+use crate::client;
+use crate::config;
+use crate::domain::key::Malformed;
+
+/// What the program's caller may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// Failed, and none of the below.
+    Failed = 1,
+    /// Wrong use, or it would have to ask and may not: fix the call.
+    Usage = 2,
+    /// Answered, but not well, or not finished in time: wait.
+    Unfinished = 3,
+    /// A key is missing, malformed, refused or too weak.
+    Key = 4,
+    /// No such hook, stream, lane, event, key or namespace.
+    Missing = 5,
+    /// Daemon or database unreachable: try later.
+    Unreachable = 6,
+    /// Something else than was expected or planned on: read again, decide.
+    Conflict = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// What went wrong, as it is shown: one line, aligned facts, the next command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// How the program ends.
+    pub exit: Exit,
+    /// A stable word for programs.
+    pub code: String,
+    /// What happened, with the value.
+    pub message: String,
+    /// Label and text, in order.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+impl Trouble {
+    /// Trouble without facts.
+    pub fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            code: code.to_owned(),
+            message: message.into(),
+            facts: Vec::new(),
+        }
+    }
+
+    /// The call has to be fixed.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", message)
+    }
+
+    /// The same with one more fact.
+    #[must_use]
+    pub fn fact(mut self, label: &'static str, text: impl Into<String>) -> Self {
+        self.facts.push((label, text.into()));
+        self
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+impl From<client::Error> for Trouble {
+    fn from(error: client::Error) -> Self {
+        use client::Error;
+        let message = error.to_string();
+        match error {
+            Error::Url(..) => Self::new(Exit::Usage, "url", message),
+            Error::Unreachable { .. } => Self::new(Exit::Unreachable, "no_daemon", message),
+            Error::TimedOut { .. } => Self::new(Exit::Unreachable, "timed_out", message)
+                .fact("longer", "--timeout 30s"),
+            Error::BrokeOff { .. } => Self::new(Exit::Unreachable, "broke_off", message),
+            Error::Garbled { .. } => Self::new(Exit::Failed, "unexpected_answer", message),
+            Error::Refused { status, error } => Self {
+                exit: of_status(status),
+                code: error.code,
+                message,
+                facts: (error.hint.into_iter().map(|hint| ("hint", hint)))
+                    .chain(error.next.into_iter().map(|command| ("next", command)))
+                    .collect(),
+            },
+        }
+    }
+}
+
+impl From<config::Error> for Trouble {
+    fn from(error: config::Error) -> Self {
+        let code = match error {
+            config::Error::Lanes(_) => "lane_count",
+            _ => "usage",
+        };
+        Self::new(Exit::Usage, code, error.to_string())
+    }
+}
+
+impl Trouble {
+    /// A key that came from `from` and was not sent.
+    pub fn key(error: Malformed, from: &str) -> Self {
+        Self::new(Exit::Key, "malformed_key", error.to_string())
+            .fact("from", format!("{from}. Nothing was sent."))
+    }
+}
+
+fn of_status(status: StatusCode) -> Exit {
+    match status {
+        StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE => Exit::Usage,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Key,
+        StatusCode::NOT_FOUND => Exit::Missing,
+        StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Exit::Conflict,
+        StatusCode::GATEWAY_TIMEOUT => Exit::Unfinished,
+        StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::INSUFFICIENT_STORAGE => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
+/// What is to be said of an error; none when whoever read our output is gone, which is no error.
+pub fn trouble(error: anyhow::Error) -> Option<Trouble> {
+    let error = match error.downcast::<Trouble>() {
+        Ok(trouble) => return Some(trouble),
+        Err(error) => error,
+    };
+    let error = match error.downcast::<client::Error>() {
+        Ok(error) => return Some(error.into()),
+        Err(error) => error,
+    };
+    let io = error.downcast_ref::<std::io::Error>();
+    if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+        return None;
+    }
+    Some(Trouble::new(Exit::Failed, "failed", format!("{error:#}")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_code_and_its_advice() {
+        let body = br#"{"error":{"code":"exists","message":"there is a hook a","hint":"pick another",
+            "next":["hooklane hooks show a"]}}"#;
+        let refused = client::refused(StatusCode::CONFLICT, body);
+        let trouble = trouble(refused.into()).unwrap();
+        assert_eq!((trouble.exit, trouble.code.as_str()), (Exit::Conflict, "exists"));
+        let facts: Vec<_> = trouble.facts.iter().map(|(label, _)| *label).collect();
+        assert_eq!(facts, ["hint", "next"]);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_trouble() {
+        let closed = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(trouble(closed.into()), None);
+        assert!(trouble(std::io::Error::other("x").into()).is_some());
+    }
+}

@@ -1,0 +1,235 @@
+//! The flags that every command takes, and how values are written on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, value_parser};
+
+use super::Style;
+use super::print::{Agreed, Color, Output};
+use super::reach::Place;
+use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
+use crate::domain::time::parse_duration;
+
+const HEADING: &str = "Global options";
+
+/// The flags that every command takes, before or after the verb.
+#[derive(Args)]
+#[command(next_help_heading = HEADING)]
+pub struct Global {
+    /// Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key
+    #[arg(long, global = true, value_name = "URL", env = "HOOKLANE_URL", hide_env_values = true)]
+    url: Option<String>,
+
+    /// Read the access key from this file; without it the environment's HOOKLANE_KEY is the key
+    #[arg(long, global = true, value_name = "PATH", env = "HOOKLANE_KEY_FILE")]
+    #[arg(hide_env_values = true)]
+    key_file: Option<PathBuf>,
+
+    /// How data is written to stdout
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(env = "HOOKLANE_OUTPUT", hide_env_values = true)]
+    output: Output,
+
+    /// Print errors and the data that was asked for, nothing else
+    #[arg(short, long, global = true, env = "HOOKLANE_QUIET", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    quiet: bool,
+
+    /// Answer questions with yes; checks are never skipped
+    #[arg(short, long, global = true)]
+    yes: bool,
+
+    /// With --yes, what a severe action is about: the name that would be typed
+    #[arg(long, global = true, value_name = "NAME")]
+    confirm: Option<String>,
+
+    /// Never ask: fail and name the flag that answers
+    #[arg(long, global = true, env = "HOOKLANE_NO_INPUT", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    no_input: bool,
+
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(env = "HOOKLANE_COLOR", hide_env_values = true)]
+    color: Color,
+
+    /// How long to wait for one answer
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s")]
+    #[arg(value_parser = parse_duration, env = "HOOKLANE_TIMEOUT", hide_env_values = true)]
+    timeout: Duration,
+}
+
+impl Global {
+    /// How to print.
+    pub fn style(&self) -> Style {
+        Style {
+            output: self.output,
+            quiet: self.quiet,
+            color: self.color,
+            agreed: Agreed {
+                yes: self.yes,
+                name: self.confirm.clone(),
+                never_ask: self.no_input,
+            },
+        }
+    }
+
+    /// Where to ask.
+    pub fn place(&self, matches: &ArgMatches) -> Place {
+        Place {
+            url: self.url.clone(),
+            key_file: self.key_file.clone(),
+            data: given_data(matches),
+            patience: self.timeout,
+        }
+    }
+}
+
+const DATA: &str = "data_dir";
+
+/// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be one of clap's
+/// global flags, because the `--data` of `send` is an event's body.
+pub fn with_data_everywhere(command: clap::Command) -> clap::Command {
+    let taken = |arg: &Arg| arg.get_long() == Some("data");
+    let is_taken = command.get_arguments().any(taken);
+    let command = match is_taken {
+        true => command,
+        false => command.arg(data()),
+    };
+    command.mut_subcommands(with_data_everywhere)
+}
+
+fn data() -> Arg {
+    Arg::new(DATA)
+        .long("data")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf))
+        .action(ArgAction::Set)
+        .env("HOOKLANE_DATA")
+        .hide_env_values(true)
+        .help("Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]")
+        .help_heading(HEADING)
+}
+
+/// The data directory that was given, the innermost flag first and the environment last.
+fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
+    let inner = matches.subcommand().and_then(|(_, inner)| given_data(inner));
+    let here = || matches.try_get_one::<PathBuf>(DATA).ok().flatten().cloned();
+    let is_flag = |matches: &ArgMatches| {
+        let known = matches.try_contains_id(DATA).unwrap_or(false);
+        known && matches.value_source(DATA) == Some(ValueSource::CommandLine)
+    };
+    let inner_is_flag = std::iter::successors(matches.subcommand(), |(_, m)| m.subcommand())
+        .any(|(_, matches)| is_flag(matches));
+    match is_flag(matches) && !inner_is_flag {
+        true => here(),
+        false => inner.or_else(here),
+    }
+}
+
+/// `refuse` or `keep`.
+pub fn unordered(text: &str) -> Result<Unordered, String> {
+    word(text, &[("refuse", Unordered::Refuse), ("keep", Unordered::Keep)])
+}
+
+/// `hold` or `skip`.
+pub fn on_error(text: &str) -> Result<OnError, String> {
+    word(text, &[("hold", OnError::Hold), ("skip", OnError::Skip)])
+}
+
+fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        format!("it is {}", words.join(" or "))
+    })
+}
+
+/// How many times its quiet time a debounce waits at the longest, unless it says otherwise.
+const LONGEST_FACTOR: u32 = 10;
+
+/// `QUIET[,LONGEST]`, such as `500ms,5s`.
+pub fn debounce(text: &str) -> Result<Debounce, String> {
+    let parse = |text: &str| parse_duration(text).map_err(|error| error.to_string());
+    let (quiet, longest) = match text.split_once(',') {
+        Some((quiet, longest)) => (parse(quiet)?, parse(longest)?),
+        None => {
+            let quiet = parse(text)?;
+            (quiet, quiet.saturating_mul(LONGEST_FACTOR))
+        }
+    };
+    match quiet.is_zero() || longest < quiet {
+        true => Err("the quiet time is above zero, the longest is not below it".to_owned()),
+        false => Ok(Debounce { quiet, longest }),
+    }
+}
+
+/// A number of bytes: `65536`, `64KiB` or `2MiB`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let unit = match unit {
+        "" => Some(1),
+        "KiB" => Some(1024),
+        "MiB" => Some(1024 * 1024),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok();
+    match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
+        Some(bytes) if (1..=BODY_MAX_LIMIT).contains(&bytes) => Ok(bytes),
+        _ => Err("it is a number of bytes such as 65536, 64KiB or 2MiB, 16MiB at most".to_owned()),
+    }
+}
+
+/// `NAME: VALUE` or `NAME:VALUE`.
+pub fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("it is NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| "that is no header's name")?;
+    let value = value.trim().parse().map_err(|_| "a header cannot have that value")?;
+    Ok((name, value))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn data_of(args: &[&str]) -> Option<PathBuf> {
+        let args = std::iter::once("hooklane").chain(args.iter().copied());
+        given_data(&super::super::tree().try_get_matches_from(args).unwrap())
+    }
+
+    #[test]
+    fn the_data_directory_is_a_flag_before_and_after_the_verb() {
+        let dir = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(data_of(&["hooks", "list", "--data", "/a"]), dir("/a"));
+        assert_eq!(data_of(&["hooks", "--data", "/a", "list"]), dir("/a"));
+        assert_eq!(data_of(&["--data", "/a", "hooks", "list"]), dir("/a"));
+        assert_eq!(data_of(&["--data", "/a", "hooks", "list", "--data", "/b"]), dir("/b"));
+        let send = ["--data", "/a", "send", "hello", "--data", "{}"];
+        assert_eq!(data_of(&send), dir("/a"), "the body is not the directory");
+        assert_eq!(data_of(&["send", "hello", "--data", "{}"]), None);
+    }
+
+    #[test]
+    fn a_debounce_is_a_quiet_time_and_a_longest_wait() {
+        let ms = Duration::from_millis;
+        let both = debounce("500ms,5s").unwrap();
+        assert_eq!((both.quiet, both.longest), (ms(500), ms(5000)));
+        assert_eq!(debounce("100ms").unwrap().longest, ms(1000));
+        for wrong in ["", "5", "0ms", "5s,1s", "1s,", ",1s", "1s,2s,3s"] {
+            assert!(debounce(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_body_limit_is_a_sane_number_of_bytes() {
+        assert_eq!(bytes("65536"), Ok(65_536));
+        assert_eq!(bytes("64KiB"), Ok(65_536));
+        for wrong in ["", "0", "17MiB", "-1", "1GB", "99999999999999999999", "KiB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! `hooks`: make, change, try and delete receivers.
+
+mod file;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::value::RawValue;
+
+use super::print::{Row, Stake};
+use super::reach::{Reach, with_query};
+use super::{Exit, Printer, Trouble, flags};
+use crate::api::{Changes, Deleted, Hook, HookEdit, HookSpec, List, Test, Tested};
+use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
+use crate::domain::name::Name;
+use crate::domain::time::millis;
+use crate::text;
+
+/// Make, change, try and delete receivers of webhooks
+#[derive(Subcommand)]
+pub enum Hooks {
+    Create(Create),
+    Apply(Apply),
+    List(All),
+    Show(Show),
+    Edit(Edit),
+    Test(Try),
+    Delete(Delete),
+}
+
+impl Hooks {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        match self {
+            Self::Create(create) => create.run(reach, out).await,
+            Self::Apply(apply) => apply.run(reach, out).await,
+            Self::List(list) => list.run(reach, out).await,
+            Self::Show(show) => show.run(reach, out).await,
+            Self::Edit(edit) => edit.run(reach, out).await,
+            Self::Test(test) => test.run(reach, out).await,
+            Self::Delete(delete) => delete.run(reach, out).await,
+        }
+    }
+}
+
+const HOOKS: &str = "/v1/admin/hooks";
+
+fn path(name: &Name) -> String {
+    format!("{HOOKS}/{name}")
+}
+
+impl Row for Hook {
+    const HEADER: &'static [&'static str] = &[
+        "NAME", "NAMESPACE", "ORDER BY", "REDUCE", "ON ERROR", "STREAMS ", "EVENTS ", "CREATED",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.spec.name.to_string(),
+            self.spec.namespace.to_string(),
+            self.spec.order_by.to_string(),
+            plan::reduce(self.spec.reduce.as_ref()),
+            plan::on_error(self.spec.on_error).to_owned(),
+            plan::counted(self.streams),
+            plan::counted(self.events),
+            plan::day(self.created_at),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.spec.name.to_string()
+    }
+}
+
+/// How a hook is configured; `create` and `edit` take the same.
+#[derive(Args, Default)]
+struct Settings {
+    /// The namespace whose lanes its streams use [default: default]
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<Name>,
+
+    /// What divides its events into streams: body:/JSON/POINTER, header:NAME, or none for one stream
+    #[arg(long, value_name = "RULE")]
+    order_by: Option<OrderBy>,
+
+    /// Events without an ordering key: refuse (422), or keep in the hook's own stream
+    #[arg(long, value_name = "refuse|keep", value_parser = flags::unordered)]
+    unordered: Option<Unordered>,
+
+    /// How events become a state: latest, merge, patch, append:N, count or a FILE.js
+    #[arg(long, value_name = "NAME|FILE.js")]
+    reduce: Option<String>,
+
+    /// An event that cannot be folded: hold its stream, or skip it to the dead letters
+    #[arg(long, value_name = "hold|skip", value_parser = flags::on_error)]
+    on_error: Option<OnError>,
+
+    /// Gather events into one turn: until it is quiet for QUIET, for LONGEST at most [default: 10 times QUIET]
+    #[arg(long, value_name = "QUIET[,LONGEST]", value_parser = flags::debounce)]
+    debounce: Option<Debounce>,
+
+    /// The largest body it accepts, such as 64KiB [default: 1MiB]
+    #[arg(long, value_name = "BYTES", value_parser = flags::bytes)]
+    body_max: Option<u64>,
+}
+
+impl Settings {
+    fn edit(self) -> Result<HookEdit, Trouble> {
+        Ok(HookEdit {
+            namespace: self.namespace,
+            order_by: self.order_by,
+            unordered: self.unordered,
+            reduce: self.reduce.map(|text| reducer(&text, Path::new(""))).transpose()?,
+            on_error: self.on_error,
+            debounce: self.debounce.map(Some),
+            body_max: self.body_max,
+        })
+    }
+}
+
+/// A built-in reducer, or the script in a file, which is looked for from `base`.
+fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
+    if !text.ends_with(".js") && !text.ends_with(".mjs") {
+        return Reducer::built_in(text).map_err(|error| Trouble::usage(error.to_string()));
+    }
+    let path = base.join(text);
+    let source = std::fs::read_to_string(&path).map_err(|error| {
+        let message = format!("no reducer in {}: {error}", path.display());
+        Trouble::new(Exit::Usage, "no_file", message)
+    })?;
+    let file = path.file_name().unwrap_or(path.as_os_str());
+    Ok(Reducer::Script(
+        Source {
+            file: file.to_string_lossy().into_owned(),
+            text: source,
+        }
+        .into(),
+    ))
+}
+
+/// Make hooks that take webhooks at once
+///
+/// Examples:
+///   hooklane hooks create hello --reduce latest
+///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
+///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID --unordered keep
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Create {
+    /// Their names
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<Name>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Create {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let edit = self.settings.edit()?;
+        let mut made = Vec::new();
+        for name in self.names {
+            let spec = plan::edited(HookSpec::new(name), &edit);
+            let hook: Hook = reach.call(Method::POST, HOOKS, Some(&spec)).await?;
+            let name = &hook.spec.name;
+            let what = plan::reduce(hook.spec.reduce.as_ref());
+            out.say(format_args!(
+                "created  {name}   POST /in/{name}   ordered by {}, reduce {what}",
+                hook.spec.order_by
+            ))?;
+            made.push(name.clone());
+        }
+        if let [name, ..] = &made[..] {
+            out.facts(&[
+                ("next", format!("hooklane send {name}")),
+                ("undo", format!("hooklane hooks delete {name}")),
+            ])?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Make hooks and namespaces as a TOML file says; the same file twice changes nothing
+///
+/// Examples:
+///   hooklane hooks apply hooks.toml --dry-run
+///   hooklane hooks apply hooks.toml --prune
+///
+/// A file:
+///   [[namespaces]]
+///   name = "acme"
+///   lanes = 4
+///
+///   [[hooks]]
+///   name = "orders"
+///   namespace = "acme"
+///   order_by = "body:/customer/id"
+///   reduce = "orders.js"             # beside the file, or a built-in
+///   debounce = "500ms,5s"
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Apply {
+    /// The TOML file, - for stdin
+    file: PathBuf,
+    /// Show what would change, change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Also delete the hooks that are not in the file, with their events and states
+    #[arg(long)]
+    prune: bool,
+}
+
+impl Apply {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let wanted = file::read(&self.file)?;
+        let apply = |dry_run: bool| {
+            let yes = |is: bool| is.then(|| "true".to_owned());
+            let query = [("dry_run", yes(dry_run)), ("prune", yes(self.prune))];
+            with_query(&format!("{HOOKS}/apply"), &query)
+        };
+        let planned: Changes = reach
+            .call(Method::POST, &apply(true), Some(&wanted))
+            .await?;
+        for line in plan::lines(&planned) {
+            out.say(format_args!("{line}"))?;
+        }
+        if planned.changes.is_empty() {
+            out.say(format_args!("all is so already"))?;
+        }
+        let changes = match self.dry_run || planned.changes.is_empty() {
+            true => planned,
+            false if !agreed(&planned, out)? => return Ok(Exit::Failed),
+            false => reach.call(Method::POST, &apply(false), Some(&wanted)).await?,
+        };
+        out.object(&changes)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Deleting hooks takes a yes that says how many.
+fn agreed(planned: &Changes, out: &mut Printer) -> anyhow::Result<bool> {
+    let deleted = plan::deleted(planned);
+    if deleted == 0 {
+        return Ok(true);
+    }
+    let what = format!("deletes {deleted} hooks with their events and states");
+    out.say(format_args!("{what}: its number is the answer"))?;
+    out.confirm("Apply?", &what, &Stake::Severe(deleted.to_string()))
+}
+
+/// List hooks
+///
+/// Examples:
+///   hooklane hooks list
+///   hooklane hooks list --namespace acme -o names
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct All {
+    /// Only those of one namespace
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<Name>,
+}
+
+impl All {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let namespace = self.namespace.map(|name| name.to_string());
+        let path = with_query(HOOKS, &[("namespace", namespace)]);
+        let hooks: List<Hook> = reach.get(&path).await?;
+        out.list(&hooks)?;
+        if hooks.items.is_empty() {
+            out.foot(format_args!("none yet: hooklane hooks create hello --reduce latest"))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Show how a hook is configured
+///
+/// Examples:
+///   hooklane hooks show orders
+///   hooklane hooks show orders -o json
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Show {
+    /// The hook
+    name: Name,
+}
+
+impl Show {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let hook: Hook = reach.get(&path(&self.name)).await?;
+        out.item(&hook, self.name.as_str(), &plan::facts(&hook))?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Change a hook; what no flag names stays as it is
+///
+/// A new reducer folds what comes from now on; old state stays.
+///
+/// Examples:
+///   hooklane hooks edit orders --reduce orders.js
+///   hooklane hooks edit orders --namespace acme
+///   hooklane hooks edit orders --no-debounce
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Edit {
+    /// The hook
+    name: Name,
+    #[command(flatten)]
+    settings: Settings,
+    /// Gather events no longer
+    #[arg(long, conflicts_with = "debounce")]
+    no_debounce: bool,
+    /// Show what would change, change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Edit {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let mut edit = self.settings.edit()?;
+        if self.no_debounce {
+            edit.debounce = Some(None);
+        }
+        if edit == HookEdit::default() {
+            let message = "nothing to change: name a setting, such as --reduce latest";
+            return Err(Trouble::usage(message).into());
+        }
+        let before: Hook = reach.get(&path(&self.name)).await?;
+        let after = plan::edited(before.spec.clone(), &edit);
+        let changes = plan::differences(&before.spec, &after);
+        if changes.is_empty() {
+            out.say(format_args!("{} is so already", self.name))?;
+            out.object(&before)?;
+            return Ok(Exit::Done);
+        }
+        out.say(format_args!("hook {} {}", self.name, reach.whereto()))?;
+        for change in &changes {
+            out.say(format_args!("  {change}"))?;
+        }
+        if self.dry_run {
+            return Ok(Exit::Done);
+        }
+        let hook: Hook = reach.call(Method::PATCH, &path(&self.name), Some(&edit)).await?;
+        if let Some(back) = plan::way_back(&before.spec, &after) {
+            let back = format!("hooklane hooks edit {} {back}", self.name);
+            out.facts(&[("undo", back)])?;
+        }
+        out.object(&hook)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Run a hook's reducer on one event; nothing is stored
+///
+/// Examples:
+///   hooklane hooks test orders --event order.json
+///   echo '{"n":1}' | hooklane hooks test hello --event - --state state.json
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Try {
+    /// The hook
+    name: Name,
+    /// The event's body, - for stdin
+    #[arg(long, value_name = "FILE")]
+    event: PathBuf,
+    /// A header of the event; may be given often
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = flags::header)]
+    headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// The state before it, as JSON [default: none, as for the first event]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+}
+
+impl Try {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let test = Test {
+            headers: header_texts(&self.headers),
+            body: file::text(&self.event)?,
+            state: self.state.as_deref().map(json).transpose()?,
+        };
+        let path = format!("{}/test", path(&self.name));
+        let tested: Tested = reach.call(Method::POST, &path, Some(&test)).await?;
+        if !out.object(&tested)? {
+            out.line(tested.state.get())?;
+        }
+        out.say(format_args!("folded in {:.1}ms, nothing was stored", tested.took_ms))?;
+        Ok(Exit::Done)
+    }
+}
+
+fn header_texts(headers: &[(http::HeaderName, http::HeaderValue)]) -> BTreeMap<String, String> {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let texts = headers.iter().map(|(name, value)| (name.to_string(), text(value)));
+    texts.collect()
+}
+
+fn json(path: &Path) -> Result<Box<RawValue>, Trouble> {
+    let text = file::text(path)?;
+    serde_json::from_str(text.trim())
+        .map_err(|error| Trouble::usage(format!("{} is not JSON: {error}", path.display())))
+}
+
+/// Delete a hook with its events and states
+///
+/// Examples:
+///   hooklane hooks delete hello
+///   hooklane hooks delete hello --yes --confirm hello
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Delete {
+    /// The hook
+    name: Name,
+}
+
+impl Delete {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let hook: Hook = reach.get(&path(&self.name)).await?;
+        let what = match (hook.streams, hook.events) {
+            (Some(streams), Some(events)) => {
+                format!("{} streams, {} events", text::count(streams), text::count(events))
+            }
+            _ => "all its events and states".to_owned(),
+        };
+        out.say(format_args!("delete hook {} {}", self.name, reach.whereto()))?;
+        out.facts(&[
+            ("  goes", format!("{what}, its keys' use")),
+            ("  senders", "are refused from then on".to_owned()),
+        ])?;
+        let stake = Stake::Severe(self.name.to_string());
+        if !out.confirm("Delete?", &what, &stake)? {
+            return Ok(Exit::Failed);
+        }
+        let gone: Deleted = reach.call(Method::DELETE, &path(&self.name), None::<&()>).await?;
+        out.say(format_args!(
+            "deleted  {}: {} streams, {} events",
+            gone.deleted,
+            text::count(gone.streams),
+            text::count(gone.events)
+        ))?;
+        out.object(&gone)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// `500ms,5s`, as the flag takes it.
+fn debounce_text(debounce: Debounce) -> String {
+    let text = |duration| match millis(duration) {
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
+    };
+    format!("{},{}", text(debounce.quiet), text(debounce.longest))
+}

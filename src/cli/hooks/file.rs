@@ -1,0 +1,162 @@
+//! The TOML file of `hooks apply`: hooks and namespaces as people write them down.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Trouble, flags, reducer};
+use crate::api::{Apply, HookSpec, NamespaceSpec};
+use crate::cli::Exit;
+use crate::domain::hook::{OnError, OrderBy, Unordered};
+use crate::domain::name::Name;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    namespaces: Vec<NamespaceSpec>,
+    #[serde(default)]
+    hooks: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: Name,
+    namespace: Option<Name>,
+    #[serde(default)]
+    order_by: OrderBy,
+    #[serde(default)]
+    unordered: Unordered,
+    reduce: Option<String>,
+    #[serde(default)]
+    on_error: OnError,
+    debounce: Option<String>,
+    body_max: Option<Bytes>,
+}
+
+/// `65536` or `"64KiB"`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "body_max is a number of bytes such as 65536 or \"64KiB\"")]
+enum Bytes {
+    Number(u64),
+    Text(String),
+}
+
+/// Reads a file, `-` being stdin. Scripts are looked for beside it.
+pub fn read(path: &Path) -> Result<Apply, Trouble> {
+    let base = path.parent().unwrap_or(Path::new(""));
+    parse(&text(path)?, base).map_err(|mut trouble| {
+        trouble.message = format!("{}: {}", path.display(), trouble.message);
+        trouble
+    })
+}
+
+/// The text of a file, `-` being stdin.
+pub fn text(path: &Path) -> Result<String, Trouble> {
+    let mut text = String::new();
+    let read = match path.as_os_str() == "-" {
+        true => std::io::stdin().read_to_string(&mut text),
+        false => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    read.map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        Trouble::new(Exit::Usage, "no_file", message)
+    })?;
+    Ok(text)
+}
+
+fn parse(text: &str, base: &Path) -> Result<Apply, Trouble> {
+    let wrong = |error: toml::de::Error| Trouble::usage(error.to_string().trim_end());
+    let file: File = toml::from_str(text).map_err(wrong)?;
+    let hooks = file.hooks.into_iter().map(|entry| spec(entry, base));
+    Ok(Apply {
+        namespaces: file.namespaces,
+        hooks: hooks.collect::<Result<_, _>>()?,
+    })
+}
+
+fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
+    let of = format!("hook {}", entry.name);
+    let named = |error: String| Trouble::usage(format!("{of}: {error}"));
+    let mut spec = HookSpec::new(entry.name);
+    spec.namespace = entry.namespace.unwrap_or(spec.namespace);
+    spec.order_by = entry.order_by;
+    spec.unordered = entry.unordered;
+    spec.on_error = entry.on_error;
+    if let Some(text) = &entry.reduce {
+        spec.reduce = Some(reducer(text, base).map_err(|e| named(e.message))?);
+    }
+    if let Some(text) = &entry.debounce {
+        let wrong = |error| named(format!("debounce {text:?}: {error}"));
+        spec.debounce = Some(flags::debounce(text).map_err(wrong)?);
+    }
+    if let Some(bytes) = entry.body_max {
+        let text = match bytes {
+            Bytes::Number(number) => number.to_string(),
+            Bytes::Text(text) => text,
+        };
+        let wrong = |error| named(format!("body_max {text:?}: {error}"));
+        spec.body_max = flags::bytes(&text).map_err(wrong)?;
+    }
+    Ok(spec)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::hook::Reducer;
+
+    #[test]
+    fn a_file_says_hooks_and_namespaces_and_scripts_stand_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("orders.js"), "export default 1").unwrap();
+        let path = dir.path().join("hooks.toml");
+        let text = r#"
+            [[namespaces]]
+            name = "acme"
+            lanes = 4
+
+            [[hooks]]
+            name = "orders"
+            namespace = "acme"
+            order_by = "body:/customer/id"
+            unordered = "keep"
+            reduce = "orders.js"
+            on_error = "skip"
+            debounce = "500ms,5s"
+            body_max = "64KiB"
+
+            [[hooks]]
+            name = "hello"
+        "#;
+        std::fs::write(&path, text).unwrap();
+        let apply = read(&path).unwrap();
+        assert_eq!(apply.namespaces[0].lanes, 4);
+        let [orders, hello] = &apply.hooks[..] else {
+            panic!("two hooks")
+        };
+        assert_eq!(orders.body_max, 65_536);
+        assert!(matches!(&orders.reduce, Some(Reducer::Script(s)) if s.text == "export default 1"));
+        assert_eq!(*hello, HookSpec::new("hello".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, part) in [
+            ("[[hooks]]\nname = 'A'", "not a name"),
+            ("[[hooks]]\nname = 'a'\nforward = 'x'", "unknown field `forward`"),
+            ("[[hooks]]\nname = 'a'\nreduce = 'sum'", "hook a: \"sum\" is not a reducer"),
+            ("[[hooks]]\nname = 'a'\nreduce = 'no.js'", "hook a: no reducer in"),
+            ("[[hooks]]\nname = 'a'\norder_by = 'x'", "line 3"),
+            ("[[hooks]]\nname = 'a'\nbody_max = 0", "hook a: body_max"),
+            ("[[hooks]]\nname = 'a'\ndebounce = '5'", "hook a: debounce"),
+            ("hooks = 1", "invalid type"),
+        ] {
+            let error = parse(text, Path::new("")).unwrap_err();
+            assert!(error.message.contains(part), "{text}: {error}");
+        }
+    }
+}

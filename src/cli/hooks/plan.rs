@@ -1,0 +1,202 @@
+//! What changes in a hook, in words, and the way back. Plain functions of what is and what shall be.
+
+use super::debounce_text;
+use crate::api::{Action, ChangeKind, Changes, Hook, HookEdit, HookSpec};
+use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
+use crate::domain::time::Timestamp;
+use crate::text;
+
+/// The hook after an edit.
+pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
+    let edit = edit.clone();
+    spec.namespace = edit.namespace.unwrap_or(spec.namespace);
+    spec.order_by = edit.order_by.unwrap_or(spec.order_by);
+    spec.unordered = edit.unordered.unwrap_or(spec.unordered);
+    spec.reduce = edit.reduce.or(spec.reduce);
+    spec.on_error = edit.on_error.unwrap_or(spec.on_error);
+    spec.debounce = edit.debounce.unwrap_or(spec.debounce);
+    spec.body_max = edit.body_max.unwrap_or(spec.body_max);
+    spec
+}
+
+/// One setting: how people see it, and the flag that sets it, where one can.
+struct Setting {
+    label: &'static str,
+    shown: String,
+    flag: Option<String>,
+}
+
+fn settings(spec: &HookSpec) -> Vec<Setting> {
+    let plain = |label, flag: &str, shown: String| Setting {
+        label,
+        flag: Some(format!("{flag} {shown}")),
+        shown,
+    };
+    vec![
+        plain("namespace", "--namespace", spec.namespace.to_string()),
+        plain("order by", "--order-by", spec.order_by.to_string()),
+        plain("unordered", "--unordered", unordered(spec.unordered).into()),
+        Setting {
+            label: "reduce",
+            shown: reduce(spec.reduce.as_ref()),
+            flag: match &spec.reduce {
+                Some(Reducer::Script(_)) | None => None,
+                Some(built_in) => Some(format!("--reduce {built_in}")),
+            },
+        },
+        plain("on error", "--on-error", on_error(spec.on_error).into()),
+        Setting {
+            label: "debounce",
+            shown: debounce(spec.debounce),
+            flag: Some(match spec.debounce {
+                Some(debounce) => format!("--debounce {}", debounce_text(debounce)),
+                None => "--no-debounce".into(),
+            }),
+        },
+        plain("body max", "--body-max", spec.body_max.to_string()),
+    ]
+}
+
+/// The settings that differ, a line each. A script of the same name may have another text.
+pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (old, new) in settings(before).iter().zip(settings(after)) {
+        if old.shown != new.shown {
+            lines.push(format!("{}: {} -> {}", new.label, old.shown, new.shown));
+        } else if new.label == "reduce" && before.reduce != after.reduce {
+            lines.push(format!("{}: {}, another text", new.label, new.shown));
+        }
+    }
+    lines
+}
+
+/// The flags of `edit` that bring back what was; none when a script was replaced, whose text only
+/// its owner has.
+pub fn way_back(before: &HookSpec, after: &HookSpec) -> Option<String> {
+    let changed = settings(before).into_iter().zip(settings(after));
+    let reducer_changed = before.reduce != after.reduce;
+    let changed = changed.filter(|(old, new)| {
+        old.shown != new.shown || (old.label == "reduce" && reducer_changed)
+    });
+    let flags: Option<Vec<String>> = changed.map(|(old, _)| old.flag).collect();
+    flags.map(|flags| flags.join(" "))
+}
+
+/// Everything about a hook.
+pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("hook", hook.spec.name.to_string())];
+    facts.push(("post to", format!("/in/{}", hook.spec.name)));
+    for setting in settings(&hook.spec) {
+        let shown = match (setting.label, hook.fold) {
+            ("reduce", Some(fold)) => format!("{}, version {fold}", setting.shown),
+            _ => setting.shown,
+        };
+        facts.push((setting.label, shown));
+    }
+    facts.push(("streams", counted(hook.streams)));
+    facts.push(("events", counted(hook.events)));
+    facts.push(("created", hook.created_at.to_string()));
+    facts
+}
+
+/// What an apply changes, a line a field.
+pub fn lines(changes: &Changes) -> Vec<String> {
+    let mut lines = Vec::new();
+    for change in &changes.changes {
+        let action = match change.action {
+            Action::Create => "create",
+            Action::Edit => "edit",
+            Action::Delete => "delete",
+        };
+        let kind = match change.kind {
+            ChangeKind::Hook => "hook",
+            ChangeKind::Namespace => "namespace",
+        };
+        lines.push(format!("{action}  {kind} {}", change.name));
+        lines.extend(change.what.iter().map(|what| format!("        {what}")));
+    }
+    lines
+}
+
+/// How many hooks an apply deletes.
+pub fn deleted(changes: &Changes) -> usize {
+    let deleted = changes.changes.iter();
+    deleted.filter(|change| change.action == Action::Delete).count()
+}
+
+/// The reducer's word, or its file.
+pub fn reduce(reducer: Option<&Reducer>) -> String {
+    reducer.map_or_else(|| "-".to_owned(), Reducer::to_string)
+}
+
+/// The word for it.
+pub fn on_error(on_error: OnError) -> &'static str {
+    match on_error {
+        OnError::Hold => "hold",
+        OnError::Skip => "skip",
+    }
+}
+
+fn unordered(unordered: Unordered) -> &'static str {
+    match unordered {
+        Unordered::Refuse => "refuse",
+        Unordered::Keep => "keep",
+    }
+}
+
+fn debounce(debounce: Option<Debounce>) -> String {
+    debounce.map_or_else(|| "-".to_owned(), debounce_text)
+}
+
+/// A number for people, where it is known.
+pub fn counted(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), text::count)
+}
+
+/// The day of a moment.
+pub fn day(at: Timestamp) -> String {
+    at.to_string().chars().take("2026-11-23".len()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::hook::Source;
+
+    fn script(text: &str) -> Option<Reducer> {
+        let file = "a.js".to_owned();
+        let text = text.to_owned();
+        Some(Reducer::Script(Source { file, text }.into()))
+    }
+
+    #[test]
+    fn an_edit_shows_what_changes_and_the_way_back() {
+        let before = HookSpec::new("orders".parse().unwrap());
+        let edit = HookEdit {
+            order_by: Some("body:/a".parse().unwrap()),
+            debounce: Some(Some(super::super::flags::debounce("500ms,5s").unwrap())),
+            ..HookEdit::default()
+        };
+        let after = edited(before.clone(), &edit);
+        assert_eq!(
+            differences(&before, &after),
+            ["order by: none -> body:/a", "debounce: - -> 500ms,5s"]
+        );
+        assert_eq!(
+            way_back(&before, &after).unwrap(),
+            "--order-by none --no-debounce"
+        );
+        assert!(differences(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn another_text_under_the_same_file_name_is_a_change_without_a_way_back() {
+        let spec = |text| HookSpec {
+            reduce: script(text),
+            ..HookSpec::new("orders".parse().unwrap())
+        };
+        assert_eq!(differences(&spec("1"), &spec("2")), ["reduce: a.js, another text"]);
+        assert_eq!(way_back(&spec("1"), &spec("2")), None);
+    }
+}

@@ -1,0 +1,313 @@
+//! `keys`: access keys, shown once and revoked at once.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::Method;
+
+use super::print::{Row, Stake};
+use super::reach::Reach;
+use super::{Exit, Printer, Trouble};
+use crate::api::{Key, KeySpec, KeyState, List, NewKey};
+use crate::domain::key::{KeyId, Kind};
+use crate::domain::name::Name;
+use crate::domain::time::{Timestamp, millis, parse_duration};
+use crate::text;
+
+/// Make, list and revoke access keys
+#[derive(Subcommand)]
+pub enum Keys {
+    Create(Create),
+    List(All),
+    Revoke(Revoke),
+}
+
+impl Keys {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        match self {
+            Self::Create(create) => create.run(reach, out).await,
+            Self::List(list) => list.run(reach, out).await,
+            Self::Revoke(revoke) => revoke.run(reach, out).await,
+        }
+    }
+}
+
+const KEYS: &str = "/v1/admin/keys";
+
+/// A key not used for so long is worth a look.
+const STALE: Duration = Duration::from_secs(90 * 86_400);
+
+/// A key that ends so soon is worth a look.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
+
+impl Row for Key {
+    const HEADER: &'static [&'static str] = &[
+        "ID", "NAME", "TYPE", "HOOK", "CREATED", "LAST USED", "EXPIRES", "STATE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let now = Timestamp::now();
+        vec![
+            self.id.to_string(),
+            self.name.to_string(),
+            self.kind.word().to_owned(),
+            scope(self),
+            day(self.created_at),
+            last_used(self, now),
+            self.expires_at.map_or_else(|| "never".into(), day),
+            state(self, now),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+fn scope(key: &Key) -> String {
+    match (&key.hook, key.kind) {
+        (Some(hook), _) => hook.to_string(),
+        (None, Kind::Admin) => "-".to_owned(),
+        (None, _) => "all".to_owned(),
+    }
+}
+
+fn last_used(key: &Key, now: Timestamp) -> String {
+    match (key.last_used_at, &key.last_used_from) {
+        (None, _) => "never".to_owned(),
+        (Some(at), None) => text::ago(now.since(at)),
+        (Some(at), Some(from)) => format!("{} {from}", text::ago(now.since(at))),
+    }
+}
+
+fn state(key: &Key, now: Timestamp) -> String {
+    match key.state {
+        KeyState::Expired => "expired".to_owned(),
+        KeyState::Revoked => "revoked".to_owned(),
+        KeyState::Ok => match key.expires_at.map(|at| at.since(now)) {
+            Some(left) if left < SOON => format!("{} left", text::duration(left)),
+            _ if is_stale(key, now) => "stale".to_owned(),
+            _ => "ok".to_owned(),
+        },
+    }
+}
+
+fn is_stale(key: &Key, now: Timestamp) -> bool {
+    now.since(key.last_used_at.unwrap_or(key.created_at)) >= STALE
+}
+
+fn day(at: Timestamp) -> String {
+    at.to_string().chars().take("2026-11-23".len()).collect()
+}
+
+/// What a key may do.
+#[derive(Clone, Copy, ValueEnum)]
+enum Type {
+    /// Post events
+    Write,
+    /// Read states and events
+    Read,
+    /// Everything
+    Admin,
+}
+
+impl From<Type> for Kind {
+    fn from(type_: Type) -> Self {
+        match type_ {
+            Type::Write => Self::Write,
+            Type::Read => Self::Read,
+            Type::Admin => Self::Admin,
+        }
+    }
+}
+
+/// Make an access key; it is shown once, on stdout and alone
+///
+/// Examples:
+///   hooklane keys create --type write --hook orders --name shop
+///   hooklane keys create --type read --all-hooks --name grafana --expires 90d --out grafana.key
+///   hooklane keys create --type admin --name ops-ana
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Create {
+    /// What it may do: write posts events, read reads states and events, admin does everything
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    kind: Type,
+    /// The hook it is for
+    #[arg(long, value_name = "NAME", conflicts_with = "all_hooks")]
+    hook: Option<Name>,
+    /// It is for every hook, also those made later
+    #[arg(long)]
+    all_hooks: bool,
+    /// What people call it
+    #[arg(long)]
+    name: Name,
+    /// How long it lives, such as 90d [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    expires: Option<Duration>,
+    /// Write it to a new file that only you can read, instead of to stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Create {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let spec = self.spec()?;
+        // Before the key is made: a key whose text went nowhere would be lost.
+        let file = self.out.as_deref().map(private).transpose()?;
+        let made: NewKey = match reach.call(Method::POST, KEYS, Some(&spec)).await {
+            Ok(made) => made,
+            Err(error) => {
+                if let Some(path) = &self.out {
+                    // It is empty; that it stays is a smaller nuisance than hiding the error.
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(error.into());
+            }
+        };
+        let is_json = match file {
+            Some(mut file) => {
+                writeln!(file, "{}", made.text)?;
+                file.sync_all()?;
+                false
+            }
+            None => out.object(&made)?,
+        };
+        if self.out.is_none() && !is_json {
+            out.line(&made.text)?;
+            out.flush()?;
+        }
+        self.tell(&made.facts, out)?;
+        Ok(Exit::Done)
+    }
+
+    fn spec(&self) -> Result<KeySpec, Trouble> {
+        let kind = Kind::from(self.kind);
+        let given = self.hook.is_some() || self.all_hooks;
+        match kind {
+            Kind::Admin if given => return Err(Trouble::usage("an admin key takes no hook")),
+            Kind::Write | Kind::Read if !given => {
+                return Err(Trouble::usage("which hooks is the key for?")
+                    .fact("one", "--hook NAME")
+                    .fact("all", "--all-hooks"));
+            }
+            _ => {}
+        }
+        Ok(KeySpec {
+            kind,
+            hook: self.hook.clone(),
+            name: self.name.clone(),
+            expires_in_ms: self.expires.map(|long| millis(long).unsigned_abs()),
+        })
+    }
+
+    fn tell(&self, key: &Key, out: &mut Printer) -> std::io::Result<()> {
+        let hooks = match scope(key).as_str() {
+            "-" => String::new(),
+            "all" => ", all hooks".to_owned(),
+            hook => format!(", hook {hook}"),
+        };
+        let expires = key.expires_at.map_or_else(|| "never expires".into(), |at| {
+            format!("expires {}", day(at))
+        });
+        let kind = key.kind.word();
+        let once = match &self.out {
+            Some(path) => format!("in {}; only a hash is stored here", path.display()),
+            None => "shown this once, only a hash is stored. To a file only you can read: --out FILE".into(),
+        };
+        out.facts(&[
+            ("key", format!("{} ({})   {kind}{hooks}   {expires}", key.name, key.id)),
+            ("warning", once),
+            ("undo", format!("hooklane keys revoke {}", key.id)),
+        ])
+    }
+}
+
+/// A new file that only its owner can read.
+fn private(path: &Path) -> Result<File, Trouble> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(|error| {
+        let message = format!("cannot make {}: {error}. No key was made", path.display());
+        Trouble::new(Exit::Usage, "no_file", message)
+    })
+}
+
+/// List access keys; their text is stored nowhere
+///
+/// Examples:
+///   hooklane keys list
+///   hooklane keys list --stale -o names
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct All {
+    /// Only good keys that were not used for 90 days
+    #[arg(long)]
+    stale: bool,
+}
+
+impl All {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let mut keys: List<Key> = reach.get(KEYS).await?;
+        if self.stale {
+            let now = Timestamp::now();
+            let stale = |key: &Key| key.state == KeyState::Ok && is_stale(key, now);
+            keys.items.retain(stale);
+        }
+        out.list(&keys)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// End a key for good; what uses it is refused at once
+///
+/// Examples:
+///   hooklane keys revoke k_7Q2mC0vX
+///   hooklane keys list --stale -o names | xargs -n1 hooklane keys revoke --yes
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Revoke {
+    /// The key's id, k_ and eight digits
+    #[arg(value_parser = key_id)]
+    id: KeyId,
+}
+
+fn key_id(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text).ok_or_else(|| "it is k_ and eight digits, as hooklane keys list shows".into())
+}
+
+impl Revoke {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let keys: List<Key> = reach.get(KEYS).await?;
+        let Some(key) = keys.items.iter().find(|key| key.id == self.id) else {
+            let message = format!("no key {}", self.id);
+            let trouble = Trouble::new(Exit::Missing, "no_such_key", message);
+            return Err(trouble.fact("all", "hooklane keys list").into());
+        };
+        if key.state == KeyState::Revoked {
+            out.say(format_args!("{} is revoked already", self.id))?;
+            return Ok(Exit::Done);
+        }
+        let now = Timestamp::now();
+        out.say(format_args!("revoke key {} ({}) {}", key.name, key.id, reach.whereto()))?;
+        out.facts(&[
+            ("  may", format!("{}, hook {}", key.kind.word(), scope(key))),
+            ("  used", last_used(key, now)),
+            ("  back", "none: make another key".to_owned()),
+        ])?;
+        let what = format!("ends key {} for good", key.name);
+        if !out.confirm(&format!("Revoke {}?", key.name), &what, &Stake::Moderate)? {
+            return Ok(Exit::Failed);
+        }
+        let path = format!("{KEYS}/{}", self.id);
+        let revoked: Key = reach.call(Method::DELETE, &path, None::<&()>).await?;
+        out.say(format_args!("revoked  {} ({})", revoked.name, revoked.id))?;
+        out.object(&revoked)?;
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,110 @@
+//! `lanes`: how much waits, how old it is, how fast it goes.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::print::Row;
+use super::reach::{Reach, with_query};
+use super::{Exit, Printer};
+use crate::api::{Lane, List, Worst};
+use crate::domain::name::Name;
+use crate::text;
+
+/// See how the lanes are doing
+#[derive(Subcommand)]
+pub enum Lanes {
+    List(All),
+}
+
+impl Lanes {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        match self {
+            Self::List(list) => list.run(reach, out).await,
+        }
+    }
+}
+
+impl Row for Lane {
+    const HEADER: &'static [&'static str] = &[
+        "LANE", "STATE", "HELD ", "OLDEST ", "FLOW ", "BACKLOG ", "IN/S ", "OUT/S ", "WAIT P99 ",
+        "ETA", "NODE",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let age = |ms: Option<u64>| or_dash(ms.map(|ms| text::duration(Duration::from_millis(ms))));
+        let rate = |per_s: Option<f64>| or_dash(per_s.map(|per_s| format!("{per_s:.0}")));
+        let wait = self.wait_ms.map(|wait| {
+            let wait = Duration::try_from_secs_f64(wait.p99 / 1000.0);
+            text::duration(wait.unwrap_or_default())
+        });
+        vec![
+            self.index.to_string(),
+            self.state.word().to_owned(),
+            self.set_aside.to_string(),
+            age(self.oldest_ms),
+            age(self.flow_ms),
+            text::count(self.backlog),
+            rate(self.in_per_s),
+            rate(self.out_per_s),
+            or_dash(wait),
+            or_dash(self.eta.clone()),
+            or_dash(self.node.clone()),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.lane.clone()
+    }
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+/// List the lanes of a namespace, a row each
+///
+/// OLDEST is the age of the oldest event that waits at all, FLOW the same without cursors that are
+/// set aside, HELD how many those are.
+///
+/// Examples:
+///   hooklane lanes list
+///   hooklane lanes list --namespace acme -o json
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct All {
+    /// Which namespace
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    namespace: Name,
+}
+
+impl All {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let namespace = Some(self.namespace.to_string());
+        let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
+        let lanes: List<Lane> = reach.get(&path).await?;
+        out.list(&lanes)?;
+        let worst = |lane: &&Lane| lane.worst.is_some() && lane.set_aside > 0;
+        let oldest = lanes.items.iter().filter(worst).max_by_key(|lane| lane.oldest_ms);
+        if let Some((lane, worst)) = oldest.and_then(|lane| Some((lane, lane.worst.as_ref()?))) {
+            out.foot(format_args!("\n{}", look(lane, worst)))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn look(lane: &Lane, worst: &Worst) -> String {
+    let cursors = match lane.set_aside {
+        1 => "1 cursor".to_owned(),
+        many => format!("{many} cursors"),
+    };
+    let age = lane.oldest_ms.map(|ms| text::duration(Duration::from_millis(ms)));
+    let (index, stream, handler) = (lane.index, &worst.stream, &worst.handler);
+    format!(
+        "lane {index}: {cursors} set aside, {stream} -> {handler} ({}, {}). \
+         Look: hooklane streams show {stream}",
+        worst.result,
+        or_dash(age)
+    )
+}

@@ -1,0 +1,132 @@
+//! `namespaces`: groups of hooks with lanes of their own.
+
+use clap::{Args, Subcommand, value_parser};
+use http::Method;
+
+use super::print::{Row, Stake};
+use super::reach::Reach;
+use super::{Exit, Printer, Trouble};
+use crate::api::{List, Namespace, NamespaceSpec};
+use crate::domain::lane::LANES_MAX;
+use crate::domain::name::Name;
+
+/// Make, list and delete groups of hooks with lanes of their own
+#[derive(Subcommand)]
+pub enum Namespaces {
+    Create(Create),
+    List(All),
+    Delete(Delete),
+}
+
+impl Namespaces {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        match self {
+            Self::Create(create) => create.run(reach, out).await,
+            Self::List(list) => list.run(reach, out).await,
+            Self::Delete(delete) => delete.run(reach, out).await,
+        }
+    }
+}
+
+const NAMESPACES: &str = "/v1/admin/namespaces";
+
+impl Row for Namespace {
+    const HEADER: &'static [&'static str] = &["NAME", "LANES ", "GENERATION ", "HOOKS "];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.to_string(),
+            self.lanes.to_string(),
+            self.generation.to_string(),
+            self.hooks.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+/// Make a namespace, so that its hooks never wait for those of others
+///
+/// Examples:
+///   hooklane namespaces create acme --lanes 4
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Create {
+    /// Its name
+    name: Name,
+    /// How many lanes it has
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(value_parser = value_parser!(u16).range(1..=i64::from(LANES_MAX)))]
+    lanes: u16,
+}
+
+impl Create {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let spec = NamespaceSpec {
+            name: self.name,
+            lanes: self.lanes,
+        };
+        let made: Namespace = reach.call(Method::POST, NAMESPACES, Some(&spec)).await?;
+        out.say(format_args!("created  {}, {} lanes", made.name, made.lanes))?;
+        out.facts(&[
+            ("next", format!("hooklane hooks create NAME --namespace {}", made.name)),
+            ("undo", format!("hooklane namespaces delete {}", made.name)),
+        ])?;
+        out.object(&made)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// List namespaces
+///
+/// Examples:
+///   hooklane namespaces list
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct All {}
+
+impl All {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let namespaces: List<Namespace> = reach.get(NAMESPACES).await?;
+        out.list(&namespaces)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Delete a namespace that has no hooks
+///
+/// Examples:
+///   hooklane namespaces delete acme
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Delete {
+    /// Its name
+    name: Name,
+}
+
+impl Delete {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let namespaces: List<Namespace> = reach.get(NAMESPACES).await?;
+        let found = namespaces.items.iter().find(|n| n.name == self.name);
+        let Some(namespace) = found else {
+            let message = format!("no namespace {:?}", self.name);
+            let trouble = Trouble::new(Exit::Missing, "no_such_namespace", message);
+            return Err(trouble.fact("all", "hooklane namespaces list").into());
+        };
+        out.say(format_args!("delete namespace {} {}", self.name, reach.whereto()))?;
+        let what = format!("{} lanes, {} hooks", namespace.lanes, namespace.hooks);
+        out.facts(&[("  goes", what.clone())])?;
+        let stake = Stake::Severe(self.name.to_string());
+        if !out.confirm("Delete?", &what, &stake)? {
+            return Ok(Exit::Failed);
+        }
+        let path = format!("{NAMESPACES}/{}", self.name);
+        let gone: Namespace = reach.call(Method::DELETE, &path, None::<&()>).await?;
+        out.say(format_args!("deleted  {}", gone.name))?;
+        out.object(&gone)?;
+        Ok(Exit::Done)
+    }
+}

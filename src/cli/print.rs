@@ -1,0 +1,654 @@
+//! What a command prints and what it asks.
+//!
+//! Promises: stdout carries the data that was asked for, stderr everything else; one struct feeds
+//! table and JSON; text from outside cannot act on the terminal; one function asks, for the whole
+//! program, and never without a terminal.
+
+use std::fmt;
+use std::io::{self, BufRead, IsTerminal as _, Write};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::exit::{Exit, Trouble};
+use crate::api;
+use crate::text::{printable, printable_line};
+
+/// How data is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// One JSON object
+    Json,
+    /// One JSON object a line
+    Jsonl,
+    /// One id a line, for xargs
+    Names,
+}
+
+/// When colour is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal that has it, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Color {
+    /// Whether stderr gets colour.
+    fn wanted(self, terminal: bool, var: impl Fn(&str) -> Option<String>) -> bool {
+        let set = |name| var(name).is_some_and(|value| !value.is_empty());
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto if set("NO_COLOR") => false,
+            Self::Auto if set("CLICOLOR_FORCE") => var("CLICOLOR_FORCE").as_deref() != Some("0"),
+            Self::Auto => terminal && var("TERM").is_some_and(|term| term != "dumb"),
+        }
+    }
+}
+
+/// How somebody agrees beforehand to what would be asked.
+#[derive(Clone, Debug, Default)]
+pub struct Agreed {
+    /// `--yes`
+    pub yes: bool,
+    /// `--confirm NAME`
+    pub name: Option<String>,
+    /// `--no-input`
+    pub never_ask: bool,
+}
+
+/// How the flags say it shall be printed.
+#[derive(Clone, Debug, Default)]
+pub struct Style {
+    /// How data is written.
+    pub output: Output,
+    /// Nothing but errors and data.
+    pub quiet: bool,
+    /// When colour is used.
+    pub color: Color,
+    /// What needs no question.
+    pub agreed: Agreed,
+}
+
+/// How much is at stake. What is mild is done without a question and prints the way back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stake {
+    /// A yes is enough.
+    Moderate,
+    /// This is to be typed.
+    Severe(String),
+}
+
+/// One line of a table.
+pub trait Row: Serialize {
+    /// The columns; one whose title ends in a blank is aligned to the right.
+    const HEADER: &'static [&'static str];
+
+    /// As many cells as there are columns.
+    fn cells(&self) -> Vec<String>;
+
+    /// What other commands take.
+    fn name(&self) -> String;
+}
+
+/// Writes data, talks and asks.
+pub struct Printer {
+    style: Style,
+    data: Box<dyn Write>,
+    talk: Box<dyn Write>,
+    answers: Box<dyn BufRead>,
+    /// Whether somebody can answer.
+    asks: bool,
+    /// Whether somebody sees what is said.
+    watched: bool,
+    data_seen: bool,
+    color: bool,
+}
+
+impl Printer {
+    /// A printer on the program's own streams.
+    pub fn new(style: Style) -> Self {
+        let watched = io::stderr().is_terminal();
+        let var = |name: &str| std::env::var(name).ok();
+        Self {
+            color: style.color.wanted(watched, var),
+            style,
+            data: Box::new(io::BufWriter::new(io::stdout())),
+            talk: Box::new(io::stderr()),
+            answers: Box::new(io::BufReader::new(io::stdin())),
+            asks: io::stdin().is_terminal() && watched,
+            watched,
+            data_seen: io::stdout().is_terminal(),
+        }
+    }
+
+    /// How data is written.
+    pub fn output(&self) -> Output {
+        self.style.output
+    }
+
+    /// A list in the output that was asked for.
+    pub fn list<T: Row>(&mut self, list: &api::List<T>) -> io::Result<()> {
+        match self.style.output {
+            Output::Table => {
+                self.table(T::HEADER, list.items.iter().map(Row::cells).collect())?;
+                if let Some(next) = &list.next {
+                    self.say(format_args!("there are more: --after {next}"))?;
+                }
+            }
+            Output::Json => self.json(list)?,
+            Output::Jsonl => {
+                for item in &list.items {
+                    self.json_line(item)?;
+                }
+            }
+            Output::Names => {
+                for item in &list.items {
+                    self.line(&item.name())?;
+                }
+            }
+        }
+        self.data.flush()
+    }
+
+    /// One thing: its facts, a line each, or the JSON that carries them, or its name.
+    pub fn item<T: Serialize>(
+        &mut self,
+        item: &T,
+        name: &str,
+        facts: &[(&str, String)],
+    ) -> io::Result<()> {
+        match self.style.output {
+            Output::Table => {
+                for line in aligned(facts) {
+                    self.line(&line)?;
+                }
+            }
+            Output::Json => self.json(item)?,
+            Output::Jsonl => self.json_line(item)?,
+            Output::Names => self.line(name)?,
+        }
+        self.data.flush()
+    }
+
+    /// The JSON of something whose story is told on stderr; whether it was asked for.
+    pub fn object<T: Serialize>(&mut self, item: &T) -> io::Result<bool> {
+        match self.style.output {
+            Output::Json => self.json(item)?,
+            Output::Jsonl => self.json_line(item)?,
+            Output::Table | Output::Names => return Ok(false),
+        }
+        self.data.flush()?;
+        Ok(true)
+    }
+
+    /// One item of a list that never ends.
+    pub fn live<T: Row>(&mut self, item: &T, widths: &[usize]) -> io::Result<()> {
+        match self.style.output {
+            Output::Table => {
+                let cells = item.cells();
+                let mut line = String::new();
+                for (place, cell) in cells.iter().enumerate() {
+                    let width = widths.get(place).copied().unwrap_or(0);
+                    line += &format!("{:<width$}  ", printable_line(cell));
+                }
+                self.line(line.trim_end())?;
+            }
+            Output::Json | Output::Jsonl => self.json_line(item)?,
+            Output::Names => self.line(&item.name())?,
+        }
+        self.data.flush()
+    }
+
+    /// One line of data.
+    pub fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.data, "{}", printable(text))
+    }
+
+    /// Makes what was printed visible, before the talk about it.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.data.flush()
+    }
+
+    /// Data as it is; on a terminal, what would act on it becomes visible instead.
+    pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.data_seen {
+            let text = String::from_utf8_lossy(bytes);
+            writeln!(self.data, "{}", printable(&text))?;
+        } else {
+            self.data.write_all(bytes)?;
+        }
+        self.data.flush()
+    }
+
+    fn json<T: Serialize>(&mut self, value: &T) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(value)?;
+        writeln!(self.data, "{}", harmless(&text))
+    }
+
+    fn json_line<T: Serialize>(&mut self, value: &T) -> io::Result<()> {
+        let text = serde_json::to_string(value)?;
+        writeln!(self.data, "{}", harmless(&text))
+    }
+
+    /// A table without borders: upper-case header, two spaces, never cut.
+    pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
+        let mut table = Table::new();
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(header.iter().map(|title| title.trim_end()));
+        for row in rows {
+            let cells = row.iter().map(|cell| printable_line(cell).to_string());
+            table.add_row(cells.collect::<Vec<_>>());
+        }
+        for (column, title) in table.column_iter_mut().zip(header) {
+            column.set_padding((0, 2));
+            if title.ends_with(' ') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for line in table.lines() {
+            writeln!(self.data, "{}", line.trim_end())?;
+        }
+        self.data.flush()
+    }
+
+    /// Talks, unless it shall be quiet.
+    pub fn say(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        if self.style.quiet {
+            return Ok(());
+        }
+        writeln!(self.talk, "{}", printable(&text.to_string()))
+    }
+
+    /// Says aligned facts.
+    pub fn facts(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
+        for line in aligned(facts) {
+            self.say(format_args!("{line}"))?;
+        }
+        Ok(())
+    }
+
+    /// What to look at, for somebody who watches.
+    pub fn foot(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        if self.watched && self.style.output == Output::Table {
+            self.say(text)?;
+        }
+        Ok(())
+    }
+
+    /// Asks `question` and returns whether to go on. `what` says in a few words what is at stake.
+    ///
+    /// # Errors
+    /// [`Trouble`] that names the flags which answer, when nobody can be asked.
+    pub fn confirm(&mut self, question: &str, what: &str, stake: &Stake) -> anyhow::Result<bool> {
+        let agreed = &self.style.agreed;
+        let given = agreed.name.as_deref();
+        match stake {
+            Stake::Moderate if agreed.yes => return Ok(true),
+            Stake::Severe(name) if agreed.yes && given == Some(name) => return Ok(true),
+            Stake::Severe(name) if given.is_some_and(|given| given != name) => {
+                let given = given.unwrap_or_default();
+                let message = format!("--confirm says {given:?}, but this is about {name:?}");
+                return Err(Trouble::usage(message).into());
+            }
+            _ => {}
+        }
+        if !self.asks || agreed.never_ask {
+            return Err(unanswered(what, stake, self.asks).into());
+        }
+        self.ask(question, stake)
+    }
+
+    fn ask(&mut self, question: &str, stake: &Stake) -> anyhow::Result<bool> {
+        let expected = match stake {
+            Stake::Moderate => {
+                write!(self.talk, "{} [y/N] ", printable_line(question))?;
+                None
+            }
+            Stake::Severe(name) => {
+                write!(self.talk, "Type {} to go on: ", printable_line(name))?;
+                Some(name)
+            }
+        };
+        self.talk.flush()?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        let answer = answer.trim();
+        let agreed = match expected {
+            Some(name) => answer == name,
+            None => ["y", "yes"].contains(&answer.to_lowercase().as_str()),
+        };
+        if !agreed {
+            self.say(format_args!("nothing was changed"))?;
+        }
+        Ok(agreed)
+    }
+
+    /// Says what went wrong, for people or as JSON.
+    pub fn trouble(&mut self, trouble: &Trouble) -> io::Result<()> {
+        self.data.flush().or_else(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error),
+        })?;
+        if matches!(self.style.output, Output::Json | Output::Jsonl) {
+            return writeln!(self.talk, "{}", harmless(&trouble_json(trouble)));
+        }
+        let (red, plain) = match self.color {
+            true => ("\u{1b}[31m", "\u{1b}[0m"),
+            false => ("", ""),
+        };
+        let message = printable(&trouble.message);
+        writeln!(self.talk, "{red}error:{plain} {message}")?;
+        let facts: Vec<_> = (trouble.facts.iter())
+            .map(|(label, text)| (*label, text.clone()))
+            .collect();
+        for line in aligned(&facts) {
+            writeln!(self.talk, "  {}", printable(&line))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is said when a question would be needed and cannot be put.
+fn unanswered(what: &str, stake: &Stake, terminal: bool) -> Trouble {
+    let why = match terminal {
+        true => "--no-input forbids it",
+        false => "there is no terminal",
+    };
+    let answer = match stake {
+        Stake::Moderate => "--yes".to_owned(),
+        Stake::Severe(name) => format!("--yes --confirm {name}"),
+    };
+    Trouble::new(
+        Exit::Usage,
+        "would_ask",
+        format!("this would ask ({what}), and {why}"),
+    )
+    .fact("answer", answer)
+}
+
+fn trouble_json(trouble: &Trouble) -> String {
+    let commands = |(label, text): &(&str, String)| (*label != "hint").then(|| text.clone());
+    let hint = trouble.facts.iter().find(|(label, _)| *label == "hint");
+    serde_json::json!({"error": {
+        "code": trouble.code,
+        "message": trouble.message,
+        "hint": hint.map(|(_, text)| text),
+        "next": trouble.facts.iter().filter_map(commands).collect::<Vec<_>>(),
+        "exit": trouble.exit as u8,
+    }})
+    .to_string()
+}
+
+/// Labels in one column, texts in the next; further lines of a text stand under its first.
+pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
+    let width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for (label, text) in facts {
+        let mut label = *label;
+        for part in text.split('\n') {
+            lines.push(format!("{label:<width$}  {part}").trim_end().to_owned());
+            label = "";
+        }
+    }
+    lines
+}
+
+/// JSON with everything escaped that a terminal would act on. It can only stand inside of strings,
+/// where an escape means the same.
+fn harmless(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let mut buffer = [0; 4];
+    for c in json.chars() {
+        let shown: &str = c.encode_utf8(&mut buffer);
+        if c == '\n' || c.is_ascii_graphic() || c == ' ' || printable(shown).as_str() == shown {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                text += &format!("\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Paper {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    struct Desk {
+        printer: Printer,
+        data: Paper,
+        talk: Paper,
+    }
+
+    fn desk(style: Style, answers: Option<&'static str>) -> Desk {
+        let (data, talk) = (Paper::default(), Paper::default());
+        let printer = Printer {
+            style,
+            data: Box::new(data.clone()),
+            talk: Box::new(talk.clone()),
+            answers: Box::new(answers.unwrap_or("").as_bytes()),
+            asks: answers.is_some(),
+            watched: answers.is_some(),
+            data_seen: false,
+            color: false,
+        };
+        Desk {
+            printer,
+            data,
+            talk,
+        }
+    }
+
+    fn output(output: Output) -> Style {
+        Style {
+            output,
+            ..Style::default()
+        }
+    }
+
+    #[derive(Serialize)]
+    struct Fruit {
+        name: &'static str,
+        pieces: u32,
+    }
+
+    impl Row for Fruit {
+        const HEADER: &'static [&'static str] = &["NAME", "PIECES ", "NOTE"];
+
+        fn cells(&self) -> Vec<String> {
+            vec![self.name.into(), self.pieces.to_string(), "-".into()]
+        }
+
+        fn name(&self) -> String {
+            self.name.into()
+        }
+    }
+
+    fn fruits() -> api::List<Fruit> {
+        let fruit = |name, pieces| Fruit { name, pieces };
+        let items = vec![fruit("fig", 7), fruit("evil\u{1b}[2J\nplum", 1_000_000)];
+        api::List::new(Timestamp::from_millis(0), items, None)
+    }
+
+    #[test]
+    fn a_table_has_two_spaces_and_no_borders_and_shows_what_would_act() {
+        let mut desk = desk(output(Output::Table), None);
+        desk.printer.list(&fruits()).unwrap();
+        assert_eq!(
+            desk.data.text(),
+            "NAME                   PIECES  NOTE\n\
+             fig                         7  -\n\
+             evil\\u{1b}[2J\\nplum  1000000  -\n"
+        );
+        assert_eq!(desk.talk.text(), "");
+    }
+
+    #[test]
+    fn every_output_has_every_item() {
+        let text = |of| {
+            let mut desk = desk(output(of), None);
+            desk.printer.list(&fruits()).unwrap();
+            desk.data.text()
+        };
+        assert_eq!(text(Output::Names), "fig\nevil\\u{1b}[2J\nplum\n");
+        assert_eq!(text(Output::Jsonl).lines().count(), 2);
+        let json: serde_json::Value = serde_json::from_str(&text(Output::Json)).unwrap();
+        assert_eq!(json["schema"], 1);
+        assert_eq!(json["items"][1]["pieces"], 1_000_000);
+    }
+
+    #[test]
+    fn json_means_the_same_and_cannot_act() {
+        let json = "{\"a\":\"\u{9b}2J \u{202e} \u{7f} \u{e0041} ä\"}";
+        let shown = harmless(json);
+        assert_eq!(
+            shown,
+            "{\"a\":\"\\u009b2J \\u202e \\u007f \\udb40\\udc41 ä\"}"
+        );
+        let value = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(json));
+    }
+
+    fn agreed(yes: bool, name: Option<&str>) -> Style {
+        let name = name.map(str::to_owned);
+        Style {
+            agreed: Agreed {
+                yes,
+                name,
+                never_ask: false,
+            },
+            ..Style::default()
+        }
+    }
+
+    fn confirmed(
+        style: Style,
+        answers: Option<&'static str>,
+        stake: &Stake,
+    ) -> Result<bool, String> {
+        let mut desk = desk(style, answers);
+        let confirmed = desk.printer.confirm("Delete ship?", "57 streams", stake);
+        confirmed.map_err(|error| {
+            let trouble = super::super::exit::trouble(error).unwrap();
+            assert_eq!(trouble.exit, Exit::Usage);
+            desk.printer.trouble(&trouble).unwrap();
+            desk.talk.text()
+        })
+    }
+
+    #[test]
+    fn a_moderate_question_wants_a_yes() {
+        let ask = |style, answers| confirmed(style, answers, &Stake::Moderate);
+        assert_eq!(ask(agreed(false, None), Some("y\n")), Ok(true));
+        assert_eq!(ask(agreed(false, None), Some("YES\n")), Ok(true));
+        assert_eq!(ask(agreed(false, None), Some("\n")), Ok(false));
+        assert_eq!(ask(agreed(false, None), Some("")), Ok(false), "end of file");
+        assert_eq!(ask(agreed(true, None), None), Ok(true));
+        let refused = "error: this would ask (57 streams), and there is no terminal\n  answer  --yes\n";
+        assert_eq!(ask(agreed(false, None), None), Err(refused.into()));
+    }
+
+    #[test]
+    fn a_severe_question_wants_the_name_also_from_a_script() {
+        let severe = Stake::Severe("ship".into());
+        let ask = |style, answers| confirmed(style, answers, &severe);
+        assert_eq!(ask(agreed(false, None), Some("ship\n")), Ok(true));
+        assert_eq!(ask(agreed(false, None), Some("y\n")), Ok(false));
+        assert_eq!(ask(agreed(true, Some("ship")), None), Ok(true));
+        assert!(ask(agreed(true, Some("boat")), Some("ship\n")).is_err());
+        let refused = ask(agreed(true, None), None).unwrap_err();
+        assert!(refused.ends_with("answer  --yes --confirm ship\n"), "{refused}");
+        assert_eq!(ask(agreed(true, None), Some("ship\n")), Ok(true));
+    }
+
+    #[test]
+    fn no_input_never_asks() {
+        let mut style = agreed(false, None);
+        style.agreed.never_ask = true;
+        let refused = confirmed(style, Some("y\n"), &Stake::Moderate).unwrap_err();
+        assert!(refused.contains("--no-input"), "{refused}");
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_aligned_facts_or_json_on_stderr() {
+        let trouble = Trouble::new(Exit::Missing, "no_such_hook", "no hook \"biling\"")
+            .fact("all", "hooklane hooks list")
+            .fact("similar", "billing");
+        let mut people = desk(output(Output::Table), None);
+        people.printer.trouble(&trouble).unwrap();
+        assert_eq!(
+            people.talk.text(),
+            "error: no hook \"biling\"\n  all      hooklane hooks list\n  similar  billing\n"
+        );
+        let mut program = desk(output(Output::Json), None);
+        program.printer.trouble(&trouble).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&program.talk.text()).unwrap();
+        assert_eq!(json["error"]["code"], "no_such_hook");
+        assert_eq!(json["error"]["exit"], 5);
+        assert_eq!(program.data.text(), "");
+    }
+
+    #[test]
+    fn quiet_still_prints_data() {
+        let mut style = output(Output::Table);
+        style.quiet = true;
+        let mut desk = desk(style, Some(""));
+        desk.printer.say(format_args!("talk")).unwrap();
+        desk.printer.foot(format_args!("foot")).unwrap();
+        desk.printer.line("data").unwrap();
+        assert_eq!((desk.data.text(), desk.talk.text()), ("data\n".into(), String::new()));
+    }
+
+    #[test]
+    fn colour_is_asked_for_in_order() {
+        let wanted = |color: Color, terminal, vars: &[(&str, &str)]| {
+            color.wanted(terminal, |name| {
+                let found = vars.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let term = ("TERM", "xterm");
+        assert!(wanted(Color::Always, false, &[("NO_COLOR", "1")]));
+        assert!(!wanted(Color::Auto, true, &[("NO_COLOR", "1"), term]));
+        assert!(wanted(Color::Auto, true, &[("NO_COLOR", ""), term]));
+        assert!(wanted(Color::Auto, false, &[("CLICOLOR_FORCE", "1")]));
+        assert!(!wanted(Color::Auto, true, &[("TERM", "dumb")]));
+        assert!(!wanted(Color::Auto, false, &[term]));
+    }
+}

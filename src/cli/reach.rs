@@ -1,0 +1,299 @@
+//! Where a command goes: `--url`, else the socket in the data directory, else, for what is kept in
+//! the database alone, the database itself while no daemon has it.
+//!
+//! Promises: the same request gets the same answer on every way, because the database itself is asked
+//! through the same routes, without a socket between.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::exit::{Exit, Trouble};
+use crate::client::{self, Client, Followed, Secret, Target};
+use crate::config::DataDir;
+
+/// What the flags and the environment say about where to go.
+pub struct Place {
+    /// `--url`
+    pub url: Option<String>,
+    /// `--key-file`
+    pub key_file: Option<PathBuf>,
+    /// `--data`
+    pub data: Option<PathBuf>,
+    /// `--timeout`
+    pub patience: Duration,
+}
+
+impl Place {
+    /// The data directory.
+    ///
+    /// # Errors
+    /// [`Trouble`] when none is given and there is no home to put one in.
+    pub fn data(&self) -> Result<DataDir, Trouble> {
+        match &self.data {
+            Some(path) => Ok(DataDir::at(path)),
+            None => Ok(DataDir::standard(|name| std::env::var_os(name))?),
+        }
+    }
+
+    /// The access key, which goes to a URL only.
+    fn key(&self) -> Result<Secret, Trouble> {
+        if let Some(path) = &self.key_file {
+            let from = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Trouble::new(Exit::Key, "no_key", format!("no key in {from}: {error}"))
+            })?;
+            return Secret::parse(&text).map_err(|error| Trouble::key(error, &from));
+        }
+        match std::env::var("HOOKLANE_KEY") {
+            Ok(text) if !text.is_empty() => {
+                Secret::parse(&text).map_err(|error| Trouble::key(error, "HOOKLANE_KEY"))
+            }
+            _ => Err(Trouble::new(Exit::Key, "no_key", "a URL needs a key")
+                .fact("give", "HOOKLANE_KEY in the environment, or --key-file PATH")
+                .fact("make", "hooklane keys create, on the machine of the daemon")),
+        }
+    }
+}
+
+/// An answer that is still to come.
+type Answer<'a> = Pin<Box<dyn Future<Output = Response<Bytes>> + 'a>>;
+
+/// The routes of a daemon on a database that no daemon has.
+pub struct Offline {
+    /// Answers one request as the daemon would.
+    pub answer: Box<dyn Fn(Request<Bytes>) -> Answer<'static>>,
+}
+
+/// Something that answers requests.
+pub enum Reach {
+    /// A running daemon.
+    Daemon(Client),
+    /// The database itself.
+    Offline(Offline),
+}
+
+impl Reach {
+    /// Finds out where to go; `offline` allows the database itself.
+    ///
+    /// # Errors
+    /// [`Trouble`] when nothing can answer, or the key is missing or not whole.
+    pub async fn find(place: &Place, offline: bool) -> anyhow::Result<Self> {
+        if let Some(url) = &place.url {
+            let target = Target::parse(url)?;
+            let key = place.key()?;
+            return Ok(Self::Daemon(Client::new(target, Some(key), place.patience)));
+        }
+        let data = place.data()?;
+        let client = Client::new(Target::Socket(data.socket()), None, place.patience);
+        match client.greet().await {
+            Ok(()) => Ok(Self::Daemon(client)),
+            Err(client::Error::Unreachable { .. }) if offline => open(&data).await,
+            Err(error @ client::Error::Unreachable { .. }) => Err(no_daemon(error).into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for what is at `path`.
+    ///
+    /// # Errors
+    /// [`client::Error`]
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, client::Error> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// The same, where the daemon itself may take `longer` to answer.
+    ///
+    /// # Errors
+    /// [`client::Error`]
+    pub async fn wait<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        longer: Duration,
+    ) -> Result<T, client::Error> {
+        let request = Request::get(path).body(Bytes::new());
+        let answer = self.exchange(request, longer).await?;
+        self.read(&answer)
+    }
+
+    /// Sends `body` as JSON and reads the JSON of the answer.
+    ///
+    /// # Errors
+    /// [`client::Error`]
+    pub async fn call<T, B>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, client::Error>
+    where
+        T: DeserializeOwned,
+        B: Serialize,
+    {
+        let request = Request::builder().method(method).uri(path);
+        let request = match body {
+            None => request.body(Bytes::new()),
+            Some(body) => {
+                let body = serde_json::to_vec(body).map_err(|error| self.garbled(&error))?;
+                let request = request.header("content-type", "application/json");
+                request.body(body.into())
+            }
+        };
+        let answer = self.exchange(request, Duration::ZERO).await?;
+        self.read(&answer)
+    }
+
+    /// Sends a request as it is; the answer may have any status.
+    ///
+    /// # Errors
+    /// [`client::Error`]
+    pub async fn exchange(
+        &self,
+        request: http::Result<Request<Bytes>>,
+        longer: Duration,
+    ) -> Result<Response<Bytes>, client::Error> {
+        let request = request.map_err(|error| self.garbled(&error))?;
+        match self {
+            Self::Daemon(client) => client.exchange(request, longer).await,
+            Self::Offline(offline) => Ok((offline.answer)(request).await),
+        }
+    }
+
+    /// The JSON of a success.
+    ///
+    /// # Errors
+    /// [`client::Error::Refused`] for anything else.
+    pub fn read<T: DeserializeOwned>(&self, answer: &Response<Bytes>) -> Result<T, client::Error> {
+        match answer.status().is_success() {
+            true => serde_json::from_slice(answer.body()).map_err(|error| self.garbled(&error)),
+            false => Err(client::refused(answer.status(), answer.body())),
+        }
+    }
+
+    /// Follows the server-sent events at `path`.
+    ///
+    /// # Errors
+    /// [`Trouble`] where no daemon runs, [`client::Error`]
+    pub async fn follow(&self, path: &str) -> anyhow::Result<Followed> {
+        match self {
+            Self::Daemon(client) => Ok(client.follow(path).await?),
+            Self::Offline(_) => {
+                let message = "no daemon runs, so nothing happens that could be followed";
+                Err(Trouble::new(Exit::Unreachable, "no_daemon", message).into())
+            }
+        }
+    }
+
+    /// Where it goes, for people.
+    pub fn whereto(&self) -> String {
+        match self {
+            Self::Daemon(client) => match client.target() {
+                Target::Socket(_) => "through hooklane.sock".to_owned(),
+                target @ Target::Tcp { .. } => format!("at {target}"),
+            },
+            Self::Offline(_) => "in the database, no daemon runs".to_owned(),
+        }
+    }
+
+    fn garbled(&self, error: &dyn std::error::Error) -> client::Error {
+        let target = match self {
+            Self::Daemon(client) => client.target().clone(),
+            Self::Offline(_) => Target::Socket(PathBuf::new()),
+        };
+        let why = error.to_string();
+        client::Error::Garbled { target, why }
+    }
+}
+
+fn no_daemon(error: client::Error) -> Trouble {
+    Trouble::from(error)
+        .fact("start", "hooklane serve")
+        .fact("elsewhere", "--url http://HOST:8420 or HOOKLANE_URL")
+}
+
+/// Takes the lock of the data directory and puts the routes on its database.
+async fn open(data: &DataDir) -> anyhow::Result<Reach> {
+    let target = Target::Socket(data.socket());
+    let why = "no such file".to_owned();
+    Err(no_daemon(client::Error::Unreachable { target, why }).into())
+}
+
+/// What stands in a path or a query as it is.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// Text for a path or a query.
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// A path with the values of a query that are there.
+pub fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
+    let given = query.iter().filter_map(|(name, value)| {
+        let value = value.as_deref()?;
+        Some(format!("{name}={}", encoded(value)))
+    });
+    let given: Vec<_> = given.collect();
+    match given.is_empty() {
+        true => path.to_owned(),
+        false => format!("{path}?{}", given.join("&")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_has_what_is_there_and_nothing_escapes_from_it() {
+        let value = |text: &str| Some(text.to_owned());
+        assert_eq!(with_query("/a", &[("b", None)]), "/a");
+        let query = [("stream", value("a/b &c=d#é")), ("n", None), ("limit", value("5"))];
+        assert_eq!(
+            with_query("/a", &query),
+            "/a?stream=a%2Fb%20%26c%3Dd%23%C3%A9&limit=5"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_url_is_refused_without_a_whole_key_before_anything_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, "hl_w_7Q2mC0vXr1b9TzKf").unwrap();
+        let place = Place {
+            url: Some("http://127.0.0.1:1".into()),
+            key_file: Some(file),
+            data: None,
+            patience: Duration::from_secs(1),
+        };
+        let error = Reach::find(&place, true).await.err().unwrap();
+        let trouble = super::super::exit::trouble(error).unwrap();
+        assert_eq!(trouble.exit, Exit::Key);
+        assert!(trouble.message.contains("21 of 49"), "{trouble}");
+    }
+
+    #[tokio::test]
+    async fn without_a_daemon_the_error_says_how_to_start_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place {
+            url: None,
+            key_file: None,
+            data: Some(dir.path().into()),
+            patience: Duration::from_secs(1),
+        };
+        let error = Reach::find(&place, false).await.err().unwrap();
+        let trouble = super::super::exit::trouble(error).unwrap();
+        assert_eq!((trouble.exit, trouble.code.as_str()), (Exit::Unreachable, "no_daemon"));
+        assert_eq!(trouble.facts[0], ("start", "hooklane serve".into()));
+    }
+}

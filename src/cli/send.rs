@@ -1,0 +1,412 @@
+//! `send`: post test events and follow them to the end, as proof rather than a status code.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderName, HeaderValue, Request, StatusCode};
+use serde::Serialize;
+
+use super::reach::Reach;
+use super::{Exit, Printer, Trouble, events, flags, state, streams};
+use crate::api::{Accepted, Hook, State};
+use crate::client;
+use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::position::Seq;
+use crate::text;
+
+/// Post test events to a hook and follow them until they are folded
+///
+/// Through the socket it needs no key. With --url the key must be a write key of the hook; the events
+/// are followed as far as that key may read.
+///
+/// Examples:
+///   hooklane send hello --data '{"n":1}'
+///   hooklane send orders --data @order.json --header 'X-Account: c07'
+///   hooklane send hello --count 1000 --rate 200
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Send {
+    /// The hook
+    hook: Name,
+    /// The body: a text, @FILE, or - for stdin
+    #[arg(id = "event", long = "data", value_name = "TEXT|@FILE|-", default_value = "{}")]
+    body: String,
+    /// A header; may be given often
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = flags::header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// How many times
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// How many a second at most [default: no limit]
+    #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
+    /// Do not wait until they are folded
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// One answered post.
+struct Posted {
+    accepted: Accepted,
+    status: StatusCode,
+    took: Duration,
+}
+
+/// Events of one stream that were sent one after the other.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Sent {
+    first: Seq,
+    last: Seq,
+    accepted: u64,
+    /// Seqs that did not grow: never, unless order is lost.
+    disordered: u64,
+}
+
+/// What `--count` is told by.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    accepted: u64,
+    duplicates: u64,
+    disordered: u64,
+    took_ms: u64,
+    streams: BTreeMap<String, Sent>,
+    folded: u64,
+    unfolded: u64,
+}
+
+impl Send {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let body = body(&self.body)?;
+        match self.count {
+            1 => self.one(body, reach, out).await,
+            _ => self.many(body, reach, out).await,
+        }
+    }
+
+    async fn one(&self, body: Bytes, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let posted = self.post(body, reach).await?;
+        let answered = Instant::now();
+        let accepted = &posted.accepted;
+        let stream = stream_of(accepted);
+        let what = match accepted.duplicate {
+            true => "duplicate",
+            false => "accepted",
+        };
+        out.object(accepted)?;
+        out.say(format_args!(
+            "{what:<9}  {}  {} in {}   {stream} seq {}, on disk before the answer",
+            events::short(accepted.event),
+            posted.status.as_u16(),
+            fine(posted.took),
+            accepted.seq,
+        ))?;
+        if self.no_wait {
+            return Ok(Exit::Done);
+        }
+        let ended = follow(reach, &stream, accepted.seq).await?;
+        let exit = tell_end(ended, answered.elapsed(), &stream, reach, out).await?;
+        if exit == Exit::Done {
+            let again = format!("hooklane send {} --count 1000 --rate 200", self.hook);
+            out.facts(&[("next     ", again)])?;
+        }
+        Ok(exit)
+    }
+
+    async fn many(&self, body: Bytes, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let mut summary = Summary::default();
+        let mut took = Vec::new();
+        let began = Instant::now();
+        for nth in 0..self.count {
+            if let Some(rate) = self.rate {
+                let due = Duration::from_secs_f64(nth as f64 / f64::from(rate));
+                tokio::time::sleep_until((began + due).into()).await;
+            }
+            let posted = self.post(body.clone(), reach).await;
+            let posted = posted.inspect_err(|_| {
+                let _ = out.say(format_args!("stopped after {nth} of {}", self.count));
+            })?;
+            took.push(posted.took);
+            summary.add(&posted.accepted);
+        }
+        summary.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        took.sort_unstable();
+        self.tell(&summary, &took, began.elapsed(), out)?;
+        let exit = match self.no_wait {
+            true => Exit::Done,
+            false => settle(&mut summary, &self.hook, reach, out).await?,
+        };
+        out.object(&summary)?;
+        Ok(match summary.disordered {
+            0 => exit,
+            _ => Exit::Failed,
+        })
+    }
+
+    fn tell(
+        &self,
+        summary: &Summary,
+        took: &[Duration],
+        whole: Duration,
+        out: &mut Printer,
+    ) -> std::io::Result<()> {
+        let at = |percent: usize| took[(took.len() - 1) * percent / 100];
+        out.say(format_args!(
+            "accepted   {} in {}, {:.0}/s, answers p50 {} p99 {}; {} duplicates, {} out of order",
+            text::count(summary.accepted),
+            text::duration(whole),
+            summary.accepted as f64 / whole.as_secs_f64().max(1e-6),
+            fine(at(50)),
+            fine(at(99)),
+            text::count(summary.duplicates),
+            text::count(summary.disordered),
+        ))
+    }
+
+    async fn post(&self, body: Bytes, reach: &Reach) -> Result<Posted, client::Error> {
+        let mut request = Request::post(format!("/in/{}", self.hook));
+        let is = |(name, _): &(HeaderName, HeaderValue)| name == http::header::CONTENT_TYPE;
+        if !self.headers.iter().any(is) {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let began = Instant::now();
+        let answer = reach.exchange(request.body(body), Duration::ZERO).await?;
+        Ok(Posted {
+            took: began.elapsed(),
+            accepted: reach.read(&answer)?,
+            status: answer.status(),
+        })
+    }
+}
+
+impl Summary {
+    fn add(&mut self, accepted: &Accepted) {
+        if accepted.duplicate {
+            self.duplicates += 1;
+            return;
+        }
+        self.accepted += 1;
+        let key = stream_of(accepted).to_string();
+        let seq = accepted.seq;
+        let sent = self.streams.entry(key).or_insert(Sent {
+            first: seq,
+            last: Seq(seq.0 - 1),
+            accepted: 0,
+            disordered: 0,
+        });
+        sent.accepted += 1;
+        if seq <= sent.last {
+            sent.disordered += 1;
+            self.disordered += 1;
+        }
+        sent.last = sent.last.max(seq);
+    }
+}
+
+/// `TEXT`, `@FILE` or `-`.
+fn body(text: &str) -> Result<Bytes, Trouble> {
+    let mut bytes = Vec::new();
+    let read = match text.strip_prefix('@') {
+        Some(path) => std::fs::read(path).map(|read| bytes = read),
+        None if text == "-" => std::io::stdin().read_to_end(&mut bytes).map(|_| ()),
+        None => return Ok(Bytes::copy_from_slice(text.as_bytes())),
+    };
+    read.map_err(|error| {
+        let message = format!("cannot read the body from {text}: {error}");
+        Trouble::new(Exit::Usage, "no_file", message)
+    })?;
+    Ok(bytes.into())
+}
+
+fn stream_of(accepted: &Accepted) -> StreamName {
+    StreamName {
+        hook: accepted.hook.clone(),
+        key: OrderingKey::clone(&accepted.stream),
+    }
+}
+
+/// How following an event ended.
+enum Ended {
+    /// The state has it.
+    Folded(State),
+    /// Its stream is set aside; in words, and what helps.
+    SetAside(String, Vec<(&'static str, String)>),
+    /// Nothing folds it.
+    Stored,
+    /// The key may not read.
+    Unseen,
+}
+
+/// How long the daemon waits before it says how far it is.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// Waits until `seq` is folded, for as long as its stream flows.
+async fn follow(reach: &Reach, stream: &StreamName, seq: Seq) -> anyhow::Result<Ended> {
+    let wait = format!("{}s", ROUND.as_secs());
+    let query = [("min_seq", Some(seq.to_string())), ("wait", Some(wait))];
+    let path = state::path(stream, &query);
+    loop {
+        let request = Request::get(&path).body(Bytes::new());
+        let answer = reach.exchange(request, ROUND).await?;
+        match answer.status() {
+            status if status.is_success() => return Ok(Ended::Folded(reach.read(&answer)?)),
+            StatusCode::GATEWAY_TIMEOUT => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Ok(Ended::Unseen),
+            _ if !reduces(reach, &stream.hook).await => return Ok(Ended::Stored),
+            status => return Err(client::refused(status, answer.body()).into()),
+        }
+        if let Some(ended) = set_aside(reach, stream).await {
+            return Ok(ended);
+        }
+    }
+}
+
+/// Whether the hook folds; a hook that cannot be looked at is taken to.
+async fn reduces(reach: &Reach, hook: &Name) -> bool {
+    let hook: Result<Hook, _> = reach.get(&format!("/v1/admin/hooks/{hook}")).await;
+    hook.map_or(true, |hook| hook.spec.reduce.is_some())
+}
+
+async fn set_aside(reach: &Reach, name: &StreamName) -> Option<Ended> {
+    // A read key cannot ask this; then the wait goes on, until Ctrl-C at the latest.
+    let stream = streams::look_up(reach, name).await.ok()?;
+    let mut cursors = stream.cursors.iter();
+    let row = cursors.find(|row| row.condition == "held" || row.condition == "waiting")?;
+    Some(Ended::SetAside(streams::cursor(row), streams::ways_out(row)))
+}
+
+/// The most of a state that is shown, in characters.
+const STATE_SHOWN_MAX: usize = 60;
+
+async fn tell_end(
+    ended: Ended,
+    later: Duration,
+    stream: &StreamName,
+    reach: &Reach,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
+    match ended {
+        Ended::Folded(folded) => {
+            let state = folded.state.as_deref().map_or("null", |state| state.get());
+            let state: String = match state.chars().count() > STATE_SHOWN_MAX {
+                true => state.chars().take(STATE_SHOWN_MAX).chain("...".chars()).collect(),
+                false => state.to_owned(),
+            };
+            let lane = match streams::look_up(reach, stream).await {
+                Ok(found) => format!(" in lane {}", found.lane),
+                Err(_) => String::new(),
+            };
+            out.say(format_args!(
+                "folded     {} later{lane}   state {state}   hooklane state show {stream}",
+                fine(later)
+            ))?;
+            Ok(Exit::Done)
+        }
+        Ended::Stored => {
+            out.say(format_args!("stored     this hook has no reducer: nothing folds it"))?;
+            Ok(Exit::Done)
+        }
+        Ended::Unseen => {
+            out.say(format_args!("followed   no further: this key may not read the state"))?;
+            Ok(Exit::Done)
+        }
+        Ended::SetAside(cursor, ways) => {
+            let mut facts = vec![("set aside", cursor)];
+            facts.extend(ways);
+            out.facts(&facts)?;
+            Ok(Exit::Unfinished)
+        }
+    }
+}
+
+/// Waits until the last event of every stream is folded and counts.
+async fn settle(
+    summary: &mut Summary,
+    hook: &Name,
+    reach: &Reach,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
+    let began = Instant::now();
+    let streams: Vec<(StreamName, Sent)> = summary
+        .streams
+        .iter()
+        .filter_map(|(name, sent)| Some((name.parse().ok()?, *sent)))
+        .collect();
+    for (stream, sent) in streams {
+        match follow(reach, &stream, sent.last).await? {
+            Ended::Folded(_) => summary.folded += sent.accepted,
+            ended @ Ended::SetAside(..) => {
+                summary.unfolded += sent.accepted;
+                tell_end(ended, began.elapsed(), &stream, reach, out).await?;
+            }
+            ended => return tell_end(ended, began.elapsed(), &stream, reach, out).await,
+        }
+    }
+    let (folded, accepted) = (text::count(summary.folded), text::count(summary.accepted));
+    let later = fine(began.elapsed());
+    let fate = match summary.unfolded {
+        0 => "none lost, none out of order (checked)".to_owned(),
+        left => format!("{} wait behind what is set aside", text::count(left)),
+    };
+    out.say(format_args!("folded     {folded} of {accepted}, {later} later: {fate}"))?;
+    out.facts(&[("next     ", format!("hooklane streams list --hook {hook}"))])?;
+    Ok(match summary.unfolded {
+        0 => Exit::Done,
+        _ => Exit::Unfinished,
+    })
+}
+
+/// Short times with a tenth of a millisecond: `2.1ms`.
+fn fine(long: Duration) -> String {
+    match long.as_secs_f64() * 1000.0 {
+        ms if ms < 100.0 => format!("{ms:.1}ms"),
+        _ => text::duration(long),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::event::EventId;
+    use crate::domain::time::Timestamp;
+
+    fn accepted(seq: i64, duplicate: bool) -> Accepted {
+        Accepted {
+            event: EventId::from_bytes([0; 16]),
+            hook: "a".parse().unwrap(),
+            stream: OrderingKey::none(),
+            seq: Seq(seq),
+            received_at: Timestamp::from_millis(0),
+            duplicate,
+        }
+    }
+
+    #[test]
+    fn a_summary_counts_what_came_twice_and_what_came_in_disorder() {
+        let mut summary = Summary::default();
+        for (seq, duplicate) in [(4, false), (5, false), (4, true), (9, false), (7, false)] {
+            summary.add(&accepted(seq, duplicate));
+        }
+        let counts = (summary.accepted, summary.duplicates, summary.disordered);
+        assert_eq!(counts, (4, 1, 1));
+        let sent = summary.streams["a"];
+        assert_eq!((sent.first, sent.last), (Seq(4), Seq(9)));
+    }
+
+    #[test]
+    fn a_body_is_a_text_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b");
+        std::fs::write(&path, b"\xff\x00").unwrap();
+        assert_eq!(&body("{}").unwrap()[..], b"{}");
+        assert_eq!(&body(&format!("@{}", path.display())).unwrap()[..], b"\xff\x00");
+        assert_eq!(body("@/nowhere/at/all").unwrap_err().exit, Exit::Usage);
+    }
+}

@@ -1,0 +1,287 @@
+//! `streams`: cursors, one row each, and what can be done about one that is set aside.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use http::Method;
+
+use super::print::{Row, Stake};
+use super::reach::{Reach, with_query};
+use super::{Exit, Printer, Trouble};
+use crate::api::{List, Released, Retry as RetrySpec, Skip as SkipSpec, Skipped, Stream, StreamRow};
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, StreamName};
+use crate::text;
+
+/// See streams and their cursors, let go what is set aside
+#[derive(Subcommand)]
+pub enum Streams {
+    List(All),
+    Show(Show),
+    Retry(Retry),
+    Skip(Skip),
+}
+
+impl Streams {
+    /// Does what the verb says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        match self {
+            Self::List(list) => list.run(reach, out).await,
+            Self::Show(show) => show.run(reach, out).await,
+            Self::Retry(retry) => retry.run(reach, out).await,
+            Self::Skip(skip) => skip.run(reach, out).await,
+        }
+    }
+}
+
+const STREAMS: &str = "/v1/admin/streams";
+
+impl Row for StreamRow {
+    const HEADER: &'static [&'static str] = &[
+        "STREAM", "HANDLER", "CONDITION", "POSITION ", "HEAD ", "BEHIND ", "OLDEST ", "LANE", "REASON",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.stream.to_string()];
+        cells.extend(cursor_cells(self));
+        cells
+    }
+
+    fn name(&self) -> String {
+        self.stream.to_string()
+    }
+}
+
+fn cursor_cells(row: &StreamRow) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let age = |ms| text::duration(Duration::from_millis(ms));
+    let reason = match (&row.reason, row.tries) {
+        (None, _) => dash(),
+        (Some(reason), 0 | 1) => reason.clone(),
+        (Some(reason), tries) => format!("{reason} x{tries}"),
+    };
+    vec![
+        row.handler.to_string(),
+        row.condition.clone(),
+        row.position.to_string(),
+        row.head.to_string(),
+        text::count(row.behind),
+        row.oldest_ms.map_or_else(dash, age),
+        row.lane.clone().unwrap_or_else(dash),
+        reason,
+    ]
+}
+
+/// List cursors, a row each
+///
+/// Examples:
+///   hooklane streams list --condition held
+///   hooklane streams list --sort oldest
+///   hooklane streams list --hook orders --limit 1000 -o names
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct All {
+    /// Only those of one hook
+    #[arg(long, value_name = "NAME")]
+    hook: Option<Name>,
+    /// Only those in one condition
+    #[arg(long, value_parser = ["flowing", "waiting", "held"])]
+    condition: Option<String>,
+    /// created lists all in the order of making; oldest lists what waits, the oldest first
+    #[arg(long, value_parser = ["created", "oldest"], default_value = "created")]
+    sort: String,
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Where an earlier list ended
+    #[arg(long)]
+    after: Option<String>,
+}
+
+impl All {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let query = [
+            ("hook", self.hook.map(|hook| hook.to_string())),
+            ("condition", self.condition),
+            ("sort", Some(self.sort).filter(|sort| sort == "oldest")),
+            ("limit", Some(self.limit.to_string())),
+            ("after", self.after),
+        ];
+        let streams: List<StreamRow> = reach.get(&with_query(STREAMS, &query)).await?;
+        out.list(&streams)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// What is known of a stream.
+///
+/// # Errors
+/// That of the daemon, when there is no such stream among others.
+pub async fn look_up(reach: &Reach, name: &StreamName) -> Result<Stream, crate::client::Error> {
+    let path = with_query(&format!("{STREAMS}/show"), &[("stream", Some(name.to_string()))]);
+    reach.get(&path).await
+}
+
+/// Show one stream and what its handlers' cursors do
+///
+/// Examples:
+///   hooklane streams show orders/c07
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Show {
+    /// The stream, HOOK or HOOK/KEY
+    stream: StreamName,
+}
+
+impl Show {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let stream = look_up(reach, &self.stream).await?;
+        let mut facts = vec![
+            ("stream", stream.stream.to_string()),
+            ("head", stream.head.to_string()),
+            ("lane", format!("{}, slot {}", stream.lane, stream.slot)),
+        ];
+        let cursors: Vec<String> = stream.cursors.iter().map(cursor).collect();
+        facts.extend(cursors.iter().map(|cursor| ("cursor", cursor.clone())));
+        for row in &stream.cursors {
+            facts.extend(ways_out(row));
+        }
+        out.item(&stream, &self.stream.to_string(), &facts)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// One cursor in words.
+pub fn cursor(row: &StreamRow) -> String {
+    let (handler, condition, position) = (&row.handler, &row.condition, row.position);
+    let behind = match row.behind {
+        0 => "at the head".to_owned(),
+        behind => format!("{} behind", text::count(behind)),
+    };
+    let mut told = format!("{handler}  {condition} at {position}, {behind}");
+    if let Some(next) = row.next {
+        told += &format!("; next is {next}");
+    }
+    if let Some(reason) = &row.reason {
+        told += &format!("\n{reason}");
+    }
+    if let Some(at) = row.retry_at {
+        told += &format!("\ntried again at {at}, {} tries so far", row.tries);
+    }
+    told
+}
+
+/// What an operator can do for a cursor that is set aside.
+pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
+    if row.condition == "flowing" {
+        return Vec::new();
+    }
+    let (stream, handler) = (&row.stream, &row.handler);
+    let mut ways = vec![("helps", format!("hooklane streams retry {stream} --handler {handler}"))];
+    if let Some(next) = row.next {
+        let skip = format!("hooklane streams skip {stream} --handler {handler} --event {next}");
+        ways.push(("or", skip));
+    }
+    ways
+}
+
+/// Let cursors that are set aside try again now
+///
+/// Examples:
+///   hooklane streams retry orders/c07
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Retry {
+    /// The stream, HOOK or HOOK/KEY
+    stream: StreamName,
+    /// One handler [default: all that are set aside]
+    #[arg(long, value_name = "NAME")]
+    handler: Option<Name>,
+}
+
+impl Retry {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let spec = RetrySpec {
+            stream: self.stream,
+            handler: self.handler,
+        };
+        let path = format!("{STREAMS}/retry");
+        let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
+        match released.released {
+            0 => out.say(format_args!("nothing is set aside in {}", spec.stream))?,
+            1 => out.say(format_args!("1 cursor of {} tries again now", spec.stream))?,
+            n => out.say(format_args!("{n} cursors of {} try again now", spec.stream))?,
+        }
+        out.object(&released)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Put the event that a cursor needs next into the dead letters and go on behind it
+///
+/// Examples:
+///   hooklane streams skip orders/c07 --event evt_01m834emheemq8k9w37k2m9qx4
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Skip {
+    /// The stream, HOOK or HOOK/KEY
+    stream: StreamName,
+    /// The event, which must be the next one
+    #[arg(long, value_name = "ID")]
+    event: String,
+    /// One handler [default: reduce]
+    #[arg(long, value_name = "NAME")]
+    handler: Option<Name>,
+}
+
+impl Skip {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let stream = look_up(reach, &self.stream).await?;
+        let wanted = |row: &&StreamRow| match &self.handler {
+            Some(handler) => row.handler == *handler,
+            None => row.handler.as_str() == "reduce",
+        };
+        let Some(row) = stream.cursors.iter().find(wanted) else {
+            let message = format!("{} has no cursor of that handler", self.stream);
+            return Err(Trouble::new(Exit::Missing, "no_such_handler", message).into());
+        };
+        let event = self.next_of(row)?;
+        out.say(format_args!("skip in {} -> {} {}", self.stream, row.handler, reach.whereto()))?;
+        out.facts(&[
+            ("  event", format!("{event}, seq {}", row.position.next())),
+            ("  reason", row.reason.clone().unwrap_or_else(|| "-".into())),
+            ("  then", "it stands in the dead letters, and the stream goes on without it".into()),
+        ])?;
+        let stake = Stake::Severe(self.stream.to_string());
+        let what = format!("leaves {event} out of the state");
+        if !out.confirm("Skip?", &what, &stake)? {
+            return Ok(Exit::Failed);
+        }
+        let spec = SkipSpec {
+            stream: self.stream.clone(),
+            handler: Some(row.handler.clone()),
+            event,
+        };
+        let path = format!("{STREAMS}/skip");
+        let skipped: Skipped = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let position = skipped.position;
+        out.say(format_args!("skipped  {}; the cursor is at {position}", skipped.skipped))?;
+        out.object(&skipped)?;
+        Ok(Exit::Done)
+    }
+
+    /// The event that was named, whole or by its end; it must be the one the cursor needs next.
+    fn next_of(&self, row: &StreamRow) -> Result<EventId, Trouble> {
+        let Some(next) = row.next else {
+            let message = format!("{} -> {} is at its head", row.stream, row.handler);
+            return Err(Trouble::new(Exit::Conflict, "at_head", message));
+        };
+        match super::events::is_meant(&self.event, next) {
+            true => Ok(next),
+            false => {
+                let message = format!("{} is not the next event of {}", self.event, row.stream);
+                Err(Trouble::new(Exit::Conflict, "not_next", message).fact("next", next.to_string()))
+            }
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! The daemon as the command line sees it: HTTP/1.1 over its socket, or over TCP with a key.
+//!
+//! Promises: one connection for requests, one more for each stream that is followed; a request is
+//! sent once and never again by itself; every wait has an end. A key that is not whole is refused
+//! here, before anything is sent. What requests mean is left to the caller.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::api;
+use crate::domain::key::{Malformed, Presented};
+
+/// The largest answer that is read, in bytes.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
+
+/// The most that one server-sent event may have, in bytes.
+const FOLLOWED_MAX: usize = 64 * 1024 * 1024;
+
+/// Where a daemon is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// On this machine; who may open the socket needs no key.
+    Socket(PathBuf),
+    /// Anywhere.
+    Tcp {
+        /// Host and port to connect to.
+        authority: String,
+        /// What stands before every path; empty, or `/…` without a slash at its end.
+        prefix: String,
+    },
+}
+
+impl Target {
+    /// Reads `http://host[:port][/prefix]`.
+    ///
+    /// # Errors
+    /// [`Error::Url`] says what is wrong with it.
+    pub fn parse(url: &str) -> Result<Self, Error> {
+        let wrong = |why: &str| Error::Url(url.to_owned(), why.to_owned());
+        let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(wrong(
+                    "https is not spoken yet: use http on this network, or a tunnel such as ssh -L",
+                ));
+            }
+            _ => return Err(wrong("it does not begin with http://")),
+        }
+        let host = uri.host().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| wrong("it has no host"))?;
+        Ok(Self::Tcp {
+            authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+
+    fn host(&self) -> &str {
+        match self {
+            Self::Socket(_) => "localhost",
+            Self::Tcp { authority, .. } => authority,
+        }
+    }
+
+    fn prefix(&self) -> &str {
+        match self {
+            Self::Socket(_) => "",
+            Self::Tcp { prefix, .. } => prefix,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Tcp { authority, prefix } => write!(f, "http://{authority}{prefix}"),
+        }
+    }
+}
+
+/// A whole access key, ready to be sent; cannot be printed.
+#[derive(Clone)]
+pub struct Secret(HeaderValue);
+
+impl Secret {
+    /// Reads a key's text; white space around it is not part of it.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is no key, or not a whole one.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        let text = text.trim();
+        Presented::parse(text)?;
+        let mut value = HeaderValue::try_from(format!("Bearer {text}"))
+            .map_err(|_| Malformed::Damaged(text.chars().count()))?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+/// Why there is no answer, or not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing was sent.
+    #[error("{0} cannot be used: {1}")]
+    Url(String, String),
+    /// Nobody answers there; nothing was done.
+    #[error("no daemon at {target} ({why})")]
+    Unreachable {
+        /// Where.
+        target: Target,
+        /// What the system says.
+        why: String,
+    },
+    /// The answer did not come in time; whether it was done is not known.
+    #[error("no answer from {target} within {}s", .after.as_secs_f64())]
+    TimedOut {
+        /// From where.
+        target: Target,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The connection ended in the middle; whether it was done is not known.
+    #[error("the connection to {target} broke off: {why}")]
+    BrokeOff {
+        /// To where.
+        target: Target,
+        /// What the connection says.
+        why: String,
+    },
+    /// The daemon said no.
+    #[error("{error}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What it said.
+        error: api::Error,
+    },
+    /// Something answers there that is not a daemon of this version.
+    #[error("{target} gave an answer that cannot be read: {why}")]
+    Garbled {
+        /// From where.
+        target: Target,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// The connection that all requests of a client share.
+type Sender = SendRequest<Full<Bytes>>;
+
+/// A daemon that can be asked.
+pub struct Client {
+    target: Target,
+    key: Option<Secret>,
+    patience: Duration,
+    sender: Mutex<Option<Sender>>,
+}
+
+impl Client {
+    /// A client that waits `patience` for each answer. Connects when first asked.
+    pub fn new(target: Target, key: Option<Secret>, patience: Duration) -> Self {
+        Self {
+            target,
+            key,
+            patience,
+            sender: Mutex::new(None),
+        }
+    }
+
+    /// Where its daemon is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Connects, so that nobody there is noticed before there is something to ask.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when nobody answers.
+    pub async fn greet(&self) -> Result<(), Error> {
+        let connected = timeout(self.patience, self.connect()).await;
+        let sender = connected.map_err(|_| self.timed_out(self.patience))??;
+        *self.sender.lock().await = Some(sender);
+        Ok(())
+    }
+
+    /// Sends `request`, whose URI is a path, and reads the whole answer, whatever its status. A
+    /// request that asks the daemon itself to wait gives that time as `longer`.
+    ///
+    /// # Errors
+    /// [`Error`], but never [`Error::Refused`]: that is for the reader of the answer.
+    pub async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        longer: Duration,
+    ) -> Result<Response<Bytes>, Error> {
+        let after = self.patience.saturating_add(longer);
+        match timeout(after, self.ask(request)).await {
+            Ok(answer) => answer,
+            // A connection whose answer is still to come must not carry the next request.
+            Err(_) => {
+                *self.sender.lock().await = None;
+                Err(self.timed_out(after))
+            }
+        }
+    }
+
+    async fn ask(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
+        let request = self.addressed(request)?;
+        let mut shared = self.sender.lock().await;
+        let mut sender = match shared.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        sender.ready().await.map_err(|e| self.broke_off(&e))?;
+        let answer = sender.send_request(request).await;
+        let (head, body) = answer.map_err(|e| self.broke_off(&e))?.into_parts();
+        let body = Limited::new(body, ANSWER_MAX).collect().await;
+        let body = body.map_err(|e| self.broke_off(&*e))?.to_bytes();
+        *shared = Some(sender);
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// Follows the server-sent events at `path`.
+    ///
+    /// # Errors
+    /// [`Error`], [`Error::Refused`] included.
+    pub async fn follow(&self, path: &str) -> Result<Followed, Error> {
+        let request = Request::get(path).header("accept", "text/event-stream");
+        let request = request.body(Bytes::new()).map_err(|e| self.garbled(&e))?;
+        let request = self.addressed(request)?;
+        let answer = timeout(self.patience, async {
+            let mut sender = self.connect().await?;
+            let answer = sender.send_request(request).await;
+            answer.map_err(|e| self.broke_off(&e))
+        });
+        let answer = answer.await.map_err(|_| self.timed_out(self.patience))??;
+        if answer.status() != StatusCode::OK {
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_MAX).collect().await;
+            let body = body.map_err(|e| self.broke_off(&*e))?.to_bytes();
+            return Err(refused(head.status, &body));
+        }
+        Ok(Followed {
+            target: self.target.clone(),
+            body: answer.into_body(),
+            unread: BytesMut::new(),
+        })
+    }
+
+    /// Puts prefix, host, key and user agent on a request.
+    fn addressed(&self, request: Request<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
+        let (mut head, body) = request.into_parts();
+        let path = format!("{}{}", self.target.prefix(), head.uri);
+        head.uri = path.parse().map_err(|e| self.garbled(&e))?;
+        let host = HeaderValue::try_from(self.target.host());
+        head.headers.insert(HOST, host.map_err(|e| self.garbled(&e))?);
+        let agent = concat!("hooklane/", env!("CARGO_PKG_VERSION"));
+        let agent = HeaderValue::from_static(agent);
+        head.headers.entry(http::header::USER_AGENT).or_insert(agent);
+        if let Some(Secret(key)) = &self.key {
+            head.headers.insert(AUTHORIZATION, key.clone());
+        }
+        Ok(Request::from_parts(head, Full::new(body)))
+    }
+
+    async fn connect(&self) -> Result<Sender, Error> {
+        match &self.target {
+            Target::Socket(path) => {
+                let stream = UnixStream::connect(path).await;
+                self.shake(stream.map_err(|e| self.unreachable(&e))?).await
+            }
+            Target::Tcp { authority, .. } => {
+                let stream = TcpStream::connect(authority).await;
+                let stream = stream.map_err(|e| self.unreachable(&e))?;
+                // Without this, small requests wait for the acknowledgement of the one before.
+                stream.set_nodelay(true).map_err(|e| self.unreachable(&e))?;
+                self.shake(stream).await
+            }
+        }
+    }
+
+    async fn shake<S>(&self, stream: S) -> Result<Sender, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|e| self.broke_off(&e))?;
+        // Its errors come back with the request they concern.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> Error {
+        let why = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file".to_owned(),
+            std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            _ => error.to_string(),
+        };
+        let target = self.target.clone();
+        Error::Unreachable { target, why }
+    }
+
+    fn timed_out(&self, after: Duration) -> Error {
+        let target = self.target.clone();
+        Error::TimedOut { target, after }
+    }
+
+    fn broke_off(&self, error: &(dyn std::error::Error + 'static)) -> Error {
+        broke_off(&self.target, error)
+    }
+
+    fn garbled(&self, error: &dyn std::error::Error) -> Error {
+        Error::Garbled {
+            target: self.target.clone(),
+            why: error.to_string(),
+        }
+    }
+}
+
+fn broke_off(target: &Target, error: &(dyn std::error::Error + 'static)) -> Error {
+    let target = target.clone();
+    let why = error.to_string();
+    Error::BrokeOff { target, why }
+}
+
+/// What an answer that is not a success says; one that says nothing is told by its status.
+pub fn refused(status: StatusCode, body: &[u8]) -> Error {
+    let error = match serde_json::from_slice::<api::Failure>(body) {
+        Ok(failure) => failure.error,
+        Err(_) => api::Error::new("unexpected_answer", format!("the answer is {status}")),
+    };
+    Error::Refused { status, error }
+}
+
+/// Server-sent events as they come.
+pub struct Followed {
+    target: Target,
+    body: Incoming,
+    unread: BytesMut,
+}
+
+impl Followed {
+    /// The data of the next event; none when the daemon ends the stream. Comments, which keep the
+    /// connection alive, are passed over.
+    ///
+    /// # Errors
+    /// [`Error::BrokeOff`] when the connection ends in the middle of one.
+    pub async fn next(&mut self) -> Result<Option<String>, Error> {
+        loop {
+            while let Some(block) = take_block(&mut self.unread) {
+                if let Some(data) = data_of(&block) {
+                    return Ok(Some(data));
+                }
+            }
+            if self.unread.len() > FOLLOWED_MAX {
+                let error = std::io::Error::other("an event is too long");
+                return Err(broke_off(&self.target, &error));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(broke_off(&self.target, &error)),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.unread.extend_from_slice(&bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes what stands before the first empty line.
+fn take_block(unread: &mut BytesMut) -> Option<String> {
+    let end = unread.windows(2).position(|two| two == b"\n\n")?;
+    let block = unread.split_to(end + 2);
+    Some(String::from_utf8_lossy(&block[..end]).into_owned())
+}
+
+/// The `data:` lines of an event, joined; none when it has no such line.
+fn data_of(block: &str) -> Option<String> {
+    let lines = block.lines().filter_map(|line| line.strip_prefix("data:"));
+    let lines: Vec<&str> = lines
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_host_with_an_optional_port_and_prefix() {
+        for (url, shown) in [
+            ("http://hooks.example", "http://hooks.example:80"),
+            ("http://127.0.0.1:8420/", "http://127.0.0.1:8420"),
+            ("http://[::1]:8420", "http://[::1]:8420"),
+            ("http://a/hl/", "http://a:80/hl"),
+        ] {
+            assert_eq!(Target::parse(url).unwrap().to_string(), shown);
+        }
+        for wrong in ["", "a", "127.0.0.1:8420", "https://a", "ftp://a", "http://"] {
+            assert!(Target::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_key_is_ever_sent() {
+        let whole = crate::domain::key::mint(crate::domain::key::Kind::Write).text;
+        assert!(Secret::parse(&format!("{whole}\n")).is_ok());
+        assert!(Secret::parse(&whole[..30]).is_err());
+        assert!(Secret::parse("hunter2").is_err());
+    }
+
+    #[test]
+    fn events_are_told_apart_however_they_are_cut() {
+        let sent = b": alive\n\nevent: state\ndata: {\"a\":\ndata: 1}\n\ndata:x\n\nrest";
+        let mut unread = BytesMut::new();
+        let mut seen = Vec::new();
+        for byte in sent {
+            unread.extend_from_slice(&[*byte]);
+            while let Some(block) = take_block(&mut unread) {
+                seen.extend(data_of(&block));
+            }
+        }
+        assert_eq!(seen, ["{\"a\":\n1}", "x"]);
+        assert_eq!(&unread[..], b"rest");
+    }
+
+    #[test]
+    fn a_refusal_is_read_and_garbage_is_told_by_its_status() {
+        let body = br#"{"error":{"code":"no_such_hook","message":"no hook \"a\""}}"#;
+        let error = refused(StatusCode::NOT_FOUND, body);
+        assert_eq!(error.to_string(), "no hook \"a\"");
+        let error = refused(StatusCode::BAD_GATEWAY, b"<html>");
+        assert_eq!(error.to_string(), "the answer is 502 Bad Gateway");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_from_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::Socket(dir.path().join("hooklane.sock"));
+        let client = Client::new(target, None, Duration::from_secs(5));
+        let request = Request::get("/").body(Bytes::new()).unwrap();
+        let answer = client.exchange(request, Duration::ZERO).await;
+        assert!(matches!(answer, Err(Error::Unreachable { why, .. }) if why == "no such file"));
+    }
+}
