@@ -147,15 +147,21 @@ async fn ask(command: Command, place: &reach::Place, out: &mut Printer) -> anyho
         Command::Hooks(_) | Command::Keys(_) | Command::Namespaces(_)
     );
     let reach = Reach::find(place, offline).await?;
+    let ended = act(command, &reach, out).await;
+    reach.close().await;
+    ended
+}
+
+async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
     match command {
-        Command::Send(command) => command.run(&reach, out).await,
-        Command::Hooks(command) => command.run(&reach, out).await,
-        Command::Events(command) => command.run(&reach, out).await,
-        Command::State(command) => command.run(&reach, out).await,
-        Command::Streams(command) => command.run(&reach, out).await,
-        Command::Lanes(command) => command.run(&reach, out).await,
-        Command::Keys(command) => command.run(&reach, out).await,
-        Command::Namespaces(command) => command.run(&reach, out).await,
+        Command::Send(command) => command.run(reach, out).await,
+        Command::Hooks(command) => command.run(reach, out).await,
+        Command::Events(command) => command.run(reach, out).await,
+        Command::State(command) => command.run(reach, out).await,
+        Command::Streams(command) => command.run(reach, out).await,
+        Command::Lanes(command) => command.run(reach, out).await,
+        Command::Keys(command) => command.run(reach, out).await,
+        Command::Namespaces(command) => command.run(reach, out).await,
         Command::Serve(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Done),
     }
 }

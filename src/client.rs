@@ -267,10 +267,13 @@ impl Client {
         let path = format!("{}{}", self.target.prefix(), head.uri);
         head.uri = path.parse().map_err(|e| self.garbled(&e))?;
         let host = HeaderValue::try_from(self.target.host());
-        head.headers.insert(HOST, host.map_err(|e| self.garbled(&e))?);
+        head.headers
+            .insert(HOST, host.map_err(|e| self.garbled(&e))?);
         let agent = concat!("hooklane/", env!("CARGO_PKG_VERSION"));
         let agent = HeaderValue::from_static(agent);
-        head.headers.entry(http::header::USER_AGENT).or_insert(agent);
+        head.headers
+            .entry(http::header::USER_AGENT)
+            .or_insert(agent);
         if let Some(Secret(key)) = &self.key {
             head.headers.insert(AUTHORIZATION, key.clone());
         }

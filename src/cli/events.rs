@@ -96,7 +96,7 @@ fn fate(fate: &Fate) -> String {
 ///
 /// Examples:
 ///   hooklane events list --hook orders --since 10m
-///   hooklane events list --dead
+///   hooklane events list --stream orders/c07 -o jsonl
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
@@ -109,12 +109,12 @@ pub struct All {
     /// Only those received in this time
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     since: Duration,
-    /// Only dead letters
-    #[arg(long)]
-    dead: bool,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
+    /// Older ones than this event, where an earlier list ended
+    #[arg(long, value_name = "ID")]
+    after: Option<EventId>,
 }
 
 impl All {
@@ -124,9 +124,12 @@ impl All {
         let query = [
             ("hook", self.hook.map(|hook| hook.to_string())),
             ("stream", self.stream.map(|stream| stream.to_string())),
-            ("since", Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string())),
-            ("dead", self.dead.then(|| "true".to_owned())),
+            (
+                "since",
+                Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string()),
+            ),
             ("limit", Some(self.limit.to_string())),
+            ("after", self.after.map(|event| event.to_string())),
         ];
         let events: List<EventRow> = reach.get(&with_query(EVENTS, &query)).await?;
         out.list(&events)?;
@@ -164,7 +167,9 @@ impl Show {
         if out.output() == Output::Table {
             match &event.body {
                 Some(body) => out.line(&format!("\n{body}"))?,
-                None => out.say(format_args!("the body is not text: --body writes it as it is"))?,
+                None => out.say(format_args!(
+                    "the body is not text: --body writes it as it is"
+                ))?,
             }
             out.flush()?;
         }
@@ -172,11 +177,20 @@ impl Show {
     }
 
     fn facts<'e>(&self, event: &'e EventRow) -> Vec<(&'e str, String)> {
-        let key = event.key.map_or_else(|| "hooklane.sock".into(), |key| key.to_string());
+        let key = event
+            .key
+            .map_or_else(|| "hooklane.sock".into(), |key| key.to_string());
         let mut facts = vec![
             ("event", event.event.to_string()),
             ("stream", format!("{}, seq {}", event.stream, event.seq)),
-            ("received", format!("{}, {}, by {key}", event.received_at, text::size(event.size))),
+            (
+                "received",
+                format!(
+                    "{}, {}, by {key}",
+                    event.received_at,
+                    text::size(event.size)
+                ),
+            ),
         ];
         facts.extend(event.fate.iter().map(|one| ("fate", fate(one))));
         if let Some(key) = &event.dedupe_key {
@@ -195,7 +209,11 @@ fn body(event: &EventRow) -> Result<Vec<u8>, Trouble> {
     match (&event.body, &event.body_base64) {
         (Some(text), _) => Ok(text.clone().into_bytes()),
         (None, Some(base64)) => STANDARD.decode(base64).map_err(|error| {
-            Trouble::new(Exit::Failed, "unexpected_answer", format!("a body is damaged: {error}"))
+            Trouble::new(
+                Exit::Failed,
+                "unexpected_answer",
+                format!("a body is damaged: {error}"),
+            )
         }),
         (None, None) => Ok(Vec::new()),
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use http::StatusCode;
 
+use super::lock;
 use crate::client;
 use crate::config;
 use crate::domain::key::Malformed;
@@ -89,12 +90,13 @@ impl From<client::Error> for Trouble {
         match error {
             Error::Url(..) => Self::new(Exit::Usage, "url", message),
             Error::Unreachable { .. } => Self::new(Exit::Unreachable, "no_daemon", message),
-            Error::TimedOut { .. } => Self::new(Exit::Unreachable, "timed_out", message)
-                .fact("longer", "--timeout 30s"),
+            Error::TimedOut { .. } => {
+                Self::new(Exit::Unreachable, "timed_out", message).fact("longer", "--timeout 30s")
+            }
             Error::BrokeOff { .. } => Self::new(Exit::Unreachable, "broke_off", message),
             Error::Garbled { .. } => Self::new(Exit::Failed, "unexpected_answer", message),
             Error::Refused { status, error } => Self {
-                exit: of_status(status),
+                exit: of_status(status, &error.code),
                 code: error.code,
                 message,
                 facts: (error.hint.into_iter().map(|hint| ("hint", hint)))
@@ -115,6 +117,21 @@ impl From<config::Error> for Trouble {
     }
 }
 
+impl From<lock::Error> for Trouble {
+    fn from(error: lock::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            lock::Error::InUse { pid, .. } => Self::new(Exit::Conflict, "in_use", message)
+                .fact("look", format!("ps -p {pid}"))
+                .fact("or", "--data DIR for another one"),
+            lock::Error::Shared(_) | lock::Error::Network(_) => {
+                Self::new(Exit::Usage, "data_directory", message)
+            }
+            lock::Error::System(..) => Self::new(Exit::Failed, "data_directory", message),
+        }
+    }
+}
+
 impl Trouble {
     /// A key that came from `from` and was not sent.
     pub fn key(error: Malformed, from: &str) -> Self {
@@ -123,8 +140,9 @@ impl Trouble {
     }
 }
 
-fn of_status(status: StatusCode) -> Exit {
+fn of_status(status: StatusCode, code: &str) -> Exit {
     match status {
+        StatusCode::UNPROCESSABLE_ENTITY if code == "invalid" => Exit::Usage,
         StatusCode::BAD_REQUEST
         | StatusCode::METHOD_NOT_ALLOWED
         | StatusCode::PAYLOAD_TOO_LARGE
@@ -151,6 +169,10 @@ pub fn trouble(error: anyhow::Error) -> Option<Trouble> {
         Ok(error) => return Some(error.into()),
         Err(error) => error,
     };
+    let error = match error.downcast::<lock::Error>() {
+        Ok(error) => return Some(error.into()),
+        Err(error) => error,
+    };
     let io = error.downcast_ref::<std::io::Error>();
     if io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
         return None;
@@ -165,11 +187,15 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_its_code_and_its_advice() {
-        let body = br#"{"error":{"code":"exists","message":"there is a hook a","hint":"pick another",
+        let body =
+            br#"{"error":{"code":"exists","message":"there is a hook a","hint":"pick another",
             "next":["hooklane hooks show a"]}}"#;
         let refused = client::refused(StatusCode::CONFLICT, body);
         let trouble = trouble(refused.into()).unwrap();
-        assert_eq!((trouble.exit, trouble.code.as_str()), (Exit::Conflict, "exists"));
+        assert_eq!(
+            (trouble.exit, trouble.code.as_str()),
+            (Exit::Conflict, "exists")
+        );
         let facts: Vec<_> = trouble.facts.iter().map(|(label, _)| *label).collect();
         assert_eq!(facts, ["hint", "next"]);
     }

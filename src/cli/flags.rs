@@ -19,7 +19,13 @@ const HEADING: &str = "Global options";
 #[command(next_help_heading = HEADING)]
 pub struct Global {
     /// Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key
-    #[arg(long, global = true, value_name = "URL", env = "HOOKLANE_URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "HOOKLANE_URL",
+        hide_env_values = true
+    )]
     url: Option<String>,
 
     /// Read the access key from this file; without it the environment's HOOKLANE_KEY is the key
@@ -33,7 +39,13 @@ pub struct Global {
     output: Output,
 
     /// Print errors and the data that was asked for, nothing else
-    #[arg(short, long, global = true, env = "HOOKLANE_QUIET", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "HOOKLANE_QUIET",
+        hide_env_values = true
+    )]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     quiet: bool,
 
@@ -115,7 +127,9 @@ fn data() -> Arg {
 
 /// The data directory that was given, the innermost flag first and the environment last.
 fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
-    let inner = matches.subcommand().and_then(|(_, inner)| given_data(inner));
+    let inner = matches
+        .subcommand()
+        .and_then(|(_, inner)| given_data(inner));
     let here = || matches.try_get_one::<PathBuf>(DATA).ok().flatten().cloned();
     let is_flag = |matches: &ArgMatches| {
         let known = matches.try_contains_id(DATA).unwrap_or(false);
@@ -131,7 +145,10 @@ fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
 
 /// `refuse` or `keep`.
 pub fn unordered(text: &str) -> Result<Unordered, String> {
-    word(text, &[("refuse", Unordered::Refuse), ("keep", Unordered::Keep)])
+    word(
+        text,
+        &[("refuse", Unordered::Refuse), ("keep", Unordered::Keep)],
+    )
 }
 
 /// `hold` or `skip`.
@@ -186,8 +203,14 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 /// `NAME: VALUE` or `NAME:VALUE`.
 pub fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("it is NAME: VALUE")?;
-    let name = name.trim().parse().map_err(|_| "that is no header's name")?;
-    let value = value.trim().parse().map_err(|_| "a header cannot have that value")?;
+    let name = name
+        .trim()
+        .parse()
+        .map_err(|_| "that is no header's name")?;
+    let value = value
+        .trim()
+        .parse()
+        .map_err(|_| "a header cannot have that value")?;
     Ok((name, value))
 }
 
@@ -207,7 +230,10 @@ mod tests {
         assert_eq!(data_of(&["hooks", "list", "--data", "/a"]), dir("/a"));
         assert_eq!(data_of(&["hooks", "--data", "/a", "list"]), dir("/a"));
         assert_eq!(data_of(&["--data", "/a", "hooks", "list"]), dir("/a"));
-        assert_eq!(data_of(&["--data", "/a", "hooks", "list", "--data", "/b"]), dir("/b"));
+        assert_eq!(
+            data_of(&["--data", "/a", "hooks", "list", "--data", "/b"]),
+            dir("/b")
+        );
         let send = ["--data", "/a", "send", "hello", "--data", "{}"];
         assert_eq!(data_of(&send), dir("/a"), "the body is not the directory");
         assert_eq!(data_of(&["send", "hello", "--data", "{}"]), None);

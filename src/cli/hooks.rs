@@ -54,7 +54,14 @@ fn path(name: &Name) -> String {
 
 impl Row for Hook {
     const HEADER: &'static [&'static str] = &[
-        "NAME", "NAMESPACE", "ORDER BY", "REDUCE", "ON ERROR", "STREAMS ", "EVENTS ", "CREATED",
+        "NAME",
+        "NAMESPACE",
+        "ORDER BY",
+        "REDUCE",
+        "ON ERROR",
+        "STREAMS ",
+        "EVENTS ",
+        "CREATED",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -113,7 +120,10 @@ impl Settings {
             namespace: self.namespace,
             order_by: self.order_by,
             unordered: self.unordered,
-            reduce: self.reduce.map(|text| reducer(&text, Path::new(""))).transpose()?,
+            reduce: self
+                .reduce
+                .map(|text| reducer(&text, Path::new("")))
+                .transpose()?,
             on_error: self.on_error,
             debounce: self.debounce.map(Some),
             body_max: self.body_max,
@@ -232,7 +242,11 @@ impl Apply {
         let changes = match self.dry_run || planned.changes.is_empty() {
             true => planned,
             false if !agreed(&planned, out)? => return Ok(Exit::Failed),
-            false => reach.call(Method::POST, &apply(false), Some(&wanted)).await?,
+            false => {
+                reach
+                    .call(Method::POST, &apply(false), Some(&wanted))
+                    .await?
+            }
         };
         out.object(&changes)?;
         Ok(Exit::Done)
@@ -270,7 +284,9 @@ impl All {
         let hooks: List<Hook> = reach.get(&path).await?;
         out.list(&hooks)?;
         if hooks.items.is_empty() {
-            out.foot(format_args!("none yet: hooklane hooks create hello --reduce latest"))?;
+            out.foot(format_args!(
+                "none yet: hooklane hooks create hello --reduce latest"
+            ))?;
         }
         Ok(Exit::Done)
     }
@@ -344,7 +360,9 @@ impl Edit {
         if self.dry_run {
             return Ok(Exit::Done);
         }
-        let hook: Hook = reach.call(Method::PATCH, &path(&self.name), Some(&edit)).await?;
+        let hook: Hook = reach
+            .call(Method::PATCH, &path(&self.name), Some(&edit))
+            .await?;
         if let Some(back) = plan::way_back(&before.spec, &after) {
             let back = format!("hooklane hooks edit {} {back}", self.name);
             out.facts(&[("undo", back)])?;
@@ -387,14 +405,19 @@ impl Try {
         if !out.object(&tested)? {
             out.line(tested.state.get())?;
         }
-        out.say(format_args!("folded in {:.1}ms, nothing was stored", tested.took_ms))?;
+        out.say(format_args!(
+            "folded in {:.1}ms, nothing was stored",
+            tested.took_ms
+        ))?;
         Ok(Exit::Done)
     }
 }
 
 fn header_texts(headers: &[(http::HeaderName, http::HeaderValue)]) -> BTreeMap<String, String> {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let texts = headers.iter().map(|(name, value)| (name.to_string(), text(value)));
+    let texts = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value)));
     texts.collect()
 }
 
@@ -421,11 +444,19 @@ impl Delete {
         let hook: Hook = reach.get(&path(&self.name)).await?;
         let what = match (hook.streams, hook.events) {
             (Some(streams), Some(events)) => {
-                format!("{} streams, {} events", text::count(streams), text::count(events))
+                format!(
+                    "{} streams, {} events",
+                    text::count(streams),
+                    text::count(events)
+                )
             }
             _ => "all its events and states".to_owned(),
         };
-        out.say(format_args!("delete hook {} {}", self.name, reach.whereto()))?;
+        out.say(format_args!(
+            "delete hook {} {}",
+            self.name,
+            reach.whereto()
+        ))?;
         out.facts(&[
             ("  goes", format!("{what}, its keys' use")),
             ("  senders", "are refused from then on".to_owned()),
@@ -434,7 +465,9 @@ impl Delete {
         if !out.confirm("Delete?", &what, &stake)? {
             return Ok(Exit::Failed);
         }
-        let gone: Deleted = reach.call(Method::DELETE, &path(&self.name), None::<&()>).await?;
+        let gone: Deleted = reach
+            .call(Method::DELETE, &path(&self.name), None::<&()>)
+            .await?;
         out.say(format_args!(
             "deleted  {}: {} streams, {} events",
             gone.deleted,

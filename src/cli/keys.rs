@@ -47,7 +47,14 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 impl Row for Key {
     const HEADER: &'static [&'static str] = &[
-        "ID", "NAME", "TYPE", "HOOK", "CREATED", "LAST USED", "EXPIRES", "STATE",
+        "ID",
+        "NAME",
+        "TYPE",
+        "HOOK",
+        "CREATED",
+        "LAST USED",
+        "EXPIRES",
+        "STATE",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -212,16 +219,23 @@ impl Create {
             "all" => ", all hooks".to_owned(),
             hook => format!(", hook {hook}"),
         };
-        let expires = key.expires_at.map_or_else(|| "never expires".into(), |at| {
-            format!("expires {}", day(at))
-        });
+        let expires = key.expires_at.map_or_else(
+            || "never expires".into(),
+            |at| format!("expires {}", day(at)),
+        );
         let kind = key.kind.word();
         let once = match &self.out {
             Some(path) => format!("in {}; only a hash is stored here", path.display()),
-            None => "shown this once, only a hash is stored. To a file only you can read: --out FILE".into(),
+            None => {
+                "shown this once, only a hash is stored. To a file only you can read: --out FILE"
+                    .into()
+            }
         };
         out.facts(&[
-            ("key", format!("{} ({})   {kind}{hooks}   {expires}", key.name, key.id)),
+            (
+                "key",
+                format!("{} ({})   {kind}{hooks}   {expires}", key.name, key.id),
+            ),
             ("warning", once),
             ("undo", format!("hooklane keys revoke {}", key.id)),
         ])
@@ -278,7 +292,8 @@ pub struct Revoke {
 }
 
 fn key_id(text: &str) -> Result<KeyId, String> {
-    KeyId::parse(text).ok_or_else(|| "it is k_ and eight digits, as hooklane keys list shows".into())
+    KeyId::parse(text)
+        .ok_or_else(|| "it is k_ and eight digits, as hooklane keys list shows".into())
 }
 
 impl Revoke {
@@ -294,7 +309,12 @@ impl Revoke {
             return Ok(Exit::Done);
         }
         let now = Timestamp::now();
-        out.say(format_args!("revoke key {} ({}) {}", key.name, key.id, reach.whereto()))?;
+        out.say(format_args!(
+            "revoke key {} ({}) {}",
+            key.name,
+            key.id,
+            reach.whereto()
+        ))?;
         out.facts(&[
             ("  may", format!("{}, hook {}", key.kind.word(), scope(key))),
             ("  used", last_used(key, now)),

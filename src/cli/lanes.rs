@@ -28,8 +28,17 @@ impl Lanes {
 
 impl Row for Lane {
     const HEADER: &'static [&'static str] = &[
-        "LANE", "STATE", "HELD ", "OLDEST ", "FLOW ", "BACKLOG ", "IN/S ", "OUT/S ", "WAIT P99 ",
-        "ETA", "NODE",
+        "LANE",
+        "STATE",
+        "HELD ",
+        "OLDEST ",
+        "FLOW ",
+        "BACKLOG ",
+        "IN/S ",
+        "OUT/S ",
+        "WAIT P99 ",
+        "ETA",
+        "NODE",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -86,7 +95,11 @@ impl All {
         let lanes: List<Lane> = reach.get(&path).await?;
         out.list(&lanes)?;
         let worst = |lane: &&Lane| lane.worst.is_some() && lane.set_aside > 0;
-        let oldest = lanes.items.iter().filter(worst).max_by_key(|lane| lane.oldest_ms);
+        let oldest = lanes
+            .items
+            .iter()
+            .filter(worst)
+            .max_by_key(|lane| lane.oldest_ms);
         if let Some((lane, worst)) = oldest.and_then(|lane| Some((lane, lane.worst.as_ref()?))) {
             out.foot(format_args!("\n{}", look(lane, worst)))?;
         }
@@ -99,7 +112,9 @@ fn look(lane: &Lane, worst: &Worst) -> String {
         1 => "1 cursor".to_owned(),
         many => format!("{many} cursors"),
     };
-    let age = lane.oldest_ms.map(|ms| text::duration(Duration::from_millis(ms)));
+    let age = lane
+        .oldest_ms
+        .map(|ms| text::duration(Duration::from_millis(ms)));
     let (index, stream, handler) = (lane.index, &worst.stream, &worst.handler);
     format!(
         "lane {index}: {cursors} set aside, {stream} -> {handler} ({}, {}). \

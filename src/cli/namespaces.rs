@@ -72,7 +72,10 @@ impl Create {
         let made: Namespace = reach.call(Method::POST, NAMESPACES, Some(&spec)).await?;
         out.say(format_args!("created  {}, {} lanes", made.name, made.lanes))?;
         out.facts(&[
-            ("next", format!("hooklane hooks create NAME --namespace {}", made.name)),
+            (
+                "next",
+                format!("hooklane hooks create NAME --namespace {}", made.name),
+            ),
             ("undo", format!("hooklane namespaces delete {}", made.name)),
         ])?;
         out.object(&made)?;
@@ -116,7 +119,11 @@ impl Delete {
             let trouble = Trouble::new(Exit::Missing, "no_such_namespace", message);
             return Err(trouble.fact("all", "hooklane namespaces list").into());
         };
-        out.say(format_args!("delete namespace {} {}", self.name, reach.whereto()))?;
+        out.say(format_args!(
+            "delete namespace {} {}",
+            self.name,
+            reach.whereto()
+        ))?;
         let what = format!("{} lanes, {} hooks", namespace.lanes, namespace.hooks);
         out.facts(&[("  goes", what.clone())])?;
         let stake = Stake::Severe(self.name.to_string());

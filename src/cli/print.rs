@@ -392,7 +392,11 @@ fn trouble_json(trouble: &Trouble) -> String {
 
 /// Labels in one column, texts in the next; further lines of a text stand under its first.
 pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
-    let width = facts.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    let width = facts
+        .iter()
+        .map(|(label, _)| label.len())
+        .max()
+        .unwrap_or(0);
     let mut lines = Vec::new();
     for (label, text) in facts {
         let mut label = *label;
@@ -580,7 +584,8 @@ mod tests {
         assert_eq!(ask(agreed(false, None), Some("\n")), Ok(false));
         assert_eq!(ask(agreed(false, None), Some("")), Ok(false), "end of file");
         assert_eq!(ask(agreed(true, None), None), Ok(true));
-        let refused = "error: this would ask (57 streams), and there is no terminal\n  answer  --yes\n";
+        let refused =
+            "error: this would ask (57 streams), and there is no terminal\n  answer  --yes\n";
         assert_eq!(ask(agreed(false, None), None), Err(refused.into()));
     }
 
@@ -593,7 +598,10 @@ mod tests {
         assert_eq!(ask(agreed(true, Some("ship")), None), Ok(true));
         assert!(ask(agreed(true, Some("boat")), Some("ship\n")).is_err());
         let refused = ask(agreed(true, None), None).unwrap_err();
-        assert!(refused.ends_with("answer  --yes --confirm ship\n"), "{refused}");
+        assert!(
+            refused.ends_with("answer  --yes --confirm ship\n"),
+            "{refused}"
+        );
         assert_eq!(ask(agreed(true, None), Some("ship\n")), Ok(true));
     }
 
@@ -632,7 +640,10 @@ mod tests {
         desk.printer.say(format_args!("talk")).unwrap();
         desk.printer.foot(format_args!("foot")).unwrap();
         desk.printer.line("data").unwrap();
-        assert_eq!((desk.data.text(), desk.talk.text()), ("data\n".into(), String::new()));
+        assert_eq!(
+            (desk.data.text(), desk.talk.text()),
+            ("data\n".into(), String::new())
+        );
     }
 
     #[test]

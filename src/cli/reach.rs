@@ -5,7 +5,6 @@
 //! through the same routes, without a socket between.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::exit::{Exit, Trouble};
+use super::lock::{self, Lock};
+use crate::admin::Admin;
 use crate::client::{self, Client, Followed, Secret, Target};
-use crate::config::DataDir;
+use crate::config::{DataDir, LANES_DEFAULT};
+use crate::store::Store;
 
 /// What the flags and the environment say about where to go.
 pub struct Place {
@@ -56,19 +58,20 @@ impl Place {
                 Secret::parse(&text).map_err(|error| Trouble::key(error, "HOOKLANE_KEY"))
             }
             _ => Err(Trouble::new(Exit::Key, "no_key", "a URL needs a key")
-                .fact("give", "HOOKLANE_KEY in the environment, or --key-file PATH")
+                .fact(
+                    "give",
+                    "HOOKLANE_KEY in the environment, or --key-file PATH",
+                )
                 .fact("make", "hooklane keys create, on the machine of the daemon")),
         }
     }
 }
 
-/// An answer that is still to come.
-type Answer<'a> = Pin<Box<dyn Future<Output = Response<Bytes>> + 'a>>;
-
-/// The routes of a daemon on a database that no daemon has.
+/// The database of a data directory that no daemon has; locked for as long as this lives.
 pub struct Offline {
-    /// Answers one request as the daemon would.
-    pub answer: Box<dyn Fn(Request<Bytes>) -> Answer<'static>>,
+    admin: Admin,
+    store: Store,
+    _lock: Lock,
 }
 
 /// Something that answers requests.
@@ -106,20 +109,6 @@ impl Reach {
     /// [`client::Error`]
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, client::Error> {
         self.call(Method::GET, path, None::<&()>).await
-    }
-
-    /// The same, where the daemon itself may take `longer` to answer.
-    ///
-    /// # Errors
-    /// [`client::Error`]
-    pub async fn wait<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        longer: Duration,
-    ) -> Result<T, client::Error> {
-        let request = Request::get(path).body(Bytes::new());
-        let answer = self.exchange(request, longer).await?;
-        self.read(&answer)
     }
 
     /// Sends `body` as JSON and reads the JSON of the answer.
@@ -161,7 +150,9 @@ impl Reach {
         let request = request.map_err(|error| self.garbled(&error))?;
         match self {
             Self::Daemon(client) => client.exchange(request, longer).await,
-            Self::Offline(offline) => Ok((offline.answer)(request).await),
+            Self::Offline(offline) => {
+                Ok(crate::http::answer_offline(offline.admin.clone(), request).await)
+            }
         }
     }
 
@@ -187,6 +178,15 @@ impl Reach {
                 let message = "no daemon runs, so nothing happens that could be followed";
                 Err(Trouble::new(Exit::Unreachable, "no_daemon", message).into())
             }
+        }
+    }
+
+    /// Ends it: what was changed in the database is on disk before the lock is free again.
+    pub async fn close(self) {
+        if let Self::Offline(offline) = self {
+            let Offline { admin, store, .. } = offline;
+            drop(admin);
+            store.close().await;
         }
     }
 
@@ -217,11 +217,16 @@ fn no_daemon(error: client::Error) -> Trouble {
         .fact("elsewhere", "--url http://HOST:8420 or HOOKLANE_URL")
 }
 
-/// Takes the lock of the data directory and puts the routes on its database.
+/// Takes the lock of the data directory and opens its database.
 async fn open(data: &DataDir) -> anyhow::Result<Reach> {
-    let target = Target::Socket(data.socket());
-    let why = "no such file".to_owned();
-    Err(no_daemon(client::Error::Unreachable { target, why }).into())
+    let lock = lock::take(data)?;
+    let store = Store::open(&data.database(), Box::new(|_| ())).await?;
+    Admin::prepare(&store, LANES_DEFAULT).await?;
+    Ok(Reach::Offline(Offline {
+        admin: Admin::offline(store.clone()),
+        store,
+        _lock: lock,
+    }))
 }
 
 /// What stands in a path or a query as it is.
@@ -258,7 +263,11 @@ mod tests {
     fn a_query_has_what_is_there_and_nothing_escapes_from_it() {
         let value = |text: &str| Some(text.to_owned());
         assert_eq!(with_query("/a", &[("b", None)]), "/a");
-        let query = [("stream", value("a/b &c=d#é")), ("n", None), ("limit", value("5"))];
+        let query = [
+            ("stream", value("a/b &c=d#é")),
+            ("n", None),
+            ("limit", value("5")),
+        ];
         assert_eq!(
             with_query("/a", &query),
             "/a?stream=a%2Fb%20%26c%3Dd%23%C3%A9&limit=5"
@@ -293,7 +302,10 @@ mod tests {
         };
         let error = Reach::find(&place, false).await.err().unwrap();
         let trouble = super::super::exit::trouble(error).unwrap();
-        assert_eq!((trouble.exit, trouble.code.as_str()), (Exit::Unreachable, "no_daemon"));
+        assert_eq!(
+            (trouble.exit, trouble.code.as_str()),
+            (Exit::Unreachable, "no_daemon")
+        );
         assert_eq!(trouble.facts[0], ("start", "hooklane serve".into()));
     }
 }

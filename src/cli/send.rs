@@ -32,7 +32,12 @@ pub struct Send {
     /// The hook
     hook: Name,
     /// The body: a text, @FILE, or - for stdin
-    #[arg(id = "event", long = "data", value_name = "TEXT|@FILE|-", default_value = "{}")]
+    #[arg(
+        id = "event",
+        long = "data",
+        value_name = "TEXT|@FILE|-",
+        default_value = "{}"
+    )]
     body: String,
     /// A header; may be given often
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = flags::header)]
@@ -278,7 +283,10 @@ async fn set_aside(reach: &Reach, name: &StreamName) -> Option<Ended> {
     let stream = streams::look_up(reach, name).await.ok()?;
     let mut cursors = stream.cursors.iter();
     let row = cursors.find(|row| row.condition == "held" || row.condition == "waiting")?;
-    Some(Ended::SetAside(streams::cursor(row), streams::ways_out(row)))
+    Some(Ended::SetAside(
+        streams::cursor(row),
+        streams::ways_out(row),
+    ))
 }
 
 /// The most of a state that is shown, in characters.
@@ -295,7 +303,11 @@ async fn tell_end(
         Ended::Folded(folded) => {
             let state = folded.state.as_deref().map_or("null", |state| state.get());
             let state: String = match state.chars().count() > STATE_SHOWN_MAX {
-                true => state.chars().take(STATE_SHOWN_MAX).chain("...".chars()).collect(),
+                true => state
+                    .chars()
+                    .take(STATE_SHOWN_MAX)
+                    .chain("...".chars())
+                    .collect(),
                 false => state.to_owned(),
             };
             let lane = match streams::look_up(reach, stream).await {
@@ -309,11 +321,15 @@ async fn tell_end(
             Ok(Exit::Done)
         }
         Ended::Stored => {
-            out.say(format_args!("stored     this hook has no reducer: nothing folds it"))?;
+            out.say(format_args!(
+                "stored     this hook has no reducer: nothing folds it"
+            ))?;
             Ok(Exit::Done)
         }
         Ended::Unseen => {
-            out.say(format_args!("followed   no further: this key may not read the state"))?;
+            out.say(format_args!(
+                "followed   no further: this key may not read the state"
+            ))?;
             Ok(Exit::Done)
         }
         Ended::SetAside(cursor, ways) => {
@@ -354,7 +370,9 @@ async fn settle(
         0 => "none lost, none out of order (checked)".to_owned(),
         left => format!("{} wait behind what is set aside", text::count(left)),
     };
-    out.say(format_args!("folded     {folded} of {accepted}, {later} later: {fate}"))?;
+    out.say(format_args!(
+        "folded     {folded} of {accepted}, {later} later: {fate}"
+    ))?;
     out.facts(&[("next     ", format!("hooklane streams list --hook {hook}"))])?;
     Ok(match summary.unfolded {
         0 => Exit::Done,
@@ -406,7 +424,10 @@ mod tests {
         let path = dir.path().join("b");
         std::fs::write(&path, b"\xff\x00").unwrap();
         assert_eq!(&body("{}").unwrap()[..], b"{}");
-        assert_eq!(&body(&format!("@{}", path.display())).unwrap()[..], b"\xff\x00");
+        assert_eq!(
+            &body(&format!("@{}", path.display())).unwrap()[..],
+            b"\xff\x00"
+        );
         assert_eq!(body("@/nowhere/at/all").unwrap_err().exit, Exit::Usage);
     }
 }

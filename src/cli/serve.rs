@@ -40,7 +40,12 @@ pub struct Serve {
     lanes: u16,
 
     /// What this node is called [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "HOOKLANE_NODE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "HOOKLANE_NODE",
+        hide_env_values = true
+    )]
     node: Option<String>,
 
     /// How long running turns get at the end
@@ -232,13 +237,17 @@ fn greet(
     let data = config.data.path().display();
     tracing::info!(version, node, %data, %address, epoch, "ready");
     let new = if is_new { " (new)" } else { "" };
-    out.say(format_args!("hooklane {version}   node {node}   SQLite, hints in memory"))?;
+    out.say(format_args!(
+        "hooklane {version}   node {node}   SQLite, hints in memory"
+    ))?;
     out.say(format_args!(
         "  data   {data}{new}       every command here works through its socket, without a key"
     ))?;
     out.say(format_args!("  in     POST http://{address}/in/HOOK"))?;
     if is_new {
-        out.say(format_args!("  next   hooklane hooks create hello --reduce latest"))?;
+        out.say(format_args!(
+            "  next   hooklane hooks create hello --reduce latest"
+        ))?;
     }
     let took = crate::text::duration(began.elapsed());
     out.say(format_args!(

@@ -58,7 +58,10 @@ impl Show {
             behind => format!("{behind} behind the head, {}", state.head),
         };
         match state.updated_at {
-            Some(at) => out.say(format_args!("position {}, {head}, since {at}", state.position))?,
+            Some(at) => out.say(format_args!(
+                "position {}, {head}, since {at}",
+                state.position
+            ))?,
             None => out.say(format_args!("nothing was folded yet, {head}"))?,
         }
         Ok(Exit::Done)

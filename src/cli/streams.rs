@@ -8,7 +8,9 @@ use http::Method;
 use super::print::{Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
-use crate::api::{List, Released, Retry as RetrySpec, Skip as SkipSpec, Skipped, Stream, StreamRow};
+use crate::api::{
+    List, Released, Retry as RetrySpec, Skip as SkipSpec, Skipped, Stream, StreamRow,
+};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::text;
@@ -38,7 +40,15 @@ const STREAMS: &str = "/v1/admin/streams";
 
 impl Row for StreamRow {
     const HEADER: &'static [&'static str] = &[
-        "STREAM", "HANDLER", "CONDITION", "POSITION ", "HEAD ", "BEHIND ", "OLDEST ", "LANE", "REASON",
+        "STREAM",
+        "HANDLER",
+        "CONDITION",
+        "POSITION ",
+        "HEAD ",
+        "BEHIND ",
+        "OLDEST ",
+        "LANE",
+        "REASON",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -118,7 +128,10 @@ impl All {
 /// # Errors
 /// That of the daemon, when there is no such stream among others.
 pub async fn look_up(reach: &Reach, name: &StreamName) -> Result<Stream, crate::client::Error> {
-    let path = with_query(&format!("{STREAMS}/show"), &[("stream", Some(name.to_string()))]);
+    let path = with_query(
+        &format!("{STREAMS}/show"),
+        &[("stream", Some(name.to_string()))],
+    );
     reach.get(&path).await
 }
 
@@ -177,7 +190,10 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
         return Vec::new();
     }
     let (stream, handler) = (&row.stream, &row.handler);
-    let mut ways = vec![("helps", format!("hooklane streams retry {stream} --handler {handler}"))];
+    let mut ways = vec![(
+        "helps",
+        format!("hooklane streams retry {stream} --handler {handler}"),
+    )];
     if let Some(next) = row.next {
         let skip = format!("hooklane streams skip {stream} --handler {handler} --event {next}");
         ways.push(("or", skip));
@@ -246,11 +262,19 @@ impl Skip {
             return Err(Trouble::new(Exit::Missing, "no_such_handler", message).into());
         };
         let event = self.next_of(row)?;
-        out.say(format_args!("skip in {} -> {} {}", self.stream, row.handler, reach.whereto()))?;
+        out.say(format_args!(
+            "skip in {} -> {} {}",
+            self.stream,
+            row.handler,
+            reach.whereto()
+        ))?;
         out.facts(&[
             ("  event", format!("{event}, seq {}", row.position.next())),
             ("  reason", row.reason.clone().unwrap_or_else(|| "-".into())),
-            ("  then", "it stands in the dead letters, and the stream goes on without it".into()),
+            (
+                "  then",
+                "it stands in the dead letters, and the stream goes on without it".into(),
+            ),
         ])?;
         let stake = Stake::Severe(self.stream.to_string());
         let what = format!("leaves {event} out of the state");
@@ -265,7 +289,10 @@ impl Skip {
         let path = format!("{STREAMS}/skip");
         let skipped: Skipped = reach.call(Method::POST, &path, Some(&spec)).await?;
         let position = skipped.position;
-        out.say(format_args!("skipped  {}; the cursor is at {position}", skipped.skipped))?;
+        out.say(format_args!(
+            "skipped  {}; the cursor is at {position}",
+            skipped.skipped
+        ))?;
         out.object(&skipped)?;
         Ok(Exit::Done)
     }
@@ -280,7 +307,8 @@ impl Skip {
             true => Ok(next),
             false => {
                 let message = format!("{} is not the next event of {}", self.event, row.stream);
-                Err(Trouble::new(Exit::Conflict, "not_next", message).fact("next", next.to_string()))
+                Err(Trouble::new(Exit::Conflict, "not_next", message)
+                    .fact("next", next.to_string()))
             }
         }
     }

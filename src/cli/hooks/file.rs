@@ -38,7 +38,10 @@ struct Entry {
 
 /// `65536` or `"64KiB"`.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "body_max is a number of bytes such as 65536 or \"64KiB\"")]
+#[serde(
+    untagged,
+    expecting = "body_max is a number of bytes such as 65536 or \"64KiB\""
+)]
 enum Bytes {
     Number(u64),
     Text(String),
@@ -147,9 +150,18 @@ mod tests {
     fn what_is_wrong_is_named_with_its_place() {
         for (text, part) in [
             ("[[hooks]]\nname = 'A'", "not a name"),
-            ("[[hooks]]\nname = 'a'\nforward = 'x'", "unknown field `forward`"),
-            ("[[hooks]]\nname = 'a'\nreduce = 'sum'", "hook a: \"sum\" is not a reducer"),
-            ("[[hooks]]\nname = 'a'\nreduce = 'no.js'", "hook a: no reducer in"),
+            (
+                "[[hooks]]\nname = 'a'\nforward = 'x'",
+                "unknown field `forward`",
+            ),
+            (
+                "[[hooks]]\nname = 'a'\nreduce = 'sum'",
+                "hook a: \"sum\" is not a reducer",
+            ),
+            (
+                "[[hooks]]\nname = 'a'\nreduce = 'no.js'",
+                "hook a: no reducer in",
+            ),
             ("[[hooks]]\nname = 'a'\norder_by = 'x'", "line 3"),
             ("[[hooks]]\nname = 'a'\nbody_max = 0", "hook a: body_max"),
             ("[[hooks]]\nname = 'a'\ndebounce = '5'", "hook a: debounce"),

@@ -75,9 +75,8 @@ pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
 pub fn way_back(before: &HookSpec, after: &HookSpec) -> Option<String> {
     let changed = settings(before).into_iter().zip(settings(after));
     let reducer_changed = before.reduce != after.reduce;
-    let changed = changed.filter(|(old, new)| {
-        old.shown != new.shown || (old.label == "reduce" && reducer_changed)
-    });
+    let changed = changed
+        .filter(|(old, new)| old.shown != new.shown || (old.label == "reduce" && reducer_changed));
     let flags: Option<Vec<String>> = changed.map(|(old, _)| old.flag).collect();
     flags.map(|flags| flags.join(" "))
 }
@@ -121,7 +120,9 @@ pub fn lines(changes: &Changes) -> Vec<String> {
 /// How many hooks an apply deletes.
 pub fn deleted(changes: &Changes) -> usize {
     let deleted = changes.changes.iter();
-    deleted.filter(|change| change.action == Action::Delete).count()
+    deleted
+        .filter(|change| change.action == Action::Delete)
+        .count()
 }
 
 /// The reducer's word, or its file.
@@ -196,7 +197,10 @@ mod tests {
             reduce: script(text),
             ..HookSpec::new("orders".parse().unwrap())
         };
-        assert_eq!(differences(&spec("1"), &spec("2")), ["reduce: a.js, another text"]);
+        assert_eq!(
+            differences(&spec("1"), &spec("2")),
+            ["reduce: a.js, another text"]
+        );
         assert_eq!(way_back(&spec("1"), &spec("2")), None);
     }
 }
