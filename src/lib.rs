@@ -1,4 +1,34 @@
-//! hooklane
+//! hooklane receives webhooks, stores each one durably before it answers, and processes them strictly
+//! in order, stream by stream, through lanes.
+//!
+//! # The floors, from the ground up
+//!
+//! Each names only floors below it.
+//!
+//! - [`domain`]: the words, without I/O. [`text`]: numbers and hostile texts for people. [`metrics`]:
+//!   every counter. [`config`]: what `serve` runs with. [`api`]: requests and answers in JSON.
+//! - [`store`]: what is kept, in SQLite. [`lanes`]: which cursors have work.
+//! - [`engine`]: what happens. [`admin`]: every operation of an operator, once.
+//! - [`http`]: the doors. [`client`]: the daemon as commands see it. [`cli`]: the commands.
+//!
+//! # One event's way
+//!
+//! `http/receive.rs` asks `http/auth.rs` who sends, reads the body, finds the ordering key and lets the
+//! event into `engine/intake.rs`, the bounded queue. `engine/committer.rs` gives whatever gathered
+//! during the last commit to `store/writer.rs`, which numbers it, appends it to the log, moves the heads
+//! and commits. Only then is the sender answered, and [`lanes`] gets a hint for each cursor of the
+//! stream, in the lane its slot points to. There `engine/worker.rs` takes the hint, `engine/lane.rs`
+//! says who is next, `engine/turn.rs` reads the events after the position, `engine/reduce.rs` folds
+//! them, and `store/cursors.rs` moves state and position in one row, by compare-and-set. On failure
+//! that cursor alone is set aside; its lane goes on. `engine/sweep.rs` finds what a lost hint left
+//! behind.
+//!
+//! # Where to look first
+//!
+//! The order: `store/writer.rs`. Who is next: `engine/lane.rs`. Why a cursor stands: `engine/turn.rs`.
+//! How it is put together: `cli/serve.rs`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admin;
 pub mod api;
