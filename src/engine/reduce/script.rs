@@ -19,10 +19,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rquickjs::context::{EvalOptions, intrinsic};
 use rquickjs::{Array, Context, Ctx, Error, Function, Module, Persistent, Runtime, Value};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Failure, Reduce, TIME_MAX, check_size, printable};
 use crate::domain::event::{Event, EventId};
@@ -81,10 +82,11 @@ pub fn check(source: &Source) -> Result<(), String> {
     let (answer, answered) = mpsc::sync_channel(1);
     let script = Arc::new(source.clone());
     // On a thread of its own, which is left behind if a native call does not come back.
-    thread::spawn(move || {
+    let inspect = move || {
         let outcome = Realm::new().and_then(|mut realm| realm.inspect(&script));
         answer.send(outcome).ok()
-    });
+    };
+    (thread::Builder::new().spawn(inspect)).map_err(|error| error.to_string())?;
     match answered.recv_timeout(CHECK_MAX) {
         Ok(outcome) => outcome.map_err(|failure| failure.to_string()),
         Err(_) => Err(format!("{} does not even begin", source.file)),
@@ -124,11 +126,14 @@ impl Scripts {
             _ => Realm::new()?,
         };
         let outcome = realm.reduce(source, state, event);
-        let spent = matches!(
-            outcome,
-            Err(Failure::OutOfMemory(_) | Failure::OutOfTime(_))
-        );
-        if !spent && realm.is_idle() {
+        match outcome {
+            // What failed allocations leave behind is not to be relied upon.
+            Err(Failure::OutOfMemory(_)) => return outcome,
+            // Cycles that a script could not finish would count for the next one.
+            Err(Failure::OutOfTime(_)) => realm.runtime.run_gc(),
+            _ => {}
+        }
+        if realm.is_idle() {
             self.realm = Some(realm);
         }
         outcome
@@ -176,20 +181,26 @@ struct Realm {
     runtime: Runtime,
 }
 
-/// When the event that is folded now has had its time.
+/// Tells when an event has had its time: processor time, as a busy machine is not the script's
+/// fault. It is first read at the first question, which comes soon enough and mostly not at all.
+#[derive(Default)]
 struct Alarm {
-    at: Cell<Instant>,
+    begun: Cell<Option<Duration>>,
     has_rung: Cell<bool>,
 }
 
 impl Alarm {
     fn set(&self) {
-        self.at.set(Instant::now() + TIME_MAX);
+        self.begun.set(None);
         self.has_rung.set(false);
     }
 
     fn rings(&self) -> bool {
-        let rings = Instant::now() >= self.at.get();
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        let now = Duration::try_from(now).unwrap_or_default();
+        let begun = self.begun.get().unwrap_or(now);
+        self.begun.set(Some(begun));
+        let rings = now.saturating_sub(begun) >= TIME_MAX;
         self.has_rung.set(self.has_rung.get() || rings);
         rings
     }
@@ -209,10 +220,7 @@ impl Realm {
             let part = |i| Ok::<_, Error>(Persistent::save(&ctx, parts.get::<Function>(i)?));
             Ok::<_, Error>((part(0)?, part(1)?))
         })?;
-        let alarm = Rc::new(Alarm {
-            at: Cell::new(Instant::now() + TIME_MAX),
-            has_rung: Cell::new(false),
-        });
+        let alarm = Rc::<Alarm>::default();
         let ringing = Rc::clone(&alarm);
         runtime.set_interrupt_handler(Some(Box::new(move || ringing.rings())));
         let realm = Self {
@@ -361,8 +369,9 @@ impl Realm {
     /// Finds errors where they are, before the text is taken apart; text that would end the
     /// function into which it is wrapped is such an error.
     fn parse_as_module(&self, source: &Source) -> Result<(), Thrown> {
-        let memory = |_| Thrown::new("no memory to compile it");
-        let aside = Context::custom::<Intrinsics>(&self.runtime).map_err(memory)?;
+        type Parser = (intrinsic::Eval, intrinsic::RegExpCompiler);
+        let aside = Context::custom::<Parser>(&self.runtime)
+            .map_err(|_| Thrown::new("no memory to compile it"))?;
         aside.with(|ctx| {
             Module::declare(ctx.clone(), source.file.as_str(), source.text.as_str())
                 .map(|_| ())
@@ -384,6 +393,10 @@ fn call<'js>(
     state: Option<&str>,
     event: &Event,
 ) -> Result<Answer, Error> {
+    let body = match std::str::from_utf8(&event.body) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(&event.body),
+    };
     let answer: Value = fold.clone().restore(ctx)?.call((
         factory,
         state,
@@ -391,7 +404,7 @@ fn call<'js>(
         event.seq.0,
         event.received_at.as_millis(),
         &*event.headers,
-        String::from_utf8_lossy(&event.body).into_owned(),
+        &*body,
     ))?;
     Answer::read(&answer)
 }
