@@ -4,75 +4,75 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
 use super::Engine;
 use super::intake::{self, Waiting};
 use crate::domain::cursor::CursorId;
+use crate::domain::event::StreamId;
 use crate::domain::hook::HookId;
-use crate::domain::lane::LaneId;
+use crate::domain::lane::{LaneId, Slot};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint};
-use crate::store::{Appended, Error, NewEvent};
+use crate::store::{Appended, Error};
 
-/// Runs until the intake has stopped and everything it let in was answered.
+/// What the store says of a batch.
+type Commit = Result<Vec<Appended>, Error>;
+
+/// Batches that are with the store at once: one that it commits, and one that waits for it, so that it
+/// never waits for us.
+const BATCHES_MAX: usize = 2;
+
+/// Runs until the intake has stopped and everything it let in was answered. Batches go to the store in
+/// the order in which they were taken, and it commits them in that order.
 pub async fn run(engine: Arc<Engine>) {
-    while let Some(batch) = engine.intake.next_batch().await {
-        commit(&engine, batch).await;
-    }
-}
-
-async fn commit(engine: &Engine, batch: Vec<Waiting>) {
-    let room: Vec<_> = batch
-        .iter()
-        .map(|waiting| (waiting.event.hook, intake::size(&waiting.event)))
-        .collect();
-    let (events, answers): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|w| (w.event, w.answer)).unzip();
-    let received: Vec<_> = events.iter().map(|e| (e.hook, e.received_at)).collect();
-    let outcomes = store(engine, events).await;
-    engine.intake.committed(&room);
-    // The answers leave first; the hints wait for nobody and nobody waits for them.
-    let mut appended = Vec::with_capacity(outcomes.len());
-    for (answer, outcome) in answers.into_iter().zip(outcomes) {
-        appended.push(outcome.as_ref().ok().copied());
-        // A sender that has gone away loses its answer, not its event.
-        let _ = answer.send(outcome);
-    }
-    hint(engine, &received, &appended);
-    engine.stored.send_replace(());
-}
-
-/// Stores a batch. When it is refused as a whole, its events are tried one by one with their ids, so
-/// that a single bad one fails alone.
-async fn store(engine: &Engine, events: Vec<NewEvent>) -> Vec<intake::Answer> {
-    let retry = (events.len() > 1).then(|| events.clone());
-    let count = events.len();
-    let error = match engine.store.append(events).await {
-        Ok(appended) => return appended.into_iter().map(Ok).collect(),
-        Err(error) => Arc::new(error),
-    };
-    let (Error::Integrity(_), Some(events)) = (&*error, retry) else {
-        return vec![Err(error); count];
-    };
-    let mut outcomes = Vec::with_capacity(count);
-    for event in events {
-        let alone = engine.store.append(vec![event]).await;
-        outcomes.push(match alone {
-            Ok(appended) => appended.first().copied().ok_or(error.clone()),
-            Err(error) => Err(Arc::new(error)),
+    let places = Arc::new(Semaphore::new(BATCHES_MAX));
+    let mut commits = JoinSet::new();
+    while let Ok(place) = places.clone().acquire_owned().await {
+        let Some(batch) = engine.intake.next_batch().await else {
+            break;
+        };
+        let events = batch.iter().map(|waiting| waiting.event.clone()).collect();
+        let finished = finish(engine.clone(), batch, engine.store.append(events));
+        commits.spawn(async move {
+            finished.await;
+            drop(place);
         });
+        while commits.try_join_next().is_some() {}
     }
-    outcomes
+    while commits.join_next().await.is_some() {}
+}
+
+/// Answers and hints a batch when the store has committed it. The answers leave first; the hints wait
+/// for nobody and nobody waits for them.
+async fn finish(engine: Arc<Engine>, batch: Vec<Waiting>, committed: impl Future<Output = Commit>) {
+    let outcome = committed.await.map_err(Arc::new);
+    let room = |waiting: &Waiting| (waiting.event.hook, intake::size(&waiting.event));
+    let room: Vec<_> = batch.iter().map(room).collect();
+    engine.intake.committed(&room);
+    let mut hints = Vec::new();
+    for (at, waiting) in batch.into_iter().enumerate() {
+        let appended = match &outcome {
+            Ok(appended) => appended.get(at).copied().ok_or(Arc::new(Error::Closed)),
+            Err(error) => Err(error.clone()),
+        };
+        if let Ok(Appended::New { stream, slot, .. }) = appended {
+            hints.push((waiting.event.hook, waiting.event.received_at, stream, slot));
+        }
+        // A sender that has gone away loses its answer, not its event.
+        let _ = waiting.answer.send(appended);
+    }
+    hint(&engine, &hints);
+    engine.stored.send_replace(());
 }
 
 /// Hints the cursors of every stream that got an event. Sealed lanes are left to the sweep of the next
 /// lane set.
-fn hint(engine: &Engine, received: &[(HookId, Timestamp)], appended: &[Option<Appended>]) {
+fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
     let catalog = engine.catalog.peek();
     let mut hints: HashMap<LaneId, Vec<Hint>> = HashMap::new();
-    for ((hook, received_at), appended) in received.iter().zip(appended) {
-        let Some(Appended::New { stream, slot, .. }) = appended else {
-            continue;
-        };
+    for (hook, received_at, stream, slot) in stored {
         let Some(hook) = catalog.hooks_by_id.get(hook) else {
             continue;
         };

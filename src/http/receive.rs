@@ -50,12 +50,13 @@ pub async fn receive(app: App, request: Request<Incoming>, peer: Peer) -> Respon
 
 /// An answer other than 2xx, and what it counts as.
 struct Refusal {
-    error: Error,
+    error: Box<Error>,
     reason: metrics::Refused,
 }
 
 impl Refusal {
     fn new(reason: metrics::Refused, error: Error) -> Self {
+        let error = Box::new(error);
         Self { error, reason }
     }
 }
@@ -114,6 +115,7 @@ async fn accept(
             Ok((StatusCode::OK, accepted(id, seq, received_at, true)))
         }
         Ok(Appended::Gone) => Err(unauthorized(Error::unauthorized())),
+        Ok(Appended::Refused) => Err(not_stored(&store::Error::Integrity(String::new()))),
         Err(error) => Err(not_stored(&error)),
     }
 }

@@ -42,6 +42,7 @@ impl Store {
     pub async fn hook_size(&self, hook: HookId) -> Result<(i64, i64), Error> {
         const COUNT: &str =
             "select count(*), coalesce(sum(head - floor), 0) from streams where hook = $1";
+        self.log.index().await?;
         Ok(sqlx::query_as(COUNT)
             .bind(hook.0)
             .fetch_one(&self.reader)

@@ -177,21 +177,10 @@ impl Store {
     /// Those of the database; nothing was changed.
     pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
         let tail = self.tail.clone();
-        let turn_to_write = self.turn_to_write.clone();
         self.hot
             .read(move |db| {
                 let read = |want: &Want| read_input(db, &tail, want);
-                let settled = |want: &Want| {
-                    let input = read(want)?;
-                    if !input.as_ref().is_some_and(Input::has_gap) {
-                        return Ok(input);
-                    }
-                    // A commit may be readable a moment before the tail knows it. Whoever may write now
-                    // has seen both; a gap that is still there then is one.
-                    drop(turn_to_write.blocking_lock());
-                    read(want)
-                };
-                wants.iter().map(settled).collect()
+                wants.iter().map(read).collect()
             })
             .await
     }
@@ -272,7 +261,10 @@ impl Store {
         &self,
         cursor: CursorId,
     ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
-        self.hot.read(move |db| read_cursor(db, cursor)).await
+        let tail = self.tail.clone();
+        self.hot
+            .read(move |db| read_cursor(db, &tail, cursor))
+            .await
     }
 
     /// Why a handler passed an event without applying it; none when it did not.
@@ -303,6 +295,7 @@ impl Store {
             left join cursors c on c.stream = s.id and c.handler = h.id
             where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
             order by s.id, h.id limit $3";
+        self.log.index().await?;
         let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(SWEEP)
             .bind(after.stream.0)
             .bind(after.handler.0)
@@ -357,7 +350,7 @@ fn skip_step(input: &Input, next: &Event, reason: &str, at: Timestamp) -> Step {
 }
 
 fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>, Error> {
-    let Some((cursor, head, _)) = read_cursor(db, want.cursor)? else {
+    let Some((cursor, head, _)) = read_cursor(db, tail, want.cursor)? else {
         return Ok(None);
     };
     let after = Seq(cursor.position.0);
@@ -384,14 +377,20 @@ fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>
     }))
 }
 
-fn read_cursor(db: &Connection, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+fn read_cursor(
+    db: &Connection,
+    tail: &Tail,
+    id: CursorId,
+) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
     const READ: &str = "select s.head, c.position, c.era, c.state, c.chain, c.condition,
         c.retry_at, c.tries, c.reason, c.updated_at
         from streams s left join cursors c on c.stream = s.id and c.handler = ?2 where s.id = ?1";
+    // The tail is asked before the row: what leaves it in between is in the row then.
+    let last = tail.last(id.stream).unwrap_or_default();
     let row = db
         .prepare_cached(READ)?
         .query_row(params![id.stream.0, id.handler.0], |row| {
-            let head = Seq(row.get(0)?);
+            let head = last.max(Seq(row.get(0)?));
             let Some(position) = row.get(1)? else {
                 return Ok((Cursor::new(id), head, Timestamp::default()));
             };

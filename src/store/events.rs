@@ -74,6 +74,8 @@ pub enum Appended {
     },
     /// Its hook was deleted.
     Gone,
+    /// The database refuses this event alone; it is not stored.
+    Refused,
 }
 
 /// A stored event with the names of its stream, for people and readers.
@@ -157,13 +159,17 @@ const GET: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedu
     from log e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.n = $1";
 
 impl Store {
-    /// Stores a batch in one transaction, in its order, and says what became of each. When this
-    /// returns, what is new is on stable storage and readable.
+    /// Stores a batch in one transaction, in its order, and says what became of each. Batches are stored
+    /// in the order of these calls, awaited or not. When the future is done, what is new is on stable
+    /// storage and readable.
     ///
     /// # Errors
     /// Nothing of the batch is stored, unless the error is fatal: then it is unknown.
-    pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
-        self.log.append(batch).await
+    pub fn append(
+        &self,
+        batch: Vec<NewEvent>,
+    ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + use<> {
+        self.log.append(batch)
     }
 
     /// At most `limit` events of a stream after `after`, in order.

@@ -141,6 +141,22 @@ impl Store {
         hook: HookId,
         key: &OrderingKey,
     ) -> Result<Option<StreamRow>, Error> {
+        let Some(mut found) = self.find_stream(hook, key).await? else {
+            return Ok(None);
+        };
+        match self.tail.last(found.id) {
+            Some(head) => found.head = found.head.max(head),
+            // Indexed, perhaps only just now: then the row has been moved.
+            None => return self.find_stream(hook, key).await,
+        }
+        Ok(Some(found))
+    }
+
+    async fn find_stream(
+        &self,
+        hook: HookId,
+        key: &OrderingKey,
+    ) -> Result<Option<StreamRow>, Error> {
         let row: Option<Row> = sqlx::query_as(FIND)
             .bind(hook.0)
             .bind(key.as_str())
@@ -159,6 +175,7 @@ impl Store {
         after: StreamId,
         limit: i64,
     ) -> Result<Vec<StreamRow>, Error> {
+        self.log.index().await?;
         let rows: Vec<Row> = sqlx::query_as(OF_HOOK)
             .bind(hook.0)
             .bind(after.0)
@@ -189,7 +206,7 @@ impl Store {
         list: &'static str,
         filter: &CursorsFilter,
     ) -> Result<Vec<CursorRow>, Error> {
-        // The oldest event of each is looked up: through the index, not through the end of the log.
+        // Heads are moved, and the oldest event of each is found, by the index.
         self.log.index().await?;
         let rows: Vec<Listed> = sqlx::query_as(list)
             .bind(filter.hook.map(|hook| hook.0))

@@ -82,6 +82,14 @@ impl Tail {
         (Some(first), entries.cloned().collect())
     }
 
+    /// The newest seq the tail has of `stream`. None when all its events are indexed: then its row, read
+    /// after this is asked, has the head.
+    pub fn last(&self, stream: StreamId) -> Option<Seq> {
+        let inner = self.0.lock();
+        let last = inner.streams.get(&stream)?.entries.back()?;
+        Some(last.seq)
+    }
+
     /// Notes that the index knows every row up to `n`.
     pub fn indexed(&self, n: i64) {
         let inner = &mut *self.0.lock();

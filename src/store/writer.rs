@@ -77,12 +77,18 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
-        self.ask(|answer| Op::Append(batch, answer)).await
+    pub fn append(
+        &self,
+        batch: Vec<NewEvent>,
+    ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + use<> {
+        self.ask(|answer| Op::Append(batch, answer))
     }
 
-    pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
-        self.ask(|answer| Op::Advance(steps, answer)).await
+    pub fn advance(
+        &self,
+        steps: Vec<Step>,
+    ) -> impl Future<Output = Result<Vec<Advance>, Error>> + Send + use<> {
+        self.ask(|answer| Op::Advance(steps, answer))
     }
 
     /// Brings the index of the log to its end.
@@ -102,10 +108,15 @@ impl Handle {
         }
     }
 
-    async fn ask<T>(&self, op: impl FnOnce(Answer<T>) -> Op) -> Result<T, Error> {
+    /// Takes a place in the order now; the answer comes when it is awaited.
+    fn ask<T: Send, O: FnOnce(Answer<T>) -> Op>(
+        &self,
+        op: O,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, O> {
         let (answer, wait) = oneshot::channel();
-        self.ops.send(op(answer)).map_err(|_| Error::Closed)?;
-        wait.await.map_err(|_| Error::Closed)?
+        // When the thread is gone, so is the other end of the answer.
+        let _ = self.ops.send(op(answer));
+        async move { wait.await.map_err(|_| Error::Closed)? }
     }
 }
 
@@ -143,7 +154,8 @@ pub fn start(
     Ok(Handle { ops, deletions })
 }
 
-/// A stream as the next transaction will find it.
+/// A stream as the next transaction will find it. Its row is moved when the log is indexed; until then
+/// the tail knows its head.
 struct Head {
     id: StreamId,
     slot: Slot,
@@ -212,16 +224,39 @@ impl Writer {
         }
         match self.commit(&ops) {
             Ok(done) => answer_all(ops, done),
-            Err(error) if error.is_fatal() || ops.len() == 1 => {
+            Err(error) if error.is_fatal() || error.is_passing() => {
                 for op in ops {
                     refuse(op, error.again());
                 }
             }
-            Err(_) => ops.into_iter().for_each(|op| self.serve(vec![op])),
+            Err(error) => match <[Op; 1]>::try_from(ops) {
+                Ok([op]) => self.serve_apart(op, &error),
+                Err(ops) => ops.into_iter().for_each(|op| self.serve(vec![op])),
+            },
         }
         if self.unindexed() >= UNINDEXED_MAX {
             self.index_and_report();
         }
+    }
+
+    /// Runs the items of one refused operation each alone, where they are independent.
+    fn serve_apart(&mut self, op: Op, error: &Error) {
+        let Op::Append(batch, answer) = op else {
+            return refuse(op, error.again());
+        };
+        let mut appended = Vec::with_capacity(batch.len());
+        for event in batch {
+            let (alone, _) = oneshot::channel();
+            match self.commit(&[Op::Append(vec![event], alone)]) {
+                Ok(done) => appended.extend(done.into_iter().flat_map(|done| match done {
+                    Done::Appended(one) => one,
+                    Done::Advanced(_) => Vec::new(),
+                })),
+                Err(Error::Integrity(_)) => appended.push(Appended::Refused),
+                Err(error) => return drop(answer.send(Err(error))),
+            }
+        }
+        let _ = answer.send(Ok(appended));
     }
 
     fn commit(&mut self, ops: &[Op]) -> Result<Vec<Done>, Error> {
@@ -263,7 +298,6 @@ impl Writer {
                 Op::Index(_) | Op::Stop(_) => continue,
             });
         }
-        self.move_heads(events)?;
         self.db.prepare_cached("commit")?.execute([])?;
         Ok(done)
     }
@@ -304,7 +338,10 @@ impl Writer {
         let head = match self.streams.entry((new.hook, new.key.clone())) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => match find_or_create(&self.db, new)? {
-                Some(head) => unknown.insert(head),
+                Some(mut head) => {
+                    head.head = head.head.max(self.tail.last(head.id).unwrap_or_default());
+                    unknown.insert(head)
+                }
                 None => return Ok(Appended::Gone),
             },
         };
@@ -321,20 +358,6 @@ impl Writer {
             seq: head.head,
             slot: head.slot,
         })
-    }
-
-    /// Writes each moved head once, however many events its stream got.
-    fn move_heads(&self, events: &[(i64, Arc<Event>)]) -> Result<(), Error> {
-        const MOVE: &str = "update streams set head = ?2 where id = ?1";
-        let mut heads: Vec<_> = events.iter().map(|(_, e)| (e.stream, e.seq)).collect();
-        heads.sort_unstable();
-        let mut update = self.db.prepare_cached(MOVE)?;
-        for (at, (stream, seq)) in heads.iter().enumerate() {
-            if heads.get(at + 1).is_none_or(|next| next.0 != *stream) {
-                update.execute(params![stream.0, seq.0])?;
-            }
-        }
-        Ok(())
     }
 
     fn index_and_report(&mut self) {
@@ -373,6 +396,7 @@ impl Writer {
         Ok(())
     }
 
+    /// Indexes a batch, and writes the heads it moved: once a stream, however many events it got.
     fn index_batch(&self) -> Result<i64, Error> {
         let mut rows = unindexed_rows(&self.db, self.indexed)?;
         let last = rows.last().map_or(self.next_n - 1, |row| row.n);
@@ -381,8 +405,17 @@ impl Writer {
         let mut place = self
             .db
             .prepare_cached("insert into log_index (stream, seq, n) values (?1, ?2, ?3)")?;
-        for row in &rows {
+        let mut head = self
+            .db
+            .prepare_cached("update streams set head = ?2 where id = ?1")?;
+        for (at, row) in rows.iter().enumerate() {
             place.execute(params![row.stream, row.seq, row.n])?;
+            if rows
+                .get(at + 1)
+                .is_none_or(|next| next.stream != row.stream)
+            {
+                head.execute(params![row.stream, row.seq])?;
+            }
         }
         rows.sort_unstable_by_key(|row| row.id);
         let mut id = self

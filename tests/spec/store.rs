@@ -151,7 +151,7 @@ fn seqs(appended: &[Appended]) -> Vec<i64> {
     let seq = |appended: &Appended| match appended {
         Appended::New { seq, .. } => seq.0,
         Appended::Duplicate { seq, .. } => -seq.0,
-        Appended::Gone => 0,
+        Appended::Gone | Appended::Refused => 0,
     };
     appended.iter().map(seq).collect()
 }
