@@ -516,8 +516,8 @@ mod tests {
         desk.printer.list(&fruits()).unwrap();
         assert_eq!(
             desk.data.text(),
-            "NAME                   PIECES  NOTE\n\
-             fig                         7  -\n\
+            "NAME                  PIECES  NOTE\n\
+             fig                        7  -\n\
              evil\\u{1b}[2J\\nplum  1000000  -\n"
         );
         assert_eq!(desk.talk.text(), "");

@@ -5,5 +5,6 @@
 mod checker;
 mod daemon;
 mod order;
+mod shipped;
 mod store;
 mod torture;
