@@ -170,26 +170,31 @@ pub struct Create {
 impl Create {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let edit = self.settings.edit()?;
+        let mut facts = Vec::new();
         let mut made = Vec::new();
         for name in self.names {
             let spec = plan::edited(HookSpec::new(name), &edit);
             let hook: Hook = reach.call(Method::POST, HOOKS, Some(&spec)).await?;
-            let name = &hook.spec.name;
-            let what = plan::reduce(hook.spec.reduce.as_ref());
-            out.say(format_args!(
-                "created  {name}   POST /in/{name}   ordered by {}, reduce {what}",
-                hook.spec.order_by
-            ))?;
-            made.push(name.clone());
+            facts.push(("created", created(&hook)));
+            made.push(hook);
         }
-        if let [name, ..] = &made[..] {
-            out.facts(&[
-                ("next", format!("hooklane send {name}")),
-                ("undo", format!("hooklane hooks delete {name}")),
-            ])?;
+        if let [hook, ..] = &made[..] {
+            let name = &hook.spec.name;
+            facts.push(("next", format!("hooklane send {name}")));
+            facts.push(("undo", format!("hooklane hooks delete {name}")));
+        }
+        out.facts(&facts)?;
+        for hook in &made {
+            out.object(hook)?;
         }
         Ok(Exit::Done)
     }
+}
+
+fn created(hook: &Hook) -> String {
+    let (name, order_by) = (&hook.spec.name, &hook.spec.order_by);
+    let reduce = plan::reduce(hook.spec.reduce.as_ref());
+    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}")
 }
 
 /// Make hooks and namespaces as a TOML file says; the same file twice changes nothing
@@ -253,14 +258,16 @@ impl Apply {
     }
 }
 
-/// Deleting hooks takes a yes that says how many.
+/// Deleting takes an answer that says how many.
 fn agreed(planned: &Changes, out: &mut Printer) -> anyhow::Result<bool> {
     let deleted = plan::deleted(planned);
     if deleted == 0 {
         return Ok(true);
     }
-    let what = format!("deletes {deleted} hooks with their events and states");
-    out.say(format_args!("{what}: its number is the answer"))?;
+    let what = match deleted {
+        1 => "deletes 1 hook or namespace with all in it".to_owned(),
+        many => format!("deletes {many} hooks and namespaces with all in them"),
+    };
     out.confirm("Apply?", &what, &Stake::Severe(deleted.to_string()))
 }
 
@@ -404,6 +411,7 @@ impl Try {
         let tested: Tested = reach.call(Method::POST, &path, Some(&test)).await?;
         if !out.object(&tested)? {
             out.line(tested.state.get())?;
+            out.flush()?;
         }
         out.say(format_args!(
             "folded in {:.1}ms, nothing was stored",
@@ -458,7 +466,7 @@ impl Delete {
             reach.whereto()
         ))?;
         out.facts(&[
-            ("  goes", format!("{what}, its keys' use")),
+            ("  goes", what.clone()),
             ("  senders", "are refused from then on".to_owned()),
         ])?;
         let stake = Stake::Severe(self.name.to_string());

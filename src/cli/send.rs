@@ -248,17 +248,18 @@ enum Ended {
     Unseen,
 }
 
-/// How long the daemon waits before it says how far it is.
-const ROUND: Duration = Duration::from_secs(2);
+/// How long the daemon waits before it says how far it is: briefly at first, because an event that
+/// cannot be folded is set aside at once.
+const ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 
 /// Waits until `seq` is folded, for as long as its stream flows.
 async fn follow(reach: &Reach, stream: &StreamName, seq: Seq) -> anyhow::Result<Ended> {
-    let wait = format!("{}s", ROUND.as_secs());
-    let query = [("min_seq", Some(seq.to_string())), ("wait", Some(wait))];
-    let path = state::path(stream, &query);
-    loop {
-        let request = Request::get(&path).body(Bytes::new());
-        let answer = reach.exchange(request, ROUND).await?;
+    let [first, later] = ROUNDS;
+    for round in std::iter::once(first).chain(std::iter::repeat(later)) {
+        let wait = format!("{}ms", round.as_millis());
+        let query = [("min_seq", Some(seq.to_string())), ("wait", Some(wait))];
+        let request = Request::get(state::path(stream, &query)).body(Bytes::new());
+        let answer = reach.exchange(request, round).await?;
         match answer.status() {
             status if status.is_success() => return Ok(Ended::Folded(reach.read(&answer)?)),
             StatusCode::GATEWAY_TIMEOUT => {}
@@ -270,6 +271,7 @@ async fn follow(reach: &Reach, stream: &StreamName, seq: Seq) -> anyhow::Result<
             return Ok(ended);
         }
     }
+    Ok(Ended::Unseen)
 }
 
 /// Whether the hook folds; a hook that cannot be looked at is taken to.

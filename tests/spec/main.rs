@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod checker;
+mod cli;
 mod daemon;
 mod order;
 mod shipped;
