@@ -21,10 +21,7 @@ const FILES_MAX: usize = 14;
 /// # Errors
 /// When the directory of the log cannot be written.
 pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
-<<<<<<< HEAD
     // The appender looks for old files before it makes the directory, and complains.
-=======
->>>>>>> bb31d91 (The command line against a real daemon, from the first command to the last)
     std::fs::create_dir_all(data.log())?;
     let files = tracing_appender::rolling::Builder::new()
         .rotation(tracing_appender::rolling::Rotation::DAILY)
