@@ -95,7 +95,8 @@ fn seq(body: &[u8]) -> i64 {
     const NAME: &[u8] = b"\"seq\":";
     let at = body.windows(NAME.len()).position(|w| w == NAME);
     let digits = &body[at.expect("an answer with a seq") + NAME.len()..];
-    let digits = digits.iter().take_while(|b| b.is_ascii_digit());
+    let digits = digits.trim_ascii_start().iter();
+    let digits = digits.take_while(|b| b.is_ascii_digit());
     digits.fold(0, |seq, digit| seq * 10 + i64::from(digit - b'0'))
 }
 
@@ -141,9 +142,9 @@ impl Plan for Settle {
 /// Microseconds.
 pub type Latencies = Histogram<u64>;
 
-/// An empty histogram.
+/// An empty histogram, up to ten minutes: one without a bound would clip what is recorded in it.
 pub fn latencies() -> Latencies {
-    Histogram::new(3).unwrap()
+    Histogram::new_with_max(600_000_000, 3).unwrap()
 }
 
 /// The latency below which this share of them is, in milliseconds.

@@ -25,7 +25,7 @@ pub fn row(what: &str, measured: f64, unit: &str, target: Target) {
     };
     let verdict = if ratio >= 1.0 { "met" } else { "missed" };
     let wanted = format!("{sign}{}", number(wanted, unit));
-    let ratio = format!("{ratio:.2}");
+    let ratio = format!("{:.2}", ratio.min(99.99));
     print(&ratio, verdict, &number(measured, unit), &wanted, what);
 }
 
