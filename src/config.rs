@@ -21,7 +21,7 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::ne
 pub const LANES_DEFAULT: u16 = 8;
 
 /// How long running turns get at the end.
-pub const GRACE_DEFAULT: Duration = Duration::from_secs(20);
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(8);
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

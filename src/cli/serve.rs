@@ -49,7 +49,7 @@ pub struct Serve {
     node: Option<String>,
 
     /// How long running turns get at the end
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = parse_duration)]
     #[arg(env = "HOOKLANE_GRACE", hide_env_values = true)]
     grace: Duration,
 
@@ -98,6 +98,7 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let is_new = !config.data.database().exists();
     let _lock = lock::take(&config.data)?;
     let _log = super::log::begin(&config.data, config.log)?;
+    raise_file_limit();
     let mut signals = Signals::new()?;
     let metrics = Metrics::new();
     let (failed, mut failing) = watch::channel(None);
@@ -141,8 +142,21 @@ async fn reason(failing: &mut watch::Receiver<Option<String>>) -> Option<String>
     }
 }
 
+/// Every connection is a file, and the limit that shells give is lower than the one of the door.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays");
+    }
+}
+
 /// What closing the store may take beyond the grace that requests are given.
-const STOP_MARGIN: Duration = Duration::from_secs(5);
+const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 async fn start(
     config: &Config,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -75,6 +76,8 @@ async fn accept(
     let body = body::read(&head.headers, body, hook.body_max)
         .await
         .map_err(too_large)?;
+    // What was read is a slice of its connection's buffer, which must not live as long as the event.
+    let body = Bytes::copy_from_slice(&body);
     let key = ordering_key(&hook, &head.headers, &body)?;
 
     let received_at = Timestamp::now();
