@@ -286,6 +286,9 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
 /// New events as they are stored, each one a server-sent event.
 async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
     let mut filter = query.filter()?;
+    filter.limit = 1;
+    // Says at once that there is no such hook or stream, instead of nothing for ever.
+    app.admin.events(&filter).await?;
     filter.limit = super::read::LIMIT_MAX;
     let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
     let tail = Tail {
