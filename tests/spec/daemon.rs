@@ -32,6 +32,8 @@ pub struct Home {
     dir: TempDir,
     /// Where its daemon listens.
     pub addr: SocketAddr,
+    /// What commands and daemons find in their environment beside that of the tests.
+    pub environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Home {
@@ -45,6 +47,7 @@ impl Home {
         Self {
             dir,
             addr: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            environment: Vec::new(),
         }
     }
 
@@ -69,11 +72,13 @@ impl Home {
         self.dir.path().join("serve.log")
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// A command on this data directory, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hooklane"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOOKLANE_")) {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().copied());
         command.args(args).arg("--data").arg(self.data());
         command
     }

@@ -5,7 +5,10 @@
 mod checker;
 mod cli;
 mod daemon;
+mod http;
 mod order;
 mod shipped;
+mod serve;
 mod store;
 mod torture;
+mod world;
