@@ -48,7 +48,7 @@ pub fn routes(app: App) -> Router {
         .merge(read::routes())
         .merge(admin::routes())
         .fallback(|| async { error::Error::not_found("there is nothing here") })
-        .method_not_allowed_fallback(|| async { error::Error::method("see the documentation") })
+        .method_not_allowed_fallback(|| async { error::Error::other_method() })
         .with_state(app)
 }
 

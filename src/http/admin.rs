@@ -159,7 +159,7 @@ async fn create_key(_: Operator, State(app): State<App>, Body(spec): Body<KeySpe
     Ok(json(StatusCode::CREATED, &key))
 }
 
-async fn revoke_key(_: Operator, State(app): State<App>, Path(id): Path<String>) -> Answer {
+async fn revoke_key(_: Operator, State(app): State<App>, Named(id): Named<String>) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
     Ok(json(StatusCode::OK, &app.admin.revoke_key(id).await?))

@@ -110,6 +110,12 @@ impl Error {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", message).with(Extra::Allow(allow))
     }
 
+    /// 405 `method`, for the router, which knows what the path takes and says so in `Allow`.
+    pub fn other_method() -> Self {
+        let message = "this path takes other methods";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
+    }
+
     /// 408 `too_slow`: the body did not come in time.
     pub fn too_slow() -> Self {
         let message = "the body came too slowly";
