@@ -133,19 +133,6 @@ impl Admin {
             condition => (Outcome::Waiting, condition.reason().map(str::to_owned)),
         })
     }
-
-    /// The newest event that is stored, from which a tail begins.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn newest_event(&self) -> Result<Option<EventId>, Error> {
-        let filter = Filter {
-            limit: 1,
-            ..Filter::default()
-        };
-        let events = self.store.events_list(&filter).await?;
-        Ok(events.first().map(|stored| stored.event.id))
-    }
 }
 
 fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {

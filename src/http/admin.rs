@@ -287,13 +287,15 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
 async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
     let mut filter = query.filter()?;
     filter.limit = 1;
-    // Says at once that there is no such hook or stream, instead of nothing for ever.
-    app.admin.events(&filter).await?;
-    filter.limit = super::read::LIMIT_MAX;
     let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
+    // Listened to before it is looked, so that nothing falls in between; and the look says at once
+    // when there is no such hook or stream.
+    let stored = engine.stored();
+    let newest = app.admin.events(&filter).await?;
+    filter.limit = super::read::LIMIT_MAX;
     let tail = Tail {
-        seen: app.admin.newest_event().await?,
-        stored: engine.stored(),
+        seen: newest.first().map(|row| row.event),
+        stored,
         ready: Vec::new(),
         app,
         filter,
@@ -309,7 +311,7 @@ async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQue
 struct Tail {
     app: App,
     filter: EventsFilter,
-    /// The newest event that was looked at.
+    /// The newest event of those it is about that was looked at.
     seen: Option<EventId>,
     stored: tokio::sync::watch::Receiver<()>,
     /// Read and not yet given out, newest first.

@@ -1,1 +1,644 @@
-//! placeholder
+//! What a daemon promises to its operator: one bad event costs its own stream only, restarts cost
+//! nothing, commands work with and without it, and a full disk is an answer and not an end.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::daemon::Home;
+use super::world::{Ask, Watcher, World, until};
+
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Adds up what accounts send, and cannot bear a text.
+const SUM: &str = r#"export default function reduce(state, event) {
+  state ??= { sum: 0 };
+  if (typeof event.body.n !== "number") throw new TypeError(`no number: ${event.body.n}`);
+  state.sum += event.body.n;
+  return state;
+}"#;
+
+const ACCOUNTS: &str = r#"
+    [[hooks]]
+    name = "accounts"
+    order_by = "body:/who"
+    reduce = "sum.js"
+"#;
+
+fn accounts() -> World {
+    World::new(&[("sum.js", SUM)], ACCOUNTS)
+}
+
+fn event(who: &str, n: impl Into<Value>) -> String {
+    json!({"who": who, "n": n.into()}).to_string()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that may fail.
+fn attempt(home: &Home, args: &[&str]) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = home.command(args).output().unwrap();
+    (status.code(), text(&stdout), text(&stderr))
+}
+
+#[test]
+fn an_event_that_cannot_be_folded_holds_its_stream_alone_until_the_reducer_is_right() {
+    let world = accounts();
+    world.accepted("accounts", event("a", 1));
+    let bad = world.accepted("accounts", event("a", "one"));
+    world.accepted("accounts", event("a", 2));
+    let row = world.held("accounts/a");
+    assert_eq!((&row["position"], &row["head"]), (&json!(1), &json!(3)));
+    assert_eq!(row["next"], bad["event"], "it names what it stands before");
+    let reason = row["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("no number: one") && reason.contains("sum.js"),
+        "{reason}"
+    );
+
+    for n in 1..=20 {
+        for who in 0..20 {
+            world.accepted("accounts", event(&format!("other{who}"), n));
+        }
+    }
+    for who in 0..20 {
+        let state = world.state(&format!("accounts/other{who}"), 20);
+        assert_eq!(state["sum"], 210, "the others flow, in whatever lane");
+    }
+    let held = "/v1/admin/streams?condition=held";
+    let held = world.admin("GET", held, &Value::Null).json();
+    assert_eq!(held["items"].as_array().unwrap().len(), 1);
+
+    let retry = ["streams", "retry", "accounts/a"];
+    world.home.run(&retry);
+    let row = world.held("accounts/a");
+    assert_eq!(row["position"], 1, "nothing is better by trying again");
+
+    let fixed = world.home.write(
+        "fixed.js",
+        &SUM.replace("throw new TypeError", "return state; void "),
+    );
+    world.home.run(&[
+        "hooks",
+        "edit",
+        "accounts",
+        "--reduce",
+        fixed.to_str().unwrap(),
+    ]);
+    world.home.run(&retry);
+    assert_eq!(world.state("accounts/a", 3)["sum"], 3);
+    assert_eq!(world.cursor("accounts/a")["condition"], "flowing");
+    let nothing = world
+        .home
+        .run(&["streams", "retry", "accounts/a", "-o", "json"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&nothing).unwrap()["released"],
+        0
+    );
+}
+
+#[test]
+fn an_operator_passes_the_event_that_is_next_and_no_other() {
+    let world = accounts();
+    let good = world.accepted("accounts", event("a", 1));
+    let bad = world.accepted("accounts", event("a", "one"));
+    let later = world.accepted("accounts", event("a", 2));
+    world.held("accounts/a");
+    let skip = |event: &Value| {
+        let id = event["event"].as_str().unwrap();
+        let skip = ["streams", "skip", "accounts/a", "--event", id];
+        attempt(
+            &world.home,
+            &[&skip[..], &["--yes", "--confirm", "accounts/a"]].concat(),
+        )
+    };
+    for other in [&good, &later] {
+        let (code, _, said) = skip(other);
+        assert_eq!(code, Some(7), "{said}");
+    }
+    let bare = [
+        "streams",
+        "skip",
+        "accounts/a",
+        "--event",
+        bad["event"].as_str().unwrap(),
+    ];
+    let (code, _, said) = attempt(&world.home, &[&bare[..], &["--no-input"]].concat());
+    assert_eq!(
+        code,
+        Some(2),
+        "it asks before it leaves something out: {said}"
+    );
+    assert_eq!(world.cursor("accounts/a")["position"], 1);
+
+    let (code, _, said) = skip(&bad);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(world.state("accounts/a", 3)["sum"], 3);
+    assert_eq!(fate(&world, &bad)["outcome"], "skipped");
+    assert_eq!(fate(&world, &later)["outcome"], "folded");
+    let (code, _, said) = skip(&bad);
+    assert_eq!(code, Some(7), "twice is not once more: {said}");
+}
+
+/// What became of an event at the only handler.
+fn fate(world: &World, event: &Value) -> Value {
+    let path = format!("/v1/admin/events/{}", event["event"].as_str().unwrap());
+    world.admin("GET", &path, &Value::Null).json()["fate"][0].take()
+}
+
+#[test]
+fn a_hook_that_skips_on_error_keeps_a_dead_letter_with_its_reason_and_goes_on() {
+    let world = World::new(
+        &[("sum.js", SUM)],
+        &format!("{ACCOUNTS} on_error = \"skip\""),
+    );
+    world.accepted("accounts", event("a", 1));
+    let bad = world.accepted("accounts", event("a", "one"));
+    world.accepted("accounts", event("a", 2));
+    assert_eq!(world.state("accounts/a", 3)["sum"], 3);
+    let fate = fate(&world, &bad);
+    assert_eq!(fate["outcome"], "skipped");
+    assert!(fate["reason"].as_str().unwrap().contains("no number: one"));
+}
+
+#[test]
+fn a_reducer_without_end_or_measure_holds_its_stream_alone() {
+    let world = World::new(
+        &[(
+            "wild.js",
+            r#"export default (state, { body }) => {
+                 if (body.what === "loop") for (;;);
+                 if (body.what === "grow") { let s = "x"; for (;;) s += s; }
+                 if (body.what === "deep") { const f = () => f() + 1; return f(); }
+                 if (body.what === "none") return undefined;
+                 if (body.what === "cycle") { const a = {}; a.a = a; return a; }
+                 if (body.what === "big") return "x".repeat(20 * 1024 * 1024);
+                 return (state ?? 0) + 1;
+               };"#,
+        )],
+        "[[hooks]]\nname = \"wild\"\norder_by = \"body:/what\"\nreduce = \"wild.js\"",
+    );
+    let wild = ["loop", "grow", "deep", "cycle", "big"];
+    for what in wild {
+        world.accepted("wild", json!({"what": what}).to_string());
+    }
+    world.accepted("wild", r#"{"what":"good"}"#);
+    assert_eq!(world.state("wild/good", 1), 1);
+    for what in wild {
+        let row = world.held(&format!("wild/{what}"));
+        assert_eq!(row["position"], 0);
+        assert!(
+            row["reason"]
+                .as_str()
+                .is_some_and(|reason| !reason.is_empty()),
+            "{row}"
+        );
+    }
+}
+
+#[test]
+fn a_debounce_waits_for_quiet_and_then_takes_everything_in_one_turn() {
+    let world = World::new(
+        &[],
+        "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"2s,60s\"",
+    );
+    let path = "/v1/hooks/plain/watch";
+    let mut watcher = Watcher::new(world.home.addr, path, &world.read);
+    assert_eq!(watcher.next().unwrap()["position"], 0);
+    for n in 0..20 {
+        world.accepted("plain", n.to_string());
+    }
+    let last = Instant::now();
+    assert_eq!(watcher.next().unwrap()["position"], 20, "one turn for all");
+    assert!(
+        last.elapsed() > Duration::from_millis(1_900),
+        "only after it was quiet"
+    );
+}
+
+#[test]
+fn a_debounce_that_never_becomes_quiet_ends_at_its_longest() {
+    let world = World::new(
+        &[],
+        "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"1s,2s\"",
+    );
+    let began = Instant::now();
+    let mut quietest = Duration::ZERO;
+    until(|| {
+        let sent = Instant::now();
+        world.accepted("plain", "{}");
+        let state = world.get("/v1/hooks/plain/state").json();
+        quietest = quietest.max(sent.elapsed());
+        (state["position"].as_i64() > Some(0)).then_some(())
+    });
+    assert!(
+        quietest < Duration::from_secs(1),
+        "the machine itself was quiet"
+    );
+    assert!(began.elapsed() > Duration::from_millis(1_900));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_says_who_has_it_and_ends() {
+    let world = accounts();
+    let pid = world.daemon.as_ref().unwrap().pid().to_string();
+    let (code, _, said) = attempt(&world.home, &["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains(&pid), "{said}");
+    world.accepted("accounts", event("a", 1));
+    assert_eq!(world.state("accounts/a", 1)["sum"], 1, "the first goes on");
+}
+
+#[test]
+fn an_address_that_is_taken_ends_the_daemon_with_a_word() {
+    let world = accounts();
+    let other = Home::new();
+    let address = world.home.addr.to_string();
+    let (code, _, said) = attempt(&other, &["serve", "--listen", &address]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&address), "{said}");
+}
+
+#[test]
+fn everything_is_as_it_was_after_kill_9_and_after_a_stop() {
+    let mut world = accounts();
+    let repeated = |world: &World| {
+        let ask = Ask::post("accounts")
+            .key(&world.write)
+            .header("webhook-id", "m1");
+        world.ask(&ask.body(event("a", 1)))
+    };
+    let first = repeated(&world).json();
+    world.accepted("accounts", event("a", 5));
+    world.accepted("accounts", event("b", "not a number"));
+    world.state("accounts/a", 2);
+    world.held("accounts/b");
+    let shown = |world: &World| {
+        let mut state = world.get("/v1/hooks/accounts/state?stream=a").json();
+        let events = world.get("/v1/hooks/accounts/events?stream=a").json();
+        let mut held = world.cursor("accounts/b");
+        held["oldest_ms"].take();
+        let hooks = world.admin("GET", "/v1/admin/hooks", &Value::Null).json();
+        [
+            state.take(),
+            events["items"].clone(),
+            held,
+            hooks["items"].clone(),
+        ]
+    };
+    let before = shown(&world);
+    world.kill();
+    world.restart();
+    assert_eq!(shown(&world), before, "after kill -9");
+    let mut daemon = world.daemon.take().unwrap();
+    assert_eq!(daemon.terminate(STOP_MAX).unwrap().code(), Some(0));
+    world.restart();
+    assert_eq!(shown(&world), before, "after a stop");
+
+    let again = repeated(&world);
+    assert_eq!(
+        (again.status, &again.json()["event"]),
+        (200, &first["event"])
+    );
+    assert_eq!(
+        world.accepted("accounts", event("a", 1))["seq"],
+        3,
+        "no gap"
+    );
+    assert_eq!(world.state("accounts/a", 3)["sum"], 7);
+}
+
+#[test]
+fn what_waited_behind_a_debounce_is_not_forgotten_by_a_stop() {
+    let mut world = World::new(
+        &[],
+        "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"3s,60s\"",
+    );
+    for n in 0..5 {
+        world.accepted("plain", n.to_string());
+    }
+    world.kill();
+    world.restart();
+    assert_eq!(world.state("plain", 5), 5);
+}
+
+#[test]
+fn a_client_in_the_middle_of_a_body_does_not_keep_a_daemon_from_stopping() {
+    let mut world = accounts();
+    let mut stream = std::net::TcpStream::connect(world.home.addr).unwrap();
+    let head = format!(
+        "POST /in/accounts HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {}\r\ncontent-length: 9\r\n\r\n1",
+        world.write
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    world.accepted("accounts", event("a", 1));
+    let mut daemon = world.daemon.take().unwrap();
+    let status = daemon
+        .terminate(STOP_MAX)
+        .expect("a daemon that stops in time");
+    assert_eq!(status.code(), Some(0), "{}", world.home.log());
+}
+
+#[test]
+fn hooks_and_keys_are_made_without_a_daemon_and_states_need_one() {
+    let home = Home::new();
+    home.run(&["hooks", "create", "hello", "--reduce", "latest"]);
+    let key = home.run(&[
+        "keys", "create", "--type", "write", "--hook", "hello", "--name", "me",
+    ]);
+    assert!(key.starts_with("hl_w_") && !key.contains('\n'), "{key}");
+    let names = home.run(&["hooks", "list", "-o", "names"]);
+    assert_eq!(names, "hello");
+    for asking in [
+        &["state", "show", "hello"][..],
+        &["streams", "retry", "hello"],
+        &["events", "tail"],
+    ] {
+        let (code, out, said) = attempt(&home, asking);
+        assert!(out.is_empty(), "{asking:?} {out}");
+        if asking[0] == "state" {
+            assert_eq!(code, Some(6), "{said}");
+            assert!(said.contains("hooklane serve"), "{said}");
+        } else {
+            assert!(code > Some(0), "{asking:?} {said}");
+        }
+    }
+    let _daemon = home.start();
+    let reply = super::world::send(
+        home.addr,
+        format!("POST /in/hello/{key} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}")
+            .as_bytes(),
+    );
+    assert_eq!(reply.status, 202, "{reply:?}");
+    until(|| (home.run(&["state", "show", "hello"]) == "{}").then_some(()));
+}
+
+#[test]
+fn a_data_directory_that_others_could_write_to_is_refused() {
+    let home = Home::new();
+    fs::create_dir(home.data()).unwrap();
+    for mode in [0o777, 0o770, 0o702] {
+        fs::set_permissions(home.data(), fs::Permissions::from_mode(mode)).unwrap();
+        for args in [
+            &["serve", "--listen", "127.0.0.1:0"][..],
+            &["hooks", "create", "hello"],
+        ] {
+            let (code, _, said) = attempt(&home, args);
+            assert_eq!(code, Some(2), "{said}");
+            assert!(said.contains("chmod 700"), "{said}");
+        }
+    }
+    assert_eq!(
+        fs::read_dir(home.data()).unwrap().count(),
+        0,
+        "nothing was made"
+    );
+    fs::set_permissions(home.data(), fs::Permissions::from_mode(0o700)).unwrap();
+    home.run(&["hooks", "create", "hello"]);
+}
+
+#[test]
+fn only_its_user_can_read_what_a_daemon_keeps() {
+    let world = accounts();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&world.home.data()), 0o700);
+    assert_eq!(mode(&world.home.data().join("hooklane.sock")), 0o600);
+}
+
+#[test]
+fn the_clock_of_a_reducer_is_the_event_and_its_zone_is_utc_wherever_the_daemon_runs() {
+    let mut home = Home::new();
+    home.environment = vec![("TZ", "Asia/Kolkata"), ("LC_ALL", "tr_TR.UTF-8")];
+    let world = World::at(
+        home,
+        &[(
+            "clock.js",
+            r#"export default (state, event) => ({
+                 hours: new Date("2026-07-01T12:00:00Z").getHours(),
+                 offset: new Date(0).getTimezoneOffset(),
+                 local: new Date(2026, 0, 1).getTime(),
+                 upper: "i".toLocaleUpperCase(),
+                 now: new Date().getTime() === Date.parse(event.received_at),
+                 same: Date.now() === Date.now(),
+               });"#,
+        )],
+        "[[hooks]]\nname = \"clock\"\nreduce = \"clock.js\"",
+    );
+    world.accepted("clock", "{}");
+    assert_eq!(
+        world.state("clock", 1),
+        json!({
+            "hours": 12, "offset": 0, "local": 1_767_225_600_000_i64, "upper": "I", "now": true, "same": true,
+        })
+    );
+}
+
+#[test]
+fn applying_the_same_file_twice_changes_nothing_the_second_time() {
+    let home = Home::new();
+    home.write("sum.js", SUM);
+    let file = home.write(
+        "all.toml",
+        r#"
+        [[namespaces]]
+        name = "acme"
+        lanes = 3
+        [[hooks]]
+        name = "accounts"
+        namespace = "acme"
+        order_by = "header:X-Account"
+        unordered = "keep"
+        reduce = "sum.js"
+        on_error = "skip"
+        debounce = "500ms,5s"
+        body_max = 4096
+        [[hooks]]
+        name = "stored"
+        "#,
+    );
+    let file = file.to_str().unwrap();
+    let apply = |more: &[&str]| {
+        let args = [&["hooks", "apply", file, "-o", "json"][..], more].concat();
+        let said: Value = serde_json::from_str(&home.run(&args)).unwrap();
+        said["changes"].as_array().unwrap().len()
+    };
+    let shown = || home.run(&["hooks", "list", "-o", "json"]);
+    let items = |text: &str| serde_json::from_str::<Value>(text).unwrap()["items"].take();
+    assert_eq!(apply(&["--dry-run"]), 3);
+    assert_eq!(apply(&[]), 3);
+    let first = items(&shown());
+    assert_eq!(
+        (apply(&[]), apply(&["--prune"]), apply(&["--dry-run"])),
+        (0, 0, 0)
+    );
+    let daemon = home.start();
+    assert_eq!(
+        (apply(&[]), apply(&["--prune"])),
+        (0, 0),
+        "a daemon says the same"
+    );
+    assert_eq!(items(&shown()), first, "not even the version of a reducer");
+
+    home.write("sum.js", &format!("{SUM}\n// new"));
+    assert_eq!((apply(&["--dry-run"]), apply(&[]), apply(&[])), (1, 1, 0));
+    drop(daemon);
+    assert_eq!(apply(&[]), 0);
+
+    let wrong = home.write(
+        "wrong.toml",
+        "[[hooks]]\nname = \"new\"\n[[hooks]]\nname = \"x\"\nreduce = \"gone.js\"",
+    );
+    let (code, _, said) = attempt(&home, &["hooks", "apply", wrong.to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(
+        home.run(&["hooks", "list", "-o", "names"]),
+        "accounts\nstored",
+        "all or nothing"
+    );
+}
+
+#[test]
+fn trying_a_reducer_stores_nothing() {
+    let world = accounts();
+    let good = world.home.write("good.json", &event("a", 2));
+    let state = world.home.write("state.json", r#"{"sum": 40}"#);
+    let bad = world.home.write("bad.json", &event("a", "two"));
+    let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let test = ["hooks", "test", "accounts", "--event"];
+    let tried = |more: &[&str]| attempt(&world.home, &[&test[..], more].concat());
+    let (code, out, _) = tried(&[&path(&good)]);
+    assert_eq!((code, out.trim()), (Some(0), r#"{"sum":2}"#));
+    let (code, out, _) = tried(&[&path(&good), "--state", &path(&state)]);
+    assert_eq!((code, out.trim()), (Some(0), r#"{"sum":42}"#));
+    let (code, out, said) = tried(&[&path(&bad)]);
+    assert!(
+        code > Some(0) && out.is_empty() && said.contains("no number: two"),
+        "{said}"
+    );
+
+    let hook = world
+        .admin("GET", "/v1/admin/hooks/accounts", &Value::Null)
+        .json();
+    assert_eq!((&hook["events"], &hook["streams"]), (&json!(0), &json!(0)));
+    assert_eq!(world.accepted("accounts", event("a", 1))["seq"], 1);
+    assert_eq!(world.state("accounts/a", 1)["sum"], 1);
+}
+
+#[test]
+fn a_hook_that_is_deleted_and_made_again_begins_anew() {
+    let world = accounts();
+    let old = world.admin(
+        "POST",
+        "/v1/admin/keys",
+        &json!({
+        "kind": "write", "hook": "accounts", "name": "old", "expires_in_ms": null}),
+    );
+    let old = old.json()["key"].as_str().unwrap().to_owned();
+    world.accepted("accounts", event("a", 1));
+    world.state("accounts/a", 1);
+    let gone = world.admin("DELETE", "/v1/admin/hooks/accounts", &Value::Null);
+    assert_eq!(
+        gone.json(),
+        json!({"deleted": "accounts", "streams": 1, "events": 1})
+    );
+    assert_eq!(world.post("accounts", event("a", 1)).status, 401);
+    let file = world.home.write("again.toml", ACCOUNTS);
+    world.home.run(&["hooks", "apply", file.to_str().unwrap()]);
+    let with_old = world.ask(&Ask::post("accounts").key(&old).body(event("a", 1)));
+    assert_eq!(
+        with_old.status, 401,
+        "a key is for the hook it was made for"
+    );
+    assert_eq!(world.accepted("accounts", event("a", 2))["seq"], 1);
+    assert_eq!(world.state("accounts/a", 1)["sum"], 2);
+}
+
+/// A file system of its own over the data directory, taken away when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn over(dir: PathBuf, size: &str) -> Self {
+        fs::create_dir(&dir).unwrap();
+        let options = format!("size={size},mode=700");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "hooklane-test"])
+            .arg(&dir)
+            .output();
+        let why = match &mounted {
+            Ok(done) if done.status.success() => return Self(dir),
+            Ok(done) => text(&done.stderr),
+            Err(error) => error.to_string(),
+        };
+        panic!("this test fills a disk and must be allowed to mount a small tmpfs: {why}");
+    }
+
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = fs::File::create(&path).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn a_full_disk_is_answered_503_and_the_daemon_recovers_by_itself() {
+    let home = Home::new();
+    let disk = SmallDisk::over(home.data(), "24m");
+    let mut world = World::at(home, &[("sum.js", SUM)], ACCOUNTS);
+    world.may_complain = true;
+    world.accepted("accounts", event("a", 1));
+    world.state("accounts/a", 1);
+    let body = json!({"who": "a", "n": 1, "pad": "x".repeat(30_000)}).to_string();
+    let mut accepted = 1;
+    let mut post = || {
+        let reply = world.post("accounts", &body);
+        accepted += i64::from(reply.status == 202);
+        reply
+    };
+    let filler = disk.fill();
+    let refused = until(|| Some(post()).filter(|reply| reply.status != 202));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (503, "disk_full")
+    );
+    assert!(!refused.header("retry-after").is_empty());
+    for _ in 0..20 {
+        assert!([202, 503].contains(&post().status));
+    }
+    assert_eq!(
+        world.get("/v1/hooks/accounts/state?stream=a").status,
+        200,
+        "reading goes on"
+    );
+    fs::remove_file(filler).unwrap();
+    until(|| (post().status == 202).then_some(()));
+    assert_eq!(world.state("accounts/a", accepted)["sum"], accepted);
+    let events = world
+        .get("/v1/hooks/accounts/events?stream=a&limit=1000")
+        .json();
+    assert_eq!(
+        events["items"].as_array().map(Vec::len),
+        usize::try_from(accepted).ok()
+    );
+    world.kill();
+    world.restart();
+    assert_eq!(world.state("accounts/a", accepted)["sum"], accepted);
+    world.kill();
+}
