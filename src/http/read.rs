@@ -115,9 +115,8 @@ async fn state(
     let deadline = Instant::now() + wait.min(WAIT_MAX);
     let state = state_at(&app, &engine, &hook, &key, wanted, deadline).await?;
     let tag = format!("\"{}-{}\"", state.era, state.position);
-    let is_known = |value: &HeaderValue| value.as_bytes() == tag.as_bytes();
     let status = match state.position >= wanted {
-        true if headers.get(IF_NONE_MATCH).is_some_and(is_known) => StatusCode::NOT_MODIFIED,
+        true if is_known(&headers, &tag) => StatusCode::NOT_MODIFIED,
         true => StatusCode::OK,
         false => StatusCode::GATEWAY_TIMEOUT,
     };
@@ -129,6 +128,18 @@ async fn state(
         response.headers_mut().insert(ETAG, tag);
     }
     Ok(response)
+}
+
+/// Whether the reader has what `tag` names. Proxies may have marked it as weak (RFC 9110 §13.1.2).
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let given = headers.get_all(IF_NONE_MATCH).iter();
+    let mut given = given
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|v| v.split(','));
+    given.any(|one| {
+        let one = one.trim();
+        one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag
+    })
 }
 
 /// The state as soon as it has reached a position, or as it stands at the deadline.
