@@ -171,7 +171,7 @@ fn a_key_opens_nothing_from_the_moment_it_is_revoked_or_has_expired() {
     world.revoke(&revoked);
     assert_eq!(sends(&revoked), 401, "in force at once");
 
-    let spec = json!({"kind": "write", "hook": "plain", "name": "short", "expires_in_ms": 1500});
+    let spec = json!({"kind": "write", "hook": "plain", "name": "short", "expires_in_ms": 3000});
     let short = new_key(&world, &spec);
     assert_eq!(sends(&short), 202);
     until(|| (sends(&short) == 401).then_some(()));
@@ -271,6 +271,84 @@ fn a_request_is_stored_whole_or_not_at_all() {
     }
     assert_eq!(head(&world, "plain"), 0);
     world.accepted("plain", "{}");
+}
+
+#[test]
+fn what_follows_a_refused_head_is_never_taken_for_another_request() {
+    let world = World::new(&[], HOOKS);
+    let hidden = format!(
+        "POST /in/plain HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {}\r\ncontent-length: 2\r\n\r\n{{}}",
+        world.write
+    );
+    let length = hidden.len();
+    for head in [
+        format!("POST /in/plain HTTP/1.1\r\nhost: x\r\ncontent-length: {length}"),
+        format!("POST /in/none HTTP/1.1\r\nhost: x\r\ncontent-length: {length}"),
+        format!("GET /in/plain HTTP/1.1\r\nhost: x\r\ncontent-length: {length}"),
+        format!("GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: {length}"),
+        format!(
+            "POST /in/small HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {}\r\ncontent-length: {length}",
+            world.write
+        ),
+    ] {
+        let wire = format!("{head}\r\n\r\n{hidden}");
+        send_and_leave(world.home.addr, wire.as_bytes());
+    }
+    assert_eq!(head(&world, "plain"), 0);
+}
+
+#[test]
+fn a_sender_that_asks_first_is_refused_before_it_sends() {
+    let world = World::new(&[], HOOKS);
+    let refused = |hook: &str, key: &str, more: &str| {
+        let head = format!(
+            "POST /in/{hook} HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {key}\r\n{more}\
+             expect: 100-continue\r\nconnection: close\r\n\r\n"
+        );
+        send(world.home.addr, head.as_bytes()).status
+    };
+    assert_eq!(
+        refused("small", &world.write, "content-length: 11\r\n"),
+        413
+    );
+    assert_eq!(refused("plain", &world.read, "content-length: 11\r\n"), 401);
+    let gzip = "content-length: 9\r\ncontent-encoding: gzip\r\n";
+    assert_eq!(refused("plain", &world.write, gzip), 415);
+}
+
+#[test]
+fn the_secret_of_a_key_is_found_in_no_file() {
+    let mut world = World::new(&[], HOOKS);
+    let key = key_for(&world, "write", "plain");
+    let basic = STANDARD.encode(format!("me:{key}"));
+    for ask in [
+        Ask::post("plain").key(&key),
+        Ask::post("plain").header("x-hooklane-key", &key),
+        Ask::post("plain").header("authorization", format!("Basic {basic}")),
+        Ask::post(&format!("plain/{key}")),
+    ] {
+        assert_eq!(world.ask(&ask.clone().body("{}")).status, 202);
+        assert_eq!(world.ask(&ask.clone().body(vec![0; 2 << 20])).status, 413);
+        assert_eq!(world.ask(&ask.chunks(&[b"{}"])).status, 202);
+    }
+    world.ask(&Ask::post(&format!("other/{key}")).body("{}"));
+    world.state("plain", 8);
+    world.kill();
+    let secret = &key["hl_w_12345678".len()..];
+    let mut files = vec![world.home.data().with_file_name("serve.log")];
+    for dir in [world.home.data(), world.home.data().join("log")] {
+        let entries = std::fs::read_dir(dir).unwrap();
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    files.retain(|path| path.is_file());
+    assert!(files.len() >= 3, "{files:?}");
+    for path in files {
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in [secret, &basic[8..]] {
+            let is_there = bytes.windows(secret.len()).any(|w| w == secret.as_bytes());
+            assert!(!is_there, "{}", path.display());
+        }
+    }
 }
 
 #[test]
@@ -403,6 +481,11 @@ fn events_stand_in_the_stream_that_they_name_whatever_the_name() {
         let shown = world.cursor(&format!("orders/{stream}"));
         assert_eq!(shown["stream"], format!("orders/{stream}"));
     }
+    assert_eq!(
+        world.state("orders/a\nb", 1),
+        json!(1),
+        "found by the key as it was sent"
+    );
     assert_eq!(
         world.state("orders/é", 2),
         json!(2),
@@ -663,6 +746,26 @@ fn a_repeat_is_answered_with_the_first_event_and_changes_nothing() {
 }
 
 #[test]
+fn of_many_repeats_at_once_one_is_the_first() {
+    let world = World::new(&[], HOOKS);
+    for n in 0..5 {
+        let ask = Ask::post("plain").key(&world.write);
+        let ask = ask.header("webhook-id", format!("m{n}")).body("{}");
+        let replies: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| world.ask(&ask))).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        let firsts = replies.iter().filter(|reply| reply.status == 202).count();
+        assert_eq!(firsts, 1);
+        for reply in replies {
+            assert!([200, 202].contains(&reply.status), "{reply:?}");
+            assert_eq!(reply.json()["seq"], n + 1);
+        }
+    }
+    assert_eq!(head(&world, "plain"), 5);
+}
+
+#[test]
 fn a_reader_waits_for_a_position_and_is_told_what_there_is_when_it_does_not_come() {
     let world = World::new(&[], HOOKS);
     let empty = world.get("/v1/hooks/plain/state");
@@ -728,6 +831,14 @@ fn a_state_that_is_known_is_not_sent_again_until_it_changes() {
     let known = ask(&tag);
     assert_eq!((known.status, known.body.len()), (304, 0));
     assert_eq!(known.header("etag"), tag);
+    for also in [
+        format!("W/{tag}"),
+        format!("\"0-0\", {tag}"),
+        format!("\"0-0\",W/{tag} , \"x\""),
+        "*".to_owned(),
+    ] {
+        assert_eq!(ask(&also).status, 304, "{also}");
+    }
     for other in ["\"0-0\"", "nonsense", "", "\u{0}1"] {
         assert!([200, 0, 400].contains(&ask(other).status), "{other:?}");
     }

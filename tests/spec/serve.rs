@@ -231,22 +231,17 @@ fn a_debounce_waits_for_quiet_and_then_takes_everything_in_one_turn() {
 fn a_debounce_that_never_becomes_quiet_ends_at_its_longest() {
     let world = World::new(
         &[],
-        "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"1s,2s\"",
+        "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"5s,5s\"",
     );
     let began = Instant::now();
-    let mut quietest = Duration::ZERO;
     until(|| {
         let sent = Instant::now();
         world.accepted("plain", "{}");
+        assert!(sent.elapsed() < Duration::from_secs(5), "it became quiet");
         let state = world.get("/v1/hooks/plain/state").json();
-        quietest = quietest.max(sent.elapsed());
         (state["position"].as_i64() > Some(0)).then_some(())
     });
-    assert!(
-        quietest < Duration::from_secs(1),
-        "the machine itself was quiet"
-    );
-    assert!(began.elapsed() > Duration::from_millis(1_900));
+    assert!(began.elapsed() > Duration::from_millis(4_900));
 }
 
 #[test]
@@ -641,4 +636,6 @@ fn a_full_disk_is_answered_503_and_the_daemon_recovers_by_itself() {
     world.restart();
     assert_eq!(world.state("accounts/a", accepted)["sum"], accepted);
     world.kill();
+    // Before the directory that it is mounted on goes.
+    drop(disk);
 }
