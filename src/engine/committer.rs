@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -15,28 +16,26 @@ use crate::domain::hook::HookId;
 use crate::domain::lane::{LaneId, Slot};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint};
-use crate::store::{Appended, Error};
+use crate::store::{Appended, Error, NewEvent};
 
-/// What the store says of a batch.
-type Commit = Result<Vec<Appended>, Error>;
-
-/// Batches that are with the store at once: one that it commits, and one that waits for it, so that it
-/// never waits for us.
+/// Batches that are with the store at once: one that it commits, and one that gathers until then, so
+/// that it never waits for us.
 const BATCHES_MAX: usize = 2;
 
 /// Runs until the intake has stopped and everything it let in was answered. Batches go to the store in
-/// the order in which they were taken, and it commits them in that order.
+/// the order in which they were begun, and it commits them in that order.
 pub async fn run(engine: Arc<Engine>) {
     let places = Arc::new(Semaphore::new(BATCHES_MAX));
     let mut commits = JoinSet::new();
     while let Ok(place) = places.clone().acquire_owned().await {
-        let Some(batch) = engine.intake.next_batch().await else {
+        if !engine.intake.is_filled().await {
             break;
-        };
-        let events = batch.iter().map(|waiting| waiting.event.clone()).collect();
-        let finished = finish(engine.clone(), batch, engine.store.append(events));
+        }
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let committed = engine.store.append(take(engine.clone(), taken.clone()));
+        let engine = engine.clone();
         commits.spawn(async move {
-            finished.await;
+            finish(&engine, committed.await, std::mem::take(&mut *taken.lock()));
             drop(place);
         });
         while commits.try_join_next().is_some() {}
@@ -44,10 +43,23 @@ pub async fn run(engine: Arc<Engine>) {
     while commits.join_next().await.is_some() {}
 }
 
-/// Answers and hints a batch when the store has committed it. The answers leave first; the hints wait
-/// for nobody and nobody waits for them.
-async fn finish(engine: Arc<Engine>, batch: Vec<Waiting>, committed: impl Future<Output = Commit>) {
-    let outcome = committed.await.map_err(Arc::new);
+/// Takes a batch out of the intake into `taken`, when its transaction begins.
+fn take(
+    engine: Arc<Engine>,
+    taken: Arc<Mutex<Vec<Waiting>>>,
+) -> impl FnOnce() -> Vec<NewEvent> + Send + 'static {
+    move || {
+        let batch = engine.intake.take_batch();
+        let events = batch.iter().map(|waiting| waiting.event.clone()).collect();
+        *taken.lock() = batch;
+        events
+    }
+}
+
+/// Answers and hints a batch that the store has committed. The answers leave first; the hints wait for
+/// nobody and nobody waits for them.
+fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<Waiting>) {
+    let outcome = committed.map_err(Arc::new);
     let room = |waiting: &Waiting| (waiting.event.hook, intake::size(&waiting.event));
     let room: Vec<_> = batch.iter().map(room).collect();
     engine.intake.committed(&room);
@@ -63,7 +75,7 @@ async fn finish(engine: Arc<Engine>, batch: Vec<Waiting>, committed: impl Future
         // A sender that has gone away loses its answer, not its event.
         let _ = waiting.answer.send(appended);
     }
-    hint(&engine, &hints);
+    hint(engine, &hints);
     engine.stored.send_replace(());
 }
 

@@ -119,20 +119,25 @@ impl Intake {
         Ok(wait)
     }
 
-    /// Waits for events and takes the next batch; none when the node is stopping and all are taken.
-    pub async fn next_batch(&self) -> Option<Vec<Waiting>> {
+    /// Waits until an event waits; `false` when the node is stopping and none is left.
+    pub async fn is_filled(&self) -> bool {
         loop {
             {
-                let mut queue = self.queue.lock();
+                let queue = self.queue.lock();
                 if !queue.waiting.is_empty() {
-                    return Some(queue.take_batch());
+                    return true;
                 }
                 if queue.stopping {
-                    return None;
+                    return false;
                 }
             }
             self.filled.notified().await;
         }
+    }
+
+    /// Takes from the front what one commit may hold.
+    pub fn take_batch(&self) -> Vec<Waiting> {
+        self.queue.lock().take_batch()
     }
 
     /// Gives the room of a batch free, after its commit.
@@ -251,7 +256,7 @@ mod tests {
 
         let mut taken = 0;
         while taken < EVENTS_MAX / SHARE_OF_ONE_HOOK + 1 {
-            let batch = intake.next_batch().await.unwrap();
+            let batch = intake.take_batch();
             assert!(!batch.is_empty() && batch.len() <= BATCH_EVENTS_MAX);
             taken += batch.len();
             intake.committed(&room_of(&batch));
@@ -259,21 +264,21 @@ mod tests {
         assert_eq!(intake.depth(), (0, 0));
         assert_eq!(intake.has_room(HookId(1)), Ok(()));
         intake.stop();
-        assert!(intake.next_batch().await.is_none());
+        assert!(!intake.is_filled().await);
         assert_eq!(intake.has_room(HookId(1)), Err(Refused::Stopping));
     }
 
-    #[tokio::test]
-    async fn what_exceeds_the_limit_of_a_stream_goes_first_next_time_in_its_order() {
+    #[test]
+    fn what_exceeds_the_limit_of_a_stream_goes_first_next_time_in_its_order() {
         let intake = Intake::default();
         for n in 0..BATCH_STREAM_MAX + 2 {
             intake.let_in(event(1, "hot", n)).unwrap();
         }
         intake.let_in(event(1, "cold", 7)).unwrap();
-        let first = intake.next_batch().await.unwrap();
+        let first = intake.take_batch();
         assert_eq!(first.len(), BATCH_STREAM_MAX + 1);
         assert_eq!(first[BATCH_STREAM_MAX].event.key.as_str(), "cold");
-        let second = intake.next_batch().await.unwrap();
+        let second = intake.take_batch();
         let lengths: Vec<_> = second.iter().map(|w| w.event.body.len()).collect();
         assert_eq!(lengths, [BATCH_STREAM_MAX, BATCH_STREAM_MAX + 1]);
     }

@@ -159,17 +159,18 @@ const GET: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedu
     from log e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.n = $1";
 
 impl Store {
-    /// Stores a batch in one transaction, in its order, and says what became of each. Batches are stored
-    /// in the order of these calls, awaited or not. When the future is done, what is new is on stable
-    /// storage and readable.
+    /// Stores a batch in one transaction, in its order, and says what became of each. `batch` is asked
+    /// when its transaction begins, on another thread, so that what comes until then is in it too. Batches
+    /// are stored in the order of these calls, awaited or not. When the future is done, what is new is on
+    /// stable storage and readable.
     ///
     /// # Errors
     /// Nothing of the batch is stored, unless the error is fatal: then it is unknown.
     pub fn append(
         &self,
-        batch: Vec<NewEvent>,
-    ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + use<> {
-        self.log.append(batch)
+        batch: impl FnOnce() -> Vec<NewEvent> + Send + 'static,
+    ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + 'static {
+        self.log.append(Box::new(batch))
     }
 
     /// At most `limit` events of a stream after `after`, in order.

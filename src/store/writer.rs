@@ -54,11 +54,15 @@ pub struct Commit {
 pub type Observer = Box<dyn Fn(Commit) + Send>;
 
 enum Op {
+    /// A batch that is gathered only now that its transaction begins.
+    Gather(Batch, Answer<Vec<Appended>>),
     Append(Vec<NewEvent>, Answer<Vec<Appended>>),
     Advance(Vec<Step>, Answer<Vec<Advance>>),
     Index(Answer<()>),
     Stop(oneshot::Sender<()>),
 }
+
+type Batch = Box<dyn FnOnce() -> Vec<NewEvent> + Send>;
 
 type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -79,9 +83,9 @@ pub struct Handle {
 impl Handle {
     pub fn append(
         &self,
-        batch: Vec<NewEvent>,
+        batch: Batch,
     ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + use<> {
-        self.ask(|answer| Op::Append(batch, answer))
+        self.ask(|answer| Op::Gather(batch, answer))
     }
 
     pub fn advance(
@@ -222,6 +226,7 @@ impl Writer {
         if ops.is_empty() {
             return;
         }
+        let ops: Vec<_> = ops.into_iter().map(Op::gathered).collect();
         match self.commit(&ops) {
             Ok(done) => answer_all(ops, done),
             Err(error) if error.is_fatal() || error.is_passing() => {
@@ -288,6 +293,9 @@ impl Writer {
         ops: &[Op],
         events: &mut Vec<(i64, Arc<Event>)>,
     ) -> Result<Vec<Done>, Error> {
+        if ops.iter().all(|op| op.items() == 0) {
+            return Ok(ops.iter().map(|_| Done::Appended(Vec::new())).collect());
+        }
         self.see_deletions();
         self.db.prepare_cached("begin immediate")?.execute([])?;
         let mut done = Vec::with_capacity(ops.len());
@@ -295,7 +303,7 @@ impl Writer {
             done.push(match op {
                 Op::Append(batch, _) => Done::Appended(self.append(batch, events)?),
                 Op::Advance(steps, _) => Done::Advanced(cursors::advance(&self.db, steps)?),
-                Op::Index(_) | Op::Stop(_) => continue,
+                Op::Gather(..) | Op::Index(_) | Op::Stop(_) => continue,
             });
         }
         self.db.prepare_cached("commit")?.execute([])?;
@@ -463,11 +471,19 @@ fn gather(first: Op, received: &Receiver<Op>) -> (Vec<Op>, Option<After>) {
 }
 
 impl Op {
+    /// Takes what has gathered for a batch until now.
+    fn gathered(self) -> Self {
+        match self {
+            Self::Gather(batch, answer) => Self::Append(batch(), answer),
+            other => other,
+        }
+    }
+
     fn items(&self) -> usize {
         match self {
             Self::Append(batch, _) => batch.len(),
             Self::Advance(steps, _) => steps.len(),
-            Self::Index(_) | Self::Stop(_) => 0,
+            Self::Gather(..) | Self::Index(_) | Self::Stop(_) => 0,
         }
     }
 
@@ -491,7 +507,7 @@ fn answer_all(ops: Vec<Op>, done: Vec<Done>) {
 
 fn refuse(op: Op, error: Error) {
     match op {
-        Op::Append(_, answer) => drop(answer.send(Err(error))),
+        Op::Gather(_, answer) | Op::Append(_, answer) => drop(answer.send(Err(error))),
         Op::Advance(_, answer) => drop(answer.send(Err(error))),
         Op::Index(answer) => drop(answer.send(Err(error))),
         Op::Stop(_) => {}

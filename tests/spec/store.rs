@@ -61,7 +61,14 @@ impl World {
     /// Stores events of `hook1`, each given as its ordering key and its body.
     async fn append(&self, events: &[(&str, &str)]) -> Vec<Appended> {
         let batch = events.iter().map(|(key, body)| event(1, key, body, None));
-        self.store.append(batch.collect()).await.unwrap()
+        self.append_batch(batch.collect()).await.unwrap()
+    }
+
+    async fn append_batch(
+        &self,
+        batch: Vec<NewEvent>,
+    ) -> Result<Vec<Appended>, hooklane::store::Error> {
+        self.store.append(move || batch).await
     }
 
     async fn cursor(&self, key: &str) -> CursorId {
@@ -176,14 +183,14 @@ async fn a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap() 
             event(1, "b", body, Some("x")),
         ]
     };
-    let first = world.store.append(batch("1")).await.unwrap();
+    let first = world.append_batch(batch("1")).await.unwrap();
     assert_eq!(seqs(&first), [1, 1], "dedupe is per stream");
     let mut again = batch("2");
     again.push(event(1, "a", "3", Some("y")));
     again.push(event(1, "a", "4", Some("y")));
     let world = world.reopened().await;
     assert_eq!(
-        seqs(&world.store.append(again).await.unwrap()),
+        seqs(&world.append_batch(again).await.unwrap()),
         [-1, -1, 2, -2]
     );
     assert_eq!(world.bodies(world.cursor("a").await).await, ["1", "3"]);
@@ -204,8 +211,7 @@ async fn events_of_a_deleted_hook_are_not_stored() {
         [Appended::Gone; 2]
     );
     let other = world
-        .store
-        .append(vec![event(2, "a", "4", None)])
+        .append_batch(vec![event(2, "a", "4", None)])
         .await
         .unwrap();
     assert_eq!(seqs(&other), [1]);
@@ -216,8 +222,7 @@ async fn a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else() {
     let world = World::new().await;
     world.append(&[("a", "1"), ("b", "2"), ("a", "3")]).await;
     let kept = world
-        .store
-        .append(vec![event(2, "a", "4", None)])
+        .append_batch(vec![event(2, "a", "4", None)])
         .await
         .unwrap();
     let hook = world.hook("hook1").await;
@@ -266,8 +271,7 @@ async fn a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else() {
         .unwrap();
     let hook = world.hook("hook1").await;
     let stored = world
-        .store
-        .append(vec![event(hook.id.0, "a", "5", None)])
+        .append_batch(vec![event(hook.id.0, "a", "5", None)])
         .await
         .unwrap();
     assert_eq!(seqs(&stored), [1]);
@@ -457,7 +461,7 @@ async fn what_the_log_holds_reads_the_same_indexed_or_not() {
             event(1, "a", &format!("{n}{body}"), Some(&format!("k{n}"))),
             event(1, "b", &format!("{n}"), None),
         ];
-        world.store.append(batch).await.unwrap();
+        world.append_batch(batch).await.unwrap();
     }
     let check = async |world: &World| {
         for key in ["a", "b"] {
