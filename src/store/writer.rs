@@ -294,7 +294,7 @@ impl Writer {
         events: &mut Vec<(i64, Arc<Event>)>,
     ) -> Result<Vec<Done>, Error> {
         if ops.iter().all(|op| op.items() == 0) {
-            return Ok(ops.iter().map(|_| Done::Appended(Vec::new())).collect());
+            return Ok(ops.iter().map(Op::nothing_done).collect());
         }
         self.see_deletions();
         self.db.prepare_cached("begin immediate")?.execute([])?;
@@ -484,6 +484,13 @@ impl Op {
             Self::Append(batch, _) => batch.len(),
             Self::Advance(steps, _) => steps.len(),
             Self::Gather(..) | Self::Index(_) | Self::Stop(_) => 0,
+        }
+    }
+
+    fn nothing_done(&self) -> Done {
+        match self {
+            Self::Advance(..) => Done::Advanced(Vec::new()),
+            _ => Done::Appended(Vec::new()),
         }
     }
 
