@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
+use sqlx::Connection as _;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -97,7 +98,10 @@ pub async fn reader_pool(file: &Path) -> Result<SqlitePool, Error> {
 async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<SqlitePool, Error> {
     let pool = SqlitePoolOptions::new()
         .max_connections(connections_max)
-        .acquire_timeout(Duration::from_secs(30));
+        .acquire_timeout(Duration::from_secs(30))
+        // On a full disk SQLite rolls back by itself, which its connection does not learn: it believes
+        // in its transaction for ever and can begin no other. A new one takes its place.
+        .before_acquire(|db, _| Box::pin(async move { Ok(!db.is_in_transaction()) }));
     Ok(pool.connect_with(options).await?)
 }
 
