@@ -622,8 +622,24 @@ fn a_full_disk_is_answered_503_and_the_daemon_recovers_by_itself() {
         200,
         "reading goes on"
     );
+    let make = |n: i64| {
+        world.admin(
+            "POST",
+            "/v1/admin/hooks",
+            &json!({"name": format!("new{n}")}),
+        )
+    };
+    for n in 0..20 {
+        let made = make(n);
+        assert!([201, 503].contains(&made.status), "{made:?}");
+    }
     fs::remove_file(filler).unwrap();
     until(|| (post().status == 202).then_some(()));
+    assert_eq!(
+        make(20).status,
+        201,
+        "no trace is left in what changes hooks"
+    );
     assert_eq!(world.state("accounts/a", accepted)["sum"], accepted);
     let events = world
         .get("/v1/hooks/accounts/events?stream=a&limit=1000")
