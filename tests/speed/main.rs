@@ -49,4 +49,6 @@ fn main() {
     for scenario in SCENARIOS.iter().filter(wanted) {
         (scenario.run)(&Scale { quick });
     }
+    // A disk that others use meanwhile explains more than anything else.
+    proc::print_machine();
 }
