@@ -16,6 +16,7 @@ mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -89,17 +90,22 @@ pub fn observer(
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
 ) -> Box<dyn Fn(Commit) + Send> {
+    let was_failing = AtomicBool::new(false);
     Box::new(move |commit| {
         metrics.commits.inc();
         metrics.commit_seconds.observe(commit.took.as_secs_f64());
         if commit.events > 0 {
             metrics.commit_events.observe(commit.events as f64);
         }
-        if let Some(error) = commit.error {
-            tracing::error!(%error, "a transaction failed");
-            if error.is_fatal() {
+        let failing = commit.error.is_some();
+        // Once when it begins and once when it is over: a full disk refuses thousands a second.
+        match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {
+            (_, Some(error)) if error.is_fatal() => {
                 failed.send_replace(Some(error.to_string()));
             }
+            (false, Some(error)) => tracing::error!(%error, "transactions fail"),
+            (true, None) => tracing::info!("transactions succeed again"),
+            _ => {}
         }
     })
 }
