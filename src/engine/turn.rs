@@ -152,8 +152,9 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp) -> Plan {
     match handler.debounce {
         Some(debounce) => {
             let due = debounce.due(first.received_at, last.received_at);
-            // A full read is no quiet one: the events behind it are already there.
-            if now < due && Seq(last.seq.0) == input.head {
+            // A full read is no quiet one: the events behind it are already there. The head was read first,
+            // so it may be passed.
+            if now < due && last.seq >= input.head {
                 let aside = Aside::Gathering(due);
                 return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
             }
