@@ -140,7 +140,7 @@ impl Engine {
         committer.spawn(committer::run(engine.clone()));
         let lanes = Arc::new(Mutex::new(JoinSet::new()));
         engine.run_new_lanes(&lanes, &stopping);
-        sweep::run(&engine, Aside::Return).await?;
+        sweep::run(&engine).await?;
         let mut duties = JoinSet::new();
         duties.spawn(engine.clone().follow_catalog(lanes.clone(), stopping));
         duties.spawn(engine.clone().sweep_now_and_then());
@@ -168,6 +168,15 @@ impl Engine {
             self.sweep.notify_one();
         }
         Ok(())
+    }
+
+    /// Finds every cursor that is behind its head and hints it, now; says how many there are.
+    ///
+    /// # Errors
+    /// Those of the database; what was found before is hinted.
+    pub async fn sweep(&self) -> Result<u64, Error> {
+        let (found, _) = sweep::run(self).await?;
+        Ok(found)
     }
 
     /// Hints a cursor that may move again.
@@ -328,7 +337,7 @@ impl Engine {
                 continue;
             }
             commits = now;
-            let wait = match sweep::run(&self, Aside::Stay).await {
+            let wait = match sweep::run(&self).await {
                 Ok((_, wait)) => wait,
                 Err(error) => {
                     tracing::warn!(%error, "a sweep was cut short");

@@ -26,7 +26,7 @@ pub const EVERY: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// Those of the database; what was found before is hinted.
-pub async fn run(engine: &Engine, aside: Aside) -> Result<(u64, Duration), Error> {
+pub async fn run(engine: &Engine) -> Result<(u64, Duration), Error> {
     let began = Instant::now();
     let mut found = 0;
     let mut after = CursorId {
@@ -40,12 +40,12 @@ pub async fn run(engine: &Engine, aside: Aside) -> Result<(u64, Duration), Error
         };
         after = last.cursor;
         found += page.len() as u64;
-        hint(engine, &page, aside);
+        hint(engine, &page);
     }
     Ok((found, EVERY.max(began.elapsed() * SHARE)))
 }
 
-fn hint(engine: &Engine, page: &[store::Behind], aside: Aside) {
+fn hint(engine: &Engine, page: &[store::Behind]) {
     let catalog = engine.catalog.peek();
     let now = Timestamp::now();
     let mut hints: HashMap<LaneId, Vec<Hint>> = HashMap::new();
@@ -62,7 +62,11 @@ fn hint(engine: &Engine, page: &[store::Behind], aside: Aside) {
                 cursor: behind.cursor,
                 oldest: now,
                 behind: Behind::All(behind.events),
-                aside,
+                // A lane may still have set aside what somebody has let go: that hint was lost too.
+                aside: match behind.flows {
+                    true => Aside::Return,
+                    false => Aside::Stay,
+                },
             });
     }
     for (lane, hints) in hints {

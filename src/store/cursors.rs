@@ -288,7 +288,8 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn behind(&self, after: CursorId, limit: i64) -> Result<Vec<Behind>, Error> {
-        const SWEEP: &str = "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0)
+        const SWEEP: &str = "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0),
+              coalesce(c.condition, 'flowing') = 'flowing'
             from streams s
             join hooks k on k.id = s.hook and k.deleted_at is null
             join handlers h on h.hook = s.hook and h.deleted_at is null
@@ -296,7 +297,7 @@ impl Store {
             where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
             order by s.id, h.id limit $3";
         self.log.index().await?;
-        let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(SWEEP)
+        let rows: Vec<(i64, i64, i64, i64, bool)> = sqlx::query_as(SWEEP)
             .bind(after.stream.0)
             .bind(after.handler.0)
             .bind(limit)
@@ -315,10 +316,12 @@ pub struct Behind {
     pub slot: Slot,
     /// How many events it has to go.
     pub events: u64,
+    /// Whether it flows: nothing but a turn is missing.
+    pub flows: bool,
 }
 
-impl From<(i64, i64, i64, i64)> for Behind {
-    fn from((stream, handler, slot, events): (i64, i64, i64, i64)) -> Self {
+impl From<(i64, i64, i64, i64, bool)> for Behind {
+    fn from((stream, handler, slot, events, flows): (i64, i64, i64, i64, bool)) -> Self {
         Self {
             cursor: CursorId {
                 stream: StreamId(stream),
@@ -326,6 +329,7 @@ impl From<(i64, i64, i64, i64)> for Behind {
             },
             slot: Slot(u16::try_from(slot).unwrap_or_default()),
             events: u64::try_from(events).unwrap_or(0),
+            flows,
         }
     }
 }
