@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod chance;
 mod checker;
 mod cli;
 mod daemon;
 mod http;
+mod lane;
+mod migrations;
 mod order;
 mod serve;
 mod shipped;
