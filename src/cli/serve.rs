@@ -255,7 +255,7 @@ fn greet(
         "hooklane {version}   node {node}   SQLite, hints in memory"
     ))?;
     out.say(format_args!(
-        "  data   {data}{new}       every command here works through its socket, without a key"
+        "  data   {data}{new}\n         every command on this machine works through its socket, without a key"
     ))?;
     out.say(format_args!("  in     POST http://{address}/in/HOOK"))?;
     if is_new {
@@ -265,7 +265,7 @@ fn greet(
     }
     let took = crate::text::duration(began.elapsed());
     out.say(format_args!(
-        "ready in {took}                                (Ctrl-C finishes running turns, keeps all)"
+        "ready in {took}   (Ctrl-C finishes running turns, keeps all)"
     ))
 }
 
