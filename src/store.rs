@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod hooks;
 mod keys;
+mod known;
 mod namespaces;
 mod sqlite;
 mod streams;
@@ -45,6 +46,7 @@ pub struct Store {
     /// Events and cursors.
     log: writer::Handle,
     tail: Arc<tail::Tail>,
+    known: Arc<known::Known>,
     /// Held by whoever writes; fair, so that nobody starves.
     turn_to_write: Arc<Mutex<()>>,
 }
@@ -82,13 +84,16 @@ impl Store {
             .map_err(|error| Error::Refused(error.to_string()))?;
         let turn_to_write = Arc::new(Mutex::new(()));
         let tail = Arc::new(tail::Tail::default());
-        let log = writer::start(connection, tail.clone(), turn_to_write.clone(), commits)?;
+        let known = Arc::new(known::Known::default());
+        let memory = (tail.clone(), known.clone());
+        let log = writer::start(connection, memory, turn_to_write.clone(), commits)?;
         Ok(Self {
             writer,
             reader: sqlite::reader_pool(file).await?,
             hot: Arc::new(sqlite::Readers::new(file)),
             log,
             tail,
+            known,
             turn_to_write,
         })
     }

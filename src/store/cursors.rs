@@ -69,6 +69,20 @@ pub struct Step {
     pub at: Timestamp,
 }
 
+impl Step {
+    /// The cursor once it has moved, if it may go on.
+    pub(super) fn cursor_after(self) -> Option<Cursor> {
+        (self.condition == Condition::Flowing).then_some(Cursor {
+            id: self.cursor,
+            position: self.to,
+            era: self.era,
+            state: self.state,
+            chain: self.chain,
+            condition: self.condition,
+        })
+    }
+}
+
 /// What became of a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
@@ -176,13 +190,44 @@ impl Store {
     /// # Errors
     /// Those of the database; nothing was changed.
     pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        let mut inputs: Vec<_> = wants
+            .iter()
+            .map(|want| self.input_in_memory(want))
+            .collect();
+        let unknown = |(want, input): (&Want, &Option<Input>)| input.is_none().then_some(*want);
+        let wants: Vec<_> = wants.iter().zip(&inputs).filter_map(unknown).collect();
+        if wants.is_empty() {
+            return Ok(inputs);
+        }
         let tail = self.tail.clone();
-        self.hot
+        let read: Vec<_> = self
+            .hot
             .read(move |db| {
                 let read = |want: &Want| read_input(db, &tail, want);
-                wants.iter().map(read).collect()
+                wants.iter().map(read).collect::<Result<_, _>>()
             })
-            .await
+            .await?;
+        let missing = inputs.iter_mut().filter(|input| input.is_none());
+        for (input, read) in missing.zip(read) {
+            *input = read;
+        }
+        Ok(inputs)
+    }
+
+    /// An input of which memory knows everything: where the cursor stands, and what comes after it.
+    fn input_in_memory(&self, want: &Want) -> Option<Input> {
+        let cursor = self.known.take(want.cursor)?;
+        let stream = want.cursor.stream;
+        let head = self.tail.last(stream)?;
+        let after = Seq(cursor.position.0);
+        let (first, entries) = self.tail.after(stream, after, want.events_max);
+        let events: Option<Vec<_>> = entries.into_iter().map(|entry| entry.event).collect();
+        let events = events.filter(|_| first.is_some_and(|first| first.0 <= after.0 + 1))?;
+        Some(Input {
+            cursor,
+            head,
+            events,
+        })
     }
 
     /// Moves cursors in one transaction; each stands or falls alone. When this returns, what moved is

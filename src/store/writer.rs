@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::cursors::{self, Advance, Step};
 use super::events::{Appended, NewEvent};
+use super::known::Known;
 use super::tail::Tail;
 use super::{Error, sqlite};
 use crate::domain::event::{Event, EventId, StreamId};
@@ -127,7 +128,7 @@ impl Handle {
 /// Starts the thread, after it has indexed what the last process left unindexed.
 pub fn start(
     db: Connection,
-    tail: Arc<Tail>,
+    (tail, known): (Arc<Tail>, Arc<Known>),
     turn_to_write: Arc<Mutex<()>>,
     observer: Observer,
 ) -> Result<Handle, Error> {
@@ -147,6 +148,7 @@ pub fn start(
         deletions_seen: 0,
         deletions: deletions.clone(),
         tail,
+        known,
         turn_to_write,
         observer,
     };
@@ -175,6 +177,7 @@ struct Writer {
     deletions_seen: u64,
     deletions: Arc<AtomicU64>,
     tail: Arc<Tail>,
+    known: Arc<Known>,
     turn_to_write: Arc<Mutex<()>>,
     observer: Observer,
 }
@@ -228,7 +231,7 @@ impl Writer {
         }
         let ops: Vec<_> = ops.into_iter().map(Op::gathered).collect();
         match self.commit(&ops) {
-            Ok(done) => answer_all(ops, done),
+            Ok(done) => answer_all(ops, done, &self.known),
             Err(error) if error.is_fatal() || error.is_passing() => {
                 for op in ops {
                     refuse(op, error.again());
@@ -502,11 +505,19 @@ impl Op {
     }
 }
 
-fn answer_all(ops: Vec<Op>, done: Vec<Done>) {
+fn answer_all(ops: Vec<Op>, done: Vec<Done>, known: &Known) {
     for pair in ops.into_iter().zip(done) {
         match pair {
             (Op::Append(_, answer), Done::Appended(appended)) => drop(answer.send(Ok(appended))),
-            (Op::Advance(_, answer), Done::Advanced(moved)) => drop(answer.send(Ok(moved))),
+            (Op::Advance(steps, answer), Done::Advanced(moved)) => {
+                steps
+                    .into_iter()
+                    .zip(&moved)
+                    .filter(|(_, moved)| **moved == Advance::Moved)
+                    .filter_map(|(step, _)| step.cursor_after())
+                    .for_each(|cursor| known.put(cursor));
+                drop(answer.send(Ok(moved)));
+            }
             (op, _) => refuse(op, Error::Closed),
         }
     }

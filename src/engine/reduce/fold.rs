@@ -92,13 +92,17 @@ impl Folds {
     /// one entry for each, in their order. A task that was not reached has passed nothing and has no
     /// failure. The first event is always tried. May be dropped: the fold then ends unheard.
     pub async fn fold(&self, tasks: Vec<Task>, budget: Duration) -> Vec<Folded> {
-        let (done, is_done) = oneshot::channel();
+        let (done, mut is_done) = oneshot::channel();
         let batch = Arc::new(Batch::new(tasks, budget, done));
         // It cannot fail: the other end is in `waiting`.
         let _ = self.queue.send(Arc::clone(&batch));
-        // On its own, so that a lost thread is replaced even if nobody waits for this answer.
-        let watch = tokio::spawn(self.clone().watch(Arc::clone(&batch), is_done));
-        let mut folded = watch.await.unwrap_or_default();
+        let mut folded = match timeout(LOOK_EVERY, &mut is_done).await {
+            Ok(_) => std::mem::take(&mut batch.progress.lock().folded),
+            // On its own, so that a lost thread is replaced even if nobody waits for this answer.
+            Err(_) => tokio::spawn(self.clone().watch(Arc::clone(&batch), is_done))
+                .await
+                .unwrap_or_default(),
+        };
         let rest = &batch.tasks[folded.len()..];
         folded.extend(rest.iter().map(Folded::nothing));
         folded
