@@ -123,8 +123,8 @@ impl Engine {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
+            intake: intake::Intake::new(store.committers().count),
             store,
-            intake: intake::Intake::default(),
             lanes: Lanes::default(),
             folds: reduce::Folds::start(threads)
                 .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?,
@@ -137,7 +137,9 @@ impl Engine {
         });
         let (stop, stopping) = watch::channel(false);
         let mut committer = JoinSet::new();
-        committer.spawn(committer::run(engine.clone()));
+        for line in 0..engine.store.committers().count {
+            committer.spawn(committer::run(engine.clone(), line));
+        }
         let lanes = Arc::new(Mutex::new(JoinSet::new()));
         engine.run_new_lanes(&lanes, &stopping);
         sweep::run(&engine).await?;
@@ -191,8 +193,13 @@ impl Engine {
             behind: Behind::All(events),
             aside: Aside::Return,
         };
-        // A sealed lane's successor sweeps.
-        let _ = self.lanes.hint(&set.lane(slot), [hint]);
+        self.hint(set.lane(slot), vec![hint]);
+    }
+
+    /// Says that cursors have work in a lane, wherever it runs.
+    fn hint(&self, lane: LaneId, hints: Vec<Hint>) {
+        // Whoever opens a lane sweeps it.
+        let _ = self.lanes.hint(&lane, hints);
     }
 
     /// The worker of a lane, if it runs here.
@@ -265,7 +272,6 @@ impl Engine {
     ) {
         let catalog = self.catalog.now();
         for set in catalog.lane_sets.values() {
-            self.lanes.open(set);
             for lane in set.ids() {
                 self.run_lane(lane, tasks, stopping);
             }
@@ -280,12 +286,10 @@ impl Engine {
         stopping: &watch::Receiver<bool>,
     ) {
         let mut workers = self.workers.write();
-        let Ok(queue) = self.lanes.queue(&lane) else {
-            return;
-        };
         if workers.contains_key(&lane) {
             return;
         }
+        let queue = self.lanes.open(&lane);
         let worker = Arc::new(Worker::new(lane.clone(), queue));
         workers.insert(lane, worker.clone());
         let (engine, stopping) = (self.clone(), stopping.clone());

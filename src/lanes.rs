@@ -1,4 +1,4 @@
-//! Which cursors have work: hints, one queue a lane, in the memory of the one node.
+//! Which cursors have work: hints, one queue in memory for each lane that runs here.
 //!
 //! A hint is a courtesy. Losing every one of them costs time, never an event or its order, because the
 //! sweep finds the same cursors in the database. Being in the queue is the only sign of being hinted.
@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::lane::{LaneId, LaneSet};
+use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
 
 /// "This cursor has work."
@@ -75,79 +75,89 @@ impl Behind {
     }
 }
 
-/// There is no such lane any more: load the newer lane set and hint there.
-#[derive(Debug, thiserror::Error)]
-#[error("lane {0} is sealed")]
-pub struct Sealed(LaneId);
-
-/// The hints of every lane.
+/// The hints of the lanes that run here.
 #[derive(Default)]
 pub struct Lanes {
     queues: RwLock<HashMap<LaneId, Arc<Queue>>>,
 }
 
 /// The hints of one lane, longest waiting first.
-#[derive(Default)]
 pub struct Queue {
-    hints: Mutex<IndexMap<CursorId, Hint>>,
+    /// None once the lane does not run here any more.
+    hints: Mutex<Option<Hints>>,
     poke: Notify,
 }
 
+type Hints = IndexMap<CursorId, Hint>;
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            hints: Mutex::new(Some(Hints::default())),
+            poke: Notify::new(),
+        }
+    }
+}
+
 impl Lanes {
-    /// Makes queues for the lanes of `set`, where there are none.
-    pub fn open(&self, set: &LaneSet) {
+    /// The queue of a lane that runs here from now on.
+    pub fn open(&self, lane: &LaneId) -> Arc<Queue> {
         let mut queues = self.queues.write();
-        for lane in set.ids() {
-            queues.entry(lane).or_default();
-        }
+        queues.entry(lane.clone()).or_default().clone()
     }
 
-    /// Takes the queues of `set` away; what is hinted there from now on is refused.
-    pub fn seal(&self, set: &LaneSet) {
-        let mut queues = self.queues.write();
-        for lane in set.ids() {
-            queues.remove(&lane);
-        }
+    /// Takes the queue of a lane away, with the hints that nobody took; every later one is given back to
+    /// who hints.
+    pub fn close(&self, lane: &LaneId) -> Vec<Hint> {
+        let queue = self.queues.write().remove(lane);
+        let left = queue.and_then(|queue| queue.hints.lock().take());
+        left.into_iter().flatten().map(|(_, hint)| hint).collect()
     }
 
-    /// The queue of one lane, for who runs it.
-    ///
-    /// # Errors
-    /// [`Sealed`] when the lane is gone.
-    pub fn queue(&self, lane: &LaneId) -> Result<Arc<Queue>, Sealed> {
-        let queues = self.queues.read();
-        let queue = queues.get(lane).ok_or_else(|| Sealed(lane.clone()))?;
-        Ok(queue.clone())
+    /// Whether a lane runs here.
+    pub fn is_open(&self, lane: &LaneId) -> bool {
+        self.queues.read().contains_key(lane)
     }
 
     /// Notes that cursors have work in `lane`. A cursor hinted twice is hinted once.
     ///
     /// # Errors
-    /// [`Sealed`] when the lane is gone.
-    pub fn hint(&self, lane: &LaneId, hints: impl IntoIterator<Item = Hint>) -> Result<(), Sealed> {
-        self.queue(lane)?.push(hints);
-        Ok(())
+    /// The lane does not run here: the hints are given back.
+    pub fn hint(&self, lane: &LaneId, hints: Vec<Hint>) -> Result<(), Vec<Hint>> {
+        let queue = self.queues.read().get(lane).cloned();
+        match queue {
+            Some(queue) => queue.push(hints),
+            None => Err(hints),
+        }
     }
 }
 
 impl Queue {
     /// Adds hints and wakes who runs the lane.
-    pub fn push(&self, hints: impl IntoIterator<Item = Hint>) {
+    ///
+    /// # Errors
+    /// The lane does not run here any more: the hints are given back.
+    pub fn push(&self, new: Vec<Hint>) -> Result<(), Vec<Hint>> {
         let mut queue = self.hints.lock();
-        for hint in hints {
-            queue
+        let Some(hints) = &mut *queue else {
+            return Err(new);
+        };
+        for hint in new {
+            hints
                 .entry(hint.cursor)
                 .and_modify(|known| known.merge(hint))
                 .or_insert(hint);
         }
         drop(queue);
         self.poke.notify_one();
+        Ok(())
     }
 
     /// Removes every hint. What is read in the database after this sees what each was about.
     pub fn take(&self) -> Vec<Hint> {
         let mut queue = self.hints.lock();
-        queue.drain(..).map(|(_, hint)| hint).collect()
+        let hints = queue.iter_mut().flat_map(|hints| hints.drain(..));
+        hints.map(|(_, hint)| hint).collect()
     }
 
     /// Waits until something was pushed since the last wait.
@@ -157,7 +167,7 @@ impl Queue {
 
     /// Hints that wait to be taken.
     pub fn len(&self) -> usize {
-        self.hints.lock().len()
+        self.hints.lock().as_ref().map_or(0, IndexMap::len)
     }
 
     /// Whether none waits.
@@ -184,18 +194,12 @@ mod tests {
         }
     }
 
-    fn set(lanes: u16) -> LaneSet {
-        LaneSet {
-            namespace: "default".parse().unwrap(),
-            generation: 1,
-            lanes,
-        }
-    }
-
     #[test]
     fn a_cursor_hinted_twice_is_hinted_once_and_keeps_its_place() {
         let queue = Queue::default();
-        queue.push([hint(1, 5), hint(2, 6), hint(1, 3)]);
+        queue
+            .push(vec![hint(1, 5), hint(2, 6), hint(1, 3)])
+            .unwrap();
         let taken = queue.take();
         let seen: Vec<_> = taken
             .iter()
@@ -206,19 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_lane_refuses_hints() {
+    fn a_lane_that_is_closed_gives_every_hint_back() {
         let lanes = Lanes::default();
-        let set = set(2);
-        lanes.open(&set);
-        let [first, _] = set.ids().collect::<Vec<_>>().try_into().unwrap();
-        lanes.hint(&first, [hint(1, 1)]).unwrap();
-        lanes.open(&set);
-        assert_eq!(
-            lanes.queue(&first).unwrap().len(),
-            1,
-            "opening twice loses nothing"
-        );
-        lanes.seal(&set);
-        assert!(lanes.hint(&first, [hint(1, 1)]).is_err());
+        let lane = LaneId {
+            namespace: "default".parse().unwrap(),
+            generation: 1,
+            index: 0,
+        };
+        let queue = lanes.open(&lane);
+        lanes.hint(&lane, vec![hint(1, 1)]).unwrap();
+        assert_eq!(lanes.open(&lane).len(), 1, "opening twice loses nothing");
+        assert_eq!(lanes.close(&lane).len(), 1);
+        assert_eq!(lanes.hint(&lane, vec![hint(2, 1)]).unwrap_err().len(), 1);
+        // Who was about to push when it closed is told, too.
+        assert_eq!(queue.push(vec![hint(3, 1)]).unwrap_err().len(), 1);
     }
 }

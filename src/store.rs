@@ -51,6 +51,15 @@ pub struct Store {
     turn_to_write: Arc<Mutex<()>>,
 }
 
+/// How events are best given to the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Committers {
+    /// How many may store events side by side; a stream belongs to one of them.
+    pub count: usize,
+    /// Batches that one of them may have with the store at once, so that it never waits for the next.
+    pub batches: usize,
+}
+
 /// A transaction that writes, and the right to.
 struct Writing<'a> {
     tx: sqlx::Transaction<'static, sqlx::Sqlite>,
@@ -96,6 +105,14 @@ impl Store {
             known,
             turn_to_write,
         })
+    }
+
+    /// How events are best given to this store: one batch that is committed, one that gathers until then.
+    pub fn committers(&self) -> Committers {
+        Committers {
+            count: 1,
+            batches: 2,
+        }
     }
 
     /// Finishes the transaction that runs, indexes the log, copies the WAL into the file and closes.

@@ -18,21 +18,18 @@ use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint};
 use crate::store::{Appended, Error, NewEvent};
 
-/// Batches that are with the store at once: one that it commits, and one that gathers until then, so
-/// that it never waits for us.
-const BATCHES_MAX: usize = 2;
-
-/// Runs until the intake has stopped and everything it let in was answered. Batches go to the store in
-/// the order in which they were begun, and it commits them in that order.
-pub async fn run(engine: Arc<Engine>) {
-    let places = Arc::new(Semaphore::new(BATCHES_MAX));
+/// Runs until the intake has stopped and everything it let in was answered. Batches of a line go to the
+/// store in the order in which they were begun, and it commits them in that order.
+pub async fn run(engine: Arc<Engine>, line: usize) {
+    let places = Arc::new(Semaphore::new(engine.store.committers().batches));
     let mut commits = JoinSet::new();
     while let Ok(place) = places.clone().acquire_owned().await {
-        if !engine.intake.is_filled().await {
+        if !engine.intake.is_filled(line).await {
             break;
         }
         let taken = Arc::new(Mutex::new(Vec::new()));
-        let committed = engine.store.append(take(engine.clone(), taken.clone()));
+        let batch = take(engine.clone(), line, taken.clone());
+        let committed = engine.store.append(batch);
         let engine = engine.clone();
         commits.spawn(async move {
             finish(&engine, committed.await, std::mem::take(&mut *taken.lock()));
@@ -46,10 +43,11 @@ pub async fn run(engine: Arc<Engine>) {
 /// Takes a batch out of the intake into `taken`, when its transaction begins.
 fn take(
     engine: Arc<Engine>,
+    line: usize,
     taken: Arc<Mutex<Vec<Waiting>>>,
 ) -> impl FnOnce() -> Vec<NewEvent> + Send + 'static {
     move || {
-        let batch = engine.intake.take_batch();
+        let batch = engine.intake.take_batch(line);
         let events = batch.iter().map(|waiting| waiting.event.clone()).collect();
         *taken.lock() = batch;
         events
@@ -79,8 +77,7 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
     engine.stored.send_replace(());
 }
 
-/// Hints the cursors of every stream that got an event. Sealed lanes are left to the sweep of the next
-/// lane set.
+/// Hints the cursors of every stream that got an event.
 fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
     let catalog = engine.catalog.peek();
     let mut hints: HashMap<LaneId, Vec<Hint>> = HashMap::new();
@@ -104,6 +101,6 @@ fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
         }
     }
     for (lane, hints) in hints {
-        let _ = engine.lanes.hint(&lane, hints);
+        engine.hint(lane, hints);
     }
 }

@@ -54,16 +54,16 @@ pub struct Waiting {
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// The queue.
-#[derive(Default)]
+/// The queue. It has a line for each committer; a stream always stands in the same one, so that its
+/// events are committed in the order in which they came.
 pub struct Intake {
     queue: Mutex<Queue>,
-    filled: Notify,
+    filled: Vec<Notify>,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
+    lines: Vec<VecDeque<Waiting>>,
     /// What waits or is being committed.
     load: Load,
     of_hook: HashMap<HookId, Load>,
@@ -93,6 +93,18 @@ impl Load {
 }
 
 impl Intake {
+    /// An empty queue for this many committers, at least one.
+    pub fn new(committers: usize) -> Self {
+        let lines = 0..committers.max(1);
+        Self {
+            filled: lines.clone().map(|_| Notify::new()).collect(),
+            queue: Mutex::new(Queue {
+                lines: lines.map(|_| VecDeque::new()).collect(),
+                ..Queue::default()
+            }),
+        }
+    }
+
     /// Whether an event of `hook` would be let in now: asked before its body is read.
     ///
     /// # Errors
@@ -111,33 +123,34 @@ impl Intake {
         let mut queue = self.queue.lock();
         queue.room(event.hook)?;
         let (hook, bytes) = (event.hook, size(&event));
+        let line = usize::from(event.slot.0) % self.filled.len();
         queue.load.add(bytes);
         queue.of_hook.entry(hook).or_default().add(bytes);
-        queue.waiting.push_back(Waiting { event, answer });
+        queue.lines[line].push_back(Waiting { event, answer });
         drop(queue);
-        self.filled.notify_one();
+        self.filled[line].notify_one();
         Ok(wait)
     }
 
-    /// Waits until an event waits; `false` when the node is stopping and none is left.
-    pub async fn is_filled(&self) -> bool {
+    /// Waits until an event waits in a committer's line; `false` when the node is stopping and none is left.
+    pub async fn is_filled(&self, line: usize) -> bool {
         loop {
             {
                 let queue = self.queue.lock();
-                if !queue.waiting.is_empty() {
+                if !queue.lines[line].is_empty() {
                     return true;
                 }
                 if queue.stopping {
                     return false;
                 }
             }
-            self.filled.notified().await;
+            self.filled[line].notified().await;
         }
     }
 
-    /// Takes from the front what one commit may hold.
-    pub fn take_batch(&self) -> Vec<Waiting> {
-        self.queue.lock().take_batch()
+    /// Takes from the front of a line what one commit may hold.
+    pub fn take_batch(&self, line: usize) -> Vec<Waiting> {
+        take_batch(&mut self.queue.lock().lines[line])
     }
 
     /// Gives the room of a batch free, after its commit.
@@ -157,7 +170,7 @@ impl Intake {
     /// Lets nothing in any more.
     pub fn stop(&self) {
         self.queue.lock().stopping = true;
-        self.filled.notify_one();
+        self.filled.iter().for_each(Notify::notify_one);
     }
 
     /// Events and bytes that wait or are being committed.
@@ -181,31 +194,31 @@ impl Queue {
             false => Err(Refused::HookFull),
         }
     }
+}
 
-    /// Takes from the front what one commit may hold. What exceeds a limit keeps its order.
-    fn take_batch(&mut self) -> Vec<Waiting> {
-        let mut batch = Vec::with_capacity(self.waiting.len().min(BATCH_EVENTS_MAX));
-        let mut bytes = 0;
-        let mut of_stream: HashMap<(HookId, OrderingKey), usize> = HashMap::new();
-        let mut left = VecDeque::new();
-        while batch.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
-            let Some(waiting) = self.waiting.pop_front() else {
-                break;
-            };
-            let stream = (waiting.event.hook, waiting.event.key.clone());
-            let taken = of_stream.entry(stream).or_default();
-            if *taken == BATCH_STREAM_MAX {
-                left.push_back(waiting);
-                continue;
-            }
-            *taken += 1;
-            bytes += size(&waiting.event);
-            batch.push(waiting);
+/// Takes from the front what one commit may hold. What exceeds a limit keeps its order.
+fn take_batch(line: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    let mut batch = Vec::with_capacity(line.len().min(BATCH_EVENTS_MAX));
+    let mut bytes = 0;
+    let mut of_stream: HashMap<(HookId, OrderingKey), usize> = HashMap::new();
+    let mut left = VecDeque::new();
+    while batch.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
+        let Some(waiting) = line.pop_front() else {
+            break;
+        };
+        let stream = (waiting.event.hook, waiting.event.key.clone());
+        let taken = of_stream.entry(stream).or_default();
+        if *taken == BATCH_STREAM_MAX {
+            left.push_back(waiting);
+            continue;
         }
-        left.append(&mut self.waiting);
-        self.waiting = left;
-        batch
+        *taken += 1;
+        bytes += size(&waiting.event);
+        batch.push(waiting);
     }
+    left.append(line);
+    *line = left;
+    batch
 }
 
 /// What an event takes of the queue, in bytes.
@@ -243,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_hook_fills_its_share_and_leaves_room_for_the_others() {
-        let intake = Intake::default();
+        let intake = Intake::new(1);
         for _ in 0..EVENTS_MAX / SHARE_OF_ONE_HOOK {
             intake.let_in(event(1, "", 1)).unwrap();
         }
@@ -256,7 +269,7 @@ mod tests {
 
         let mut taken = 0;
         while taken < EVENTS_MAX / SHARE_OF_ONE_HOOK + 1 {
-            let batch = intake.take_batch();
+            let batch = intake.take_batch(0);
             assert!(!batch.is_empty() && batch.len() <= BATCH_EVENTS_MAX);
             taken += batch.len();
             intake.committed(&room_of(&batch));
@@ -264,21 +277,21 @@ mod tests {
         assert_eq!(intake.depth(), (0, 0));
         assert_eq!(intake.has_room(HookId(1)), Ok(()));
         intake.stop();
-        assert!(!intake.is_filled().await);
+        assert!(!intake.is_filled(0).await);
         assert_eq!(intake.has_room(HookId(1)), Err(Refused::Stopping));
     }
 
     #[test]
     fn what_exceeds_the_limit_of_a_stream_goes_first_next_time_in_its_order() {
-        let intake = Intake::default();
+        let intake = Intake::new(1);
         for n in 0..BATCH_STREAM_MAX + 2 {
             intake.let_in(event(1, "hot", n)).unwrap();
         }
         intake.let_in(event(1, "cold", 7)).unwrap();
-        let first = intake.take_batch();
+        let first = intake.take_batch(0);
         assert_eq!(first.len(), BATCH_STREAM_MAX + 1);
         assert_eq!(first[BATCH_STREAM_MAX].event.key.as_str(), "cold");
-        let second = intake.take_batch();
+        let second = intake.take_batch(0);
         let lengths: Vec<_> = second.iter().map(|w| w.event.body.len()).collect();
         assert_eq!(lengths, [BATCH_STREAM_MAX, BATCH_STREAM_MAX + 1]);
     }

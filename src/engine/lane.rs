@@ -194,6 +194,16 @@ impl Lane {
         }
     }
 
+    /// Whether it knows that a cursor has work.
+    pub fn knows(&self, cursor: CursorId) -> bool {
+        self.cursors.contains_key(&cursor)
+    }
+
+    /// Every cursor that it knows to have work, in no order.
+    pub fn cursors(&self) -> impl Iterator<Item = CursorId> + '_ {
+        self.cursors.keys().copied()
+    }
+
     /// The lane in numbers.
     pub fn survey(&self) -> Survey {
         let mut survey = Survey::default();

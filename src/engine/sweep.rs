@@ -70,6 +70,7 @@ fn hint(engine: &Engine, page: &[store::Behind]) {
             });
     }
     for (lane, hints) in hints {
+        // A lane that runs elsewhere is swept there.
         let _ = engine.lanes.hint(&lane, hints);
     }
 }

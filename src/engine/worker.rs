@@ -67,6 +67,17 @@ impl Worker {
         }
     }
 
+    /// Whether the lane knows that a cursor has work.
+    pub fn knows(&self, cursor: CursorId) -> bool {
+        self.take_hints();
+        self.lane.lock().knows(cursor)
+    }
+
+    /// The cursors that the lane knows to have work, in no order.
+    pub fn cursors(&self) -> Vec<CursorId> {
+        self.lane.lock().cursors().collect()
+    }
+
     /// The lane in numbers, now.
     pub fn survey(&self, now: Timestamp) -> (Survey, Reading) {
         self.take_hints();

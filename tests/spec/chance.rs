@@ -391,7 +391,7 @@ impl World {
     fn lose_hints(&self) {
         for set in self.engine().catalog.now().lane_sets.values() {
             for lane in set.ids() {
-                drop(self.engine().lanes.queue(&lane).unwrap().take());
+                drop(self.engine().lanes.open(&lane).take());
             }
         }
     }

@@ -137,12 +137,13 @@ impl World {
 
     fn hint(&self, cursor: CursorId, behind: Behind, aside: lanes::Aside) {
         let oldest = Timestamp::from_millis(self.now);
-        self.hints.push([Hint {
+        let pushed = self.hints.push(vec![Hint {
             cursor,
             oldest,
             behind,
             aside,
         }]);
+        assert!(pushed.is_ok(), "the lane runs here");
     }
 
     fn deliver_hints(&mut self) {
