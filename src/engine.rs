@@ -89,7 +89,7 @@ pub struct Running {
 pub fn observer(
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
-) -> Box<dyn Fn(Commit) + Send> {
+) -> Box<dyn Fn(Commit) + Send + Sync> {
     let was_failing = AtomicBool::new(false);
     Box::new(move |commit| {
         metrics.commits.inc();

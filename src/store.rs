@@ -1,54 +1,60 @@
-//! What is kept: events, cursors, configuration. One concrete [`Store`] over SQLite; the statements
-//! are written in the words that SQLite and Postgres share, over relations with the same columns.
+//! What is kept: events, cursors, configuration. One concrete [`Store`] over SQLite and Postgres.
 //!
-//! Two ways lead into the file. What is hot (storing events, moving cursors, reading for a turn) goes
-//! through SQLite's own interface: one [`writer`] thread puts whatever has gathered into one
-//! transaction. Everything else goes through sqlx. Both take the same fair lock before they write, so
+//! What is hot (storing events, moving cursors, reading for a turn) goes through each database's own
+//! interface, [`Hot`]. Everything else goes through sqlx, in statements that both understand, over
+//! relations with the same columns. On SQLite both ways take the same fair lock before they write, so
 //! an operator's change never waits behind a busy log for more than one commit.
 
 mod counts;
 mod cursors;
+mod database;
 mod error;
 mod events;
 mod hooks;
 mod keys;
 mod known;
 mod namespaces;
+mod postgres;
+mod server;
 mod sqlite;
 mod streams;
 mod tail;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
-use sqlx::SqlitePool;
-use tokio::sync::{Mutex, MutexGuard};
+use sqlx::migrate::MigrateError;
+use sqlx::{Any, AnyPool, Transaction};
+use tokio::sync::MutexGuard;
+
+use crate::domain::event::StreamId;
+use crate::domain::position::Seq;
 
 pub use cursors::{Advance, Behind, Input, Mover, Skip, Step, Want};
+pub use database::{Database, NoDatabase, Server};
 pub use error::Error;
 pub use events::{Appended, Filter, NewEvent, Stored};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
 pub use namespaces::Namespace;
 pub use streams::{CursorRow, CursorsFilter, StreamRow};
-pub use writer::Commit;
+pub use writer::{Commit, Observer};
 
 /// The database. Cheap to clone; closed when [`Store::close`] was called.
 #[derive(Clone)]
 pub struct Store {
-    /// Configuration and operators' changes, one connection; see [`Store::begin`].
-    writer: SqlitePool,
+    /// Configuration and operators' changes; see [`Store::begin`].
+    writer: AnyPool,
     /// Everything that only reads and is not hot.
-    reader: SqlitePool,
-    /// Turns.
-    hot: Arc<sqlite::Readers>,
-    /// Events and cursors.
-    log: writer::Handle,
-    tail: Arc<tail::Tail>,
-    known: Arc<known::Known>,
-    /// Held by whoever writes; fair, so that nobody starves.
-    turn_to_write: Arc<Mutex<()>>,
+    reader: AnyPool,
+    hot: Arc<Hot>,
+}
+
+/// Storing events, moving cursors, reading for a turn: each database in its own words.
+enum Hot {
+    Sqlite(sqlite::Hot),
+    Postgres(Arc<postgres::Hot>),
 }
 
 /// How events are best given to the store.
@@ -60,10 +66,17 @@ pub struct Committers {
     pub batches: usize,
 }
 
-/// A transaction that writes, and the right to.
+/// A statement that the two databases understand differently.
+#[derive(Clone, Copy)]
+struct Statement {
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+/// A transaction that writes, and, on SQLite, the right to.
 struct Writing<'a> {
-    tx: sqlx::Transaction<'static, sqlx::Sqlite>,
-    _turn: MutexGuard<'a, ()>,
+    tx: Transaction<'static, Any>,
+    _turn: Option<MutexGuard<'a, ()>>,
 }
 
 impl Writing<'_> {
@@ -77,55 +90,134 @@ impl Writing<'_> {
     }
 }
 
+impl Hot {
+    /// Brings to its end what is built behind the log: heads, and what finds an event by its place.
+    /// Postgres moves them with the events.
+    async fn index(&self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(hot) => hot.log.index().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// The head of a stream, where it is known before its row has it.
+    fn head_ahead(&self, stream: StreamId) -> Option<Seq> {
+        match self {
+            Self::Sqlite(hot) => hot.tail.last(stream),
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// Called by who deletes streams, before that is committed.
+    fn streams_deleted(&self) {
+        if let Self::Sqlite(hot) = self {
+            hot.log.streams_deleted();
+        }
+    }
+
+    /// Forgets what is kept of streams that are gone.
+    fn forget(&self, gone: &[StreamId]) {
+        if let Self::Sqlite(hot) = self {
+            hot.tail.forget(gone);
+        }
+    }
+}
+
 impl Store {
-    /// Opens the database file, makes or moves its tables, and finishes what a crash left: the WAL is
-    /// copied into the file and synced before anything new is accepted, and the index of the log is
-    /// brought up to its end.
+    /// Opens the database and makes or moves its tables. Of every transaction on events and cursors,
+    /// `commits` is told.
+    ///
+    /// In a file, what a crash left is finished: the WAL is copied into the file and synced before
+    /// anything new is accepted, and the index of the log is brought up to its end.
     ///
     /// # Errors
-    /// [`Error::Refused`] when a setting that durability rests on does not hold.
-    pub async fn open(file: &Path, commits: writer::Observer) -> Result<Self, Error> {
+    /// [`Error::Refused`] when a setting that durability rests on does not hold, or a server cannot be
+    /// reached; it says what to do.
+    pub async fn open(database: impl Into<Database>, commits: Observer) -> Result<Self, Error> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        match database.into() {
+            Database::Sqlite(file) => Self::open_file(&file, commits).await,
+            Database::Postgres(server) => Self::open_server(&server, commits).await,
+        }
+    }
+
+    async fn open_file(file: &Path, commits: Observer) -> Result<Self, Error> {
         let connection = sqlite::open_writer(file)?;
         let writer = sqlite::writer_pool(file).await?;
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
             .await
-            .map_err(|error| Error::Refused(error.to_string()))?;
-        let turn_to_write = Arc::new(Mutex::new(()));
-        let tail = Arc::new(tail::Tail::default());
-        let known = Arc::new(known::Known::default());
-        let memory = (tail.clone(), known.clone());
-        let log = writer::start(connection, memory, turn_to_write.clone(), commits)?;
+            .map_err(|error| Error::Refused(mismatch(&error)))?;
+        let hot = Hot::Sqlite(sqlite::Hot::start(file, connection, commits)?);
         Ok(Self {
             writer,
             reader: sqlite::reader_pool(file).await?,
-            hot: Arc::new(sqlite::Readers::new(file)),
-            log,
-            tail,
-            known,
-            turn_to_write,
+            hot: hot.into(),
         })
     }
 
-    /// How events are best given to this store: one batch that is committed, one that gathers until then.
+    async fn open_server(server: &Server, commits: Observer) -> Result<Self, Error> {
+        server::prepare(server).await?;
+        let pool = server::pool(server).await?;
+        let hot = postgres::Hot::open(&server.native, commits.into()).await?;
+        Ok(Self {
+            writer: pool.clone(),
+            reader: pool,
+            hot: Hot::Postgres(hot.into()).into(),
+        })
+    }
+
+    /// How events are best given to this store. In a file: one batch that is committed, one that gathers
+    /// until then. On a server, where commits wait side by side: several, each with one batch.
     pub fn committers(&self) -> Committers {
-        Committers {
-            count: 1,
-            batches: 2,
+        match &*self.hot {
+            Hot::Sqlite(_) => Committers {
+                count: 1,
+                batches: 2,
+            },
+            Hot::Postgres(_) => Committers {
+                count: 4,
+                batches: 1,
+            },
         }
     }
 
-    /// Finishes the transaction that runs, indexes the log, copies the WAL into the file and closes.
+    /// Finishes the transactions that run and closes. In a file, the log is indexed and the WAL copied.
     pub async fn close(self) {
-        self.log.stop().await;
+        match &*self.hot {
+            Hot::Sqlite(hot) => hot.log.stop().await,
+            Hot::Postgres(hot) => hot.close().await,
+        }
         self.reader.close().await;
         self.writer.close().await;
     }
 
-    /// Waits for this caller's turn to write and begins a transaction that writes.
+    /// Begins a transaction that writes; on SQLite, when it is this caller's turn to.
     async fn begin(&self) -> Result<Writing<'_>, Error> {
-        let turn = self.turn_to_write.lock().await;
-        let tx = self.writer.begin_with("begin immediate").await?;
+        let (turn, begin) = match &*self.hot {
+            Hot::Sqlite(hot) => (Some(hot.turn_to_write.lock().await), "begin immediate"),
+            Hot::Postgres(_) => (None, "begin"),
+        };
+        let tx = self.writer.begin_with(begin).await?;
         Ok(Writing { tx, _turn: turn })
+    }
+
+    /// The words of this database.
+    fn words(&self, statement: Statement) -> &'static str {
+        match &*self.hot {
+            Hot::Sqlite(_) => statement.sqlite,
+            Hot::Postgres(_) => statement.postgres,
+        }
+    }
+}
+
+/// Why tables do not fit this binary, and what to do.
+fn mismatch(error: &MigrateError) -> String {
+    match error {
+        MigrateError::VersionMissing(number) => format!(
+            "the database was made by a newer hooklane (tables {number}); run that one, or a newer"
+        ),
+        other => other.to_string(),
     }
 }

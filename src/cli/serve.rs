@@ -169,10 +169,7 @@ async fn start(
     Ok(Engine::start(store, metrics, failed).await?)
 }
 
-async fn open_store(
-    file: &Path,
-    observer: Box<dyn Fn(crate::store::Commit) + Send>,
-) -> anyhow::Result<Store> {
+async fn open_store(file: &Path, observer: crate::store::Observer) -> anyhow::Result<Store> {
     Store::open(file, observer)
         .await
         .with_context(|| format!("cannot open {}", file.display()))

@@ -188,7 +188,7 @@ fn not_stored(error: &store::Error) -> Refusal {
             "the disk is full; nothing was stored",
             10,
         ),
-        store::Error::Io(_) => (
+        store::Error::Io(_) | store::Error::Lost(_) => (
             Reason::Unknown,
             "unknown",
             "the database failed; whether this was stored is not known",

@@ -1,11 +1,11 @@
 //! The counters of the database, and counts over its tables.
 
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Any, Transaction};
 
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 
-pub(super) async fn raise_config_version(tx: &mut Transaction<'_, Sqlite>) -> Result<(), Error> {
+pub(super) async fn raise_config_version(tx: &mut Transaction<'_, Any>) -> Result<(), Error> {
     sqlx::query("update counters set value = value + 1 where name = 'config_version'")
         .execute(&mut **tx)
         .await?;
@@ -40,9 +40,9 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn hook_size(&self, hook: HookId) -> Result<(i64, i64), Error> {
-        const COUNT: &str =
-            "select count(*), coalesce(sum(head - floor), 0) from streams where hook = $1";
-        self.log.index().await?;
+        const COUNT: &str = "select count(*), cast(coalesce(sum(head - floor), 0) as bigint)
+            from streams where hook = $1";
+        self.hot.index().await?;
         Ok(sqlx::query_as(COUNT)
             .bind(hook.0)
             .fetch_one(&self.reader)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::tail::Tail;
-use super::{Error, Store};
+use super::{Error, Hot, Store, sqlite};
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HandlerId;
@@ -190,18 +190,22 @@ impl Store {
     /// # Errors
     /// Those of the database; nothing was changed.
     pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        let hot = match &*self.hot {
+            Hot::Sqlite(hot) => hot,
+            Hot::Postgres(hot) => return hot.inputs(wants).await,
+        };
         let mut inputs: Vec<_> = wants
             .iter()
-            .map(|want| self.input_in_memory(want))
+            .map(|want| input_in_memory(hot, want))
             .collect();
         let unknown = |(want, input): (&Want, &Option<Input>)| input.is_none().then_some(*want);
         let wants: Vec<_> = wants.iter().zip(&inputs).filter_map(unknown).collect();
         if wants.is_empty() {
             return Ok(inputs);
         }
-        let tail = self.tail.clone();
-        let read: Vec<_> = self
-            .hot
+        let tail = hot.tail.clone();
+        let read: Vec<_> = hot
+            .readers
             .read(move |db| {
                 let read = |want: &Want| read_input(db, &tail, want);
                 wants.iter().map(read).collect::<Result<_, _>>()
@@ -214,29 +218,16 @@ impl Store {
         Ok(inputs)
     }
 
-    /// An input of which memory knows everything: where the cursor stands, and what comes after it.
-    fn input_in_memory(&self, want: &Want) -> Option<Input> {
-        let cursor = self.known.take(want.cursor)?;
-        let stream = want.cursor.stream;
-        let head = self.tail.last(stream)?;
-        let after = Seq(cursor.position.0);
-        let (first, entries) = self.tail.after(stream, after, want.events_max);
-        let events: Option<Vec<_>> = entries.into_iter().map(|entry| entry.event).collect();
-        let events = events.filter(|_| first.is_some_and(|first| first.0 <= after.0 + 1))?;
-        Some(Input {
-            cursor,
-            head,
-            events,
-        })
-    }
-
     /// Moves cursors in one transaction; each stands or falls alone. When this returns, what moved is
     /// on stable storage.
     ///
     /// # Errors
-    /// Nothing moved, unless the error is fatal: then it is unknown.
+    /// Nothing moved, unless the error is fatal or the connection was lost: then it is unknown.
     pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
-        self.log.advance(steps).await
+        match &*self.hot {
+            Hot::Sqlite(hot) => hot.log.advance(steps).await,
+            Hot::Postgres(hot) => hot.advance(steps).await,
+        }
     }
 
     /// Lets set-aside cursors of a stream flow again; of all handlers when none is named.
@@ -306,8 +297,12 @@ impl Store {
         &self,
         cursor: CursorId,
     ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
-        let tail = self.tail.clone();
-        self.hot
+        let hot = match &*self.hot {
+            Hot::Sqlite(hot) => hot,
+            Hot::Postgres(hot) => return hot.cursor(cursor).await,
+        };
+        let tail = hot.tail.clone();
+        hot.readers
             .read(move |db| read_cursor(db, &tail, cursor))
             .await
     }
@@ -334,15 +329,15 @@ impl Store {
     /// Those of the database.
     pub async fn behind(&self, after: CursorId, limit: i64) -> Result<Vec<Behind>, Error> {
         const SWEEP: &str = "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0),
-              coalesce(c.condition, 'flowing') = 'flowing'
+              case when coalesce(c.condition, 'flowing') = 'flowing' then 1 else 0 end
             from streams s
             join hooks k on k.id = s.hook and k.deleted_at is null
             join handlers h on h.hook = s.hook and h.deleted_at is null
             left join cursors c on c.stream = s.id and c.handler = h.id
             where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
             order by s.id, h.id limit $3";
-        self.log.index().await?;
-        let rows: Vec<(i64, i64, i64, i64, bool)> = sqlx::query_as(SWEEP)
+        self.hot.index().await?;
+        let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(SWEEP)
             .bind(after.stream.0)
             .bind(after.handler.0)
             .bind(limit)
@@ -365,8 +360,8 @@ pub struct Behind {
     pub flows: bool,
 }
 
-impl From<(i64, i64, i64, i64, bool)> for Behind {
-    fn from((stream, handler, slot, events, flows): (i64, i64, i64, i64, bool)) -> Self {
+impl From<(i64, i64, i64, i64, i64)> for Behind {
+    fn from((stream, handler, slot, events, flows): (i64, i64, i64, i64, i64)) -> Self {
         Self {
             cursor: CursorId {
                 stream: StreamId(stream),
@@ -374,7 +369,7 @@ impl From<(i64, i64, i64, i64, bool)> for Behind {
             },
             slot: Slot(u16::try_from(slot).unwrap_or_default()),
             events: u64::try_from(events).unwrap_or(0),
-            flows,
+            flows: flows == 1,
         }
     }
 }
@@ -396,6 +391,22 @@ fn skip_step(input: &Input, next: &Event, reason: &str, at: Timestamp) -> Step {
         mover: Mover::Operator,
         at,
     }
+}
+
+/// An input of which memory knows everything: where the cursor stands, and what comes after it.
+fn input_in_memory(hot: &sqlite::Hot, want: &Want) -> Option<Input> {
+    let cursor = hot.known.take(want.cursor)?;
+    let stream = want.cursor.stream;
+    let head = hot.tail.last(stream)?;
+    let after = Seq(cursor.position.0);
+    let (first, entries) = hot.tail.after(stream, after, want.events_max);
+    let events: Option<Vec<_>> = entries.into_iter().map(|entry| entry.event).collect();
+    let events = events.filter(|_| first.is_some_and(|first| first.0 <= after.0 + 1))?;
+    Some(Input {
+        cursor,
+        head,
+        events,
+    })
 }
 
 fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>, Error> {

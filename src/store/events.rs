@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use sqlx::FromRow;
 
-use super::{Error, Store};
+use super::{Error, Hot, Statement, Store};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::lane::Slot;
@@ -137,40 +138,76 @@ impl From<Row> for Stored {
     }
 }
 
-const READ: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key,
-    e.headers, e.body, h.name as hook, s.ordering_key
-    from events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
-    where e.stream = $1 and e.seq > $2 order by e.seq limit $3";
+/// Reads whole events; what follows names the relation `e` they are in.
+macro_rules! select_events {
+    ($($rest:literal)*) => {
+        concat!(
+            "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body,
+             h.name as hook, s.ordering_key
+             from ", $($rest,)*
+        )
+    };
+}
 
-/// The row number is the order of storing; on Postgres the id stands for it.
-const LIST: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key,
-    e.headers, e.body, h.name as hook, s.ordering_key
-    from log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
-    where h.deleted_at is null and ($1 is null or s.hook = $1) and ($2 is null or e.stream = $2)
-      and ($3 is null or e.received_at >= $3) and ($4 is null or e.n < $4)
-    order by e.n desc limit $5";
+const READ: &str = select_events!(
+    "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+     where e.stream = $1 and e.seq > $2 order by e.seq limit $3"
+);
 
-const FIND_ROW: &str = "select n from log_ids where id = $1
-    union all select n from log
-     where n > (select value from counters where name = 'indexed') and id = $1";
+/// The newest first. On SQLite the row number is the order of storing; on Postgres the id stands for it.
+const LIST: Statement = Statement {
+    sqlite: select_events!(
+        "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+         where h.deleted_at is null and ($1 is null or s.hook = $1)
+           and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
+           and ($4 is null or e.n < coalesce(
+             (select n from log_ids where id = $4 union all select n from log
+               where n > (select value from counters where name = 'indexed') and id = $4),
+             9223372036854775807))
+         order by e.n desc limit $5"
+    ),
+    postgres: select_events!(
+        "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+         where h.deleted_at is null and ($1 is null or s.hook = $1)
+           and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
+           and ($4 is null or e.id < $4)
+         order by e.id desc limit $5"
+    ),
+};
 
-const GET: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key,
-    e.headers, e.body, h.name as hook, s.ordering_key
-    from log e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.n = $1";
+const GET: Statement = Statement {
+    sqlite: select_events!(
+        "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+         where e.n = (select n from log_ids where id = $1 union all select n from log
+           where n > (select value from counters where name = 'indexed') and id = $1)"
+    ),
+    postgres: select_events!(
+        "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.id = $1"
+    ),
+};
 
 impl Store {
-    /// Stores a batch in one transaction, in its order, and says what became of each. `batch` is asked
-    /// when its transaction begins, on another thread, so that what comes until then is in it too. Batches
-    /// are stored in the order of these calls, awaited or not. When the future is done, what is new is on
-    /// stable storage and readable.
+    /// Stores a batch in one transaction, in its order, and says what became of each. When the future is
+    /// done, what is new is on stable storage and readable.
+    ///
+    /// In a file, `batch` is asked when its transaction begins, on another thread, so that what comes
+    /// until then is in it too; batches are stored in the order of these calls, awaited or not. On a
+    /// server it is asked at once, and stored while the future is awaited.
     ///
     /// # Errors
-    /// Nothing of the batch is stored, unless the error is fatal: then it is unknown.
+    /// Nothing of the batch is stored, unless the error is fatal or the connection was lost: then it is
+    /// unknown.
     pub fn append(
         &self,
         batch: impl FnOnce() -> Vec<NewEvent> + Send + 'static,
     ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + 'static {
-        self.log.append(Box::new(batch))
+        match &*self.hot {
+            Hot::Sqlite(hot) => Either::Left(hot.log.append(Box::new(batch))),
+            Hot::Postgres(hot) => {
+                let (hot, batch) = (hot.clone(), batch());
+                Either::Right(async move { hot.append(batch).await })
+            }
+        }
     }
 
     /// At most `limit` events of a stream after `after`, in order.
@@ -197,15 +234,11 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn events_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
-        let before = match filter.before {
-            Some(id) => self.row_of(id).await?,
-            None => None,
-        };
-        let rows: Vec<Row> = sqlx::query_as(LIST)
+        let rows: Vec<Row> = sqlx::query_as(self.words(LIST))
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))
-            .bind(before)
+            .bind(filter.before.map(|id| id.as_bytes().to_vec()))
             .bind(filter.limit)
             .fetch_all(&self.reader)
             .await?;
@@ -217,20 +250,10 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn event(&self, id: EventId) -> Result<Option<Stored>, Error> {
-        let Some(n) = self.row_of(id).await? else {
-            return Ok(None);
-        };
-        let row: Option<Row> = sqlx::query_as(GET)
-            .bind(n)
+        let row: Option<Row> = sqlx::query_as(self.words(GET))
+            .bind(id.as_bytes().to_vec())
             .fetch_optional(&self.reader)
             .await?;
         Ok(row.map(Stored::from))
-    }
-
-    async fn row_of(&self, id: EventId) -> Result<Option<i64>, Error> {
-        Ok(sqlx::query_scalar(FIND_ROW)
-            .bind(&id.as_bytes()[..])
-            .fetch_optional(&self.reader)
-            .await?)
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{FromRow, Sqlite, Transaction};
+use sqlx::{Any, FromRow, Transaction};
 
-use super::{Error, Store};
+use super::{Error, Hot, Store};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{
     Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
@@ -199,7 +199,7 @@ impl Store {
             .await?;
         remove_handlers(&mut writing.tx, hook, at).await?;
         writing.config_changed().await?;
-        self.log.streams_deleted();
+        self.hot.streams_deleted();
         writing.commit().await
     }
 
@@ -207,18 +207,27 @@ impl Store {
     /// how many it removed.
     ///
     /// # Errors
-    /// Those of the database; nothing was removed.
+    /// Those of the database; what was not removed is found again.
     pub async fn purge(&self, before: Timestamp, limit: i64) -> Result<usize, Error> {
-        const OF_STREAM: [&str; 6] = [
+        // Statements that run together. Postgres locks cursors and streams apart, and its stream before
+        // the events, which another node might be adding to.
+        const IN_FILE: &[&[&str]] = &[&[
             "delete from log_ids where id in
                (select l.id from log_index i join log l on l.n = i.n where i.stream = $1)",
             "delete from log where n in (select n from log_index where stream = $1)",
             "delete from log_index where stream = $1",
-            "delete from cursors where stream = $1",
-            "delete from dead_letters where stream = $1",
-            "delete from streams where id = $1",
+            CURSORS,
+            DEAD_LETTERS,
+            STREAM,
+        ]];
+        const ON_SERVER: &[&[&str]] = &[
+            &[CURSORS, DEAD_LETTERS],
+            &[STREAM, "delete from events where stream = $1"],
         ];
-        let streams: Vec<i64> = sqlx::query_scalar(PURGEABLE)
+        const CURSORS: &str = "delete from cursors where stream = $1";
+        const DEAD_LETTERS: &str = "delete from dead_letters where stream = $1";
+        const STREAM: &str = "delete from streams where id = $1";
+        let mut streams: Vec<i64> = sqlx::query_scalar(PURGEABLE)
             .bind(before.as_millis())
             .bind(limit)
             .fetch_all(&self.reader)
@@ -226,26 +235,33 @@ impl Store {
         if streams.is_empty() {
             return Ok(0);
         }
-        self.log.index().await?;
-        let mut writing = self.begin().await?;
-        for stream in &streams {
-            for statement in OF_STREAM {
-                sqlx::query(statement)
-                    .bind(stream)
-                    .execute(&mut *writing.tx)
-                    .await?;
+        streams.sort_unstable();
+        self.hot.index().await?;
+        let transactions = match &*self.hot {
+            Hot::Sqlite(_) => IN_FILE,
+            Hot::Postgres(_) => ON_SERVER,
+        };
+        for statements in transactions {
+            let mut writing = self.begin().await?;
+            for stream in &streams {
+                for statement in *statements {
+                    sqlx::query(*statement)
+                        .bind(stream)
+                        .execute(&mut *writing.tx)
+                        .await?;
+                }
             }
+            self.hot.streams_deleted();
+            writing.commit().await?;
         }
-        self.log.streams_deleted();
-        writing.commit().await?;
         let gone: Vec<_> = streams.iter().copied().map(StreamId).collect();
-        self.tail.forget(&gone);
+        self.hot.forget(&gone);
         Ok(streams.len())
     }
 }
 
 async fn add_handler(
-    tx: &mut Transaction<'static, Sqlite>,
+    tx: &mut Transaction<'static, Any>,
     hook: HookId,
     plan: &HookPlan,
     at: Timestamp,
@@ -267,7 +283,7 @@ async fn add_handler(
 }
 
 async fn edit_handler(
-    tx: &mut Transaction<'static, Sqlite>,
+    tx: &mut Transaction<'static, Any>,
     handler: &Handler,
     plan: &HookPlan,
 ) -> Result<(), Error> {
@@ -288,7 +304,7 @@ async fn edit_handler(
 }
 
 async fn remove_handlers(
-    tx: &mut Transaction<'static, Sqlite>,
+    tx: &mut Transaction<'static, Any>,
     hook: HookId,
     at: Timestamp,
 ) -> Result<(), Error> {

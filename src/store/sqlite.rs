@@ -1,15 +1,19 @@
 //! Opening the SQLite file: the settings that durability rests on are set, read back, and insisted on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
-use sqlx::Connection as _;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Executor as _};
+use tokio::sync::Mutex as FairMutex;
 
-use super::Error;
+use super::known::Known;
+use super::tail::Tail;
+use super::{Error, writer};
 
 /// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
 const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
@@ -74,35 +78,63 @@ fn insist(setting: &str, found: &str, wanted: &str) -> Result<(), Error> {
 }
 
 /// The one connection through which configuration changes. It never checkpoints.
-pub async fn writer_pool(file: &Path) -> Result<SqlitePool, Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .busy_timeout(LOCK_WAIT)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(false)
-        .pragma("wal_autocheckpoint", "0");
-    pool(options, 1).await
+pub async fn writer_pool(file: &Path) -> Result<AnyPool, Error> {
+    pool(SqliteConnectOptions::new().filename(file), 1).await
 }
 
 /// Connections that only read.
-pub async fn reader_pool(file: &Path) -> Result<SqlitePool, Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(file)
-        .busy_timeout(LOCK_WAIT)
-        .read_only(true)
-        .pragma("wal_autocheckpoint", "0");
+pub async fn reader_pool(file: &Path) -> Result<AnyPool, Error> {
+    let options = SqliteConnectOptions::new().filename(file).read_only(true);
     pool(options, 2).await
 }
 
-async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<SqlitePool, Error> {
-    let pool = SqlitePoolOptions::new()
+/// What a URL has no words for, said to each connection. The journal is what the file says it is.
+const SETTINGS: &str = "pragma busy_timeout = 5000; pragma synchronous = full;
+    pragma foreign_keys = off; pragma wal_autocheckpoint = 0";
+
+async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<AnyPool, Error> {
+    let options = AnyConnectOptions::from_url(&options.to_url_lossy())?;
+    let pool = AnyPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(Duration::from_secs(30))
+        .after_connect(|db, _| Box::pin(async move { db.execute(SETTINGS).await.map(drop) }))
         // On a full disk SQLite rolls back by itself, which its connection does not learn: it believes
         // in its transaction for ever and can begin no other. A new one takes its place.
         .before_acquire(|db, _| Box::pin(async move { Ok(!db.is_in_transaction()) }));
     Ok(pool.connect_with(options).await?)
+}
+
+/// What is hot: turns read here, and the one thread that stores events and moves cursors.
+pub struct Hot {
+    pub readers: Arc<Readers>,
+    /// Events and cursors.
+    pub log: writer::Handle,
+    pub tail: Arc<Tail>,
+    pub known: Arc<Known>,
+    /// Held by whoever writes; fair, so that nobody starves.
+    pub turn_to_write: Arc<FairMutex<()>>,
+}
+
+impl Hot {
+    /// Starts the thread, on a file whose tables are there.
+    pub fn start(
+        file: &Path,
+        connection: Connection,
+        commits: writer::Observer,
+    ) -> Result<Self, Error> {
+        let turn_to_write = Arc::new(FairMutex::new(()));
+        let tail = Arc::new(Tail::default());
+        let known = Arc::new(Known::default());
+        let memory = (tail.clone(), known.clone());
+        let log = writer::start(connection, memory, turn_to_write.clone(), commits)?;
+        Ok(Self {
+            readers: Arc::new(Readers::new(file)),
+            log,
+            tail,
+            known,
+            turn_to_write,
+        })
+    }
 }
 
 /// Connections for turns. Each statement is a snapshot of its own, begun when it runs: a long-lived
@@ -122,7 +154,7 @@ impl Readers {
 
     /// Reads with one of the connections, off the threads that must not block.
     pub async fn read<T: Send + 'static>(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let readers = self.clone();

@@ -144,9 +144,9 @@ impl Store {
         let Some(mut found) = self.find_stream(hook, key).await? else {
             return Ok(None);
         };
-        match self.tail.last(found.id) {
+        match self.hot.head_ahead(found.id) {
             Some(head) => found.head = found.head.max(head),
-            // Indexed, perhaps only just now: then the row has been moved.
+            // Its row has it, perhaps only since just now.
             None => return self.find_stream(hook, key).await,
         }
         Ok(Some(found))
@@ -175,7 +175,7 @@ impl Store {
         after: StreamId,
         limit: i64,
     ) -> Result<Vec<StreamRow>, Error> {
-        self.log.index().await?;
+        self.hot.index().await?;
         let rows: Vec<Row> = sqlx::query_as(OF_HOOK)
             .bind(hook.0)
             .bind(after.0)
@@ -207,7 +207,7 @@ impl Store {
         filter: &CursorsFilter,
     ) -> Result<Vec<CursorRow>, Error> {
         // Heads are moved, and the oldest event of each is found, by the index.
-        self.log.index().await?;
+        self.hot.index().await?;
         let rows: Vec<Listed> = sqlx::query_as(list)
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))

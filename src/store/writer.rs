@@ -52,7 +52,7 @@ pub struct Commit {
 }
 
 /// Is told of every transaction.
-pub type Observer = Box<dyn Fn(Commit) + Send>;
+pub type Observer = Box<dyn Fn(Commit) + Send + Sync>;
 
 enum Op {
     /// A batch that is gathered only now that its transaction begins.

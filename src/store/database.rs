@@ -1,0 +1,173 @@
+//! Which database: a file of SQLite's, or a Postgres server. Parsed once; a password goes nowhere but
+//! into the connection, so whatever shows a [`Database`] may be shown to anybody.
+
+use std::fmt::{self, Debug, Display};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use sqlx::any::AnyConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+
+/// What connections of ours are called where the server lists them.
+const APPLICATION_NAME: &str = "hooklane";
+
+/// Where everything is kept.
+#[derive(Clone)]
+pub enum Database {
+    /// A file, for one node.
+    Sqlite(PathBuf),
+    /// A server, for any number of nodes.
+    Postgres(Box<Server>),
+}
+
+/// A Postgres server, and how to get in.
+#[derive(Clone)]
+pub struct Server {
+    pub(super) any: AnyConnectOptions,
+    pub(super) native: PgConnectOptions,
+}
+
+/// A text that names no database.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a database: {0}")]
+pub struct NoDatabase(String);
+
+impl FromStr for Database {
+    type Err = NoDatabase;
+
+    /// Reads `sqlite:PATH`, a path, or `postgres://USER:PASSWORD@HOST:PORT/NAME`.
+    fn from_str(text: &str) -> Result<Self, NoDatabase> {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+        match scheme {
+            Some("postgres" | "postgresql") => {
+                Server::parse(text).map(|server| Self::Postgres(server.into()))
+            }
+            Some("sqlite") => Ok(Self::Sqlite(text["sqlite:".len()..].into())),
+            // The text is not repeated: a password may be in it.
+            Some(_) if text.contains("://") => Err(NoDatabase(
+                "give a path, sqlite:PATH or postgres://USER@HOST/NAME".into(),
+            )),
+            _ => Ok(Self::Sqlite(text.into())),
+        }
+    }
+}
+
+impl Server {
+    fn parse(text: &str) -> Result<Self, NoDatabase> {
+        // What the parsers say names the part that is wrong and does not repeat it.
+        let wrong = |error: sqlx::Error| NoDatabase(format!("{error}"));
+        let mut any: AnyConnectOptions = text.parse().map_err(wrong)?;
+        let url = &mut any.database_url;
+        if !url.query_pairs().any(|(key, _)| key == "application_name") {
+            url.query_pairs_mut()
+                .append_pair("application_name", APPLICATION_NAME);
+        }
+        let native = url.as_str().parse().map_err(wrong)?;
+        Ok(Self { any, native })
+    }
+
+    /// The name of the database on the server.
+    pub(super) fn name(&self) -> &str {
+        let of_user = self.native.get_username();
+        self.native.get_database().unwrap_or(of_user)
+    }
+
+    /// The server without user and database.
+    pub(super) fn place(&self) -> String {
+        match self.native.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", self.native.get_host(), self.native.get_port()),
+        }
+    }
+}
+
+impl Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let password = match self.any.database_url.password() {
+            Some(_) => ":***",
+            None => "",
+        };
+        let (user, place, name) = (self.native.get_username(), self.place(), self.name());
+        write!(f, "postgres://{user}{password}@{place}/{name}")
+    }
+}
+
+impl Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(file) => Display::fmt(&file.display(), f),
+            Self::Postgres(server) => Display::fmt(server, f),
+        }
+    }
+}
+
+impl Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Database {
+    fn from(file: &P) -> Self {
+        Self::Sqlite(file.as_ref().to_owned())
+    }
+}
+
+impl From<&Database> for Database {
+    fn from(database: &Database) -> Self {
+        database.clone()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Database {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_path_is_a_file_and_a_postgres_url_is_a_server() {
+        let file = |text| match parsed(text) {
+            Database::Sqlite(file) => file,
+            other => panic!("{other}"),
+        };
+        assert_eq!(file("sqlite:/a/b.db"), Path::new("/a/b.db"));
+        assert_eq!(file("/a/b.db"), Path::new("/a/b.db"));
+        assert_eq!(file("c:d.db"), Path::new("c:d.db"));
+        for server in ["postgres://h/n", "postgresql://h/n"] {
+            assert!(matches!(parsed(server), Database::Postgres(_)), "{server}");
+        }
+        assert!("mysql://u:secret@h/n".parse::<Database>().is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for text in [
+            "postgres://u:secret@h:5/n",
+            "postgres://u@h:5/n?password=secret",
+            "postgres://u:secret@h:x/n",
+            "postgres://u:secret@h:5/n?sslmode=secret",
+            "mysql://u:secret@h/n",
+        ] {
+            let read = text.parse::<Database>();
+            let shown = match &read {
+                Ok(database) => format!("{database} {database:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+        let shown = parsed("postgres://u:secret@h:5/n").to_string();
+        assert_eq!(shown, "postgres://u:***@h:5/n");
+        let shown = parsed("postgres:///n?user=u&host=/run/x").to_string();
+        assert_eq!(shown, "postgres://u@/run/x/n");
+    }
+}

@@ -1,0 +1,190 @@
+//! Getting into a Postgres server: it must be there within seconds, be set up so that what it calls
+//! committed is, and have our tables; or it is refused in one line that says what to do.
+//!
+//! Nothing is kept in a session, so that connections may go through a pooler that gives them to somebody
+//! else after each transaction. Such a pooler must know prepared statements, or the address must end in
+//! `?statement-cache-capacity=0`.
+
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgDatabaseError;
+use sqlx::{AnyPool, Connection as _, PgConnection, Row as _};
+
+use super::Error;
+use super::database::Server;
+
+/// How long the server may take to let us in.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections for what is not hot.
+const CONNECTIONS_MAX: u32 = 4;
+
+/// The oldest server that is tested.
+const VERSION_MIN: i32 = 140_000;
+
+/// Held in the transaction that makes the tables: nodes may start at once. Its number is our name.
+const LOCK: i64 = i64::from_be_bytes(*b"hooklane");
+
+/// Said to every connection before it is used. A server that only follows another one would show what
+/// was, and a transaction that its node forgot would hold up everybody else's.
+const GREET: &str = "select set_config('idle_in_transaction_session_timeout', '60s', false),
+    case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
+
+const SETTINGS: &str = "select current_setting('server_version_num')::int as version,
+    current_setting('server_version') as version_text,
+    current_setting('server_encoding') as encoding,
+    current_setting('fsync') as fsync,
+    current_setting('full_page_writes') as full_page_writes,
+    current_setting('synchronous_commit') as synchronous_commit,
+    pg_is_in_recovery() as follows,
+    current_setting('transaction_read_only') as read_only";
+
+/// Checks the server, and makes or moves the tables.
+pub async fn prepare(server: &Server) -> Result<(), Error> {
+    let connecting = PgConnection::connect_with(&server.native);
+    let mut db = match tokio::time::timeout(PATIENCE, connecting).await {
+        Ok(connected) => connected.map_err(|error| refusal(server, &error))?,
+        Err(_) => return Err(unreachable(server, "no answer")),
+    };
+    check(server, &mut db).await?;
+    migrate(server, &mut db).await?;
+    let _ = db.close().await;
+    Ok(())
+}
+
+/// Connections for what is not hot, to a server that was prepared.
+pub async fn pool(server: &Server) -> Result<AnyPool, Error> {
+    let pool = AnyPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(PATIENCE)
+        .after_connect(|db, _| {
+            Box::pin(async move {
+                let greeted = sqlx::query(GREET).fetch_one(db).await?;
+                match greeted.try_get::<i64, _>(1)? {
+                    0 => Ok(()),
+                    _ => Err(sqlx::Error::Protocol("the server only follows".into())),
+                }
+            })
+        });
+    Ok(pool.connect_with(server.any.clone()).await?)
+}
+
+async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
+    let asked = tokio::time::timeout(PATIENCE, sqlx::query(SETTINGS).fetch_one(db)).await;
+    let row = match asked {
+        Ok(row) => row.map_err(|error| refusal(server, &error))?,
+        Err(_) => return Err(unreachable(server, "no answer")),
+    };
+    let text = |name: &str| row.try_get::<String, _>(name);
+    let version: i32 = row.try_get("version")?;
+    if version < VERSION_MIN {
+        let is = format!("is version {}", text("version_text")?);
+        return Err(unfit(server, &is, "14 or later is needed"));
+    }
+    if row.try_get("follows")? {
+        let what = "follows another server (it is in recovery)";
+        return Err(unfit(server, what, "give the address of the primary"));
+    }
+    if text("read_only")? != "off" {
+        let remedy = "turn default_transaction_read_only off for this user, or give the primary";
+        return Err(unfit(server, "is read-only", remedy));
+    }
+    if text("encoding")? != "UTF8" {
+        let what = format!("keeps {} in {}", server.name(), text("encoding")?);
+        let remedy = "make a database with: createdb --encoding=UTF8 --template=template0";
+        return Err(unfit(server, &what, remedy));
+    }
+    for name in ["fsync", "full_page_writes"] {
+        if text(name)? != "on" {
+            let what = format!("runs with {name}=off: a power cut takes what was acknowledged");
+            return Err(unfit(server, &what, &format!("set {name} = on")));
+        }
+    }
+    let commit = text("synchronous_commit")?;
+    if !["on", "remote_apply"].contains(&commit.as_str()) {
+        let what = format!("commits with synchronous_commit={commit}, before rows are durable");
+        let user = server.native.get_username();
+        let remedy = format!("alter role \"{user}\" set synchronous_commit = on");
+        return Err(unfit(server, &what, &remedy));
+    }
+    Ok(())
+}
+
+/// Makes or moves the tables, in one transaction: who comes second waits, and finds nothing to do.
+async fn migrate(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
+    let mut migrator = sqlx::migrate!("migrations/postgres");
+    migrator.set_locking(false);
+    let mut tx = db.begin().await.map_err(|error| refusal(server, &error))?;
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *tx)
+        .await
+        .map_err(|error| refusal(server, &error))?;
+    let migrated = migrator.run_direct(None, &mut *tx, false).await;
+    migrated.map_err(|error| not_migrated(server, error))?;
+    Ok(tx.commit().await.map_err(|error| refusal(server, &error))?)
+}
+
+fn not_migrated(server: &Server, error: MigrateError) -> Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            refusal(server, &error)
+        }
+        other => Error::Refused(format!("{server}: {}", super::mismatch(&other))),
+    }
+}
+
+/// Why the server does not let us in, and what to do about it.
+fn refusal(server: &Server, error: &sqlx::Error) -> Error {
+    let (user, name) = (server.native.get_username(), server.name());
+    let database = match error {
+        sqlx::Error::Database(database) => database.try_downcast_ref::<PgDatabaseError>(),
+        sqlx::Error::Tls(why) => {
+            let what = format!("cannot be trusted: {why}");
+            return unfit(server, &what, "see sslmode and sslrootcert in its address");
+        }
+        other => return unreachable(server, &other.to_string()),
+    };
+    let Some(database) = database else {
+        return unreachable(server, &error.to_string());
+    };
+    let said = database.message();
+    let (what, remedy) = match database.code() {
+        "28P01" | "28000" => (
+            format!("does not let {user} in: {said}"),
+            "see the password, and pg_hba.conf on the server".to_owned(),
+        ),
+        "3D000" => (
+            format!("has no database {name}"),
+            format!("make it with: createdb --encoding=UTF8 {name}"),
+        ),
+        "42501" => (
+            format!("does not let {user} make tables in {name}: {said}"),
+            format!("grant create, usage on schema public to \"{user}\""),
+        ),
+        "53300" => (
+            "has no connection left".to_owned(),
+            "raise max_connections, or close some".to_owned(),
+        ),
+        "57P03" => (
+            format!("takes nobody yet: {said}"),
+            "start again when it does".to_owned(),
+        ),
+        code => (
+            format!("refused: {said} ({code})"),
+            "see its log".to_owned(),
+        ),
+    };
+    unfit(server, &what, &remedy)
+}
+
+fn unreachable(server: &Server, why: &str) -> Error {
+    let remedy = "does it run, and is the address right?";
+    unfit(server, &format!("cannot be reached: {why}"), remedy)
+}
+
+fn unfit(server: &Server, what: &str, remedy: &str) -> Error {
+    Error::Refused(format!("Postgres at {} {what}; {remedy}", server.place()))
+}
