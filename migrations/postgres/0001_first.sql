@@ -11,7 +11,7 @@ insert into counters (name, value) values ('config_version', 1), ('epoch', 0);
 
 create table namespaces (
   id bigint generated always as identity primary key,
-  name text not null unique,
+  name text collate "C" not null unique,
   created_at bigint not null
 );
 
@@ -27,7 +27,7 @@ create table lane_sets (
 create table hooks (
   id bigint generated always as identity primary key,
   namespace text not null,
-  name text not null,
+  name text collate "C" not null,
   order_by text not null,
   unordered text not null check (unordered in ('refuse', 'keep')),
   body_max bigint not null,

@@ -10,6 +10,8 @@ mod http;
 mod lane;
 mod migrations;
 mod order;
+mod postgres;
+mod refused;
 mod serve;
 mod shipped;
 mod store;

@@ -1,15 +1,14 @@
 //! The two forms of the tables against each other, as the databases themselves describe them: what is
-//! made for Postgres, on a private server, is what is made for SQLite, but for what is named here.
+//! made for Postgres is what is made for SQLite, but for what is named here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use hooklane::store::Store;
 use rusqlite::Connection;
-use tempfile::TempDir;
+
+use crate::postgres;
 
 /// What only SQLite has: the log under the view `events`, and what finds a row of it.
 const SQLITE_ONLY: [&str; 3] = ["log", "log_ids", "log_index"];
@@ -37,16 +36,16 @@ async fn both_databases_get_the_same_relations_columns_uniques_and_first_rows() 
     let store = Store::open(&file, Box::new(|_| {})).await.unwrap();
     store.close().await;
     let sqlite = Connection::open(&file).unwrap();
-    let postgres = Server::start();
+    let name = postgres::shared().database();
     for file in files("postgres") {
-        postgres.run_file(&folder("postgres").join(file));
+        postgres::shared().run_file(&name, &folder("postgres").join(file));
     }
 
     let mut of_sqlite = sqlite_relations(&sqlite);
     for only in SQLITE_ONLY {
         assert!(of_sqlite.remove(only).is_some(), "{only}");
     }
-    let mut of_postgres = postgres.relations();
+    let mut of_postgres = postgres_relations(&name);
     // SQLite does not say of a view's column whether it may be empty.
     for relations in [&mut of_sqlite, &mut of_postgres] {
         let events = relations.get_mut("events").unwrap();
@@ -64,7 +63,7 @@ async fn both_databases_get_the_same_relations_columns_uniques_and_first_rows() 
         of_sqlite.insert(own.to_owned());
     }
     // The number of a row is its place in the table, and no index.
-    let of_postgres = postgres.uniques();
+    let of_postgres = postgres_uniques(&name);
     let (numbers, of_postgres): (BTreeSet<_>, BTreeSet<_>) = of_postgres
         .into_iter()
         .partition(|unique| unique.ends_with("(id)") && unique != "events(id)");
@@ -76,7 +75,10 @@ async fn both_databases_get_the_same_relations_columns_uniques_and_first_rows() 
         counters.remove("indexed|0"),
         "only SQLite has an index to build"
     );
-    assert_eq!(counters, postgres.ask("select name, value from counters"));
+    assert_eq!(
+        counters,
+        postgres::shared().ask(&name, "select name, value from counters")
+    );
 }
 
 fn folder(database: &str) -> PathBuf {
@@ -156,148 +158,23 @@ fn relations(columns: &BTreeSet<String>) -> Relations {
 
 // Postgres.
 
-/// A server of its own, reached through a socket in a directory of its own; ends with this value.
-struct Server {
-    dir: TempDir,
-    binaries: PathBuf,
+fn postgres_relations(name: &str) -> Relations {
+    relations(&postgres::shared().ask(
+        name,
+        "select table_name, column_name, data_type, is_nullable
+         from information_schema.columns where table_schema = 'public'",
+    ))
 }
 
-impl Server {
-    fn start() -> Self {
-        let dir = tempfile::tempdir_in("/tmp").unwrap();
-        let server = Self {
-            dir,
-            binaries: binaries(),
-        };
-        if is_root() {
-            // The server refuses to run as root.
-            fs::set_permissions(server.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-            let chown = Command::new("chown")
-                .arg("postgres")
-                .arg(server.dir.path())
-                .output();
-            done("chown", chown);
-        }
-        let initdb = [
-            "--no-sync",
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-        ];
-        done("initdb", server.command("initdb").args(initdb).output());
-        let options = format!("-c listen_addresses= -c fsync=off -k {}", server.path());
-        let log = server.dir.path().join("log");
-        let mut start = server.command("pg_ctl");
-        start.args(["start", "--wait", "--silent", "-o", &options, "-l"]);
-        done("pg_ctl start", start.arg(log).output());
-        server
-    }
-
-    fn path(&self) -> &str {
-        self.dir.path().to_str().unwrap()
-    }
-
-    /// One of the server's programs, as a user it accepts.
-    fn command(&self, program: &str) -> Command {
-        let program = self.binaries.join(program);
-        let mut command = match is_root() {
-            true => {
-                let mut command = Command::new("setpriv");
-                command.args([
-                    "--reuid=postgres",
-                    "--regid=postgres",
-                    "--clear-groups",
-                    "--",
-                ]);
-                command.arg(program);
-                command
-            }
-            false => Command::new(program),
-        };
-        command
-            .current_dir("/")
-            .env("PGDATA", self.dir.path().join("data"));
-        command
-    }
-
-    fn psql(&self) -> Command {
-        let mut psql = Command::new(self.binaries.join("psql"));
-        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]);
-        psql.args([
-            "--set=ON_ERROR_STOP=1",
-            "--username=postgres",
-            "--dbname=postgres",
-        ]);
-        psql.args(["--host", self.path()]);
-        psql
-    }
-
-    fn run_file(&self, file: &Path) {
-        done("psql", self.psql().arg("--file").arg(file).output());
-    }
-
-    fn ask(&self, query: &str) -> BTreeSet<String> {
-        let answer = done("psql", self.psql().arg("--command").arg(query).output());
-        let lines = String::from_utf8(answer.stdout).unwrap();
-        lines.lines().map(str::to_owned).collect()
-    }
-
-    fn relations(&self) -> Relations {
-        relations(&self.ask(
-            "select table_name, column_name, data_type, is_nullable
-             from information_schema.columns where table_schema = 'public'",
-        ))
-    }
-
-    fn uniques(&self) -> BTreeSet<String> {
-        self.ask(
-            "select i.indrelid::regclass || '(' || string_agg(a.attname, ',' order by k.place) || ')'
-             from pg_index i
-             join pg_class t on t.oid = i.indrelid and t.relnamespace = 'public'::regnamespace,
-             unnest(i.indkey) with ordinality k (number, place)
-             join pg_attribute a on a.attnum = k.number
-             where i.indisunique and a.attrelid = i.indrelid
-             group by i.indexrelid, i.indrelid",
-        )
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self
-            .command("pg_ctl")
-            .args(["stop", "--mode=immediate", "--silent"])
-            .output();
-    }
-}
-
-/// The newest server that is installed, else the one on PATH.
-fn binaries() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
-    let installed = versions.filter_map(|version| Some(version.ok()?.path().join("bin")));
-    let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path: Vec<_> = std::env::split_paths(&on_path).collect();
-    let mut installed: Vec<_> = installed.collect();
-    installed.sort();
-    let all = installed.into_iter().rev().chain(on_path);
-    let has = |dir: &PathBuf| {
-        ["initdb", "pg_ctl", "psql"]
-            .iter()
-            .all(|p| dir.join(p).exists())
-    };
-    all.into_iter()
-        .find(has)
-        .expect("initdb, pg_ctl and psql: install postgresql (apt-get install postgresql)")
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-fn done(what: &str, output: std::io::Result<Output>) -> Output {
-    let output =
-        output.unwrap_or_else(|error| panic!("{what} (is postgresql installed?): {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{what}: {said}");
-    output
+fn postgres_uniques(name: &str) -> BTreeSet<String> {
+    postgres::shared().ask(
+        name,
+        "select i.indrelid::regclass || '(' || string_agg(a.attname, ',' order by k.place) || ')'
+         from pg_index i
+         join pg_class t on t.oid = i.indrelid and t.relnamespace = 'public'::regnamespace,
+         unnest(i.indkey) with ordinality k (number, place)
+         join pg_attribute a on a.attnum = k.number
+         where i.indisunique and a.attrelid = i.indrelid
+         group by i.indexrelid, i.indrelid",
+    )
 }

@@ -1,4 +1,4 @@
-//! What the store promises, statement by statement, on a real file.
+//! What the store promises, statement by statement, on a real file and on a real server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,21 +14,103 @@ use hooklane::domain::name::OrderingKey;
 use hooklane::domain::position::{Position, Seq};
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, Skip, Step,
-    Store, Want,
+    Advance, Appended, CursorsFilter, Database, Filter, HookPlan, LastUse, Mover, NewEvent, Skip,
+    Step, Store, Want,
 };
 use tempfile::TempDir;
 
-/// A store on a file of its own, with hooks to receive.
+use crate::postgres;
+
+/// Which database.
+#[derive(Clone, Copy)]
+enum On {
+    Sqlite,
+    Postgres,
+}
+
+/// Has every test run once on each database.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $test() { super::$test(super::On::Sqlite).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $test() { super::$test(super::On::Postgres).await })*
+        }
+    };
+}
+
+on_both! {
+    numbers_are_gapless_per_stream_and_go_on_after_a_restart,
+    a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap,
+    events_of_a_deleted_hook_are_not_stored,
+    a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else,
+    a_cursor_moves_only_from_where_it_was_seen,
+    a_held_cursor_is_moved_by_operators_only,
+    a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all,
+    a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go,
+    everything_behind_its_head_is_found_in_pages,
+    what_the_log_holds_reads_the_same_indexed_or_not,
+    a_missing_event_is_seen_as_a_gap,
+    hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_code,
+    keys_keep_everything_but_their_text,
+    a_namespace_made_again_goes_on_counting_generations,
+    cursors_are_listed_by_stream_or_by_age,
+    epochs_grow_for_ever,
+    a_database_of_a_newer_hooklane_is_refused,
+}
+
+/// A database of its own.
+enum Home {
+    File(TempDir),
+    Server(String),
+}
+
+impl Home {
+    fn new(on: On) -> Self {
+        match on {
+            On::Sqlite => Self::File(tempfile::tempdir().unwrap()),
+            On::Postgres => Self::Server(postgres::shared().database()),
+        }
+    }
+
+    fn database(&self) -> Database {
+        match self {
+            Self::File(dir) => (&dir.path().join("hooklane.db")).into(),
+            Self::Server(name) => {
+                let url = postgres::shared().url("postgres", name);
+                url.parse().unwrap()
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Store, hooklane::store::Error> {
+        Store::open(self.database(), Box::new(|_| {})).await
+    }
+
+    /// Changes what is there behind the store's back, while it is closed.
+    fn tamper(&self, in_file: &str, on_server: &str) {
+        match (self, self.database()) {
+            (Self::Server(name), _) => drop(postgres::shared().ask(name, on_server)),
+            (_, Database::Sqlite(file)) => {
+                let db = rusqlite::Connection::open(file).unwrap();
+                db.execute(in_file, []).unwrap();
+            }
+            _ => unreachable!(),
+        }
+    }
+}
+
+/// A store with hooks to receive.
 struct World {
     store: Store,
-    dir: TempDir,
+    home: Home,
 }
 
 impl World {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir).await;
+    async fn new(on: On) -> Self {
+        let home = Home::new(on);
+        let store = home.open().await.unwrap();
         let name = |n: u8| plan(&format!("hook{n}"), Some(Reducer::Count));
         store
             .create_namespace(&"default".parse().unwrap(), 4, Timestamp::now())
@@ -39,17 +121,14 @@ impl World {
             .await
             .unwrap()
             .unwrap();
-        Self { store, dir }
+        Self { store, home }
     }
 
     /// Closes the store and opens it again, as a restart does.
     async fn reopened(self) -> Self {
         self.store.close().await;
-        let store = open(&self.dir).await;
-        Self {
-            store,
-            dir: self.dir,
-        }
+        let store = self.home.open().await.unwrap();
+        Self { store, ..self }
     }
 
     async fn hook(&self, name: &str) -> Hook {
@@ -106,11 +185,6 @@ impl World {
     }
 }
 
-async fn open(dir: &TempDir) -> Store {
-    let file = dir.path().join("hooklane.db");
-    Store::open(&file, Box::new(|_| {})).await.unwrap()
-}
-
 fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
     HookPlan {
         name: name.parse().unwrap(),
@@ -163,9 +237,8 @@ fn seqs(appended: &[Appended]) -> Vec<i64> {
     appended.iter().map(seq).collect()
 }
 
-#[tokio::test]
-async fn numbers_are_gapless_per_stream_and_go_on_after_a_restart() {
-    let world = World::new().await;
+async fn numbers_are_gapless_per_stream_and_go_on_after_a_restart(on: On) {
+    let world = World::new(on).await;
     let first = world.append(&[("a", "1"), ("b", "2"), ("a", "3")]).await;
     assert_eq!(seqs(&first), [1, 1, 2]);
     let world = world.reopened().await;
@@ -174,9 +247,8 @@ async fn numbers_are_gapless_per_stream_and_go_on_after_a_restart() {
     assert_eq!(world.bodies(world.cursor("b").await).await, ["2", "4"]);
 }
 
-#[tokio::test]
-async fn a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap() {
-    let world = World::new().await;
+async fn a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap(on: On) {
+    let world = World::new(on).await;
     let batch = |body: &str| {
         vec![
             event(1, "a", body, Some("x")),
@@ -196,9 +268,8 @@ async fn a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap() 
     assert_eq!(world.bodies(world.cursor("a").await).await, ["1", "3"]);
 }
 
-#[tokio::test]
-async fn events_of_a_deleted_hook_are_not_stored() {
-    let world = World::new().await;
+async fn events_of_a_deleted_hook_are_not_stored(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1")]).await;
     let hook = world.hook("hook1").await;
     world
@@ -217,9 +288,8 @@ async fn events_of_a_deleted_hook_are_not_stored() {
     assert_eq!(seqs(&other), [1]);
 }
 
-#[tokio::test]
-async fn a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else() {
-    let world = World::new().await;
+async fn a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1"), ("b", "2"), ("a", "3")]).await;
     let kept = world
         .append_batch(vec![event(2, "a", "4", None)])
@@ -284,9 +354,8 @@ fn all() -> Filter {
     }
 }
 
-#[tokio::test]
-async fn a_cursor_moves_only_from_where_it_was_seen() {
-    let world = World::new().await;
+async fn a_cursor_moves_only_from_where_it_was_seen(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1"), ("a", "2"), ("b", "3")]).await;
     let [a, b] = [world.cursor("a").await, world.cursor("b").await];
     let steps = vec![
@@ -313,9 +382,8 @@ async fn a_cursor_moves_only_from_where_it_was_seen() {
     assert_eq!(world.bodies(a).await, ["2"]);
 }
 
-#[tokio::test]
-async fn a_held_cursor_is_moved_by_operators_only() {
-    let world = World::new().await;
+async fn a_held_cursor_is_moved_by_operators_only(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1"), ("a", "2")]).await;
     let cursor = world.cursor("a").await;
     let held = Condition::Held {
@@ -355,9 +423,8 @@ async fn a_held_cursor_is_moved_by_operators_only() {
     assert_eq!(row.chain, wanted);
 }
 
-#[tokio::test]
-async fn a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all() {
-    let world = World::new().await;
+async fn a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1"), ("a", "2")]).await;
     let cursor = world.cursor("a").await;
     let skipping = |from, to| Step {
@@ -391,9 +458,8 @@ async fn a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all() {
     );
 }
 
-#[tokio::test]
-async fn a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go() {
-    let world = World::new().await;
+async fn a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1")]).await;
     let cursor = world.cursor("a").await;
     let waiting = Condition::Waiting {
@@ -423,9 +489,8 @@ async fn a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go() {
     );
 }
 
-#[tokio::test]
-async fn everything_behind_its_head_is_found_in_pages() {
-    let world = World::new().await;
+async fn everything_behind_its_head_is_found_in_pages(on: On) {
+    let world = World::new(on).await;
     world
         .append(&[("a", "1"), ("b", "2"), ("b", "3"), ("c", "4")])
         .await;
@@ -451,9 +516,8 @@ async fn everything_behind_its_head_is_found_in_pages() {
     );
 }
 
-#[tokio::test]
-async fn what_the_log_holds_reads_the_same_indexed_or_not() {
-    let world = World::new().await;
+async fn what_the_log_holds_reads_the_same_indexed_or_not(on: On) {
+    let world = World::new(on).await;
     // More than stays in memory whole, so that every way of reading is taken.
     let body = "x".repeat(100_000);
     for n in 0..400 {
@@ -497,17 +561,16 @@ async fn what_the_log_holds_reads_the_same_indexed_or_not() {
     check(&world).await;
 }
 
-#[tokio::test]
-async fn a_missing_event_is_seen_as_a_gap() {
-    let world = World::new().await;
+async fn a_missing_event_is_seen_as_a_gap(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1"), ("a", "2"), ("a", "3")]).await;
     let cursor = world.cursor("a").await;
     world.store.close().await;
-    let db = rusqlite::Connection::open(world.dir.path().join("hooklane.db")).unwrap();
-    db.execute("delete from log_index where seq = 2", [])
-        .unwrap();
-    drop(db);
-    let store = open(&world.dir).await;
+    world.home.tamper(
+        "delete from log_index where seq = 2",
+        "delete from events where seq = 2",
+    );
+    let store = world.home.open().await.unwrap();
     let input = async |from: i64| {
         if from > 0 {
             store
@@ -528,25 +591,20 @@ async fn a_missing_event_is_seen_as_a_gap() {
 
 #[tokio::test]
 async fn a_doubled_number_is_refused_when_the_log_is_indexed() {
-    let world = World::new().await;
+    let world = World::new(On::Sqlite).await;
     world.append(&[("a", "1")]).await;
     world.store.close().await;
-    let file = world.dir.path().join("hooklane.db");
-    let db = rusqlite::Connection::open(&file).unwrap();
-    db.execute(
+    world.home.tamper(
         "insert into log select n + 1, stream, seq, x'00', received_at, key_id, null, headers, body
          from log",
-        [],
-    )
-    .unwrap();
-    drop(db);
-    let refused = Store::open(&file, Box::new(|_| {})).await;
+        "",
+    );
+    let refused = world.home.open().await;
     assert!(refused.is_err(), "two events with one number");
 }
 
-#[tokio::test]
-async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_code() {
-    let world = World::new().await;
+async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_code(on: On) {
+    let world = World::new(on).await;
     let script = |text: &str| {
         Some(Reducer::Script(Arc::new(Source {
             file: "sum.js".into(),
@@ -595,9 +653,8 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
     assert_ne!(edit(&wanted).await.unwrap().0, id);
 }
 
-#[tokio::test]
-async fn keys_keep_everything_but_their_text() {
-    let world = World::new().await;
+async fn keys_keep_everything_but_their_text(on: On) {
+    let world = World::new(on).await;
     let minted = key::mint(Kind::Write);
     let key = Key {
         number: 0,
@@ -657,9 +714,8 @@ async fn keys_keep_everything_but_their_text() {
     assert_eq!(used, Some(last));
 }
 
-#[tokio::test]
-async fn a_namespace_made_again_goes_on_counting_generations() {
-    let world = World::new().await;
+async fn a_namespace_made_again_goes_on_counting_generations(on: On) {
+    let world = World::new(on).await;
     let acme = "acme".parse().unwrap();
     let now = Timestamp::now();
     assert!(world.store.create_namespace(&acme, 3, now).await.unwrap());
@@ -681,9 +737,8 @@ async fn a_namespace_made_again_goes_on_counting_generations() {
     );
 }
 
-#[tokio::test]
-async fn cursors_are_listed_by_stream_or_by_age() {
-    let world = World::new().await;
+async fn cursors_are_listed_by_stream_or_by_age(on: On) {
+    let world = World::new(on).await;
     world.append(&[("a", "1"), ("b", "2"), ("c", "3")]).await;
     let b = world.cursor("b").await;
     world.store.advance(vec![step(b, 0, 1, "s")]).await.unwrap();
@@ -714,27 +769,22 @@ async fn cursors_are_listed_by_stream_or_by_age() {
     assert!(world.store.cursors(&held).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn epochs_grow_for_ever() {
-    let world = World::new().await;
+async fn epochs_grow_for_ever(on: On) {
+    let world = World::new(on).await;
     let first = world.store.draw_epoch().await.unwrap();
     let world = world.reopened().await;
     assert!(world.store.draw_epoch().await.unwrap() > first);
 }
 
-#[tokio::test]
-async fn a_database_of_a_newer_hooklane_is_refused() {
-    let world = World::new().await;
+async fn a_database_of_a_newer_hooklane_is_refused(on: On) {
+    let world = World::new(on).await;
     world.store.close().await;
-    let file = world.dir.path().join("hooklane.db");
-    let db = rusqlite::Connection::open(&file).unwrap();
-    db.execute(
+    world.home.tamper(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
          values (9999, 'later', 1, x'00', 0)",
-        [],
-    )
-    .unwrap();
-    drop(db);
-    let refused = Store::open(&file, Box::new(|_| {})).await.err().unwrap();
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+         values (9999, 'later', true, '', 0)",
+    );
+    let refused = world.home.open().await.err().unwrap();
     assert!(refused.to_string().contains("9999"), "{refused}");
 }

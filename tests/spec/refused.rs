@@ -1,0 +1,128 @@
+//! A Postgres server that cannot keep the promises, or cannot be entered, is refused at start, in one
+//! line that says what to do.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hooklane::store::{Database, Store};
+
+use crate::postgres::{self, Server};
+
+async fn open(url: &str) -> Result<Store, String> {
+    let database: Database = url.parse().unwrap();
+    let opened = Store::open(database, Box::new(|_| {})).await;
+    opened.map_err(|error| error.to_string())
+}
+
+/// The reason must say what is wrong and what to do, in one line, without a password.
+async fn refused(url: &str, words: &[&str]) {
+    let began = Instant::now();
+    let reason = open(url)
+        .await
+        .err()
+        .expect("nothing keeps it from opening");
+    assert!(began.elapsed() < Duration::from_secs(9), "{reason}");
+    for word in words {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    assert!(
+        !reason.contains('\n') && !reason.contains("secret"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_so() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    // It listens and never answers.
+    let silent = format!("postgres://u:secret@{address}/n");
+    refused(&silent, &[&address.to_string(), "cannot be reached"]).await;
+    drop(free);
+    refused(
+        &silent,
+        &[&address.to_string(), "cannot be reached", "does it run"],
+    )
+    .await;
+    let url = postgres::shared().url("postgres", "nothing_here");
+    refused(&url, &["no database nothing_here", "createdb"]).await;
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_is_refused_with_the_words_that_would_let_him() {
+    let server = postgres::shared();
+    let name = server.database();
+    let role = |rest: &str| server.ask("postgres", &format!("create role {name} login {rest}"));
+    role("");
+    server.ask(&name, "revoke create on schema public from public");
+    let url = server.url(&name, &name);
+    refused(&url, &["make tables", "grant create"]).await;
+    let lets = format!("grant create, usage on schema public to {name}");
+    server.ask(&name, &lets);
+
+    for (setting, value, word) in [
+        ("synchronous_commit", "off", "synchronous_commit=off"),
+        ("synchronous_commit", "local", "synchronous_commit=local"),
+        ("default_transaction_read_only", "on", "read-only"),
+    ] {
+        let alter = format!("alter role {name} set {setting} = {value}");
+        server.ask("postgres", &alter);
+        refused(&url, &[word]).await;
+        server.ask("postgres", &format!("alter role {name} reset {setting}"));
+    }
+    open(&url).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_database_in_another_encoding_is_refused() {
+    let server = postgres::shared();
+    let make = "create database latin encoding 'LATIN1' template template0 locale 'C'";
+    server.ask("postgres", make);
+    refused(&server.url("postgres", "latin"), &["LATIN1", "UTF8"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_in_a_power_cut_or_only_follows_is_refused() {
+    let server = Server::start();
+    let url = server.url("postgres", "postgres");
+    for setting in ["fsync", "full_page_writes"] {
+        server.ask("postgres", &format!("alter system set {setting} = off"));
+        server.reload(setting, "off");
+        refused(&url, &[&format!("{setting}=off"), "set"]).await;
+        server.ask("postgres", &format!("alter system reset {setting}"));
+        server.reload(setting, "on");
+    }
+
+    server.ask("postgres", "create role bob login password 'other'");
+    let hba = "local all bob scram-sha-256\nlocal all eve reject\nlocal all all trust\n";
+    fs::write(server.data().join("pg_hba.conf"), hba).unwrap();
+    server.reload("fsync", "on");
+    let bob = format!("{}&password=secret", server.url("bob", "postgres"));
+    let entered = open(&bob).await.err();
+    // The server reads its settings a moment after it was asked to.
+    drop(entered);
+    refused(&bob, &["bob", "password"]).await;
+    refused(&server.url("eve", "postgres"), &["eve", "pg_hba.conf"]).await;
+
+    open(&url).await.unwrap().close().await;
+    fs::write(server.data().join("standby.signal"), "").unwrap();
+    server.restart();
+    refused(&url, &["in recovery", "primary"]).await;
+}
+
+#[tokio::test]
+async fn nodes_that_start_at_once_make_the_tables_once() {
+    let server = postgres::shared();
+    let name = server.database();
+    let url = server.url("postgres", &name);
+    let starts = (0..6).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move { open(&url).await.map(drop) })
+    });
+    let starts: Vec<_> = starts.collect();
+    for start in starts {
+        assert_eq!(start.await.unwrap(), Ok(()));
+    }
+    let made = server.ask(&name, "select count(*) from _sqlx_migrations where success");
+    assert_eq!(made.len(), 1);
+}
