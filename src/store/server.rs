@@ -124,7 +124,8 @@ async fn migrate(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
         .map_err(|error| refusal(server, &error))?;
     let migrated = migrator.run_direct(None, &mut *tx, false).await;
     migrated.map_err(|error| not_migrated(server, error))?;
-    Ok(tx.commit().await.map_err(|error| refusal(server, &error))?)
+    let committed = tx.commit().await;
+    committed.map_err(|error| refusal(server, &error))
 }
 
 fn not_migrated(server: &Server, error: MigrateError) -> Error {
