@@ -9,6 +9,7 @@ mod committer;
 mod gauge;
 pub mod intake;
 pub mod lane;
+pub mod membership;
 pub mod reduce;
 mod sweep;
 mod turn;

@@ -14,6 +14,7 @@ mod hooks;
 mod keys;
 mod known;
 mod namespaces;
+mod nodes;
 mod postgres;
 mod server;
 mod sqlite;
@@ -38,6 +39,7 @@ pub use events::{Appended, Filter, NewEvent, Stored};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
 pub use namespaces::Namespace;
+pub use nodes::{LaneRow, NodeRow};
 pub use streams::{CursorRow, CursorsFilter, StreamRow};
 pub use writer::{Commit, Observer};
 

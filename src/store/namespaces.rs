@@ -41,6 +41,14 @@ const OPEN: &str = "insert into lane_sets (namespace, generation, lanes, state, 
     select $1, coalesce(max(generation), 0) + 1, $2, 'stable', $3
     from lane_sets where namespace = $1";
 
+/// One row for each lane of the newest set.
+const ADD_LANES: &str = "insert into lanes (namespace, generation, lane)
+    with recursive each(lane) as (
+      select cast(0 as bigint) union all select lane + 1 from each where lane + 1 < $2)
+    select $1, (select max(generation) from lane_sets where namespace = $1), lane from each";
+
+const REMOVE_LANES: &str = "delete from lanes where namespace = $1";
+
 const DELETE: &str = "delete from namespaces where name = $1
     and not exists (select 1 from hooks where namespace = $1 and deleted_at is null)";
 
@@ -79,6 +87,11 @@ impl Store {
             .bind(at.as_millis())
             .execute(&mut *writing.tx)
             .await?;
+        sqlx::query(ADD_LANES)
+            .bind(name.as_str())
+            .bind(i64::from(lanes))
+            .execute(&mut *writing.tx)
+            .await?;
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
@@ -94,9 +107,16 @@ impl Store {
             .bind(name.as_str())
             .execute(&mut *writing.tx)
             .await?;
+        if deleted.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(REMOVE_LANES)
+            .bind(name.as_str())
+            .execute(&mut *writing.tx)
+            .await?;
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(deleted.rows_affected() == 1)
+        Ok(true)
     }
 }
 

@@ -1,0 +1,331 @@
+//! Who should run which lane, decided from rows: no clock, no I/O.
+//!
+//! Every node computes the same from the same rows. When two see different rows, the take in the
+//! database decides; nothing here has to be agreed upon. Times are durations on one node's own clock,
+//! which counts while the machine sleeps: no wall clock decides who is dead.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::domain::lane::LaneId;
+use crate::store::{LaneRow, NodeRow};
+
+/// How long a node may be silent before the others take its lanes.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// How much earlier than that it stops by itself, for clocks that do not run alike.
+pub const MARGIN: Duration = Duration::from_secs(2);
+
+/// How often a node shows that it lives.
+pub const RENEWAL: Duration = Duration::from_secs(3);
+
+/// How long the set of live nodes must have been the same before a lane is given away.
+const STABLE: Duration = Duration::from_secs(3);
+
+/// A node's own right to run lanes.
+#[derive(Debug)]
+pub struct Lease {
+    until: Duration,
+}
+
+impl Lease {
+    /// A lease of who joined at `sent`, by the clock before the statement was sent.
+    pub fn begun(sent: Duration) -> Self {
+        Self {
+            until: sent + LEASE - MARGIN,
+        }
+    }
+
+    /// Notes a renewal that is known to have arrived. One of unknown outcome moves nothing.
+    pub fn renewed(&mut self, sent: Duration) {
+        self.until = self.until.max(sent + LEASE - MARGIN);
+    }
+
+    /// Whether nobody else may have taken the lanes yet.
+    pub fn holds(&self, now: Duration) -> bool {
+        now < self.until
+    }
+}
+
+/// What one node has seen of the others.
+#[derive(Debug, Default)]
+pub struct Watch {
+    beats: HashMap<String, (i64, Duration)>,
+    live: BTreeSet<String>,
+    same_since: Duration,
+}
+
+impl Watch {
+    /// Notes the rows as read at `now`, and says which nodes have been silent for too long, each with
+    /// its last beat: whoever removes it must find that beat unchanged.
+    pub fn see(&mut self, nodes: &[NodeRow], me: &str, now: Duration) -> Vec<(String, i64)> {
+        let live: BTreeSet<_> = nodes.iter().map(|node| node.id.clone()).collect();
+        if live != self.live {
+            self.same_since = now;
+        }
+        self.beats.retain(|id, _| live.contains(id));
+        self.live = live;
+        let mut silent = Vec::new();
+        for node in nodes.iter().filter(|node| node.id != me) {
+            let (beat, since) = self
+                .beats
+                .entry(node.id.clone())
+                .or_insert((node.beat, now));
+            if *beat != node.beat {
+                (*beat, *since) = (node.beat, now);
+            } else if now.saturating_sub(*since) >= LEASE {
+                silent.push((node.id.clone(), node.beat));
+            }
+        }
+        silent
+    }
+
+    /// Whether nobody has come or gone for a while.
+    pub fn is_stable(&self, now: Duration) -> bool {
+        now.saturating_sub(self.same_since) >= STABLE
+    }
+}
+
+/// The node that should run each lane: none when there is no node.
+///
+/// Lanes are divided evenly, the first nodes having one more; those that have the most lanes come
+/// first, so that little moves. A lane stays where it is unless its node has its share already.
+pub fn assign<'a>(lanes: &'a [LaneRow], nodes: &'a [NodeRow]) -> HashMap<&'a LaneId, &'a str> {
+    let mut owned: HashMap<&str, usize> = nodes
+        .iter()
+        .filter(|node| !node.is_leaving())
+        .map(|node| (node.id.as_str(), 0))
+        .collect();
+    for owner in lanes.iter().filter_map(|lane| lane.node.as_deref()) {
+        owned.entry(owner).and_modify(|count| *count += 1);
+    }
+    let mut order: Vec<(&str, usize)> = owned.into_iter().collect();
+    order.sort_unstable_by_key(|(id, count)| (std::cmp::Reverse(*count), *id));
+    let (share, more) = match order.len() {
+        0 => return HashMap::new(),
+        nodes => (lanes.len() / nodes, lanes.len() % nodes),
+    };
+    let mut left: Vec<(&str, usize)> = order
+        .iter()
+        .enumerate()
+        .map(|(at, (id, _))| (*id, share + usize::from(at < more)))
+        .collect();
+    let mut targets = HashMap::with_capacity(lanes.len());
+    let mut moving = Vec::new();
+    for lane in lanes {
+        let owner = lane.node.as_deref();
+        let place = left
+            .iter_mut()
+            .find(|(id, left)| Some(*id) == owner && *left > 0);
+        match place {
+            Some((id, left)) => {
+                *left -= 1;
+                targets.insert(&lane.id, *id);
+            }
+            None => moving.push(&lane.id),
+        }
+    }
+    for lane in moving {
+        if let Some((id, left)) = left.iter_mut().find(|(_, left)| *left > 0) {
+            *left -= 1;
+            targets.insert(lane, *id);
+        }
+    }
+    targets
+}
+
+/// What a node has to do about its lanes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Free, and ours.
+    pub take: Vec<LaneId>,
+    /// Ours until now, and meant for another node.
+    pub hand_over: Vec<LaneId>,
+    /// Run here, and not ours any more.
+    pub drop: Vec<LaneId>,
+}
+
+/// What node `me` has to do, given the lanes that it runs with their epochs.
+pub fn decide(
+    lanes: &[LaneRow],
+    nodes: &[NodeRow],
+    me: &str,
+    held: &HashMap<LaneId, i64>,
+    stable: bool,
+) -> Moves {
+    let targets = assign(lanes, nodes);
+    let lives = |id: &str| nodes.iter().any(|node| node.id == id);
+    let mut moves = Moves::default();
+    let mut ours = BTreeSet::new();
+    for lane in lanes {
+        let is_target = targets.get(&lane.id) == Some(&me);
+        let is_ours = lane.node.as_deref() == Some(me);
+        let is_free = lane.node.as_deref().is_none_or(|node| !lives(node));
+        match held.get(&lane.id) {
+            Some(epoch) if is_ours && *epoch == lane.epoch => {
+                ours.insert(&lane.id);
+                if !is_target && stable {
+                    moves.hand_over.push(lane.id.clone());
+                }
+            }
+            _ if is_free && is_target => moves.take.push(lane.id.clone()),
+            // Taken under an epoch that we do not run it by: an answer was lost. Free it, to take it anew.
+            None if is_ours => moves.hand_over.push(lane.id.clone()),
+            _ => {}
+        }
+    }
+    moves.drop = held
+        .keys()
+        .filter(|lane| !ours.contains(lane))
+        .cloned()
+        .collect();
+    moves
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    fn node(id: &str, beat: i64) -> NodeRow {
+        NodeRow {
+            id: id.into(),
+            name: id.into(),
+            data_dir: id.into(),
+            hints: "redis".into(),
+            state: "live".into(),
+            beat,
+            config_seen: 0,
+            report: String::new(),
+            started_at: Timestamp::default(),
+        }
+    }
+
+    fn lane(index: u16, node: Option<&str>) -> LaneRow {
+        LaneRow {
+            id: LaneId {
+                namespace: "default".parse().unwrap(),
+                generation: 1,
+                index,
+            },
+            node: node.map(str::to_owned),
+            epoch: i64::from(index),
+        }
+    }
+
+    fn shares(targets: &HashMap<&LaneId, &str>) -> HashMap<String, usize> {
+        let mut shares = HashMap::new();
+        for id in targets.values() {
+            *shares.entry((*id).to_owned()).or_insert(0) += 1;
+        }
+        shares
+    }
+
+    proptest! {
+        #[test]
+        fn shares_differ_by_one_and_nothing_moves_that_need_not(
+            owners in proptest::collection::vec(proptest::option::of(0..5_u8), 0..40),
+            count in 1..5_u8,
+        ) {
+            let nodes: Vec<_> = (0..count).map(|n| node(&n.to_string(), 0)).collect();
+            let lanes: Vec<_> = (0..).zip(&owners)
+                .map(|(index, owner)| lane(index, owner.map(|n| n.to_string()).as_deref()))
+                .collect();
+            let targets = assign(&lanes, &nodes);
+            prop_assert_eq!(targets.len(), lanes.len(), "every lane has a node");
+            let shares = shares(&targets);
+            let least = nodes.iter().map(|n| shares.get(&n.id).copied().unwrap_or(0)).min().unwrap();
+            let most = shares.values().copied().max().unwrap_or(0);
+            prop_assert!(most - least <= 1, "{:?}", shares);
+            // A lane leaves a live node only when that node has its full share without it.
+            for lane in &lanes {
+                let owner = lane.node.as_deref().filter(|id| nodes.iter().any(|n| n.id == *id));
+                if let Some(owner) = owner && targets[&lane.id] != owner {
+                    prop_assert!(shares[owner] >= lanes.len() / nodes.len());
+                }
+            }
+            // Once everybody has done as told, nothing moves any more.
+            let settled: Vec<_> = lanes.iter()
+                .map(|lane| LaneRow { node: Some(targets[&lane.id].to_owned()), ..lane.clone() })
+                .collect();
+            prop_assert_eq!(assign(&settled, &nodes).values().collect::<Vec<_>>().len(), lanes.len());
+            for lane in &settled {
+                prop_assert_eq!(assign(&settled, &nodes)[&lane.id], lane.node.as_deref().unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_free_lane_is_taken_at_once_and_one_of_ours_given_away_only_when_all_is_calm() {
+        let nodes = [node("a", 0), node("b", 0)];
+        let lanes = [
+            lane(0, Some("a")),
+            lane(1, Some("a")),
+            lane(2, Some("gone")),
+            lane(3, Some("a")),
+        ];
+        let held = |lanes: &[LaneRow], me: &str| -> HashMap<LaneId, i64> {
+            let ours = lanes.iter().filter(|lane| lane.node.as_deref() == Some(me));
+            ours.map(|lane| (lane.id.clone(), lane.epoch)).collect()
+        };
+        let of_b = decide(&lanes, &nodes, "b", &HashMap::new(), false);
+        assert_eq!(of_b.take, [lanes[2].id.clone()]);
+        let calm = |stable| decide(&lanes, &nodes, "a", &held(&lanes, "a"), stable).hand_over;
+        assert_eq!(calm(false), []);
+        assert_eq!(calm(true), [lanes[3].id.clone()]);
+    }
+
+    #[test]
+    fn what_no_longer_carries_our_epoch_is_dropped() {
+        let nodes = [node("a", 0)];
+        let lanes = [lane(0, Some("a"))];
+        let held = HashMap::from([(lanes[0].id.clone(), 99), (lane(7, None).id, 1)]);
+        let moves = decide(&lanes, &nodes, "a", &held, true);
+        assert_eq!(moves.drop.len(), 2);
+    }
+
+    #[test]
+    fn a_leaving_node_gets_nothing() {
+        let leaving = NodeRow {
+            state: "leaving".into(),
+            ..node("a", 0)
+        };
+        let (nodes, lanes) = ([leaving, node("b", 0)], [lane(0, Some("a")), lane(1, None)]);
+        assert_eq!(
+            shares(&assign(&lanes, &nodes)),
+            HashMap::from([("b".to_owned(), 2)])
+        );
+        assert_eq!(assign(&lanes, &nodes[..1]), HashMap::new());
+    }
+
+    #[test]
+    fn only_silence_on_our_own_clock_makes_a_node_dead() {
+        let at = Duration::from_secs;
+        let mut watch = Watch::default();
+        assert_eq!(watch.see(&[node("a", 1), node("b", 1)], "a", at(100)), []);
+        assert_eq!(watch.see(&[node("a", 1), node("b", 2)], "a", at(114)), []);
+        assert_eq!(watch.see(&[node("a", 1), node("b", 2)], "a", at(128)), []);
+        let silent = watch.see(&[node("a", 1), node("b", 2)], "a", at(129));
+        assert_eq!(silent, [("b".to_owned(), 2)], "never ourselves");
+        assert!(watch.is_stable(at(129)));
+        watch.see(&[node("a", 1)], "a", at(130));
+        assert!(!watch.is_stable(at(132)) && watch.is_stable(at(133)));
+    }
+
+    #[test]
+    fn a_lease_counts_from_before_its_renewal_was_sent_and_ends_before_others_may_take() {
+        let at = Duration::from_secs;
+        let mut lease = Lease::begun(at(0));
+        assert!(lease.holds(at(12)) && !lease.holds(at(13)));
+        lease.renewed(at(3));
+        assert!(lease.holds(at(15)) && !lease.holds(at(16)));
+        lease.renewed(at(1));
+        assert!(
+            lease.holds(at(15)),
+            "an older answer that comes late takes nothing back"
+        );
+    }
+}
