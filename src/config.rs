@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::domain::lane::LANES_MAX;
+use crate::lanes::redis::Address;
+use crate::store::{Database, NoDatabase};
 
 /// Where `serve` listens unless it is told otherwise.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
@@ -36,10 +38,14 @@ pub enum Log {
 }
 
 /// What a node runs with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Where its files are.
     pub data: DataDir,
+    /// A server that keeps events and cursors; none: a file in the data directory.
+    pub database: Option<Database>,
+    /// A server that keeps hints; none: memory.
+    pub redis: Option<Address>,
     /// Where it takes webhooks and requests.
     pub listen: SocketAddr,
     /// Lanes of the default namespace, used at the first start only.
@@ -66,6 +72,15 @@ pub enum Error {
         /// Its length in bytes.
         len: usize,
     },
+    /// Hints of others would be about events that this node does not have.
+    #[error("--redis is for nodes that share a server: give --database postgres://… too")]
+    RedisAlone,
+    /// The text names no database.
+    #[error("--database: {0}")]
+    Database(#[from] NoDatabase),
+    /// The text names no Redis.
+    #[error("--redis: {0}")]
+    Redis(String),
     /// None, or too many.
     #[error("lane count is 1 to {LANES_MAX}, got {0}")]
     Lanes(u16),
@@ -85,6 +100,10 @@ impl Config {
     pub fn checked(self) -> Result<Self, Error> {
         if !(1..=LANES_MAX).contains(&self.lanes) {
             return Err(Error::Lanes(self.lanes));
+        }
+        let is_server = matches!(self.database, Some(Database::Postgres(_)));
+        if self.redis.is_some() && !is_server {
+            return Err(Error::RedisAlone);
         }
         let plain = |c: char| !c.is_control() && !c.is_whitespace();
         if self.node.is_empty() || self.node.len() > 63 || !self.node.chars().all(plain) {
@@ -136,6 +155,11 @@ impl DataDir {
         &self.0
     }
 
+    /// Holds the word by which other nodes know this directory.
+    pub fn word(&self) -> PathBuf {
+        self.0.join("hooklane.id")
+    }
+
     /// The SQLite database.
     pub fn database(&self) -> PathBuf {
         self.0.join("hooklane.db")
@@ -184,6 +208,8 @@ mod tests {
     fn what_cannot_work_is_refused_before_anything_starts() {
         let right = Config {
             data: DataDir::at("/x"),
+            database: None,
+            redis: None,
             listen: LISTEN_DEFAULT,
             lanes: LANES_DEFAULT,
             node: host_name(),

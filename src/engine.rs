@@ -10,19 +10,21 @@ mod gauge;
 pub mod intake;
 pub mod lane;
 pub mod membership;
+pub mod ownership;
 pub mod reduce;
+mod relay;
 mod sweep;
 mod turn;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::domain::cursor::CursorId;
@@ -69,20 +71,32 @@ pub struct Engine {
     pub applied: applied::Applied,
     /// Every counter.
     pub metrics: Arc<Metrics>,
-    workers: RwLock<HashMap<LaneId, Arc<Worker>>>,
+    /// The way to the other nodes.
+    pub relay: relay::Relay,
+    /// This node among the others; none when a file is all its own.
+    pub member: Option<ownership::Member>,
+    running: RwLock<HashMap<LaneId, RunningLane>>,
     /// Asks for a sweep, as when a handler is new.
     sweep: Notify,
+    /// Asks for a look at the other nodes.
+    look: Notify,
     /// Changes with every commit that stored events.
     stored: watch::Sender<()>,
     failed: watch::Sender<Option<String>>,
 }
 
+/// A lane that runs here.
+struct RunningLane {
+    worker: Arc<Worker>,
+    epoch: i64,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
 /// The tasks of an engine that has started.
 pub struct Running {
     engine: Arc<Engine>,
-    stop: watch::Sender<bool>,
     committer: JoinSet<()>,
-    lanes: Arc<Mutex<JoinSet<()>>>,
     duties: JoinSet<()>,
 }
 
@@ -118,9 +132,14 @@ impl Engine {
     /// Those of the database.
     pub async fn start(
         store: Store,
+        node: Option<ownership::Node>,
         metrics: Arc<Metrics>,
         failed: watch::Sender<Option<String>>,
     ) -> Result<Running, Error> {
+        let member = match &node {
+            Some(node) => Some(ownership::Member::join(&store, node).await?),
+            None => None,
+        };
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
@@ -131,29 +150,29 @@ impl Engine {
                 .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?,
             applied: applied::Applied::default(),
             metrics,
-            workers: RwLock::default(),
+            relay: relay::Relay::new(node.and_then(|node| node.redis)),
+            member,
+            running: RwLock::default(),
             sweep: Notify::new(),
+            look: Notify::new(),
             stored: watch::channel(()).0,
             failed,
         });
-        let (stop, stopping) = watch::channel(false);
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
             committer.spawn(committer::run(engine.clone(), line));
         }
-        let lanes = Arc::new(Mutex::new(JoinSet::new()));
-        engine.run_new_lanes(&lanes, &stopping);
-        sweep::run(&engine).await?;
+        engine.run_own_lanes().await?;
         let mut duties = JoinSet::new();
-        duties.spawn(engine.clone().follow_catalog(lanes.clone(), stopping));
+        relay::Relay::start(&engine, &mut duties);
+        duties.spawn(ownership::Member::run(engine.clone()));
+        duties.spawn(engine.clone().follow_catalog());
         duties.spawn(engine.clone().sweep_now_and_then());
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
         Ok(Running {
             engine,
-            stop,
             committer,
-            lanes,
             duties,
         })
     }
@@ -199,13 +218,48 @@ impl Engine {
 
     /// Says that cursors have work in a lane, wherever it runs.
     fn hint(&self, lane: LaneId, hints: Vec<Hint>) {
-        // Whoever opens a lane sweeps it.
-        let _ = self.lanes.hint(&lane, hints);
+        if let Err(hints) = self.lanes.hint(&lane, hints) {
+            let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
+            self.relay.send(lane, cursors);
+        }
     }
 
     /// The worker of a lane, if it runs here.
     pub fn worker(&self, lane: &LaneId) -> Option<Arc<Worker>> {
-        self.workers.read().get(lane).cloned()
+        let running = self.running.read();
+        running.get(lane).map(|lane| lane.worker.clone())
+    }
+
+    /// The lanes that run here, each with the epoch of its take.
+    fn held(&self) -> Vec<(LaneId, i64)> {
+        let running = self.running.read();
+        let held = running.iter().map(|(id, lane)| (id.clone(), lane.epoch));
+        held.collect()
+    }
+
+    fn held_lanes(&self) -> Vec<LaneId> {
+        self.running.read().keys().cloned().collect()
+    }
+
+    /// Asks for a look at who runs which lane.
+    fn look_at_lanes(&self) {
+        self.look.notify_one();
+    }
+
+    /// The same, when a node is on its way out: its lanes may have become free.
+    fn look_at_lanes_if_free(&self) {
+        let someone_leaves = |member: &ownership::Member| {
+            let view = member.view();
+            view.nodes.iter().any(|node| node.is_leaving())
+        };
+        if self.member.as_ref().is_some_and(someone_leaves) {
+            self.look.notify_one();
+        }
+    }
+
+    /// Asks for a sweep.
+    fn sweep_soon(&self) {
+        self.sweep.notify_one();
     }
 
     /// Ends the process when an error leaves no other way; says whether it does.
@@ -234,8 +288,8 @@ impl Engine {
         self.metrics.queue_bytes.set(number(bytes));
         let (mut set_aside, mut held) = (0, 0);
         let now = Timestamp::now();
-        for worker in self.workers.read().values() {
-            let (survey, _) = worker.survey(now);
+        for lane in self.running.read().values() {
+            let (survey, _) = lane.worker.survey(now);
             held += survey.held;
             set_aside += survey.held + survey.waiting;
         }
@@ -265,52 +319,69 @@ impl Engine {
         }
     }
 
-    /// Runs the lanes of every lane set that is not run yet.
-    fn run_new_lanes(
-        self: &Arc<Self>,
-        tasks: &Mutex<JoinSet<()>>,
-        stopping: &watch::Receiver<bool>,
-    ) {
-        let catalog = self.catalog.now();
-        for set in catalog.lane_sets.values() {
-            for lane in set.ids() {
-                self.run_lane(lane, tasks, stopping);
+    /// Runs the lanes that this node should, and finds their work.
+    async fn run_own_lanes(self: &Arc<Self>) -> Result<(), Error> {
+        match &self.member {
+            Some(member) => member.begin(self).await,
+            None => {
+                self.run_every_lane().await;
+                self.sweep().await.map(drop)
             }
         }
-        self.drop_lanes_but(&catalog.lane_sets);
     }
 
-    fn run_lane(
-        self: &Arc<Self>,
-        lane: LaneId,
-        tasks: &Mutex<JoinSet<()>>,
-        stopping: &watch::Receiver<bool>,
-    ) {
-        let mut workers = self.workers.write();
-        if workers.contains_key(&lane) {
+    /// Runs the lanes of every lane set, and no others.
+    async fn run_every_lane(self: &Arc<Self>) {
+        let catalog = self.catalog.now();
+        let lanes: HashSet<LaneId> = catalog.lane_sets.values().flat_map(LaneSet::ids).collect();
+        let gone = |lane: &LaneId| !lanes.contains(lane);
+        let gone: Vec<_> = self.held_lanes().into_iter().filter(gone).collect();
+        self.close_lanes(&gone).await;
+        for lane in lanes {
+            self.open_lane(lane, 0);
+        }
+    }
+
+    /// Runs a lane, if it does not run here yet.
+    fn open_lane(self: &Arc<Self>, lane: LaneId, epoch: i64) {
+        let mut running = self.running.write();
+        if running.contains_key(&lane) {
             return;
         }
         let queue = self.lanes.open(&lane);
         let worker = Arc::new(Worker::new(lane.clone(), queue));
-        workers.insert(lane, worker.clone());
-        let (engine, stopping) = (self.clone(), stopping.clone());
-        let run = async move { worker.run(&engine, stopping).await };
-        tasks.lock().spawn(run);
+        let (stop, stopping) = watch::channel(false);
+        let (engine, runs) = (self.clone(), worker.clone());
+        let task = tokio::spawn(async move { runs.run(&engine, stopping).await });
+        let started = RunningLane {
+            worker,
+            epoch,
+            stop,
+            task,
+        };
+        running.insert(lane, started);
     }
 
-    /// Namespaces that are gone have no hooks, so their lanes have no work.
-    fn drop_lanes_but(&self, sets: &HashMap<Name, LaneSet>) {
-        self.workers.write().retain(|lane, _| {
-            sets.get(&lane.namespace)
-                .is_some_and(|set| set.generation == lane.generation)
-        });
+    /// Stops lanes, each between two turns. What they still had to do is said to whoever runs them next:
+    /// an event may have been hinted here after the next owner has swept.
+    async fn close_lanes(&self, lanes: &[LaneId]) {
+        let closing: Vec<_> = {
+            let mut running = self.running.write();
+            let stopped = |id: &LaneId| Some((id.clone(), running.remove(id)?));
+            lanes.iter().filter_map(stopped).collect()
+        };
+        for (_, lane) in &closing {
+            lane.stop.send_replace(true);
+        }
+        for (id, lane) in closing {
+            let _ = lane.task.await;
+            let left = self.lanes.close(&id).into_iter().map(|hint| hint.cursor);
+            let cursors = left.chain(lane.worker.cursors()).collect();
+            self.relay.send(id, cursors);
+        }
     }
 
-    async fn follow_catalog(
-        self: Arc<Self>,
-        lanes: Arc<Mutex<JoinSet<()>>>,
-        stopping: watch::Receiver<bool>,
-    ) {
+    async fn follow_catalog(self: Arc<Self>) {
         let mut seen = self.catalog.now().version;
         let mut clock = tokio::time::interval(CATALOG_EVERY);
         loop {
@@ -322,7 +393,10 @@ impl Engine {
             let version = self.catalog.now().version;
             if version != seen {
                 seen = version;
-                self.run_new_lanes(&lanes, &stopping);
+                match self.member {
+                    Some(_) => self.look_at_lanes(),
+                    None => self.run_every_lane().await,
+                }
             }
         }
     }
@@ -389,15 +463,24 @@ impl Running {
         &self.engine
     }
 
+    /// Gives every lane to the other nodes, if there are any, while events still come in.
+    pub async fn leave(&self) {
+        if let Some(member) = &self.engine.member {
+            member.leave(&self.engine).await;
+        }
+    }
+
     /// Answers what was let in, finishes the turns that run, and closes the store. What is still to do
     /// is found at the next start.
     pub async fn stop(mut self) {
-        self.engine.intake.stop();
+        let engine = &self.engine;
+        engine.intake.stop();
         while self.committer.join_next().await.is_some() {}
-        self.stop.send_replace(true);
-        let mut lanes = std::mem::take(&mut *self.lanes.lock());
-        while lanes.join_next().await.is_some() {}
+        engine.close_lanes(&engine.held_lanes()).await;
         self.duties.shutdown().await;
+        if let Some(member) = &engine.member {
+            member.go(engine).await;
+        }
         if let Err(error) = self.engine.catalog.store_uses().await {
             tracing::warn!(%error, "the last uses of keys were not stored");
         }

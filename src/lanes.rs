@@ -3,6 +3,8 @@
 //! A hint is a courtesy. Losing every one of them costs time, never an event or its order, because the
 //! sweep finds the same cursors in the database. Being in the queue is the only sign of being hinted.
 
+pub mod redis;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -86,6 +86,26 @@ pub fn take(data: &DataDir) -> Result<Lock, Error> {
     Ok(Lock { _file: file })
 }
 
+/// The word by which other nodes know this directory: a node that starts here again takes the place of
+/// the one that died here. A directory that was copied to another machine draws a new one.
+///
+/// # Errors
+/// [`Error::System`].
+pub fn word(data: &DataDir) -> Result<String, Error> {
+    let path = data.word();
+    let system = |error| Error::System(path.display().to_string(), error);
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    if let Some((word, of)) = known.trim_end().split_once(' ')
+        && of == machine.trim()
+    {
+        return Ok(word.to_owned());
+    }
+    let word = format!("{:016x}", rand::random::<u64>());
+    std::fs::write(&path, format!("{word} {}\n", machine.trim())).map_err(system)?;
+    Ok(word)
+}
+
 fn check(dir: &Path) -> Result<(), Error> {
     let shown = || dir.display().to_string();
     let system = |error| Error::System(shown(), error);

@@ -1,7 +1,6 @@
 //! `serve`: the one place where store, engine and doors are put together.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,17 +14,20 @@ use super::{Exit, Printer, Trouble, lock};
 use crate::admin::Admin;
 use crate::config::{self, Config, DataDir};
 use crate::domain::time::parse_duration;
+use crate::engine::ownership::Node;
 use crate::engine::{self, Engine, Running};
 use crate::http::edge::{self, Limits, Listener, Peer};
 use crate::http::{self, App};
+use crate::lanes::redis::Redis;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Database, Store};
 
 /// Run a node: receive webhooks, keep them, process them in order
 ///
 /// Examples:
 ///   hooklane serve
 ///   hooklane serve --listen 0.0.0.0:8420 --data /var/lib/hooklane
+///   hooklane serve --database postgres://hooklane@db/hooklane --redis redis://cache
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Serve {
@@ -33,6 +35,26 @@ pub struct Serve {
     #[arg(long, value_name = "ADDRESS", default_value_t = config::LISTEN_DEFAULT)]
     #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
     listen: SocketAddr,
+
+    /// What keeps events and states: a path, or postgres://USER:PASSWORD@HOST/NAME, which any number
+    /// of nodes may share [default: a file in the data directory]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HOOKLANE_DATABASE",
+        hide_env_values = true
+    )]
+    database: Option<String>,
+
+    /// What nodes that share a database tell each other of work through: redis://USER:PASSWORD@HOST
+    /// [default: memory, for one node]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HOOKLANE_REDIS",
+        hide_env_values = true
+    )]
+    redis: Option<String>,
 
     /// Lanes of the default namespace; counts at the first start only
     #[arg(long, value_name = "COUNT", default_value_t = config::LANES_DEFAULT)]
@@ -73,8 +95,12 @@ enum Log {
 impl Serve {
     /// What the flags say, checked.
     pub fn config(self, data: DataDir) -> Result<Config, Trouble> {
+        let redis = |text: String| text.parse().map_err(|error| no_redis(&error));
+        let database = self.database.map(|text| text.parse());
         let config = Config {
             data,
+            database: database.transpose().map_err(config::Error::Database)?,
+            redis: self.redis.map(redis).transpose()?,
             listen: self.listen,
             lanes: self.lanes,
             node: self.node.unwrap_or_else(config::host_name),
@@ -87,6 +113,10 @@ impl Serve {
         };
         Ok(config.checked()?)
     }
+}
+
+fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
+    config::Error::Redis(error.to_string())
 }
 
 /// Runs until it is told to stop, and answers what it accepted before it does.
@@ -117,6 +147,7 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
         failure = reason(&mut failing) => failure,
     };
     let stop = async {
+        running.leave().await;
         doors.close().await;
         running.stop().await;
     };
@@ -164,15 +195,31 @@ async fn start(
     failed: watch::Sender<Option<String>>,
 ) -> anyhow::Result<Running> {
     let observer = engine::observer(metrics.clone(), failed.clone());
-    let store = open_store(&config.data.database(), observer).await?;
+    let file = || Database::from(&config.data.database());
+    let database = config.database.clone().unwrap_or_else(file);
+    let store = Store::open(&database, observer)
+        .await
+        .with_context(|| format!("cannot open {database}"))?;
     Admin::prepare(&store, config.lanes).await?;
-    Ok(Engine::start(store, metrics, failed).await?)
+    let node = match database {
+        Database::Sqlite(_) => None,
+        Database::Postgres(_) => Some(node(config, &store).await?),
+    };
+    Ok(Engine::start(store, node, metrics, failed).await?)
 }
 
-async fn open_store(file: &Path, observer: crate::store::Observer) -> anyhow::Result<Store> {
-    Store::open(file, observer)
-        .await
-        .with_context(|| format!("cannot open {}", file.display()))
+/// This node among those that share its server.
+async fn node(config: &Config, store: &Store) -> anyhow::Result<Node> {
+    let data_dir = lock::word(&config.data)?;
+    let redis = match &config.redis {
+        Some(address) => Some(Redis::connect(address, store.cluster().await?, &data_dir).await?),
+        None => None,
+    };
+    Ok(Node {
+        name: config.node.clone(),
+        data_dir,
+        redis,
+    })
 }
 
 /// The listeners, and what answers behind them.
@@ -234,6 +281,18 @@ impl Doors {
     }
 }
 
+/// The set-up in words.
+fn set_up(config: &Config) -> String {
+    let database = match &config.database {
+        Some(Database::Postgres(_)) => "Postgres",
+        _ => "SQLite",
+    };
+    match &config.redis {
+        Some(_) => format!("{database}, hints in Redis"),
+        None => format!("{database}, hints in memory"),
+    }
+}
+
 /// The first lines of a node, which end in `ready`.
 fn greet(
     config: &Config,
@@ -249,7 +308,8 @@ fn greet(
     tracing::info!(version, node, %data, %address, epoch, "ready");
     let new = if is_new { " (new)" } else { "" };
     out.say(format_args!(
-        "hooklane {version}   node {node}   SQLite, hints in memory"
+        "hooklane {version}   node {node}   {}",
+        set_up(config)
     ))?;
     out.say(format_args!(
         "  data   {data}{new}\n         every command on this machine works through its socket, without a key"

@@ -50,12 +50,25 @@ impl Lease {
 /// What one node has seen of the others.
 #[derive(Debug, Default)]
 pub struct Watch {
-    beats: HashMap<String, (i64, Duration)>,
+    beats: HashMap<String, Beat>,
     live: BTreeSet<String>,
     same_since: Duration,
 }
 
+/// The newest beat of a node, since when it is the newest, and whether none was seen before it.
+#[derive(Debug)]
+struct Beat {
+    number: i64,
+    since: Duration,
+    is_first: bool,
+}
+
 impl Watch {
+    /// Whether a node has been seen to beat.
+    pub fn has_beaten(&self, id: &str) -> bool {
+        self.beats.get(id).is_some_and(|beat| !beat.is_first)
+    }
+
     /// Notes the rows as read at `now`, and says which nodes have been silent for too long, each with
     /// its last beat: whoever removes it must find that beat unchanged.
     pub fn see(&mut self, nodes: &[NodeRow], me: &str, now: Duration) -> Vec<(String, i64)> {
@@ -67,13 +80,18 @@ impl Watch {
         self.live = live;
         let mut silent = Vec::new();
         for node in nodes.iter().filter(|node| node.id != me) {
-            let (beat, since) = self
-                .beats
-                .entry(node.id.clone())
-                .or_insert((node.beat, now));
-            if *beat != node.beat {
-                (*beat, *since) = (node.beat, now);
-            } else if now.saturating_sub(*since) >= LEASE {
+            let beat = self.beats.entry(node.id.clone()).or_insert(Beat {
+                number: node.beat,
+                since: now,
+                is_first: true,
+            });
+            if beat.number != node.beat {
+                *beat = Beat {
+                    number: node.beat,
+                    since: now,
+                    is_first: false,
+                };
+            } else if now.saturating_sub(beat.since) >= LEASE {
                 silent.push((node.id.clone(), node.beat));
             }
         }

@@ -35,6 +35,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a reader waits who names a position and no time.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 
+/// How often a state is looked at that another node may move.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(25);
+
 /// How often is looked for a stream that does not exist yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -142,6 +145,12 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     })
 }
 
+/// When to look at a state again although nobody told that it moved: other nodes move some, unheard.
+fn look_again(engine: &Engine) -> Option<Instant> {
+    let elsewhere = engine.relay.is_shared();
+    elsewhere.then(|| Instant::now() + LOOK_ELSEWHERE)
+}
+
 /// The state as soon as it has reached a position, or as it stands at the deadline.
 async fn state_at(
     app: &App,
@@ -162,7 +171,8 @@ async fn state_at(
             // Watched before it is read once more, so that no move falls in between.
             (None, Some(stream)) => moves = Some(engine.applied.watch(stream)),
             (Some(moves), _) => {
-                let _ = tokio::time::timeout_at(deadline, moves.changed()).await;
+                let until = look_again(&engine).map_or(deadline, |again| again.min(deadline));
+                let _ = tokio::time::timeout_at(until, moves.changed()).await;
             }
             (None, None) => {
                 let again = (Instant::now() + LOOK_AGAIN).min(deadline);

@@ -209,7 +209,7 @@ async fn start(dir: &TempDir) -> Running {
     let file = dir.path().join("hooklane.db");
     let store = Store::open(&file, observer).await.unwrap();
     Admin::prepare(&store, 3).await.unwrap();
-    Engine::start(store, metrics, failed).await.unwrap()
+    Engine::start(store, None, metrics, failed).await.unwrap()
 }
 
 /// What a crash leaves: the file, and then as much of the log as was written.

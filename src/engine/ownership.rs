@@ -1,0 +1,323 @@
+//! Takes and gives away lanes: the loop around [`super::membership`], which decides.
+//!
+//! The only node of a file runs every lane and has no rows. Nodes that may share a server each have a
+//! row and beat; a node whose lease has run out closes its lanes before others may take them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::Engine;
+use super::membership::{LEASE, Lease, RENEWAL, Watch, decide};
+use crate::domain::lane::LaneId;
+use crate::domain::time::{Timestamp, since_boot};
+use crate::lanes::redis::Redis;
+use crate::store::{Error, LaneRow, NodeRow};
+
+/// How often a node looks at the others.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How soon what a node's lanes do is shown to the others, when it has changed.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// A node among others on one server.
+pub struct Node {
+    /// What people call it.
+    pub name: String,
+    /// The word of its data directory.
+    pub data_dir: String,
+    /// Where hints are kept; none: in memory, and then it must be the only node.
+    pub redis: Option<Redis>,
+}
+
+/// What a node knows of itself and of the others.
+pub struct Member {
+    name: String,
+    data_dir: String,
+    hints: &'static str,
+    state: Mutex<State>,
+    /// What its lanes do, as JSON, for the others.
+    report: Mutex<String>,
+    view: Mutex<View>,
+}
+
+struct State {
+    id: String,
+    lease: Lease,
+    watch: Watch,
+    beaten: Duration,
+    reported: String,
+    leaving: bool,
+}
+
+/// The cluster as last seen.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Every node, by id.
+    pub nodes: Vec<NodeRow>,
+    /// Every lane, in order.
+    pub lanes: Vec<LaneRow>,
+}
+
+impl Member {
+    /// Joins the nodes of a server.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when nodes could not hear of each other's events.
+    pub async fn join(store: &crate::store::Store, node: &Node) -> Result<Self, Error> {
+        store.reap_data_dir(&node.data_dir).await?;
+        let hints = match node.redis {
+            Some(_) => "redis",
+            None => "memory",
+        };
+        refuse_strangers(store, hints).await?;
+        let sent = since_boot();
+        let row = row(&node.name, &node.data_dir, hints);
+        store.join(&row).await?;
+        Ok(Self {
+            name: node.name.clone(),
+            data_dir: node.data_dir.clone(),
+            hints,
+            state: Mutex::new(State {
+                id: row.id,
+                lease: Lease::begun(sent),
+                watch: Watch::default(),
+                beaten: sent,
+                reported: String::new(),
+                leaving: false,
+            }),
+            report: Mutex::default(),
+            view: Mutex::default(),
+        })
+    }
+
+    /// The id of this node.
+    pub fn id(&self) -> String {
+        self.state.lock().id.clone()
+    }
+
+    /// What every node does, as last seen.
+    pub fn view(&self) -> View {
+        self.view.lock().clone()
+    }
+
+    /// Says what the lanes of this node do.
+    pub fn report(&self, json: String) {
+        *self.report.lock() = json;
+    }
+
+    async fn beat(&self, engine: &Engine) -> Result<(), Error> {
+        let report = self.report.lock().clone();
+        let sent = since_boot();
+        let due = {
+            let state = self.state.lock();
+            let since = sent.saturating_sub(state.beaten);
+            since >= RENEWAL || (since >= REPORT_EVERY && state.reported != report)
+        };
+        if !due {
+            return Ok(());
+        }
+        let config = engine.catalog.peek().version;
+        if engine.store.beat(&self.id(), config, &report).await? {
+            let mut state = self.state.lock();
+            state.lease.renewed(sent);
+            state.beaten = sent;
+            state.reported = report;
+            return Ok(());
+        }
+        self.begin_again(engine).await
+    }
+
+    /// The lease is lost: drops everything, and joins under another id.
+    async fn begin_again(&self, engine: &Engine) -> Result<(), Error> {
+        tracing::warn!("the lease is lost: lanes are dropped, and taken anew");
+        engine.close_lanes(&engine.held_lanes()).await;
+        let row = row(&self.name, &self.data_dir, self.hints);
+        let sent = since_boot();
+        engine.store.join(&row).await?;
+        let mut state = self.state.lock();
+        state.id = row.id;
+        state.lease = Lease::begun(sent);
+        state.watch = Watch::default();
+        state.beaten = sent;
+        Ok(())
+    }
+
+    /// One look: beats, removes the dead, and moves lanes.
+    async fn look(&self, engine: &Arc<Engine>) -> Result<(), Error> {
+        self.beat(engine).await?;
+        let view = View {
+            nodes: engine.store.nodes().await?,
+            lanes: engine.store.lanes().await?,
+        };
+        *self.view.lock() = view.clone();
+        let now = since_boot();
+        let (me, silent, stable) = {
+            let mut state = self.state.lock();
+            let me = state.id.clone();
+            let silent = state.watch.see(&view.nodes, &me, now);
+            (me, silent, state.watch.is_stable(now))
+        };
+        for (id, beat) in silent {
+            if engine.store.reap(&id, beat).await? {
+                tracing::warn!(node = id, "a node is dead: its lanes are free");
+                engine.look_at_lanes();
+            }
+        }
+        if self.state.lock().leaving {
+            return Ok(());
+        }
+        let held: HashMap<_, _> = engine.held().into_iter().collect();
+        let moves = decide(&view.lanes, &view.nodes, &me, &held, stable);
+        if !moves.drop.is_empty() {
+            tracing::warn!(lanes = moves.drop.len(), "lanes are not ours any more");
+            engine.close_lanes(&moves.drop).await;
+        }
+        self.hand_over(engine, &me, &view.lanes, &moves.hand_over)
+            .await?;
+        take(engine, &me, &moves.take).await
+    }
+
+    /// Closes lanes, each between two turns, and frees them.
+    async fn hand_over(
+        &self,
+        engine: &Engine,
+        me: &str,
+        rows: &[LaneRow],
+        lanes: &[LaneId],
+    ) -> Result<(), Error> {
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        engine.close_lanes(lanes).await;
+        let is_theirs = |row: &&LaneRow| lanes.contains(&row.id);
+        let freed: Vec<_> = rows
+            .iter()
+            .filter(is_theirs)
+            .map(|row| (row.id.clone(), row.epoch))
+            .collect();
+        engine.store.release_lanes(&freed, me).await?;
+        tracing::info!(lanes = lanes.len(), "lanes handed over");
+        engine.relay.poke(lanes).await;
+        Ok(())
+    }
+
+    /// Gives every lane away and takes none any more.
+    pub async fn leave(&self, engine: &Engine) {
+        let me = {
+            let mut state = self.state.lock();
+            state.leaving = true;
+            state.id.clone()
+        };
+        let held = engine.held();
+        let lanes: Vec<_> = held.iter().map(|(lane, _)| lane.clone()).collect();
+        let left = async {
+            engine.store.leave(&me).await?;
+            engine.close_lanes(&lanes).await;
+            engine.store.release_lanes(&held, &me).await
+        };
+        if let Err(error) = left.await {
+            tracing::warn!(%error, "lanes are free when this node is found dead");
+        }
+        engine.relay.poke(&lanes).await;
+    }
+
+    /// Removes the row of this node, as the last thing that it does.
+    pub async fn go(&self, engine: &Engine) {
+        if let Err(error) = engine.store.remove_node(&self.id()).await {
+            tracing::warn!(%error, "the row of this node is removed by the others");
+        }
+    }
+
+    /// Takes the first lanes, and returns when this node runs what is its own.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn begin(&self, engine: &Arc<Engine>) -> Result<(), Error> {
+        self.look(engine).await
+    }
+
+    /// Looks at the others now and then, or when asked to.
+    pub async fn run(engine: Arc<Engine>) {
+        let Some(member) = &engine.member else { return };
+        loop {
+            let _ = timeout(LOOK_EVERY, engine.look.notified()).await;
+            match timeout(PATIENCE, member.look(&engine)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the other nodes are not seen"),
+                Err(_) => tracing::warn!("the database is slow: the other nodes are not seen"),
+            }
+            let holds = member.state.lock().lease.holds(since_boot());
+            if !holds && !engine.held().is_empty() {
+                tracing::error!("the lease has run out: lanes are closed");
+                engine.close_lanes(&engine.held_lanes()).await;
+            }
+        }
+    }
+}
+
+async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Error> {
+    let taken = engine.store.take_lanes(lanes, me).await?;
+    if taken.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(lanes = taken.len(), "lanes taken");
+    for (lane, epoch) in &taken {
+        engine.open_lane(lane.clone(), *epoch);
+    }
+    // In this order: what was hinted to the owner before is found by the sweep, what is hinted from now
+    // on comes here.
+    engine.relay.claim(engine, &taken).await;
+    engine.sweep().await?;
+    Ok(())
+}
+
+/// Without a way to tell each other of events there can be one node only. A dead one is waited for.
+async fn refuse_strangers(store: &crate::store::Store, hints: &str) -> Result<(), Error> {
+    let began = since_boot();
+    let mut watch = Watch::default();
+    loop {
+        let now = since_boot();
+        let nodes = store.nodes().await?;
+        for (id, beat) in watch.see(&nodes, "", now) {
+            store.reap(&id, beat).await?;
+        }
+        let alone = |node: &&NodeRow| hints == "memory" || node.hints == "memory";
+        let Some(other) = nodes.iter().find(alone) else {
+            return Ok(());
+        };
+        // One that beats is alive.
+        let lives = now.saturating_sub(began) > RENEWAL * 2 && watch.has_beaten(&other.id);
+        if lives || now.saturating_sub(began) > LEASE * 2 {
+            return Err(Error::Refused(format!(
+                "node {} already runs on this database and {}; give every node the same --redis",
+                other.name,
+                match hints {
+                    "memory" => "this one would keep its hints in memory",
+                    _ => "keeps its hints in memory",
+                }
+            )));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn row(name: &str, data_dir: &str, hints: &str) -> NodeRow {
+    NodeRow {
+        id: uuid::Uuid::now_v7().simple().to_string(),
+        name: name.to_owned(),
+        data_dir: data_dir.to_owned(),
+        hints: hints.to_owned(),
+        state: "live".to_owned(),
+        beat: 0,
+        config_seen: 0,
+        report: String::new(),
+        started_at: Timestamp::now(),
+    }
+}

@@ -1,0 +1,304 @@
+//! Hints between this node and the others: what has work in a lane that runs elsewhere goes out, what
+//! others say about lanes that run here comes in.
+//!
+//! It may lose any hint. Signs of a loss lead to the same three steps: the namespace is raised, lanes
+//! are claimed again, the database is swept. While Redis is away, the node sweeps every second.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Engine;
+use crate::domain::cursor::CursorId;
+use crate::domain::lane::LaneId;
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::lanes::redis::{Answer, Error, Redis, Sign};
+use crate::lanes::{Aside, Behind, Hint};
+
+/// How often queues are looked at when nobody pokes.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often Redis is asked whether it still knows what it knew.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
+
+/// Batches of hints that may wait to go out; more are left to the sweep of their owners.
+const WAITING_MAX: usize = 1_024;
+
+/// Hints in one call.
+const BATCH_MAX: usize = 2_048;
+
+/// The way to and from the other nodes. Without Redis there are none.
+pub struct Relay {
+    redis: Option<Redis>,
+    out: mpsc::Sender<Outgoing>,
+    waiting: Mutex<Option<mpsc::Receiver<Outgoing>>>,
+    away: AtomicBool,
+}
+
+type Outgoing = (LaneId, Vec<CursorId>);
+
+impl Relay {
+    /// A relay through this server, if there is one.
+    pub fn new(redis: Option<Redis>) -> Self {
+        let (out, waiting) = mpsc::channel(WAITING_MAX);
+        Self {
+            redis,
+            out,
+            waiting: Mutex::new(Some(waiting)),
+            away: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether hints come from other nodes.
+    pub fn is_shared(&self) -> bool {
+        self.redis.is_some()
+    }
+
+    /// Whether Redis does not answer.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
+    }
+
+    /// Sends hints out, without waiting.
+    pub fn send(&self, lane: LaneId, cursors: Vec<CursorId>) {
+        if self.redis.is_some() && !cursors.is_empty() {
+            // Full: the owner's sweep finds them.
+            let _ = self.out.try_send((lane, cursors));
+        }
+    }
+
+    /// Makes others look at once, as when lanes have become free.
+    pub async fn poke(&self, lanes: &[LaneId]) {
+        let Some(redis) = &self.redis else { return };
+        let namespaces: HashSet<&Name> = lanes.iter().map(|lane| &lane.namespace).collect();
+        for namespace in namespaces {
+            let _ = redis.poke(namespace).await;
+        }
+    }
+
+    /// Starts what moves hints.
+    pub fn start(engine: &Arc<Engine>, duties: &mut JoinSet<()>) {
+        let relay = &engine.relay;
+        let (Some(redis), Some(waiting)) = (relay.redis.clone(), relay.waiting.lock().take())
+        else {
+            return;
+        };
+        duties.spawn(redis.clone().listen());
+        duties.spawn(send_all(engine.clone(), redis.clone(), waiting));
+        duties.spawn(receive_all(engine.clone(), redis.clone()));
+        duties.spawn(watch(engine.clone(), redis));
+    }
+
+    /// Fences the earlier owners of lanes that were just taken. When Redis is away, its return does it.
+    pub async fn claim(&self, engine: &Engine, lanes: &[(LaneId, i64)]) {
+        let Some(redis) = &self.redis else { return };
+        if let Err(error) = claim(engine, redis, lanes).await {
+            tracing::debug!(%error, "lanes are claimed later");
+        }
+    }
+}
+
+/// Raises the namespaces of `lanes`, then claims each.
+async fn claim(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) -> Result<(), Error> {
+    let catalog = engine.catalog.now();
+    let namespaces: HashSet<&Name> = lanes.iter().map(|(lane, _)| &lane.namespace).collect();
+    for namespace in namespaces {
+        if let Some(set) = catalog.lane_sets.get(namespace) {
+            redis.raise(set).await?;
+        }
+    }
+    for (lane, epoch) in lanes {
+        if let Answer::Fenced(later) = redis.claim(lane, *epoch).await? {
+            tracing::info!(%lane, epoch, later, "another node has taken the lane");
+            engine.look_at_lanes();
+        }
+    }
+    Ok(())
+}
+
+async fn send_all(engine: Arc<Engine>, redis: Redis, mut waiting: mpsc::Receiver<Outgoing>) {
+    while let Some(first) = waiting.recv().await {
+        let mut batch: BTreeMap<(Name, i64), Vec<(u16, CursorId)>> = BTreeMap::new();
+        let mut hints = 0;
+        let mut next = Some(first);
+        while let Some((lane, cursors)) = next {
+            hints += cursors.len();
+            let of_set = batch.entry((lane.namespace, lane.generation)).or_default();
+            of_set.extend(cursors.into_iter().map(|cursor| (lane.index, cursor)));
+            next = if hints < BATCH_MAX {
+                waiting.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        for ((namespace, generation), hints) in batch {
+            if let Err(error) = push(&engine, &redis, &namespace, generation, &hints).await {
+                tracing::debug!(%error, "hints are left to the sweep");
+            }
+        }
+    }
+}
+
+async fn push(
+    engine: &Engine,
+    redis: &Redis,
+    namespace: &Name,
+    generation: i64,
+    hints: &[(u16, CursorId)],
+) -> Result<(), Error> {
+    match redis.push(namespace, generation, hints).await? {
+        Answer::Wiped | Answer::Behind(_) => {
+            if let Some(set) = engine.catalog.now().lane_sets.get(namespace) {
+                redis.raise(set).await?;
+            }
+            redis.push(namespace, generation, hints).await?;
+        }
+        Answer::Stale(_) => {
+            // The owners of the newer lanes sweep when they take them.
+            let _ = engine.catalog.refresh().await;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn receive_all(engine: Arc<Engine>, redis: Redis) {
+    let mut more = false;
+    loop {
+        if !more {
+            let _ = tokio::time::timeout(LOOK_EVERY, redis.poked()).await;
+            engine.look_at_lanes_if_free();
+        }
+        let lanes = engine.held();
+        more = match redis.pop(&lanes, BATCH_MAX).await {
+            Ok(answers) => receive(&engine, &redis, &lanes, answers).await,
+            Err(_) => {
+                engine.relay.away.store(true, Ordering::Relaxed);
+                false
+            }
+        };
+    }
+}
+
+/// Acts by what was popped; says whether there may be more.
+async fn receive(
+    engine: &Engine,
+    redis: &Redis,
+    lanes: &[(LaneId, i64)],
+    answers: Vec<Answer<Vec<CursorId>>>,
+) -> bool {
+    let mut more = false;
+    let mut lost = Vec::new();
+    for ((lane, epoch), answer) in lanes.iter().zip(answers) {
+        match answer {
+            Answer::Done(cursors) => {
+                more |= cursors.len() == BATCH_MAX;
+                receive_hints(engine, lane, cursors);
+            }
+            Answer::NotOwner(Some(later)) if later > *epoch => engine.look_at_lanes(),
+            Answer::Wiped | Answer::Behind(_) | Answer::NotOwner(_) => {
+                lost.push((lane.clone(), *epoch));
+            }
+            Answer::Stale(_) | Answer::Fenced(_) => {
+                let _ = engine.catalog.refresh().await;
+                engine.look_at_lanes();
+            }
+        }
+    }
+    if !lost.is_empty() {
+        tracing::warn!(
+            lanes = lost.len(),
+            "Redis has forgotten lanes: they are claimed and swept"
+        );
+        recover(engine, redis, &lost).await;
+    }
+    more
+}
+
+fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
+    if cursors.is_empty() {
+        return;
+    }
+    let now = Timestamp::now();
+    let hint = |cursor| Hint {
+        cursor,
+        oldest: now,
+        behind: Behind::More(1),
+        aside: Aside::Stay,
+    };
+    let hints = cursors.into_iter().map(hint).collect();
+    if let Err(hints) = engine.lanes.hint(lane, hints) {
+        // Closed in between: for the next owner.
+        let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
+        engine.relay.send(lane.clone(), cursors);
+    }
+}
+
+async fn recover(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) {
+    if let Err(error) = claim(engine, redis, lanes).await {
+        tracing::debug!(%error, "lanes are claimed later");
+    }
+    engine.sweep_soon();
+}
+
+/// Notices that Redis has lost something, is away, or holds a generation that the database has lost.
+async fn watch(engine: Arc<Engine>, redis: Redis) {
+    let mut clock = tokio::time::interval(PULSE_EVERY);
+    let mut ahead: HashMap<Name, i64> = HashMap::new();
+    loop {
+        clock.tick().await;
+        let sign = redis.pulse().await;
+        let was_away = engine
+            .relay
+            .away
+            .swap(sign == Sign::Away, Ordering::Relaxed);
+        match sign {
+            Sign::Away => {
+                if !was_away {
+                    tracing::warn!("Redis does not answer: work is found by sweeping");
+                }
+                engine.sweep_soon();
+            }
+            Sign::Lost => {
+                if let Err(error) = redis.check_cluster().await {
+                    tracing::error!(%error, "Redis");
+                }
+                recover(&engine, &redis, &engine.held()).await;
+            }
+            Sign::Fine if was_away => {
+                tracing::info!("Redis answers again");
+                recover(&engine, &redis, &engine.held()).await;
+            }
+            Sign::Fine => ahead = wipe_what_is_ahead(&engine, &redis, &ahead).await,
+        }
+    }
+}
+
+/// Wipes namespaces of which Redis has known a later generation than the database for two looks: a
+/// database that has lost something is still the truth.
+async fn wipe_what_is_ahead(
+    engine: &Engine,
+    redis: &Redis,
+    seen: &HashMap<Name, i64>,
+) -> HashMap<Name, i64> {
+    let catalog = engine.catalog.now();
+    let mut ahead = HashMap::new();
+    for (name, set) in &catalog.lane_sets {
+        let Ok(Answer::Stale(generation)) = redis.raise(set).await else {
+            continue;
+        };
+        if seen.get(name) != Some(&generation) {
+            ahead.insert(name.clone(), generation);
+        } else if redis.wipe(name).await.is_ok() {
+            tracing::warn!(namespace = %name, generation, "Redis knew lanes that the database does not");
+            engine.sweep_soon();
+        }
+    }
+    ahead
+}
