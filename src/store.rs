@@ -161,6 +161,7 @@ impl Store {
         server::prepare(server).await?;
         let pool = server::pool(server).await?;
         let hot = postgres::Hot::open(server.native.clone(), commits.into()).await?;
+        hot.check_functions().await?;
         Ok(Self {
             writer: pool.clone(),
             reader: pool,
