@@ -56,7 +56,7 @@ pub struct Store {
 /// Storing events, moving cursors, reading for a turn: each database in its own words.
 enum Hot {
     Sqlite(sqlite::Hot),
-    Postgres(Arc<postgres::Hot>),
+    Postgres(postgres::Hot),
 }
 
 /// How events are best given to the store.
@@ -162,11 +162,12 @@ impl Store {
     async fn open_server(server: &Server, commits: Observer) -> Result<Self, Error> {
         server::prepare(server).await?;
         let pool = server::pool(server).await?;
-        let hot = postgres::Hot::open(&server.native, commits.into()).await?;
+        let hot = postgres::Hot::open(server.native.clone(), commits.into()).await?;
+        hot.check_functions().await?;
         Ok(Self {
             writer: pool.clone(),
             reader: pool,
-            hot: Hot::Postgres(hot.into()).into(),
+            hot: Hot::Postgres(hot).into(),
         })
     }
 

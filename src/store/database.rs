@@ -155,7 +155,7 @@ mod tests {
             "postgres://u:secret@h:5/n",
             "postgres://u@h:5/n?password=secret",
             "postgres://u:secret@h:x/n",
-            "postgres://u:secret@h:5/n?sslmode=secret",
+            "postgres://u:secret@h:5/n?sslmode=never",
             "mysql://u:secret@h/n",
         ] {
             let read = text.parse::<Database>();

@@ -1,7 +1,7 @@
 //! What can go wrong in the store, sorted by what the caller must do (the classes of the protocol).
 
 use rusqlite::ErrorCode;
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// A surprise of the database. Outcomes, such as a lost compare-and-set, are not errors.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +9,12 @@ pub enum Error {
     /// Certainly not stored, worth trying again.
     #[error("database busy: {0}")]
     Busy(String),
+    /// Certainly not stored: rolled back because others wanted the same rows, worth one more try at once.
+    #[error("database contended: {0}")]
+    Contended(String),
+    /// The connection or its answer was lost: unknown whether stored, or changed. Worth trying again.
+    #[error("connection to the database lost: {0}")]
+    Lost(String),
     /// Certainly not stored; goes on by itself when there is room.
     #[error("disk full")]
     Space,
@@ -19,10 +25,6 @@ pub enum Error {
     /// trusted, and only the checks of the next start can.
     #[error("database input/output failed: {0}")]
     Io(String),
-    /// Unknown whether stored: the connection ended before the answer came. The server is asked again
-    /// through another connection, and the process goes on.
-    #[error("connection to the database lost: {0}")]
-    Lost(String),
     /// The database cannot be opened as it must be.
     #[error("{0}")]
     Refused(String),
@@ -34,7 +36,10 @@ pub enum Error {
 impl Error {
     /// Whether the same is worth trying again without a restart.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Space | Self::Lost(_))
+        matches!(
+            self,
+            Self::Busy(_) | Self::Contended(_) | Self::Lost(_) | Self::Space
+        )
     }
 
     /// Whether the process must end.
@@ -46,35 +51,13 @@ impl Error {
     pub(super) fn again(&self) -> Self {
         match self {
             Self::Busy(what) => Self::Busy(what.clone()),
+            Self::Contended(what) => Self::Contended(what.clone()),
+            Self::Lost(what) => Self::Lost(what.clone()),
             Self::Space => Self::Space,
             Self::Integrity(what) => Self::Integrity(what.clone()),
             Self::Io(what) => Self::Io(what.clone()),
-            Self::Lost(what) => Self::Lost(what.clone()),
             Self::Refused(what) => Self::Refused(what.clone()),
             Self::Closed => Self::Closed,
-        }
-    }
-
-    /// The class of what a Postgres server says, by its SQLSTATE.
-    fn of_state(state: &str, what: String) -> Self {
-        match state {
-            // Deadlock, lost to another transaction, a lock that was not got, no connection left.
-            "40P01" | "40001" | "55P03" | "53300" => Self::Busy(what),
-            "53100" => Self::Space,
-            // It is being stopped or started, or turned into a standby. 40003: completion unknown.
-            "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "40003" => Self::Lost(what),
-            _ if state.starts_with("08") => Self::Lost(what),
-            _ => Self::Integrity(what),
-        }
-    }
-
-    fn of_database(error: &dyn sqlx::error::DatabaseError, what: String) -> Self {
-        if let Some(postgres) = error.try_downcast_ref::<PgDatabaseError>() {
-            return Self::of_state(postgres.code(), what);
-        }
-        match error.code().and_then(|code| code.parse().ok()) {
-            Some(code) => Self::of_code(code, what),
-            None => Self::Integrity(what),
         }
     }
 
@@ -88,6 +71,29 @@ impl Error {
             | ErrorCode::CannotOpen => Self::Io(what),
             _ => Self::Integrity(what),
         }
+    }
+}
+
+/// The class of an error that Postgres names. Whatever ends the session leaves the outcome open; any
+/// other error has rolled everything back.
+fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
+    if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) {
+        return Error::Lost(what);
+    }
+    match error.code() {
+        "53100" => Error::Space,
+        "40001" | "40P01" => Error::Contended(what),
+        // A server that only reads is not the primary any more.
+        "25006" => Error::Lost(what),
+        // A lock that did not come, a cancelled statement.
+        "55P03" | "57014" => Error::Busy(what),
+        // What is on disk cannot be read as a table.
+        "XX001" | "XX002" => Error::Io(what),
+        code => match code.get(..2).unwrap_or_default() {
+            "08" | "57" => Error::Lost(what),
+            "53" | "58" => Error::Busy(what),
+            _ => Error::Integrity(what),
+        },
     }
 }
 
@@ -105,10 +111,18 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let what = error.to_string();
         match error {
-            sqlx::Error::Database(inner) => Self::of_database(&*inner, what),
+            sqlx::Error::Database(inner) => {
+                if let Some(inner) = inner.try_downcast_ref::<PgDatabaseError>() {
+                    return of_postgres(inner, what);
+                }
+                match inner.code().and_then(|c| c.parse().ok()) {
+                    Some(code) => Self::of_code(code, what),
+                    None => Self::Integrity(what),
+                }
+            }
             sqlx::Error::PoolTimedOut => Self::Busy(what),
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
-            // Of a connection: SQLite says what became of its file in codes.
+            // SQLite has no connection that could break: its errors have codes.
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => Self::Lost(what),
             _ => Self::Integrity(what),
         }
@@ -130,27 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_server_says_ends_the_process() {
-        let class = |state| Error::of_state(state, String::new());
-        for state in ["40P01", "40001", "55P03"] {
-            assert!(matches!(class(state), Error::Busy(_)), "{state}");
-        }
-        for state in ["57P01", "57P02", "57P03", "08006", "25006"] {
-            assert!(matches!(class(state), Error::Lost(_)), "{state}");
-            assert!(class(state).is_passing(), "{state}");
-        }
-        assert!(matches!(class("53100"), Error::Space));
-        assert!(
-            matches!(class("23505"), Error::Integrity(_)),
-            "unique index"
-        );
-        for state in ["08006", "57P01", "58030", "XX001", "23505"] {
-            assert!(!class(state).is_fatal(), "{state}");
-        }
+    fn a_connection_that_breaks_is_unknown_and_never_the_end_of_the_process() {
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        assert!(matches!(
-            Error::from(sqlx::Error::Io(reset)),
-            Error::Lost(_)
-        ));
+        let lost = Error::from(sqlx::Error::Io(reset));
+        assert!(matches!(lost, Error::Lost(_)));
+        assert!(lost.is_passing() && !lost.is_fatal());
     }
 }

@@ -6,17 +6,25 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::cursors::{Advance, Input, Step, Want};
 use super::events::{Appended, NewEvent};
-use super::{Error, writer::Observer};
+use super::{Error, writer::Commit};
 use crate::domain::cursor::{Cursor, CursorId};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
+/// Is told of every transaction.
+type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
+
 /// Stores events and moves cursors through a pool of its own.
+#[derive(Clone)]
 pub(super) struct Hot {}
 
 impl Hot {
-    pub(super) async fn open(_: &PgConnectOptions, _: Arc<Observer>) -> Result<Self, Error> {
+    pub(super) async fn open(_: PgConnectOptions, _: Observer) -> Result<Self, Error> {
         Ok(Self {})
+    }
+
+    pub(super) async fn check_functions(&self) -> Result<(), Error> {
+        Ok(())
     }
 
     pub(super) async fn append(&self, _: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {

@@ -124,8 +124,7 @@ async fn migrate(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
         .map_err(|error| refusal(server, &error))?;
     let migrated = migrator.run_direct(None, &mut *tx, false).await;
     migrated.map_err(|error| not_migrated(server, error))?;
-    let committed = tx.commit().await;
-    committed.map_err(|error| refusal(server, &error))
+    tx.commit().await.map_err(|error| refusal(server, &error))
 }
 
 fn not_migrated(server: &Server, error: MigrateError) -> Error {

@@ -25,9 +25,10 @@ use hooklane::store::{Appended, HookPlan, NewEvent, Store, StreamRow};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+
+use crate::home::{Home, On};
 
 const SEEDS: usize = 64;
 const SEEDS_AT_ONCE: usize = 4;
@@ -41,16 +42,25 @@ const QUIET_MAX: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_happens_in_between_each_state_is_the_fold_of_its_stream_in_order() {
+    live(On::Sqlite, SEEDS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_server_too_each_state_is_the_fold_of_its_stream_in_order() {
+    live(On::Postgres, SEEDS / 4).await;
+}
+
+async fn live(on: On, seeds: usize) {
     let mut seeds: Vec<u64> = match std::env::var("HOOKLANE_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..SEEDS).map(|_| rand::random::<u32>().into()).collect(),
+        Err(_) => (0..seeds).map(|_| rand::random::<u32>().into()).collect(),
     };
     let mut worlds = JoinSet::new();
     while !seeds.is_empty() || !worlds.is_empty() {
         while worlds.len() < SEEDS_AT_ONCE
             && let Some(seed) = seeds.pop()
         {
-            worlds.spawn(async move { World::new(seed).await.live().await });
+            worlds.spawn(async move { World::new(on, seed).await.live().await });
         }
         worlds.join_next().await.unwrap().unwrap();
     }
@@ -195,19 +205,18 @@ struct World {
     rng: StdRng,
     seed: u64,
     number: u64,
-    dir: TempDir,
+    home: Home,
     /// None only between two lives.
     running: Option<Running>,
     streams: BTreeMap<(Name, OrderingKey), Stream>,
     plans: BTreeMap<Name, HookPlan>,
 }
 
-async fn start(dir: &TempDir) -> Running {
+async fn start(home: &Home) -> Running {
     let metrics = Metrics::new();
     let (failed, _) = watch::channel(None);
     let observer = engine::observer(metrics.clone(), failed.clone());
-    let file = dir.path().join("hooklane.db");
-    let store = Store::open(&file, observer).await.unwrap();
+    let store = Store::open(home.database(), observer).await.unwrap();
     Admin::prepare(&store, 3).await.unwrap();
     Engine::start(store, None, metrics, failed).await.unwrap()
 }
@@ -220,14 +229,14 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl World {
-    async fn new(seed: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let running = start(&dir).await;
+    async fn new(on: On, seed: u64) -> Self {
+        let home = Home::new(on);
+        let running = start(&home).await;
         let mut world = Self {
             rng: StdRng::seed_from_u64(seed),
             seed,
             number: 0,
-            dir,
+            home,
             running: Some(running),
             streams: BTreeMap::new(),
             plans: BTreeMap::new(),
@@ -401,12 +410,16 @@ impl World {
         let flights = self.send();
         self.running.take().unwrap().stop().await;
         self.land(flights).await;
-        self.running = Some(start(&self.dir).await);
+        self.running = Some(start(&self.home).await);
         self.events_are_right().await;
     }
 
     /// Goes on with what was on the disk at some moment; what was acknowledged by then must be there.
     async fn crash(&mut self) {
+        // What a server keeps through a crash is up to the server.
+        if let Home::Server(_) = self.home {
+            return self.stop().await;
+        }
         let mut flights = self.send();
         let moment = self.rng.random_range(0..20_000);
         tokio::time::sleep(Duration::from_micros(moment)).await;
@@ -417,13 +430,17 @@ impl World {
             .map(|f| f.answer.try_recv())
             .collect();
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (self.dir.path().to_owned(), dir.path().to_owned());
+        let Home::File(from) = &self.home else {
+            unreachable!("servers were left out");
+        };
+        let (from, to) = (from.path().to_owned(), dir.path().to_owned());
         let copied = tokio::task::spawn_blocking(move || copy(&from, &to));
         copied.await.unwrap();
-        let newborn = start(&dir).await;
+        let home = Home::File(dir);
+        let newborn = start(&home).await;
         let dead = self.running.replace(newborn).unwrap();
         dead.stop().await;
-        self.dir = dir;
+        self.home = home;
 
         let mut unknown = Vec::new();
         for (flight, answer) in flights.into_iter().zip(answers.into_iter().rev()) {

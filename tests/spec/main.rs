@@ -6,6 +6,7 @@ mod chance;
 mod checker;
 mod cli;
 mod daemon;
+mod home;
 mod http;
 mod lane;
 mod migrations;

@@ -96,11 +96,8 @@ async fn a_server_that_forgets_in_a_power_cut_or_only_follows_is_refused() {
     server.ask("postgres", "create role bob login password 'other'");
     let hba = "local all bob scram-sha-256\nlocal all eve reject\nlocal all all trust\n";
     fs::write(server.data().join("pg_hba.conf"), hba).unwrap();
-    server.reload("fsync", "on");
+    server.restart();
     let bob = format!("{}&password=secret", server.url("bob", "postgres"));
-    let entered = open(&bob).await.err();
-    // The server reads its settings a moment after it was asked to.
-    drop(entered);
     refused(&bob, &["bob", "password"]).await;
     refused(&server.url("eve", "postgres"), &["eve", "pg_hba.conf"]).await;
 
@@ -123,6 +120,9 @@ async fn nodes_that_start_at_once_make_the_tables_once() {
     for start in starts {
         assert_eq!(start.await.unwrap(), Ok(()));
     }
-    let made = server.ask(&name, "select count(*) from _sqlx_migrations where success");
-    assert_eq!(made.len(), 1);
+    let made = server.ask(&name, "select version from _sqlx_migrations where success");
+    assert_eq!(
+        made.len(),
+        fs::read_dir("migrations/postgres").unwrap().count()
+    );
 }

@@ -14,19 +14,11 @@ use hooklane::domain::name::OrderingKey;
 use hooklane::domain::position::{Position, Seq};
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, CursorsFilter, Database, Filter, HookPlan, LastUse, Mover, NewEvent, Skip,
-    Step, Store, Want,
+    Advance, Appended, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, Skip, Step,
+    Store, Want,
 };
-use tempfile::TempDir;
 
-use crate::postgres;
-
-/// Which database.
-#[derive(Clone, Copy)]
-enum On {
-    Sqlite,
-    Postgres,
-}
+use crate::home::{Home, On};
 
 /// Has every test run once on each database.
 macro_rules! on_both {
@@ -58,47 +50,6 @@ on_both! {
     cursors_are_listed_by_stream_or_by_age,
     epochs_grow_for_ever,
     a_database_of_a_newer_hooklane_is_refused,
-}
-
-/// A database of its own.
-enum Home {
-    File(TempDir),
-    Server(String),
-}
-
-impl Home {
-    fn new(on: On) -> Self {
-        match on {
-            On::Sqlite => Self::File(tempfile::tempdir().unwrap()),
-            On::Postgres => Self::Server(postgres::shared().database()),
-        }
-    }
-
-    fn database(&self) -> Database {
-        match self {
-            Self::File(dir) => (&dir.path().join("hooklane.db")).into(),
-            Self::Server(name) => {
-                let url = postgres::shared().url("postgres", name);
-                url.parse().unwrap()
-            }
-        }
-    }
-
-    async fn open(&self) -> Result<Store, hooklane::store::Error> {
-        Store::open(self.database(), Box::new(|_| {})).await
-    }
-
-    /// Changes what is there behind the store's back, while it is closed.
-    fn tamper(&self, in_file: &str, on_server: &str) {
-        match (self, self.database()) {
-            (Self::Server(name), _) => drop(postgres::shared().ask(name, on_server)),
-            (_, Database::Sqlite(file)) => {
-                let db = rusqlite::Connection::open(file).unwrap();
-                db.execute(in_file, []).unwrap();
-            }
-            _ => unreachable!(),
-        }
-    }
 }
 
 /// A store with hooks to receive.
@@ -323,6 +274,9 @@ async fn a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else(on: On) {
             .unwrap(),
         2
     );
+    for (relation, rows) in [("events", 1), ("streams", 1), ("cursors", 0)] {
+        assert_eq!(world.home.rows(relation), rows, "{relation}");
+    }
     let left = world.store.events_list(&all()).await.unwrap();
     assert_eq!(left.len(), 1);
     let Appended::New { stream, .. } = kept[0] else {

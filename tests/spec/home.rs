@@ -1,0 +1,70 @@
+//! A database of its own for each test: a file, or a database on the server that all share.
+
+use hooklane::store::{Database, Error, Store};
+use tempfile::TempDir;
+
+use crate::postgres;
+
+/// Which database.
+#[derive(Clone, Copy)]
+pub enum On {
+    Sqlite,
+    Postgres,
+}
+
+/// A database of its own.
+pub enum Home {
+    File(TempDir),
+    Server(String),
+}
+
+impl Home {
+    pub fn new(on: On) -> Self {
+        match on {
+            On::Sqlite => Self::File(tempfile::tempdir().unwrap()),
+            On::Postgres => Self::Server(postgres::shared().database()),
+        }
+    }
+
+    pub fn database(&self) -> Database {
+        match self {
+            Self::File(dir) => (&dir.path().join("hooklane.db")).into(),
+            Self::Server(name) => {
+                let url = postgres::shared().url("postgres", name);
+                url.parse().unwrap()
+            }
+        }
+    }
+
+    pub async fn open(&self) -> Result<Store, Error> {
+        Store::open(self.database(), Box::new(|_| {})).await
+    }
+
+    /// How many rows a relation has.
+    pub fn rows(&self, relation: &str) -> i64 {
+        let query = format!("select count(*) from {relation}");
+        match (self, self.database()) {
+            (Self::Server(name), _) => {
+                let rows = postgres::shared().ask(name, &query);
+                rows.first().unwrap().parse().unwrap()
+            }
+            (_, Database::Sqlite(file)) => {
+                let db = rusqlite::Connection::open(file).unwrap();
+                db.query_row(&query, [], |row| row.get(0)).unwrap()
+            }
+            _ => unreachable!(),
+        }
+    }
+
+    /// Changes what is there behind the store's back, while it is closed.
+    pub fn tamper(&self, in_file: &str, on_server: &str) {
+        match (self, self.database()) {
+            (Self::Server(name), _) => drop(postgres::shared().ask(name, on_server)),
+            (_, Database::Sqlite(file)) => {
+                let db = rusqlite::Connection::open(file).unwrap();
+                db.execute(in_file, []).unwrap();
+            }
+            _ => unreachable!(),
+        }
+    }
+}
