@@ -171,7 +171,7 @@ async fn state_at(
             // Watched before it is read once more, so that no move falls in between.
             (None, Some(stream)) => moves = Some(engine.applied.watch(stream)),
             (Some(moves), _) => {
-                let until = look_again(&engine).map_or(deadline, |again| again.min(deadline));
+                let until = look_again(engine).map_or(deadline, |again| again.min(deadline));
                 let _ = tokio::time::timeout_at(until, moves.changed()).await;
             }
             (None, None) => {

@@ -1,50 +1,109 @@
-//! What is hot, on Postgres.
+//! The hot path on Postgres: storing events, reading for turns, moving cursors. Each is one statement
+//! that commits by itself; no row is ever locked while a client is waited for.
+//!
+//! Promises: a batch is stored once, also when its connection breaks while it is being stored; what is
+//! read was committed before the read began. Leaves to others: the tables and every other statement,
+//! the order between batches of one node, and when to try again.
+
+mod advance;
+mod append;
+mod functions;
+mod inputs;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{Executor as _, Postgres};
+use tokio::time::error::Elapsed;
 
-use super::cursors::{Advance, Input, Step, Want};
-use super::events::{Appended, NewEvent};
-use super::{Error, writer::Commit};
-use crate::domain::cursor::{Cursor, CursorId};
-use crate::domain::position::Seq;
-use crate::domain::time::Timestamp;
+use super::Error;
+use super::writer::Commit;
 
-/// Is told of every transaction.
-type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
+/// Connections of one node: its committers, its turns, and some to spare.
+const CONNECTIONS_MAX: u32 = 16;
 
-/// Stores events and moves cursors through a pool of its own.
+/// How long a free connection is waited for, and the server when it cannot be reached.
+const ACQUIRE_MAX: Duration = Duration::from_secs(5);
+
+/// How long an answer is waited for. Longer than a statement may wait for a lock.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// What every connection works under. No client is waited for with rows locked; `inputs` must find its
+/// rows by index whatever the statistics say, and be planned once.
+const SESSION: &str = "set lock_timeout = '5s'; set statement_timeout = 0;
+    set idle_in_transaction_session_timeout = '10s';
+    set default_transaction_isolation = 'read committed';
+    set plan_cache_mode = force_generic_plan; set jit = off;
+    set enable_seqscan = off; set enable_bitmapscan = off;
+    set enable_hashjoin = off; set enable_mergejoin = off";
+
+/// Is told of every transaction, by whichever task ran it.
+pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
+
+/// The hot path. Cheap to clone; closed when [`Hot::close`] was called.
 #[derive(Clone)]
-pub(super) struct Hot {}
+pub struct Hot {
+    pool: PgPool,
+    observer: Observer,
+}
 
 impl Hot {
-    pub(super) async fn open(_: PgConnectOptions, _: Observer) -> Result<Self, Error> {
-        Ok(Self {})
+    /// Connects to the primary. The tables and functions must be there.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn open(options: PgConnectOptions, observer: Observer) -> Result<Self, Error> {
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_MAX)
+            // A broken connection shows itself by the first statement, whose outcome is then resolved.
+            .test_before_acquire(false)
+            .after_connect(|db, _| Box::pin(prepare(db)))
+            .connect_with(options)
+            .await?;
+        Ok(Self { pool, observer })
     }
 
-    pub(super) async fn check_functions(&self) -> Result<(), Error> {
-        Ok(())
+    /// Waits for the statements that run and closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
     }
 
-    pub(super) async fn append(&self, _: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
-        Err(Error::Closed)
+    /// Tells of a transaction that began at `began`.
+    fn report<T>(&self, began: Instant, events: usize, steps: usize, result: &Result<T, Error>) {
+        (self.observer)(Commit {
+            took: began.elapsed(),
+            events,
+            steps,
+            error: result.as_ref().err().map(Error::again),
+        });
     }
+}
 
-    pub(super) async fn inputs(&self, _: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
-        Err(Error::Closed)
+async fn prepare(db: &mut PgConnection) -> Result<(), sqlx::Error> {
+    db.execute(SESSION).await?;
+    Ok(())
+}
+
+/// The answer to a statement. A connection that failed, or whose answer did not come, is not used again.
+fn settle<T>(
+    mut db: PoolConnection<Postgres>,
+    answer: Result<Result<T, sqlx::Error>, Elapsed>,
+) -> Result<T, Error> {
+    let settled = match answer {
+        Ok(answer) => answer.map_err(Error::from),
+        Err(_) => Err(Error::Lost(format!("no answer within {ANSWER_MAX:?}"))),
+    };
+    if matches!(settled, Err(Error::Lost(_))) {
+        db.close_on_drop();
     }
+    settled
+}
 
-    pub(super) async fn advance(&self, _: Vec<Step>) -> Result<Vec<Advance>, Error> {
-        Err(Error::Closed)
-    }
-
-    pub(super) async fn cursor(
-        &self,
-        _: CursorId,
-    ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
-        Err(Error::Closed)
-    }
-
-    pub(super) async fn close(&self) {}
+/// A little while, different for each who waits it, so that those who collided do not meet again.
+async fn jitter() {
+    let millis = 5 + u64::from(rand::random::<u8>()) / 8;
+    tokio::time::sleep(Duration::from_millis(millis)).await;
 }

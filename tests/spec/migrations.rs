@@ -70,14 +70,21 @@ async fn both_databases_get_the_same_relations_columns_uniques_and_first_rows() 
     assert_eq!(of_sqlite, of_postgres);
     assert_eq!(numbers, sqlite_numbers(&sqlite));
 
-    let mut counters = rows_of(&sqlite, "select name || '|' || value from counters");
+    // Each database draws a number of its own.
+    let mut counters = rows_of(
+        &sqlite,
+        "select name || '|' || value from counters where name <> 'cluster'",
+    );
     assert!(
         counters.remove("indexed|0"),
         "only SQLite has an index to build"
     );
     assert_eq!(
         counters,
-        postgres::shared().ask(&name, "select name, value from counters")
+        postgres::shared().ask(
+            &name,
+            "select name, value from counters where name <> 'cluster'"
+        )
     );
 }
 

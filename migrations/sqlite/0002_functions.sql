@@ -1,0 +1,1 @@
+-- SQLite stores events and moves cursors in the daemon's own thread. Twin of migrations/postgres/0002_functions.sql.

@@ -1,0 +1,165 @@
+//! Storing a batch: one call, and what to do when its outcome is not known.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::{ANSWER_MAX, Hot, jitter, settle};
+use crate::domain::event::{EventId, StreamId};
+use crate::domain::lane::Slot;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+use crate::store::Error;
+use crate::store::events::{Appended, NewEvent};
+
+/// How long an unknown outcome is worth resolving; those who wait for it have a deadline too.
+const RESOLVE_MAX: Duration = Duration::from_secs(6);
+
+/// Between two tries to resolve it, beside the jitter.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
+
+const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
+    from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+
+/// One row of the answer.
+type Row = (
+    i64,
+    String,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<Vec<u8>>,
+    Option<i64>,
+);
+
+impl Hot {
+    /// Stores a batch in one transaction, in its order, and says what became of each. When this returns,
+    /// what is new is on stable storage and readable. Batches that are stored at the same moment have
+    /// no order between them.
+    ///
+    /// # Errors
+    /// Nothing is stored, unless the connection was lost: then it is unknown.
+    pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
+        let events: Vec<&NewEvent> = batch.iter().collect();
+        let mut appended = self.store(&events).await?;
+        // A stream that was purged and made again while we waited for it was not locked by us. Gone
+        // twice means that the hook is.
+        let is_gone = |at: &usize| appended[*at] == Appended::Gone;
+        let gone: Vec<usize> = (0..batch.len()).filter(is_gone).collect();
+        let again: Vec<&NewEvent> = gone.iter().map(|at| &batch[*at]).collect();
+        for (at, outcome) in gone.into_iter().zip(self.store(&again).await?) {
+            appended[at] = outcome;
+        }
+        Ok(appended)
+    }
+
+    /// Stores events together, or, when the database refuses them, each alone, so that a single bad one
+    /// fails alone.
+    async fn store(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
+        match self.resolve(events).await {
+            Err(Error::Integrity(_)) => {}
+            known => return known,
+        }
+        let mut appended = Vec::with_capacity(events.len());
+        for event in events {
+            appended.push(match self.resolve(&[*event]).await {
+                Ok(one) => one.first().copied().unwrap_or(Appended::Refused),
+                Err(Error::Integrity(_)) => Appended::Refused,
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(appended)
+    }
+
+    /// Stores events together. A deadlock is tried once more. When the connection is lost, the same events
+    /// with the same ids are sent again and looked for first: their streams' locks wait for the lost
+    /// statement to end, so they are found, or do not exist and are stored now.
+    async fn resolve(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let deadline = Instant::now() + RESOLVE_MAX;
+        let (mut lost, mut contended) = (None, false);
+        loop {
+            match self.ingest(events, lost.is_some()).await {
+                Ok(appended) => return Ok(appended),
+                Err(Error::Contended(_)) if !contended => contended = true,
+                Err(error) if lost.is_none() && !matches!(error, Error::Lost(_)) => {
+                    return Err(error);
+                }
+                // Nothing but an answer makes a lost outcome known.
+                Err(error) if Instant::now() > deadline => return Err(lost.unwrap_or(error)),
+                Err(error) => {
+                    lost = lost.or(Some(error));
+                    tokio::time::sleep(RESOLVE_PAUSE).await;
+                }
+            }
+            jitter().await;
+        }
+    }
+
+    async fn ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
+        let began = Instant::now();
+        let result = self.call_ingest(events, again).await;
+        let is_new = |appended: &&Appended| matches!(appended, Appended::New { .. });
+        let stored = result.iter().flatten().filter(is_new).count();
+        self.report(began, stored, 0, &result);
+        result
+    }
+
+    async fn call_ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
+        let mut db = self.pool.acquire().await?;
+        let call = sqlx::query_as::<_, Row>(INGEST)
+            .bind(column(events, |event| event.hook.0))
+            .bind(column(events, |event| event.key.as_str()))
+            .bind(column(events, |event| i64::from(event.slot.0)))
+            .bind(column(events, |event| *event.id.as_bytes()))
+            .bind(column(events, |event| event.received_at.as_millis()))
+            .bind(column(events, |event| event.key_id))
+            .bind(column(events, |event| event.dedupe_key.as_deref()))
+            .bind(column(events, |event| &*event.headers))
+            .bind(column(events, |event| &*event.body))
+            .bind(again);
+        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
+        Ok(outcomes(events, settle(db, answer)?))
+    }
+}
+
+fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
+    events.iter().map(|event| of(event)).collect()
+}
+
+/// What became of each event, in the order of the batch.
+fn outcomes(events: &[&NewEvent], rows: Vec<Row>) -> Vec<Appended> {
+    let mut appended = vec![Appended::Refused; events.len()];
+    for (ord, outcome, stream, seq, slot, id, received_at) in rows {
+        let Some(at) = usize::try_from(ord - 1)
+            .ok()
+            .filter(|at| *at < events.len())
+        else {
+            continue;
+        };
+        let (stream, seq) = (
+            StreamId(stream.unwrap_or_default()),
+            Seq(seq.unwrap_or_default()),
+        );
+        let slot = Slot(
+            slot.and_then(|slot| u16::try_from(slot).ok())
+                .unwrap_or_default(),
+        );
+        let id = id
+            .and_then(|id| id.try_into().ok())
+            .map(EventId::from_bytes);
+        appended[at] = match (outcome.as_str(), id) {
+            ("gone", _) => Appended::Gone,
+            // Found by its own id: it is the one whose outcome was lost.
+            ("dup", Some(id)) if id != events[at].id => Appended::Duplicate {
+                id,
+                seq,
+                received_at: Timestamp::from_millis(received_at.unwrap_or_default()),
+            },
+            _ => Appended::New { stream, seq, slot },
+        };
+    }
+    appended
+}

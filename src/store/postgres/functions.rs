@@ -1,0 +1,65 @@
+//! The functions in the database against those this binary was built with: a node that calls other
+//! functions than it was tested with has promised nothing.
+
+use super::Hot;
+use crate::store::Error;
+
+/// Where their text is; a later migration that changes one takes its place here.
+const TEXT: &str = include_str!("../../../migrations/postgres/0002_functions.sql");
+
+const NAMES: [&str; 2] = ["hooklane_ingest", "hooklane_advance"];
+
+impl Hot {
+    /// Compares the functions in the database with those of the binary, settings included.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when one differs or is missing.
+    pub async fn check_functions(&self) -> Result<(), Error> {
+        const READ: &str = "select prosrc, coalesce(proconfig, '{}') from pg_proc
+            where proname = $1 and pronamespace = current_schema()::regnamespace";
+        for name in NAMES {
+            let found: Vec<(String, Vec<String>)> = sqlx::query_as(READ)
+                .bind(name)
+                .fetch_all(&self.pool)
+                .await?;
+            match (found.as_slice(), expected(name)) {
+                ([found], Some(expected)) if *found == expected => {}
+                _ => return Err(Error::Refused(differs(name))),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn differs(name: &str) -> String {
+    format!(
+        "the function {name} in the database is not the one of this version: run the version that migrated it"
+    )
+}
+
+/// The body and the settings of a function, as the database keeps them.
+fn expected(name: &str) -> Option<(String, Vec<String>)> {
+    let (_, text) = TEXT.split_once(&format!("create function {name}("))?;
+    let (head, text) = text.split_once("as $$")?;
+    let (body, _) = text.split_once("$$;")?;
+    let settings = head.lines().filter_map(|line| line.strip_prefix("set "));
+    let settings = settings.map(|setting| setting.replace(" to ", "="));
+    Some((body.to_owned(), settings.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_is_found_in_the_text_with_its_settings() {
+        for name in NAMES {
+            let (body, settings) = expected(name).unwrap();
+            assert!(body.contains("for no key update"), "{name}");
+            assert!(
+                settings.contains(&"enable_seqscan=off".to_owned()),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Reading for turns: cursors with the events after them, in one statement, hence one snapshot.
+
+use std::sync::Arc;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::time::timeout;
+
+use super::{ANSWER_MAX, Hot, settle};
+use crate::domain::cursor::{Chain, Cursor, CursorId, Era};
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+use crate::store::Error;
+use crate::store::cursors::{Input, Want, condition_of};
+
+/// One row for each event, the cursor with the first of them; one without an event where there is none.
+/// Joined outward from the wants, so that nothing can be read in another order.
+const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
+      case when coalesce(e.nth, 1) = 1 then c.reason end, case when coalesce(e.nth, 1) = 1 then c.state end,
+      case when coalesce(e.nth, 1) = 1 then c.chain end, c.updated_at,
+      e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+    from unnest($1, $2, $3) with ordinality as w (stream, handler, events_max, ord)
+    left join streams s on s.id = w.stream
+    left join cursors c on c.stream = w.stream and c.handler = w.handler
+    left join lateral (
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body,
+        row_number() over (order by e.seq) as nth
+      from events e where e.stream = s.id and e.seq > coalesce(c.position, 0)
+      order by e.seq limit w.events_max) e on true";
+
+/// Where the columns of an event begin.
+const EVENT: usize = 11;
+
+const CURSOR: &str =
+    "select 1::bigint, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
+      c.reason, c.state, c.chain, c.updated_at
+    from streams s left join cursors c on c.stream = s.id and c.handler = $2 where s.id = $1";
+
+impl Hot {
+    /// Reads what a turn starts from, one input a want, in order; none where the stream is gone. The read
+    /// begins after this is called, so whatever was committed before a hint is seen.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        let mut db = self.pool.acquire().await?;
+        let limit = |want: &Want| i64::try_from(want.events_max).unwrap_or(i64::MAX);
+        let streams: Vec<i64> = wants.iter().map(|want| want.cursor.stream.0).collect();
+        let handlers: Vec<i64> = wants.iter().map(|want| want.cursor.handler.0).collect();
+        let read = sqlx::query(INPUTS)
+            .bind(streams)
+            .bind(handlers)
+            .bind(wants.iter().map(limit).collect::<Vec<_>>());
+        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut *db)).await;
+        let rows = settle(db, answer)?;
+        Ok(collect(&wants, &rows)?)
+    }
+
+    /// A cursor as it stands, and its stream's head and its last change; none when the stream is gone.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+        let mut db = self.pool.acquire().await?;
+        let read = sqlx::query(CURSOR).bind(id.stream.0).bind(id.handler.0);
+        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut *db)).await;
+        let Some(row) = settle(db, answer)? else {
+            return Ok(None);
+        };
+        let updated_at: Option<i64> = row.try_get(10)?;
+        let updated_at = Timestamp::from_millis(updated_at.unwrap_or_default());
+        Ok(Some((
+            cursor_of(id, &row)?,
+            Seq(row.try_get(1)?),
+            updated_at,
+        )))
+    }
+}
+
+fn collect(wants: &[Want], rows: &[PgRow]) -> Result<Vec<Option<Input>>, sqlx::Error> {
+    let mut inputs: Vec<Option<Input>> = vec![None; wants.len()];
+    for row in rows {
+        let ord: i64 = row.try_get(0)?;
+        let head: Option<i64> = row.try_get(1)?;
+        let at = usize::try_from(ord - 1).unwrap_or(usize::MAX);
+        let (Some(want), Some(head)) = (wants.get(at), head) else {
+            continue;
+        };
+        if inputs[at].is_none() {
+            inputs[at] = Some(Input {
+                cursor: cursor_of(want.cursor, row)?,
+                head: Seq(head),
+                events: Vec::new(),
+            });
+        }
+        let seq: Option<i64> = row.try_get(EVENT)?;
+        if let (Some(input), Some(seq)) = (&mut inputs[at], seq) {
+            let event = event_of(want.cursor.stream, Seq(seq), row)?;
+            input.events.push(Arc::new(event));
+        }
+    }
+    Ok(inputs)
+}
+
+fn cursor_of(id: CursorId, row: &PgRow) -> Result<Cursor, sqlx::Error> {
+    let Some(position) = row.try_get(2)? else {
+        return Ok(Cursor::new(id));
+    };
+    let tries: i64 = row.try_get(6)?;
+    let reason: Option<String> = row.try_get(7)?;
+    Ok(Cursor {
+        id,
+        position: Position(position),
+        era: Era(row.try_get(3)?),
+        state: row.try_get(8)?,
+        chain: Chain::from_bytes(row.try_get(9)?),
+        condition: condition_of(
+            row.try_get(4)?,
+            row.try_get(5)?,
+            u32::try_from(tries).unwrap_or(u32::MAX),
+            reason.unwrap_or_default(),
+        ),
+    })
+}
+
+fn event_of(stream: StreamId, seq: Seq, row: &PgRow) -> Result<Event, sqlx::Error> {
+    let headers: &str = row.try_get(EVENT + 5)?;
+    let body: Vec<u8> = row.try_get(EVENT + 6)?;
+    Ok(Event {
+        stream,
+        seq,
+        id: EventId::from_bytes(row.try_get(EVENT + 1)?),
+        received_at: Timestamp::from_millis(row.try_get(EVENT + 2)?),
+        key_id: row.try_get(EVENT + 3)?,
+        dedupe_key: row.try_get(EVENT + 4)?,
+        headers: headers.into(),
+        body: body.into(),
+    })
+}
