@@ -197,7 +197,7 @@ impl Engine {
     /// # Errors
     /// Those of the database; what was found before is hinted.
     pub async fn sweep(&self) -> Result<u64, Error> {
-        let (found, _) = sweep::run(self).await?;
+        let (found, _) = sweep::run(self, sweep::Why::Asked).await?;
         Ok(found)
     }
 
@@ -411,12 +411,16 @@ impl Engine {
             };
             // Nothing was stored since the last sweep: nothing can have been forgotten since.
             let now = self.metrics.commits.get();
-            if !asked && now == commits {
+            if !asked && now == commits && !self.relay.is_shared() {
                 due = Instant::now() + sweep::EVERY;
                 continue;
             }
             commits = now;
-            let wait = match sweep::run(&self).await {
+            let why = match asked {
+                true => sweep::Why::Asked,
+                false => sweep::Why::Routine,
+            };
+            let wait = match sweep::run(&self, why).await {
                 Ok((_, wait)) => wait,
                 Err(error) => {
                     tracing::warn!(%error, "a sweep was cut short");

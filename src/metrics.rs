@@ -61,6 +61,8 @@ pub struct Metrics {
     pub cursors_held: Gauge,
     /// Cursors halted because the event after their position was missing. Must stay 0.
     pub gaps: Counter,
+    /// Cursors with work that nobody had hinted, found by a sweep: none in a healthy run.
+    pub forgotten: Counter,
 
     /// Open connections.
     pub connections: Gauge,
@@ -186,6 +188,10 @@ impl Metrics {
             gaps: page.counter(
                 "gaps",
                 "Cursors halted because the next event was missing; must stay 0",
+            ),
+            forgotten: page.counter(
+                "forgotten_cursors",
+                "Cursors with work that a sweep found and nobody had hinted",
             ),
             connections: page.gauge("connections", "Open connections"),
             connections_accepted: page.counter("connections_accepted", "Connections accepted"),

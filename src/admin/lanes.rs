@@ -1,14 +1,17 @@
 //! Lanes in numbers.
 
+use std::collections::HashMap;
+
 use super::{Admin, Error};
 use crate::api::{self, LaneState, Percentiles, Worst};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::hook::Hook;
-use crate::domain::lane::{LaneId, Slot};
+use crate::domain::lane::{LaneId, LaneSet, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Reading;
 use crate::engine::lane::Survey;
+use crate::engine::ownership::{Member, View};
 use crate::store::CursorsFilter;
 
 impl Admin {
@@ -19,20 +22,48 @@ impl Admin {
     pub async fn lanes(&self, namespace: &Name) -> Result<Vec<api::Lane>, Error> {
         let engine = self.engine()?;
         let set = self.namespace(namespace).await?.lanes;
-        let now = Timestamp::now();
+        let others = engine.member.as_ref().map(Member::view).unwrap_or_default();
+        let reports = reports(&others);
         let mut lanes = Vec::with_capacity(usize::from(set.lanes));
         for id in set.ids() {
-            let lane = match engine.worker(&id) {
-                Some(worker) => {
-                    let (survey, reading) = worker.survey(now);
-                    let worst = self.worst(survey.worst, now).await?;
-                    running(&id, &self.node, &survey, &reading, worst, now)
-                }
-                None => idle(&id),
+            let lane = match self.lane_here(&id).await? {
+                Some(lane) => lane,
+                None => elsewhere(&id, &others, &reports),
             };
             lanes.push(lane);
         }
         Ok(lanes)
+    }
+
+    /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn report(&self) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let Some(member) = &engine.member else {
+            return Ok(());
+        };
+        let catalog = engine.catalog.now();
+        let mut lanes = Vec::new();
+        for id in catalog.lane_sets.values().flat_map(LaneSet::ids) {
+            let lane = self.lane_here(&id).await?;
+            lanes.extend(lane.filter(|lane| lane.backlog > 0 || lane.wait_ms.is_some()));
+        }
+        member.report(serde_json::to_string(&lanes).unwrap_or_default());
+        Ok(())
+    }
+
+    /// A lane as its worker sees it, if it runs here.
+    async fn lane_here(&self, id: &LaneId) -> Result<Option<api::Lane>, Error> {
+        let Some(worker) = self.engine()?.worker(id) else {
+            return Ok(None);
+        };
+        let now = Timestamp::now();
+        let (survey, reading) = worker.survey(now);
+        let worst = self.worst(survey.worst, now).await?;
+        let lane = running(id, &self.node, &survey, &reading, worst, now);
+        Ok(Some(lane))
     }
 
     /// The lane in which the streams with `slot` of `hook` take their turns.
@@ -80,6 +111,35 @@ impl Admin {
             },
             next: None,
         }))
+    }
+}
+
+/// What the nodes last said of their lanes, by the lane's name.
+fn reports(view: &View) -> HashMap<String, api::Lane> {
+    let reports = view.nodes.iter().map(|node| &node.report);
+    let lanes = reports.filter_map(|json| serde_json::from_str::<Vec<api::Lane>>(json).ok());
+    lanes
+        .flatten()
+        .map(|lane| (lane.lane.clone(), lane))
+        .collect()
+}
+
+/// A lane that runs on another node, as that node reports it, or on none.
+fn elsewhere(id: &LaneId, view: &View, reports: &HashMap<String, api::Lane>) -> api::Lane {
+    let row = view.lanes.iter().find(|lane| lane.id == *id);
+    let owner = row.and_then(|lane| lane.node.as_ref());
+    let Some(node) = view.nodes.iter().find(|node| Some(&node.id) == owner) else {
+        return idle(id);
+    };
+    let reported = reports.get(&id.to_string()).cloned();
+    api::Lane {
+        state: LaneState::Active,
+        node: Some(node.name.clone()),
+        ..reported.unwrap_or_else(|| api::Lane {
+            in_per_s: Some(0.0),
+            out_per_s: Some(0.0),
+            ..idle(id)
+        })
     }
 }
 

@@ -240,8 +240,11 @@ impl Doors {
         let socket = Listener::socket(&config.data.socket())?;
         let (stop, stopping) = watch::channel(false);
         let engine = running.engine().clone();
+        let admin = Admin::online(engine.clone(), config.node.clone());
+        let mut open = JoinSet::new();
+        open.spawn(report(admin.clone(), stopping.clone()));
         let app = App {
-            admin: Admin::online(engine.clone(), config.node.clone()),
+            admin,
             engine: Some(engine),
             stopping: stopping.clone(),
         };
@@ -250,7 +253,6 @@ impl Doors {
             stop: config.grace,
             ..Limits::default()
         };
-        let mut open = JoinSet::new();
         for listener in [tcp, socket] {
             let (app, routes) = (app.clone(), routes.clone());
             let service =
@@ -280,6 +282,19 @@ impl Doors {
         while self.open.join_next().await.is_some() {}
     }
 }
+
+/// Tells the other nodes what the lanes of this one do, once a second.
+async fn report(admin: Admin, mut stopping: watch::Receiver<bool>) {
+    while !*stopping.borrow() {
+        if let Err(error) = admin.report().await {
+            tracing::debug!(%error, "the other nodes are told later");
+        }
+        let _ = tokio::time::timeout(REPORT_EVERY, stopping.changed()).await;
+    }
+}
+
+/// How often lanes are described to the other nodes.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// The set-up in words.
 fn set_up(config: &Config) -> String {

@@ -11,7 +11,7 @@ use crate::domain::hook::HandlerId;
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint};
-use crate::store::{self, Error};
+use crate::store::{self, Error, Want};
 
 /// Cursors read at a time.
 const PAGE: i64 = 10_000;
@@ -22,11 +22,24 @@ const SHARE: u32 = 100;
 /// The shortest time between two sweeps.
 pub const EVERY: Duration = Duration::from_secs(15);
 
+/// How long the event after a position must have waited before its cursor counts as forgotten: hints
+/// that are on their way are not.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3);
+
+/// Why a sweep runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Something has happened after which cursors are expected to be found.
+    Asked,
+    /// Just in case: whatever is found had been forgotten.
+    Routine,
+}
+
 /// Hints every cursor that is behind; says how many, and when the next sweep is due.
 ///
 /// # Errors
 /// Those of the database; what was found before is hinted.
-pub async fn run(engine: &Engine) -> Result<(u64, Duration), Error> {
+pub async fn run(engine: &Engine, why: Why) -> Result<(u64, Duration), Error> {
     let began = Instant::now();
     let mut found = 0;
     let mut after = CursorId {
@@ -40,10 +53,54 @@ pub async fn run(engine: &Engine) -> Result<(u64, Duration), Error> {
         };
         after = last.cursor;
         found += page.len() as u64;
+        if why == Why::Routine {
+            count_forgotten(engine, &page).await?;
+        }
         hint(engine, &page);
     }
     Ok((found, EVERY.max(began.elapsed() * SHARE)))
 }
+
+/// Counts the cursors that flow and that their lane, which runs here, knows nothing of.
+async fn count_forgotten(engine: &Engine, page: &[store::Behind]) -> Result<(), Error> {
+    let catalog = engine.catalog.now();
+    let is_unknown = |behind: &&store::Behind| {
+        let handler = catalog.handlers.get(&behind.cursor.handler);
+        let hook = handler.and_then(|handler| catalog.hooks_by_id.get(&handler.hook));
+        let lane = hook.and_then(|hook| Some(catalog.lanes_of(hook)?.lane(behind.slot)));
+        let worker = lane.and_then(|lane| engine.worker(&lane));
+        behind.flows && worker.is_some_and(|worker| !worker.knows(behind.cursor))
+    };
+    let want = |behind: &store::Behind| Want {
+        cursor: behind.cursor,
+        events_max: 1,
+    };
+    let wants: Vec<_> = page
+        .iter()
+        .filter(is_unknown)
+        .take(LOOKED_AT_MAX)
+        .map(want)
+        .collect();
+    if wants.is_empty() {
+        return Ok(());
+    }
+    let now = Timestamp::now();
+    for input in engine.store.inputs(wants).await?.into_iter().flatten() {
+        let waits = input
+            .events
+            .first()
+            .map(|event| now.since(event.received_at));
+        if waits.is_some_and(|waits| waits > FORGOTTEN_AFTER) {
+            engine.metrics.forgotten.inc();
+            let (stream, position) = (input.cursor.id.stream.0, input.cursor.position);
+            tracing::warn!(stream, %position, "a sweep found work that nobody had hinted");
+        }
+    }
+    Ok(())
+}
+
+/// Cursors of a page that are looked at closely: more than a few means that hints were lost at large.
+const LOOKED_AT_MAX: usize = 256;
 
 fn hint(engine: &Engine, page: &[store::Behind]) {
     let catalog = engine.catalog.peek();
