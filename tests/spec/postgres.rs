@@ -37,11 +37,13 @@ pub struct Server {
 impl Server {
     pub fn start() -> Self {
         let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() {
-            memory
-        } else {
-            Path::new("/tmp")
-        };
+        Self::start_in(match memory.is_dir() {
+            true => memory,
+            false => Path::new("/tmp"),
+        })
+    }
+
+    pub fn start_in(parent: &Path) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap().keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         if is_root() {

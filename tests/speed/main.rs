@@ -1,6 +1,6 @@
 //! How fast hooklane is, over HTTP, against the ceiling of the machine in the same run.
 //!
-//! `cargo bench --bench speed [-- [--quick] [SCENARIO…]]` drives the real binary. Owns the scenarios
+//! `cargo bench --bench speed [-- [--quick] [--production] [SCENARIO…]]` drives the real binary. Owns the scenarios
 //! and their targets; every scenario also checks order, counts and states, and a wrong one fails the
 //! run. A missed target is shown and does not: machines differ.
 
@@ -10,6 +10,7 @@ mod bare;
 mod generator;
 mod plans;
 mod proc;
+mod production;
 mod requests;
 mod scenarios;
 mod table;
@@ -22,12 +23,22 @@ mod world;
 #[path = "../spec/daemon.rs"]
 mod daemon;
 
+#[allow(
+    dead_code,
+    reason = "the benchmark needs a part of what the tests need"
+)]
+#[path = "../spec/postgres.rs"]
+mod postgres;
+
 use scenarios::{SCENARIOS, Scale, Scenario};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == bare::FLAG) {
         return bare::serve();
+    }
+    if args.iter().any(|arg| arg == production::FLAG) {
+        production::choose();
     }
     let quick = args.iter().any(|arg| arg == "--quick");
     // Cargo itself passes `--bench`.

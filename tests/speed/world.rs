@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::daemon::{Daemon, Home};
 use super::generator;
 use super::plans::{Closed, Measured, Open, Pace, Settle, Until};
+use super::production;
 use super::requests::{Requests, amount};
 
 /// Counts, sums and keeps the last.
@@ -58,12 +59,14 @@ pub struct World {
 impl World {
     /// A fresh daemon with these hooks.
     pub fn with(hooks: Vec<String>, kind: Kind) -> Self {
-        let home = Home::new();
+        let mut home = Home::new();
+        home.environment = production::environment();
         home.write("sum.js", SUM_JS);
+        let daemon = home.start();
         home.apply(&hooks.iter().map(|h| kind.toml(h)).collect::<String>());
         let (write_key, read_key) = (home.key("write"), home.key("read"));
         Self {
-            daemon: home.start(),
+            daemon,
             ledger: Ledger::new(hooks.len()),
             requests: Requests::new(hooks, &write_key, &read_key),
             home,
