@@ -26,7 +26,9 @@ create table lanes (
 
 insert into lanes (namespace, generation, lane)
   with recursive each(namespace, generation, lanes, lane) as (
-    select namespace, generation, lanes, cast(0 as integer) from lane_sets
+    select s.namespace, s.generation, s.lanes, cast(0 as integer)
+      from namespaces n join lane_sets s on s.namespace = n.name
+     where s.generation = (select max(generation) from lane_sets where namespace = n.name)
     union all
     select namespace, generation, lanes, lane + 1 from each where lane + 1 < lanes)
   select namespace, generation, lane from each;

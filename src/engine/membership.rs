@@ -4,6 +4,9 @@
 //! database decides; nothing here has to be agreed upon. Times are durations on one node's own clock,
 //! which counts while the machine sleeps: no wall clock decides who is dead.
 
+#[cfg(test)]
+mod churn;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -21,6 +24,10 @@ pub const RENEWAL: Duration = Duration::from_secs(3);
 
 /// How long the set of live nodes must have been the same before a lane is given away.
 const STABLE: Duration = Duration::from_secs(3);
+
+/// Who could not look for so long does not know whether others could have beaten. What keeps everybody
+/// away for less is over before a lease is.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// A node's own right to run lanes.
 #[derive(Debug)]
@@ -53,6 +60,7 @@ pub struct Watch {
     beats: HashMap<String, Beat>,
     live: BTreeSet<String>,
     same_since: Duration,
+    looked: Duration,
 }
 
 /// The newest beat of a node, since when it is the newest, and whether none was seen before it.
@@ -76,6 +84,11 @@ impl Watch {
         if live != self.live {
             self.same_since = now;
         }
+        // What kept us from looking may have kept the others from beating: they get all the time again.
+        if now.saturating_sub(self.looked) > LOOK_MAX {
+            self.beats.values_mut().for_each(|beat| beat.since = now);
+        }
+        self.looked = now;
         self.beats.retain(|id, _| live.contains(id));
         self.live = live;
         let mut silent = Vec::new();
@@ -276,6 +289,32 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn no_even_division_moves_fewer_lanes_in_whatever_order_nodes_are_read(
+            owners in proptest::collection::vec(proptest::option::of(0..6_u8), 0..30),
+            count in 1..5_u8,
+        ) {
+            let nodes: Vec<_> = (0..count).map(|n| node(&n.to_string(), 0)).collect();
+            let lanes: Vec<_> = (0..).zip(&owners)
+                .map(|(index, owner)| lane(index, owner.map(|n| n.to_string()).as_deref()))
+                .collect();
+            let targets = assign(&lanes, &nodes);
+            let stay = |lane: &&LaneRow| lane.node.as_deref() == Some(targets[&lane.id]);
+            let stay = lanes.iter().filter(stay).count();
+            // Every choice of the nodes that have one lane more than the others.
+            let owned = |n: u8| owners.iter().filter(|owner| **owner == Some(n)).count();
+            let (share, more) = (lanes.len() / nodes.len(), lanes.len() % nodes.len());
+            let best = (0..1_u32 << count).filter(|ones| ones.count_ones() as usize == more).map(|ones| {
+                let quota = |n: u8| share + usize::from(ones >> n & 1 == 1);
+                (0..count).map(|n| owned(n).min(quota(n))).sum::<usize>()
+            });
+            prop_assert_eq!(Some(stay), best.max());
+            let backwards: Vec<_> = nodes.iter().rev().cloned().collect();
+            prop_assert_eq!(assign(&lanes, &backwards), targets);
+        }
+    }
+
     #[test]
     fn a_free_lane_is_taken_at_once_and_one_of_ours_given_away_only_when_all_is_calm() {
         let nodes = [node("a", 0), node("b", 0)];
@@ -323,14 +362,31 @@ mod tests {
     fn only_silence_on_our_own_clock_makes_a_node_dead() {
         let at = Duration::from_secs;
         let mut watch = Watch::default();
-        assert_eq!(watch.see(&[node("a", 1), node("b", 1)], "a", at(100)), []);
-        assert_eq!(watch.see(&[node("a", 1), node("b", 2)], "a", at(114)), []);
-        assert_eq!(watch.see(&[node("a", 1), node("b", 2)], "a", at(128)), []);
-        let silent = watch.see(&[node("a", 1), node("b", 2)], "a", at(129));
+        let rows = |beat| [node("a", 1), node("b", beat)];
+        for seconds in 100..114 {
+            assert_eq!(watch.see(&rows(1), "a", at(seconds)), []);
+        }
+        for seconds in 114..129 {
+            assert_eq!(watch.see(&rows(2), "a", at(seconds)), []);
+        }
+        let silent = watch.see(&rows(2), "a", at(129));
         assert_eq!(silent, [("b".to_owned(), 2)], "never ourselves");
         assert!(watch.is_stable(at(129)));
         watch.see(&[node("a", 1)], "a", at(130));
         assert!(!watch.is_stable(at(132)) && watch.is_stable(at(133)));
+    }
+
+    #[test]
+    fn who_could_not_look_does_not_call_the_others_dead() {
+        let at = Duration::from_secs;
+        let mut watch = Watch::default();
+        let rows = [node("a", 1), node("b", 1)];
+        assert_eq!(watch.see(&rows, "a", at(100)), []);
+        assert_eq!(watch.see(&rows, "a", at(160)), [], "the database was away");
+        for seconds in 161..175 {
+            assert_eq!(watch.see(&rows, "a", at(seconds)), []);
+        }
+        assert_eq!(watch.see(&rows, "a", at(175)).len(), 1);
     }
 
     #[test]

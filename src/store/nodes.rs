@@ -3,7 +3,7 @@
 
 use sqlx::FromRow;
 
-use super::{Error, Store};
+use super::{Error, Hot, Store};
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
 
@@ -62,12 +62,20 @@ const LANES: &str = "select namespace, generation, lane, node, epoch from lanes
 
 const DRAW: &str = "update counters set value = value + $1 where name = 'epoch' returning value";
 
+/// A statement of its own after [`DRAW`]: it sees whatever was taken with an earlier epoch, and the row of
+/// the node that took it, because both were committed before the counter was free again.
 const TAKE: &str = "update lanes set node = $1, epoch = $2
     where namespace = $3 and generation = $4 and lane = $5 and sealed_at is null and epoch < $2
-      and (node is null or not exists (select 1 from nodes n where n.id = lanes.node))";
+      and (node is null or not exists (select 1 from nodes n where n.id = lanes.node))
+      and exists (select 1 from nodes n where n.id = $1)";
 
 const RELEASE: &str = "update lanes set node = null
     where namespace = $1 and generation = $2 and lane = $3 and node = $4 and epoch = $5";
+
+/// That of the log which is being written. `pg_control_checkpoint` says the old one until the first
+/// checkpoint after a failover, which may be minutes later.
+const TIMELINE: &str =
+    "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint";
 
 impl Store {
     /// Makes the row of a node under a fresh id.
@@ -175,7 +183,7 @@ impl Store {
         rows.into_iter().map(lane_row).collect()
     }
 
-    /// Takes those of `lanes` that are free, each under an epoch of its own, which is returned with it.
+    /// Takes those of `lanes` that are free, if the node has a row, each under an epoch of its own, which is returned with it.
     ///
     /// # Errors
     /// Those of the database; unknown what was taken, until the rows are read again.
@@ -194,8 +202,10 @@ impl Store {
             .bind(count)
             .fetch_one(&mut *writing.tx)
             .await?;
+        let mut lanes: Vec<_> = lanes.iter().collect();
+        lanes.sort();
         let mut taken = Vec::new();
-        for (lane, epoch) in lanes.iter().zip(newest - count + 1..) {
+        for (lane, epoch) in lanes.into_iter().zip(newest - count + 1..) {
             let changed = sqlx::query(TAKE)
                 .bind(node)
                 .bind(epoch)
@@ -217,6 +227,9 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn release_lanes(&self, lanes: &[(LaneId, i64)], node: &str) -> Result<(), Error> {
+        // In order, as they are taken, so that no two wait for each other.
+        let mut lanes: Vec<_> = lanes.iter().collect();
+        lanes.sort();
         let mut writing = self.begin().await?;
         for (lane, epoch) in lanes {
             sqlx::query(RELEASE)
@@ -229,6 +242,20 @@ impl Store {
                 .await?;
         }
         writing.commit().await
+    }
+
+    /// Changes when a standby has taken the place of the server: what it did not have yet is lost. None
+    /// in a file.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn timeline(&self) -> Result<Option<i64>, Error> {
+        match &*self.hot {
+            Hot::Sqlite(_) => Ok(None),
+            Hot::Postgres(_) => Ok(Some(
+                sqlx::query_scalar(TIMELINE).fetch_one(&self.reader).await?,
+            )),
+        }
     }
 
     /// The number that tells this database from every other one.

@@ -10,6 +10,7 @@ mod home;
 mod http;
 mod lane;
 mod migrations;
+mod nodes;
 mod order;
 mod postgres;
 mod refused;

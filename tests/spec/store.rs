@@ -31,6 +31,7 @@ macro_rules! on_both {
         }
     };
 }
+pub(crate) use on_both;
 
 on_both! {
     numbers_are_gapless_per_stream_and_go_on_after_a_restart,
