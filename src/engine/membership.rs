@@ -48,6 +48,11 @@ impl Lease {
         self.until = self.until.max(sent + LEASE - MARGIN);
     }
 
+    /// How long it still holds.
+    pub fn left(&self, now: Duration) -> Duration {
+        self.until.saturating_sub(now)
+    }
+
     /// Whether nobody else may have taken the lanes yet.
     pub fn holds(&self, now: Duration) -> bool {
         now < self.until

@@ -20,7 +20,7 @@ use crate::store::{Error, LaneRow, NodeRow};
 /// How often a node looks at the others.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long one look may take.
+/// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How soon what a node's lanes do is shown to the others, when it has changed.
@@ -124,7 +124,7 @@ impl Member {
             return Ok(());
         }
         let config = engine.catalog.peek().version;
-        if engine.store.beat(&self.id(), config, &report).await? {
+        if in_time(engine.store.beat(&self.id(), config, &report)).await? {
             let mut state = self.state.lock();
             state.lease.renewed(sent);
             state.beaten = sent;
@@ -140,7 +140,7 @@ impl Member {
         engine.close_lanes(&engine.held_lanes()).await;
         let row = row(&self.name, &self.data_dir, self.hints);
         let sent = since_boot();
-        engine.store.join(&row).await?;
+        in_time(engine.store.join(&row)).await?;
         let mut state = self.state.lock();
         state.id = row.id;
         state.lease = Lease::begun(sent);
@@ -153,8 +153,9 @@ impl Member {
     async fn look(&self, engine: &Arc<Engine>) -> Result<(), Error> {
         self.beat(engine).await?;
         let view = View {
-            nodes: engine.store.nodes().await?,
-            lanes: engine.store.lanes().await?,
+            // Lanes first: an owner that is missing from the nodes is gone then, not new.
+            lanes: in_time(engine.store.lanes()).await?,
+            nodes: in_time(engine.store.nodes()).await?,
         };
         *self.view.lock() = view.clone();
         let now = since_boot();
@@ -165,7 +166,7 @@ impl Member {
             (me, silent, state.watch.is_stable(now))
         };
         for (id, beat) in silent {
-            if engine.store.reap(&id, beat).await? {
+            if in_time(engine.store.reap(&id, beat)).await? {
                 tracing::warn!(node = id, "a node is dead: its lanes are free");
                 engine.look_at_lanes();
             }
@@ -202,7 +203,7 @@ impl Member {
             .filter(is_theirs)
             .map(|row| (row.id.clone(), row.epoch))
             .collect();
-        engine.store.release_lanes(&freed, me).await?;
+        in_time(engine.store.release_lanes(&freed, me)).await?;
         tracing::info!(lanes = lanes.len(), "lanes handed over");
         engine.relay.poke(lanes).await;
         Ok(())
@@ -243,27 +244,61 @@ impl Member {
         self.look(engine).await
     }
 
-    /// Looks at the others now and then, or when asked to.
+    /// Looks at the others now and then, or when asked to. A look is never cut off in the middle of
+    /// opening or closing lanes; when the lease runs out meanwhile, the lanes are closed all the same.
     pub async fn run(engine: Arc<Engine>) {
         let Some(member) = &engine.member else { return };
         loop {
             let _ = timeout(LOOK_EVERY, engine.look.notified()).await;
-            match timeout(PATIENCE, member.look(&engine)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the other nodes are not seen"),
-                Err(_) => tracing::warn!("the database is slow: the other nodes are not seen"),
+            let look = {
+                let engine = engine.clone();
+                async move {
+                    match &engine.member {
+                        Some(member) => member.look(&engine).await,
+                        None => Ok(()),
+                    }
+                }
+            };
+            let mut looking = tokio::spawn(look);
+            let looked = loop {
+                match timeout(member.time_to_act(), &mut looking).await {
+                    Ok(looked) => break looked,
+                    Err(_) => member.close_if_expired(&engine).await,
+                }
+            };
+            if let Ok(Err(error)) = looked {
+                tracing::warn!(%error, "the other nodes are not seen");
             }
-            let holds = member.state.lock().lease.holds(since_boot());
-            if !holds && !engine.held().is_empty() {
-                tracing::error!("the lease has run out: lanes are closed");
-                engine.close_lanes(&engine.held_lanes()).await;
-            }
+            member.close_if_expired(&engine).await;
+        }
+    }
+
+    /// How long nothing needs to be done about the lease.
+    fn time_to_act(&self) -> Duration {
+        match self.state.lock().lease.left(since_boot()) {
+            Duration::ZERO => LOOK_EVERY,
+            left => left,
+        }
+    }
+
+    async fn close_if_expired(&self, engine: &Engine) {
+        let holds = self.state.lock().lease.holds(since_boot());
+        let lanes = engine.held_lanes();
+        if !holds && !lanes.is_empty() {
+            tracing::error!("the lease has run out: lanes are closed");
+            engine.close_lanes(&lanes).await;
         }
     }
 }
 
+/// A call that the database must answer in time, or it is unknown what became of it.
+async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let answer = timeout(PATIENCE, call).await;
+    answer.unwrap_or_else(|_| Err(Error::Lost("no answer in time".into())))
+}
+
 async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Error> {
-    let taken = engine.store.take_lanes(lanes, me).await?;
+    let taken = in_time(engine.store.take_lanes(lanes, me)).await?;
     if taken.is_empty() {
         return Ok(());
     }
