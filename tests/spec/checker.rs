@@ -12,7 +12,7 @@ use bytes::Bytes;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::daemon::Client;
+use super::daemon::{Client, Servers};
 
 /// One request as its sender saw it. Bodies are unique, except for repeats of the same event.
 #[derive(Clone, Debug)]
@@ -398,6 +398,60 @@ async fn read_stream(client: &mut Client, stream: &str) -> Stored {
         }
         stored.events.extend(items.iter().map(listed));
     }
+}
+
+/// The same from the tables of a server, past everything that hooklane could show or hide.
+pub fn read_tables(servers: &Servers) -> Vec<Stored> {
+    const STREAMS: &str = "select json_build_array(s.id, h.name, s.ordering_key, s.head,
+        coalesce(c.position, 0), c.state) from streams s
+        join hooks h on h.id = s.hook left join cursors c on c.stream = s.id";
+    const EVENTS: &str =
+        "select json_build_array(stream, seq, encode(id, 'hex'), encode(body, 'hex')) from events";
+    let rows = |query| {
+        let rows = servers.ask(query).into_iter();
+        rows.map(|row| serde_json::from_str::<Value>(&row).unwrap())
+    };
+    let mut streams = BTreeMap::new();
+    for row in rows(STREAMS) {
+        let text = |at: usize| row[at].as_str().unwrap_or_default();
+        let stored = Stored {
+            stream: format!("{}/{}", text(1), text(2))
+                .trim_end_matches('/')
+                .to_owned(),
+            head: row[3].as_i64().unwrap(),
+            position: row[4].as_i64().unwrap(),
+            state: serde_json::from_str(text(5)).unwrap_or_default(),
+            events: Vec::new(),
+        };
+        streams.insert(row[0].as_i64().unwrap(), stored);
+    }
+    for row in rows(EVENTS) {
+        let stream = streams.get_mut(&row[0].as_i64().unwrap()).unwrap();
+        stream.events.push(Event {
+            id: event_id(row[2].as_str().unwrap()),
+            seq: row[1].as_i64().unwrap(),
+            body: bytes_of(row[3].as_str().unwrap()),
+        });
+    }
+    let mut streams: Vec<_> = streams.into_values().collect();
+    for stream in &mut streams {
+        stream.events.sort_unstable_by_key(|event| event.seq);
+    }
+    streams
+}
+
+fn bytes_of(hex: &str) -> Bytes {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    hex.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// An id as it is shown: `evt_`, and 26 digits of Crockford's base 32.
+fn event_id(hex: &str) -> String {
+    const DIGITS: &[u8] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let id = u128::from_str_radix(hex, 16).unwrap();
+    let digits = (0..26).rev().map(|n| (id >> (5 * n)) as usize & 31);
+    let digits: String = digits.map(|digit| char::from(DIGITS[digit])).collect();
+    format!("evt_{digits}")
 }
 
 fn listed(row: &Value) -> Event {

@@ -1,13 +1,15 @@
 //! The real `hooklane` as the outside world meets it: a command, a process, an HTTP door.
 //!
-//! Owns a data directory and its port, starts and stops the daemon on them, and calls it. Knows
-//! nothing of what is inside: no line of hooklane's own code is used here.
+//! Owns a data directory and its port, starts and stops the daemon on them, and calls it; in the
+//! production set-up also the database and the Redis that nodes share. Knows nothing of what is inside:
+//! no line of hooklane's own code is used here.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,14 +20,63 @@ use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::postgres::{self, Server};
+use crate::redis_server::RedisServer;
+
 /// How long a start may take.
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// How long an answer may take; a later one counts as lost.
+/// How long an answer may take unless another time is set.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// How often a process or a door is looked at while something is awaited.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// What a daemon keeps events and hints in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// A file and its own memory.
+    Embedded,
+    /// A Postgres server and a Redis server.
+    Production,
+}
+
+/// What the nodes of a cluster share.
+pub struct Servers {
+    /// Where its tables are.
+    pub postgres: &'static Server,
+    /// In which database there.
+    pub database: String,
+    /// Where its hints are.
+    pub redis: Arc<RedisServer>,
+}
+
+impl Servers {
+    /// A new database and an empty Redis.
+    pub fn on(postgres: &'static Server) -> Arc<Self> {
+        Self::sharing(postgres, Arc::new(RedisServer::start()))
+    }
+
+    /// A new database beside a Redis that others may use.
+    pub fn sharing(postgres: &'static Server, redis: Arc<RedisServer>) -> Arc<Self> {
+        let database = postgres.database();
+        Arc::new(Self {
+            postgres,
+            database,
+            redis,
+        })
+    }
+
+    /// Where a node finds the database.
+    pub fn url(&self) -> String {
+        self.postgres.url("postgres", &self.database)
+    }
+
+    /// Runs a statement in the database; the lines of its answer.
+    pub fn ask(&self, query: &str) -> std::collections::BTreeSet<String> {
+        self.postgres.ask(&self.database, query)
+    }
+}
 
 /// A data directory with a port: one daemon at a time may live here.
 pub struct Home {
@@ -34,12 +85,28 @@ pub struct Home {
     pub addr: SocketAddr,
     /// What commands and daemons find in their environment beside that of the tests.
     pub environment: Vec<(&'static str, &'static str)>,
+    /// What its daemon shares with other nodes; none: it has a file.
+    pub servers: Option<Arc<Servers>>,
+    /// What its daemon is called.
+    pub node: String,
 }
 
 impl Home {
     /// An empty one. It stands in the build directory, because the usual place for temporary files
     /// may be memory, where a sync costs nothing and proves nothing.
-    pub fn new() -> Self {
+    pub fn new(setup: Setup) -> Self {
+        match setup {
+            Setup::Embedded => Self::with(None, "a"),
+            Setup::Production => Self::with(Some(Servers::on(postgres::shared())), "a"),
+        }
+    }
+
+    /// An empty one for a node of a cluster.
+    pub fn of(servers: &Arc<Servers>, node: &str) -> Self {
+        Self::with(Some(Arc::clone(servers)), node)
+    }
+
+    fn with(servers: Option<Arc<Servers>>, node: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("home-")
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
@@ -48,6 +115,8 @@ impl Home {
             dir,
             addr: SocketAddr::from(([127, 0, 0, 1], free_port())),
             environment: Vec::new(),
+            servers,
+            node: node.to_owned(),
         }
     }
 
@@ -96,6 +165,12 @@ impl Home {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
+    /// Does `work` while commands reach the database: a file is there for them, a server is behind a node.
+    pub fn prepare<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
+        let _daemon = self.servers.as_ref().map(|_| self.start());
+        work(self)
+    }
+
     /// Makes the hooks that the TOML text describes.
     pub fn apply(&self, hooks: &str) {
         let file = self.write("hooks.toml", hooks);
@@ -117,6 +192,16 @@ impl Home {
 
     /// Starts a daemon and does not wait for it.
     pub fn spawn(&self) -> Daemon {
+        let shared = self.servers.as_ref();
+        let shared = shared.map(|servers| (servers.url(), servers.redis.url()));
+        match &shared {
+            Some((url, redis)) => self.spawn_with(&["--database", url, "--redis", redis]),
+            None => self.spawn_with(&[]),
+        }
+    }
+
+    /// The same with other servers, or with none.
+    pub fn spawn_with(&self, options: &[&str]) -> Daemon {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -124,7 +209,8 @@ impl Home {
             .unwrap();
         let listen = self.addr.to_string();
         let child = self
-            .command(&["serve", "--listen", &listen])
+            .command(&["serve", "--listen", &listen, "--node", &self.node])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -135,7 +221,11 @@ impl Home {
 
     /// Starts a daemon and waits until it is ready.
     pub fn start(&self) -> Daemon {
-        let mut daemon = self.spawn();
+        self.ready(self.spawn())
+    }
+
+    /// Waits until a daemon is ready.
+    pub fn ready(&self, mut daemon: Daemon) -> Daemon {
         let began = Instant::now();
         while !self.is_ready() {
             if let Some(status) = daemon.child.try_wait().unwrap() {
@@ -189,6 +279,18 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Stops it in its tracks; whoever waits for it waits.
+    #[allow(dead_code, reason = "the benchmark does no harm")]
+    pub fn freeze(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on as if nothing had been.
+    #[allow(dead_code, reason = "the benchmark does no harm")]
+    pub fn thaw(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
     /// Kills it with -9 and waits until it is gone.
     pub fn kill(mut self) {
         self.end();
@@ -224,6 +326,8 @@ pub struct Client {
     addr: SocketAddr,
     key: String,
     open: Option<SendRequest<Full<Bytes>>>,
+    /// How long an answer may take; a later one counts as lost.
+    pub patience: Duration,
 }
 
 /// What came back.
@@ -258,6 +362,7 @@ impl Client {
             addr,
             key: key.to_owned(),
             open: None,
+            patience: ANSWER_MAX,
         }
     }
 
@@ -301,7 +406,7 @@ impl Client {
             let body = answer.into_body().collect().await?.to_bytes();
             Ok::<_, hyper::Error>(Answer { status, body })
         };
-        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
+        let answer = tokio::time::timeout(self.patience, answer).await;
         let answer = answer.ok().and_then(Result::ok).ok_or(Lost::Unknown)?;
         // The connection is ready again once its task has seen the end of the answer.
         if open.ready().await.is_ok() {

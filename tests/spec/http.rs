@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::daemon::Home;
+use super::SETUP;
+use super::daemon::{Home, Setup};
 use super::world::{Ask, Reply, Watcher, World, send, send_and_leave, until};
 
 /// Two hooks that take everything, one ordered by a header, one by its body, and one that is small.
@@ -37,7 +38,7 @@ const HOOKS: &str = r#"
 
 /// A key that is whole and that nobody made: every checksum is right, the secret is another world's.
 fn foreign_key() -> String {
-    let home = Home::new();
+    let home = Home::new(Setup::Embedded);
     home.key("write")
 }
 
@@ -59,7 +60,7 @@ fn head(world: &World, hook: &str) -> usize {
 
 #[test]
 fn a_write_key_for_the_hook_opens_the_door_from_four_places_and_nothing_else_does() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let of_plain = key_for(&world, "write", "plain");
     let of_other = key_for(&world, "write", "other");
     let cut_off = &of_plain[..of_plain.len() - 1];
@@ -133,7 +134,7 @@ fn a_write_key_for_the_hook_opens_the_door_from_four_places_and_nothing_else_doe
 
 #[test]
 fn a_hook_that_does_not_exist_cannot_be_told_from_one_whose_key_is_wrong() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let foreign = foreign_key();
     let of_other = key_for(&world, "write", "other");
     let keys = [&foreign, &of_other, &world.read, "hl_w_short", ""];
@@ -163,7 +164,7 @@ fn a_hook_that_does_not_exist_cannot_be_told_from_one_whose_key_is_wrong() {
 
 #[test]
 fn a_key_opens_nothing_from_the_moment_it_is_revoked_or_has_expired() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let sends = |key: &str| world.ask(&Ask::post("plain").key(key).body("{}")).status;
 
     let revoked = key_for(&world, "write", "plain");
@@ -189,7 +190,7 @@ fn a_key_opens_nothing_from_the_moment_it_is_revoked_or_has_expired() {
 
 #[test]
 fn a_body_that_is_too_long_or_compressed_is_refused_and_one_that_just_fits_is_not() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let post = || Ask::post("small").key(&world.write);
     let long = vec![b'x'; 3 * 1024 * 1024];
     let cases = [
@@ -235,7 +236,7 @@ fn a_body_that_is_too_long_or_compressed_is_refused_and_one_that_just_fits_is_no
 
 #[test]
 fn a_request_is_stored_whole_or_not_at_all() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let addr = world.home.addr;
     let start = format!(
         "POST /in/plain HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {}\r\nconnection: close\r\n",
@@ -275,7 +276,7 @@ fn a_request_is_stored_whole_or_not_at_all() {
 
 #[test]
 fn what_follows_a_refused_head_is_never_taken_for_another_request() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let hidden = format!(
         "POST /in/plain HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {}\r\ncontent-length: 2\r\n\r\n{{}}",
         world.write
@@ -299,7 +300,7 @@ fn what_follows_a_refused_head_is_never_taken_for_another_request() {
 
 #[test]
 fn a_sender_that_asks_first_is_refused_before_it_sends() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let refused = |hook: &str, key: &str, more: &str| {
         let head = format!(
             "POST /in/{hook} HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {key}\r\n{more}\
@@ -318,7 +319,7 @@ fn a_sender_that_asks_first_is_refused_before_it_sends() {
 
 #[test]
 fn the_secret_of_a_key_is_found_in_no_file() {
-    let mut world = World::new(&[], HOOKS);
+    let mut world = World::new(SETUP, &[], HOOKS);
     let key = key_for(&world, "write", "plain");
     let basic = STANDARD.encode(format!("me:{key}"));
     for ask in [
@@ -353,7 +354,7 @@ fn the_secret_of_a_key_is_found_in_no_file() {
 
 #[test]
 fn a_path_means_what_it_says_byte_by_byte() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     for path in [
         "/in/",
         "/in//",
@@ -399,7 +400,7 @@ fn a_path_means_what_it_says_byte_by_byte() {
 
 #[test]
 fn only_post_brings_events_and_the_answer_says_so() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"] {
         let reply = world.ask(&Ask::new(method, "/in/plain").key(&world.write));
         assert_eq!((reply.status, reply.code().as_str()), (405, "method"));
@@ -419,7 +420,7 @@ fn only_post_brings_events_and_the_answer_says_so() {
 
 #[test]
 fn events_stand_in_the_stream_that_they_name_whatever_the_name() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let digest = |bytes: &[u8]| {
         let digest = Sha256::digest(bytes);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -495,7 +496,7 @@ fn events_stand_in_the_stream_that_they_name_whatever_the_name() {
 
 #[test]
 fn an_event_without_an_ordering_key_is_refused_or_kept_as_its_hook_says() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let without = [
         "",
         "text",
@@ -600,6 +601,7 @@ fn any_body_comes_back_byte_for_byte_and_every_reducer_goes_on_behind_it() {
     let reducer = "export default (state, event) => ({
         seen: (state?.seen ?? 0) + 1, kind: typeof event.body, last: event.body });";
     let world = World::new(
+        SETUP,
         &[("keep.js", reducer)],
         r#"
         [[hooks]]
@@ -680,6 +682,7 @@ fn body_of(row: &Value) -> Vec<u8> {
 fn headers_are_kept_for_the_reducer_and_credentials_are_not() {
     let reducer = "export default (state, event) => event.headers;";
     let world = World::new(
+        SETUP,
         &[("headers.js", reducer)],
         "[[hooks]]\nname = \"plain\"\nreduce = \"headers.js\"",
     );
@@ -703,7 +706,7 @@ fn headers_are_kept_for_the_reducer_and_credentials_are_not() {
 
 #[test]
 fn a_repeat_is_answered_with_the_first_event_and_changes_nothing() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let send = |hook: &str, name: &str, key: &str, body: &str| {
         let ask = Ask::post(hook).key(&world.write);
         let reply = world.ask(&ask.header(name, key).body(body));
@@ -747,7 +750,7 @@ fn a_repeat_is_answered_with_the_first_event_and_changes_nothing() {
 
 #[test]
 fn of_many_repeats_at_once_one_is_the_first() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     for n in 0..5 {
         let ask = Ask::post("plain").key(&world.write);
         let ask = ask.header("webhook-id", format!("m{n}")).body("{}");
@@ -767,7 +770,7 @@ fn of_many_repeats_at_once_one_is_the_first() {
 
 #[test]
 fn a_reader_waits_for_a_position_and_is_told_what_there_is_when_it_does_not_come() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     let empty = world.get("/v1/hooks/plain/state");
     assert_eq!(empty.status, 200);
     let empty = empty.json();
@@ -815,7 +818,7 @@ fn a_reader_waits_for_a_position_and_is_told_what_there_is_when_it_does_not_come
 
 #[test]
 fn a_state_that_is_known_is_not_sent_again_until_it_changes() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     world.accepted("plain", "1");
     world.state("plain", 1);
     let path = "/v1/hooks/plain/state";
@@ -849,7 +852,7 @@ fn a_state_that_is_known_is_not_sent_again_until_it_changes() {
 
 #[test]
 fn pages_of_streams_and_events_have_each_item_once() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     for who in 0..7 {
         world.accepted("orders", format!(r#"{{"who":"w{who}"}}"#));
     }
@@ -911,7 +914,7 @@ fn pages_of_streams_and_events_have_each_item_once() {
 
 #[test]
 fn a_watcher_sees_each_new_state_once_and_a_proper_end_when_the_daemon_stops() {
-    let mut world = World::new(&[], HOOKS);
+    let mut world = World::new(SETUP, &[], HOOKS);
     world.accepted("orders", r#"{"who":"a"}"#);
     world.state("orders/a", 1);
     let path = "/v1/hooks/orders/watch?stream=a";
@@ -939,7 +942,7 @@ fn a_watcher_sees_each_new_state_once_and_a_proper_end_when_the_daemon_stops() {
 
 #[test]
 fn a_tail_shows_what_comes_to_its_hook_and_nothing_that_came_before() {
-    let mut world = World::new(&[], HOOKS);
+    let mut world = World::new(SETUP, &[], HOOKS);
     for n in 0..3 {
         world.accepted("plain", n.to_string());
     }
@@ -994,7 +997,7 @@ const ADMIN: [(&str, &str); 20] = [
 
 #[test]
 fn the_admin_api_is_for_admin_keys_alone_and_reading_for_keys_that_read() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     world.accepted("plain", "1");
     for (method, path) in ADMIN {
         let ask = |key: &str| world.ask(&Ask::new(method, path).key(key).body("{}"));
@@ -1033,7 +1036,7 @@ fn the_admin_api_is_for_admin_keys_alone_and_reading_for_keys_that_read() {
 
 #[test]
 fn garbage_in_a_query_or_an_admin_body_is_refused_in_our_own_words() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     world.accepted("plain", "1");
     for path in [
         "/v1/hooks/plain/state?min_seq=x",
@@ -1146,7 +1149,7 @@ fn garbage_in_a_query_or_an_admin_body_is_refused_in_our_own_words() {
 
 #[test]
 fn the_daemon_says_whether_it_is_well_without_a_key() {
-    let world = World::new(&[], HOOKS);
+    let world = World::new(SETUP, &[], HOOKS);
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(world.ask(&Ask::new("GET", path)).status, 200, "{path}");
     }
@@ -1157,6 +1160,7 @@ fn the_daemon_says_whether_it_is_well_without_a_key() {
 #[test]
 fn deliveries_of_known_providers_become_the_state_that_their_reducers_mean() {
     let world = World::new(
+        SETUP,
         &[
             ("github.js", include_str!("samples/github.js")),
             ("stripe.js", include_str!("samples/stripe.js")),

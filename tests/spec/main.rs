@@ -1,21 +1,47 @@
 //! The tests that see hooklane as a whole.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::duplicate_mod, reason = "the same tests run on both set-ups")]
 
 mod chance;
 mod checker;
 mod cli;
+mod cluster;
 mod daemon;
+mod file;
 mod home;
-mod http;
 mod lane;
 mod migrations;
 mod nodes;
-mod order;
 mod postgres;
+mod redis_server;
 mod refused;
-mod serve;
 mod shipped;
 mod store;
-mod torture;
 mod world;
+
+/// What is asked of any daemon, asked of one with a file.
+#[path = "."]
+mod embedded {
+    use super::{checker, daemon, world};
+
+    const SETUP: daemon::Setup = daemon::Setup::Embedded;
+
+    mod http;
+    mod order;
+    pub mod serve;
+    pub mod torture;
+}
+
+/// The same, asked of a node on Postgres and Redis.
+#[path = "."]
+mod production {
+    use super::{checker, daemon, world};
+
+    const SETUP: daemon::Setup = daemon::Setup::Production;
+
+    mod http;
+    mod order;
+    mod serve;
+    mod torture;
+}

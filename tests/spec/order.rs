@@ -12,8 +12,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::SETUP;
 use super::checker::{self, Attempt, Event, TRAIL_JS, trail};
-use super::daemon::{Client, Home};
+use super::daemon::{Client, Home, Setup};
 use super::torture::outcome;
 
 const CONNECTIONS: usize = 64;
@@ -39,10 +40,13 @@ struct Relay {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_handed_on_after_each_2xx_between_64_connections_is_stored_in_the_order_sent() {
-    let home = Home::new();
+    let home = Home::new(SETUP);
     home.write("trail.js", TRAIL_JS);
-    home.apply("[[hooks]]\nname = 'orders'\nreduce = 'trail.js'\norder_by = 'body:/account'\n");
-    let (write_key, read_key) = (home.key("write"), home.key("read"));
+    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'trail.js'\norder_by = 'body:/account'\n";
+    let (write_key, read_key) = home.prepare(|home| {
+        home.apply(hooks);
+        (home.key("write"), home.key("read"))
+    });
     let _daemon = home.start();
 
     let relay = Arc::new(Relay::of(events()));
@@ -67,7 +71,11 @@ async fn a_stream_handed_on_after_each_2xx_between_64_connections_is_stored_in_t
 
 fn events() -> i64 {
     let given = std::env::var("HOOKLANE_ORDER_EVENTS").ok();
-    given.and_then(|n| n.parse().ok()).unwrap_or(100_000)
+    let by_default = match SETUP {
+        Setup::Embedded => 100_000,
+        Setup::Production => 20_000,
+    };
+    given.and_then(|n| n.parse().ok()).unwrap_or(by_default)
 }
 
 fn number(event: &Event) -> i64 {

@@ -12,16 +12,21 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Ends with the input of its shell: then this process is gone, or needs the server no more.
 const GUARD: &str = r#"
 trap '' INT HUP
 initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C >log 2>&1 &&
-  pg_ctl start --wait --silent -o "-c listen_addresses= -c max_connections=300 -k $PWD" -l log &&
+  pg_ctl start --wait --silent -o "$OPTIONS -k $PWD" -l log &&
   echo ready || echo failed
 cat >/dev/null
 pg_ctl stop --mode=immediate --silent >/dev/null 2>&1
 rm -rf "$PWD"
 "#;
+
+/// As the server is started, but for the directory of its socket.
+const OPTIONS: &str = "-c listen_addresses= -c max_connections=300";
 
 /// The server that the tests of this process share, each in a database of its own.
 pub fn shared() -> &'static Server {
@@ -37,12 +42,13 @@ pub struct Server {
 impl Server {
     pub fn start() -> Self {
         let memory = Path::new("/dev/shm");
-        Self::start_in(match memory.is_dir() {
-            true => memory,
-            false => Path::new("/tmp"),
-        })
+        match memory.is_dir() {
+            true => Self::start_in(memory),
+            false => Self::start_in(Path::new("/tmp")),
+        }
     }
 
+    /// Its files are in a directory of their own in `parent`.
     pub fn start_in(parent: &Path) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap().keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
@@ -54,7 +60,9 @@ impl Server {
         }
         let mut guard = as_postgres("sh");
         guard.args(["-c", GUARD]).current_dir(&dir);
-        guard.env("PGDATA", dir.join("data"));
+        guard
+            .env("PGDATA", dir.join("data"))
+            .env("OPTIONS", OPTIONS);
         guard.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut guard = guard.spawn().unwrap();
         let mut said = String::new();
@@ -92,6 +100,31 @@ impl Server {
         restart.current_dir(&self.dir).env("PGDATA", self.data());
         restart.args(["restart", "--wait", "--silent", "--mode=fast", "-l", "log"]);
         done("pg_ctl restart", restart.output());
+    }
+
+    /// Kills it with -9, without a word to those that are connected.
+    pub fn kill(&self) {
+        let running = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        let pid = running.lines().next().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+
+    /// Starts it after a kill. What served connections may take a while to notice, and it starts only
+    /// when all of that is gone.
+    pub fn start_again(&self) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        let options = format!("{OPTIONS} -k {}", self.dir.display());
+        loop {
+            let mut start = as_postgres("pg_ctl");
+            start.current_dir(&self.dir).env("PGDATA", self.data());
+            start.args(["start", "--wait", "--silent", "-l", "log", "-o", &options]);
+            let done = start.output().unwrap();
+            if done.status.success() {
+                return;
+            }
+            assert!(Instant::now() < patience, "no Postgres server: {done:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Reads its settings again, and waits until `name` is `value`.

@@ -1,29 +1,30 @@
 //! What a daemon promises to its operator: one bad event costs its own stream only, restarts cost
-//! nothing, commands work with and without it, and a full disk is an answer and not an end.
+//! nothing, and commands work.
 
 use std::fs;
-use std::io::Write;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::SETUP;
 use super::daemon::Home;
 use super::world::{Ask, Watcher, World, until};
 
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Adds up what accounts send, and cannot bear a text.
-const SUM: &str = r#"export default function reduce(state, event) {
+pub const SUM: &str = r#"export default function reduce(state, event) {
   state ??= { sum: 0 };
   if (typeof event.body.n !== "number") throw new TypeError(`no number: ${event.body.n}`);
   state.sum += event.body.n;
   return state;
 }"#;
 
-const ACCOUNTS: &str = r#"
+pub const ACCOUNTS: &str = r#"
     [[hooks]]
     name = "accounts"
     order_by = "body:/who"
@@ -31,19 +32,19 @@ const ACCOUNTS: &str = r#"
 "#;
 
 fn accounts() -> World {
-    World::new(&[("sum.js", SUM)], ACCOUNTS)
+    World::new(SETUP, &[("sum.js", SUM)], ACCOUNTS)
 }
 
-fn event(who: &str, n: impl Into<Value>) -> String {
+pub fn event(who: &str, n: impl Into<Value>) -> String {
     json!({"who": who, "n": n.into()}).to_string()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs a command that may fail.
-fn attempt(home: &Home, args: &[&str]) -> (Option<i32>, String, String) {
+pub fn attempt(home: &Home, args: &[&str]) -> (Option<i32>, String, String) {
     let Output {
         status,
         stdout,
@@ -160,6 +161,7 @@ fn fate(world: &World, event: &Value) -> Value {
 #[test]
 fn a_hook_that_skips_on_error_keeps_a_dead_letter_with_its_reason_and_goes_on() {
     let world = World::new(
+        SETUP,
         &[("sum.js", SUM)],
         &format!("{ACCOUNTS} on_error = \"skip\""),
     );
@@ -175,6 +177,7 @@ fn a_hook_that_skips_on_error_keeps_a_dead_letter_with_its_reason_and_goes_on() 
 #[test]
 fn a_reducer_without_end_or_measure_holds_its_stream_alone() {
     let world = World::new(
+        SETUP,
         &[(
             "wild.js",
             r#"export default (state, { body }) => {
@@ -210,6 +213,7 @@ fn a_reducer_without_end_or_measure_holds_its_stream_alone() {
 #[test]
 fn a_debounce_waits_for_quiet_and_then_takes_everything_in_one_turn() {
     let world = World::new(
+        SETUP,
         &[],
         "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"2s,60s\"",
     );
@@ -230,6 +234,7 @@ fn a_debounce_waits_for_quiet_and_then_takes_everything_in_one_turn() {
 #[test]
 fn a_debounce_that_never_becomes_quiet_ends_at_its_longest() {
     let world = World::new(
+        SETUP,
         &[],
         "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"5s,5s\"",
     );
@@ -258,7 +263,7 @@ fn a_second_daemon_on_the_same_data_says_who_has_it_and_ends() {
 #[test]
 fn an_address_that_is_taken_ends_the_daemon_with_a_word() {
     let world = accounts();
-    let other = Home::new();
+    let other = Home::new(SETUP);
     let address = world.home.addr.to_string();
     let (code, _, said) = attempt(&other, &["serve", "--listen", &address]);
     assert_eq!(code, Some(1), "{said}");
@@ -317,6 +322,7 @@ fn everything_is_as_it_was_after_kill_9_and_after_a_stop() {
 #[test]
 fn what_waited_behind_a_debounce_is_not_forgotten_by_a_stop() {
     let mut world = World::new(
+        SETUP,
         &[],
         "[[hooks]]\nname = \"plain\"\nreduce = \"count\"\ndebounce = \"3s,60s\"",
     );
@@ -346,64 +352,6 @@ fn a_client_in_the_middle_of_a_body_does_not_keep_a_daemon_from_stopping() {
 }
 
 #[test]
-fn hooks_and_keys_are_made_without_a_daemon_and_states_need_one() {
-    let home = Home::new();
-    home.run(&["hooks", "create", "hello", "--reduce", "latest"]);
-    let key = home.run(&[
-        "keys", "create", "--type", "write", "--hook", "hello", "--name", "me",
-    ]);
-    assert!(key.starts_with("hl_w_") && !key.contains('\n'), "{key}");
-    let names = home.run(&["hooks", "list", "-o", "names"]);
-    assert_eq!(names, "hello");
-    for asking in [
-        &["state", "show", "hello"][..],
-        &["streams", "retry", "hello"],
-        &["events", "tail"],
-    ] {
-        let (code, out, said) = attempt(&home, asking);
-        assert!(out.is_empty(), "{asking:?} {out}");
-        if asking[0] == "state" {
-            assert_eq!(code, Some(6), "{said}");
-            assert!(said.contains("hooklane serve"), "{said}");
-        } else {
-            assert!(code > Some(0), "{asking:?} {said}");
-        }
-    }
-    let _daemon = home.start();
-    let reply = super::world::send(
-        home.addr,
-        format!("POST /in/hello/{key} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}")
-            .as_bytes(),
-    );
-    assert_eq!(reply.status, 202, "{reply:?}");
-    until(|| (home.run(&["state", "show", "hello"]) == "{}").then_some(()));
-}
-
-#[test]
-fn a_data_directory_that_others_could_write_to_is_refused() {
-    let home = Home::new();
-    fs::create_dir(home.data()).unwrap();
-    for mode in [0o777, 0o770, 0o702] {
-        fs::set_permissions(home.data(), fs::Permissions::from_mode(mode)).unwrap();
-        for args in [
-            &["serve", "--listen", "127.0.0.1:0"][..],
-            &["hooks", "create", "hello"],
-        ] {
-            let (code, _, said) = attempt(&home, args);
-            assert_eq!(code, Some(2), "{said}");
-            assert!(said.contains("chmod 700"), "{said}");
-        }
-    }
-    assert_eq!(
-        fs::read_dir(home.data()).unwrap().count(),
-        0,
-        "nothing was made"
-    );
-    fs::set_permissions(home.data(), fs::Permissions::from_mode(0o700)).unwrap();
-    home.run(&["hooks", "create", "hello"]);
-}
-
-#[test]
 fn only_its_user_can_read_what_a_daemon_keeps() {
     let world = accounts();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -413,7 +361,7 @@ fn only_its_user_can_read_what_a_daemon_keeps() {
 
 #[test]
 fn the_clock_of_a_reducer_is_the_event_and_its_zone_is_utc_wherever_the_daemon_runs() {
-    let mut home = Home::new();
+    let mut home = Home::new(SETUP);
     home.environment = vec![("TZ", "Asia/Kolkata"), ("LC_ALL", "tr_TR.UTF-8")];
     let world = World::at(
         home,
@@ -436,70 +384,6 @@ fn the_clock_of_a_reducer_is_the_event_and_its_zone_is_utc_wherever_the_daemon_r
         json!({
             "hours": 12, "offset": 0, "local": 1_767_225_600_000_i64, "upper": "I", "now": true, "same": true,
         })
-    );
-}
-
-#[test]
-fn applying_the_same_file_twice_changes_nothing_the_second_time() {
-    let home = Home::new();
-    home.write("sum.js", SUM);
-    let file = home.write(
-        "all.toml",
-        r#"
-        [[namespaces]]
-        name = "acme"
-        lanes = 3
-        [[hooks]]
-        name = "accounts"
-        namespace = "acme"
-        order_by = "header:X-Account"
-        unordered = "keep"
-        reduce = "sum.js"
-        on_error = "skip"
-        debounce = "500ms,5s"
-        body_max = 4096
-        [[hooks]]
-        name = "stored"
-        "#,
-    );
-    let file = file.to_str().unwrap();
-    let apply = |more: &[&str]| {
-        let args = [&["hooks", "apply", file, "-o", "json"][..], more].concat();
-        let said: Value = serde_json::from_str(&home.run(&args)).unwrap();
-        said["changes"].as_array().unwrap().len()
-    };
-    let shown = || home.run(&["hooks", "list", "-o", "json"]);
-    let items = |text: &str| serde_json::from_str::<Value>(text).unwrap()["items"].take();
-    assert_eq!(apply(&["--dry-run"]), 3);
-    assert_eq!(apply(&[]), 3);
-    let first = items(&shown());
-    assert_eq!(
-        (apply(&[]), apply(&["--prune"]), apply(&["--dry-run"])),
-        (0, 0, 0)
-    );
-    let daemon = home.start();
-    assert_eq!(
-        (apply(&[]), apply(&["--prune"])),
-        (0, 0),
-        "a daemon says the same"
-    );
-    assert_eq!(items(&shown()), first, "not even the version of a reducer");
-
-    home.write("sum.js", &format!("{SUM}\n// new"));
-    assert_eq!((apply(&["--dry-run"]), apply(&[]), apply(&[])), (1, 1, 0));
-    drop(daemon);
-    assert_eq!(apply(&[]), 0);
-
-    let wrong = home.write(
-        "wrong.toml",
-        "[[hooks]]\nname = \"new\"\n[[hooks]]\nname = \"x\"\nreduce = \"gone.js\"",
-    );
-    let (code, _, said) = attempt(&home, &["hooks", "apply", wrong.to_str().unwrap()]);
-    assert_eq!(code, Some(2), "{said}");
-    assert_eq!(
-        home.run(&["hooks", "list", "-o", "names"]),
-        "accounts\nstored",
-        "all or nothing"
     );
 }
 
@@ -557,101 +441,4 @@ fn a_hook_that_is_deleted_and_made_again_begins_anew() {
     );
     assert_eq!(world.accepted("accounts", event("a", 2))["seq"], 1);
     assert_eq!(world.state("accounts/a", 1)["sum"], 2);
-}
-
-/// A file system of its own over the data directory, taken away when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn over(dir: PathBuf, size: &str) -> Self {
-        fs::create_dir(&dir).unwrap();
-        let options = format!("size={size},mode=700");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "hooklane-test"])
-            .arg(&dir)
-            .output();
-        let why = match &mounted {
-            Ok(done) if done.status.success() => return Self(dir),
-            Ok(done) => text(&done.stderr),
-            Err(error) => error.to_string(),
-        };
-        panic!("this test fills a disk and must be allowed to mount a small tmpfs: {why}");
-    }
-
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
-#[test]
-fn a_full_disk_is_answered_503_and_the_daemon_recovers_by_itself() {
-    let home = Home::new();
-    let disk = SmallDisk::over(home.data(), "24m");
-    let mut world = World::at(home, &[("sum.js", SUM)], ACCOUNTS);
-    world.may_complain = true;
-    world.accepted("accounts", event("a", 1));
-    world.state("accounts/a", 1);
-    let body = json!({"who": "a", "n": 1, "pad": "x".repeat(30_000)}).to_string();
-    let mut accepted = 1;
-    let mut post = || {
-        let reply = world.post("accounts", &body);
-        accepted += i64::from(reply.status == 202);
-        reply
-    };
-    let filler = disk.fill();
-    let refused = until(|| Some(post()).filter(|reply| reply.status != 202));
-    assert_eq!(
-        (refused.status, refused.code().as_str()),
-        (503, "disk_full")
-    );
-    assert!(!refused.header("retry-after").is_empty());
-    for _ in 0..20 {
-        assert!([202, 503].contains(&post().status));
-    }
-    assert_eq!(
-        world.get("/v1/hooks/accounts/state?stream=a").status,
-        200,
-        "reading goes on"
-    );
-    let make = |n: i64| {
-        world.admin(
-            "POST",
-            "/v1/admin/hooks",
-            &json!({"name": format!("new{n}")}),
-        )
-    };
-    for n in 0..20 {
-        let made = make(n);
-        assert!([201, 503].contains(&made.status), "{made:?}");
-    }
-    fs::remove_file(filler).unwrap();
-    until(|| (post().status == 202).then_some(()));
-    assert_eq!(
-        make(20).status,
-        201,
-        "no trace is left in what changes hooks"
-    );
-    assert_eq!(world.state("accounts/a", accepted)["sum"], accepted);
-    let events = world
-        .get("/v1/hooks/accounts/events?stream=a&limit=1000")
-        .json();
-    assert_eq!(
-        events["items"].as_array().map(Vec::len),
-        usize::try_from(accepted).ok()
-    );
-    world.kill();
-    world.restart();
-    assert_eq!(world.state("accounts/a", accepted)["sum"], accepted);
-    world.kill();
-    // Before the directory that it is mounted on goes.
-    drop(disk);
 }

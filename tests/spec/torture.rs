@@ -16,8 +16,9 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use super::SETUP;
 use super::checker::{self, Attempt, Outcome, Receipt, TRAIL_JS, trail};
-use super::daemon::{Answer, Client, Home, Lost};
+use super::daemon::{Answer, Client, Home, Lost, Setup};
 
 const SENDERS: u64 = 16;
 const HOOKS: [&str; 3] = ["plain", "billing", "orders"];
@@ -37,7 +38,10 @@ const AGAIN: Duration = Duration::from_millis(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_or_reordered_by_kill_9_at_random_moments_under_load() {
-    let kills = from_env("HOOKLANE_KILLS").unwrap_or(100);
+    let kills = from_env("HOOKLANE_KILLS").unwrap_or(match SETUP {
+        Setup::Embedded => 100,
+        Setup::Production => 30,
+    });
     let mut chance = Chance::new();
     let world = World::new(&mut chance);
     let senders = world.send(&mut chance);
@@ -135,10 +139,9 @@ struct Draft {
 
 impl World {
     fn new(chance: &mut Chance) -> Arc<Self> {
-        let home = Home::new();
+        let home = Home::new(SETUP);
         home.write("trail.js", TRAIL_JS);
-        home.apply(
-            r#"
+        let hooks = r#"
             [[hooks]]
             name = "plain"
             reduce = "trail.js"
@@ -150,11 +153,14 @@ impl World {
             name = "orders"
             reduce = "trail.js"
             order_by = "body:/account"
-            "#,
-        );
+            "#;
+        let (read_key, write_key) = home.prepare(|home| {
+            home.apply(hooks);
+            (home.key("read"), home.key("write"))
+        });
         Arc::new(Self {
-            read_key: home.key("read"),
-            write_key: home.key("write"),
+            read_key,
+            write_key,
             home,
             began: Instant::now(),
             numbers: AtomicI64::new(chance.rng.random_range(1..1_000)),

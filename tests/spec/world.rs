@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::daemon::{Daemon, Home};
+use super::daemon::{Daemon, Home, Setup};
 
 /// How long an answer, or anything else that is awaited, may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,8 +35,8 @@ pub struct World {
 
 impl World {
     /// A new one with hooks as a TOML text describes them, and files beside it.
-    pub fn new(files: &[(&str, &str)], hooks: &str) -> Self {
-        Self::at(Home::new(), files, hooks)
+    pub fn new(setup: Setup, files: &[(&str, &str)], hooks: &str) -> Self {
+        Self::at(Home::new(setup), files, hooks)
     }
 
     /// The same in a home that was prepared.
@@ -44,12 +44,14 @@ impl World {
         for (name, text) in files {
             home.write(name, text);
         }
+        // Commands reach a server through a node only.
+        let daemon = home.servers.as_ref().map(|_| home.start());
         home.apply(hooks);
         Self {
             write: home.key("write"),
             read: home.key("read"),
             admin: home.run(&["keys", "create", "--type", "admin", "--name", "ops"]),
-            daemon: Some(home.start()),
+            daemon: daemon.or_else(|| Some(home.start())),
             may_complain: false,
             home,
         }

@@ -46,11 +46,16 @@ pub trait Plan {
     fn answered(&mut self, answer: Answer<'_>);
 }
 
-/// Runs `plan` to its end on `connections` connections.
-pub fn run(addr: SocketAddr, connections: usize, requests: &mut Requests, plan: &mut impl Plan) {
-    Generator::connect(addr, connections)
+/// Runs `plan` to its end on `connections` connections, spread over the addresses.
+pub fn run(
+    addrs: &[SocketAddr],
+    connections: usize,
+    requests: &mut Requests,
+    plan: &mut impl Plan,
+) {
+    Generator::connect(addrs, connections)
         .and_then(|mut generator| generator.run(requests, plan))
-        .unwrap_or_else(|error| panic!("the load on {addr}: {error}"));
+        .unwrap_or_else(|error| panic!("the load on {addrs:?}: {error}"));
 }
 
 struct Generator {
@@ -60,10 +65,10 @@ struct Generator {
 }
 
 impl Generator {
-    fn connect(addr: SocketAddr, connections: usize) -> io::Result<Self> {
+    fn connect(addrs: &[SocketAddr], connections: usize) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let open = |index: usize| {
-            let connection = Connection::open(addr)?;
+            let connection = Connection::open(addrs[index % addrs.len()])?;
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
             let data = epoll::EventData::new_u64(index as u64);
             epoll::add(&epoll, &connection.stream, data, flags)?;

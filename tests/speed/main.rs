@@ -1,6 +1,7 @@
 //! How fast hooklane is, over HTTP, against the ceiling of the machine in the same run.
 //!
-//! `cargo bench --bench speed [-- [--quick] [--production] [SCENARIO…]]` drives the real binary. Owns the scenarios
+//! `cargo bench --bench speed [-- [--quick] [--production] [--nodes N] [SCENARIO…]]` drives the real
+//! binary, on a file or on private servers (`HOOKLANE_SETUP=production` too). Owns the scenarios
 //! and their targets; every scenario also checks order, counts and states, and a wrong one fails the
 //! run. A missed target is shown and does not: machines differ.
 
@@ -10,7 +11,6 @@ mod bare;
 mod generator;
 mod plans;
 mod proc;
-mod production;
 mod requests;
 mod scenarios;
 mod table;
@@ -25,22 +25,37 @@ mod daemon;
 
 #[allow(
     dead_code,
-    reason = "the benchmark needs a part of what the tests need"
+    reason = "the benchmark needs a server, and does it no harm"
 )]
 #[path = "../spec/postgres.rs"]
 mod postgres;
 
+#[allow(
+    dead_code,
+    reason = "the benchmark needs a server, and does it no harm"
+)]
+#[path = "../spec/redis_server.rs"]
+mod redis_server;
+
+use daemon::Setup;
 use scenarios::{SCENARIOS, Scale, Scenario};
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == bare::FLAG) {
         return bare::serve();
     }
-    if args.iter().any(|arg| arg == production::FLAG) {
-        production::choose();
-    }
     let quick = args.iter().any(|arg| arg == "--quick");
+    let nodes = value(&mut args, "--nodes").map(|n| n.parse().expect("--nodes takes a number"));
+    let on = value(&mut args, "--on").or_else(|| std::env::var("HOOKLANE_SETUP").ok());
+    let is_short = args.iter().any(|arg| arg == "--production");
+    let setup = match on.as_deref() {
+        None if is_short => Setup::Production,
+        None | Some("embedded") => Setup::Embedded,
+        Some("production") => Setup::Production,
+        Some(other) => panic!("no set-up {other:?}; there are embedded and production"),
+    };
+    world::choose(setup, nodes.unwrap_or(1));
     // Cargo itself passes `--bench`.
     let names: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
     if let Some(wrong) = names
@@ -56,10 +71,19 @@ fn main() {
         false => names.iter().any(|name| scenario.is(name)),
     };
     proc::print_machine();
+    println!("set-up: {setup:?}, nodes: {}", nodes.unwrap_or(1));
     table::print_head();
     for scenario in SCENARIOS.iter().filter(wanted) {
         (scenario.run)(&Scale { quick });
     }
     // A disk that others use meanwhile explains more than anything else.
     proc::print_machine();
+}
+
+/// Takes an option and its value out of the arguments.
+fn value(args: &mut Vec<String>, option: &str) -> Option<String> {
+    let at = args.iter().position(|arg| arg == option)?;
+    args.remove(at);
+    assert!(at < args.len(), "{option} needs a value");
+    Some(args.remove(at))
 }

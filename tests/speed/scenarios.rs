@@ -12,10 +12,9 @@ use super::daemon::Client;
 use super::generator;
 use super::plans::{Closed, Pace, Seen, Settle, Until, latencies, micros, quantile};
 use super::proc;
-use super::production::or;
 use super::requests::Requests;
 use super::table::{Target, median, note, row};
-use super::world::{CONNECTIONS, Kind, Ledger, World};
+use super::world::{CONNECTIONS, Kind, Ledger, World, by_setup};
 
 const HOOKS: usize = 1_000;
 
@@ -81,7 +80,7 @@ fn bare_rate(bare: &Bare, time: Duration) -> f64 {
     let mut ledger = Ledger::new(HOOKS);
     let began = Instant::now();
     let mut plan = Closed::new(&mut ledger, requests.hooks(), Until::Passed(time));
-    generator::run(bare.addr, CONNECTIONS, &mut requests, &mut plan);
+    generator::run(&[bare.addr], CONNECTIONS, &mut requests, &mut plan);
     ledger.count() as f64 / began.elapsed().as_secs_f64()
 }
 
@@ -95,10 +94,13 @@ fn bare(scale: &Scale) {
 
 /// Accepted per second, and how many cores the daemon and the load took meanwhile.
 fn accept_rate(world: &mut World, time: Duration) -> (f64, f64, f64) {
-    let pids = [world.daemon.pid(), std::process::id()];
-    let (before, accepted) = (pids.map(proc::cpu), world.ledger.count());
+    let cpu = |world: &World| {
+        let nodes: Duration = world.pids().map(proc::cpu).sum();
+        [nodes, proc::cpu(std::process::id())]
+    };
+    let (before, accepted) = (cpu(world), world.ledger.count());
     let took = world.send(Until::Passed(time));
-    let after = pids.map(proc::cpu);
+    let after = cpu(world);
     let cores = |i: usize| (after[i] - before[i]).as_secs_f64() / took;
     let accepted = world.ledger.count() - accepted;
     (accepted as f64 / took, cores(0), cores(1))
@@ -142,7 +144,7 @@ fn accept(scale: &Scale) {
         let of = |field: fn(&(f64, f64, f64)) -> f64| median(rates.iter().map(field).collect());
         let share = of(|rate| rate.0) / ceiling * 100.0;
         let what = format!("accepted durably, 1,000 hooks {how}, of the bare server's rate");
-        row(&what, share, " %", Target::AtLeast(or(50.0, 25.0)));
+        row(&what, share, " %", Target::AtLeast(by_setup(50.0, 25.0)));
         row(
             &format!("the same, absolute, {how}"),
             of(|rate| rate.0),
@@ -176,7 +178,7 @@ fn applied(scale: &Scale) {
         &what,
         median(rates),
         "/s",
-        Target::AtLeast(or(35_000.0, 15_000.0)),
+        Target::AtLeast(by_setup(35_000.0, 15_000.0)),
     );
 }
 
@@ -188,7 +190,7 @@ fn one(scale: &Scale) {
         &what,
         median(rates),
         "/s",
-        Target::AtLeast(or(30_000.0, 15_000.0)),
+        Target::AtLeast(by_setup(30_000.0, 15_000.0)),
     );
 }
 
@@ -225,13 +227,13 @@ fn latency(scale: &Scale) {
         &what("p50"),
         quantile(&applied, 0.5),
         " ms",
-        Target::AtMost(or(1.5, 3.0)),
+        Target::AtMost(by_setup(1.5, 3.0)),
     );
     row(
         &what("p99"),
         quantile(&applied, 0.99),
         " ms",
-        Target::AtMost(or(8.0, 15.0)),
+        Target::AtMost(by_setup(8.0, 15.0)),
     );
     note(
         "every fifth event, seen by GET state?min_seq after its 202: more than received to applied",
@@ -250,7 +252,7 @@ fn spike(scale: &Scale) {
     let mut hooks: Vec<String> = neighbours().take(50).collect();
     hooks.push("spike".into());
     let mut world = World::with(hooks, Kind::Sum);
-    let addr = world.home.addr;
+    let addrs = world.addrs.clone();
     let mut requests = Requests::new(vec!["spike".into()], &world.write_key, &world.read_key);
     let mut ledger = Ledger::new(1);
     let stop = AtomicBool::new(false);
@@ -262,9 +264,9 @@ fn spike(scale: &Scale) {
                 std::thread::sleep(scale.time(3.0));
                 let began = Instant::now();
                 let mut plan = Closed::new(&mut ledger, 1, Until::Accepted(events));
-                generator::run(addr, CONNECTIONS, &mut requests, &mut plan);
+                generator::run(&addrs, CONNECTIONS, &mut requests, &mut plan);
                 let mut plan = Settle::new(&ledger);
-                generator::run(addr, 1, &mut requests, &mut plan);
+                generator::run(&addrs, 1, &mut requests, &mut plan);
                 spikes.lock().unwrap().push((began, Instant::now()));
             }
             stop.store(true, Ordering::Relaxed);
@@ -323,7 +325,7 @@ fn report_spikes(seen: &[Seen], spikes: &[(Instant, Instant)], events: u64) {
 
 fn memory(scale: &Scale) {
     let mut world = World::of(HOOKS, Kind::Sum);
-    let pid = world.daemon.pid();
+    let pid = world.daemons[0].pid();
     std::thread::sleep(scale.time(2.0));
     row(
         "resident, idle, 1,000 hooks",
@@ -362,7 +364,7 @@ fn million(scale: &Scale) {
     let streams = scale.events(1_000_000);
     let mut world = World::with(vec!["many".into()], Kind::SumByCustomer);
     let took = world.send(Until::Accepted(streams));
-    let pid = world.daemon.pid();
+    let pid = world.daemons[0].pid();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -380,7 +382,7 @@ fn million(scale: &Scale) {
 
 /// Lists every stream, page by page, and waits where one is not at its head yet.
 async fn count_streams(world: &World, streams: u64) {
-    let mut client = Client::new(world.home.addr, &world.read_key);
+    let mut client = Client::new(world.addrs[0], &world.read_key);
     let (mut count, mut after) = (0, String::new());
     loop {
         let path = format!("/v1/hooks/many/streams?limit=500{after}");
@@ -406,7 +408,7 @@ fn idle(scale: &Scale) {
     world.send(Until::Accepted(scale.events(20_000)));
     world.settle_and_check();
     std::thread::sleep(scale.time(5.0));
-    let pid = world.daemon.pid();
+    let pid = world.daemons[0].pid();
     let (cpu, written) = (proc::cpu(pid), proc::written(pid));
     let time = scale.time(20.0);
     std::thread::sleep(time);

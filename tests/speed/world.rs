@@ -1,13 +1,16 @@
 //! A daemon with hooks, and the ledger of what was sent to it, against which it is checked.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, Home};
+use super::daemon::{Daemon, Home, Servers, Setup};
 use super::generator;
 use super::plans::{Closed, Measured, Open, Pace, Settle, Until};
-use super::production;
+use super::postgres::Server;
 use super::requests::{Requests, amount};
 
 /// Counts, sums and keeps the last.
@@ -20,8 +23,43 @@ const SUM_JS: &str = "export default function reduce(state, event) {
 }
 ";
 
+/// How long nodes that have just come need to divide the lanes among them.
+const SPREAD: std::time::Duration = std::time::Duration::from_secs(8);
+
 /// How many connections send at once.
 pub const CONNECTIONS: usize = 64;
+
+static CHOSEN: OnceLock<(Setup, usize)> = OnceLock::new();
+
+/// Says on what everything runs, and on how many nodes; a file has one.
+pub fn choose(setup: Setup, nodes: usize) {
+    let fits = setup == Setup::Production || nodes == 1;
+    assert!(nodes > 0 && fits, "{nodes} nodes on {setup:?}");
+    CHOSEN.get_or_init(|| (setup, nodes));
+}
+
+/// One of two targets: of a file and of servers.
+pub fn by_setup<T>(embedded: T, production: T) -> T {
+    match CHOSEN.get() {
+        Some((Setup::Production, _)) => production,
+        _ => embedded,
+    }
+}
+
+/// A home for each node.
+fn homes() -> Vec<Home> {
+    // On a disk, because a sync to memory costs nothing; its guard ends it with this process.
+    static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start_in(Path::new("/var/tmp")));
+    match CHOSEN.get() {
+        Some((Setup::Production, nodes)) => {
+            let servers = Servers::on(&SERVER);
+            (0..*nodes)
+                .map(|n| Home::of(&servers, &format!("node{n}")))
+                .collect()
+        }
+        _ => vec![Home::new(Setup::Embedded)],
+    }
+}
 
 /// How a hook of a world is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,35 +83,49 @@ impl Kind {
     }
 }
 
-/// A running daemon.
+/// Running nodes.
 pub struct World {
-    pub home: Home,
+    /// Where they take requests.
+    pub addrs: Vec<SocketAddr>,
     pub kind: Kind,
-    pub daemon: Daemon,
+    pub daemons: Vec<Daemon>,
     pub requests: Requests,
     pub ledger: Ledger,
     pub write_key: String,
     pub read_key: String,
+    /// Last, because daemons live there.
+    _homes: Vec<Home>,
 }
 
 impl World {
     /// A fresh daemon with these hooks.
     pub fn with(hooks: Vec<String>, kind: Kind) -> Self {
-        let mut home = Home::new();
-        home.environment = production::environment();
-        home.write("sum.js", SUM_JS);
-        let daemon = home.start();
-        home.apply(&hooks.iter().map(|h| kind.toml(h)).collect::<String>());
-        let (write_key, read_key) = (home.key("write"), home.key("read"));
-        Self {
-            daemon,
+        let homes = homes();
+        homes[0].write("sum.js", SUM_JS);
+        let toml: String = hooks.iter().map(|h| kind.toml(h)).collect();
+        let (write_key, read_key) = homes[0].prepare(|home| {
+            home.apply(&toml);
+            (home.key("write"), home.key("read"))
+        });
+        let world = Self {
+            daemons: homes.iter().map(Home::start).collect(),
             ledger: Ledger::new(hooks.len()),
             requests: Requests::new(hooks, &write_key, &read_key),
-            home,
+            addrs: homes.iter().map(|home| home.addr).collect(),
             kind,
             write_key,
             read_key,
+            _homes: homes,
+        };
+        if world.daemons.len() > 1 {
+            std::thread::sleep(SPREAD);
         }
+        world
+    }
+
+    /// The processes of the nodes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.daemons.iter().map(Daemon::pid)
     }
 
     /// A fresh daemon with `count` hooks.
@@ -87,7 +139,7 @@ impl World {
         let began = Instant::now();
         let hooks = self.requests.hooks();
         let mut plan = Closed::new(&mut self.ledger, hooks, until);
-        generator::run(self.home.addr, CONNECTIONS, &mut self.requests, &mut plan);
+        generator::run(&self.addrs, CONNECTIONS, &mut self.requests, &mut plan);
         plan.warn();
         began.elapsed().as_secs_f64()
     }
@@ -95,7 +147,7 @@ impl World {
     /// Waits until every state is at its head, and gives the states.
     pub fn settle(&mut self) -> Vec<(u32, Vec<u8>)> {
         let mut plan = Settle::new(&self.ledger);
-        generator::run(self.home.addr, CONNECTIONS, &mut self.requests, &mut plan);
+        generator::run(&self.addrs, CONNECTIONS, &mut self.requests, &mut plan);
         plan.states
     }
 
@@ -114,7 +166,7 @@ impl World {
     /// Sends at a fixed rate to the first `hooks` hooks.
     pub fn open(&mut self, hooks: u32, pace: Pace<'_>) -> Measured {
         let mut plan = Open::new(&mut self.ledger, hooks, pace);
-        generator::run(self.home.addr, CONNECTIONS, &mut self.requests, &mut plan);
+        generator::run(&self.addrs, CONNECTIONS, &mut self.requests, &mut plan);
         plan.measured
     }
 }
