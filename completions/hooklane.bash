@@ -1466,13 +1466,21 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__serve)
-            opts="-o -q -y -h --listen --lanes --node --grace --log --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --listen --database --redis --lanes --node --grace --log --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --redis)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -53,6 +53,8 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "namespaces" -d 'M
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "completions" -d 'Write shell completions'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "man" -d 'Write the manual page'
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l listen -d 'Where to listen' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l database -d 'What keeps events and states: a path, or postgres://USER:PASSWORD@HOST/NAME, which any number of nodes may share [default: a file in the data directory]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l redis -d 'What nodes that share a database tell each other of work through: redis://USER:PASSWORD@HOST [default: memory, for one node]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l lanes -d 'Lanes of the default namespace; counts at the first start only' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l node -d 'What this node is called [default: the host\'s name]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l grace -d 'How long running turns get at the end' -r
