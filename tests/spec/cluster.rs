@@ -178,7 +178,7 @@ impl Cluster {
         for sender in senders {
             sender.await.unwrap();
         }
-        let log = load.log.lock();
+        let log = std::mem::take(&mut *load.log.lock());
         let clients = self
             .homes
             .iter()
