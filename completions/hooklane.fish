@@ -515,6 +515,8 @@ admin\t'Everything'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l hook -d 'The hook it is for' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l name -d 'What people call it' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l expires -d 'How long it lives, such as 90d [default: for ever]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l rate -d 'How many requests it may send to one node, such as 100/s or 600/m; more are answered 429 [default: any number]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l burst -d 'How many of them may come at once [default: the number of the rate]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l out -d 'Write it to a new file that only you can read, instead of to stdout' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
