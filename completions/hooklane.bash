@@ -264,7 +264,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__events__subcmd__list)
-            opts="-o -q -y -h --hook --stream --since --limit --after --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --hook --stream --since --dead --limit --after --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -288,6 +288,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_see
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l dead -d 'Only the dead letters: events that were skipped, each with its reason'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'

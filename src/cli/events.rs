@@ -5,11 +5,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::print::{Output, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
-use crate::api::{EventRow, Fate, List};
+use crate::api::{EventRow, Fate, List, Outcome};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
@@ -59,6 +60,37 @@ impl Row for EventRow {
     }
 }
 
+/// An event in the dead letters: the same event, and in tables why instead of what became of it.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Dead(EventRow);
+
+impl Row for Dead {
+    const HEADER: &'static [&'static str] =
+        &["EVENT", "STREAM", "SEQ ", "RECEIVED", "HANDLER", "REASON"];
+
+    fn cells(&self) -> Vec<String> {
+        let row = &self.0;
+        let dead = row
+            .fate
+            .iter()
+            .filter(|fate| fate.outcome == Outcome::Skipped);
+        let handlers: Vec<_> = dead.map(|fate| fate.handler.as_str()).collect();
+        vec![
+            short(row.event),
+            row.stream.to_string(),
+            row.seq.to_string(),
+            row.received_at.to_string(),
+            handlers.join(", "),
+            row.reason.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+}
+
 /// Column widths of a list that never ends.
 const WIDTHS: &[usize] = &[14, 24, 8, 24, 8];
 
@@ -97,6 +129,7 @@ fn fate(fate: &Fate) -> String {
 /// Examples:
 ///   hooklane events list --hook orders --since 10m
 ///   hooklane events list --stream orders/c07 -o jsonl
+///   hooklane events list --dead --since 30d
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
@@ -109,6 +142,9 @@ pub struct All {
     /// Only those received in this time
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     since: Duration,
+    /// Only the dead letters: events that were skipped, each with its reason
+    #[arg(long)]
+    dead: bool,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -128,11 +164,23 @@ impl All {
                 "since",
                 Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string()),
             ),
+            ("dead", self.dead.then(|| "true".to_owned())),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after.map(|event| event.to_string())),
         ];
         let events: List<EventRow> = reach.get(&with_query(EVENTS, &query)).await?;
-        out.list(&events)?;
+        if !self.dead {
+            out.list(&events)?;
+            return Ok(Exit::Done);
+        }
+        let dead = events.items.into_iter().map(Dead).collect::<Vec<_>>();
+        let none = dead.is_empty();
+        out.list(&List::new(events.at, dead, events.next))?;
+        if none {
+            out.foot(format_args!(
+                "no dead letters among the events of this time; further back: --since 30d"
+            ))?;
+        }
         Ok(Exit::Done)
     }
 }

@@ -252,6 +252,8 @@ struct EventsQuery {
     hook: Option<String>,
     stream: Option<String>,
     since: Option<Timestamp>,
+    #[serde(default)]
+    dead: bool,
     after: Option<EventId>,
     limit: Option<i64>,
 }
@@ -263,6 +265,7 @@ impl EventsQuery {
             stream: self.stream.as_deref().map(stream_name).transpose()?,
             since: self.since,
             before: self.after,
+            dead: self.dead,
             limit: limit(self.limit)?,
         })
     }
@@ -286,6 +289,11 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
 /// New events as they are stored, each one a server-sent event.
 async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
     let mut filter = query.filter()?;
+    if filter.dead {
+        return Err(Error::malformed(
+            "what arrives is not dead: list the dead letters",
+        ));
+    }
     filter.limit = 1;
     let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
     // Listened to before it is looked, so that nothing falls in between; and the look says at once

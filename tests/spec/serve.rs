@@ -173,6 +173,64 @@ fn a_hook_that_skips_on_error_keeps_a_dead_letter_with_its_reason_and_goes_on() 
 }
 
 #[test]
+fn dead_letters_are_listed_with_their_reasons_and_nothing_else_is() {
+    let world = World::new(
+        &[("sum.js", SUM)],
+        &format!("{ACCOUNTS} on_error = \"skip\"\n[[hooks]]\nname = \"plain\"\nreduce = \"count\""),
+    );
+    world.accepted("plain", "1");
+    world.accepted("accounts", event("a", 1));
+    let first = world.accepted("accounts", event("a", "one"));
+    let second = world.accepted("accounts", event("b", "two"));
+    world.accepted("accounts", event("b", 2));
+    world.state("accounts/a", 2);
+    world.state("accounts/b", 2);
+    let dead = |more: &str| -> Vec<Value> {
+        let path = format!("/v1/admin/events?dead=true{more}");
+        let rows = world.admin("GET", &path, &Value::Null).json()["items"].take();
+        let pair = |row: &Value| json!([row["event"], row["reason"].as_str().unwrap()]);
+        rows.as_array().unwrap().iter().map(pair).collect()
+    };
+    let (one, two) = ("no number: one", "no number: two");
+    let is = |row: &Value, event: &Value, why: &str| {
+        row[0] == event["event"] && row[1].as_str().unwrap().contains(why)
+    };
+    let all = dead("");
+    assert!(
+        all.len() == 2 && is(&all[0], &second, two) && is(&all[1], &first, one),
+        "{all:?}"
+    );
+    assert_eq!(dead("&hook=plain"), [] as [Value; 0]);
+    assert_eq!(dead("&stream=accounts/a"), all[1..]);
+    assert_eq!(dead("&since=2999-01-01T00:00:00Z"), [] as [Value; 0]);
+    assert_eq!(dead("&limit=1"), all[..1]);
+    let page = format!("&after={}", second["event"].as_str().unwrap());
+    assert_eq!(dead(&page), all[1..], "newest first, page by page");
+
+    let list = |more: &[&str]| {
+        world
+            .home
+            .run(&[&["events", "list", "--dead"], more].concat())
+    };
+    let table = list(&["--stream", "accounts/a"]);
+    let header = ["EVENT", "STREAM", "SEQ", "RECEIVED", "HANDLER", "REASON"];
+    let mut lines = table.lines();
+    assert!(
+        lines.next().unwrap().split_whitespace().eq(header),
+        "{table}"
+    );
+    let row = lines.next().unwrap();
+    assert!(
+        row.contains("accounts/a    2") && row.contains("reduce"),
+        "{table}"
+    );
+    assert!(row.contains(one) && lines.next().is_none(), "{table}");
+    assert_eq!(list(&["-o", "names"]).lines().count(), 2);
+    let tail = world.admin("GET", "/v1/admin/events/tail?dead=true", &Value::Null);
+    assert_eq!((tail.status, tail.code().as_str()), (400, "malformed"));
+}
+
+#[test]
 fn a_reducer_without_end_or_measure_holds_its_stream_alone() {
     let world = World::new(
         &[(
