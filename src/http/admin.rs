@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::auth::Operator;
 use super::error::Error;
 use super::read::{Asked, limit, list, name, server_sent};
-use super::{App, json};
+use super::{App, body, json};
 use crate::admin::{EventsFilter, StreamsFilter};
 use crate::api::{Apply, EventRow, HookEdit, HookSpec, KeySpec, NamespaceSpec, Retry, Skip, Test};
 use crate::domain::event::EventId;
@@ -53,6 +53,9 @@ pub(super) fn routes() -> Router<App> {
 
 type Answer = Result<Response, Error>;
 
+/// The longest body of an operation, in bytes.
+const BODY_MAX: u64 = 2 * 1024 * 1024;
+
 /// A body in JSON, refused in our own words.
 struct Body<T>(T);
 
@@ -60,6 +63,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        let (head, body) = request.into_parts();
+        let body = body::read(&head.headers, body, BODY_MAX).await?;
+        let request = Request::from_parts(head, body.into());
         match axum::Json::<T>::from_request(request, app).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(JsonRejection::JsonDataError(wrong)) => {

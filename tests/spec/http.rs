@@ -1197,6 +1197,36 @@ fn garbage_in_a_query_or_an_admin_body_is_refused_in_our_own_words() {
 }
 
 #[test]
+fn an_operation_longer_than_it_may_be_is_too_large_and_not_malformed() {
+    let world = World::new(&[], HOOKS);
+    let max = 2 * 1024 * 1024;
+    let spec = r#"{"name":"long"}"#;
+    let spec = |length: usize| spec.to_owned() + &" ".repeat(length - spec.len());
+    let ask = || {
+        let ask = Ask::new("POST", "/v1/admin/hooks").key(&world.admin);
+        ask.header("content-type", "application/json")
+    };
+    let too_long = spec(max + 1);
+    assert_eq!(too_long.len(), max + 1);
+    let (first, last) = too_long.as_bytes().split_at(max);
+    for refused in [
+        world.ask(
+            &ask()
+                .header("content-length", "999999999")
+                .header("expect", "100-continue"),
+        ),
+        world.ask(&ask().body(&too_long)),
+        world.ask(&ask().chunks(&[first, last])),
+    ] {
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (413, "too_large")
+        );
+    }
+    assert_eq!(world.ask(&ask().body(spec(max))).status, 201);
+}
+
+#[test]
 fn the_daemon_says_whether_it_is_well_without_a_key() {
     let world = World::new(&[], HOOKS);
     for path in ["/healthz", "/readyz", "/metrics"] {
