@@ -264,10 +264,8 @@ fn agreed(planned: &Changes, out: &mut Printer) -> anyhow::Result<bool> {
     if deleted == 0 {
         return Ok(true);
     }
-    let what = match deleted {
-        1 => "deletes 1 hook or namespace with all in it".to_owned(),
-        many => format!("deletes {many} hooks and namespaces with all in them"),
-    };
+    let hooks = text::counted(deleted as u64, "hook", "hooks");
+    let what = format!("deletes {hooks}, with events and states");
     out.confirm("Apply?", &what, &Stake::Severe(deleted.to_string()))
 }
 
@@ -451,13 +449,7 @@ impl Delete {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let hook: Hook = reach.get(&path(&self.name)).await?;
         let what = match (hook.streams, hook.events) {
-            (Some(streams), Some(events)) => {
-                format!(
-                    "{} streams, {} events",
-                    text::count(streams),
-                    text::count(events)
-                )
-            }
+            (Some(streams), Some(events)) => size(streams, events),
             _ => "all its events and states".to_owned(),
         };
         out.say(format_args!(
@@ -477,14 +469,19 @@ impl Delete {
             .call(Method::DELETE, &path(&self.name), None::<&()>)
             .await?;
         out.say(format_args!(
-            "deleted  {}: {} streams, {} events",
+            "deleted  {}: {}",
             gone.deleted,
-            text::count(gone.streams),
-            text::count(gone.events)
+            size(gone.streams, gone.events)
         ))?;
         out.object(&gone)?;
         Ok(Exit::Done)
     }
+}
+
+/// What a hook has.
+fn size(streams: u64, events: u64) -> String {
+    let streams = text::counted(streams, "stream", "streams");
+    format!("{streams}, {}", text::counted(events, "event", "events"))
 }
 
 /// `500ms,5s`, as the flag takes it.

@@ -108,10 +108,7 @@ impl All {
 }
 
 fn look(lane: &Lane, worst: &Worst) -> String {
-    let cursors = match lane.set_aside {
-        1 => "1 cursor".to_owned(),
-        many => format!("{many} cursors"),
-    };
+    let cursors = text::counted(lane.set_aside, "cursor", "cursors");
     let age = lane
         .oldest_ms
         .map(|ms| text::duration(Duration::from_millis(ms)));

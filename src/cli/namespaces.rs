@@ -9,6 +9,7 @@ use super::{Exit, Printer, Trouble};
 use crate::api::{List, Namespace, NamespaceSpec};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
+use crate::text;
 
 /// Make, list and delete groups of hooks with lanes of their own
 #[derive(Subcommand)]
@@ -70,7 +71,7 @@ impl Create {
             lanes: self.lanes,
         };
         let made: Namespace = reach.call(Method::POST, NAMESPACES, Some(&spec)).await?;
-        out.say(format_args!("created  {}, {} lanes", made.name, made.lanes))?;
+        out.say(format_args!("created  {}, {}", made.name, lanes(&made)))?;
         out.facts(&[
             (
                 "next",
@@ -81,6 +82,10 @@ impl Create {
         out.object(&made)?;
         Ok(Exit::Done)
     }
+}
+
+fn lanes(namespace: &Namespace) -> String {
+    text::counted(u64::from(namespace.lanes), "lane", "lanes")
 }
 
 /// List namespaces
@@ -124,7 +129,8 @@ impl Delete {
             self.name,
             reach.whereto()
         ))?;
-        let what = format!("{} lanes, {} hooks", namespace.lanes, namespace.hooks);
+        let hooks = text::counted(namespace.hooks, "hook", "hooks");
+        let what = format!("{}, {hooks}", lanes(namespace));
         out.facts(&[("  goes", what.clone())])?;
         let stake = Stake::Severe(self.name.to_string());
         if !out.confirm("Delete?", &what, &stake)? {

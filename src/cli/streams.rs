@@ -179,7 +179,8 @@ pub fn cursor(row: &StreamRow) -> String {
         told += &format!("\n{reason}");
     }
     if let Some(at) = row.retry_at {
-        told += &format!("\ntried again at {at}, {} tries so far", row.tries);
+        let tries = text::counted(u64::from(row.tries), "try", "tries");
+        told += &format!("\ntried again at {at}, {tries} so far");
     }
     told
 }
@@ -225,8 +226,13 @@ impl Retry {
         let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
         match released.released {
             0 => out.say(format_args!("nothing is set aside in {}", spec.stream))?,
-            1 => out.say(format_args!("1 cursor of {} tries again now", spec.stream))?,
-            n => out.say(format_args!("{n} cursors of {} try again now", spec.stream))?,
+            n => {
+                let cursors = text::counted(n, "cursor", "cursors");
+                out.say(format_args!(
+                    "let go   {cursors} of {}, to try again now",
+                    spec.stream
+                ))?;
+            }
         }
         out.object(&released)?;
         Ok(Exit::Done)

@@ -117,7 +117,7 @@ pub fn lines(changes: &Changes) -> Vec<String> {
     lines
 }
 
-/// How many hooks and namespaces an apply deletes.
+/// How many hooks an apply deletes; it deletes no namespaces.
 pub fn deleted(changes: &Changes) -> usize {
     let deleted = changes.changes.iter();
     deleted
