@@ -642,7 +642,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__hooks__subcmd__edit)
-            opts="-o -q -y -h --namespace --order-by --unordered --reduce --on-error --debounce --body-max --no-debounce --dry-run --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --order-by --unordered --reduce --on-error --debounce --body-max --no-reduce --no-debounce --dry-run --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -211,6 +211,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l no-reduce -d 'Fold no longer, only store; the states are gone'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l no-debounce -d 'Gather events no longer'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l dry-run -d 'Show what would change, change nothing'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'

@@ -123,7 +123,8 @@ impl Settings {
             reduce: self
                 .reduce
                 .map(|text| reducer(&text, Path::new("")))
-                .transpose()?,
+                .transpose()?
+                .map(Some),
             on_error: self.on_error,
             debounce: self.debounce.map(Some),
             body_max: self.body_max,
@@ -319,12 +320,13 @@ impl Show {
 
 /// Change a hook; what no flag names stays as it is
 ///
-/// A new reducer folds what comes from now on; old state stays.
+/// A new reducer folds what comes from now on; old state stays. Without a reducer the hook only stores
+/// events; one that comes back folds them again from the first.
 ///
 /// Examples:
 ///   hooklane hooks edit orders --reduce orders.js
 ///   hooklane hooks edit orders --namespace acme
-///   hooklane hooks edit orders --no-debounce
+///   hooklane hooks edit orders --no-reduce --no-debounce
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Edit {
@@ -332,6 +334,9 @@ pub struct Edit {
     name: Name,
     #[command(flatten)]
     settings: Settings,
+    /// Fold no longer, only store; the states are gone
+    #[arg(long, conflicts_with_all = ["reduce", "on_error", "debounce"])]
+    no_reduce: bool,
     /// Gather events no longer
     #[arg(long, conflicts_with = "debounce")]
     no_debounce: bool,
@@ -343,6 +348,9 @@ pub struct Edit {
 impl Edit {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let mut edit = self.settings.edit()?;
+        if self.no_reduce {
+            edit.reduce = Some(None);
+        }
         if self.no_debounce {
             edit.debounce = Some(None);
         }
@@ -361,6 +369,16 @@ impl Edit {
         out.say(format_args!("hook {} {}", self.name, reach.whereto()))?;
         for change in &changes {
             out.say(format_args!("  {change}"))?;
+        }
+        if after.reduce.is_none() && after.debounce.is_some() {
+            let message = "a debounce needs a reducer: end it too, with --no-debounce";
+            return Err(Trouble::usage(message).into());
+        }
+        if before.spec.reduce.is_some() && after.reduce.is_none() {
+            let states = text::counted(before.streams.unwrap_or(0), "state is", "states are");
+            out.say(format_args!(
+                "  {states} gone then; with a reducer again, all events are folded from the first"
+            ))?;
         }
         if self.dry_run {
             return Ok(Exit::Done);

@@ -109,6 +109,84 @@ fn an_event_that_cannot_be_folded_holds_its_stream_alone_until_the_reducer_is_ri
 }
 
 #[test]
+fn a_reducer_goes_with_its_states_and_one_that_comes_back_folds_from_the_first_event() {
+    let world = accounts();
+    world.accepted("accounts", event("a", 1));
+    world.accepted("accounts", event("b", "two"));
+    assert_eq!(world.state("accounts/a", 1)["sum"], 1);
+    world.held("accounts/b");
+    let set_aside = || {
+        let lanes = world.admin("GET", "/v1/admin/lanes", &Value::Null).json();
+        let lanes = lanes["items"].as_array().unwrap();
+        let each = lanes.iter().map(|lane| lane["set_aside"].as_i64().unwrap());
+        each.sum::<i64>()
+    };
+    assert_eq!(set_aside(), 1);
+
+    let edit = |more: &[&str]| {
+        let args = [&["hooks", "edit", "accounts"], more].concat();
+        attempt(&world.home, &args)
+    };
+    world
+        .home
+        .run(&["hooks", "edit", "accounts", "--debounce", "1ms"]);
+    let (code, _, said) = edit(&["--no-reduce"]);
+    assert_eq!(
+        code,
+        Some(2),
+        "it would leave a debounce of nothing: {said}"
+    );
+    assert!(said.contains("error: a debounce needs a reducer: end it too, with --no-debounce\n"));
+    let refused = world.admin(
+        "PATCH",
+        "/v1/admin/hooks/accounts",
+        &json!({"reduce": null}),
+    );
+    assert_eq!((refused.status, refused.code().as_str()), (422, "invalid"));
+    assert_eq!(edit(&["--no-reduce", "--reduce", "count"]).0, Some(2));
+
+    let (code, _, said) = edit(&["--no-reduce", "--no-debounce"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("  reduce: sum.js -> -\n") && said.contains("2 states are gone"),
+        "{said}"
+    );
+    assert_eq!(world.get("/v1/hooks/accounts/state?stream=a").status, 422);
+    until(|| (set_aside() == 0).then_some(()));
+    world.accepted("accounts", event("b", 3));
+
+    let (code, _, said) = edit(&["--reduce", "count"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("hooks edit accounts --no-reduce\n"),
+        "the way back: {said}"
+    );
+    assert_eq!(world.state("accounts/a", 1), 1);
+    assert_eq!(world.state("accounts/b", 2), 2);
+}
+
+#[test]
+fn a_hook_that_goes_leaves_nothing_set_aside() {
+    let world = accounts();
+    world.accepted("accounts", event("a", "one"));
+    world.held("accounts/a");
+    let held = || {
+        let page = String::from_utf8(world.get("/metrics").body).unwrap();
+        page.contains("\nhooklane_cursors_held 1\n")
+    };
+    assert!(held());
+    world.home.run(&[
+        "hooks",
+        "delete",
+        "accounts",
+        "--yes",
+        "--confirm",
+        "accounts",
+    ]);
+    until(|| (!held()).then_some(()));
+}
+
+#[test]
 fn an_operator_passes_the_event_that_is_next_and_no_other() {
     let world = accounts();
     let good = world.accepted("accounts", event("a", 1));
