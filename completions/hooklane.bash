@@ -1693,7 +1693,7 @@ _hooklane() {
                     return 0
                     ;;
                 --sort)
-                    COMPREPLY=($(compgen -W "created oldest" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "oldest created" -- "${cur}"))
                     return 0
                     ;;
                 --limit)

@@ -379,7 +379,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fis
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "list" -d 'List cursors, a row each'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "list" -d 'List cursors, a row each: those whose events wait longest first'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "show" -d 'Show one stream and what its handlers\' cursors do'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "retry" -d 'Let cursors that are set aside try again now'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "skip" -d 'Put the event that a cursor needs next into the dead letters and go on behind it'
@@ -387,8 +387,8 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l condition -d 'Only those in one condition' -r -f -a "flowing\t''
 waiting\t''
 held\t''"
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l sort -d 'created lists all in the order of making; oldest lists what waits, the oldest first' -r -f -a "created\t''
-oldest\t''"
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l sort -d 'oldest: what waits longest first, and what waits for nothing last; created: by the age of the stream, in pages [default: oldest, or created with --after]' -r -f -a "oldest\t''
+created\t''"
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l limit -d 'How many at most' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l after -d 'Where an earlier list ended' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F

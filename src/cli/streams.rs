@@ -82,11 +82,11 @@ fn cursor_cells(row: &StreamRow) -> Vec<String> {
     ]
 }
 
-/// List cursors, a row each
+/// List cursors, a row each: those whose events wait longest first
 ///
 /// Examples:
 ///   hooklane streams list --condition held
-///   hooklane streams list --sort oldest
+///   hooklane streams list --sort created
 ///   hooklane streams list --hook orders --limit 1000 -o names
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -97,9 +97,10 @@ pub struct All {
     /// Only those in one condition
     #[arg(long, value_parser = ["flowing", "waiting", "held"])]
     condition: Option<String>,
-    /// created lists all in the order of making; oldest lists what waits, the oldest first
-    #[arg(long, value_parser = ["created", "oldest"], default_value = "created")]
-    sort: String,
+    /// oldest: what waits longest first, and what waits for nothing last; created: by the age of the
+    /// stream, in pages [default: oldest, or created with --after]
+    #[arg(long, value_parser = ["oldest", "created"])]
+    sort: Option<String>,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -110,15 +111,29 @@ pub struct All {
 
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let sort = match (self.sort.as_deref(), &self.after) {
+            (Some("oldest"), Some(_)) => {
+                let message = "--after goes on in a list that is sorted by created";
+                return Err(Trouble::usage(message).into());
+            }
+            (Some("oldest"), None) | (None, None) => "oldest",
+            _ => "created",
+        };
         let query = [
             ("hook", self.hook.map(|hook| hook.to_string())),
             ("condition", self.condition),
-            ("sort", Some(self.sort).filter(|sort| sort == "oldest")),
+            ("sort", Some(sort.to_owned())),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after),
         ];
         let streams: List<StreamRow> = reach.get(&with_query(STREAMS, &query)).await?;
         out.list(&streams)?;
+        if sort == "oldest" && streams.items.len() == self.limit as usize {
+            out.foot(format_args!(
+                "these are the first {}; all in pages: --sort created",
+                self.limit
+            ))?;
+        }
         Ok(Exit::Done)
     }
 }

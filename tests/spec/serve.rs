@@ -166,6 +166,47 @@ fn a_reducer_goes_with_its_states_and_one_that_comes_back_folds_from_the_first_e
 }
 
 #[test]
+fn the_stream_that_waits_longest_stands_first_and_what_waits_for_nothing_last() {
+    let world = accounts();
+    for (who, n) in [("late", json!(1)), ("done", json!(1)), ("first", json!(1))] {
+        world.accepted("accounts", event(who, n));
+        world.state(&format!("accounts/{who}"), 1);
+    }
+    for who in ["first", "late"] {
+        world.accepted("accounts", event(who, "no"));
+        world.held(&format!("accounts/{who}"));
+        // Ages are told in milliseconds.
+        let told = world.cursor(&format!("accounts/{who}"))["oldest_ms"].as_u64();
+        until(|| {
+            let now = world.cursor(&format!("accounts/{who}"))["oldest_ms"].as_u64();
+            (now > told).then_some(())
+        });
+    }
+    let list = |more: &[&str]| {
+        let args = [&["streams", "list", "-o", "names"], more].concat();
+        let (code, names, said) = attempt(&world.home, &args);
+        assert_eq!(code, Some(0), "{said}");
+        names
+            .replace("accounts/", "")
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), ["first", "late", "done"]);
+    assert_eq!(
+        list(&["--limit", "1"]),
+        ["first"],
+        "however few are asked for"
+    );
+    assert_eq!(list(&["--condition", "held"]), ["first", "late"]);
+    assert_eq!(list(&["--condition", "flowing"]), ["done"]);
+    assert_eq!(list(&["--sort", "created"]), ["late", "done", "first"]);
+    assert_eq!(list(&["--after", "1"]), ["done", "first"]);
+    let both = ["streams", "list", "--after", "1", "--sort", "oldest"];
+    assert_eq!(attempt(&world.home, &both).0, Some(2));
+}
+
+#[test]
 fn a_hook_that_goes_leaves_nothing_set_aside() {
     let world = accounts();
     world.accepted("accounts", event("a", "one"));
