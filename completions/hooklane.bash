@@ -264,7 +264,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__events__subcmd__list)
-            opts="-o -q -y -h --hook --stream --since --dead --limit --after --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --hook --stream --since --dead --limit --after --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -716,7 +716,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__hooks__subcmd__list)
-            opts="-o -q -y -h --namespace --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -990,7 +990,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__keys__subcmd__list)
-            opts="-o -q -y -h --stale --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --stale --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1128,7 +1128,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__lanes__subcmd__list)
-            opts="-o -q -y -h --namespace --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1370,7 +1370,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__namespaces__subcmd__list)
-            opts="-o -q -y -h --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1678,7 +1678,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__streams__subcmd__list)
-            opts="-o -q -y -h --hook --condition --sort --limit --after --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --hook --condition --sort --limit --after --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

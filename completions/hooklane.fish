@@ -172,6 +172,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -290,6 +291,7 @@ always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l dead -d 'Only the dead letters: events that were skipped, each with its reason'
+complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -403,6 +405,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -488,6 +491,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -550,6 +554,7 @@ always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l stale -d 'Only good keys that were not used for 90 days'
+complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -618,6 +623,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'

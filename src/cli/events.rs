@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::print::{Output, Row};
+use super::print::{Columns, Output, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{EventRow, Fate, List, Outcome};
@@ -43,6 +43,7 @@ const TAIL_LEN: usize = 8;
 impl Row for EventRow {
     const HEADER: &'static [&'static str] =
         &["EVENT", "STREAM", "SEQ ", "RECEIVED", "SIZE ", "FATE"];
+    const DROPS: &'static [&'static str] = &["SIZE", "SEQ", "RECEIVED"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -53,6 +54,10 @@ impl Row for EventRow {
             text::size(self.size),
             fates(&self.fate),
         ]
+    }
+
+    fn whole(&self) -> Vec<String> {
+        with_whole_id(self.event, self.cells())
     }
 
     fn name(&self) -> String {
@@ -68,6 +73,7 @@ struct Dead(EventRow);
 impl Row for Dead {
     const HEADER: &'static [&'static str] =
         &["EVENT", "STREAM", "SEQ ", "RECEIVED", "HANDLER", "REASON"];
+    const DROPS: &'static [&'static str] = &["HANDLER", "SEQ", "RECEIVED"];
 
     fn cells(&self) -> Vec<String> {
         let row = &self.0;
@@ -86,9 +92,18 @@ impl Row for Dead {
         ]
     }
 
+    fn whole(&self) -> Vec<String> {
+        with_whole_id(self.0.event, self.cells())
+    }
+
     fn name(&self) -> String {
         self.0.name()
     }
+}
+
+fn with_whole_id(event: EventId, mut cells: Vec<String>) -> Vec<String> {
+    cells[0] = event.to_string();
+    cells
 }
 
 /// Column widths of a list that never ends.
@@ -151,6 +166,8 @@ pub struct All {
     /// Older ones than this event, where an earlier list ended
     #[arg(long, value_name = "ID")]
     after: Option<EventId>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -170,12 +187,12 @@ impl All {
         ];
         let events: List<EventRow> = reach.get(&with_query(EVENTS, &query)).await?;
         if !self.dead {
-            out.list(&events)?;
+            out.list(&events, self.columns)?;
             return Ok(Exit::Done);
         }
         let dead = events.items.into_iter().map(Dead).collect::<Vec<_>>();
         let none = dead.is_empty();
-        out.list(&List::new(events.at, dead, events.next))?;
+        out.list(&List::new(events.at, dead, events.next), self.columns)?;
         if none {
             out.foot(format_args!(
                 "no dead letters among the events of this time; further back: --since 30d"

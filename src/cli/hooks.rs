@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::value::RawValue;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{Changes, Deleted, Hook, HookEdit, HookSpec, List, Test, Tested};
@@ -63,6 +63,7 @@ impl Row for Hook {
         "EVENTS ",
         "CREATED",
     ];
+    const DROPS: &'static [&'static str] = &["CREATED", "ON ERROR", "NAMESPACE", "ORDER BY"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -281,6 +282,8 @@ pub struct All {
     /// Only those of one namespace
     #[arg(long, value_name = "NAME")]
     namespace: Option<Name>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -288,7 +291,7 @@ impl All {
         let namespace = self.namespace.map(|name| name.to_string());
         let path = with_query(HOOKS, &[("namespace", namespace)]);
         let hooks: List<Hook> = reach.get(&path).await?;
-        out.list(&hooks)?;
+        out.list(&hooks, self.columns)?;
         if hooks.items.is_empty() {
             out.foot(format_args!(
                 "none yet: hooklane hooks create hello --reduce latest"

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::Reach;
 use super::{Exit, Printer, Trouble};
 use crate::api::{Key, KeySpec, KeyState, List, NewKey};
@@ -58,6 +58,7 @@ impl Row for Key {
         "EXPIRES",
         "STATE",
     ];
+    const DROPS: &'static [&'static str] = &["CREATED", "EXPIRES", "RATE", "HOOK"];
 
     fn cells(&self) -> Vec<String> {
         let now = Timestamp::now();
@@ -293,6 +294,8 @@ pub struct All {
     /// Only good keys that were not used for 90 days
     #[arg(long)]
     stale: bool,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -303,7 +306,7 @@ impl All {
             let stale = |key: &Key| key.state == KeyState::Ok && is_stale(key, now);
             keys.items.retain(stale);
         }
-        out.list(&keys)?;
+        out.list(&keys, self.columns)?;
         Ok(Exit::Done)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::print::Row;
+use super::print::{Columns, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
 use crate::api::{Lane, List, Worst};
@@ -40,6 +40,7 @@ impl Row for Lane {
         "ETA",
         "NODE",
     ];
+    const DROPS: &'static [&'static str] = &["OUT/S", "WAIT P99", "IN/S", "NODE"];
 
     fn cells(&self) -> Vec<String> {
         let age = |ms: Option<u64>| or_dash(ms.map(|ms| text::duration(Duration::from_millis(ms))));
@@ -61,6 +62,12 @@ impl Row for Lane {
             or_dash(self.eta.clone()),
             or_dash(self.node.clone()),
         ]
+    }
+
+    fn whole(&self) -> Vec<String> {
+        let mut cells = self.cells();
+        cells[0].clone_from(&self.lane);
+        cells
     }
 
     fn name(&self) -> String {
@@ -86,6 +93,8 @@ pub struct All {
     /// Which namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -93,7 +102,7 @@ impl All {
         let namespace = Some(self.namespace.to_string());
         let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
         let lanes: List<Lane> = reach.get(&path).await?;
-        out.list(&lanes)?;
+        out.list(&lanes, self.columns)?;
         let worst = |lane: &&Lane| lane.worst.is_some() && lane.set_aside > 0;
         let oldest = lanes
             .items

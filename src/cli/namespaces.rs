@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, value_parser};
 use http::Method;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::Reach;
 use super::{Exit, Printer, Trouble};
 use crate::api::{List, Namespace, NamespaceSpec};
@@ -34,6 +34,7 @@ const NAMESPACES: &str = "/v1/admin/namespaces";
 
 impl Row for Namespace {
     const HEADER: &'static [&'static str] = &["NAME", "LANES ", "GENERATION ", "HOOKS "];
+    const DROPS: &'static [&'static str] = &["GENERATION"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -94,12 +95,15 @@ fn lanes(namespace: &Namespace) -> String {
 ///   hooklane namespaces list
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub struct All {}
+pub struct All {
+    #[command(flatten)]
+    columns: Columns,
+}
 
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let namespaces: List<Namespace> = reach.get(NAMESPACES).await?;
-        out.list(&namespaces)?;
+        out.list(&namespaces, self.columns)?;
         Ok(Exit::Done)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{
@@ -50,6 +50,7 @@ impl Row for StreamRow {
         "LANE",
         "REASON",
     ];
+    const DROPS: &'static [&'static str] = &["LANE", "HEAD", "POSITION", "HANDLER"];
 
     fn cells(&self) -> Vec<String> {
         let mut cells = vec![self.stream.to_string()];
@@ -107,6 +108,8 @@ pub struct All {
     /// Where an earlier list ended
     #[arg(long)]
     after: Option<String>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -127,7 +130,7 @@ impl All {
             ("after", self.after),
         ];
         let streams: List<StreamRow> = reach.get(&with_query(STREAMS, &query)).await?;
-        out.list(&streams)?;
+        out.list(&streams, self.columns)?;
         if sort == "oldest" && streams.items.len() == self.limit as usize {
             out.foot(format_args!(
                 "these are the first {}; all in pages: --sort created",
