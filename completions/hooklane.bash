@@ -1128,7 +1128,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__lanes__subcmd__list)
-            opts="-o -q -y -h --namespace --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --watch --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use tokio::time::MissedTickBehavior;
 
 use super::print::{Columns, Row};
 use super::reach::{Reach, with_query};
@@ -87,22 +88,45 @@ fn or_dash(text: Option<String>) -> String {
 /// Examples:
 ///   hooklane lanes list
 ///   hooklane lanes list --namespace acme -o json
+///   hooklane lanes list --watch
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
     /// Which namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
+    /// Show them again every second; Ctrl-C ends
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     columns: Columns,
 }
+
+/// How often a list that is watched is shown.
+const EVERY: Duration = Duration::from_secs(1);
 
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let namespace = Some(self.namespace.to_string());
         let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
-        let lanes: List<Lane> = reach.get(&path).await?;
-        out.list(&lanes, self.columns)?;
+        let mut due = tokio::time::interval(EVERY);
+        // A daemon that was slow to answer is not asked several times at once afterwards.
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let lanes: List<Lane> = reach.get(&path).await?;
+            if self.watch {
+                out.clear()?;
+            }
+            self.show(&lanes, out)?;
+            if !self.watch {
+                return Ok(Exit::Done);
+            }
+        }
+    }
+
+    fn show(&self, lanes: &List<Lane>, out: &mut Printer) -> std::io::Result<()> {
+        out.list(lanes, self.columns)?;
         let worst = |lane: &&Lane| lane.worst.is_some() && lane.set_aside > 0;
         let oldest = lanes
             .items
@@ -112,7 +136,7 @@ impl All {
         if let Some((lane, worst)) = oldest.and_then(|lane| Some((lane, lane.worst.as_ref()?))) {
             out.foot(format_args!("\n{}", look(lane, worst)))?;
         }
-        Ok(Exit::Done)
+        Ok(())
     }
 }
 

@@ -209,6 +209,15 @@ impl Printer {
         Ok(true)
     }
 
+    /// Begins again at the top of a terminal that shows tables; elsewhere what comes follows.
+    pub fn clear(&mut self) -> io::Result<()> {
+        if self.data_seen && self.style.output == Output::Table {
+            // Home, then the rest of the screen in one write: nothing flickers.
+            write!(self.data, "\u{1b}[H\u{1b}[J")?;
+        }
+        Ok(())
+    }
+
     /// One item of a list that never ends.
     pub fn live<T: Row>(&mut self, item: &T, widths: &[usize]) -> io::Result<()> {
         match self.style.output {

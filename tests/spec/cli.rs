@@ -281,6 +281,24 @@ fn a_misspelled_name_is_recognised() {
 }
 
 #[test]
+fn lanes_that_are_watched_are_shown_again_and_again() {
+    let mut home = Home::new();
+    home.serve();
+    let mut watch = home.command();
+    let watch = watch.args(["lanes", "list", "--watch", "-o", "json"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let seen = BufReader::new(watch.stdout.take().unwrap());
+    let lists = serde_json::Deserializer::from_reader(seen).into_iter::<serde_json::Value>();
+    let at: Vec<_> = lists
+        .take(2)
+        .map(|list| list.unwrap()["at"].to_string())
+        .collect();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(at.len() == 2 && at[0] < at[1], "{at:?}");
+}
+
+#[test]
 fn what_arrives_is_followed() {
     let mut home = Home::new();
     home.serve();
