@@ -378,9 +378,9 @@ impl Edit {
             return Err(Trouble::usage(message).into());
         }
         if before.spec.reduce.is_some() && after.reduce.is_none() {
-            let states = text::counted(before.streams.unwrap_or(0), "state is", "states are");
+            let states = text::counted(before.streams.unwrap_or(0), "state goes", "states go");
             out.say(format_args!(
-                "  {states} gone then; with a reducer again, all events are folded from the first"
+                "  {states}; a reducer that comes back folds from the first event"
             ))?;
         }
         if self.dry_run {

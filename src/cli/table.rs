@@ -1,8 +1,9 @@
 //! Tables without borders: upper-case header, two spaces, and no wider than the terminal.
 //!
 //! Promises: where no width is given, nothing is left out and nothing is cut. Where one is, columns
-//! are left out in the order their table names, and only then a long last one is cut. What a table
-//! never leaves out stays, whatever the width.
+//! are left out in the order their table names until the rest fits with its long texts cut to
+//! [`TEXT_MIN`]; what room is left then goes to these texts, the first one first. Numbers are never
+//! cut, and what a table never leaves out stays, whatever the width.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
@@ -11,8 +12,8 @@ use crate::text::printable_line;
 /// Between two columns.
 const GAP: u16 = 2;
 
-/// Enough of a last column to read on; it is not cut any shorter.
-const LAST_MIN: u16 = 20;
+/// Enough of a text to know it by; it is not cut any shorter.
+const TEXT_MIN: u16 = 20;
 
 /// What a table shows.
 pub struct Sheet<'a> {
@@ -45,60 +46,57 @@ pub fn lines(sheet: &Sheet<'_>, room: Option<u16>) -> Vec<String> {
         }
     }
     if let Some(room) = room {
-        squeeze(&mut table, &fit(sheet, &widths, room));
+        let fit = fit(sheet, &widths, room);
+        squeeze(&mut table, &widths, &fit);
     }
     let lines = table.lines();
     lines.map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// What makes a table fit.
-#[derive(Debug, PartialEq, Eq)]
-struct Fit {
-    /// The places of the columns that are left out.
-    left_out: Vec<usize>,
-    /// How wide the last column may be; none when it may be as wide as it is.
-    last_max: Option<u16>,
-}
-
-fn fit(sheet: &Sheet<'_>, widths: &[u16], room: u16) -> Fit {
-    let place = |title: &str| sheet.header.iter().position(|t| t.trim_end() == title);
-    let last = widths.len().saturating_sub(1);
-    // A last column that may be left out is short by nature and is never cut.
-    let is_cut = !sheet.drops.iter().any(|title| place(title) == Some(last));
-    let least = |at: usize| match is_cut && at == last {
-        true => widths[at].min(LAST_MIN),
+/// What makes a table fit: for each column nothing when it is left out, else how wide it may be.
+fn fit(sheet: &Sheet<'_>, widths: &[u16], room: u16) -> Vec<Option<u16>> {
+    let may_go = |at: usize| sheet.drops.contains(&sheet.header[at].trim_end());
+    // Numbers are never cut, and what may be left out is whole where it is not.
+    let is_text = |at: usize| !sheet.header[at].ends_with(' ') && !may_go(at);
+    let least = |at: usize| match is_text(at) {
+        true => widths[at].min(TEXT_MIN),
         false => widths[at],
     };
     let mut shown: Vec<usize> = (0..widths.len()).collect();
     let needed = |shown: &[usize]| {
-        let gaps = u32::from(GAP) * shown.len().saturating_sub(1) as u32;
-        gaps + shown.iter().map(|at| u32::from(least(*at))).sum::<u32>()
+        let widths = shown.iter().map(|at| least(*at));
+        let sum = widths.fold(0_u16, |sum, width| {
+            sum.saturating_add(width.saturating_add(GAP))
+        });
+        sum.saturating_sub(GAP)
     };
     for title in sheet.drops {
-        if needed(&shown) <= u32::from(room) {
+        if needed(&shown) <= room {
             break;
         }
-        shown.retain(|at| place(title) != Some(*at));
+        shown.retain(|at| sheet.header[*at].trim_end() != *title);
     }
-    let left_out = (0..widths.len()).filter(|at| !shown.contains(at)).collect();
-    let more = u32::from(room).saturating_sub(needed(&shown));
-    let may_have = u32::from(least(last)) + more;
-    let last_max = u16::try_from(may_have).ok();
-    let last_max = last_max.filter(|max| is_cut && *max < widths[last]);
-    Fit { left_out, last_max }
+    let mut more = room.saturating_sub(needed(&shown));
+    let mut fit = vec![None; widths.len()];
+    for at in shown {
+        let added = more.min(widths[at] - least(at));
+        more -= added;
+        fit[at] = Some(least(at) + added);
+    }
+    fit
 }
 
-fn squeeze(table: &mut Table, fit: &Fit) {
-    for at in &fit.left_out {
-        if let Some(column) = table.column_mut(*at) {
-            column.set_constraint(ColumnConstraint::Hidden);
-        }
-    }
-    let Some(max) = fit.last_max else {
-        return;
-    };
-    if let Some(column) = table.column_iter_mut().last() {
-        column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(max)));
+fn squeeze(table: &mut Table, widths: &[u16], fit: &[Option<u16>]) {
+    for ((column, width), max) in table.column_iter_mut().zip(widths).zip(fit) {
+        match max {
+            None => column.set_constraint(ColumnConstraint::Hidden),
+            // Counted with the gap behind it.
+            Some(max) if max < width => {
+                let gap = column.padding_width();
+                column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(max + gap)))
+            }
+            Some(_) => column,
+        };
     }
     for row in table.row_iter_mut() {
         row.max_height(1);
@@ -151,6 +149,25 @@ mod tests {
     }
 
     #[test]
+    fn a_long_name_is_cut_only_where_the_rest_would_not_fit() {
+        let mut sheet = sheet(REASON);
+        sheet.rows[1][0] = "orders/a-name-of-thirty-characters".to_owned();
+        let narrow = lines(&sheet, Some(59));
+        assert_eq!(narrow[0], "STREAM                HANDLER  OLDEST  REASON");
+        assert!(
+            narrow[2].starts_with("orders/a-name-of-t..  reduce        -  -"),
+            "{}",
+            narrow[2]
+        );
+        let enough = lines(&sheet, Some(90));
+        assert!(
+            enough[2].starts_with("orders/a-name-of-thirty-characters  "),
+            "{}",
+            enough[2]
+        );
+    }
+
+    #[test]
     fn columns_go_in_their_order_and_the_rest_stays() {
         let header = |room| lines(&sheet(REASON), Some(room)).remove(0);
         assert_eq!(header(56), "STREAM       HANDLER  OLDEST  REASON");
@@ -168,7 +185,8 @@ mod tests {
             for line in lines(&sheet(&reason), Some(room)) {
                 let mut measure = Table::new();
                 measure.load_style(presets::NOTHING).add_row([&line]);
-                prop_assert!(measure.column_max_content_widths()[0] <= room, "{room}: {line}");
+                let width = measure.column_max_content_widths()[0];
+                prop_assert!(width <= room, "{room}: {line}");
             }
         }
     }

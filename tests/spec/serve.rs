@@ -148,7 +148,7 @@ fn a_reducer_goes_with_its_states_and_one_that_comes_back_folds_from_the_first_e
     let (code, _, said) = edit(&["--no-reduce", "--no-debounce"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("  reduce: sum.js -> -\n") && said.contains("2 states are gone"),
+        said.contains("  reduce: sum.js -> -\n") && said.contains("2 states go;"),
         "{said}"
     );
     assert_eq!(world.get("/v1/hooks/accounts/state?stream=a").status, 422);
