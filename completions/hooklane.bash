@@ -264,7 +264,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__events__subcmd__list)
-            opts="-o -q -y -h --hook --stream --since --limit --after --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --hook --stream --since --dead --limit --after --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -642,7 +642,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__hooks__subcmd__edit)
-            opts="-o -q -y -h --namespace --order-by --unordered --reduce --on-error --debounce --body-max --no-debounce --dry-run --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --order-by --unordered --reduce --on-error --debounce --body-max --no-reduce --no-debounce --dry-run --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -716,7 +716,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__hooks__subcmd__list)
-            opts="-o -q -y -h --namespace --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -916,7 +916,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__keys__subcmd__create)
-            opts="-o -q -y -h --type --hook --all-hooks --name --expires --out --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --type --hook --all-hooks --name --expires --rate --burst --out --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -935,6 +935,14 @@ _hooklane() {
                     return 0
                     ;;
                 --expires)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --burst)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -982,7 +990,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__keys__subcmd__list)
-            opts="-o -q -y -h --stale --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --stale --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1120,7 +1128,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__lanes__subcmd__list)
-            opts="-o -q -y -h --namespace --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --namespace --watch --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1362,7 +1370,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__namespaces__subcmd__list)
-            opts="-o -q -y -h --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1678,7 +1686,7 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__streams__subcmd__list)
-            opts="-o -q -y -h --hook --condition --sort --limit --after --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            opts="-o -q -y -h --hook --condition --sort --limit --after --wide --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1693,7 +1701,7 @@ _hooklane() {
                     return 0
                     ;;
                 --sort)
-                    COMPREPLY=($(compgen -W "created oldest" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "oldest created" -- "${cur}"))
                     return 0
                     ;;
                 --limit)

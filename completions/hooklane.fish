@@ -174,6 +174,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -213,6 +214,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l no-reduce -d 'Fold no longer, only store; the states are gone'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l no-debounce -d 'Gather events no longer'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -l dry-run -d 'Show what would change, change nothing'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from edit" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
@@ -290,6 +292,8 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_see
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l dead -d 'Only the dead letters: events that were skipped, each with its reason'
+complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -379,7 +383,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fis
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "list" -d 'List cursors, a row each'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "list" -d 'List cursors, a row each: those whose events wait longest first'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "show" -d 'Show one stream and what its handlers\' cursors do'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "retry" -d 'Let cursors that are set aside try again now'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "skip" -d 'Put the event that a cursor needs next into the dead letters and go on behind it'
@@ -387,8 +391,8 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l condition -d 'Only those in one condition' -r -f -a "flowing\t''
 waiting\t''
 held\t''"
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l sort -d 'created lists all in the order of making; oldest lists what waits, the oldest first' -r -f -a "created\t''
-oldest\t''"
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l sort -d 'oldest: what waits longest first, and what waits for nothing last; created: by the age of the stream, in pages [default: oldest, or created with --after]' -r -f -a "oldest\t''
+created\t''"
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l limit -d 'How many at most' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l after -d 'Where an earlier list ended' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
@@ -403,6 +407,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -488,6 +493,8 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l watch -d 'Show them again every second; Ctrl-C ends'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -517,6 +524,8 @@ admin\t'Everything'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l hook -d 'The hook it is for' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l name -d 'What people call it' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l expires -d 'How long it lives, such as 90d [default: for ever]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l rate -d 'How many requests it may send to one node, such as 100/s or 600/m; more are answered 429 [default: any number]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l burst -d 'How many of them may come at once [default: the number of the rate]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l out -d 'Write it to a new file that only you can read, instead of to stdout' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from create" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
@@ -548,6 +557,7 @@ always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l stale -d 'Only good keys that were not used for 90 days'
+complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
@@ -616,6 +626,7 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish
 always\t'Always'
 never\t'Never'"
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'

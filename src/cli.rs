@@ -20,6 +20,7 @@ mod serve;
 mod shell;
 mod state;
 mod streams;
+mod table;
 
 use std::ffi::OsString;
 

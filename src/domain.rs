@@ -11,4 +11,5 @@ pub mod lane;
 pub mod name;
 pub mod pointer;
 pub mod position;
+pub mod rate;
 pub mod time;

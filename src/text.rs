@@ -21,6 +21,12 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// A number of things, in words: `1 stream`, `17,596 streams`.
+pub fn counted(number: u64, one: &str, many: &str) -> String {
+    let things = if number == 1 { one } else { many };
+    format!("{} {things}", count(number))
+}
+
 /// A number in five columns at most: `940`, `61.4k`, `614k`, `4.2M`.
 pub fn short(number: u64) -> String {
     let units = [
@@ -170,6 +176,18 @@ mod tests {
             (u64::MAX, "18,446,744,073,709,551,615"),
         ] {
             assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn one_thing_is_one_and_none_are_many() {
+        for (number, text) in [
+            (0, "0 tries"),
+            (1, "1 try"),
+            (2, "2 tries"),
+            (4_000, "4,000 tries"),
+        ] {
+            assert_eq!(counted(number, "try", "tries"), text);
         }
     }
 

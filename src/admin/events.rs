@@ -27,6 +27,8 @@ pub struct EventsFilter {
     pub since: Option<Timestamp>,
     /// Those older than this one.
     pub before: Option<EventId>,
+    /// Those that a handler passed without applying them.
+    pub dead: bool,
     /// At most so many.
     pub limit: i64,
 }
@@ -50,6 +52,7 @@ impl Admin {
             stream,
             since: filter.since,
             before: filter.before,
+            dead: filter.dead,
             limit: filter.limit,
         };
         let events = self.store.events_list(&filter).await?;
@@ -58,6 +61,7 @@ impl Admin {
         for stored in &events {
             let mut row = shown(stored, &keys)?;
             row.fate = self.fate(stored).await?;
+            row.reason = reason(&row.fate);
             rows.push(row);
         }
         Ok(rows)
@@ -72,6 +76,7 @@ impl Admin {
         let stored = stored.ok_or_else(|| Error::missing("event", id))?;
         let mut row = whole(&stored, &self.key_ids().await?)?;
         row.fate = self.fate(&stored).await?;
+        row.reason = reason(&row.fate);
         Ok(row)
     }
 
@@ -135,6 +140,12 @@ impl Admin {
     }
 }
 
+/// Why an event is in the dead letters; that of the first handler, where several have it there.
+fn reason(fates: &[Fate]) -> Option<String> {
+    let dead = fates.iter().find(|fate| fate.outcome == Outcome::Skipped);
+    dead?.reason.clone()
+}
+
 fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {
     let event = &stored.event;
     let hook = stored.hook.parse();
@@ -153,6 +164,7 @@ fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, E
         body: None,
         body_base64: None,
         fate: Vec::new(),
+        reason: None,
     })
 }
 

@@ -11,15 +11,19 @@ use super::{Admin, Error};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::cursor::Chain;
 use crate::domain::event::{Event, EventId, StreamId};
-use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, Hook, OnError, Reducer, Unordered};
+use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, Hook, HookId, OnError, Reducer, Unordered};
 use crate::domain::name::Name;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce::{self, Folds, Task};
-use crate::store::HookPlan;
+use crate::store::{CursorRow, CursorsFilter, HookPlan};
 
 /// The longest debounce: beyond it an event would be forgotten by people.
 const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
+
+/// Set-aside cursors read at a time. A stream has one for each handler of its hook, and a page must not
+/// end between them: a hook has one handler now.
+const ASIDE_PAGE: i64 = 1_000;
 
 impl Admin {
     /// Every hook, or those of one namespace, by name.
@@ -84,8 +88,10 @@ impl Admin {
     pub async fn delete_hook(&self, name: &Name) -> Result<api::Deleted, Error> {
         let hook = self.hook(name).await?;
         let (streams, events) = self.store.hook_size(hook.id).await?;
+        let aside = self.set_aside(hook.id).await?;
         self.store.delete_hook(hook.id, Timestamp::now()).await?;
         self.changed().await?;
+        self.forget(&hook, &aside);
         Ok(api::Deleted {
             deleted: hook.name,
             streams: u64::try_from(streams).unwrap_or(0),
@@ -143,6 +149,7 @@ impl Admin {
                 self.set_hook(hook, spec).await?;
             }
         }
+        let mut gone = Vec::new();
         let declared: HashSet<_> = wanted.hooks.iter().map(|spec| &spec.name).collect();
         for hook in there
             .iter()
@@ -150,13 +157,18 @@ impl Admin {
         {
             changes.push(change(Action::Delete, ChangeKind::Hook, &hook.name, vec![]));
             if !dry_run {
+                let aside = self.set_aside(hook.id).await?;
                 self.store.delete_hook(hook.id, Timestamp::now()).await?;
+                gone.push((hook, aside));
             }
         }
         if !dry_run {
             let made = self.store.create_hooks(&new, Timestamp::now()).await?;
             made.ok_or_else(|| Error::Conflict("a hook was made meanwhile; apply again".into()))?;
             self.changed().await?;
+        }
+        for (hook, aside) in gone {
+            self.forget(hook, &aside);
         }
         Ok(api::Changes { changes })
     }
@@ -208,8 +220,47 @@ impl Admin {
 
     async fn set_hook(&self, hook: &Hook, spec: &api::HookSpec) -> Result<(), Error> {
         let now = Timestamp::now();
+        let aside = match (hook.reduce(), &spec.reduce) {
+            (Some(_), None) => self.set_aside(hook.id).await?,
+            _ => Vec::new(),
+        };
         self.store.edit_hook(hook, &plan(spec), now).await?;
-        self.changed().await
+        self.changed().await?;
+        self.forget(hook, &aside);
+        Ok(())
+    }
+
+    /// The cursors of a hook that are set aside, before what they belong to goes; none without an engine.
+    async fn set_aside(&self, hook: HookId) -> Result<Vec<CursorRow>, Error> {
+        let mut found = Vec::new();
+        for condition in self.engine.iter().flat_map(|_| ["waiting", "held"]) {
+            let mut filter = CursorsFilter {
+                hook: Some(hook),
+                condition: Some(condition),
+                limit: ASIDE_PAGE,
+                ..CursorsFilter::default()
+            };
+            loop {
+                let page = self.store.cursors(&filter).await?;
+                let Some(last) = page.last() else {
+                    break;
+                };
+                filter.after = Some(last.id.stream);
+                found.extend(page);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes lanes look once more at cursors whose handler is gone: that is how they let go of them.
+    fn forget(&self, hook: &Hook, aside: &[CursorRow]) {
+        let cursors = self
+            .engine
+            .iter()
+            .flat_map(|engine| aside.iter().map(move |row| (engine, row)));
+        for (engine, row) in cursors {
+            engine.let_go(&hook.namespace, row.slot, row.id, 1);
+        }
     }
 
     async fn shown(&self, hook: &Hook) -> Result<api::Hook, Error> {
@@ -332,9 +383,7 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> api::HookSpec {
     set(&mut spec.on_error, &edit.on_error);
     set(&mut spec.debounce, &edit.debounce);
     set(&mut spec.body_max, &edit.body_max);
-    if edit.reduce.is_some() {
-        spec.reduce.clone_from(&edit.reduce);
-    }
+    set(&mut spec.reduce, &edit.reduce);
     spec
 }
 

@@ -8,6 +8,7 @@ use crate::api;
 use crate::domain::hook::HookId;
 use crate::domain::key::{self, Key, KeyId, Kind, Scope};
 use crate::domain::name::Name;
+use crate::domain::rate::{Limit, RATE_MAX};
 use crate::domain::time::Timestamp;
 use crate::store::LastUse;
 
@@ -26,7 +27,8 @@ impl Admin {
     /// Mints a key. Its text is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`Error::Missing`] hook; [`Error::Invalid`] for an admin key of one hook.
+    /// [`Error::Missing`] hook; [`Error::Invalid`] for an admin key of one hook, and for a rate of a key
+    /// that does not write.
     pub async fn create_key(&self, spec: &api::KeySpec) -> Result<api::NewKey, Error> {
         let scope = match (&spec.hook, spec.kind) {
             (None, _) => Scope::All,
@@ -35,6 +37,7 @@ impl Admin {
             }
             (Some(hook), _) => Scope::Hook(self.hook(hook).await?.id),
         };
+        let limit = limit(spec)?;
         let now = Timestamp::now();
         let minted = key::mint(spec.kind);
         let expires_in = spec.expires_in_ms.map(Duration::from_millis);
@@ -44,6 +47,7 @@ impl Admin {
             name: spec.name.clone(),
             kind: spec.kind,
             scope,
+            limit,
             hash: minted.hash,
             created_at: now,
             expires_at: expires_in.map(|duration| now.after(duration)),
@@ -77,6 +81,20 @@ impl Admin {
     }
 }
 
+/// What a key may send, as it was asked for.
+fn limit(spec: &api::KeySpec) -> Result<Option<Limit>, Error> {
+    let wrong = |message: &str| Err(Error::Invalid(message.to_owned()));
+    match (spec.rate, spec.burst) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => wrong("a burst needs a rate"),
+        (Some(_), _) if spec.kind != Kind::Write => wrong("only a write key takes a rate"),
+        (Some(rate), burst) => match burst.unwrap_or(rate.requests()) {
+            burst @ 1..=RATE_MAX => Ok(Some(Limit { rate, burst })),
+            burst => wrong(&format!("a burst is 1 to {RATE_MAX}, got {burst}")),
+        },
+    }
+}
+
 fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api::Key {
     let now = Timestamp::now();
     let (last_used_at, last_used_from) = used.map(|last| (last.at, last.from)).unzip();
@@ -93,6 +111,8 @@ fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api
         last_used_from,
         expires_at: key.expires_at,
         revoked_at: key.revoked_at,
+        rate: key.limit.map(|limit| limit.rate),
+        burst: key.limit.map(|limit| limit.burst),
         state: match key.is_live(now) {
             true => api::KeyState::Ok,
             false if key.revoked_at.is_some() => api::KeyState::Revoked,

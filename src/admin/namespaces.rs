@@ -53,7 +53,7 @@ impl Admin {
         if !self.store.delete_namespace(name).await? {
             let hooks = namespace.hooks;
             return Err(Error::Conflict(format!(
-                "namespace {name} has {hooks} hooks"
+                "namespace {name} is not empty, hooks: {hooks}"
             )));
         }
         self.changed().await?;

@@ -1,5 +1,7 @@
 //! Streams and their cursors: listed, shown, let go, moved past an event; and the states in them.
 
+use std::collections::HashSet;
+
 use serde_json::value::RawValue;
 
 use super::{Admin, Error};
@@ -19,7 +21,7 @@ pub struct StreamsFilter {
     pub hook: Option<Name>,
     /// Those in one condition.
     pub condition: Option<String>,
-    /// Those that wait longest first, instead of all by the age of their stream.
+    /// Those whose events wait longest first, instead of by the age of their stream. Has no pages.
     pub oldest_first: bool,
     /// Where the last page ended.
     pub after: Option<i64>,
@@ -48,7 +50,7 @@ impl Admin {
             limit: filter.limit,
         };
         let rows = match filter.oldest_first {
-            true => self.store.cursors_behind(&cursors).await?,
+            true => self.oldest_first(&cursors).await?,
             false => self.store.cursors(&cursors).await?,
         };
         let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
@@ -56,6 +58,21 @@ impl Admin {
         let next = last.filter(|_| is_full && !filter.oldest_first);
         let rows = self.rows(rows).await?;
         Ok((rows, next))
+    }
+
+    /// What waits, the oldest first, and behind it what waits for nothing.
+    async fn oldest_first(&self, filter: &CursorsFilter) -> Result<Vec<CursorRow>, Error> {
+        let mut rows = self.store.cursors_behind(filter).await?;
+        let limit = usize::try_from(filter.limit).unwrap_or(0);
+        if rows.len() < limit {
+            // All that waits is in the list now, so that there is room in it for what else there is.
+            let known: HashSet<CursorId> = rows.iter().map(|row| row.id).collect();
+            let mut rest = self.store.cursors(filter).await?;
+            rest.retain(|row| !known.contains(&row.id));
+            rows.append(&mut rest);
+            rows.truncate(limit);
+        }
+        Ok(rows)
     }
 
     /// One stream with its cursors.

@@ -56,6 +56,9 @@ pub struct EventRow {
     /// What became of it, handler by handler.
     #[serde(default)]
     pub fate: Vec<Fate>,
+    /// Why it is in the dead letters; none when it is not, and where `fate` is left out.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// What became of an event at one handler.

@@ -72,9 +72,10 @@ pub struct HookEdit {
     /// What becomes of an event without an ordering key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unordered: Option<Unordered>,
-    /// How events are folded from now on; old state stays as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reduce: Option<Reducer>,
+    /// How events are folded from now on; old state stays as it is. `null` folds no longer: the states
+    /// are gone, and a reducer that comes later begins at the first event.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub reduce: Option<Option<Reducer>>,
     /// What an event that cannot be folded leads to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,

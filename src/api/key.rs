@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::key::{KeyId, Kind};
 use crate::domain::name::Name;
+use crate::domain::rate::Rate;
 use crate::domain::time::Timestamp;
 
 /// A key to make.
@@ -18,6 +19,12 @@ pub struct KeySpec {
     pub name: Name,
     /// How long it lives; none for ever.
     pub expires_in_ms: Option<u64>,
+    /// How many requests it may send, such as `100/s`; none for any number. Write keys only.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// How many of them at once; none for as many as the rate has.
+    #[serde(default)]
+    pub burst: Option<u32>,
 }
 
 /// A key that exists, without its secret.
@@ -41,6 +48,12 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// How many requests it may send; none for any number.
+    #[serde(default)]
+    pub rate: Option<Rate>,
+    /// How many of them at once; none without a rate.
+    #[serde(default)]
+    pub burst: Option<u32>,
     /// Whether it is good.
     pub state: KeyState,
 }

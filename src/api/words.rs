@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::key::KeyId;
 use crate::domain::name::{OrderingKey, StreamName};
+use crate::domain::rate::Rate;
 use crate::domain::time::millis;
 
 /// Written and read as text, by `Display` and `FromStr`.
@@ -29,7 +30,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(OrderBy, StreamName);
+as_text!(OrderBy, StreamName, Rate);
 
 fn parsed<'de, T, D>(from: D) -> Result<T, D::Error>
 where

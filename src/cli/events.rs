@@ -5,11 +5,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
-use super::print::{Output, Row};
+use super::print::{Columns, Output, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
-use crate::api::{EventRow, Fate, List};
+use crate::api::{EventRow, Fate, List, Outcome};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
@@ -42,6 +43,7 @@ const TAIL_LEN: usize = 8;
 impl Row for EventRow {
     const HEADER: &'static [&'static str] =
         &["EVENT", "STREAM", "SEQ ", "RECEIVED", "SIZE ", "FATE"];
+    const DROPS: &'static [&'static str] = &["SIZE", "SEQ", "RECEIVED"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -54,9 +56,54 @@ impl Row for EventRow {
         ]
     }
 
+    fn whole(&self) -> Vec<String> {
+        with_whole_id(self.event, self.cells())
+    }
+
     fn name(&self) -> String {
         self.event.to_string()
     }
+}
+
+/// An event in the dead letters: the same event, and in tables why instead of what became of it.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Dead(EventRow);
+
+impl Row for Dead {
+    const HEADER: &'static [&'static str] =
+        &["EVENT", "STREAM", "SEQ ", "RECEIVED", "HANDLER", "REASON"];
+    const DROPS: &'static [&'static str] = &["HANDLER", "SEQ", "RECEIVED"];
+
+    fn cells(&self) -> Vec<String> {
+        let row = &self.0;
+        let dead = row
+            .fate
+            .iter()
+            .filter(|fate| fate.outcome == Outcome::Skipped);
+        let handlers: Vec<_> = dead.map(|fate| fate.handler.as_str()).collect();
+        vec![
+            short(row.event),
+            row.stream.to_string(),
+            row.seq.to_string(),
+            row.received_at.to_string(),
+            handlers.join(", "),
+            row.reason.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    }
+
+    fn whole(&self) -> Vec<String> {
+        with_whole_id(self.0.event, self.cells())
+    }
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+}
+
+fn with_whole_id(event: EventId, mut cells: Vec<String>) -> Vec<String> {
+    cells[0] = event.to_string();
+    cells
 }
 
 /// Column widths of a list that never ends.
@@ -97,6 +144,7 @@ fn fate(fate: &Fate) -> String {
 /// Examples:
 ///   hooklane events list --hook orders --since 10m
 ///   hooklane events list --stream orders/c07 -o jsonl
+///   hooklane events list --dead --since 30d
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
@@ -109,12 +157,17 @@ pub struct All {
     /// Only those received in this time
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     since: Duration,
+    /// Only the dead letters: events that were skipped, each with its reason
+    #[arg(long)]
+    dead: bool,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Older ones than this event, where an earlier list ended
     #[arg(long, value_name = "ID")]
     after: Option<EventId>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -128,11 +181,23 @@ impl All {
                 "since",
                 Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string()),
             ),
+            ("dead", self.dead.then(|| "true".to_owned())),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after.map(|event| event.to_string())),
         ];
         let events: List<EventRow> = reach.get(&with_query(EVENTS, &query)).await?;
-        out.list(&events)?;
+        if !self.dead {
+            out.list(&events, self.columns)?;
+            return Ok(Exit::Done);
+        }
+        let dead = events.items.into_iter().map(Dead).collect::<Vec<_>>();
+        let none = dead.is_empty();
+        out.list(&List::new(events.at, dead, events.next), self.columns)?;
+        if none {
+            out.foot(format_args!(
+                "no dead letters among the events of this time; further back: --since 30d"
+            ))?;
+        }
         Ok(Exit::Done)
     }
 }

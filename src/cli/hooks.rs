@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::value::RawValue;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{Changes, Deleted, Hook, HookEdit, HookSpec, List, Test, Tested};
@@ -63,6 +63,7 @@ impl Row for Hook {
         "EVENTS ",
         "CREATED",
     ];
+    const DROPS: &'static [&'static str] = &["CREATED", "ON ERROR", "NAMESPACE", "ORDER BY"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -123,7 +124,8 @@ impl Settings {
             reduce: self
                 .reduce
                 .map(|text| reducer(&text, Path::new("")))
-                .transpose()?,
+                .transpose()?
+                .map(Some),
             on_error: self.on_error,
             debounce: self.debounce.map(Some),
             body_max: self.body_max,
@@ -264,10 +266,8 @@ fn agreed(planned: &Changes, out: &mut Printer) -> anyhow::Result<bool> {
     if deleted == 0 {
         return Ok(true);
     }
-    let what = match deleted {
-        1 => "deletes 1 hook or namespace with all in it".to_owned(),
-        many => format!("deletes {many} hooks and namespaces with all in them"),
-    };
+    let hooks = text::counted(deleted as u64, "hook", "hooks");
+    let what = format!("deletes {hooks}, with events and states");
     out.confirm("Apply?", &what, &Stake::Severe(deleted.to_string()))
 }
 
@@ -282,6 +282,8 @@ pub struct All {
     /// Only those of one namespace
     #[arg(long, value_name = "NAME")]
     namespace: Option<Name>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -289,7 +291,7 @@ impl All {
         let namespace = self.namespace.map(|name| name.to_string());
         let path = with_query(HOOKS, &[("namespace", namespace)]);
         let hooks: List<Hook> = reach.get(&path).await?;
-        out.list(&hooks)?;
+        out.list(&hooks, self.columns)?;
         if hooks.items.is_empty() {
             out.foot(format_args!(
                 "none yet: hooklane hooks create hello --reduce latest"
@@ -321,12 +323,13 @@ impl Show {
 
 /// Change a hook; what no flag names stays as it is
 ///
-/// A new reducer folds what comes from now on; old state stays.
+/// A new reducer folds what comes from now on; old state stays. Without a reducer the hook only stores
+/// events; one that comes back folds them again from the first.
 ///
 /// Examples:
 ///   hooklane hooks edit orders --reduce orders.js
 ///   hooklane hooks edit orders --namespace acme
-///   hooklane hooks edit orders --no-debounce
+///   hooklane hooks edit orders --no-reduce --no-debounce
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Edit {
@@ -334,6 +337,9 @@ pub struct Edit {
     name: Name,
     #[command(flatten)]
     settings: Settings,
+    /// Fold no longer, only store; the states are gone
+    #[arg(long, conflicts_with_all = ["reduce", "on_error", "debounce"])]
+    no_reduce: bool,
     /// Gather events no longer
     #[arg(long, conflicts_with = "debounce")]
     no_debounce: bool,
@@ -345,6 +351,9 @@ pub struct Edit {
 impl Edit {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let mut edit = self.settings.edit()?;
+        if self.no_reduce {
+            edit.reduce = Some(None);
+        }
         if self.no_debounce {
             edit.debounce = Some(None);
         }
@@ -363,6 +372,16 @@ impl Edit {
         out.say(format_args!("hook {} {}", self.name, reach.whereto()))?;
         for change in &changes {
             out.say(format_args!("  {change}"))?;
+        }
+        if after.reduce.is_none() && after.debounce.is_some() {
+            let message = "a debounce needs a reducer: end it too, with --no-debounce";
+            return Err(Trouble::usage(message).into());
+        }
+        if before.spec.reduce.is_some() && after.reduce.is_none() {
+            let states = text::counted(before.streams.unwrap_or(0), "state goes", "states go");
+            out.say(format_args!(
+                "  {states}; a reducer that comes back folds from the first event"
+            ))?;
         }
         if self.dry_run {
             return Ok(Exit::Done);
@@ -451,13 +470,7 @@ impl Delete {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let hook: Hook = reach.get(&path(&self.name)).await?;
         let what = match (hook.streams, hook.events) {
-            (Some(streams), Some(events)) => {
-                format!(
-                    "{} streams, {} events",
-                    text::count(streams),
-                    text::count(events)
-                )
-            }
+            (Some(streams), Some(events)) => size(streams, events),
             _ => "all its events and states".to_owned(),
         };
         out.say(format_args!(
@@ -477,14 +490,19 @@ impl Delete {
             .call(Method::DELETE, &path(&self.name), None::<&()>)
             .await?;
         out.say(format_args!(
-            "deleted  {}: {} streams, {} events",
+            "deleted  {}: {}",
             gone.deleted,
-            text::count(gone.streams),
-            text::count(gone.events)
+            size(gone.streams, gone.events)
         ))?;
         out.object(&gone)?;
         Ok(Exit::Done)
     }
+}
+
+/// What a hook has.
+fn size(streams: u64, events: u64) -> String {
+    let streams = text::counted(streams, "stream", "streams");
+    format!("{streams}, {}", text::counted(events, "event", "events"))
 }
 
 /// `500ms,5s`, as the flag takes it.

@@ -9,12 +9,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::Reach;
 use super::{Exit, Printer, Trouble};
 use crate::api::{Key, KeySpec, KeyState, List, NewKey};
 use crate::domain::key::{KeyId, Kind};
 use crate::domain::name::Name;
+use crate::domain::rate::{RATE_MAX, Rate};
 use crate::domain::time::{Timestamp, millis, parse_duration};
 use crate::text;
 
@@ -51,11 +52,13 @@ impl Row for Key {
         "NAME",
         "TYPE",
         "HOOK",
+        "RATE",
         "CREATED",
         "LAST USED",
         "EXPIRES",
         "STATE",
     ];
+    const DROPS: &'static [&'static str] = &["CREATED", "EXPIRES", "RATE", "HOOK"];
 
     fn cells(&self) -> Vec<String> {
         let now = Timestamp::now();
@@ -64,6 +67,7 @@ impl Row for Key {
             self.name.to_string(),
             self.kind.word().to_owned(),
             scope(self),
+            rate(self),
             day(self.created_at),
             last_used(self, now),
             self.expires_at.map_or_else(|| "never".into(), day),
@@ -81,6 +85,14 @@ fn scope(key: &Key) -> String {
         (Some(hook), _) => hook.to_string(),
         (None, Kind::Admin) => "-".to_owned(),
         (None, _) => "all".to_owned(),
+    }
+}
+
+fn rate(key: &Key) -> String {
+    match (key.rate, key.burst) {
+        (None, _) => "-".to_owned(),
+        (Some(rate), Some(burst)) if burst != rate.requests() => format!("{rate} burst {burst}"),
+        (Some(rate), _) => rate.to_string(),
     }
 }
 
@@ -138,6 +150,7 @@ impl From<Type> for Kind {
 /// Examples:
 ///   hooklane keys create --type write --hook orders --name shop
 ///   hooklane keys create --type read --all-hooks --name grafana --expires 90d --out grafana.key
+///   hooklane keys create --type write --all-hooks --name noisy --rate 100/s --burst 500
 ///   hooklane keys create --type admin --name ops-ana
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -157,6 +170,13 @@ pub struct Create {
     /// How long it lives, such as 90d [default: for ever]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,
+    /// How many requests it may send to one node, such as 100/s or 600/m; more are answered 429 [default: any number]
+    #[arg(long, value_name = "N/s|N/m")]
+    rate: Option<Rate>,
+    /// How many of them may come at once [default: the number of the rate]
+    #[arg(long, value_name = "N", requires = "rate")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
+    burst: Option<u32>,
     /// Write it to a new file that only you can read, instead of to stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -203,6 +223,9 @@ impl Create {
                     .fact("one", "--hook NAME")
                     .fact("all", "--all-hooks"));
             }
+            Kind::Read | Kind::Admin if self.rate.is_some() => {
+                return Err(Trouble::usage("only a write key takes a rate"));
+            }
             _ => {}
         }
         Ok(KeySpec {
@@ -210,6 +233,8 @@ impl Create {
             hook: self.hook.clone(),
             name: self.name.clone(),
             expires_in_ms: self.expires.map(|long| millis(long).unsigned_abs()),
+            rate: self.rate,
+            burst: self.burst,
         })
     }
 
@@ -223,6 +248,9 @@ impl Create {
             || "never expires".into(),
             |at| format!("expires {}", day(at)),
         );
+        let rate = key
+            .rate
+            .map_or_else(String::new, |_| format!("   {}", rate(key)));
         let kind = key.kind.word();
         let once = match &self.out {
             Some(path) => format!("in {}; only a hash is stored here", path.display()),
@@ -234,7 +262,10 @@ impl Create {
         out.facts(&[
             (
                 "key",
-                format!("{} ({})   {kind}{hooks}   {expires}", key.name, key.id),
+                format!(
+                    "{} ({})   {kind}{hooks}{rate}   {expires}",
+                    key.name, key.id
+                ),
             ),
             ("warning", once),
             ("undo", format!("hooklane keys revoke {}", key.id)),
@@ -263,6 +294,8 @@ pub struct All {
     /// Only good keys that were not used for 90 days
     #[arg(long)]
     stale: bool,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
@@ -273,7 +306,7 @@ impl All {
             let stale = |key: &Key| key.state == KeyState::Ok && is_stale(key, now);
             keys.items.retain(stale);
         }
-        out.list(&keys)?;
+        out.list(&keys, self.columns)?;
         Ok(Exit::Done)
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use tokio::time::MissedTickBehavior;
 
-use super::print::Row;
+use super::print::{Columns, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
 use crate::api::{Lane, List, Worst};
@@ -40,6 +41,7 @@ impl Row for Lane {
         "ETA",
         "NODE",
     ];
+    const DROPS: &'static [&'static str] = &["OUT/S", "WAIT P99", "IN/S", "NODE"];
 
     fn cells(&self) -> Vec<String> {
         let age = |ms: Option<u64>| or_dash(ms.map(|ms| text::duration(Duration::from_millis(ms))));
@@ -63,6 +65,12 @@ impl Row for Lane {
         ]
     }
 
+    fn whole(&self) -> Vec<String> {
+        let mut cells = self.cells();
+        cells[0].clone_from(&self.lane);
+        cells
+    }
+
     fn name(&self) -> String {
         self.lane.clone()
     }
@@ -80,20 +88,45 @@ fn or_dash(text: Option<String>) -> String {
 /// Examples:
 ///   hooklane lanes list
 ///   hooklane lanes list --namespace acme -o json
+///   hooklane lanes list --watch
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
     /// Which namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
+    /// Show them again every second; Ctrl-C ends
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    columns: Columns,
 }
+
+/// How often a list that is watched is shown.
+const EVERY: Duration = Duration::from_secs(1);
 
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let namespace = Some(self.namespace.to_string());
         let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
-        let lanes: List<Lane> = reach.get(&path).await?;
-        out.list(&lanes)?;
+        let mut due = tokio::time::interval(EVERY);
+        // A daemon that was slow to answer is not asked several times at once afterwards.
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let lanes: List<Lane> = reach.get(&path).await?;
+            if self.watch {
+                out.clear()?;
+            }
+            self.show(&lanes, out)?;
+            if !self.watch {
+                return Ok(Exit::Done);
+            }
+        }
+    }
+
+    fn show(&self, lanes: &List<Lane>, out: &mut Printer) -> std::io::Result<()> {
+        out.list(lanes, self.columns)?;
         let worst = |lane: &&Lane| lane.worst.is_some() && lane.set_aside > 0;
         let oldest = lanes
             .items
@@ -103,15 +136,12 @@ impl All {
         if let Some((lane, worst)) = oldest.and_then(|lane| Some((lane, lane.worst.as_ref()?))) {
             out.foot(format_args!("\n{}", look(lane, worst)))?;
         }
-        Ok(Exit::Done)
+        Ok(())
     }
 }
 
 fn look(lane: &Lane, worst: &Worst) -> String {
-    let cursors = match lane.set_aside {
-        1 => "1 cursor".to_owned(),
-        many => format!("{many} cursors"),
-    };
+    let cursors = text::counted(lane.set_aside, "cursor", "cursors");
     let age = lane
         .oldest_ms
         .map(|ms| text::duration(Duration::from_millis(ms)));

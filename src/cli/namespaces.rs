@@ -3,12 +3,13 @@
 use clap::{Args, Subcommand, value_parser};
 use http::Method;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::Reach;
 use super::{Exit, Printer, Trouble};
 use crate::api::{List, Namespace, NamespaceSpec};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
+use crate::text;
 
 /// Make, list and delete groups of hooks with lanes of their own
 #[derive(Subcommand)]
@@ -33,6 +34,7 @@ const NAMESPACES: &str = "/v1/admin/namespaces";
 
 impl Row for Namespace {
     const HEADER: &'static [&'static str] = &["NAME", "LANES ", "GENERATION ", "HOOKS "];
+    const DROPS: &'static [&'static str] = &["GENERATION"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -70,7 +72,7 @@ impl Create {
             lanes: self.lanes,
         };
         let made: Namespace = reach.call(Method::POST, NAMESPACES, Some(&spec)).await?;
-        out.say(format_args!("created  {}, {} lanes", made.name, made.lanes))?;
+        out.say(format_args!("created  {}, {}", made.name, lanes(&made)))?;
         out.facts(&[
             (
                 "next",
@@ -83,18 +85,25 @@ impl Create {
     }
 }
 
+fn lanes(namespace: &Namespace) -> String {
+    text::counted(u64::from(namespace.lanes), "lane", "lanes")
+}
+
 /// List namespaces
 ///
 /// Examples:
 ///   hooklane namespaces list
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub struct All {}
+pub struct All {
+    #[command(flatten)]
+    columns: Columns,
+}
 
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let namespaces: List<Namespace> = reach.get(NAMESPACES).await?;
-        out.list(&namespaces)?;
+        out.list(&namespaces, self.columns)?;
         Ok(Exit::Done)
     }
 }
@@ -124,7 +133,8 @@ impl Delete {
             self.name,
             reach.whereto()
         ))?;
-        let what = format!("{} lanes, {} hooks", namespace.lanes, namespace.hooks);
+        let hooks = text::counted(namespace.hooks, "hook", "hooks");
+        let what = format!("{}, {hooks}", lanes(namespace));
         out.facts(&[("  goes", what.clone())])?;
         let stake = Stake::Severe(self.name.to_string());
         if !out.confirm("Delete?", &what, &stake)? {

@@ -7,10 +7,10 @@
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal as _, Write};
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::exit::{Exit, Trouble};
+use super::table::{self, Sheet};
 use crate::api;
 use crate::text::{printable, printable_line};
 
@@ -92,11 +92,27 @@ pub trait Row: Serialize {
     /// The columns; one whose title ends in a blank is aligned to the right.
     const HEADER: &'static [&'static str];
 
+    /// Titles of columns that a narrow terminal does without, the first of them first.
+    const DROPS: &'static [&'static str] = &[];
+
     /// As many cells as there are columns.
     fn cells(&self) -> Vec<String>;
 
+    /// The same with nothing shortened, for `--wide`.
+    fn whole(&self) -> Vec<String> {
+        self.cells()
+    }
+
     /// What other commands take.
     fn name(&self) -> String;
+}
+
+/// How much of a table is shown.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Columns {
+    /// Every column and every id whole, also where the terminal is too narrow for them
+    #[arg(long)]
+    pub wide: bool,
 }
 
 /// Writes data, talks and asks.
@@ -110,6 +126,8 @@ pub struct Printer {
     /// Whether somebody sees what is said.
     watched: bool,
     data_seen: bool,
+    /// Columns of the terminal that shows data, if one does.
+    width: Option<u16>,
     color: bool,
 }
 
@@ -127,6 +145,7 @@ impl Printer {
             asks: io::stdin().is_terminal() && watched,
             watched,
             data_seen: io::stdout().is_terminal(),
+            width: width(),
         }
     }
 
@@ -136,10 +155,10 @@ impl Printer {
     }
 
     /// A list in the output that was asked for.
-    pub fn list<T: Row>(&mut self, list: &api::List<T>) -> io::Result<()> {
+    pub fn list<T: Row>(&mut self, list: &api::List<T>, columns: Columns) -> io::Result<()> {
         match self.style.output {
             Output::Table => {
-                self.table(T::HEADER, list.items.iter().map(Row::cells).collect())?;
+                self.table(&list.items, columns)?;
                 if let Some(next) = &list.next {
                     self.say(format_args!("there are more: --after {next}"))?;
                 }
@@ -188,6 +207,15 @@ impl Printer {
         }
         self.data.flush()?;
         Ok(true)
+    }
+
+    /// Begins again at the top of a terminal that shows tables; elsewhere what comes follows.
+    pub fn clear(&mut self) -> io::Result<()> {
+        if self.data_seen && self.style.output == Output::Table {
+            // Home, then the rest of the screen in one write: nothing flickers.
+            write!(self.data, "\u{1b}[H\u{1b}[J")?;
+        }
+        Ok(())
     }
 
     /// One item of a list that never ends.
@@ -239,25 +267,19 @@ impl Printer {
         writeln!(self.data, "{}", harmless(&text))
     }
 
-    /// A table without borders: upper-case header, two spaces, never cut.
-    pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(header.iter().map(|title| title.trim_end()));
-        for row in rows {
-            let cells = row.iter().map(|cell| printable_line(cell).to_string());
-            table.add_row(cells.collect::<Vec<_>>());
-        }
-        for (column, title) in table.column_iter_mut().zip(header) {
-            column.set_padding((0, 2));
-            if title.ends_with(' ') {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        for line in table.lines() {
-            writeln!(self.data, "{}", line.trim_end())?;
+    fn table<T: Row>(&mut self, items: &[T], columns: Columns) -> io::Result<()> {
+        let cells = match columns.wide {
+            true => Row::whole,
+            false => Row::cells,
+        };
+        let sheet = Sheet {
+            header: T::HEADER,
+            drops: T::DROPS,
+            rows: items.iter().map(cells).collect(),
+        };
+        let room = self.width.filter(|_| !columns.wide);
+        for line in table::lines(&sheet, room) {
+            writeln!(self.data, "{line}")?;
         }
         self.data.flush()
     }
@@ -357,6 +379,17 @@ impl Printer {
         }
         Ok(())
     }
+}
+
+/// How wide the terminal is that shows data; one that does not know is taken for 80 columns.
+fn width() -> Option<u16> {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&stdout);
+    let columns = size.map_or(0, |size| size.ws_col);
+    Some(if columns == 0 { 80 } else { columns })
 }
 
 /// What is said when a question would be needed and cannot be put.
@@ -470,6 +503,7 @@ mod tests {
             asks: answers.is_some(),
             watched: answers.is_some(),
             data_seen: false,
+            width: None,
             color: false,
         };
         Desk {
@@ -494,6 +528,7 @@ mod tests {
 
     impl Row for Fruit {
         const HEADER: &'static [&'static str] = &["NAME", "PIECES ", "NOTE"];
+        const DROPS: &'static [&'static str] = &["NOTE", "NAME"];
 
         fn cells(&self) -> Vec<String> {
             vec![self.name.into(), self.pieces.to_string(), "-".into()]
@@ -513,7 +548,7 @@ mod tests {
     #[test]
     fn a_table_has_two_spaces_and_no_borders_and_shows_what_would_act() {
         let mut desk = desk(output(Output::Table), None);
-        desk.printer.list(&fruits()).unwrap();
+        desk.printer.list(&fruits(), Columns::default()).unwrap();
         assert_eq!(
             desk.data.text(),
             "NAME                  PIECES  NOTE\n\
@@ -524,10 +559,22 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_terminal_does_without_some_columns_unless_all_are_asked_for() {
+        let header = |wide| {
+            let mut desk = desk(output(Output::Table), None);
+            desk.printer.width = Some(10);
+            desk.printer.list(&fruits(), Columns { wide }).unwrap();
+            desk.data.text().lines().next().unwrap().to_owned()
+        };
+        assert_eq!(header(false), " PIECES");
+        assert_eq!(header(true), "NAME                  PIECES  NOTE");
+    }
+
+    #[test]
     fn every_output_has_every_item() {
         let text = |of| {
             let mut desk = desk(output(of), None);
-            desk.printer.list(&fruits()).unwrap();
+            desk.printer.list(&fruits(), Columns::default()).unwrap();
             desk.data.text()
         };
         assert_eq!(text(Output::Names), "fig\nevil\\u{1b}[2J\nplum\n");

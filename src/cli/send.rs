@@ -370,7 +370,10 @@ async fn settle(
     let later = fine(began.elapsed());
     let fate = match summary.unfolded {
         0 => "none lost, none out of order (checked)".to_owned(),
-        left => format!("{} wait behind what is set aside", text::count(left)),
+        left => {
+            let left = text::counted(left, "event waits", "events wait");
+            format!("{left} behind what is set aside")
+        }
     };
     out.say(format_args!(
         "folded     {folded} of {accepted}, {later} later: {fate}"

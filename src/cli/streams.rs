@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 
-use super::print::{Row, Stake};
+use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{
@@ -50,6 +50,7 @@ impl Row for StreamRow {
         "LANE",
         "REASON",
     ];
+    const DROPS: &'static [&'static str] = &["LANE", "HEAD", "POSITION", "HANDLER"];
 
     fn cells(&self) -> Vec<String> {
         let mut cells = vec![self.stream.to_string()];
@@ -82,11 +83,11 @@ fn cursor_cells(row: &StreamRow) -> Vec<String> {
     ]
 }
 
-/// List cursors, a row each
+/// List cursors, a row each: those whose events wait longest first
 ///
 /// Examples:
 ///   hooklane streams list --condition held
-///   hooklane streams list --sort oldest
+///   hooklane streams list --sort created
 ///   hooklane streams list --hook orders --limit 1000 -o names
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -97,28 +98,45 @@ pub struct All {
     /// Only those in one condition
     #[arg(long, value_parser = ["flowing", "waiting", "held"])]
     condition: Option<String>,
-    /// created lists all in the order of making; oldest lists what waits, the oldest first
-    #[arg(long, value_parser = ["created", "oldest"], default_value = "created")]
-    sort: String,
+    /// oldest: what waits longest first, and what waits for nothing last; created: by the age of the
+    /// stream, in pages [default: oldest, or created with --after]
+    #[arg(long, value_parser = ["oldest", "created"])]
+    sort: Option<String>,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Where an earlier list ended
     #[arg(long)]
     after: Option<String>,
+    #[command(flatten)]
+    columns: Columns,
 }
 
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let sort = match (self.sort.as_deref(), &self.after) {
+            (Some("oldest"), Some(_)) => {
+                let message = "--after goes on in a list that is sorted by created";
+                return Err(Trouble::usage(message).into());
+            }
+            (Some("oldest"), None) | (None, None) => "oldest",
+            _ => "created",
+        };
         let query = [
             ("hook", self.hook.map(|hook| hook.to_string())),
             ("condition", self.condition),
-            ("sort", Some(self.sort).filter(|sort| sort == "oldest")),
+            ("sort", Some(sort.to_owned())),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after),
         ];
         let streams: List<StreamRow> = reach.get(&with_query(STREAMS, &query)).await?;
-        out.list(&streams)?;
+        out.list(&streams, self.columns)?;
+        if sort == "oldest" && streams.items.len() == self.limit as usize {
+            out.foot(format_args!(
+                "these are the first {}; all in pages: --sort created",
+                self.limit
+            ))?;
+        }
         Ok(Exit::Done)
     }
 }
@@ -179,7 +197,8 @@ pub fn cursor(row: &StreamRow) -> String {
         told += &format!("\n{reason}");
     }
     if let Some(at) = row.retry_at {
-        told += &format!("\ntried again at {at}, {} tries so far", row.tries);
+        let tries = text::counted(u64::from(row.tries), "try", "tries");
+        told += &format!("\ntried again at {at}, {tries} so far");
     }
     told
 }
@@ -225,8 +244,13 @@ impl Retry {
         let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
         match released.released {
             0 => out.say(format_args!("nothing is set aside in {}", spec.stream))?,
-            1 => out.say(format_args!("1 cursor of {} tries again now", spec.stream))?,
-            n => out.say(format_args!("{n} cursors of {} try again now", spec.stream))?,
+            n => {
+                let cursors = text::counted(n, "cursor", "cursors");
+                out.say(format_args!(
+                    "let go   {cursors} of {}, to try again now",
+                    spec.stream
+                ))?;
+            }
         }
         out.object(&released)?;
         Ok(Exit::Done)

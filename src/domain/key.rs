@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::hook::HookId;
 use super::name::Name;
+use super::rate::Limit;
 use super::time::Timestamp;
 
 /// What a key may do.
@@ -75,6 +76,8 @@ pub struct Key {
     pub kind: Kind,
     /// Where it may do it.
     pub scope: Scope,
+    /// How many requests it may send; none for any number.
+    pub limit: Option<Limit>,
     /// SHA-256 of its whole text.
     pub hash: [u8; 32],
     /// When it was made.
@@ -266,6 +269,7 @@ mod tests {
             name: Name::default_namespace(),
             kind: Kind::Admin,
             scope: Scope::All,
+            limit: None,
             hash: minted.hash,
             created_at: Timestamp::now(),
             expires_at: None,

@@ -13,6 +13,7 @@ use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
 use crate::domain::key::{Key, KeyId};
 use crate::domain::lane::LaneSet;
 use crate::domain::name::Name;
+use crate::domain::rate::Bucket;
 use crate::domain::time::Timestamp;
 use crate::store::{Error, LastUse, Store};
 
@@ -46,6 +47,8 @@ pub struct Snapshot {
 pub struct LiveKey {
     /// The key.
     pub key: Key,
+    /// What it has left of its rate, if it has one.
+    pub bucket: Option<Arc<Bucket>>,
     noted: AtomicI64,
 }
 
@@ -86,7 +89,8 @@ impl Catalog {
             return Ok(false);
         }
         // The version is read before the rest: a change in between is read again next time.
-        self.now.store(Arc::new(read(&self.store, version).await?));
+        let snapshot = read(&self.store, version, &self.now.load()).await?;
+        self.now.store(Arc::new(snapshot));
         Ok(true)
     }
 
@@ -131,10 +135,11 @@ impl Snapshot {
     }
 }
 
-async fn read(store: &Store, version: i64) -> Result<Snapshot, Error> {
+async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot, Error> {
     let hooks: Vec<_> = store.hooks().await?.into_iter().map(Arc::new).collect();
     let handlers = hooks.iter().flat_map(|hook| &hook.handlers);
     let live = |key: Key| LiveKey {
+        bucket: bucket(&key, before),
         key,
         noted: AtomicI64::new(0),
     };
@@ -150,4 +155,13 @@ async fn read(store: &Store, version: i64) -> Result<Snapshot, Error> {
             .map(|n| (n.lanes.namespace.clone(), n.lanes))
             .collect(),
     })
+}
+
+/// The bucket of a key; the one it had, so that no change of something else fills it.
+fn bucket(key: &Key, before: &Snapshot) -> Option<Arc<Bucket>> {
+    let limit = key.limit?;
+    let had = before.keys.get(&key.id);
+    let had = had.and_then(|live| live.bucket.clone());
+    let same = had.filter(|bucket| bucket.limit() == limit);
+    Some(same.unwrap_or_else(|| Arc::new(Bucket::new(limit))))
 }

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::auth::Operator;
 use super::error::Error;
 use super::read::{Asked, limit, list, name, server_sent};
-use super::{App, json};
+use super::{App, body, json};
 use crate::admin::{EventsFilter, StreamsFilter};
 use crate::api::{Apply, EventRow, HookEdit, HookSpec, KeySpec, NamespaceSpec, Retry, Skip, Test};
 use crate::domain::event::EventId;
@@ -53,6 +53,9 @@ pub(super) fn routes() -> Router<App> {
 
 type Answer = Result<Response, Error>;
 
+/// The longest body of an operation, in bytes.
+const BODY_MAX: u64 = 2 * 1024 * 1024;
+
 /// A body in JSON, refused in our own words.
 struct Body<T>(T);
 
@@ -60,6 +63,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
+        let (head, body) = request.into_parts();
+        let body = body::read(&head.headers, body, BODY_MAX).await?;
+        let request = Request::from_parts(head, body.into());
         match axum::Json::<T>::from_request(request, app).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(JsonRejection::JsonDataError(wrong)) => {
@@ -252,6 +258,8 @@ struct EventsQuery {
     hook: Option<String>,
     stream: Option<String>,
     since: Option<Timestamp>,
+    #[serde(default)]
+    dead: bool,
     after: Option<EventId>,
     limit: Option<i64>,
 }
@@ -263,6 +271,7 @@ impl EventsQuery {
             stream: self.stream.as_deref().map(stream_name).transpose()?,
             since: self.since,
             before: self.after,
+            dead: self.dead,
             limit: limit(self.limit)?,
         })
     }
@@ -286,6 +295,11 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
 /// New events as they are stored, each one a server-sent event.
 async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
     let mut filter = query.filter()?;
+    if filter.dead {
+        return Err(Error::malformed(
+            "what arrives is not dead: list the dead letters",
+        ));
+    }
     filter.limit = 1;
     let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
     // Listened to before it is looked, so that nothing falls in between; and the look says at once

@@ -11,7 +11,7 @@ use super::App;
 use super::edge::Peer;
 use super::error::Error;
 use crate::domain::hook::HookId;
-use crate::domain::key::{Kind, Malformed, Presented};
+use crate::domain::key::{KeyId, Kind, Malformed, Presented};
 use crate::domain::time::Timestamp;
 use crate::engine::catalog::{LiveKey, Snapshot};
 
@@ -27,6 +27,8 @@ pub enum Access {
     Key {
         /// Its number.
         number: i64,
+        /// The public part of its text.
+        id: KeyId,
         /// What it may do.
         kind: Kind,
         /// The hook it is for; none for all.
@@ -118,6 +120,7 @@ fn of_key(live: &LiveKey, in_path: bool) -> Access {
     }
     Access::Key {
         number: key.number,
+        id: key.id,
         kind: key.kind,
         hook,
     }

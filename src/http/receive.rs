@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::domain::name::{OrderingKey, kept};
 use crate::domain::pointer;
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
+use crate::engine::catalog::Snapshot;
 use crate::engine::intake::Refused;
 use crate::metrics;
 use crate::store::{self, Appended, NewEvent};
@@ -151,7 +153,22 @@ fn admit(
         let error = Error::method("POST");
         return Err(Refusal::new(metrics::Refused::Malformed, error));
     }
+    within_rate(&catalog, access)?;
     Ok((hook, access))
+}
+
+/// Takes a token out of the key's bucket, if it has one. Each request costs one, whatever comes of it.
+fn within_rate(catalog: &Snapshot, access: Access) -> Result<(), Refusal> {
+    let Access::Key { id, .. } = access else {
+        return Ok(());
+    };
+    let bucket = catalog.keys.get(&id).and_then(|live| live.bucket.as_ref());
+    let taken = bucket.map_or(Ok(()), |bucket| bucket.take(Instant::now()));
+    taken.map_err(|wait| {
+        let seconds = wait.as_millis().div_ceil(1_000);
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        Refusal::new(metrics::Refused::Rate, Error::too_many(seconds))
+    })
 }
 
 fn unauthorized(error: Error) -> Refusal {

@@ -101,6 +101,8 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Those older than this one.
     pub before: Option<EventId>,
+    /// Those in the dead letters.
+    pub dead: bool,
     /// At most so many.
     pub limit: i64,
 }
@@ -175,6 +177,19 @@ const LIST: Statement = Statement {
     ),
 };
 
+/// From the dead letters, which are few, and not through the log, which is long. By id, whose front is the
+/// clock: the order of storing is not asked of what is looked at one by one.
+const LIST_DEAD: &str = select_events!(
+    "(select distinct d.stream, d.seq from dead_letters d
+      join handlers k on k.id = d.handler and k.deleted_at is null) d
+     join events e on e.stream = d.stream and e.seq = d.seq
+     join streams s on s.id = e.stream join hooks h on h.id = s.hook
+     where h.deleted_at is null and ($1 is null or s.hook = $1)
+       and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
+       and ($4 is null or e.id < $4)
+     order by e.id desc limit $5"
+);
+
 const GET: Statement = Statement {
     sqlite: select_events!(
         "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
@@ -234,11 +249,27 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn events_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
+        if filter.dead {
+            return self.dead_list(filter).await;
+        }
         let rows: Vec<Row> = sqlx::query_as(self.words(LIST))
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))
             .bind(filter.before.map(|id| id.as_bytes().to_vec()))
+            .bind(filter.limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(Stored::from).collect())
+    }
+
+    async fn dead_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
+        let before = filter.before.map(|id| id.as_bytes().to_vec());
+        let rows: Vec<Row> = sqlx::query_as(LIST_DEAD)
+            .bind(filter.hook.map(|hook| hook.0))
+            .bind(filter.stream.map(|stream| stream.0))
+            .bind(filter.since.map(Timestamp::as_millis))
+            .bind(before)
             .bind(filter.limit)
             .fetch_all(&self.reader)
             .await?;

@@ -5,6 +5,7 @@ use sqlx::FromRow;
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 use crate::domain::key::{Key, KeyId, Kind, Scope};
+use crate::domain::rate::Limit;
 use crate::domain::time::Timestamp;
 
 /// When a key was last used, and from where.
@@ -29,13 +30,16 @@ struct Row {
     revoked_at: Option<i64>,
     last_used_at: Option<i64>,
     last_used_from: Option<String>,
+    rate: Option<String>,
+    burst: Option<i64>,
 }
 
 const LIST: &str = "select id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at,
-    last_used_at, last_used_from from keys order by id";
+    last_used_at, last_used_from, rate, burst from keys order by id";
 
 const CREATE: &str = "insert into keys
-    (key_id, name, kind, hook, hash, created_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7)";
+    (key_id, name, kind, hook, hash, created_at, expires_at, rate, burst)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 const REVOKE: &str = "update keys set revoked_at = coalesce(revoked_at, $2) where key_id = $1";
 
@@ -69,6 +73,8 @@ impl Store {
             .bind(&key.hash[..])
             .bind(key.created_at.as_millis())
             .bind(key.expires_at.map(Timestamp::as_millis))
+            .bind(key.limit.map(|limit| limit.rate.to_string()))
+            .bind(key.limit.map(|limit| i64::from(limit.burst)))
             .execute(&mut *writing.tx)
             .await?;
         writing.config_changed().await?;
@@ -125,6 +131,7 @@ impl Row {
             scope: self
                 .hook
                 .map_or(Scope::All, |hook| Scope::Hook(HookId(hook))),
+            limit: self.limit().ok_or_else(|| wrong("rate"))?,
             hash: self.hash.as_slice().try_into().map_err(|_| wrong("hash"))?,
             created_at: Timestamp::from_millis(self.created_at),
             expires_at: self.expires_at.map(Timestamp::from_millis),
@@ -135,5 +142,15 @@ impl Row {
             from: self.last_used_from.unwrap_or_default(),
         });
         Ok((key, last))
+    }
+
+    /// `None` when it says nothing sensible.
+    fn limit(&self) -> Option<Option<Limit>> {
+        let Some(rate) = &self.rate else {
+            return Some(None);
+        };
+        let rate = rate.parse().ok()?;
+        let burst = u32::try_from(self.burst?).ok()?;
+        Some(Some(Limit { rate, burst }))
     }
 }

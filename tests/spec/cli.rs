@@ -250,6 +250,26 @@ fn a_key_goes_to_a_private_file_and_to_no_other_place() {
 }
 
 #[test]
+fn one_of_a_thing_is_not_called_several() {
+    let mut home = Home::new();
+    home.serve();
+    let said = |args: &[&str]| String::from_utf8(home.run(args).stderr).unwrap();
+    let made = said(&["namespaces", "create", "solo", "--lanes", "1"]);
+    assert!(made.contains("created  solo, 1 lane\n"), "{made}");
+    let gone = said(&["namespaces", "delete", "solo", "--yes", "--confirm", "solo"]);
+    assert!(gone.contains("1 lane, 0 hooks\n"), "{gone}");
+    home.out(&["hooks", "create", "hello"]);
+    home.out(&["send", "hello", "--no-wait", "-q"]);
+    let asked = said(&["hooks", "delete", "hello"]);
+    assert!(asked.contains("(1 stream, 1 event)"), "{asked}");
+    let gone = said(&["hooks", "delete", "hello", "--yes", "--confirm", "hello"]);
+    assert!(
+        gone.contains("deleted  hello: 1 stream, 1 event\n"),
+        "{gone}"
+    );
+}
+
+#[test]
 fn a_misspelled_name_is_recognised() {
     let home = Home::new();
     home.out(&["hooks", "create", "billing"]);
@@ -258,6 +278,24 @@ fn a_misspelled_name_is_recognised() {
     assert!(text.contains("did you mean billing?"), "{text}");
     let (code, _) = home.err(&["keys", "revoke", "k_00000000", "--yes"]);
     assert_eq!(code, 5);
+}
+
+#[test]
+fn lanes_that_are_watched_are_shown_again_and_again() {
+    let mut home = Home::new();
+    home.serve();
+    let mut watch = home.command();
+    let watch = watch.args(["lanes", "list", "--watch", "-o", "json"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let seen = BufReader::new(watch.stdout.take().unwrap());
+    let lists = serde_json::Deserializer::from_reader(seen).into_iter::<serde_json::Value>();
+    let at: Vec<_> = lists
+        .take(2)
+        .map(|list| list.unwrap()["at"].to_string())
+        .collect();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(at.len() == 2 && at[0] < at[1], "{at:?}");
 }
 
 #[test]

@@ -189,6 +189,58 @@ fn a_key_opens_nothing_from_the_moment_it_is_revoked_or_has_expired() {
 }
 
 #[test]
+fn a_key_that_sends_too_many_is_told_when_to_come_again_before_its_body_is_read() {
+    let world = World::new(SETUP, &[], HOOKS);
+    let spec =
+        json!({"kind": "write", "hook": "plain", "name": "noisy", "rate": "1/m", "burst": 3});
+    let noisy = new_key(&world, &spec);
+    let post = |key: &str| world.ask(&Ask::post("plain").key(key).body("{}"));
+    for _ in 0..3 {
+        assert_eq!(post(&noisy).status, 202);
+    }
+    // A change of the configuration is no new bucket.
+    let other = new_key(
+        &world,
+        &json!({"kind": "write", "hook": null, "name": "b", "rate": "9/s"}),
+    );
+    let refused = post(&noisy);
+    assert_eq!((refused.status, refused.code().as_str()), (429, "too_many"));
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{refused:?}");
+    let unsent = Ask::post("plain").key(&noisy);
+    let unsent = unsent.header("content-length", "9");
+    assert_eq!(
+        world.ask(&unsent.header("expect", "100-continue")).status,
+        429
+    );
+    let in_path = Ask::post(&format!("plain/{noisy}")).body("{}");
+    assert_eq!(world.ask(&in_path).status, 429, "by whatever way it comes");
+
+    assert_eq!(post(&other).status, 202, "every key has its own");
+    assert_eq!(post(&world.write).status, 202, "or none");
+    assert_eq!(head(&world, "plain"), 5);
+    let page = String::from_utf8(world.get("/metrics").body).unwrap();
+    let counted = "hooklane_events_refused_total{reason=\"rate\"} 3";
+    assert!(page.contains(counted), "{page}");
+
+    let keys = world.admin("GET", "/v1/admin/keys", &Value::Null).json();
+    let keys = keys["items"].as_array().unwrap().iter();
+    let rates: Vec<_> = keys.map(|key| (&key["rate"], &key["burst"])).collect();
+    assert!(rates.contains(&(&json!("1/m"), &json!(3))), "{rates:?}");
+    assert!(rates.contains(&(&json!("9/s"), &json!(9))), "{rates:?}");
+    for wrong in [
+        json!({"kind": "read", "hook": null, "name": "x", "rate": "1/s"}),
+        json!({"kind": "write", "hook": null, "name": "x", "burst": 1}),
+        json!({"kind": "write", "hook": null, "name": "x", "rate": "1/s", "burst": 0}),
+        json!({"kind": "write", "hook": null, "name": "x", "rate": "0/s"}),
+        json!({"kind": "write", "hook": null, "name": "x", "rate": "1/h"}),
+    ] {
+        let refused = world.admin("POST", "/v1/admin/keys", &wrong);
+        assert_eq!((refused.status, refused.code().as_str()), (422, "invalid"));
+    }
+}
+
+#[test]
 fn a_body_that_is_too_long_or_compressed_is_refused_and_one_that_just_fits_is_not() {
     let world = World::new(SETUP, &[], HOOKS);
     let post = || Ask::post("small").key(&world.write);
@@ -1145,6 +1197,36 @@ fn garbage_in_a_query_or_an_admin_body_is_refused_in_our_own_words() {
     let untyped = world.ask(&untyped);
     assert!((400..500).contains(&untyped.status), "{untyped:?}");
     untyped.code();
+}
+
+#[test]
+fn an_operation_longer_than_it_may_be_is_too_large_and_not_malformed() {
+    let world = World::new(SETUP, &[], HOOKS);
+    let max = 2 * 1024 * 1024;
+    let spec = r#"{"name":"long"}"#;
+    let spec = |length: usize| spec.to_owned() + &" ".repeat(length - spec.len());
+    let ask = || {
+        let ask = Ask::new("POST", "/v1/admin/hooks").key(&world.admin);
+        ask.header("content-type", "application/json")
+    };
+    let too_long = spec(max + 1);
+    assert_eq!(too_long.len(), max + 1);
+    let (first, last) = too_long.as_bytes().split_at(max);
+    for refused in [
+        world.ask(
+            &ask()
+                .header("content-length", "999999999")
+                .header("expect", "100-continue"),
+        ),
+        world.ask(&ask().body(&too_long)),
+        world.ask(&ask().chunks(&[first, last])),
+    ] {
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (413, "too_large")
+        );
+    }
+    assert_eq!(world.ask(&ask().body(spec(max))).status, 201);
 }
 
 #[test]

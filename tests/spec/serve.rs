@@ -110,6 +110,125 @@ fn an_event_that_cannot_be_folded_holds_its_stream_alone_until_the_reducer_is_ri
 }
 
 #[test]
+fn a_reducer_goes_with_its_states_and_one_that_comes_back_folds_from_the_first_event() {
+    let world = accounts();
+    world.accepted("accounts", event("a", 1));
+    world.accepted("accounts", event("b", "two"));
+    assert_eq!(world.state("accounts/a", 1)["sum"], 1);
+    world.held("accounts/b");
+    let set_aside = || {
+        let lanes = world.admin("GET", "/v1/admin/lanes", &Value::Null).json();
+        let lanes = lanes["items"].as_array().unwrap();
+        let each = lanes.iter().map(|lane| lane["set_aside"].as_i64().unwrap());
+        each.sum::<i64>()
+    };
+    assert_eq!(set_aside(), 1);
+
+    let edit = |more: &[&str]| {
+        let args = [&["hooks", "edit", "accounts"], more].concat();
+        attempt(&world.home, &args)
+    };
+    world
+        .home
+        .run(&["hooks", "edit", "accounts", "--debounce", "1ms"]);
+    let (code, _, said) = edit(&["--no-reduce"]);
+    assert_eq!(
+        code,
+        Some(2),
+        "it would leave a debounce of nothing: {said}"
+    );
+    assert!(said.contains("error: a debounce needs a reducer: end it too, with --no-debounce\n"));
+    let refused = world.admin(
+        "PATCH",
+        "/v1/admin/hooks/accounts",
+        &json!({"reduce": null}),
+    );
+    assert_eq!((refused.status, refused.code().as_str()), (422, "invalid"));
+    assert_eq!(edit(&["--no-reduce", "--reduce", "count"]).0, Some(2));
+
+    let (code, _, said) = edit(&["--no-reduce", "--no-debounce"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("  reduce: sum.js -> -\n") && said.contains("2 states go;"),
+        "{said}"
+    );
+    assert_eq!(world.get("/v1/hooks/accounts/state?stream=a").status, 422);
+    until(|| (set_aside() == 0).then_some(()));
+    world.accepted("accounts", event("b", 3));
+
+    let (code, _, said) = edit(&["--reduce", "count"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("hooks edit accounts --no-reduce\n"),
+        "the way back: {said}"
+    );
+    assert_eq!(world.state("accounts/a", 1), 1);
+    assert_eq!(world.state("accounts/b", 2), 2);
+}
+
+#[test]
+fn the_stream_that_waits_longest_stands_first_and_what_waits_for_nothing_last() {
+    let world = accounts();
+    for (who, n) in [("late", json!(1)), ("done", json!(1)), ("first", json!(1))] {
+        world.accepted("accounts", event(who, n));
+        world.state(&format!("accounts/{who}"), 1);
+    }
+    for who in ["first", "late"] {
+        world.accepted("accounts", event(who, "no"));
+        world.held(&format!("accounts/{who}"));
+        // Ages are told in milliseconds.
+        let told = world.cursor(&format!("accounts/{who}"))["oldest_ms"].as_u64();
+        until(|| {
+            let now = world.cursor(&format!("accounts/{who}"))["oldest_ms"].as_u64();
+            (now > told).then_some(())
+        });
+    }
+    let list = |more: &[&str]| {
+        let args = [&["streams", "list", "-o", "names"], more].concat();
+        let (code, names, said) = attempt(&world.home, &args);
+        assert_eq!(code, Some(0), "{said}");
+        names
+            .replace("accounts/", "")
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(&[]), ["first", "late", "done"]);
+    assert_eq!(
+        list(&["--limit", "1"]),
+        ["first"],
+        "however few are asked for"
+    );
+    assert_eq!(list(&["--condition", "held"]), ["first", "late"]);
+    assert_eq!(list(&["--condition", "flowing"]), ["done"]);
+    assert_eq!(list(&["--sort", "created"]), ["late", "done", "first"]);
+    assert_eq!(list(&["--after", "1"]), ["done", "first"]);
+    let both = ["streams", "list", "--after", "1", "--sort", "oldest"];
+    assert_eq!(attempt(&world.home, &both).0, Some(2));
+}
+
+#[test]
+fn a_hook_that_goes_leaves_nothing_set_aside() {
+    let world = accounts();
+    world.accepted("accounts", event("a", "one"));
+    world.held("accounts/a");
+    let held = || {
+        let page = String::from_utf8(world.get("/metrics").body).unwrap();
+        page.contains("\nhooklane_cursors_held 1\n")
+    };
+    assert!(held());
+    world.home.run(&[
+        "hooks",
+        "delete",
+        "accounts",
+        "--yes",
+        "--confirm",
+        "accounts",
+    ]);
+    until(|| (!held()).then_some(()));
+}
+
+#[test]
 fn an_operator_passes_the_event_that_is_next_and_no_other() {
     let world = accounts();
     let good = world.accepted("accounts", event("a", 1));
@@ -172,6 +291,65 @@ fn a_hook_that_skips_on_error_keeps_a_dead_letter_with_its_reason_and_goes_on() 
     let fate = fate(&world, &bad);
     assert_eq!(fate["outcome"], "skipped");
     assert!(fate["reason"].as_str().unwrap().contains("no number: one"));
+}
+
+#[test]
+fn dead_letters_are_listed_with_their_reasons_and_nothing_else_is() {
+    let world = World::new(
+        SETUP,
+        &[("sum.js", SUM)],
+        &format!("{ACCOUNTS} on_error = \"skip\"\n[[hooks]]\nname = \"plain\"\nreduce = \"count\""),
+    );
+    world.accepted("plain", "1");
+    world.accepted("accounts", event("a", 1));
+    let first = world.accepted("accounts", event("a", "one"));
+    let second = world.accepted("accounts", event("b", "two"));
+    world.accepted("accounts", event("b", 2));
+    world.state("accounts/a", 2);
+    world.state("accounts/b", 2);
+    let dead = |more: &str| -> Vec<Value> {
+        let path = format!("/v1/admin/events?dead=true{more}");
+        let rows = world.admin("GET", &path, &Value::Null).json()["items"].take();
+        let pair = |row: &Value| json!([row["event"], row["reason"].as_str().unwrap()]);
+        rows.as_array().unwrap().iter().map(pair).collect()
+    };
+    let (one, two) = ("no number: one", "no number: two");
+    let is = |row: &Value, event: &Value, why: &str| {
+        row[0] == event["event"] && row[1].as_str().unwrap().contains(why)
+    };
+    let all = dead("");
+    assert!(
+        all.len() == 2 && is(&all[0], &second, two) && is(&all[1], &first, one),
+        "{all:?}"
+    );
+    assert_eq!(dead("&hook=plain"), [] as [Value; 0]);
+    assert_eq!(dead("&stream=accounts/a"), all[1..]);
+    assert_eq!(dead("&since=2999-01-01T00:00:00Z"), [] as [Value; 0]);
+    assert_eq!(dead("&limit=1"), all[..1]);
+    let page = format!("&after={}", second["event"].as_str().unwrap());
+    assert_eq!(dead(&page), all[1..], "newest first, page by page");
+
+    let list = |more: &[&str]| {
+        world
+            .home
+            .run(&[&["events", "list", "--dead"], more].concat())
+    };
+    let table = list(&["--stream", "accounts/a"]);
+    let header = ["EVENT", "STREAM", "SEQ", "RECEIVED", "HANDLER", "REASON"];
+    let mut lines = table.lines();
+    assert!(
+        lines.next().unwrap().split_whitespace().eq(header),
+        "{table}"
+    );
+    let row = lines.next().unwrap();
+    assert!(
+        row.contains("accounts/a    2") && row.contains("reduce"),
+        "{table}"
+    );
+    assert!(row.contains(one) && lines.next().is_none(), "{table}");
+    assert_eq!(list(&["-o", "names"]).lines().count(), 2);
+    let tail = world.admin("GET", "/v1/admin/events/tail?dead=true", &Value::Null);
+    assert_eq!((tail.status, tail.code().as_str()), (400, "malformed"));
 }
 
 #[test]

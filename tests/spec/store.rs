@@ -12,6 +12,7 @@ use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::OrderingKey;
 use hooklane::domain::position::{Position, Seq};
+use hooklane::domain::rate::Limit;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
     Advance, Appended, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, Skip, Step,
@@ -611,12 +612,15 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
 async fn keys_keep_everything_but_their_text(on: On) {
     let world = World::new(on).await;
     let minted = key::mint(Kind::Write);
+    let rate = "600/m".parse().unwrap();
+    let limit = Some(Limit { rate, burst: 20 });
     let key = Key {
         number: 0,
         id: minted.id,
         name: "me".parse().unwrap(),
         kind: Kind::Write,
         scope: Scope::Hook(HookId(1)),
+        limit,
         hash: minted.hash,
         created_at: Timestamp::from_millis(1),
         expires_at: Some(Timestamp::from_millis(9)),
@@ -633,6 +637,7 @@ async fn keys_keep_everything_but_their_text(on: On) {
         (stored.id, stored.hash, stored.scope),
         (key.id, key.hash, key.scope)
     );
+    assert_eq!(stored.limit, limit);
     assert_eq!(used, None);
     assert!(
         stored.is_live(Timestamp::from_millis(8)) && !stored.is_live(Timestamp::from_millis(9))

@@ -12,8 +12,13 @@ pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
     spec.namespace = edit.namespace.unwrap_or(spec.namespace);
     spec.order_by = edit.order_by.unwrap_or(spec.order_by);
     spec.unordered = edit.unordered.unwrap_or(spec.unordered);
-    spec.reduce = edit.reduce.or(spec.reduce);
-    spec.on_error = edit.on_error.unwrap_or(spec.on_error);
+    // What to do with an error goes with the reducer that could make one.
+    let kept = match edit.reduce {
+        Some(None) => OnError::default(),
+        _ => spec.on_error,
+    };
+    spec.reduce = edit.reduce.unwrap_or(spec.reduce);
+    spec.on_error = edit.on_error.unwrap_or(kept);
     spec.debounce = edit.debounce.unwrap_or(spec.debounce);
     spec.body_max = edit.body_max.unwrap_or(spec.body_max);
     spec
@@ -40,8 +45,9 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
             label: "reduce",
             shown: reduce(spec.reduce.as_ref()),
             flag: match &spec.reduce {
-                Some(Reducer::Script(_)) | None => None,
+                Some(Reducer::Script(_)) => None,
                 Some(built_in) => Some(format!("--reduce {built_in}")),
+                None => Some("--no-reduce".into()),
             },
         },
         plain("on error", "--on-error", on_error(spec.on_error).into()),
@@ -117,7 +123,7 @@ pub fn lines(changes: &Changes) -> Vec<String> {
     lines
 }
 
-/// How many hooks and namespaces an apply deletes.
+/// How many hooks an apply deletes; it deletes no namespaces.
 pub fn deleted(changes: &Changes) -> usize {
     let deleted = changes.changes.iter();
     deleted
@@ -189,6 +195,28 @@ mod tests {
             "--order-by none --no-debounce"
         );
         assert!(differences(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn a_reducer_that_goes_takes_along_what_its_errors_led_to_and_comes_back_with_it() {
+        let mut before = HookSpec::new("orders".parse().unwrap());
+        before.reduce = Some(Reducer::Count);
+        before.on_error = OnError::Skip;
+        let edit = HookEdit {
+            reduce: Some(None),
+            ..HookEdit::default()
+        };
+        let after = edited(before.clone(), &edit);
+        assert_eq!(
+            differences(&before, &after),
+            ["reduce: count -> -", "on error: skip -> hold"]
+        );
+        let back = way_back(&before, &after).unwrap();
+        assert_eq!(back, "--reduce count --on-error skip");
+        assert_eq!(
+            way_back(&after, &before).unwrap(),
+            "--no-reduce --on-error hold"
+        );
     }
 
     #[test]
