@@ -10,6 +10,7 @@ mod cluster;
 mod daemon;
 mod file;
 mod home;
+mod ingest;
 mod lane;
 mod migrations;
 mod nodes;

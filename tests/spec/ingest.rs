@@ -1,0 +1,176 @@
+//! Five writers that contend for the same rows of a Postgres server: what the order of locks is for, and
+//! what becomes of it without that order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use tokio::task::JoinSet;
+
+use crate::home::{Home, On};
+
+const WRITERS: usize = 5;
+
+/// Batches that are enough to see that all is well.
+const BATCHES: u64 = 2_000;
+
+/// How long they write at most.
+const TIME_MAX: Duration = Duration::from_secs(40);
+
+/// Twelve events in no order, over streams that are hot and streams that all writers make at the same
+/// moment; a quarter carry a dedupe key of a small range.
+const BATCH: &str = "select count(*) from (
+  select array_agg((1 + floor(random() * 4))::bigint) as hook,
+    array_agg(case when random() < 0.4 then 'hot' || floor(random() * 5)
+      else 'k' || floor(extract(epoch from clock_timestamp()) * 20)::bigint || '-' || floor(random() * 8)
+      end) as okey,
+    array_agg(floor(random() * 65536)::bigint) as slot,
+    array_agg(uuid_send(gen_random_uuid())) as id,
+    array_agg(0::bigint) as at, array_agg(null::bigint) as kid,
+    array_agg(case when random() < 0.25 then 'd' || floor(random() * 200) end) as dk,
+    array_agg('{}'::text) as hd, array_agg('x'::bytea) as body
+  from generate_series(1, 12)) b,
+  lateral hooklane_ingest(b.hook, b.okey, b.slot, b.id, b.at, b.kid, b.dk, b.hd, b.body, false)";
+
+/// Streams whose events are not exactly 1 to their head, in one snapshot.
+const HOLES: &str = "select count(*) from (
+  select s.head, count(e.seq) as events, coalesce(max(e.seq), 0) as last
+  from streams s left join events e on e.stream = s.id group by s.id, s.head) x
+  where head <> events or head <> last";
+
+struct Load {
+    options: PgConnectOptions,
+    _home: Home,
+}
+
+#[derive(Default)]
+struct Seen {
+    batches: AtomicU64,
+    deadlocks: AtomicU64,
+    holes: AtomicU64,
+    looks: AtomicU64,
+}
+
+impl Seen {
+    fn now(&self) -> [u64; 4] {
+        [&self.batches, &self.deadlocks, &self.holes, &self.looks].map(|n| n.load(Relaxed))
+    }
+}
+
+impl Load {
+    async fn new() -> Self {
+        let home = Home::new(On::Postgres);
+        home.open().await.unwrap().close().await;
+        let Home::Server(name) = &home else {
+            unreachable!("a server was asked for");
+        };
+        let url = crate::postgres::shared().url("postgres", name);
+        let options: PgConnectOptions = url.parse().unwrap();
+        let load = Self {
+            options,
+            _home: home,
+        };
+        load.run(
+            "insert into hooks (namespace, name, order_by, unordered, body_max, created_at)
+             select 'default', 'h' || n, '', 'keep', 1000, 0 from generate_series(1, 4) n",
+        )
+        .await;
+        load
+    }
+
+    async fn run(&self, statement: &str) {
+        let mut db = PgConnection::connect_with(&self.options).await.unwrap();
+        let statement = AssertSqlSafe(statement.to_owned());
+        sqlx::raw_sql(statement).execute(&mut db).await.unwrap();
+    }
+
+    /// Puts another text in the place of `hooklane_ingest`'s.
+    async fn break_ingest(&self, right: &str, wrong: &str) {
+        let all = include_str!("../../migrations/postgres/0002_functions.sql");
+        let begin = all.find("create function hooklane_ingest").unwrap();
+        let end = begin + all[begin..].find("end $$;").unwrap() + "end $$;".len();
+        let function = &all[begin..end];
+        assert_eq!(function.matches(right).count(), 1, "{right}");
+        let broken = function
+            .replace("create function", "create or replace function")
+            .replace(right, wrong);
+        self.run(&broken).await;
+    }
+
+    /// Writes until `enough` of what was seen: batches, deadlocks, holes, looks for holes.
+    async fn write(&self, enough: impl Fn([u64; 4]) -> bool) -> [u64; 4] {
+        let seen = Arc::new(Seen::default());
+        let mut tasks = JoinSet::new();
+        for _ in 0..WRITERS {
+            tasks.spawn(write(self.options.clone(), seen.clone()));
+        }
+        tasks.spawn(look_for_holes(self.options.clone(), seen.clone()));
+        let began = Instant::now();
+        while !enough(seen.now()) && began.elapsed() < TIME_MAX {
+            // Whoever ends before is one that panicked.
+            let ended = tokio::time::timeout(Duration::from_millis(50), tasks.join_next()).await;
+            assert!(ended.is_err(), "{ended:?}");
+        }
+        tasks.shutdown().await;
+        seen.now()
+    }
+}
+
+async fn write(options: PgConnectOptions, seen: Arc<Seen>) {
+    let mut db = PgConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("set deadlock_timeout = '20ms'")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    loop {
+        match sqlx::query(BATCH).fetch_one(&mut db).await {
+            Ok(_) => seen.batches.fetch_add(1, Relaxed),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("40P01") => {
+                seen.deadlocks.fetch_add(1, Relaxed)
+            }
+            Err(error) => panic!("{error}"),
+        };
+    }
+}
+
+async fn look_for_holes(options: PgConnectOptions, seen: Arc<Seen>) {
+    let mut db = PgConnection::connect_with(&options).await.unwrap();
+    loop {
+        let row = sqlx::query(HOLES).fetch_one(&mut db).await.unwrap();
+        let holes = u64::try_from(row.get::<i64, _>(0)).unwrap();
+        seen.holes.fetch_add(holes, Relaxed);
+        seen.looks.fetch_add(1, Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_contending_writers_never_deadlock_and_no_snapshot_has_a_hole() {
+    let enough = |[batches, _, _, looks]: [u64; 4]| batches >= BATCHES && looks > 5;
+    let seen = Load::new().await.write(enough).await;
+    assert!(enough(seen), "too little was written: {seen:?}");
+    assert_eq!((seen[1], seen[2]), (0, 0), "deadlocks, holes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_order_of_row_locks_they_deadlock() {
+    let load = Load::new().await;
+    load.break_ingest(
+        "order by s.id for no key update",
+        "order by random() for no key update",
+    )
+    .await;
+    assert!(load.write(|seen| seen[1] > 0).await[1] > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_order_in_which_streams_are_made_they_deadlock() {
+    let load = Load::new().await;
+    load.break_ingest(
+        "group by b.hook, b.okey order by b.hook, b.okey",
+        "group by b.hook, b.okey order by random()",
+    )
+    .await;
+    assert!(load.write(|seen| seen[1] > 0).await[1] > 0);
+}
