@@ -14,6 +14,7 @@ mod lane;
 mod migrations;
 mod nodes;
 mod postgres;
+mod redis;
 mod redis_server;
 mod refused;
 mod shipped;
