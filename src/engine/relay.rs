@@ -266,9 +266,6 @@ async fn watch(engine: Arc<Engine>, redis: Redis) {
                 engine.sweep_soon();
             }
             Sign::Lost => {
-                if let Err(error) = redis.check_cluster().await {
-                    tracing::error!(%error, "Redis");
-                }
                 recover(&engine, &redis, &engine.held()).await;
             }
             Sign::Fine if was_away => {

@@ -6,40 +6,32 @@
 //! that stalls must not swallow a hint. Keys of a namespace share a hash tag, so that each script finds
 //! its keys on one node of a Redis Cluster.
 
+mod link;
+
 use std::collections::HashMap;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ErrorKind, RedisError, Script, ServerErrorKind};
+use redis::{Script, ScriptInvocation};
 use tokio::sync::Notify;
 
+use self::link::Link;
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
 
-/// How long an answer may take: hints are worth no more.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub use self::link::Address;
 
-/// How long the server may take to let us in at the start.
-const PATIENCE_AT_START: Duration = Duration::from_secs(4);
+/// Hints in one call: a script holds everybody else up.
+const PUSH_MAX: usize = 2_048;
 
-/// The oldest server that is tested.
-const VERSION_MIN: (u32, u32) = (6, 2);
-
-/// Says which database's nodes use this server.
-const CLUSTER: &str = "{hooklane}:cluster";
-
-/// Where every namespace's pokes are heard.
-const POKES: &str = "{hooklane:*}:poke";
+/// The time from one try to hear pokes to the next.
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 /// What Redis says about a lane or a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +48,19 @@ pub enum Answer<T> {
     NotOwner(Option<i64>),
     /// The lane was claimed under a later epoch.
     Fenced(i64),
+}
+
+impl<T> Answer<T> {
+    fn map<U>(self, done: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Done(value) => Answer::Done(done(value)),
+            Self::Wiped => Answer::Wiped,
+            Self::Stale(generation) => Answer::Stale(generation),
+            Self::Behind(generation) => Answer::Behind(generation),
+            Self::NotOwner(epoch) => Answer::NotOwner(epoch),
+            Self::Fenced(epoch) => Answer::Fenced(epoch),
+        }
+    }
 }
 
 /// What the pulse shows.
@@ -80,63 +85,19 @@ pub enum Error {
     Away(String),
 }
 
-/// The address of a server. Its password is never shown.
-#[derive(Clone)]
-pub struct Address {
-    client: Client,
-    shown: String,
-}
-
-impl FromStr for Address {
-    type Err = Error;
-
-    /// Reads `redis://USER:PASSWORD@HOST:PORT/NUMBER`, `rediss://…` or `redis+unix:///PATH`.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |_| {
-            Error::Refused(
-                "not a Redis server: give redis://HOST:PORT or redis+unix:///PATH".into(),
-            )
-        };
-        let client = Client::open(text).map_err(wrong)?;
-        let shown = client.get_connection_info().addr().to_string();
-        Ok(Self { client, shown })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
-
-impl PartialEq for Address {
-    fn eq(&self, other: &Self) -> bool {
-        self.shown == other.shown
-    }
-}
-
-impl Eq for Address {}
-
 /// A server that keeps hints. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis(Arc<Inner>);
 
 struct Inner {
-    address: Address,
-    server: ConnectionManager,
+    link: Link,
     scripts: Scripts,
     poked: Notify,
-    /// What nodes of this database write under [`CLUSTER`].
-    cluster: i64,
     pulse_key: String,
+    /// The last beat that was answered.
     pulse: AtomicI64,
-    run_id: Mutex<String>,
+    /// The word that each namespace had when it was last raised: new after every loss.
+    boots: Mutex<HashMap<Name, String>>,
 }
 
 struct Scripts {
@@ -153,19 +114,8 @@ impl Redis {
     /// # Errors
     /// [`Error::Refused`] in one line that says what to do.
     pub async fn connect(address: &Address, cluster: i64, node: &str) -> Result<Self, Error> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
-            .set_number_of_retries(1)
-            .set_max_delay(PATIENCE);
-        let connecting = ConnectionManager::new_with_config(address.client.clone(), config);
-        let server = match tokio::time::timeout(PATIENCE_AT_START, connecting).await {
-            Ok(server) => server.map_err(|error| refusal(address, &error))?,
-            Err(_) => return Err(unfit(address, "cannot be reached: no answer", RUNS)),
-        };
-        let redis = Self(Arc::new(Inner {
-            address: address.clone(),
-            server,
+        Ok(Self(Arc::new(Inner {
+            link: Link::begin(address, cluster).await?,
             scripts: Scripts {
                 push: Script::new(include_str!("push.lua")),
                 claim: Script::new(include_str!("claim.lua")),
@@ -173,33 +123,20 @@ impl Redis {
                 raise: Script::new(include_str!("raise.lua")),
             },
             poked: Notify::new(),
-            cluster,
             pulse_key: format!("{{hooklane}}:pulse:{node}"),
             pulse: AtomicI64::new(0),
-            run_id: Mutex::default(),
-        }));
-        redis.check().await?;
-        Ok(redis)
+            boots: Mutex::default(),
+        })))
     }
 
     /// Hears the pokes of every namespace, for ever; [`Redis::poked`] tells.
     pub async fn listen(self) {
         loop {
-            if let Err(error) = self.hear().await {
+            if let Err(error) = self.0.link.hear(|| self.0.poked.notify_one()).await {
                 tracing::debug!(%error, "pokes are not heard");
             }
-            tokio::time::sleep(PATIENCE / 2).await;
+            tokio::time::sleep(BETWEEN_TRIES).await;
         }
-    }
-
-    async fn hear(&self) -> Result<(), RedisError> {
-        let mut pokes = self.0.address.client.get_async_pubsub().await?;
-        pokes.psubscribe(POKES).await?;
-        let mut pokes = pokes.into_on_message();
-        while pokes.next().await.is_some() {
-            self.0.poked.notify_one();
-        }
-        Ok(())
     }
 
     /// Waits until somebody has poked since the last wait.
@@ -214,7 +151,7 @@ impl Redis {
     pub async fn poke(&self, namespace: &Name) -> Result<(), Error> {
         let mut poke = redis::cmd("PUBLISH");
         poke.arg(key(namespace, "poke")).arg(0);
-        self.ask::<()>(&poke).await
+        self.0.link.ask::<()>(&poke).await
     }
 
     /// Says that cursors have work in lanes of one generation of a namespace; how many were not known to.
@@ -222,6 +159,22 @@ impl Redis {
     /// # Errors
     /// [`Error::Away`]: unknown whether they are hinted.
     pub async fn push(
+        &self,
+        namespace: &Name,
+        generation: i64,
+        hints: &[(u16, CursorId)],
+    ) -> Result<Answer<usize>, Error> {
+        let mut added = 0;
+        for hints in hints.chunks(PUSH_MAX) {
+            match self.push_some(namespace, generation, hints).await? {
+                Answer::Done(more) => added += more,
+                other => return Ok(other),
+            }
+        }
+        Ok(Answer::Done(added))
+    }
+
+    async fn push_some(
         &self,
         namespace: &Name,
         generation: i64,
@@ -287,7 +240,8 @@ impl Redis {
         join_all(calls).await.into_iter().collect()
     }
 
-    /// Lifts a namespace to the generation that the database has.
+    /// Lifts a namespace to the generation that the database has. The next pulse tells when the namespace
+    /// was made anew since this node last raised it.
     ///
     /// # Errors
     /// [`Error::Away`].
@@ -297,7 +251,15 @@ impl Redis {
             .arg(set.generation)
             .arg(set.lanes)
             .arg(format!("{:016x}", rand::random::<u64>()));
-        self.run(&call, |_| ()).await
+        let raised = self.run(&call, |said| said.first().cloned()).await?;
+        Ok(raised.map(|boot| self.know_boot(&set.namespace, boot.unwrap_or_default())))
+    }
+
+    fn know_boot(&self, namespace: &Name, boot: String) {
+        let known = self.0.boots.lock().insert(namespace.clone(), boot.clone());
+        if known.is_some_and(|known| known != boot) {
+            self.0.link.note_loss();
+        }
     }
 
     /// Removes every hint of a namespace and what it knows of owners: they claim and sweep then.
@@ -314,119 +276,57 @@ impl Redis {
                 .arg(&pattern)
                 .arg("COUNT")
                 .arg(1_000);
-            let (next, keys): (u64, Vec<String>) = self.ask(&scan).await?;
+            let (next, keys): (u64, Vec<String>) = self.0.link.ask(&scan).await?;
             if !keys.is_empty() {
-                self.ask::<()>(redis::cmd("DEL").arg(keys)).await?;
+                self.delete(&keys).await?;
             }
             cursor = next;
             if cursor == 0 {
-                return Ok(());
+                // Who came back while this went on may have lost hints since: he does so again.
+                return self.delete(&[key(namespace, "conf")]).await;
             }
         }
     }
 
+    async fn delete(&self, keys: &[String]) -> Result<(), Error> {
+        let mut delete = redis::cmd("DEL");
+        self.0.link.ask::<()>(delete.arg(keys)).await
+    }
+
     /// Writes a counter and reads what stood there: less than was written means that the server has
-    /// forgotten or gone back. To be asked every second.
+    /// forgotten or gone back. To be asked every second. A loss is told once; who hears of it raises, claims
+    /// and sweeps until that has succeeded.
     pub async fn pulse(&self) -> Sign {
-        let last = self.0.pulse.fetch_add(1, Ordering::Relaxed);
+        let last = self.0.pulse.load(Ordering::Relaxed);
         let mut beat = redis::cmd("SET");
         beat.arg(&self.0.pulse_key)
             .arg(last + 1)
             .arg("EX")
             .arg(3600)
             .arg("GET");
-        let stood: Result<Option<i64>, _> = self.ask(&beat).await;
-        let info = self.ask::<String>(redis::cmd("INFO").arg("server")).await;
-        let (Ok(stood), Ok(info)) = (stood, info) else {
+        let Ok(stood) = self.0.link.ask::<Option<i64>>(&beat).await else {
             return Sign::Away;
         };
-        let run_id = field(&info, "run_id").unwrap_or_default().to_owned();
-        let before = std::mem::replace(&mut *self.0.run_id.lock(), run_id.clone());
-        // A beat whose answer was lost may have arrived or not: only what is older tells.
-        let is_older = last > 0 && stood.is_none_or(|stood| stood + 1 < last);
-        match is_older || (!before.is_empty() && before != run_id) {
-            true => Sign::Lost,
-            false => Sign::Fine,
+        self.0.pulse.store(last + 1, Ordering::Relaxed);
+        let is_older = stood.unwrap_or(0) < last;
+        // Both are asked: one loss is told once.
+        if self.0.link.take_loss() || is_older {
+            // What has forgotten us may belong to others by now: the next connection looks.
+            self.0.link.close();
+            return Sign::Lost;
         }
-    }
-
-    /// Makes sure that no other database's nodes use this server.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] when they do.
-    pub async fn check_cluster(&self) -> Result<(), Error> {
-        let mut mark = redis::cmd("SET");
-        mark.arg(CLUSTER).arg(self.0.cluster).arg("NX");
-        self.ask::<Option<String>>(&mark).await?;
-        let found: Option<i64> = self.ask(redis::cmd("GET").arg(CLUSTER)).await?;
-        match found {
-            Some(found) if found != self.0.cluster => Err(unfit(
-                &self.0.address,
-                "keeps the hints of another hooklane database",
-                "give this one a Redis of its own, or another number at the end of its address; if that \
-                 database is gone for ever: redis-cli del {hooklane}:cluster",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    async fn check(&self) -> Result<(), Error> {
-        let address = &self.0.address;
-        let info: String = self
-            .try_at_start(redis::cmd("INFO").arg("everything"))
-            .await?;
-        let version = field(&info, "redis_version").unwrap_or_default();
-        let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
-        let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        if number < VERSION_MIN {
-            let what = format!("is version {version}");
-            return Err(unfit(address, &what, "6.2 or later is needed"));
-        }
-        if field(&info, "role").is_some_and(|role| role != "master") {
-            let what = "follows another server and takes no writes";
-            return Err(unfit(address, what, "give the address of the primary"));
-        }
-        let evicts = field(&info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction");
-        if evicts && field(&info, "maxmemory") != Some("0") {
-            tracing::warn!(redis = %address, "Redis may evict hints when its memory is full: \
-                set maxmemory-policy noeviction");
-        }
-        let mut script = redis::cmd("EVAL");
-        script
-            .arg("return redis.call('PUBLISH', '{hooklane:default}:poke', '0')")
-            .arg(0);
-        self.try_at_start::<i64>(&script).await?;
-        self.check_cluster().await
-    }
-
-    async fn try_at_start<T: redis::FromRedisValue>(
-        &self,
-        command: &redis::Cmd,
-    ) -> Result<T, Error> {
-        let mut server = self.0.server.clone();
-        let asked = command.query_async(&mut server);
-        match tokio::time::timeout(PATIENCE_AT_START, asked).await {
-            Ok(answer) => answer.map_err(|error| refusal(&self.0.address, &error)),
-            Err(_) => Err(unfit(&self.0.address, "cannot be reached: no answer", RUNS)),
-        }
-    }
-
-    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        let mut server = self.0.server.clone();
-        in_time(command.query_async(&mut server)).await
+        Sign::Fine
     }
 
     async fn run<T>(
         &self,
-        call: &redis::ScriptInvocation<'_>,
+        call: &ScriptInvocation<'_>,
         done: impl Fn(&[String]) -> T,
     ) -> Result<Answer<T>, Error> {
-        let mut server = self.0.server.clone();
-        let said: Vec<String> = in_time(call.invoke_async(&mut server)).await?;
+        let said: Vec<String> = self.0.link.call(call).await?;
         let number = || said.get(1).and_then(|text| text.parse().ok());
         match said.first().map(String::as_str) {
-            Some("OK") => Ok(Answer::Done(done(&said[1..]))),
-            Some("RAISED" | "SAME") => Ok(Answer::Done(done(&[]))),
+            Some("OK" | "RAISED" | "SAME") => Ok(Answer::Done(done(&said[1..]))),
             Some("WIPED") => Ok(Answer::Wiped),
             Some("STALE") => Ok(Answer::Stale(number().unwrap_or(i64::MAX))),
             Some("BEHIND") => Ok(Answer::Behind(number().unwrap_or(0))),
@@ -434,13 +334,6 @@ impl Redis {
             Some("FENCED") => Ok(Answer::Fenced(number().unwrap_or(i64::MAX))),
             _ => Err(Error::Away(format!("not understood: {said:?}"))),
         }
-    }
-}
-
-async fn in_time<T>(asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(answer) => answer.map_err(|error| Error::Away(error.to_string())),
-        Err(_) => Err(Error::Away("no answer within a second".into())),
     }
 }
 
@@ -467,44 +360,4 @@ fn cursor(member: &str) -> Option<CursorId> {
         stream: StreamId(stream.parse().ok()?),
         handler: HandlerId(handler.parse().ok()?),
     })
-}
-
-/// A line of what INFO says.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| {
-        let (field, value) = line.split_once(':')?;
-        (field == name).then_some(value.trim())
-    })
-}
-
-const RUNS: &str = "does it run, and is the address right?";
-
-/// Why the server does not let us in, and what to do about it.
-fn refusal(address: &Address, error: &RedisError) -> Error {
-    let said = error.to_string();
-    match error.kind() {
-        ErrorKind::AuthenticationFailed => {
-            let what = format!("does not let us in: {said}");
-            unfit(address, &what, "see user and password in its address")
-        }
-        _ if error.code() == Some("NOPERM") => unfit(
-            address,
-            &format!("does not let this user do what hints need: {said}"),
-            "allow it +@all on ~{hooklane* and &{hooklane*",
-        ),
-        _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => {
-            let what = format!("does not let us in: {said}");
-            unfit(address, &what, "see user and password in its address")
-        }
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => unfit(
-            address,
-            "follows another server and takes no writes",
-            "give the address of the primary",
-        ),
-        _ => unfit(address, &format!("cannot be reached: {said}"), RUNS),
-    }
-}
-
-fn unfit(address: &Address, what: &str, remedy: &str) -> Error {
-    Error::Refused(format!("Redis at {address} {what}; {remedy}"))
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Ends with the input of its shell: then this process is gone, or needs the server no more.
 const GUARD: &str = r#"
@@ -23,6 +24,7 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// A running server, or one that was killed and waits to be started again.
 pub struct RedisServer {
     dir: PathBuf,
+    options: Vec<String>,
     guard: Child,
     server: Mutex<Option<Child>>,
 }
@@ -30,12 +32,18 @@ pub struct RedisServer {
 impl RedisServer {
     /// An empty one.
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// An empty one with further options, as on its command line.
+    pub fn with(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap().keep();
         let mut guard = Command::new("sh");
         guard.args(["-c", GUARD]).current_dir(&dir);
         let server = Self {
             guard: guard.stdin(Stdio::piped()).spawn().unwrap(),
             server: Mutex::new(None),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
             dir,
         };
         server.run();
@@ -44,7 +52,12 @@ impl RedisServer {
 
     /// Where it is found.
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.file("socket").display())
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    /// The socket alone.
+    pub fn socket(&self) -> PathBuf {
+        self.file("socket")
     }
 
     /// Asks it; the lines of the answer.
@@ -80,6 +93,22 @@ impl RedisServer {
         fs::remove_file(self.file("dump.rdb")).unwrap();
     }
 
+    /// Stops it from answering, its connections open.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it answer again.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let server = self.server.lock();
+        let pid = Pid::from_child(server.as_ref().expect("a server that runs"));
+        kill_process(pid, signal).unwrap();
+    }
+
     fn run(&self) {
         let path = |name: &str| self.file(name).display().to_string();
         let server = Command::new("redis-server")
@@ -87,16 +116,23 @@ impl RedisServer {
             .args(["--dir", &self.dir.display().to_string()])
             .args(["--unixsocket", &path("socket"), "--pidfile", &path("pid")])
             .args(["--logfile", &path("log")])
+            .args(&self.options)
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("redis-server (is it installed?): {error}"));
         *self.server.lock() = Some(server);
         let began = Instant::now();
-        while self.cli(&["PING"]).as_deref() != Some("PONG\n") || !self.file("pid").exists() {
+        while !self.answers() || !self.file("pid").exists() {
             let log = || fs::read_to_string(self.file("log")).unwrap_or_default();
             assert!(began.elapsed() < START_MAX, "no Redis server: {}", log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Also who wants a password first.
+    fn answers(&self) -> bool {
+        let said = self.cli(&["PING"]);
+        said.is_some_and(|said| said.starts_with("PONG") || said.starts_with("NOAUTH"))
     }
 
     /// None while it does not answer.

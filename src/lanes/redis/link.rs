@@ -1,0 +1,404 @@
+//! One connection to the server, made anew when it fails.
+//!
+//! Promises: no call takes much longer than [`PATIENCE`], nothing queues up while the server is away, and
+//! a connection that once failed to answer is never asked again. Each new connection begins with a look
+//! at the server: whether it is fit, is still the same, and is ours.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    RedisResult, ScriptInvocation, ServerErrorKind,
+};
+use tokio::time::{Instant, timeout};
+
+use super::Error;
+
+/// How long an answer may take: hints are worth no more.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the server may take to let us in at the start.
+const PATIENCE_AT_START: Duration = Duration::from_secs(4);
+
+/// The time from one try to connect to the next.
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+
+/// How long pokes may be silent before we ask whether they can still be heard.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// The oldest server that is tested.
+const VERSION_MIN: (u32, u32) = (6, 2);
+
+/// Says which database's nodes use this server.
+const CLUSTER: &str = "{hooklane}:cluster";
+
+/// Where every namespace's pokes are heard.
+const POKES: &str = "{hooklane:*}:poke";
+
+/// The address of a server. Its password is never shown.
+#[derive(Clone)]
+pub struct Address {
+    client: Client,
+    shown: String,
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    /// Reads `redis://USER:PASSWORD@HOST:PORT/NUMBER`, `rediss://…` or `redis+unix:///PATH`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |_| {
+            Error::Refused(
+                "not a Redis server: give redis://HOST:PORT or redis+unix:///PATH".into(),
+            )
+        };
+        let client = Client::open(text).map_err(wrong)?;
+        let shown = client.get_connection_info().addr().to_string();
+        Ok(Self { client, shown })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.shown == other.shown
+    }
+}
+
+impl Eq for Address {}
+
+/// The way to one server.
+pub(super) struct Link {
+    address: Address,
+    /// What nodes of this database write under [`CLUSTER`].
+    cluster: i64,
+    open: Mutex<Option<Open>>,
+    tries: tokio::sync::Mutex<Tries>,
+    lost: AtomicBool,
+}
+
+/// A connection; its number tells it from the ones before.
+#[derive(Clone)]
+struct Open {
+    number: u64,
+    server: MultiplexedConnection,
+}
+
+#[derive(Default)]
+struct Tries {
+    number: u64,
+    next: Option<Instant>,
+    run_id: String,
+    said: String,
+}
+
+impl Link {
+    /// Connects for the first time, and makes sure that we may do all that hints need.
+    pub async fn begin(address: &Address, cluster: i64) -> Result<Self, Error> {
+        let link = Self {
+            address: address.clone(),
+            cluster,
+            open: Mutex::new(None),
+            tries: tokio::sync::Mutex::default(),
+            lost: AtomicBool::new(false),
+        };
+        let begun = async {
+            let open = link.connect(&mut *link.tries.lock().await).await?;
+            link.try_permissions(open).await
+        };
+        match timeout(PATIENCE_AT_START, begun).await {
+            Ok(begun) => begun.map(|()| link),
+            Err(_) => Err(unfit(address, "cannot be reached: no answer", RUNS)),
+        }
+    }
+
+    /// Runs one command.
+    pub async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        let mut open = self.open().await?;
+        let said = timeout(PATIENCE, command.query_async(&mut open.server)).await;
+        self.heard(open.number, said)
+    }
+
+    /// Runs one script, in full if the server does not know it.
+    pub async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Error> {
+        let mut open = self.open().await?;
+        let said = timeout(PATIENCE, call.invoke_async(&mut open.server)).await;
+        self.heard(open.number, said)
+    }
+
+    /// Gives the connection up: the next one begins with a look at the server.
+    pub fn close(&self) {
+        *self.open.lock() = None;
+    }
+
+    /// Notes that the server has lost something.
+    pub fn note_loss(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server has lost something since this was last asked.
+    pub fn take_loss(&self) -> bool {
+        self.lost.swap(false, Ordering::Relaxed)
+    }
+
+    /// Calls `poked` for each poke, and once in the beginning, until they cannot be heard any more.
+    pub async fn hear(&self, poked: impl Fn()) -> Result<(), Error> {
+        let pokes = timeout(PATIENCE, self.subscribe());
+        let pokes = pokes.await.map_err(|_| no_answer())?.map_err(away)?;
+        let (mut asks, mut pokes) = pokes.split();
+        poked();
+        loop {
+            match timeout(SILENCE_MAX, pokes.next()).await {
+                Ok(Some(_)) => poked(),
+                Ok(None) => return Err(Error::Away("the subscription ended".into())),
+                Err(_) => {
+                    let ping = timeout(PATIENCE, asks.ping::<redis::Value>()).await;
+                    ping.map_err(|_| no_answer())?.map_err(away)?;
+                }
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> RedisResult<PubSub> {
+        let mut pokes = self.address.client.get_async_pubsub().await?;
+        pokes.psubscribe(POKES).await?;
+        Ok(pokes)
+    }
+
+    /// The connection, a new one if there is none. One call at a time tries; the others wait for it.
+    async fn open(&self) -> Result<Open, Error> {
+        if let Some(open) = self.open.lock().clone() {
+            return Ok(open);
+        }
+        let opened = timeout(PATIENCE, async {
+            let mut tries = self.tries.lock().await;
+            if let Some(open) = self.open.lock().clone() {
+                return Ok(open);
+            }
+            if tries.next.is_some_and(|next| Instant::now() < next) {
+                return Err(Error::Away(tries.said.clone()));
+            }
+            // For the case that this one is cut off.
+            tries.next = Some(Instant::now() + PATIENCE + BETWEEN_TRIES);
+            let opened = self.connect(&mut tries).await;
+            let failed = opened.as_ref().err();
+            tries.next = failed.map(|_| Instant::now() + BETWEEN_TRIES);
+            self.tell(&mut tries, failed);
+            opened
+        });
+        match opened.await {
+            Ok(opened) => opened.map_err(|error| Error::Away(error.to_string())),
+            Err(_) => Err(no_answer()),
+        }
+    }
+
+    /// Says why the server is away, once.
+    fn tell(&self, tries: &mut Tries, error: Option<&Error>) {
+        let said = error.map(Error::to_string).unwrap_or_default();
+        if said != tries.said && !said.is_empty() {
+            tracing::warn!("{said}");
+        }
+        tries.said = said;
+    }
+
+    async fn connect(&self, tries: &mut Tries) -> Result<Open, Error> {
+        let refused = |error: RedisError| refusal(&self.address, &error);
+        // Patience is ours: it covers what scripts ask twice.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let client = &self.address.client;
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let mut server = connecting.await.map_err(refused)?;
+        let look = redis::cmd("INFO");
+        let info: String = look.query_async(&mut server).await.map_err(refused)?;
+        let fit = check(&self.address, &info);
+        let ours = async {
+            fit?;
+            // After the look: who follows another server cannot be marked.
+            let mut mark = redis::pipe();
+            let set = mark.cmd("SET").arg(CLUSTER).arg(self.cluster).arg("NX");
+            set.ignore().cmd("GET").arg(CLUSTER);
+            let (found,): (Option<i64>,) = mark.query_async(&mut server).await.map_err(refused)?;
+            self.check_cluster(found)
+        };
+        // What was not fit may have lost anything by the time it is.
+        ours.await.inspect_err(|_| self.note_loss())?;
+
+        let run_id = field(&info, "run_id").unwrap_or_default().to_owned();
+        let before = std::mem::replace(&mut tries.run_id, run_id);
+        if !before.is_empty() && before != tries.run_id {
+            self.note_loss();
+        }
+        tries.number += 1;
+        let number = tries.number;
+        let open = Open { number, server };
+        *self.open.lock() = Some(open.clone());
+        Ok(open)
+    }
+
+    /// Nodes of two databases would take each other's hints.
+    fn check_cluster(&self, found: Option<i64>) -> Result<(), Error> {
+        match found {
+            Some(found) if found != self.cluster => Err(unfit(
+                &self.address,
+                "keeps the hints of another hooklane database",
+                "give this one a Redis of its own, or another number at the end of its address; if that \
+                 database is gone for ever: redis-cli del {hooklane}:cluster",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does once, under a namespace that cannot exist, what scripts do.
+    async fn try_permissions(&self, mut open: Open) -> Result<(), Error> {
+        let said: Vec<RedisResult<redis::Value>> = everything()
+            .ignore_errors()
+            .query_async(&mut open.server)
+            .await
+            .map_err(|error| refusal(&self.address, &error))?;
+        let heard = self.subscribe().await.map(|_| redis::Value::Nil);
+        // That no script has this digest is as it should be.
+        let is_wrong = |error: &RedisError| error.code() != Some("NOSCRIPT");
+        let mut errors = said.into_iter().chain([heard]).filter_map(Result::err);
+        match errors.find(is_wrong) {
+            Some(error) => Err(refusal(&self.address, &error)),
+            None => Ok(()),
+        }
+    }
+
+    /// What was answered; whoever does not answer well is not asked again.
+    fn heard<T>(
+        &self,
+        number: u64,
+        said: Result<RedisResult<T>, tokio::time::error::Elapsed>,
+    ) -> Result<T, Error> {
+        let error = match said {
+            Ok(Ok(said)) => return Ok(said),
+            Ok(Err(error)) => {
+                // It follows another server now, and what it knew may be gone.
+                if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+                    self.note_loss();
+                }
+                away(error)
+            }
+            Err(_) => no_answer(),
+        };
+        let mut open = self.open.lock();
+        if open.as_ref().is_some_and(|open| open.number == number) {
+            tracing::debug!(redis = %self.address, %error, "the connection is given up");
+            *open = None;
+        }
+        Err(error)
+    }
+}
+
+/// Every command that hints need, on keys and a channel that stand for those of a namespace.
+fn everything() -> Pipeline {
+    let key = |what| format!("{{hooklane:}}:{what}:{:016x}", rand::random::<u64>());
+    let (hash, queue) = (key("own"), key("q"));
+    let mut all = redis::pipe();
+    all.cmd("TIME");
+    all.cmd("SCRIPT").arg("LOAD").arg("return 1");
+    all.cmd("EVALSHA").arg("0".repeat(40)).arg(0);
+    all.cmd("HSET").arg(&hash).arg(0).arg(0);
+    all.cmd("HGET").arg(&hash).arg(0);
+    all.cmd("ZADD").arg(&queue).arg("NX").arg(0).arg("0.0");
+    all.cmd("ZPOPMIN").arg(&queue).arg(1);
+    all.cmd("DEL").arg(&hash).arg(&queue);
+    all.cmd("SCAN").arg(0).arg("COUNT").arg(1);
+    all.cmd("PUBLISH").arg("{hooklane:}:poke").arg(0);
+    all
+}
+
+/// Whether a server is fit, by what its INFO says.
+fn check(address: &Address, info: &str) -> Result<(), Error> {
+    let version = field(info, "redis_version").unwrap_or_default();
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if number < VERSION_MIN {
+        let what = format!("is version {version}");
+        return Err(unfit(address, &what, "6.2 or later is needed"));
+    }
+    if field(info, "role").is_some_and(|role| role != "master") {
+        return Err(unfit(address, FOLLOWS, PRIMARY));
+    }
+    if field(info, "redis_mode") == Some("cluster") {
+        let what = "is a node of a Redis Cluster, which is not supported";
+        return Err(unfit(address, what, "give the address of a single primary"));
+    }
+    let evicts = field(info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction");
+    if evicts && field(info, "maxmemory") != Some("0") {
+        tracing::warn!(redis = %address, "Redis may evict hints when its memory is full: \
+            set maxmemory-policy noeviction");
+    }
+    Ok(())
+}
+
+/// A line of what INFO says.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| {
+        let (field, value) = line.split_once(':')?;
+        (field == name).then_some(value.trim())
+    })
+}
+
+fn away(error: RedisError) -> Error {
+    Error::Away(error.to_string())
+}
+
+fn no_answer() -> Error {
+    Error::Away("no answer within a second".into())
+}
+
+const RUNS: &str = "does it run, and is the address right?";
+const FOLLOWS: &str = "follows another server and takes no writes";
+const PRIMARY: &str = "give the address of the primary";
+const ALLOW: &str = "allow it ~{hooklane* &{hooklane:*}:poke +get +set +del +scan +hget +hset +zadd +zpopmin \
+    +time +info +evalsha +script|load +publish +psubscribe";
+
+/// Why the server does not let us in, and what to do about it.
+fn refusal(address: &Address, error: &RedisError) -> Error {
+    let said = error.to_string();
+    let said = said.lines().next().unwrap_or_default();
+    let strange = format!("does not let us in: {said}");
+    let password = "see user and password in its address";
+    match error.code() {
+        Some("NOPERM") => {
+            let what = format!("does not let this user do what hints need: {said}");
+            unfit(address, &what, ALLOW)
+        }
+        Some("NOAUTH" | "WRONGPASS") => unfit(address, &strange, password),
+        Some("OOM" | "MISCONF") => unfit(
+            address,
+            &format!("takes no writes: {said}"),
+            "give it room, and see its log",
+        ),
+        _ => match error.kind() {
+            ErrorKind::AuthenticationFailed => unfit(address, &strange, password),
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => unfit(address, FOLLOWS, PRIMARY),
+            _ => unfit(address, &format!("cannot be reached: {said}"), RUNS),
+        },
+    }
+}
+
+fn unfit(address: &Address, what: &str, remedy: &str) -> Error {
+    Error::Refused(format!("Redis at {address} {what}; {remedy}"))
+}
