@@ -171,6 +171,7 @@ impl Engine {
             stored: watch::channel(()).0,
             failed,
         });
+        let began = engine.catalog.now();
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
             committer.spawn(committer::run(engine.clone(), line));
@@ -179,7 +180,7 @@ impl Engine {
         let mut duties = JoinSet::new();
         relay::Relay::start(&engine, &mut duties);
         duties.spawn(ownership::Member::run(engine.clone()));
-        duties.spawn(engine.clone().follow_catalog());
+        duties.spawn(engine.clone().follow_catalog(began));
         duties.spawn(engine.clone().sweep_now_and_then());
         duties.spawn(place::run(engine.clone()));
         duties.spawn(engine.clone().watch_drains());
@@ -503,8 +504,8 @@ impl Engine {
         left
     }
 
-    async fn follow_catalog(self: Arc<Self>) {
-        let mut seen = None;
+    /// Acts by the configuration whenever it changes; `before` is the one that was acted by at the start.
+    async fn follow_catalog(self: Arc<Self>, mut before: Arc<catalog::Snapshot>) {
         loop {
             let _ = tokio::time::timeout(CATALOG_EVERY, self.changed.notified()).await;
             if let Err(error) = self.catalog.refresh().await {
@@ -512,12 +513,11 @@ impl Engine {
                 self.fail_if_fatal(&error);
             }
             let now = self.catalog.now();
-            let is_same = |seen: &Arc<catalog::Snapshot>| seen.version == now.version;
-            if seen.as_ref().is_some_and(is_same) {
+            if self.acted() == now.version {
                 continue;
             }
-            match self.act(seen.as_deref(), &now).await {
-                Ok(()) => seen = Some(now),
+            match self.act(&before, &now).await {
+                Ok(()) => before = now,
                 Err(error) => tracing::warn!(%error, "the configuration is acted on later"),
             }
         }
@@ -526,7 +526,7 @@ impl Engine {
     /// Acts by a configuration: runs its lanes, and is done when no turn goes by an older one.
     async fn act(
         self: &Arc<Self>,
-        before: Option<&catalog::Snapshot>,
+        before: &catalog::Snapshot,
         now: &catalog::Snapshot,
     ) -> Result<(), Error> {
         match self.member {
@@ -540,13 +540,13 @@ impl Engine {
         for worker in &workers {
             worker.turn_ends().await;
         }
-        let lets_go = before.is_some_and(|before| now.lets_go(before));
+        let lets_go = now.lets_go(before);
         if lets_go {
             for worker in &workers {
                 self.place_later(worker.give_up_strangers(now));
             }
         }
-        let had = |handler: &HandlerId| before.is_none_or(|b| b.handlers.contains_key(handler));
+        let had = |handler: &HandlerId| before.handlers.contains_key(handler);
         if lets_go || !now.handlers.keys().all(had) {
             self.sweep_soon();
         }

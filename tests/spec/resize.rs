@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::checker::{self, Attempt, TRAIL_JS, trail};
@@ -61,14 +60,14 @@ async fn under_load(world: &World, work: impl FnOnce(&World)) {
         .collect();
     tokio::task::block_in_place(|| work(world));
     stop.store(true, Ordering::Relaxed);
-    let log = Mutex::new(Vec::new());
+    let mut log = Vec::new();
     for sender in senders {
-        log.lock().extend(sender.await.unwrap());
+        log.extend(sender.await.unwrap());
     }
     let mut client = Client::new(world.home.addr, &world.read);
     checker::settle(&mut client, &["orders"], Duration::from_secs(10)).await;
     let stored = checker::read(&mut client, &["orders"]).await;
-    let broken = checker::check(&log.lock(), &stored, trail);
+    let broken = checker::check(&log, &stored, trail);
     assert!(broken.is_empty(), "{}", checker::report(&broken));
 }
 

@@ -246,7 +246,11 @@ impl Which {
 }
 
 /// Stop the turns of lanes; events are still accepted
+///
+/// Examples:
+///   hooklane lanes pause 3 --reason 'a look at the database'
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub struct Pause {
     #[command(flatten)]
     which: Which,
@@ -270,7 +274,11 @@ impl Pause {
 }
 
 /// Let lanes go on, after a pause or a drain
+///
+/// Examples:
+///   hooklane lanes resume --all
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub struct Resume {
     #[command(flatten)]
     which: Which,
@@ -288,7 +296,11 @@ impl Resume {
 }
 
 /// Process what waits now, keep what comes later until resume
+///
+/// Examples:
+///   hooklane lanes drain --all --yes --wait --within 5m
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub struct Drain {
     #[command(flatten)]
     which: Which,
