@@ -47,7 +47,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "hooks" -d 'Make, 
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "events" -d 'See events: list, show and follow them'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "state" -d 'Read the state of a stream'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "streams" -d 'See streams and their cursors, let go what is set aside'
-complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "lanes" -d 'See how the lanes are doing'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "lanes" -d 'See how the lanes are doing, and operate them live'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "keys" -d 'Make, list and revoke access keys'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "namespaces" -d 'Make, list and delete groups of hooks with lanes of their own'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "completions" -d 'Write shell completions'
@@ -463,23 +463,27 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
 json\t'One JSON object'
 jsonl\t'One JSON object a line'
 names\t'One id a line, for xargs'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list" -f -a "list" -d 'List the lanes of a namespace, a row each'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "list" -d 'List the lanes of a namespace, a row each'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "resize" -d 'Change the number of lanes while events keep flowing in order'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "drain" -d 'Process what waits now, keep what comes later until resume'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "pause" -d 'Stop the turns of lanes; events are still accepted'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "resume" -d 'Let lanes go on, after a pause or a drain'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l namespace -d 'Which namespace' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
@@ -499,6 +503,89 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l expect -d 'How many lanes there must be now, or nothing is done' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l within -d 'How long to wait for it, such as 5m [default: for ever]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l dry-run -d 'Show what it would mean and stop'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l drain-first -d 'Let the old lanes finish what waits now before the new ones begin'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l wait -d 'Return when it is done [default]'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l no-wait -d 'Return when it has begun'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resize" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l within -d 'How long to wait for it, such as 5m [default: for ever]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l all -d 'Every lane of the namespace'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l wait -d 'Return when it is done'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from drain" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l all -d 'Every lane of the namespace'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from pause" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l all -d 'Every lane of the namespace'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and not __fish_seen_subcommand_from create list revoke" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and not __fish_seen_subcommand_from create list revoke" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and not __fish_seen_subcommand_from create list revoke" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F

@@ -8,6 +8,7 @@ mod hooks;
 mod keys;
 mod lanes;
 mod namespaces;
+mod resize;
 mod streams;
 
 use std::sync::Arc;

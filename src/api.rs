@@ -10,6 +10,7 @@ mod hook;
 mod key;
 mod lane;
 mod namespace;
+mod resize;
 mod stream;
 mod words;
 
@@ -20,6 +21,7 @@ pub use hook::{
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Lane, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
+pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use stream::{Released, Retry, Skip, Skipped, State, Stream, StreamRow};
 
 use serde::{Deserialize, Serialize};

@@ -11,6 +11,7 @@ pub mod intake;
 pub mod lane;
 pub mod membership;
 pub mod ownership;
+mod place;
 pub mod reduce;
 mod relay;
 mod sweep;
@@ -29,18 +30,21 @@ use tokio::time::Instant;
 
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::HandlerId;
-use crate::domain::lane::{LaneId, LaneSet, Slot};
+use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint, Lanes};
 use crate::metrics::Metrics;
-use crate::store::{Commit, Error, Store};
+use crate::store::{self, Commit, Error, Store};
 
 pub use gauge::Reading;
 pub use worker::Worker;
 
 /// How often the version of the configuration is looked at: a revoked key is refused within this time.
 const CATALOG_EVERY: Duration = Duration::from_secs(1);
+
+/// How often draining lanes are looked at, while there are any.
+const DRAINS_EVERY: Duration = Duration::from_millis(250);
 
 /// How often it is stored which keys were used.
 const USES_EVERY: Duration = Duration::from_secs(60);
@@ -80,6 +84,12 @@ pub struct Engine {
     sweep: Notify,
     /// Asks for a look at the other nodes.
     look: Notify,
+    /// Asks to act by the configuration as read.
+    changed: Notify,
+    /// Changes when lanes have to look at what they may do; the version by which all of them act.
+    acting: watch::Sender<i64>,
+    /// Hints that came to a lane that is not the right one any more.
+    misplaced: place::Misplaced,
     /// Changes with every commit that stored events.
     stored: watch::Sender<()>,
     failed: watch::Sender<Option<String>>,
@@ -155,9 +165,13 @@ impl Engine {
             running: RwLock::default(),
             sweep: Notify::new(),
             look: Notify::new(),
+            changed: Notify::new(),
+            acting: watch::channel(0).0,
+            misplaced: place::Misplaced::default(),
             stored: watch::channel(()).0,
             failed,
         });
+        let began = engine.catalog.now();
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
             committer.spawn(committer::run(engine.clone(), line));
@@ -166,8 +180,10 @@ impl Engine {
         let mut duties = JoinSet::new();
         relay::Relay::start(&engine, &mut duties);
         duties.spawn(ownership::Member::run(engine.clone()));
-        duties.spawn(engine.clone().follow_catalog());
+        duties.spawn(engine.clone().follow_catalog(began));
         duties.spawn(engine.clone().sweep_now_and_then());
+        duties.spawn(place::run(engine.clone()));
+        duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
         Ok(Running {
@@ -177,19 +193,30 @@ impl Engine {
         })
     }
 
-    /// Reads the configuration again at once, after this node has changed it, and acts by it.
+    /// Reads the configuration again at once, after this node has changed it, and begins to act by it.
     ///
     /// # Errors
     /// Those of the database; the change is acted on within a second all the same.
     pub async fn config_changed(&self) -> Result<(), Error> {
-        let before = self.catalog.now();
         self.catalog.refresh().await?;
-        let after = self.catalog.now();
-        let is_new = |handler: &HandlerId| !before.handlers.contains_key(handler);
-        if after.handlers.keys().any(is_new) {
-            self.sweep.notify_one();
-        }
+        self.catalog_changed();
         Ok(())
+    }
+
+    /// Says that the configuration was read again.
+    fn catalog_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// The version of the configuration by which every lane here acts: what an older one allowed is over.
+    pub fn acted(&self) -> i64 {
+        *self.acting.borrow()
+    }
+
+    /// Waits until every lane here acts by a version of the configuration, or a later one.
+    pub async fn acts_by(&self, version: i64) {
+        let mut acting = self.acting.subscribe();
+        let _ = acting.wait_for(|acted| *acted >= version).await;
     }
 
     /// Finds every cursor that is behind its head and hints it, now; says how many there are.
@@ -218,9 +245,15 @@ impl Engine {
 
     /// Says that cursors have work in a lane, wherever it runs.
     fn hint(&self, lane: LaneId, hints: Vec<Hint>) {
-        if let Err(hints) = self.lanes.hint(&lane, hints) {
-            let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
-            self.relay.send(lane, cursors);
+        let Err(hints) = self.lanes.hint(&lane, hints) else {
+            return;
+        };
+        match self.relay.is_shared() {
+            true => {
+                let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
+                self.relay.send(lane, cursors);
+            }
+            false => self.place_later(hints),
         }
     }
 
@@ -246,11 +279,12 @@ impl Engine {
         self.look.notify_one();
     }
 
-    /// The same, when a node is on its way out: its lanes may have become free.
+    /// The same, when a node is on its way out or a lane set is: lanes may have become free.
     fn look_at_lanes_if_free(&self) {
         let someone_leaves = |member: &ownership::Member| {
             let view = member.view();
-            view.nodes.iter().any(|node| node.is_leaving())
+            let leaves = view.nodes.iter().any(|node| node.is_leaving());
+            leaves || view.lanes.iter().any(store::LaneRow::is_closing)
         };
         if self.member.as_ref().is_some_and(someone_leaves) {
             self.look.notify_one();
@@ -324,22 +358,57 @@ impl Engine {
         match &self.member {
             Some(member) => member.begin(self).await,
             None => {
-                self.run_every_lane().await;
+                self.run_every_lane().await?;
                 self.sweep().await.map(drop)
             }
         }
     }
 
-    /// Runs the lanes of every lane set, and no others.
-    async fn run_every_lane(self: &Arc<Self>) {
+    /// Runs the lanes of every lane set, and no others: those of a set that goes end their turns and are
+    /// sealed first. The only node of a file does a resize in one go.
+    async fn run_every_lane(self: &Arc<Self>) -> Result<(), Error> {
         let catalog = self.catalog.now();
         let lanes: HashSet<LaneId> = catalog.lane_sets.values().flat_map(LaneSet::ids).collect();
         let gone = |lane: &LaneId| !lanes.contains(lane);
         let gone: Vec<_> = self.held_lanes().into_iter().filter(gone).collect();
-        self.close_lanes(&gone).await;
+        let left = self.stop_lanes(&gone).await;
+        let sealed = self.seal_what_closes().await;
+        let is_new = |lane: &LaneId| !self.lanes.is_open(lane);
+        let opened = lanes.iter().any(is_new);
         for lane in lanes {
             self.open_lane(lane, 0);
         }
+        self.place_later(left.into_iter().flat_map(|(_, hints)| hints));
+        if opened {
+            self.misplaced.look_again();
+            self.sweep_soon();
+        }
+        sealed
+    }
+
+    /// Seals every lane of a set that closes: nobody runs them here any more, and there is nobody else.
+    async fn seal_what_closes(&self) -> Result<(), Error> {
+        let rows = self.store.lanes().await?;
+        if rows.iter().all(|lane| lane.set == store::SetState::Stable) {
+            return Ok(());
+        }
+        let closing = rows.into_iter().filter(store::LaneRow::is_closing);
+        let closing: Vec<_> = closing.map(|lane| (lane.id, lane.epoch)).collect();
+        if !closing.is_empty() {
+            let now = Timestamp::now();
+            self.store.seal_lanes(&closing, "", now).await?;
+        }
+        self.close_sets().await
+    }
+
+    /// Ends every resize of which all old lanes are sealed.
+    async fn close_sets(&self) -> Result<(), Error> {
+        for set in self.store.close_sets().await? {
+            let (namespace, generation) = (&set.namespace, set.generation);
+            tracing::info!(%namespace, generation, "a lane set is closed");
+            self.relay.forget(&set).await;
+        }
+        Ok(())
     }
 
     /// Runs a lane, if it does not run here yet.
@@ -362,9 +431,61 @@ impl Engine {
         running.insert(lane, started);
     }
 
+    /// Notes which draining lanes have reached their marks, and begins a resize that waits for that. Any
+    /// node may: rows decide.
+    async fn watch_drains(self: Arc<Self>) {
+        let mut clock = tokio::time::interval(DRAINS_EVERY);
+        loop {
+            clock.tick().await;
+            let catalog = self.catalog.now();
+            let mut modes = catalog.stops.lanes.values();
+            if !modes.any(|lane| lane.mode.has_marks()) {
+                continue;
+            }
+            if let Err(error) = self.look_at_drains(&catalog).await {
+                tracing::debug!(%error, "draining lanes are looked at again");
+            }
+        }
+    }
+
+    async fn look_at_drains(&self, catalog: &catalog::Snapshot) -> Result<(), Error> {
+        for set in catalog.lane_sets.values() {
+            let has = |lane: &LaneId, mode| catalog.stops.mode(lane) == mode;
+            let draining: Vec<_> = set.ids().filter(|lane| has(lane, Mode::Draining)).collect();
+            if !draining.is_empty() {
+                let left = self.store.left(set).await?;
+                let is_done = |lane: &LaneId| !left.contains_key(&lane.index);
+                let done: Vec<_> = draining.into_iter().filter(is_done).collect();
+                if !done.is_empty() {
+                    self.store.lanes_drained(&done).await?;
+                    self.config_changed().await?;
+                }
+                continue;
+            }
+            if !set.ids().all(|lane| has(&lane, Mode::Drained)) {
+                continue;
+            }
+            let planned = self.store.resize_under_way(&set.namespace).await?;
+            if let Some(resize) = planned.filter(|resize| resize.is_planned)
+                && self.store.begin_planned(&resize.from, &resize.to).await?
+            {
+                self.config_changed().await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stops lanes, each between two turns. What they still had to do is said to whoever runs them next:
     /// an event may have been hinted here after the next owner has swept.
     async fn close_lanes(&self, lanes: &[LaneId]) {
+        for (lane, left) in self.stop_lanes(lanes).await {
+            let cursors = left.into_iter().map(|hint| hint.cursor).collect();
+            self.relay.send(lane, cursors);
+        }
+    }
+
+    /// Stops lanes, each between two turns, and gives what they still had to do.
+    async fn stop_lanes(&self, lanes: &[LaneId]) -> Vec<(LaneId, Vec<Hint>)> {
         let closing: Vec<_> = {
             let mut running = self.running.write();
             let stopped = |id: &LaneId| Some((id.clone(), running.remove(id)?));
@@ -373,32 +494,67 @@ impl Engine {
         for (_, lane) in &closing {
             lane.stop.send_replace(true);
         }
+        let mut left = Vec::with_capacity(closing.len());
         for (id, lane) in closing {
             let _ = lane.task.await;
-            let left = self.lanes.close(&id).into_iter().map(|hint| hint.cursor);
-            let cursors = left.chain(lane.worker.cursors()).collect();
-            self.relay.send(id, cursors);
+            let mut hints = self.lanes.close(&id);
+            hints.extend(lane.worker.give_up());
+            left.push((id, hints));
         }
+        left
     }
 
-    async fn follow_catalog(self: Arc<Self>) {
-        let mut seen = self.catalog.now().version;
-        let mut clock = tokio::time::interval(CATALOG_EVERY);
+    /// Acts by the configuration whenever it changes; `before` is the one that was acted by at the start.
+    async fn follow_catalog(self: Arc<Self>, mut before: Arc<catalog::Snapshot>) {
         loop {
-            clock.tick().await;
-            if let Err(error) = self.config_changed().await {
+            let _ = tokio::time::timeout(CATALOG_EVERY, self.changed.notified()).await;
+            if let Err(error) = self.catalog.refresh().await {
                 tracing::warn!(%error, "the configuration could not be read");
                 self.fail_if_fatal(&error);
             }
-            let version = self.catalog.now().version;
-            if version != seen {
-                seen = version;
-                match self.member {
-                    Some(_) => self.look_at_lanes(),
-                    None => self.run_every_lane().await,
-                }
+            let now = self.catalog.now();
+            if self.acted() == now.version {
+                continue;
+            }
+            match self.act(&before, &now).await {
+                Ok(()) => before = now,
+                Err(error) => tracing::warn!(%error, "the configuration is acted on later"),
             }
         }
+    }
+
+    /// Acts by a configuration: runs its lanes, and is done when no turn goes by an older one.
+    async fn act(
+        self: &Arc<Self>,
+        before: &catalog::Snapshot,
+        now: &catalog::Snapshot,
+    ) -> Result<(), Error> {
+        match self.member {
+            Some(_) => self.look_at_lanes(),
+            None => self.run_every_lane().await?,
+        }
+        let workers: Vec<_> = {
+            let running = self.running.read();
+            running.values().map(|lane| lane.worker.clone()).collect()
+        };
+        for worker in &workers {
+            worker.turn_ends().await;
+        }
+        let lets_go = now.lets_go(before);
+        if lets_go {
+            for worker in &workers {
+                self.place_later(worker.give_up_strangers(now));
+            }
+        }
+        let had = |handler: &HandlerId| before.handlers.contains_key(handler);
+        if lets_go || !now.handlers.keys().all(had) {
+            self.sweep_soon();
+        }
+        self.acting.send_replace(now.version);
+        if self.member.is_some() {
+            self.look_at_lanes();
+        }
+        Ok(())
     }
 
     async fn sweep_now_and_then(self: Arc<Self>) {

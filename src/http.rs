@@ -10,6 +10,7 @@ pub mod auth;
 pub mod body;
 pub mod edge;
 pub mod error;
+mod lanes;
 mod read;
 mod receive;
 
@@ -47,6 +48,7 @@ pub fn routes(app: App) -> Router {
     Router::new()
         .merge(read::routes())
         .merge(admin::routes())
+        .merge(lanes::routes())
         .fallback(|| async { error::Error::not_found("there is nothing here") })
         .method_not_allowed_fallback(|| async { error::Error::other_method() })
         .with_state(app)

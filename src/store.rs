@@ -13,6 +13,7 @@ mod events;
 mod hooks;
 mod keys;
 mod known;
+mod lane_sets;
 mod namespaces;
 mod nodes;
 mod postgres;
@@ -38,8 +39,9 @@ pub use error::Error;
 pub use events::{Appended, Filter, NewEvent, Stored};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
+pub use lane_sets::{Begun, Closed, LaneMode, Left, Progress, Size, Waiting, Why};
 pub use namespaces::Namespace;
-pub use nodes::{LaneRow, NodeRow};
+pub use nodes::{LaneRow, NodeRow, SetState};
 pub use streams::{CursorRow, CursorsFilter, StreamRow};
 pub use writer::{Commit, Observer};
 

@@ -16,7 +16,7 @@ use crate::domain::name::Name;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce::{self, Folds, Task};
-use crate::store::{CursorRow, CursorsFilter, HookPlan};
+use crate::store::{self, CursorRow, CursorsFilter, HookPlan};
 
 /// The longest debounce: beyond it an event would be forgotten by people.
 const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
@@ -224,9 +224,37 @@ impl Admin {
             (Some(_), None) => self.set_aside(hook.id).await?,
             _ => Vec::new(),
         };
+        if hook.namespace != spec.namespace && self.engine.is_some() {
+            self.move_hook(hook, &spec.namespace).await?;
+        }
         self.store.edit_hook(hook, &plan(spec), now).await?;
         self.changed().await?;
         self.forget(hook, &aside);
+        Ok(())
+    }
+
+    /// Moves the streams of a hook to the lanes of another namespace: no turn of the old lanes runs any more
+    /// when the first of the new ones begins. Only this hook waits, for one turn.
+    async fn move_hook(&self, hook: &Hook, to: &Name) -> Result<(), Error> {
+        let why = store::Why {
+            by: "hooks edit".to_owned(),
+            reason: Some(format!("moves to namespace {to}")),
+            at: Timestamp::now(),
+        };
+        self.store.pause_hook(hook.id, &why).await?;
+        self.changed().await?;
+        let version = self.store.config_version().await?;
+        let late = self.acted_by_all(version).await?;
+        if !late.is_empty() {
+            self.store.resume_hook(hook.id, &hook.namespace).await?;
+            self.changed().await?;
+            let nodes = late.join(", ");
+            return Err(Error::Conflict(format!(
+                "node {nodes} does not answer: hook {} stays where it is; try again",
+                hook.name
+            )));
+        }
+        self.store.resume_hook(hook.id, to).await?;
         Ok(())
     }
 

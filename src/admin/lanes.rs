@@ -6,7 +6,7 @@ use super::{Admin, Error};
 use crate::api::{self, LaneState, Percentiles, Worst};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::hook::Hook;
-use crate::domain::lane::{LaneId, LaneSet, Slot};
+use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Reading;
@@ -32,7 +32,39 @@ impl Admin {
             };
             lanes.push(lane);
         }
+        self.show_modes(&set, &mut lanes).await?;
         Ok(lanes)
+    }
+
+    /// Adds who stopped which of the lanes, and what is left for those that drain.
+    async fn show_modes(&self, set: &LaneSet, lanes: &mut [api::Lane]) -> Result<(), Error> {
+        let modes = self.store.lane_modes().await?;
+        if !set.ids().any(|id| modes.contains_key(&id)) {
+            return Ok(());
+        }
+        let left = self.store.left(set).await?;
+        for (id, lane) in set.ids().zip(lanes) {
+            let Some(mode) = modes.get(&id) else {
+                continue;
+            };
+            let events = left.get(&id.index).map_or(0, |left| left.events);
+            lane.left = mode
+                .mode
+                .has_marks()
+                .then(|| u64::try_from(events).unwrap_or(0));
+            (lane.by, lane.since) = (mode.by.clone(), mode.at);
+            lane.reason.clone_from(&mode.reason);
+            if lane.state == LaneState::Active {
+                lane.eta = Some("resume".to_owned());
+                lane.state = match mode.mode {
+                    Mode::Active => LaneState::Active,
+                    Mode::Draining => LaneState::Draining,
+                    Mode::Drained => LaneState::Drained,
+                    Mode::Paused => LaneState::Paused,
+                };
+            }
+        }
+        Ok(())
     }
 
     /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
@@ -163,6 +195,11 @@ fn idle(id: &LaneId) -> api::Lane {
         work_ms: None,
         node: None,
         worst: None,
+        kept: 0,
+        left: None,
+        by: None,
+        since: None,
+        reason: None,
     }
 }
 
@@ -193,6 +230,7 @@ fn running(
         work_ms: percentiles(&reading.work),
         node: Some(node.to_owned()),
         worst,
+        kept: survey.kept,
         ..idle(id)
     }
 }

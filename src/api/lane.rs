@@ -45,6 +45,21 @@ pub struct Lane {
     pub node: Option<String>,
     /// The cursor that is worst off.
     pub worst: Option<Worst>,
+    /// Events that an operator keeps from being applied.
+    #[serde(default)]
+    pub kept: u64,
+    /// Events that a draining lane still has to apply.
+    #[serde(default)]
+    pub left: Option<u64>,
+    /// Who stopped it.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// When.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// What a lane does.
@@ -53,6 +68,15 @@ pub enum LaneState {
     /// It takes turns.
     #[serde(rename = "active")]
     Active,
+    /// It takes turns up to where its streams were when this began.
+    #[serde(rename = "draining")]
+    Draining,
+    /// It has done that, and keeps what came later.
+    #[serde(rename = "drained")]
+    Drained,
+    /// It takes no turns.
+    #[serde(rename = "paused")]
+    Paused,
     /// Nobody runs it.
     #[serde(rename = "no owner")]
     NoOwner,
@@ -63,6 +87,9 @@ impl LaneState {
     pub fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Paused => "paused",
             Self::NoOwner => "no owner",
         }
     }

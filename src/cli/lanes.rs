@@ -1,5 +1,7 @@
 //! `lanes`: how much waits, how old it is, how fast it goes.
 
+mod operate;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,10 +14,14 @@ use crate::api::{Lane, List, Worst};
 use crate::domain::name::Name;
 use crate::text;
 
-/// See how the lanes are doing
+/// See how the lanes are doing, and operate them live
 #[derive(Subcommand)]
 pub enum Lanes {
     List(All),
+    Resize(operate::Grow),
+    Drain(operate::Drain),
+    Pause(operate::Pause),
+    Resume(operate::Resume),
 }
 
 impl Lanes {
@@ -23,6 +29,10 @@ impl Lanes {
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(reach, out).await,
+            Self::Resize(resize) => resize.run(reach, out).await,
+            Self::Drain(drain) => drain.run(reach, out).await,
+            Self::Pause(pause) => pause.run(reach, out).await,
+            Self::Resume(resume) => resume.run(reach, out).await,
         }
     }
 }

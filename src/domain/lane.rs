@@ -1,6 +1,8 @@
 //! Which lane a stream belongs to: slots, lane sets and their generations.
 
 use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
@@ -24,13 +26,83 @@ impl Slot {
 
     /// The lane of this slot among `lanes`: ranges of slots, so that a resize moves few streams.
     pub fn lane(self, lanes: u16) -> u16 {
-        let index = u32::from(self.0) * u32::from(lanes) / 65_536;
+        let index = u32::from(self.0) * u32::from(lanes) / SLOTS;
         u16::try_from(index).unwrap_or(u16::MAX)
     }
 }
 
 /// The most lanes a namespace may have.
 pub const LANES_MAX: u16 = 1024;
+
+/// How many slots there are, for ever.
+const SLOTS: u32 = 65_536;
+
+/// The slots of the lane `index` among `lanes`.
+pub fn slots(index: u16, lanes: u16) -> Range<u32> {
+    let first = |index: u32| (index * SLOTS).div_ceil(u32::from(lanes).max(1));
+    first(u32::from(index))..first(u32::from(index) + 1)
+}
+
+/// Whether two lanes of different lane sets may have a slot in common, each given with the number of
+/// lanes of its set. The statement that takes a lane asks the same.
+pub fn overlap((one, of): (u16, u16), (other, of_other): (u16, u16)) -> bool {
+    let before = |a: u16, of_a: u16, b: u16, of_b: u16| {
+        u32::from(a) * u32::from(of_b) < (u32::from(b) + 1) * u32::from(of_a)
+    };
+    before(one, of, other, of_other) && before(other, of_other, one, of)
+}
+
+/// How many slots have another lane when `from` lanes become `to`.
+pub fn moved_slots(from: u16, to: u16) -> u32 {
+    let moves = |slot: &u16| Slot(*slot).lane(from) != Slot(*slot).lane(to);
+    u32::try_from((0..=u16::MAX).filter(moves).count()).unwrap_or(SLOTS)
+}
+
+/// What a lane does with the work it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Takes turns.
+    #[default]
+    Active,
+    /// Takes turns up to the marks that were set when this began.
+    Draining,
+    /// Has reached its marks; what came later waits.
+    Drained,
+    /// Begins no turn.
+    Paused,
+}
+
+impl Mode {
+    /// The mode as the database and people write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Paused => "paused",
+        }
+    }
+
+    /// Whether cursors move up to their marks only.
+    pub fn has_marks(self) -> bool {
+        matches!(self, Self::Draining | Self::Drained)
+    }
+}
+
+/// A text that is no mode, or no lane.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no {1}")]
+pub struct Unknown(String, &'static str);
+
+impl FromStr for Mode {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let all = [Self::Active, Self::Draining, Self::Drained, Self::Paused];
+        let found = all.into_iter().find(|mode| mode.word() == text);
+        found.ok_or_else(|| Unknown(text.to_owned(), "mode of a lane"))
+    }
+}
 
 /// The lanes of one namespace; a resize makes a new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +154,55 @@ impl fmt::Display for LaneId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn the_slots_of_a_lane_are_those_that_point_to_it() {
+        for lanes in [1, 2, 3, 7, 1000, LANES_MAX] {
+            for slot in 0..=u16::MAX {
+                let lane = Slot(slot).lane(lanes);
+                assert!(slots(lane, lanes).contains(&u32::from(slot)));
+            }
+            let ends: Vec<u32> = (0..lanes).map(|lane| slots(lane, lanes).end).collect();
+            let begins: Vec<u32> = (1..lanes).map(|lane| slots(lane, lanes).start).collect();
+            assert_eq!(ends[..begins.len()], begins);
+            assert_eq!(ends.last(), Some(&SLOTS));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_that_share_a_slot_overlap(slot: u16, from in 1..=LANES_MAX, to in 1..=LANES_MAX) {
+            let lane = |lanes| (Slot(slot).lane(lanes), lanes);
+            prop_assert!(overlap(lane(from), lane(to)));
+            prop_assert!(overlap(lane(to), lane(from)));
+        }
+
+        #[test]
+        fn lanes_that_overlap_share_slots_or_touch(
+            a in 0..LANES_MAX, from in 1..=LANES_MAX, b in 0..LANES_MAX, to in 1..=LANES_MAX,
+        ) {
+            let (a, b) = (a % from, b % to);
+            let (ours, theirs) = (slots(a, from), slots(b, to));
+            let share = ours.start < theirs.end && theirs.start < ours.end;
+            let touch = ours.start <= theirs.end && theirs.start <= ours.end;
+            let overlap = overlap((a, from), (b, to));
+            prop_assert!(!share || overlap);
+            prop_assert!(touch || !overlap);
+        }
+    }
+
+    #[test]
+    fn twice_the_lanes_split_each_and_overlap_nothing_else() {
+        let parts = |lane| (0..16).filter(move |new| overlap((lane, 8), (*new, 16)));
+        for lane in 0..8 {
+            assert_eq!(parts(lane).collect::<Vec<_>>(), [2 * lane, 2 * lane + 1]);
+        }
+        assert_eq!(moved_slots(8, 8), 0);
+        assert_eq!(moved_slots(1, 2), 32_768);
+    }
 
     #[test]
     fn lanes_are_ranges_that_cover_every_slot() {

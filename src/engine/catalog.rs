@@ -1,7 +1,7 @@
 //! The configuration as last read: hooks, handlers, keys, lane sets. One way to learn of a change,
 //! whoever made it: the version in the database.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::domain::cursor::CursorId;
 use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
 use crate::domain::key::{Key, KeyId};
-use crate::domain::lane::LaneSet;
+use crate::domain::lane::{LaneId, LaneSet, Mode};
 use crate::domain::name::Name;
+use crate::domain::position::Position;
 use crate::domain::rate::Bucket;
 use crate::domain::time::Timestamp;
-use crate::store::{Error, LastUse, Store};
+use crate::store::{Error, LaneMode, LastUse, Store};
 
 /// Hands out the newest [`Snapshot`].
 pub struct Catalog {
@@ -41,6 +43,26 @@ pub struct Snapshot {
     pub keys: HashMap<KeyId, LiveKey>,
     /// The newest lane set of each namespace.
     pub lane_sets: HashMap<Name, LaneSet>,
+    /// What is stopped.
+    pub stops: Stops,
+}
+
+/// What an operator has stopped, and whose lanes hooks use: what decides whether and where a cursor moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// Lanes that do not just take turns.
+    pub lanes: HashMap<LaneId, LaneMode>,
+    /// Up to where cursors of draining lanes move.
+    pub marks: HashMap<CursorId, Position>,
+    /// Hooks whose cursors take no turns.
+    pub hooks: HashSet<HookId>,
+}
+
+impl Stops {
+    /// What a lane does.
+    pub fn mode(&self, lane: &LaneId) -> Mode {
+        self.lanes.get(lane).map_or(Mode::Active, |lane| lane.mode)
+    }
 }
 
 /// A key, and the second in which it was last noted as used.
@@ -133,6 +155,21 @@ impl Snapshot {
     pub fn lanes_of(&self, hook: &Hook) -> Option<&LaneSet> {
         self.lane_sets.get(&hook.namespace)
     }
+
+    /// The hook of a handler.
+    pub fn hook_of(&self, handler: HandlerId) -> Option<&Arc<Hook>> {
+        let handler = self.handlers.get(&handler)?;
+        self.hooks_by_id.get(&handler.hook)
+    }
+
+    /// Whether something may move, or moves elsewhere, that did not before.
+    pub fn lets_go(&self, before: &Snapshot) -> bool {
+        let elsewhere = |hook: &Arc<Hook>| {
+            let was = before.hooks_by_id.get(&hook.id);
+            was.is_some_and(|was| was.namespace != hook.namespace)
+        };
+        self.stops != before.stops || self.hooks.values().any(elsewhere)
+    }
 }
 
 async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot, Error> {
@@ -145,8 +182,10 @@ async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot
     };
     let keys = store.keys().await?.into_iter();
     let namespaces = store.namespaces().await?.into_iter();
+    let stops = stops(store).await?;
     Ok(Snapshot {
         version,
+        stops,
         handlers: handlers.map(|h| (h.id, h.clone())).collect(),
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
@@ -154,6 +193,19 @@ async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot
         lane_sets: namespaces
             .map(|n| (n.lanes.namespace.clone(), n.lanes))
             .collect(),
+    })
+}
+
+async fn stops(store: &Store) -> Result<Stops, Error> {
+    let lanes = store.lane_modes().await?;
+    let has_marks = lanes.values().any(|lane| lane.mode.has_marks());
+    Ok(Stops {
+        marks: match has_marks {
+            true => store.marks().await?,
+            false => HashMap::new(),
+        },
+        hooks: store.paused_hooks().await?.into_iter().collect(),
+        lanes,
     })
 }
 

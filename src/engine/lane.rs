@@ -55,6 +55,8 @@ pub enum Aside {
     Held,
     /// It gathers events until a moment.
     Gathering(Timestamp),
+    /// An operator has stopped it, or its lane, at its mark.
+    Kept,
 }
 
 /// What a turn led to for one cursor.
@@ -96,6 +98,8 @@ pub struct Survey {
     pub oldest_flowing: Option<Timestamp>,
     /// The set-aside cursor whose event waits longest.
     pub worst: Option<CursorId>,
+    /// Events to go of cursors that an operator has stopped.
+    pub kept: u64,
 }
 
 impl Lane {
@@ -194,6 +198,51 @@ impl Lane {
         }
     }
 
+    /// Gives up every cursor, as hints for whoever has them next.
+    pub fn give_up(&mut self) -> Vec<Hint> {
+        let cursors = std::mem::take(self).cursors;
+        let hint = |(cursor, entry): (CursorId, Entry)| Hint {
+            cursor,
+            oldest: entry.oldest,
+            behind: entry.behind,
+            aside: lanes::Aside::Stay,
+        };
+        cursors.into_iter().map(hint).collect()
+    }
+
+    /// Gives up the cursors of one kind, but for those that are running: they are judged by their turn.
+    pub fn give_up_those(&mut self, of_kind: impl Fn(CursorId) -> bool) -> Vec<Hint> {
+        let given_up = |(cursor, entry): &(&CursorId, &Entry)| {
+            of_kind(**cursor) && !matches!(entry.at, At::Running(_))
+        };
+        let gone: Vec<_> = self
+            .cursors
+            .iter()
+            .filter(given_up)
+            .map(|(c, _)| *c)
+            .collect();
+        let mut hints = Vec::with_capacity(gone.len());
+        for cursor in &gone {
+            let Some(entry) = self.cursors.remove(cursor) else {
+                continue;
+            };
+            if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at)) = entry.at {
+                self.due.remove(&(at, *cursor));
+            }
+            hints.push(Hint {
+                cursor: *cursor,
+                oldest: entry.oldest,
+                behind: entry.behind,
+                aside: lanes::Aside::Stay,
+            });
+        }
+        if !gone.is_empty() {
+            self.ready
+                .retain(|cursor| self.cursors.contains_key(cursor));
+        }
+        hints
+    }
+
     /// Whether it knows that a cursor has work.
     pub fn knows(&self, cursor: CursorId) -> bool {
         self.cursors.contains_key(&cursor)
@@ -220,9 +269,16 @@ impl Lane {
                 }
                 _ => false,
             };
+            let kept = entry.at == At::Aside(Aside::Kept);
+            if kept {
+                survey.kept += entry.behind.events();
+            }
             survey.cursors += 1;
             survey.backlog += entry.behind.events();
             survey.oldest = earlier(survey.oldest, entry.oldest);
+            if kept {
+                continue;
+            }
             if !aside {
                 survey.backlog_flowing += entry.behind.events();
                 survey.oldest_flowing = earlier(survey.oldest_flowing, entry.oldest);

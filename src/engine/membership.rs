@@ -10,8 +10,8 @@ mod churn;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::domain::lane::LaneId;
-use crate::store::{LaneRow, NodeRow};
+use crate::domain::lane::{LaneId, overlap};
+use crate::store::{LaneRow, NodeRow, SetState};
 
 /// How long a node may be silent before the others take its lanes.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -122,11 +122,13 @@ impl Watch {
     }
 }
 
-/// The node that should run each lane: none when there is no node.
+/// The node that should run each lane: none when there is no node. Lanes of a set that closes are not
+/// given to anybody any more.
 ///
 /// Lanes are divided evenly, the first nodes having one more; those that have the most lanes come
 /// first, so that little moves. A lane stays where it is unless its node has its share already.
 pub fn assign<'a>(lanes: &'a [LaneRow], nodes: &'a [NodeRow]) -> HashMap<&'a LaneId, &'a str> {
+    let lanes: Vec<&LaneRow> = lanes.iter().filter(|lane| !lane.is_closing()).collect();
     let mut owned: HashMap<&str, usize> = nodes
         .iter()
         .filter(|node| !node.is_leaving())
@@ -177,6 +179,8 @@ pub struct Moves {
     pub take: Vec<LaneId>,
     /// Ours until now, and meant for another node.
     pub hand_over: Vec<LaneId>,
+    /// Of a set that closes, and ours or nobody's, with the epoch of its row.
+    pub seal: Vec<(LaneId, i64)>,
     /// Run here, and not ours any more.
     pub drop: Vec<LaneId>,
 }
@@ -197,6 +201,13 @@ pub fn decide(
         let is_target = targets.get(&lane.id) == Some(&me);
         let is_ours = lane.node.as_deref() == Some(me);
         let is_free = lane.node.as_deref().is_none_or(|node| !lives(node));
+        if lane.is_closing() && (is_ours || is_free) {
+            if held.get(&lane.id) == Some(&lane.epoch) {
+                ours.insert(&lane.id);
+            }
+            moves.seal.push((lane.id.clone(), lane.epoch));
+            continue;
+        }
         match held.get(&lane.id) {
             Some(epoch) if is_ours && *epoch == lane.epoch => {
                 ours.insert(&lane.id);
@@ -204,7 +215,9 @@ pub fn decide(
                     moves.hand_over.push(lane.id.clone());
                 }
             }
-            _ if is_free && is_target => moves.take.push(lane.id.clone()),
+            _ if is_free && is_target && may_open(lane, lanes) => {
+                moves.take.push(lane.id.clone());
+            }
             // Taken under an epoch that we do not run it by: an answer was lost. Free it, to take it anew.
             None if is_ours => moves.hand_over.push(lane.id.clone()),
             _ => {}
@@ -216,6 +229,16 @@ pub fn decide(
         .cloned()
         .collect();
     moves
+}
+
+/// A lane of a new set waits until every older one that may have a slot of it is sealed.
+fn may_open(lane: &LaneRow, lanes: &[LaneRow]) -> bool {
+    let waits_for = |old: &LaneRow| {
+        old.is_closing()
+            && old.id.namespace == lane.id.namespace
+            && overlap((old.id.index, old.lanes), (lane.id.index, lane.lanes))
+    };
+    lane.set != SetState::Opening || !lanes.iter().any(waits_for)
 }
 
 #[cfg(test)]
@@ -249,6 +272,8 @@ mod tests {
             },
             node: node.map(str::to_owned),
             epoch: i64::from(index),
+            lanes: 40,
+            set: SetState::Stable,
         }
     }
 
@@ -347,6 +372,41 @@ mod tests {
         let held = HashMap::from([(lanes[0].id.clone(), 99), (lane(7, None).id, 1)]);
         let moves = decide(&lanes, &nodes, "a", &held, true);
         assert_eq!(moves.drop.len(), 2);
+    }
+
+    #[test]
+    fn old_lanes_are_sealed_by_who_has_them_or_by_anybody_and_new_ones_wait_for_those_they_overlap()
+    {
+        let nodes = [node("a", 0), node("b", 0)];
+        let old = |index, owner| LaneRow {
+            lanes: 2,
+            set: SetState::Closing,
+            ..lane(index, owner)
+        };
+        let new = |index| {
+            let mut row = lane(index, None);
+            row.id.generation = 2;
+            (row.lanes, row.set) = (4, SetState::Opening);
+            row
+        };
+        let of_a = |lanes: &[LaneRow]| {
+            let held = HashMap::from([(lanes[0].id.clone(), lanes[0].epoch)]);
+            decide(lanes, &nodes, "a", &held, true)
+        };
+        let mut lanes = vec![old(0, Some("a")), old(1, Some("b"))];
+        lanes.extend((0..4).map(new));
+        let first = of_a(&lanes);
+        assert_eq!(first.seal, [(lanes[0].id.clone(), 0)], "not what b runs");
+        assert_eq!(
+            (first.take, first.drop, first.hand_over),
+            (vec![], vec![], vec![])
+        );
+        lanes.remove(0);
+        let then = decide(&lanes, &nodes, "a", &HashMap::new(), true);
+        assert_eq!(then.take, [lanes[1].id.clone(), lanes[2].id.clone()]);
+        lanes[0].node = Some("dead".into());
+        let free = decide(&lanes, &nodes, "a", &HashMap::new(), true);
+        assert_eq!(free.seal, [(lanes[0].id.clone(), lanes[0].epoch)]);
     }
 
     #[test]

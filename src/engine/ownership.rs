@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use super::Engine;
 use super::membership::{LEASE, Lease, RENEWAL, Watch, decide};
 use crate::domain::lane::LaneId;
+use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::lanes::redis::Redis;
-use crate::store::{Error, LaneRow, NodeRow};
+use crate::store::{Error, LaneRow, NodeRow, SetState};
 
 /// How often a node looks at the others.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -53,6 +54,8 @@ struct State {
     watch: Watch,
     beaten: Duration,
     reported: String,
+    /// The version of the configuration that the others know this node to act by.
+    config_seen: i64,
     leaving: bool,
 }
 
@@ -90,6 +93,7 @@ impl Member {
                 watch: Watch::default(),
                 beaten: sent,
                 reported: String::new(),
+                config_seen: 0,
                 leaving: false,
             }),
             report: Mutex::default(),
@@ -114,21 +118,24 @@ impl Member {
 
     async fn beat(&self, engine: &Engine) -> Result<(), Error> {
         let report = self.report.lock().clone();
+        let config = engine.acted();
         let sent = since_boot();
         let due = {
             let state = self.state.lock();
             let since = sent.saturating_sub(state.beaten);
-            since >= RENEWAL || (since >= REPORT_EVERY && state.reported != report)
+            let is_news = state.reported != report;
+            let waited_for = state.config_seen != config;
+            since >= RENEWAL || waited_for || (since >= REPORT_EVERY && is_news)
         };
         if !due {
             return Ok(());
         }
-        let config = engine.catalog.peek().version;
         if in_time(engine.store.beat(&self.id(), config, &report)).await? {
             let mut state = self.state.lock();
             state.lease.renewed(sent);
             state.beaten = sent;
             state.reported = report;
+            state.config_seen = config;
             return Ok(());
         }
         self.begin_again(engine).await
@@ -146,6 +153,7 @@ impl Member {
         state.lease = Lease::begun(sent);
         state.watch = Watch::default();
         state.beaten = sent;
+        state.config_seen = 0;
         Ok(())
     }
 
@@ -179,6 +187,9 @@ impl Member {
         if !moves.drop.is_empty() {
             tracing::warn!(lanes = moves.drop.len(), "lanes are not ours any more");
             engine.close_lanes(&moves.drop).await;
+        }
+        if !moves.seal.is_empty() || is_unfinished(&view.lanes) {
+            seal(engine, &me, &moves.seal).await?;
         }
         self.hand_over(engine, &me, &view.lanes, &moves.hand_over)
             .await?;
@@ -295,6 +306,40 @@ impl Member {
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let answer = timeout(PATIENCE, call).await;
     answer.unwrap_or_else(|_| Err(Error::Lost("no answer in time".into())))
+}
+
+/// Whether all old lanes of a resize are sealed, and nobody has noted yet that it is done.
+fn is_unfinished(lanes: &[LaneRow]) -> bool {
+    let closing = |namespace: &Name| {
+        let mut of_it = lanes.iter().filter(|lane| lane.id.namespace == *namespace);
+        of_it.any(LaneRow::is_closing)
+    };
+    let mut opening = lanes.iter().filter(|lane| lane.set == SetState::Opening);
+    opening.any(|lane| !closing(&lane.id.namespace))
+}
+
+/// Closes lanes of sets that go, each between two turns, and seals them; who waits for that is told, and
+/// what they still had to do goes to the lanes that follow.
+async fn seal(engine: &Arc<Engine>, me: &str, lanes: &[(LaneId, i64)]) -> Result<(), Error> {
+    let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
+    let left = engine.stop_lanes(&ids).await;
+    if !lanes.is_empty() {
+        in_time(engine.store.seal_lanes(lanes, me, Timestamp::now())).await?;
+        tracing::info!(lanes = lanes.len(), "lanes sealed");
+    }
+    engine.close_sets().await?;
+    engine.catalog.refresh().await?;
+    engine.catalog_changed();
+    for set in engine.catalog.now().lane_sets.values() {
+        if ids.iter().any(|lane| lane.namespace == set.namespace) {
+            engine.relay.raise(set).await;
+        }
+    }
+    engine.place_later(left.into_iter().flat_map(|(_, hints)| hints));
+    if !lanes.is_empty() {
+        engine.look_at_lanes();
+    }
+    Ok(())
 }
 
 async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Error> {

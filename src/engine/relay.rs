@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::Engine;
 use crate::domain::cursor::CursorId;
-use crate::domain::lane::LaneId;
+use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::lanes::redis::{Answer, Error, Redis, Sign};
@@ -82,6 +82,23 @@ impl Relay {
         }
     }
 
+    /// Tells Redis and the other nodes of a new lane set at once: whoever runs an old lane hears of it when
+    /// he asks for hints.
+    pub async fn raise(&self, set: &LaneSet) {
+        let Some(redis) = &self.redis else { return };
+        if redis.raise(set).await.is_ok() {
+            let _ = redis.poke(&set.namespace).await;
+        }
+    }
+
+    /// Removes what is left of a lane set of which nothing runs any more.
+    pub async fn forget(&self, set: &LaneSet) {
+        let Some(redis) = &self.redis else { return };
+        if let Err(error) = redis.forget(set).await {
+            tracing::debug!(%error, "the queues of a closed lane set stay");
+        }
+    }
+
     /// Starts what moves hints.
     pub fn start(engine: &Arc<Engine>, duties: &mut JoinSet<()>) {
         let relay = &engine.relay;
@@ -113,8 +130,10 @@ async fn claim(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) -> Resul
             redis.raise(set).await?;
         }
     }
-    for (lane, epoch) in lanes {
-        if let Answer::Fenced(later) = redis.claim(lane, *epoch).await? {
+    let claims = lanes.iter().map(|(lane, epoch)| redis.claim(lane, *epoch));
+    let answers = futures_util::future::join_all(claims).await;
+    for ((lane, epoch), answer) in lanes.iter().zip(answers) {
+        if let Answer::Fenced(later) = answer? {
             tracing::info!(%lane, epoch, later, "another node has taken the lane");
             engine.look_at_lanes();
         }
@@ -160,8 +179,15 @@ async fn push(
             redis.push(namespace, generation, hints).await?;
         }
         Answer::Stale(_) => {
-            // The owners of the newer lanes sweep when they take them.
             let _ = engine.catalog.refresh().await;
+            engine.catalog_changed();
+            let now = engine.catalog.now();
+            let set = now.lane_sets.get(namespace);
+            // Redis ahead of the database: wiped soon, and swept.
+            if set.is_some_and(|set| set.generation > generation) {
+                let now = Timestamp::now();
+                engine.place_later(hints.iter().map(|(_, cursor)| hint_of(*cursor, now)));
+            }
         }
         _ => {}
     }
@@ -207,6 +233,7 @@ async fn receive(
             }
             Answer::Stale(_) | Answer::Fenced(_) => {
                 let _ = engine.catalog.refresh().await;
+                engine.catalog_changed();
                 engine.look_at_lanes();
             }
         }
@@ -226,17 +253,21 @@ fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
         return;
     }
     let now = Timestamp::now();
-    let hint = |cursor| Hint {
-        cursor,
-        oldest: now,
-        behind: Behind::More(1),
-        aside: Aside::Stay,
-    };
-    let hints = cursors.into_iter().map(hint).collect();
+    let hints = cursors.into_iter().map(|cursor| hint_of(cursor, now));
+    let hints = hints.collect();
     if let Err(hints) = engine.lanes.hint(lane, hints) {
         // Closed in between: for the next owner.
         let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
         engine.relay.send(lane.clone(), cursors);
+    }
+}
+
+fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
+    Hint {
+        cursor,
+        oldest: now,
+        behind: Behind::More(1),
+        aside: Aside::Stay,
     }
 }
 
@@ -291,6 +322,8 @@ async fn wipe_what_is_ahead(
             continue;
         };
         if seen.get(name) != Some(&generation) {
+            // It may be this node that has not looked for a while.
+            let _ = engine.catalog.refresh().await;
             ahead.insert(name.clone(), generation);
         } else if redis.wipe(name).await.is_ok() {
             tracing::warn!(namespace = %name, generation, "Redis knew lanes that the database does not");

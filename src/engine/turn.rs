@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::catalog::Snapshot;
 use super::lane::{Aside, Outcome, Rest};
 use super::reduce::{Failure, Folded, Task};
 use crate::domain::backoff;
 use crate::domain::cursor::{Condition, Cursor, CursorId};
 use crate::domain::hook::Handler;
+use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
+use crate::lanes::{self, Behind, Hint};
 use crate::store::{Advance, Error, Input, Mover, Step, Want};
 
 /// Cursors in one turn.
@@ -53,7 +56,12 @@ enum Plan {
 ///
 /// # Errors
 /// Those of the database: nothing is lost, and the same turn may be taken again.
-pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Turned, Error> {
+pub async fn take(
+    engine: &Engine,
+    lane: &LaneId,
+    batch: &[CursorId],
+    alone: bool,
+) -> Result<Turned, Error> {
     let events_max = if alone && batch.len() == 1 {
         EVENTS_ALONE_MAX
     } else {
@@ -79,6 +87,10 @@ pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Tu
             turned.outcomes.push((*cursor, Outcome::Done));
             continue;
         };
+        if let Some(outcome) = stopped(engine, &catalog, lane, &mut input, handler, now) {
+            turned.outcomes.push((*cursor, outcome));
+            continue;
+        }
         match plan(&input, handler, now) {
             Plan::Leave(outcome) => turned.outcomes.push((*cursor, outcome)),
             Plan::HaltAtGap => {
@@ -130,6 +142,49 @@ pub async fn take(engine: &Engine, batch: &[CursorId], alone: bool) -> Result<Tu
         }
     }
     Ok(turned)
+}
+
+/// What becomes of a cursor that does not take its turns here now. One that moves up to its mark is left
+/// with no event behind it.
+fn stopped(
+    engine: &Engine,
+    catalog: &Snapshot,
+    lane: &LaneId,
+    input: &mut Input,
+    handler: &Handler,
+    now: Timestamp,
+) -> Option<Outcome> {
+    let kept = |input: &Input| match input.events.is_empty() {
+        true => Outcome::Done,
+        false => Outcome::Aside(Aside::Kept, rest(input, 0, now)),
+    };
+    let hook = catalog.hooks_by_id.get(&handler.hook);
+    if hook.is_some_and(|hook| hook.namespace != lane.namespace) {
+        engine.place_later([hint(input, now)]);
+        return Some(Outcome::Done);
+    }
+    if catalog.stops.hooks.contains(&handler.hook) {
+        return Some(kept(input));
+    }
+    if catalog.stops.mode(lane).has_marks() && !input.has_gap() {
+        let mark = catalog.stops.marks.get(&input.cursor.id);
+        let mark = mark.filter(|mark| input.cursor.position < **mark);
+        let Some(mark) = mark else {
+            return Some(kept(input));
+        };
+        input.events.retain(|event| event.seq.0 <= mark.0);
+    }
+    None
+}
+
+fn hint(input: &Input, now: Timestamp) -> Hint {
+    let rest = rest(input, 0, now);
+    Hint {
+        cursor: input.cursor.id,
+        oldest: rest.oldest,
+        behind: Behind::All(rest.events),
+        aside: lanes::Aside::Stay,
+    }
 }
 
 fn plan(input: &Input, handler: &Handler, now: Timestamp) -> Plan {

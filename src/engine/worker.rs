@@ -6,13 +6,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
 use super::lane::{Lane, Survey};
 use super::{Engine, turn};
 use crate::domain::cursor::CursorId;
-use crate::domain::lane::LaneId;
+use crate::domain::lane::{LaneId, Mode};
 use crate::domain::time::Timestamp;
-use crate::lanes::{self, Behind, Queue};
+use crate::lanes::{self, Behind, Hint, Queue};
 use crate::store::Error;
 
 /// How long a lane waits after the database refused its turn.
@@ -28,6 +29,8 @@ pub struct Worker {
     queue: Arc<Queue>,
     lane: Mutex<Lane>,
     gauge: Mutex<Gauge>,
+    /// Held from the look at what the lane may do until its turn has ended.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Worker {
@@ -38,22 +41,30 @@ impl Worker {
             queue,
             lane: Mutex::default(),
             gauge: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
     /// Takes turns until `stop` is asked for; the turn that runs is finished first.
     pub async fn run(&self, engine: &Engine, mut stop: watch::Receiver<bool>) {
+        let mut changes = engine.acting.subscribe();
         while !*stop.borrow() {
+            changes.mark_unchanged();
+            let turn = self.turn.lock().await;
             self.take_hints();
-            let (batch, alone) = self.next_batch();
+            let (batch, alone) = self.next_batch(engine);
             if batch.is_empty() {
+                drop(turn);
                 tokio::select! {
-                    () = self.idle() => {}
+                    () = self.idle(engine) => {}
+                    _ = changes.changed() => {}
                     _ = stop.changed() => {}
                 }
                 continue;
             }
-            if let Err(error) = self.take_turn(engine, &batch, alone).await {
+            let taken = self.take_turn(engine, &batch, alone).await;
+            drop(turn);
+            if let Err(error) = taken {
                 self.again(&batch);
                 if engine.fail_if_fatal(&error) {
                     return;
@@ -65,6 +76,30 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Returns when the turn that runs has ended. Every later one goes by the configuration as it is now.
+    pub async fn turn_ends(&self) {
+        drop(self.turn.lock().await);
+    }
+
+    /// Gives up every cursor, once the lane does not run any more.
+    pub fn give_up(&self) -> Vec<Hint> {
+        self.lane.lock().give_up()
+    }
+
+    /// Gives up cursors that take their turns elsewhere now.
+    pub fn give_up_strangers(&self, catalog: &Snapshot) -> Vec<Hint> {
+        self.take_hints();
+        let is_strange = |cursor: CursorId| {
+            let hook = catalog.hook_of(cursor.handler);
+            hook.is_some_and(|hook| hook.namespace != self.id.namespace)
+        };
+        self.lane.lock().give_up_those(is_strange)
+    }
+
+    fn is_paused(&self, engine: &Engine) -> bool {
+        engine.catalog.peek().stops.mode(&self.id) == Mode::Paused
     }
 
     /// Whether the lane knows that a cursor has work.
@@ -112,7 +147,10 @@ impl Worker {
         self.gauge.lock().came(came, Timestamp::now());
     }
 
-    fn next_batch(&self) -> (Vec<CursorId>, bool) {
+    fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, bool) {
+        if self.is_paused(engine) {
+            return (Vec::new(), false);
+        }
         let mut lane = self.lane.lock();
         let batch = lane.next_batch(turn::CURSORS_MAX, Timestamp::now());
         (batch, lane.is_idle())
@@ -124,7 +162,7 @@ impl Worker {
         batch: &[CursorId],
         alone: bool,
     ) -> Result<(), Error> {
-        let turned = turn::take(engine, batch, alone).await?;
+        let turned = turn::take(engine, &self.id, batch, alone).await?;
         let now = Timestamp::now();
         {
             let mut lane = self.lane.lock();
@@ -154,8 +192,9 @@ impl Worker {
     }
 
     /// Waits for a hint, or for the time of a cursor that waits.
-    async fn idle(&self) {
+    async fn idle(&self, engine: &Engine) {
         let due = self.lane.lock().next_due();
+        let due = due.filter(|_| !self.is_paused(engine));
         let Some(due) = due else {
             return self.queue.poked().await;
         };

@@ -51,13 +51,13 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/events/{id}", get(show_event))
 }
 
-type Answer = Result<Response, Error>;
+pub(super) type Answer = Result<Response, Error>;
 
 /// The longest body of an operation, in bytes.
 const BODY_MAX: u64 = 2 * 1024 * 1024;
 
 /// A body in JSON, refused in our own words.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = Error;

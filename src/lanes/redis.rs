@@ -288,6 +288,17 @@ impl Redis {
         }
     }
 
+    /// Removes what is left of a generation that is sealed.
+    ///
+    /// # Errors
+    /// [`Error::Away`].
+    pub async fn forget(&self, set: &LaneSet) -> Result<(), Error> {
+        let owners = set.ids().take(1).map(|lane| owners(&lane));
+        let queue = |lane: LaneId| queue(&lane.namespace, lane.generation, lane.index);
+        let keys: Vec<_> = owners.chain(set.ids().map(queue)).collect();
+        self.delete(&keys).await
+    }
+
     async fn delete(&self, keys: &[String]) -> Result<(), Error> {
         let mut delete = redis::cmd("DEL");
         self.0.link.ask::<()>(delete.arg(keys)).await

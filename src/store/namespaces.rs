@@ -30,7 +30,8 @@ struct Row {
 const LIST: &str = "select n.name, l.generation, l.lanes, n.created_at,
     (select count(*) from hooks h where h.namespace = n.name and h.deleted_at is null) as hooks
     from namespaces n join lane_sets l on l.namespace = n.name
-    where l.generation = (select max(generation) from lane_sets where namespace = n.name)
+    where l.state in ('opening', 'stable') and l.generation =
+      (select max(generation) from lane_sets where namespace = n.name and state in ('opening', 'stable'))
     order by n.name";
 
 const CREATE: &str = "insert into namespaces (name, created_at) values ($1, $2)
@@ -46,6 +47,9 @@ const ADD_LANES: &str = "insert into lanes (namespace, generation, lane)
     with recursive each(lane) as (
       select cast(0 as bigint) union all select lane + 1 from each where lane + 1 < $2)
     select $1, (select max(generation) from lane_sets where namespace = $1), lane from each";
+
+/// Of a resize that was under way when its namespace went.
+const RETIRE: &str = "update lane_sets set state = 'closed' where namespace = $1";
 
 const REMOVE_LANES: &str = "delete from lanes where namespace = $1";
 
@@ -110,10 +114,12 @@ impl Store {
         if deleted.rows_affected() == 0 {
             return Ok(false);
         }
-        sqlx::query(REMOVE_LANES)
-            .bind(name.as_str())
-            .execute(&mut *writing.tx)
-            .await?;
+        for statement in [REMOVE_LANES, RETIRE] {
+            sqlx::query(statement)
+                .bind(name.as_str())
+                .execute(&mut *writing.tx)
+                .await?;
+        }
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)

@@ -47,6 +47,28 @@ pub struct LaneRow {
     pub node: Option<String>,
     /// That of the newest take.
     pub epoch: i64,
+    /// How many lanes its set has.
+    pub lanes: u16,
+    /// Where its set is between being made and being gone.
+    pub set: SetState,
+}
+
+impl LaneRow {
+    /// Whether it is to be sealed.
+    pub fn is_closing(&self) -> bool {
+        self.set == SetState::Closing
+    }
+}
+
+/// Where a lane set is between being made and being gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetState {
+    /// Its lanes are taken as those before it are sealed.
+    Opening,
+    /// It is the only one.
+    Stable,
+    /// Its lanes are sealed, each after the turn that runs.
+    Closing,
 }
 
 const JOIN: &str = "insert into nodes (id, name, data_dir, hints, started_at)
@@ -57,17 +79,26 @@ const BEAT: &str = "update nodes set beat = beat + 1, config_seen = $2, report =
 const NODES: &str = "select id, name, data_dir, hints, state, beat, config_seen, report, started_at
     from nodes order by id";
 
-const LANES: &str = "select namespace, generation, lane, node, epoch from lanes
-    where sealed_at is null order by namespace, generation, lane";
+const LANES: &str = "select l.namespace, l.generation, l.lane, l.node, l.epoch, s.lanes, s.state
+    from lanes l join lane_sets s on s.namespace = l.namespace and s.generation = l.generation
+    where l.sealed_at is null order by l.namespace, l.generation, l.lane";
 
 const DRAW: &str = "update counters set value = value + $1 where name = 'epoch' returning value";
 
 /// A statement of its own after [`DRAW`]: it sees whatever was taken with an earlier epoch, and the row of
-/// the node that took it, because both were committed before the counter was free again.
+/// the node that took it, because both were committed before the counter was free again. A lane of a new set
+/// waits until every older one that may have a slot of it is sealed; see [`crate::domain::lane::overlap`].
 const TAKE: &str = "update lanes set node = $1, epoch = $2
     where namespace = $3 and generation = $4 and lane = $5 and sealed_at is null and epoch < $2
       and (node is null or not exists (select 1 from nodes n where n.id = lanes.node))
-      and exists (select 1 from nodes n where n.id = $1)";
+      and exists (select 1 from nodes n where n.id = $1)
+      and not exists (
+        select 1 from lane_sets mine, lanes o
+          join lane_sets s on s.namespace = o.namespace and s.generation = o.generation
+        where mine.namespace = $3 and mine.generation = $4 and o.namespace = $3 and o.generation < $4
+          and o.sealed_at is null
+          and o.lane * mine.lanes < (lanes.lane + 1) * s.lanes
+          and lanes.lane * s.lanes < (o.lane + 1) * mine.lanes)";
 
 const RELEASE: &str = "update lanes set node = null
     where namespace = $1 and generation = $2 and lane = $3 and node = $4 and epoch = $5";
@@ -178,9 +209,8 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn lanes(&self) -> Result<Vec<LaneRow>, Error> {
-        let rows: Vec<(String, i64, i64, Option<String>, i64)> =
-            sqlx::query_as(LANES).fetch_all(&self.reader).await?;
-        rows.into_iter().map(lane_row).collect()
+        let rows: Vec<RawLane> = sqlx::query_as(LANES).fetch_all(&self.reader).await?;
+        rows.into_iter().map(RawLane::lane).collect()
     }
 
     /// Takes those of `lanes` that are free, if the node has a row, each under an epoch of its own, which is returned with it.
@@ -268,17 +298,39 @@ impl Store {
     }
 }
 
-fn lane_row(
-    (namespace, generation, lane, node, epoch): (String, i64, i64, Option<String>, i64),
-) -> Result<LaneRow, Error> {
+#[derive(FromRow)]
+struct RawLane {
+    namespace: String,
+    generation: i64,
+    lane: i64,
+    node: Option<String>,
+    epoch: i64,
+    lanes: i64,
+    state: String,
+}
+
+impl RawLane {
+    fn lane(self) -> Result<LaneRow, Error> {
+        Ok(LaneRow {
+            id: lane_id(&self.namespace, self.generation, self.lane)?,
+            node: self.node,
+            epoch: self.epoch,
+            lanes: u16::try_from(self.lanes).unwrap_or(1),
+            set: match self.state.as_str() {
+                "opening" => SetState::Opening,
+                "stable" => SetState::Stable,
+                _ => SetState::Closing,
+            },
+        })
+    }
+}
+
+/// The lane that a row is about.
+pub(super) fn lane_id(namespace: &str, generation: i64, lane: i64) -> Result<LaneId, Error> {
     let wrong = || Error::Integrity(format!("lane {namespace}-{generation}-{lane} is malformed"));
-    Ok(LaneRow {
-        id: LaneId {
-            namespace: namespace.parse().map_err(|_| wrong())?,
-            generation,
-            index: u16::try_from(lane).map_err(|_| wrong())?,
-        },
-        node,
-        epoch,
+    Ok(LaneId {
+        namespace: namespace.parse().map_err(|_| wrong())?,
+        generation,
+        index: u16::try_from(lane).map_err(|_| wrong())?,
     })
 }

@@ -18,6 +18,7 @@ mod postgres;
 mod redis;
 mod redis_server;
 mod refused;
+mod resize;
 mod shipped;
 mod store;
 mod world;

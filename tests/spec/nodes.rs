@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hooklane::domain::lane::LaneId;
 use hooklane::domain::time::Timestamp;
-use hooklane::store::{LaneRow, NodeRow, Store};
+use hooklane::store::{LaneRow, NodeRow, SetState, Store};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -113,6 +113,8 @@ async fn lanes_come_and_go_with_their_lane_set(on: On) {
         },
         node: None,
         epoch: 0,
+        lanes: 1,
+        set: SetState::Stable,
     };
     assert_eq!(world.lane(0).await, expected);
 }

@@ -581,6 +581,8 @@ fn free_lane(index: u16) -> LaneRow {
         },
         node: None,
         epoch: 0,
+        lanes: 8,
+        set: crate::store::SetState::Stable,
     }
 }
 

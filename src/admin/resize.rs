@@ -1,0 +1,270 @@
+//! Lanes resized, drained, paused and resumed while everything runs. Each is one change of rows, which
+//! every node then acts by; what is said here is how far that has come.
+
+use std::time::Duration;
+
+use super::namespaces::check_lanes;
+use super::{Admin, Error};
+use crate::api;
+use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::store::{Begun, Progress, Waiting, Why};
+
+/// How long an operator waits for every node to act by a change before he is told who has not.
+const ACT_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Admin {
+    /// Begins a resize, or only says what it would mean. As many lanes as there are is nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when one is under way, or the lanes are not as they were seen.
+    pub async fn resize(&self, spec: &api::ResizeSpec, by: &str) -> Result<api::Resize, Error> {
+        check_lanes(spec.lanes)?;
+        self.engine()?;
+        let set = self.namespace(&spec.namespace).await?.lanes;
+        let under_way = self.store.resize_under_way(&spec.namespace).await?;
+        if let Some(resize) = &under_way {
+            return Err(Error::Conflict(busy(resize)));
+        }
+        let is_other = |seen: Option<i64>, now: i64| seen.is_some_and(|seen| seen != now);
+        if is_other(spec.expect.map(i64::from), i64::from(set.lanes))
+            || is_other(spec.generation, set.generation)
+        {
+            let (name, lanes) = (&spec.namespace, set.lanes);
+            let wanted = spec.expect.map(|lanes| format!(", not {lanes}"));
+            return Err(Error::Conflict(format!(
+                "{name} has {lanes} lanes now{}, generation {}. Nothing was changed.",
+                wanted.unwrap_or_default(),
+                set.generation
+            )));
+        }
+        let mut plan = self.plan_resize(&set, spec.lanes).await?;
+        if spec.dry_run || set.lanes == spec.lanes {
+            return Ok(plan);
+        }
+        let why = why(by, spec.reason.as_ref());
+        let begun = match spec.drain_first {
+            true => self.store.plan_resize(&set, spec.lanes, &why).await?,
+            false => self.store.begin_resize(&set, spec.lanes, &why).await?,
+        };
+        match begun {
+            Begun::Begun(next) => {
+                self.changed().await?;
+                plan.next_generation = Some(next.generation);
+                Ok(plan)
+            }
+            Begun::Changed => Err(Error::Conflict(format!(
+                "the lanes of {} were changed meanwhile. Nothing was changed.",
+                spec.namespace
+            ))),
+            Begun::Mixed => Err(Error::Conflict(plan.in_the_way.join("; "))),
+        }
+    }
+
+    async fn plan_resize(&self, set: &LaneSet, to: u16) -> Result<api::Resize, Error> {
+        let waiting = self.store.waiting(&set.namespace).await?;
+        let size = self.store.namespace_size(set, to).await?;
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        Ok(api::Resize {
+            namespace: set.namespace.clone(),
+            from: set.lanes,
+            to,
+            generation: set.generation,
+            next_generation: None,
+            streams: number(size.streams),
+            moves: number(size.moves),
+            set_aside: number(size.set_aside),
+            backlog: waiting.iter().map(|slot| slot.events).sum(),
+            fullest_lane: fullest(&waiting, set.lanes),
+            fullest_lane_after: fullest(&waiting, to),
+            fullest_stream: waiting.iter().map(|slot| slot.most).max().unwrap_or(0),
+            in_the_way: self.in_the_way(set).await?,
+        })
+    }
+
+    async fn in_the_way(&self, set: &LaneSet) -> Result<Vec<String>, Error> {
+        let modes = self.store.lane_modes().await?;
+        let mode = |lane: &LaneId| modes.get(lane).map_or(Mode::Active, |mode| mode.mode);
+        let kind = |lane: &LaneId| match mode(lane) {
+            Mode::Drained => Mode::Draining,
+            mode => mode,
+        };
+        let lanes: Vec<_> = set.ids().collect();
+        let is_mixed = lanes.iter().any(|lane| kind(lane) != kind(&lanes[0]));
+        let stopped = lanes.iter().filter(|lane| mode(lane) != Mode::Active);
+        Ok(match is_mixed {
+            true => stopped
+                .map(|lane| format!("{lane} is {}", mode(lane).word()))
+                .collect(),
+            false => Vec::new(),
+        })
+    }
+
+    /// How far the resize of a namespace has come.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] namespace.
+    pub async fn resize_progress(&self, namespace: &Name) -> Result<api::ResizeProgress, Error> {
+        let under_way = self.store.resize_under_way(namespace).await?;
+        let set = self.namespace(namespace).await?.lanes;
+        let Some(resize) = under_way else {
+            return Ok(api::ResizeProgress {
+                generation: set.generation,
+                lanes: set.lanes,
+                under_way: false,
+                sealed: 0,
+                of: 0,
+                waits_for: None,
+            });
+        };
+        let of = resize.from.lanes;
+        let unsealed = u16::try_from(resize.unsealed.len()).unwrap_or(of);
+        Ok(api::ResizeProgress {
+            generation: set.generation,
+            lanes: set.lanes,
+            under_way: true,
+            sealed: of.saturating_sub(unsealed),
+            of,
+            waits_for: self.resize_waits_for(&resize).await?,
+        })
+    }
+
+    async fn resize_waits_for(&self, resize: &Progress) -> Result<Option<String>, Error> {
+        if resize.is_planned {
+            let left = self.store.left(&resize.from).await?;
+            let events: i64 = left.values().map(|left| left.events).sum();
+            let cursors: i64 = left.values().map(|left| left.cursors).sum();
+            return Ok(Some(format!(
+                "{events} events of {cursors} cursors are left to drain"
+            )));
+        }
+        Ok(resize.unsealed.first().map(|(lane, node)| match node {
+            Some(node) => format!("lane {lane} is not sealed by {node}"),
+            None => format!("lane {lane} has no node; anybody seals it"),
+        }))
+    }
+
+    /// Pauses lanes: when nobody is waited for, no turn runs in them.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] lane; [`Error::Conflict`] while a resize is under way.
+    pub async fn pause_lanes(
+        &self,
+        spec: &api::LanesSpec,
+        by: &str,
+    ) -> Result<api::Stopped, Error> {
+        let (_, lanes) = self.lanes_of(spec).await?;
+        let why = why(by, spec.reason.as_ref());
+        self.store.pause_lanes(&lanes, &why).await?;
+        self.stopped(&lanes).await
+    }
+
+    /// Drains lanes: what waits now is processed, what comes later is kept.
+    ///
+    /// # Errors
+    /// As for [`Admin::pause_lanes`].
+    pub async fn drain_lanes(
+        &self,
+        spec: &api::LanesSpec,
+        by: &str,
+    ) -> Result<api::Stopped, Error> {
+        let (set, lanes) = self.lanes_of(spec).await?;
+        let why = why(by, spec.reason.as_ref());
+        self.store.drain_lanes(&set, &lanes, &why).await?;
+        self.stopped(&lanes).await
+    }
+
+    /// Lets lanes go on.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] lane; [`Error::Conflict`] while lanes are being sealed.
+    pub async fn resume_lanes(&self, spec: &api::LanesSpec) -> Result<api::Stopped, Error> {
+        let (set, lanes) = self.lanes_of(spec).await?;
+        self.store.resume_lanes(&set, &lanes).await?;
+        self.stopped(&lanes).await
+    }
+
+    async fn lanes_of(&self, spec: &api::LanesSpec) -> Result<(LaneSet, Vec<LaneId>), Error> {
+        self.engine()?;
+        let set = self.namespace(&spec.namespace).await?.lanes;
+        let under_way = self.store.resize_under_way(&spec.namespace).await?;
+        if let Some(resize) = under_way.filter(|resize| !resize.is_planned) {
+            return Err(Error::Conflict(busy(&resize)));
+        }
+        let Some(names) = &spec.lanes else {
+            let all = set.ids().collect();
+            return Ok((set, all));
+        };
+        let find = |name: &String| {
+            let named =
+                |lane: &LaneId| lane.to_string() == *name || lane.index.to_string() == *name;
+            let found = set.ids().find(named);
+            found.ok_or_else(|| Error::missing("lane", name))
+        };
+        let lanes = names.iter().map(find).collect::<Result<_, _>>()?;
+        Ok((set, lanes))
+    }
+
+    /// Waits until every node acts by what was just changed.
+    async fn stopped(&self, lanes: &[LaneId]) -> Result<api::Stopped, Error> {
+        self.changed().await?;
+        let version = self.store.config_version().await?;
+        Ok(api::Stopped {
+            lanes: lanes.iter().map(LaneId::to_string).collect(),
+            waits_for: self.acted_by_all(version).await?,
+        })
+    }
+
+    /// The nodes that do not act by a version of the configuration yet, after a while.
+    pub(super) async fn acted_by_all(&self, version: i64) -> Result<Vec<String>, Error> {
+        let engine = self.engine()?;
+        let began = tokio::time::Instant::now();
+        loop {
+            let mut late = Vec::new();
+            if engine.acted() < version {
+                late.push(self.node.clone());
+            }
+            let me = engine.member.as_ref().map(|member| member.id());
+            for node in self.store.nodes().await? {
+                if Some(&node.id) != me.as_ref() && node.config_seen < version {
+                    late.push(node.name);
+                }
+            }
+            if late.is_empty() || began.elapsed() > ACT_MAX {
+                return Ok(late);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn why(by: &str, reason: Option<&String>) -> Why {
+    Why {
+        by: by.to_owned(),
+        reason: reason.cloned(),
+        at: Timestamp::now(),
+    }
+}
+
+fn busy(resize: &Progress) -> String {
+    format!(
+        "{} is being resized already: {} -> {} lanes, by {}. Nothing was changed.",
+        resize.from.namespace,
+        resize.from.lanes,
+        resize.to.lanes,
+        resize.by.as_deref().unwrap_or("somebody")
+    )
+}
+
+/// Events that would wait in the fullest of so many lanes.
+fn fullest(waiting: &[Waiting], lanes: u16) -> u64 {
+    let mut full = vec![0_u64; usize::from(lanes)];
+    for slot in waiting {
+        full[usize::from(Slot(slot.slot).lane(lanes))] += slot.events;
+    }
+    full.into_iter().max().unwrap_or(0)
+}

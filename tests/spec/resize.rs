@@ -1,0 +1,213 @@
+//! Lanes operated while webhooks come, on both set-ups: nothing is lost, doubled or reordered, whatever
+//! the number of lanes becomes and whatever is stopped and let go meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::checker::{self, Attempt, TRAIL_JS, trail};
+use super::daemon::{Client, Home, Setup};
+use super::embedded::torture::outcome;
+use super::world::{World, until};
+
+const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'trail.js'\norder_by = 'body:/account'\n";
+const SENDERS: usize = 8;
+
+fn world(setup: Setup) -> World {
+    World::at(Home::new(setup), &[("trail.js", TRAIL_JS)], HOOKS)
+}
+
+/// Sends to streams of its own, one event after the other, until it is told to stop.
+async fn send(
+    mut client: Client,
+    sender: usize,
+    began: Instant,
+    stop: Arc<AtomicBool>,
+) -> Vec<Attempt> {
+    let mut log = Vec::new();
+    for number in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let account = format!("s{sender}-{}", number % 40);
+        let body =
+            Bytes::from(json!({"account": account, "number": number, "amount": 1}).to_string());
+        let sent_at = began.elapsed();
+        let answer = client.post("orders", body.clone(), None).await.unwrap();
+        assert_eq!(answer.status, 202, "{}", answer.json());
+        log.push(Attempt {
+            stream: format!("orders/{account}"),
+            body,
+            dedupe_key: None,
+            sent_at,
+            outcome: outcome(&answer, began.elapsed()),
+        });
+    }
+    log
+}
+
+/// Does `work` under load, then checks every promise.
+async fn under_load(world: &World, work: impl FnOnce(&World)) {
+    let (stop, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let client = Client::new(world.home.addr, &world.write);
+            tokio::spawn(send(client, sender, began, Arc::clone(&stop)))
+        })
+        .collect();
+    tokio::task::block_in_place(|| work(world));
+    stop.store(true, Ordering::Relaxed);
+    let mut log = Vec::new();
+    for sender in senders {
+        log.extend(sender.await.unwrap());
+    }
+    let mut client = Client::new(world.home.addr, &world.read);
+    checker::settle(&mut client, &["orders"], Duration::from_secs(10)).await;
+    let stored = checker::read(&mut client, &["orders"]).await;
+    let broken = checker::check(&log, &stored, trail);
+    assert!(broken.is_empty(), "{}", checker::report(&broken));
+}
+
+fn resize(world: &World, lanes: u16) {
+    let said = world
+        .home
+        .run(&["lanes", "resize", &lanes.to_string(), "--yes", "-o", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["to"], lanes);
+}
+
+fn lanes(world: &World) -> Value {
+    world.admin("GET", "/v1/admin/lanes", &Value::Null).json()["items"].take()
+}
+
+async fn a_storm_of_resizes_under_load_keeps_every_order(setup: Setup) {
+    let world = world(setup);
+    under_load(&world, |world| {
+        for count in [16, 3, 64, 1, 17, 8] {
+            resize(world, count);
+            assert_eq!(lanes(world).as_array().unwrap().len(), usize::from(count));
+        }
+    })
+    .await;
+}
+
+async fn a_drain_keeps_what_comes_later_and_a_pause_outlives_its_daemon(setup: Setup) {
+    let mut world = world(setup);
+    world.accepted("orders", r#"{"account":"a","number":1,"amount":1}"#);
+    world.home.run(&[
+        "lanes", "drain", "--all", "--yes", "--wait", "--reason", "a look",
+    ]);
+    let all = lanes(&world);
+    for lane in all.as_array().unwrap() {
+        assert_eq!(
+            (&lane["state"], &lane["reason"]),
+            (&json!("drained"), &json!("a look"))
+        );
+        assert!(lane["by"].as_str().unwrap().contains("uid"), "{lane}");
+    }
+    assert_eq!(
+        world.cursor("orders/a")["position"],
+        1,
+        "what waited was applied"
+    );
+    world.accepted("orders", r#"{"account":"a","number":2,"amount":1}"#);
+    until(|| {
+        let kept = lanes(&world)
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|l| l["kept"].as_u64())
+            .sum::<u64>();
+        (kept == 1).then_some(())
+    });
+    assert_eq!(world.cursor("orders/a")["position"], 1);
+    world.home.run(&["lanes", "resume", "--all"]);
+    world.state("orders/a", 2);
+
+    world.home.run(&["lanes", "pause", "--all", "--yes"]);
+    world.kill();
+    world.restart();
+    world.accepted("orders", r#"{"account":"a","number":3,"amount":1}"#);
+    assert_eq!(lanes(&world)[0]["state"], "paused");
+    assert_eq!(world.cursor("orders/a")["position"], 2);
+    world.home.run(&["lanes", "resume", "--all"]);
+    world.state("orders/a", 3);
+}
+
+async fn a_hook_changes_its_namespace_under_load_and_back(setup: Setup) {
+    let world = world(setup);
+    world
+        .home
+        .run(&["namespaces", "create", "acme", "--lanes", "4"]);
+    under_load(&world, |world| {
+        for namespace in ["acme", "default", "acme"] {
+            world
+                .home
+                .run(&["hooks", "edit", "orders", "--namespace", namespace]);
+        }
+    })
+    .await;
+}
+
+async fn a_resize_that_waits_for_the_drain_begins_when_it_is_done(setup: Setup) {
+    let world = world(setup);
+    under_load(&world, |world| {
+        world
+            .home
+            .run(&["lanes", "resize", "5", "--yes", "--drain-first"]);
+        assert_eq!(lanes(world).as_array().unwrap().len(), 5);
+    })
+    .await;
+}
+
+async fn what_was_not_planned_on_is_refused(setup: Setup) {
+    let world = world(setup);
+    let code = |args: &[&str]| world.home.command(args).output().unwrap().status.code();
+    assert_eq!(
+        code(&["lanes", "resize", "16", "--expect", "3", "--yes"]),
+        Some(7)
+    );
+    assert_eq!(code(&["lanes", "resize", "0", "--yes"]), Some(2));
+    assert_eq!(code(&["lanes", "pause", "99"]), Some(5));
+    let plan = world
+        .home
+        .run(&["lanes", "resize", "16", "--dry-run", "-o", "json"]);
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(
+        (&plan["to"], &plan["next_generation"]),
+        (&json!(16), &Value::Null)
+    );
+    let old = json!({"lanes": 16, "generation": 77});
+    assert_eq!(
+        world.admin("POST", "/v1/admin/lanes/resize", &old).status,
+        409
+    );
+}
+
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Setup::Embedded).await;
+            })*
+        }
+        mod production {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Setup::Production).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_storm_of_resizes_under_load_keeps_every_order
+    a_drain_keeps_what_comes_later_and_a_pause_outlives_its_daemon
+    a_hook_changes_its_namespace_under_load_and_back
+    a_resize_that_waits_for_the_drain_begins_when_it_is_done
+    what_was_not_planned_on_is_refused
+}
