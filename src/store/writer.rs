@@ -144,6 +144,7 @@ pub fn start(
         db,
         next_n: last.unwrap_or(0).max(indexed) + 1,
         indexed,
+        unindexed: Vec::new(),
         streams: HashMap::new(),
         deletions_seen: 0,
         deletions: deletions.clone(),
@@ -152,7 +153,7 @@ pub fn start(
         turn_to_write,
         observer,
     };
-    writer.index()?;
+    writer.catch_up()?;
     std::thread::Builder::new()
         .name("store".into())
         .spawn(move || writer.run(&received))
@@ -173,6 +174,8 @@ struct Writer {
     next_n: i64,
     /// The newest row of the log that the index knows.
     indexed: i64,
+    /// The rows after it, in the order of the log.
+    unindexed: Vec<Unindexed>,
     streams: HashMap<(HookId, OrderingKey), Head>,
     deletions_seen: u64,
     deletions: Arc<AtomicU64>,
@@ -214,14 +217,10 @@ impl Writer {
 
     /// Waits for ever while there is nothing to index: an idle log costs nothing.
     fn patience(&self) -> Duration {
-        match self.unindexed() {
-            0 => Duration::from_secs(3600),
-            _ => REST,
+        match self.unindexed.is_empty() {
+            true => Duration::from_secs(3600),
+            false => REST,
         }
-    }
-
-    fn unindexed(&self) -> usize {
-        usize::try_from(self.next_n - 1 - self.indexed).unwrap_or(0)
     }
 
     /// Commits `ops` together, or, when that fails, each alone.
@@ -229,6 +228,8 @@ impl Writer {
         if ops.is_empty() {
             return;
         }
+        // On busy cores the requests that are ready go first, and the commit is for more of them.
+        std::thread::yield_now();
         let ops: Vec<_> = ops.into_iter().map(Op::gathered).collect();
         match self.commit(&ops) {
             Ok(done) => answer_all(ops, done, &self.known),
@@ -242,7 +243,7 @@ impl Writer {
                 Err(ops) => ops.into_iter().for_each(|op| self.serve(vec![op])),
             },
         }
-        if self.unindexed() >= UNINDEXED_MAX {
+        if self.unindexed.len() >= UNINDEXED_MAX {
             self.index_and_report();
         }
     }
@@ -280,6 +281,7 @@ impl Writer {
             self.roll_back();
         } else {
             self.next_n += i64::try_from(events.len()).unwrap_or(0);
+            self.unindexed.extend(events.iter().map(Unindexed::of));
             self.tail.push(events.into_iter());
         }
         (self.observer)(Commit {
@@ -333,42 +335,28 @@ impl Writer {
         batch: &[NewEvent],
         events: &mut Vec<(i64, Arc<Event>)>,
     ) -> Result<Vec<Appended>, Error> {
+        let db = &self.db;
+        let mut insert = db.prepare_cached(INSERT)?;
         let mut appended = Vec::with_capacity(batch.len());
         for new in batch {
-            appended.push(self.append_one(new, events)?);
+            let n = self.next_n + i64::try_from(events.len()).unwrap_or(0);
+            let one = match numbered(db, &mut self.streams, &self.tail, new)? {
+                Err(not_new) => not_new,
+                Ok(head) => {
+                    let event = new.at(head.id, Seq(head.head.0 + 1));
+                    put(&mut insert, n, &event)?;
+                    head.head = event.seq;
+                    events.push((n, Arc::new(event)));
+                    Appended::New {
+                        stream: head.id,
+                        seq: head.head,
+                        slot: head.slot,
+                    }
+                }
+            };
+            appended.push(one);
         }
         Ok(appended)
-    }
-
-    /// Stores one event. Its number is taken last, so that a duplicate leaves no gap.
-    fn append_one(
-        &mut self,
-        new: &NewEvent,
-        events: &mut Vec<(i64, Arc<Event>)>,
-    ) -> Result<Appended, Error> {
-        let head = match self.streams.entry((new.hook, new.key.clone())) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => match find_or_create(&self.db, new)? {
-                Some(mut head) => {
-                    head.head = head.head.max(self.tail.last(head.id).unwrap_or_default());
-                    unknown.insert(head)
-                }
-                None => return Ok(Appended::Gone),
-            },
-        };
-        if let Some(first) = find_duplicate(&self.db, head.id, new.dedupe_key.as_deref())? {
-            return Ok(first);
-        }
-        head.head = Seq(head.head.0 + 1);
-        let n = self.next_n + i64::try_from(events.len()).unwrap_or(0);
-        let event = new.at(head.id, head.head);
-        insert(&self.db, n, &event)?;
-        events.push((n, Arc::new(event)));
-        Ok(Appended::New {
-            stream: head.id,
-            seq: head.head,
-            slot: head.slot,
-        })
     }
 
     fn index_and_report(&mut self) {
@@ -387,30 +375,43 @@ impl Writer {
         }
     }
 
-    /// Brings the index of the log to its end, in sorted batches.
-    fn index(&mut self) -> Result<(), Error> {
-        let turn_to_write = self.turn_to_write.clone();
-        while self.unindexed() > 0 {
-            // At start there is no runtime yet that could be blocked, and nobody else who writes.
-            let _turn = turn_to_write.try_lock();
-            let _turn = match _turn {
-                Ok(turn) => turn,
-                Err(_) => turn_to_write.blocking_lock(),
-            };
-            let result = self.index_batch();
-            if result.is_err() {
-                self.roll_back();
+    /// Indexes what the last process left behind, in bounded batches.
+    fn catch_up(&mut self) -> Result<(), Error> {
+        loop {
+            self.unindexed = unindexed_rows(&self.db, self.indexed)?;
+            if self.unindexed.is_empty() {
+                return Ok(());
             }
-            self.indexed = result?;
-            self.tail.indexed(self.indexed);
+            self.index()?;
         }
+    }
+
+    /// Brings the index to the end of the rows that it does not know.
+    fn index(&mut self) -> Result<(), Error> {
+        let Some(last) = self.unindexed.iter().map(|row| row.n).max() else {
+            return Ok(());
+        };
+        let turn_to_write = self.turn_to_write.clone();
+        // At start there is no runtime yet that could be blocked, and nobody else who writes.
+        let _turn = turn_to_write.try_lock();
+        let _turn = match _turn {
+            Ok(turn) => turn,
+            Err(_) => turn_to_write.blocking_lock(),
+        };
+        let result = self.index_rows(last);
+        if result.is_err() {
+            self.roll_back();
+        }
+        result?;
+        self.unindexed.clear();
+        self.indexed = last;
+        self.tail.indexed(last);
         Ok(())
     }
 
-    /// Indexes a batch, and writes the heads it moved: once a stream, however many events it got.
-    fn index_batch(&self) -> Result<i64, Error> {
-        let mut rows = unindexed_rows(&self.db, self.indexed)?;
-        let last = rows.last().map_or(self.next_n - 1, |row| row.n);
+    /// Indexes the rows, and writes the heads they moved: once a stream, however many events it got.
+    fn index_rows(&mut self, last: i64) -> Result<(), Error> {
+        let rows = &mut self.unindexed;
         self.db.execute_batch("begin immediate")?;
         rows.sort_unstable_by_key(|row| (row.stream, row.seq));
         let mut place = self
@@ -432,7 +433,7 @@ impl Writer {
         let mut id = self
             .db
             .prepare_cached("insert into log_ids (id, n) values (?1, ?2)")?;
-        for row in &rows {
+        for row in rows.iter() {
             id.execute(params![row.id, row.n])?;
         }
         self.db.execute(
@@ -440,7 +441,7 @@ impl Writer {
             [last],
         )?;
         self.db.execute_batch("commit")?;
-        Ok(last)
+        Ok(())
     }
 }
 
@@ -587,11 +588,12 @@ fn find_duplicate(
     Ok(first.optional()?)
 }
 
-fn insert(db: &Connection, n: i64, event: &Event) -> Result<(), Error> {
-    const INSERT: &str = "insert into log
-        (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
-        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    db.prepare_cached(INSERT)?.execute(params![
+const INSERT: &str = "insert into log
+    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
+fn put(insert: &mut rusqlite::Statement<'_>, n: i64, event: &Event) -> Result<(), Error> {
+    insert.execute(params![
         n,
         event.stream.0,
         event.seq.0,
@@ -605,12 +607,44 @@ fn insert(db: &Connection, n: i64, event: &Event) -> Result<(), Error> {
     Ok(())
 }
 
+/// The head of the event's stream, which it is about to move; or why it moves none.
+fn numbered<'h>(
+    db: &Connection,
+    streams: &'h mut HashMap<(HookId, OrderingKey), Head>,
+    tail: &Tail,
+    new: &NewEvent,
+) -> Result<Result<&'h mut Head, Appended>, Error> {
+    let head = match streams.entry((new.hook, new.key.clone())) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => match find_or_create(db, new)? {
+            Some(mut head) => {
+                head.head = head.head.max(tail.last(head.id).unwrap_or_default());
+                unknown.insert(head)
+            }
+            None => return Ok(Err(Appended::Gone)),
+        },
+    };
+    let duplicate = find_duplicate(db, head.id, new.dedupe_key.as_deref())?;
+    Ok(duplicate.map_or(Ok(head), Err))
+}
+
 /// A row of the log that the index does not know.
 struct Unindexed {
     n: i64,
     stream: i64,
     seq: i64,
     id: [u8; 16],
+}
+
+impl Unindexed {
+    fn of((n, event): &(i64, Arc<Event>)) -> Self {
+        Self {
+            n: *n,
+            stream: event.stream.0,
+            seq: event.seq.0,
+            id: *event.id.as_bytes(),
+        }
+    }
 }
 
 fn unindexed_rows(db: &Connection, after: i64) -> Result<Vec<Unindexed>, Error> {
