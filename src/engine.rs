@@ -29,7 +29,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::HandlerId;
+use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
@@ -45,6 +45,9 @@ const CATALOG_EVERY: Duration = Duration::from_secs(1);
 
 /// How often draining lanes are looked at, while there are any.
 const DRAINS_EVERY: Duration = Duration::from_millis(250);
+
+/// How long a hook may stand still while it changes its namespace: then whoever moves it is gone.
+const MOVE_MAX: Duration = Duration::from_secs(10);
 
 /// How often it is stored which keys were used.
 const USES_EVERY: Duration = Duration::from_secs(60);
@@ -184,6 +187,7 @@ impl Engine {
         duties.spawn(engine.clone().sweep_now_and_then());
         duties.spawn(place::run(engine.clone()));
         duties.spawn(engine.clone().watch_drains());
+        duties.spawn(engine.clone().watch_moves());
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
         Ok(Running {
@@ -358,6 +362,9 @@ impl Engine {
         match &self.member {
             Some(member) => member.begin(self).await,
             None => {
+                // Nobody else could be moving them.
+                let catalog = self.catalog.now();
+                self.end_moves(&catalog, &catalog.stops.hooks).await?;
                 self.run_every_lane().await?;
                 self.sweep().await.map(drop)
             }
@@ -445,6 +452,48 @@ impl Engine {
             if let Err(error) = self.look_at_drains(&catalog).await {
                 tracing::debug!(%error, "draining lanes are looked at again");
             }
+        }
+    }
+
+    /// Ends the changes of namespace that a crash has broken off. Any node may: no order depends on it.
+    async fn watch_moves(self: Arc<Self>) {
+        let mut since: HashMap<HookId, Instant> = HashMap::new();
+        let mut clock = tokio::time::interval(CATALOG_EVERY);
+        loop {
+            let now = clock.tick().await;
+            let catalog = self.catalog.now();
+            since.retain(|hook, _| catalog.stops.hooks.contains(hook));
+            for hook in &catalog.stops.hooks {
+                since.entry(*hook).or_insert(now);
+            }
+            let is_late = |(_, since): &(&HookId, &Instant)| now - **since >= MOVE_MAX;
+            let late = since
+                .iter()
+                .filter(is_late)
+                .map(|(hook, _)| *hook)
+                .collect();
+            if let Err(error) = self.end_moves(&catalog, &late).await {
+                tracing::debug!(%error, "hooks that stand still are looked at again");
+            }
+        }
+    }
+
+    /// Lets hooks go on in the namespace that they have.
+    async fn end_moves(
+        &self,
+        catalog: &catalog::Snapshot,
+        hooks: &HashSet<HookId>,
+    ) -> Result<(), Error> {
+        let known = hooks
+            .iter()
+            .filter_map(|hook| catalog.hooks_by_id.get(hook));
+        for hook in known {
+            tracing::warn!(hook = %hook.name, "its change of namespace was broken off; it goes on where it is");
+            self.store.resume_hook(hook.id, &hook.namespace).await?;
+        }
+        match hooks.is_empty() {
+            true => Ok(()),
+            false => self.config_changed().await,
         }
     }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hooklane::domain::time::Timestamp;
+use hooklane::store::{Begun, Database, Store, Why};
 use serde_json::{Value, json};
 
 use super::checker::{self, Attempt, TRAIL_JS, trail};
@@ -15,6 +17,14 @@ use super::world::{World, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'trail.js'\norder_by = 'body:/account'\n";
 const SENDERS: usize = 8;
+
+/// The database of a daemon that does not run.
+fn database(home: &Home) -> Database {
+    match &home.servers {
+        Some(servers) => servers.url().parse().unwrap(),
+        None => (&home.data().join("hooklane.db")).into(),
+    }
+}
 
 fn world(setup: Setup) -> World {
     World::at(Home::new(setup), &[("trail.js", TRAIL_JS)], HOOKS)
@@ -163,6 +173,40 @@ async fn a_resize_that_waits_for_the_drain_begins_when_it_is_done(setup: Setup) 
     .await;
 }
 
+/// The rows are as a crash leaves them right after a resize has begun, and in the middle of a hook's move.
+async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
+    let mut world = world(setup);
+    world.accepted("orders", r#"{"account":"a","number":1,"amount":1}"#);
+    world.state("orders/a", 1);
+    world.kill();
+    let store = Store::open(database(&world.home), Box::new(|_| {}))
+        .await
+        .unwrap();
+    let why = Why {
+        by: "a node that died".to_owned(),
+        reason: None,
+        at: Timestamp::now(),
+    };
+    let set = store.namespaces().await.unwrap().remove(0).lanes;
+    assert!(matches!(
+        store.begin_resize(&set, 5, &why).await.unwrap(),
+        Begun::Begun(_)
+    ));
+    let again = store.begin_resize(&set, 6, &why).await.unwrap();
+    assert_eq!(again, Begun::Changed, "one resize at a time");
+    let hook = store.hooks().await.unwrap().remove(0);
+    assert!(store.pause_hook(hook.id, &why).await.unwrap());
+    store.close().await;
+    world.restart();
+    world.accepted("orders", r#"{"account":"a","number":2,"amount":1}"#);
+    world.state("orders/a", 2);
+    until(|| {
+        let progress = world.admin("GET", "/v1/admin/lanes/resize", &Value::Null);
+        let progress = progress.json();
+        (progress["under_way"] == false && progress["lanes"] == 5).then_some(())
+    });
+}
+
 async fn what_was_not_planned_on_is_refused(setup: Setup) {
     let world = world(setup);
     let code = |args: &[&str]| world.home.command(args).output().unwrap().status.code();
@@ -209,5 +253,6 @@ on_both! {
     a_drain_keeps_what_comes_later_and_a_pause_outlives_its_daemon
     a_hook_changes_its_namespace_under_load_and_back
     a_resize_that_waits_for_the_drain_begins_when_it_is_done
+    what_a_crash_broke_off_is_carried_on
     what_was_not_planned_on_is_refused
 }
