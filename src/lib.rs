@@ -23,6 +23,10 @@
 //! that cursor alone is set aside; its lane goes on. `engine/sweep.rs` finds what a lost hint left
 //! behind.
 //!
+//! Lanes change under way: `admin/resize.rs` asks, `store/lane_sets.rs` has the rows, `engine.rs` ends the
+//! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the
+//! right one.
+//!
 //! # Where to look first
 //!
 //! The order: `store/writer.rs`. Who is next: `engine/lane.rs`. Why a cursor stands: `engine/turn.rs`.
