@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hooklane::domain::lane::LaneId;
 use hooklane::domain::time::Timestamp;
-use hooklane::store::{LaneRow, NodeRow, SetState, Store};
+use hooklane::store::{Begun, LaneRow, NodeRow, SetState, Store, Why};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -22,6 +22,7 @@ on_both! {
     a_node_is_reaped_only_at_the_beat_that_was_seen,
     whoever_holds_a_data_directory_ends_all_nodes_of_it,
     a_lane_is_taken_only_when_its_node_is_null_or_gone,
+    a_new_lane_is_taken_only_when_every_older_one_it_overlaps_is_sealed,
     every_take_draws_an_epoch_of_its_own,
     a_lane_is_given_back_only_by_its_node_and_with_its_epoch,
     of_a_renewal_and_a_reaping_at_the_same_time_one_changes_nothing,
@@ -178,6 +179,46 @@ async fn a_lane_is_taken_only_when_its_node_is_null_or_gone(on: On) {
     let later = take(&world, 0, &me).await.unwrap();
     assert!(later > epoch);
     assert_eq!(world.lane(0).await.node, Some(me));
+}
+
+/// Four lanes become two: each of the new ones takes over from two.
+async fn a_new_lane_is_taken_only_when_every_older_one_it_overlaps_is_sealed(on: On) {
+    let world = World::new(on).await;
+    let (me, now) = (world.joined().await, Timestamp::now());
+    let old: Vec<_> = world.lanes().await.into_iter().map(|row| row.id).collect();
+    let owned = world.store.take_lanes(&old, &me).await.unwrap();
+    let why = Why {
+        by: "an operator".into(),
+        reason: None,
+        at: now,
+    };
+    let set = world.store.namespaces().await.unwrap().remove(0).lanes;
+    let begun = world.store.begin_resize(&set, 2, &why).await.unwrap();
+    let Begun::Begun(new) = begun else {
+        panic!("{begun:?}")
+    };
+    let new: Vec<_> = new.ids().collect();
+    let take = async || {
+        let taken = world.store.take_lanes(&new, &me).await.unwrap();
+        taken.into_iter().map(|(lane, _)| lane).collect::<Vec<_>>()
+    };
+    let seal = async |lanes: &[(LaneId, i64)], node: &str| {
+        world.store.seal_lanes(lanes, node, now).await.unwrap();
+    };
+    assert_eq!(take().await, []);
+    seal(&owned, "somebody else").await;
+    assert_eq!(take().await, [], "only its owner seals a lane");
+    seal(&owned[..1], &me).await;
+    assert_eq!(take().await, [], "the second half is not sealed yet");
+    seal(&owned[1..2], &me).await;
+    assert_eq!(take().await, [new[0].clone()]);
+    assert_eq!(world.store.close_sets().await.unwrap(), []);
+    assert_eq!(world.store.remove_node(&me).await.unwrap(), 1);
+    let other = world.joined().await;
+    seal(&owned[2..], &other).await;
+    let taken = world.store.take_lanes(&new, &other).await.unwrap();
+    assert_eq!(taken.len(), 2, "what nobody runs is sealed by anybody");
+    assert_eq!(world.store.close_sets().await.unwrap(), [set]);
 }
 
 async fn every_take_draws_an_epoch_of_its_own(on: On) {
