@@ -11,6 +11,7 @@ mod key;
 mod lane;
 mod namespace;
 mod resize;
+mod snapshot;
 mod stream;
 mod words;
 
@@ -22,6 +23,10 @@ pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Lane, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
+pub use snapshot::{
+    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Sample, Severity, Snapshot,
+    Storage, Total, Verdict, Viewer,
+};
 pub use stream::{Released, Retry, Skip, Skipped, State, Stream, StreamRow};
 
 use serde::{Deserialize, Serialize};

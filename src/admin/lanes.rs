@@ -200,6 +200,10 @@ fn idle(id: &LaneId) -> api::Lane {
         by: None,
         since: None,
         reason: None,
+        severity: api::Severity::Fine,
+        busy: None,
+        cursors: 0,
+        trend: Vec::new(),
     }
 }
 
@@ -231,6 +235,7 @@ fn running(
         node: Some(node.to_owned()),
         worst,
         kept: survey.kept,
+        cursors: survey.cursors,
         ..idle(id)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Severity;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -60,6 +61,18 @@ pub struct Lane {
     /// Why.
     #[serde(default)]
     pub reason: Option<String>,
+    /// How much it needs somebody.
+    #[serde(default)]
+    pub severity: Severity,
+    /// The share of time with a turn running, 0 to 1.
+    #[serde(default)]
+    pub busy: Option<f64>,
+    /// Cursors with work.
+    #[serde(default)]
+    pub cursors: u64,
+    /// Its backlog in the last quarter of an hour, oldest first, ten steps.
+    #[serde(default)]
+    pub trend: Vec<u64>,
 }
 
 /// What a lane does.

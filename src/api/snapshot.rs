@@ -1,0 +1,337 @@
+//! Everything a dashboard shows of one namespace at one moment, computed once a second for all who look.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Lane, Percentiles};
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+
+/// A namespace at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The version of this shape: fields are only added within it.
+    pub schema: u32,
+    /// Grows with every snapshot of one process.
+    pub seq: u64,
+    /// When it was taken.
+    pub at: Timestamp,
+    /// When the process that answers began.
+    pub started_at: Timestamp,
+    /// Its version.
+    pub version: String,
+    /// Its name.
+    pub node: String,
+    /// Who looks.
+    pub viewer: Viewer,
+    /// What is shown.
+    pub namespace: Name,
+    /// The generation of its lane set.
+    pub generation: i64,
+    /// Its hooks, and their streams.
+    pub hooks_count: u64,
+    /// Streams of its hooks.
+    pub streams_count: u64,
+    /// What is wrong, in words: the worst first; at least one, which may be `OK`.
+    pub verdicts: Vec<Verdict>,
+    /// All lanes together.
+    pub total: Total,
+    /// How events are stored.
+    pub storage: Storage,
+    /// Its lanes, in order; while it is resized those of the older generation first.
+    pub lanes: Vec<Lane>,
+    /// Cursors with work: the 50 worst that are set aside, then the 20 oldest that flow.
+    pub cursors: Vec<CursorLine>,
+    /// The live nodes.
+    pub nodes: Vec<NodeLine>,
+    /// Every namespace.
+    pub namespaces: Vec<NamespaceLine>,
+    /// Its hooks, the busiest first: 20 at most.
+    pub hooks: Vec<HookLine>,
+    /// The last quarter of an hour, oldest first: 90 steps of 10 s at most.
+    pub history: Vec<Sample>,
+    /// The newest entries of the log, newest first: 50 at most.
+    pub log: Vec<LogLine>,
+}
+
+/// Who looks at a snapshot, and whether he may act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Viewer {
+    /// As people know him: `ana (socket)`, `key grafana`.
+    pub name: String,
+    /// Whether he may change anything.
+    pub may_act: bool,
+}
+
+/// One finding about the whole, for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its rule, 1 to 12; what touches everything has a low number.
+    pub rule: u8,
+    /// Whose fault it is.
+    pub class: Class,
+    /// How much it needs somebody.
+    pub severity: Severity,
+    /// The first sentence, without its class.
+    pub text: String,
+    /// What it holds up, and whether more lanes help; none when all is well.
+    pub more: Option<String>,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Events that it holds up.
+    pub events: u64,
+    /// The least number of lanes that would help, if more would.
+    pub lanes_that_help: Option<u16>,
+    /// The lane it is about, by name.
+    pub lane: Option<String>,
+    /// The stream it is about.
+    pub stream: Option<StreamName>,
+}
+
+/// Whose fault something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// Ours.
+    #[serde(rename = "US")]
+    Us,
+    /// Perhaps ours.
+    #[serde(rename = "US?")]
+    UsPerhaps,
+    /// Senders send more than usual.
+    #[serde(rename = "SENDERS")]
+    Senders,
+    /// A destination.
+    #[serde(rename = "THEM")]
+    Them,
+    /// A reducer.
+    #[serde(rename = "CODE")]
+    Code,
+    /// One stream, which goes one event at a time.
+    #[serde(rename = "ORDER")]
+    Order,
+    /// There are too few lanes.
+    #[serde(rename = "LANES")]
+    Lanes,
+    /// An operator wants it so.
+    #[serde(rename = "ON PURPOSE")]
+    OnPurpose,
+    /// Nobody's: all is well.
+    #[serde(rename = "OK")]
+    Ok,
+}
+
+impl Class {
+    /// The word for it, as in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Us => "US",
+            Self::UsPerhaps => "US?",
+            Self::Senders => "SENDERS",
+            Self::Them => "THEM",
+            Self::Code => "CODE",
+            Self::Order => "ORDER",
+            Self::Lanes => "LANES",
+            Self::OnPurpose => "ON PURPOSE",
+            Self::Ok => "OK",
+        }
+    }
+
+    /// Whether nobody needs to do anything.
+    pub fn is_well(self) -> bool {
+        matches!(self, Self::OnPurpose | Self::Ok)
+    }
+}
+
+/// How much something needs somebody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// All is well.
+    #[default]
+    Fine,
+    /// Not as usual, or so on purpose.
+    Unusual,
+    /// Somebody must look.
+    Trouble,
+}
+
+impl Severity {
+    /// The mark that goes before a row, and before a line of the log.
+    pub fn mark(self) -> char {
+        match self {
+            Self::Fine => ' ',
+            Self::Unusual => '~',
+            Self::Trouble => '!',
+        }
+    }
+}
+
+/// The lanes of a namespace together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Total {
+    /// The age of the oldest event that waits at all.
+    pub oldest_ms: Option<u64>,
+    /// The same, of flowing cursors in running lanes.
+    pub flow_ms: Option<u64>,
+    /// Cursors waiting or held.
+    pub set_aside: u64,
+    /// Cursors that try again by themselves.
+    pub waiting: u64,
+    /// Cursors that need an operator.
+    pub held: u64,
+    /// Events still to apply.
+    pub backlog: u64,
+    /// How the backlog changes, in events a second.
+    pub backlog_per_s: f64,
+    /// Events that came in, a second.
+    pub in_per_s: f64,
+    /// Events that were applied, a second.
+    pub out_per_s: f64,
+    /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
+    pub eta: Option<String>,
+    /// When all is applied, where that can be told.
+    pub eta_ms: Option<u64>,
+    /// Received until applied, events that still wait included.
+    pub wait_ms: Option<Percentiles>,
+    /// The reducers' own time.
+    pub work_ms: Option<Percentiles>,
+    /// Cursors with work.
+    pub cursors: u64,
+    /// The share of time with a turn running, 0 to 1, of the busiest lane.
+    pub busiest: Option<f64>,
+}
+
+/// How this node stores events.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Storage {
+    /// Whether events are accepted; none says why not.
+    pub accepting: bool,
+    /// Events accepted a second, by this node.
+    pub accepted_per_s: f64,
+    /// 99 of 100 commits of the last minutes took at most this; none without a commit.
+    pub commit_p99_ms: Option<f64>,
+    /// What is normal for it.
+    pub commit_normal_ms: Option<f64>,
+    /// What went wrong last, within the last minute.
+    pub error: Option<String>,
+}
+
+/// A cursor with work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CursorLine {
+    /// Its stream.
+    pub stream: StreamName,
+    /// Its handler.
+    pub handler: Name,
+    /// The lane it is in, by its place in the lane set.
+    pub lane: u16,
+    /// `flowing`, `waiting`, `held` or `paused`.
+    pub condition: String,
+    /// Where it is.
+    pub position: Position,
+    /// The last event of its stream.
+    pub head: Seq,
+    /// Events still to apply.
+    pub behind: u64,
+    /// The age of the event that it needs next.
+    pub oldest_ms: Option<u64>,
+    /// Tries of that event.
+    pub tries: u32,
+    /// What went wrong last.
+    pub result: Option<String>,
+    /// When it is tried again.
+    pub retry_at: Option<Timestamp>,
+    /// The event it needs next.
+    pub next: Option<EventId>,
+}
+
+/// A live node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeLine {
+    /// What people call it.
+    pub node: String,
+    /// Lanes it runs, of all namespaces.
+    pub lanes: u64,
+    /// Those of this namespace, as ranges: `0-3,7`.
+    pub owns: String,
+    /// The share of time in which its lanes of this namespace took turns, 0 to 1.
+    pub busy: Option<f64>,
+    /// Processor time used by its process: 1.0 is a whole core.
+    pub cpu: Option<f64>,
+    /// 99 of 100 of its commits took at most this.
+    pub commit_p99_ms: Option<f64>,
+    /// How long ago its last beat was seen to change.
+    pub beat_ms: Option<u64>,
+    /// How long it runs.
+    pub up_ms: Option<u64>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Whether it is on its way out.
+    pub leaving: bool,
+}
+
+/// A namespace in a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NamespaceLine {
+    /// Its name.
+    pub namespace: Name,
+    /// Its lanes.
+    pub lanes: u16,
+    /// Their generation.
+    pub generation: i64,
+    /// Cursors set aside.
+    pub set_aside: u64,
+    /// The age of the oldest event that waits at all.
+    pub oldest_ms: Option<u64>,
+    /// The same, of flowing cursors.
+    pub flow_ms: Option<u64>,
+    /// Events still to apply.
+    pub backlog: u64,
+}
+
+/// A hook in a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HookLine {
+    /// Its name.
+    pub hook: Name,
+    /// Events accepted a second, by this node, in the last 10 s.
+    pub in_per_s: f64,
+    /// What is normal for it; none until an hour is known.
+    pub normal_per_s: Option<f64>,
+    /// Whether an operator has paused it.
+    pub paused: bool,
+    /// Its handlers: `reduce latest`.
+    pub handlers: String,
+}
+
+/// Ten seconds of the past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When they ended.
+    pub at: Timestamp,
+    /// The largest backlog in them.
+    pub backlog: u64,
+    /// Events that came, a second.
+    pub in_per_s: f64,
+    /// Events that were applied, a second.
+    pub out_per_s: f64,
+    /// The largest FLOW in them.
+    pub flow_ms: u64,
+    /// Events that waited, at their end or until they were applied in them, by how long:
+    /// under 10 ms, 100 ms, 1 s, 10 s, 1 min, 10 min, and longer.
+    pub waits: [u64; 7],
+}
+
+/// Something that hooklane or an operator did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub at: Timestamp,
+    /// How much it needs somebody.
+    pub severity: Severity,
+    /// A lane, a cursor, a node.
+    pub scope: String,
+    /// What happened.
+    pub what: String,
+}
