@@ -43,6 +43,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -s h -l help -d 'Print h
 complete -c hooklane -n "__fish_hooklane_needs_command" -s V -l version -d 'Print version'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "serve" -d 'Run a node: receive webhooks, keep them, process them in order'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "send" -d 'Post test events to a hook and follow them until they are folded'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "status" -d 'Say whether all is well: whose fault it is, what it holds up, whether more lanes help'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "hooks" -d 'Make, change, try and delete receivers of webhooks'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "events" -d 'See events: list, show and follow them'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "state" -d 'Read the state of a stream'
@@ -97,6 +98,26 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand send" -s q -l quiet -d
 complete -c hooklane -n "__fish_hooklane_using_subcommand send" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand send" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand send" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l wait -d 'Wait until all is well, for so long at most' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l watch -d 'Show it again every second; Ctrl-C ends'
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l ours -d 'Take what senders and destinations do for well'
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F

@@ -3,18 +3,22 @@
 //! states a running engine too.
 
 mod error;
+mod eta;
 mod events;
 mod hooks;
 mod keys;
 mod lanes;
+mod monitor;
 mod namespaces;
 mod resize;
 mod streams;
+mod verdict;
 
 use std::sync::Arc;
 
 pub use error::Error;
 pub use events::EventsFilter;
+use monitor::Monitor;
 pub use streams::StreamsFilter;
 
 use crate::domain::hook::Hook;
@@ -30,6 +34,7 @@ pub struct Admin {
     store: Store,
     engine: Option<Arc<Engine>>,
     node: String,
+    monitor: Arc<Monitor>,
 }
 
 impl Admin {
@@ -39,6 +44,7 @@ impl Admin {
             store,
             engine: None,
             node: String::new(),
+            monitor: Arc::default(),
         }
     }
 
@@ -48,6 +54,7 @@ impl Admin {
             store: engine.store.clone(),
             engine: Some(engine),
             node,
+            monitor: Arc::default(),
         }
     }
 

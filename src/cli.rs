@@ -19,6 +19,7 @@ mod send;
 mod serve;
 mod shell;
 mod state;
+mod status;
 mod streams;
 mod table;
 
@@ -47,6 +48,7 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Send(send::Send),
+    Status(status::Status),
     #[command(subcommand)]
     Hooks(hooks::Hooks),
     #[command(subcommand)]
@@ -156,6 +158,7 @@ async fn ask(command: Command, place: &reach::Place, out: &mut Printer) -> anyho
 async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
     match command {
         Command::Send(command) => command.run(reach, out).await,
+        Command::Status(command) => command.run(reach, out).await,
         Command::Hooks(command) => command.run(reach, out).await,
         Command::Events(command) => command.run(reach, out).await,
         Command::State(command) => command.run(reach, out).await,

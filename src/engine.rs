@@ -37,7 +37,7 @@ use crate::lanes::{Aside, Behind, Hint, Lanes};
 use crate::metrics::Metrics;
 use crate::store::{self, Commit, Error, Store};
 
-pub use gauge::Reading;
+pub use gauge::{Reading, class};
 pub use worker::Worker;
 
 /// How often the version of the configuration is looked at: a revoked key is refused within this time.
@@ -122,10 +122,14 @@ pub fn observer(
     Box::new(move |commit| {
         metrics.commits.inc();
         metrics.commit_seconds.observe(commit.took.as_secs_f64());
+        metrics.pulse.committed(commit.took, Timestamp::now());
         if commit.events > 0 {
             metrics.commit_events.observe(commit.events as f64);
         }
         let failing = commit.error.is_some();
+        if let Some(error) = &commit.error {
+            metrics.pulse.failed(error.to_string(), Timestamp::now());
+        }
         // Once when it begins and once when it is over: a full disk refuses thousands a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {
             (_, Some(error)) if error.is_fatal() => {
@@ -346,7 +350,8 @@ impl Engine {
                 .wait_seconds
                 .observe(now.since(*at).as_secs_f64());
         }
-        for (took, _) in &turned.work {
+        self.metrics.pulse.folded(&turned.work);
+        for (_, took, _) in &turned.work {
             self.metrics.fold_seconds.observe(took.as_secs_f64());
         }
         let stuck = self.folds.stuck();

@@ -13,6 +13,7 @@ pub mod error;
 mod lanes;
 mod read;
 mod receive;
+mod snapshot;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub fn routes(app: App) -> Router {
         .merge(read::routes())
         .merge(admin::routes())
         .merge(lanes::routes())
+        .merge(snapshot::routes())
         .fallback(|| async { error::Error::not_found("there is nothing here") })
         .method_not_allowed_fallback(|| async { error::Error::other_method() })
         .with_state(app)

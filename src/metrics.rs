@@ -4,6 +4,8 @@
 //! short lock for histograms, which are fed per commit, turn or fold, not per event. Nothing is
 //! labelled by stream, hook or key, so the page stays small however many there are.
 
+mod pulse;
+
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
@@ -13,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
+
+pub use pulse::{Folds, Normal, Pulse};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,6 +28,8 @@ type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What happened lately, for verdicts.
+    pub pulse: Pulse,
 
     /// Events stored durably and answered 202.
     pub events_accepted: Counter,
@@ -211,6 +217,7 @@ impl Metrics {
             ),
             accept_errors: page.counter("accept_errors", "Connections that could not be accepted"),
             registry: page.0,
+            pulse: Pulse::default(),
         })
     }
 

@@ -42,7 +42,7 @@ pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, LaneMode, Left, Progress, Size, Waiting, Why};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
-pub use streams::{CursorRow, CursorsFilter, StreamRow};
+pub use streams::{CursorRow, CursorState, CursorsFilter, StreamCursors, StreamRow};
 pub use writer::{Commit, Observer};
 
 /// The database. Cheap to clone; closed when [`Store::close`] was called.

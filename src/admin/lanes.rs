@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::monitor::NodeReport;
 use super::{Admin, Error};
 use crate::api::{self, LaneState, Percentiles, Worst};
 use crate::domain::cursor::{Condition, CursorId};
@@ -37,7 +38,11 @@ impl Admin {
     }
 
     /// Adds who stopped which of the lanes, and what is left for those that drain.
-    async fn show_modes(&self, set: &LaneSet, lanes: &mut [api::Lane]) -> Result<(), Error> {
+    pub(super) async fn show_modes(
+        &self,
+        set: &LaneSet,
+        lanes: &mut [api::Lane],
+    ) -> Result<(), Error> {
         let modes = self.store.lane_modes().await?;
         if !set.ids().any(|id| modes.contains_key(&id)) {
             return Ok(());
@@ -64,25 +69,6 @@ impl Admin {
                 };
             }
         }
-        Ok(())
-    }
-
-    /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn report(&self) -> Result<(), Error> {
-        let engine = self.engine()?;
-        let Some(member) = &engine.member else {
-            return Ok(());
-        };
-        let catalog = engine.catalog.now();
-        let mut lanes = Vec::new();
-        for id in catalog.lane_sets.values().flat_map(LaneSet::ids) {
-            let lane = self.lane_here(&id).await?;
-            lanes.extend(lane.filter(|lane| lane.backlog > 0 || lane.wait_ms.is_some()));
-        }
-        member.report(serde_json::to_string(&lanes).unwrap_or_default());
         Ok(())
     }
 
@@ -147,17 +133,19 @@ impl Admin {
 }
 
 /// What the nodes last said of their lanes, by the lane's name.
-fn reports(view: &View) -> HashMap<String, api::Lane> {
+pub(super) fn reports(view: &View) -> HashMap<String, api::Lane> {
     let reports = view.nodes.iter().map(|node| &node.report);
-    let lanes = reports.filter_map(|json| serde_json::from_str::<Vec<api::Lane>>(json).ok());
-    lanes
-        .flatten()
-        .map(|lane| (lane.lane.clone(), lane))
-        .collect()
+    let reports = reports.filter_map(|json| serde_json::from_str::<NodeReport>(json).ok());
+    let lanes = reports.flat_map(|report| report.lanes);
+    lanes.map(|lane| (lane.lane.clone(), lane)).collect()
 }
 
 /// A lane that runs on another node, as that node reports it, or on none.
-fn elsewhere(id: &LaneId, view: &View, reports: &HashMap<String, api::Lane>) -> api::Lane {
+pub(super) fn elsewhere(
+    id: &LaneId,
+    view: &View,
+    reports: &HashMap<String, api::Lane>,
+) -> api::Lane {
     let row = view.lanes.iter().find(|lane| lane.id == *id);
     let owner = row.and_then(|lane| lane.node.as_ref());
     let Some(node) = view.nodes.iter().find(|node| Some(&node.id) == owner) else {
@@ -175,7 +163,7 @@ fn elsewhere(id: &LaneId, view: &View, reports: &HashMap<String, api::Lane>) -> 
     }
 }
 
-fn idle(id: &LaneId) -> api::Lane {
+pub(super) fn idle(id: &LaneId) -> api::Lane {
     api::Lane {
         lane: id.to_string(),
         index: id.index,
@@ -207,7 +195,7 @@ fn idle(id: &LaneId) -> api::Lane {
     }
 }
 
-fn running(
+pub(super) fn running(
     id: &LaneId,
     node: &str,
     survey: &Survey,
@@ -236,6 +224,7 @@ fn running(
         worst,
         kept: survey.kept,
         cursors: survey.cursors,
+        busy: Some((reading.busy * 1_000.0).round() / 1_000.0),
         ..idle(id)
     }
 }

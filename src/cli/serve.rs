@@ -242,7 +242,7 @@ impl Doors {
         let engine = running.engine().clone();
         let admin = Admin::online(engine.clone(), config.node.clone());
         let mut open = JoinSet::new();
-        open.spawn(report(admin.clone(), stopping.clone()));
+        open.spawn(observe(admin.clone(), stopping.clone()));
         let app = App {
             admin,
             engine: Some(engine),
@@ -283,18 +283,18 @@ impl Doors {
     }
 }
 
-/// Tells the other nodes what the lanes of this one do, once a second.
-async fn report(admin: Admin, mut stopping: watch::Receiver<bool>) {
+/// Looks at everything once a second, for all who watch, and for the other nodes.
+async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
     while !*stopping.borrow() {
-        if let Err(error) = admin.report().await {
-            tracing::debug!(%error, "the other nodes are told later");
+        if let Err(error) = admin.observe().await {
+            tracing::debug!(%error, "what is seen is as old as the last look");
         }
-        let _ = tokio::time::timeout(REPORT_EVERY, stopping.changed()).await;
+        let _ = tokio::time::timeout(OBSERVE_EVERY, stopping.changed()).await;
     }
 }
 
-/// How often lanes are described to the other nodes.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often everything is looked at.
+const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 
 /// The set-up in words.
 fn set_up(config: &Config) -> String {

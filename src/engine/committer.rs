@@ -73,6 +73,8 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
         // A sender that has gone away loses its answer, not its event.
         let _ = waiting.answer.send(appended);
     }
+    let hooks = hints.iter().map(|(hook, ..)| *hook);
+    engine.metrics.pulse.accepted(hooks);
     hint(engine, &hints);
     engine.stored.send_replace(());
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
 
 /// The time of one step of the window.
@@ -20,6 +21,7 @@ const LONGEST_US: u64 = 3_600_000_000;
 #[derive(Default)]
 pub struct Gauge {
     steps: VecDeque<Step>,
+    waits: Waits,
 }
 
 struct Step {
@@ -28,7 +30,21 @@ struct Step {
     went: u64,
     wait: Histogram<u32>,
     work: Histogram<u32>,
+    busy: Duration,
 }
+
+/// Upper bounds of the classes by which waits are counted, in microseconds; what is longer is the last.
+const CLASSES_US: [u64; 6] = [
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    60_000_000,
+    600_000_000,
+];
+
+/// Events by how long they waited.
+pub type Waits = [u64; CLASSES_US.len() + 1];
 
 /// What the window shows.
 pub struct Reading {
@@ -40,6 +56,10 @@ pub struct Reading {
     pub wait: Histogram<u32>,
     /// The reducer's own time for one event, in microseconds.
     pub work: Histogram<u32>,
+    /// The share of time with a turn running, 0 to 1.
+    pub busy: f64,
+    /// Events that waited until they were applied, by how long, since the lane began here.
+    pub waits: Waits,
 }
 
 impl Gauge {
@@ -51,7 +71,15 @@ impl Gauge {
     }
 
     /// Notes that events received at these moments were passed, and the work on them.
-    pub fn went(&mut self, received: &[Timestamp], work: &[(Duration, u32)], now: Timestamp) {
+    pub fn went(
+        &mut self,
+        received: &[Timestamp],
+        work: &[(HandlerId, Duration, u32)],
+        now: Timestamp,
+    ) {
+        for at in received {
+            self.waits[class(micros(now.since(*at)))] += 1;
+        }
         let Some(step) = self.step(now) else {
             return;
         };
@@ -59,9 +87,16 @@ impl Gauge {
         for at in received {
             step.wait.saturating_record(micros(now.since(*at)));
         }
-        for (took, events) in work.iter().filter(|(_, events)| *events > 0) {
+        for (_, took, events) in work.iter().filter(|(.., events)| *events > 0) {
             step.work
                 .saturating_record_n(micros(*took / *events), *events);
+        }
+    }
+
+    /// Notes a turn that has ended.
+    pub fn turned(&mut self, took: Duration, now: Timestamp) {
+        if let Some(step) = self.step(now) {
+            step.busy += took;
         }
     }
 
@@ -73,12 +108,13 @@ impl Gauge {
     ) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
-        let (mut came, mut went) = (0, 0);
+        let (mut came, mut went, mut busy) = (0, 0, Duration::ZERO);
         let (mut wait, mut work) = (empty(), empty());
         let mut first = now.as_millis();
         for step in steps {
             came += step.came;
             went += step.went;
+            busy += step.busy;
             first = first.min(step.begins);
             // Both have the same bounds, so that nothing can fail to fit.
             let _ = wait.add(&step.wait);
@@ -93,6 +129,8 @@ impl Gauge {
             out_per_s: went as f64 / seconds,
             wait,
             work,
+            busy: (busy.as_secs_f64() / seconds).min(1.0),
+            waits: self.waits,
         }
     }
 
@@ -108,10 +146,16 @@ impl Gauge {
                 went: 0,
                 wait: empty(),
                 work: empty(),
+                busy: Duration::ZERO,
             });
         }
         self.steps.back_mut()
     }
+}
+
+/// Which of the classes a wait belongs to.
+pub fn class(wait_us: u64) -> usize {
+    CLASSES_US.partition_point(|bound| *bound <= wait_us)
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -132,7 +176,11 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
         let mut gauge = Gauge::default();
         gauge.came(10, at(0));
-        gauge.went(&[at(0)], &[(Duration::from_micros(8), 2)], at(2));
+        gauge.went(
+            &[at(0)],
+            &[(HandlerId(1), Duration::from_micros(8), 2)],
+            at(2),
+        );
         let reading = gauge.reading(at(10), std::iter::empty());
         assert_eq!((reading.in_per_s, reading.out_per_s), (1.0, 0.1));
         assert_eq!(reading.work.max(), 4);

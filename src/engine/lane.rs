@@ -79,6 +79,27 @@ pub struct Rest {
     pub events: u64,
 }
 
+/// A cursor with work, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Which.
+    pub cursor: CursorId,
+    /// Whether it waits for its next try, or for an operator.
+    pub is_set_aside: bool,
+    /// Whether an operator has stopped it, or its lane.
+    pub is_kept: bool,
+    /// When the oldest event that waits was received.
+    pub oldest: Timestamp,
+    /// Events to go.
+    pub behind: u64,
+}
+
+impl At {
+    fn is_set_aside(&self) -> bool {
+        matches!(self, Self::Aside(Aside::Waiting(_) | Aside::Held))
+    }
+}
+
 /// A lane in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
@@ -100,6 +121,8 @@ pub struct Survey {
     pub worst: Option<CursorId>,
     /// Events to go of cursors that an operator has stopped.
     pub kept: u64,
+    /// The cursor that takes turns and has most to go, and how much.
+    pub largest: Option<(CursorId, u64)>,
 }
 
 impl Lane {
@@ -253,6 +276,32 @@ impl Lane {
         self.cursors.keys().copied()
     }
 
+    /// The cursors that are set aside and wait longest, then those that are not and do.
+    pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
+        let line = |(cursor, entry): (&CursorId, &Entry)| Line {
+            cursor: *cursor,
+            is_set_aside: entry.at.is_set_aside(),
+            is_kept: entry.at == At::Aside(Aside::Kept),
+            oldest: entry.oldest,
+            behind: entry.behind.events(),
+        };
+        let of = |set_aside: bool, max: usize| {
+            let lines = self.cursors.iter().map(line);
+            let lines = lines.filter(|line| line.is_set_aside == set_aside);
+            let mut lines: Vec<_> = lines.collect();
+            let by_age = |line: &Line| (line.oldest, line.cursor);
+            if lines.len() > max && max > 0 {
+                lines.select_nth_unstable_by_key(max - 1, by_age);
+            }
+            lines.truncate(max);
+            lines.sort_unstable_by_key(by_age);
+            lines
+        };
+        let mut lines = of(true, set_aside_max);
+        lines.append(&mut of(false, flowing_max));
+        lines
+    }
+
     /// The lane in numbers.
     pub fn survey(&self) -> Survey {
         let mut survey = Survey::default();
@@ -282,6 +331,10 @@ impl Lane {
             if !aside {
                 survey.backlog_flowing += entry.behind.events();
                 survey.oldest_flowing = earlier(survey.oldest_flowing, entry.oldest);
+                let events = entry.behind.events();
+                if survey.largest.is_none_or(|(_, most)| events > most) {
+                    survey.largest = Some((*cursor, events));
+                }
             } else if oldest_aside.is_none_or(|at| entry.oldest < at) {
                 oldest_aside = Some(entry.oldest);
                 survey.worst = Some(*cursor);

@@ -82,6 +82,15 @@ impl Watch {
         self.beats.get(id).is_some_and(|beat| !beat.is_first)
     }
 
+    /// How long each other node has been silent by `now`.
+    pub fn silences(&self, now: Duration) -> HashMap<String, Duration> {
+        let silence = |beat: &Beat| now.saturating_sub(beat.since);
+        let beats = self.beats.iter();
+        beats
+            .map(|(id, beat)| (id.clone(), silence(beat)))
+            .collect()
+    }
+
     /// Notes the rows as read at `now`, and says which nodes have been silent for too long, each with
     /// its last beat: whoever removes it must find that beat unchanged.
     pub fn see(&mut self, nodes: &[NodeRow], me: &str, now: Duration) -> Vec<(String, i64)> {

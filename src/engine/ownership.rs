@@ -111,6 +111,11 @@ impl Member {
         self.view.lock().clone()
     }
 
+    /// How long each other node has been silent, by id.
+    pub fn silences(&self) -> HashMap<String, Duration> {
+        self.state.lock().watch.silences(since_boot())
+    }
+
     /// Says what the lanes of this node do.
     pub fn report(&self, json: String) {
         *self.report.lock() = json;

@@ -11,7 +11,7 @@ use super::lane::{Aside, Outcome, Rest};
 use super::reduce::{Failure, Folded, Task};
 use crate::domain::backoff;
 use crate::domain::cursor::{Condition, Cursor, CursorId};
-use crate::domain::hook::Handler;
+use crate::domain::hook::{Handler, HandlerId};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -41,7 +41,7 @@ pub struct Turned {
     /// When each event that was passed had been received.
     pub received: Vec<Timestamp>,
     /// Each cursor's time in the reducer, and how many events it was for.
-    pub work: Vec<(Duration, u32)>,
+    pub work: Vec<(HandlerId, Duration, u32)>,
 }
 
 /// What is to be done with a cursor, judged by what was read.
@@ -138,7 +138,8 @@ pub async fn take(
             let passed = &input.events[..folded.passed];
             turned.received.extend(passed.iter().map(|e| e.received_at));
             let passed = u32::try_from(passed.len()).unwrap_or(u32::MAX);
-            turned.work.push((folded.took, passed));
+            let handler = input.cursor.id.handler;
+            turned.work.push((handler, folded.took, passed));
         }
     }
     Ok(turned)

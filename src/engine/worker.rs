@@ -1,14 +1,14 @@
 //! Runs one lane: everything that waits is in this loop, everything that decides is in the lane.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
-use super::lane::{Lane, Survey};
+use super::lane::{Lane, Line, Survey};
 use super::{Engine, turn};
 use crate::domain::cursor::CursorId;
 use crate::domain::lane::{LaneId, Mode};
@@ -29,6 +29,8 @@ pub struct Worker {
     queue: Arc<Queue>,
     lane: Mutex<Lane>,
     gauge: Mutex<Gauge>,
+    /// The turn that runs: since when, and the first of its cursors.
+    running: Mutex<Option<(Instant, CursorId)>>,
     /// Held from the look at what the lane may do until its turn has ended.
     turn: tokio::sync::Mutex<()>,
 }
@@ -41,6 +43,7 @@ impl Worker {
             queue,
             lane: Mutex::default(),
             gauge: Mutex::default(),
+            running: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -130,6 +133,18 @@ impl Worker {
         (survey, reading)
     }
 
+    /// The cursors that have work and are worth a look: those set aside that wait longest, then those that
+    /// take turns and wait longest.
+    pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
+        self.lane.lock().lines(set_aside_max, flowing_max)
+    }
+
+    /// The turn that runs, for how long, and the first of its cursors.
+    pub fn turn(&self) -> Option<(Duration, CursorId)> {
+        let running = self.running.lock();
+        running.map(|(since, cursor)| (since.elapsed(), cursor))
+    }
+
     fn take_hints(&self) {
         // Under the lane's lock from queue to lane, so that nobody sees a hint in neither.
         let mut lane = self.lane.lock();
@@ -162,7 +177,11 @@ impl Worker {
         batch: &[CursorId],
         alone: bool,
     ) -> Result<(), Error> {
-        let turned = turn::take(engine, &self.id, batch, alone).await?;
+        let began = Instant::now();
+        *self.running.lock() = batch.first().map(|cursor| (began, *cursor));
+        let turned = turn::take(engine, &self.id, batch, alone).await;
+        *self.running.lock() = None;
+        let turned = turned?;
         let now = Timestamp::now();
         {
             let mut lane = self.lane.lock();
@@ -170,7 +189,11 @@ impl Worker {
                 lane.turned(*cursor, *outcome);
             }
         }
-        self.gauge.lock().went(&turned.received, &turned.work, now);
+        {
+            let mut gauge = self.gauge.lock();
+            gauge.went(&turned.received, &turned.work, now);
+            gauge.turned(began.elapsed(), now);
+        }
         engine.count_turn(&turned, now);
         engine
             .applied

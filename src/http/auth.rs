@@ -165,6 +165,22 @@ fn parse(bytes: &[u8]) -> Result<Presented, Malformed> {
     Presented::parse(text.trim())
 }
 
+/// Who asks, as people know him.
+pub fn who(access: Access, parts: &Parts, app: &App) -> String {
+    match (access, parts.extensions.get::<Peer>()) {
+        (Access::Key { id, .. }, _) => {
+            let catalog = app.engine.as_ref().map(|engine| engine.catalog.now());
+            let live = catalog.as_ref().and_then(|catalog| catalog.keys.get(&id));
+            live.map_or_else(
+                || format!("key {id}"),
+                |live| format!("key {}", live.key.name),
+            )
+        }
+        (_, Some(Peer::User(number))) => format!("uid {number}"),
+        _ => "the socket".to_owned(),
+    }
+}
+
 /// Somebody who may administrate.
 pub struct Operator;
 

@@ -8,8 +8,7 @@ use http::request::Parts;
 use serde::Deserialize;
 
 use super::admin::{Answer, Body};
-use super::auth::{Access, Operator};
-use super::edge::Peer;
+use super::auth::{Access, Operator, who};
 use super::error::Error;
 use super::read::{Asked, name};
 use super::{App, json};
@@ -33,18 +32,7 @@ impl FromRequestParts<App> for By {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
         let Operator = Operator::from_request_parts(parts, app).await?;
         let access = Access::from_request_parts(parts, app).await?;
-        Ok(Self(match (access, parts.extensions.get::<Peer>()) {
-            (Access::Key { id, .. }, _) => {
-                let catalog = app.engine.as_ref().map(|engine| engine.catalog.now());
-                let live = catalog.as_ref().and_then(|catalog| catalog.keys.get(&id));
-                live.map_or_else(
-                    || format!("key {id}"),
-                    |live| format!("key {}", live.key.name),
-                )
-            }
-            (_, Some(Peer::User(number))) => format!("uid {number}"),
-            _ => "the socket".to_owned(),
-        }))
+        Ok(Self(who(access, parts, app)))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Streams and their cursors, found and listed.
 
-use sqlx::FromRow;
+use std::collections::HashMap;
+
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::cursors::condition_of;
 use super::{Error, Store};
@@ -8,7 +10,7 @@ use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::lane::Slot;
-use crate::domain::name::OrderingKey;
+use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
@@ -81,6 +83,34 @@ const FIND: &str = "select id as stream, hook, ordering_key, slot, head, created
     from streams where hook = $1 and ordering_key = $2";
 
 #[derive(FromRow)]
+struct Found {
+    stream: i64,
+    hook: i64,
+    ordering_key: String,
+    handler: Option<i64>,
+    position: Option<i64>,
+    condition: Option<String>,
+    retry_at: Option<i64>,
+    tries: Option<i64>,
+    reason: Option<String>,
+}
+
+impl Found {
+    fn cursor(self) -> Option<CursorState> {
+        Some(CursorState {
+            handler: HandlerId(self.handler?),
+            position: Position(self.position?),
+            condition: condition_of(
+                &self.condition?,
+                self.retry_at,
+                u32::try_from(self.tries.unwrap_or(0)).unwrap_or(0),
+                self.reason.unwrap_or_default(),
+            ),
+        })
+    }
+}
+
+#[derive(FromRow)]
 struct Listed {
     stream: i64,
     handler: i64,
@@ -128,6 +158,53 @@ const LIST_OLDEST: &str = "select * from (select s.id as stream, h.id as handler
       and s.head > coalesce(c.position, 0)) behind
     order by oldest, stream limit $5";
 
+/// Streams with their cursors, by numbers that are not from outside.
+const WITH_CURSORS: &str = "select s.id as stream, s.hook, s.ordering_key, c.handler, c.position,
+    c.condition, c.retry_at, c.tries, c.reason
+    from streams s left join cursors c on c.stream = s.id where s.id in ";
+
+const COUNTS: &str =
+    "select (select count(*) from hooks where namespace = $1 and deleted_at is null),
+    (select count(*) from streams s join hooks k on k.id = s.hook and k.deleted_at is null
+      where k.namespace = $1)";
+
+/// A stream, and where its handlers are.
+pub struct StreamCursors {
+    /// Which.
+    pub stream: StreamId,
+    /// Its hook.
+    pub hook: HookId,
+    /// Its ordering key.
+    pub key: OrderingKey,
+    cursors: Vec<CursorState>,
+}
+
+/// Where a handler is in a stream.
+pub struct CursorState {
+    handler: HandlerId,
+    /// Its position.
+    pub position: Position,
+    /// Whether it may move.
+    pub condition: Condition,
+}
+
+impl CursorState {
+    /// When it is tried again, if it is.
+    pub fn retry_at(&self) -> Option<Timestamp> {
+        match self.condition {
+            Condition::Waiting { retry_at, .. } => Some(retry_at),
+            _ => None,
+        }
+    }
+}
+
+impl StreamCursors {
+    /// Where a handler is; none before its first turn.
+    pub fn of(&self, handler: HandlerId) -> Option<&CursorState> {
+        self.cursors.iter().find(|cursor| cursor.handler == handler)
+    }
+}
+
 const OF_HOOK: &str = "select id as stream, hook, ordering_key, slot, head, created_at
     from streams where hook = $1 and id > $2 order by id limit $3";
 
@@ -163,6 +240,46 @@ impl Store {
             .fetch_optional(&self.reader)
             .await?;
         Ok(row.map(StreamRow::from))
+    }
+
+    /// Streams and where their handlers are, in one query. A head is not among it: it may be in memory.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursors_of(&self, streams: &[StreamId]) -> Result<Vec<StreamCursors>, Error> {
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = streams.iter().map(|stream| stream.0.to_string()).collect();
+        let text = format!("{WITH_CURSORS} ({})", ids.join(","));
+        let rows = sqlx::query_as::<_, Found>(AssertSqlSafe(text))
+            .persistent(false)
+            .fetch_all(&self.reader)
+            .await?;
+        let mut found: HashMap<i64, StreamCursors> = HashMap::new();
+        for row in rows {
+            let stream = found.entry(row.stream).or_insert_with(|| StreamCursors {
+                stream: StreamId(row.stream),
+                hook: HookId(row.hook),
+                key: OrderingKey::stored(row.ordering_key.clone()),
+                cursors: Vec::new(),
+            });
+            stream.cursors.extend(row.cursor());
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Hooks of a namespace, and their streams.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn namespace_counts(&self, namespace: &Name) -> Result<(u64, u64), Error> {
+        let (hooks, streams): (i64, i64) = sqlx::query_as(COUNTS)
+            .bind(namespace.as_str())
+            .fetch_one(&self.reader)
+            .await?;
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        Ok((number(hooks), number(streams)))
     }
 
     /// The streams of a hook after `after`, in the order of their making.

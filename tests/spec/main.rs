@@ -20,6 +20,7 @@ mod redis_server;
 mod refused;
 mod resize;
 mod shipped;
+mod status;
 mod store;
 mod world;
 

@@ -1,0 +1,1084 @@
+//! What is seen of the whole once a second, for all who look: snapshots, their history, what is normal,
+//! and the log of what changed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Admin, Error, eta, verdict};
+use crate::api::{self, Lane, LaneState, Severity};
+use crate::domain::cursor::CursorId;
+use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::lane::{LaneId, LaneSet, Slot};
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::{Timestamp, since_boot};
+use crate::engine::catalog;
+use crate::engine::ownership::{Member, View};
+use crate::metrics::Normal;
+
+/// Seconds of FLOW from which a slope is told.
+const FLOWS_KEPT: usize = 60;
+
+/// Seconds in a step of the history.
+const STEP: u64 = 10;
+
+/// Steps of the history: a quarter of an hour.
+const STEPS_KEPT: usize = 90;
+
+/// Steps of a lane's trend, and seconds in each.
+const TREND: usize = 10;
+const TREND_STEP: u64 = 90;
+
+/// Cursors shown that are set aside, and that flow.
+const SET_ASIDE_MAX: usize = 50;
+const FLOWING_MAX: usize = 20;
+
+/// Entries of the log that are kept, and shown.
+const LOG_KEPT: usize = 1_000;
+const LOG_SHOWN: usize = 50;
+
+/// Hooks shown.
+const HOOKS_SHOWN: usize = 20;
+
+/// Seconds between counts of streams.
+const COUNTS_EVERY: u64 = 60;
+
+/// Streams that are counted every ten seconds.
+const COUNTED_OFTEN: u64 = 10_000;
+
+/// A node whose beat has not changed for so long, three beats, is silent.
+const SILENT: Duration = Duration::from_secs(9);
+
+/// What one node tells the others of itself, once a second.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeReport {
+    pub lanes: Vec<Lane>,
+    pub cursors: Vec<(Name, api::CursorLine)>,
+    pub version: Option<String>,
+    pub cpu: Option<f64>,
+    pub commit_p99_ms: Option<f64>,
+}
+
+/// Keeps what was seen.
+pub struct Monitor {
+    began: Timestamp,
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    ticks: u64,
+    spaces: HashMap<Name, Space>,
+    snapshots: HashMap<Name, Arc<api::Snapshot>>,
+    hooks: HashMap<HookId, Pace>,
+    handlers: HashMap<HandlerId, Pace>,
+    commit: Normal,
+    accepted: (u64, Duration, f64),
+    cpu: (Duration, Duration, f64),
+    nodes: HashSet<String>,
+    log: VecDeque<api::LogLine>,
+}
+
+/// A figure now, and what is normal for it.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    now: f64,
+    normal: Normal,
+}
+
+/// What was seen of one namespace.
+#[derive(Default)]
+struct Space {
+    flow: VecDeque<u64>,
+    lanes: HashMap<String, History>,
+    step: Vec<(u64, f64, f64, u64)>,
+    steps: VecDeque<api::Sample>,
+    waits: [u64; 7],
+    set_aside: HashSet<String>,
+    help: Option<u16>,
+    counts: Option<(u64, u64)>,
+}
+
+#[derive(Default)]
+struct History {
+    flow: VecDeque<u64>,
+    trend: VecDeque<u64>,
+    state: Option<LaneState>,
+    node: Option<String>,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self {
+            began: Timestamp::now(),
+            seen: Mutex::new(Seen {
+                ticks: 0,
+                spaces: HashMap::new(),
+                snapshots: HashMap::new(),
+                hooks: HashMap::new(),
+                handlers: HashMap::new(),
+                commit: Normal::default(),
+                accepted: (0, since_boot(), 0.0),
+                cpu: (processor_time(), since_boot(), 0.0),
+                nodes: HashSet::new(),
+                log: VecDeque::new(),
+            }),
+        }
+    }
+}
+
+/// What is known of this node's own lanes before names are looked up.
+struct Own {
+    id: LaneId,
+    lane: Lane,
+    lines: Vec<crate::engine::lane::Line>,
+    largest: Option<(CursorId, u64)>,
+    turn: Option<(Duration, CursorId)>,
+    waits: [u64; 7],
+}
+
+impl Admin {
+    /// Looks at everything once: tells the other nodes of this one, and makes the snapshots.
+    ///
+    /// # Errors
+    /// Those of the database; the snapshots stay as they were.
+    pub async fn observe(&self) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let catalog = engine.catalog.now();
+        let now = Timestamp::now();
+        self.tick(&catalog, now);
+        let own = self.own_lanes(&catalog, now).await?;
+        let names = self.names(&catalog, &own, now).await?;
+        self.tell(&own, &names, now);
+        let view = engine.member.as_ref().map(Member::view).unwrap_or_default();
+        let silences = engine.member.as_ref().map(Member::silences);
+        let silences = silences.unwrap_or_default();
+        let mut namespaces: Vec<_> = catalog.lane_sets.keys().cloned().collect();
+        namespaces.sort();
+        for namespace in &namespaces {
+            let whole = Whole {
+                catalog: &catalog,
+                view: &view,
+                silences: &silences,
+                own: &own,
+                names: &names,
+                now,
+            };
+            self.look(namespace, &whole).await?;
+        }
+        let mut seen = self.monitor.seen.lock();
+        seen.spaces
+            .retain(|name, _| catalog.lane_sets.contains_key(name));
+        seen.snapshots
+            .retain(|name, _| catalog.lane_sets.contains_key(name));
+        Ok(())
+    }
+
+    /// A namespace as last seen.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] namespace; [`Error::NeedsDaemon`].
+    pub async fn snapshot(
+        &self,
+        namespace: &Name,
+        viewer: api::Viewer,
+    ) -> Result<api::Snapshot, Error> {
+        self.engine()?;
+        self.namespace(namespace).await?;
+        let known = |seen: &Seen| seen.snapshots.get(namespace).cloned();
+        let mut found = known(&self.monitor.seen.lock());
+        if found.is_none() {
+            self.observe().await?;
+            found = known(&self.monitor.seen.lock());
+        }
+        let Some(found) = found else {
+            return Err(Error::missing("namespace", namespace));
+        };
+        let mut snapshot = (*found).clone();
+        snapshot.viewer = viewer;
+        Ok(snapshot)
+    }
+
+    /// Brings what is measured every second, and every ten, up to now.
+    fn tick(&self, catalog: &catalog::Snapshot, now: Timestamp) {
+        let Some(engine) = &self.engine else { return };
+        let mut seen = self.monitor.seen.lock();
+        seen.ticks += 1;
+        let accepted = engine.metrics.events_accepted.get();
+        let clock = since_boot();
+        if seen.ticks % 2 == 1 {
+            let elapsed = clock.saturating_sub(seen.accepted.1).as_secs_f64().max(0.1);
+            let rate = accepted.saturating_sub(seen.accepted.0) as f64 / elapsed;
+            seen.accepted = (accepted, clock, rate);
+            let used = processor_time();
+            let elapsed = clock.saturating_sub(seen.cpu.1).as_secs_f64().max(0.1);
+            let share = used.saturating_sub(seen.cpu.0).as_secs_f64() / elapsed;
+            seen.cpu = (used, clock, share);
+        }
+        if !seen.ticks.is_multiple_of(STEP) {
+            return;
+        }
+        let was_late = |seen: &Seen| {
+            let late = verdict::LATE.as_millis() as u64;
+            let flows = seen.spaces.values().filter_map(|space| space.flow.back());
+            flows.max().is_some_and(|flow| *flow > late)
+        };
+        let learns = !was_late(&seen);
+        let pulse = &engine.metrics.pulse;
+        if let Some(p99) = pulse.commit_p99(now)
+            && learns
+        {
+            seen.commit.learn(p99.as_secs_f64() * 1_000.0);
+        }
+        let accepted = pulse.take_accepted();
+        for hook in catalog.hooks_by_id.keys() {
+            let events = accepted.get(hook).copied().unwrap_or(0);
+            let pace = seen.hooks.entry(*hook).or_default();
+            pace.now = events as f64 / STEP as f64;
+            if learns {
+                pace.normal.learn(pace.now);
+            }
+        }
+        let folds = pulse.take_folds();
+        for (handler, folds) in folds {
+            let Some(each) = folds.each() else { continue };
+            let pace = seen.handlers.entry(handler).or_default();
+            pace.now = each;
+            if learns {
+                pace.normal.learn(each);
+            }
+        }
+        seen.hooks
+            .retain(|hook, _| catalog.hooks_by_id.contains_key(hook));
+        seen.handlers
+            .retain(|handler, _| catalog.handlers.contains_key(handler));
+    }
+
+    async fn own_lanes(
+        &self,
+        catalog: &catalog::Snapshot,
+        now: Timestamp,
+    ) -> Result<Vec<Own>, Error> {
+        let engine = self.engine()?;
+        let mut own = Vec::new();
+        for id in catalog.lane_sets.values().flat_map(LaneSet::ids) {
+            let Some(worker) = engine.worker(&id) else {
+                continue;
+            };
+            let (survey, reading) = worker.survey(now);
+            own.push(Own {
+                lane: super::lanes::running(&id, &self.node, &survey, &reading, None, now),
+                lines: match survey.cursors {
+                    0 => Vec::new(),
+                    _ => worker.lines(SET_ASIDE_MAX, FLOWING_MAX),
+                },
+                largest: survey.largest,
+                turn: worker.turn(),
+                waits: reading.waits,
+                id,
+            });
+        }
+        Ok(own)
+    }
+
+    /// What is to be shown of cursors of this node: one query, and none when nothing waits.
+    async fn names(
+        &self,
+        catalog: &catalog::Snapshot,
+        own: &[Own],
+        now: Timestamp,
+    ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
+        let mut lines: HashMap<CursorId, (u16, crate::engine::lane::Line)> = HashMap::new();
+        for lane in own {
+            lines.extend(lane.lines.iter().map(|l| (l.cursor, (lane.id.index, *l))));
+        }
+        let others = own.iter().filter_map(|lane| Some(lane.largest?.0));
+        let others = others.chain(own.iter().filter_map(|lane| Some(lane.turn?.1)));
+        let mut wanted: HashSet<_> = others.map(|cursor| cursor.stream).collect();
+        wanted.extend(lines.keys().map(|cursor| cursor.stream));
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let mut shown = HashMap::new();
+        for row in self.store.cursors_of(&wanted).await? {
+            let Some(hook) = catalog.hooks_by_id.get(&row.hook) else {
+                continue;
+            };
+            for handler in &hook.handlers {
+                let cursor = CursorId {
+                    stream: row.stream,
+                    handler: handler.id,
+                };
+                let stream = StreamName {
+                    hook: hook.name.clone(),
+                    key: row.key.clone(),
+                };
+                let kept = row.of(handler.id);
+                let line = lines.get(&cursor);
+                shown.insert(cursor, line_of(stream, &handler.name, kept, line, now));
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
+    fn tell(&self, own: &[Own], names: &HashMap<CursorId, api::CursorLine>, now: Timestamp) {
+        let Some(engine) = &self.engine else { return };
+        let Some(member) = &engine.member else { return };
+        let is_told = |own: &&Own| own.lane.backlog > 0 || own.lane.wait_ms.is_some();
+        let mut report = NodeReport {
+            lanes: own
+                .iter()
+                .filter(is_told)
+                .map(|own| own.lane.clone())
+                .collect(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            cpu: Some(hundredths(self.monitor.seen.lock().cpu.2)),
+            commit_p99_ms: commit_p99(engine, now),
+            cursors: Vec::new(),
+        };
+        for own in own {
+            let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
+            let told = told.filter_map(|line| names.get(&line.cursor));
+            let space = &own.id.namespace;
+            report
+                .cursors
+                .extend(told.map(|line| (space.clone(), line.clone())));
+        }
+        for lane in &mut report.lanes {
+            // Rates to a whole number, so that a quiet cluster has no news to write.
+            lane.in_per_s = lane.in_per_s.map(f64::round);
+            lane.out_per_s = lane.out_per_s.map(f64::round);
+        }
+        member.report(serde_json::to_string(&report).unwrap_or_default());
+    }
+
+    async fn look(&self, namespace: &Name, whole: &Whole<'_>) -> Result<(), Error> {
+        let Some(set) = whole.catalog.lane_sets.get(namespace) else {
+            return Ok(());
+        };
+        let mut lanes = whole.lanes(set);
+        self.show_modes(set, &mut lanes).await?;
+        let cursors = whole.cursors(namespace, &lanes);
+        let help = match self.wants_help(namespace, &lanes) {
+            true => lanes_that_help(&self.store.waiting(namespace).await?, &lanes),
+            false => None,
+        };
+        let counts = match self.wants_counts(namespace) {
+            true => Some(self.store.namespace_counts(namespace).await?),
+            false => None,
+        };
+        let mut seen = self.monitor.seen.lock();
+        let snapshot = self.compose(&mut seen, set, lanes, cursors, whole, help, counts);
+        seen.snapshots.insert(namespace.clone(), Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// Whether it is worth a query which number of lanes would help.
+    fn wants_help(&self, namespace: &Name, lanes: &[Lane]) -> bool {
+        let facts = verdict::Facts {
+            lanes,
+            ..verdict::Facts::default()
+        };
+        let seen = self.monitor.seen.lock();
+        let is_first = !seen.snapshots.contains_key(namespace);
+        facts.is_late() && (seen.ticks.is_multiple_of(STEP) || is_first)
+    }
+
+    /// Whether it is time to count streams, which takes a while when there are many.
+    fn wants_counts(&self, namespace: &Name) -> bool {
+        let seen = self.monitor.seen.lock();
+        let is_known = seen
+            .spaces
+            .get(namespace)
+            .is_some_and(|space| space.counts.is_some());
+        let is_small = seen
+            .spaces
+            .get(namespace)
+            .is_some_and(|space| space.is_small());
+        !is_known
+            || seen.ticks.is_multiple_of(COUNTS_EVERY)
+            || is_small && seen.ticks.is_multiple_of(STEP)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn compose(
+        &self,
+        seen: &mut Seen,
+        set: &LaneSet,
+        mut lanes: Vec<Lane>,
+        cursors: Vec<api::CursorLine>,
+        whole: &Whole<'_>,
+        help: Option<u16>,
+        counts: Option<(u64, u64)>,
+    ) -> api::Snapshot {
+        let now = whole.now;
+        let ticks = seen.ticks;
+        let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
+        space.counts = counts.or(space.counts);
+        let (hooks_count, streams_count) = space.counts.unwrap_or_default();
+        let mut news = space.note_lanes(&mut lanes, &cursors, whole, ticks);
+        if ticks.is_multiple_of(STEP) || help.is_some() {
+            space.help = help;
+        }
+        let mut total = total(&lanes);
+        space.note_total(&mut total, whole.waits(&set.namespace), ticks, now);
+        news.extend(space.note_set_aside(&cursors));
+        news.extend(note_nodes(&mut seen.nodes, whole));
+        let storage = self.storage(seen, now);
+        let (hooks, paces) = hook_lines(seen, set, whole.catalog);
+        let handlers = handler_paces(seen, set, whole.catalog);
+        let turns = whole.turns(&set.namespace);
+        let silent = whole.silent();
+        let verdicts = verdict::verdicts(&verdict::Facts {
+            at: now,
+            lanes: &lanes,
+            cursors: &cursors,
+            silent: &silent,
+            storage: storage.clone(),
+            turns: &turns,
+            hooks: &paces,
+            handlers: &handlers,
+            largest: whole.largest(&set.namespace),
+            lanes_that_help: space.help,
+        });
+        for (severity, scope, what) in news {
+            if seen.log.len() == LOG_KEPT {
+                seen.log.pop_back();
+            }
+            seen.log.push_front(api::LogLine {
+                at: now,
+                severity,
+                scope,
+                what,
+            });
+        }
+        let snapshot = api::Snapshot {
+            schema: 1,
+            seq: ticks,
+            at: now,
+            started_at: self.monitor.began,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            viewer: api::Viewer {
+                name: String::new(),
+                may_act: false,
+            },
+            namespace: set.namespace.clone(),
+            generation: set.generation,
+            hooks_count,
+            streams_count,
+            verdicts,
+            total,
+            storage,
+            lanes,
+            cursors,
+            nodes: self.nodes(seen, &set.namespace, whole),
+            namespaces: Vec::new(),
+            hooks,
+            history: space.steps.iter().copied().collect(),
+            log: seen.log.iter().take(LOG_SHOWN).cloned().collect(),
+        };
+        seen.spaces.insert(set.namespace.clone(), space);
+        let namespaces = namespace_lines(seen, &snapshot, whole.catalog);
+        api::Snapshot {
+            namespaces,
+            ..snapshot
+        }
+    }
+
+    fn storage(&self, seen: &Seen, now: Timestamp) -> api::Storage {
+        let Some(engine) = &self.engine else {
+            return api::Storage::default();
+        };
+        let error = engine.metrics.pulse.error(now);
+        api::Storage {
+            accepting: error.is_none() && !engine.is_failing(),
+            accepted_per_s: hundredths(seen.accepted.2),
+            commit_p99_ms: commit_p99(engine, now),
+            commit_normal_ms: seen.commit.value().map(hundredths),
+            error,
+        }
+    }
+
+    fn nodes(&self, seen: &Seen, namespace: &Name, whole: &Whole<'_>) -> Vec<api::NodeLine> {
+        let Some(engine) = &self.engine else {
+            return Vec::new();
+        };
+        let now = whole.now;
+        let Some(member) = &engine.member else {
+            let own = whole
+                .own
+                .iter()
+                .filter(|own| own.id.namespace == *namespace);
+            let indexes: Vec<_> = own.clone().map(|own| own.id.index).collect();
+            return vec![api::NodeLine {
+                node: self.node.clone(),
+                lanes: whole.own.len() as u64,
+                owns: ranges(&indexes),
+                busy: mean(own.filter_map(|own| own.lane.busy)),
+                cpu: Some(hundredths(seen.cpu.2)),
+                commit_p99_ms: commit_p99(engine, now),
+                beat_ms: None,
+                up_ms: Some(millis(now.since(self.monitor.began))),
+                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                leaving: false,
+            }];
+        };
+        let me = member.id();
+        let line = |node: &crate::store::NodeRow| {
+            let report = whole.report(&node.report);
+            let mine = whole.view.lanes.iter();
+            let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
+            let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
+            let indexes: Vec<_> = of_space.map(|lane| lane.id.index).collect();
+            let is_of_space = |lane: &&Lane| lane.lane.starts_with(&format!("{namespace}-"));
+            api::NodeLine {
+                node: node.name.clone(),
+                lanes: mine.count() as u64,
+                owns: ranges(&indexes),
+                busy: mean(
+                    report
+                        .lanes
+                        .iter()
+                        .filter(is_of_space)
+                        .filter_map(|l| l.busy),
+                ),
+                cpu: report.cpu,
+                commit_p99_ms: report.commit_p99_ms,
+                beat_ms: match node.id == me {
+                    true => Some(0),
+                    false => whole.silences.get(&node.id).map(|silent| millis(*silent)),
+                },
+                up_ms: Some(millis(now.since(node.started_at))),
+                version: report.version,
+                leaving: node.is_leaving(),
+            }
+        };
+        let mut lines: Vec<_> = whole.view.nodes.iter().map(line).collect();
+        lines.sort_by(|a, b| a.node.cmp(&b.node));
+        lines
+    }
+}
+
+/// Everything that one look at the whole has found.
+struct Whole<'w> {
+    catalog: &'w catalog::Snapshot,
+    view: &'w View,
+    silences: &'w HashMap<String, Duration>,
+    own: &'w [Own],
+    names: &'w HashMap<CursorId, api::CursorLine>,
+    now: Timestamp,
+}
+
+impl Whole<'_> {
+    fn report(&self, json: &str) -> NodeReport {
+        serde_json::from_str(json).unwrap_or_default()
+    }
+
+    fn is_silent(&self, node: &str) -> bool {
+        self.silences
+            .get(node)
+            .is_some_and(|silent| *silent >= SILENT)
+    }
+
+    fn silent(&self) -> Vec<(String, Duration)> {
+        let nodes = self.view.nodes.iter();
+        let silent = nodes.filter(|node| self.is_silent(&node.id));
+        silent
+            .filter_map(|node| Some((node.name.clone(), *self.silences.get(&node.id)?)))
+            .collect()
+    }
+
+    /// The lanes of a set, wherever they run; while it is resized, those of the older one that are not
+    /// sealed before them.
+    fn lanes(&self, set: &LaneSet) -> Vec<Lane> {
+        let reports = super::lanes::reports(self.view);
+        let older = self.view.lanes.iter().map(|lane| lane.id.clone());
+        let older =
+            older.filter(|id| id.namespace == set.namespace && id.generation < set.generation);
+        let shown = |id: LaneId| match self.own.iter().find(|own| own.id == id) {
+            Some(own) => own.lane.clone(),
+            None => {
+                let mut lane = super::lanes::elsewhere(&id, self.view, &reports);
+                let row = self.view.lanes.iter().find(|row| row.id == id);
+                let owner = row.and_then(|row| row.node.as_ref());
+                if owner.is_some_and(|owner| self.is_silent(owner)) {
+                    lane.state = LaneState::NoOwner;
+                }
+                lane
+            }
+        };
+        older.chain(set.ids()).map(shown).collect()
+    }
+
+    fn cursors(&self, namespace: &Name, lanes: &[Lane]) -> Vec<api::CursorLine> {
+        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
+        let lines = own.flat_map(|own| &own.lines);
+        let mut lines: Vec<_> = lines
+            .filter_map(|line| self.names.get(&line.cursor).cloned())
+            .collect();
+        for node in &self.view.nodes {
+            let told = self.report(&node.report).cursors.into_iter();
+            let told = told.filter(|(space, line)| {
+                space == namespace && !lines.iter().any(|known| is_same(known, line))
+            });
+            let told: Vec<_> = told.map(|(_, line)| line).collect();
+            lines.extend(told);
+        }
+        for line in &mut lines {
+            let lane = lanes.iter().find(|lane| lane.index == line.lane);
+            let is_paused = lane
+                .is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
+            if is_paused && line.condition == "flowing" {
+                line.condition = "paused".to_owned();
+            }
+        }
+        let is_aside = |line: &api::CursorLine| matches!(&*line.condition, "waiting" | "held");
+        let (mut aside, mut rest): (Vec<_>, Vec<_>) = lines.into_iter().partition(is_aside);
+        let by_age = |line: &api::CursorLine| std::cmp::Reverse(line.oldest_ms);
+        aside.sort_by_key(by_age);
+        rest.sort_by_key(by_age);
+        aside.truncate(SET_ASIDE_MAX);
+        aside.extend(rest.into_iter().take(FLOWING_MAX));
+        aside
+    }
+
+    fn turns(&self, namespace: &Name) -> Vec<(u16, String, Duration)> {
+        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
+        let turn = |own: &Own| {
+            let (ran, cursor) = own.turn?;
+            let name = self.names.get(&cursor);
+            let name = name.map(|line| format!("{} -> {}", line.stream, line.handler));
+            Some((own.id.index, name.unwrap_or_default(), ran))
+        };
+        own.filter_map(turn).collect()
+    }
+
+    fn largest(&self, namespace: &Name) -> Option<(StreamName, u64)> {
+        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
+        let (cursor, events) = own
+            .filter_map(|own| own.largest)
+            .max_by_key(|(_, most)| *most)?;
+        Some((self.names.get(&cursor)?.stream.clone(), events))
+    }
+
+    fn waits(&self, namespace: &Name) -> [u64; 7] {
+        let mut waits = [0; 7];
+        for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
+            for (sum, of_lane) in waits.iter_mut().zip(own.waits) {
+                *sum += of_lane;
+            }
+        }
+        waits
+    }
+}
+
+impl Space {
+    /// Whether its streams are counted in no time.
+    fn is_small(&self) -> bool {
+        self.counts
+            .is_some_and(|(_, streams)| streams < COUNTED_OFTEN)
+    }
+}
+
+type News = (Severity, String, String);
+
+impl Space {
+    /// Adds to the lanes what their history tells, and says what is new about them.
+    fn note_lanes(
+        &mut self,
+        lanes: &mut [Lane],
+        cursors: &[api::CursorLine],
+        whole: &Whole<'_>,
+        ticks: u64,
+    ) -> Vec<News> {
+        let mut news = Vec::new();
+        let live = whole
+            .view
+            .nodes
+            .iter()
+            .filter(|node| !whole.is_silent(&node.id));
+        let has_heir = live.count() > 0;
+        for lane in lanes.iter_mut() {
+            let history = self.lanes.entry(lane.lane.clone()).or_default();
+            keep(&mut history.flow, lane.flow_ms.unwrap_or(0), FLOWS_KEPT);
+            match ticks % TREND_STEP {
+                0 => keep(&mut history.trend, lane.backlog, TREND),
+                _ => match history.trend.back_mut() {
+                    Some(last) => *last = (*last).max(lane.backlog),
+                    None => history.trend.push_back(lane.backlog),
+                },
+            }
+            let flow: Vec<_> = history.flow.iter().copied().collect();
+            let (word, ms) = eta::eta(&eta::Facts {
+                state: lane.state,
+                has_heir,
+                flow_ms: &flow,
+                backlog_flowing: lane.backlog_flowing,
+                waiting: lane.waiting,
+                held: lane.held,
+            });
+            (lane.eta, lane.eta_ms) = (word.map(str::to_owned), ms);
+            lane.trend = history.trend.iter().copied().collect();
+            lane.severity = verdict::severity(lane, cursors, &flow);
+            news.extend(history.news(lane));
+        }
+        self.lanes
+            .retain(|name, _| lanes.iter().any(|lane| lane.lane == *name));
+        news
+    }
+
+    fn note_total(&mut self, total: &mut api::Total, waits: [u64; 7], ticks: u64, now: Timestamp) {
+        let flow = total.flow_ms.unwrap_or(0);
+        keep(&mut self.flow, flow, FLOWS_KEPT);
+        self.step
+            .push((total.backlog, total.in_per_s, total.out_per_s, flow));
+        let first = self.step.first().map_or(0, |(backlog, ..)| *backlog);
+        let seconds = self.step.len().max(1) as f64;
+        let before = self.steps.back().map_or(first, |step| step.backlog);
+        total.backlog_per_s = (total.backlog as f64 - before as f64) / seconds;
+        if !ticks.is_multiple_of(STEP) {
+            return;
+        }
+        let step = std::mem::take(&mut self.step);
+        let mean = |of: fn(&(u64, f64, f64, u64)) -> f64| {
+            step.iter().map(of).sum::<f64>() / step.len().max(1) as f64
+        };
+        let mut past = [0; 7];
+        for (class, past) in past.iter_mut().enumerate() {
+            *past = waits[class].saturating_sub(self.waits[class]);
+        }
+        self.waits = waits;
+        let class = |ms: Option<u64>| crate::engine::class(ms.unwrap_or(0).saturating_mul(1_000));
+        if total.backlog > 0 {
+            past[class(total.oldest_ms)] += total.backlog;
+        }
+        keep(
+            &mut self.steps,
+            api::Sample {
+                at: now,
+                backlog: step.iter().map(|(backlog, ..)| *backlog).max().unwrap_or(0),
+                in_per_s: hundredths(mean(|step| step.1)),
+                out_per_s: hundredths(mean(|step| step.2)),
+                flow_ms: step.iter().map(|(.., flow)| *flow).max().unwrap_or(0),
+                waits: past,
+            },
+            STEPS_KEPT,
+        );
+    }
+
+    fn note_set_aside(&mut self, cursors: &[api::CursorLine]) -> Vec<News> {
+        let is_aside = |line: &&api::CursorLine| matches!(&*line.condition, "waiting" | "held");
+        let now: HashMap<_, _> = cursors
+            .iter()
+            .filter(is_aside)
+            .map(|line| (format!("{} -> {}", line.stream, line.handler), line))
+            .collect();
+        let mut news = Vec::new();
+        for (name, line) in &now {
+            if !self.set_aside.contains(name) {
+                let what = line
+                    .result
+                    .clone()
+                    .unwrap_or_else(|| line.condition.clone());
+                news.push((
+                    Severity::Trouble,
+                    name.clone(),
+                    format!("set aside: {what}"),
+                ));
+            }
+        }
+        for name in &self.set_aside {
+            if !now.contains_key(name) {
+                news.push((Severity::Fine, name.clone(), "flows again".to_owned()));
+            }
+        }
+        self.set_aside = now.into_keys().collect();
+        news
+    }
+}
+
+impl History {
+    fn news(&mut self, lane: &Lane) -> Option<News> {
+        let is_first = self.state.is_none();
+        let has_moved = self.node != lane.node;
+        let before = self.state.replace(lane.state);
+        self.node.clone_from(&lane.node);
+        let scope = format!("lane {}", lane.index);
+        if is_first {
+            return None;
+        }
+        if before != Some(lane.state) {
+            let by = lane.by.as_ref().filter(|_| lane.state != LaneState::Active);
+            let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+            let reason = lane.reason.as_ref().map(|reason| format!(" \"{reason}\""));
+            let what = format!("{}{by}{}", lane.state.word(), reason.unwrap_or_default());
+            let severity = match lane.state {
+                LaneState::NoOwner => Severity::Trouble,
+                LaneState::Active => Severity::Fine,
+                _ => Severity::Unusual,
+            };
+            return Some((severity, scope, what));
+        }
+        let node = lane.node.as_ref().filter(|_| has_moved)?;
+        Some((Severity::Fine, scope, format!("taken by {node}")))
+    }
+}
+
+fn note_nodes(known: &mut HashSet<String>, whole: &Whole<'_>) -> Vec<News> {
+    let now: HashSet<_> = whole
+        .view
+        .nodes
+        .iter()
+        .map(|node| node.name.clone())
+        .collect();
+    let is_first = known.is_empty();
+    let mut news = Vec::new();
+    if !is_first {
+        for node in now.difference(known) {
+            news.push((Severity::Fine, node.clone(), "has joined".to_owned()));
+        }
+        for node in known.difference(&now) {
+            news.push((Severity::Unusual, node.clone(), "is gone".to_owned()));
+        }
+    }
+    *known = now;
+    news
+}
+
+fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
+    if ring.len() == most {
+        ring.pop_front();
+    }
+    ring.push_back(value);
+}
+
+fn is_same(a: &api::CursorLine, b: &api::CursorLine) -> bool {
+    a.stream == b.stream && a.handler == b.handler
+}
+
+fn line_of(
+    stream: StreamName,
+    handler: &Name,
+    kept: Option<&crate::store::CursorState>,
+    line: Option<&(u16, crate::engine::lane::Line)>,
+    now: Timestamp,
+) -> api::CursorLine {
+    let position = kept.map(|kept| kept.position).unwrap_or_default();
+    let behind = line.map_or(0, |(_, line)| line.behind);
+    let is_aside = line.is_some_and(|(_, line)| line.is_set_aside);
+    let condition = match line {
+        Some((_, line)) if line.is_kept => "paused".to_owned(),
+        // The row may be a moment ahead of the lane, or behind it: the lane says what it does.
+        Some(_) if !is_aside => "flowing".to_owned(),
+        _ => kept
+            .map_or("flowing", |kept| kept.condition.word())
+            .to_owned(),
+    };
+    let kept = kept.filter(|_| is_aside);
+    api::CursorLine {
+        stream,
+        handler: handler.clone(),
+        lane: line.map_or(0, |(lane, _)| *lane),
+        condition,
+        position,
+        head: crate::domain::position::Seq(
+            position
+                .0
+                .saturating_add(i64::try_from(behind).unwrap_or(0)),
+        ),
+        behind,
+        oldest_ms: line.map(|(_, line)| millis(now.since(line.oldest))),
+        tries: kept.map_or(0, |kept| kept.condition.tries()),
+        result: kept.and_then(|kept| kept.condition.reason().map(str::to_owned)),
+        retry_at: kept.and_then(|kept| kept.retry_at()),
+        next: None,
+    }
+}
+
+fn total(lanes: &[Lane]) -> api::Total {
+    let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
+    let rate = |of: fn(&Lane) -> Option<f64>| hundredths(lanes.iter().filter_map(of).sum());
+    let is_running = |lane: &&Lane| !matches!(lane.state, LaneState::Paused | LaneState::Drained);
+    let etas = lanes.iter().map(|lane| (lane.eta.as_deref(), lane.eta_ms));
+    let (eta, eta_ms) = eta::worst(etas);
+    let busiest = lanes.iter().filter_map(|lane| lane.busy);
+    api::Total {
+        oldest_ms: lanes.iter().filter_map(|lane| lane.oldest_ms).max(),
+        flow_ms: lanes
+            .iter()
+            .filter(is_running)
+            .filter_map(|lane| lane.flow_ms)
+            .max(),
+        set_aside: sum(|lane| lane.set_aside),
+        waiting: sum(|lane| lane.waiting),
+        held: sum(|lane| lane.held),
+        backlog: sum(|lane| lane.backlog),
+        backlog_per_s: 0.0,
+        in_per_s: rate(|lane| lane.in_per_s),
+        out_per_s: rate(|lane| lane.out_per_s),
+        eta,
+        eta_ms,
+        wait_ms: worst_of(lanes, |lane| lane.wait_ms),
+        work_ms: worst_of(lanes, |lane| lane.work_ms),
+        cursors: sum(|lane| lane.cursors),
+        busiest: busiest.max_by(f64::total_cmp),
+    }
+}
+
+/// The slowest lane's figure for each share: the whole is as late as its slowest part.
+fn worst_of(lanes: &[Lane], of: fn(&Lane) -> Option<api::Percentiles>) -> Option<api::Percentiles> {
+    lanes.iter().filter_map(of).reduce(|a, b| api::Percentiles {
+        p50: a.p50.max(b.p50),
+        p90: a.p90.max(b.p90),
+        p99: a.p99.max(b.p99),
+        max: a.max.max(b.max),
+    })
+}
+
+fn hook_lines(
+    seen: &Seen,
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+) -> (Vec<api::HookLine>, Vec<(String, f64, f64)>) {
+    let hooks = catalog.hooks.values();
+    let mut hooks: Vec<_> = hooks
+        .filter(|hook| hook.namespace == set.namespace)
+        .collect();
+    let pace = |hook: HookId| seen.hooks.get(&hook).copied().unwrap_or_default();
+    hooks.sort_by(|a, b| {
+        let busier = pace(b.id).now.total_cmp(&pace(a.id).now);
+        busier.then_with(|| a.name.cmp(&b.name))
+    });
+    let paces = hooks.iter().filter_map(|hook| {
+        let pace = pace(hook.id);
+        Some((hook.name.to_string(), pace.now, pace.normal.value()?))
+    });
+    let paces = paces.collect();
+    let line = |hook: &&Arc<crate::domain::hook::Hook>| api::HookLine {
+        hook: hook.name.clone(),
+        in_per_s: pace(hook.id).now,
+        normal_per_s: pace(hook.id).normal.value().map(hundredths),
+        paused: catalog.stops.hooks.contains(&hook.id),
+        handlers: {
+            let names: Vec<_> = hook.handlers.iter().map(|h| h.name.to_string()).collect();
+            names.join(", ")
+        },
+    };
+    (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), paces)
+}
+
+fn handler_paces(
+    seen: &Seen,
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+) -> Vec<(String, f64, f64)> {
+    let hooks = catalog.hooks.values();
+    let hooks = hooks.filter(|hook| hook.namespace == set.namespace);
+    let mut paces = Vec::new();
+    for hook in hooks {
+        for handler in &hook.handlers {
+            let pace = seen.handlers.get(&handler.id);
+            if let Some((now, normal)) = pace.and_then(|p| Some((p.now, p.normal.value()?))) {
+                paces.push((format!("{} -> {}", hook.name, handler.name), now, normal));
+            }
+        }
+    }
+    paces
+}
+
+fn namespace_lines(
+    seen: &Seen,
+    fresh: &api::Snapshot,
+    catalog: &catalog::Snapshot,
+) -> Vec<api::NamespaceLine> {
+    let line = |set: &LaneSet| {
+        let known = match set.namespace == fresh.namespace {
+            true => Some(&fresh.total),
+            false => seen.snapshots.get(&set.namespace).map(|known| &known.total),
+        };
+        api::NamespaceLine {
+            namespace: set.namespace.clone(),
+            lanes: set.lanes,
+            generation: set.generation,
+            set_aside: known.map_or(0, |total| total.set_aside),
+            oldest_ms: known.and_then(|total| total.oldest_ms),
+            flow_ms: known.and_then(|total| total.flow_ms),
+            backlog: known.map_or(0, |total| total.backlog),
+        }
+    };
+    let mut lines: Vec<_> = catalog.lane_sets.values().map(line).collect();
+    lines.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+    lines
+}
+
+/// The least number of lanes after which none is above 70 % busy, were today's waiting work laid on them.
+fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<u16> {
+    const FULL: f64 = 0.7;
+    let events: u64 = waiting.iter().map(|slot| slot.events).sum();
+    let demand = |lane: &Lane| {
+        let (came, went) = (lane.in_per_s.unwrap_or(0.0), lane.out_per_s.unwrap_or(0.0));
+        lane.busy.unwrap_or(0.0) * (came / went.max(0.1)).max(1.0)
+    };
+    let demand: f64 = lanes.iter().map(demand).sum();
+    if events == 0 {
+        return None;
+    }
+    let mut count = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
+    while count < crate::domain::lane::LANES_MAX {
+        count = count.saturating_mul(2).min(crate::domain::lane::LANES_MAX);
+        let mut load = vec![0_u64; usize::from(count)];
+        for slot in waiting {
+            load[usize::from(Slot(slot.slot).lane(count))] += slot.events;
+        }
+        let fullest = load.iter().max().copied().unwrap_or(0);
+        if demand * fullest as f64 / events as f64 <= FULL {
+            return Some(count);
+        }
+    }
+    None
+}
+
+fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+    let p99 = engine.metrics.pulse.commit_p99(now);
+    p99.map(|p99| hundredths(p99.as_secs_f64() * 1_000.0))
+}
+
+/// Processor time that this process has used.
+fn processor_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(used.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(used.tv_nsec).unwrap_or(0))
+}
+
+/// `0-3,7`
+fn ranges(indexes: &[u16]) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for index in indexes {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*index) => *last = *index,
+            _ => ranges.push((*index, *index)),
+        }
+    }
+    let written = ranges.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    written.collect::<Vec<_>>().join(",")
+}
+
+fn mean(shares: impl Iterator<Item = f64>) -> Option<f64> {
+    let shares: Vec<_> = shares.collect();
+    let sum: f64 = shares.iter().sum();
+    (!shares.is_empty()).then(|| hundredths(sum / shares.len() as f64))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

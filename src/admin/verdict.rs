@@ -1,0 +1,683 @@
+//! What is wrong, in words: whose fault, what it holds up, whether more lanes help. Made here and nowhere
+//! else, so that `status`, the dashboard and alerts say the same. No clock, no I/O.
+
+use std::time::Duration;
+
+use super::eta;
+use crate::api::{Class, CursorLine, Lane, LaneState, Severity, Storage, Verdict};
+use crate::domain::name::StreamName;
+use crate::domain::time::Timestamp;
+use crate::text::{count, counted, duration, printable_line};
+
+/// FLOW from which on a namespace is late.
+pub const LATE: Duration = Duration::from_secs(10);
+
+/// FLOW from which on somebody must look.
+pub const CRITICAL: Duration = Duration::from_secs(60);
+
+/// A try again that is further away than this needs somebody.
+const WAITS_LONG: Duration = Duration::from_secs(300);
+
+/// A turn that runs for longer hangs.
+const HANGS: Duration = Duration::from_secs(10);
+
+/// A commit slower than this, and than five times the normal one, is a slow disk.
+const COMMIT_SLOW_MS: f64 = 50.0;
+
+/// A lane that takes turns for a larger share of the time is busy.
+const BUSY: f64 = 0.9;
+
+/// What is known when a verdict is asked for.
+#[derive(Default)]
+pub struct Facts<'f> {
+    /// Now.
+    pub at: Timestamp,
+    /// The lanes of the namespace.
+    pub lanes: &'f [Lane],
+    /// Its cursors with work, those set aside first.
+    pub cursors: &'f [CursorLine],
+    /// Nodes that are silent, and for how long.
+    pub silent: &'f [(String, Duration)],
+    /// How events are stored.
+    pub storage: Storage,
+    /// Turns that run: the lane, the cursor, and for how long.
+    pub turns: &'f [(u16, String, Duration)],
+    /// Hooks with what they get a second, and what is normal.
+    pub hooks: &'f [(String, f64, f64)],
+    /// Handlers with the time they take for an event in seconds, and what is normal.
+    pub handlers: &'f [(String, f64, f64)],
+    /// The stream with most to go among those that flow, and how much.
+    pub largest: Option<(StreamName, u64)>,
+    /// The least number of lanes that no stream would keep busy, were what waits laid on them.
+    pub lanes_that_help: Option<u16>,
+}
+
+impl Facts<'_> {
+    fn flow(&self) -> Option<Duration> {
+        let running = self.lanes.iter().filter(|lane| !is_stopped(lane));
+        running
+            .filter_map(|lane| lane.flow_ms)
+            .max()
+            .map(Duration::from_millis)
+    }
+
+    /// Whether what may flow waits for too long.
+    pub fn is_late(&self) -> bool {
+        self.flow().is_some_and(|flow| flow > LATE)
+    }
+
+    fn busy(&self) -> Vec<&Lane> {
+        let busy = |lane: &&Lane| lane.busy.is_some_and(|share| share > BUSY);
+        self.lanes.iter().filter(busy).collect()
+    }
+
+    fn flowing(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.backlog_flowing).sum()
+    }
+
+    fn backlog(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.backlog).sum()
+    }
+}
+
+/// Everything there is to say, the worst first; at least one.
+pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
+    let mut all = Vec::new();
+    all.extend(no_owner(facts));
+    all.extend(storage(facts));
+    all.extend(hangs(facts));
+    all.extend(flood(facts));
+    all.extend(slow_code(facts));
+    all.extend(one_stream(facts));
+    all.extend(too_few_lanes(facts));
+    all.extend(set_aside(facts));
+    all.extend(on_purpose(facts));
+    all.sort_by_key(|verdict| (verdict.rule, std::cmp::Reverse(verdict.events)));
+    if all.is_empty() {
+        all.push(well(facts));
+    }
+    all
+}
+
+/// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
+pub fn severity(lane: &Lane, cursors: &[CursorLine], flow_ms: &[u64]) -> Severity {
+    let of_lane = |cursor: &&CursorLine| cursor.lane == lane.index;
+    let is_bad = |cursor: &CursorLine| match cursor.condition.as_str() {
+        "held" => true,
+        "waiting" => cursor.oldest_ms.is_some_and(over(WAITS_LONG)),
+        _ => false,
+    };
+    let is_running = !is_stopped(lane);
+    let rises = eta::slope(flow_ms).is_some_and(|slope| slope >= 0.95);
+    if lane.state == LaneState::NoOwner
+        || lane.held > 0
+        || cursors.iter().filter(of_lane).any(is_bad)
+        || is_running && (lane.flow_ms.is_some_and(over(CRITICAL)) || rises)
+    {
+        Severity::Trouble
+    } else if !is_running
+        || lane.state == LaneState::Draining
+        || lane.waiting > 0
+        || lane.flow_ms.is_some_and(over(LATE))
+    {
+        Severity::Unusual
+    } else {
+        Severity::Fine
+    }
+}
+
+fn over(bound: Duration) -> impl Fn(u64) -> bool {
+    move |ms| Duration::from_millis(ms) > bound
+}
+
+fn is_stopped(lane: &Lane) -> bool {
+    matches!(lane.state, LaneState::Paused | LaneState::Drained)
+}
+
+fn verdict(rule: u8, class: Class, text: String, more: String) -> Verdict {
+    Verdict {
+        rule,
+        class,
+        severity: Severity::Trouble,
+        text,
+        more: Some(more),
+        since: None,
+        events: 0,
+        lanes_that_help: None,
+        lane: None,
+        stream: None,
+    }
+}
+
+fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
+    let orphans = facts.lanes.iter();
+    let orphans: Vec<_> = orphans
+        .filter(|lane| lane.state == LaneState::NoOwner)
+        .collect();
+    let longest = facts.silent.iter().max_by_key(|(_, silent)| *silent);
+    if orphans.is_empty() && longest.is_none() {
+        return None;
+    }
+    let events = orphans.iter().map(|lane| lane.backlog).sum();
+    let have = match orphans.is_empty() {
+        true => "its lanes stand still".to_owned(),
+        false => format!(
+            "{} no owner",
+            listed(&orphans, "lane", "lanes", "has", "have")
+        ),
+    };
+    let text = match longest {
+        Some((node, silent)) => format!("node {node} silent for {}: {have}", duration(*silent)),
+        None => have,
+    };
+    let wait = counted(events, "event waits", "events wait");
+    let heir = match orphans
+        .iter()
+        .any(|lane| lane.eta.as_deref() == Some("never"))
+    {
+        true => "No node lives that could take them: start one.",
+        false => "Another node takes them within 15s.",
+    };
+    let more = format!("Accepting goes on, {wait}. More lanes: no. {heir}");
+    Some(Verdict {
+        events,
+        lane: orphans.first().map(|lane| lane.lane.clone()),
+        ..verdict(1, Class::Us, text, more)
+    })
+}
+
+fn storage(facts: &Facts<'_>) -> Option<Verdict> {
+    let storage = &facts.storage;
+    let more = |accepting| {
+        let accepting = match accepting {
+            true => "Accepting goes on, slowly.",
+            false => "Senders are told to try again: nothing is lost that was answered.",
+        };
+        format!("{accepting} More lanes: no.")
+    };
+    if let Some(error) = &storage.error {
+        let text = format!("storage: {}", printable_line(error));
+        return Some(verdict(2, Class::Us, text, more(storage.accepting)));
+    }
+    let (p99, normal) = (storage.commit_p99_ms?, storage.commit_normal_ms?);
+    if p99 < COMMIT_SLOW_MS || p99 < 5.0 * normal {
+        return None;
+    }
+    let text = format!(
+        "storage: commit p99 {} (normal {}), all lanes slow",
+        millis(p99),
+        millis(normal)
+    );
+    Some(Verdict {
+        events: facts.backlog(),
+        ..verdict(2, Class::Us, text, more(true))
+    })
+}
+
+fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
+    let longest = facts.turns.iter().max_by_key(|(.., ran)| *ran);
+    let (lane, cursor, ran) = longest.filter(|(.., ran)| *ran >= HANGS)?;
+    let of_lane = facts.lanes.iter().find(|known| known.index == *lane);
+    let events = of_lane.map_or(0, |lane| lane.backlog_flowing);
+    let text = format!("lane {lane}: turn of {cursor} runs for {}", duration(*ran));
+    let more = format!(
+        "Holds up the {} of its lane. More lanes: no.",
+        counted(events, "event", "events")
+    );
+    Some(Verdict {
+        events,
+        lane: of_lane.map(|lane| lane.lane.clone()),
+        ..verdict(3, Class::UsPerhaps, text, more)
+    })
+}
+
+fn flood(facts: &Facts<'_>) -> Option<Verdict> {
+    if !facts.is_late() {
+        return None;
+    }
+    let flooding = facts.hooks.iter();
+    let flooding = flooding.filter(|(_, now, normal)| *now > 10.0 && *now > 4.0 * normal);
+    let (hook, now, normal) = flooding.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let text = format!(
+        "hook {hook} gets {}/s (normal {}/s)",
+        rate(*now),
+        rate(*normal)
+    );
+    let more = format!(
+        "{} wait, the oldest for {}. {} Or a namespace of its own: hooklane hooks edit {hook} --namespace NAME",
+        counted(facts.flowing(), "event", "events"),
+        duration(facts.flow().unwrap_or_default()),
+        lanes_help(facts)
+    );
+    Some(Verdict {
+        events: facts.flowing(),
+        lanes_that_help: facts.lanes_that_help,
+        ..verdict(5, Class::Senders, text, more)
+    })
+}
+
+fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
+    if !facts.is_late() {
+        return None;
+    }
+    let slow = facts.handlers.iter();
+    let slow = slow.filter(|(_, now, normal)| *now > 0.001 && *now > 3.0 * normal);
+    let (handler, now, normal) = slow.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let text = format!(
+        "{handler} takes {} an event (normal {})",
+        millis(now * 1_000.0),
+        millis(normal * 1_000.0)
+    );
+    let more = format!(
+        "{} wait, the oldest for {}. {}",
+        counted(facts.flowing(), "event", "events"),
+        duration(facts.flow().unwrap_or_default()),
+        lanes_help(facts)
+    );
+    Some(Verdict {
+        events: facts.flowing(),
+        lanes_that_help: facts.lanes_that_help,
+        ..verdict(6, Class::Code, text, more)
+    })
+}
+
+fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
+    let (stream, events) = facts.largest.as_ref()?;
+    let flowing = facts.flowing();
+    if !facts.is_late() || events * 2 <= flowing {
+        return None;
+    }
+    let share = percent(*events as f64 / flowing.max(1) as f64);
+    let text = format!("{stream} is {share} of what flows: one stream, one event at a time");
+    let more = format!(
+        "{} of it wait. More lanes: no, 1 stream; a finer ordering key would help.",
+        counted(*events, "event", "events")
+    );
+    Some(Verdict {
+        events: *events,
+        stream: Some(stream.clone()),
+        ..verdict(7, Class::Order, text, more)
+    })
+}
+
+fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
+    let busy = facts.busy();
+    if !facts.is_late() || busy.is_empty() {
+        return None;
+    }
+    let text = format!(
+        "turns wait {} behind other cursors: {} 90% busy or more",
+        duration(facts.flow().unwrap_or_default()),
+        listed(&busy, "lane", "lanes", "is", "are")
+    );
+    Some(Verdict {
+        events: facts.flowing(),
+        lanes_that_help: facts.lanes_that_help,
+        lane: busy.first().map(|lane| lane.lane.clone()),
+        ..verdict(8, Class::Lanes, text, lanes_help(facts))
+    })
+}
+
+/// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
+fn lanes_help(facts: &Facts<'_>) -> String {
+    match facts.lanes_that_help {
+        _ if facts.busy().is_empty() => {
+            "More lanes: no, no turn waits behind another cursor.".to_owned()
+        }
+        Some(lanes) => format!("More lanes: yes, {lanes}: hooklane lanes resize {lanes}"),
+        None => "More lanes: no, what waits is of too few streams.".to_owned(),
+    }
+}
+
+fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
+    let all = facts.backlog().max(1);
+    let is_set_aside =
+        |cursor: &&CursorLine| matches!(cursor.condition.as_str(), "waiting" | "held");
+    let line = |cursor: &CursorLine| {
+        let (stream, handler) = (&cursor.stream, &cursor.handler);
+        let result = cursor.result.as_deref().unwrap_or("set aside");
+        let result = printable_line(result);
+        let oldest = cursor.oldest_ms.map(Duration::from_millis);
+        let since = oldest.map_or_else(String::new, |age| format!(", waits for {}", duration(age)));
+        let next = match cursor.retry_at {
+            Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
+            None => String::new(),
+        };
+        let share = percent(cursor.behind as f64 / all as f64);
+        let more = format!(
+            "Holds up only its own {} ({share} of all). More lanes: no, 1 stream.",
+            counted(cursor.behind, "event", "events")
+        );
+        let is_unusual =
+            cursor.condition == "waiting" && !cursor.oldest_ms.is_some_and(over(WAITS_LONG));
+        Verdict {
+            severity: match is_unusual {
+                true => Severity::Unusual,
+                false => Severity::Trouble,
+            },
+            since: oldest.map(|age| {
+                Timestamp::from_millis(facts.at.as_millis() - crate::domain::time::millis(age))
+            }),
+            events: cursor.behind,
+            stream: Some(cursor.stream.clone()),
+            ..verdict(
+                9,
+                Class::Code,
+                format!("{stream} -> {handler}: {result}{since}{next}"),
+                more,
+            )
+        }
+    };
+    facts
+        .cursors
+        .iter()
+        .filter(is_set_aside)
+        .map(line)
+        .collect()
+}
+
+fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
+    let stopped = |lane: &&Lane| is_stopped(lane) || lane.state == LaneState::Draining;
+    let line = |lane: &Lane| {
+        let by = lane
+            .by
+            .as_ref()
+            .map(|by| format!(" by {}", printable_line(by)));
+        let since = lane.since.map(|at| facts.at.since(at));
+        let since = since.map(|age| format!(" {} ago", duration(age)));
+        let reason = lane.reason.as_ref();
+        let reason = reason.map(|reason| format!(" \"{}\"", printable_line(reason)));
+        let text = format!(
+            "lane {} {}{}{}{}",
+            lane.index,
+            lane.state.word(),
+            by.unwrap_or_default(),
+            since.unwrap_or_default(),
+            reason.unwrap_or_default()
+        );
+        let more = format!(
+            "Keeps {}. More lanes: no. Go on: hooklane lanes resume {}",
+            counted(lane.backlog, "event", "events"),
+            lane.index
+        );
+        Verdict {
+            severity: Severity::Unusual,
+            events: lane.backlog,
+            lane: Some(lane.lane.clone()),
+            since: lane.since,
+            ..verdict(11, Class::OnPurpose, text, more)
+        }
+    };
+    facts.lanes.iter().filter(stopped).map(line).collect()
+}
+
+fn well(facts: &Facts<'_>) -> Verdict {
+    let oldest = facts.lanes.iter().filter_map(|lane| lane.oldest_ms).max();
+    let oldest = match oldest {
+        Some(ms) => format!("oldest {}", duration(Duration::from_millis(ms))),
+        None => "nothing waits".to_owned(),
+    };
+    let busiest = facts.lanes.iter().filter_map(|lane| lane.busy);
+    let busiest = percent(busiest.fold(0.0, f64::max));
+    let commit = facts.storage.commit_p99_ms;
+    let commit = commit.map_or_else(String::new, |ms| format!(", commit {}", millis(ms)));
+    Verdict {
+        severity: Severity::Fine,
+        more: None,
+        ..verdict(
+            12,
+            Class::Ok,
+            format!("{oldest}, busiest lane {busiest}{commit}, nothing set aside"),
+            String::new(),
+        )
+    }
+}
+
+/// `lane 4 has`, `lanes 4 and 5 have`, `lanes 2, 3 and 6 are`; from five on only how many.
+fn listed(lanes: &[&Lane], one: &str, many: &str, is: &str, are: &str) -> String {
+    let numbers: Vec<_> = lanes.iter().map(|lane| lane.index.to_string()).collect();
+    match numbers.as_slice() {
+        [only] => format!("{one} {only} {is}"),
+        all if all.len() > 5 => format!("{} {many} {are}", count(all.len() as u64)),
+        [first @ .., last] => format!("{many} {} and {last} {are}", first.join(", ")),
+        [] => format!("no {one} {is}"),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
+}
+
+fn rate(per_s: f64) -> String {
+    match per_s < 10.0 {
+        true => format!("{per_s:.1}"),
+        false => count(per_s.round() as u64),
+    }
+}
+
+fn millis(ms: f64) -> String {
+    match ms < 1.0 {
+        true => format!("{ms:.2}ms"),
+        false => duration(Duration::from_secs_f64((ms / 1_000.0).clamp(0.0, 1e9))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(index: u16) -> Lane {
+        let id = crate::domain::lane::LaneId {
+            namespace: crate::domain::name::Name::default_namespace(),
+            generation: 1,
+            index,
+        };
+        Lane {
+            state: LaneState::Active,
+            ..super::super::lanes::idle(&id)
+        }
+    }
+
+    fn late(index: u16) -> Lane {
+        Lane {
+            flow_ms: Some(175_000),
+            oldest_ms: Some(175_000),
+            backlog: 1_000,
+            backlog_flowing: 1_000,
+            busy: Some(0.99),
+            ..lane(index)
+        }
+    }
+
+    fn cursor(condition: &str, age_ms: u64) -> CursorLine {
+        CursorLine {
+            stream: "billing/acme".parse().unwrap(),
+            handler: "reduce".parse().unwrap(),
+            lane: 3,
+            condition: condition.to_owned(),
+            position: Default::default(),
+            head: crate::domain::position::Seq(61),
+            behind: 61,
+            oldest_ms: Some(age_ms),
+            tries: 3,
+            result: Some("at seq 912: TypeError in sum.js:12: x".to_owned()),
+            retry_at: None,
+            next: None,
+        }
+    }
+
+    fn first(facts: &Facts<'_>) -> (u8, Class, String) {
+        let worst = verdicts(facts).remove(0);
+        assert!(worst.rule == 12 || worst.more.is_some());
+        let more = worst.more.unwrap_or_default();
+        (worst.rule, worst.class, format!("{} | {more}", worst.text))
+    }
+
+    #[test]
+    fn nothing_wrong_is_said_with_figures() {
+        let lanes = [lane(0)];
+        let facts = Facts {
+            lanes: &lanes,
+            ..Facts::default()
+        };
+        let (rule, class, text) = first(&facts);
+        assert_eq!((rule, class), (12, Class::Ok));
+        assert!(text.starts_with("nothing waits, busiest lane 0%"), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_is_silent_goes_before_what_holds_up_only_itself() {
+        let orphan = |index| Lane {
+            state: LaneState::NoOwner,
+            backlog: 800,
+            ..lane(index)
+        };
+        let (lanes, cursors) = ([orphan(4), orphan(5)], [cursor("held", 9_000)]);
+        let silent = [("eu-2".to_owned(), Duration::from_secs(12))];
+        let facts = Facts {
+            lanes: &lanes,
+            cursors: &cursors,
+            silent: &silent,
+            ..Facts::default()
+        };
+        let (rule, class, text) = first(&facts);
+        assert_eq!((rule, class), (1, Class::Us));
+        let said = "node eu-2 silent for 12s: lanes 4 and 5 have no owner | ";
+        assert!(text.starts_with(said), "{text}");
+        assert!(text.contains("1,600 events wait") && text.contains("More lanes: no"));
+        assert_eq!(verdicts(&facts).len(), 2);
+    }
+
+    #[test]
+    fn a_slow_disk_is_slow_against_its_own_past_only() {
+        let storage = |p99, normal| Storage {
+            accepting: true,
+            commit_p99_ms: Some(p99),
+            commit_normal_ms: Some(normal),
+            ..Storage::default()
+        };
+        let of = |storage| {
+            first(&Facts {
+                storage,
+                ..Facts::default()
+            })
+        };
+        let (rule, _, text) = of(storage(2_100.0, 3.0));
+        assert_eq!(rule, 2);
+        assert!(text.contains("commit p99 2.1s (normal 3ms)"), "{text}");
+        assert_eq!(of(storage(2_100.0, 900.0)).0, 12);
+        assert_eq!(of(storage(40.0, 3.0)).0, 12, "not slow enough to be felt");
+    }
+
+    #[test]
+    fn what_is_late_is_told_apart_by_who_made_it_so() {
+        let lanes = [late(2), late(3), lane(4)];
+        let flood = [("billing".to_owned(), 1_900.0, 101.0)];
+        let slow = [("orders -> reduce".to_owned(), 0.048, 0.000_1)];
+        let facts = |hooks, handlers| Facts {
+            lanes: &lanes,
+            hooks,
+            handlers,
+            lanes_that_help: Some(16),
+            ..Facts::default()
+        };
+        let (rule, class, text) = first(&facts(&flood, &slow));
+        assert_eq!((rule, class), (5, Class::Senders));
+        assert!(text.starts_with("hook billing gets 1,900/s (normal 101/s)"));
+        let (rule, class, text) = first(&facts(&[], &slow));
+        assert_eq!((rule, class), (6, Class::Code));
+        assert!(text.starts_with("orders -> reduce takes 48ms an event (normal 0.10ms)"));
+        let (rule, class, text) = first(&facts(&[], &[]));
+        assert_eq!((rule, class), (8, Class::Lanes));
+        assert!(
+            text.contains("lanes 2 and 3 are 90% busy or more"),
+            "{text}"
+        );
+        assert!(text.contains("More lanes: yes, 16"), "{text}");
+    }
+
+    #[test]
+    fn more_lanes_never_help_when_no_lane_is_busy_or_one_stream_is_most_of_it() {
+        let idle = Lane {
+            busy: Some(0.1),
+            ..late(2)
+        };
+        let lanes = [idle];
+        let slow = [("orders -> reduce".to_owned(), 0.048, 0.000_1)];
+        let facts = Facts {
+            lanes: &lanes,
+            handlers: &slow,
+            lanes_that_help: Some(16),
+            ..Facts::default()
+        };
+        assert!(first(&facts).2.contains("More lanes: no"));
+
+        let lanes = [late(2)];
+        let facts = Facts {
+            lanes: &lanes,
+            largest: Some(("orders/9107".parse().unwrap(), 920)),
+            lanes_that_help: Some(16),
+            ..Facts::default()
+        };
+        let (rule, class, text) = first(&facts);
+        assert_eq!((rule, class), (7, Class::Order));
+        assert!(
+            text.starts_with("orders/9107 is 92% of what flows"),
+            "{text}"
+        );
+        assert!(text.contains("More lanes: no"), "{text}");
+    }
+
+    #[test]
+    fn a_turn_that_hangs_names_its_cursor() {
+        let (lanes, turn) = (
+            [lane(2)],
+            [(
+                2,
+                "orders/9107 -> reduce".to_owned(),
+                Duration::from_secs(41),
+            )],
+        );
+        let facts = Facts {
+            lanes: &lanes,
+            turns: &turn,
+            ..Facts::default()
+        };
+        let (rule, _, text) = first(&facts);
+        assert_eq!(rule, 3);
+        assert!(text.starts_with("lane 2: turn of orders/9107 -> reduce runs for 41s"));
+    }
+
+    #[test]
+    fn no_text_from_outside_acts_on_a_terminal() {
+        let mut hostile = cursor("held", 9_000);
+        hostile.result = Some("\u{1b}[2J boom".to_owned());
+        let cursors = [hostile];
+        let facts = Facts {
+            cursors: &cursors,
+            ..Facts::default()
+        };
+        assert!(!first(&facts).2.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_lane_needs_somebody_when_a_cursor_of_it_is_held_and_is_unusual_when_stopped() {
+        assert_eq!(severity(&lane(3), &[], &[]), Severity::Fine);
+        let held = Lane { held: 1, ..lane(3) };
+        assert_eq!(severity(&held, &[], &[]), Severity::Trouble);
+        let waiting = Lane {
+            waiting: 1,
+            ..lane(3)
+        };
+        let soon = [cursor("waiting", 9_000)];
+        assert_eq!(severity(&waiting, &soon, &[]), Severity::Unusual);
+        let long = [cursor("waiting", 900_000)];
+        assert_eq!(severity(&waiting, &long, &[]), Severity::Trouble);
+        let paused = Lane {
+            state: LaneState::Paused,
+            flow_ms: Some(900_000),
+            ..lane(3)
+        };
+        assert_eq!(severity(&paused, &[], &[]), Severity::Unusual);
+    }
+}

@@ -1,0 +1,167 @@
+//! `status`: whether all is well, in words, and by an exit code.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::reach::{Reach, with_query};
+use super::{Exit, Printer};
+use crate::api::{Class, Lane, LaneState, Snapshot, Verdict};
+use crate::domain::name::Name;
+use crate::domain::time::parse_duration;
+use crate::text::{count, duration, printable_line};
+
+/// Say whether all is well: whose fault it is, what it holds up, whether more lanes help
+///
+/// Exit 0 when all is well or stopped on purpose, else 3. With --ours also when what is wrong is not ours:
+/// senders that send more than usual, destinations that fail.
+///
+/// Examples:
+///   hooklane status
+///   hooklane status --wait 30s
+///   hooklane status --ours
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Status {
+    /// Which namespace
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    namespace: Name,
+    /// Show it again every second; Ctrl-C ends
+    #[arg(long)]
+    watch: bool,
+    /// Wait until all is well, for so long at most
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "watch")]
+    wait: Option<Duration>,
+    /// Take what senders and destinations do for well
+    #[arg(long)]
+    ours: bool,
+}
+
+/// How often it is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+
+impl Status {
+    /// Asks, says, and judges.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let namespace = Some(self.namespace.to_string());
+        let path = with_query("/v1/admin/snapshot", &[("namespace", namespace)]);
+        let deadline = self.wait.map(|wait| Instant::now() + wait);
+        let mut due = tokio::time::interval(EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let snapshot: Snapshot = reach.get(&path).await?;
+            let is_well = self.is_well(&snapshot);
+            if !is_well && deadline.is_some_and(|deadline| Instant::now() < deadline) {
+                continue;
+            }
+            if self.watch {
+                out.clear()?;
+            }
+            if !out.object(&snapshot)? {
+                out.line(&text(&snapshot))?;
+            }
+            if !self.watch {
+                return Ok(match is_well {
+                    true => Exit::Done,
+                    false => Exit::Unfinished,
+                });
+            }
+        }
+    }
+
+    fn is_well(&self, snapshot: &Snapshot) -> bool {
+        let theirs = |class| matches!(class, Class::Them | Class::Senders);
+        let verdicts = snapshot.verdicts.iter();
+        let mut classes = verdicts.map(|verdict| verdict.class);
+        classes.all(|class| class.is_well() || self.ours && theirs(class))
+    }
+}
+
+/// Everything in a few lines.
+fn text(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    if let Some(worst) = snapshot.verdicts.first() {
+        text.push_str(&verdict(worst, &snapshot.verdicts[1..]));
+    }
+    let total = &snapshot.total;
+    let age = |ms: Option<u64>| {
+        let age = ms.map(|ms| duration(Duration::from_millis(ms)));
+        age.unwrap_or_else(|| "-".to_owned())
+    };
+    let storage = &snapshot.storage;
+    let accepting = match (&storage.error, storage.accepting) {
+        (Some(error), _) => format!("no: {}", printable_line(error)),
+        (None, true) => "yes".to_owned(),
+        (None, false) => "no".to_owned(),
+    };
+    let commit = storage.commit_p99_ms.map_or_else(String::new, |ms| {
+        let p99 = Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default();
+        format!(", commit p99 {}", duration(p99))
+    });
+    // Writing to a string cannot fail.
+    let _ = write!(
+        text,
+        "oldest     {}, {} flowing     backlog {} {:+.0}/s     set aside {}\n\
+         accepting  {accepting}, {:.0}/s{commit}\n\
+         lanes      {} {}: {}\n\
+         nodes      {}",
+        age(total.oldest_ms),
+        age(total.flow_ms),
+        count(total.backlog),
+        total.backlog_per_s,
+        crate::text::counted(total.set_aside, "cursor", "cursors"),
+        storage.accepted_per_s,
+        snapshot.namespace,
+        snapshot.lanes.len(),
+        states(&snapshot.lanes),
+        nodes(snapshot)
+    );
+    text
+}
+
+/// A verdict in two sentences, and how many more there are.
+fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
+    let class = worst.class.word();
+    let more = rest.iter().filter(|other| !other.class.is_well()).count();
+    let more = match more {
+        0 => String::new(),
+        more => format!(" (+{more} more)"),
+    };
+    let indent = " ".repeat(class.len() + 2);
+    let second = worst.more.as_ref();
+    let second = second.map(|second| format!("{indent}{}\n", printable_line(second)));
+    format!(
+        "{class}  {}{more}\n{}",
+        printable_line(&worst.text),
+        second.unwrap_or_default()
+    )
+}
+
+fn states(lanes: &[Lane]) -> String {
+    use LaneState::{Active, Drained, Draining, NoOwner, Paused};
+    let number = |state| lanes.iter().filter(|lane| lane.state == state).count();
+    let known = [Active, Draining, Drained, Paused, NoOwner].map(|state| (number(state), state));
+    let some = known.iter().filter(|(lanes, _)| *lanes > 0);
+    let said: Vec<_> = some
+        .map(|(lanes, state)| format!("{lanes} {}", state.word()))
+        .collect();
+    said.join(", ")
+}
+
+fn nodes(snapshot: &Snapshot) -> String {
+    let node = |node: &crate::api::NodeLine| {
+        let up = node.up_ms.map(|ms| duration(Duration::from_millis(ms)));
+        let version = node.version.as_deref().unwrap_or("-");
+        let name = printable_line(&node.node);
+        format!(
+            "{name} up {}, {}",
+            up.unwrap_or_default(),
+            printable_line(version)
+        )
+    };
+    let nodes: Vec<_> = snapshot.nodes.iter().map(node).collect();
+    nodes.join("; ")
+}
