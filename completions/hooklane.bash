@@ -115,6 +115,9 @@ _hooklane() {
             hooklane__subcmd__namespaces,list)
                 cmd="hooklane__subcmd__namespaces__subcmd__list"
                 ;;
+            hooklane__subcmd__state,rebuild)
+                cmd="hooklane__subcmd__state__subcmd__rebuild"
+                ;;
             hooklane__subcmd__state,show)
                 cmd="hooklane__subcmd__state__subcmd__show"
                 ;;
@@ -1791,12 +1794,62 @@ _hooklane() {
             return 0
             ;;
         hooklane__subcmd__state)
-            opts="-o -q -y -h --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help show"
+            opts="-o -q -y -h --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help show rebuild"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json jsonl names" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json jsonl names" -- "${cur}"))
+                    return 0
+                    ;;
+                --confirm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hooklane__subcmd__state__subcmd__rebuild)
+            opts="-o -q -y -h --all --check --dry-run --to-seq --no-wait --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --to-seq)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

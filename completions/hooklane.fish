@@ -46,7 +46,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "send" -d 'Post te
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "status" -d 'Say whether all is well: whose fault it is, what it holds up, whether more lanes help'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "hooks" -d 'Make, change, try and delete receivers of webhooks'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "events" -d 'See events: list, show and follow them'
-complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "state" -d 'Read the state of a stream'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "state" -d 'Read the state of a stream, or fold it again'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "streams" -d 'See streams and their cursors, let go what is set aside'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "lanes" -d 'See how the lanes are doing, and operate them live'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "keys" -d 'Make, list and revoke access keys'
@@ -355,23 +355,24 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_see
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from tail" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from tail" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and __fish_seen_subcommand_from tail" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
 json\t'One JSON object'
 jsonl\t'One JSON object a line'
 names\t'One id a line, for xargs'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l timeout -d 'How long to wait for one answer' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -l no-input -d 'Never ask: fail and name the flag that answers'
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show" -f -a "show" -d 'Print the folded JSON of a stream to stdout, its position and time to stderr'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -f -a "show" -d 'Print the folded JSON of a stream to stdout, its position and time to stderr'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and not __fish_seen_subcommand_from show rebuild" -f -a "rebuild" -d 'Fold the events of a hook or a stream again, from the first, with today\'s reducer'
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from show" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from show" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from show" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
@@ -388,6 +389,27 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from show" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from show" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l to-seq -d 'Print the state as it was at this event, by today\'s reducer; changes nothing' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l all -d 'Every hook, one after the other'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l check -d 'Only compare, and say which streams would get another state'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l dry-run -d 'Say how much it is and stop'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l no-wait -d 'Return when it has begun'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F

@@ -10,6 +10,7 @@ mod keys;
 mod lanes;
 mod monitor;
 mod namespaces;
+mod rebuild;
 mod resize;
 mod streams;
 mod verdict;

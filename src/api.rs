@@ -10,6 +10,7 @@ mod hook;
 mod key;
 mod lane;
 mod namespace;
+mod rebuild;
 mod resize;
 mod snapshot;
 mod stream;
@@ -22,6 +23,7 @@ pub use hook::{
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Lane, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
+pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Sample, Severity, Snapshot,

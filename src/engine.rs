@@ -12,6 +12,7 @@ pub mod lane;
 pub mod membership;
 pub mod ownership;
 mod place;
+pub mod rebuild;
 pub mod reduce;
 mod relay;
 mod sweep;
@@ -85,6 +86,8 @@ pub struct Engine {
     running: RwLock<HashMap<LaneId, RunningLane>>,
     /// Asks for a sweep, as when a handler is new.
     sweep: Notify,
+    /// Asks for a look at what is to be folded again.
+    rebuilds: Notify,
     /// Asks for a look at the other nodes.
     look: Notify,
     /// Asks to act by the configuration as read.
@@ -171,6 +174,7 @@ impl Engine {
             member,
             running: RwLock::default(),
             sweep: Notify::new(),
+            rebuilds: Notify::new(),
             look: Notify::new(),
             changed: Notify::new(),
             acting: watch::channel(0).0,
@@ -192,6 +196,7 @@ impl Engine {
         duties.spawn(place::run(engine.clone()));
         duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().watch_moves());
+        duties.spawn(rebuild::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
         Ok(Running {
@@ -297,6 +302,11 @@ impl Engine {
         if self.member.as_ref().is_some_and(someone_leaves) {
             self.look.notify_one();
         }
+    }
+
+    /// Asks for a look at what is to be folded again.
+    pub fn rebuild_soon(&self) {
+        self.rebuilds.notify_one();
     }
 
     /// Asks for a sweep.

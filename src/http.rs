@@ -12,6 +12,7 @@ pub mod edge;
 pub mod error;
 mod lanes;
 mod read;
+mod rebuild;
 mod receive;
 mod snapshot;
 
@@ -50,6 +51,7 @@ pub fn routes(app: App) -> Router {
         .merge(read::routes())
         .merge(admin::routes())
         .merge(lanes::routes())
+        .merge(rebuild::routes())
         .merge(snapshot::routes())
         .fallback(|| async { error::Error::not_found("there is nothing here") })
         .method_not_allowed_fallback(|| async { error::Error::other_method() })

@@ -17,6 +17,7 @@ mod lane_sets;
 mod namespaces;
 mod nodes;
 mod postgres;
+mod rebuilds;
 mod server;
 mod sqlite;
 mod streams;
@@ -42,6 +43,7 @@ pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, LaneMode, Left, Progress, Size, Waiting, Why};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
+pub use rebuilds::{Come, NewRebuild, Range, Rebuild, Shadow, Swap};
 pub use streams::{CursorRow, CursorState, CursorsFilter, StreamCursors, StreamRow};
 pub use writer::{Commit, Observer};
 

@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal as _, Write};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::exit::{Exit, Trouble};
 use super::table::{self, Sheet};
 use crate::api;
-use crate::text::{printable, printable_line};
+use crate::text::{self, printable, printable_line};
 
 /// How data is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -113,6 +114,77 @@ pub struct Columns {
     /// Every column and every id whole, also where the terminal is too narrow for them
     #[arg(long)]
     pub wide: bool,
+}
+
+/// How far something has come, for [`Printer::progress`].
+pub struct Progress {
+    name: &'static str,
+    began: Instant,
+    /// When something last moved, and how much was done then.
+    moved: (Instant, u64),
+    said: Option<(Instant, u64)>,
+    is_shown: bool,
+}
+
+/// No bar for what takes less.
+const NO_BAR: Duration = Duration::from_secs(1);
+
+/// Between two lines where nobody watches.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Without any progress for so long, it is said that nothing moves.
+const STILL: Duration = Duration::from_secs(2);
+
+impl Progress {
+    /// Something that begins now.
+    pub fn new(name: &'static str) -> Self {
+        let now = Instant::now();
+        Self {
+            name,
+            began: now,
+            moved: (now, 0),
+            said: None,
+            is_shown: false,
+        }
+    }
+
+    fn line(&mut self, done: u64, of: u64, still: Option<&str>, watched: bool) -> Option<String> {
+        let now = Instant::now();
+        if done != self.moved.1 {
+            self.moved = (now, done);
+        }
+        let elapsed = now - self.began;
+        let tenth = (of / 10).max(1);
+        let is_due = match self.said {
+            None => elapsed >= NO_BAR,
+            Some(_) if watched => true,
+            Some((at, before)) => now - at >= LINE_EVERY || done / tenth > before / tenth,
+        };
+        if !is_due {
+            return None;
+        }
+        (self.said, self.is_shown) = (Some((now, done)), true);
+        if now - self.moved.0 > STILL {
+            let why = still.unwrap_or("the daemon reports no progress");
+            return Some(format!("{} NOT MOVING: {why}", self.name));
+        }
+        let (done, of) = (done.min(of), of.max(1));
+        let rate = done as f64 / elapsed.as_secs_f64();
+        let left = Duration::from_secs_f64(((of - done) as f64 / rate.max(0.1)).min(1e9));
+        let full = usize::try_from(done * 14 / of).unwrap_or(14);
+        Some(format!(
+            "{:<7} [{:#<full$}{:-<rest$}] {:>3}%  {} of {}   {}/s   {} left",
+            self.name,
+            "",
+            "",
+            done * 100 / of,
+            text::count(done),
+            text::count(of),
+            text::count(rate as u64),
+            text::duration(left),
+            rest = 14 - full,
+        ))
+    }
 }
 
 /// Writes data, talks and asks.
@@ -234,6 +306,35 @@ impl Printer {
             Output::Names => self.line(&item.name())?,
         }
         self.data.flush()
+    }
+
+    /// How far something has come: a bar that stays in its line on a terminal, else a line now and then.
+    pub fn progress(
+        &mut self,
+        bar: &mut Progress,
+        done: u64,
+        of: u64,
+        still: Option<&str>,
+    ) -> io::Result<()> {
+        let Some(line) = bar.line(done, of, still, self.watched) else {
+            return Ok(());
+        };
+        if self.style.quiet {
+            return Ok(());
+        }
+        match self.watched {
+            true => write!(self.talk, "\r\u{1b}[K{}", printable_line(&line))?,
+            false => writeln!(self.talk, "{}", printable_line(&line))?,
+        }
+        self.talk.flush()
+    }
+
+    /// Clears the bar away.
+    pub fn progress_ends(&mut self, bar: &mut Progress) -> io::Result<()> {
+        if bar.is_shown && self.watched && !self.style.quiet {
+            write!(self.talk, "\r\u{1b}[K")?;
+        }
+        self.talk.flush()
     }
 
     /// One line of data.

@@ -1,5 +1,7 @@
 //! `state`: what a reduce handler made of a stream's events.
 
+mod rebuild;
+
 use clap::{Args, Subcommand};
 
 use super::print::Output;
@@ -8,10 +10,11 @@ use super::{Exit, Printer};
 use crate::api;
 use crate::domain::name::StreamName;
 
-/// Read the state of a stream
+/// Read the state of a stream, or fold it again
 #[derive(Subcommand)]
 pub enum State {
     Show(Show),
+    Rebuild(rebuild::Again),
 }
 
 impl State {
@@ -19,6 +22,7 @@ impl State {
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::Show(show) => show.run(reach, out).await,
+            Self::Rebuild(again) => again.run(reach, out).await,
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// Somebody who may administrate, as people know him.
-struct By(String);
+pub(super) struct By(pub String);
 
 impl FromRequestParts<App> for By {
     type Rejection = Error;

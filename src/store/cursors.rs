@@ -488,7 +488,7 @@ pub(super) fn condition_of(
 }
 
 /// Events between `after` and `before`, both excluded.
-fn read_indexed(
+pub(super) fn read_indexed(
     db: &Connection,
     stream: StreamId,
     after: Seq,
@@ -509,7 +509,7 @@ fn read_indexed(
     Ok(())
 }
 
-fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
+pub(super) fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
     const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
         from log where n = ?1";
     Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)

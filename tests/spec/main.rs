@@ -15,6 +15,7 @@ mod lane;
 mod migrations;
 mod nodes;
 mod postgres;
+mod rebuild;
 mod redis;
 mod redis_server;
 mod refused;

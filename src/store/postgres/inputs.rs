@@ -13,6 +13,7 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::cursors::{Input, Want, condition_of};
+use crate::store::rebuilds::{self, Range};
 
 /// One row for each event, the cursor with the first of them; one without an event where there is none.
 /// Joined outward from the wants, so that nothing can be read in another order.
@@ -55,6 +56,36 @@ impl Hot {
         let answer = timeout(ANSWER_MAX, read.fetch_all(&mut *db)).await;
         let rows = settle(db, answer)?;
         Ok(collect(&wants, &rows)?)
+    }
+
+    /// Events of many streams, each in order, one list a range.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn ranges(
+        &self,
+        ranges: &[Range],
+        read: &'static str,
+    ) -> Result<Vec<Vec<Arc<Event>>>, Error> {
+        let mut db = self.pool.acquire().await?;
+        let limit = |range: &Range| i64::try_from(range.limit).unwrap_or(i64::MAX);
+        let streams: Vec<i64> = ranges.iter().map(|range| range.stream.0).collect();
+        let after: Vec<i64> = ranges.iter().map(|range| range.after.0).collect();
+        let read = sqlx::query(read)
+            .bind(streams)
+            .bind(after)
+            .bind(ranges.iter().map(limit).collect::<Vec<_>>());
+        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut *db)).await;
+        let rows = settle(db, answer)?;
+        let mut events = vec![Vec::new(); ranges.len()];
+        for row in &rows {
+            let ord: i64 = row.try_get(0)?;
+            let at = usize::try_from(ord - 1).unwrap_or(usize::MAX);
+            if let (Some(range), Some(list)) = (ranges.get(at), events.get_mut(at)) {
+                list.push(Arc::new(rebuilds::event_of(range.stream, row)?));
+            }
+        }
+        Ok(events)
     }
 
     /// A cursor as it stands, and its stream's head and its last change; none when the stream is gone.

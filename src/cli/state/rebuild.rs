@@ -1,0 +1,239 @@
+//! `state rebuild`: folds events again, and shows how far it has come and what it changed.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use http::Method;
+
+use super::super::print::{Progress, Stake};
+use super::super::reach::{Reach, with_query};
+use super::super::{Exit, Printer, Trouble};
+use crate::api::{FoldedTo, Hook, List, Rebuild, RebuildSpec};
+use crate::domain::name::StreamName;
+use crate::text::{count, counted, duration, printable_line};
+
+const REBUILDS: &str = "/v1/admin/rebuilds";
+
+/// How often it is looked how far it has come.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Fold the events of a hook or a stream again, from the first, with today's reducer
+///
+/// Folds beside the live states, which stay readable and go on; a stream switches in the commit in which
+/// the new fold has reached it. Nothing is sent, no event is written.
+///
+/// Examples:
+///   hooklane state rebuild orders
+///   hooklane state rebuild orders/c07
+///   hooklane state rebuild orders --check
+///   hooklane state rebuild orders/c07 --to-seq 912
+///   hooklane state rebuild --all --yes --confirm all
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Again {
+    /// The hook, or a stream of one that has an ordering key: HOOK or HOOK/KEY
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    stream: Option<StreamName>,
+    /// Every hook, one after the other
+    #[arg(long)]
+    all: bool,
+    /// Only compare, and say which streams would get another state
+    #[arg(long)]
+    check: bool,
+    /// Say how much it is and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the state as it was at this event, by today's reducer; changes nothing
+    #[arg(long, value_name = "SEQ", conflicts_with_all = ["all", "check", "dry_run"])]
+    to_seq: Option<i64>,
+    /// Return when it has begun
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Again {
+    pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        if let (Some(stream), Some(to)) = (&self.stream, self.to_seq) {
+            return show(stream, to, reach, out).await;
+        }
+        let specs = self.specs(reach).await?;
+        let mut plans = Vec::new();
+        for spec in &specs {
+            let spec = RebuildSpec {
+                dry_run: true,
+                ..spec.clone()
+            };
+            let plan: Rebuild = reach.call(Method::POST, REBUILDS, Some(&spec)).await?;
+            plans.push(plan);
+        }
+        self.explain(&plans, reach, out)?;
+        if self.dry_run {
+            out.object(&plans)?;
+            return Ok(Exit::Done);
+        }
+        if !self.check && !self.agreed(&plans, out)? {
+            return Ok(Exit::Failed);
+        }
+        let mut ended = Vec::new();
+        for spec in &specs {
+            let begun: Rebuild = reach.call(Method::POST, REBUILDS, Some(spec)).await?;
+            ended.push(match self.no_wait {
+                true => begun,
+                false => watch(begun, reach, out).await?,
+            });
+        }
+        out.object(&ended)?;
+        match ended.iter().find_map(|rebuild| rebuild.error.as_ref()) {
+            Some(error) => Err(Trouble::new(Exit::Failed, "not_rebuilt", error.clone()).into()),
+            None if ended.iter().any(|rebuild| rebuild.failed > 0) => Ok(Exit::Unfinished),
+            None => Ok(Exit::Done),
+        }
+    }
+
+    /// A request for each hook.
+    async fn specs(&self, reach: &Reach) -> anyhow::Result<Vec<RebuildSpec>> {
+        let spec = |hook, stream| RebuildSpec {
+            hook,
+            stream,
+            check: self.check,
+            dry_run: false,
+        };
+        Ok(match &self.stream {
+            Some(stream) if stream.key.as_str().is_empty() => {
+                vec![spec(Some(stream.hook.clone()), None)]
+            }
+            Some(stream) => vec![spec(None, Some(stream.clone()))],
+            None => {
+                let hooks: List<Hook> = reach.get("/v1/admin/hooks").await?;
+                let hooks = hooks.items.into_iter();
+                hooks.map(|hook| spec(Some(hook.spec.name), None)).collect()
+            }
+        })
+    }
+
+    fn explain(&self, plans: &[Rebuild], reach: &Reach, out: &mut Printer) -> anyhow::Result<()> {
+        let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
+        let events: u64 = plans.iter().map(|plan| plan.events).sum();
+        let verb = if self.check { "check" } else { "rebuild" };
+        out.say(format_args!(
+            "{verb} the state of {}: fold its events again from seq 1   {}",
+            self.whose(),
+            reach.whereto()
+        ))?;
+        let amount = format!(
+            "{}, {}",
+            counted(streams, "stream", "streams"),
+            counted(events, "event", "events")
+        );
+        let meanwhile = "events are accepted, the live state stays readable and goes on folding";
+        let how = match self.check {
+            true => "folds beside the live state and compares; nothing is changed",
+            false => {
+                "folds beside the live state; a stream switches in the commit in which the new fold reaches it"
+            }
+        };
+        out.facts(&[
+            ("  amount", amount),
+            ("  meanwhile", meanwhile.to_owned()),
+            ("  how", how.to_owned()),
+        ])?;
+        Ok(())
+    }
+
+    fn whose(&self) -> String {
+        match &self.stream {
+            None => "every hook".to_owned(),
+            Some(stream) if stream.key.as_str().is_empty() => format!("hook {}", stream.hook),
+            Some(stream) => format!("stream {stream}"),
+        }
+    }
+
+    fn agreed(&self, plans: &[Rebuild], out: &mut Printer) -> anyhow::Result<bool> {
+        let events: u64 = plans.iter().map(|plan| plan.events).sum();
+        let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
+        let what = format!("{} streams, {} events", count(streams), count(events));
+        let question = format!("Rebuild the state of {}?", self.whose());
+        let stake = match &self.stream {
+            None => Stake::Severe("all".to_owned()),
+            Some(stream) if stream.key.as_str().is_empty() => {
+                Stake::Severe(stream.hook.to_string())
+            }
+            Some(_) => Stake::Moderate,
+        };
+        out.confirm(&question, &what, &stake)
+    }
+}
+
+async fn show(
+    stream: &StreamName,
+    to: i64,
+    reach: &Reach,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
+    let query = [
+        ("stream", Some(stream.to_string())),
+        ("to_seq", Some(to.to_string())),
+    ];
+    let path = with_query("/v1/admin/rebuilds/fold", &query);
+    let folded: FoldedTo = reach.get(&path).await?;
+    if !out.object(&folded)? {
+        let state = folded.state.as_deref();
+        out.line(state.map_or("null", |state| state.get()))?;
+    }
+    out.flush()?;
+    out.say(format_args!(
+        "at seq {}, folded by today's reducer; nothing was changed",
+        folded.position
+    ))?;
+    Ok(Exit::Done)
+}
+
+async fn watch(begun: Rebuild, reach: &Reach, out: &mut Printer) -> anyhow::Result<Rebuild> {
+    let Some(id) = begun.id else {
+        return Ok(begun);
+    };
+    let path = format!("{REBUILDS}/{id}");
+    let began = Instant::now();
+    let mut bar = Progress::new("fold");
+    let mut now = begun;
+    while now.state == "running" {
+        out.progress(&mut bar, now.events_done, now.events, None)?;
+        tokio::time::sleep(LOOK).await;
+        now = reach.get(&path).await?;
+    }
+    out.progress_ends(&mut bar)?;
+    tell(&now, began.elapsed(), out)?;
+    Ok(now)
+}
+
+fn tell(rebuild: &Rebuild, took: Duration, out: &mut Printer) -> std::io::Result<()> {
+    let rate = rebuild.events_done as f64 / took.as_secs_f64().max(0.001);
+    out.say(format_args!(
+        "fold    {} of {} in {}, {}/s",
+        counted(rebuild.events_done, "event", "events"),
+        rebuild.hook,
+        duration(took),
+        count(rate as u64)
+    ))?;
+    let done = rebuild.streams_done;
+    let same = done.saturating_sub(rebuild.differ + rebuild.failed);
+    out.say(format_args!(
+        "compare {}: {} same, {} differ, {} failed",
+        counted(done, "stream", "streams"),
+        count(same),
+        count(rebuild.differ),
+        count(rebuild.failed)
+    ))?;
+    for sample in rebuild.samples.iter().take(5) {
+        out.say(format_args!("        {}", printable_line(sample)))?;
+    }
+    if rebuild.samples.len() > 5 {
+        let more = rebuild.samples.len() - 5;
+        out.say(format_args!("        ({more} more: -o json)"))?;
+    }
+    match (rebuild.check, rebuild.error.is_none()) {
+        (true, true) => out.say(format_args!("nothing was changed")),
+        (false, true) => out.say(format_args!("switch  {} done", count(done))),
+        (_, false) => Ok(()),
+    }
+}

@@ -1,0 +1,55 @@
+//! Routes that fold states again.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::routing::get;
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::admin::{Answer, Body};
+use super::auth::Operator;
+use super::error::Error;
+use super::lanes::By;
+use super::read::{Asked, list};
+use super::{App, json};
+use crate::api::RebuildSpec;
+use crate::domain::name::StreamName;
+use crate::domain::position::Seq;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/admin/rebuilds", get(rebuilds).post(rebuild))
+        .route("/v1/admin/rebuilds/fold", get(fold))
+        .route("/v1/admin/rebuilds/{id}", get(show))
+}
+
+async fn rebuilds(_: Operator, State(app): State<App>) -> Answer {
+    Ok(list(app.admin.rebuilds().await?, None))
+}
+
+async fn rebuild(By(by): By, State(app): State<App>, Body(spec): Body<RebuildSpec>) -> Answer {
+    let rebuild = app.admin.rebuild(&spec, &by).await?;
+    let status = match rebuild.id {
+        Some(_) => StatusCode::ACCEPTED,
+        None => StatusCode::OK,
+    };
+    Ok(json(status, &rebuild))
+}
+
+async fn show(_: Operator, State(app): State<App>, Path(id): Path<String>) -> Answer {
+    let id = id.parse();
+    let id = id.map_err(|_| Error::malformed("a rebuild has a number".to_owned()))?;
+    Ok(json(StatusCode::OK, &app.admin.show_rebuild(id).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct To {
+    stream: StreamName,
+    to_seq: i64,
+}
+
+async fn fold(_: Operator, State(app): State<App>, Asked(to): Asked<To>) -> Answer {
+    let folded = app.admin.fold_to(&to.stream, Seq(to.to_seq)).await?;
+    Ok(json(StatusCode::OK, &folded))
+}

@@ -1,0 +1,496 @@
+//! States folded again: what was asked for, how far it has come, and the swap of a new state for the old
+//! one. Reading whole streams, for who folds them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use sqlx::{Any, FromRow, Row as _, Transaction};
+
+use super::cursors::{read_indexed, read_row};
+use super::tail::Tail;
+use super::{Error, Hot, Store};
+use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
+use crate::domain::event::{Event, StreamId};
+use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::name::OrderingKey;
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+
+/// A rebuild as it stands.
+#[derive(Clone, Debug, FromRow)]
+pub struct Rebuild {
+    /// Its number.
+    pub id: i64,
+    /// The hook whose states are folded again.
+    pub hook: i64,
+    /// Its reduce handler.
+    pub handler: i64,
+    /// The version of its reducer.
+    pub fold: i64,
+    /// The ordering key of the only stream; none for all of the hook.
+    pub ordering_key: Option<String>,
+    /// Whether states are only compared: 0 or 1.
+    pub check_only: i64,
+    /// `running`, `done` or `failed`.
+    pub state: String,
+    /// Every stream up to this one is done.
+    pub after_stream: i64,
+    /// Streams that it is about, and how many are done.
+    pub streams: i64,
+    /// See [`Self::streams`].
+    pub streams_done: i64,
+    /// Their events, and how many were folded.
+    pub events: i64,
+    /// See [`Self::events`].
+    pub events_done: i64,
+    /// Streams whose state is another one now.
+    pub differ: i64,
+    /// Streams that could not be folded, and kept their states.
+    pub failed: i64,
+    /// Some of both, as a JSON array of strings.
+    pub samples: String,
+    /// Why it failed as a whole.
+    pub error: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct NewRebuild {
+    /// The hook.
+    pub hook: HookId,
+    /// Its reduce handler.
+    pub handler: HandlerId,
+    /// The version of its reducer.
+    pub fold: i64,
+    /// The only stream, and its events; none for all streams of the hook.
+    pub only: Option<(OrderingKey, i64)>,
+    /// Whether states are only compared.
+    pub check_only: bool,
+    /// Who asks.
+    pub by: String,
+}
+
+/// What came of some streams of a rebuild.
+#[derive(Clone, Debug, Default)]
+pub struct Come {
+    /// Every stream up to this one is done, if that has changed.
+    pub after_stream: Option<StreamId>,
+    /// Streams that are done.
+    pub streams: i64,
+    /// Events that were folded.
+    pub events: i64,
+    /// Streams whose state is another one now.
+    pub differ: i64,
+    /// Streams that could not be folded.
+    pub failed: i64,
+    /// Some of both.
+    pub samples: Vec<String>,
+}
+
+/// The fold of a stream that is not at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Which cursor it is for.
+    pub cursor: CursorId,
+    /// How far it has come.
+    pub position: Position,
+    /// The state there.
+    pub state: Option<String>,
+    /// The chain there.
+    pub chain: Chain,
+}
+
+/// A new state for a cursor, put in its place if nobody but turns has moved it, and no turn beyond.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    /// What was folded.
+    pub shadow: Shadow,
+    /// The era in which the cursor was read.
+    pub era: Era,
+    /// Whether the cursor may go on from there.
+    pub condition: Condition,
+    /// Events that the new fold passes without applying them and the old one did not.
+    pub skipped: Vec<DeadLetter>,
+}
+
+/// Which events of a stream are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// Which stream.
+    pub stream: StreamId,
+    /// Those after this one.
+    pub after: Seq,
+    /// At most so many.
+    pub limit: usize,
+}
+
+const BEGIN: &str = "insert into rebuilds (hook, handler, ordering_key, check_only, asked_by, asked_at,
+      streams, events, fold)
+    select $1, $2, $3, $4, $5, $6,
+      case when $3 is null then (select count(*) from streams where hook = $1) else 1 end,
+      coalesce($7, (select cast(coalesce(sum(head - floor), 0) as bigint) from streams where hook = $1)), $8
+    where true on conflict do nothing returning id";
+
+const SHOW: &str =
+    "select id, hook, handler, fold, ordering_key, check_only, state, after_stream, streams,
+    streams_done, events, events_done, differ, failed, samples, error from rebuilds";
+
+const CLAIM: &str = "update rebuilds set node = $1
+    where id = $2 and state = 'running'
+      and (node is null or node = $1 or not exists (select 1 from nodes where nodes.id = rebuilds.node))";
+
+const ADVANCE: &str = "update rebuilds set after_stream = $2, streams_done = streams_done + $3,
+      events_done = events_done + $4, differ = differ + $5, failed = failed + $6, samples = $7
+    where id = $1 and state = 'running'";
+
+const END: &str = "update rebuilds set state = $2, error = $3, ended_at = $4
+    where id = $1 and state = 'running'";
+
+const KEEP_SHADOW: &str = "insert into shadows (handler, stream, rebuild, position, state, chain)
+    values ($1, $2, $3, $4, $5, $6)
+    on conflict (handler, stream) do update set rebuild = excluded.rebuild,
+      position = excluded.position, state = excluded.state, chain = excluded.chain";
+
+const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, era = era + 1,
+      condition = $7, retry_at = null, tries = 0, reason = $8, updated_at = $9
+    where stream = $1 and handler = $2 and era = $3 and position <= $4";
+
+const FIRST: &str = "insert into cursors
+      (stream, handler, era, position, state, chain, condition, reason, updated_at)
+    values ($1, $2, $3 + 1, $4, $5, $6, $7, $8, $9) on conflict do nothing";
+
+const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
+    values ($1, $2, $3, $4, $5) on conflict do nothing";
+
+/// Ends in the statement: so much of a stream, in order.
+const READ: &str =
+    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+    from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)
+    cross join lateral (
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+      from events e where e.stream = w.stream and e.seq > w.after order by e.seq limit w.most) e
+    order by w.ord, e.seq";
+
+impl Store {
+    /// Notes a wish for a rebuild; none when one of that handler is under way.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn begin_rebuild(
+        &self,
+        new: &NewRebuild,
+        at: Timestamp,
+    ) -> Result<Option<i64>, Error> {
+        self.hot.index().await?;
+        let key = new.only.as_ref().map(|(key, _)| key.as_str().to_owned());
+        let mut writing = self.begin().await?;
+        let id = sqlx::query_scalar(BEGIN)
+            .bind(new.hook.0)
+            .bind(new.handler.0)
+            .bind(key)
+            .bind(i64::from(new.check_only))
+            .bind(&new.by)
+            .bind(at.as_millis())
+            .bind(new.only.as_ref().map(|(_, events)| *events))
+            .bind(new.fold)
+            .fetch_optional(&mut *writing.tx)
+            .await?;
+        writing.commit().await?;
+        Ok(id)
+    }
+
+    /// A rebuild by its number.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rebuild(&self, id: i64) -> Result<Option<Rebuild>, Error> {
+        let text = const_format(SHOW, " where id = $1");
+        Ok(sqlx::query_as(text)
+            .bind(id)
+            .fetch_optional(&self.reader)
+            .await?)
+    }
+
+    /// Rebuilds that are not at their end, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn running_rebuilds(&self) -> Result<Vec<Rebuild>, Error> {
+        let text = const_format(SHOW, " where state = 'running' order by id");
+        Ok(sqlx::query_as(text).fetch_all(&self.reader).await?)
+    }
+
+    /// Takes a rebuild on for a node, unless another that lives has it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn claim_rebuild(&self, id: i64, node: &str) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let claimed = sqlx::query(CLAIM)
+            .bind(node)
+            .bind(id)
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.commit().await?;
+        Ok(claimed.rows_affected() == 1)
+    }
+
+    /// Ends a rebuild; `error` says why it failed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_rebuild(
+        &self,
+        rebuild: &Rebuild,
+        error: Option<&str>,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        const FORGET: &str = "delete from shadows where rebuild = $1";
+        let mut writing = self.begin().await?;
+        sqlx::query(FORGET)
+            .bind(rebuild.id)
+            .execute(&mut *writing.tx)
+            .await?;
+        sqlx::query(END)
+            .bind(rebuild.id)
+            .bind(if error.is_some() { "failed" } else { "done" })
+            .bind(error)
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.commit().await
+    }
+
+    /// In one transaction: puts new states in their places, keeps folds that go on, notes how far the
+    /// rebuild has come. Says of each swap whether it was done; one that was not is not counted.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn advance_rebuild(
+        &self,
+        rebuild: &mut Rebuild,
+        swaps: &[Swap],
+        shadows: &[Shadow],
+        come: Come,
+        at: Timestamp,
+    ) -> Result<Vec<bool>, Error> {
+        let mut writing = self.begin().await?;
+        let mut swapped = Vec::with_capacity(swaps.len());
+        for swap in swaps {
+            swapped.push(put(&mut writing.tx, swap, at).await?);
+        }
+        for shadow in shadows {
+            keep(&mut writing.tx, rebuild.id, shadow).await?;
+        }
+        let mut after = rebuild.clone();
+        after.note(come);
+        sqlx::query(ADVANCE)
+            .bind(after.id)
+            .bind(after.after_stream)
+            .bind(after.streams_done - rebuild.streams_done)
+            .bind(after.events_done - rebuild.events_done)
+            .bind(after.differ - rebuild.differ)
+            .bind(after.failed - rebuild.failed)
+            .bind(&after.samples)
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.commit().await?;
+        *rebuild = after;
+        Ok(swapped)
+    }
+
+    /// The folds of a rebuild that were under way, of streams after `after`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn shadows(&self, rebuild: i64) -> Result<HashMap<StreamId, Shadow>, Error> {
+        const SHADOWS: &str =
+            "select handler, stream, position, state, chain from shadows where rebuild = $1";
+        type Kept = (i64, i64, i64, Option<String>, Vec<u8>);
+        let rows: Vec<Kept> = sqlx::query_as(SHADOWS)
+            .bind(rebuild)
+            .fetch_all(&self.reader)
+            .await?;
+        let shadow = |(handler, stream, position, state, chain): Kept| {
+            let stream = StreamId(stream);
+            let cursor = CursorId {
+                stream,
+                handler: HandlerId(handler),
+            };
+            let shadow = Shadow {
+                cursor,
+                position: Position(position),
+                state,
+                chain: Chain::from_bytes(chain),
+            };
+            (stream, shadow)
+        };
+        Ok(rows.into_iter().map(shadow).collect())
+    }
+
+    /// The dead letters of a handler in streams from the first to the last.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn dead_letters(
+        &self,
+        handler: HandlerId,
+        first: StreamId,
+        last: StreamId,
+    ) -> Result<Vec<(StreamId, Seq)>, Error> {
+        const DEAD: &str = "select stream, seq from dead_letters
+            where handler = $1 and stream >= $2 and stream <= $3";
+        let rows: Vec<(i64, i64)> = sqlx::query_as(DEAD)
+            .bind(handler.0)
+            .bind(first.0)
+            .bind(last.0)
+            .fetch_all(&self.reader)
+            .await?;
+        let letter = |(stream, seq)| (StreamId(stream), Seq(seq));
+        Ok(rows.into_iter().map(letter).collect())
+    }
+
+    /// Events of many streams, each in order, one list a range.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
+        match &*self.hot {
+            Hot::Sqlite(hot) => {
+                let tail = hot.tail.clone();
+                hot.readers
+                    .read(move |db| {
+                        let read = |range: &Range| read_range(db, &tail, range);
+                        ranges.iter().map(read).collect::<Result<_, _>>()
+                    })
+                    .await
+            }
+            Hot::Postgres(hot) => hot.ranges(&ranges, READ).await,
+        }
+    }
+}
+
+/// Two texts of ours as one.
+fn const_format(first: &'static str, second: &'static str) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!("{first}{second}"))
+}
+
+impl Rebuild {
+    /// Samples kept.
+    const SAMPLES_MAX: usize = 20;
+
+    /// Whether states are only compared.
+    pub fn is_check(&self) -> bool {
+        self.check_only == 1
+    }
+
+    /// What differs or failed, for people.
+    pub fn samples(&self) -> Vec<String> {
+        serde_json::from_str(&self.samples).unwrap_or_default()
+    }
+
+    fn note(&mut self, come: Come) {
+        if let Some(stream) = come.after_stream {
+            self.after_stream = stream.0;
+        }
+        self.streams_done += come.streams;
+        self.events_done += come.events;
+        self.differ += come.differ;
+        self.failed += come.failed;
+        let mut samples = self.samples();
+        samples.extend(come.samples);
+        samples.truncate(Self::SAMPLES_MAX);
+        self.samples = serde_json::to_string(&samples).unwrap_or_default();
+    }
+}
+
+async fn put(tx: &mut Transaction<'_, Any>, swap: &Swap, at: Timestamp) -> Result<bool, Error> {
+    let shadow = &swap.shadow;
+    let mut changed = 0;
+    // A cursor without a row stands at the base, in its first era.
+    for text in [SWAP, FIRST] {
+        if changed > 0 || text == FIRST && swap.era != Era(1) {
+            break;
+        }
+        changed = sqlx::query(text)
+            .bind(shadow.cursor.stream.0)
+            .bind(shadow.cursor.handler.0)
+            .bind(swap.era.0)
+            .bind(shadow.position.0)
+            .bind(shadow.state.as_deref())
+            .bind(shadow.chain.as_bytes())
+            .bind(swap.condition.word())
+            .bind(swap.condition.reason())
+            .bind(at.as_millis())
+            .execute(&mut **tx)
+            .await?
+            .rows_affected();
+    }
+    if changed == 0 {
+        return Ok(false);
+    }
+    for letter in &swap.skipped {
+        sqlx::query(BURY)
+            .bind(shadow.cursor.handler.0)
+            .bind(shadow.cursor.stream.0)
+            .bind(letter.seq.0)
+            .bind(&letter.reason)
+            .bind(at.as_millis())
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(true)
+}
+
+async fn keep(tx: &mut Transaction<'_, Any>, rebuild: i64, shadow: &Shadow) -> Result<(), Error> {
+    sqlx::query(KEEP_SHADOW)
+        .bind(shadow.cursor.handler.0)
+        .bind(shadow.cursor.stream.0)
+        .bind(rebuild)
+        .bind(shadow.position.0)
+        .bind(shadow.state.as_deref())
+        .bind(shadow.chain.as_bytes())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn read_range(db: &Connection, tail: &Tail, range: &Range) -> Result<Vec<Arc<Event>>, Error> {
+    let (first, entries) = tail.after(range.stream, range.after, range.limit);
+    let tail_begins = first.unwrap_or(Seq(i64::MAX));
+    let mut events = Vec::new();
+    if tail_begins.0 > range.after.0 + 1 {
+        let (after, most) = (range.after, range.limit);
+        read_indexed(db, range.stream, after, tail_begins, most, &mut events)?;
+    }
+    for entry in entries {
+        if events.len() == range.limit {
+            break;
+        }
+        events.push(match entry.event {
+            Some(event) => event,
+            None => Arc::new(read_row(db, entry.n)?),
+        });
+    }
+    Ok(events)
+}
+
+/// A row of [`READ`].
+pub(super) fn event_of(
+    stream: StreamId,
+    row: &sqlx::postgres::PgRow,
+) -> Result<Event, sqlx::Error> {
+    let headers: &str = row.try_get(6)?;
+    let body: Vec<u8> = row.try_get(7)?;
+    Ok(Event {
+        stream,
+        seq: Seq(row.try_get(1)?),
+        id: crate::domain::event::EventId::from_bytes(row.try_get(2)?),
+        received_at: Timestamp::from_millis(row.try_get(3)?),
+        key_id: row.try_get(4)?,
+        dedupe_key: row.try_get(5)?,
+        headers: headers.into(),
+        body: body.into(),
+    })
+}
