@@ -33,7 +33,7 @@ impl Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 10] = [
     by_default("bare", bare),
     by_default("accept", accept),
     by_default("applied", applied),
@@ -46,6 +46,7 @@ pub const SCENARIOS: [Scenario; 9] = [
         by_default: false,
         run: million,
     },
+    by_default("rebuild", rebuild),
     by_default("idle", idle),
 ];
 
@@ -368,7 +369,9 @@ fn million(scale: &Scale) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    runtime.unwrap().block_on(count_streams(&world, streams));
+    runtime
+        .unwrap()
+        .block_on(count_streams(&world, "many", streams));
     let what = format!("resident with {streams} streams, all applied");
     row(&what, proc::memory(pid).now, " MB", Target::AtMost(500.0));
     row(
@@ -381,11 +384,11 @@ fn million(scale: &Scale) {
 }
 
 /// Lists every stream, page by page, and waits where one is not at its head yet.
-async fn count_streams(world: &World, streams: u64) {
+async fn count_streams(world: &World, hook: &str, streams: u64) {
     let mut client = Client::new(world.addrs[0], &world.read_key);
     let (mut count, mut after) = (0, String::new());
     loop {
-        let path = format!("/v1/hooks/many/streams?limit=500{after}");
+        let path = format!("/v1/hooks/{hook}/streams?limit=500{after}");
         let page = client.get(&path).await.json();
         let items = page["items"].as_array().unwrap();
         if items
@@ -401,6 +404,44 @@ async fn count_streams(world: &World, streams: u64) {
             None => break assert_eq!(count, streams, "streams listed"),
         }
     }
+}
+
+/// From asking for it until every state is in its place, with a JavaScript reducer and a built-in one.
+fn rebuild(scale: &Scale) {
+    let events = scale.events(400_000);
+    let mut world = World::with(vec!["many".into()], Kind::SumByAmount);
+    world.send(Until::Accepted(events));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .unwrap()
+        .block_on(count_streams(&world, "many", 100));
+    let again = |what: &str, target: f64| {
+        let began = Instant::now();
+        let args = [
+            "state",
+            "rebuild",
+            "many",
+            "--yes",
+            "--confirm",
+            "many",
+            "-o",
+            "json",
+        ];
+        let said: Value = serde_json::from_str(&world.homes[0].run(&args)).unwrap();
+        let took = began.elapsed().as_secs_f64();
+        assert_eq!(said[0]["events_done"], events, "{said}");
+        assert_eq!(said[0]["failed"], 0, "{said}");
+        let what = format!("state rebuild, {events} events in 100 streams, {what}");
+        row(&what, events as f64 / took, "/s", Target::AtLeast(target));
+        said[0]["differ"].clone()
+    };
+    let differ = again("JavaScript", by_setup(100_000.0, 60_000.0));
+    assert_eq!(differ, 0, "the same reducer makes the same states");
+    world.homes[0].run(&["hooks", "edit", "many", "--reduce", "count"]);
+    let differ = again("built-in", by_setup(200_000.0, 100_000.0));
+    assert_eq!(differ, 100, "another reducer makes others");
 }
 
 fn idle(scale: &Scale) {

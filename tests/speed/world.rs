@@ -70,6 +70,8 @@ pub enum Kind {
     Sum,
     /// As `Sum`, in one stream for each customer.
     SumByCustomer,
+    /// As `Sum`, in a hundred streams.
+    SumByAmount,
 }
 
 impl Kind {
@@ -77,6 +79,7 @@ impl Kind {
         let rest = match self {
             Self::Store => "",
             Self::Sum => "reduce = 'sum.js'\n",
+            Self::SumByAmount => "reduce = 'sum.js'\norder_by = 'body:/amount'\n",
             Self::SumByCustomer => "reduce = 'sum.js'\norder_by = 'body:/customer'\n",
         };
         format!("[[hooks]]\nname = '{name}'\n{rest}")
@@ -94,7 +97,7 @@ pub struct World {
     pub write_key: String,
     pub read_key: String,
     /// Last, because daemons live there.
-    _homes: Vec<Home>,
+    pub homes: Vec<Home>,
 }
 
 impl World {
@@ -115,7 +118,7 @@ impl World {
             kind,
             write_key,
             read_key,
-            _homes: homes,
+            homes,
         };
         if world.daemons.len() > 1 {
             std::thread::sleep(SPREAD);

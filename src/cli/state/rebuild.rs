@@ -15,7 +15,7 @@ use crate::text::{count, counted, duration, printable_line};
 const REBUILDS: &str = "/v1/admin/rebuilds";
 
 /// How often it is looked how far it has come.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Fold the events of a hook or a stream again, from the first, with today's reducer
 ///
