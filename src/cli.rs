@@ -22,6 +22,7 @@ mod state;
 mod status;
 mod streams;
 mod table;
+mod top;
 
 use std::ffi::OsString;
 
@@ -49,6 +50,7 @@ enum Command {
     Serve(serve::Serve),
     Send(send::Send),
     Status(status::Status),
+    Top(top::Top),
     #[command(subcommand)]
     Hooks(hooks::Hooks),
     #[command(subcommand)]
@@ -77,7 +79,7 @@ hooklane receives webhooks, keeps each one, and processes them strictly in order
   hooklane state show hello                    what came of it
   hooklane keys create --type write --hook hello --name me
                                                a key for senders outside of this machine
-  hooklane lanes list                          how much waits, and how old it is
+  hooklane top                                 watch it live: depth, latency, whose fault it is
 
 All commands: hooklane --help     One of them: hooklane send --help";
 
@@ -159,6 +161,7 @@ async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Resu
     match command {
         Command::Send(command) => command.run(reach, out).await,
         Command::Status(command) => command.run(reach, out).await,
+        Command::Top(command) => command.run(reach, out).await,
         Command::Hooks(command) => command.run(reach, out).await,
         Command::Events(command) => command.run(reach, out).await,
         Command::State(command) => command.run(reach, out).await,

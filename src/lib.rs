@@ -9,7 +9,7 @@
 //!   every counter. [`config`]: what `serve` runs with. [`api`]: requests and answers in JSON.
 //! - [`store`]: what is kept, in SQLite. [`lanes`]: which cursors have work.
 //! - [`engine`]: what happens. [`admin`]: every operation of an operator, once.
-//! - [`http`]: the doors. [`client`]: the daemon as commands see it. [`cli`]: the commands.
+//! - [`http`]: the doors. [`client`]: the daemon as commands see it. [`tui`]: the dashboard. [`cli`]: the commands.
 //!
 //! # One event's way
 //!
@@ -46,3 +46,4 @@ pub mod lanes;
 pub mod metrics;
 pub mod store;
 pub mod text;
+pub mod tui;

@@ -365,7 +365,7 @@ impl Admin {
             true => lanes_that_help(&self.store.waiting(namespace).await?, &lanes),
             false => None,
         };
-        let counts = match self.wants_counts(namespace) {
+        let counts = match self.wants_counts(namespace, whole.catalog) {
             true => Some(self.store.namespace_counts(namespace).await?),
             false => None,
         };
@@ -387,7 +387,7 @@ impl Admin {
     }
 
     /// Whether it is time to count streams, which takes a while when there are many.
-    fn wants_counts(&self, namespace: &Name) -> bool {
+    fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
         let is_known = seen
             .spaces

@@ -1,0 +1,82 @@
+//! The dashboard: what `hooklane top` shows and does.
+//!
+//! Promises: the screen is a plain function of [`app::App`]; no text from outside acts on the terminal;
+//! no key changes anything by itself, every action shows a plan first; whatever ends it, the terminal is
+//! as it was. What is seen is computed by the daemon, once a second for all who look.
+//!
+//! - `app.rs`: the state, and what a message does to it; `overview.rs`, `detail.rs`, `dialog.rs`: screens
+//! - `theme.rs`, `columns.rs`, `chart.rs`: how things look
+//! - `guard.rs`: the terminal, taken and given back
+
+pub mod app;
+mod chart;
+mod columns;
+mod detail;
+mod dialog;
+pub mod guard;
+mod overview;
+pub mod theme;
+
+use ratatui::Frame;
+use ratatui::text::{Line, Text};
+use ratatui::widgets::Paragraph;
+
+use app::{App, View};
+
+/// The whole screen.
+pub fn draw(app: &App, frame: &mut Frame<'_>) {
+    let area = frame.area();
+    let lines = lines(app, usize::from(area.width), usize::from(area.height));
+    frame.render_widget(Paragraph::new(Text::from(lines)), area);
+    dialog::draw(app, frame);
+}
+
+/// The screen without its dialog, a line each, none wider than `width`.
+pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
+    if width == 0 || height == 0 {
+        return Vec::new();
+    }
+    let mut lines = match &app.view {
+        _ if app.shows_help && width >= 60 => detail::help(app),
+        _ if width < 60 || height < 16 => overview::small(app, width, height),
+        View::Overview => overview::whole(app, width, height),
+        View::Lane(lane) => detail::lane(app, lane, width, height),
+        View::Stream(stream) => detail::stream(app, stream, width, height),
+        View::Log => detail::log(app, width, height),
+    };
+    lines.truncate(height);
+    lines
+        .into_iter()
+        .map(|line| app.theme.shown(clipped(line, width)))
+        .collect()
+}
+
+/// A moment as a part of a file's name.
+pub fn stamp(at: crate::domain::time::Timestamp) -> String {
+    overview::clock(at).replace(':', "")
+}
+
+/// The line in `width` characters at most.
+fn clipped(mut line: Line<'static>, width: usize) -> Line<'static> {
+    let mut room = width;
+    for span in &mut line.spans {
+        if unicode_width::UnicodeWidthStr::width(&*span.content) > room {
+            span.content = columns::clip(&span.content, room).into();
+        }
+        room -= unicode_width::UnicodeWidthStr::width(&*span.content).min(room);
+    }
+    line
+}
+
+/// The screen as plain text, for a terminal that is none.
+pub fn plain(app: &App, width: usize) -> String {
+    let mut text = String::new();
+    for line in lines(app, width, 200) {
+        text += line.to_string().trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! Screens, drawn from a snapshot that is an incident seen from every side.
+
+use std::time::Duration;
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::style::{Color, Modifier};
+
+use super::app::{Action, App, Link, Message, View, Want};
+use super::theme::Theme;
+use crate::api::{Lane, Severity, Snapshot, Stream};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+
+const PLAIN: Theme = Theme {
+    colour: false,
+    ascii: false,
+};
+
+fn at() -> Timestamp {
+    Timestamp::from_millis(1_795_489_154_000)
+}
+
+/// Lane 3 has a held cursor, lane 5 is paused, lane 2 has a name that wants to act on the terminal.
+fn snapshot(lanes: u16) -> Snapshot {
+    let lane = |index: u16| {
+        serde_json::json!({
+            "lane": format!("default-115-{index}"), "index": index, "state": "active",
+            "set_aside": 0, "waiting": 0, "held": 0, "oldest_ms": 22, "flow_ms": 22,
+            "backlog": 12, "backlog_flowing": 12, "in_per_s": 71.0, "out_per_s": 71.0,
+            "eta": "steady", "eta_ms": null,
+            "wait_ms": {"p50": 4.0, "p90": 11.0, "p99": 22.0, "max": 61.0},
+            "work_ms": {"p50": 12.0, "p90": 14.0, "p99": 18.0, "max": 20.0},
+            "node": "eu-1", "worst": null, "busy": 0.34, "cursors": 221, "trend": [2, 1, 1],
+        })
+    };
+    let mut lanes: Vec<Lane> = (0..lanes)
+        .map(|index| serde_json::from_value(lane(index)).unwrap())
+        .collect();
+    if let Some(bad) = lanes.get_mut(3) {
+        (bad.set_aside, bad.held, bad.severity) = (1, 1, Severity::Trouble);
+        (bad.oldest_ms, bad.backlog) = (Some(1_087_000), 16_947);
+        bad.eta = Some("held".to_owned());
+    }
+    if let Some(paused) = lanes.get_mut(5) {
+        paused.state = crate::api::LaneState::Paused;
+        (paused.severity, paused.by) = (Severity::Unusual, Some("ana".to_owned()));
+        paused.eta = Some("resume".to_owned());
+    }
+    if let Some(hostile) = lanes.get_mut(2) {
+        hostile.node = Some("\u{1b}[2Jeu-1".to_owned());
+    }
+    let json = serde_json::json!({
+        "schema": 1, "seq": 7, "at": at(), "started_at": at(), "version": "0.1.0", "node": "eu-1",
+        "viewer": {"name": "ana", "may_act": true}, "namespace": "default", "generation": 115,
+        "hooks_count": 6, "streams_count": 1_204,
+        "verdicts": [
+            {"rule": 9, "class": "CODE", "severity": "trouble",
+             "text": "billing/acme -> reduce: at seq 912: TypeError in sum.js:12: x, waits for 18m07",
+             "more": "Holds up only its own 16,940 events (96% of all). More lanes: no, 1 stream.",
+             "since": null, "events": 16_940, "lanes_that_help": null, "lane": null,
+             "stream": "billing/acme"},
+            {"rule": 11, "class": "ON PURPOSE", "severity": "unusual", "text": "lane 5 paused",
+             "more": null, "since": null, "events": 0, "lanes_that_help": null,
+             "lane": "default-115-5", "stream": null}],
+        "total": {"oldest_ms": 1_087_000, "flow_ms": 88, "set_aside": 1, "waiting": 0, "held": 1,
+            "backlog": 17_596, "backlog_per_s": 16.2, "in_per_s": 443.0, "out_per_s": 427.0,
+            "eta": "held", "eta_ms": null, "wait_ms": null, "work_ms": null, "cursors": 1_731,
+            "busiest": 0.38},
+        "storage": {"accepting": true, "accepted_per_s": 241.0, "commit_p99_ms": 3.0,
+            "commit_normal_ms": 3.0, "error": null},
+        "lanes": [],
+        "cursors": [{"stream": "billing/acme", "handler": "reduce", "lane": 3, "condition": "held",
+            "position": 911, "head": 17_851, "behind": 16_940, "oldest_ms": 1_087_000, "tries": 0,
+            "result": "at seq 912: \u{1b}]52;c;x\u{7} TypeError", "retry_at": null, "next": null}],
+        "nodes": [{"node": "eu-1", "lanes": 8, "owns": "0-7", "busy": 0.34, "cpu": 0.4,
+            "commit_p99_ms": 3.0, "beat_ms": 400, "up_ms": 276_000_000, "version": "0.1.0",
+            "leaving": false}],
+        "namespaces": [], "hooks": [],
+        "history": [{"at": at(), "backlog": 17_000, "in_per_s": 440.0, "out_per_s": 427.0,
+            "flow_ms": 88, "waits": [9_000, 200, 0, 0, 0, 0, 30]}],
+        "log": [{"at": at(), "severity": "trouble", "scope": "billing/acme -> reduce",
+            "what": "set aside: TypeError"}],
+    });
+    let snapshot: Snapshot = serde_json::from_value(json).unwrap();
+    Snapshot { lanes, ..snapshot }
+}
+
+fn app(theme: Theme, lanes: u16) -> App {
+    let name = Name::default_namespace();
+    let mut app = App::new(name, theme, false, Duration::from_secs(1));
+    app.now = at();
+    app.update(Message::Snapshot(Box::new(snapshot(lanes))));
+    app
+}
+
+fn press(app: &mut App, code: KeyCode) -> Option<Want> {
+    app.update(Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+fn typed(app: &mut App, text: &str) {
+    for c in text.chars() {
+        press(app, KeyCode::Char(c));
+    }
+}
+
+fn screen(app: &App, width: u16, height: u16) -> Terminal<TestBackend> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| super::draw(app, frame)).unwrap();
+    terminal
+}
+
+fn text(app: &App, width: u16, height: u16) -> Vec<String> {
+    let terminal = screen(app, width, height);
+    let cells = terminal
+        .backend()
+        .buffer()
+        .content
+        .chunks(usize::from(width));
+    let row = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect();
+    cells.map(row).collect()
+}
+
+fn views() -> Vec<App> {
+    let mut views = vec![app(PLAIN, 8), app(PLAIN, 1_024)];
+    let mut lane = app(PLAIN, 8);
+    lane.view = View::Lane("default-115-3".to_owned());
+    views.push(lane);
+    let mut stream = app(PLAIN, 8);
+    press(&mut stream, KeyCode::Char('!'));
+    let json = serde_json::json!({"stream": "billing/acme", "head": 17_851, "slot": 28_114,
+        "lane": "default-115-3", "cursors": [{"stream": "billing/acme", "handler": "reduce",
+        "condition": "held", "position": 911, "head": 17_851, "behind": 16_940,
+        "oldest_ms": 1_087_000, "tries": 0, "reason": "at seq 912: TypeError", "retry_at": null,
+        "next": "evt_01m834emheemq8k9w37k2m9qx4", "lane": "default-115-3"}]});
+    let shown: Stream = serde_json::from_value(json).unwrap();
+    stream.update(Message::Stream(Ok(shown)));
+    views.push(stream);
+    for key in ['l', '?', 'r', 'a', '/'] {
+        let mut other = app(PLAIN, 8);
+        press(&mut other, KeyCode::Char(key));
+        views.push(other);
+    }
+    let mut lost = app(PLAIN, 8);
+    lost.update(Message::Lost {
+        why: "hooklane.sock refuses connections".to_owned(),
+        retry_at: at().after(Duration::from_secs(3)),
+    });
+    views.push(lost);
+    let name = Name::default_namespace();
+    views.push(App::new(name, PLAIN, false, Duration::from_secs(1)));
+    views
+}
+
+#[test]
+fn the_first_screen_names_the_stream_at_fault_what_it_holds_up_and_whether_lanes_help() {
+    let rows = text(&app(PLAIN, 8), 80, 24);
+    assert!(rows[0].starts_with(" hooklane  eu-1   default: 8 lanes gen 115, 1 node"));
+    assert!(
+        rows[0].trim_end().ends_with("LIVE 1s  02:59:14Z"),
+        "{}",
+        rows[0]
+    );
+    assert!(rows[1].contains("OLDEST 18m07  FLOW 88ms  HELD 1  ETA held  BACKLOG 17,596 ▲16/s"));
+    assert!(rows[2].starts_with(" !! CODE  billing/acme -> reduce: at seq 912"));
+    let said = rows[..6].join(" ");
+    assert!(said.contains("Holds up only its own 16,940 events (96% of all). More lanes: no"));
+    let lane = rows.iter().find(|row| row.contains(" 3 active")).unwrap();
+    assert!(
+        lane.starts_with(" ! 3 active      1  18m07  22ms ███ 16,947   71    71"),
+        "{lane}"
+    );
+    assert!(lane.trim_end().ends_with("held"), "{lane}");
+    assert!(rows.iter().any(|row| row.starts_with(" ~ 5 paused")));
+    assert!(
+        rows[23].contains("? ") && rows[23].trim_end().ends_with('q'),
+        "{}",
+        rows[23]
+    );
+}
+
+#[test]
+fn no_size_makes_any_screen_panic() {
+    for app in views() {
+        for width in (1..=200).step_by(7) {
+            for height in (1..=60).step_by(5) {
+                drop(screen(&app, width, height));
+            }
+        }
+        for (width, height) in [(1, 1), (40, 10), (59, 15), (60, 16), (80, 24), (140, 40)] {
+            drop(screen(&app, width, height));
+        }
+    }
+}
+
+#[test]
+fn ascii_is_only_ascii_and_without_colour_there_is_none() {
+    for mut app in views() {
+        app.theme.ascii = true;
+        for (width, height) in [(40, 10), (80, 24), (140, 40)] {
+            let terminal = screen(&app, width, height);
+            for cell in &terminal.backend().buffer().content {
+                assert!(cell.symbol().is_ascii(), "{:?}", cell.symbol());
+                assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset));
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_from_outside_acts_on_the_terminal_and_no_lane_is_ever_blocked() {
+    for app in views() {
+        let shown = text(&app, 140, 40).join("\n");
+        assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'));
+        assert!(!shown.to_lowercase().contains("blocked"));
+    }
+}
+
+#[test]
+fn the_selected_row_is_reversed_and_follows_its_lane_through_sort_and_filter() {
+    let mut app = app(PLAIN, 8);
+    for _ in 0..3 {
+        press(&mut app, KeyCode::Down);
+    }
+    assert_eq!(app.lane.as_deref(), Some("default-115-3"));
+    press(&mut app, KeyCode::Char('s'));
+    assert_eq!(app.lanes()[0].lane, "default-115-3", "by age");
+    assert_eq!(app.selected(&app.lanes()), Some(0));
+    typed(&mut app, "/state:active");
+    press(&mut app, KeyCode::Enter);
+    assert_eq!(app.lanes().len(), 7);
+    assert_eq!(app.lane.as_deref(), Some("default-115-3"));
+    let terminal = screen(&app, 80, 24);
+    let rows = terminal.backend().buffer().content.chunks(80);
+    let reversed = rows.filter(|row| row[0].modifier.contains(Modifier::REVERSED));
+    let row: String = reversed.flatten().map(|cell| cell.symbol()).collect();
+    assert!(row.starts_with(">! 3 active"), "{row}");
+}
+
+#[test]
+fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
+    let mut app = app(PLAIN, 8);
+    press(&mut app, KeyCode::Char('a'));
+    press(&mut app, KeyCode::Enter);
+    assert_eq!(press(&mut app, KeyCode::Enter), None, "Enter alone cancels");
+    assert!(app.dialog.is_none());
+
+    press(&mut app, KeyCode::Char('a'));
+    press(&mut app, KeyCode::Down);
+    press(&mut app, KeyCode::Enter);
+    press(&mut app, KeyCode::Tab);
+    let done = press(&mut app, KeyCode::Enter);
+    let pause = Action::Lane("pause", "default-115-0".to_owned());
+    assert_eq!(done, Some(Want::Do(pause)));
+
+    press(&mut app, KeyCode::Char('r'));
+    typed(&mut app, "0");
+    assert_eq!(press(&mut app, KeyCode::Enter), None);
+    typed(&mut app, "16");
+    assert_eq!(press(&mut app, KeyCode::Enter), Some(Want::Plan(16)));
+    let plan = serde_json::from_value(serde_json::json!({"namespace": "default", "from": 8,
+        "to": 16, "generation": 115, "next_generation": null, "streams": 1_204, "moves": 600,
+        "set_aside": 1, "backlog": 17_596, "fullest_lane": 16_947, "fullest_lane_after": 16_940,
+        "fullest_stream": 16_940, "in_the_way": []}));
+    app.update(Message::Plan(Ok(plan.unwrap())));
+    typed(&mut app, "8");
+    assert_eq!(
+        press(&mut app, KeyCode::Enter),
+        None,
+        "another number than the plan's"
+    );
+    typed(&mut app, "16");
+    assert!(matches!(
+        press(&mut app, KeyCode::Enter),
+        Some(Want::Do(Action::Resize(_)))
+    ));
+}
+
+#[test]
+fn who_may_only_look_is_told_so() {
+    let mut app = app(PLAIN, 8);
+    let mut seen = snapshot(8);
+    seen.viewer.may_act = false;
+    seen.viewer.name = "key grafana".to_owned();
+    app.update(Message::Snapshot(Box::new(seen)));
+    for key in ['a', 'r'] {
+        press(&mut app, KeyCode::Char(key));
+        assert!(app.dialog.is_none());
+        assert_eq!(
+            app.note.as_deref(),
+            Some("key grafana may not change anything")
+        );
+    }
+}
+
+#[test]
+fn a_frozen_screen_says_since_when_and_a_lost_daemon_leaves_its_last_words() {
+    let mut app = app(PLAIN, 8);
+    press(&mut app, KeyCode::Char('f'));
+    app.now = at().after(Duration::from_secs(41));
+    app.update(Message::Snapshot(Box::new(snapshot(3))));
+    let rows = text(&app, 80, 24);
+    assert!(rows[0].contains("FROZEN 02:59:14Z, 41s ago"), "{}", rows[0]);
+    assert_eq!(app.lanes().len(), 8);
+    press(&mut app, KeyCode::Char('f'));
+    assert_eq!(app.lanes().len(), 3);
+
+    let retry_at = app.now.after(Duration::from_secs(3));
+    for _ in 0..2 {
+        let why = "hooklane.sock refuses connections".to_owned();
+        app.update(Message::Lost { why, retry_at });
+    }
+    assert!(matches!(app.link, Link::Lost { tries: 2, .. }));
+    let rows = text(&app, 80, 24);
+    assert!(
+        rows[0].contains("LOST") && rows[0].contains("retry in 3.0s (2)"),
+        "{}",
+        rows[0]
+    );
+    assert!(rows[1].contains("SHOWING OLD DATA") && rows[1].contains("refuses connections"));
+    app.update(Message::Snapshot(Box::new(snapshot(8))));
+    assert!(text(&app, 80, 24)[0].contains("LIVE"));
+}

@@ -1,0 +1,155 @@
+//! How things look: colour, no colour at all, or nothing but ASCII.
+//!
+//! Promises: without colour no foreground and no background is ever set, only bold, reverse,
+//! underline and dim; in ASCII every character is one. Colour repeats what a mark says already.
+
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthChar as _;
+
+use crate::api::Severity;
+
+/// What a terminal can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Theme {
+    /// Whether there is colour.
+    pub colour: bool,
+    /// Whether there is nothing but ASCII.
+    pub ascii: bool,
+}
+
+/// What a text means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing in particular.
+    Plain,
+    /// The titles of a table.
+    Header,
+    /// The line between two parts, and hints about keys.
+    Quiet,
+    /// All is well.
+    Good,
+    /// Not as usual.
+    Unusual,
+    /// Somebody must look.
+    Trouble,
+}
+
+impl From<Severity> for Tone {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Fine => Self::Plain,
+            Severity::Unusual => Self::Unusual,
+            Severity::Trouble => Self::Trouble,
+        }
+    }
+}
+
+impl Theme {
+    /// What the environment says about the terminal; `is_ascii` is the flag.
+    pub fn of(var: impl Fn(&str) -> Option<String>, is_ascii: bool) -> Self {
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .iter()
+            .find_map(|name| var(name).filter(|value| !value.is_empty()));
+        let locale = locale.unwrap_or_default().to_ascii_lowercase();
+        let speaks = locale.contains("utf-8") || locale.contains("utf8");
+        Self {
+            colour: var("NO_COLOR").is_none_or(|value| value.is_empty()),
+            ascii: is_ascii || !speaks,
+        }
+    }
+
+    /// The look of a text that means this.
+    pub fn style(self, tone: Tone) -> Style {
+        let modifier = match tone {
+            Tone::Plain | Tone::Good | Tone::Unusual => Modifier::empty(),
+            Tone::Header => Modifier::UNDERLINED,
+            Tone::Quiet => Modifier::DIM,
+            Tone::Trouble => Modifier::BOLD,
+        };
+        let style = Style::new().add_modifier(modifier);
+        match tone {
+            _ if !self.colour => style,
+            Tone::Good => style.fg(Color::Green),
+            Tone::Unusual => style.fg(Color::Yellow),
+            Tone::Trouble => style.fg(Color::Red),
+            Tone::Plain | Tone::Header | Tone::Quiet => style,
+        }
+    }
+
+    /// A piece of text that means this.
+    pub fn span(self, tone: Tone, text: impl Into<String>) -> Span<'static> {
+        Span::styled(text.into(), self.style(tone))
+    }
+
+    /// A line of text that means this.
+    pub fn line(self, tone: Tone, text: impl Into<String>) -> Line<'static> {
+        Line::from(self.span(tone, text))
+    }
+
+    /// The line as this terminal can show it.
+    pub fn shown(self, mut line: Line<'static>) -> Line<'static> {
+        if self.ascii {
+            for span in &mut line.spans {
+                if !span.content.is_ascii() {
+                    span.content = span.content.chars().flat_map(plain).collect();
+                }
+            }
+        }
+        line
+    }
+}
+
+/// ASCII as wide as the character.
+fn plain(c: char) -> impl Iterator<Item = char> {
+    let instead = match c {
+        c if c.is_ascii() => c,
+        '─' => '-',
+        '│' => '|',
+        '┌' | '┐' | '└' | '┘' | '┬' | '┴' | '├' | '┤' | '┼' => '+',
+        '▲' => '^',
+        '▼' => 'v',
+        '·' => '.',
+        _ => '?',
+    };
+    std::iter::repeat_n(instead, c.width().unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_speaks_unicode_when_its_locale_says_so_and_has_colour_unless_told_not_to() {
+        let of = |pairs: &'static [(&str, &str)], flag| {
+            let var = move |name: &str| {
+                let found = pairs.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let theme = Theme::of(var, flag);
+            (theme.colour, theme.ascii)
+        };
+        assert_eq!(of(&[("LANG", "en_US.UTF-8")], false), (true, false));
+        assert_eq!(of(&[("LANG", "en_US.UTF-8")], true), (true, true));
+        assert_eq!(of(&[("LANG", "C")], false), (true, true));
+        assert_eq!(
+            of(&[("LANG", "C"), ("LC_ALL", "C.utf8")], false),
+            (true, false)
+        );
+        assert_eq!(
+            of(&[("NO_COLOR", "1"), ("LC_CTYPE", "UTF-8")], false),
+            (false, false)
+        );
+        assert_eq!(of(&[("NO_COLOR", "")], false), (true, true));
+    }
+
+    #[test]
+    fn ascii_keeps_the_width_of_what_it_replaces() {
+        let theme = Theme {
+            colour: false,
+            ascii: true,
+        };
+        let line = theme.shown(Line::from("─ 日本 ▲é"));
+        assert_eq!(line.to_string(), "- ???? ^?");
+    }
+}
