@@ -44,6 +44,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -s V -l version -d 'Prin
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "serve" -d 'Run a node: receive webhooks, keep them, process them in order'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "send" -d 'Post test events to a hook and follow them until they are folded'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "status" -d 'Say whether all is well: whose fault it is, what it holds up, whether more lanes help'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "top" -d 'Watch the lanes live: depth, latency, whose fault it is; and operate them'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "hooks" -d 'Make, change, try and delete receivers of webhooks'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "events" -d 'See events: list, show and follow them'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "state" -d 'Read the state of a stream, or fold it again'
@@ -118,6 +119,27 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s q -l quiet 
 complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand status" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l interval -d 'How often it is drawn anew' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l once -d 'Print one picture and end'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l ascii -d 'Nothing but ASCII; so it is too where the locale has no UTF-8'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l read-only -d 'Change nothing, whoever looks'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F

@@ -389,17 +389,17 @@ impl Admin {
     /// Whether it is time to count streams, which takes a while when there are many.
     fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
-        let is_known = seen
-            .spaces
-            .get(namespace)
-            .is_some_and(|space| space.counts.is_some());
-        let is_small = seen
-            .spaces
-            .get(namespace)
-            .is_some_and(|space| space.is_small());
-        !is_known
-            || seen.ticks.is_multiple_of(COUNTS_EVERY)
-            || is_small && seen.ticks.is_multiple_of(STEP)
+        let space = seen.spaces.get(namespace);
+        let Some((known, streams)) = space.and_then(|space| space.counts) else {
+            return true;
+        };
+        let hooks = catalog.hooks.values();
+        let hooks = hooks.filter(|hook| hook.namespace == *namespace);
+        let every = match streams < COUNTED_OFTEN {
+            true => STEP,
+            false => COUNTS_EVERY,
+        };
+        hooks.count() as u64 != known || seen.ticks.is_multiple_of(every)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -672,14 +672,6 @@ impl Whole<'_> {
             }
         }
         waits
-    }
-}
-
-impl Space {
-    /// Whether its streams are counted in no time.
-    fn is_small(&self) -> bool {
-        self.counts
-            .is_some_and(|(_, streams)| streams < COUNTED_OFTEN)
     }
 }
 

@@ -23,6 +23,7 @@ mod resize;
 mod shipped;
 mod status;
 mod store;
+mod top;
 mod world;
 
 /// What is asked of any daemon, asked of one with a file.
