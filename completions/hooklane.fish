@@ -52,6 +52,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "streams" -d 'See 
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "lanes" -d 'See how the lanes are doing, and operate them live'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "keys" -d 'Make, list and revoke access keys'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "namespaces" -d 'Make, list and delete groups of hooks with lanes of their own'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "migrate" -d 'Move everything from a data directory to Postgres: events, states, positions, hooks, keys'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "completions" -d 'Write shell completions'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "man" -d 'Write the manual page'
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l listen -d 'Where to listen' -r
@@ -799,6 +800,25 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from delete" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from delete" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand namespaces; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l from -d 'The data directory, as a path or as sqlite:PATH' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l to -d 'The Postgres server' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l dry-run -d 'Say how much it is and stop'
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand migrate" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand completions" -l dir -d 'Write those of bash, zsh and fish into this directory' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand completions" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand completions" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r

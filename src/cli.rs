@@ -12,6 +12,7 @@ mod keys;
 mod lanes;
 mod lock;
 mod log;
+mod migrate;
 mod namespaces;
 mod print;
 mod reach;
@@ -65,6 +66,7 @@ enum Command {
     Keys(keys::Keys),
     #[command(subcommand)]
     Namespaces(namespaces::Namespaces),
+    Migrate(migrate::Migrate),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -135,6 +137,12 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
                 .build()?;
             runtime.block_on(serve::run(serve.config(place.data()?)?, out))
         }
+        Command::Migrate(migrate) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(migrate.run(out))
+        }
         Command::Completions(completions) => completions.run(out),
         Command::Man(man) => man.run(out),
         command => {
@@ -169,6 +177,8 @@ async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Resu
         Command::Lanes(command) => command.run(reach, out).await,
         Command::Keys(command) => command.run(reach, out).await,
         Command::Namespaces(command) => command.run(reach, out).await,
-        Command::Serve(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Done),
+        Command::Serve(_) | Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => {
+            Ok(Exit::Done)
+        }
     }
 }

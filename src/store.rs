@@ -14,6 +14,7 @@ mod hooks;
 mod keys;
 mod known;
 mod lane_sets;
+mod migrate;
 mod namespaces;
 mod nodes;
 mod postgres;
@@ -41,6 +42,7 @@ pub use events::{Appended, Filter, NewEvent, Stored};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, LaneMode, Left, Progress, Size, Waiting, Why};
+pub use migrate::{Moved, Proof, migrate, size as migrate_size};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
 pub use rebuilds::{Come, NewRebuild, Range, Rebuild, Shadow, Swap};
@@ -166,6 +168,9 @@ impl Store {
     async fn open_server(server: &Server, commits: Observer) -> Result<Self, Error> {
         server::prepare(server).await?;
         let pool = server::pool(server).await?;
+        if let Some(why) = migrate::unfinished(&pool).await? {
+            return Err(Error::Refused(why));
+        }
         let hot = postgres::Hot::open(server.native.clone(), commits.into()).await?;
         hot.check_functions().await?;
         Ok(Self {

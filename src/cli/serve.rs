@@ -125,6 +125,7 @@ fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
 /// When it cannot start, or when the database failed in a way that only a restart can judge.
 pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let began = Instant::now();
+    refuse_moved(&config)?;
     let is_new = !config.data.database().exists();
     let _lock = lock::take(&config.data)?;
     let _log = super::log::begin(&config.data, config.log)?;
@@ -206,6 +207,30 @@ async fn start(
         Database::Postgres(_) => Some(node(config, &store).await?),
     };
     Ok(Engine::start(store, node, metrics, failed).await?)
+}
+
+/// A file whose events go on elsewhere would number new ones as if they did not.
+fn refuse_moved(config: &Config) -> anyhow::Result<()> {
+    let mark = config.data.path().join(super::migrate::MOVED);
+    let is_file = !matches!(config.database, Some(Database::Postgres(_)));
+    let Ok(place) = std::fs::read_to_string(&mark) else {
+        return Ok(());
+    };
+    if !is_file {
+        return Ok(());
+    }
+    let place = crate::text::printable_line(place.trim()).to_string();
+    let message = format!("what was here has moved to {place}");
+    Err(super::Trouble::new(Exit::Conflict, "moved", message)
+        .fact("go on", "hooklane serve --database URL --redis URL")
+        .fact(
+            "back",
+            format!(
+                "delete {}: what came after the move is not here",
+                mark.display()
+            ),
+        )
+        .into())
 }
 
 /// This node among those that share its server.

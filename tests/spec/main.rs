@@ -12,6 +12,7 @@ mod file;
 mod home;
 mod ingest;
 mod lane;
+mod migrate;
 mod migrations;
 mod nodes;
 mod postgres;

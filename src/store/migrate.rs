@@ -1,0 +1,555 @@
+//! Moves everything from a file to a server: every row under its own number, then a proof that both sides
+//! say the same.
+//!
+//! Goes on where it was broken off: each part is one transaction that also notes that it is done. The file
+//! is read and never written. Until the end the server refuses to be served.
+
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
+use sha2::{Digest as _, Sha256};
+use sqlx::postgres::PgConnection;
+use sqlx::{PgPool, Row as _};
+
+use super::database::Server;
+use super::{Error, server};
+
+/// Tables with few rows, moved together, and their columns; both databases call them the same.
+const SMALL: [(&str, &str); 8] = [
+    ("namespaces", "id, name, created_at"),
+    (
+        "lane_sets",
+        "namespace, generation, lanes, state, created_at, asked_by, reason",
+    ),
+    (
+        "lanes",
+        "namespace, generation, lane, epoch, sealed_at, mode, mode_at, mode_by, mode_reason",
+    ),
+    (
+        "hooks",
+        "id, namespace, name, order_by, unordered, body_max, created_at, deleted_at, paused_at, paused_by, paused_reason",
+    ),
+    (
+        "handlers",
+        "id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms, created_at, deleted_at",
+    ),
+    (
+        "keys",
+        "id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at, last_used_at, last_used_from, rate, burst",
+    ),
+    ("dead_letters", "handler, stream, seq, reason, created_at"),
+    ("marks", "stream, handler, namespace, slot, mark"),
+];
+
+/// Tables that may be long, each moved by itself.
+const LONG: [(&str, &str); 2] = [
+    (
+        "streams",
+        "id, hook, ordering_key, slot, head, floor, created_at",
+    ),
+    (
+        "cursors",
+        "stream, handler, position, era, base, state, chain, condition, retry_at, tries, reason, updated_at",
+    ),
+];
+
+const EVENT: &str = "stream, seq, id, received_at, key_id, dedupe_key, headers, body";
+
+/// Tables whose numbers go on where those of the file end.
+const NUMBERED: [&str; 5] = ["namespaces", "hooks", "handlers", "keys", "streams"];
+
+/// Events moved by one transaction, a long stream being one.
+const EVENTS_MAX: i64 = 50_000;
+
+/// Bytes sent at a time.
+const CHUNK: usize = 256 * 1024;
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// What is being done: `move` or `verify`.
+    pub what: &'static str,
+    /// Events done.
+    pub done: u64,
+    /// Of so many.
+    pub of: u64,
+}
+
+/// What was moved, and proved to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Streams whose events are the same on both sides, by a chain of hashes over all of each event.
+    pub streams: u64,
+    /// Their events.
+    pub events: u64,
+    /// Cursors that are the same, states and all.
+    pub cursors: u64,
+    /// Whether it had been moved before.
+    pub was_moved: bool,
+}
+
+/// How much there is in a file that no daemon has open: streams and events.
+///
+/// # Errors
+/// Those of the database.
+pub fn size(file: &Path) -> Result<(u64, u64), Error> {
+    let db = open(file)?;
+    let count = |text| db.query_row(text, [], |row| row.get::<_, i64>(0));
+    let streams = count("select count(*) from streams")?;
+    let events = count("select count(*) from log")?;
+    Ok((number(streams), number(events)))
+}
+
+/// Moves all of a file to a server, and proves it. The file must have been closed by its last daemon, or
+/// opened and closed since.
+///
+/// # Errors
+/// [`Error::Refused`] when the server has something else, or the two sides differ at the end; it says what.
+pub async fn migrate(
+    file: &Path,
+    to: &Server,
+    mut told: impl FnMut(Moved),
+) -> Result<Proof, Error> {
+    server::prepare(to).await?;
+    let db = open(file)?;
+    let pool = PgPool::connect_with(to.native.clone()).await?;
+    let was_moved = begin(&db, &pool).await?;
+    if !was_moved {
+        small(&db, &pool).await?;
+        for (table, columns) in LONG {
+            long(&db, &pool, table, columns).await?;
+        }
+        events(&db, &pool, &mut told).await?;
+        go_on_counting(&db, &pool).await?;
+    }
+    let proof = prove(&db, &pool, &mut told).await?;
+    note(&mut *pool.acquire().await?, "finished", 1).await?;
+    pool.close().await;
+    Ok(Proof { was_moved, ..proof })
+}
+
+/// Why a server may not be served yet, if it may not.
+pub(super) async fn unfinished(pool: &sqlx::AnyPool) -> Result<Option<String>, Error> {
+    const LOOK: &str = "select count(*) from moves where name = 'source'
+        and not exists (select 1 from moves where name = 'finished')";
+    let unfinished: i64 = sqlx::query_scalar(LOOK).fetch_one(pool).await?;
+    Ok((unfinished > 0).then(|| {
+        "a move into this database is not at its end; run hooklane migrate again".to_owned()
+    }))
+}
+
+fn open(file: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::open_with_flags(file, flags)?)
+}
+
+/// Finds out whether this is where the file goes; whether all of it is there.
+async fn begin(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
+    const OTHERS: &str = "select (select count(*) from hooks) + (select count(*) from streams)";
+    let source: i64 = db.query_row(
+        "select value from counters where name = 'cluster'",
+        [],
+        |row| row.get(0),
+    )?;
+    let nodes: i64 = sqlx::query_scalar("select count(*) from nodes")
+        .fetch_one(pool)
+        .await?;
+    if nodes > 0 {
+        return Err(Error::Refused(
+            "a node runs on the target database, or did a moment ago: stop it, and wait 15 s"
+                .into(),
+        ));
+    }
+    match noted(pool, "source").await? {
+        Some(known) if known == source => return Ok(noted(pool, "finished").await?.is_some()),
+        Some(_) => {
+            return Err(Error::Refused(
+                "another file was moved into the target database: take an empty one".into(),
+            ));
+        }
+        None => {}
+    }
+    let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(pool).await?;
+    if others > 0 {
+        return Err(Error::Refused(
+            "the target database has hooks already: take an empty one".into(),
+        ));
+    }
+    note(&mut *pool.acquire().await?, "source", source).await?;
+    Ok(false)
+}
+
+async fn noted(pool: &PgPool, name: &str) -> Result<Option<i64>, Error> {
+    let value = sqlx::query_scalar("select value from moves where name = $1");
+    Ok(value.bind(name).fetch_optional(pool).await?)
+}
+
+async fn note(db: &mut PgConnection, name: &str, value: i64) -> Result<(), Error> {
+    const NOTE: &str = "insert into moves (name, value) values ($1, $2)
+        on conflict (name) do update set value = excluded.value";
+    sqlx::query(NOTE).bind(name).bind(value).execute(db).await?;
+    Ok(())
+}
+
+async fn small(db: &Connection, pool: &PgPool) -> Result<(), Error> {
+    if noted(pool, "small").await?.is_some() {
+        return Ok(());
+    }
+    let mut tx = pool.begin().await?;
+    // A node that was started here for a look has made the default namespace.
+    for table in ["lanes", "lane_sets", "namespaces", "keys"] {
+        let text = format!("delete from {table}");
+        sqlx::query(sqlx::AssertSqlSafe(text))
+            .execute(&mut *tx)
+            .await?;
+    }
+    for (table, columns) in SMALL {
+        let text = format!("select {columns} from {table}");
+        copy(db, &mut tx, table, columns, &text, []).await?;
+    }
+    for counter in ["epoch", "config_version"] {
+        const SET: &str = "update counters set value = greatest(value, $2) where name = $1";
+        let read = "select value from counters where name = ?1";
+        let value: i64 = db.query_row(read, [counter], |row| row.get(0))?;
+        sqlx::query(SET)
+            .bind(counter)
+            .bind(value + 1)
+            .execute(&mut *tx)
+            .await?;
+    }
+    note(&mut tx, "small", 1).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn long(db: &Connection, pool: &PgPool, table: &str, columns: &str) -> Result<(), Error> {
+    if noted(pool, table).await?.is_some() {
+        return Ok(());
+    }
+    let mut tx = pool.begin().await?;
+    let text = format!("select {columns} from {table}");
+    copy(db, &mut tx, table, columns, &text, []).await?;
+    note(&mut tx, table, 1).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) -> Result<(), Error> {
+    const SIZES: &str =
+        "select stream, count(*) from log_index where stream > ?1 group by stream order by stream";
+    let done: i64 = sqlx::query_scalar("select count(*) from events")
+        .fetch_one(pool)
+        .await?;
+    let after = noted(pool, "events").await?.unwrap_or(0);
+    let mut sizes = db.prepare(SIZES)?;
+    let rows = sizes.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let sizes = rows.collect::<Result<Vec<(i64, i64)>, _>>()?;
+    let of = done + sizes.iter().map(|(_, events)| events).sum::<i64>();
+    let (mut done, mut after) = (done, after);
+    let mut rest = sizes.as_slice();
+    while !rest.is_empty() {
+        let mut events = 0;
+        let take = rest.iter().take_while(|(_, size)| {
+            let fits = events == 0 || events + size <= EVENTS_MAX;
+            events += size;
+            fits
+        });
+        let (batch, later) = rest.split_at(take.count());
+        let last = batch.last().map_or(after, |(stream, _)| *stream);
+        told(Moved {
+            what: "move",
+            done: number(done),
+            of: number(of),
+        });
+        let columns: Vec<_> = EVENT
+            .split(", ")
+            .map(|name| match name {
+                "stream" | "seq" => format!("i.{name}"),
+                name => format!("l.{name}"),
+            })
+            .collect();
+        let text = format!(
+            "select {} from log_index i join log l on l.n = i.n
+             where i.stream > ?1 and i.stream <= ?2 order by i.stream, i.seq",
+            columns.join(", ")
+        );
+        let mut tx = pool.begin().await?;
+        copy(db, &mut tx, "events", EVENT, &text, [after, last]).await?;
+        note(&mut tx, "events", last).await?;
+        tx.commit().await?;
+        done += batch.iter().map(|(_, size)| size).sum::<i64>();
+        (after, rest) = (last, later);
+    }
+    Ok(())
+}
+
+/// Numbers that are drawn from now on are none that was drawn in the file.
+async fn go_on_counting(db: &Connection, pool: &PgPool) -> Result<(), Error> {
+    const LAST: &str = "select coalesce(max(seq), 0) from sqlite_sequence where name = ?1";
+    for table in NUMBERED {
+        let last: i64 = db.query_row(LAST, [table], |row| row.get(0))?;
+        sqlx::query("select setval(pg_get_serial_sequence($1, 'id'), greatest($2, 1), $2 > 0)")
+            .bind(table)
+            .bind(last)
+            .execute(pool)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Copies what a query of the file gives, in the text format of Postgres' COPY.
+async fn copy<const N: usize>(
+    db: &Connection,
+    to: &mut PgConnection,
+    table: &str,
+    columns: &str,
+    text: &str,
+    bound: [i64; N],
+) -> Result<(), Error> {
+    let width = columns.split(',').count();
+    let mut read = db.prepare(text)?;
+    let mut rows = read.query(rusqlite::params_from_iter(bound))?;
+    let mut into = to
+        .copy_in_raw(&format!("copy {table} ({columns}) from stdin"))
+        .await?;
+    let mut buffer = Vec::with_capacity(CHUNK * 2);
+    while let Some(row) = rows.next()? {
+        for at in 0..width {
+            if at > 0 {
+                buffer.push(b'\t');
+            }
+            write(&mut buffer, row.get_ref(at)?);
+        }
+        buffer.push(b'\n');
+        if buffer.len() >= CHUNK {
+            into.send(buffer.as_slice()).await?;
+            buffer.clear();
+        }
+    }
+    into.send(buffer.as_slice()).await?;
+    into.finish().await?;
+    Ok(())
+}
+
+/// A value as COPY reads it.
+fn write(to: &mut Vec<u8>, value: ValueRef<'_>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    match value {
+        ValueRef::Null => to.extend_from_slice(b"\\N"),
+        ValueRef::Integer(number) => to.extend_from_slice(number.to_string().as_bytes()),
+        ValueRef::Real(number) => to.extend_from_slice(number.to_string().as_bytes()),
+        ValueRef::Text(text) => {
+            for byte in text {
+                match byte {
+                    b'\\' => to.extend_from_slice(b"\\\\"),
+                    b'\t' => to.extend_from_slice(b"\\t"),
+                    b'\n' => to.extend_from_slice(b"\\n"),
+                    b'\r' => to.extend_from_slice(b"\\r"),
+                    byte => to.push(*byte),
+                }
+            }
+        }
+        ValueRef::Blob(bytes) => {
+            to.extend_from_slice(b"\\\\x");
+            for byte in bytes {
+                to.push(HEX[usize::from(byte >> 4)]);
+                to.push(HEX[usize::from(byte & 15)]);
+            }
+        }
+    }
+}
+
+/// One value for a stream's events, or for a cursor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Link {
+    key: (i64, i64),
+    rows: u64,
+    hash: [u8; 32],
+}
+
+/// Chains rows of the same key; the rows come in order.
+#[derive(Default)]
+struct Chain {
+    open: Option<Link>,
+}
+
+impl Chain {
+    /// Adds a row; gives the link that it ends.
+    fn add(&mut self, key: (i64, i64), row: &[u8]) -> Option<Link> {
+        let ended = self.open.take_if(|link| link.key != key);
+        let link = self.open.get_or_insert(Link {
+            key,
+            rows: 0,
+            hash: [0; 32],
+        });
+        let mut hash = Sha256::new();
+        hash.update(link.hash);
+        hash.update(row);
+        link.hash = hash.finalize().into();
+        link.rows += 1;
+        ended
+    }
+}
+
+/// Reads both sides in the same order and compares them, stream by stream and cursor by cursor.
+async fn prove(
+    db: &Connection,
+    pool: &PgPool,
+    told: &mut impl FnMut(Moved),
+) -> Result<Proof, Error> {
+    let of: i64 = db.query_row("select count(*) from log", [], |row| row.get(0))?;
+    let (mut done, of) = (0, number(of));
+    let mut tell = |rows: u64| {
+        done += rows;
+        told(Moved {
+            what: "verify",
+            done,
+            of,
+        });
+    };
+    let events =
+        "select i.stream, i.seq, l.id, l.received_at, l.key_id, l.dedupe_key, l.headers, l.body
+        from log_index i join log l on l.n = i.n order by i.stream, i.seq";
+    let there = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
+        from events order by stream, seq";
+    let (streams, events) = same(db, pool, events, there, false, "stream", &mut tell).await?;
+    let columns = LONG[1].1;
+    let cursors = format!("select {columns} from cursors order by stream, handler");
+    let (cursors, _) = same(
+        db,
+        pool,
+        &cursors,
+        &cursors,
+        true,
+        "cursor of stream",
+        &mut |_| (),
+    )
+    .await?;
+    for (table, _) in SMALL.into_iter().chain(LONG) {
+        let text = format!("select count(*) from {table}");
+        let here: i64 = db.query_row(&text, [], |row| row.get(0))?;
+        let there: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(text))
+            .fetch_one(pool)
+            .await?;
+        if here != there {
+            return Err(Error::Refused(format!(
+                "{table}: {here} rows in the file, {there} in the target"
+            )));
+        }
+    }
+    Ok(Proof {
+        streams,
+        events,
+        cursors,
+        was_moved: false,
+    })
+}
+
+/// Compares the chains of both sides; gives how many, and of how many rows.
+async fn same(
+    db: &Connection,
+    pool: &PgPool,
+    here: &str,
+    there: &str,
+    by_pair: bool,
+    what: &str,
+    tell: &mut impl FnMut(u64),
+) -> Result<(u64, u64), Error> {
+    let mut read = db.prepare(here)?;
+    let width = read.column_count();
+    let mut ours = read.query([])?;
+    let mut theirs = sqlx::query(sqlx::AssertSqlSafe(there.to_owned())).fetch(pool);
+    let (mut our_chain, mut their_chain) = (Chain::default(), Chain::default());
+    let (mut links, mut rows) = (0, 0);
+    let (mut row_here, mut row_there) = (Vec::new(), Vec::new());
+    loop {
+        let next = next_link(&mut our_chain, || {
+            let Some(row) = ours.next()? else {
+                return Ok(None);
+            };
+            row_here.clear();
+            for at in 0..width {
+                write(&mut row_here, row.get_ref(at)?);
+                row_here.push(b'\t');
+            }
+            let second = if by_pair { row.get(1)? } else { 0 };
+            Ok(Some(((row.get(0)?, second), row_here.clone())))
+        })?;
+        let mut other = None;
+        while other.is_none() {
+            match theirs.try_next().await? {
+                None => {
+                    other = their_chain.open.take();
+                    break;
+                }
+                Some(row) => {
+                    row_there.clear();
+                    for at in 0..width {
+                        write_row(&mut row_there, &row, at)?;
+                        row_there.push(b'\t');
+                    }
+                    let second = if by_pair { row.try_get(1)? } else { 0 };
+                    other = their_chain.add((row.try_get(0)?, second), &row_there);
+                }
+            }
+        }
+        if next != other {
+            let stream = next
+                .as_ref()
+                .or(other.as_ref())
+                .map_or(0, |link| link.key.0);
+            return Err(Error::Refused(format!(
+                "{what} {stream} is not the same in the file and in the target: nothing is served from it"
+            )));
+        }
+        let Some(link) = next else {
+            return Ok((links, rows));
+        };
+        links += 1;
+        rows += link.rows;
+        tell(link.rows);
+    }
+}
+
+type Keyed = ((i64, i64), Vec<u8>);
+
+/// Reads on until a link ends.
+fn next_link(
+    chain: &mut Chain,
+    mut next: impl FnMut() -> Result<Option<Keyed>, Error>,
+) -> Result<Option<Link>, Error> {
+    loop {
+        match next()? {
+            None => return Ok(chain.open.take()),
+            Some((key, row)) => {
+                if let Some(ended) = chain.add(key, &row) {
+                    return Ok(Some(ended));
+                }
+            }
+        }
+    }
+}
+
+/// A value of the server, written as [`write`] writes that of the file.
+fn write_row(to: &mut Vec<u8>, row: &sqlx::postgres::PgRow, at: usize) -> Result<(), Error> {
+    use sqlx::{Column as _, TypeInfo as _};
+    match row.column(at).type_info().name() {
+        "INT8" => match row.try_get::<Option<i64>, _>(at)? {
+            Some(number) => write(to, ValueRef::Integer(number)),
+            None => write(to, ValueRef::Null),
+        },
+        "BYTEA" => match row.try_get::<Option<&[u8]>, _>(at)? {
+            Some(bytes) => write(to, ValueRef::Blob(bytes)),
+            None => write(to, ValueRef::Null),
+        },
+        _ => match row.try_get::<Option<&str>, _>(at)? {
+            Some(text) => write(to, ValueRef::Text(text.as_bytes())),
+            None => write(to, ValueRef::Null),
+        },
+    }
+    Ok(())
+}
+
+fn number(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
