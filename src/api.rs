@@ -5,6 +5,7 @@
 //! Requests refuse a field they do not know, answers never do. How the words of the domain are
 //! written is in `words`; what the operations mean is left to `admin` and `http`.
 
+mod audit;
 mod event;
 mod hook;
 mod key;
@@ -14,8 +15,10 @@ mod rebuild;
 mod resize;
 mod snapshot;
 mod stream;
+mod why;
 mod words;
 
+pub use audit::AuditRow;
 pub use event::{Accepted, EventRow, Fate, Outcome};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookSpec, Test, Tested,
@@ -30,6 +33,7 @@ pub use snapshot::{
     Storage, Total, Verdict, Viewer,
 };
 pub use stream::{Released, Retry, Skip, Skipped, State, Stream, StreamRow};
+pub use why::{Help, Hints, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
 
 use serde::{Deserialize, Serialize};
 

@@ -17,6 +17,7 @@ pub mod reduce;
 mod relay;
 mod sweep;
 mod turn;
+pub mod wipe;
 mod worker;
 
 use std::collections::{HashMap, HashSet};
@@ -274,6 +275,14 @@ impl Engine {
     pub fn worker(&self, lane: &LaneId) -> Option<Arc<Worker>> {
         let running = self.running.read();
         running.get(lane).map(|lane| lane.worker.clone())
+    }
+
+    /// The workers of the lanes of some namespaces that run here.
+    fn workers_of(&self, namespaces: &HashSet<Name>) -> Vec<Arc<Worker>> {
+        let running = self.running.read();
+        let of = |worker: &&RunningLane| namespaces.contains(&worker.worker.id.namespace);
+        let lanes = running.values().filter(of);
+        lanes.map(|lane| lane.worker.clone()).collect()
     }
 
     /// The lanes that run here, each with the epoch of its take.

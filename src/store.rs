@@ -5,6 +5,7 @@
 //! relations with the same columns. On SQLite both ways take the same fair lock before they write, so
 //! an operator's change never waits behind a busy log for more than one commit.
 
+mod audit;
 mod counts;
 mod cursors;
 mod database;
@@ -35,6 +36,7 @@ use tokio::sync::MutexGuard;
 use crate::domain::event::StreamId;
 use crate::domain::position::Seq;
 
+pub use audit::{AuditFilter, AuditRow};
 pub use cursors::{Advance, Behind, Input, Mover, Skip, Step, Want};
 pub use database::{Database, NoDatabase, Server};
 pub use error::Error;

@@ -266,6 +266,20 @@ impl Lane {
         hints
     }
 
+    /// Forgets every cursor, and says which; those that are running stay, and are looked at once more.
+    pub fn wipe(&mut self) -> Vec<CursorId> {
+        let known = self.cursors().collect();
+        (self.ready, self.due) = Default::default();
+        self.cursors.retain(|_, entry| match &mut entry.at {
+            At::Running(again) => {
+                *again = again.or(Some(Again::MoreEvents));
+                true
+            }
+            At::Ready | At::Aside(_) => false,
+        });
+        known
+    }
+
     /// Whether it knows that a cursor has work.
     pub fn knows(&self, cursor: CursorId) -> bool {
         self.cursors.contains_key(&cursor)
@@ -443,5 +457,20 @@ mod tests {
         lane.hinted([hint(1, lanes::Aside::Return), hint(1, lanes::Aside::Stay)]);
         lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest(1)));
         assert_eq!(batch(&mut lane, 9, 0), [1]);
+    }
+
+    #[test]
+    fn what_is_wiped_is_forgotten_but_for_the_turn_that_runs() {
+        let mut lane = lane_with(&[1, 2, 3]);
+        assert_eq!(batch(&mut lane, 2, 0), [1, 2]);
+        lane.turned(cursor(2), Outcome::Aside(Aside::Waiting(at(5)), rest(1)));
+        let mut known = lane.wipe();
+        known.sort_unstable();
+        assert_eq!(known, [cursor(1), cursor(2), cursor(3)]);
+        assert!(batch(&mut lane, 9, 9).is_empty(), "a turn still runs");
+        assert_eq!(lane.next_due(), None);
+        lane.hinted([hint(1, lanes::Aside::Stay)]);
+        lane.turned(cursor(1), Outcome::Done);
+        assert_eq!(batch(&mut lane, 9, 9), [1], "its hint may have been wiped");
     }
 }

@@ -99,6 +99,21 @@ impl Relay {
         }
     }
 
+    /// Removes the hints of a namespace, and what is known of owners, and claims the lanes that run here
+    /// again. The other owners are told so when they next ask for hints: they claim and sweep.
+    ///
+    /// # Errors
+    /// [`Error::Away`].
+    pub async fn wipe(&self, engine: &Engine, namespace: &Name) -> Result<(), Error> {
+        let Some(redis) = &self.redis else {
+            return Ok(());
+        };
+        redis.wipe(namespace).await?;
+        let mut lanes = engine.held();
+        lanes.retain(|(lane, _)| lane.namespace == *namespace);
+        claim(engine, redis, &lanes).await
+    }
+
     /// Starts what moves hints.
     pub fn start(engine: &Arc<Engine>, duties: &mut JoinSet<()>) {
         let relay = &engine.relay;

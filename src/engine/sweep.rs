@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::catalog::Snapshot;
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
@@ -14,7 +15,7 @@ use crate::lanes::{Aside, Behind, Hint};
 use crate::store::{self, Error, Want};
 
 /// Cursors read at a time.
-const PAGE: i64 = 10_000;
+pub(super) const PAGE: i64 = 10_000;
 
 /// A sweep takes at most a hundredth of the time until the next one.
 const SHARE: u32 = 100;
@@ -65,9 +66,7 @@ pub async fn run(engine: &Engine, why: Why) -> Result<(u64, Duration), Error> {
 async fn count_forgotten(engine: &Engine, page: &[store::Behind]) -> Result<(), Error> {
     let catalog = engine.catalog.now();
     let is_unknown = |behind: &&store::Behind| {
-        let handler = catalog.handlers.get(&behind.cursor.handler);
-        let hook = handler.and_then(|handler| catalog.hooks_by_id.get(&handler.hook));
-        let lane = hook.and_then(|hook| Some(catalog.lanes_of(hook)?.lane(behind.slot)));
+        let lane = lane_of(&catalog, behind);
         let worker = lane.and_then(|lane| engine.worker(&lane));
         behind.flows && worker.is_some_and(|worker| !worker.knows(behind.cursor))
     };
@@ -102,18 +101,23 @@ async fn count_forgotten(engine: &Engine, page: &[store::Behind]) -> Result<(), 
 /// Cursors of a page that are looked at closely: more than a few means that hints were lost at large.
 const LOOKED_AT_MAX: usize = 256;
 
-fn hint(engine: &Engine, page: &[store::Behind]) {
+/// The lane in which a cursor takes its turns.
+pub(super) fn lane_of(catalog: &Snapshot, behind: &store::Behind) -> Option<LaneId> {
+    let hook = catalog.hook_of(behind.cursor.handler)?;
+    Some(catalog.lanes_of(hook)?.lane(behind.slot))
+}
+
+/// Hints cursors that are behind, each to its lane if that runs here.
+pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
     let catalog = engine.catalog.peek();
     let now = Timestamp::now();
     let mut hints: HashMap<LaneId, Vec<Hint>> = HashMap::new();
     for behind in page {
-        let handler = catalog.handlers.get(&behind.cursor.handler);
-        let hook = handler.and_then(|handler| catalog.hooks_by_id.get(&handler.hook));
-        let Some(lanes) = hook.and_then(|hook| catalog.lanes_of(hook)) else {
+        let Some(lane) = lane_of(&catalog, behind) else {
             continue;
         };
         hints
-            .entry(lanes.lane(behind.slot))
+            .entry(lane)
             .or_default()
             .push(Hint {
                 cursor: behind.cursor,

@@ -116,6 +116,18 @@ impl Worker {
         self.lane.lock().cursors().collect()
     }
 
+    /// The same, with those whose hints it has not taken yet.
+    pub fn known(&self) -> Vec<CursorId> {
+        self.take_hints();
+        self.cursors()
+    }
+
+    /// Forgets what has work, and says what that was; whoever wipes finds it again in the database.
+    pub fn wipe(&self) -> Vec<CursorId> {
+        self.take_hints();
+        self.lane.lock().wipe()
+    }
+
     /// The lane in numbers, now.
     pub fn survey(&self, now: Timestamp) -> (Survey, Reading) {
         self.take_hints();

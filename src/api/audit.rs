@@ -1,0 +1,27 @@
+//! What operators changed.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::domain::time::Timestamp;
+
+/// One operation that changed something.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditRow {
+    /// Grows with every row.
+    pub id: i64,
+    /// When it was done.
+    pub at: Timestamp,
+    /// Who did it: `uid 1000`, `key ops`.
+    pub actor: String,
+    /// From where: `socket`, an address, or `offline` when no daemon ran.
+    pub from: String,
+    /// What was done, as the command line names it: `lanes resize`.
+    pub operation: String,
+    /// To what: a hook, a stream, a lane, a namespace, a key.
+    pub subject: String,
+    /// Why, as he said.
+    pub reason: Option<String>,
+    /// What else there is to say; never a secret or a body.
+    pub details: Value,
+}
