@@ -2,6 +2,7 @@
 //! runs. Operations on hooks, keys and namespaces need a store alone; those on lanes, streams and
 //! states a running engine too.
 
+mod audit;
 mod error;
 mod eta;
 mod events;
@@ -14,9 +15,11 @@ mod rebuild;
 mod resize;
 mod streams;
 mod verdict;
+mod why;
 
 use std::sync::Arc;
 
+pub use audit::{Act, Actor};
 pub use error::Error;
 pub use events::EventsFilter;
 use monitor::Monitor;
@@ -27,7 +30,10 @@ use crate::domain::lane::LANES_MAX;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
-use crate::store::{Store, StreamRow};
+use crate::store::{CursorsFilter, Store, StreamRow};
+
+/// Streams among which one that was perhaps meant is looked for.
+const MEANT_MAX: i64 = 1_000;
 
 /// Acts on one database, and on the engine that runs on it, if there is one.
 #[derive(Clone)]
@@ -95,7 +101,23 @@ impl Admin {
         let hook = self.hook(&name.hook).await?;
         match self.store.stream(hook.id, &name.key).await? {
             Some(stream) => Ok((hook, stream)),
-            None => Err(Error::missing("stream", name)),
+            None => Err(self.no_stream(&hook, name).await?),
         }
+    }
+
+    async fn no_stream(&self, hook: &Hook, name: &StreamName) -> Result<Error, Error> {
+        let filter = CursorsFilter {
+            hook: Some(hook.id),
+            limit: MEANT_MAX,
+            ..CursorsFilter::default()
+        };
+        let rows = self.store.cursors(&filter).await?;
+        let there = rows.into_iter().map(|row| StreamName {
+            hook: hook.name.clone(),
+            key: row.key,
+        });
+        let there: Vec<_> = there.map(|stream| stream.to_string()).collect();
+        let wanted = name.to_string();
+        Ok(Error::missing_like("stream", &wanted, there.iter().map(String::as_str)))
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::domain::name::Name;
+use crate::engine::wipe;
 use crate::store;
 
 /// Nothing was changed.
@@ -38,6 +39,9 @@ pub enum Error {
     /// Only a running daemon can do this.
     #[error("this needs a running daemon")]
     NeedsDaemon,
+    /// What it needs does not answer; the same may succeed later.
+    #[error("{0}")]
+    Away(String),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -52,11 +56,28 @@ impl Error {
         }
     }
 
-    pub(super) fn no_hook<'a>(name: &Name, there: impl Iterator<Item = &'a Name>) -> Self {
+    pub(super) fn missing_like<'a>(
+        kind: &'static str,
+        name: &str,
+        there: impl Iterator<Item = &'a str>,
+    ) -> Self {
         Self::Missing {
-            kind: "hook",
-            name: name.to_string(),
-            meant: closest(name.as_str(), there.map(Name::as_str)),
+            kind,
+            name: name.to_owned(),
+            meant: closest(name, there),
+        }
+    }
+
+    pub(super) fn no_hook<'a>(name: &Name, there: impl Iterator<Item = &'a Name>) -> Self {
+        Self::missing_like("hook", name.as_str(), there.map(Name::as_str))
+    }
+}
+
+impl From<wipe::Error> for Error {
+    fn from(error: wipe::Error) -> Self {
+        match error {
+            wipe::Error::Hints(error) => Self::Away(error.to_string()),
+            wipe::Error::Store(error) => Self::Store(error),
         }
     }
 }

@@ -215,6 +215,7 @@ impl From<admin::Error> for Error {
             admin::Error::Invalid(_) => Self::unprocessable("invalid", message),
             admin::Error::Reducer(_) => Self::unprocessable("reducer", message),
             admin::Error::NeedsDaemon => needs_daemon(),
+            admin::Error::Away(_) => Self::unavailable("away", message, 1),
             admin::Error::Store(error) if error.is_passing() => {
                 Self::unavailable("busy", message, 1)
             }

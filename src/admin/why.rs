@@ -1,0 +1,391 @@
+//! Why a stream is where it is, in one answer; where it belongs; and its hints, made again.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use super::namespaces::check_lanes;
+use super::{Admin, Error};
+use crate::api::{self, Class, Help, LaneState, WhyCursor, WhyEvent};
+use crate::domain::cursor::{Condition, CursorId};
+use crate::domain::event::EventId;
+use crate::domain::hook::Hook;
+use crate::domain::lane::{Mode, Slot};
+use crate::domain::name::{Name, StreamName};
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+use crate::engine::wipe;
+use crate::store::{CursorRow, CursorsFilter};
+use crate::text::{counted, duration};
+
+/// What keeps a cursor from moving, other than itself.
+enum Stop {
+    Nothing,
+    NoOwner,
+    Lane,
+    Hook,
+}
+
+impl Admin {
+    /// Why a stream is, or is not, at its head; of one handler, or of all; perhaps about one event.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook, stream, handler or event; [`Error::NeedsDaemon`].
+    pub async fn why(
+        &self,
+        name: &StreamName,
+        handler: Option<&Name>,
+        event: Option<EventId>,
+    ) -> Result<api::Why, Error> {
+        let (hook, stream) = self.stream(name).await?;
+        let lane = self.lane_by_slot(&hook, stream.slot).await?;
+        let filter = CursorsFilter {
+            stream: Some(stream.id),
+            limit: 100,
+            ..CursorsFilter::default()
+        };
+        let rows = self.store.cursors(&filter).await?;
+        let mut cursors = Vec::new();
+        for row in rows {
+            let Some(of) = hook.handlers.iter().find(|of| of.id == row.id.handler) else {
+                continue;
+            };
+            if handler.is_none_or(|wanted| *wanted == of.name) {
+                cursors.push(self.why_cursor(&hook, &of.name, name, row, &lane).await?);
+            }
+        }
+        if let Some(wanted) = handler.filter(|_| cursors.is_empty()) {
+            let there = hook.handlers.iter().map(|handler| handler.name.as_str());
+            return Err(Error::missing_like("handler", wanted.as_str(), there));
+        }
+        let event = match event {
+            Some(id) => Some(self.why_event(id, name, &cursors).await?),
+            None => None,
+        };
+        let (class, verdict) = verdict(name, &cursors, &lane);
+        Ok(api::Why {
+            stream: name.clone(),
+            head: stream.head,
+            slot: stream.slot.0,
+            namespace: hook.namespace.clone(),
+            lane,
+            class,
+            verdict,
+            cursors,
+            event,
+        })
+    }
+
+    async fn lane_by_slot(&self, hook: &Hook, slot: Slot) -> Result<api::Lane, Error> {
+        let id = self.lane_of(hook, slot).await?.to_string();
+        let lanes = self.lanes(&hook.namespace).await?;
+        let found = lanes.into_iter().find(|lane| lane.lane == id);
+        found.ok_or_else(|| Error::Conflict("the lanes are being resized; look again".to_owned()))
+    }
+
+    async fn why_cursor(
+        &self,
+        hook: &Hook,
+        handler: &Name,
+        stream: &StreamName,
+        row: CursorRow,
+        lane: &api::Lane,
+    ) -> Result<WhyCursor, Error> {
+        let after = Seq(row.position.0);
+        let next = self.store.events_after(row.id.stream, after, 1).await?;
+        let next = next.first().map(|stored| &stored.event);
+        let mark = self.mark(row.id, lane).await?;
+        let stop = self.stop(hook, row.position, mark, lane)?;
+        let since = match (&row.condition, &stop) {
+            (Condition::Flowing, Stop::Lane) => lane.since,
+            (Condition::Flowing, _) => None,
+            _ => self.store.cursor(row.id).await?.map(|(.., at)| at),
+        };
+        let behind = row.position.behind(row.head);
+        let is_paused = matches!(stop, Stop::Lane | Stop::Hook) && behind > 0;
+        let mut why = WhyCursor {
+            handler: handler.clone(),
+            condition: match row.condition {
+                Condition::Flowing if is_paused => "paused".to_owned(),
+                ref condition => condition.word().to_owned(),
+            },
+            position: row.position,
+            behind,
+            reason: row.condition.reason().map(str::to_owned),
+            since,
+            tries: row.condition.tries(),
+            retry_at: match row.condition {
+                Condition::Waiting { retry_at, .. } => Some(retry_at),
+                _ => None,
+            },
+            mark,
+            next: next.map(|event| event.id),
+            next_received_at: next.map(|event| event.received_at),
+            ends: String::new(),
+            helps: Vec::new(),
+            does_not: Vec::new(),
+        };
+        if behind > 0 {
+            advise(&mut why, stream, &row.condition, &stop, lane);
+        } else {
+            why.ends = "nothing waits".to_owned();
+        }
+        Ok(why)
+    }
+
+    /// The event up to which a cursor of a lane that drains moves; its position when it has no mark.
+    async fn mark(&self, cursor: CursorId, lane: &api::Lane) -> Result<Option<Position>, Error> {
+        if !matches!(lane.state, LaneState::Draining | LaneState::Drained) {
+            return Ok(None);
+        }
+        Ok(self.store.marks().await?.get(&cursor).copied())
+    }
+
+    fn stop(
+        &self,
+        hook: &Hook,
+        position: Position,
+        mark: Option<Position>,
+        lane: &api::Lane,
+    ) -> Result<Stop, Error> {
+        let catalog = self.engine()?.catalog.now();
+        let is_before_mark = mark.is_some_and(|mark| position.0 < mark.0);
+        Ok(match lane.state {
+            _ if catalog.stops.hooks.contains(&hook.id) => Stop::Hook,
+            LaneState::NoOwner => Stop::NoOwner,
+            LaneState::Active => Stop::Nothing,
+            LaneState::Draining | LaneState::Drained if is_before_mark => Stop::Nothing,
+            LaneState::Paused | LaneState::Draining | LaneState::Drained => Stop::Lane,
+        })
+    }
+
+    async fn why_event(
+        &self,
+        id: EventId,
+        stream: &StreamName,
+        cursors: &[WhyCursor],
+    ) -> Result<WhyEvent, Error> {
+        let row = self.show_event(id).await?;
+        if row.stream != *stream {
+            return Err(Error::Invalid(format!(
+                "{id} is an event of {}, not of {stream}",
+                row.stream
+            )));
+        }
+        let passed = |handler: &Name| row.fate.iter().find(|fate| fate.handler == *handler);
+        let fate = |cursor: &WhyCursor| {
+            let handler = &cursor.handler;
+            let before = row.seq.0 - cursor.position.0 - 1;
+            match passed(handler).map(|fate| fate.outcome) {
+                Some(api::Outcome::Folded) => format!("{handler}: applied"),
+                Some(api::Outcome::Skipped) => format!("{handler}: in the dead letters"),
+                _ if before <= 0 => format!("{handler}: it is next, {}", cursor.condition),
+                _ => {
+                    let before = u64::try_from(before).unwrap_or(0);
+                    let events = counted(before, "event is", "events are");
+                    format!("{handler}: {events} before it, {}", cursor.condition)
+                }
+            }
+        };
+        Ok(WhyEvent {
+            event: id,
+            seq: row.seq,
+            received_at: row.received_at,
+            fate: cursors.iter().map(fate).collect(),
+        })
+    }
+
+    /// Where a stream belongs, stored or not: now, and with another number of lanes.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook; [`Error::Invalid`] number of lanes.
+    pub async fn lane_of_stream(
+        &self,
+        name: &StreamName,
+        lanes: Option<u16>,
+    ) -> Result<api::LaneOf, Error> {
+        lanes.map_or(Ok(()), check_lanes)?;
+        let hook = self.hook(&name.hook).await?;
+        let stream = self.store.stream(hook.id, &name.key).await?;
+        let slot = match &stream {
+            Some(stream) => stream.slot,
+            None => Slot::of(&name.hook, &name.key),
+        };
+        let set = self.namespace(&hook.namespace).await?.lanes;
+        Ok(api::LaneOf {
+            stream: name.clone(),
+            stored: stream.is_some(),
+            slot: slot.0,
+            lanes: set.lanes,
+            lane: set.lane(slot).to_string(),
+            index_if: lanes.map(|lanes| slot.lane(lanes)),
+            namespace: set.namespace,
+        })
+    }
+
+    /// Wipes the hints and makes them again from the database, or only looks what there would be to find.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] namespace; [`Error::Away`] when the hints cannot be reached;
+    /// [`Error::NeedsDaemon`].
+    pub async fn rebuild_hints(&self, spec: &api::HintsSpec) -> Result<api::Hints, Error> {
+        let engine = self.engine()?;
+        let began = Instant::now();
+        let sets: Vec<_> = match &spec.namespace {
+            Some(name) => vec![self.namespace(name).await?],
+            None => self.store.namespaces().await?,
+        };
+        let lanes = sets.iter().map(|set| u64::from(set.lanes.lanes)).sum();
+        let names: HashSet<Name> = sets.into_iter().map(|set| set.lanes.namespace).collect();
+        let found = wipe::run(engine, &names, spec.dry_run).await?;
+        let mut namespaces: Vec<_> = names.into_iter().collect();
+        namespaces.sort_unstable();
+        Ok(api::Hints {
+            namespaces,
+            node: self.node.clone(),
+            lanes_here: found.lanes,
+            lanes,
+            hinted: found.hinted,
+            behind: found.behind,
+            forgotten: found.forgotten,
+            dry_run: spec.dry_run,
+            took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// Adds what ends it, what helps and what does not.
+fn advise(
+    why: &mut WhyCursor,
+    stream: &StreamName,
+    condition: &Condition,
+    stop: &Stop,
+    lane: &api::Lane,
+) {
+    let does_not = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let one_lane = "more lanes (one stream stays in one lane)";
+    let retry = help("streams retry", stream, &why.handler, "", "try now");
+    let skip = why.next.map(|next| {
+        let event = format!(" --event {next}");
+        let what = "if it is this one event";
+        help("streams skip", stream, &why.handler, &event, what)
+    });
+    match (condition, stop) {
+        (Condition::Held { .. }, _) => {
+            why.ends = "when an operator acts: not by itself".to_owned();
+            why.helps.push(Help {
+                what: "once its reducer is mended (hooks edit)".to_owned(),
+                ..retry
+            });
+            why.helps.extend(skip);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
+        }
+        (Condition::Waiting { retry_at, .. }, _) => {
+            let left = duration(retry_at.since(Timestamp::now()));
+            why.ends = format!("by itself if the next try succeeds: in {left}");
+            why.helps.push(retry);
+            why.helps.extend(skip);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (it waits for its time)"]);
+        }
+        (Condition::Flowing, Stop::Hook) => {
+            why.reason = Some("its hook changes its namespace".to_owned());
+            why.ends = "by itself, within seconds".to_owned();
+        }
+        (Condition::Flowing, Stop::Lane) => {
+            why.reason = Some(stopped(lane));
+            why.ends = "when the lane is resumed".to_owned();
+            why.helps.push(Help {
+                command: resume(lane),
+                what: "let the lane go on".to_owned(),
+            });
+            why.does_not = does_not(&["more lanes (they stay as they are)", "lanes rebuild"]);
+        }
+        (Condition::Flowing, Stop::NoOwner) => {
+            why.reason = Some(format!("no node runs lane {}", lane.lane));
+            why.ends = "when a node takes the lane".to_owned();
+            why.helps.push(Help {
+                command: "hooklane serve".to_owned(),
+                what: "another node, if none lives".to_owned(),
+            });
+            why.does_not = does_not(&["more lanes (a node is missing)"]);
+        }
+        (Condition::Flowing, Stop::Nothing) => {
+            why.ends = match why.mark {
+                Some(mark) => format!("by itself: it moves up to its mark, {mark}, then stays"),
+                None => "by itself: it takes turns".to_owned(),
+            };
+            why.helps.push(Help {
+                command: "hooklane lanes rebuild".to_owned(),
+                what: "if it does not move: its hint may be lost".to_owned(),
+            });
+        }
+    }
+}
+
+fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str) -> Help {
+    Help {
+        command: format!("hooklane {verb} {stream} --handler {handler}{more}"),
+        what: what.to_owned(),
+    }
+}
+
+fn resume(lane: &api::Lane) -> String {
+    let namespace = lane.lane.rsplitn(3, '-').nth(2).unwrap_or_default();
+    match namespace == Name::default_namespace().as_str() {
+        true => format!("hooklane lanes resume {}", lane.index),
+        false => format!(
+            "hooklane lanes resume {} --namespace {namespace}",
+            lane.index
+        ),
+    }
+}
+
+/// Who stopped a lane, when and why.
+fn stopped(lane: &api::Lane) -> String {
+    let by = lane.by.as_deref().unwrap_or("somebody");
+    let word = match lane.state {
+        LaneState::Paused => Mode::Paused.word(),
+        _ => "drained",
+    };
+    let ago = lane
+        .since
+        .map(|at| format!(" {} ago", duration(Timestamp::now().since(at))));
+    let reason = lane.reason.as_deref().map(|reason| format!(" {reason:?}"));
+    let (lane, ago, reason) = (
+        &lane.lane,
+        ago.unwrap_or_default(),
+        reason.unwrap_or_default(),
+    );
+    format!("lane {lane} {word} by {by}{ago}{reason}")
+}
+
+/// Whose fault it is: the worst of its cursors decides.
+fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Class, String) {
+    let is = |word: &'static str| move |cursor: &&WhyCursor| cursor.condition == word;
+    let failed = cursors.iter().find(is("held"));
+    if let Some(cursor) = failed.or_else(|| cursors.iter().find(is("waiting"))) {
+        let reason = cursor.reason.as_deref().unwrap_or_default();
+        let tries = match cursor.tries {
+            0 | 1 => String::new(),
+            tries => format!(", {tries} tries"),
+        };
+        let (handler, at) = (&cursor.handler, cursor.position.0 + 1);
+        let text = format!(
+            "{stream} -> {handler}: {reason} at seq {at}{tries}; holds up only its own {}",
+            counted(cursor.behind, "event", "events")
+        );
+        return (Class::Code, text);
+    }
+    let waits: u64 = cursors.iter().map(|cursor| cursor.behind).sum();
+    if waits == 0 {
+        return (Class::Ok, "it is at its head".to_owned());
+    }
+    if let Some(cursor) = cursors.iter().find(is("paused")) {
+        let reason = cursor.reason.clone().unwrap_or_default();
+        return (Class::OnPurpose, reason);
+    }
+    if lane.state == LaneState::NoOwner {
+        return (Class::Us, format!("lane {} has no node", lane.lane));
+    }
+    let events = counted(waits, "event", "events");
+    (Class::Ok, format!("it takes turns: {events} to go"))
+}
