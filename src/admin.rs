@@ -118,6 +118,10 @@ impl Admin {
         });
         let there: Vec<_> = there.map(|stream| stream.to_string()).collect();
         let wanted = name.to_string();
-        Ok(Error::missing_like("stream", &wanted, there.iter().map(String::as_str)))
+        Ok(Error::missing_like(
+            "stream",
+            &wanted,
+            there.iter().map(String::as_str),
+        ))
     }
 }

@@ -4,6 +4,7 @@
 //! it needs: a [`Reach`] to ask, a [`Printer`] to answer. Values come from flag, then environment,
 //! then default; there is no configuration file.
 
+mod audit;
 mod events;
 mod exit;
 mod flags;
@@ -24,6 +25,7 @@ mod status;
 mod streams;
 mod table;
 mod top;
+mod why;
 
 use std::ffi::OsString;
 
@@ -62,6 +64,9 @@ enum Command {
     Streams(streams::Streams),
     #[command(subcommand)]
     Lanes(lanes::Lanes),
+    Why(why::Why),
+    #[command(subcommand)]
+    Audit(audit::Audit),
     #[command(subcommand)]
     Keys(keys::Keys),
     #[command(subcommand)]
@@ -157,7 +162,7 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
 async fn ask(command: Command, place: &reach::Place, out: &mut Printer) -> anyhow::Result<Exit> {
     let offline = matches!(
         command,
-        Command::Hooks(_) | Command::Keys(_) | Command::Namespaces(_)
+        Command::Audit(_) | Command::Hooks(_) | Command::Keys(_) | Command::Namespaces(_)
     );
     let reach = Reach::find(place, offline).await?;
     let ended = act(command, &reach, out).await;
@@ -175,6 +180,8 @@ async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Resu
         Command::State(command) => command.run(reach, out).await,
         Command::Streams(command) => command.run(reach, out).await,
         Command::Lanes(command) => command.run(reach, out).await,
+        Command::Why(command) => command.run(reach, out).await,
+        Command::Audit(command) => command.run(reach, out).await,
         Command::Keys(command) => command.run(reach, out).await,
         Command::Namespaces(command) => command.run(reach, out).await,
         Command::Serve(_) | Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => {

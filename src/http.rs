@@ -6,6 +6,7 @@
 //! states and events out, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
 
 mod admin;
+mod audit;
 pub mod auth;
 pub mod body;
 pub mod edge;
@@ -51,6 +52,7 @@ pub fn routes(app: App) -> Router {
         .merge(read::routes())
         .merge(admin::routes())
         .merge(lanes::routes())
+        .merge(audit::routes())
         .merge(rebuild::routes())
         .merge(snapshot::routes())
         .fallback(|| async { error::Error::not_found("there is nothing here") })

@@ -1,5 +1,6 @@
 //! `lanes`: how much waits, how old it is, how fast it goes.
 
+mod hints;
 mod operate;
 
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub enum Lanes {
     Drain(operate::Drain),
     Pause(operate::Pause),
     Resume(operate::Resume),
+    Rebuild(hints::Rebuild),
+    Of(hints::Of),
 }
 
 impl Lanes {
@@ -33,6 +36,8 @@ impl Lanes {
             Self::Drain(drain) => drain.run(reach, out).await,
             Self::Pause(pause) => pause.run(reach, out).await,
             Self::Resume(resume) => resume.run(reach, out).await,
+            Self::Rebuild(rebuild) => rebuild.run(reach, out).await,
+            Self::Of(of) => of.run(reach, out).await,
         }
     }
 }
@@ -158,7 +163,7 @@ fn look(lane: &Lane, worst: &Worst) -> String {
     let (index, stream, handler) = (lane.index, &worst.stream, &worst.handler);
     format!(
         "lane {index}: {cursors} set aside, {stream} -> {handler} ({}, {}). \
-         Look: hooklane streams show {stream}",
+         Look: hooklane why {stream}",
         worst.result,
         or_dash(age)
     )

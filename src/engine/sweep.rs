@@ -116,19 +116,16 @@ pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
         let Some(lane) = lane_of(&catalog, behind) else {
             continue;
         };
-        hints
-            .entry(lane)
-            .or_default()
-            .push(Hint {
-                cursor: behind.cursor,
-                oldest: now,
-                behind: Behind::All(behind.events),
-                // A lane may still have set aside what somebody has let go: that hint was lost too.
-                aside: match behind.flows {
-                    true => Aside::Return,
-                    false => Aside::Stay,
-                },
-            });
+        hints.entry(lane).or_default().push(Hint {
+            cursor: behind.cursor,
+            oldest: now,
+            behind: Behind::All(behind.events),
+            // A lane may still have set aside what somebody has let go: that hint was lost too.
+            aside: match behind.flows {
+                true => Aside::Return,
+                false => Aside::Stay,
+            },
+        });
     }
     for (lane, hints) in hints {
         // A lane that runs elsewhere is swept there.

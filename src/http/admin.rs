@@ -13,12 +13,14 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
+use super::audit::By;
 use super::auth::Operator;
 use super::error::Error;
 use super::read::{Asked, limit, list, name, server_sent};
 use super::{App, body, json};
-use crate::admin::{EventsFilter, StreamsFilter};
+use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api::{Apply, EventRow, HookEdit, HookSpec, KeySpec, NamespaceSpec, Retry, Skip, Test};
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -104,8 +106,14 @@ async fn hooks(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamesp
     Ok(list(app.admin.hooks(namespace.as_ref()).await?, None))
 }
 
-async fn create_hook(_: Operator, State(app): State<App>, Body(spec): Body<HookSpec>) -> Answer {
-    let hook = app.admin.create_hook(&spec).await?;
+async fn create_hook(By(actor): By, State(app): State<App>, Body(spec): Body<HookSpec>) -> Answer {
+    let work = app.admin.create_hook(&spec);
+    let hook = app.admin.act(&actor, work, |_| {
+        let reduce = spec.reduce.as_ref().map(ToString::to_string);
+        let details = json!({"namespace": spec.namespace, "reduce": reduce});
+        Some(Act::new("hooks create", &spec.name).details(details))
+    });
+    let hook = hook.await?;
     Ok(json(StatusCode::CREATED, &hook))
 }
 
@@ -114,17 +122,35 @@ async fn show_hook(_: Operator, State(app): State<App>, Named(hook): Named<Name>
 }
 
 async fn edit_hook(
-    _: Operator,
+    By(actor): By,
     State(app): State<App>,
     Named(hook): Named<Name>,
     Body(edit): Body<HookEdit>,
 ) -> Answer {
-    let hook = app.admin.edit_hook(&hook, &edit).await?;
+    let work = app.admin.edit_hook(&hook, &edit);
+    let hook = app.admin.act(&actor, work, |_| {
+        Some(Act::new("hooks edit", &hook).details(json!({"set": without_code(&edit)})))
+    });
+    let hook = hook.await?;
     Ok(json(StatusCode::OK, &hook))
 }
 
-async fn delete_hook(_: Operator, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
-    Ok(json(StatusCode::OK, &app.admin.delete_hook(&hook).await?))
+/// What an edit sets, a reducer by its name only.
+fn without_code(edit: &HookEdit) -> serde_json::Value {
+    let mut set = serde_json::to_value(edit).unwrap_or_default();
+    if let (Some(Some(reducer)), Some(fields)) = (&edit.reduce, set.as_object_mut()) {
+        fields.insert("reduce".to_owned(), reducer.to_string().into());
+    }
+    set
+}
+
+async fn delete_hook(By(actor): By, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
+    let work = app.admin.delete_hook(&hook);
+    let gone = app.admin.act(&actor, work, |gone| {
+        let details = json!({"streams": gone.streams, "events": gone.events});
+        Some(Act::new("hooks delete", &hook).details(details))
+    });
+    Ok(json(StatusCode::OK, &gone.await?))
 }
 
 #[derive(Deserialize)]
@@ -137,12 +163,22 @@ struct How {
 }
 
 async fn apply(
-    _: Operator,
+    By(actor): By,
     State(app): State<App>,
     Asked(how): Asked<How>,
     Body(wanted): Body<Apply>,
 ) -> Answer {
-    let changes = app.admin.apply(&wanted, how.dry_run, how.prune).await?;
+    let work = app.admin.apply(&wanted, how.dry_run, how.prune);
+    let changes = app.admin.act(&actor, work, |done| {
+        let changes = &done.changes;
+        let is_change = !how.dry_run && !changes.is_empty();
+        let subject = match &changes[..] {
+            [change] => change.name.to_string(),
+            changes => format!("{} changes", changes.len()),
+        };
+        is_change.then(|| Act::new("hooks apply", subject).details(json!({"changes": changes})))
+    });
+    let changes = changes.await?;
     Ok(json(StatusCode::OK, &changes))
 }
 
@@ -160,15 +196,26 @@ async fn keys(_: Operator, State(app): State<App>) -> Answer {
     Ok(list(app.admin.keys().await?, None))
 }
 
-async fn create_key(_: Operator, State(app): State<App>, Body(spec): Body<KeySpec>) -> Answer {
-    let key = app.admin.create_key(&spec).await?;
+async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeySpec>) -> Answer {
+    let work = app.admin.create_key(&spec);
+    let key = app.admin.act(&actor, work, |key| {
+        let key = &key.facts;
+        let details = json!({"name": key.name, "kind": key.kind, "hook": key.hook,
+            "expires_at": key.expires_at});
+        Some(Act::new("keys create", key.id).details(details))
+    });
+    let key = key.await?;
     Ok(json(StatusCode::CREATED, &key))
 }
 
-async fn revoke_key(_: Operator, State(app): State<App>, Named(id): Named<String>) -> Answer {
+async fn revoke_key(By(actor): By, State(app): State<App>, Named(id): Named<String>) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
-    Ok(json(StatusCode::OK, &app.admin.revoke_key(id).await?))
+    let work = app.admin.revoke_key(id);
+    let key = app.admin.act(&actor, work, |key| {
+        Some(Act::new("keys revoke", key.id).details(json!({"name": key.name})))
+    });
+    Ok(json(StatusCode::OK, &key.await?))
 }
 
 async fn namespaces(_: Operator, State(app): State<App>) -> Answer {
@@ -176,16 +223,26 @@ async fn namespaces(_: Operator, State(app): State<App>) -> Answer {
 }
 
 async fn create_namespace(
-    _: Operator,
+    By(actor): By,
     State(app): State<App>,
     Body(spec): Body<NamespaceSpec>,
 ) -> Answer {
-    let namespace = app.admin.create_namespace(&spec).await?;
+    let work = app.admin.create_namespace(&spec);
+    let namespace = app.admin.act(&actor, work, |_| {
+        Some(Act::new("namespaces create", &spec.name).details(json!({"lanes": spec.lanes})))
+    });
+    let namespace = namespace.await?;
     Ok(json(StatusCode::CREATED, &namespace))
 }
 
-async fn delete_namespace(_: Operator, State(app): State<App>, Named(name): Named<Name>) -> Answer {
-    let deleted = app.admin.delete_namespace(&name).await?;
+async fn delete_namespace(
+    By(actor): By,
+    State(app): State<App>,
+    Named(name): Named<Name>,
+) -> Answer {
+    let work = app.admin.delete_namespace(&name);
+    let said = |_: &_| Some(Act::new("namespaces delete", &name));
+    let deleted = app.admin.act(&actor, work, said).await?;
     Ok(json(StatusCode::OK, &deleted))
 }
 
@@ -244,12 +301,23 @@ fn stream_name(text: &str) -> Result<StreamName, Error> {
     parsed.map_err(|error: crate::domain::name::InvalidName| Error::malformed(error.to_string()))
 }
 
-async fn retry(_: Operator, State(app): State<App>, Body(retry): Body<Retry>) -> Answer {
-    Ok(json(StatusCode::OK, &app.admin.retry(&retry).await?))
+async fn retry(By(actor): By, State(app): State<App>, Body(retry): Body<Retry>) -> Answer {
+    let work = app.admin.retry(&retry);
+    let released = app.admin.act(&actor, work, |done| {
+        let details = json!({"handler": retry.handler, "cursors": done.released});
+        let act = Act::new("streams retry", &retry.stream).details(details);
+        (done.released > 0).then_some(act)
+    });
+    Ok(json(StatusCode::OK, &released.await?))
 }
 
-async fn skip(_: Operator, State(app): State<App>, Body(skip): Body<Skip>) -> Answer {
-    Ok(json(StatusCode::OK, &app.admin.skip(&skip).await?))
+async fn skip(By(actor): By, State(app): State<App>, Body(skip): Body<Skip>) -> Answer {
+    let work = app.admin.skip(&skip);
+    let skipped = app.admin.act(&actor, work, |done| {
+        let details = json!({"handler": done.handler, "event": done.skipped});
+        Some(Act::new("streams skip", &skip.stream).details(details))
+    });
+    Ok(json(StatusCode::OK, &skipped.await?))
 }
 
 #[derive(Deserialize)]

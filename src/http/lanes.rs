@@ -1,19 +1,20 @@
-//! Routes that resize, stop and let go lanes.
+//! Routes that resize, stop and let go lanes, make their hints again, and say where streams belong.
 
 use axum::Router;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use http::StatusCode;
-use http::request::Parts;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::admin::{Answer, Body};
-use super::auth::{Access, Operator, who};
-use super::error::Error;
+use super::audit::By;
+use super::auth::Operator;
 use super::read::{Asked, name};
 use super::{App, json};
-use crate::api::{LanesSpec, ResizeSpec};
-use crate::domain::name::Name;
+use crate::admin::Act;
+use crate::api::{Hints, HintsSpec, LanesSpec, ResizeSpec, Stopped};
+use crate::domain::name::{Name, StreamName};
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -21,19 +22,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/lanes/drain", post(drain))
         .route("/v1/admin/lanes/pause", post(pause))
         .route("/v1/admin/lanes/resume", post(resume))
-}
-
-/// Somebody who may administrate, as people know him.
-pub(super) struct By(pub String);
-
-impl FromRequestParts<App> for By {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
-        let Operator = Operator::from_request_parts(parts, app).await?;
-        let access = Access::from_request_parts(parts, app).await?;
-        Ok(Self(who(access, parts, app)))
-    }
+        .route("/v1/admin/lanes/rebuild", post(rebuild))
+        .route("/v1/admin/lanes/of", get(of))
 }
 
 #[derive(Deserialize)]
@@ -49,24 +39,71 @@ async fn progress(_: Operator, State(app): State<App>, Asked(query): Asked<OfNam
     Ok(json(StatusCode::OK, &progress))
 }
 
-async fn resize(By(by): By, State(app): State<App>, Body(spec): Body<ResizeSpec>) -> Answer {
-    Ok(json(StatusCode::OK, &app.admin.resize(&spec, &by).await?))
+async fn resize(By(actor): By, State(app): State<App>, Body(spec): Body<ResizeSpec>) -> Answer {
+    let work = app.admin.resize(&spec, &actor.by);
+    let resized = app.admin.act(&actor, work, |done| {
+        done.next_generation?;
+        let details = json!({"from": done.from, "to": done.to, "generation": done.next_generation,
+            "drain_first": spec.drain_first});
+        let act = Act::new("lanes resize", &spec.namespace).reason(spec.reason.as_ref());
+        Some(act.details(details))
+    });
+    Ok(json(StatusCode::OK, &resized.await?))
 }
 
-async fn drain(By(by): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
-    Ok(json(
-        StatusCode::OK,
-        &app.admin.drain_lanes(&spec, &by).await?,
-    ))
+/// Notes what was done to lanes.
+fn act(operation: &'static str, spec: &LanesSpec, done: &Stopped) -> Option<Act> {
+    let act = match &done.lanes[..] {
+        [lane] => Act::new(operation, lane),
+        _ => Act::new(operation, &spec.namespace),
+    };
+    let lanes = spec.lanes.as_ref().map(|_| &done.lanes);
+    let details = json!({"lanes": lanes, "all": spec.lanes.is_none()});
+    Some(act.reason(spec.reason.as_ref()).details(details))
 }
 
-async fn pause(By(by): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
-    Ok(json(
-        StatusCode::OK,
-        &app.admin.pause_lanes(&spec, &by).await?,
-    ))
+async fn drain(By(actor): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
+    let work = app.admin.drain_lanes(&spec, &actor.by);
+    let said = |done: &Stopped| act("lanes drain", &spec, done);
+    let done = app.admin.act(&actor, work, said).await?;
+    Ok(json(StatusCode::OK, &done))
 }
 
-async fn resume(_: Operator, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
-    Ok(json(StatusCode::OK, &app.admin.resume_lanes(&spec).await?))
+async fn pause(By(actor): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
+    let work = app.admin.pause_lanes(&spec, &actor.by);
+    let said = |done: &Stopped| act("lanes pause", &spec, done);
+    let done = app.admin.act(&actor, work, said).await?;
+    Ok(json(StatusCode::OK, &done))
+}
+
+async fn resume(By(actor): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
+    let work = app.admin.resume_lanes(&spec);
+    let said = |done: &Stopped| act("lanes resume", &spec, done);
+    let done = app.admin.act(&actor, work, said).await?;
+    Ok(json(StatusCode::OK, &done))
+}
+
+async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<HintsSpec>) -> Answer {
+    let work = app.admin.rebuild_hints(&spec);
+    let said = |done: &Hints| {
+        let subject = spec.namespace.as_ref().map_or("all", Name::as_str);
+        let details =
+            json!({"hinted": done.hinted, "behind": done.behind, "forgotten": done.forgotten});
+        let act = Act::new("lanes rebuild", subject).reason(spec.reason.as_ref());
+        (!done.dry_run).then(|| act.details(details))
+    };
+    let done = app.admin.act(&actor, work, said).await?;
+    Ok(json(StatusCode::OK, &done))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfStream {
+    stream: StreamName,
+    lanes: Option<u16>,
+}
+
+async fn of(_: Operator, State(app): State<App>, Asked(query): Asked<OfStream>) -> Answer {
+    let found = app.admin.lane_of_stream(&query.stream, query.lanes).await?;
+    Ok(json(StatusCode::OK, &found))
 }

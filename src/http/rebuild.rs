@@ -5,13 +5,15 @@ use axum::extract::{Path, State};
 use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::admin::{Answer, Body};
+use super::audit::By;
 use super::auth::Operator;
 use super::error::Error;
-use super::lanes::By;
 use super::read::{Asked, list};
 use super::{App, json};
+use crate::admin::Act;
 use crate::api::RebuildSpec;
 use crate::domain::name::StreamName;
 use crate::domain::position::Seq;
@@ -27,8 +29,18 @@ async fn rebuilds(_: Operator, State(app): State<App>) -> Answer {
     Ok(list(app.admin.rebuilds().await?, None))
 }
 
-async fn rebuild(By(by): By, State(app): State<App>, Body(spec): Body<RebuildSpec>) -> Answer {
-    let rebuild = app.admin.rebuild(&spec, &by).await?;
+async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<RebuildSpec>) -> Answer {
+    let work = app.admin.rebuild(&spec, &actor.by);
+    let rebuild = app.admin.act(&actor, work, |begun| {
+        // A check changes no state.
+        begun.id.filter(|_| !begun.check)?;
+        let whole = begun.hook.to_string();
+        let subject = begun.stream.as_ref().map_or(whole, ToString::to_string);
+        let details =
+            json!({"rebuild": begun.id, "streams": begun.streams, "events": begun.events});
+        Some(Act::new("state rebuild", subject).details(details))
+    });
+    let rebuild = rebuild.await?;
     let status = match rebuild.id {
         Some(_) => StatusCode::ACCEPTED,
         None => StatusCode::OK,

@@ -1,0 +1,119 @@
+//! `lanes rebuild`, `lanes of`: hints made again, and where a stream belongs.
+
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+use http::Method;
+
+use crate::api::{Hints, HintsSpec, LaneOf};
+use crate::cli::reach::{Reach, with_query};
+use crate::cli::{Exit, Printer};
+use crate::domain::lane::LANES_MAX;
+use crate::domain::name::{Name, StreamName};
+use crate::text::{count, counted, duration};
+
+/// Wipe the hints and make them again from the database, while everything goes on
+///
+/// No cursor is touched and no lane stops, so it is always safe to try. It reports on the lanes of the
+/// node that is asked; with Redis the others claim and sweep theirs at the same time.
+///
+/// Examples:
+///   hooklane lanes rebuild --dry-run
+///   hooklane lanes rebuild --namespace acme --reason 'after the outage of Redis'
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Rebuild {
+    /// Which namespace [default: all]
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<Name>,
+    /// Only look what there would be to find
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for the others
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl Rebuild {
+    pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let spec = HintsSpec {
+            namespace: self.namespace,
+            dry_run: self.dry_run,
+            reason: self.reason,
+        };
+        let path = "/v1/admin/lanes/rebuild";
+        let found: Hints = reach.call(Method::POST, path, Some(&spec)).await?;
+        tell(&found, out)?;
+        out.object(&found)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn tell(found: &Hints, out: &mut Printer) -> std::io::Result<()> {
+    let names: Vec<_> = found.namespaces.iter().map(Name::as_str).collect();
+    let took = duration(Duration::from_millis(found.took_ms));
+    let verb = match found.dry_run {
+        true => "looked at",
+        false => "rebuilt",
+    };
+    out.say(format_args!(
+        "hints of {} {verb} in {took}: {} of {} on {}",
+        names.join(", "),
+        found.lanes_here,
+        counted(found.lanes, "lane", "lanes"),
+        found.node
+    ))?;
+    let cursors = |number| counted(number, "cursor", "cursors");
+    out.facts(&[
+        ("  before", format!("{} hinted", cursors(found.hinted))),
+        (
+            "  behind",
+            format!("{}, by the database", cursors(found.behind)),
+        ),
+        (
+            "  forgotten",
+            format!("{} flowed without a hint", count(found.forgotten)),
+        ),
+    ])
+}
+
+/// Say where a stream belongs: its slot and its lane, stored or not
+///
+/// Examples:
+///   hooklane lanes of orders/c07
+///   hooklane lanes of orders/c07 --lanes 16
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Of {
+    /// The stream: HOOK or HOOK/KEY
+    stream: StreamName,
+    /// Also where it would be with so many lanes
+    #[arg(long, value_name = "COUNT")]
+    #[arg(value_parser = value_parser!(u16).range(1..=i64::from(LANES_MAX)))]
+    lanes: Option<u16>,
+}
+
+impl Of {
+    pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let query = [
+            ("stream", Some(self.stream.to_string())),
+            ("lanes", self.lanes.map(|lanes| lanes.to_string())),
+        ];
+        let found: LaneOf = reach.get(&with_query("/v1/admin/lanes/of", &query)).await?;
+        if out.object(&found)? {
+            return Ok(Exit::Done);
+        }
+        let stored = match found.stored {
+            true => "stored",
+            false => "no event yet",
+        };
+        let (stream, slot, lane, lanes) = (&found.stream, found.slot, &found.lane, found.lanes);
+        out.line(&format!(
+            "{stream}  slot {slot}  lane {lane}, of {lanes}  {stored}"
+        ))?;
+        if let (Some(index), Some(lanes)) = (found.index_if, self.lanes) {
+            out.line(&format!("with {lanes} lanes: lane {index}"))?;
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,126 @@
+//! `why`: why a stream is not at its head, what ends it, what helps.
+
+use clap::Args;
+
+use super::reach::{Reach, with_query};
+use super::{Exit, Printer};
+use crate::api::{self, WhyCursor};
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+use crate::text::{count, counted, duration, printable_line};
+
+/// Say why a stream is not at its head, what ends it, and what helps
+///
+/// Examples:
+///   hooklane why orders/c07
+///   hooklane why orders/c07 --handler reduce
+///   hooklane why orders/c07 --event evt_01m834emheemq8k9w37k2m9qx4
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Why {
+    /// The stream: HOOK or HOOK/KEY
+    stream: StreamName,
+    /// Only one handler
+    #[arg(long, value_name = "NAME")]
+    handler: Option<Name>,
+    /// Also where this event of it is
+    #[arg(long, value_name = "ID")]
+    event: Option<EventId>,
+}
+
+impl Why {
+    /// Asks, and says.
+    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let query = [
+            ("stream", Some(self.stream.to_string())),
+            ("handler", self.handler.map(|handler| handler.to_string())),
+            ("event", self.event.map(|event| event.to_string())),
+        ];
+        let why: api::Why = reach.get(&with_query("/v1/admin/why", &query)).await?;
+        if !out.object(&why)? {
+            for line in text(&why) {
+                out.line(&line)?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn text(why: &api::Why) -> Vec<String> {
+    let mut lines = vec![title(why)];
+    lines.extend(why.cursors.iter().map(place));
+    let verdict = format!("{}  {}", why.class.word(), printable_line(&why.verdict));
+    let mut facts = vec![("verdict", verdict), ("our side", our_side(why))];
+    if let Some(event) = &why.event {
+        let at = format!("seq {}, received {}", event.seq, event.received_at);
+        facts.push(("event", format!("{at}; {}", event.fate.join("; "))));
+    }
+    for cursor in why.cursors.iter().filter(|cursor| cursor.behind > 0) {
+        facts.push(("ends", cursor.ends.clone()));
+        let mut label = "helps";
+        for help in &cursor.helps {
+            facts.push((label, format!("{}   {}", help.command, help.what)));
+            label = "";
+        }
+        if !cursor.does_not.is_empty() {
+            facts.push(("does not", cursor.does_not.join("; ")));
+        }
+    }
+    lines.extend(super::print::aligned(&facts));
+    lines
+}
+
+fn title(why: &api::Why) -> String {
+    let behind = why.cursors.iter().filter(|cursor| cursor.behind > 0);
+    let most = behind.clone().map(|cursor| cursor.behind).max();
+    let place = match most {
+        None => format!("at its head, {}", why.head),
+        Some(most) => format!(
+            "{} behind its head, {}, for {} of {}",
+            counted(most, "event", "events"),
+            why.head,
+            behind.count(),
+            counted(why.cursors.len() as u64, "handler", "handlers")
+        ),
+    };
+    let node = why.lane.node.as_deref().map(|node| format!(" on {node}"));
+    format!(
+        "{} is {place}   lane {}, {}{}",
+        why.stream,
+        why.lane.lane,
+        why.lane.state.word(),
+        node.unwrap_or_default()
+    )
+}
+
+fn place(cursor: &WhyCursor) -> String {
+    let (handler, condition, position) = (&cursor.handler, &cursor.condition, cursor.position);
+    let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
+    let mut line = format!("  {handler}   {condition}  ");
+    let Some(next) = cursor.next else {
+        return line + &format!("at the head, {position}");
+    };
+    line += &format!("at {position}; next is {next}");
+    if let Some(at) = cursor.next_received_at {
+        line += &format!(", received {at}, {}", ago(at));
+    }
+    if let Some(since) = cursor.since {
+        line += &format!("; so since {since}, {}", ago(since));
+    }
+    line
+}
+
+fn our_side(why: &api::Why) -> String {
+    let lane = &why.lane;
+    let wait = lane
+        .wait_ms
+        .map(|wait| format!(", wait p99 {:.0}ms", wait.p99));
+    format!(
+        "{} with work in this lane, {} of them set aside; {} waiting{}",
+        counted(lane.cursors, "cursor", "cursors"),
+        count(lane.set_aside),
+        counted(lane.backlog, "event", "events"),
+        wait.unwrap_or_default()
+    )
+}

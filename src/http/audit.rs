@@ -1,0 +1,84 @@
+//! Who changes something, what was changed, and why a stream is where it is.
+
+use axum::Router;
+use axum::extract::{FromRequestParts, State};
+use axum::routing::get;
+use http::StatusCode;
+use http::request::Parts;
+use serde::Deserialize;
+
+use super::admin::Answer;
+use super::auth::{Access, Operator, who};
+use super::edge::Peer;
+use super::error::Error;
+use super::read::{Asked, limit, list};
+use super::{App, json};
+use crate::admin::Actor;
+use crate::domain::event::EventId;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+use crate::store::AuditFilter;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/admin/audit", get(audit))
+        .route("/v1/admin/why", get(why))
+}
+
+/// Somebody who may administrate, as he is noted: every route that changes something asks for him.
+pub(super) struct By(pub Actor);
+
+impl FromRequestParts<App> for By {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        let Operator = Operator::from_request_parts(parts, app).await?;
+        let access = Access::from_request_parts(parts, app).await?;
+        let from = match (&app.engine, parts.extensions.get::<Peer>()) {
+            (None, _) => "offline".to_owned(),
+            (_, Some(Peer::Address(address))) => address.ip().to_string(),
+            _ => "socket".to_owned(),
+        };
+        let by = who(access, parts, app);
+        Ok(Self(Actor { by, from }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditQuery {
+    since: Option<Timestamp>,
+    subject: Option<String>,
+    after: Option<i64>,
+    limit: Option<i64>,
+}
+
+async fn audit(_: Operator, State(app): State<App>, Asked(query): Asked<AuditQuery>) -> Answer {
+    let filter = AuditFilter {
+        since: query.since,
+        subject: query.subject,
+        before: query.after,
+        limit: limit(query.limit)?,
+    };
+    let rows = app.admin.audit(&filter).await?;
+    let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
+    let next = rows
+        .last()
+        .filter(|_| is_full)
+        .map(|row| row.id.to_string());
+    Ok(list(rows, next))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhyQuery {
+    stream: StreamName,
+    handler: Option<Name>,
+    event: Option<EventId>,
+}
+
+async fn why(_: Operator, State(app): State<App>, Asked(query): Asked<WhyQuery>) -> Answer {
+    let (stream, handler) = (&query.stream, query.handler.as_ref());
+    let why = app.admin.why(stream, handler, query.event).await?;
+    Ok(json(StatusCode::OK, &why))
+}
