@@ -50,6 +50,8 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "events" -d 'See e
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "state" -d 'Read the state of a stream, or fold it again'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "streams" -d 'See streams and their cursors, let go what is set aside'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "lanes" -d 'See how the lanes are doing, and operate them live'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "why" -d 'Say why a stream is not at its head, what ends it, and what helps'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "audit" -d 'See who changed what, when and why'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "keys" -d 'Make, list and revoke access keys'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "namespaces" -d 'Make, list and delete groups of hooks with lanes of their own'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "migrate" -d 'Move everything from a data directory to Postgres: events, states, positions, hooks, keys'
@@ -529,27 +531,29 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
 json\t'One JSON object'
 jsonl\t'One JSON object a line'
 names\t'One id a line, for xargs'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l timeout -d 'How long to wait for one answer' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -l no-input -d 'Never ask: fail and name the flag that answers'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "list" -d 'List the lanes of a namespace, a row each'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "resize" -d 'Change the number of lanes while events keep flowing in order'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "drain" -d 'Process what waits now, keep what comes later until resume'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "pause" -d 'Stop the turns of lanes; events are still accepted'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume" -f -a "resume" -d 'Let lanes go on, after a pause or a drain'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "list" -d 'List the lanes of a namespace, a row each'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "resize" -d 'Change the number of lanes while events keep flowing in order'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "drain" -d 'Process what waits now, keep what comes later until resume'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "pause" -d 'Stop the turns of lanes; events are still accepted'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "resume" -d 'Let lanes go on, after a pause or a drain'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "rebuild" -d 'Wipe the hints and make them again from the database, while everything goes on'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "of" -d 'Say where a stream belongs: its slot and its lane, stored or not'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l namespace -d 'Which namespace' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
@@ -652,6 +656,98 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l namespace -d 'Which namespace [default: all]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l dry-run -d 'Only look what there would be to find'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from rebuild" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l lanes -d 'Also where it would be with so many lanes' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l handler -d 'Only one handler' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l event -d 'Also where this event of it is' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand why" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and not __fish_seen_subcommand_from list" -f -a "list" -d 'List what operators changed, the newest first'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l since -d 'Only what was done in this time' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l subject -d 'Only what was done to this hook, stream, lane, namespace or key; a hook has its streams with it' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l limit -d 'How many at most' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l after -d 'Where an earlier list ended' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l wide -d 'Every column and every id whole, also where the terminal is too narrow for them'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand audit; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and not __fish_seen_subcommand_from create list revoke" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and not __fish_seen_subcommand_from create list revoke" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand keys; and not __fish_seen_subcommand_from create list revoke" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F

@@ -90,10 +90,11 @@ pub async fn run(
         };
         let page: Vec<Behind> = page.into_iter().filter(here).collect();
         found.behind += page.len() as u64;
+        // Judged before it is hinted, and perhaps applied.
+        found.forgotten += forgotten(engine, &page, &known, began).await?;
         if !dry_run {
             sweep::hint(engine, &page);
         }
-        found.forgotten += forgotten(engine, &page, &known, began).await?;
     }
 }
 

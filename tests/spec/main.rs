@@ -15,6 +15,7 @@ mod lane;
 mod migrate;
 mod migrations;
 mod nodes;
+mod operator;
 mod postgres;
 mod rebuild;
 mod redis;

@@ -26,7 +26,8 @@ fn database(home: &Home) -> Database {
     }
 }
 
-fn world(setup: Setup) -> World {
+/// A daemon with a hook whose state is the trail of its events.
+pub fn world(setup: Setup) -> World {
     World::at(Home::new(setup), &[("trail.js", TRAIL_JS)], HOOKS)
 }
 
@@ -60,7 +61,7 @@ async fn send(
 }
 
 /// Does `work` under load, then checks every promise.
-async fn under_load(world: &World, work: impl FnOnce(&World)) {
+pub async fn under_load(world: &World, work: impl FnOnce(&World)) {
     let (stop, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
     let senders: Vec<_> = (0..SENDERS)
         .map(|sender| {
