@@ -55,6 +55,9 @@ _hooklane() {
             hooklane,streams)
                 cmd="hooklane__subcmd__streams"
                 ;;
+            hooklane,top)
+                cmd="hooklane__subcmd__top"
+                ;;
             hooklane,why)
                 cmd="hooklane__subcmd__why"
                 ;;
@@ -155,7 +158,7 @@ _hooklane() {
 
     case "${cmd}" in
         hooklane)
-            opts="-o -q -y -h -V --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --data --help --version serve send status hooks events state streams lanes why audit keys namespaces completions man"
+            opts="-o -q -y -h -V --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --data --help --version serve send status top hooks events state streams lanes why audit keys namespaces completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -2436,6 +2439,60 @@ _hooklane() {
                     return 0
                     ;;
                 --handler)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json jsonl names" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json jsonl names" -- "${cur}"))
+                    return 0
+                    ;;
+                --confirm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hooklane__subcmd__top)
+            opts="-o -q -y -h --namespace --once --interval --ascii --read-only --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --namespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
