@@ -71,7 +71,8 @@ async fn what_was_hinted_before_is_hinted_again(setup: Setup) {
     }
     let looked_at = said(&world, &["lanes", "rebuild", "--dry-run"]);
     let rebuilt = said(&world, &["lanes", "rebuild", "--namespace", "default"]);
-    for found in [&looked_at, &rebuilt] {
+    let again = said(&world, &["lanes", "rebuild", "--dry-run"]);
+    for found in [&looked_at, &rebuilt, &again] {
         let numbers = [&found["hinted"], &found["behind"], &found["forgotten"]];
         assert_eq!(numbers, [&json!(20), &json!(20), &json!(0)], "{found}");
     }
