@@ -18,6 +18,7 @@ mod overview;
 pub mod theme;
 
 use ratatui::Frame;
+use ratatui::style::Modifier;
 use ratatui::text::{Line, Text};
 use ratatui::widgets::Paragraph;
 
@@ -45,9 +46,9 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         View::Log => detail::log(app, width, height),
     };
     lines.truncate(height);
+    let lines = lines.into_iter().enumerate();
     lines
-        .into_iter()
-        .map(|line| app.theme.shown(clipped(line, width)))
+        .map(|(nth, line)| aged(app, nth, app.theme.shown(clipped(line, width))))
         .collect()
 }
 
@@ -56,10 +57,24 @@ pub fn stamp(at: crate::domain::time::Timestamp) -> String {
     overview::clock(at).replace(':', "")
 }
 
-/// The line in `width` characters at most.
+/// The line as it looks while the daemon is silent: old numbers are dim, and where that may not be
+/// seen the first line is underlined.
+fn aged(app: &App, nth: usize, line: Line<'static>) -> Line<'static> {
+    match (&app.link, app.theme.colour, nth) {
+        (app::Link::Lost { .. }, true, 2..) => line.patch_style(Modifier::DIM),
+        (app::Link::Lost { .. }, false, 0) => line.patch_style(Modifier::UNDERLINED),
+        _ => line,
+    }
+}
+
+/// The line in `width` characters at most; nothing in it acts on the terminal, wherever it came from.
 fn clipped(mut line: Line<'static>, width: usize) -> Line<'static> {
     let mut room = width;
     for span in &mut line.spans {
+        let shown = crate::text::printable_line(&span.content);
+        if shown.as_str() != span.content {
+            span.content = shown.to_string().into();
+        }
         if unicode_width::UnicodeWidthStr::width(&*span.content) > room {
             span.content = columns::clip(&span.content, room).into();
         }

@@ -226,6 +226,11 @@ impl Printer {
         self.style.output
     }
 
+    /// Whether the flags say that nothing has colour.
+    pub fn is_colourless(&self) -> bool {
+        self.style.color == Color::Never
+    }
+
     /// A list in the output that was asked for.
     pub fn list<T: Row>(&mut self, list: &api::List<T>, columns: Columns) -> io::Result<()> {
         match self.style.output {

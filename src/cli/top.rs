@@ -72,7 +72,8 @@ impl Top {
         );
         let var = |name: &str| std::env::var(name).ok();
         let is_dumb = var("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
-        let theme = Theme::of(var, self.ascii);
+        let mut theme = Theme::of(var, self.ascii);
+        theme.colour &= !out.is_colourless();
         let is_terminal = stdin().is_terminal() && stdout().is_terminal() && !is_dumb;
         let interval = self.interval.max(Duration::from_millis(100));
         let mut app = App::new(self.namespace.clone(), theme, self.read_only, interval);
@@ -137,6 +138,10 @@ async fn show(app: &mut App, path: &str, reach: &Reach) -> anyhow::Result<bool> 
         };
         match want {
             Want::Quit { leave_screen } => return Ok(leave_screen),
+            Want::Interrupt => {
+                guard::restore();
+                std::process::exit(130);
+            }
             Want::Suspend => {
                 guard::restore();
                 rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
@@ -178,25 +183,21 @@ fn keys(told: mpsc::UnboundedSender<Message>) -> std::io::Result<()> {
 
 /// Asks for news for ever; a daemon that is gone is asked ever less often, at least every five seconds.
 async fn feed(path: &str, reach: &Reach, told: mpsc::UnboundedSender<Message>, interval: Duration) {
-    let mut wait = interval;
+    let (mut wait, mut pause) = (Duration::ZERO, interval);
     loop {
-        let jitter = rand::random_range(0.8..1.2);
-        let pause = if wait > interval {
-            wait.mul_f64(jitter).min(RETRY_MAX)
-        } else {
-            wait
-        };
         tokio::time::sleep(pause).await;
         let message = match reach.get::<Snapshot>(path).await {
             Ok(snapshot) => {
-                wait = interval;
+                (wait, pause) = (Duration::ZERO, interval);
                 Message::Snapshot(Box::new(snapshot))
             }
             Err(error) => {
                 wait = (wait * 2).clamp(Duration::from_millis(500), RETRY_MAX);
+                let jitter = rand::random_range(0.8..1.2);
+                pause = wait.mul_f64(jitter).min(RETRY_MAX);
                 Message::Lost {
                     why: error.to_string(),
-                    retry_at: Timestamp::now().after(wait),
+                    retry_at: Timestamp::now().after(pause),
                 }
             }
         };

@@ -108,6 +108,8 @@ pub enum Want {
         /// Whether it stays.
         leave_screen: bool,
     },
+    /// End it as Ctrl-C ends any command.
+    Interrupt,
     /// Stop until the shell lets it go on.
     Suspend,
     /// The cursors of a stream.
@@ -265,6 +267,13 @@ impl App {
             Message::Key(key) => self.key(key),
             Message::Snapshot(snapshot) => {
                 self.link = Link::Live;
+                let is_other_process = self.latest.as_ref().is_some_and(|before| {
+                    before.node == snapshot.node && before.started_at < snapshot.started_at
+                });
+                if is_other_process {
+                    let at = super::overview::clock(snapshot.started_at);
+                    self.note = Some(format!("restarted {at}, counters from there"));
+                }
                 self.latest = Some(*snapshot);
                 self.keep_selection();
                 match &self.view {
@@ -320,9 +329,7 @@ impl App {
     fn key(&mut self, key: KeyEvent) -> Option<Want> {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
-                KeyCode::Char('c') => Some(Want::Quit {
-                    leave_screen: false,
-                }),
+                KeyCode::Char('c') => Some(Want::Interrupt),
                 KeyCode::Char('z') => Some(Want::Suspend),
                 _ => None,
             };

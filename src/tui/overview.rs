@@ -200,10 +200,10 @@ pub fn sentences(
     lines
 }
 
-fn columns(width: usize) -> Vec<Column> {
+fn columns(width: usize, label: usize) -> Vec<Column> {
     let bar = if width >= WIDE { 17 } else { 10 };
     let mut columns = vec![
-        Column::numbers("LN", 2),
+        Column::numbers("LN", label),
         Column::words("STATE", 8),
         Column::numbers("HELD", 4),
         Column::numbers("OLDEST", 6),
@@ -231,12 +231,15 @@ fn columns(width: usize) -> Vec<Column> {
 }
 
 fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
-    let columns = Table::new(columns(width), 1, width.saturating_sub(2));
+    let lanes = app.lanes();
+    let generation = app.snapshot().map_or(0, |seen| seen.generation);
+    let labels = lanes.iter().map(|lane| label(lane, generation).len());
+    let columns = columns(width, labels.max().unwrap_or(0).max(2));
+    let columns = Table::new(columns, 1, width.saturating_sub(2));
     let mut lines = vec![app.theme.line(
         Tone::Header,
         fit(&format!("  {}", columns.header()), width, false),
     )];
-    let lanes = app.lanes();
     let at = app.selected(&lanes).unwrap_or(0);
     let rows = room.saturating_sub(1);
     let has_more = lanes.len() > rows;
@@ -249,7 +252,6 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
         .saturating_sub(rows)
         .min(lanes.len().saturating_sub(rows));
     let most = lanes.iter().map(|lane| lane.backlog).max().unwrap_or(0);
-    let generation = app.snapshot().map_or(0, |seen| seen.generation);
     for (nth, lane) in lanes.iter().enumerate().skip(first).take(rows) {
         lines.push(row(app, lane, &columns, most, nth == at, generation));
     }
@@ -287,6 +289,16 @@ fn strip(lanes: &[&Lane]) -> String {
     lanes.iter().map(mark).collect()
 }
 
+/// What a lane is called where its namespace is plain; one that is sealed soon has its generation too.
+fn label(lane: &Lane, generation: i64) -> String {
+    match lane.lane.rsplit('-').nth(1) {
+        Some(of) if of != generation.to_string() => {
+            format!("{}-{}", printable_line(of), lane.index)
+        }
+        _ => lane.index.to_string(),
+    }
+}
+
 fn row(
     app: &App,
     lane: &Lane,
@@ -295,12 +307,6 @@ fn row(
     is_selected: bool,
     generation: i64,
 ) -> Line<'static> {
-    let place = lane.lane.rsplit('-').nth(1);
-    let is_old = place.is_some_and(|of| of != generation.to_string());
-    let name = match (is_old, place) {
-        (true, Some(of)) => format!("{of}-{}", lane.index),
-        _ => lane.index.to_string(),
-    };
     let width = table.width("BACKLOG");
     let backlog = match width > 7 {
         true => {
@@ -315,7 +321,7 @@ fn row(
     let wait = lane.wait_ms.as_ref();
     let work = lane.work_ms.as_ref();
     let cells = [
-        ("LN", name),
+        ("LN", label(lane, generation)),
         ("STATE", lane.state.word().to_owned()),
         ("HELD", lane.set_aside.to_string()),
         ("OLDEST", age(lane.oldest_ms)),

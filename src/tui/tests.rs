@@ -5,7 +5,7 @@ use std::time::Duration;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use ratatui::style::{Color, Modifier};
+use ratatui::style::{Color, Modifier, Style};
 
 use super::app::{Action, App, Link, Message, View, Want};
 use super::theme::Theme;
@@ -149,7 +149,9 @@ fn views() -> Vec<App> {
     });
     views.push(lost);
     let name = Name::default_namespace();
-    views.push(App::new(name, PLAIN, false, Duration::from_secs(1)));
+    let mut nothing = App::new(name, PLAIN, false, Duration::from_secs(1));
+    nothing.now = at();
+    views.push(nothing);
     views
 }
 
@@ -321,4 +323,155 @@ fn a_frozen_screen_says_since_when_and_a_lost_daemon_leaves_its_last_words() {
     assert!(rows[1].contains("SHOWING OLD DATA") && rows[1].contains("refuses connections"));
     app.update(Message::Snapshot(Box::new(snapshot(8))));
     assert!(text(&app, 80, 24)[0].contains("LIVE"));
+}
+
+#[test]
+fn a_lost_daemon_leaves_old_numbers_that_look_old_and_one_that_is_new_says_so() {
+    let underlined = |app: &App| {
+        let terminal = screen(app, 80, 24);
+        let cell = terminal.backend().buffer()[(1, 0)].clone();
+        cell.modifier.contains(Modifier::UNDERLINED)
+    };
+    let dim = |app: &App| {
+        let terminal = screen(app, 80, 24);
+        let cell = terminal.backend().buffer()[(1, 2)].clone();
+        cell.modifier.contains(Modifier::DIM)
+    };
+    let lost = |colour| {
+        let ascii = false;
+        let mut app = app(Theme { colour, ascii }, 8);
+        assert!(!underlined(&app) && !dim(&app));
+        let (why, retry_at) = ("refused".to_owned(), at());
+        app.update(Message::Lost { why, retry_at });
+        app
+    };
+    assert!(underlined(&lost(false)));
+    let mut app = lost(true);
+    assert!(dim(&app));
+    let mut anew = snapshot(8);
+    anew.started_at = at().after(Duration::from_secs(48));
+    app.update(Message::Snapshot(Box::new(anew)));
+    assert!(!dim(&app));
+    let rows = text(&app, 80, 24).join("\n");
+    assert!(
+        rows.contains("restarted 03:00:02Z, counters from there"),
+        "{rows}"
+    );
+}
+
+#[test]
+fn lanes_of_the_generation_that_goes_keep_a_name_that_can_be_read() {
+    let mut app = app(PLAIN, 8);
+    let mut resized = snapshot(8);
+    resized.generation = 116;
+    resized.lanes[7].lane = "default-116-7".to_owned();
+    app.update(Message::Snapshot(Box::new(resized)));
+    for width in [60, 80, 140] {
+        let rows = text(&app, width, 24);
+        let has = |start: &str| rows.iter().any(|row| row.starts_with(start));
+        assert!(
+            has(" !115-3 active  ") && has("      7 active  "),
+            "{width}: {rows:#?}"
+        );
+    }
+}
+
+#[test]
+fn whatever_a_server_says_is_shown_and_not_obeyed() {
+    let hostile = "\u{202e}\u{1b}[31m\u{200b}";
+    let mut app = app(PLAIN, 8);
+    let mut seen = snapshot(8);
+    seen.total.eta = Some(hostile.to_owned());
+    seen.verdicts[0].more = Some(hostile.to_owned());
+    seen.cursors[0].condition = hostile.to_owned();
+    for lane in &mut seen.lanes {
+        (lane.eta, lane.by) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
+    }
+    app.update(Message::Snapshot(Box::new(seen)));
+    for (width, height) in [(40, 10), (80, 24), (140, 40)] {
+        for view in [View::Overview, View::Lane("default-115-3".to_owned())] {
+            app.view = view;
+            let shown = text(&app, width, height).join("\n");
+            assert!(
+                !shown.contains(['\u{202e}', '\u{1b}', '\u{200b}']),
+                "{shown}"
+            );
+            let printed = super::plain(&app, usize::from(width));
+            assert!(
+                !printed.contains(['\u{202e}', '\u{1b}', '\u{200b}']),
+                "{printed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn control_c_ends_it_wherever_one_is() {
+    let control = |c| Message::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::CONTROL));
+    for mut app in views() {
+        assert_eq!(app.update(control('c')), Some(Want::Interrupt));
+    }
+}
+
+/// A style in a few letters; none for a plain one.
+fn letters(style: Style) -> String {
+    let modifiers = [
+        (Modifier::REVERSED, 'R'),
+        (Modifier::BOLD, 'B'),
+        (Modifier::UNDERLINED, 'U'),
+        (Modifier::DIM, 'D'),
+    ];
+    let has = |(modifier, _): &&(Modifier, char)| style.add_modifier.contains(*modifier);
+    let mut text: String = modifiers.iter().filter(has).map(|(_, c)| c).collect();
+    for colour in [style.fg, style.bg].into_iter().flatten() {
+        if colour != Color::Reset {
+            text += &format!("{colour}");
+        }
+    }
+    text
+}
+
+/// Every row, and under it the runs of its styles, where it has any: a colour or a selection that is
+/// lost is seen, too.
+fn painted(app: &App, width: u16, height: u16) -> String {
+    let terminal = screen(app, width, height);
+    let rows = terminal
+        .backend()
+        .buffer()
+        .content
+        .chunks(usize::from(width));
+    let mut text = String::new();
+    for row in rows {
+        let symbols: String = row.iter().map(|cell| cell.symbol()).collect();
+        text += &format!("{}|\n", symbols.trim_end());
+        let styles: Vec<_> = row.iter().map(|cell| letters(cell.style())).collect();
+        if styles.iter().any(|style| !style.is_empty()) {
+            let runs = styles.chunk_by(|a, b| a == b);
+            let runs: Vec<_> = runs
+                .map(|run| format!("{}.{}", run.len(), run[0]))
+                .collect();
+            text += &format!("    {}\n", runs.join(" "));
+        }
+    }
+    text
+}
+
+#[test]
+fn every_screen_looks_as_it_did() {
+    let themes = [
+        ("colour", true, false),
+        ("mono", false, false),
+        ("ascii", false, true),
+    ];
+    for (name, colour, ascii) in themes {
+        for (width, height) in [(140, 40), (80, 24), (60, 16), (40, 10)] {
+            let screens = views().into_iter().filter(|app| app.lanes().len() < 1_000);
+            let painted = screens.map(|mut app| {
+                app.theme = Theme { colour, ascii };
+                painted(&app, width, height) + &"=".repeat(usize::from(width)) + "\n"
+            });
+            let all: String = painted.collect();
+            insta::assert_snapshot!(format!("{name}_{width}x{height}"), all);
+        }
+    }
 }
