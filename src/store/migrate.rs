@@ -17,7 +17,7 @@ use super::database::Server;
 use super::{Error, server};
 
 /// Tables with few rows, moved together, and their columns; both databases call them the same.
-const SMALL: [(&str, &str); 8] = [
+const SMALL: [(&str, &str); 9] = [
     ("namespaces", "id, name, created_at"),
     (
         "lane_sets",
@@ -41,6 +41,10 @@ const SMALL: [(&str, &str); 8] = [
     ),
     ("dead_letters", "handler, stream, seq, reason, created_at"),
     ("marks", "stream, handler, namespace, slot, mark"),
+    (
+        "audit",
+        "id, at, actor, came_from, operation, subject, reason, details",
+    ),
 ];
 
 /// Tables that may be long, each moved by itself.
@@ -58,7 +62,14 @@ const LONG: [(&str, &str); 2] = [
 const EVENT: &str = "stream, seq, id, received_at, key_id, dedupe_key, headers, body";
 
 /// Tables whose numbers go on where those of the file end.
-const NUMBERED: [&str; 5] = ["namespaces", "hooks", "handlers", "keys", "streams"];
+const NUMBERED: [&str; 6] = [
+    "namespaces",
+    "hooks",
+    "handlers",
+    "keys",
+    "streams",
+    "audit",
+];
 
 /// Events moved by one transaction, a long stream being one.
 const EVENTS_MAX: i64 = 50_000;
@@ -199,7 +210,7 @@ async fn small(db: &Connection, pool: &PgPool) -> Result<(), Error> {
     }
     let mut tx = pool.begin().await?;
     // A node that was started here for a look has made the default namespace.
-    for table in ["lanes", "lane_sets", "namespaces", "keys"] {
+    for table in ["lanes", "lane_sets", "namespaces", "keys", "audit"] {
         let text = format!("delete from {table}");
         sqlx::query(sqlx::AssertSqlSafe(text))
             .execute(&mut *tx)
