@@ -31,9 +31,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::hook::{HandlerId, Hook, HookId};
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
-use crate::domain::name::Name;
+use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint, Lanes};
 use crate::metrics::Metrics;
@@ -248,6 +248,7 @@ impl Engine {
         let Some(set) = catalog.lane_sets.get(namespace) else {
             return;
         };
+        self.store.doubt(std::iter::once(cursor));
         let hint = Hint {
             cursor,
             oldest: Timestamp::now(),
@@ -255,6 +256,13 @@ impl Engine {
             aside: Aside::Return,
         };
         self.hint(set.lane(slot), vec![hint]);
+    }
+
+    /// Whether the turns of a stream are taken here.
+    pub fn runs_turns_of(&self, hook: &Hook, key: &OrderingKey) -> bool {
+        let catalog = self.catalog.peek();
+        let set = catalog.lanes_of(hook);
+        set.is_some_and(|set| self.lanes.is_open(&set.lane(Slot::of(&hook.name, key))))
     }
 
     /// Says that cursors have work in a lane, wherever it runs.

@@ -118,6 +118,11 @@ impl Hot {
         }
     }
 
+    /// Whether rows of streams get their heads only after their events were stored.
+    fn is_behind_log(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
     /// Called by who deletes streams, before that is committed.
     fn streams_deleted(&self) {
         if let Self::Sqlite(hot) = self {
@@ -127,8 +132,9 @@ impl Hot {
 
     /// Forgets what is kept of streams that are gone.
     fn forget(&self, gone: &[StreamId]) {
-        if let Self::Sqlite(hot) = self {
-            hot.tail.forget(gone);
+        match self {
+            Self::Sqlite(hot) => hot.tail.forget(gone),
+            Self::Postgres(hot) => hot.forget(gone),
         }
     }
 }
@@ -191,7 +197,10 @@ impl Store {
                 batches: 2,
             },
             Hot::Postgres(_) => Committers {
-                count: 4,
+                count: std::env::var("XK")
+                    .ok()
+                    .and_then(|k| k.parse().ok())
+                    .unwrap_or(4),
                 batches: 1,
             },
         }

@@ -170,24 +170,19 @@ impl Admin {
             state: None,
             updated_at: None,
         };
-        let Some(stream) = self.store.stream(hook.id, key).await? else {
+        let found = self.store.cursor_by_name(hook.id, key, handler.id).await?;
+        let Some((cursor, head, updated_at)) = found else {
             return Ok((state, None));
         };
-        let id = CursorId {
-            stream: stream.id,
-            handler: handler.id,
+        state.position = cursor.position;
+        state.era = cursor.era.0;
+        state.head = head;
+        state.state = match cursor.state {
+            Some(text) => Some(RawValue::from_string(text).map_err(malformed)?),
+            None => None,
         };
-        if let Some((cursor, head, updated_at)) = self.store.cursor(id).await? {
-            state.position = cursor.position;
-            state.era = cursor.era.0;
-            state.head = head;
-            state.state = match cursor.state {
-                Some(text) => Some(RawValue::from_string(text).map_err(malformed)?),
-                None => None,
-            };
-            state.updated_at = Some(updated_at).filter(|at| at.as_millis() > 0);
-        }
-        Ok((state, Some(stream.id)))
+        state.updated_at = Some(updated_at).filter(|at| at.as_millis() > 0);
+        Ok((state, Some(cursor.id.stream)))
     }
 
     /// Rows for people and programs, in the order given.

@@ -127,6 +127,7 @@ pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
             },
         });
     }
+    engine.store.doubt(page.iter().map(|behind| behind.cursor));
     for (lane, hints) in hints {
         // A lane that runs elsewhere is swept there.
         let _ = engine.lanes.hint(&lane, hints);

@@ -73,7 +73,7 @@ pub async fn take(
     };
     let inputs = engine
         .store
-        .inputs(batch.iter().map(want).collect())
+        .turn_inputs(batch.iter().map(want).collect())
         .await?;
     let now = Timestamp::now();
     let catalog = engine.catalog.now();

@@ -35,8 +35,11 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a reader waits who names a position and no time.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 
-/// How often a state is looked at that another node may move.
+/// How often a state is looked at that another node moves.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(25);
+
+/// How often one that is moved here: whose turns are taken where may change meanwhile.
+const LOOK_HERE: Duration = Duration::from_secs(1);
 
 /// How often is looked for a stream that does not exist yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -146,9 +149,13 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 }
 
 /// When to look at a state again although nobody told that it moved: other nodes move some, unheard.
-fn look_again(engine: &Engine) -> Option<Instant> {
-    let elsewhere = engine.relay.is_shared();
-    elsewhere.then(|| Instant::now() + LOOK_ELSEWHERE)
+fn look_again(engine: &Engine, hook: &Hook, key: &OrderingKey) -> Option<Instant> {
+    let patience = match engine.runs_turns_of(hook, key) {
+        true => LOOK_HERE,
+        false => LOOK_ELSEWHERE,
+    };
+    let is_shared = engine.relay.is_shared();
+    is_shared.then(|| Instant::now() + patience)
 }
 
 /// The state as soon as it has reached a position, or as it stands at the deadline.
@@ -171,7 +178,8 @@ async fn state_at(
             // Watched before it is read once more, so that no move falls in between.
             (None, Some(stream)) => moves = Some(engine.applied.watch(stream)),
             (Some(moves), _) => {
-                let until = look_again(engine).map_or(deadline, |again| again.min(deadline));
+                let until =
+                    look_again(engine, hook, key).map_or(deadline, |again| again.min(deadline));
                 let _ = tokio::time::timeout_at(until, moves.changed()).await;
             }
             (None, None) => {

@@ -8,8 +8,9 @@ use super::tail::Tail;
 use super::{Error, Hot, Store, sqlite};
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, EventId, StreamId};
-use crate::domain::hook::HandlerId;
+use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::lane::Slot;
+use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
@@ -218,6 +219,26 @@ impl Store {
         Ok(inputs)
     }
 
+    /// As [`Store::inputs`], for a turn of this node: what this node has just stored and moved is not read
+    /// again. Whoever hears of work by anything but a commit of this node says so to [`Store::doubt`].
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn turn_inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        match &*self.hot {
+            Hot::Sqlite(_) => self.inputs(wants).await,
+            Hot::Postgres(hot) => hot.turn_inputs(wants).await,
+        }
+    }
+
+    /// Has the next turn of these cursors read them and their events: other nodes may have moved them,
+    /// or stored some. Called before the hint is passed on that made doubtful what is known.
+    pub fn doubt(&self, cursors: impl Iterator<Item = CursorId>) {
+        if let Hot::Postgres(hot) = &*self.hot {
+            hot.doubt(cursors);
+        }
+    }
+
     /// Moves cursors in one transaction; each stands or falls alone. When this returns, what moved is
     /// on stable storage.
     ///
@@ -305,6 +326,26 @@ impl Store {
         hot.readers
             .read(move |db| read_cursor(db, &tail, cursor))
             .await
+    }
+
+    /// The same, by the name of the stream.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursor_by_name(
+        &self,
+        hook: HookId,
+        key: &OrderingKey,
+        handler: HandlerId,
+    ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+        if let Hot::Postgres(hot) = &*self.hot {
+            return hot.cursor_by_name(hook, key, handler).await;
+        }
+        let Some(stream) = self.stream(hook, key).await? else {
+            return Ok(None);
+        };
+        let stream = stream.id;
+        self.cursor(CursorId { stream, handler }).await
     }
 
     /// Why a handler passed an event without applying it; none when it did not.

@@ -9,6 +9,7 @@ mod advance;
 mod append;
 mod functions;
 mod inputs;
+mod memory;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +19,11 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Executor as _, Postgres};
 use tokio::time::error::Elapsed;
 
+use self::memory::Memory;
 use super::Error;
 use super::writer::Commit;
+use crate::domain::cursor::CursorId;
+use crate::domain::event::StreamId;
 
 /// Connections of one node: its committers, its turns, and some to spare.
 const CONNECTIONS_MAX: u32 = 16;
@@ -47,6 +51,8 @@ pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
 pub struct Hot {
     pool: PgPool,
     observer: Observer,
+    memory: Arc<Memory>,
+    movers: Arc<advance::Movers>,
 }
 
 impl Hot {
@@ -63,7 +69,23 @@ impl Hot {
             .after_connect(|db, _| Box::pin(prepare(db)))
             .connect_with(options)
             .await?;
-        Ok(Self { pool, observer })
+        Ok(Self {
+            pool,
+            observer,
+            memory: Arc::default(),
+            movers: Arc::default(),
+        })
+    }
+
+    /// Has the next turn of these cursors read them and their events: other nodes may have moved them,
+    /// or stored some.
+    pub fn doubt(&self, cursors: impl Iterator<Item = CursorId>) {
+        cursors.for_each(|cursor| self.memory.doubt(cursor));
+    }
+
+    /// Forgets what is kept of streams that are gone.
+    pub fn forget(&self, gone: &[StreamId]) {
+        self.memory.forget(gone);
     }
 
     /// Waits for the statements that run and closes every connection.

@@ -223,6 +223,7 @@ impl Store {
         };
         match self.hot.head_ahead(found.id) {
             Some(head) => found.head = found.head.max(head),
+            None if !self.hot.is_behind_log() => {}
             // Its row has it, perhaps only since just now.
             None => return self.find_stream(hook, key).await,
         }

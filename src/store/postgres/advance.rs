@@ -1,8 +1,11 @@
-//! Moving a batch of cursors: one call, each standing or falling alone.
+//! Moving a batch of cursors: one call, each standing or falling alone. What lanes ask for while a call
+//! is under way goes into the next one, because a call costs as much as several cursors.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as FairMutex, oneshot};
 use tokio::time::timeout;
 
 use super::{ANSWER_MAX, Hot, jitter, settle};
@@ -15,6 +18,25 @@ use crate::store::cursors::{Advance, Mover, Step};
 const ADVANCE: &str = "select stream, handler from hooklane_advance(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 
+/// Cursors in one call.
+const CURSORS_MAX: usize = 1_024;
+
+/// Those who wait to move cursors.
+#[derive(Default)]
+pub struct Movers {
+    waiting: Mutex<Vec<Asked>>,
+    /// Held by the one whose call moves what all have asked for.
+    calling: FairMutex<()>,
+}
+
+/// To one who waits.
+type Answer = oneshot::Sender<Result<Vec<Advance>, Error>>;
+
+struct Asked {
+    steps: Vec<Step>,
+    answer: Answer,
+}
+
 impl Hot {
     /// Moves cursors in one transaction; each stands or falls alone. When this returns, operators' moves
     /// and dead letters are on stable storage; a turn's moves will be within a moment, and a crash of
@@ -23,16 +45,81 @@ impl Hot {
     /// # Errors
     /// Nothing moved, unless the connection was lost: then it is unknown, and reading shows it.
     pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
-        let mut seen = HashSet::with_capacity(steps.len());
-        if steps.iter().all(|step| seen.insert(step.cursor)) {
-            return self.advance_together(&steps).await;
+        let (answer, mut answered) = oneshot::channel();
+        let asked = Asked { steps, answer };
+        self.movers.waiting.lock().push(asked);
+        tokio::select! {
+            biased;
+            advanced = &mut answered => return advanced.map_err(|_| Error::Closed)?,
+            _calling = self.movers.calling.lock() => self.advance_waiting().await,
         }
-        // One call moves a cursor once: what is to move twice goes in two.
-        let mut advanced = Vec::with_capacity(steps.len());
-        for step in &steps {
-            advanced.extend(self.advance_together(std::slice::from_ref(step)).await?);
+        answered.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Moves what all who wait have asked for, and answers them.
+    async fn advance_waiting(&self) {
+        let movers = std::mem::take(&mut *self.movers.waiting.lock());
+        let mut movers = movers.into_iter().peekable();
+        while movers.peek().is_some() {
+            let (mut steps, mut answers) = (Vec::new(), Vec::new());
+            let mut seen = HashSet::new();
+            // One call moves a cursor once: what is to move twice goes in two.
+            let fits = |mover: &Asked, seen: &mut HashSet<CursorId>, count: usize| {
+                (count == 0 || count + mover.steps.len() <= CURSORS_MAX)
+                    && mover.steps.iter().all(|step| seen.insert(step.cursor))
+            };
+            while let Some(mover) = movers.next_if(|m| fits(m, &mut seen, steps.len())) {
+                answers.push((mover.steps.len(), mover.answer));
+                steps.extend(mover.steps);
+            }
+            match answers.is_empty() {
+                true => self.advance_one_by_one(movers.next()).await,
+                false => self.advance_and_answer(steps, answers).await,
+            }
         }
-        Ok(advanced)
+    }
+
+    async fn advance_and_answer(&self, steps: Vec<Step>, answers: Vec<(usize, Answer)>) {
+        let result = self.advance_together(&steps).await;
+        let is_refused = matches!(result, Err(Error::Integrity(_))) && answers.len() > 1;
+        let mut steps = steps.into_iter();
+        let mut advanced = result.as_ref().map(|advanced| advanced.iter().copied());
+        for (count, answer) in answers {
+            let own: Vec<_> = steps.by_ref().take(count).collect();
+            let result = match &mut advanced {
+                // One of them is refused: only its own may fail for it.
+                Err(_) if is_refused => self.advance_together(&own).await,
+                Err(error) => Err(error.again()),
+                Ok(advanced) => Ok(advanced.take(count).collect()),
+            };
+            if let Ok(advanced) = &result {
+                self.remember(own, advanced);
+            }
+            let _ = answer.send(result);
+        }
+    }
+
+    async fn advance_one_by_one(&self, mover: Option<Asked>) {
+        let Some(mover) = mover else { return };
+        let mut advanced = Vec::with_capacity(mover.steps.len());
+        for step in &mover.steps {
+            match self.advance_together(std::slice::from_ref(step)).await {
+                Ok(one) => advanced.extend(one),
+                Err(error) => return drop(mover.answer.send(Err(error))),
+            }
+        }
+        let _ = mover.answer.send(Ok(advanced));
+    }
+
+    /// Keeps what has moved as it stands now.
+    fn remember(&self, steps: Vec<Step>, advanced: &[Advance]) {
+        for (step, advance) in steps.into_iter().zip(advanced) {
+            let cursor = step.cursor;
+            match step.cursor_after().filter(|_| *advance == Advance::Moved) {
+                Some(cursor) => self.memory.moved(cursor),
+                None => self.memory.doubt(cursor),
+            }
+        }
     }
 
     async fn advance_together(&self, steps: &[Step]) -> Result<Vec<Advance>, Error> {

@@ -1,11 +1,13 @@
 //! Storing a batch: one call, and what to do when its outcome is not known.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
 use super::{ANSWER_MAX, Hot, jitter, settle};
-use crate::domain::event::{EventId, StreamId};
+use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::lane::Slot;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
@@ -21,7 +23,10 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
     from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
-/// One row of the answer.
+const APPEND: &str = "select ord, stream, slot, head
+    from hooklane_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+/// One row of the answer of the long way.
 type Row = (
     i64,
     String,
@@ -100,11 +105,51 @@ impl Hot {
 
     async fn ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
         let began = Instant::now();
-        let result = self.call_ingest(events, again).await;
-        let is_new = |appended: &&Appended| matches!(appended, Appended::New { .. });
-        let stored = result.iter().flatten().filter(is_new).count();
-        self.report(began, stored, 0, &result);
+        let result = match again {
+            true => self.call_ingest(events, again).await,
+            false => self.append_or_ingest(events).await,
+        };
+        let appended = result.iter().flatten();
+        let stored: Vec<_> = events.iter().zip(appended).filter_map(placed).collect();
+        self.report(began, stored.len(), 0, &result);
+        self.memory.stored(stored.into_iter());
         result
+    }
+
+    /// Stores events in the short way when nothing is uncommon about them, else in the long.
+    async fn append_or_ingest(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
+        let plan = Plan::of(events);
+        if !plan.has_repeats
+            && let Some(appended) = self.call_append(events, &plan).await?
+        {
+            return Ok(appended);
+        }
+        self.call_ingest(events, false).await
+    }
+
+    /// None, and nothing stored, when a stream is missing or an event is a repeat.
+    async fn call_append(
+        &self,
+        events: &[&NewEvent],
+        plan: &Plan<'_>,
+    ) -> Result<Option<Vec<Appended>>, Error> {
+        let streams = || plan.streams.iter();
+        let mut db = self.pool.acquire().await?;
+        let call = sqlx::query_as::<_, (i64, i64, i64, i64)>(APPEND)
+            .bind(streams().map(|s| s.hook).collect::<Vec<_>>())
+            .bind(streams().map(|s| s.key).collect::<Vec<_>>())
+            .bind(streams().map(|s| s.count).collect::<Vec<_>>())
+            .bind(&plan.stream)
+            .bind(&plan.nth)
+            .bind(column(events, |event| *event.id.as_bytes()))
+            .bind(column(events, |event| event.received_at.as_millis()))
+            .bind(column(events, |event| event.key_id))
+            .bind(column(events, |event| event.dedupe_key.as_deref()))
+            .bind(column(events, |event| &*event.headers))
+            .bind(column(events, |event| &*event.body))
+            .bind(plan.has_keys);
+        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
+        Ok(plan.outcomes(&settle(db, answer)?))
     }
 
     async fn call_ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
@@ -122,6 +167,70 @@ impl Hot {
             .bind(again);
         let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
         Ok(outcomes(events, settle(db, answer)?))
+    }
+}
+
+/// An event that was new, at its place.
+fn placed((event, appended): (&&NewEvent, &Appended)) -> Option<Arc<Event>> {
+    match appended {
+        Appended::New { stream, seq, .. } => Some(Arc::new(event.at(*stream, *seq))),
+        _ => None,
+    }
+}
+
+/// The events of a batch by their streams. Numbers begin at 1, as in the database.
+#[derive(Default)]
+struct Plan<'a> {
+    streams: Vec<OfStream<'a>>,
+    /// Of each event, its stream.
+    stream: Vec<i64>,
+    /// Of each event, its place among those of its stream.
+    nth: Vec<i64>,
+    has_keys: bool,
+    /// Whether an event has the dedupe key of an earlier one.
+    has_repeats: bool,
+}
+
+struct OfStream<'a> {
+    hook: i64,
+    key: &'a str,
+    count: i64,
+}
+
+impl<'a> Plan<'a> {
+    fn of(events: &[&'a NewEvent]) -> Self {
+        let mut plan = Self::default();
+        let (mut known, mut keys) = (HashMap::new(), HashSet::new());
+        for event in events {
+            let (hook, key) = (event.hook.0, event.key.as_str());
+            let at = *known.entry((hook, key)).or_insert(plan.streams.len());
+            if at == plan.streams.len() {
+                let count = 0;
+                plan.streams.push(OfStream { hook, key, count });
+            }
+            plan.streams[at].count += 1;
+            plan.nth.push(plan.streams[at].count);
+            plan.stream.push(i64::try_from(at).unwrap_or(i64::MAX) + 1);
+            if let Some(dedupe_key) = event.dedupe_key.as_deref() {
+                plan.has_keys = true;
+                plan.has_repeats |= !keys.insert((at, dedupe_key));
+            }
+        }
+        plan
+    }
+
+    /// What became of each event, by the streams' answers; none when there is none of a stream.
+    fn outcomes(&self, rows: &[(i64, i64, i64, i64)]) -> Option<Vec<Appended>> {
+        let of_stream: HashMap<_, _> = rows.iter().map(|row| (row.0, row)).collect();
+        let new = |(ord, nth): (&i64, &i64)| {
+            let (_, stream, slot, head) = *of_stream.get(ord)?;
+            Some(Appended::New {
+                stream: StreamId(*stream),
+                seq: Seq(head + nth),
+                slot: Slot(u16::try_from(*slot).unwrap_or_default()),
+            })
+        };
+        self.stream.iter().zip(&self.nth).map(new).collect()
     }
 }
 

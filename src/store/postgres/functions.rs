@@ -4,10 +4,13 @@
 use super::Hot;
 use crate::store::Error;
 
-/// Where their text is; a later migration that changes one takes its place here.
-const TEXT: &str = include_str!("../../../migrations/postgres/0002_functions.sql");
+/// Where their text is; a later migration that changes one comes before the earlier.
+const TEXTS: [&str; 2] = [
+    include_str!("../../../migrations/postgres/0006_append.sql"),
+    include_str!("../../../migrations/postgres/0002_functions.sql"),
+];
 
-const NAMES: [&str; 2] = ["hooklane_ingest", "hooklane_advance"];
+const NAMES: [&str; 3] = ["hooklane_append", "hooklane_ingest", "hooklane_advance"];
 
 impl Hot {
     /// Compares the functions in the database with those of the binary, settings included.
@@ -39,7 +42,9 @@ fn differs(name: &str) -> String {
 
 /// The body and the settings of a function, as the database keeps them.
 fn expected(name: &str) -> Option<(String, Vec<String>)> {
-    let (_, text) = TEXT.split_once(&format!("create function {name}("))?;
+    let begin = format!("create function {name}(");
+    let mut texts = TEXTS.iter().filter_map(|text| text.split_once(&begin));
+    let (_, text) = texts.next()?;
     let (head, text) = text.split_once("as $$")?;
     let (body, _) = text.split_once("$$;")?;
     let settings = head.lines().filter_map(|line| line.strip_prefix("set "));

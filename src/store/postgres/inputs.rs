@@ -9,6 +9,8 @@ use tokio::time::timeout;
 use super::{ANSWER_MAX, Hot, settle};
 use crate::domain::cursor::{Chain, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
@@ -38,7 +40,60 @@ const CURSOR: &str =
       c.reason, c.state, c.chain, c.updated_at
     from streams s left join cursors c on c.stream = s.id and c.handler = $2 where s.id = $1";
 
+const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
+      c.reason, c.state, c.chain, c.updated_at
+    from streams s left join cursors c on c.stream = s.id and c.handler = $3
+    where s.hook = $1 and s.ordering_key = $2";
+
 impl Hot {
+    /// What a turn starts from: out of memory, and for the rest as [`Hot::inputs`].
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn turn_inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        let mut inputs: Vec<_> = wants.iter().map(|want| self.memory.input(want)).collect();
+        let unknown = |(want, input): (&Want, &Option<Input>)| input.is_none().then_some(*want);
+        let unknown: Vec<_> = wants.iter().zip(&inputs).filter_map(unknown).collect();
+        if unknown.is_empty() {
+            return Ok(inputs);
+        }
+        unknown
+            .iter()
+            .for_each(|want| self.memory.reads(want.cursor));
+        let read = self.inputs(unknown).await?;
+        let missing = inputs.iter_mut().filter(|input| input.is_none());
+        for (input, read) in missing.zip(read) {
+            if let Some(read) = &read {
+                self.memory.has_read(read.cursor.id, read.head);
+            }
+            *input = read;
+        }
+        Ok(inputs)
+    }
+
+    /// The cursor of a stream by its name, as [`Hot::cursor`].
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cursor_by_name(
+        &self,
+        hook: HookId,
+        key: &OrderingKey,
+        handler: HandlerId,
+    ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+        let mut db = self.pool.acquire().await?;
+        let read = sqlx::query(STATE)
+            .bind(hook.0)
+            .bind(key.as_str())
+            .bind(handler.0);
+        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut *db)).await;
+        let Some(row) = settle(db, answer)? else {
+            return Ok(None);
+        };
+        let stream = StreamId(row.try_get(0)?);
+        standing(CursorId { stream, handler }, &row).map(Some)
+    }
+
     /// Reads what a turn starts from, one input a want, in order; none where the stream is gone. The read
     /// begins after this is called, so whatever was committed before a hint is seen.
     ///
@@ -99,14 +154,15 @@ impl Hot {
         let Some(row) = settle(db, answer)? else {
             return Ok(None);
         };
-        let updated_at: Option<i64> = row.try_get(10)?;
-        let updated_at = Timestamp::from_millis(updated_at.unwrap_or_default());
-        Ok(Some((
-            cursor_of(id, &row)?,
-            Seq(row.try_get(1)?),
-            updated_at,
-        )))
+        standing(id, &row).map(Some)
     }
+}
+
+/// A cursor, its stream's head and its last change.
+fn standing(id: CursorId, row: &PgRow) -> Result<(Cursor, Seq, Timestamp), Error> {
+    let updated_at: Option<i64> = row.try_get(10)?;
+    let updated_at = Timestamp::from_millis(updated_at.unwrap_or_default());
+    Ok((cursor_of(id, row)?, Seq(row.try_get(1)?), updated_at))
 }
 
 fn collect(wants: &[Want], rows: &[PgRow]) -> Result<Vec<Option<Input>>, sqlx::Error> {

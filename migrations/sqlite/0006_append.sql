@@ -1,0 +1,1 @@
+-- Postgres has a second way to store events, hooklane_append; the one thread of SQLite needs none.
