@@ -27,6 +27,11 @@
 //! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the
 //! right one.
 //!
+//! States are folded again beside the turns: `engine/rebuild.rs`, with its rows in `store/rebuilds.rs`.
+//!
+//! What is seen of the whole is computed once a second: `admin/monitor.rs` looks, `admin/verdict.rs` says
+//! in words what is wrong, `admin/eta.rs` when it will be over; `status` and `tui` show it.
+//!
 //! # Where to look first
 //!
 //! The order: `store/writer.rs`. Who is next: `engine/lane.rs`. Why a cursor stands: `engine/turn.rs`.
