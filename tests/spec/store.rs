@@ -15,8 +15,8 @@ use hooklane::domain::position::{Position, Seq};
 use hooklane::domain::rate::Limit;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, Skip, Step,
-    Store, Want,
+    Advance, Appended, Come, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, NewRebuild,
+    Shadow, Skip, Step, Store, Swap, Want,
 };
 
 use crate::home::{Home, On};
@@ -40,6 +40,7 @@ on_both! {
     events_of_a_deleted_hook_are_not_stored,
     a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else,
     a_cursor_moves_only_from_where_it_was_seen,
+    a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before,
     a_held_cursor_is_moved_by_operators_only,
     a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all,
     a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go,
@@ -336,6 +337,81 @@ async fn a_cursor_moves_only_from_where_it_was_seen(on: On) {
         (Position(1), Condition::Flowing, Some("one".into()))
     );
     assert_eq!(world.bodies(a).await, ["2"]);
+}
+
+async fn a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before(on: On) {
+    let world = World::new(on).await;
+    world.append(&[("a", "1"), ("a", "2"), ("b", "3")]).await;
+    let [a, b] = [world.cursor("a").await, world.cursor("b").await];
+    let steps = vec![step(a, 0, 1, "old")];
+    assert_eq!(world.store.advance(steps).await.unwrap(), [Advance::Moved]);
+    let new = NewRebuild {
+        hook: HookId(1),
+        handler: a.handler,
+        fold: 1,
+        only: None,
+        check_only: false,
+        by: "ana".into(),
+    };
+    let now = Timestamp::now();
+    let id = world.store.begin_rebuild(&new, now).await.unwrap().unwrap();
+    assert_eq!(world.store.begin_rebuild(&new, now).await.unwrap(), None);
+    let mut rebuild = world.store.rebuild(id).await.unwrap().unwrap();
+    let swap = |cursor, era, position, state: &str| Swap {
+        shadow: Shadow {
+            cursor,
+            position: Position(position),
+            state: Some(state.to_owned()),
+            chain: Chain::default(),
+        },
+        era: Era(era),
+        condition: Condition::Flowing,
+        skipped: Vec::new(),
+    };
+    let mut put = async |swaps: &[Swap]| {
+        let come = Come::default();
+        let store = &world.store;
+        store
+            .advance_rebuild(&mut rebuild, swaps, &[], come, now)
+            .await
+            .unwrap()
+    };
+    // One below its cursor is not put there; one at it is, and one for a cursor without a row.
+    let swaps = [
+        swap(a, 1, 0, "low"),
+        swap(a, 1, 1, "new"),
+        swap(b, 1, 1, "first"),
+    ];
+    assert_eq!(put(&swaps).await, [false, true, true]);
+    assert_eq!(
+        put(&[swap(a, 1, 2, "late"), swap(b, 1, 1, "late")]).await,
+        [false, false]
+    );
+    // The position is what it was, but the state under it is another one.
+    let late = world
+        .store
+        .advance(vec![step(a, 1, 2, "late")])
+        .await
+        .unwrap();
+    assert_eq!(late, [Advance::Lost]);
+    let next = Step {
+        era: Era(2),
+        ..step(a, 1, 2, "next")
+    };
+    let stands = world.position(a).await;
+    assert_eq!(
+        stands,
+        (Position(1), Condition::Flowing, Some("new".into()))
+    );
+    assert_eq!(
+        world.store.advance(vec![next]).await.unwrap(),
+        [Advance::Moved]
+    );
+    let stands = world.position(b).await;
+    assert_eq!(
+        stands,
+        (Position(1), Condition::Flowing, Some("first".into()))
+    );
 }
 
 async fn a_held_cursor_is_moved_by_operators_only(on: On) {
