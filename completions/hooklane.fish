@@ -41,6 +41,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -s y -l yes -d 'Answer q
 complete -c hooklane -n "__fish_hooklane_needs_command" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_needs_command" -s V -l version -d 'Print version'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "demo" -d 'See it work: a node with traffic and the dashboard; nothing to set up, nothing left behind'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "serve" -d 'Run a node: receive webhooks, keep them, process them in order'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "send" -d 'Post test events to a hook and follow them until they are folded'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "status" -d 'Say whether all is well: whose fault it is, what it holds up, whether more lanes help'
@@ -57,6 +58,26 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "namespaces" -d 'M
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "migrate" -d 'Move everything from a data directory to Postgres: events, states, positions, hooks, keys'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "completions" -d 'Write shell completions'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "man" -d 'Write the manual page'
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l rate -d 'Events a second, without the spikes' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l customers -d 'Customers: each one is a stream' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l for -d 'How long [default: until q; 20s without a terminal]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l keep -d 'Leave the data directory behind, and say where it is'
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l ascii -d 'A dashboard in nothing but ASCII'
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l listen -d 'Where to listen' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l database -d 'What keeps events and states: a path, or postgres://USER:PASSWORD@HOST/NAME, which any number of nodes may share [default: a file in the data directory]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l redis -d 'What nodes that share a database tell each other of work through: redis://USER:PASSWORD@HOST [default: memory, for one node]' -r

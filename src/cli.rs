@@ -5,6 +5,7 @@
 //! then default; there is no configuration file.
 
 mod audit;
+mod demo;
 mod events;
 mod exit;
 mod flags;
@@ -50,6 +51,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Demo),
     Serve(serve::Serve),
     Send(send::Send),
     Status(status::Status),
@@ -80,7 +82,8 @@ enum Command {
 const WELCOME: &str = "\
 hooklane receives webhooks, keeps each one, and processes them strictly in order.
 
-  hooklane serve                               run it; nothing to set up
+  hooklane demo                                see it work; nothing to set up, nothing left behind
+  hooklane serve                               run it
   hooklane hooks create hello --reduce latest  in a second window: a hook to post to
   hooklane send hello --data '{\"n\":1}'         post an event and follow it to the end
   hooklane state show hello                    what came of it
@@ -142,6 +145,12 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
                 .build()?;
             runtime.block_on(serve::run(serve.config(place.data()?)?, out))
         }
+        Command::Demo(demo) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(demo.run(out))
+        }
         Command::Migrate(migrate) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -184,8 +193,10 @@ async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Resu
         Command::Audit(command) => command.run(reach, out).await,
         Command::Keys(command) => command.run(reach, out).await,
         Command::Namespaces(command) => command.run(reach, out).await,
-        Command::Serve(_) | Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => {
-            Ok(Exit::Done)
-        }
+        Command::Demo(_)
+        | Command::Serve(_)
+        | Command::Migrate(_)
+        | Command::Completions(_)
+        | Command::Man(_) => Ok(Exit::Done),
     }
 }

@@ -35,6 +35,8 @@ pub enum Log {
     Short,
     /// One JSON object a line.
     Json,
+    /// Only into files: something else has the screen.
+    Files,
 }
 
 /// What a node runs with.

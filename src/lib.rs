@@ -35,7 +35,7 @@
 //! # Where to look first
 //!
 //! The order: `store/writer.rs`. Who is next: `engine/lane.rs`. Why a cursor stands: `engine/turn.rs`.
-//! How it is put together: `cli/serve.rs`.
+//! How it is put together: `cli/serve.rs`. All of it at work in one process: `cli/demo.rs`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -102,10 +102,10 @@ impl Global {
 const DATA: &str = "data_dir";
 
 /// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be one of clap's
-/// global flags, because the `--data` of `send` is an event's body.
+/// global flags, because the `--data` of `send` is an event's body; `demo` has a directory of its own.
 pub fn with_data_everywhere(command: clap::Command) -> clap::Command {
     let taken = |arg: &Arg| arg.get_long() == Some("data");
-    let is_taken = command.get_arguments().any(taken);
+    let is_taken = command.get_arguments().any(taken) || command.get_name() == "demo";
     let command = match is_taken {
         true => command,
         false => command.arg(data()),

@@ -32,20 +32,20 @@ pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
     let (file, file_guard) = tracing_appender::non_blocking(files);
     let (screen, screen_guard) = tracing_appender::non_blocking(std::io::stderr());
     let to_file = fmt::layer().json().with_writer(file).with_ansi(false);
-    let is_short = match log {
-        Log::Auto => std::io::stderr().is_terminal(),
-        Log::Short => true,
-        Log::Json => false,
-    };
-    let to_screen = match is_short {
-        true => fmt::layer()
+    let short = |screen| {
+        fmt::layer()
             .compact()
             .with_target(false)
             .with_ansi(false)
             .with_timer(ChronoUtc::new("%H:%M:%S".into()))
             .with_writer(screen)
-            .boxed(),
-        false => fmt::layer().json().with_writer(screen).boxed(),
+            .boxed()
+    };
+    let to_screen = match log {
+        Log::Files => None,
+        Log::Short => Some(short(screen)),
+        Log::Auto if std::io::stderr().is_terminal() => Some(short(screen)),
+        Log::Auto | Log::Json => Some(fmt::layer().json().with_writer(screen).boxed()),
     };
     tracing_subscriber::registry()
         .with(LevelFilter::INFO)

@@ -9,6 +9,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing_appender::non_blocking::WorkerGuard;
 
 use super::{Exit, Printer, Trouble, lock};
 use crate::admin::Admin;
@@ -125,44 +126,86 @@ fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
 /// When it cannot start, or when the database failed in a way that only a restart can judge.
 pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let began = Instant::now();
-    refuse_moved(&config)?;
     let is_new = !config.data.database().exists();
-    let _lock = lock::take(&config.data)?;
-    let _log = super::log::begin(&config.data, config.log)?;
-    raise_file_limit();
     let mut signals = Signals::new()?;
-    let metrics = Metrics::new();
-    let (failed, mut failing) = watch::channel(None);
-
-    let running = start(&config, metrics.clone(), failed).await?;
-    // Ready means that a row was committed, not only that a port is open.
-    let epoch = running.engine().store.draw_epoch().await?;
-    let doors = Doors::open(&config, &running, metrics).await?;
-    greet(&config, is_new, epoch, &doors, began, out)?;
+    let mut node = Started::begin(&config).await?;
+    greet(&config, is_new, &node, began, out)?;
 
     let failure = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "stopping");
             None
         }
-        failure = reason(&mut failing) => failure,
-    };
-    let stop = async {
-        running.leave().await;
-        doors.close().await;
-        running.stop().await;
+        failure = node.failed() => failure,
     };
     tokio::select! {
-        () = stop => {}
+        ended = node.stop(config.grace) => ended?,
         // Asked twice: the crash that everything here is made for.
         _ = signals.next() => anyhow::bail!("stopped before everything was finished"),
-        () = tokio::time::sleep(config.grace + STOP_MARGIN) => {
-            anyhow::bail!("not everything was finished in time; the next start goes on from there")
-        }
     }
     match failure {
         None => Ok(Exit::Done),
         Some(reason) => anyhow::bail!("{reason}; what was acknowledged is found at the next start"),
+    }
+}
+
+/// A node that is ready: its doors are open, and a row was committed.
+pub struct Started {
+    running: Running,
+    doors: Doors,
+    epoch: i64,
+    failing: watch::Receiver<Option<String>>,
+    _lock: lock::Lock,
+    _log: [WorkerGuard; 2],
+}
+
+impl Started {
+    /// Starts everything that the configuration asks for.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub async fn begin(config: &Config) -> anyhow::Result<Self> {
+        refuse_moved(config)?;
+        let lock = lock::take(&config.data)?;
+        let log = super::log::begin(&config.data, config.log)?;
+        raise_file_limit();
+        let metrics = Metrics::new();
+        let (failed, failing) = watch::channel(None);
+        let running = start(config, metrics.clone(), failed).await?;
+        // Ready means that a row was committed, not only that a port is open.
+        let epoch = running.engine().store.draw_epoch().await?;
+        Ok(Self {
+            doors: Doors::open(config, &running, metrics).await?,
+            running,
+            epoch,
+            failing,
+            _lock: lock,
+            _log: log,
+        })
+    }
+
+    /// Where it takes webhooks.
+    pub fn address(&self) -> SocketAddr {
+        self.doors.address
+    }
+
+    /// Waits until it cannot go on, and says why.
+    pub async fn failed(&mut self) -> Option<String> {
+        reason(&mut self.failing).await
+    }
+
+    /// Answers what it accepted and finishes its turns.
+    ///
+    /// # Errors
+    /// Not everything was finished within `grace`.
+    pub async fn stop(self, grace: Duration) -> anyhow::Result<()> {
+        let stop = async {
+            self.running.leave().await;
+            self.doors.close().await;
+            self.running.stop().await;
+        };
+        let ended = tokio::time::timeout(grace + STOP_MARGIN, stop).await;
+        ended.context("not everything was finished in time; the next start goes on from there")
     }
 }
 
@@ -337,13 +380,12 @@ fn set_up(config: &Config) -> String {
 fn greet(
     config: &Config,
     is_new: bool,
-    epoch: i64,
-    doors: &Doors,
+    started: &Started,
     began: Instant,
     out: &mut Printer,
 ) -> std::io::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
-    let (node, address) = (&config.node, doors.address);
+    let (node, address, epoch) = (&config.node, started.address(), started.epoch);
     let data = config.data.path().display();
     tracing::info!(version, node, %data, %address, epoch, "ready");
     let new = if is_new { " (new)" } else { "" };

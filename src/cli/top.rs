@@ -63,7 +63,24 @@ const TICK: Duration = Duration::from_secs(1);
 /// The width of a picture where there is no terminal.
 const WIDTH: usize = 140;
 
+/// Whether somebody looks who can press keys.
+pub fn has_terminal() -> bool {
+    let term = std::env::var("TERM").unwrap_or_default();
+    stdin().is_terminal() && stdout().is_terminal() && !matches!(&*term, "" | "dumb")
+}
+
 impl Top {
+    /// The dashboard of the default namespace.
+    pub fn of_default(ascii: bool) -> Self {
+        Self {
+            namespace: Name::default_namespace(),
+            once: false,
+            interval: TICK,
+            ascii,
+            read_only: false,
+        }
+    }
+
     /// Runs until somebody quits.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let path = with_query(
@@ -71,13 +88,11 @@ impl Top {
             &[("namespace", Some(self.namespace.to_string()))],
         );
         let var = |name: &str| std::env::var(name).ok();
-        let is_dumb = var("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
         let mut theme = Theme::of(var, self.ascii);
         theme.colour &= !out.is_colourless();
-        let is_terminal = stdin().is_terminal() && stdout().is_terminal() && !is_dumb;
         let interval = self.interval.max(Duration::from_millis(100));
         let mut app = App::new(self.namespace.clone(), theme, self.read_only, interval);
-        if self.once || !is_terminal || out.output() != Output::Table {
+        if self.once || !has_terminal() || out.output() != Output::Table {
             return self.picture(app, &path, reach, out).await;
         }
         // The first answer is waited for on the terminal as it is: an error is read there.
@@ -138,10 +153,7 @@ async fn show(app: &mut App, path: &str, reach: &Reach) -> anyhow::Result<bool> 
         };
         match want {
             Want::Quit { leave_screen } => return Ok(leave_screen),
-            Want::Interrupt => {
-                guard::restore();
-                std::process::exit(130);
-            }
+            Want::Interrupt => guard::leave(130),
             Want::Suspend => {
                 guard::restore();
                 rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;

@@ -15,6 +15,7 @@ use crossterm::execute;
 use crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +23,12 @@ use tokio::signal::unix::{SignalKind, signal};
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
+static SIGNALS: AtomicBool = AtomicBool::new(false);
+
+/// What is to be done before the process ends at once.
+type Last = Box<dyn FnOnce() + Send>;
+
+static LAST: Mutex<Option<Last>> = Mutex::new(None);
 
 /// Takes the terminal: raw mode, the other screen, no cursor.
 ///
@@ -52,28 +59,57 @@ pub fn on_panic() {
     }));
 }
 
+/// Has something done whenever [`leave`] ends the process.
+pub fn at_last(work: impl FnOnce() + Send + 'static) {
+    *LAST.lock() = Some(Box::new(work));
+}
+
+/// Gives the terminal back, does what is to be done at last, and ends the process.
+pub fn leave(code: i32) -> ! {
+    restore();
+    // Held until the end: a second one who leaves does not cut the work short.
+    let mut last = LAST.lock();
+    if let Some(work) = last.take() {
+        work();
+    }
+    exit(code)
+}
+
 /// Starts the threads that watch.
 ///
 /// # Errors
 /// The system has no room for a thread.
 pub fn watch() -> io::Result<()> {
-    let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    name("signals").spawn(|| {
-        if let Some(number) = signalled() {
-            restore();
-            exit(128 + number);
-        }
-    })?;
-    name("terminal").spawn(|| {
+    watch_signals()?;
+    thread("terminal").spawn(|| {
         loop {
             if is_gone() {
-                restore();
-                exit(129);
+                leave(129);
             }
             std::thread::sleep(LOOK_EVERY);
         }
     })?;
     Ok(())
+}
+
+/// Starts the one that waits for signals, unless it runs.
+///
+/// # Errors
+/// The system has no room for a thread.
+pub fn watch_signals() -> io::Result<()> {
+    if SIGNALS.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    thread("signals").spawn(|| {
+        if let Some(number) = signalled() {
+            leave(128 + number);
+        }
+    })?;
+    Ok(())
+}
+
+fn thread(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_owned())
 }
 
 /// Waits for a signal that ends the process, and gives its number.

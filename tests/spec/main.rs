@@ -8,6 +8,7 @@ mod checker;
 mod cli;
 mod cluster;
 mod daemon;
+mod demo;
 mod file;
 mod home;
 mod ingest;

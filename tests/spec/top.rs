@@ -8,7 +8,7 @@ use super::daemon::{Daemon, Home, Setup};
 use super::world::until;
 
 /// A terminal of a tmux server of its own, which ends with it.
-struct Terminal {
+pub struct Terminal {
     socket: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -22,17 +22,21 @@ impl Drop for Terminal {
 impl Terminal {
     /// Runs `hooklane top` in a shell in which `$?` can be seen after it.
     fn start(home: &Home, environment: &str, size: (u16, u16)) -> Self {
+        let data = home.data();
+        Self::running(environment, &format!("top --data {}", data.display()), size)
+    }
+
+    /// The same with another command.
+    pub fn running(environment: &str, command: &str, size: (u16, u16)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let terminal = Self {
             socket: dir.path().join("tmux"),
             _dir: dir,
         };
         let program = env!("CARGO_BIN_EXE_hooklane");
-        let data = home.data();
         let run = format!(
-            "env -u NO_COLOR TERM=xterm-256color {environment} {program} top --data {}; \
-             echo ended $?; stty -a | grep -o '.icanon'; exec sleep 1000",
-            data.display()
+            "env -u NO_COLOR TERM=xterm-256color {environment} {program} {command}; \
+             echo ended $?; stty -a | grep -o '.icanon'; exec sleep 1000"
         );
         let (width, height) = (size.0.to_string(), size.1.to_string());
         let made = terminal.tmux(&[
@@ -65,11 +69,13 @@ impl Terminal {
             .expect("tmux, which tests/run installs")
     }
 
-    fn keys(&self, keys: &[&str]) {
+    /// Presses keys.
+    pub fn keys(&self, keys: &[&str]) {
         drop(self.tmux(&[&["send-keys"], keys].concat()));
     }
 
-    fn screen(&self) -> String {
+    /// What is on the screen.
+    pub fn screen(&self) -> String {
         let shown = self.tmux(&["capture-pane", "-p"]);
         String::from_utf8_lossy(&shown.stdout).into_owned()
     }
@@ -81,12 +87,12 @@ impl Terminal {
     }
 
     /// Waits until the screen has all of these.
-    fn sees(&self, words: &[&str]) -> String {
+    pub fn sees(&self, words: &[&str]) -> String {
         until(|| Some(self.screen()).filter(|shown| words.iter().all(|word| shown.contains(word))))
     }
 
     /// The process of the dashboard.
-    fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
         let shell = String::from_utf8_lossy(&shell.stdout).trim().to_owned();
         until(|| {
