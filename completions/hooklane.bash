@@ -25,6 +25,9 @@ _hooklane() {
             hooklane,demo)
                 cmd="hooklane__subcmd__demo"
                 ;;
+            hooklane,doctor)
+                cmd="hooklane__subcmd__doctor"
+                ;;
             hooklane,events)
                 cmd="hooklane__subcmd__events"
                 ;;
@@ -164,7 +167,7 @@ _hooklane() {
 
     case "${cmd}" in
         hooklane)
-            opts="-o -q -y -h -V --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --data --help --version demo serve send status top hooks events state streams lanes why audit keys namespaces migrate completions man"
+            opts="-o -q -y -h -V --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --data --help --version demo doctor serve send status top hooks events state streams lanes why audit keys namespaces migrate completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -383,6 +386,64 @@ _hooklane() {
                     return 0
                     ;;
                 --for)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --url)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json jsonl names" -- "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -W "table json jsonl names" -- "${cur}"))
+                    return 0
+                    ;;
+                --confirm)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        hooklane__subcmd__doctor)
+            opts="-o -q -y -h --database --redis --listen --data --url --key-file --output --quiet --yes --confirm --no-input --color --timeout --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --redis)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -42,6 +42,7 @@ complete -c hooklane -n "__fish_hooklane_needs_command" -l no-input -d 'Never as
 complete -c hooklane -n "__fish_hooklane_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_needs_command" -s V -l version -d 'Print version'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "demo" -d 'See it work: a node with traffic and the dashboard; nothing to set up, nothing left behind'
+complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "doctor" -d 'Look at everything a node needs, and say what to do about what is wrong'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "serve" -d 'Run a node: receive webhooks, keep them, process them in order'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "send" -d 'Post test events to a hook and follow them until they are folded'
 complete -c hooklane -n "__fish_hooklane_needs_command" -f -a "status" -d 'Say whether all is well: whose fault it is, what it holds up, whether more lanes help'
@@ -78,6 +79,25 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s q -l quiet -d
 complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l database -d 'The database that `serve` would use, where no daemon runs [default: a file in the data directory]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l redis -d 'The Redis that `serve` would use, where no daemon runs [default: memory]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l listen -d 'Where `serve` would listen, where no daemon runs' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l listen -d 'Where to listen' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l database -d 'What keeps events and states: a path, or postgres://USER:PASSWORD@HOST/NAME, which any number of nodes may share [default: a file in the data directory]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand serve" -l redis -d 'What nodes that share a database tell each other of work through: redis://USER:PASSWORD@HOST [default: memory, for one node]' -r

@@ -3,6 +3,7 @@
 //! states a running engine too.
 
 mod audit;
+pub mod doctor;
 mod error;
 mod eta;
 mod events;
@@ -42,6 +43,7 @@ pub struct Admin {
     engine: Option<Arc<Engine>>,
     node: String,
     monitor: Arc<Monitor>,
+    surroundings: Option<Arc<doctor::Surroundings>>,
 }
 
 impl Admin {
@@ -52,6 +54,7 @@ impl Admin {
             engine: None,
             node: String::new(),
             monitor: Arc::default(),
+            surroundings: None,
         }
     }
 
@@ -62,7 +65,15 @@ impl Admin {
             engine: Some(engine),
             node,
             monitor: Arc::default(),
+            surroundings: None,
         }
+    }
+
+    /// The same, which can say what it stands on.
+    #[must_use]
+    pub fn amid(mut self, surroundings: doctor::Surroundings) -> Self {
+        self.surroundings = Some(Arc::new(surroundings));
+        self
     }
 
     /// Makes the default namespace with its lanes on a new database; later, does nothing.

@@ -6,6 +6,7 @@
 //! written is in `words`; what the operations mean is left to `admin` and `http`.
 
 mod audit;
+mod doctor;
 mod event;
 mod hook;
 mod key;
@@ -19,6 +20,7 @@ mod why;
 mod words;
 
 pub use audit::AuditRow;
+pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, Outcome};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookSpec, Test, Tested,

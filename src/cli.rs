@@ -6,6 +6,7 @@
 
 mod audit;
 mod demo;
+mod doctor;
 mod events;
 mod exit;
 mod flags;
@@ -52,6 +53,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Serve(serve::Serve),
     Send(send::Send),
     Status(status::Status),
@@ -157,6 +159,12 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
                 .build()?;
             runtime.block_on(migrate.run(out))
         }
+        Command::Doctor(doctor) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(doctor.run(&place, out))
+        }
         Command::Completions(completions) => completions.run(out),
         Command::Man(man) => man.run(out),
         command => {
@@ -194,6 +202,7 @@ async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Resu
         Command::Keys(command) => command.run(reach, out).await,
         Command::Namespaces(command) => command.run(reach, out).await,
         Command::Demo(_)
+        | Command::Doctor(_)
         | Command::Serve(_)
         | Command::Migrate(_)
         | Command::Completions(_)

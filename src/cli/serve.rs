@@ -13,6 +13,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 use super::{Exit, Printer, Trouble, lock};
 use crate::admin::Admin;
+use crate::admin::doctor::Surroundings;
 use crate::config::{self, Config, DataDir};
 use crate::domain::time::parse_duration;
 use crate::engine::ownership::Node;
@@ -308,7 +309,8 @@ impl Doors {
         let socket = Listener::socket(&config.data.socket())?;
         let (stop, stopping) = watch::channel(false);
         let engine = running.engine().clone();
-        let admin = Admin::online(engine.clone(), config.node.clone());
+        let around = Surroundings::of(config, Limits::default().connections_max);
+        let admin = Admin::online(engine.clone(), config.node.clone()).amid(around);
         let mut open = JoinSet::new();
         open.spawn(observe(admin.clone(), stopping.clone()));
         let app = App {

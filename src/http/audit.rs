@@ -1,4 +1,4 @@
-//! Who changes something, what was changed, and why a stream is where it is.
+//! Who changes something, what was changed, why a stream is where it is, and what this node stands on.
 
 use axum::Router;
 use axum::extract::{FromRequestParts, State};
@@ -23,6 +23,7 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/admin/audit", get(audit))
         .route("/v1/admin/why", get(why))
+        .route("/v1/admin/doctor", get(doctor))
 }
 
 /// Somebody who may administrate, as he is noted: every route that changes something asks for him.
@@ -51,6 +52,11 @@ struct AuditQuery {
     subject: Option<String>,
     after: Option<i64>,
     limit: Option<i64>,
+}
+
+/// What this node stands on.
+async fn doctor(_: Operator, State(app): State<App>) -> Answer {
+    Ok(list(app.admin.examine().await?, None))
 }
 
 async fn audit(_: Operator, State(app): State<App>, Asked(query): Asked<AuditQuery>) -> Answer {

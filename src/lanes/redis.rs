@@ -25,7 +25,7 @@ use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
 
-pub use self::link::Address;
+pub use self::link::{Address, Looked, look};
 
 /// Hints in one call: a script holds everybody else up.
 const PUSH_MAX: usize = 2_048;

@@ -5,15 +5,17 @@
 //! else after each transaction. Such a pooler must know prepared statements, or the address must end in
 //! `?statement-cache-capacity=0`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{AnyPool, Connection as _, PgConnection, Row as _};
 
-use super::Error;
 use super::database::Server;
+use super::look::newest;
+use super::{Error, Looked};
+use crate::domain::time::{Timestamp, millis};
 
 /// How long the server may take to let us in.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,15 +45,75 @@ const SETTINGS: &str = "select current_setting('server_version_num')::int as ver
 
 /// Checks the server, and makes or moves the tables.
 pub async fn prepare(server: &Server) -> Result<(), Error> {
-    let connecting = PgConnection::connect_with(&server.native);
-    let mut db = match tokio::time::timeout(PATIENCE, connecting).await {
-        Ok(connected) => connected.map_err(|error| refusal(server, &error))?,
-        Err(_) => return Err(unreachable(server, "no answer")),
-    };
+    let mut db = enter(server).await?;
     check(server, &mut db).await?;
     migrate(server, &mut db).await?;
     let _ = db.close().await;
     Ok(())
+}
+
+async fn enter(server: &Server) -> Result<PgConnection, Error> {
+    let connecting = PgConnection::connect_with(&server.native);
+    match tokio::time::timeout(PATIENCE, connecting).await {
+        Ok(connected) => connected.map_err(|error| refusal(server, &error)),
+        Err(_) => Err(unreachable(server, "no answer")),
+    }
+}
+
+/// Looks at the server, and changes nothing.
+///
+/// # Errors
+/// [`Error::Refused`] when no node can run on it.
+pub async fn look(server: &Server) -> Result<Looked, Error> {
+    let mut db = enter(server).await?;
+    check(server, &mut db).await?;
+    let looked = tokio::time::timeout(PATIENCE, facts(&mut db)).await;
+    let looked = match looked {
+        Ok(looked) => looked.map_err(|error| refusal(server, &error))?,
+        Err(_) => return Err(unreachable(server, "no answer")),
+    };
+    let _ = db.close().await;
+    Ok(looked)
+}
+
+/// Questions of which the quickest answer counts.
+const ASKED: usize = 5;
+
+async fn facts(db: &mut PgConnection) -> Result<Looked, sqlx::Error> {
+    const FACTS: &str = "select 'Postgres ' || current_setting('server_version'),
+        pg_database_size(current_database()),
+        (select count(*) from pg_stat_activity where backend_type = 'client backend'),
+        current_setting('max_connections')::bigint,
+        to_regclass('_sqlx_migrations') is not null and to_regclass('counters') is not null";
+    const TABLES: &str = "select (select max(version) from _sqlx_migrations),
+        (select value from counters where name = 'cluster')";
+    const CLOCK: &str = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
+    let (version, bytes, used, most, has_tables): (String, i64, i64, i64, bool) =
+        sqlx::query_as(FACTS).fetch_one(&mut *db).await?;
+    let (tables, cluster): (Option<i64>, Option<i64>) = match has_tables {
+        true => sqlx::query_as(TABLES).fetch_one(&mut *db).await?,
+        false => (None, None),
+    };
+    let mut best = None;
+    for _ in 0..ASKED {
+        let (before, began) = (Timestamp::now(), Instant::now());
+        let at: i64 = sqlx::query_scalar(CLOCK).fetch_one(&mut *db).await?;
+        let took = began.elapsed();
+        let ahead = at - before.as_millis() - millis(took) / 2;
+        if best.is_none_or(|(quickest, _)| took < quickest) {
+            best = Some((took, ahead));
+        }
+    }
+    Ok(Looked {
+        version,
+        tables,
+        tables_known: newest(&sqlx::migrate!("migrations/postgres")),
+        bytes: u64::try_from(bytes).unwrap_or(0),
+        cluster,
+        clock: best.map(|(_, ahead)| ahead),
+        answers_in: best.map(|(took, _)| took),
+        connections: Some((used, most)),
+    })
 }
 
 /// Connections for what is not hot, to a server that was prepared.

@@ -9,6 +9,7 @@ mod cli;
 mod cluster;
 mod daemon;
 mod demo;
+mod doctor;
 mod file;
 mod home;
 mod ingest;

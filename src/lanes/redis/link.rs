@@ -19,6 +19,7 @@ use redis::{
 use tokio::time::{Instant, timeout};
 
 use super::Error;
+use crate::domain::time::{Timestamp, millis};
 
 /// How long an answer may take: hints are worth no more.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -257,12 +258,9 @@ impl Link {
     /// Nodes of two databases would take each other's hints.
     fn check_cluster(&self, found: Option<i64>) -> Result<(), Error> {
         match found {
-            Some(found) if found != self.cluster => Err(unfit(
-                &self.address,
-                "keeps the hints of another hooklane database",
-                "give this one a Redis of its own, or another number at the end of its address; if that \
-                 database is gone for ever: redis-cli del {hooklane}:cluster",
-            )),
+            Some(found) if found != self.cluster => {
+                Err(unfit(&self.address, OF_ANOTHER, OWN_REDIS))
+            }
             _ => Ok(()),
         }
     }
@@ -310,6 +308,63 @@ impl Link {
     }
 }
 
+/// What is found of a server.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// Its version.
+    pub version: String,
+    /// How long an answer takes.
+    pub answers_in: Duration,
+    /// How far its clock is ahead of ours, in milliseconds.
+    pub clock: i64,
+    /// Whether it may forget hints when its memory is full.
+    pub evicts: bool,
+}
+
+/// Looks at a server, and changes nothing. `cluster` tells the nodes of our database from those of others.
+///
+/// # Errors
+/// [`Error::Refused`] when no node can use it; it says what to do.
+pub async fn look(address: &Address, cluster: Option<i64>) -> Result<Looked, Error> {
+    let looked = timeout(PATIENCE_AT_START, async {
+        let server = address.client.get_multiplexed_async_connection().await;
+        facts(address, server?, cluster).await
+    });
+    match looked.await {
+        Ok(Ok(looked)) => looked,
+        Ok(Err(error)) => Err(refusal(address, &error)),
+        Err(_) => Err(unfit(address, "cannot be reached: no answer", RUNS)),
+    }
+}
+
+async fn facts(
+    address: &Address,
+    mut server: MultiplexedConnection,
+    cluster: Option<i64>,
+) -> RedisResult<Result<Looked, Error>> {
+    let info: String = redis::cmd("INFO").query_async(&mut server).await?;
+    let mut mark = redis::cmd("GET");
+    let found: Option<i64> = mark.arg(CLUSTER).query_async(&mut server).await?;
+    let (before, began) = (Timestamp::now(), Instant::now());
+    let time = redis::cmd("TIME");
+    let (seconds, micros): (i64, i64) = time.query_async(&mut server).await?;
+    let answers_in = began.elapsed();
+    let is_other = found.is_some() && cluster.is_some() && found != cluster;
+    if let Err(error) = check(address, &info) {
+        return Ok(Err(error));
+    }
+    if is_other {
+        return Ok(Err(unfit(address, OF_ANOTHER, OWN_REDIS)));
+    }
+    let now = before.as_millis() + millis(answers_in) / 2;
+    Ok(Ok(Looked {
+        version: field(&info, "redis_version").unwrap_or_default().to_owned(),
+        answers_in,
+        clock: seconds * 1_000 + micros / 1_000 - now,
+        evicts: evicts(&info),
+    }))
+}
+
 /// Every command that hints need, on keys and a channel that stand for those of a namespace.
 fn everything() -> Pipeline {
     let key = |what| format!("{{hooklane:}}:{what}:{:016x}", rand::random::<u64>());
@@ -344,12 +399,17 @@ fn check(address: &Address, info: &str) -> Result<(), Error> {
         let what = "is a node of a Redis Cluster, which is not supported";
         return Err(unfit(address, what, "give the address of a single primary"));
     }
-    let evicts = field(info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction");
-    if evicts && field(info, "maxmemory") != Some("0") {
+    if evicts(info) {
         tracing::warn!(redis = %address, "Redis may evict hints when its memory is full: \
             set maxmemory-policy noeviction");
     }
     Ok(())
+}
+
+/// Whether keys may go when the memory is full.
+fn evicts(info: &str) -> bool {
+    let evicts = field(info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction");
+    evicts && field(info, "maxmemory") != Some("0")
 }
 
 /// A line of what INFO says.
@@ -368,6 +428,9 @@ fn no_answer() -> Error {
     Error::Away("no answer within a second".into())
 }
 
+const OF_ANOTHER: &str = "keeps the hints of another hooklane database";
+const OWN_REDIS: &str = "give this one a Redis of its own, or another number at the end of its address; if \
+    that database is gone for ever: redis-cli del {hooklane}:cluster";
 const RUNS: &str = "does it run, and is the address right?";
 const FOLLOWS: &str = "follows another server and takes no writes";
 const PRIMARY: &str = "give the address of the primary";

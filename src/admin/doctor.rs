@@ -1,0 +1,359 @@
+//! What a node stands on, looked at: its database, its hints, the clock, its directory, the disk, its
+//! limits. Changes nothing; the same for a daemon that is asked and for a command without one.
+
+use std::io::{Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, geteuid, getrlimit};
+
+use super::{Admin, Error};
+use crate::api::Check;
+use crate::config::{Config, DataDir};
+use crate::lanes::redis::{self, Address};
+use crate::store::{self, Database, Looked};
+use crate::text::{duration, size};
+
+/// What there is to be looked at.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The data directory.
+    pub data: DataDir,
+    /// Where events are kept.
+    pub database: Database,
+    /// Where hints are kept; none: memory.
+    pub redis: Option<Address>,
+    /// How many connections the door takes.
+    pub connections_max: usize,
+}
+
+impl Surroundings {
+    /// Those of a node that runs with this, and takes so many connections.
+    pub fn of(config: &Config, connections_max: usize) -> Self {
+        let file = || Database::from(&config.data.database());
+        Self {
+            data: config.data.clone(),
+            database: config.database.clone().unwrap_or_else(file),
+            redis: config.redis.clone(),
+            connections_max,
+        }
+    }
+}
+
+/// Room on the disk below which somebody should look, and below which events will be refused soon.
+const ROOM_WARN: u64 = 2_000_000_000;
+const ROOM_FAIL: u64 = 100_000_000;
+
+/// A sync that takes longer makes every sender wait.
+const SYNC_WARN: Duration = Duration::from_millis(20);
+
+/// Syncs that are measured; the one in the middle counts.
+const SYNCS: usize = 7;
+
+/// The same for a question to a server.
+const ASK_WARN: Duration = Duration::from_millis(10);
+
+/// How far two clocks may be apart.
+const CLOCK_WARN: Duration = Duration::from_secs(1);
+const CLOCK_FAIL: Duration = Duration::from_secs(60);
+
+/// Files beside connections: the database, the log, threads.
+const FILES_BESIDE: u64 = 256;
+
+/// The magic number of a file system that is memory.
+const TMPFS: i64 = 0x0102_1994;
+
+impl Admin {
+    /// What this node stands on.
+    ///
+    /// # Errors
+    /// [`Error::NeedsDaemon`].
+    pub async fn examine(&self) -> Result<Vec<Check>, Error> {
+        let around = self.surroundings.as_ref().ok_or(Error::NeedsDaemon)?;
+        Ok(examine(around).await)
+    }
+}
+
+/// Looks at everything.
+pub async fn examine(around: &Surroundings) -> Vec<Check> {
+    let looked = store::look(&around.database).await;
+    let cluster = looked.as_ref().ok().and_then(|looked| looked.cluster);
+    let mut checks = vec![database(&around.database, &looked)];
+    let mut clocks = Vec::new();
+    if let Ok(looked) = &looked {
+        clocks.extend(looked.clock.map(|at| ("Postgres", at)));
+    }
+    checks.push(match &around.redis {
+        None => Check::ok(
+            "hints",
+            "in memory: made again from the database at each start",
+        ),
+        Some(address) => match redis::look(address, cluster).await {
+            Ok(looked) => {
+                clocks.push(("Redis", looked.clock));
+                hints(address, &looked)
+            }
+            Err(error) => refused("hints", &error.to_string()),
+        },
+    });
+    checks.extend(clocks.into_iter().map(|(of, ahead)| clock(of, ahead)));
+    let (dir, connections) = (around.data.clone(), around.connections_max);
+    let here =
+        tokio::task::spawn_blocking(move || [permissions(&dir), disk(&dir), limits(connections)]);
+    checks.extend(here.await.into_iter().flatten());
+    checks
+}
+
+/// What cannot be used; errors of stores end in what to do about it.
+fn refused(name: &str, error: &str) -> Check {
+    match error.split_once("; ") {
+        Some((text, remedy)) => Check::fail(name, text, remedy),
+        None => Check::fail(name, error, "hooklane serve says more when it starts"),
+    }
+}
+
+fn database(of: &Database, looked: &Result<Looked, store::Error>) -> Check {
+    let looked = match looked {
+        Ok(looked) => looked,
+        Err(error) => return refused("database", &error.to_string()),
+    };
+    let Some(tables) = looked.tables else {
+        let text = format!("{of}: no tables yet, the first start makes them");
+        return Check::ok("database", text);
+    };
+    let mut text = format!(
+        "{of}, {}, {}, tables {tables}",
+        looked.version,
+        size(looked.bytes)
+    );
+    if tables > looked.tables_known {
+        let remedy = "run that hooklane, or a newer one";
+        let text = format!(
+            "{text}: made by a newer hooklane, this one knows {}",
+            looked.tables_known
+        );
+        return Check::fail("database", text, remedy);
+    }
+    if tables < looked.tables_known {
+        text += &format!(" (the next start moves them to {})", looked.tables_known);
+    }
+    if let Some((used, most)) = looked.connections {
+        text += &format!(", {used} of {most} connections in use");
+        if used * 10 > most * 9 {
+            return Check::warn("database", text, "raise max_connections, or close some");
+        }
+    }
+    match looked.answers_in {
+        Some(took) => {
+            text += &format!(", answers in {}", fine(took));
+            match took > ASK_WARN {
+                true => Check::warn("database", text, "bring nodes and server closer together"),
+                false => Check::ok("database", text),
+            }
+        }
+        None => Check::ok("database", text),
+    }
+}
+
+fn hints(address: &Address, looked: &redis::Looked) -> Check {
+    let text = format!(
+        "Redis {} at {address}, answers in {}",
+        looked.version,
+        fine(looked.answers_in)
+    );
+    if looked.evicts {
+        let text = format!("{text}, may evict hints when its memory is full");
+        return Check::warn("hints", text, "set maxmemory-policy noeviction");
+    }
+    match looked.answers_in > ASK_WARN {
+        true => Check::warn("hints", text, "bring nodes and server closer together"),
+        false => Check::ok("hints", text),
+    }
+}
+
+/// How far a clock is from ours, in milliseconds, and whether that is too far.
+pub fn clock(of: &str, ahead_ms: i64) -> Check {
+    let apart = Duration::from_millis(ahead_ms.unsigned_abs());
+    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+    let text = format!("that of {of} is {} {side} ours", fine(apart));
+    let remedy = "run a time service on both machines: timedatectl set-ntp true";
+    match apart {
+        apart if apart > CLOCK_FAIL => Check::fail("clock", text, remedy),
+        apart if apart > CLOCK_WARN => Check::warn("clock", text, remedy),
+        _ => Check::ok("clock", text),
+    }
+}
+
+/// Whether others may read or change what is kept.
+fn permissions(data: &DataDir) -> Check {
+    let dir = data.path();
+    let shown = dir.display();
+    let meta = match std::fs::metadata(dir) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Check::ok(
+                "data",
+                format!("{shown}: not there, the first start makes it"),
+            );
+        }
+        Err(error) => {
+            let remedy = format!("see who may enter it: namei -l {shown}");
+            return Check::fail("data", format!("{shown}: {error}"), remedy);
+        }
+    };
+    let mode = meta.mode() & 0o777;
+    let text = format!("{shown}, mode {mode:03o}, of uid {}", meta.uid());
+    let us = geteuid();
+    if !meta.is_dir() {
+        return Check::fail("data", format!("{shown} is no directory"), "--data DIR");
+    }
+    if mode & 0o022 != 0 {
+        let text = format!("{text}: others can replace what is kept");
+        return Check::fail("data", text, format!("chmod 700 {shown}"));
+    }
+    if meta.uid() != us.as_raw() && !us.is_root() {
+        let text = format!("{text}, and we are uid {}", us.as_raw());
+        let remedy = format!(
+            "run as uid {}, or: chown {} {shown}",
+            meta.uid(),
+            us.as_raw()
+        );
+        return Check::fail("data", text, remedy);
+    }
+    if mode & 0o077 != 0 {
+        let text = format!("{text}: others on this machine can see into it");
+        return Check::warn("data", text, format!("chmod 700 {shown}"));
+    }
+    Check::ok("data", text)
+}
+
+/// Room, and how long a sync takes.
+fn disk(data: &DataDir) -> Check {
+    let there = |dir: &&Path| dir.is_dir();
+    let Some(dir) = data.path().ancestors().find(there) else {
+        return Check::fail("disk", "no such place", "--data DIR");
+    };
+    let system = |error: std::io::Error| {
+        let text = format!("{} cannot be written: {error}", dir.display());
+        Check::fail(
+            "disk",
+            text,
+            format!("df -h {0}; ls -ld {0}", dir.display()),
+        )
+    };
+    let (room, inodes, kind) = match (rustix::fs::statvfs(dir), rustix::fs::statfs(dir)) {
+        (Ok(room), Ok(kind)) => (room.f_bavail * room.f_frsize, room.f_favail, kind.f_type),
+        (Err(error), _) | (_, Err(error)) => return system(error.into()),
+    };
+    let took = match sync_time(dir) {
+        Ok(took) => took,
+        Err(error) => return system(error),
+    };
+    let text = format!("{} free, a sync takes {}", size(room), fine(took));
+    #[allow(clippy::unnecessary_cast)] // The type of the number differs between systems.
+    let is_memory = kind as i64 == TMPFS;
+    if room < ROOM_FAIL || inodes == 0 {
+        let remedy = "make room: events are refused (503) while it is full";
+        return Check::fail("disk", text, remedy);
+    }
+    if is_memory {
+        let text = format!("{text}; it is memory: nothing there outlives a power cut");
+        return Check::warn("disk", text, "--data DIR on a disk");
+    }
+    if room < ROOM_WARN {
+        return Check::warn("disk", text, "make room: a full disk refuses events (503)");
+    }
+    match took > SYNC_WARN {
+        true => Check::warn("disk", text, "a faster disk: senders wait for each sync"),
+        false => Check::ok("disk", text),
+    }
+}
+
+/// How long a block takes until it is on the disk. The file has no name, so nothing of it stays.
+fn sync_time(dir: &Path) -> std::io::Result<Duration> {
+    let mut file = tempfile::tempfile_in(dir)?;
+    let mut times = [Duration::ZERO; SYNCS];
+    for took in &mut times {
+        file.rewind()?;
+        file.write_all(&[7; 4096])?;
+        let began = Instant::now();
+        file.sync_data()?;
+        *took = began.elapsed();
+    }
+    times.sort_unstable();
+    Ok(times[SYNCS / 2])
+}
+
+/// Whether there are files enough for the connections that the door takes.
+fn limits(connections_max: usize) -> Check {
+    let wanted = connections_max as u64 + FILES_BESIDE;
+    let limit = getrlimit(Resource::Nofile);
+    // The soft limit is raised to the hard one at the start.
+    let Some(most) = limit.maximum else {
+        return Check::ok("limits", "any number of open files");
+    };
+    let text = format!("{most} open files, a full house of senders needs {wanted}");
+    match most < wanted {
+        true => Check::warn("limits", text, "LimitNOFILE= in its unit, or ulimit -Hn"),
+        false => Check::ok("limits", text),
+    }
+}
+
+/// Short times with a tenth of a millisecond.
+fn fine(long: Duration) -> String {
+    match long.as_secs_f64() * 1_000.0 {
+        ms if ms < 100.0 => format!("{ms:.1}ms"),
+        _ => duration(long),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::api::Grade;
+
+    #[test]
+    fn clocks_that_are_apart_are_told_by_how_far() {
+        for (ahead, grade) in [
+            (0, Grade::Ok),
+            (-900, Grade::Ok),
+            (2_000, Grade::Warn),
+            (-120_000, Grade::Fail),
+        ] {
+            assert_eq!(clock("x", ahead).grade, grade, "{ahead}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_judged_by_who_may_enter_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path());
+        let modes = [
+            (0o700, Grade::Ok),
+            (0o755, Grade::Warn),
+            (0o777, Grade::Fail),
+        ];
+        for (mode, grade) in modes {
+            let mode_is = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), mode_is).unwrap();
+            assert_eq!(permissions(&data).grade, grade, "{mode:o}");
+        }
+        let nowhere = DataDir::at(dir.path().join("a/b"));
+        assert_eq!(permissions(&nowhere).grade, Grade::Ok);
+        assert!(disk(&nowhere).text.contains("a sync takes"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_error_ends_in_what_to_do() {
+        let check = refused(
+            "database",
+            "Postgres at h:1 cannot be reached: x; does it run?",
+        );
+        assert_eq!(check.remedy.as_deref(), Some("does it run?"));
+        assert_eq!(check.grade, Grade::Fail);
+    }
+}

@@ -1,0 +1,327 @@
+//! `doctor`: everything that a node stands on, looked at, with what to do about what is wrong.
+//!
+//! A daemon is asked what it finds where it runs; without one the same is looked at from here.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::exit;
+use super::reach::{Place, Reach};
+use super::top;
+use super::{Exit, Printer, Trouble};
+use crate::admin::doctor::{Surroundings, clock, examine};
+use crate::api::{Check, Grade, Key, KeyState, List, SCHEMA, Severity, Snapshot};
+use crate::config::{self, DataDir};
+use crate::domain::time::Timestamp;
+use crate::http::edge::Limits;
+use crate::store::Database;
+use crate::text::{counted, duration, printable_line};
+
+/// Look at everything a node needs, and say what to do about what is wrong
+///
+/// A daemon that runs is asked: through its socket, or at --url. Without one the same is looked at from
+/// here, as before a first start. Nothing is changed; passwords and keys are never shown. Exit 0 when
+/// nothing fails, also with warnings, else 3.
+///
+/// Examples:
+///   hooklane doctor
+///   hooklane doctor --database postgres://hooklane@db/hooklane --redis redis://cache
+///   hooklane doctor -o json
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Doctor {
+    /// The database that `serve` would use, where no daemon runs [default: a file in the data directory]
+    #[arg(long, value_name = "URL", env = "HOOKLANE_DATABASE")]
+    #[arg(hide_env_values = true)]
+    database: Option<String>,
+    /// The Redis that `serve` would use, where no daemon runs [default: memory]
+    #[arg(long, value_name = "URL", env = "HOOKLANE_REDIS")]
+    #[arg(hide_env_values = true)]
+    redis: Option<String>,
+    /// Where `serve` would listen, where no daemon runs
+    #[arg(long, value_name = "ADDRESS", default_value_t = config::LISTEN_DEFAULT)]
+    #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
+    listen: SocketAddr,
+}
+
+/// A key that ends within this time should be replaced.
+const KEY_ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// What was found, for programs.
+#[derive(Serialize)]
+struct Report {
+    schema: u32,
+    at: Timestamp,
+    problems: usize,
+    warnings: usize,
+    items: Vec<Check>,
+}
+
+impl Doctor {
+    /// Looks, and says.
+    pub async fn run(self, place: &Place, out: &mut Printer) -> anyhow::Result<Exit> {
+        let around = self.surroundings(place)?;
+        let mut checks = match Reach::find(place, false).await {
+            Ok(reach) => with_daemon(&reach, &around, place).await,
+            Err(error) => {
+                let trouble = exit::trouble(error).ok_or_else(|| Trouble::usage("no output"))?;
+                if trouble.exit != Exit::Unreachable {
+                    return Err(trouble.into());
+                }
+                let mut checks = vec![no_daemon(&around.data, &trouble)];
+                checks.push(self.port());
+                checks.extend(examine(&around).await);
+                checks
+            }
+        };
+        checks.push(terminal());
+        tell(checks, out)
+    }
+
+    fn surroundings(&self, place: &Place) -> Result<Surroundings, Trouble> {
+        let data = place.data()?;
+        let given = self.database.as_ref().map(|text| text.parse());
+        let given = given.transpose().map_err(config::Error::Database)?;
+        let redis = self.redis.as_ref().map(|text| text.parse()).transpose();
+        Ok(Surroundings {
+            database: given.unwrap_or_else(|| Database::from(&data.database())),
+            redis: redis.map_err(|error: crate::lanes::redis::Error| {
+                config::Error::Redis(error.to_string())
+            })?,
+            data,
+            connections_max: Limits::default().connections_max,
+        })
+    }
+
+    /// Whether a daemon could listen where it would.
+    fn port(&self) -> Check {
+        match TcpListener::bind(self.listen) {
+            Ok(_) => Check::ok("port", format!("{} is free", self.listen)),
+            Err(error) => {
+                let text = format!("{}: {error}", self.listen);
+                let port = self.listen.port();
+                let remedy = format!("see who has it: ss -ltnp 'sport = :{port}'; or --listen");
+                Check::fail("port", text, remedy)
+            }
+        }
+    }
+}
+
+/// Nobody answers: either nobody runs, or one who runs does not answer.
+fn no_daemon(data: &DataDir, trouble: &Trouble) -> Check {
+    let file = std::fs::File::open(data.lock());
+    let is_held = file.is_ok_and(|file| {
+        let locked = file.try_lock_shared();
+        matches!(locked, Err(std::fs::TryLockError::WouldBlock))
+    });
+    let message = &trouble.message;
+    if !is_held {
+        return Check::warn("daemon", format!("none: {message}"), "hooklane serve");
+    }
+    let pid = std::fs::read_to_string(data.lock()).unwrap_or_default();
+    let pid = printable_line(pid.trim()).to_string();
+    let text = format!("process {pid} has the data directory and does not answer: {message}");
+    Check::fail(
+        "daemon",
+        text,
+        format!("ps -p {pid}; see log/ in the data directory"),
+    )
+}
+
+async fn with_daemon(reach: &Reach, around: &Surroundings, place: &Place) -> Vec<Check> {
+    let snapshot: Snapshot = match reach.get("/v1/admin/snapshot").await {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let silent = Check::fail("daemon", error.to_string(), "hooklane status; its log");
+            let mut checks = vec![silent];
+            if place.url.is_none() {
+                checks.extend(examine(around).await);
+            }
+            return checks;
+        }
+    };
+    let mut checks = vec![daemon(reach, &snapshot)];
+    match reach.get::<List<Check>>("/v1/admin/doctor").await {
+        Ok(list) => {
+            if place.url.is_some() {
+                // The list says when it was sent.
+                let ahead = list.at.as_millis() - Timestamp::now().as_millis();
+                checks.push(clock("the daemon", ahead));
+            }
+            checks.extend(list.items);
+        }
+        Err(error) => {
+            let text = format!("the daemon does not say what it stands on: {error}");
+            checks.push(Check::warn("machine", text, "an admin key, or the socket"));
+        }
+    }
+    checks.push(storage(&snapshot));
+    checks.extend(nodes(&snapshot));
+    if let Ok(keys) = reach.get::<List<Key>>("/v1/admin/keys").await {
+        checks.push(of_keys(&keys.items));
+    }
+    checks.extend(verdicts(&snapshot));
+    checks
+}
+
+fn daemon(reach: &Reach, snapshot: &Snapshot) -> Check {
+    let up = duration(snapshot.at.since(snapshot.started_at));
+    let version = printable_line(&snapshot.version).to_string();
+    let node = printable_line(&snapshot.node).to_string();
+    let text = format!("{version}, node {node}, up {up}, {}", reach.whereto());
+    match version == env!("CARGO_PKG_VERSION") {
+        true => Check::ok("daemon", text),
+        false => {
+            let ours = env!("CARGO_PKG_VERSION");
+            let text = format!("{text}; this command is {ours}");
+            Check::warn(
+                "daemon",
+                text,
+                "restart the daemon, or call the binary it was started from",
+            )
+        }
+    }
+}
+
+fn storage(snapshot: &Snapshot) -> Check {
+    let storage = &snapshot.storage;
+    let ms = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.1}ms"));
+    let (p99, normal) = (storage.commit_p99_ms, storage.commit_normal_ms);
+    let text = format!("commit p99 {}, normal {}", ms(p99), ms(normal));
+    match (&storage.error, storage.accepting) {
+        (Some(error), _) => {
+            let text = format!("{text}; {}", printable_line(error));
+            Check::fail("commits", text, "see the disk and the database above")
+        }
+        (None, false) => Check::fail("commits", "events are refused", "hooklane status"),
+        (None, true) => Check::ok("commits", text),
+    }
+}
+
+/// The nodes, where there are several, and whether they are of one version.
+fn nodes(snapshot: &Snapshot) -> Option<Check> {
+    if snapshot.nodes.len() < 2 {
+        return None;
+    }
+    let mut versions: Vec<_> = snapshot
+        .nodes
+        .iter()
+        .filter_map(|n| n.version.as_deref())
+        .collect();
+    let names: Vec<_> = snapshot
+        .nodes
+        .iter()
+        .map(|n| printable_line(&n.node).to_string())
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    let nodes = counted(snapshot.nodes.len() as u64, "node", "nodes");
+    let text = format!("{nodes}: {}", names.join(", "));
+    Some(match versions.len() {
+        0 | 1 => Check::ok("nodes", text),
+        _ => {
+            let versions = printable_line(&versions.join(" and ")).to_string();
+            let text = format!("{text}; of versions {versions}");
+            Check::warn(
+                "nodes",
+                text,
+                "bring all to the newest, one after the other",
+            )
+        }
+    })
+}
+
+fn of_keys(keys: &[Key]) -> Check {
+    let now = Timestamp::now();
+    let good = keys.iter().filter(|key| key.state == KeyState::Ok);
+    let ends = |key: &&Key| {
+        key.expires_at
+            .is_some_and(|at| at.since(now) < KEY_ENDS_SOON)
+    };
+    let soon: Vec<_> = good.clone().filter(ends).collect();
+    let text = counted(good.count() as u64, "good key", "good keys");
+    match soon.first() {
+        None => Check::ok("keys", text),
+        Some(key) => {
+            let left = key.expires_at.unwrap_or(now).since(now);
+            let (name, kind) = (&key.name, key.kind.word());
+            let more = match soon.len() {
+                1 => String::new(),
+                more => format!(" (+{} more)", more - 1),
+            };
+            let text = format!("{name} ({kind}) expires in {}{more}", duration(left));
+            Check::warn("keys", text, "hooklane keys create")
+        }
+    }
+}
+
+/// What stands still, as `status` says it.
+fn verdicts(snapshot: &Snapshot) -> Vec<Check> {
+    let found = snapshot.verdicts.iter().map(|verdict| {
+        let text = printable_line(&verdict.text).to_string();
+        let text = format!("{}  {text}", verdict.class.word());
+        let remedy = match &verdict.stream {
+            Some(stream) => format!("hooklane why {stream}"),
+            None => "hooklane status".to_owned(),
+        };
+        match (verdict.class.is_well(), verdict.severity) {
+            (true, Severity::Fine) => Check::ok("streams", text),
+            (false, Severity::Trouble) => Check::fail("streams", text, remedy),
+            _ => Check::warn("streams", text, remedy),
+        }
+    });
+    found.collect()
+}
+
+fn terminal() -> Check {
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let term = var("TERM").unwrap_or_else(|| "no TERM".to_owned());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(var);
+    let locale = locale.unwrap_or_else(|| "C".to_owned());
+    let (term, locale) = (printable_line(&term), printable_line(&locale));
+    let dashboard = match top::has_terminal() {
+        true => "",
+        false => "; hooklane top prints one plain picture here",
+    };
+    Check::ok("terminal", format!("{term}, {locale}{dashboard}"))
+}
+
+fn tell(checks: Vec<Check>, out: &mut Printer) -> anyhow::Result<Exit> {
+    let of = |grade| checks.iter().filter(|check| check.grade == grade).count();
+    let report = Report {
+        schema: SCHEMA,
+        at: Timestamp::now(),
+        problems: of(Grade::Fail),
+        warnings: of(Grade::Warn),
+        items: checks,
+    };
+    if !out.object(&report)? {
+        for check in &report.items {
+            out.line(&line(check))?;
+        }
+        let (problems, warnings) = (report.problems as u64, report.warnings as u64);
+        out.flush()?;
+        out.say(format_args!(
+            "{}, {}. To paste: hooklane doctor -o json (keys and passwords are masked)",
+            counted(problems, "problem", "problems"),
+            counted(warnings, "warning", "warnings"),
+        ))?;
+    }
+    Ok(match report.problems {
+        0 => Exit::Done,
+        _ => Exit::Unfinished,
+    })
+}
+
+/// `warn  keys      ops-ana expires in 6 days`, and below it what to do.
+fn line(check: &Check) -> String {
+    let text = printable_line(&check.text);
+    let found = format!("{:<5} {:<9} {text}", check.grade.word(), check.name);
+    match &check.remedy {
+        None => found,
+        Some(remedy) => format!("{found}\n                -> {}", printable_line(remedy)),
+    }
+}

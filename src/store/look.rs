@@ -1,0 +1,91 @@
+//! A look at a database that changes nothing: is it there, is it fit, are its tables those of this binary.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+
+use super::{Database, Error, server};
+
+/// What is found of a database.
+#[derive(Clone, Debug, Default)]
+pub struct Looked {
+    /// What it runs on: `Postgres 16.3`.
+    pub version: String,
+    /// The number of its newest tables; none when it has no tables yet.
+    pub tables: Option<i64>,
+    /// The newest that this binary knows.
+    pub tables_known: i64,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// Tells its nodes from those of another one.
+    pub cluster: Option<i64>,
+    /// How far its clock is ahead of ours, in milliseconds; none where it is ours.
+    pub clock: Option<i64>,
+    /// How long an answer takes; none where there is no way to go.
+    pub answers_in: Option<Duration>,
+    /// Connections in use, and how many there may be.
+    pub connections: Option<(i64, i64)>,
+}
+
+/// Looks at a database.
+///
+/// # Errors
+/// [`Error::Refused`] when a node could not start on it; it says what to do.
+pub async fn look(database: &Database) -> Result<Looked, Error> {
+    match database {
+        Database::Postgres(server) => server::look(server).await,
+        Database::Sqlite(file) => {
+            let file = file.clone();
+            let looked = tokio::task::spawn_blocking(move || look_at_file(&file));
+            looked.await.map_err(|_| Error::Closed)?
+        }
+    }
+}
+
+fn look_at_file(file: &Path) -> Result<Looked, Error> {
+    let mut looked = Looked {
+        version: format!("SQLite {}", rusqlite::version()),
+        tables_known: newest(&sqlx::migrate!("migrations/sqlite")),
+        ..Looked::default()
+    };
+    if !file.exists() {
+        return Ok(looked);
+    }
+    let wal = file.with_extension("db-wal");
+    let bytes = |file: &Path| file.metadata().map_or(0, |meta| meta.len());
+    looked.bytes = bytes(file) + bytes(&wal);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let broken = |error: rusqlite::Error| {
+        let file = file.display();
+        Error::Refused(format!(
+            "{file} cannot be read: {error}; see who may read it, or take the copy of a backup"
+        ))
+    };
+    let db = Connection::open_with_flags(file, flags).map_err(broken)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    let journal: String = db
+        .query_row("pragma journal_mode", [], |row| row.get(0))
+        .map_err(broken)?;
+    if journal != "wal" {
+        return Err(Error::Refused(format!(
+            "{} is in journal mode {journal}, not wal; no other program may change it",
+            file.display()
+        )));
+    }
+    const TABLES: &str = "select max(version) from _sqlx_migrations";
+    const CLUSTER: &str = "select value from counters where name = 'cluster'";
+    let has_tables = "select 1 from sqlite_master where name = '_sqlx_migrations'";
+    let has_tables: Option<i64> = db.query_row(has_tables, [], |row| row.get(0)).optional()?;
+    if has_tables.is_some() {
+        looked.tables = db.query_row(TABLES, [], |row| row.get(0)).map_err(broken)?;
+        let cluster = db.query_row(CLUSTER, [], |row| row.get(0));
+        looked.cluster = cluster.optional().unwrap_or_default();
+    }
+    Ok(looked)
+}
+
+/// The number of the newest tables.
+pub(super) fn newest(migrator: &sqlx::migrate::Migrator) -> i64 {
+    migrator.iter().map(|m| m.version).max().unwrap_or(0)
+}
