@@ -184,29 +184,31 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s q -l quiet -d 
 complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand top" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
 json\t'One JSON object'
 jsonl\t'One JSON object a line'
 names\t'One id a line, for xargs'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l timeout -d 'How long to wait for one answer' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -l no-input -d 'Never ask: fail and name the flag that answers'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "create" -d 'Make hooks that take webhooks at once'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "apply" -d 'Make hooks and namespaces as a TOML file says; the same file twice changes nothing'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "list" -d 'List hooks'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "show" -d 'Show how a hook is configured'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "edit" -d 'Change a hook; what no flag names stays as it is'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "test" -d 'Run a hook\'s reducer on one event; nothing is stored'
-complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete" -f -a "delete" -d 'Delete a hook with its events and states'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "create" -d 'Make hooks that take webhooks at once'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "apply" -d 'Make hooks and namespaces as a TOML file says; the same file twice changes nothing'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "list" -d 'List hooks'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "show" -d 'Show how a hook is configured'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "edit" -d 'Change a hook; what no flag names stays as it is'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "test" -d 'Run a hook\'s reducer on one event; nothing is stored'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "delete" -d 'Delete a hook with its events and states'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "pause" -d 'Stop the turns of a hook\'s streams; events are still accepted'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and not __fish_seen_subcommand_from create apply list show edit test delete pause resume" -f -a "resume" -d 'Let the streams of a paused hook go on'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from create" -l namespace -d 'The namespace whose lanes its streams use [default: default]' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from create" -l order-by -d 'What divides its events into streams: body:/JSON/POINTER, header:NAME, or none for one stream' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from create" -l unordered -d 'Events without an ordering key: refuse (422), or keep in the hook\'s own stream' -r
@@ -343,6 +345,40 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from delete" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from delete" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from delete" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from pause" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand hooks; and __fish_seen_subcommand_from resume" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and not __fish_seen_subcommand_from list show tail" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and not __fish_seen_subcommand_from list show tail" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand events; and not __fish_seen_subcommand_from list show tail" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
@@ -476,26 +512,28 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand state; and __fish_seen_subcommand_from rebuild" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
 json\t'One JSON object'
 jsonl\t'One JSON object a line'
 names\t'One id a line, for xargs'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l timeout -d 'How long to wait for one answer' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -l no-input -d 'Never ask: fail and name the flag that answers'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "list" -d 'List cursors, a row each: those whose events wait longest first'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "show" -d 'Show one stream and what its handlers\' cursors do'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "retry" -d 'Let cursors that are set aside try again now'
-complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip" -f -a "skip" -d 'Put the event that a cursor needs next into the dead letters and go on behind it'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -f -a "list" -d 'List cursors, a row each: those whose events wait longest first'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -f -a "show" -d 'Show one stream and what its handlers\' cursors do'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -f -a "retry" -d 'Let cursors that are set aside try again now'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -f -a "skip" -d 'Put the event that a cursor needs next into the dead letters and go on behind it'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -f -a "hold" -d 'Set cursors of a stream aside by hand, until they are released'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and not __fish_seen_subcommand_from list show retry skip hold release" -f -a "release" -d 'Let held cursors of a stream flow again'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l hook -d 'Only those of one hook' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from list" -l condition -d 'Only those in one condition' -r -f -a "flowing\t''
 waiting\t''
@@ -572,29 +610,65 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_se
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from skip" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l handler -d 'One handler [default: all]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l reason -d 'Why, for the others' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
 json\t'One JSON object'
 jsonl\t'One JSON object a line'
 names\t'One id a line, for xargs'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l timeout -d 'How long to wait for one answer' -r
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -l no-input -d 'Never ask: fail and name the flag that answers'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "list" -d 'List the lanes of a namespace, a row each'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "resize" -d 'Change the number of lanes while events keep flowing in order'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "drain" -d 'Process what waits now, keep what comes later until resume'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "pause" -d 'Stop the turns of lanes; events are still accepted'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "resume" -d 'Let lanes go on, after a pause or a drain'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "rebuild" -d 'Wipe the hints and make them again from the database, while everything goes on'
-complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of" -f -a "of" -d 'Say where a stream belongs: its slot and its lane, stored or not'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from hold" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l handler -d 'One handler [default: all]' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand streams; and __fish_seen_subcommand_from release" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "list" -d 'List the lanes of a namespace, a row each'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "resize" -d 'Change the number of lanes while events keep flowing in order'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "drain" -d 'Process what waits now, keep what comes later until resume'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "pause" -d 'Stop the turns of lanes; events are still accepted'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "resume" -d 'Let lanes go on, after a pause or a drain'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "rebuild" -d 'Wipe the hints and make them again from the database, while everything goes on'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "of" -d 'Say where a stream belongs: its slot and its lane, stored or not'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and not __fish_seen_subcommand_from list resize drain pause resume rebuild of show" -f -a "show" -d 'Show one lane and its cursors: those set aside first, then those that wait longest'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l namespace -d 'Which namespace' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from list" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
@@ -733,6 +807,24 @@ complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -l no-input -d 'Never ask: fail and name the flag that answers'
 complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from of" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l namespace -d 'Which namespace' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l top -d 'How many cursors at most' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l url -d 'Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l key-file -d 'Read the access key from this file; without it the environment\'s HOOKLANE_KEY is the key' -r -F
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -s o -l output -d 'How data is written to stdout' -r -f -a "table\t'For people'
+json\t'One JSON object'
+jsonl\t'One JSON object a line'
+names\t'One id a line, for xargs'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l confirm -d 'With --yes, what a severe action is about: the name that would be typed' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l color -d 'When to use colour' -r -f -a "auto\t'On a terminal that has it, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l timeout -d 'How long to wait for one answer' -r
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -s q -l quiet -d 'Print errors and the data that was asked for, nothing else'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -s y -l yes -d 'Answer questions with yes; checks are never skipped'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -l no-input -d 'Never ask: fail and name the flag that answers'
+complete -c hooklane -n "__fish_hooklane_using_subcommand lanes; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l handler -d 'Only one handler' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l event -d 'Also where this event of it is' -r
 complete -c hooklane -n "__fish_hooklane_using_subcommand why" -l data -d 'Data directory: socket, lock, database, log [default: $XDG_DATA_HOME/hooklane]' -r -F

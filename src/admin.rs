@@ -14,6 +14,7 @@ mod monitor;
 mod namespaces;
 mod rebuild;
 mod resize;
+mod stops;
 mod streams;
 mod verdict;
 mod why;

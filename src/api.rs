@@ -23,10 +23,11 @@ pub use audit::AuditRow;
 pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, Outcome};
 pub use hook::{
-    Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookSpec, Test, Tested,
+    Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookSpec, HookStopSpec,
+    HookStopped, Paused, Test, Tested,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
-pub use lane::{Lane, LaneState, Percentiles, Worst};
+pub use lane::{Lane, LaneShown, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
@@ -34,7 +35,7 @@ pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Sample, Severity, Snapshot,
     Storage, Total, Verdict, Viewer,
 };
-pub use stream::{Released, Retry, Skip, Skipped, State, Stream, StreamRow};
+pub use stream::{Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow};
 pub use why::{Help, Hints, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
 
 use serde::{Deserialize, Serialize};

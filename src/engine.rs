@@ -396,7 +396,7 @@ impl Engine {
             None => {
                 // Nobody else could be moving them.
                 let catalog = self.catalog.now();
-                self.end_moves(&catalog, &catalog.stops.hooks).await?;
+                self.end_moves(&catalog, &catalog.stops.moving()).await?;
                 self.run_every_lane().await?;
                 self.sweep().await.map(drop)
             }
@@ -494,9 +494,10 @@ impl Engine {
         loop {
             let now = clock.tick().await;
             let catalog = self.catalog.now();
-            since.retain(|hook, _| catalog.stops.hooks.contains(hook));
-            for hook in &catalog.stops.hooks {
-                since.entry(*hook).or_insert(now);
+            let moving = catalog.stops.moving();
+            since.retain(|hook, _| moving.contains(hook));
+            for hook in moving {
+                since.entry(hook).or_insert(now);
             }
             let is_late = |(_, since): &(&HookId, &Instant)| now - **since >= MOVE_MAX;
             let late = since
@@ -521,7 +522,7 @@ impl Engine {
             .filter_map(|hook| catalog.hooks_by_id.get(hook));
         for hook in known {
             tracing::warn!(hook = %hook.name, "its change of namespace was broken off; it goes on where it is");
-            self.store.resume_hook(hook.id, &hook.namespace).await?;
+            self.store.end_move(hook.id, &hook.namespace).await?;
         }
         match hooks.is_empty() {
             true => Ok(()),

@@ -44,7 +44,7 @@ pub use error::Error;
 pub use events::{Appended, Filter, NewEvent, Stored};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
-pub use lane_sets::{Begun, Closed, LaneMode, Left, Progress, Size, Waiting, Why};
+pub use lane_sets::{Begun, Closed, HookStop, LaneMode, Left, Progress, Size, Waiting, Why};
 pub use look::{Looked, look};
 pub use migrate::{Moved, Proof, migrate, size as migrate_size};
 pub use namespaces::Namespace;

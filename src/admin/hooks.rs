@@ -16,7 +16,7 @@ use crate::domain::name::Name;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce::{self, Folds, Task};
-use crate::store::{self, CursorRow, CursorsFilter, HookPlan};
+use crate::store::{CursorRow, CursorsFilter, HookPlan};
 
 /// The longest debounce: beyond it an event would be forgotten by people.
 const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
@@ -236,17 +236,12 @@ impl Admin {
     /// Moves the streams of a hook to the lanes of another namespace: no turn of the old lanes runs any more
     /// when the first of the new ones begins. Only this hook waits, for one turn.
     async fn move_hook(&self, hook: &Hook, to: &Name) -> Result<(), Error> {
-        let why = store::Why {
-            by: "hooks edit".to_owned(),
-            reason: Some(format!("moves to namespace {to}")),
-            at: Timestamp::now(),
-        };
-        self.store.pause_hook(hook.id, &why).await?;
+        self.store.begin_move(hook.id, Timestamp::now()).await?;
         self.changed().await?;
         let version = self.store.config_version().await?;
         let late = self.acted_by_all(version).await?;
         if !late.is_empty() {
-            self.store.resume_hook(hook.id, &hook.namespace).await?;
+            self.store.end_move(hook.id, &hook.namespace).await?;
             self.changed().await?;
             let nodes = late.join(", ");
             return Err(Error::Conflict(format!(
@@ -254,7 +249,7 @@ impl Admin {
                 hook.name
             )));
         }
-        self.store.resume_hook(hook.id, to).await?;
+        self.store.end_move(hook.id, to).await?;
         Ok(())
     }
 
@@ -292,6 +287,8 @@ impl Admin {
     }
 
     async fn shown(&self, hook: &Hook) -> Result<api::Hook, Error> {
+        let stop = self.store.hook_stops().await?.remove(&hook.id);
+        let pause = stop.and_then(|stop| stop.pause);
         let (streams, events) = self.store.hook_size(hook.id).await?;
         Ok(api::Hook {
             spec: spec_of(hook),
@@ -299,6 +296,11 @@ impl Admin {
             created_at: hook.created_at,
             streams: u64::try_from(streams).ok(),
             events: u64::try_from(events).ok(),
+            paused: pause.map(|pause| api::Paused {
+                by: pause.by,
+                at: pause.at,
+                reason: pause.reason,
+            }),
         })
     }
 }

@@ -322,6 +322,37 @@ impl Admin {
         Ok(shown)
     }
 
+    /// Cursors of a lane that runs here, for people.
+    pub(super) async fn cursor_lines(
+        &self,
+        lines: Vec<crate::engine::lane::Line>,
+        lane: u16,
+    ) -> Result<Vec<api::CursorLine>, Error> {
+        let catalog = self.engine()?.catalog.now();
+        let wanted: HashSet<_> = lines.iter().map(|line| line.cursor.stream).collect();
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let rows = self.store.cursors_of(&wanted).await?;
+        let rows: HashMap<_, _> = rows.into_iter().map(|row| (row.stream, row)).collect();
+        let now = Timestamp::now();
+        let shown = lines.into_iter().filter_map(|line| {
+            let row = rows.get(&line.cursor.stream)?;
+            let handler = catalog.handlers.get(&line.cursor.handler)?;
+            let stream = StreamName {
+                hook: catalog.hooks_by_id.get(&row.hook)?.name.clone(),
+                key: row.key.clone(),
+            };
+            let kept = row.of(handler.id);
+            Some(line_of(
+                stream,
+                &handler.name,
+                kept,
+                Some(&(lane, line)),
+                now,
+            ))
+        });
+        Ok(shown.collect())
+    }
+
     /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
     fn tell(&self, own: &[Own], names: &HashMap<CursorId, api::CursorLine>, now: Timestamp) {
         let Some(engine) = &self.engine else { return };
@@ -431,6 +462,7 @@ impl Admin {
         let handlers = handler_paces(seen, set, whole.catalog);
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
+        let paused = paused_hooks(set, whole.catalog, now);
         let verdicts = verdict::verdicts(&verdict::Facts {
             at: now,
             lanes: &lanes,
@@ -440,6 +472,7 @@ impl Admin {
             turns: &turns,
             hooks: &paces,
             handlers: &handlers,
+            paused: &paused,
             largest: whole.largest(&set.namespace),
             lanes_that_help: space.help,
         });
@@ -930,6 +963,23 @@ fn worst_of(lanes: &[Lane], of: fn(&Lane) -> Option<api::Percentiles>) -> Option
     })
 }
 
+/// The hooks of a namespace that operators have paused, and who, when and why.
+fn paused_hooks(
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+    now: Timestamp,
+) -> Vec<(String, String)> {
+    let told = |(id, stop): (&HookId, &crate::store::HookStop)| {
+        let hook = catalog.hooks_by_id.get(id)?;
+        let is_here = hook.namespace == set.namespace;
+        let told = super::stops::told(&hook.name, stop, now).filter(|_| is_here)?;
+        Some((hook.name.to_string(), told))
+    };
+    let mut paused: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
+    paused.sort_unstable();
+    paused
+}
+
 fn hook_lines(
     seen: &Seen,
     set: &LaneSet,
@@ -953,7 +1003,7 @@ fn hook_lines(
         hook: hook.name.clone(),
         in_per_s: pace(hook.id).now,
         normal_per_s: pace(hook.id).normal.value().map(hundredths),
-        paused: catalog.stops.hooks.contains(&hook.id),
+        paused: catalog.stops.hooks.contains_key(&hook.id),
         handlers: {
             let names: Vec<_> = hook.handlers.iter().map(|h| h.name.to_string()).collect();
             names.join(", ")

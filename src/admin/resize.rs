@@ -242,7 +242,7 @@ impl Admin {
     }
 }
 
-fn why(by: &str, reason: Option<&String>) -> Why {
+pub(super) fn why(by: &str, reason: Option<&String>) -> Why {
     Why {
         by: by.to_owned(),
         reason: reason.cloned(),

@@ -221,7 +221,7 @@ impl Admin {
         Ok(next.first().map(|stored| stored.event.id))
     }
 
-    fn handler<'h>(
+    pub(super) fn handler<'h>(
         &self,
         hook: &'h Hook,
         name: &Name,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::eta;
 use crate::api::{Class, CursorLine, Lane, LaneState, Severity, Storage, Verdict};
+use crate::domain::cursor::Condition;
 use crate::domain::name::StreamName;
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
@@ -46,6 +47,8 @@ pub struct Facts<'f> {
     pub hooks: &'f [(String, f64, f64)],
     /// Handlers with the time they take for an event in seconds, and what is normal.
     pub handlers: &'f [(String, f64, f64)],
+    /// Hooks that operators have paused, and who, when and why.
+    pub paused: &'f [(String, String)],
     /// The stream with most to go among those that flow, and how much.
     pub largest: Option<(StreamName, u64)>,
     /// The least number of lanes that no stream would keep busy, were what waits laid on them.
@@ -92,6 +95,8 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all.extend(too_few_lanes(facts));
     all.extend(set_aside(facts));
     all.extend(on_purpose(facts));
+    all.extend(paused_hooks(facts));
+    all.extend(held_on_purpose(facts));
     all.sort_by_key(|verdict| (verdict.rule, std::cmp::Reverse(verdict.events)));
     if all.is_empty() {
         all.push(well(facts));
@@ -102,22 +107,24 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
 /// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
 pub fn severity(lane: &Lane, cursors: &[CursorLine], flow_ms: &[u64]) -> Severity {
     let of_lane = |cursor: &&CursorLine| cursor.lane == lane.index;
+    let held_by_hand = cursors.iter().filter(of_lane).filter(|c| is_by_hand(c));
+    let held_by_hand = held_by_hand.count() as u64;
     let is_bad = |cursor: &CursorLine| match cursor.condition.as_str() {
-        "held" => true,
+        "held" => !is_by_hand(cursor),
         "waiting" => cursor.oldest_ms.is_some_and(over(WAITS_LONG)),
         _ => false,
     };
     let is_running = !is_stopped(lane);
     let rises = eta::slope(flow_ms).is_some_and(|slope| slope >= 0.95);
     if lane.state == LaneState::NoOwner
-        || lane.held > 0
+        || lane.held > held_by_hand
         || cursors.iter().filter(of_lane).any(is_bad)
         || is_running && (lane.flow_ms.is_some_and(over(CRITICAL)) || rises)
     {
         Severity::Trouble
     } else if !is_running
         || lane.state == LaneState::Draining
-        || lane.waiting > 0
+        || lane.waiting + lane.held > 0
         || lane.flow_ms.is_some_and(over(LATE))
     {
         Severity::Unusual
@@ -329,10 +336,17 @@ fn lanes_help(facts: &Facts<'_>) -> String {
     }
 }
 
+/// Whether an operator holds it.
+fn is_by_hand(cursor: &CursorLine) -> bool {
+    let reason = cursor.result.as_deref().unwrap_or_default();
+    cursor.condition == "held" && reason.starts_with(Condition::HELD_BY)
+}
+
 fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
     let all = facts.backlog().max(1);
-    let is_set_aside =
-        |cursor: &&CursorLine| matches!(cursor.condition.as_str(), "waiting" | "held");
+    let is_set_aside = |cursor: &&CursorLine| {
+        matches!(cursor.condition.as_str(), "waiting" | "held") && !is_by_hand(cursor)
+    };
     let line = |cursor: &CursorLine| {
         let (stream, handler) = (&cursor.stream, &cursor.handler);
         let result = cursor.result.as_deref().unwrap_or("set aside");
@@ -409,6 +423,46 @@ fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
         }
     };
     facts.lanes.iter().filter(stopped).map(line).collect()
+}
+
+fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
+    let line = |(hook, told): &(String, String)| {
+        let of_hook = |cursor: &&CursorLine| cursor.stream.hook.as_str() == hook;
+        let waiting = facts.cursors.iter().filter(of_hook);
+        let more = format!(
+            "Its events are accepted and kept. More lanes: no. Go on: hooklane hooks resume {hook}"
+        );
+        Verdict {
+            severity: Severity::Unusual,
+            events: waiting.map(|cursor| cursor.behind).sum(),
+            ..verdict(11, Class::OnPurpose, printable_line(told).to_string(), more)
+        }
+    };
+    facts.paused.iter().map(line).collect()
+}
+
+fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
+    let line = |cursor: &CursorLine| {
+        let (stream, handler) = (&cursor.stream, &cursor.handler);
+        let result = printable_line(cursor.result.as_deref().unwrap_or_default());
+        let more = format!(
+            "Keeps its own {}. More lanes: no, 1 stream. Go on: hooklane streams release {stream}",
+            counted(cursor.behind, "event", "events")
+        );
+        Verdict {
+            severity: Severity::Unusual,
+            events: cursor.behind,
+            stream: Some(stream.clone()),
+            ..verdict(
+                11,
+                Class::OnPurpose,
+                format!("{stream} -> {handler} {result}"),
+                more,
+            )
+        }
+    };
+    let by_hand = facts.cursors.iter().filter(|cursor| is_by_hand(cursor));
+    by_hand.map(line).collect()
 }
 
 fn well(facts: &Facts<'_>) -> Verdict {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::namespaces::check_lanes;
-use super::{Admin, Error};
+use super::{Admin, Error, stops};
 use crate::api::{self, Class, Help, LaneState, WhyCursor, WhyEvent};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::EventId;
@@ -22,7 +22,8 @@ enum Stop {
     Nothing,
     NoOwner,
     Lane,
-    Hook,
+    /// Who paused it; none while it changes its namespace.
+    Hook(Option<String>),
 }
 
 impl Admin {
@@ -101,7 +102,7 @@ impl Admin {
             _ => self.store.cursor(row.id).await?.map(|(.., at)| at),
         };
         let behind = row.position.behind(row.head);
-        let is_paused = matches!(stop, Stop::Lane | Stop::Hook) && behind > 0;
+        let is_paused = matches!(stop, Stop::Lane | Stop::Hook(_)) && behind > 0;
         let mut why = WhyCursor {
             handler: handler.clone(),
             condition: match row.condition {
@@ -149,8 +150,10 @@ impl Admin {
     ) -> Result<Stop, Error> {
         let catalog = self.engine()?.catalog.now();
         let is_before_mark = mark.is_some_and(|mark| position.0 < mark.0);
+        if let Some(stop) = catalog.stops.hooks.get(&hook.id) {
+            return Ok(Stop::Hook(stops::told(&hook.name, stop, Timestamp::now())));
+        }
         Ok(match lane.state {
-            _ if catalog.stops.hooks.contains(&hook.id) => Stop::Hook,
             LaneState::NoOwner => Stop::NoOwner,
             LaneState::Active => Stop::Nothing,
             LaneState::Draining | LaneState::Drained if is_before_mark => Stop::Nothing,
@@ -270,6 +273,13 @@ fn advise(
         help("streams skip", stream, &why.handler, &event, what)
     });
     match (condition, stop) {
+        (Condition::Held { reason }, _) if reason.starts_with(Condition::HELD_BY) => {
+            why.ends = "when it is released".to_owned();
+            let what = "let it flow again";
+            why.helps
+                .push(help("streams release", stream, &why.handler, "", what));
+            why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
+        }
         (Condition::Held { .. }, _) => {
             why.ends = "when an operator acts: not by itself".to_owned();
             why.helps.push(Help {
@@ -286,7 +296,16 @@ fn advise(
             why.helps.extend(skip);
             why.does_not = does_not(&[one_lane, "lanes rebuild (it waits for its time)"]);
         }
-        (Condition::Flowing, Stop::Hook) => {
+        (Condition::Flowing, Stop::Hook(Some(paused))) => {
+            why.reason = Some(paused.clone());
+            why.ends = "when the hook is resumed".to_owned();
+            why.helps.push(Help {
+                command: format!("hooklane hooks resume {}", stream.hook),
+                what: "let the hook go on".to_owned(),
+            });
+            why.does_not = does_not(&["more lanes (it stays as it is)", "lanes rebuild"]);
+        }
+        (Condition::Flowing, Stop::Hook(None)) => {
             why.reason = Some("its hook changes its namespace".to_owned());
             why.ends = "by itself, within seconds".to_owned();
         }
@@ -364,6 +383,11 @@ fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Cla
     let failed = cursors.iter().find(is("held"));
     if let Some(cursor) = failed.or_else(|| cursors.iter().find(is("waiting"))) {
         let reason = cursor.reason.as_deref().unwrap_or_default();
+        if reason.starts_with(Condition::HELD_BY) {
+            let (handler, events) = (&cursor.handler, counted(cursor.behind, "event", "events"));
+            let text = format!("{stream} -> {handler} {reason}; keeps its own {events}");
+            return (Class::OnPurpose, text);
+        }
         let tries = match cursor.tries {
             0 | 1 => String::new(),
             tries => format!(", {tries} tries"),

@@ -110,6 +110,39 @@ pub struct Hook {
     pub streams: Option<u64>,
     /// Its stored events; none where counting them was not asked for.
     pub events: Option<u64>,
+    /// Who paused its cursors; none while they take turns.
+    #[serde(default)]
+    pub paused: Option<Paused>,
+}
+
+/// Who paused something, when and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Why a hook is paused or let go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HookStopSpec {
+    /// In the asker's words.
+    pub reason: Option<String>,
+}
+
+/// A hook that was paused or let go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStopped {
+    /// The hook.
+    pub hook: Name,
+    /// Whether it was otherwise before.
+    pub changed: bool,
+    /// Nodes that may still take a turn by what was before; when there are none it is true everywhere.
+    pub waits_for: Vec<String>,
 }
 
 /// What went with a hook.

@@ -75,6 +75,19 @@ pub struct Lane {
     pub trend: Vec<u64>,
 }
 
+/// A lane with the cursors in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LaneShown {
+    /// The lane.
+    #[serde(flatten)]
+    pub lane: Lane,
+    /// Whether the cursors are chosen from all of it; else from what another node tells of it.
+    pub is_all: bool,
+    /// Cursors with work: those set aside first, then those whose events wait longest.
+    #[serde(rename = "lines")]
+    pub cursors: Vec<super::CursorLine>,
+}
+
 /// What a lane does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaneState {

@@ -90,6 +90,27 @@ pub struct Released {
     pub released: u64,
 }
 
+/// Cursors to set aside by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// The stream.
+    pub stream: StreamName,
+    /// One handler; none for all.
+    #[serde(default)]
+    pub handler: Option<Name>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// How many cursors are held now that were not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Zero when all were held already.
+    pub held: u64,
+}
+
 /// The event that a cursor shall pass without applying it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 mod file;
 mod plan;
+mod stop;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub enum Hooks {
     Edit(Edit),
     Test(Try),
     Delete(Delete),
+    Pause(stop::Pause),
+    Resume(stop::Resume),
 }
 
 impl Hooks {
@@ -42,6 +45,8 @@ impl Hooks {
             Self::Edit(edit) => edit.run(reach, out).await,
             Self::Test(test) => test.run(reach, out).await,
             Self::Delete(delete) => delete.run(reach, out).await,
+            Self::Pause(pause) => pause.run(reach, out).await,
+            Self::Resume(resume) => resume.run(reach, out).await,
         }
     }
 }
@@ -56,6 +61,7 @@ impl Row for Hook {
     const HEADER: &'static [&'static str] = &[
         "NAME",
         "NAMESPACE",
+        "CONDITION",
         "ORDER BY",
         "REDUCE",
         "ON ERROR",
@@ -63,12 +69,17 @@ impl Row for Hook {
         "EVENTS ",
         "CREATED",
     ];
-    const DROPS: &'static [&'static str] = &["CREATED", "ON ERROR", "NAMESPACE", "ORDER BY"];
+    const DROPS: &'static [&'static str] =
+        &["CREATED", "ON ERROR", "NAMESPACE", "CONDITION", "ORDER BY"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.spec.name.to_string(),
             self.spec.namespace.to_string(),
+            match self.paused {
+                Some(_) => "paused".to_owned(),
+                None => "flowing".to_owned(),
+            },
             self.spec.order_by.to_string(),
             plan::reduce(self.spec.reduce.as_ref()),
             plan::on_error(self.spec.on_error).to_owned(),

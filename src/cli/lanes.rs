@@ -2,6 +2,7 @@
 
 mod hints;
 mod operate;
+mod show;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub enum Lanes {
     Resume(operate::Resume),
     Rebuild(hints::Rebuild),
     Of(hints::Of),
+    Show(show::Show),
 }
 
 impl Lanes {
@@ -38,6 +40,7 @@ impl Lanes {
             Self::Resume(resume) => resume.run(reach, out).await,
             Self::Rebuild(rebuild) => rebuild.run(reach, out).await,
             Self::Of(of) => of.run(reach, out).await,
+            Self::Show(show) => show.run(reach, out).await,
         }
     }
 }

@@ -347,6 +347,11 @@ impl Printer {
         writeln!(self.data, "{}", printable(text))
     }
 
+    /// Columns of the terminal that shows data, if one does.
+    pub fn room(&self) -> Option<u16> {
+        self.width
+    }
+
     /// Makes what was printed visible, before the talk about it.
     pub fn flush(&mut self) -> io::Result<()> {
         self.data.flush()

@@ -9,8 +9,10 @@ use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{
-    List, Released, Retry as RetrySpec, Skip as SkipSpec, Skipped, Stream, StreamRow,
+    Held, Hold as HoldSpec, List, Released, Retry as RetrySpec, Skip as SkipSpec, Skipped, Stream,
+    StreamRow,
 };
+use crate::domain::cursor::Condition;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::text;
@@ -22,6 +24,8 @@ pub enum Streams {
     Show(Show),
     Retry(Retry),
     Skip(Skip),
+    Hold(Hold),
+    Release(Release),
 }
 
 impl Streams {
@@ -32,6 +36,8 @@ impl Streams {
             Self::Show(show) => show.run(reach, out).await,
             Self::Retry(retry) => retry.run(reach, out).await,
             Self::Skip(skip) => skip.run(reach, out).await,
+            Self::Hold(hold) => hold.run(reach, out).await,
+            Self::Release(release) => release.run(reach, out).await,
         }
     }
 }
@@ -209,6 +215,11 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
         return Vec::new();
     }
     let (stream, handler) = (&row.stream, &row.handler);
+    let reason = row.reason.as_deref().unwrap_or_default();
+    if reason.starts_with(Condition::HELD_BY) {
+        let release = format!("hooklane streams release {stream} --handler {handler}");
+        return vec![("helps", release)];
+    }
     let mut ways = vec![(
         "helps",
         format!("hooklane streams retry {stream} --handler {handler}"),
@@ -250,6 +261,82 @@ impl Retry {
                     "let go   {cursors} of {}, to try again now",
                     spec.stream
                 ))?;
+            }
+        }
+        out.object(&released)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Set cursors of a stream aside by hand, until they are released
+///
+/// Its events are accepted and kept; the other streams of its lane go on.
+///
+/// Examples:
+///   hooklane streams hold orders/c07 --reason 'a look at its state'
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Hold {
+    /// The stream, HOOK or HOOK/KEY
+    stream: StreamName,
+    /// One handler [default: all]
+    #[arg(long, value_name = "NAME")]
+    handler: Option<Name>,
+    /// Why, for the others
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl Hold {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let spec = HoldSpec {
+            stream: self.stream,
+            handler: self.handler,
+            reason: self.reason,
+        };
+        let path = format!("{STREAMS}/hold");
+        let held: Held = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let stream = &spec.stream;
+        match held.held {
+            0 => out.say(format_args!("already held: {stream}"))?,
+            n => {
+                let cursors = text::counted(n, "cursor", "cursors");
+                out.say(format_args!("held   {cursors} of {stream}"))?;
+            }
+        }
+        out.facts(&[("back", format!("hooklane streams release {stream}"))])?;
+        out.object(&held)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// Let held cursors of a stream flow again
+///
+/// Examples:
+///   hooklane streams release orders/c07
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Release {
+    /// The stream, HOOK or HOOK/KEY
+    stream: StreamName,
+    /// One handler [default: all]
+    #[arg(long, value_name = "NAME")]
+    handler: Option<Name>,
+}
+
+impl Release {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let spec = RetrySpec {
+            stream: self.stream,
+            handler: self.handler,
+        };
+        let path = format!("{STREAMS}/release");
+        let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
+        match released.released {
+            0 => out.say(format_args!("nothing is held in {}", spec.stream))?,
+            n => {
+                let cursors = text::counted(n, "cursor", "cursors");
+                out.say(format_args!("released  {cursors} of {}", spec.stream))?;
             }
         }
         out.object(&released)?;

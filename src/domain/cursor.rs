@@ -47,6 +47,9 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// What the reason of a cursor begins with that an operator holds; his name follows.
+    pub const HELD_BY: &str = "held by ";
+
     /// The word for it in tables, JSON and the database.
     pub fn word(&self) -> &'static str {
         match self {

@@ -17,7 +17,7 @@ use crate::domain::name::Name;
 use crate::domain::position::Position;
 use crate::domain::rate::Bucket;
 use crate::domain::time::Timestamp;
-use crate::store::{Error, LaneMode, LastUse, Store};
+use crate::store::{Error, HookStop, LaneMode, LastUse, Store};
 
 /// Hands out the newest [`Snapshot`].
 pub struct Catalog {
@@ -55,10 +55,16 @@ pub struct Stops {
     /// Up to where cursors of draining lanes move.
     pub marks: HashMap<CursorId, Position>,
     /// Hooks whose cursors take no turns.
-    pub hooks: HashSet<HookId>,
+    pub hooks: HashMap<HookId, HookStop>,
 }
 
 impl Stops {
+    /// The hooks that change their namespace.
+    pub fn moving(&self) -> HashSet<HookId> {
+        let moving = self.hooks.iter().filter(|(_, stop)| stop.is_moving);
+        moving.map(|(hook, _)| *hook).collect()
+    }
+
     /// What a lane does.
     pub fn mode(&self, lane: &LaneId) -> Mode {
         self.lanes.get(lane).map_or(Mode::Active, |lane| lane.mode)
@@ -204,7 +210,7 @@ async fn stops(store: &Store) -> Result<Stops, Error> {
             true => store.marks().await?,
             false => HashMap::new(),
         },
-        hooks: store.paused_hooks().await?.into_iter().collect(),
+        hooks: store.hook_stops().await?,
         lanes,
     })
 }

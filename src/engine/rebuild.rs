@@ -512,7 +512,7 @@ impl Page<'_> {
             catalog.stops.mode(&lane) == Mode::Active
         });
         is_active
-            && !catalog.stops.hooks.contains(&self.hook.id)
+            && !catalog.stops.hooks.contains_key(&self.hook.id)
             && live.condition == Condition::Flowing
     }
 }

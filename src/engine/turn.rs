@@ -164,7 +164,7 @@ fn stopped(
         engine.place_later([hint(input, now)]);
         return Some(Outcome::Done);
     }
-    if catalog.stops.hooks.contains(&handler.hook) {
+    if catalog.stops.hooks.contains_key(&handler.hook) {
         return Some(kept(input));
     }
     if catalog.stops.mode(lane).has_marks() && !input.has_gap() {

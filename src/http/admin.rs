@@ -21,7 +21,10 @@ use super::error::Error;
 use super::read::{Asked, limit, list, name, server_sent};
 use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
-use crate::api::{Apply, EventRow, HookEdit, HookSpec, KeySpec, NamespaceSpec, Retry, Skip, Test};
+use crate::api::{
+    Apply, EventRow, Hold, HookEdit, HookSpec, HookStopSpec, KeySpec, NamespaceSpec, Retry, Skip,
+    Test,
+};
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
 use crate::domain::name::{Name, StreamName};
@@ -36,6 +39,8 @@ pub(super) fn routes() -> Router<App> {
             get(show_hook).patch(edit_hook).delete(delete_hook),
         )
         .route("/v1/admin/hooks/{hook}/test", post(test_hook))
+        .route("/v1/admin/hooks/{hook}/pause", post(pause_hook))
+        .route("/v1/admin/hooks/{hook}/resume", post(resume_hook))
         .route("/v1/admin/keys", get(keys).post(create_key))
         .route("/v1/admin/keys/{id}", delete(revoke_key))
         .route(
@@ -48,6 +53,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/streams/show", get(show_stream))
         .route("/v1/admin/streams/retry", post(retry))
         .route("/v1/admin/streams/skip", post(skip))
+        .route("/v1/admin/streams/hold", post(hold))
+        .route("/v1/admin/streams/release", post(release))
         .route("/v1/admin/events", get(events))
         .route("/v1/admin/events/tail", get(tail))
         .route("/v1/admin/events/{id}", get(show_event))
@@ -192,6 +199,34 @@ async fn test_hook(
     Ok(json(StatusCode::OK, &tested))
 }
 
+async fn pause_hook(
+    By(actor): By,
+    State(app): State<App>,
+    Named(hook): Named<Name>,
+    Body(spec): Body<HookStopSpec>,
+) -> Answer {
+    let work = app.admin.pause_hook(&hook, spec.reason.as_ref(), &actor.by);
+    let stopped = app.admin.act(&actor, work, |done| {
+        let act = Act::new("hooks pause", &hook).reason(spec.reason.as_ref());
+        done.changed.then_some(act)
+    });
+    Ok(json(StatusCode::OK, &stopped.await?))
+}
+
+async fn resume_hook(
+    By(actor): By,
+    State(app): State<App>,
+    Named(hook): Named<Name>,
+    Body(spec): Body<HookStopSpec>,
+) -> Answer {
+    let work = app.admin.resume_hook(&hook);
+    let stopped = app.admin.act(&actor, work, |done| {
+        let act = Act::new("hooks resume", &hook).reason(spec.reason.as_ref());
+        done.changed.then_some(act)
+    });
+    Ok(json(StatusCode::OK, &stopped.await?))
+}
+
 async fn keys(_: Operator, State(app): State<App>) -> Answer {
     Ok(list(app.admin.keys().await?, None))
 }
@@ -306,6 +341,26 @@ async fn retry(By(actor): By, State(app): State<App>, Body(retry): Body<Retry>) 
     let released = app.admin.act(&actor, work, |done| {
         let details = json!({"handler": retry.handler, "cursors": done.released});
         let act = Act::new("streams retry", &retry.stream).details(details);
+        (done.released > 0).then_some(act)
+    });
+    Ok(json(StatusCode::OK, &released.await?))
+}
+
+async fn hold(By(actor): By, State(app): State<App>, Body(hold): Body<Hold>) -> Answer {
+    let work = app.admin.hold(&hold, &actor.by);
+    let held = app.admin.act(&actor, work, |done| {
+        let details = json!({"handler": hold.handler, "cursors": done.held});
+        let act = Act::new("streams hold", &hold.stream).reason(hold.reason.as_ref());
+        (done.held > 0).then(|| act.details(details))
+    });
+    Ok(json(StatusCode::OK, &held.await?))
+}
+
+async fn release(By(actor): By, State(app): State<App>, Body(release): Body<Retry>) -> Answer {
+    let work = app.admin.release(&release);
+    let released = app.admin.act(&actor, work, |done| {
+        let details = json!({"handler": release.handler, "cursors": done.released});
+        let act = Act::new("streams release", &release.stream).details(details);
         (done.released > 0).then_some(act)
     });
     Ok(json(StatusCode::OK, &released.await?))

@@ -24,6 +24,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/lanes/resume", post(resume))
         .route("/v1/admin/lanes/rebuild", post(rebuild))
         .route("/v1/admin/lanes/of", get(of))
+        .route("/v1/admin/lanes/show", get(show))
 }
 
 #[derive(Deserialize)]
@@ -94,6 +95,25 @@ async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<HintsSp
     };
     let done = app.admin.act(&actor, work, said).await?;
     Ok(json(StatusCode::OK, &done))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OneLane {
+    namespace: Option<String>,
+    lane: String,
+    top: Option<usize>,
+}
+
+/// Cursors that are shown of a lane unless it is said how many.
+const TOP: usize = 10;
+
+async fn show(_: Operator, State(app): State<App>, Asked(query): Asked<OneLane>) -> Answer {
+    let namespace = name(query.namespace.as_deref())?;
+    let namespace = namespace.unwrap_or_else(Name::default_namespace);
+    let top = query.top.unwrap_or(TOP);
+    let shown = app.admin.show_lane(&namespace, &query.lane, top).await?;
+    Ok(json(StatusCode::OK, &shown))
 }
 
 #[derive(Deserialize)]

@@ -22,7 +22,7 @@ use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 
 /// Who asks for a change, why, and when.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {
     /// As people write it.
     pub by: String,
@@ -30,6 +30,15 @@ pub struct Why {
     pub reason: Option<String>,
     /// Now.
     pub at: Timestamp,
+}
+
+/// Why the cursors of a hook take no turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookStop {
+    /// It changes its namespace.
+    pub is_moving: bool,
+    /// An operator wants it so.
+    pub pause: Option<Why>,
 }
 
 /// What became of the wish to resize.
@@ -59,7 +68,7 @@ pub struct LaneMode {
 /// What a draining lane has to do before it is drained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Cursors below their marks that are not held.
+    /// Cursors below their marks that are neither held nor of a paused hook.
     pub cursors: i64,
     /// Their events up to the marks.
     pub events: i64,
@@ -160,6 +169,8 @@ const LEFT: &str = "select m.slot * $2 / 65536, count(*),
     from marks m left join cursors c on c.stream = m.stream and c.handler = m.handler
     where m.namespace = $1 and m.mark > coalesce(c.position, 0)
       and coalesce(c.condition, 'flowing') <> 'held'
+      and not exists (select 1 from handlers h join hooks k on k.id = h.hook
+        where h.id = m.handler and k.paused_at is not null)
     group by 1 order by 1";
 
 const DRAINED: &str = "update lanes set mode = 'drained'
@@ -528,18 +539,34 @@ impl Store {
         Ok(found)
     }
 
-    /// The hooks whose cursors take no turns.
+    /// The hooks whose cursors take no turns, and why.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn paused_hooks(&self) -> Result<Vec<HookId>, Error> {
-        const READ: &str =
-            "select id from hooks where paused_at is not null and deleted_at is null order by id";
-        let hooks: Vec<i64> = sqlx::query_scalar(READ).fetch_all(&self.reader).await?;
-        Ok(hooks.into_iter().map(HookId).collect())
+    pub async fn hook_stops(&self) -> Result<HashMap<HookId, HookStop>, Error> {
+        const READ: &str = "select id, moves_at, paused_at, paused_by, paused_reason from hooks
+            where (paused_at is not null or moves_at is not null) and deleted_at is null";
+        type Row = (
+            i64,
+            Option<i64>,
+            Option<i64>,
+            Option<String>,
+            Option<String>,
+        );
+        let rows: Vec<Row> = sqlx::query_as(READ).fetch_all(&self.reader).await?;
+        let stop = |(id, moves_at, at, by, reason): Row| {
+            let pause = at.map(|at| Why {
+                by: by.unwrap_or_default(),
+                reason,
+                at: Timestamp::from_millis(at),
+            });
+            let is_moving = moves_at.is_some();
+            (HookId(id), HookStop { is_moving, pause })
+        };
+        Ok(rows.into_iter().map(stop).collect())
     }
 
-    /// Stops the cursors of a hook; `false` when they are stopped already.
+    /// Pauses the cursors of a hook; `false` when they are paused already.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -559,17 +586,53 @@ impl Store {
         Ok(paused.rows_affected() == 1)
     }
 
-    /// Lets the cursors of a hook go on, in the lanes of `namespace`.
+    /// Lets the cursors of a paused hook go on; `false` when they were not paused.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn resume_hook(&self, hook: HookId, namespace: &Name) -> Result<(), Error> {
-        const RESUME: &str = "update hooks set namespace = $2, paused_at = null, paused_by = null,
-            paused_reason = null where id = $1 and deleted_at is null";
+    pub async fn resume_hook(&self, hook: HookId) -> Result<bool, Error> {
+        const RESUME: &str =
+            "update hooks set paused_at = null, paused_by = null, paused_reason = null
+            where id = $1 and paused_at is not null";
+        let mut writing = self.begin().await?;
+        let resumed = sqlx::query(RESUME)
+            .bind(hook.0)
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(resumed.rows_affected() == 1)
+    }
+
+    /// Stops the cursors of a hook while it changes its namespace; `false` when they are stopped already.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn begin_move(&self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
+        const BEGIN: &str = "update hooks set moves_at = $2
+            where id = $1 and deleted_at is null and moves_at is null";
+        let mut writing = self.begin().await?;
+        let begun = sqlx::query(BEGIN)
+            .bind(hook.0)
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(begun.rows_affected() == 1)
+    }
+
+    /// Ends the change of a hook's namespace: its cursors go on in the lanes of `namespace`.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn end_move(&self, hook: HookId, namespace: &Name) -> Result<(), Error> {
+        const END: &str = "update hooks set namespace = $2, moves_at = null
+            where id = $1 and deleted_at is null";
         const UNMARK: &str = "delete from marks where namespace <> $2
             and handler in (select id from handlers where hook = $1)";
         let mut writing = self.begin().await?;
-        for statement in [RESUME, UNMARK] {
+        for statement in [END, UNMARK] {
             sqlx::query(statement)
                 .bind(hook.0)
                 .bind(namespace.as_str())

@@ -1,6 +1,6 @@
 //! The doctor: what it finds, what it says to do about it, and that it changes nothing.
 
-use std::fs::{Permissions, read_dir, set_permissions};
+use std::fs::{Permissions, set_permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -26,6 +26,7 @@ mod refused;
 mod resize;
 mod shipped;
 mod status;
+mod stops;
 mod store;
 mod top;
 mod world;

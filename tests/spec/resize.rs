@@ -196,7 +196,7 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     let again = store.begin_resize(&set, 6, &why).await.unwrap();
     assert_eq!(again, Begun::Changed, "one resize at a time");
     let hook = store.hooks().await.unwrap().remove(0);
-    assert!(store.pause_hook(hook.id, &why).await.unwrap());
+    assert!(store.begin_move(hook.id, why.at).await.unwrap());
     store.close().await;
     world.restart();
     world.accepted("orders", r#"{"account":"a","number":2,"amount":1}"#);

@@ -223,7 +223,8 @@ impl Ask {
         ask
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// As it is sent.
+    pub fn bytes(&self) -> Vec<u8> {
         [&self.head[..], b"\r\n", &self.body].concat()
     }
 }

@@ -1,0 +1,196 @@
+//! What operators stop and let go by name: the cursors of a hook, the cursors of a stream; and a lane with
+//! the cursors in it.
+
+use super::resize::why;
+use super::{Admin, Error};
+use crate::api;
+use crate::domain::cursor::{Condition, Cursor, CursorId};
+use crate::domain::hook::{HandlerId, Hook};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::store::{Advance, HookStop, Mover, Step, Want};
+use crate::text::duration;
+
+/// Tries to hold a cursor that turns move meanwhile.
+const TRIES: usize = 100;
+
+/// Cursors looked at of a lane.
+const LOOKED_AT: usize = 1_000;
+
+impl Admin {
+    /// Pauses a hook: its cursors take no turns, its events are accepted and kept. When nobody is waited
+    /// for, no turn of it runs.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook.
+    pub async fn pause_hook(
+        &self,
+        name: &Name,
+        reason: Option<&String>,
+        by: &str,
+    ) -> Result<api::HookStopped, Error> {
+        let hook = self.hook(name).await?;
+        let changed = self.store.pause_hook(hook.id, &why(by, reason)).await?;
+        self.hook_stopped(name, changed).await
+    }
+
+    /// Lets the cursors of a paused hook go on.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook.
+    pub async fn resume_hook(&self, name: &Name) -> Result<api::HookStopped, Error> {
+        let hook = self.hook(name).await?;
+        let changed = self.store.resume_hook(hook.id).await?;
+        self.hook_stopped(name, changed).await
+    }
+
+    async fn hook_stopped(&self, name: &Name, changed: bool) -> Result<api::HookStopped, Error> {
+        self.changed().await?;
+        let waits_for = match &self.engine {
+            Some(_) => {
+                self.acted_by_all(self.store.config_version().await?)
+                    .await?
+            }
+            None => Vec::new(),
+        };
+        Ok(api::HookStopped {
+            hook: name.clone(),
+            changed,
+            waits_for,
+        })
+    }
+
+    /// Sets cursors of a stream aside by hand, until somebody releases them.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] stream or handler; [`Error::NeedsDaemon`].
+    pub async fn hold(&self, hold: &api::Hold, by: &str) -> Result<api::Held, Error> {
+        let engine = self.engine()?;
+        let (hook, stream) = self.stream(&hold.stream).await?;
+        let because = match &hold.reason {
+            Some(reason) => format!("{}{by}: {reason}", Condition::HELD_BY),
+            None => format!("{}{by}", Condition::HELD_BY),
+        };
+        let mut held = 0;
+        for handler in self.handlers(&hook, hold.handler.as_ref())? {
+            let cursor = CursorId {
+                stream: stream.id,
+                handler,
+            };
+            held += u64::from(self.hold_one(cursor, &because).await?);
+            // Its lane looks at it, and sets it aside.
+            engine.let_go(&hook.namespace, stream.slot, cursor, 0);
+        }
+        Ok(api::Held { held })
+    }
+
+    /// Whether a cursor is held now that was not.
+    async fn hold_one(&self, cursor: CursorId, because: &str) -> Result<bool, Error> {
+        let want = Want {
+            cursor,
+            events_max: 1,
+        };
+        for _ in 0..TRIES {
+            let input = self.store.inputs(vec![want]).await?.pop().flatten();
+            let Some(input) = input else {
+                return Ok(false);
+            };
+            if matches!(input.cursor.condition, Condition::Held { .. }) {
+                return Ok(false);
+            }
+            let step = held(input.cursor, because);
+            if self.store.advance(vec![step]).await?.first() == Some(&Advance::Moved) {
+                return Ok(true);
+            }
+        }
+        let message = "its turns move it faster than it can be held; pause its lane first";
+        Err(Error::Conflict(message.to_owned()))
+    }
+
+    /// Lets held cursors of a stream flow again, whoever or whatever holds them.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] stream or handler; [`Error::NeedsDaemon`].
+    pub async fn release(&self, release: &api::Retry) -> Result<api::Released, Error> {
+        self.retry(release).await
+    }
+
+    fn handlers(&self, hook: &Hook, wanted: Option<&Name>) -> Result<Vec<HandlerId>, Error> {
+        match wanted {
+            Some(name) => Ok(vec![self.handler(hook, name)?.id]),
+            None => Ok(hook.handlers.iter().map(|handler| handler.id).collect()),
+        }
+    }
+
+    /// A lane with its cursors: those set aside first, then those whose events wait longest.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] namespace or lane; [`Error::NeedsDaemon`].
+    pub async fn show_lane(
+        &self,
+        namespace: &Name,
+        lane: &str,
+        top: usize,
+    ) -> Result<api::LaneShown, Error> {
+        let set = self.namespace(namespace).await?.lanes;
+        let is_meant = |found: &api::Lane| found.lane == lane || found.index.to_string() == lane;
+        let lanes = self.lanes(namespace).await?;
+        let Some(found) = lanes.iter().find(|found| is_meant(found)) else {
+            let there = lanes.iter().map(|lane| lane.lane.as_str());
+            return Err(Error::missing_like("lane", lane, there));
+        };
+        let id = set.ids().find(|id| id.to_string() == found.lane);
+        let worker = id.and_then(|id| self.engine.as_ref()?.worker(&id));
+        let (cursors, is_all) = match worker {
+            Some(worker) => {
+                let lines = worker.lines(top.min(LOOKED_AT), top.min(LOOKED_AT));
+                (self.cursor_lines(lines, found.index).await?, true)
+            }
+            None => {
+                let viewer = api::Viewer {
+                    name: String::new(),
+                    may_act: false,
+                };
+                let seen = self.snapshot(namespace, viewer).await?.cursors.into_iter();
+                (
+                    seen.filter(|line| line.lane == found.index).collect(),
+                    false,
+                )
+            }
+        };
+        Ok(api::LaneShown {
+            lane: found.clone(),
+            is_all,
+            cursors: cursors.into_iter().take(top).collect(),
+        })
+    }
+}
+
+fn held(cursor: Cursor, because: &str) -> Step {
+    Step {
+        cursor: cursor.id,
+        era: cursor.era,
+        from: cursor.position,
+        to: cursor.position,
+        state: cursor.state,
+        chain: cursor.chain,
+        condition: Condition::Held {
+            reason: because.to_owned(),
+        },
+        skipped: Vec::new(),
+        mover: Mover::Operator,
+        at: Timestamp::now(),
+    }
+}
+
+/// Who paused a hook, when and why: `hook orders paused by uid 0 5m ago "deploy"`.
+pub(super) fn told(hook: &Name, stop: &HookStop, now: Timestamp) -> Option<String> {
+    let pause = stop.pause.as_ref()?;
+    let reason = pause.reason.as_ref().map(|reason| format!(" {reason:?}"));
+    Some(format!(
+        "hook {hook} paused by {} {} ago{}",
+        pause.by,
+        duration(now.since(pause.at)),
+        reason.unwrap_or_default()
+    ))
+}
