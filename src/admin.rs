@@ -11,6 +11,7 @@ mod hooks;
 mod keys;
 mod lanes;
 mod monitor;
+mod names;
 mod namespaces;
 mod rebuild;
 mod resize;

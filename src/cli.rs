@@ -5,6 +5,7 @@
 //! then default; there is no configuration file.
 
 mod audit;
+mod complete;
 mod demo;
 mod doctor;
 mod events;
@@ -102,6 +103,10 @@ pub fn tree() -> clap::Command {
 
 /// Runs the program with these arguments, the first being its own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if complete::answer(&args, tree) {
+        return Exit::Done;
+    }
     let matches = match tree().try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) => return misread(&error),

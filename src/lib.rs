@@ -29,6 +29,8 @@
 //!
 //! States are folded again beside the turns: `engine/rebuild.rs`, with its rows in `store/rebuilds.rs`.
 //!
+//! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`.
+//!
 //! What is seen of the whole is computed once a second: `admin/monitor.rs` looks, `admin/verdict.rs` says
 //! in words what is wrong, `admin/eta.rs` when it will be over; `status` and `tui` show it.
 //!

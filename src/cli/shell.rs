@@ -6,12 +6,19 @@ use clap::Args;
 use clap_complete::Shell;
 use clap_mangen::Man as Page;
 
-use super::{Exit, Printer, Trouble, tree};
+use super::{Exit, Printer, Trouble, complete, tree};
 
-/// The shells whose completions are shipped.
-const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+/// The shells whose completions are shipped, and in which files.
+const SHELLS: [(&str, &str); 3] = [
+    ("bash", "hooklane.bash"),
+    ("zsh", "_hooklane"),
+    ("fish", "hooklane.fish"),
+];
 
 /// Write shell completions
+///
+/// The scripts ask this program while a line is typed: commands, flags, and the names of hooks, streams,
+/// lanes, namespaces and keys, as the daemon knows them at that moment.
 ///
 /// Examples:
 ///   hooklane completions bash > ~/.local/share/bash-completion/completions/hooklane
@@ -32,14 +39,12 @@ impl Completions {
     pub fn run(self, out: &mut Printer) -> anyhow::Result<Exit> {
         if let Some(dir) = &self.dir {
             make(dir)?;
-            for shell in SHELLS {
-                clap_complete::generate_to(shell, &mut tree(), "hooklane", dir)?;
+            for (shell, file) in SHELLS {
+                std::fs::write(dir.join(file), complete::script(shell)?)?;
             }
         }
         if let Some(shell) = self.shell {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut tree(), "hooklane", &mut text);
-            out.bytes(&text)?;
+            out.bytes(&complete::script(&shell.to_string())?)?;
         }
         Ok(Exit::Done)
     }

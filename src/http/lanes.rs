@@ -1,4 +1,5 @@
-//! Routes that resize, stop and let go lanes, make their hints again, and say where streams belong.
+//! Routes that resize, stop and let go lanes, make their hints again, and say where streams belong; and the
+//! names of all there is.
 
 use axum::Router;
 use axum::extract::State;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::admin::{Answer, Body};
 use super::audit::By;
 use super::auth::Operator;
-use super::read::{Asked, name};
+use super::read::{Asked, list, name};
 use super::{App, json};
 use crate::admin::Act;
 use crate::api::{Hints, HintsSpec, LanesSpec, ResizeSpec, Stopped};
@@ -25,6 +26,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/lanes/rebuild", post(rebuild))
         .route("/v1/admin/lanes/of", get(of))
         .route("/v1/admin/lanes/show", get(show))
+        .route("/v1/admin/names", get(names))
 }
 
 #[derive(Deserialize)]
@@ -103,6 +105,26 @@ struct OneLane {
     namespace: Option<String>,
     lane: String,
     top: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Begun {
+    kind: String,
+    #[serde(default)]
+    start: String,
+    namespace: Option<String>,
+}
+
+/// Names that begin with what somebody is typing.
+async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) -> Answer {
+    let namespace = name(query.namespace.as_deref())?;
+    let namespace = namespace.unwrap_or_else(Name::default_namespace);
+    let names = app
+        .admin
+        .names_from(&query.kind, &query.start, &namespace)
+        .await?;
+    Ok(list(names, None))
 }
 
 /// Cursors that are shown of a lane unless it is said how many.

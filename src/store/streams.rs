@@ -127,6 +127,33 @@ struct Listed {
     dead: i64,
 }
 
+impl Store {
+    /// Ordering keys of a hook that begin with `start`, in order, as far as the order of the database is that
+    /// of bytes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn ordering_keys(
+        &self,
+        hook: HookId,
+        start: &str,
+        limit: i64,
+    ) -> Result<Vec<String>, Error> {
+        const READ: &str = "select ordering_key from streams
+            where hook = $1 and ordering_key >= $2 order by ordering_key limit $3";
+        let keys: Vec<String> = sqlx::query_scalar(READ)
+            .bind(hook.0)
+            .bind(start)
+            .bind(limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(keys
+            .into_iter()
+            .filter(|key| key.starts_with(start))
+            .collect())
+    }
+}
+
 /// By stream, so that it can be paged through.
 const LIST: &str = "select s.id as stream, h.id as handler, s.hook, s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,

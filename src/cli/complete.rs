@@ -1,0 +1,220 @@
+//! Completion: the scripts of the shells, which call this program, and what it answers.
+//!
+//! Names of hooks, streams, lanes, namespaces and keys are asked of the daemon. Quick and silent: where
+//! none answers at once, there is nothing to complete.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, Command};
+use clap_complete::CompleteEnv;
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::Shells;
+
+use super::reach::{Place, Reach, with_query};
+use crate::api::List;
+
+/// Set by the scripts; its value is the shell.
+const VARIABLE: &str = "HOOKLANE_COMPLETE";
+
+/// How long an answer may take: somebody has pressed a key.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The script of a shell: what is completed comes from the program itself.
+///
+/// # Errors
+/// There is none for that shell.
+pub fn script(shell: &str) -> io::Result<Vec<u8>> {
+    let shells = Shells::builtins();
+    let found = shells.completer(shell).ok_or(io::ErrorKind::NotFound)?;
+    let mut script = Vec::new();
+    found.write_registration(VARIABLE, "hooklane", "hooklane", "hooklane", &mut script)?;
+    if shell == "zsh" {
+        // Found in fpath, the file is the body of a function that is called for the first completion.
+        script.extend(
+            b"[[ ${funcstack[1]} == _hooklane ]] && _clap_dynamic_completer_hooklane \"$@\"\n",
+        );
+    }
+    Ok(script)
+}
+
+/// Answers a shell, if it is one that asks; says whether it was.
+pub fn answer(args: &[OsString], tree: impl Fn() -> Command) -> bool {
+    if std::env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
+        return false;
+    }
+    let place = place_of(args);
+    let completing = CompleteEnv::with_factory(move || with_names(tree(), &place));
+    let completing = completing
+        .var(VARIABLE)
+        .bin("hooklane")
+        .completer("hooklane");
+    let here = std::env::current_dir().ok();
+    // A shell in the middle of a line has no use for an error.
+    completing
+        .try_complete(args, here.as_deref())
+        .unwrap_or(true)
+}
+
+/// Where names are asked for, as the line so far and the environment say.
+#[derive(Clone)]
+struct Where {
+    data: Option<PathBuf>,
+    url: Option<String>,
+    key_file: Option<PathBuf>,
+    namespace: Option<String>,
+}
+
+fn place_of(args: &[OsString]) -> Where {
+    let words: Vec<&str> = args.iter().filter_map(|word| word.to_str()).collect();
+    // What follows the first `--` is the line.
+    let line = words
+        .iter()
+        .position(|word| *word == "--")
+        .map_or(0, |at| at + 1);
+    let line = &words[line.min(words.len())..];
+    let is_send = line.get(1) == Some(&"send");
+    let flag = |name: &str| {
+        let mut pairs = line.iter().zip(line.iter().skip(1));
+        let apart = pairs
+            .find(|(word, _)| **word == name)
+            .map(|(_, value)| *value);
+        let joined = || {
+            line.iter()
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        };
+        apart.or_else(joined).map(str::to_owned)
+    };
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    // The `--data` of `send` is a body.
+    let data = flag("--data")
+        .filter(|_| !is_send)
+        .or_else(|| env("HOOKLANE_DATA"));
+    let key_file = flag("--key-file").or_else(|| env("HOOKLANE_KEY_FILE"));
+    Where {
+        data: data.map(PathBuf::from),
+        url: flag("--url").or_else(|| env("HOOKLANE_URL")),
+        key_file: key_file.map(PathBuf::from),
+        namespace: flag("--namespace"),
+    }
+}
+
+/// The tree, with arguments that know names.
+fn with_names(tree: Command, place: &Where) -> Command {
+    fn walk(command: Command, path: &str, place: &Where) -> Command {
+        let path = format!("{path} {}", command.get_name());
+        let completed = |arg: Arg| match kind(&path, &arg) {
+            Some(kind) => arg.add(completer(kind, place.clone())),
+            None => arg,
+        };
+        command
+            .mut_args(completed)
+            .mut_subcommands(|inner| walk(inner, &path, place))
+    }
+    walk(tree, "", place)
+}
+
+/// Which names an argument takes.
+fn kind(path: &str, arg: &Arg) -> Option<&'static str> {
+    let value = arg.get_value_names().unwrap_or_default();
+    let is_lane = value.iter().any(|name| name == "LANE");
+    let noun = path.split(' ').nth(2).unwrap_or_default();
+    Some(match arg.get_id().as_str() {
+        "stream" => "stream",
+        "hook" => "hook",
+        "namespace" => "namespace",
+        "handler" => "handler",
+        "lane" | "lanes" if is_lane => "lane",
+        "id" if noun == "keys" => "key",
+        "name" if noun == "hooks" => "hook",
+        "name" if path.ends_with("namespaces delete") => "namespace",
+        _ => return None,
+    })
+}
+
+fn completer(kind: &'static str, place: Where) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |start: &OsStr| {
+        let names = match (kind, start.to_str()) {
+            (_, None) => Vec::new(),
+            ("handler", Some(start)) if "reduce".starts_with(start) => vec!["reduce".to_owned()],
+            (kind, Some(start)) => ask(kind, start, &place).unwrap_or_default(),
+        };
+        names.into_iter().map(CompletionCandidate::new).collect()
+    })
+}
+
+/// Asks the daemon; nothing when it does not answer at once.
+fn ask(kind: &str, start: &str, place: &Where) -> Option<Vec<String>> {
+    let place_to_ask = Place {
+        url: place.url.clone(),
+        key_file: place.key_file.clone(),
+        data: place.data.clone(),
+        patience: PATIENCE,
+    };
+    let query = [
+        ("kind", Some(kind.to_owned())),
+        ("start", Some(start.to_owned())),
+        ("namespace", place.namespace.clone()),
+    ];
+    let path = with_query("/v1/admin/names", &query);
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().ok()?;
+    let names = async {
+        let reach = Reach::find(&place_to_ask, false).await.ok()?;
+        reach.get::<List<String>>(&path).await.ok()
+    };
+    let names = runtime.block_on(async { tokio::time::timeout(PATIENCE, names).await });
+    Some(names.ok()??.items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[&str]) -> Where {
+        let words = ["hooklane", "--"].iter().chain(words);
+        place_of(&words.map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_line_says_which_daemon_is_asked() {
+        let place = line(&["hooklane", "why", "--data", "/a", "--url=http://b", ""]);
+        assert_eq!(place.data, Some(PathBuf::from("/a")));
+        assert_eq!(place.url.as_deref(), Some("http://b"));
+        let place = line(&["hooklane", "send", "--data", "{}", ""]);
+        assert_ne!(place.data, Some(PathBuf::from("{}")), "that is a body");
+        assert!(place_of(&[]).namespace.is_none());
+    }
+
+    #[test]
+    fn arguments_that_take_names_know_which() {
+        let tree = super::super::tree();
+        let kind_of = |path: &str, id: &str| {
+            let mut command = &tree;
+            for word in path.split(' ') {
+                command = command.find_subcommand(word).unwrap();
+            }
+            let arg = command.get_arguments().find(|arg| arg.get_id() == id);
+            kind(&format!(" hooklane {path}"), arg.unwrap())
+        };
+        for (path, id, kind) in [
+            ("why", "stream", Some("stream")),
+            ("streams hold", "stream", Some("stream")),
+            ("state rebuild", "stream", Some("stream")),
+            ("hooks pause", "name", Some("hook")),
+            ("hooks create", "names", None),
+            ("send", "hook", Some("hook")),
+            ("keys create", "hook", Some("hook")),
+            ("keys create", "name", None),
+            ("lanes pause", "lanes", Some("lane")),
+            ("lanes show", "lane", Some("lane")),
+            ("lanes resize", "lanes", None),
+            ("namespaces delete", "name", Some("namespace")),
+            ("namespaces create", "name", None),
+        ] {
+            assert_eq!(kind_of(path, id), kind, "{path} {id}");
+        }
+    }
+}
