@@ -23,8 +23,8 @@ pub use audit::AuditRow;
 pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, Outcome};
 pub use hook::{
-    Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookSpec, HookStopSpec,
-    HookStopped, Paused, Test, Tested,
+    Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
+    HookStopSpec, HookStopped, Paused, Test, Tested,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Lane, LaneShown, LaneState, Percentiles, Worst};

@@ -254,7 +254,7 @@ impl Admin {
     }
 
     /// The cursors of a hook that are set aside, before what they belong to goes; none without an engine.
-    async fn set_aside(&self, hook: HookId) -> Result<Vec<CursorRow>, Error> {
+    pub(super) async fn set_aside(&self, hook: HookId) -> Result<Vec<CursorRow>, Error> {
         let mut found = Vec::new();
         for condition in self.engine.iter().flat_map(|_| ["waiting", "held"]) {
             let mut filter = CursorsFilter {

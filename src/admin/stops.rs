@@ -115,6 +115,33 @@ impl Admin {
         self.retry(release).await
     }
 
+    /// Lets the set-aside cursors of a hook try again now, but for those that somebody holds by hand.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] hook or handler; [`Error::NeedsDaemon`].
+    pub async fn retry_hook(
+        &self,
+        name: &Name,
+        handler: Option<&Name>,
+    ) -> Result<api::Released, Error> {
+        let engine = self.engine()?;
+        let hook = self.hook(name).await?;
+        let handlers = self.handlers(&hook, handler)?;
+        let mut released = 0;
+        for row in self.set_aside(hook.id).await? {
+            let reason = row.condition.reason().unwrap_or_default();
+            if reason.starts_with(Condition::HELD_BY) || !handlers.contains(&row.id.handler) {
+                continue;
+            }
+            let freed = self.store.release(row.id.stream, Some(row.id.handler));
+            for cursor in freed.await? {
+                engine.let_go(&hook.namespace, row.slot, cursor, 1);
+                released += 1;
+            }
+        }
+        Ok(api::Released { released })
+    }
+
     fn handlers(&self, hook: &Hook, wanted: Option<&Name>) -> Result<Vec<HandlerId>, Error> {
         match wanted {
             Some(name) => Ok(vec![self.handler(hook, name)?.id]),

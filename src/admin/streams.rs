@@ -190,6 +190,7 @@ impl Admin {
         let hooks = self.store.hooks().await?;
         let mut shown = Vec::with_capacity(rows.len());
         let namespaces = self.store.namespaces().await?;
+        let stops = self.store.hook_stops().await?;
         for row in rows {
             let Some(hook) = hooks.iter().find(|hook| hook.id == row.hook) else {
                 continue;
@@ -203,7 +204,12 @@ impl Admin {
                 .find(|n| n.lanes.namespace == hook.namespace);
             let lane = set.map(|set| set.lanes.lane(row.slot).to_string());
             let next = self.next_event(&row).await?;
-            shown.push(shown_row(hook, handler, row, lane, next));
+            let mut row = shown_row(hook, handler, row, lane, next);
+            let is_paused = stops.get(&hook.id).is_some_and(|stop| stop.pause.is_some());
+            if is_paused && row.condition == "flowing" && row.behind > 0 {
+                row.condition = "paused".to_owned();
+            }
+            shown.push(row);
         }
         Ok(shown)
     }

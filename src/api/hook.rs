@@ -134,6 +134,14 @@ pub struct HookStopSpec {
     pub reason: Option<String>,
 }
 
+/// Which cursors of a hook shall try again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HookRetry {
+    /// Those of one handler; none: all that are set aside.
+    pub handler: Option<Name>,
+}
+
 /// A hook that was paused or let go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStopped {

@@ -34,7 +34,7 @@ pub struct StreamRow {
     pub stream: StreamName,
     /// The handler.
     pub handler: Name,
-    /// `flowing`, `waiting` or `held`.
+    /// `flowing`, `waiting`, `held`, or `paused` where it has work and its hook is paused.
     pub condition: String,
     /// The last event applied.
     pub position: Position,

@@ -4,6 +4,7 @@ mod hints;
 mod operate;
 mod show;
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -106,19 +107,28 @@ fn or_dash(text: Option<String>) -> String {
 /// Examples:
 ///   hooklane lanes list
 ///   hooklane lanes list --namespace acme -o json
-///   hooklane lanes list --watch
+///   hooklane lanes list --sort oldest --watch
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
     /// Which namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
+    /// Only those in one state
+    #[arg(long, value_parser = STATES)]
+    state: Option<String>,
+    /// By lane, or the one first in which an event waits longest, or most events
+    #[arg(long, default_value = "lane", value_parser = ["lane", "oldest", "backlog"])]
+    sort: String,
     /// Show them again every second; Ctrl-C ends
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
     columns: Columns,
 }
+
+/// The words for what lanes do.
+const STATES: [&str; 5] = ["active", "draining", "drained", "paused", "no owner"];
 
 /// How often a list that is watched is shown.
 const EVERY: Duration = Duration::from_secs(1);
@@ -132,7 +142,8 @@ impl All {
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             due.tick().await;
-            let lanes: List<Lane> = reach.get(&path).await?;
+            let mut lanes: List<Lane> = reach.get(&path).await?;
+            self.choose(&mut lanes.items);
             if self.watch {
                 out.clear()?;
             }
@@ -140,6 +151,17 @@ impl All {
             if !self.watch {
                 return Ok(Exit::Done);
             }
+        }
+    }
+
+    fn choose(&self, lanes: &mut Vec<Lane>) {
+        if let Some(state) = &self.state {
+            lanes.retain(|lane| lane.state.word() == state);
+        }
+        match self.sort.as_str() {
+            "oldest" => lanes.sort_by_key(|lane| Reverse(lane.oldest_ms)),
+            "backlog" => lanes.sort_by_key(|lane| Reverse(lane.backlog)),
+            _ => {}
         }
     }
 

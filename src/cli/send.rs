@@ -284,7 +284,7 @@ async fn set_aside(reach: &Reach, name: &StreamName) -> Option<Ended> {
     // A read key cannot ask this; then the wait goes on, until Ctrl-C at the latest.
     let stream = streams::look_up(reach, name).await.ok()?;
     let mut cursors = stream.cursors.iter();
-    let row = cursors.find(|row| row.condition == "held" || row.condition == "waiting")?;
+    let row = cursors.find(|row| row.condition != "flowing")?;
     Some(Ended::SetAside(
         streams::cursor(row),
         streams::ways_out(row),

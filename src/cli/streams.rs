@@ -9,8 +9,8 @@ use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{
-    Held, Hold as HoldSpec, List, Released, Retry as RetrySpec, Skip as SkipSpec, Skipped, Stream,
-    StreamRow,
+    Held, Hold as HoldSpec, HookRetry, List, Released, Retry as RetrySpec, Skip as SkipSpec,
+    Skipped, Stream, StreamRow,
 };
 use crate::domain::cursor::Condition;
 use crate::domain::event::EventId;
@@ -168,11 +168,20 @@ pub async fn look_up(reach: &Reach, name: &StreamName) -> Result<Stream, crate::
 pub struct Show {
     /// The stream, HOOK or HOOK/KEY
     stream: StreamName,
+    /// The cursor of one handler [default: all]
+    #[arg(long, value_name = "NAME")]
+    handler: Option<Name>,
 }
 
 impl Show {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let stream = look_up(reach, &self.stream).await?;
+        let mut stream = look_up(reach, &self.stream).await?;
+        if let Some(handler) = &self.handler {
+            stream.cursors.retain(|row| row.handler == *handler);
+            if stream.cursors.is_empty() {
+                return Err(no_handler(&self.stream).into());
+            }
+        }
         let mut facts = vec![
             ("stream", stream.stream.to_string()),
             ("head", stream.head.to_string()),
@@ -186,6 +195,11 @@ impl Show {
         out.item(&stream, &self.stream.to_string(), &facts)?;
         Ok(Exit::Done)
     }
+}
+
+fn no_handler(stream: &StreamName) -> Trouble {
+    let message = format!("{stream} has no cursor of that handler");
+    Trouble::new(Exit::Missing, "no_such_handler", message)
 }
 
 /// One cursor in words.
@@ -215,6 +229,10 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
         return Vec::new();
     }
     let (stream, handler) = (&row.stream, &row.handler);
+    if row.condition == "paused" {
+        let resume = format!("hooklane hooks resume {}", stream.hook);
+        return vec![("helps", resume)];
+    }
     let reason = row.reason.as_deref().unwrap_or_default();
     if reason.starts_with(Condition::HELD_BY) {
         let release = format!("hooklane streams release {stream} --handler {handler}");
@@ -233,13 +251,20 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
 
 /// Let cursors that are set aside try again now
 ///
+/// Of a whole hook all but those that somebody holds by hand: these are released one by one.
+///
 /// Examples:
 ///   hooklane streams retry orders/c07
+///   hooklane streams retry --hook orders
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Retry {
     /// The stream, HOOK or HOOK/KEY
-    stream: StreamName,
+    #[arg(required_unless_present = "hook", conflicts_with = "hook")]
+    stream: Option<StreamName>,
+    /// All streams of a hook
+    #[arg(long, value_name = "NAME")]
+    hook: Option<Name>,
     /// One handler [default: all that are set aside]
     #[arg(long, value_name = "NAME")]
     handler: Option<Name>,
@@ -247,20 +272,29 @@ pub struct Retry {
 
 impl Retry {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let spec = RetrySpec {
-            stream: self.stream,
-            handler: self.handler,
+        let post = Method::POST;
+        let (of, released): (String, Released) = match (self.stream, self.hook) {
+            (Some(stream), _) => {
+                let (of, handler) = (stream.to_string(), self.handler);
+                let spec = RetrySpec { stream, handler };
+                let path = format!("{STREAMS}/retry");
+                (of, reach.call(post, &path, Some(&spec)).await?)
+            }
+            (None, Some(hook)) => {
+                let spec = HookRetry {
+                    handler: self.handler,
+                };
+                let path = format!("/v1/admin/hooks/{hook}/retry");
+                let released = reach.call(post, &path, Some(&spec)).await?;
+                (hook.to_string(), released)
+            }
+            (None, None) => return Err(Trouble::usage("give a stream, or --hook").into()),
         };
-        let path = format!("{STREAMS}/retry");
-        let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
         match released.released {
-            0 => out.say(format_args!("nothing is set aside in {}", spec.stream))?,
+            0 => out.say(format_args!("nothing is set aside in {of}"))?,
             n => {
                 let cursors = text::counted(n, "cursor", "cursors");
-                out.say(format_args!(
-                    "let go   {cursors} of {}, to try again now",
-                    spec.stream
-                ))?;
+                out.say(format_args!("let go   {cursors} of {of}, to try again now"))?;
             }
         }
         out.object(&released)?;
@@ -369,8 +403,7 @@ impl Skip {
             None => row.handler.as_str() == "reduce",
         };
         let Some(row) = stream.cursors.iter().find(wanted) else {
-            let message = format!("{} has no cursor of that handler", self.stream);
-            return Err(Trouble::new(Exit::Missing, "no_such_handler", message).into());
+            return Err(no_handler(&self.stream).into());
         };
         let event = self.next_of(row)?;
         out.say(format_args!(

@@ -22,8 +22,8 @@ use super::read::{Asked, limit, list, name, server_sent};
 use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api::{
-    Apply, EventRow, Hold, HookEdit, HookSpec, HookStopSpec, KeySpec, NamespaceSpec, Retry, Skip,
-    Test,
+    Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, NamespaceSpec,
+    Retry, Skip, Test,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -40,6 +40,7 @@ pub(super) fn routes() -> Router<App> {
         )
         .route("/v1/admin/hooks/{hook}/test", post(test_hook))
         .route("/v1/admin/hooks/{hook}/pause", post(pause_hook))
+        .route("/v1/admin/hooks/{hook}/retry", post(retry_hook))
         .route("/v1/admin/hooks/{hook}/resume", post(resume_hook))
         .route("/v1/admin/keys", get(keys).post(create_key))
         .route("/v1/admin/keys/{id}", delete(revoke_key))
@@ -211,6 +212,21 @@ async fn pause_hook(
         done.changed.then_some(act)
     });
     Ok(json(StatusCode::OK, &stopped.await?))
+}
+
+async fn retry_hook(
+    By(actor): By,
+    State(app): State<App>,
+    Named(hook): Named<Name>,
+    Body(spec): Body<HookRetry>,
+) -> Answer {
+    let work = app.admin.retry_hook(&hook, spec.handler.as_ref());
+    let released = app.admin.act(&actor, work, |done| {
+        let details = json!({"handler": spec.handler, "cursors": done.released});
+        let act = Act::new("streams retry", &hook).details(details);
+        (done.released > 0).then_some(act)
+    });
+    Ok(json(StatusCode::OK, &released.await?))
 }
 
 async fn resume_hook(

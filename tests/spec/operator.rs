@@ -232,7 +232,7 @@ async fn a_stream_of_a_hook_on_the_move_says_so() {
     send(&world, "a");
     world.state("orders/a", 1);
     let servers = world.home.servers.clone().unwrap();
-    servers.ask("update hooks set paused_at = 1, paused_by = 'hooks edit'");
+    servers.ask("update hooks set moves_at = 1");
     servers.ask("update counters set value = value + 1 where name = 'config_version'");
     let version = "select value from counters where name = 'config_version'";
     let version: i64 = servers.ask(version).first().unwrap().parse().unwrap();

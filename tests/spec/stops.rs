@@ -64,6 +64,8 @@ fn a_paused_hook_keeps_what_comes_through_a_restart_and_says_who_wanted_it(setup
 
     let (hook, _) = ask(home, &["hooks", "show", "orders"]);
     assert_eq!(hook["paused"]["reason"], "deploy", "{hook}");
+    let (shown, _) = ask(home, &["streams", "show", "orders/a"]);
+    assert_eq!(shown["cursors"][0]["condition"], "paused", "{shown}");
     let list = home.run(&["hooks", "list"]);
     let row = list.lines().find(|row| row.starts_with("orders")).unwrap();
     assert!(
@@ -197,6 +199,50 @@ fn a_stream_under_load_is_held_between_two_turns_and_loses_nothing(setup: Setup)
     assert_eq!(state, 151);
 }
 
+fn a_hook_is_retried_as_a_whole_but_for_what_somebody_holds(setup: Setup) {
+    const PICKY: &str = "export default (state, event) => {
+        if (event.body.bad) throw new Error('no good'); return (state ?? 0) + 1; };\n";
+    const PLAIN: &str = "export default (state, event) => (state ?? 0) + 1;\n";
+    const PICKY_HOOKS: &str =
+        "[[hooks]]\nname = 'orders'\nreduce = 'picky.js'\norder_by = 'body:/account'\n";
+    let mut world = World::at(Home::new(setup), &[("picky.js", PICKY)], PICKY_HOOKS);
+    world.may_complain = true;
+    let home = &world.home;
+    for account in ["a", "b", "c"] {
+        let body = json!({"account": account, "bad": true}).to_string();
+        world.accepted("orders", body);
+        world.held(&format!("orders/{account}"));
+    }
+    post(&world, "orders/d");
+    world.state("orders/d", 1);
+    home.run(&["streams", "hold", "orders/d"]);
+    post(&world, "orders/d");
+    let plain = home.write("plain.js", PLAIN);
+    home.run(&[
+        "hooks",
+        "edit",
+        "orders",
+        "--reduce",
+        plain.to_str().unwrap(),
+        "--yes",
+    ]);
+    let (released, _) = ask(home, &["streams", "retry", "--hook", "orders"]);
+    assert_eq!(released["released"], 3, "all but orders/d");
+    for account in ["a", "b", "c"] {
+        world.state(&format!("orders/{account}"), 1);
+    }
+    assert_eq!(position(home, "orders/d"), 1);
+    assert_eq!(ask(home, &["streams", "retry"]).1, Some(2));
+    assert_eq!(
+        ask(home, &["streams", "retry", "--hook", "nowhere"]).1,
+        Some(5)
+    );
+    assert_eq!(
+        ask(home, &["streams", "show", "orders/d", "--handler", "x"]).1,
+        Some(5)
+    );
+}
+
 fn a_drain_does_not_wait_for_a_paused_hook(setup: Setup) {
     let world = world(setup);
     let home = &world.home;
@@ -206,6 +252,20 @@ fn a_drain_does_not_wait_for_a_paused_hook(setup: Setup) {
     home.run(&[
         "lanes", "drain", "--all", "--yes", "--wait", "--within", "20s",
     ]);
+    let (lanes, _) = ask(
+        home,
+        &["lanes", "list", "--state", "drained", "--sort", "backlog"],
+    );
+    let backlogs = lanes["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lane| lane["backlog"].clone());
+    assert_eq!(backlogs.collect::<Vec<_>>()[..2], [json!(1), json!(0)]);
+    assert_eq!(
+        ask(home, &["lanes", "list", "--state", "paused"]).0["items"],
+        json!([])
+    );
     assert_eq!(position(home, "orders/a"), 0);
     assert_eq!(position(home, "bills/a"), 1);
     home.run(&["lanes", "resume", "--all"]);
@@ -235,6 +295,7 @@ on_both! {
     a_held_stream_stands_alone_and_goes_on_in_order_when_it_is_released
     a_stream_under_load_is_held_between_two_turns_and_loses_nothing
     a_drain_does_not_wait_for_a_paused_hook
+    a_hook_is_retried_as_a_whole_but_for_what_somebody_holds
 }
 
 #[test]
