@@ -6,6 +6,7 @@
 //! an operator's change never waits behind a busy log for more than one commit.
 
 mod audit;
+mod checkpoint;
 mod counts;
 mod cursors;
 mod database;
@@ -199,10 +200,7 @@ impl Store {
                 batches: 2,
             },
             Hot::Postgres(_) => Committers {
-                count: std::env::var("XK")
-                    .ok()
-                    .and_then(|k| k.parse().ok())
-                    .unwrap_or(4),
+                count: 4,
                 batches: 1,
             },
         }

@@ -11,16 +11,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::Mutex as FairMutex;
 
+use super::checkpoint::Checkpointer;
 use super::known::Known;
 use super::tail::Tail;
 use super::{Error, writer};
 
 /// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
 const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
-
-/// Pages in the WAL after which a commit also copies them into the file. Large, because a checkpoint
-/// writes each page once however often the log changed it.
-const CHECKPOINT_PAGES: i64 = 8_000;
 
 /// Bytes of a page of a new file; an older file keeps its own. A commit of a busy node is 10 to 30 KB of
 /// log, and each page is two calls of the system.
@@ -44,8 +41,23 @@ pub fn open_writer(file: &Path) -> Result<Connection, Error> {
         )));
     }
     let db = Connection::open(file)?;
-    db.busy_timeout(LOCK_WAIT)?;
     db.pragma_update(None, "page_size", PAGE_BYTES)?;
+    insist_on_durability(&db)?;
+    db.pragma_update(None, "cache_size", -32_000)?;
+    db.set_prepared_statement_cache_capacity(32);
+    checkpoint(&db)?;
+    Ok(db)
+}
+
+/// Opens the connection that copies the WAL into the file beside the commits.
+pub fn open_checkpointer(file: &Path) -> Result<Connection, Error> {
+    let db = Connection::open(file)?;
+    insist_on_durability(&db)?;
+    Ok(db)
+}
+
+fn insist_on_durability(db: &Connection) -> Result<(), Error> {
+    db.busy_timeout(LOCK_WAIT)?;
     let journal: String = db.query_row("pragma journal_mode = wal", [], |row| row.get(0))?;
     insist("journal_mode", &journal, "wal")?;
     db.pragma_update(None, "synchronous", "full")?;
@@ -54,11 +66,9 @@ pub fn open_writer(file: &Path) -> Result<Connection, Error> {
     // Only macOS distinguishes a sync that reaches the platter; elsewhere this changes nothing.
     db.pragma_update(None, "fullfsync", true)?;
     db.pragma_update(None, "mmap_size", 0)?;
-    db.pragma_update(None, "cache_size", -32_000)?;
-    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    db.set_prepared_statement_cache_capacity(32);
-    checkpoint(&db)?;
-    Ok(db)
+    // Copied by a thread of its own.
+    db.pragma_update(None, "wal_autocheckpoint", 0)?;
+    Ok(())
 }
 
 /// Copies the whole WAL into the file, syncs it, and begins a fresh WAL.
@@ -131,7 +141,20 @@ impl Hot {
         let tail = Arc::new(Tail::default());
         let known = Arc::new(Known::default());
         let memory = (tail.clone(), known.clone());
-        let log = writer::start(connection, memory, turn_to_write.clone(), commits)?;
+        let observer = Arc::new(commits);
+        let alarm = observer.clone();
+        let checkpointer = Checkpointer::start(
+            file,
+            turn_to_write.clone(),
+            Box::new(move |error| alarm(writer::Commit::failed(error))),
+        )?;
+        let log = writer::start(
+            connection,
+            memory,
+            turn_to_write.clone(),
+            checkpointer,
+            observer,
+        )?;
         Ok(Self {
             readers: Arc::new(Readers::new(file)),
             log,

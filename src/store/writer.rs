@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{Mutex, oneshot};
 
+use super::checkpoint::Checkpointer;
 use super::cursors::{self, Advance, Step};
 use super::events::{Appended, NewEvent};
 use super::known::Known;
@@ -30,8 +31,23 @@ use crate::domain::time::Timestamp;
 /// Events and steps that go into one transaction; what exceeds it goes first next time.
 const ITEMS_MAX: usize = 1536;
 
-/// Rows of the log after which its index is brought to its end.
-const UNINDEXED_MAX: usize = 16_384;
+/// Rows of the log after which a run of its index begins. The more, the more rows of a stream come to
+/// stand on one page: what an index costs is the pages it changes.
+const RUN_ROWS: usize = 65_536;
+
+/// Rows of a run that go into the file with each commit, beside [`RUN_PACE`].
+const RUN_STEP: usize = 64;
+
+/// Rows of a run for each event of the commit they go with. More than one, so that a run ends before
+/// the next begins.
+const RUN_PACE: usize = 4;
+
+/// Bytes of events after which the WAL is copied into the file. Many, because a checkpoint writes each
+/// page once however often the log changed it.
+const CHECKPOINT_BYTES: usize = 32 * 1024 * 1024;
+
+/// What a row costs beside its body and headers, in bytes: of a step, all it costs.
+const ROW_BYTES: usize = 200;
 
 /// How long the log must rest before the rows that are left are indexed.
 const REST: Duration = Duration::from_millis(500);
@@ -49,6 +65,18 @@ pub struct Commit {
     pub steps: usize,
     /// Why it failed; the process must end when the error is fatal.
     pub error: Option<Error>,
+}
+
+impl Commit {
+    /// One that stored nothing.
+    pub(super) fn failed(error: Error) -> Self {
+        Self {
+            took: Duration::ZERO,
+            events: 0,
+            steps: 0,
+            error: Some(error),
+        }
+    }
 }
 
 /// Is told of every transaction.
@@ -130,7 +158,8 @@ pub fn start(
     db: Connection,
     (tail, known): (Arc<Tail>, Arc<Known>),
     turn_to_write: Arc<Mutex<()>>,
-    observer: Observer,
+    checkpointer: Checkpointer,
+    observer: Arc<Observer>,
 ) -> Result<Handle, Error> {
     let (ops, received) = mpsc::channel();
     let deletions = Arc::new(AtomicU64::new(0));
@@ -145,12 +174,15 @@ pub fn start(
         next_n: last.unwrap_or(0).max(indexed) + 1,
         indexed,
         unindexed: Vec::new(),
+        run: None,
+        uncopied: 0,
         streams: HashMap::new(),
         deletions_seen: 0,
         deletions: deletions.clone(),
         tail,
         known,
         turn_to_write,
+        checkpointer,
         observer,
     };
     writer.catch_up()?;
@@ -174,15 +206,20 @@ struct Writer {
     next_n: i64,
     /// The newest row of the log that the index knows.
     indexed: i64,
-    /// The rows after it, in the order of the log.
+    /// The rows after it and after those of the run, in the order of the log.
     unindexed: Vec<Unindexed>,
+    /// What is being indexed, some rows with each commit.
+    run: Option<Run>,
+    /// Bytes stored since the WAL was last asked to be copied.
+    uncopied: usize,
     streams: HashMap<(HookId, OrderingKey), Head>,
     deletions_seen: u64,
     deletions: Arc<AtomicU64>,
     tail: Arc<Tail>,
     known: Arc<Known>,
     turn_to_write: Arc<Mutex<()>>,
-    observer: Observer,
+    checkpointer: Checkpointer,
+    observer: Arc<Observer>,
 }
 
 impl Writer {
@@ -205,9 +242,13 @@ impl Writer {
                 (ops, Some(After::Stop(stopped))) => {
                     self.serve(ops);
                     self.index_and_report();
+                    let Self {
+                        db, checkpointer, ..
+                    } = self;
+                    drop(checkpointer);
                     // A WAL that cannot be copied now is copied by the next start.
-                    let _ = sqlite::checkpoint(&self.db);
-                    drop(self);
+                    let _ = sqlite::checkpoint(&db);
+                    drop(db);
                     let _ = stopped.send(());
                     return;
                 }
@@ -217,7 +258,7 @@ impl Writer {
 
     /// Waits for ever while there is nothing to index: an idle log costs nothing.
     fn patience(&self) -> Duration {
-        match self.unindexed.is_empty() {
+        match self.unindexed.is_empty() && self.run.is_none() {
             true => Duration::from_secs(3600),
             false => REST,
         }
@@ -243,8 +284,8 @@ impl Writer {
                 Err(ops) => ops.into_iter().for_each(|op| self.serve(vec![op])),
             },
         }
-        if self.unindexed.len() >= UNINDEXED_MAX {
-            self.index_and_report();
+        if self.run.is_none() && self.unindexed.len() >= RUN_ROWS {
+            self.run = Run::of(std::mem::take(&mut self.unindexed));
         }
     }
 
@@ -273,16 +314,21 @@ impl Writer {
         let _turn = turn_to_write.blocking_lock();
         let began = Instant::now();
         let mut events = Vec::new();
-        let result = self.transact(ops, &mut events);
+        let mut run = self.run.take();
+        let before = run.as_ref().map(|run| run.at);
+        let result = self.transact(ops, run.as_mut(), &mut events);
         let steps = ops.iter().map(Op::steps).sum();
         let error = result.as_ref().err().map(Error::again);
         let committed = if error.is_some() { 0 } else { events.len() };
         if error.is_some() {
             self.roll_back();
+            self.run = run.zip(before).map(|(run, at)| Run { at, ..run });
         } else {
             self.next_n += i64::try_from(events.len()).unwrap_or(0);
             self.unindexed.extend(events.iter().map(Unindexed::of));
+            self.count_bytes(&events, steps);
             self.tail.push(events.into_iter());
+            self.indexed_as_far_as(run);
         }
         (self.observer)(Commit {
             took: began.elapsed(),
@@ -296,6 +342,7 @@ impl Writer {
     fn transact(
         &mut self,
         ops: &[Op],
+        run: Option<&mut Run>,
         events: &mut Vec<(i64, Arc<Event>)>,
     ) -> Result<Vec<Done>, Error> {
         if ops.iter().all(|op| op.items() == 0) {
@@ -311,8 +358,33 @@ impl Writer {
                 Op::Gather(..) | Op::Index(_) | Op::Stop(_) => continue,
             });
         }
+        if let Some(run) = run {
+            run.step(&self.db, RUN_STEP + RUN_PACE * events.len())?;
+        }
         self.db.prepare_cached("commit")?.execute([])?;
         Ok(done)
+    }
+
+    /// Notes what a commit added to the WAL, and has the WAL copied when it is long.
+    fn count_bytes(&mut self, events: &[(i64, Arc<Event>)], steps: usize) {
+        let bytes = |(_, event): &(i64, Arc<Event>)| event.body.len() + event.headers.len();
+        self.uncopied += events.iter().map(bytes).sum::<usize>();
+        self.uncopied += (events.len() + steps) * ROW_BYTES;
+        if self.uncopied >= CHECKPOINT_BYTES {
+            self.uncopied = 0;
+            self.checkpointer.wake();
+        }
+    }
+
+    /// Takes back a run whose step is committed, or what it means that it was the last.
+    fn indexed_as_far_as(&mut self, run: Option<Run>) {
+        match run {
+            Some(run) if run.is_done() => {
+                self.indexed = run.last;
+                self.tail.indexed(run.last);
+            }
+            other => self.run = other,
+        }
     }
 
     fn roll_back(&mut self) {
@@ -360,18 +432,8 @@ impl Writer {
     }
 
     fn index_and_report(&mut self) {
-        let began = Instant::now();
         if let Err(error) = self.index() {
-            (self.observer)(Commit {
-                took: began.elapsed(),
-                events: 0,
-                steps: 0,
-                error: Some(match error {
-                    // A doubled number: nobody knows which of the two is right.
-                    Error::Integrity(what) => Error::Io(what),
-                    other => other,
-                }),
-            });
+            (self.observer)(Commit::failed(error));
         }
     }
 
@@ -386,11 +448,19 @@ impl Writer {
         }
     }
 
-    /// Brings the index to the end of the rows that it does not know.
+    /// Brings the index to the end of the log.
     fn index(&mut self) -> Result<(), Error> {
-        let Some(last) = self.unindexed.iter().map(|row| row.n).max() else {
-            return Ok(());
-        };
+        loop {
+            let begun = self.run.take();
+            let Some(run) = begun.or_else(|| Run::of(std::mem::take(&mut self.unindexed))) else {
+                return Ok(());
+            };
+            self.finish(run)?;
+        }
+    }
+
+    /// Takes what is left of a run into the file at once.
+    fn finish(&mut self, mut run: Run) -> Result<(), Error> {
         let turn_to_write = self.turn_to_write.clone();
         // At start there is no runtime yet that could be blocked, and nobody else who writes.
         let _turn = turn_to_write.try_lock();
@@ -398,48 +468,20 @@ impl Writer {
             Ok(turn) => turn,
             Err(_) => turn_to_write.blocking_lock(),
         };
-        let result = self.index_rows(last);
+        let before = run.at;
+        let result = self.put_rest(&mut run);
         if result.is_err() {
             self.roll_back();
+            self.run = Some(Run { at: before, ..run });
+        } else {
+            self.indexed_as_far_as(Some(run));
         }
-        result?;
-        self.unindexed.clear();
-        self.indexed = last;
-        self.tail.indexed(last);
-        Ok(())
+        result
     }
 
-    /// Indexes the rows, and writes the heads they moved: once a stream, however many events it got.
-    fn index_rows(&mut self, last: i64) -> Result<(), Error> {
-        let rows = &mut self.unindexed;
+    fn put_rest(&self, run: &mut Run) -> Result<(), Error> {
         self.db.execute_batch("begin immediate")?;
-        rows.sort_unstable_by_key(|row| (row.stream, row.seq));
-        let mut place = self
-            .db
-            .prepare_cached("insert into log_index (stream, seq, n) values (?1, ?2, ?3)")?;
-        let mut head = self
-            .db
-            .prepare_cached("update streams set head = ?2 where id = ?1")?;
-        for (at, row) in rows.iter().enumerate() {
-            place.execute(params![row.stream, row.seq, row.n])?;
-            if rows
-                .get(at + 1)
-                .is_none_or(|next| next.stream != row.stream)
-            {
-                head.execute(params![row.stream, row.seq])?;
-            }
-        }
-        rows.sort_unstable_by_key(|row| row.id);
-        let mut id = self
-            .db
-            .prepare_cached("insert into log_ids (id, n) values (?1, ?2)")?;
-        for row in rows.iter() {
-            id.execute(params![row.id, row.n])?;
-        }
-        self.db.execute(
-            "update counters set value = ?1 where name = 'indexed'",
-            [last],
-        )?;
+        run.step(&self.db, usize::MAX)?;
         self.db.execute_batch("commit")?;
         Ok(())
     }
@@ -647,10 +689,100 @@ impl Unindexed {
     }
 }
 
+/// Rows of the log on their way into its index: first all by stream, with the heads that they move, then
+/// all by id. Sorted, so that a page is changed in one go.
+///
+/// Rows that are in already are no error: a process that ended within a run begins it again, with more.
+struct Run {
+    places: Vec<Unindexed>,
+    ids: Vec<([u8; 16], i64)>,
+    /// How many of both are in the file.
+    at: usize,
+    /// The newest row of the log in it.
+    last: i64,
+}
+
+impl Run {
+    /// None when there are no rows.
+    fn of(mut places: Vec<Unindexed>) -> Option<Self> {
+        let last = places.iter().map(|row| row.n).max()?;
+        let mut ids: Vec<_> = places.iter().map(|row| (row.id, row.n)).collect();
+        places.sort_unstable_by_key(|row| (row.stream, row.seq));
+        ids.sort_unstable();
+        Some(Self {
+            places,
+            ids,
+            at: 0,
+            last,
+        })
+    }
+
+    fn is_done(&self) -> bool {
+        self.at == self.places.len() + self.ids.len()
+    }
+
+    /// Puts in about `rows` more; with the last one the index knows them all.
+    fn step(&mut self, db: &Connection, rows: usize) -> Result<(), Error> {
+        let end = self.at.saturating_add(rows);
+        self.put_places(db, end)?;
+        self.put_ids(db, end)?;
+        if self.is_done() {
+            db.prepare_cached("update counters set value = ?1 where name = 'indexed'")?
+                .execute([self.last])?;
+        }
+        Ok(())
+    }
+
+    /// Puts in places, and the head of a stream with the last of its places.
+    fn put_places(&mut self, db: &Connection, end: usize) -> Result<(), Error> {
+        let mut place = db.prepare_cached(PLACE)?;
+        let mut head = db.prepare_cached("update streams set head = ?2 where id = ?1")?;
+        while self.at < end
+            && let Some(row) = self.places.get(self.at)
+        {
+            put_once(place.execute(params![row.stream, row.seq, row.n])?)?;
+            let next = self.places.get(self.at + 1);
+            if next.is_none_or(|next| next.stream != row.stream) {
+                head.execute(params![row.stream, row.seq])?;
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn put_ids(&mut self, db: &Connection, end: usize) -> Result<(), Error> {
+        let mut id = db.prepare_cached(ID)?;
+        while self.at < end
+            && let Some(at) = self.at.checked_sub(self.places.len())
+            && let Some((bytes, n)) = self.ids.get(at)
+        {
+            put_once(id.execute(params![bytes, n])?)?;
+            self.at += 1;
+        }
+        Ok(())
+    }
+}
+
+const PLACE: &str = "insert into log_index (stream, seq, n) values (?1, ?2, ?3)
+    on conflict (stream, seq) do update set n = n where n = excluded.n";
+
+const ID: &str = "insert into log_ids (id, n) values (?1, ?2)
+    on conflict (id) do update set n = n where n = excluded.n";
+
+/// A doubled number or id: nobody knows which of the two is right.
+fn put_once(changed: usize) -> Result<(), Error> {
+    match changed {
+        1 => Ok(()),
+        _ => Err(Error::Io(
+            "two events of the log have one number or one id".into(),
+        )),
+    }
+}
+
 fn unindexed_rows(db: &Connection, after: i64) -> Result<Vec<Unindexed>, Error> {
     const READ: &str = "select n, stream, seq, id from log where n > ?1 order by n limit ?2";
     let mut read = db.prepare_cached(READ)?;
-    let rows = read.query_map(params![after, UNINDEXED_MAX as i64], |row| {
+    let rows = read.query_map(params![after, RUN_ROWS as i64], |row| {
         Ok(Unindexed {
             n: row.get(0)?,
             stream: row.get(1)?,

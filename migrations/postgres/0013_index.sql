@@ -1,0 +1,1 @@
+-- Events have no index behind them here: the number belongs to the embedded set-up.
