@@ -1,8 +1,11 @@
-//! The daemon as the command line sees it: HTTP/1.1 over its socket, or over TCP with a key.
+//! The daemon as the command line sees it: HTTP/1.1 over its socket, or over TCP with a key, with TLS
+//! when the URL says https.
 //!
 //! Promises: one connection for requests, one more for each stream that is followed; a request is
 //! sent once and never again by itself; every wait has an end. A key that is not whole is refused
 //! here, before anything is sent. What requests mean is left to the caller.
+
+mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +39,8 @@ pub enum Target {
     Socket(PathBuf),
     /// Anywhere.
     Tcp {
+        /// What the URL begins with.
+        scheme: Scheme,
         /// Host and port to connect to.
         authority: String,
         /// What stands before every path; empty, or `/…` without a slash at its end.
@@ -43,27 +48,51 @@ pub enum Target {
     },
 }
 
+/// How a daemon is spoken to over TCP. A daemon itself speaks http; https is for what stands before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Through TLS, with a certificate that this machine trusts.
+    Https,
+}
+
+impl Scheme {
+    fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
+}
+
 impl Target {
-    /// Reads `http://host[:port][/prefix]`.
+    /// Reads `http[s]://host[:port][/prefix]`.
     ///
     /// # Errors
     /// [`Error::Url`] says what is wrong with it.
     pub fn parse(url: &str) -> Result<Self, Error> {
         let wrong = |why: &str| Error::Url(url.to_owned(), why.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(wrong(
-                    "https is not spoken yet: use http on this network, or a tunnel such as ssh -L",
-                ));
-            }
-            _ => return Err(wrong("it does not begin with http://")),
-        }
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ => return Err(wrong("it does not begin with http:// or https://")),
+        };
         let host = uri.host().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| wrong("it has no host"))?;
         Ok(Self::Tcp {
-            authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
+            scheme,
+            authority: format!("{host}:{}", uri.port_u16().unwrap_or(scheme.port())),
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
     }
@@ -87,7 +116,11 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(path) => write!(f, "{}", path.display()),
-            Self::Tcp { authority, prefix } => write!(f, "http://{authority}{prefix}"),
+            Self::Tcp {
+                scheme,
+                authority,
+                prefix,
+            } => write!(f, "{scheme}://{authority}{prefix}"),
         }
     }
 }
@@ -286,12 +319,20 @@ impl Client {
                 let stream = UnixStream::connect(path).await;
                 self.shake(stream.map_err(|e| self.unreachable(&e))?).await
             }
-            Target::Tcp { authority, .. } => {
+            Target::Tcp {
+                scheme, authority, ..
+            } => {
                 let stream = TcpStream::connect(authority).await;
                 let stream = stream.map_err(|e| self.unreachable(&e))?;
                 // Without this, small requests wait for the acknowledgement of the one before.
                 stream.set_nodelay(true).map_err(|e| self.unreachable(&e))?;
-                self.shake(stream).await
+                match scheme {
+                    Scheme::Http => self.shake(stream).await,
+                    Scheme::Https => {
+                        let secured = tls::secure(stream, authority).await;
+                        self.shake(secured.map_err(|e| self.unreachable(&e))?).await
+                    }
+                }
             }
         }
     }
@@ -415,10 +456,11 @@ mod tests {
             ("http://127.0.0.1:8420/", "http://127.0.0.1:8420"),
             ("http://[::1]:8420", "http://[::1]:8420"),
             ("http://a/hl/", "http://a:80/hl"),
+            ("https://a", "https://a:443"),
         ] {
             assert_eq!(Target::parse(url).unwrap().to_string(), shown);
         }
-        for wrong in ["", "a", "127.0.0.1:8420", "https://a", "ftp://a", "http://"] {
+        for wrong in ["", "a", "127.0.0.1:8420", "ftp://a", "http://", "https://"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -214,7 +214,7 @@ impl Reach {
 fn no_daemon(error: client::Error) -> Trouble {
     Trouble::from(error)
         .fact("start", "hooklane serve")
-        .fact("elsewhere", "--url http://HOST:8420 or HOOKLANE_URL")
+        .fact("elsewhere", "--url http[s]://HOST:8420 or HOOKLANE_URL")
 }
 
 /// Takes the lock of the data directory and opens its database.

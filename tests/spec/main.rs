@@ -41,6 +41,7 @@ mod embedded {
     const SETUP: daemon::Setup = daemon::Setup::Embedded;
 
     mod http;
+    mod https;
     mod order;
     pub mod serve;
     pub mod torture;
@@ -54,6 +55,7 @@ mod production {
     const SETUP: daemon::Setup = daemon::Setup::Production;
 
     mod http;
+    mod https;
     mod order;
     mod serve;
     mod torture;
