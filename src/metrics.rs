@@ -70,6 +70,11 @@ pub struct Metrics {
     /// Cursors with work that nobody had hinted, found by a sweep: none in a healthy run.
     pub forgotten: Counter,
 
+    /// Servers that took the place of another one, as seen by this node.
+    pub failovers: Counter,
+    /// Events that this node had acknowledged and that a server which took over does not have.
+    pub events_lost: Counter,
+
     /// Open connections.
     pub connections: Gauge,
     /// Connections accepted.
@@ -198,6 +203,14 @@ impl Metrics {
             forgotten: page.counter(
                 "forgotten_cursors",
                 "Cursors with work that a sweep found and nobody had hinted",
+            ),
+            failovers: page.counter(
+                "failovers",
+                "Postgres servers that took the place of another",
+            ),
+            events_lost: page.counter(
+                "events_lost",
+                "Acknowledged events that a failover of Postgres has lost",
             ),
             connections: page.gauge("connections", "Open connections"),
             connections_accepted: page.counter("connections_accepted", "Connections accepted"),

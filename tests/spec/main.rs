@@ -11,6 +11,7 @@ mod complete;
 mod daemon;
 mod demo;
 mod doctor;
+mod failover;
 mod file;
 mod home;
 mod ingest;

@@ -17,13 +17,16 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Ends with the input of its shell: then this process is gone, or needs the server no more.
 const GUARD: &str = r#"
 trap '' INT HUP
-initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C >log 2>&1 &&
+eval "$MAKE" >log 2>&1 &&
   pg_ctl start --wait --silent -o "$OPTIONS -k $PWD" -l log &&
   echo ready || echo failed
 cat >/dev/null
 pg_ctl stop --mode=immediate --silent >/dev/null 2>&1
 rm -rf "$PWD"
 "#;
+
+/// A new one, with nothing in it.
+const NEW: &str = "initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C";
 
 /// As the server is started, but for the directory of its socket.
 const OPTIONS: &str = "-c listen_addresses= -c max_connections=300";
@@ -50,6 +53,21 @@ impl Server {
 
     /// Its files are in a directory of their own in `parent`.
     pub fn start_in(parent: &Path) -> Self {
+        Self::make_in(parent, NEW)
+    }
+
+    /// One that follows this one, and has everything that this one has now.
+    pub fn standby(&self) -> Self {
+        let primary = self.dir.display();
+        let make = format!(
+            "pg_basebackup --host={primary} --username=postgres --pgdata=\"$PGDATA\" \
+             --write-recovery-conf --wal-method=stream --checkpoint=fast --no-sync"
+        );
+        let parent = self.dir.parent().unwrap();
+        Self::make_in(parent, &make)
+    }
+
+    fn make_in(parent: &Path, make: &str) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap().keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         if is_root() {
@@ -62,7 +80,8 @@ impl Server {
         guard.args(["-c", GUARD]).current_dir(&dir);
         guard
             .env("PGDATA", dir.join("data"))
-            .env("OPTIONS", OPTIONS);
+            .env("OPTIONS", OPTIONS)
+            .env("MAKE", make);
         guard.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut guard = guard.spawn().unwrap();
         let mut said = String::new();
@@ -87,6 +106,11 @@ impl Server {
             "postgres:///{database}?host={}&user={user}",
             self.dir.display()
         )
+    }
+
+    /// The directory of its socket.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its data directory.

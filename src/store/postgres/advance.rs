@@ -148,7 +148,7 @@ impl Hot {
     }
 
     async fn call_advance(&self, steps: &[Step]) -> Result<HashSet<CursorId>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let dead: Vec<_> = steps
             .iter()
             .flat_map(|step| step.skipped.iter().map(move |letter| (step, letter)))
