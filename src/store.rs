@@ -42,7 +42,7 @@ use crate::domain::position::Seq;
 pub use audit::{AuditFilter, AuditRow};
 pub use cursors::{Advance, Behind, Input, Mover, Skip, Step, Want};
 pub use database::{Database, NoDatabase, Server};
-pub use error::Error;
+pub use error::{Clash, Error};
 pub use events::{Appended, Filter, NewEvent, Stored};
 pub use history::{Accepted, History, LostEvent};
 pub use hooks::HookPlan;

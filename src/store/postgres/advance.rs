@@ -127,7 +127,7 @@ impl Hot {
             return Ok(Vec::new());
         }
         let moved = match self.try_advance(steps).await {
-            Err(Error::Contended(_)) => {
+            Err(Error::Contended(..)) => {
                 jitter().await;
                 self.try_advance(steps).await?
             }

@@ -89,7 +89,7 @@ impl Hot {
         loop {
             match self.ingest(events, lost.is_some()).await {
                 Ok(appended) => return Ok(appended),
-                Err(Error::Contended(_)) if !contended => contended = true,
+                Err(Error::Contended(..)) if !contended => contended = true,
                 Err(error) if lost.is_none() && !matches!(error, Error::Lost(_)) => {
                     return Err(error);
                 }
