@@ -21,6 +21,7 @@ mod migrations;
 mod nodes;
 mod operator;
 mod package;
+mod pooler;
 mod postgres;
 mod rebuild;
 mod redis;

@@ -39,6 +39,7 @@ pub fn shared() -> &'static Server {
 
 pub struct Server {
     dir: PathBuf,
+    port: u16,
     guard: Child,
 }
 
@@ -67,7 +68,32 @@ impl Server {
         Self::make_in(parent, &make)
     }
 
+    /// One that also listens on a port of this machine, perhaps with a certificate of its own signing.
+    pub fn on_port(port: u16, tls: bool) -> Self {
+        let certificate = r#"openssl req -new -x509 -days 2 -nodes -subj /CN=localhost \
+            -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+            -keyout "$PGDATA/server.key" -out "$PGDATA/server.crt" && chmod 600 "$PGDATA/server.key""#;
+        let (make, ssl) = match tls {
+            true => (format!("{NEW} && {certificate}"), "on"),
+            false => (NEW.to_owned(), "off"),
+        };
+        let options = OPTIONS.replace("listen_addresses=", "listen_addresses=127.0.0.1");
+        let options = format!("{options} -c port={port} -c ssl={ssl}");
+        let mut server = Self::make_with(Path::new("/tmp"), &make, &options);
+        server.port = port;
+        server
+    }
+
+    /// The port in the name of its socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn make_in(parent: &Path, make: &str) -> Self {
+        Self::make_with(parent, make, OPTIONS)
+    }
+
+    fn make_with(parent: &Path, make: &str, options: &str) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap().keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         if is_root() {
@@ -80,7 +106,7 @@ impl Server {
         guard.args(["-c", GUARD]).current_dir(&dir);
         guard
             .env("PGDATA", dir.join("data"))
-            .env("OPTIONS", OPTIONS)
+            .env("OPTIONS", options)
             .env("MAKE", make);
         guard.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut guard = guard.spawn().unwrap();
@@ -89,7 +115,11 @@ impl Server {
         output.read_line(&mut said).unwrap();
         let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
         assert_eq!(said, "ready\n", "no Postgres server: {}", log());
-        Self { dir, guard }
+        Self {
+            dir,
+            port: 5432,
+            guard,
+        }
     }
 
     /// Makes a database and says its name.
@@ -192,7 +222,7 @@ impl Drop for Server {
 }
 
 /// A program, with the server's own ones found first, as a user that the server accepts: not root.
-fn as_postgres(program: &str) -> Command {
+pub fn as_postgres(program: &str) -> Command {
     let mut command = match is_root() {
         true => {
             let mut command = Command::new("setpriv");
