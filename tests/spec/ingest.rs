@@ -212,7 +212,7 @@ async fn write_through_stores(
                 match store.append(move || batch).await {
                     Ok(_) => batches.fetch_add(1, Relaxed),
                     // Twice in a row: not stored.
-                    Err(Error::Contended(..)) => 0,
+                    Err(Error::Contended(..) | Error::Busy(_)) => 0,
                     Err(error) => panic!("{error}"),
                 };
             }
