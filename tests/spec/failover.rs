@@ -197,7 +197,7 @@ fn with_a_standby_that_commits_wait_for_no_acknowledged_event_is_lost() {
     pair.all_is_applied();
     let raised = self::epoch(&pair.standby, &pair.servers) - epoch;
     assert!((1 << 20..2 << 20).contains(&raised), "once: {raised}");
-    assert!(!told(&pair.status()).contains("lost"));
+    assert!(!told(&pair.status()).contains("failed over"));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn what_a_standby_did_not_have_yet_is_named_to_everybody_until_somebody_knows() 
     pair.send_all();
     pair.all_is_applied();
     pair.second.run(&["events", "lost", "--acknowledge"]);
-    until(|| (!told(&pair.status()).contains("lost")).then_some(()));
+    until(|| (!told(&pair.status()).contains("failed over")).then_some(()));
     let audit = pair.second.run(&["audit", "list"]);
     assert!(audit.contains("events lost --acknowledge"), "{audit}");
 }
