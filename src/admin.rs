@@ -10,6 +10,7 @@ mod events;
 mod hooks;
 mod keys;
 mod lanes;
+mod lost;
 mod monitor;
 mod names;
 mod namespaces;

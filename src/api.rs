@@ -21,7 +21,7 @@ mod words;
 
 pub use audit::AuditRow;
 pub use doctor::{Check, Grade};
-pub use event::{Accepted, EventRow, Fate, Outcome};
+pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
     HookStopSpec, HookStopped, Paused, Test, Tested,

@@ -36,7 +36,7 @@ use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint, Lanes};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
 pub use gauge::{Reading, class};
@@ -131,6 +131,12 @@ pub fn observer(
             metrics.commit_events.observe(commit.events as f64);
         }
         let failing = commit.error.is_some();
+        if let Some(Error::Contended(clash, _)) = &commit.error {
+            metrics.retried(match clash {
+                store::Clash::Deadlock => Retried::Deadlock,
+                store::Clash::Serialization => Retried::Serialization,
+            });
+        }
         if let Some(error) = &commit.error {
             metrics.pulse.failed(error.to_string(), Timestamp::now());
         }

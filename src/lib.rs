@@ -31,6 +31,9 @@
 //!
 //! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`.
 //!
+//! Another server behind the same address may not have all that was acknowledged: `store/history.rs` tells
+//! servers apart, `engine/ownership.rs` begins anew, `admin/lost.rs` has what is missing.
+//!
 //! What is seen of the whole is computed once a second: `admin/monitor.rs` looks, `admin/verdict.rs` says
 //! in words what is wrong, `admin/eta.rs` when it will be over; `status` and `tui` show it.
 //!

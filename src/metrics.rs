@@ -70,6 +70,12 @@ pub struct Metrics {
     /// Cursors with work that nobody had hinted, found by a sweep: none in a healthy run.
     pub forgotten: Counter,
 
+    database_retries: Labelled,
+    /// Servers that took the place of another one, as seen by this node.
+    pub failovers: Counter,
+    /// Events that this node had acknowledged and that a server which took over does not have.
+    pub events_lost: Counter,
+
     /// Open connections.
     pub connections: Gauge,
     /// Connections accepted.
@@ -126,6 +132,16 @@ label! {
         DiskFull = "disk_full",
         /// Its commit failed in a way that does not say whether it is stored.
         Unknown = "unknown",
+    }
+}
+
+label! {
+    /// Why a statement was rolled back, and tried once more.
+    Retried "reason" {
+        /// Each of two waited for the other's rows.
+        Deadlock = "deadlock",
+        /// What it had read was changed before it could write.
+        Serialization = "serialization",
     }
 }
 
@@ -199,6 +215,19 @@ impl Metrics {
                 "forgotten_cursors",
                 "Cursors with work that a sweep found and nobody had hinted",
             ),
+            database_retries: page.labelled(
+                "database_retries",
+                "Statements that Postgres rolled back and that were tried again; must stay 0",
+                Retried::ALL.iter().map(|reason| reason.labels()),
+            ),
+            failovers: page.counter(
+                "failovers",
+                "Postgres servers that took the place of another",
+            ),
+            events_lost: page.counter(
+                "events_lost",
+                "Acknowledged events that a failover of Postgres has lost",
+            ),
             connections: page.gauge("connections", "Open connections"),
             connections_accepted: page.counter("connections_accepted", "Connections accepted"),
             connections_refused: page.labelled(
@@ -224,6 +253,11 @@ impl Metrics {
     /// Counts an event that was not stored.
     pub fn refused(&self, reason: Refused) {
         self.events_refused.get_or_create(&reason.labels()).inc();
+    }
+
+    /// Counts a statement that is tried again.
+    pub fn retried(&self, reason: Retried) {
+        self.database_retries.get_or_create(&reason.labels()).inc();
     }
 
     /// Counts a connection that was turned away.

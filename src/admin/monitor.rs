@@ -79,6 +79,8 @@ struct Seen {
     accepted: (u64, Duration, f64),
     cpu: (Duration, Duration, f64),
     nodes: HashSet<String>,
+    /// Lost events that no operator knows of.
+    lost: u64,
     log: VecDeque<api::LogLine>,
 }
 
@@ -124,6 +126,7 @@ impl Default for Monitor {
                 accepted: (0, since_boot(), 0.0),
                 cpu: (processor_time(), since_boot(), 0.0),
                 nodes: HashSet::new(),
+                lost: 0,
                 log: VecDeque::new(),
             }),
         }
@@ -153,6 +156,10 @@ impl Admin {
         let own = self.own_lanes(&catalog, now).await?;
         let names = self.names(&catalog, &own, now).await?;
         self.tell(&own, &names, now);
+        if engine.member.is_some() {
+            let lost = self.store.count_lost(None).await?;
+            self.monitor.seen.lock().lost = lost;
+        }
         let view = engine.member.as_ref().map(Member::view).unwrap_or_default();
         let silences = engine.member.as_ref().map(Member::silences);
         let silences = silences.unwrap_or_default();
@@ -475,6 +482,7 @@ impl Admin {
             paused: &paused,
             largest: whole.largest(&set.namespace),
             lanes_that_help: space.help,
+            lost: seen.lost,
         });
         for (severity, scope, what) in news {
             if seen.log.len() == LOG_KEPT {

@@ -53,6 +53,8 @@ pub struct Facts<'f> {
     pub largest: Option<(StreamName, u64)>,
     /// The least number of lanes that no stream would keep busy, were what waits laid on them.
     pub lanes_that_help: Option<u16>,
+    /// Acknowledged events that a failover has lost and that no operator knows of.
+    pub lost: u64,
 }
 
 impl Facts<'_> {
@@ -87,6 +89,7 @@ impl Facts<'_> {
 pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     let mut all = Vec::new();
     all.extend(no_owner(facts));
+    all.extend(lost(facts));
     all.extend(storage(facts));
     all.extend(hangs(facts));
     all.extend(flood(facts));
@@ -191,6 +194,15 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
         lane: orphans.first().map(|lane| lane.lane.clone()),
         ..verdict(1, Class::Us, text, more)
     })
+}
+
+fn lost(facts: &Facts<'_>) -> Option<Verdict> {
+    let events = counted(facts.lost, "acknowledged event", "acknowledged events");
+    let text = format!("storage: Postgres failed over and lost {events}");
+    let more = "Holds up nothing; their senders must send them again: hooklane events lost. \
+        More lanes: no. Until somebody knows: hooklane events lost --acknowledge"
+        .to_owned();
+    (facts.lost > 0).then(|| verdict(2, Class::Us, text, more))
 }
 
 fn storage(facts: &Facts<'_>) -> Option<Verdict> {

@@ -62,7 +62,13 @@ impl Admin {
             Some(id) => Some(self.why_event(id, name, &cursors).await?),
             None => None,
         };
-        let (class, verdict) = verdict(name, &cursors, &lane);
+        let (mut class, mut verdict) = verdict(name, &cursors, &lane);
+        let lost = self.store.count_lost(Some(stream.id)).await?;
+        if lost > 0 {
+            class = Class::Us;
+            let events = counted(lost, "acknowledged event", "acknowledged events");
+            verdict = format!("a failover of Postgres lost {events} of it; {verdict}");
+        }
         Ok(api::Why {
             stream: name.clone(),
             head: stream.head,

@@ -97,3 +97,27 @@ impl Outcome {
         }
     }
 }
+
+/// An acknowledged event that a failover of the database has lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostEvent {
+    /// Its id, which its sender was given.
+    pub event: EventId,
+    /// Its hook; none when that is gone.
+    pub hook: Option<Name>,
+    /// Its stream; none when that is lost too.
+    pub stream: Option<StreamName>,
+    /// The place it had, which another event may have now.
+    pub seq: Seq,
+    /// The node that had acknowledged it.
+    pub node: String,
+    /// When it was missed.
+    pub found_at: Timestamp,
+}
+
+/// What an operator has said to know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenLost {
+    /// Lost events.
+    pub events: u64,
+}

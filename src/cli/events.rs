@@ -5,12 +5,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use http::Method;
 use serde::Serialize;
 
 use super::print::{Columns, Output, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
-use crate::api::{EventRow, Fate, List, Outcome};
+use crate::api::{EventRow, Fate, List, LostEvent, Outcome, SeenLost};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
@@ -22,6 +23,7 @@ pub enum Events {
     List(All),
     Show(Show),
     Tail(Tail),
+    Lost(Lost),
 }
 
 impl Events {
@@ -31,6 +33,7 @@ impl Events {
             Self::List(list) => list.run(reach, out).await,
             Self::Show(show) => show.run(reach, out).await,
             Self::Tail(tail) => tail.run(reach, out).await,
+            Self::Lost(lost) => lost.run(reach, out).await,
         }
     }
 }
@@ -199,6 +202,65 @@ impl All {
             ))?;
         }
         Ok(Exit::Done)
+    }
+}
+
+/// List events that were acknowledged and that a failover of Postgres has lost
+///
+/// Their senders must send them again. They are part of `status` until somebody says that he knows.
+///
+/// Examples:
+///   hooklane events lost
+///   hooklane events lost --acknowledge
+#[derive(Args)]
+#[command(verbatim_doc_comment)]
+pub struct Lost {
+    /// Say that you know of all of them
+    #[arg(long)]
+    acknowledge: bool,
+    #[command(flatten)]
+    columns: Columns,
+}
+
+impl Lost {
+    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        const LOST: &str = "/v1/admin/events/lost";
+        if !self.acknowledge {
+            let events: List<LostEvent> = reach.get(LOST).await?;
+            out.list(&events, self.columns)?;
+            return Ok(Exit::Done);
+        }
+        let seen: SeenLost = reach.call(Method::DELETE, LOST, None::<&()>).await?;
+        if !out.object(&seen)? {
+            let events = text::counted(seen.events, "lost event", "lost events");
+            out.line(&format!("{events} acknowledged"))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Row for LostEvent {
+    const HEADER: &'static [&'static str] = &["EVENT", "STREAM", "SEQ ", "NODE", "FOUND"];
+    const DROPS: &'static [&'static str] = &["NODE", "FOUND", "SEQ"];
+
+    fn cells(&self) -> Vec<String> {
+        let hook = || self.hook.as_ref().map(|hook| format!("{hook}/?"));
+        let stream = self.stream.as_ref().map(ToString::to_string);
+        vec![
+            short(self.event),
+            stream.or_else(hook).unwrap_or_else(|| "-".to_owned()),
+            self.seq.to_string(),
+            self.node.clone(),
+            self.found_at.to_string(),
+        ]
+    }
+
+    fn whole(&self) -> Vec<String> {
+        with_whole_id(self.event, self.cells())
+    }
+
+    fn name(&self) -> String {
+        self.event.to_string()
     }
 }
 

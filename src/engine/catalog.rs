@@ -106,6 +106,19 @@ impl Catalog {
         self.now.load()
     }
 
+    /// Reads the configuration again though its version is the same: another server may have had other
+    /// changes.
+    ///
+    /// # Errors
+    /// Those of the database; what was read before stays.
+    pub async fn reload(&self) -> Result<(), Error> {
+        let _one = self.reading.lock().await;
+        let version = self.store.config_version().await?;
+        let snapshot = read(&self.store, version, &self.now.load()).await?;
+        self.now.store(Arc::new(snapshot));
+        Ok(())
+    }
+
     /// Reads the configuration again if its version has changed; says whether it had.
     ///
     /// # Errors

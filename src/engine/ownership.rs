@@ -16,7 +16,7 @@ use crate::domain::lane::LaneId;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::lanes::redis::Redis;
-use crate::store::{Error, LaneRow, NodeRow, SetState};
+use crate::store::{Error, History, LaneRow, NodeRow, SetState};
 
 /// How often a node looks at the others.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -57,6 +57,8 @@ struct State {
     /// The version of the configuration that the others know this node to act by.
     config_seen: i64,
     leaving: bool,
+    /// The server that this node's lanes are of.
+    history: Option<History>,
 }
 
 /// The cluster as last seen.
@@ -80,6 +82,10 @@ impl Member {
             None => "memory",
         };
         refuse_strangers(store, hints).await?;
+        let history = store.history().await?;
+        if let Some(history) = history {
+            store.accept_history(history).await?;
+        }
         let sent = since_boot();
         let row = row(&node.name, &node.data_dir, hints);
         store.join(&row).await?;
@@ -95,6 +101,7 @@ impl Member {
                 reported: String::new(),
                 config_seen: 0,
                 leaving: false,
+                history,
             }),
             report: Mutex::default(),
             view: Mutex::default(),
@@ -150,6 +157,11 @@ impl Member {
     async fn begin_again(&self, engine: &Engine) -> Result<(), Error> {
         tracing::warn!("the lease is lost: lanes are dropped, and taken anew");
         engine.close_lanes(&engine.held_lanes()).await;
+        self.join_again(engine).await
+    }
+
+    /// Joins under another id.
+    async fn join_again(&self, engine: &Engine) -> Result<(), Error> {
         let row = row(&self.name, &self.data_dir, self.hints);
         let sent = since_boot();
         in_time(engine.store.join(&row)).await?;
@@ -164,6 +176,7 @@ impl Member {
 
     /// One look: beats, removes the dead, and moves lanes.
     async fn look(&self, engine: &Arc<Engine>) -> Result<(), Error> {
+        self.follow(engine).await?;
         self.beat(engine).await?;
         let view = View {
             // Lanes first: an owner that is missing from the nodes is gone then, not new.
@@ -199,6 +212,50 @@ impl Member {
         self.hand_over(engine, &me, &view.lanes, &moves.hand_over)
             .await?;
         take(engine, &me, &moves.take).await
+    }
+
+    /// Sees whether it is still the same server that answers. One that has taken its place may not have the
+    /// newest events, takes and moves.
+    async fn follow(&self, engine: &Arc<Engine>) -> Result<(), Error> {
+        let found = in_time(engine.store.history()).await?;
+        let known = self.state.lock().history;
+        match (known, found) {
+            (Some(known), Some(found)) if found.is_before(known) => Err(Error::Lost(format!(
+                "a server answers whose place another one has taken: its timeline is {}, not {}",
+                found.timeline, known.timeline
+            ))),
+            (known, Some(found)) if known != Some(found) => self.fail_over(engine, found).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins anew on another server: nothing that was known of lanes, hints and cursors holds there. Done
+    /// again at the next look if it is broken off.
+    async fn fail_over(&self, engine: &Arc<Engine>, to: History) -> Result<(), Error> {
+        tracing::warn!(
+            timeline = to.timeline,
+            "another Postgres server has taken over: lanes are dropped, and taken anew"
+        );
+        engine.close_lanes(&engine.held_lanes()).await;
+        let accepted = in_time(engine.store.accept_history(to)).await?;
+        if accepted.halted > 0 {
+            let cursors = accepted.halted;
+            tracing::error!(cursors, "cursors stand behind their heads: they are held");
+        }
+        in_time(engine.store.remove_node(&self.id())).await?;
+        self.join_again(engine).await?;
+        engine.catalog.reload().await?;
+        engine.catalog_changed();
+        for namespace in engine.catalog.now().lane_sets.keys() {
+            if let Err(error) = engine.relay.wipe(engine, namespace).await {
+                tracing::debug!(%error, %namespace, "its hints are wiped when Redis is seen to be ahead");
+            }
+        }
+        self.state.lock().history = Some(to);
+        engine.metrics.failovers.inc();
+        let (engine, name) = (engine.clone(), self.name.clone());
+        tokio::spawn(async move { look_for_lost(&engine, &name).await });
+        Ok(())
     }
 
     /// Closes lanes, each between two turns, and frees them.
@@ -305,6 +362,30 @@ impl Member {
             engine.close_lanes(&lanes).await;
         }
     }
+}
+
+/// Says which of the events that this node has acknowledged are lost.
+async fn look_for_lost(engine: &Engine, node: &str) {
+    let lost = loop {
+        match engine.store.look_for_lost(node).await {
+            Ok(lost) => break lost,
+            Err(error) => tracing::warn!(%error, "lost events are looked for again"),
+        }
+        if engine.is_failing() {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    engine.metrics.events_lost.inc_by(lost.len() as u64);
+    for event in &lost {
+        let (id, hook, seq) = (event.id, event.hook.0, event.seq.0);
+        tracing::error!(%id, hook, seq, "an acknowledged event is lost");
+    }
+    let lost = lost.len();
+    tracing::warn!(
+        lost,
+        "what was acknowledged before the failover was looked for"
+    );
 }
 
 /// A call that the database must answer in time, or it is unknown what became of it.

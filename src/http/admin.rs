@@ -23,7 +23,7 @@ use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api::{
     Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, NamespaceSpec,
-    Retry, Skip, Test,
+    Retry, SeenLost, Skip, Test,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -58,6 +58,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/streams/release", post(release))
         .route("/v1/admin/events", get(events))
         .route("/v1/admin/events/tail", get(tail))
+        .route("/v1/admin/events/lost", get(lost).delete(see_lost))
         .route("/v1/admin/events/{id}", get(show_event))
 }
 
@@ -425,6 +426,19 @@ async fn events(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQ
         .filter(|_| is_full)
         .map(|row| row.event.to_string());
     Ok(list(rows, next))
+}
+
+async fn lost(_: Operator, State(app): State<App>) -> Answer {
+    Ok(list(app.admin.lost_events().await?, None))
+}
+
+async fn see_lost(By(actor): By, State(app): State<App>) -> Answer {
+    let seen = app.admin.act(&actor, app.admin.see_lost(), |events| {
+        let act = Act::new("events lost --acknowledge", "all");
+        (*events > 0).then(|| act.details(json!({"events": events})))
+    });
+    let events = seen.await?;
+    Ok(json(StatusCode::OK, &SeenLost { events }))
 }
 
 async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventId>) -> Answer {

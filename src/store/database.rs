@@ -62,6 +62,13 @@ impl Server {
             url.query_pairs_mut()
                 .append_pair("application_name", APPLICATION_NAME);
         }
+        // Unnamed, a statement goes out in two steps between which a pooler may change the session.
+        let cached = |(key, value): (_, _)| key == "statement-cache-capacity" && value == "0";
+        if url.query_pairs().any(cached) {
+            let why =
+                "statement-cache-capacity=0 may run somebody else's statement behind a pooler";
+            return Err(NoDatabase(why.into()));
+        }
         let native = url.as_str().parse().map_err(wrong)?;
         Ok(Self { any, native })
     }
@@ -146,6 +153,11 @@ mod tests {
         for server in ["postgres://h/n", "postgresql://h/n"] {
             assert!(matches!(parsed(server), Database::Postgres(_)), "{server}");
         }
+        assert!(
+            "postgres://h/n?statement-cache-capacity=0"
+                .parse::<Database>()
+                .is_err()
+        );
         assert!("mysql://u:secret@h/n".parse::<Database>().is_err());
     }
 

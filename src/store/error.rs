@@ -10,8 +10,8 @@ pub enum Error {
     #[error("database busy: {0}")]
     Busy(String),
     /// Certainly not stored: rolled back because others wanted the same rows, worth one more try at once.
-    #[error("database contended: {0}")]
-    Contended(String),
+    #[error("database contended: {1}")]
+    Contended(Clash, String),
     /// The connection or its answer was lost: unknown whether stored, or changed. Worth trying again.
     #[error("connection to the database lost: {0}")]
     Lost(String),
@@ -33,12 +33,21 @@ pub enum Error {
     Closed,
 }
 
+/// How others stood in the way of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clash {
+    /// Each waited for the other's rows.
+    Deadlock,
+    /// What it had read was changed before it could write.
+    Serialization,
+}
+
 impl Error {
     /// Whether the same is worth trying again without a restart.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Busy(_) | Self::Contended(_) | Self::Lost(_) | Self::Space
+            Self::Busy(_) | Self::Contended(..) | Self::Lost(_) | Self::Space
         )
     }
 
@@ -51,7 +60,7 @@ impl Error {
     pub(super) fn again(&self) -> Self {
         match self {
             Self::Busy(what) => Self::Busy(what.clone()),
-            Self::Contended(what) => Self::Contended(what.clone()),
+            Self::Contended(clash, what) => Self::Contended(*clash, what.clone()),
             Self::Lost(what) => Self::Lost(what.clone()),
             Self::Space => Self::Space,
             Self::Integrity(what) => Self::Integrity(what.clone()),
@@ -82,7 +91,8 @@ fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
     }
     match error.code() {
         "53100" => Error::Space,
-        "40001" | "40P01" => Error::Contended(what),
+        "40001" => Error::Contended(Clash::Serialization, what),
+        "40P01" => Error::Contended(Clash::Deadlock, what),
         // A server that only reads is not the primary any more.
         "25006" => Error::Lost(what),
         // A lock that did not come, a cancelled statement.

@@ -3,7 +3,7 @@
 
 use sqlx::FromRow;
 
-use super::{Error, Hot, Store};
+use super::{Error, Store};
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
 
@@ -102,11 +102,6 @@ const TAKE: &str = "update lanes set node = $1, epoch = $2
 
 const RELEASE: &str = "update lanes set node = null
     where namespace = $1 and generation = $2 and lane = $3 and node = $4 and epoch = $5";
-
-/// That of the log which is being written. `pg_control_checkpoint` says the old one until the first
-/// checkpoint after a failover, which may be minutes later.
-const TIMELINE: &str =
-    "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint";
 
 impl Store {
     /// Makes the row of a node under a fresh id.
@@ -272,20 +267,6 @@ impl Store {
                 .await?;
         }
         writing.commit().await
-    }
-
-    /// Changes when a standby has taken the place of the server: what it did not have yet is lost. None
-    /// in a file.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn timeline(&self) -> Result<Option<i64>, Error> {
-        match &*self.hot {
-            Hot::Sqlite(_) => Ok(None),
-            Hot::Postgres(_) => Ok(Some(
-                sqlx::query_scalar(TIMELINE).fetch_one(&self.reader).await?,
-            )),
-        }
     }
 
     /// The number that tells this database from every other one.

@@ -10,6 +10,7 @@ mod append;
 mod functions;
 mod inputs;
 mod memory;
+mod past;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,9 @@ use sqlx::{Executor as _, Postgres};
 use tokio::time::error::Elapsed;
 
 use self::memory::Memory;
+use self::past::{Acknowledged, Past};
 use super::Error;
+use super::history::History;
 use super::writer::Commit;
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
@@ -53,6 +56,7 @@ pub struct Hot {
     observer: Observer,
     memory: Arc<Memory>,
     movers: Arc<advance::Movers>,
+    past: Arc<Past>,
 }
 
 impl Hot {
@@ -61,12 +65,20 @@ impl Hot {
     /// # Errors
     /// Those of the connection.
     pub async fn open(options: PgConnectOptions, observer: Observer) -> Result<Self, Error> {
+        let past = Arc::<Past>::default();
+        let server = past.clone();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_MAX)
             // A broken connection shows itself by the first statement, whose outcome is then resolved.
             .test_before_acquire(false)
-            .after_connect(|db, _| Box::pin(prepare(db)))
+            .after_connect(move |db, _| {
+                let server = server.clone();
+                Box::pin(async move {
+                    prepare(db).await?;
+                    server.look(db).await
+                })
+            })
             .connect_with(options)
             .await?;
         Ok(Self {
@@ -74,6 +86,7 @@ impl Hot {
             observer,
             memory: Arc::default(),
             movers: Arc::default(),
+            past,
         })
     }
 
@@ -81,6 +94,41 @@ impl Hot {
     /// or stored some.
     pub fn doubt(&self, cursors: impl Iterator<Item = CursorId>) {
         cursors.for_each(|cursor| self.memory.doubt(cursor));
+    }
+
+    /// Goes on with this server, forgetting everything that was known of the one before.
+    pub fn accept(&self, history: History) {
+        self.memory.clear();
+        self.past.accept(history);
+    }
+
+    /// What was acknowledged lately, by this server or by the one before.
+    pub fn acknowledged(&self) -> Vec<Acknowledged> {
+        self.past.recent()
+    }
+
+    /// Those of some events that the server does not have.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn missing(&self, events: &[Acknowledged]) -> Result<Vec<Acknowledged>, Error> {
+        const MISSING: &str = "select u.ord from unnest($1::bytea[]) with ordinality as u (id, ord)
+            where not exists (select 1 from events e where e.id = u.id)";
+        let ids: Vec<_> = events.iter().map(|event| *event.id.as_bytes()).collect();
+        let mut db = self.connection().await?;
+        let asked = sqlx::query_scalar(MISSING).bind(ids);
+        let missing: Vec<i64> = asked.fetch_all(&mut *db).await?;
+        let event = |ord: i64| events.get(usize::try_from(ord - 1).ok()?).copied();
+        Ok(missing.into_iter().filter_map(event).collect())
+    }
+
+    /// A connection to the server that is known.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, Error> {
+        let db = self.pool.acquire().await?;
+        match self.past.is_other() {
+            true => Err(Error::Lost("another server has taken its place".into())),
+            false => Ok(db),
+        }
     }
 
     /// Forgets what is kept of streams that are gone.

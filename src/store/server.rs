@@ -2,8 +2,8 @@
 //! committed is, and have our tables; or it is refused in one line that says what to do.
 //!
 //! Nothing is kept in a session, so that connections may go through a pooler that gives them to somebody
-//! else after each transaction. Such a pooler must know prepared statements, or the address must end in
-//! `?statement-cache-capacity=0`.
+//! else after each transaction. Such a pooler must know prepared statements, or it is refused: without
+//! names a statement is sent in two steps, and the second might meet somebody else's first.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ const CONNECTIONS_MAX: u32 = 4;
 /// The oldest server that is tested.
 const VERSION_MIN: i32 = 140_000;
 
+/// Clocks that are further apart are not synchronized.
+const APART_MAX: Duration = Duration::from_secs(5);
+
 /// Held in the transaction that makes the tables: nodes may start at once. Its number is our name.
 const LOCK: i64 = i64::from_be_bytes(*b"hooklane");
 
@@ -41,12 +44,14 @@ const SETTINGS: &str = "select current_setting('server_version_num')::int as ver
     current_setting('full_page_writes') as full_page_writes,
     current_setting('synchronous_commit') as synchronous_commit,
     pg_is_in_recovery() as follows,
-    current_setting('transaction_read_only') as read_only";
+    current_setting('transaction_read_only') as read_only,
+    cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as clock";
 
 /// Checks the server, and makes or moves the tables.
 pub async fn prepare(server: &Server) -> Result<(), Error> {
     let mut db = enter(server).await?;
     check(server, &mut db).await?;
+    check_sessions(server).await?;
     migrate(server, &mut db).await?;
     let _ = db.close().await;
     Ok(())
@@ -141,9 +146,14 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     };
     let text = |name: &str| row.try_get::<String, _>(name);
     let version: i32 = row.try_get("version")?;
-    if version < VERSION_MIN {
+    if is_too_old(version) {
         let is = format!("is version {}", text("version_text")?);
         return Err(unfit(server, &is, "14 or later is needed"));
+    }
+    let ours = crate::domain::time::Timestamp::now().as_millis();
+    if let Some(apart) = clocks_apart(ours, row.try_get("clock")?) {
+        tracing::warn!(server = %server.place(), "the clocks of this node and of Postgres are {apart} apart: \
+            events are stamped by this one; see that both are synchronized");
     }
     if row.try_get("follows")? {
         let what = "follows another server (it is in recovery)";
@@ -172,6 +182,30 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
         return Err(unfit(server, &what, &remedy));
     }
     Ok(())
+}
+
+/// A pooler that gives each transaction another session, and does not know of prepared statements, gives
+/// this connection the session of the one that has just asked the same: its statement is there already.
+async fn check_sessions(server: &Server) -> Result<(), Error> {
+    let asked = async {
+        let mut db = PgConnection::connect_with(&server.native).await?;
+        sqlx::query(SETTINGS).fetch_one(&mut db).await?;
+        db.close().await
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(asked) => asked.map_err(|error| refusal(server, &error)),
+        Err(_) => Err(unreachable(server, "no answer")),
+    }
+}
+
+fn is_too_old(version: i32) -> bool {
+    version < VERSION_MIN
+}
+
+/// How far two clocks are apart, in milliseconds since 1970, if that is too far.
+fn clocks_apart(ours: i64, theirs: i64) -> Option<String> {
+    let apart = Duration::from_millis(ours.abs_diff(theirs));
+    (apart > APART_MAX).then(|| crate::text::duration(apart))
 }
 
 /// Makes or moves the tables, in one transaction: who comes second waits, and finds nothing to do.
@@ -207,6 +241,11 @@ fn refusal(server: &Server, error: &sqlx::Error) -> Error {
             let what = format!("cannot be trusted: {why}");
             return unfit(server, &what, "see sslmode and sslrootcert in its address");
         }
+        // What TLS says of a certificate comes as data that is not right.
+        sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::InvalidData => {
+            let what = format!("cannot be trusted: {why}");
+            return unfit(server, &what, "see sslmode and sslrootcert in its address");
+        }
         other => return unreachable(server, &other.to_string()),
     };
     let Some(database) = database else {
@@ -225,6 +264,11 @@ fn refusal(server: &Server, error: &sqlx::Error) -> Error {
         "42501" => (
             format!("does not let {user} make tables in {name}: {said}"),
             format!("grant create, usage on schema public to \"{user}\""),
+        ),
+        "42P05" | "26000" => (
+            "is behind a pooler that does not keep prepared statements".to_owned(),
+            "let it pool sessions, or take PgBouncer 1.21 or later with max_prepared_statements = 200"
+                .to_owned(),
         ),
         "53300" => (
             "has no connection left".to_owned(),
@@ -249,4 +293,29 @@ fn unreachable(server: &Server, why: &str) -> Error {
 
 fn unfit(server: &Server, what: &str, remedy: &str) -> Error {
     Error::Refused(format!("Postgres at {} {what}; {remedy}", server.place()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn postgres_14_is_the_oldest() {
+        for (version, old) in [
+            (90_624, true),
+            (130_018, true),
+            (140_000, false),
+            (180_001, false),
+        ] {
+            assert_eq!(is_too_old(version), old, "{version}");
+        }
+    }
+
+    #[test]
+    fn clocks_are_apart_whichever_is_ahead() {
+        assert_eq!(clocks_apart(100_000, 104_000), None);
+        assert!(clocks_apart(100_000, 106_000).is_some());
+        assert!(clocks_apart(106_000, 100_000).is_some());
+        assert!(clocks_apart(i64::MAX, i64::MIN).is_some());
+    }
 }

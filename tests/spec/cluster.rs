@@ -196,6 +196,13 @@ impl Cluster {
         for home in &self.homes {
             let said = home.log();
             assert!(!said.contains("panicked"), "{said}");
+            let page = clients[0].get("/metrics").await.body;
+            let page = String::from_utf8(page.to_vec()).unwrap();
+            for reason in ["deadlock", "serialization"] {
+                let none = format!("hooklane_database_retries_total{{reason=\"{reason}\"}} 0");
+                assert!(page.contains(&none), "{page}");
+            }
+            clients.rotate_left(1);
         }
     }
 }

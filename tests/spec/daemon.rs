@@ -49,12 +49,25 @@ pub struct Servers {
     pub database: String,
     /// Where its hints are.
     pub redis: Arc<RedisServer>,
+    /// Where nodes find the socket of what stands before the server; none: they ask it directly. More of
+    /// an address may follow, as `&name=value`.
+    pub door: Option<String>,
 }
 
 impl Servers {
     /// A new database and an empty Redis.
     pub fn on(postgres: &'static Server) -> Arc<Self> {
         Self::sharing(postgres, Arc::new(RedisServer::start()))
+    }
+
+    /// A new database that nodes reach through another socket, and an empty Redis.
+    pub fn behind(postgres: &'static Server, door: String) -> Arc<Self> {
+        Arc::new(Self {
+            postgres,
+            database: postgres.database(),
+            redis: Arc::new(RedisServer::start()),
+            door: Some(door),
+        })
     }
 
     /// A new database beside a Redis that others may use.
@@ -64,12 +77,16 @@ impl Servers {
             postgres,
             database,
             redis,
+            door: None,
         })
     }
 
     /// Where a node finds the database.
     pub fn url(&self) -> String {
-        self.postgres.url("postgres", &self.database)
+        match &self.door {
+            Some(door) => format!("postgres:///{}?user=postgres&host={door}", self.database),
+            None => self.postgres.url("postgres", &self.database),
+        }
     }
 
     /// Runs a statement in the database; the lines of its answer.

@@ -9,6 +9,15 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tokio::task::JoinSet;
 
+use hooklane::domain::event::EventId;
+use hooklane::domain::hook::HookId;
+use hooklane::domain::lane::Slot;
+use hooklane::domain::name::OrderingKey;
+use hooklane::domain::time::Timestamp;
+use hooklane::engine;
+use hooklane::metrics::Metrics;
+use hooklane::store::{Error, NewEvent, Store};
+
 use crate::home::{Home, On};
 
 const WRITERS: usize = 5;
@@ -42,6 +51,8 @@ const HOLES: &str = "select count(*) from (
 
 struct Load {
     options: PgConnectOptions,
+    /// What stands in the function, and what is put in its place once all have looked at it.
+    breaks: Option<(&'static str, &'static str)>,
     _home: Home,
 }
 
@@ -70,6 +81,7 @@ impl Load {
         let options: PgConnectOptions = url.parse().unwrap();
         let load = Self {
             options,
+            breaks: None,
             _home: home,
         };
         load.run(
@@ -97,6 +109,12 @@ impl Load {
             .replace("create function", "create or replace function")
             .replace(right, wrong);
         self.run(&broken).await;
+    }
+
+    async fn break_now(&self) {
+        if let Some((right, wrong)) = self.breaks {
+            self.break_ingest(right, wrong).await;
+        }
     }
 
     /// Writes until `enough` of what was seen: batches, deadlocks, holes, looks for holes.
@@ -173,4 +191,97 @@ async fn without_the_order_in_which_streams_are_made_they_deadlock() {
     )
     .await;
     assert!(load.write(|seen| seen[1] > 0).await[1] > 0);
+}
+
+/// Writes through five nodes' own stores until `enough` of the deadlocks that their metrics count, and of
+/// batches; gives both, and the page of the metrics.
+async fn write_through_stores(
+    load: &Load,
+    enough: impl Fn(u64, u64) -> bool,
+) -> (u64, u64, String) {
+    let metrics = Metrics::new();
+    let batches = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..WRITERS {
+        let observer = engine::observer(metrics.clone(), tokio::sync::watch::channel(None).0);
+        let store = Store::open(load._home.database(), observer).await.unwrap();
+        let batches = batches.clone();
+        tasks.spawn(async move {
+            loop {
+                let batch = batch();
+                match store.append(move || batch).await {
+                    Ok(_) => batches.fetch_add(1, Relaxed),
+                    // Twice in a row: not stored.
+                    Err(Error::Contended(..) | Error::Busy(_)) => 0,
+                    Err(error) => panic!("{error}"),
+                };
+            }
+        });
+    }
+    load.break_now().await;
+    let deadlocks = || {
+        let page = metrics.encode();
+        let line = "hooklane_database_retries_total{reason=\"deadlock\"} ";
+        let value = page.lines().find_map(|found| found.strip_prefix(line));
+        (value.unwrap().parse().unwrap(), page.clone())
+    };
+    let began = Instant::now();
+    loop {
+        let (count, page): (u64, String) = deadlocks();
+        let written = batches.load(Relaxed);
+        if enough(count, written) || began.elapsed() > TIME_MAX {
+            tasks.shutdown().await;
+            return (count, written, page);
+        }
+        let ended = tokio::time::timeout(Duration::from_millis(50), tasks.join_next()).await;
+        assert!(ended.is_err(), "{ended:?}");
+    }
+}
+
+/// Events of few hot streams in no order, two of them with one dedupe key: so the long way is taken.
+fn batch() -> Vec<NewEvent> {
+    let mut keys: Vec<u8> = (0..8).collect();
+    keys.sort_by_key(|_| rand::random::<u32>());
+    let event = |key: u8, dedupe_key: Option<String>| {
+        let key = OrderingKey::new(format!("hot{key}").as_bytes());
+        NewEvent {
+            hook: HookId(1),
+            slot: Slot::of(&"h1".parse().unwrap(), &key),
+            key,
+            id: EventId::new(Timestamp::now()),
+            received_at: Timestamp::now(),
+            key_id: None,
+            dedupe_key,
+            headers: "{}".into(),
+            body: "x".to_owned().into(),
+        }
+    };
+    let once = format!("{:x}", rand::random::<u64>());
+    let repeats = (0..2).map(|_| event(keys[0], Some(once.clone())));
+    let rest = keys[1..].iter().map(|key| event(*key, None));
+    repeats.chain(rest).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_of_five_nodes_count_no_deadlock() {
+    let load = Load::new().await;
+    let (deadlocks, batches, page) =
+        write_through_stores(&load, |_, batches| batches >= BATCHES / 4).await;
+    assert!(batches >= BATCHES / 4, "too little was written: {batches}");
+    assert_eq!(deadlocks, 0, "{page}");
+    let none = "hooklane_database_retries_total{reason=\"serialization\"} 0";
+    assert!(page.contains(none), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_order_of_row_locks_the_metrics_count_deadlocks() {
+    let load = Load {
+        breaks: Some((
+            "order by s.id for no key update",
+            "order by random() for no key update",
+        )),
+        ..Load::new().await
+    };
+    let (deadlocks, _, page) = write_through_stores(&load, |deadlocks, _| deadlocks > 0).await;
+    assert!(deadlocks > 0, "{page}");
 }

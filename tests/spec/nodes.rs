@@ -328,14 +328,14 @@ async fn a_database_knows_itself_again(on: On) {
     let (world, other) = (World::new(on).await, World::new(on).await);
     let known = world.store.cluster().await.unwrap();
     assert_ne!(known, other.store.cluster().await.unwrap());
-    let timeline = world.store.timeline().await.unwrap();
+    let history = world.store.history().await.unwrap();
     let expected = match on {
         On::Sqlite => None,
         On::Postgres => Some(1),
     };
-    assert_eq!(timeline, expected);
+    assert_eq!(history.map(|history| history.timeline), expected);
     world.store.close().await;
     let store = world.home.open().await.unwrap();
     assert_eq!(store.cluster().await.unwrap(), known);
-    assert_eq!(store.timeline().await.unwrap(), timeline);
+    assert_eq!(store.history().await.unwrap(), history);
 }

@@ -17,13 +17,16 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Ends with the input of its shell: then this process is gone, or needs the server no more.
 const GUARD: &str = r#"
 trap '' INT HUP
-initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C >log 2>&1 &&
+eval "$MAKE" >log 2>&1 &&
   pg_ctl start --wait --silent -o "$OPTIONS -k $PWD" -l log &&
   echo ready || echo failed
 cat >/dev/null
 pg_ctl stop --mode=immediate --silent >/dev/null 2>&1
 rm -rf "$PWD"
 "#;
+
+/// A new one, with nothing in it.
+const NEW: &str = "initdb --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C";
 
 /// As the server is started, but for the directory of its socket.
 const OPTIONS: &str = "-c listen_addresses= -c max_connections=300";
@@ -36,6 +39,7 @@ pub fn shared() -> &'static Server {
 
 pub struct Server {
     dir: PathBuf,
+    port: u16,
     guard: Child,
 }
 
@@ -50,6 +54,46 @@ impl Server {
 
     /// Its files are in a directory of their own in `parent`.
     pub fn start_in(parent: &Path) -> Self {
+        Self::make_in(parent, NEW)
+    }
+
+    /// One that follows this one, and has everything that this one has now.
+    pub fn standby(&self) -> Self {
+        let primary = self.dir.display();
+        let make = format!(
+            "pg_basebackup --host={primary} --username=postgres --pgdata=\"$PGDATA\" \
+             --write-recovery-conf --wal-method=stream --checkpoint=fast --no-sync"
+        );
+        let parent = self.dir.parent().unwrap();
+        Self::make_in(parent, &make)
+    }
+
+    /// One that also listens on a port of this machine, perhaps with a certificate of its own signing.
+    pub fn on_port(port: u16, tls: bool) -> Self {
+        let certificate = r#"openssl req -new -x509 -days 2 -nodes -subj /CN=localhost \
+            -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+            -keyout "$PGDATA/server.key" -out "$PGDATA/server.crt" && chmod 600 "$PGDATA/server.key""#;
+        let (make, ssl) = match tls {
+            true => (format!("{NEW} && {certificate}"), "on"),
+            false => (NEW.to_owned(), "off"),
+        };
+        let options = OPTIONS.replace("listen_addresses=", "listen_addresses=127.0.0.1");
+        let options = format!("{options} -c port={port} -c ssl={ssl}");
+        let mut server = Self::make_with(Path::new("/tmp"), &make, &options);
+        server.port = port;
+        server
+    }
+
+    /// The port in the name of its socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn make_in(parent: &Path, make: &str) -> Self {
+        Self::make_with(parent, make, OPTIONS)
+    }
+
+    fn make_with(parent: &Path, make: &str, options: &str) -> Self {
         let dir = tempfile::tempdir_in(parent).unwrap().keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         if is_root() {
@@ -62,7 +106,8 @@ impl Server {
         guard.args(["-c", GUARD]).current_dir(&dir);
         guard
             .env("PGDATA", dir.join("data"))
-            .env("OPTIONS", OPTIONS);
+            .env("OPTIONS", options)
+            .env("MAKE", make);
         guard.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut guard = guard.spawn().unwrap();
         let mut said = String::new();
@@ -70,7 +115,11 @@ impl Server {
         output.read_line(&mut said).unwrap();
         let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
         assert_eq!(said, "ready\n", "no Postgres server: {}", log());
-        Self { dir, guard }
+        Self {
+            dir,
+            port: 5432,
+            guard,
+        }
     }
 
     /// Makes a database and says its name.
@@ -87,6 +136,11 @@ impl Server {
             "postgres:///{database}?host={}&user={user}",
             self.dir.display()
         )
+    }
+
+    /// The directory of its socket.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its data directory.
@@ -168,7 +222,7 @@ impl Drop for Server {
 }
 
 /// A program, with the server's own ones found first, as a user that the server accepts: not root.
-fn as_postgres(program: &str) -> Command {
+pub fn as_postgres(program: &str) -> Command {
     let mut command = match is_root() {
         true => {
             let mut command = Command::new("setpriv");

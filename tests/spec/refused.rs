@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use hooklane::store::{Database, Store};
+use sqlx::Connection as _;
 
 use crate::postgres::{self, Server};
 
@@ -105,6 +106,52 @@ async fn a_server_that_forgets_in_a_power_cut_or_only_follows_is_refused() {
     fs::write(server.data().join("standby.signal"), "").unwrap();
     server.restart();
     refused(&url, &["in recovery", "primary"]).await;
+}
+
+#[tokio::test]
+async fn tls_that_is_asked_for_is_given_and_trusted_or_the_server_is_refused() {
+    let server = Server::on_port(free_port(), true);
+    let port = server.port();
+    let url = |host: &str, rest: &str| {
+        format!("postgres://postgres:secret@{host}:{port}/postgres?{rest}")
+    };
+    let certificate = server.data().join("server.crt");
+    let root = format!("sslrootcert={}", certificate.display());
+    refused(
+        &url("127.0.0.1", "sslmode=verify-full"),
+        &["cannot be trusted", "sslrootcert"],
+    )
+    .await;
+    for mode in ["require".to_owned(), format!("verify-full&{root}")] {
+        let opened = open(&url("127.0.0.1", &format!("sslmode={mode}"))).await;
+        opened
+            .unwrap_or_else(|error| panic!("{mode}: {error}"))
+            .close()
+            .await;
+    }
+    let encrypted = "select count(*) from pg_stat_ssl where ssl";
+    let store = open(&url("127.0.0.1", "sslmode=require")).await.unwrap();
+    let ask = format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=disable");
+    let options: sqlx::postgres::PgConnectOptions = ask.parse().unwrap();
+    let mut db = sqlx::postgres::PgConnection::connect_with(&options)
+        .await
+        .unwrap();
+    let count: i64 = sqlx::query_scalar(encrypted)
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    assert!(count > 0, "nothing is encrypted");
+    store.close().await;
+
+    let plain = Server::on_port(free_port(), false);
+    let port = plain.port();
+    let url = format!("postgres://postgres:secret@127.0.0.1:{port}/postgres?sslmode=require");
+    refused(&url, &["TLS", "sslmode"]).await;
+}
+
+fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
 }
 
 #[tokio::test]

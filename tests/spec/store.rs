@@ -824,3 +824,29 @@ async fn a_database_of_a_newer_hooklane_is_refused(on: On) {
     let refused = world.home.open().await.err().unwrap();
     assert!(refused.to_string().contains("9999"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_doubted_cursor_is_read_with_what_other_nodes_have_stored() {
+    let world = World::new(On::Postgres).await;
+    let other = world.home.open().await.unwrap();
+    world.append(&[("a", "1")]).await;
+    let cursor = world.cursor("a").await;
+    let want = || {
+        let events_max = 10;
+        vec![Want { cursor, events_max }]
+    };
+    let turn = world.store.turn_inputs(want()).await.unwrap();
+    assert_eq!(turn[0].as_ref().unwrap().head, Seq(1));
+    let moved = world.store.advance(vec![step(cursor, 0, 1, "1")]).await;
+    assert_eq!(moved.unwrap(), [Advance::Moved]);
+
+    // This node knows of the second event, and not of the third.
+    world.append(&[("a", "2")]).await;
+    let third = vec![event(1, "a", "3", None)];
+    other.append(move || third).await.unwrap();
+    world.store.doubt(std::iter::once(cursor));
+    let turn = world.store.turn_inputs(want()).await.unwrap();
+    let turn = turn[0].as_ref().unwrap();
+    let seqs: Vec<_> = turn.events.iter().map(|event| event.seq).collect();
+    assert_eq!((turn.head, seqs), (Seq(3), vec![Seq(2), Seq(3)]));
+}

@@ -465,3 +465,31 @@ fn refusal(address: &Address, error: &RedisError) -> Error {
 fn unfit(address: &Address, what: &str, remedy: &str) -> Error {
     Error::Refused(format!("Redis at {address} {what}; {remedy}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(info: &str) -> Result<(), String> {
+        let address: Address = "redis://u:secret@h:1".parse().unwrap();
+        check(&address, info).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_server_is_judged_by_what_it_says_of_itself() {
+        let fit = "redis_mode:standalone\r\nrole:master\r\nmaxmemory:0\r\n";
+        for version in ["6.2.0", "7.0.15", "10.0.0", "6.10.1"] {
+            assert_eq!(judged(&format!("redis_version:{version}\r\n{fit}")), Ok(()));
+        }
+        for version in ["6.0.16", "5.9.9", "2.8", "6", ""] {
+            let why = judged(&format!("redis_version:{version}\r\n{fit}")).unwrap_err();
+            assert!(
+                why.contains("6.2 or later is needed") && why.contains("h:1"),
+                "{why}"
+            );
+            assert!(!why.contains("secret") && !why.contains('\n'), "{why}");
+        }
+        let why = judged("redis_version:7.0.0\r\nrole:slave\r\n").unwrap_err();
+        assert!(why.contains("address of the primary"), "{why}");
+    }
+}

@@ -127,7 +127,7 @@ impl Hot {
             return Ok(Vec::new());
         }
         let moved = match self.try_advance(steps).await {
-            Err(Error::Contended(_)) => {
+            Err(Error::Contended(..)) => {
                 jitter().await;
                 self.try_advance(steps).await?
             }
@@ -148,7 +148,7 @@ impl Hot {
     }
 
     async fn call_advance(&self, steps: &[Step]) -> Result<HashSet<CursorId>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let dead: Vec<_> = steps
             .iter()
             .flat_map(|step| step.skipped.iter().map(move |letter| (step, letter)))

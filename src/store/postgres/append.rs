@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::past::Acknowledged;
 use super::{ANSWER_MAX, Hot, jitter, settle};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::lane::Slot;
@@ -88,7 +89,7 @@ impl Hot {
         loop {
             match self.ingest(events, lost.is_some()).await {
                 Ok(appended) => return Ok(appended),
-                Err(Error::Contended(_)) if !contended => contended = true,
+                Err(Error::Contended(..)) if !contended => contended = true,
                 Err(error) if lost.is_none() && !matches!(error, Error::Lost(_)) => {
                     return Err(error);
                 }
@@ -112,6 +113,8 @@ impl Hot {
         let appended = result.iter().flatten();
         let stored: Vec<_> = events.iter().zip(appended).filter_map(placed).collect();
         self.report(began, stored.len(), 0, &result);
+        let known = appended_ids(events, &result);
+        self.past.acknowledged(known, Instant::now());
         self.memory.stored(stored.into_iter());
         result
     }
@@ -134,7 +137,7 @@ impl Hot {
         plan: &Plan<'_>,
     ) -> Result<Option<Vec<Appended>>, Error> {
         let streams = || plan.streams.iter();
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let call = sqlx::query_as::<_, (i64, i64, i64, i64)>(APPEND)
             .bind(streams().map(|s| s.hook).collect::<Vec<_>>())
             .bind(streams().map(|s| s.key).collect::<Vec<_>>())
@@ -153,7 +156,7 @@ impl Hot {
     }
 
     async fn call_ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let call = sqlx::query_as::<_, Row>(INGEST)
             .bind(column(events, |event| event.hook.0))
             .bind(column(events, |event| event.key.as_str()))
@@ -168,6 +171,21 @@ impl Hot {
         let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
         Ok(outcomes(events, settle(db, answer)?))
     }
+}
+
+/// What senders are told of, where that is new.
+fn appended_ids(events: &[&NewEvent], result: &Result<Vec<Appended>, Error>) -> Vec<Acknowledged> {
+    let appended = result.iter().flatten();
+    let known = |(event, appended): (&&NewEvent, &Appended)| match appended {
+        Appended::New { stream, seq, .. } => Some(Acknowledged {
+            id: event.id,
+            hook: event.hook,
+            stream: *stream,
+            seq: *seq,
+        }),
+        _ => None,
+    };
+    events.iter().zip(appended).filter_map(known).collect()
 }
 
 /// An event that was new, at its place.

@@ -81,7 +81,7 @@ impl Hot {
         key: &OrderingKey,
         handler: HandlerId,
     ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let read = sqlx::query(STATE)
             .bind(hook.0)
             .bind(key.as_str())
@@ -100,7 +100,7 @@ impl Hot {
     /// # Errors
     /// Those of the database; nothing was changed.
     pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let limit = |want: &Want| i64::try_from(want.events_max).unwrap_or(i64::MAX);
         let streams: Vec<i64> = wants.iter().map(|want| want.cursor.stream.0).collect();
         let handlers: Vec<i64> = wants.iter().map(|want| want.cursor.handler.0).collect();
@@ -122,7 +122,7 @@ impl Hot {
         ranges: &[Range],
         read: &'static str,
     ) -> Result<Vec<Vec<Arc<Event>>>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let limit = |range: &Range| i64::try_from(range.limit).unwrap_or(i64::MAX);
         let streams: Vec<i64> = ranges.iter().map(|range| range.stream.0).collect();
         let after: Vec<i64> = ranges.iter().map(|range| range.after.0).collect();
@@ -148,7 +148,7 @@ impl Hot {
     /// # Errors
     /// Those of the database.
     pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.connection().await?;
         let read = sqlx::query(CURSOR).bind(id.stream.0).bind(id.handler.0);
         let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut *db)).await;
         let Some(row) = settle(db, answer)? else {

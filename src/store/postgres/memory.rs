@@ -122,6 +122,11 @@ impl Memory {
         self.0.lock().forget_cursor(cursor);
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.0.lock() = Inner::default();
+    }
+
     /// Forgets the events of streams that are gone.
     pub fn forget(&self, streams: &[StreamId]) {
         let inner = &mut *self.0.lock();

@@ -1,0 +1,247 @@
+//! Whether the server is still the one that was told everything, and what is missing when it is not.
+//!
+//! A standby that was promoted has a new timeline; a server that was restored elsewhere is another system.
+//! Neither may have the newest of what was acknowledged. In a file there is nothing of this.
+
+use sqlx::FromRow;
+
+use super::{Error, Hot, Store};
+use crate::domain::event::{EventId, StreamId};
+use crate::domain::hook::HookId;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+
+/// Tells one past of a server from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Its own number: drawn when it was made, and taken over by its standbys.
+    pub system: i64,
+    /// Grows when a standby takes its place.
+    pub timeline: i64,
+}
+
+impl History {
+    /// Whether this is what a server was before `other`: one that somebody should have stopped.
+    pub fn is_before(self, other: Self) -> bool {
+        self.system == other.system && self.timeline < other.timeline
+    }
+}
+
+/// What was found when a server was accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Whether it is another one than the one that was written to last, and nobody had noticed before.
+    pub is_new: bool,
+    /// Cursors that were halted because they stood behind the head of their stream.
+    pub halted: u64,
+}
+
+/// An acknowledged event that the server does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostEvent {
+    /// Its id.
+    pub id: EventId,
+    /// Its hook.
+    pub hook: HookId,
+    /// Its stream, and the ordering key of that, if the server has it.
+    pub stream: StreamId,
+    /// Its ordering key, where the stream is not lost too.
+    pub key: Option<String>,
+    /// The place that it had, which another event may have now.
+    pub seq: Seq,
+    /// The node that had acknowledged it.
+    pub node: String,
+    /// When it was missed.
+    pub found_at: Timestamp,
+}
+
+/// The timeline is that of the log which is being written: `pg_control_checkpoint` says the old one until
+/// the first checkpoint after a failover, which may be minutes later. None while it follows another server.
+pub(super) const HISTORY: &str = "select system_identifier, case when not pg_is_in_recovery() then
+      ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint end
+    from pg_control_system()";
+
+/// A server that took over may not have seen the newest epochs, which Redis has.
+const EPOCHS: i64 = 1 << 20;
+
+const NOTE: &str = "update counters set value = $2 where name = $1 and value <> $2";
+
+const RAISE: &str = "update counters set value = value + $1 where name = 'epoch'";
+
+const HALT: &str = "update cursors c set condition = 'held', retry_at = null, reason =
+      'the database lost events: position ' || c.position || ', but the head is ' || s.head
+    from streams s where s.id = c.stream and c.position > s.head and c.condition <> 'held'";
+
+const ADD: &str = "insert into lost_events (id, hook, stream, seq, node, found_at)
+    values ($1, $2, $3, $4, $5, $6) on conflict (id) do nothing";
+
+const LIST: &str = "select l.id, l.hook, l.stream, s.ordering_key, l.seq, l.node, l.found_at
+    from lost_events l left join streams s on s.id = l.stream and s.hook = l.hook
+    where l.seen_at is null order by l.found_at, l.hook, l.stream, l.seq limit $1";
+
+/// Events looked up at a time.
+const PAGE: usize = 10_000;
+
+impl Store {
+    /// Which server this is; none in a file.
+    ///
+    /// # Errors
+    /// Those of the database, also while it follows another server.
+    pub async fn history(&self) -> Result<Option<History>, Error> {
+        let Hot::Postgres(_) = &*self.hot else {
+            return Ok(None);
+        };
+        let read = sqlx::query_as(HISTORY).fetch_one(&self.reader).await?;
+        let (system, timeline): (i64, Option<i64>) = read;
+        let follows = || Error::Lost("the server only follows another one".into());
+        let timeline = timeline.ok_or_else(follows)?;
+        Ok(Some(History { system, timeline }))
+    }
+
+    /// Notes that this server goes on from here. Whoever is the first to see that it is another one raises
+    /// the epochs and halts what stands behind its head. May be repeated.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn accept_history(&self, history: History) -> Result<Accepted, Error> {
+        const READ: &str = "select value from counters where name = 'timeline'";
+        let mut writing = self.begin().await?;
+        let last: i64 = sqlx::query_scalar(READ).fetch_one(&mut *writing.tx).await?;
+        let mut changed = 0;
+        for (name, value) in [("timeline", history.timeline), ("system", history.system)] {
+            let note = sqlx::query(NOTE).bind(name).bind(value);
+            changed += note.execute(&mut *writing.tx).await?.rows_affected();
+        }
+        let mut accepted = Accepted::default();
+        if changed > 0 && last != 0 {
+            let raise = sqlx::query(RAISE).bind(EPOCHS);
+            raise.execute(&mut *writing.tx).await?;
+            let halted = sqlx::query(HALT).execute(&mut *writing.tx).await?;
+            accepted = Accepted {
+                is_new: true,
+                halted: halted.rows_affected(),
+            };
+        }
+        writing.commit().await?;
+        if let Hot::Postgres(hot) = &*self.hot {
+            hot.accept(history);
+        }
+        Ok(accepted)
+    }
+
+    /// Looks for what this node has acknowledged lately; notes and gives what is missing.
+    ///
+    /// # Errors
+    /// Those of the database; it may be asked again.
+    pub async fn look_for_lost(&self, node: &str) -> Result<Vec<LostEvent>, Error> {
+        let Hot::Postgres(hot) = &*self.hot else {
+            return Ok(Vec::new());
+        };
+        let found_at = Timestamp::now();
+        let mut lost = Vec::new();
+        for page in hot.acknowledged().chunks(PAGE) {
+            let missing = hot.missing(page).await?;
+            lost.extend(missing.into_iter().map(|event| LostEvent {
+                id: event.id,
+                hook: event.hook,
+                stream: event.stream,
+                key: None,
+                seq: event.seq,
+                node: node.to_owned(),
+                found_at,
+            }));
+        }
+        let mut writing = self.begin().await?;
+        for event in &lost {
+            sqlx::query(ADD)
+                .bind(event.id.as_bytes().to_vec())
+                .bind(event.hook.0)
+                .bind(event.stream.0)
+                .bind(event.seq.0)
+                .bind(&event.node)
+                .bind(found_at.as_millis())
+                .execute(&mut *writing.tx)
+                .await?;
+        }
+        writing.commit().await?;
+        Ok(lost)
+    }
+
+    /// Lost events that no operator has said to know of, by stream.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lost_events(&self, limit: i64) -> Result<Vec<LostEvent>, Error> {
+        let rows = sqlx::query_as(LIST).bind(limit);
+        let rows: Vec<RawLost> = rows.fetch_all(&self.reader).await?;
+        Ok(rows.into_iter().map(RawLost::lost).collect())
+    }
+
+    /// How many there are; of one stream, or of all.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn count_lost(&self, stream: Option<StreamId>) -> Result<u64, Error> {
+        const COUNT: &str = "select count(*) from lost_events where seen_at is null";
+        const OF_STREAM: &str =
+            "select count(*) from lost_events where seen_at is null and stream = $1";
+        let count = match stream {
+            Some(stream) => sqlx::query_scalar(OF_STREAM).bind(stream.0),
+            None => sqlx::query_scalar(COUNT),
+        };
+        let count: i64 = count.fetch_one(&self.reader).await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Notes that an operator knows of every lost event; how many those were.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn see_lost(&self, now: Timestamp) -> Result<u64, Error> {
+        const SEE: &str = "update lost_events set seen_at = $1 where seen_at is null";
+        let mut writing = self.begin().await?;
+        let see = sqlx::query(SEE).bind(now.as_millis());
+        let seen = see.execute(&mut *writing.tx).await?;
+        writing.commit().await?;
+        Ok(seen.rows_affected())
+    }
+}
+
+#[derive(FromRow)]
+struct RawLost {
+    id: Vec<u8>,
+    hook: i64,
+    stream: i64,
+    ordering_key: Option<String>,
+    seq: i64,
+    node: String,
+    found_at: i64,
+}
+
+impl RawLost {
+    fn lost(self) -> LostEvent {
+        LostEvent {
+            id: EventId::from_bytes(self.id.try_into().unwrap_or_default()),
+            hook: HookId(self.hook),
+            stream: StreamId(self.stream),
+            key: self.ordering_key,
+            seq: Seq(self.seq),
+            node: self.node,
+            found_at: Timestamp::from_millis(self.found_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_earlier_timeline_of_the_same_server_is_before() {
+        let history = |system, timeline| History { system, timeline };
+        assert!(history(7, 1).is_before(history(7, 2)));
+        assert!(!history(7, 2).is_before(history(7, 2)));
+        assert!(!history(7, 3).is_before(history(7, 2)));
+        assert!(!history(8, 1).is_before(history(7, 2)));
+    }
+}

@@ -1,0 +1,157 @@
+//! Which server this node knows, and what it has acknowledged there lately: a standby that takes the
+//! place of its primary may not have all of it.
+//!
+//! Promises: once a connection has come to a server with another past, nothing goes through the hot path
+//! until [`Past::accept`] is called. A pooler that changes servers behind an open connection is noticed
+//! only by whoever asks for the [`History`]. Leaves to others: what to do about it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
+
+use crate::domain::event::{EventId, StreamId};
+use crate::domain::hook::HookId;
+use crate::domain::position::Seq;
+use crate::store::history::{HISTORY, History};
+
+/// For how long before the newest one acknowledged events are kept.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// How many at most.
+const KEPT_MAX: usize = 1_000_000;
+
+/// An event that was stored, and that its sender may have been told of.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    /// Its id.
+    pub id: EventId,
+    /// Its hook.
+    pub hook: HookId,
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its place there.
+    pub seq: Seq,
+}
+
+#[derive(Default)]
+pub struct Past {
+    server: Mutex<Servers>,
+    acknowledged: Mutex<Recent>,
+}
+
+#[derive(Default)]
+struct Servers {
+    known: Option<History>,
+    is_other: bool,
+}
+
+/// One entry a batch.
+#[derive(Default)]
+struct Recent {
+    batches: VecDeque<(Instant, Vec<Acknowledged>)>,
+    events: usize,
+}
+
+impl Past {
+    /// Looks at the server to which a connection has just come.
+    pub async fn look(&self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let row = sqlx::query(HISTORY).fetch_one(db).await?;
+        let timeline: Option<i64> = row.try_get(1)?;
+        let Some(timeline) = timeline else {
+            return Err(sqlx::Error::Protocol("the server only follows".into()));
+        };
+        let found = History {
+            system: row.try_get(0)?,
+            timeline,
+        };
+        let mut server = self.server.lock();
+        server.is_other |= *server.known.get_or_insert(found) != found;
+        Ok(())
+    }
+
+    /// Whether a connection has come to another server than the one that is known.
+    pub fn is_other(&self) -> bool {
+        self.server.lock().is_other
+    }
+
+    /// Goes on with this server.
+    pub fn accept(&self, history: History) {
+        *self.server.lock() = Servers {
+            known: Some(history),
+            is_other: false,
+        };
+    }
+
+    /// Notes a batch that was stored at `now`.
+    pub fn acknowledged(&self, batch: Vec<Acknowledged>, now: Instant) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut recent = self.acknowledged.lock();
+        recent.events += batch.len();
+        recent.batches.push_back((now, batch));
+        while recent.is_too_much(now) {
+            let gone = recent.batches.pop_front();
+            recent.events -= gone.map_or(0, |(_, batch)| batch.len());
+        }
+    }
+
+    /// What was acknowledged in the last minute in which anything was, oldest first.
+    pub fn recent(&self) -> Vec<Acknowledged> {
+        let recent = self.acknowledged.lock();
+        let batches = recent.batches.iter();
+        batches.flat_map(|(_, batch)| batch).copied().collect()
+    }
+}
+
+impl Recent {
+    fn is_too_much(&self, now: Instant) -> bool {
+        let is_old = |(at, _): &(Instant, _)| now.saturating_duration_since(*at) > KEPT;
+        self.events > KEPT_MAX || self.batches.front().is_some_and(is_old)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(count: usize) -> Vec<Acknowledged> {
+        let event = Acknowledged {
+            id: EventId::from_bytes([0; 16]),
+            hook: HookId(1),
+            stream: StreamId(1),
+            seq: Seq(1),
+        };
+        vec![event; count]
+    }
+
+    #[test]
+    fn a_minute_is_kept_however_long_ago_it_was_and_never_too_much() {
+        let past = Past::default();
+        let began = Instant::now();
+        past.acknowledged(batch(3), began);
+        past.acknowledged(batch(2), began + KEPT);
+        assert_eq!(past.recent().len(), 5);
+        past.acknowledged(batch(1), began + KEPT + Duration::from_secs(1));
+        assert_eq!(past.recent().len(), 3);
+        past.acknowledged(batch(KEPT_MAX), began + KEPT + Duration::from_secs(2));
+        assert_eq!(past.recent().len(), KEPT_MAX);
+    }
+
+    #[test]
+    fn a_server_is_another_one_until_it_is_accepted() {
+        let past = Past::default();
+        let history = |timeline| History {
+            system: 7,
+            timeline,
+        };
+        past.accept(history(1));
+        assert!(!past.is_other());
+        past.server.lock().is_other = true;
+        past.accept(history(2));
+        assert!(!past.is_other());
+    }
+}

@@ -1,0 +1,266 @@
+//! A standby takes the place of the Postgres server under the nodes: with a standby that each commit waits
+//! for nothing is lost, and without one everybody is told exactly what was.
+//!
+//! The servers are real; nodes find them through a link that is turned from one to the other, as an
+//! address that follows the primary is.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::daemon::{Daemon, Home, Servers};
+use super::postgres::Server;
+use super::world::{Ask, Reply, World, until};
+
+const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n";
+const ACCOUNTS: usize = 6;
+
+/// Two nodes on a server that has a standby.
+struct Pair {
+    primary: &'static Server,
+    standby: Server,
+    servers: Arc<Servers>,
+    door: Door,
+    first: World,
+    second: Home,
+    _second: Daemon,
+}
+
+/// A link to the directory of one server's socket.
+struct Door(TempDir);
+
+impl Door {
+    fn to(server: &Server) -> Self {
+        let door = Self(tempfile::tempdir_in("/tmp").unwrap());
+        door.turn(server);
+        door
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("primary")
+    }
+
+    fn turn(&self, server: &Server) {
+        let new = self.0.path().join("new");
+        symlink(server.dir(), &new).unwrap();
+        std::fs::rename(new, self.path()).unwrap();
+    }
+}
+
+impl Pair {
+    fn start() -> Self {
+        // Its guard ends it with this process.
+        let primary: &'static Server = Box::leak(Box::new(Server::start()));
+        let door = Door::to(primary);
+        let servers = Servers::behind(primary, door.path().display().to_string());
+        let standby = primary.standby();
+        let mut first = World::at(Home::of(&servers, "a"), &[], HOOKS);
+        first.may_complain = true;
+        let second = Home::of(&servers, "b");
+        let daemon = second.start();
+        Self {
+            primary,
+            standby,
+            servers,
+            door,
+            first,
+            second,
+            _second: daemon,
+        }
+    }
+
+    /// Kills the primary; the standby takes its place.
+    fn fail_over(&self) {
+        self.primary.kill();
+        self.standby.ask("postgres", "select pg_promote()");
+        self.door.turn(&self.standby);
+    }
+
+    /// Sends one event to each account, through both nodes in turn; the ids of those accepted, with their
+    /// places.
+    fn send(&self) -> BTreeSet<(String, String, i64)> {
+        let send = |account: usize| {
+            let home = match account % 2 {
+                0 => &self.first.home,
+                _ => &self.second,
+            };
+            let account = format!("c{account}");
+            let body = json!({"account": account, "amount": 1}).to_string();
+            let reply = ask(home, Ask::post("orders").key(&self.first.write).body(body));
+            let said = reply.json();
+            let seq = said["seq"].as_i64().filter(|_| reply.status == 202)?;
+            Some((said["event"].as_str()?.to_owned(), account, seq))
+        };
+        (0..ACCOUNTS).filter_map(send).collect()
+    }
+
+    /// The same until every account has got one.
+    fn send_all(&self) -> BTreeSet<(String, String, i64)> {
+        let mut sent = BTreeSet::new();
+        until(|| {
+            sent.extend(self.send());
+            let accounts: BTreeSet<_> = sent.iter().map(|(_, account, _)| account).collect();
+            (accounts.len() == ACCOUNTS).then_some(())
+        });
+        sent
+    }
+
+    /// The events in the tables of a server.
+    fn stored(&self, server: &Server) -> BTreeSet<(String, String, i64)> {
+        let rows = "select json_build_array(encode(e.id, 'hex'), s.ordering_key, e.seq)
+            from events e join streams s on s.id = e.stream";
+        let rows = server.ask(&self.servers.database, rows).into_iter();
+        rows.map(|row| {
+            let row: Value = serde_json::from_str(&row).unwrap();
+            let text = |at: usize| row[at].as_str().unwrap().to_owned();
+            (shown(&text(0)), text(1), row[2].as_i64().unwrap())
+        })
+        .collect()
+    }
+
+    /// A figure of both nodes together.
+    fn total(&self, name: &str) -> u64 {
+        let of = |home: &Home| {
+            let page = ask(home, Ask::new("GET", "/metrics")).body;
+            let page = String::from_utf8(page).unwrap();
+            let line = page.lines().find_map(|line| line.strip_prefix(name));
+            let value: u64 = line.unwrap_or("0").trim().parse().unwrap();
+            value
+        };
+        of(&self.first.home) + of(&self.second)
+    }
+
+    /// Waits until both nodes have looked for what they had acknowledged.
+    fn has_noticed(&self) {
+        let noticed = |home: &Home| home.log().contains("before the failover was looked for");
+        until(|| (noticed(&self.first.home) && noticed(&self.second)).then_some(()));
+        assert_eq!(self.total("hooklane_failovers_total"), 2);
+    }
+
+    /// Waits until every event is applied, and each stream's state counts as many as it has.
+    fn all_is_applied(&self) {
+        let heads = "select ordering_key || ' ' || head from streams";
+        for row in self.standby.ask(&self.servers.database, heads) {
+            let (account, head) = row.split_once(' ').unwrap();
+            let head: i64 = head.parse().unwrap();
+            let state = self.first.state(&format!("orders/{account}"), head);
+            assert_eq!(state, head, "{account}");
+        }
+        let holes = "select count(*) from (
+            select s.head, count(e.seq) as events, max(e.seq) as last
+            from streams s join events e on e.stream = s.id group by s.id, s.head) x
+            where head <> events or head <> last";
+        let holes = self.standby.ask(&self.servers.database, holes);
+        assert_eq!(holes.first().unwrap(), "0");
+    }
+
+    fn status(&self) -> Output {
+        self.second.command(&["status"]).output().unwrap()
+    }
+}
+
+fn ask(home: &Home, ask: Ask) -> Reply {
+    super::world::send(home.addr, &ask.bytes())
+}
+
+/// An id as people see it.
+fn shown(hex: &str) -> String {
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..32).step_by(2).map(byte).collect();
+    hooklane::domain::event::EventId::from_bytes(bytes.try_into().unwrap()).to_string()
+}
+
+#[test]
+fn with_a_standby_that_commits_wait_for_no_acknowledged_event_is_lost() {
+    let pair = Pair::start();
+    let wait = "alter system set synchronous_standby_names = '*'";
+    pair.primary.ask("postgres", wait);
+    pair.primary.reload("synchronous_standby_names", "*");
+    let mut sent = BTreeSet::new();
+    for _ in 0..20 {
+        sent.extend(pair.send_all());
+    }
+    let epoch = epoch(pair.primary, &pair.servers);
+    pair.fail_over();
+    sent.extend(pair.send_all());
+    pair.has_noticed();
+    sent.extend(pair.send_all());
+    let stored = pair.stored(&pair.standby);
+    let lost: Vec<_> = sent.difference(&stored).collect();
+    assert_eq!(lost, Vec::<&(String, String, i64)>::new());
+    assert_eq!(pair.total("hooklane_events_lost_total"), 0);
+    pair.all_is_applied();
+    let raised = self::epoch(&pair.standby, &pair.servers) - epoch;
+    assert!((1 << 20..2 << 20).contains(&raised), "once: {raised}");
+    assert!(!told(&pair.status()).contains("failed over"));
+}
+
+#[test]
+fn what_a_standby_did_not_have_yet_is_named_to_everybody_until_somebody_knows() {
+    let pair = Pair::start();
+    pair.send_all();
+    let count = pair.stored(pair.primary).len();
+    until(|| (pair.stored(&pair.standby).len() == count).then_some(()));
+    let alter = "alter system set primary_conninfo = ''";
+    pair.standby.ask("postgres", alter);
+    pair.standby.reload("primary_conninfo", "");
+    let receives = "select count(*) from pg_stat_wal_receiver";
+    until(|| {
+        pair.standby
+            .ask("postgres", receives)
+            .contains("0")
+            .then_some(())
+    });
+    let (mut lost, mut seen) = (pair.send_all(), 0);
+    lost.extend(pair.send_all());
+    for (_, account, seq) in &lost {
+        // Their moves are lost too.
+        seen += pair
+            .first
+            .state(&format!("orders/{account}"), *seq)
+            .as_i64()
+            .unwrap();
+    }
+    assert!(seen > 0);
+    pair.fail_over();
+    pair.has_noticed();
+
+    let said = pair.second.run(&["events", "lost", "-o", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let row = |row: &Value| {
+        let text = |name: &str| row[name].as_str().unwrap().to_owned();
+        let account = text("stream").replace("orders/", "");
+        (text("event"), account, row["seq"].as_i64().unwrap())
+    };
+    let named: BTreeSet<_> = said["items"].as_array().unwrap().iter().map(row).collect();
+    assert_eq!(named, lost);
+    assert_eq!(pair.total("hooklane_events_lost_total"), lost.len() as u64);
+    let all = format!("lost {} acknowledged events", lost.len());
+    let status = until(|| Some(pair.status()).filter(|status| told(status).contains(&all)));
+    assert_eq!(status.status.code(), Some(3));
+    let why = pair.second.run(&["why", "orders/c1"]);
+    assert!(why.contains("lost 2 acknowledged events of it"), "{why}");
+
+    pair.send_all();
+    pair.all_is_applied();
+    pair.second.run(&["events", "lost", "--acknowledge"]);
+    until(|| (!told(&pair.status()).contains("failed over")).then_some(()));
+    let audit = pair.second.run(&["audit", "list"]);
+    assert!(audit.contains("events lost --acknowledge"), "{audit}");
+}
+
+/// What a command has said.
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn epoch(server: &Server, servers: &Servers) -> i64 {
+    let read = "select value from counters where name = 'epoch'";
+    let said = server.ask(&servers.database, read);
+    said.first().unwrap().parse().unwrap()
+}
