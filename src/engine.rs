@@ -85,6 +85,8 @@ pub struct Engine {
     /// This node among the others; none when a file is all its own.
     pub member: Option<ownership::Member>,
     running: RwLock<HashMap<LaneId, RunningLane>>,
+    /// Those that run here no more but for the turn that they are in.
+    stopping: RwLock<Vec<Arc<Worker>>>,
     /// Asks for a sweep, as when a handler is new.
     sweep: Notify,
     /// Asks for a look at what is to be folded again.
@@ -180,6 +182,7 @@ impl Engine {
             relay: relay::Relay::new(node.and_then(|node| node.redis)),
             member,
             running: RwLock::default(),
+            stopping: RwLock::default(),
             sweep: Notify::new(),
             rebuilds: Notify::new(),
             look: Notify::new(),
@@ -437,7 +440,10 @@ impl Engine {
         if rows.iter().all(|lane| lane.set == store::SetState::Stable) {
             return Ok(());
         }
-        let closing = rows.into_iter().filter(store::LaneRow::is_closing);
+        // A resize may have begun since the configuration was read: what still runs is sealed when it has stopped.
+        let running: HashSet<LaneId> = self.held_lanes().into_iter().collect();
+        let ends = |lane: &store::LaneRow| lane.is_closing() && !running.contains(&lane.id);
+        let closing = rows.into_iter().filter(ends);
         let closing: Vec<_> = closing.map(|lane| (lane.id, lane.epoch)).collect();
         if !closing.is_empty() {
             let now = Timestamp::now();
@@ -576,16 +582,23 @@ impl Engine {
     async fn stop_lanes(&self, lanes: &[LaneId]) -> Vec<(LaneId, Vec<Hint>)> {
         let closing: Vec<_> = {
             let mut running = self.running.write();
-            let stopped = |id: &LaneId| Some((id.clone(), running.remove(id)?));
+            // The queue is closed at once: should the lane be opened again before its turn has ended, it gets
+            // another one.
+            let stopped = |id: &LaneId| {
+                let lane = running.remove(id)?;
+                self.stopping.write().push(lane.worker.clone());
+                Some((id.clone(), lane, self.lanes.close(id)))
+            };
             lanes.iter().filter_map(stopped).collect()
         };
-        for (_, lane) in &closing {
+        for (_, lane, _) in &closing {
             lane.stop.send_replace(true);
         }
         let mut left = Vec::with_capacity(closing.len());
-        for (id, lane) in closing {
+        for (id, lane, mut hints) in closing {
             let _ = lane.task.await;
-            let mut hints = self.lanes.close(&id);
+            let is_other = |worker: &Arc<Worker>| !Arc::ptr_eq(worker, &lane.worker);
+            self.stopping.write().retain(is_other);
             hints.extend(lane.worker.give_up());
             left.push((id, hints));
         }
@@ -625,13 +638,15 @@ impl Engine {
             let running = self.running.read();
             running.values().map(|lane| lane.worker.clone()).collect()
         };
-        for worker in &workers {
+        let stopping = self.stopping.read().clone();
+        for worker in workers.iter().chain(&stopping) {
             worker.turn_ends().await;
         }
         let lets_go = now.lets_go(before);
         if lets_go {
             for worker in &workers {
                 self.place_later(worker.give_up_strangers(now));
+                worker.let_kept_go();
             }
         }
         let had = |handler: &HandlerId| before.handlers.contains_key(handler);

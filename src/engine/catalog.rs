@@ -125,14 +125,20 @@ impl Catalog {
     /// Those of the database; the old configuration stays in force.
     pub async fn refresh(&self) -> Result<bool, Error> {
         let _one = self.reading.lock().await;
-        let version = self.store.config_version().await?;
+        let mut version = self.store.config_version().await?;
         if version == self.now.load().version {
             return Ok(false);
         }
-        // The version is read before the rest: a change in between is read again next time.
-        let snapshot = read(&self.store, version, &self.now.load()).await?;
-        self.now.store(Arc::new(snapshot));
-        Ok(true)
+        loop {
+            let snapshot = read(&self.store, version, &self.now.load()).await?;
+            // Parts of two versions are no configuration: a hook where it was, and not stopped any more.
+            let now = self.store.config_version().await?;
+            if now == version {
+                self.now.store(Arc::new(snapshot));
+                return Ok(true);
+            }
+            version = now;
+        }
     }
 
     /// Notes that a key was used; cheap, as it acts once a second and key at most.

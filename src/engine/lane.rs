@@ -266,6 +266,22 @@ impl Lane {
         hints
     }
 
+    /// Lets cursors that an operator had stopped take a turn, which finds out whether they still are. Those that
+    /// had been waiting for a retry are no business of a sweep.
+    pub fn let_kept_go(&mut self) {
+        let is_kept = |(_, entry): &(&CursorId, &Entry)| entry.at == At::Aside(Aside::Kept);
+        let mut kept: Vec<_> = self
+            .cursors
+            .iter()
+            .filter(is_kept)
+            .map(|(c, _)| *c)
+            .collect();
+        kept.sort_unstable();
+        for cursor in kept {
+            self.make_ready(cursor);
+        }
+    }
+
     /// Forgets every cursor, and says which; those that are running stay, and are looked at once more.
     pub fn wipe(&mut self) -> Vec<CursorId> {
         let known = self.cursors().collect();
@@ -448,6 +464,16 @@ mod tests {
         lane.hinted([hint(2, lanes::Aside::Return)]);
         assert_eq!(batch(&mut lane, 9, 100), [2]);
         assert_eq!(lane.next_due(), None);
+    }
+
+    #[test]
+    fn what_an_operator_had_stopped_goes_on_when_he_lets_it_go_whatever_it_waited_for() {
+        let mut lane = lane_with(&[1, 2, 3]);
+        assert_eq!(batch(&mut lane, 2, 0), [1, 2]);
+        lane.turned(cursor(1), Outcome::Aside(Aside::Kept, rest(1)));
+        lane.turned(cursor(2), Outcome::Aside(Aside::Held, rest(1)));
+        lane.let_kept_go();
+        assert_eq!(batch(&mut lane, 9, 0), [3, 1]);
     }
 
     #[test]

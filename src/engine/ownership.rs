@@ -433,6 +433,10 @@ async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Er
     if taken.is_empty() {
         return Ok(());
     }
+    // Lanes of a set that is not known here yet would run as if nobody had stopped them. Those that are not
+    // opened for want of an answer are given back at the next look.
+    engine.catalog.refresh().await?;
+    engine.catalog_changed();
     tracing::info!(lanes = taken.len(), "lanes taken");
     for (lane, epoch) in &taken {
         engine.open_lane(lane.clone(), *epoch);

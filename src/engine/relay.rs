@@ -278,12 +278,14 @@ fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
     }
 }
 
+/// What another node meant is not known: it may have let the cursor go. A cursor that is still set aside
+/// costs a look.
 fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
     Hint {
         cursor,
         oldest: now,
         behind: Behind::More(1),
-        aside: Aside::Stay,
+        aside: Aside::Return,
     }
 }
 

@@ -101,6 +101,11 @@ impl Worker {
         self.lane.lock().give_up_those(is_strange)
     }
 
+    /// Lets cursors that an operator had stopped find out whether they still are.
+    pub fn let_kept_go(&self) {
+        self.lane.lock().let_kept_go();
+    }
+
     fn is_paused(&self, engine: &Engine) -> bool {
         engine.catalog.peek().stops.mode(&self.id) == Mode::Paused
     }

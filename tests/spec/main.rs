@@ -18,6 +18,7 @@ mod ingest;
 mod lane;
 mod migrate;
 mod migrations;
+mod models;
 mod nodes;
 mod operator;
 mod package;
