@@ -18,7 +18,7 @@ const HEADING: &str = "Global options";
 #[derive(Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Global {
-    /// Ask a daemon elsewhere, such as http://10.0.0.5:8420; needs a key
+    /// Ask a daemon elsewhere, http or https, such as http://10.0.0.5:8420; needs a key
     #[arg(
         long,
         global = true,

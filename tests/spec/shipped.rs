@@ -170,7 +170,7 @@ fn errors_have_their_exit_codes() {
         4,
         "no key"
     );
-    assert_eq!(code(&["hooks", "list", "--url", "https://a"]), 2);
+    assert_eq!(code(&["hooks", "list", "--url", "ftp://a"]), 2);
     assert_eq!(
         code(&["keys", "create", "--type", "write", "--name", "a"]),
         2,
