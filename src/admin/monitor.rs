@@ -102,6 +102,7 @@ struct Space {
     set_aside: HashSet<String>,
     help: Option<u16>,
     counts: Option<(u64, u64)>,
+    since: verdict::Since,
 }
 
 #[derive(Default)]
@@ -420,8 +421,10 @@ impl Admin {
             ..verdict::Facts::default()
         };
         let seen = self.monitor.seen.lock();
-        let is_first = !seen.snapshots.contains_key(namespace);
-        facts.is_late() && (seen.ticks.is_multiple_of(STEP) || is_first)
+        let before = seen.spaces.get(namespace);
+        let before = before.and_then(|space| space.flow.back());
+        let was_late = before.is_some_and(|ms| Duration::from_millis(*ms) > verdict::LATE);
+        facts.is_late() && (seen.ticks.is_multiple_of(STEP) || !was_late)
     }
 
     /// Whether it is time to count streams, which takes a while when there are many.
@@ -470,7 +473,7 @@ impl Admin {
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
         let paused = paused_hooks(set, whole.catalog, now);
-        let verdicts = verdict::verdicts(&verdict::Facts {
+        let mut verdicts = verdict::verdicts(&verdict::Facts {
             at: now,
             lanes: &lanes,
             cursors: &cursors,
@@ -484,6 +487,7 @@ impl Admin {
             lanes_that_help: space.help,
             lost: seen.lost,
         });
+        space.since.date(&mut verdicts, now);
         for (severity, scope, what) in news {
             if seen.log.len() == LOG_KEPT {
                 seen.log.pop_back();

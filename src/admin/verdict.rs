@@ -1,6 +1,7 @@
 //! What is wrong, in words: whose fault, what it holds up, whether more lanes help. Made here and nowhere
 //! else, so that `status`, the dashboard and alerts say the same. No clock, no I/O.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::eta;
@@ -105,6 +106,33 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
         all.push(well(facts));
     }
     all
+}
+
+/// Since when findings stand, where nothing else tells.
+#[derive(Default)]
+pub struct Since(HashMap<(u8, Option<StreamName>), Timestamp>);
+
+impl Since {
+    /// Adds to each finding since when it stands without a break, and says it.
+    pub fn date(&mut self, verdicts: &mut [Verdict], now: Timestamp) {
+        let before = std::mem::take(&mut self.0);
+        let is_trouble = |verdict: &&mut Verdict| !verdict.class.is_well();
+        let undated = verdicts.iter_mut().filter(is_trouble);
+        for verdict in undated.filter(|verdict| verdict.since.is_none()) {
+            let finding = (verdict.rule, verdict.stream.clone());
+            let since = before.get(&finding).copied().unwrap_or(now);
+            self.0.insert(finding, since);
+            verdict.since = Some(since);
+            verdict.text += &format!(", since {}", clock(since));
+        }
+    }
+}
+
+/// `02:41:07Z`
+fn clock(at: Timestamp) -> String {
+    let text = at.to_string();
+    let time = text.get(11..19).unwrap_or(&text);
+    format!("{time}Z")
 }
 
 /// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
@@ -361,10 +389,13 @@ fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
     };
     let line = |cursor: &CursorLine| {
         let (stream, handler) = (&cursor.stream, &cursor.handler);
+        let condition = &cursor.condition;
         let result = cursor.result.as_deref().unwrap_or("set aside");
         let result = printable_line(result);
-        let oldest = cursor.oldest_ms.map(Duration::from_millis);
-        let since = oldest.map_or_else(String::new, |age| format!(", waits for {}", duration(age)));
+        let age = cursor.oldest_ms.map(Duration::from_millis);
+        let since = age.map(|age| facts.at.before(age));
+        // What fits in two lines comes first: a reducer's error may be long.
+        let since_when = since.map_or_else(String::new, |at| format!(" since {}", clock(at)));
         let next = match cursor.retry_at {
             Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
             None => String::new(),
@@ -381,15 +412,13 @@ fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
                 true => Severity::Unusual,
                 false => Severity::Trouble,
             },
-            since: oldest.map(|age| {
-                Timestamp::from_millis(facts.at.as_millis() - crate::domain::time::millis(age))
-            }),
+            since,
             events: cursor.behind,
             stream: Some(cursor.stream.clone()),
             ..verdict(
                 9,
                 Class::Code,
-                format!("{stream} -> {handler}: {result}{since}{next}"),
+                format!("{stream} -> {handler} {condition}{since_when}{next}: {result}"),
                 more,
             )
         }

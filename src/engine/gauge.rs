@@ -14,6 +14,9 @@ const STEP_MS: i64 = 30_000;
 /// Steps in the window: five minutes.
 const STEPS: usize = 10;
 
+/// Steps that tell how busy a lane is now: the one that runs, and the one before.
+const STEPS_NOW: i64 = 2;
+
 /// The longest time that is told apart, in microseconds: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
@@ -56,7 +59,7 @@ pub struct Reading {
     pub wait: Histogram<u32>,
     /// The reducer's own time for one event, in microseconds.
     pub work: Histogram<u32>,
-    /// The share of time with a turn running, 0 to 1.
+    /// The share of time with a turn running, 0 to 1, since half a minute or a whole one.
     pub busy: f64,
     /// Events that waited until they were applied, by how long, since the lane began here.
     pub waits: Waits,
@@ -110,12 +113,16 @@ impl Gauge {
         let steps = self.steps.iter().filter(|step| step.begins > since);
         let (mut came, mut went, mut busy) = (0, 0, Duration::ZERO);
         let (mut wait, mut work) = (empty(), empty());
-        let mut first = now.as_millis();
+        let now_since = now.as_millis() - STEP_MS * STEPS_NOW;
+        let (mut first, mut first_now) = (now.as_millis(), now.as_millis());
         for step in steps {
             came += step.came;
             went += step.went;
-            busy += step.busy;
             first = first.min(step.begins);
+            if step.begins > now_since {
+                busy += step.busy;
+                first_now = first_now.min(step.begins);
+            }
             // Both have the same bounds, so that nothing can fail to fit.
             let _ = wait.add(&step.wait);
             let _ = work.add(&step.work);
@@ -123,13 +130,15 @@ impl Gauge {
         for (age, events) in waiting {
             wait.saturating_record_n(micros(age), u32::try_from(events).unwrap_or(u32::MAX));
         }
-        let seconds = ((now.as_millis() - first) as f64 / 1_000.0).max(1.0);
+        let seconds = |first: i64| ((now.as_millis() - first) as f64 / 1_000.0).max(1.0);
+        let busy = busy.as_secs_f64() / seconds(first_now);
+        let seconds = seconds(first);
         Reading {
             in_per_s: came as f64 / seconds,
             out_per_s: went as f64 / seconds,
             wait,
             work,
-            busy: (busy.as_secs_f64() / seconds).min(1.0),
+            busy: busy.min(1.0),
             waits: self.waits,
         }
     }
@@ -189,6 +198,20 @@ mod tests {
         gauge.came(1, at(400));
         let reading = gauge.reading(at(400), std::iter::empty());
         assert_eq!(reading.wait.len(), 0);
+    }
+
+    #[test]
+    fn a_lane_that_was_idle_for_long_is_busy_as_soon_as_its_turns_follow_each_other() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let mut gauge = Gauge::default();
+        for second in 0..240 {
+            gauge.turned(Duration::from_millis(1), at(second));
+        }
+        assert!(gauge.reading(at(240), std::iter::empty()).busy < 0.01);
+        for second in 240..295 {
+            gauge.turned(Duration::from_secs(1), at(second));
+        }
+        assert!(gauge.reading(at(295), std::iter::empty()).busy > 0.9);
     }
 
     #[test]

@@ -30,6 +30,14 @@ struct Entry {
     at: At,
     oldest: Timestamp,
     behind: Behind,
+    /// Events that a running turn may be reading: they wait until it has said how many it did.
+    taken: u64,
+}
+
+impl Entry {
+    fn events(&self) -> u64 {
+        self.behind.events().saturating_add(self.taken)
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -139,6 +147,7 @@ impl Lane {
                 at: At::Ready,
                 oldest: hint.oldest,
                 behind: hint.behind,
+                taken: 0,
             };
             self.cursors.insert(hint.cursor, entry);
             self.ready.push_back(hint.cursor);
@@ -179,6 +188,7 @@ impl Lane {
         for cursor in &batch {
             if let Some(entry) = self.cursors.get_mut(cursor) {
                 entry.at = At::Running(None);
+                entry.taken = entry.behind.events();
                 entry.behind = Behind::More(0);
             }
         }
@@ -204,6 +214,7 @@ impl Lane {
             return;
         };
         let fresh = entry.behind;
+        entry.taken = 0;
         if let Outcome::More(rest) | Outcome::Aside(_, rest) = outcome {
             entry.oldest = rest.oldest;
             // What came meanwhile may or may not be in the rest; the next turn reads it exactly.
@@ -313,7 +324,7 @@ impl Lane {
             is_set_aside: entry.at.is_set_aside(),
             is_kept: entry.at == At::Aside(Aside::Kept),
             oldest: entry.oldest,
-            behind: entry.behind.events(),
+            behind: entry.events(),
         };
         let of = |set_aside: bool, max: usize| {
             let lines = self.cursors.iter().map(line);
@@ -350,18 +361,18 @@ impl Lane {
             };
             let kept = entry.at == At::Aside(Aside::Kept);
             if kept {
-                survey.kept += entry.behind.events();
+                survey.kept += entry.events();
             }
             survey.cursors += 1;
-            survey.backlog += entry.behind.events();
+            survey.backlog += entry.events();
             survey.oldest = earlier(survey.oldest, entry.oldest);
             if kept {
                 continue;
             }
             if !aside {
-                survey.backlog_flowing += entry.behind.events();
+                survey.backlog_flowing += entry.events();
                 survey.oldest_flowing = earlier(survey.oldest_flowing, entry.oldest);
-                let events = entry.behind.events();
+                let events = entry.events();
                 if survey.largest.is_none_or(|(_, most)| events > most) {
                     survey.largest = Some((*cursor, events));
                 }
@@ -440,6 +451,17 @@ mod tests {
         assert_eq!(batch(&mut lane, 9, 0), [1]);
         lane.turned(cursor(1), Outcome::Done);
         assert_eq!(lane.survey(), Survey::default());
+    }
+
+    #[test]
+    fn what_a_running_turn_has_taken_waits_until_the_turn_says_what_became_of_it() {
+        let mut lane = lane_with(&[1]);
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        lane.hinted([hint(1, lanes::Aside::Stay)]);
+        assert_eq!(lane.survey().backlog_flowing, 2);
+        assert_eq!(lane.lines(9, 9)[0].behind, 2);
+        lane.turned(cursor(1), Outcome::More(rest(1)));
+        assert_eq!(lane.survey().backlog_flowing, 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod doctor;
 mod failover;
 mod file;
 mod home;
+mod incidents;
 mod ingest;
 mod lane;
 mod migrate;

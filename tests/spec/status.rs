@@ -48,7 +48,14 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
     let worst = until(|| Some(verdict(&world, "CODE")).filter(|worst| worst["events"] == 2));
     assert_eq!(worst["stream"], "bills/acme", "{worst}");
     let (said, code) = status(&world.home, &[]);
-    assert!(said.contains("CODE  bills/acme -> reduce: at seq 1: Error in picky.js:2: no good"));
+    assert!(
+        said.contains("CODE  bills/acme -> reduce held since "),
+        "{said}"
+    );
+    assert!(
+        said.contains(": at seq 1: Error in picky.js:2: no good"),
+        "{said}"
+    );
     assert!(
         said.contains("Holds up only its own 2 events (100% of all). More lanes: no, 1 stream.")
     );

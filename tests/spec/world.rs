@@ -151,13 +151,20 @@ pub fn encoded(text: &str) -> String {
 }
 
 /// Looks until there is something.
-pub fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(look: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, look).expect("it never came")
+}
+
+/// Looks until there is something; none when there was nothing in time.
+pub fn within<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
-        assert!(began.elapsed() < PATIENCE, "it never came");
+        if began.elapsed() > patience {
+            return None;
+        }
         std::thread::sleep(LOOK);
     }
 }

@@ -1,0 +1,309 @@
+//! Five incidents, staged for real. On a small terminal without colour the first screen of the dashboard
+//! and `status` say of each what is at fault, since when, whose fault it is, and whether more lanes help.
+//!
+//! What is normal takes a daemon a minute to learn, so these tests take longer than others.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::daemon::{Client, Home, Servers, Setup};
+use super::postgres;
+use super::top::Terminal;
+use super::world::{PATIENCE, World, until, within};
+
+/// How long it may take until a daemon knows what is normal, or is late.
+const LONG: Duration = Duration::from_secs(240);
+
+/// Waits until the first screen of the dashboard has all of these words, and `status` too; gives what
+/// `status` says. Nothing is pressed.
+fn told(home: &Home, words: &[&str]) -> String {
+    let command = format!("top --data {}", home.data().display());
+    let terminal = Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &command, (80, 24));
+    let has_all = |text: &str| {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        words.iter().all(|word| text.contains(word))
+    };
+    let (mut shown, mut said) = (String::new(), String::new());
+    let both = within(PATIENCE, || {
+        shown = terminal.screen();
+        let status = home.command(&["status"]).output().unwrap();
+        said = String::from_utf8(status.stdout).unwrap();
+        let is_wrong = status.status.code() == Some(3);
+        let first: Vec<_> = shown.lines().take(7).collect();
+        (is_wrong && has_all(&said) && has_all(&first.join("\n"))).then_some(())
+    });
+    assert!(both.is_some(), "{words:?}\n{shown}\n{said}");
+    said
+}
+
+/// Whether it says since when, by the clock.
+fn is_dated(said: &str) -> bool {
+    let mut rest = said.split(" since ").skip(1);
+    rest.any(|rest| rest.len() > 9 && rest.as_bytes()[2] == b':' && rest.as_bytes()[8] == b'Z')
+}
+
+fn snapshot(home: &Home) -> Value {
+    let status = home.command(&["status", "-o", "json"]).output().unwrap();
+    serde_json::from_slice(&status.stdout).unwrap_or_default()
+}
+
+/// Sends to one hook, so many a second in turn to sixteen streams, until it is dropped.
+struct Traffic {
+    pace: Arc<Pace>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Pace {
+    per_s: AtomicU32,
+    /// How much work each event makes.
+    work: AtomicU32,
+}
+
+/// Connections of a sender.
+const CONNECTIONS: u32 = 8;
+
+impl Traffic {
+    fn new(world: &World, per_s: u32, work: u32) -> Self {
+        let pace = Arc::new(Pace {
+            per_s: per_s.into(),
+            work: work.into(),
+        });
+        let (addr, key, paced) = (world.home.addr, world.write.clone(), pace.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            let send = |nth| {
+                let (mut client, pace) = (Client::new(addr, &key), paced.clone());
+                async move {
+                    let mut due = tokio::time::Instant::now();
+                    for count in 0.. {
+                        let per_s = pace.per_s.load(Ordering::Relaxed);
+                        let work = pace.work.load(Ordering::Relaxed);
+                        if per_s == 0 {
+                            return;
+                        }
+                        let account = (count * CONNECTIONS + nth) % 16;
+                        let body = format!("{{\"account\":\"a{account}\",\"work\":{work}}}");
+                        let _ = client.post("orders", body.into(), None).await;
+                        due += Duration::from_secs(CONNECTIONS.into()) / per_s;
+                        tokio::time::sleep_until(due).await;
+                    }
+                }
+            };
+            let senders = (0..CONNECTIONS).map(send);
+            runtime.block_on(futures_util::future::join_all(senders));
+        });
+        Self {
+            pace,
+            thread: Some(thread),
+        }
+    }
+
+    fn becomes(&self, per_s: u32, work: u32) {
+        self.pace.work.store(work, Ordering::Relaxed);
+        self.pace.per_s.store(per_s, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.becomes(0, 0);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+const ORDERS: &str =
+    "[[hooks]]\nname = 'orders'\nreduce = 'works.js'\norder_by = 'body:/account'\n";
+
+/// Takes as long as its event says.
+const WORKS_JS: &str = "export default function reduce(state, event) {\n\
+    let n = state?.n ?? 0;\n\
+    for (let i = 0; i < event.body.work * 1000; i += 1) n = (n * 31 + i) % 1000003;\n\
+    return { n };\n}\n";
+
+/// A world with one lane.
+fn world(home: Home) -> World {
+    let world = World::at(home, &[("works.js", WORKS_JS)], ORDERS);
+    world.home.run(&["lanes", "resize", "1", "--yes"]);
+    world
+}
+
+/// What comes to a world usually, once its daemon knows that it is usual.
+fn usual(world: &World, per_s: u32, work: u32) -> Traffic {
+    let traffic = Traffic::new(world, per_s, work);
+    let known = within(LONG, || {
+        let seen = snapshot(&world.home);
+        let is_known = seen["hooks"][0]["normal_per_s"].is_number()
+            && seen["storage"]["commit_normal_ms"].is_number();
+        is_known.then_some(())
+    });
+    known.expect("what is normal is known");
+    traffic
+}
+
+/// Waits until this rule finds the worst.
+fn finds(world: &World, rule: u8) {
+    let mut seen = Value::Null;
+    let found = within(LONG, || {
+        seen = snapshot(&world.home);
+        (seen["verdicts"][0]["rule"] == rule).then_some(())
+    });
+    assert!(found.is_some(), "{}", seen["verdicts"]);
+}
+
+/// Thousands of steps of the reducer that take this machine some milliseconds when it is at its best.
+fn some_ms(world: &World) -> u32 {
+    let took_ms = |steps: u32| {
+        let body = format!("{{\"account\":\"a\",\"work\":{steps}}}");
+        let event = world.home.write("event.json", &body);
+        let test = [
+            "hooks",
+            "test",
+            "orders",
+            "--event",
+            event.to_str().unwrap(),
+        ];
+        let tested = world.home.run(&[&test[..], &["-o", "json"]].concat());
+        let tested: Value = serde_json::from_str(&tested).unwrap();
+        tested["took_ms"].as_f64().unwrap()
+    };
+    let mut steps = 20;
+    while (0..3).map(|_| took_ms(steps)).fold(f64::MAX, f64::min) < 7.0 {
+        steps = steps * 5 / 4;
+    }
+    steps
+}
+
+fn a_held_stream(setup: Setup) {
+    const PICKY_JS: &str = "export default function reduce(state, event) {\n\
+        if (event.body.bad) throw new Error('no good, and more to say of it than fits into a line');\n\
+        return (state ?? 0) + 1;\n}\n";
+    let hooks = "[[hooks]]\nname = 'bills'\nreduce = 'picky.js'\norder_by = 'body:/account'\n";
+    let world = World::at(Home::new(setup), &[("picky.js", PICKY_JS)], hooks);
+    world.accepted("bills", r#"{"account":"acme","bad":true}"#);
+    world.accepted("bills", r#"{"account":"acme"}"#);
+    world.held("bills/acme");
+    let said = told(
+        &world.home,
+        &[
+            "CODE bills/acme -> reduce held since ",
+            "at seq 1: Error in picky.js:2: no good",
+            "Holds up only its own 2 events",
+            "More lanes: no, 1 stream.",
+        ],
+    );
+    assert!(is_dated(&said), "{said}");
+}
+
+#[test]
+fn a_held_stream_is_named_with_one_node_and_a_file() {
+    a_held_stream(Setup::Embedded);
+}
+
+#[test]
+fn a_held_stream_is_named_on_postgres_and_redis() {
+    a_held_stream(Setup::Production);
+}
+
+#[test]
+fn a_reducer_that_became_slow_is_named() {
+    let world = world(Home::new(Setup::Embedded));
+    let work = some_ms(&world);
+    let traffic = usual(&world, 25, 1);
+    // Not four times as many as usual, but a hundred times the work: it is the code.
+    traffic.becomes(95, 2 * work);
+    finds(&world, 6);
+    let words = [
+        "CODE orders -> reduce takes ",
+        "an event (normal ",
+        "since ",
+        "the oldest for",
+        "More lanes: yes, ",
+    ];
+    let said = told(&world.home, &words);
+    assert!(is_dated(&said), "{said}");
+}
+
+#[test]
+fn a_flood_of_one_sender_is_named() {
+    let world = world(Home::new(Setup::Embedded));
+    let work = some_ms(&world);
+    let traffic = usual(&world, 10, work);
+    traffic.becomes(300, work);
+    finds(&world, 5);
+    let words = [
+        "SENDERS hook orders gets ",
+        "/s (normal ",
+        "since ",
+        "the oldest for",
+        "More lanes: yes, ",
+    ];
+    let said = told(&world.home, &words);
+    assert!(is_dated(&said), "{said}");
+}
+
+#[test]
+fn a_slow_disk_is_named() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let delay = dir.path().join("delay");
+    let mut home = Home::new(Setup::Embedded);
+    let text = |path: &Path| -> &'static str { path.to_str().unwrap().to_owned().leak() };
+    home.environment
+        .push(("LD_PRELOAD", text(&slow_sync(dir.path()))));
+    home.environment.push(("SLOW_SYNC", text(&delay)));
+    let world = world(home);
+    let _traffic = usual(&world, 10, 1);
+    std::fs::write(&delay, "300").unwrap();
+    finds(&world, 2);
+    let said = told(
+        &world.home,
+        &[
+            "US storage: commit p99 ",
+            "(normal ",
+            "all lanes slow, since ",
+            "Accepting goes on, slowly. More lanes: no.",
+        ],
+    );
+    assert!(is_dated(&said), "{said}");
+}
+
+/// Compiles what makes syncs slow.
+fn slow_sync(dir: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spec/slow_sync.c");
+    let library = dir.join("slow_sync.so");
+    let mut compiler = Command::new("cc");
+    compiler
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library);
+    let compiled = compiler.arg(source).arg("-ldl").status();
+    assert!(compiled.expect("cc, which tests/run installs").success());
+    library
+}
+
+#[test]
+fn a_dead_node_is_named() {
+    let servers = Servers::on(postgres::shared());
+    let homes = ["a", "b"].map(|name| Home::of(&servers, name));
+    let (_a, b) = (homes[0].start(), homes[1].start());
+    until(|| {
+        let nodes = snapshot(&homes[0])["nodes"].take();
+        let owns = |node: &Value| node["owns"] != "";
+        (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
+    });
+    b.kill();
+    told(
+        &homes[0],
+        &[
+            "US node b silent for ",
+            "have no owner",
+            "Accepting goes on,",
+            "More lanes: no. Another node takes them within 15s.",
+        ],
+    );
+}
