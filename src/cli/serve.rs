@@ -22,7 +22,7 @@ use crate::http::edge::{self, Limits, Listener, Peer};
 use crate::http::{self, App};
 use crate::lanes::redis::Redis;
 use crate::metrics::Metrics;
-use crate::store::{Database, Store};
+use crate::store::{self, Database, Store};
 
 /// Run a node: receive webhooks, keep them, process them in order
 ///
@@ -129,7 +129,13 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let is_new = !config.data.database().exists();
     let mut signals = Signals::new()?;
-    let mut node = Started::begin(&config).await?;
+    let mut node = tokio::select! {
+        node = Started::begin(&config) => node?,
+        name = signals.next() => {
+            out.say(format_args!("stopped by {name} before it was ready"))?;
+            return Ok(Exit::Done);
+        }
+    };
     greet(&config, is_new, &node, began, out)?;
 
     let failure = tokio::select! {
@@ -239,18 +245,50 @@ async fn start(
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
 ) -> anyhow::Result<Running> {
-    let observer = engine::observer(metrics.clone(), failed.clone());
     let file = || Database::from(&config.data.database());
     let database = config.database.clone().unwrap_or_else(file);
-    let store = Store::open(&database, observer)
-        .await
-        .with_context(|| format!("cannot open {database}"))?;
+    let store = open(&database, &metrics, &failed).await?;
     Admin::prepare(&store, config.lanes).await?;
     let node = match database {
         Database::Sqlite(_) => None,
         Database::Postgres(_) => Some(node(config, &store).await?),
     };
     Ok(Engine::start(store, node, metrics, failed).await?)
+}
+
+/// How long a server that does not answer is waited for: it may be starting, as this node is.
+const SERVER_WAIT: Duration = Duration::from_secs(12);
+
+/// How long after one try the next one comes.
+const TRY_EVERY: Duration = Duration::from_secs(2);
+
+async fn open(
+    database: &Database,
+    metrics: &Arc<Metrics>,
+    failed: &watch::Sender<Option<String>>,
+) -> anyhow::Result<Store> {
+    let began = Instant::now();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let observer = engine::observer(metrics.clone(), failed.clone());
+        let error = match Store::open(database, observer).await {
+            Ok(store) => return Ok(store),
+            Err(store::Error::Away(error)) => error,
+            Err(error) => return Err(error).with_context(|| format!("cannot open {database}")),
+        };
+        let waited = began.elapsed();
+        if waited >= SERVER_WAIT {
+            let waited = crate::text::duration(waited);
+            let message = format!("{error} {tries} tries in {waited}");
+            let trouble = Trouble::new(Exit::Unreachable, "database_away", message)
+                .fact("now", "nothing listens: senders are refused and will retry")
+                .fact("check", format!("hooklane doctor --database {database}"));
+            return Err(trouble.into());
+        }
+        tracing::warn!(%error, tries, "the database does not answer yet");
+        tokio::time::sleep(TRY_EVERY).await;
+    }
 }
 
 /// A file whose events go on elsewhere would number new ones as if they did not.

@@ -28,6 +28,9 @@ pub enum Error {
     /// The database cannot be opened as it must be.
     #[error("{0}")]
     Refused(String),
+    /// The server does not answer, or takes nobody yet: it may be starting.
+    #[error("{0}")]
+    Away(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -47,7 +50,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Busy(_) | Self::Contended(..) | Self::Lost(_) | Self::Space
+            Self::Busy(_) | Self::Contended(..) | Self::Lost(_) | Self::Space | Self::Away(_)
         )
     }
 
@@ -66,6 +69,7 @@ impl Error {
             Self::Integrity(what) => Self::Integrity(what.clone()),
             Self::Io(what) => Self::Io(what.clone()),
             Self::Refused(what) => Self::Refused(what.clone()),
+            Self::Away(what) => Self::Away(what.clone()),
             Self::Closed => Self::Closed,
         }
     }

@@ -252,6 +252,9 @@ fn refusal(server: &Server, error: &sqlx::Error) -> Error {
         return unreachable(server, &error.to_string());
     };
     let said = database.message();
+    if matches!(database.code(), "53300" | "57P03") {
+        return away(server, &format!("takes nobody now: {said}"), "try again");
+    }
     let (what, remedy) = match database.code() {
         "28P01" | "28000" => (
             format!("does not let {user} in: {said}"),
@@ -270,14 +273,6 @@ fn refusal(server: &Server, error: &sqlx::Error) -> Error {
             "let it pool sessions, or take PgBouncer 1.21 or later with max_prepared_statements = 200"
                 .to_owned(),
         ),
-        "53300" => (
-            "has no connection left".to_owned(),
-            "raise max_connections, or close some".to_owned(),
-        ),
-        "57P03" => (
-            format!("takes nobody yet: {said}"),
-            "start again when it does".to_owned(),
-        ),
         code => (
             format!("refused: {said} ({code})"),
             "see its log".to_owned(),
@@ -288,11 +283,15 @@ fn refusal(server: &Server, error: &sqlx::Error) -> Error {
 
 fn unreachable(server: &Server, why: &str) -> Error {
     let remedy = "does it run, and is the address right?";
-    unfit(server, &format!("cannot be reached: {why}"), remedy)
+    away(server, &format!("cannot be reached: {why}"), remedy)
 }
 
 fn unfit(server: &Server, what: &str, remedy: &str) -> Error {
     Error::Refused(format!("Postgres at {} {what}; {remedy}", server.place()))
+}
+
+fn away(server: &Server, what: &str, remedy: &str) -> Error {
+    Error::Away(format!("Postgres at {} {what}; {remedy}", server.place()))
 }
 
 #[cfg(test)]
