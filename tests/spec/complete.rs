@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::daemon::{Home, Setup};
+use super::top::Terminal;
 use super::world::{World, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n\
@@ -79,6 +80,40 @@ fn names_are_those_that_the_daemon_knows(setup: Setup) {
     }
     let each = began.elapsed() / 5;
     assert!(each < Duration::from_millis(500), "{each:?}");
+}
+
+/// Real shells on a real terminal, with the scripts that are shipped: a name is completed by the Tab key.
+#[test]
+fn the_tab_key_completes_a_name_in_every_shell() {
+    let world = World::at(Home::new(Setup::Embedded), &[], HOOKS);
+    let scripts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("completions");
+    let scripts = scripts.display();
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_hooklane"));
+    let environment = format!(
+        "env TERM=xterm-256color HOME={home} HOOKLANE_DATA={data} PATH={programs}:$PATH",
+        home = world.home.data().parent().unwrap().display(),
+        data = world.home.data().display(),
+        programs = program.parent().unwrap().display(),
+    );
+    for (shell, ready) in [
+        ("bash --norc", format!("source {scripts}/hooklane.bash")),
+        (
+            "zsh -f",
+            format!("fpath=({scripts} $fpath); autoload -U compinit; compinit -D -u"),
+        ),
+        (
+            "fish --no-config",
+            format!("source {scripts}/hooklane.fish"),
+        ),
+    ] {
+        let terminal = Terminal::with(&format!("{environment} {shell}"), (80, 24));
+        terminal.keys(&[&format!("{ready}; echo re''ady"), "Enter"]);
+        terminal.sees(&["ready"]);
+        terminal.keys(&["hooklane hooks show ordi", "Tab"]);
+        terminal.sees(&["hooklane hooks show ordinals"]);
+        terminal.keys(&["C-u", "hooklane streams rel", "Tab"]);
+        terminal.sees(&["hooklane streams release"]);
+    }
 }
 
 macro_rules! on_both {

@@ -28,16 +28,21 @@ impl Terminal {
 
     /// The same with another command.
     pub fn running(environment: &str, command: &str, size: (u16, u16)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let terminal = Self {
-            socket: dir.path().join("tmux"),
-            _dir: dir,
-        };
         let program = env!("CARGO_BIN_EXE_hooklane");
         let run = format!(
             "env -u NO_COLOR TERM=xterm-256color {environment} {program} {command}; \
              echo ended $?; stty -a | grep -o '.icanon'; exec sleep 1000"
         );
+        Self::with(&run, size)
+    }
+
+    /// One in which a line of a shell runs.
+    pub fn with(run: &str, size: (u16, u16)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let terminal = Self {
+            socket: dir.path().join("tmux"),
+            _dir: dir,
+        };
         let (width, height) = (size.0.to_string(), size.1.to_string());
         let made = terminal.tmux(&[
             "-f",
@@ -50,7 +55,7 @@ impl Terminal {
             &height,
             "sh",
             "-c",
-            &run,
+            run,
         ]);
         assert!(
             made.status.success(),
