@@ -29,6 +29,7 @@ pub use events::EventsFilter;
 use monitor::Monitor;
 pub use streams::StreamsFilter;
 
+use crate::api;
 use crate::domain::hook::Hook;
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::{Name, StreamName};
@@ -89,6 +90,18 @@ impl Admin {
             .create_namespace(&Name::default_namespace(), lanes, Timestamp::now())
             .await?;
         Ok(())
+    }
+
+    /// Where `by` is: what he plans holds for this version of the configuration.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn here(&self, by: String) -> Result<api::Here, Error> {
+        Ok(api::Here {
+            version: self.store.config_version().await?,
+            node: self.node.clone(),
+            by,
+        })
     }
 
     fn engine(&self) -> Result<&Arc<Engine>, Error> {

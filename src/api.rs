@@ -19,7 +19,7 @@ mod stream;
 mod why;
 mod words;
 
-pub use audit::AuditRow;
+pub use audit::{AuditRow, Here};
 pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
 pub use hook::{

@@ -5,6 +5,7 @@
 //! then default; there is no configuration file.
 
 mod audit;
+mod bench;
 mod complete;
 mod demo;
 mod doctor;
@@ -31,14 +32,19 @@ mod top;
 mod why;
 
 use std::ffi::OsString;
+use std::io::Write as _;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use exit::{Exit, Trouble};
 use flags::Global;
 pub use print::Printer;
-use print::Style;
+use print::{Output, Style};
 use reach::Reach;
+
+use crate::text::printable;
 
 /// Receives webhooks, keeps each one, and processes them strictly in order
 #[derive(Parser)]
@@ -53,6 +59,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
@@ -107,27 +114,44 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     if complete::answer(&args, tree) {
         return Exit::Done;
     }
+    let output = flags::output_of(&args);
     let matches = match tree().try_get_matches_from(args) {
         Ok(matches) => matches,
-        Err(error) => return misread(&error),
+        Err(error) => return misread(&error, output),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => return misread(&error),
+        Err(error) => return misread(&error, output),
     };
     let mut out = Printer::new(cli.global.style());
     let ended = run(cli, &matches, &mut out);
+    // Data that nobody can have got must not look like success.
+    let ended = ended.and_then(|exit| {
+        out.flush().context("the output cannot be written")?;
+        Ok(exit)
+    });
     ended.unwrap_or_else(|error| tell(error, &mut out))
 }
 
-/// Help and version go to stdout and are no error; everything else clap says is wrong use.
-fn misread(error: &clap::Error) -> Exit {
-    // Whoever closed the stream does not want to read it.
-    let _ = error.print();
-    match error.exit_code() {
-        0 => Exit::Done,
-        _ => Exit::Usage,
+/// Help and version go to stdout and are no error; everything else clap says is wrong use, said for
+/// programs where they asked for it.
+fn misread(error: &clap::Error, output: Output) -> Exit {
+    if error.exit_code() == 0 {
+        // Whoever closed the stream does not want to read it.
+        let _ = error.print();
+        return Exit::Done;
     }
+    if matches!(output, Output::Json | Output::Jsonl) {
+        let style = Style {
+            output,
+            ..Style::default()
+        };
+        let _ = Printer::new(style).trouble(&exit::misread(error));
+    } else {
+        // What was typed is in it.
+        let _ = write!(std::io::stderr(), "{}", printable(&error.to_string()));
+    }
+    Exit::Usage
 }
 
 fn tell(error: anyhow::Error, out: &mut Printer) -> Exit {
@@ -176,24 +200,38 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(ask(command, &place, out))
+            runtime.block_on(ask(command, &place, cli.global.limit(), out))
         }
     }
 }
 
-async fn ask(command: Command, place: &reach::Place, out: &mut Printer) -> anyhow::Result<Exit> {
+async fn ask(
+    command: Command,
+    place: &reach::Place,
+    limit: Option<Duration>,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
     let offline = matches!(
         command,
         Command::Audit(_) | Command::Hooks(_) | Command::Keys(_) | Command::Namespaces(_)
     );
+    if let Command::Lanes(lanes) = &command {
+        lanes.check()?;
+    }
     let reach = Reach::find(place, offline).await?;
-    let ended = act(command, &reach, out).await;
+    let ended = act(command, &reach, limit, out).await;
     reach.close().await;
     ended
 }
 
-async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+async fn act(
+    command: Command,
+    reach: &Reach,
+    limit: Option<Duration>,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
     match command {
+        Command::Bench(command) => command.run(reach, out).await,
         Command::Send(command) => command.run(reach, out).await,
         Command::Status(command) => command.run(reach, out).await,
         Command::Top(command) => command.run(reach, out).await,
@@ -201,7 +239,7 @@ async fn act(command: Command, reach: &Reach, out: &mut Printer) -> anyhow::Resu
         Command::Events(command) => command.run(reach, out).await,
         Command::State(command) => command.run(reach, out).await,
         Command::Streams(command) => command.run(reach, out).await,
-        Command::Lanes(command) => command.run(reach, out).await,
+        Command::Lanes(command) => command.run(reach, limit, out).await,
         Command::Why(command) => command.run(reach, out).await,
         Command::Audit(command) => command.run(reach, out).await,
         Command::Keys(command) => command.run(reach, out).await,

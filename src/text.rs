@@ -96,6 +96,16 @@ pub fn ago(age: Duration) -> String {
     duration(age) + " ago"
 }
 
+/// The name that is most like `wanted`, if one is like it at all.
+pub fn closest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    const LIKE: f64 = 0.8;
+    names
+        .map(|name| (strsim::jaro_winkler(wanted, name), name))
+        .filter(|(like, _)| *like >= LIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
+}
+
 /// Text that no terminal will obey: what would act, reorder or hide is there as a visible escape.
 ///
 /// The only way to one is through the functions below, so a screen or table that takes nothing else
@@ -304,5 +314,12 @@ mod tests {
             prop_assert!(!printable_line(&text).as_str().contains(acts));
             prop_assert!(printable(&plain).as_str() == plain);
         }
+    }
+
+    #[test]
+    fn a_slip_is_recognised_and_a_stranger_is_not() {
+        let names = || ["billing", "orders"].into_iter();
+        assert_eq!(closest("biling", names()), Some("billing".into()));
+        assert_eq!(closest("shipping", names()), None);
     }
 }

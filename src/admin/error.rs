@@ -5,6 +5,7 @@ use std::fmt::Display;
 use crate::domain::name::Name;
 use crate::engine::wipe;
 use crate::store;
+use crate::text::closest;
 
 /// Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -79,27 +80,5 @@ impl From<wipe::Error> for Error {
             wipe::Error::Hints(error) => Self::Away(error.to_string()),
             wipe::Error::Store(error) => Self::Store(error),
         }
-    }
-}
-
-/// The name that is most like `wanted`, if one is like it at all.
-fn closest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    const LIKE: f64 = 0.8;
-    names
-        .map(|name| (strsim::jaro_winkler(wanted, name), name))
-        .filter(|(like, _)| *like >= LIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_is_recognised_and_a_stranger_is_not() {
-        let names = || ["billing", "orders"].into_iter();
-        assert_eq!(closest("biling", names()), Some("billing".into()));
-        assert_eq!(closest("shipping", names()), None);
     }
 }

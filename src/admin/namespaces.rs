@@ -61,11 +61,19 @@ impl Admin {
     }
 
     pub(super) async fn namespace(&self, name: &Name) -> Result<store::Namespace, Error> {
-        let namespaces = self.store.namespaces().await?;
-        namespaces
-            .into_iter()
-            .find(|namespace| namespace.lanes.namespace == *name)
-            .ok_or_else(|| Error::missing("namespace", name))
+        let mut namespaces = self.store.namespaces().await?;
+        let names = || {
+            namespaces
+                .iter()
+                .map(|namespace| &namespace.lanes.namespace)
+        };
+        match names().position(|there| there == name) {
+            Some(at) => Ok(namespaces.swap_remove(at)),
+            None => {
+                let there = names().map(Name::as_str);
+                Err(Error::missing_like("namespace", name.as_str(), there))
+            }
+        }
     }
 }
 

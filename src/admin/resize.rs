@@ -9,10 +9,14 @@ use crate::api;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::store::{Begun, Progress, Waiting, Why};
+use crate::store::{AuditFilter, Begun, Progress, Waiting, Why};
+use crate::text::duration;
 
 /// How long an operator waits for every node to act by a change before he is told who has not.
 const ACT_MAX: Duration = Duration::from_secs(5);
+
+/// How many operations on a namespace are looked at for the last resize.
+const LOOKED_BACK: i64 = 50;
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(20);
@@ -35,11 +39,12 @@ impl Admin {
             || is_other(spec.generation, set.generation)
         {
             let (name, lanes) = (&spec.namespace, set.lanes);
-            let wanted = spec.expect.map(|lanes| format!(", not {lanes}"));
+            let wanted = spec.expect.filter(|wanted| *wanted != lanes);
+            let wanted = wanted.map(|lanes| format!(", not {lanes}"));
             return Err(Error::Conflict(format!(
-                "{name} has {lanes} lanes now{}, generation {}. Nothing was changed.",
+                "{name} has {lanes} lanes now{}{}. Nothing was changed.",
                 wanted.unwrap_or_default(),
-                set.generation
+                self.last_resized(name).await?.unwrap_or_default()
             )));
         }
         let mut plan = self.plan_resize(&set, spec.lanes).await?;
@@ -63,6 +68,22 @@ impl Admin {
             ))),
             Begun::Mixed => Err(Error::Conflict(plan.in_the_way.join("; "))),
         }
+    }
+
+    /// `: resized 40s ago by key ops-bob`, as far back as is noted.
+    async fn last_resized(&self, namespace: &Name) -> Result<Option<String>, Error> {
+        let of_namespace = AuditFilter {
+            since: None,
+            subject: Some(namespace.to_string()),
+            before: None,
+            limit: LOOKED_BACK,
+        };
+        let acts = self.audit(&of_namespace).await?;
+        let last = acts.iter().find(|act| act.operation == "lanes resize");
+        Ok(last.map(|act| {
+            let age = duration(Timestamp::now().since(act.at));
+            format!(": resized {age} ago by {}", act.actor)
+        }))
     }
 
     async fn plan_resize(&self, set: &LaneSet, to: u16) -> Result<api::Resize, Error> {
@@ -203,7 +224,7 @@ impl Admin {
             let named =
                 |lane: &LaneId| lane.to_string() == *name || lane.index.to_string() == *name;
             let found = set.ids().find(named);
-            found.ok_or_else(|| Error::missing("lane", name))
+            found.ok_or_else(|| no_lane(&set, name))
         };
         let lanes = names.iter().map(find).collect::<Result<_, _>>()?;
         Ok((set, lanes))
@@ -240,6 +261,12 @@ impl Admin {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// No lane of the set is called so.
+pub(super) fn no_lane(set: &LaneSet, name: &str) -> Error {
+    let there: Vec<_> = set.ids().map(|lane| lane.to_string()).collect();
+    Error::missing_like("lane", name, there.iter().map(String::as_str))
 }
 
 pub(super) fn why(by: &str, reason: Option<&String>) -> Why {

@@ -398,9 +398,9 @@ fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Cla
             0 | 1 => String::new(),
             tries => format!(", {tries} tries"),
         };
-        let (handler, at) = (&cursor.handler, cursor.position.0 + 1);
+        let handler = &cursor.handler;
         let text = format!(
-            "{stream} -> {handler}: {reason} at seq {at}{tries}; holds up only its own {}",
+            "{stream} -> {handler}: {reason}{tries}; holds up only its own {}",
             counted(cursor.behind, "event", "events")
         );
         return (Class::Code, text);

@@ -25,3 +25,15 @@ pub struct AuditRow {
     /// What else there is to say; never a secret or a body.
     pub details: Value,
 }
+
+/// Where an operator is, before he plans something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Here {
+    /// The version of the configuration. A change that is asked for with it in `If-Match` is refused once
+    /// there is another.
+    pub version: i64,
+    /// The node that answers; empty where none runs.
+    pub node: String,
+    /// Who asks, as he will be noted: `uid 1000`, `key ops`.
+    pub by: String,
+}

@@ -9,6 +9,7 @@ use super::lock;
 use crate::client;
 use crate::config;
 use crate::domain::key::Malformed;
+use crate::text::closest;
 
 /// What the program's caller may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,14 @@ impl Trouble {
     /// The call has to be fixed.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, "usage", message)
+    }
+
+    /// There is no `kind` of this name; perhaps another one was meant.
+    pub fn missing<'a>(kind: &str, name: &str, there: impl Iterator<Item = &'a str>) -> Self {
+        let meant = closest(name, there).map(|meant| format!(". Did you mean {meant}?"));
+        let message = format!("no {kind} {name:?}{}", meant.unwrap_or_default());
+        Self::new(Exit::Missing, "not_found", message)
+            .fact("next", format!("hooklane {kind}s list"))
     }
 
     /// The same with one more fact.
@@ -137,6 +146,23 @@ impl Trouble {
     pub fn key(error: Malformed, from: &str) -> Self {
         Self::new(Exit::Key, "malformed_key", error.to_string())
             .fact("from", format!("{from}. Nothing was sent."))
+    }
+}
+
+/// What clap finds wrong with a call, in its first line and its tips.
+pub fn misread(error: &clap::Error) -> Trouble {
+    let text = error.render().to_string();
+    let mut parts = text.split("\n\n");
+    let first = parts.next().unwrap_or_default().trim();
+    let message: Vec<_> = first.lines().map(str::trim).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let tips = parts.filter_map(|part| part.trim().strip_prefix("tip: "));
+    let tips: Vec<_> = tips.collect();
+    let trouble = Trouble::usage(message);
+    match tips.is_empty() {
+        true => trouble,
+        false => trouble.fact("hint", tips.join("; ")),
     }
 }
 

@@ -1,10 +1,11 @@
 //! The flags that every command takes, and how values are written on the command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, ValueEnum as _, value_parser};
 
 use super::Style;
 use super::print::{Agreed, Color, Output};
@@ -13,6 +14,9 @@ use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
 use crate::domain::time::parse_duration;
 
 const HEADING: &str = "Global options";
+
+/// How long is waited for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The flags that every command takes, before or after the verb.
 #[derive(Args)]
@@ -67,10 +71,10 @@ pub struct Global {
     #[arg(env = "HOOKLANE_COLOR", hide_env_values = true)]
     color: Color,
 
-    /// How long to wait for one answer
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s")]
+    /// How long to wait for one answer [default: 10s]; of commands that wait, for the end [default: for ever]
+    #[arg(long, global = true, value_name = "DURATION")]
     #[arg(value_parser = parse_duration, env = "HOOKLANE_TIMEOUT", hide_env_values = true)]
-    timeout: Duration,
+    timeout: Option<Duration>,
 }
 
 impl Global {
@@ -94,9 +98,31 @@ impl Global {
             url: self.url.clone(),
             key_file: self.key_file.clone(),
             data: given_data(matches),
-            patience: self.timeout,
+            patience: self.timeout.unwrap_or(PATIENCE),
         }
     }
+
+    /// How long to wait for the end of what takes its time; none: for ever.
+    pub fn limit(&self) -> Option<Duration> {
+        self.timeout
+    }
+}
+
+/// The output that a call asks for which cannot be read.
+pub fn output_of(args: &[OsString]) -> Output {
+    let words: Vec<_> = args.iter().filter_map(|word| word.to_str()).collect();
+    let apart = words.iter().zip(words.iter().skip(1));
+    let apart = apart.filter(|(flag, _)| matches!(**flag, "-o" | "--output"));
+    let joined = words.iter().filter_map(|word| {
+        let value = word.strip_prefix("--output=").or(word.strip_prefix("-o"));
+        value.filter(|value| !value.is_empty())
+    });
+    let given = apart.map(|(_, value)| *value).chain(joined).last();
+    let given = given.map(str::to_owned);
+    let given = given.or_else(|| std::env::var("HOOKLANE_OUTPUT").ok());
+    given
+        .and_then(|word| Output::from_str(&word, false).ok())
+        .unwrap_or_default()
 }
 
 const DATA: &str = "data_dir";

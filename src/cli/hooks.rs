@@ -248,6 +248,7 @@ impl Apply {
             let query = [("dry_run", yes(dry_run)), ("prune", yes(self.prune))];
             with_query(&format!("{HOOKS}/apply"), &query)
         };
+        let here = reach.here().await?;
         let planned: Changes = reach
             .call(Method::POST, &apply(true), Some(&wanted))
             .await?;
@@ -262,7 +263,7 @@ impl Apply {
             false if !agreed(&planned, out)? => return Ok(Exit::Failed),
             false => {
                 reach
-                    .call(Method::POST, &apply(false), Some(&wanted))
+                    .call_planned(&here, Method::POST, &apply(false), Some(&wanted))
                     .await?
             }
         };
@@ -372,6 +373,7 @@ impl Edit {
             let message = "nothing to change: name a setting, such as --reduce latest";
             return Err(Trouble::usage(message).into());
         }
+        let here = reach.here().await?;
         let before: Hook = reach.get(&path(&self.name)).await?;
         let after = plan::edited(before.spec.clone(), &edit);
         let changes = plan::differences(&before.spec, &after);
@@ -380,7 +382,11 @@ impl Edit {
             out.object(&before)?;
             return Ok(Exit::Done);
         }
-        out.say(format_args!("hook {} {}", self.name, reach.whereto()))?;
+        out.say(format_args!(
+            "hook {}   {}",
+            self.name,
+            reach.planned(&here)
+        ))?;
         for change in &changes {
             out.say(format_args!("  {change}"))?;
         }
@@ -398,7 +404,7 @@ impl Edit {
             return Ok(Exit::Done);
         }
         let hook: Hook = reach
-            .call(Method::PATCH, &path(&self.name), Some(&edit))
+            .call_planned(&here, Method::PATCH, &path(&self.name), Some(&edit))
             .await?;
         if let Some(back) = plan::way_back(&before.spec, &after) {
             let back = format!("hooklane hooks edit {} {back}", self.name);
@@ -479,15 +485,16 @@ pub struct Delete {
 
 impl Delete {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let here = reach.here().await?;
         let hook: Hook = reach.get(&path(&self.name)).await?;
         let what = match (hook.streams, hook.events) {
             (Some(streams), Some(events)) => size(streams, events),
             _ => "all its events and states".to_owned(),
         };
         out.say(format_args!(
-            "delete hook {} {}",
+            "delete hook {}   {}",
             self.name,
-            reach.whereto()
+            reach.planned(&here)
         ))?;
         out.facts(&[
             ("  goes", what.clone()),
@@ -498,7 +505,7 @@ impl Delete {
             return Ok(Exit::Failed);
         }
         let gone: Deleted = reach
-            .call(Method::DELETE, &path(&self.name), None::<&()>)
+            .call_planned(&here, Method::DELETE, &path(&self.name), None::<&()>)
             .await?;
         out.say(format_args!(
             "deleted  {}: {}",

@@ -331,11 +331,12 @@ fn key_id(text: &str) -> Result<KeyId, String> {
 
 impl Revoke {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let here = reach.here().await?;
         let keys: List<Key> = reach.get(KEYS).await?;
         let Some(key) = keys.items.iter().find(|key| key.id == self.id) else {
-            let message = format!("no key {}", self.id);
-            let trouble = Trouble::new(Exit::Missing, "no_such_key", message);
-            return Err(trouble.fact("all", "hooklane keys list").into());
+            let ids: Vec<_> = keys.items.iter().map(|key| key.id.to_string()).collect();
+            let ids = ids.iter().map(String::as_str);
+            return Err(Trouble::missing("key", &self.id.to_string(), ids).into());
         };
         if key.state == KeyState::Revoked {
             out.say(format_args!("{} is revoked already", self.id))?;
@@ -343,10 +344,10 @@ impl Revoke {
         }
         let now = Timestamp::now();
         out.say(format_args!(
-            "revoke key {} ({}) {}",
+            "revoke key {} ({})   {}",
             key.name,
             key.id,
-            reach.whereto()
+            reach.planned(&here)
         ))?;
         out.facts(&[
             ("  may", format!("{}, hook {}", key.kind.word(), scope(key))),
@@ -358,7 +359,9 @@ impl Revoke {
             return Ok(Exit::Failed);
         }
         let path = format!("{KEYS}/{}", self.id);
-        let revoked: Key = reach.call(Method::DELETE, &path, None::<&()>).await?;
+        let revoked: Key = reach
+            .call_planned(&here, Method::DELETE, &path, None::<&()>)
+            .await?;
         out.say(format_args!("revoked  {} ({})", revoked.name, revoked.id))?;
         out.object(&revoked)?;
         Ok(Exit::Done)

@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::print::{Columns, Row};
 use super::reach::{Reach, with_query};
-use super::{Exit, Printer};
+use super::{Exit, Printer, Trouble};
 use crate::api::{Lane, List, Worst};
 use crate::domain::name::Name;
 use crate::text;
@@ -31,12 +31,28 @@ pub enum Lanes {
 }
 
 impl Lanes {
-    /// Does what the verb says.
-    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    /// What can be said of a call before a daemon is asked.
+    ///
+    /// # Errors
+    /// [`Trouble`] with what is wrong with it.
+    pub fn check(&self) -> Result<(), Trouble> {
+        match self {
+            Self::Resize(resize) => resize.count().map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what the verb says, and waits for its end for `limit` at most.
+    pub async fn run(
+        self,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(reach, out).await,
-            Self::Resize(resize) => resize.run(reach, out).await,
-            Self::Drain(drain) => drain.run(reach, out).await,
+            Self::Resize(resize) => resize.run(reach, limit, out).await,
+            Self::Drain(drain) => drain.run(reach, limit, out).await,
             Self::Pause(pause) => pause.run(reach, out).await,
             Self::Resume(resume) => resume.run(reach, out).await,
             Self::Rebuild(rebuild) => rebuild.run(reach, out).await,

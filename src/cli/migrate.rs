@@ -90,13 +90,16 @@ impl Migrate {
         if !out.confirm("Move it?", "everything", &Stake::Moderate)? {
             return Ok(Exit::Failed);
         }
-        let mut bar = Progress::new("move");
+        let mut bar = Progress::new(
+            "move",
+            "Ctrl-C breaks it off; run again, it goes on from there",
+        );
         let moving = store::migrate(&file, server, |moved| {
             // A bar that cannot be shown stops nothing.
             let _ = out.progress(&mut bar, moved.done, moved.of, None);
         });
         let moved = moving.await;
-        out.progress_ends(&mut bar)?;
+        out.progress_ends(&bar)?;
         let proof = moved.map_err(|error| {
             Trouble::new(Exit::Conflict, "not_moved", error.to_string())
                 .fact("again", "the same command goes on where it was")

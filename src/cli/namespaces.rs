@@ -121,17 +121,17 @@ pub struct Delete {
 
 impl Delete {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let here = reach.here().await?;
         let namespaces: List<Namespace> = reach.get(NAMESPACES).await?;
         let found = namespaces.items.iter().find(|n| n.name == self.name);
         let Some(namespace) = found else {
-            let message = format!("no namespace {:?}", self.name);
-            let trouble = Trouble::new(Exit::Missing, "no_such_namespace", message);
-            return Err(trouble.fact("all", "hooklane namespaces list").into());
+            let names = namespaces.items.iter().map(|n| n.name.as_str());
+            return Err(Trouble::missing("namespace", self.name.as_str(), names).into());
         };
         out.say(format_args!(
-            "delete namespace {} {}",
+            "delete namespace {}   {}",
             self.name,
-            reach.whereto()
+            reach.planned(&here)
         ))?;
         let hooks = text::counted(namespace.hooks, "hook", "hooks");
         let what = format!("{}, {hooks}", lanes(namespace));
@@ -141,7 +141,9 @@ impl Delete {
             return Ok(Exit::Failed);
         }
         let path = format!("{NAMESPACES}/{}", self.name);
-        let gone: Namespace = reach.call(Method::DELETE, &path, None::<&()>).await?;
+        let gone: Namespace = reach
+            .call_planned(&here, Method::DELETE, &path, None::<&()>)
+            .await?;
         out.say(format_args!("deleted  {}", gone.name))?;
         out.object(&gone)?;
         Ok(Exit::Done)

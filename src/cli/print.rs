@@ -119,11 +119,23 @@ pub struct Columns {
 /// How far something has come, for [`Printer::progress`].
 pub struct Progress {
     name: &'static str,
+    /// What Ctrl-C means, said before the first bar.
+    ctrl_c: String,
     began: Instant,
     /// When something last moved, and how much was done then.
     moved: (Instant, u64),
     said: Option<(Instant, u64)>,
-    is_shown: bool,
+    is_still: bool,
+}
+
+/// What is said of a [`Progress`] at one moment.
+#[derive(Serialize)]
+struct Step {
+    progress: &'static str,
+    done: u64,
+    of: u64,
+    left_ms: Option<u64>,
+    not_moving: Option<String>,
 }
 
 /// No bar for what takes less.
@@ -137,53 +149,77 @@ const STILL: Duration = Duration::from_secs(2);
 
 impl Progress {
     /// Something that begins now.
-    pub fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str, ctrl_c: impl Into<String>) -> Self {
         let now = Instant::now();
         Self {
             name,
+            ctrl_c: ctrl_c.into(),
             began: now,
             moved: (now, 0),
             said: None,
-            is_shown: false,
+            is_still: false,
         }
     }
 
-    fn line(&mut self, done: u64, of: u64, still: Option<&str>, watched: bool) -> Option<String> {
-        let now = Instant::now();
+    /// What is to be said now, if it is time to say something.
+    fn step(
+        &mut self,
+        now: Instant,
+        (done, of): (u64, u64),
+        still: Option<&str>,
+        watched: bool,
+    ) -> Option<Step> {
         if done != self.moved.1 {
             self.moved = (now, done);
         }
+        let was_still = std::mem::replace(&mut self.is_still, now - self.moved.0 > STILL);
         let elapsed = now - self.began;
         let tenth = (of / 10).max(1);
         let is_due = match self.said {
             None => elapsed >= NO_BAR,
             Some(_) if watched => true,
+            Some(_) if self.is_still && !was_still => true,
             Some((at, before)) => now - at >= LINE_EVERY || done / tenth > before / tenth,
         };
         if !is_due {
             return None;
         }
-        (self.said, self.is_shown) = (Some((now, done)), true);
-        if now - self.moved.0 > STILL {
-            let why = still.unwrap_or("the daemon reports no progress");
-            return Some(format!("{} NOT MOVING: {why}", self.name));
-        }
+        self.said = Some((now, done));
         let (done, of) = (done.min(of), of.max(1));
         let rate = done as f64 / elapsed.as_secs_f64();
-        let left = Duration::from_secs_f64(((of - done) as f64 / rate.max(0.1)).min(1e9));
+        let left_ms = (of - done) as f64 / rate.max(1e-9) * 1_000.0;
+        let why = still.unwrap_or("the daemon reports no progress");
+        Some(Step {
+            progress: self.name,
+            done,
+            of,
+            left_ms: (done > 0 && !self.is_still).then_some(left_ms as u64),
+            not_moving: self.is_still.then(|| why.to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, done, of) = (self.progress, self.done, self.of);
+        if let Some(why) = &self.not_moving {
+            return write!(f, "{name:<7} NOT MOVING: {why}");
+        }
+        let left = self.left_ms.map(Duration::from_millis);
+        let left = left.map_or_else(String::new, |left| {
+            format!("   {} left", text::duration(left))
+        });
         let full = usize::try_from(done * 14 / of).unwrap_or(14);
-        Some(format!(
-            "{:<7} [{:#<full$}{:-<rest$}] {:>3}%  {} of {}   {}/s   {} left",
-            self.name,
+        write!(
+            f,
+            "{name:<7} [{:#<full$}{:-<rest$}] {:>3}%  {} of {}{left}",
             "",
             "",
             done * 100 / of,
             text::count(done),
             text::count(of),
-            text::count(rate as u64),
-            text::duration(left),
             rest = 14 - full,
-        ))
+        )
     }
 }
 
@@ -321,22 +357,38 @@ impl Printer {
         of: u64,
         still: Option<&str>,
     ) -> io::Result<()> {
-        let Some(line) = bar.line(done, of, still, self.watched) else {
+        let is_first = bar.said.is_none();
+        let is_bar = self.watched && self.style.output != Output::Jsonl;
+        let Some(step) = bar.step(Instant::now(), (done, of), still, is_bar) else {
             return Ok(());
         };
+        if self.style.output == Output::Jsonl {
+            self.json_line(&step)?;
+            return self.data.flush();
+        }
         if self.style.quiet {
             return Ok(());
         }
-        match self.watched {
-            true => write!(self.talk, "\r\u{1b}[K{}", printable_line(&line))?,
-            false => writeln!(self.talk, "{}", printable_line(&line))?,
+        if is_first && is_bar {
+            writeln!(self.talk, "{:<7} {}", "", printable_line(&bar.ctrl_c))?;
+        }
+        let line = printable_line(&step.to_string()).to_string();
+        match is_bar {
+            // A line that is longer than the terminal would not be taken back by the next one.
+            true => {
+                let room = usize::from(columns(io::stderr())).saturating_sub(1);
+                let line: String = line.chars().take(room).collect();
+                write!(self.talk, "\r\u{1b}[K{line}")?
+            }
+            false => writeln!(self.talk, "{line}")?,
         }
         self.talk.flush()
     }
 
     /// Clears the bar away.
-    pub fn progress_ends(&mut self, bar: &mut Progress) -> io::Result<()> {
-        if bar.is_shown && self.watched && !self.style.quiet {
+    pub fn progress_ends(&mut self, bar: &Progress) -> io::Result<()> {
+        let is_shown = bar.said.is_some() && self.style.output != Output::Jsonl;
+        if is_shown && self.watched && !self.style.quiet {
             write!(self.talk, "\r\u{1b}[K")?;
         }
         self.talk.flush()
@@ -469,10 +521,8 @@ impl Printer {
 
     /// Says what went wrong, for people or as JSON.
     pub fn trouble(&mut self, trouble: &Trouble) -> io::Result<()> {
-        self.data.flush().or_else(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Ok(()),
-            _ => Err(error),
-        })?;
+        // What cannot be shown any more is no reason to hide why.
+        let _ = self.data.flush();
         if matches!(self.style.output, Output::Json | Output::Jsonl) {
             return writeln!(self.talk, "{}", harmless(&trouble_json(trouble)));
         }
@@ -495,12 +545,15 @@ impl Printer {
 /// How wide the terminal is that shows data; one that does not know is taken for 80 columns.
 fn width() -> Option<u16> {
     let stdout = io::stdout();
-    if !stdout.is_terminal() {
-        return None;
+    stdout.is_terminal().then(|| columns(stdout))
+}
+
+fn columns(terminal: impl std::os::fd::AsFd) -> u16 {
+    let size = rustix::termios::tcgetwinsize(&terminal);
+    match size.map_or(0, |size| size.ws_col) {
+        0 => 80,
+        columns => columns,
     }
-    let size = rustix::termios::tcgetwinsize(&stdout);
-    let columns = size.map_or(0, |size| size.ws_col);
-    Some(if columns == 0 { 80 } else { columns })
 }
 
 /// What is said when a question would be needed and cannot be put.
@@ -761,6 +814,32 @@ mod tests {
             "{refused}"
         );
         assert_eq!(ask(agreed(true, None), Some("ship\n")), Ok(true));
+    }
+
+    #[test]
+    fn what_does_not_move_says_why_instead_of_when_and_nobody_reads_too_many_lines() {
+        let mut bar = Progress::new("drain", "");
+        let began = bar.began;
+        let mut said = |ms: u64, done, watched| {
+            let now = began + Duration::from_millis(ms);
+            let step = bar.step(now, (done, 100), Some("no node"), watched);
+            step.map(|step| step.to_string())
+        };
+        assert_eq!(said(900, 10, false), None, "no bar under a second");
+        let line = "drain   [#-------------]  10%  10 of 100   9.9s left";
+        assert_eq!(said(1_100, 10, false).as_deref(), Some(line));
+        assert_eq!(said(1_200, 11, false), None, "less than a tenth more");
+        assert!(said(1_300, 20, false).is_some(), "a tenth more");
+        assert_eq!(said(3_200, 20, false), None);
+        let still = Some("drain   NOT MOVING: no node".to_owned());
+        assert_eq!(said(3_400, 20, false), still);
+        assert_eq!(said(3_500, 20, false), None, "it is said once");
+        assert_eq!(said(3_600, 20, true), still, "a bar is always there");
+        assert!(
+            said(14_000, 20, false).is_some(),
+            "and again after ten seconds"
+        );
+        assert!(said(14_100, 40, true).is_some_and(|line| line.contains("40%")));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::IF_MATCH;
+use http::request::Builder;
 use http::{Method, Request, Response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -16,9 +18,11 @@ use serde::de::DeserializeOwned;
 use super::exit::{Exit, Trouble};
 use super::lock::{self, Lock};
 use crate::admin::Admin;
+use crate::api::Here;
 use crate::client::{self, Client, Followed, Secret, Target};
 use crate::config::{DataDir, LANES_DEFAULT};
 use crate::store::Store;
+use crate::text::printable_line;
 
 /// What the flags and the environment say about where to go.
 pub struct Place {
@@ -125,7 +129,15 @@ impl Reach {
         T: DeserializeOwned,
         B: Serialize,
     {
-        let request = Request::builder().method(method).uri(path);
+        self.ask(Request::builder().method(method).uri(path), body)
+            .await
+    }
+
+    async fn ask<T, B>(&self, request: Builder, body: Option<&B>) -> Result<T, client::Error>
+    where
+        T: DeserializeOwned,
+        B: Serialize,
+    {
         let request = match body {
             None => request.body(Bytes::new()),
             Some(body) => {
@@ -136,6 +148,34 @@ impl Reach {
         };
         let answer = self.exchange(request, Duration::ZERO).await?;
         self.read(&answer)
+    }
+
+    /// Where a plan is made, by whom, and of which configuration.
+    ///
+    /// # Errors
+    /// [`client::Error`]
+    pub async fn here(&self) -> Result<Here, client::Error> {
+        self.get("/v1/admin/here").await
+    }
+
+    /// As [`Reach::call`], refused when the configuration has changed since somebody was `here`.
+    ///
+    /// # Errors
+    /// [`client::Error`]
+    pub async fn call_planned<T, B>(
+        &self,
+        here: &Here,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, client::Error>
+    where
+        T: DeserializeOwned,
+        B: Serialize,
+    {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(IF_MATCH, here.version);
+        self.ask(request, body).await
     }
 
     /// Sends a request as it is; the answer may have any status.
@@ -198,6 +238,18 @@ impl Reach {
                 target @ Target::Tcp { .. } => format!("at {target}"),
             },
             Self::Offline(_) => "in the database, no daemon runs".to_owned(),
+        }
+    }
+
+    /// Where what is planned will be done, and who does it: `on eu-1 (hooklane.sock) as uid 1000`.
+    pub fn planned(&self, here: &Here) -> String {
+        let (node, by) = (printable_line(&here.node), printable_line(&here.by));
+        match self {
+            Self::Daemon(client) => match client.target() {
+                Target::Socket(_) => format!("on {node} (hooklane.sock) as {by}"),
+                target @ Target::Tcp { .. } => format!("on {node} ({target}) as {by}"),
+            },
+            Self::Offline(_) => format!("{} as {by}", self.whereto()),
         }
     }
 

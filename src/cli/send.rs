@@ -182,6 +182,10 @@ impl Send {
         }
         let began = Instant::now();
         let answer = reach.exchange(request.body(body), Duration::ZERO).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            // Operators learn which hook was perhaps meant; senders, only that there is none.
+            let _: Hook = reach.get(&format!("/v1/admin/hooks/{}", self.hook)).await?;
+        }
         Ok(Posted {
             took: began.elapsed(),
             accepted: reach.read(&answer)?,

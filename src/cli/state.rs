@@ -49,7 +49,14 @@ pub fn path(stream: &StreamName, more: &[(&str, Option<String>)]) -> String {
 
 impl Show {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let state: api::State = reach.get(&path(&self.stream, &[])).await?;
+        let state: api::State = match reach.get(&path(&self.stream, &[])).await {
+            Ok(state) => state,
+            Err(error) => {
+                // Operators learn which name was perhaps meant; readers, only that there is none.
+                super::streams::look_up(reach, &self.stream).await?;
+                return Err(error.into());
+            }
+        };
         match out.output() {
             Output::Names => out.line(&self.stream.to_string())?,
             _ if out.object(&state)? => {}

@@ -177,9 +177,10 @@ impl Show {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let mut stream = look_up(reach, &self.stream).await?;
         if let Some(handler) = &self.handler {
+            let handlers = handlers(&stream);
             stream.cursors.retain(|row| row.handler == *handler);
             if stream.cursors.is_empty() {
-                return Err(no_handler(&self.stream).into());
+                return Err(no_handler(&self.stream, handler, &handlers).into());
             }
         }
         let mut facts = vec![
@@ -197,8 +198,27 @@ impl Show {
     }
 }
 
-fn no_handler(stream: &StreamName) -> Trouble {
-    let message = format!("{stream} has no cursor of that handler");
+fn handlers(stream: &Stream) -> Vec<Name> {
+    stream
+        .cursors
+        .iter()
+        .map(|row| row.handler.clone())
+        .collect()
+}
+
+fn no_handler(stream: &StreamName, wanted: &Name, handlers: &[Name]) -> Trouble {
+    let names = || handlers.iter().map(Name::as_str);
+    let all = match handlers {
+        [] => "it has none".to_owned(),
+        _ => format!("it has {}", names().collect::<Vec<_>>().join(", ")),
+    };
+    let meant = text::closest(wanted.as_str(), names());
+    let meant = meant.map(|meant| format!(". Did you mean {meant}?"));
+    let message = format!(
+        "{stream} has no handler {:?}, {all}{}",
+        wanted.as_str(),
+        meant.unwrap_or_default()
+    );
     Trouble::new(Exit::Missing, "no_such_handler", message)
 }
 
@@ -397,20 +417,19 @@ pub struct Skip {
 
 impl Skip {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let here = reach.here().await?;
         let stream = look_up(reach, &self.stream).await?;
-        let wanted = |row: &&StreamRow| match &self.handler {
-            Some(handler) => row.handler == *handler,
-            None => row.handler.as_str() == "reduce",
-        };
+        let handler = self.handler.clone().unwrap_or_else(Name::reduce);
+        let wanted = |row: &&StreamRow| row.handler == handler;
         let Some(row) = stream.cursors.iter().find(wanted) else {
-            return Err(no_handler(&self.stream).into());
+            return Err(no_handler(&self.stream, &handler, &handlers(&stream)).into());
         };
         let event = self.next_of(row)?;
         out.say(format_args!(
-            "skip in {} -> {} {}",
+            "skip in {} -> {}   {}",
             self.stream,
             row.handler,
-            reach.whereto()
+            reach.planned(&here)
         ))?;
         out.facts(&[
             ("  event", format!("{event}, seq {}", row.position.next())),

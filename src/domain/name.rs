@@ -21,6 +21,11 @@ impl Name {
         Self("default".into())
     }
 
+    /// What the reduce handler of every hook is called.
+    pub fn reduce() -> Self {
+        Self("reduce".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

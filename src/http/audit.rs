@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::{FromRequestParts, State};
 use axum::routing::get;
 use http::StatusCode;
+use http::header::IF_MATCH;
 use http::request::Parts;
 use serde::Deserialize;
 
@@ -24,9 +25,11 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/audit", get(audit))
         .route("/v1/admin/why", get(why))
         .route("/v1/admin/doctor", get(doctor))
+        .route("/v1/admin/here", get(here))
 }
 
-/// Somebody who may administrate, as he is noted: every route that changes something asks for him.
+/// Somebody who may administrate, as he is noted: every route that changes something asks for him. One who
+/// says in `If-Match` which version of the configuration his plan was about changes no other.
 pub(super) struct By(pub Actor);
 
 impl FromRequestParts<App> for By {
@@ -41,6 +44,12 @@ impl FromRequestParts<App> for By {
             _ => "socket".to_owned(),
         };
         let by = who(access, parts, app);
+        if let Some(planned) = parts.headers.get(IF_MATCH) {
+            let now = app.admin.here(String::new()).await?.version;
+            if planned.as_bytes() != now.to_string().as_bytes() {
+                return Err(Error::changed());
+            }
+        }
         Ok(Self(Actor { by, from }))
     }
 }
@@ -52,6 +61,11 @@ struct AuditQuery {
     subject: Option<String>,
     after: Option<i64>,
     limit: Option<i64>,
+}
+
+/// Where an operator is.
+async fn here(By(actor): By, State(app): State<App>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.here(actor.by).await?))
 }
 
 /// What this node stands on.

@@ -127,6 +127,15 @@ impl Error {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
+    /// 412 `changed`: the configuration is not the one that the plan was about.
+    pub fn changed() -> Self {
+        let message = "hooks, keys, namespaces or lanes were changed since the plan was made. \
+            Nothing was changed now.";
+        Self::new(StatusCode::PRECONDITION_FAILED, "changed", message)
+            .hint("look again, then decide")
+            .next("hooklane audit list")
+    }
+
     /// 413 `too_large`: the body is longer than `max` bytes.
     pub fn too_large(max: u64) -> Self {
         let message = format!("the body is longer than {max} bytes");
@@ -203,11 +212,16 @@ impl From<admin::Error> for Error {
     fn from(error: admin::Error) -> Self {
         let message = error.to_string();
         match error {
-            admin::Error::Missing { meant, .. } => {
-                let missing = Self::not_found(message);
-                match meant {
-                    Some(meant) => missing.hint(format!("did you mean {meant}?")),
-                    None => missing,
+            admin::Error::Missing { kind, meant, .. } => {
+                let missing = match meant {
+                    Some(meant) => Self::not_found(format!("{message}. Did you mean {meant}?")),
+                    None => Self::not_found(message),
+                };
+                match kind {
+                    "hook" | "lane" | "key" | "namespace" => {
+                        missing.next(format!("hooklane {kind}s list"))
+                    }
+                    _ => missing,
                 }
             }
             admin::Error::Exists { .. } => Self::conflict("exists", message),
@@ -303,6 +317,7 @@ mod tests {
             ),
             (Error::too_slow(), 408, Some(("connection", "close"))),
             (Error::conflict("exists", "x"), 409, None),
+            (Error::changed(), 412, None),
             (Error::too_large(9), 413, Some(("connection", "close"))),
             (Error::encoded(), 415, Some(("connection", "close"))),
             (Error::unprocessable("ordering_key", "x"), 422, None),

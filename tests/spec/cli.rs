@@ -275,7 +275,7 @@ fn a_misspelled_name_is_recognised() {
     home.out(&["hooks", "create", "billing"]);
     let (code, text) = home.err(&["hooks", "show", "biling"]);
     assert_eq!(code, 5);
-    assert!(text.contains("did you mean billing?"), "{text}");
+    assert!(text.contains("Did you mean billing?"), "{text}");
     let (code, _) = home.err(&["keys", "revoke", "k_00000000", "--yes"]);
     assert_eq!(code, 5);
 }

@@ -30,6 +30,7 @@ mod redis;
 mod redis_server;
 mod refused;
 mod resize;
+mod session;
 mod shipped;
 mod status;
 mod stops;

@@ -208,13 +208,13 @@ async fn why_says_what_stands_in_the_way_and_what_ends_it(setup: Setup) {
 
     let (code, text) = ended(&world, &["why", "order/a"]);
     assert!(
-        code == Some(5) && text.contains("did you mean orders?"),
+        code == Some(5) && text.contains("Did you mean orders?"),
         "{text}"
     );
     send(&world, "customer-7");
     let (code, text) = ended(&world, &["why", "orders/customer-8"]);
     assert!(
-        code == Some(5) && text.contains("did you mean orders/customer-7?"),
+        code == Some(5) && text.contains("Did you mean orders/customer-7?"),
         "{text}"
     );
     assert_eq!(

@@ -250,7 +250,13 @@ fn a_drain_does_not_wait_for_a_paused_hook(setup: Setup) {
     post(&world, "orders/a");
     post(&world, "bills/a");
     home.run(&[
-        "lanes", "drain", "--all", "--yes", "--wait", "--within", "20s",
+        "lanes",
+        "drain",
+        "--all",
+        "--yes",
+        "--wait",
+        "--timeout",
+        "20s",
     ]);
     let (lanes, _) = ask(
         home,

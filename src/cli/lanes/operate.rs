@@ -2,16 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use clap::{Args, value_parser};
+use clap::Args;
 use http::Method;
 
 use crate::api::{Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec, Stopped};
-use crate::cli::print::Stake;
+use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer, Trouble};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
-use crate::domain::time::parse_duration;
 use crate::text;
 
 const RESIZE: &str = "/v1/admin/lanes/resize";
@@ -19,21 +18,19 @@ const RESIZE: &str = "/v1/admin/lanes/resize";
 /// How often it is looked how far it has come.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// After how long without progress it is said why.
-const STILL: Duration = Duration::from_secs(2);
-
 /// Change the number of lanes while events keep flowing in order
 ///
 /// Examples:
 ///   hooklane lanes resize 16
 ///   hooklane lanes resize 16 --expect 8 --yes
 ///   hooklane lanes resize 4 --dry-run
+///   hooklane lanes resize 4 --drain-first --timeout 5m
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Grow {
     /// New number of lanes
-    #[arg(value_name = "COUNT", value_parser = value_parser!(u16).range(1..=i64::from(LANES_MAX)))]
-    lanes: u16,
+    #[arg(value_name = "COUNT", allow_negative_numbers = true)]
+    lanes: i64,
     /// Which namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
@@ -52,19 +49,22 @@ pub struct Grow {
     /// Return when it has begun
     #[arg(long)]
     no_wait: bool,
-    /// How long to wait for it, such as 5m [default: for ever]
-    #[arg(long = "within", value_name = "DURATION", value_parser = parse_duration)]
-    within: Option<Duration>,
     /// Why, for the others
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
 
 impl Grow {
-    pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    pub(super) async fn run(
+        self,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
+        let here = reach.here().await?;
         let mut spec = ResizeSpec {
             namespace: self.namespace.clone(),
-            lanes: self.lanes,
+            lanes: self.count()?,
             expect: self.expect,
             generation: None,
             dry_run: true,
@@ -78,11 +78,11 @@ impl Grow {
             return Ok(Exit::Done);
         }
         out.say(format_args!(
-            "lanes of {}: {} -> {} {}",
+            "lanes of {}: {} -> {}   {}",
             plan.namespace,
             plan.from,
             plan.to,
-            reach.whereto()
+            reach.planned(&here)
         ))?;
         out.facts(&facts(&plan, self.drain_first))?;
         if self.dry_run {
@@ -99,24 +99,43 @@ impl Grow {
         let begun: Resize = reach.call(Method::POST, RESIZE, Some(&spec)).await?;
         let ended = match self.no_wait {
             true => Exit::Done,
-            false => self.watch(&begun, reach, out).await?,
+            false => self.watch(&begun, reach, limit, out).await?,
         };
         out.object(&begun)?;
         Ok(ended)
+    }
+
+    /// The number of lanes that is asked for.
+    pub(super) fn count(&self) -> Result<u16, Trouble> {
+        let count = u16::try_from(self.lanes).ok();
+        count
+            .filter(|count| (1..=LANES_MAX).contains(count))
+            .ok_or_else(|| {
+                let message = format!("lane count is 1 to {LANES_MAX}, got {}", self.lanes);
+                Trouble::new(Exit::Usage, "lane_count", message)
+                    .fact("to stop and keep everything", "hooklane lanes pause --all")
+            })
     }
 
     async fn watch(
         &self,
         begun: &Resize,
         reach: &Reach,
+        limit: Option<Duration>,
         out: &mut Printer,
     ) -> anyhow::Result<Exit> {
         let began = Instant::now();
         let path = with_query(RESIZE, &[("namespace", Some(self.namespace.to_string()))]);
-        let (mut moved, mut seen, mut told) = (began, (0, None), false);
+        let back = format!(
+            "hooklane lanes resize {} --namespace {}",
+            begun.from, begun.namespace
+        );
+        let ctrl_c = format!("Ctrl-C stops watching, the resize goes on. Back: {back}");
+        let mut bar = Progress::new("resize", ctrl_c);
         loop {
             let now: ResizeProgress = reach.get(&path).await?;
             if !now.under_way {
+                out.progress_ends(&bar)?;
                 let took = text::duration(began.elapsed());
                 out.say(format_args!(
                     "resize  done in {took}: {} lanes, generation {}",
@@ -124,21 +143,18 @@ impl Grow {
                 ))?;
                 return Ok(Exit::Done);
             }
-            if seen != (now.sealed, now.waits_for.clone()) {
-                seen = (now.sealed, now.waits_for.clone());
-                (moved, told) = (Instant::now(), false);
-            }
-            if moved.elapsed() > STILL && !told {
-                let why = now.waits_for.clone().unwrap_or_default();
-                out.say(format_args!("resize  NOT MOVING: {why}"))?;
-                told = true;
-            }
-            if self.within.is_some_and(|within| began.elapsed() > within) {
-                let message = format!("{} of {} lanes are sealed", now.sealed, now.of);
+            let (sealed, of) = (u64::from(now.sealed), u64::from(now.of));
+            out.progress(&mut bar, sealed, of, now.waits_for.as_deref())?;
+            if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
+                out.progress_ends(&bar)?;
+                let limit = text::duration(limit);
+                let message = format!(
+                    "{} is not resized after {limit}: {sealed} of {of} lanes sealed; it goes on",
+                    begun.namespace
+                );
                 let trouble = Trouble::new(Exit::Unfinished, "not_done", message)
                     .fact("why", now.waits_for.unwrap_or_default())
-                    .fact("next", "the resize goes on")
-                    .fact("back", format!("hooklane lanes resize {}", begun.from));
+                    .fact("back", back);
                 return Err(trouble.into());
             }
             tokio::time::sleep(LOOK).await;
@@ -161,12 +177,15 @@ fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
         text::count(plan.moves),
         text::counted(plan.streams, "stream", "streams")
     );
-    let helps = format!(
-        "of {} the fullest lane has {} now, {} after",
-        text::counted(plan.backlog, "waiting event", "waiting events"),
-        text::count(plan.fullest_lane),
-        text::count(plan.fullest_lane_after)
-    );
+    let helps = match plan.backlog {
+        0 => "no event waits now".to_owned(),
+        waiting => format!(
+            "of {} the fullest lane has {} now, {} after",
+            text::counted(waiting, "waiting event", "waiting events"),
+            text::count(plan.fullest_lane),
+            text::count(plan.fullest_lane_after)
+        ),
+    };
     let mut facts = vec![("  how", how), ("  split", split), ("  helps", helps)];
     if plan.set_aside > 0 {
         let cursors = text::counted(plan.set_aside, "cursor", "cursors");
@@ -211,7 +230,13 @@ impl Which {
         reach: &Reach,
         out: &mut Printer,
     ) -> anyhow::Result<Option<Stopped>> {
+        let here = reach.here().await?;
         if self.all && verb != "resume" {
+            let place = reach.planned(&here);
+            out.say(format_args!(
+                "{verb} every lane of {}   {place}",
+                self.namespace
+            ))?;
             let question = format!("{verb} every lane of {}?", self.namespace);
             if !out.confirm(&question, &format!("{verb} all lanes"), &Stake::Moderate)? {
                 return Ok(None);
@@ -223,7 +248,9 @@ impl Which {
             reason: self.reason.clone(),
         };
         let path = format!("/v1/admin/lanes/{verb}");
-        let stopped: Stopped = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let stopped: Stopped = reach
+            .call_planned(&here, Method::POST, &path, Some(&spec))
+            .await?;
         if !stopped.waits_for.is_empty() {
             let nodes = stopped.waits_for.join(", ");
             out.say(format_args!(
@@ -238,10 +265,26 @@ impl Which {
             true => "--all".to_owned(),
             false => self.lanes.join(" "),
         };
-        format!(
-            "hooklane lanes resume {lanes} --namespace {}",
-            self.namespace
-        )
+        match self.namespace == Name::default_namespace() {
+            true => format!("hooklane lanes resume {lanes}"),
+            false => format!(
+                "hooklane lanes resume {lanes} --namespace {}",
+                self.namespace
+            ),
+        }
+    }
+
+    /// Those lanes, as they are now.
+    async fn look(&self, reach: &Reach) -> anyhow::Result<Vec<Lane>> {
+        let namespace = Some(self.namespace.to_string());
+        let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
+        let mut lanes: List<Lane> = reach.get(&path).await?;
+        let is_meant = |lane: &Lane| {
+            let mut named = self.lanes.iter();
+            self.all || named.any(|name| *name == lane.lane || *name == lane.index.to_string())
+        };
+        lanes.items.retain(is_meant);
+        Ok(lanes.items)
     }
 }
 
@@ -298,7 +341,8 @@ impl Resume {
 /// Process what waits now, keep what comes later until resume
 ///
 /// Examples:
-///   hooklane lanes drain --all --yes --wait --within 5m
+///   hooklane lanes drain 2 --wait --timeout 5m
+///   hooklane lanes drain --all --yes --wait
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Drain {
@@ -307,21 +351,43 @@ pub struct Drain {
     /// Return when it is done
     #[arg(long)]
     wait: bool,
-    /// How long to wait for it, such as 5m [default: for ever]
-    #[arg(long = "within", value_name = "DURATION", value_parser = parse_duration)]
-    within: Option<Duration>,
+    /// Say how much waits and stop
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Drain {
-    pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    pub(super) async fn run(
+        self,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
+        let lanes = self.which.look(reach).await?;
+        let which = match &lanes[..] {
+            [lane] => lane.lane.clone(),
+            lanes => text::counted(lanes.len() as u64, "lane", "lanes"),
+        };
+        let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
+        out.say(format_args!(
+            "drain {which}: {} waiting now, of {}; later ones are kept until resume",
+            text::count(sum(|lane| lane.backlog)),
+            text::counted(sum(|lane| lane.cursors), "cursor", "cursors")
+        ))?;
+        // A name that is none of theirs is for the daemon to refuse.
+        if self.dry_run && (self.which.all || lanes.len() == self.which.lanes.len()) {
+            out.object(&lanes)?;
+            return Ok(Exit::Done);
+        }
         let Some(stopped) = self.which.call("drain", reach, out).await? else {
             return Ok(Exit::Failed);
         };
-        out.say(format_args!("drain  {}", stopped.lanes.join(" ")))?;
-        out.facts(&[("back", self.which.back())])?;
         let ended = match self.wait {
-            true => self.watch(&stopped, reach, out).await?,
-            false => Exit::Done,
+            true => self.watch(&stopped, reach, limit, out).await?,
+            false => {
+                out.facts(&[("back", self.which.back())])?;
+                Exit::Done
+            }
         };
         out.object(&stopped)?;
         Ok(ended)
@@ -331,46 +397,57 @@ impl Drain {
         &self,
         stopped: &Stopped,
         reach: &Reach,
+        limit: Option<Duration>,
         out: &mut Printer,
     ) -> anyhow::Result<Exit> {
         let began = Instant::now();
-        let namespace = Some(self.which.namespace.to_string());
-        let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
-        let (mut moved, mut seen, mut told) = (began, u64::MAX, false);
+        let back = self.which.back();
+        let ctrl_c = format!("Ctrl-C stops watching, the drain goes on. Back: {back}");
+        let mut bar = Progress::new("drain", ctrl_c);
+        let mut most = 0;
         loop {
-            let lanes: List<Lane> = reach.get(&path).await?;
-            let lanes = lanes
-                .items
-                .iter()
-                .filter(|lane| stopped.lanes.contains(&lane.lane));
-            let still: Vec<_> = lanes
-                .filter(|lane| lane.state != LaneState::Drained)
-                .collect();
+            let mut lanes = self.which.look(reach).await?;
+            lanes.retain(|lane| stopped.lanes.contains(&lane.lane));
+            let drained = |lane: &&Lane| lane.state == LaneState::Drained;
+            let still: Vec<_> = lanes.iter().filter(|lane| !drained(lane)).collect();
             if still.is_empty() {
+                out.progress_ends(&bar)?;
                 let took = text::duration(began.elapsed());
+                let kept = text::count(lanes.iter().map(|lane| lane.backlog).sum());
                 out.say(format_args!(
-                    "drain  done in {took}. Go on: {}",
-                    self.which.back()
+                    "drain   done in {took}: 0 left, {kept} kept. Go on: {back}"
                 ))?;
                 return Ok(Exit::Done);
             }
-            let left = still.iter().filter_map(|lane| lane.left).sum();
-            if left != seen {
-                (moved, seen, told) = (Instant::now(), left, false);
-            }
-            if moved.elapsed() > STILL && !told {
-                out.say(format_args!("drain  NOT MOVING: {}", stands(&still, left)))?;
-                told = true;
-            }
-            if self.within.is_some_and(|within| began.elapsed() > within) {
-                let message = format!("{} are not drained: {left} left", still.len());
-                let trouble = Trouble::new(Exit::Unfinished, "not_drained", message)
-                    .fact("why", stands(&still, left))
-                    .fact("undo", self.which.back());
-                return Err(trouble.into());
+            let left: u64 = still.iter().filter_map(|lane| lane.left).sum();
+            most = most.max(left);
+            let why = stands(&still, left);
+            out.progress(&mut bar, most - left, most, Some(&why))?;
+            if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
+                out.progress_ends(&bar)?;
+                return Err(self.not_drained(&still, left, most - left, limit).into());
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    fn not_drained(&self, still: &[&Lane], left: u64, done: u64, limit: Duration) -> Trouble {
+        let lanes = match still {
+            [lane] => format!("{} is", lane.lane),
+            lanes => format!("{} lanes are", lanes.len()),
+        };
+        let message = format!(
+            "{lanes} not drained after {}: {} done, {} left",
+            text::duration(limit),
+            text::count(done),
+            text::count(left)
+        );
+        let mut trouble =
+            Trouble::new(Exit::Unfinished, "not_drained", message).fact("why", stands(still, left));
+        if let Some(worst) = still.iter().find_map(|lane| lane.worst.as_ref()) {
+            trouble = trouble.fact("look", format!("hooklane why {}", worst.stream));
+        }
+        trouble.fact("undo", self.which.back())
     }
 }
 
@@ -379,6 +456,7 @@ fn stands(lanes: &[&Lane], left: u64) -> String {
     if let Some(lane) = lanes.iter().find(|lane| lane.state == LaneState::NoOwner) {
         return format!("{} has no node", lane.lane);
     }
+    let left = text::count(left);
     match lanes.iter().find_map(|lane| lane.worst.as_ref()) {
         Some(worst) => format!(
             "{left} left; {} -> {} is {} ({})",

@@ -56,6 +56,7 @@ impl Again {
         if let (Some(stream), Some(to)) = (&self.stream, self.to_seq) {
             return show(stream, to, reach, out).await;
         }
+        let here = reach.here().await?;
         let specs = self.specs(reach).await?;
         let mut plans = Vec::new();
         for spec in &specs {
@@ -66,7 +67,7 @@ impl Again {
             let plan: Rebuild = reach.call(Method::POST, REBUILDS, Some(&spec)).await?;
             plans.push(plan);
         }
-        self.explain(&plans, reach, out)?;
+        self.explain(&plans, &reach.planned(&here), out)?;
         if self.dry_run {
             out.object(&plans)?;
             return Ok(Exit::Done);
@@ -76,7 +77,9 @@ impl Again {
         }
         let mut ended = Vec::new();
         for spec in &specs {
-            let begun: Rebuild = reach.call(Method::POST, REBUILDS, Some(spec)).await?;
+            let begun: Rebuild = reach
+                .call_planned(&here, Method::POST, REBUILDS, Some(spec))
+                .await?;
             ended.push(match self.no_wait {
                 true => begun,
                 false => watch(begun, reach, out).await?,
@@ -111,14 +114,13 @@ impl Again {
         })
     }
 
-    fn explain(&self, plans: &[Rebuild], reach: &Reach, out: &mut Printer) -> anyhow::Result<()> {
+    fn explain(&self, plans: &[Rebuild], place: &str, out: &mut Printer) -> anyhow::Result<()> {
         let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let verb = if self.check { "check" } else { "rebuild" };
         out.say(format_args!(
-            "{verb} the state of {}: fold its events again from seq 1   {}",
-            self.whose(),
-            reach.whereto()
+            "{verb} the state of {}: fold its events again from seq 1   {place}",
+            self.whose()
         ))?;
         let amount = format!(
             "{}, {}",
@@ -151,7 +153,11 @@ impl Again {
     fn agreed(&self, plans: &[Rebuild], out: &mut Printer) -> anyhow::Result<bool> {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
-        let what = format!("{} streams, {} events", count(streams), count(events));
+        let what = format!(
+            "{}, {}",
+            counted(streams, "stream", "streams"),
+            counted(events, "event", "events")
+        );
         let question = format!("Rebuild the state of {}?", self.whose());
         let stake = match &self.stream {
             None => Stake::Severe("all".to_owned()),
@@ -194,14 +200,14 @@ async fn watch(begun: Rebuild, reach: &Reach, out: &mut Printer) -> anyhow::Resu
     };
     let path = format!("{REBUILDS}/{id}");
     let began = Instant::now();
-    let mut bar = Progress::new("fold");
+    let mut bar = Progress::new("fold", "Ctrl-C stops watching, the rebuild goes on");
     let mut now = begun;
     while now.state == "running" {
         out.progress(&mut bar, now.events_done, now.events, None)?;
         tokio::time::sleep(LOOK).await;
         now = reach.get(&path).await?;
     }
-    out.progress_ends(&mut bar)?;
+    out.progress_ends(&bar)?;
     tell(&now, began.elapsed(), out)?;
     Ok(now)
 }
