@@ -97,15 +97,18 @@ fn limit(spec: &api::KeySpec) -> Result<Option<Limit>, Error> {
 
 fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api::Key {
     let now = Timestamp::now();
+    let hook = match key.scope {
+        Scope::Hook(hook) => Some(hooks.get(&hook)),
+        Scope::All => None,
+    };
+    // A key of a hook that is gone opens nothing, and nothing will bring that hook back.
+    let is_orphan = hook == Some(None);
     let (last_used_at, last_used_from) = used.map(|last| (last.at, last.from)).unzip();
     api::Key {
         id: key.id,
         name: key.name.clone(),
         kind: key.kind,
-        hook: match key.scope {
-            Scope::Hook(hook) => hooks.get(&hook).cloned(),
-            Scope::All => None,
-        },
+        hook: hook.flatten().cloned(),
         created_at: key.created_at,
         last_used_at,
         last_used_from,
@@ -114,8 +117,8 @@ fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api
         rate: key.limit.map(|limit| limit.rate),
         burst: key.limit.map(|limit| limit.burst),
         state: match key.is_live(now) {
+            _ if is_orphan || key.revoked_at.is_some() => api::KeyState::Revoked,
             true => api::KeyState::Ok,
-            false if key.revoked_at.is_some() => api::KeyState::Revoked,
             false => api::KeyState::Expired,
         },
     }

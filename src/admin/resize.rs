@@ -90,7 +90,14 @@ impl Admin {
         let waiting = self.store.waiting(&set.namespace).await?;
         let size = self.store.namespace_size(set, to).await?;
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        let lanes = self.lanes(&set.namespace).await?;
+        let busiest = lanes.iter().filter_map(|lane| lane.busy);
+        let busiest = busiest.max_by(f64::total_cmp);
+        // As if its streams were even: what a lane has it shares with those it is divided into.
+        let after = |busy: f64| (busy * f64::from(set.lanes) / f64::from(to)).min(1.0);
         Ok(api::Resize {
+            busiest,
+            busiest_after: busiest.map(after),
             namespace: set.namespace.clone(),
             from: set.lanes,
             to,

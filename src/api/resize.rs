@@ -53,6 +53,12 @@ pub struct Resize {
     pub moves: u64,
     /// Cursors that are set aside, which move as they are.
     pub set_aside: u64,
+    /// The share of time with a turn running, 0 to 1, in the busiest lane.
+    #[serde(default)]
+    pub busiest: Option<f64>,
+    /// About the same, had the resize been done.
+    #[serde(default)]
+    pub busiest_after: Option<f64>,
     /// Events that wait.
     pub backlog: u64,
     /// Those of them in the fullest lane.

@@ -113,6 +113,11 @@ impl Bench {
         ))?;
         let measured = self.measure(&name, client.target(), reach).await;
         let removed = remove(&name, reach).await;
+        if removed.is_err() {
+            out.say(format_args!(
+                "left      hooklane hooks delete {name}, then hooklane namespaces delete {name}"
+            ))?;
+        }
         let summary = measured?;
         removed?;
         tell(&summary, out)?;
@@ -237,7 +242,7 @@ async fn make(name: &Name, target: &Target, reach: &Reach) -> anyhow::Result<Opt
     Ok(Some(Secret::parse(&made.text)?))
 }
 
-/// Deletes what was made: the keys of a hook go with it.
+/// Deletes what was made; the key of a hook that is gone opens nothing.
 async fn remove(name: &Name, reach: &Reach) -> anyhow::Result<()> {
     for path in ["hooks", "namespaces"].map(|kind| format!("/v1/admin/{kind}/{name}")) {
         let request = Request::delete(path).body(Bytes::new());

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use http::StatusCode;
 
 use super::lock;
-use crate::client;
+use crate::client::{self, Target};
 use crate::config;
 use crate::domain::key::Malformed;
 use crate::text::closest;
@@ -98,7 +98,13 @@ impl From<client::Error> for Trouble {
         let message = error.to_string();
         match error {
             Error::Url(..) => Self::new(Exit::Usage, "url", message),
-            Error::Unreachable { .. } => Self::new(Exit::Unreachable, "no_daemon", message),
+            Error::Unreachable { target, .. } => {
+                let trouble = Self::new(Exit::Unreachable, "no_daemon", message);
+                match target {
+                    Target::Socket(_) => trouble,
+                    Target::Tcp { .. } => trouble.fact("check", format!("curl {target}/healthz")),
+                }
+            }
             Error::TimedOut { .. } => {
                 Self::new(Exit::Unreachable, "timed_out", message).fact("longer", "--timeout 30s")
             }

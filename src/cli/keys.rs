@@ -81,10 +81,10 @@ impl Row for Key {
 }
 
 fn scope(key: &Key) -> String {
-    match (&key.hook, key.kind) {
-        (Some(hook), _) => hook.to_string(),
-        (None, Kind::Admin) => "-".to_owned(),
-        (None, _) => "all".to_owned(),
+    match (&key.hook, key.kind, key.state) {
+        (Some(hook), ..) => hook.to_string(),
+        (None, Kind::Admin, _) | (None, _, KeyState::Revoked) => "-".to_owned(),
+        (None, ..) => "all".to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::exit::{Exit, Trouble};
 use super::table::{self, Sheet};
@@ -455,9 +456,17 @@ impl Printer {
         writeln!(self.talk, "{}", printable(&text.to_string()))
     }
 
-    /// Says aligned facts.
+    /// Says aligned facts, each in its own column also where a terminal is narrow.
     pub fn facts(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
-        for line in aligned(facts) {
+        let room = self.watched.then(|| usize::from(columns(io::stderr())));
+        let widest = facts.iter().map(|(label, _)| label.len()).max();
+        let room = room.map(|room| room.saturating_sub(widest.unwrap_or(0) + 2));
+        let folded = |text: &String| match room {
+            Some(room) => folded(text, room),
+            None => text.clone(),
+        };
+        let facts = facts.iter().map(|(label, text)| (*label, folded(text)));
+        for line in aligned(&facts.collect::<Vec<_>>()) {
             self.say(format_args!("{line}"))?;
         }
         Ok(())
@@ -603,6 +612,32 @@ pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The text in lines of so many columns, broken between words; a command stays whole, to be copied.
+fn folded(text: &str, room: usize) -> String {
+    if text.starts_with("hooklane ") {
+        return text.to_owned();
+    }
+    let mut folded = String::with_capacity(text.len());
+    let mut used = 0;
+    for word in text.split(' ') {
+        let wide = word.width();
+        match used {
+            0 => {}
+            _ if used + 1 + wide > room => {
+                folded.push('\n');
+                used = 0;
+            }
+            _ => {
+                folded.push(' ');
+                used += 1;
+            }
+        }
+        folded.push_str(word);
+        used += wide;
+    }
+    folded
 }
 
 /// JSON with everything escaped that a terminal would act on. It can only stand inside of strings,
@@ -840,6 +875,16 @@ mod tests {
             "and again after ten seconds"
         );
         assert!(said(14_100, 40, true).is_some_and(|line| line.contains("40%")));
+    }
+
+    #[test]
+    fn a_long_text_is_broken_between_words_and_a_command_is_not() {
+        assert_eq!(folded("one two  three four", 9), "one two \nthree\nfour");
+        assert_eq!(folded("unbreakable", 4), "unbreakable");
+        assert_eq!(
+            folded("hooklane lanes resume 3", 9),
+            "hooklane lanes resume 3"
+        );
     }
 
     #[test]

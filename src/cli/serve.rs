@@ -257,7 +257,7 @@ async fn start(
 }
 
 /// How long a server that does not answer is waited for: it may be starting, as this node is.
-const SERVER_WAIT: Duration = Duration::from_secs(12);
+const SERVER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long after one try the next one comes.
 const TRY_EVERY: Duration = Duration::from_secs(2);

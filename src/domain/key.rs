@@ -4,6 +4,7 @@
 //! look-up; it proves nothing. What is stored is the SHA-256 of the whole: the secret has over 170
 //! bits, so a slow hash would only invite overload.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use rand::RngExt as _;
@@ -149,11 +150,21 @@ pub enum Malformed {
     #[error("that is not a hooklane key: keys begin with hl_w_, hl_r_ or hl_a_")]
     NoKey,
     /// It begins like one, but is not whole.
-    #[error(
-        "that is not a whole hooklane key: the checksum does not match, cut off when copied? \
-         It has {0} of {KEY_LEN} characters"
-    )]
+    #[error("that is not a whole hooklane key: the checksum does not match, {}", guess(*.0))]
     Damaged(usize),
+}
+
+/// What may have happened to a key of so many characters.
+fn guess(characters: usize) -> String {
+    match characters.cmp(&KEY_LEN) {
+        Ordering::Less => {
+            format!("cut off when copied? It has {characters} of {KEY_LEN} characters")
+        }
+        Ordering::Equal => "mistyped?".to_owned(),
+        Ordering::Greater => {
+            format!("copied with something else? It has {characters} characters, not {KEY_LEN}")
+        }
+    }
 }
 
 impl Presented {

@@ -190,13 +190,12 @@ impl FromRequestParts<App> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
         match of_parts(parts, app)? {
             access if access.may_admin() => Ok(Self),
-            Access::Nobody => Err(Error::unauthorized()),
-            Access::Key { kind, .. } => Err(Error::forbidden(format!(
-                "a {} key may not do this",
-                kind.word()
-            ))
-            .hint("needs an admin key, or the socket on the machine of the daemon")),
-            Access::Socket => Err(Error::unauthorized()),
+            Access::Nobody | Access::Socket => Err(Error::unauthorized()),
+            access @ Access::Key { kind, .. } => {
+                let (key, kind) = (who(access, parts, app), kind.word());
+                Err(Error::forbidden(format!("{key} ({kind}) may not do this"))
+                    .hint("needs an admin key, or the socket on the machine of the daemon"))
+            }
         }
     }
 }

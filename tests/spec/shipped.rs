@@ -97,6 +97,38 @@ fn no_help_shows_the_value_of_an_environment_variable_and_no_flag_takes_a_key() 
 }
 
 #[test]
+fn no_help_and_no_error_tells_a_secret() {
+    const SECRET: &str = "s3cr3ts3cr3t";
+    let data = tempfile::tempdir().unwrap();
+    let url = |scheme: &str| format!("{scheme}://user:{SECRET}@127.0.0.1:1/0");
+    let said = |args: &[&str]| {
+        let mut call = Command::new(env!("CARGO_BIN_EXE_hooklane"));
+        call.args(args).env_clear().env("HOME", data.path());
+        call.env("HOOKLANE_KEY", format!("hl_w_{SECRET}"));
+        call.env("HOOKLANE_DATABASE", url("postgres"));
+        call.env("HOOKLANE_REDIS", url("redis"));
+        let ended = call.output().unwrap();
+        let said = [ended.stdout, ended.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains(SECRET), "{args:?}: {said}");
+        said
+    };
+    walk(&tree(), "", &mut |_, words| {
+        let help: Vec<_> = words.split_whitespace().chain(["--help"]).collect();
+        assert!(said(&help).contains("Usage:"), "{help:?}");
+    });
+    for call in [
+        &["doctor"][..],
+        &["doctor", "-o", "json"],
+        &["serve", "--listen", "nowhere"],
+        &["hooks", "list", "--url", "http://127.0.0.1:1"],
+        &["send", "hello", "--url", "http://127.0.0.1:1"],
+    ] {
+        said(call);
+    }
+}
+
+#[test]
 fn every_command_says_what_it_is_for_and_every_verb_has_an_example() {
     walk(&tree(), "hooklane", &mut |command, words| {
         let about = command.get_about().map(ToString::to_string);

@@ -91,7 +91,7 @@ impl Grow {
         }
         let question = format!("Resize {} to {} lanes?", plan.namespace, plan.to);
         let what = format!("{} -> {} lanes", plan.from, plan.to);
-        if !out.confirm(&question, &what, &Stake::Moderate)? {
+        if !out.confirm(&question, &what, &stake(&plan))? {
             return Ok(Exit::Failed);
         }
         spec.dry_run = false;
@@ -162,6 +162,18 @@ impl Grow {
     }
 }
 
+/// A lane that is busier than this keeps up with no spike.
+const TOO_BUSY: f64 = 0.9;
+
+/// Fewer lanes, too few for what comes now, want more than a yes.
+fn stake(plan: &Resize) -> Stake {
+    let is_too_busy = plan.busiest_after.is_some_and(|busy| busy > TOO_BUSY);
+    match is_too_busy && plan.to < plan.from {
+        true => Stake::Severe(plan.to.to_string()),
+        false => Stake::Moderate,
+    }
+}
+
 fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
     let (from, next) = (plan.generation, plan.generation + 1);
     let how = match drain_first {
@@ -177,10 +189,19 @@ fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
         text::count(plan.moves),
         text::counted(plan.streams, "stream", "streams")
     );
+    let percent = |busy: f64| format!("{:.0}%", busy * 100.0);
+    let busiest = plan.busiest.zip(plan.busiest_after).map(|(now, after)| {
+        format!(
+            "busiest lane {} -> about {}; ",
+            percent(now),
+            percent(after)
+        )
+    });
+    let busiest = busiest.unwrap_or_default();
     let helps = match plan.backlog {
-        0 => "no event waits now".to_owned(),
+        0 => format!("{busiest}no event waits now"),
         waiting => format!(
-            "of {} the fullest lane has {} now, {} after",
+            "{busiest}of {} the fullest lane has {} now, {} after",
             text::counted(waiting, "waiting event", "waiting events"),
             text::count(plan.fullest_lane),
             text::count(plan.fullest_lane_after)
@@ -463,5 +484,31 @@ fn stands(lanes: &[&Lane], left: u64) -> String {
             worst.stream, worst.handler, worst.condition, worst.result
         ),
         None => format!("{left} left"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_too_few_for_what_comes_are_typed_out() {
+        let stake = |from: u16, to: u16, busiest_after: f64| {
+            let plan = serde_json::json!({
+                "namespace": "default", "from": from, "to": to, "generation": 1,
+                "next_generation": null, "streams": 9, "moves": 9, "set_aside": 0,
+                "busiest": 0.5, "busiest_after": busiest_after, "backlog": 0,
+                "fullest_lane": 0, "fullest_lane_after": 0, "fullest_stream": 0,
+                "in_the_way": []});
+            super::stake(&serde_json::from_value(plan).unwrap())
+        };
+        assert_eq!(stake(8, 4, 0.95), Stake::Severe("4".to_owned()));
+        assert_eq!(stake(8, 4, 0.8), Stake::Moderate);
+        assert_eq!(
+            stake(4, 8, 0.95),
+            Stake::Moderate,
+            "more of them make it better"
+        );
     }
 }

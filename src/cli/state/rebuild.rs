@@ -119,7 +119,7 @@ impl Again {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let verb = if self.check { "check" } else { "rebuild" };
         out.say(format_args!(
-            "{verb} the state of {}: fold its events again from seq 1   {place}",
+            "{verb} the state of {}   {place}",
             self.whose()
         ))?;
         let amount = format!(
@@ -129,9 +129,9 @@ impl Again {
         );
         let meanwhile = "events are accepted, the live state stays readable and goes on folding";
         let how = match self.check {
-            true => "folds beside the live state and compares; nothing is changed",
+            true => "folds from seq 1 beside the live state and compares; nothing is changed",
             false => {
-                "folds beside the live state; a stream switches in the commit in which the new fold reaches it"
+                "folds from seq 1 beside the live state; a stream switches in the commit in which the new fold reaches it"
             }
         };
         out.facts(&[
