@@ -162,6 +162,14 @@ impl Queue {
         hints.map(|(_, hint)| hint).collect()
     }
 
+    /// Whether a hint waits for a cursor other than this one.
+    pub fn has_other(&self, cursor: CursorId) -> bool {
+        let queue = self.hints.lock();
+        queue
+            .as_ref()
+            .is_some_and(|hints| hints.len() > usize::from(hints.contains_key(&cursor)))
+    }
+
     /// Waits until something was pushed since the last wait.
     pub async fn poked(&self) {
         self.poke.notified().await;
@@ -209,6 +217,17 @@ mod tests {
             .collect();
         assert_eq!(seen, [(1, 3, Behind::More(2)), (2, 6, Behind::More(1))]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_hint_of_the_same_cursor_is_no_other() {
+        let queue = Queue::default();
+        let cursor = hint(1, 5).cursor;
+        assert!(!queue.has_other(cursor));
+        queue.push(vec![hint(1, 5)]).unwrap();
+        assert!(!queue.has_other(cursor));
+        queue.push(vec![hint(2, 6)]).unwrap();
+        assert!(queue.has_other(cursor));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod script;
 #[cfg(test)]
 mod tests;
 
-pub use fold::Folds;
+pub use fold::{Budget, Folds};
 pub use script::check;
 
 /// The largest state, in bytes of JSON.

@@ -3,19 +3,20 @@
 //! A batch of cursors takes the turn together, so that they share a read, a fold and a commit; each of
 //! them stands or falls alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
 use super::catalog::Snapshot;
 use super::lane::{Aside, Outcome, Rest};
-use super::reduce::{Failure, Folded, Task};
+use super::reduce::{Budget, Failure, Folded, Task};
 use crate::domain::backoff;
 use crate::domain::cursor::{Condition, Cursor, CursorId};
 use crate::domain::hook::{Handler, HandlerId};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-use crate::lanes::{self, Behind, Hint};
+use crate::lanes::{self, Behind, Hint, Queue};
 use crate::store::{Advance, Error, Input, Mover, Step, Want};
 
 /// Cursors in one turn.
@@ -24,7 +25,7 @@ pub const CURSORS_MAX: usize = 256;
 /// Events of one cursor in one turn, while others wait for theirs.
 const EVENTS_MAX: usize = 64;
 
-/// Events of one cursor in one turn that has no neighbours.
+/// Events of one cursor in one turn, while it has no neighbours.
 const EVENTS_ALONE_MAX: usize = 1_024;
 
 /// How long a turn may fold.
@@ -52,7 +53,7 @@ enum Plan {
     Fold,
 }
 
-/// Takes one turn for the cursors of `batch`.
+/// Takes one turn for the cursors of `batch`; `alone` is the queue of their lane when no other cursor is ready.
 ///
 /// # Errors
 /// Those of the database: nothing is lost, and the same turn may be taken again.
@@ -60,12 +61,11 @@ pub async fn take(
     engine: &Engine,
     lane: &LaneId,
     batch: &[CursorId],
-    alone: bool,
+    alone: Option<Arc<Queue>>,
 ) -> Result<Turned, Error> {
-    let events_max = if alone && batch.len() == 1 {
-        EVENTS_ALONE_MAX
-    } else {
-        EVENTS_MAX
+    let (events_max, budget) = match (batch, alone) {
+        ([cursor], Some(queue)) => (EVENTS_ALONE_MAX, alone_until(queue, *cursor)),
+        _ => (EVENTS_MAX, BUDGET.into()),
     };
     let want = |cursor: &CursorId| Want {
         cursor: *cursor,
@@ -109,7 +109,7 @@ pub async fn take(
         }
     }
 
-    let folded = engine.folds.fold(tasks, BUDGET).await;
+    let folded = engine.folds.fold(tasks, budget).await;
     // Steps of gaps come first and are not looked at again: whoever lost one reads the cursor anew.
     let halted = steps.len();
     let asides: Vec<_> = folding
@@ -143,6 +143,16 @@ pub async fn take(
         }
     }
     Ok(turned)
+}
+
+/// The budget of a cursor without neighbours: once another one is hinted it has no more than any.
+fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Budget {
+    Budget {
+        time: BUDGET,
+        until: Some(Arc::new(move |folded| {
+            folded >= EVENTS_MAX && queue.has_other(cursor)
+        })),
+    }
 }
 
 /// What becomes of a cursor that does not take its turns here now. One that moves up to its mark is left

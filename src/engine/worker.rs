@@ -179,20 +179,22 @@ impl Worker {
         self.gauge.lock().came(came, Timestamp::now());
     }
 
-    fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, bool) {
+    /// Who is next, and the lane's queue if nobody else waits.
+    fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, Option<Arc<Queue>>) {
         if self.is_paused(engine) {
-            return (Vec::new(), false);
+            return (Vec::new(), None);
         }
         let mut lane = self.lane.lock();
         let batch = lane.next_batch(turn::CURSORS_MAX, Timestamp::now());
-        (batch, lane.is_idle())
+        let alone = lane.is_idle().then(|| self.queue.clone());
+        (batch, alone)
     }
 
     async fn take_turn(
         &self,
         engine: &Engine,
         batch: &[CursorId],
-        alone: bool,
+        alone: Option<Arc<Queue>>,
     ) -> Result<(), Error> {
         let began = Instant::now();
         *self.running.lock() = batch.first().map(|cursor| (began, *cursor));

@@ -47,12 +47,30 @@ pub struct Folds {
     stuck: Arc<AtomicUsize>,
 }
 
+/// When folding ends although there is more to fold. The first event is always tried.
+#[derive(Clone)]
+pub struct Budget {
+    /// After this long.
+    pub time: Duration,
+    /// When this says so, asked after each event.
+    pub until: Option<Until>,
+}
+
+/// Whether to go no further, by how many events of the task are folded.
+pub type Until = Arc<dyn Fn(usize) -> bool + Send + Sync>;
+
+impl From<Duration> for Budget {
+    fn from(time: Duration) -> Self {
+        Self { time, until: None }
+    }
+}
+
 type Waiting = Arc<Mutex<mpsc::Receiver<Arc<Batch>>>>;
 
 /// The tasks of one turn.
 struct Batch {
     tasks: Vec<Task>,
-    budget: Duration,
+    budget: Budget,
     mark: Mark,
     progress: Mutex<Progress>,
 }
@@ -91,9 +109,9 @@ impl Folds {
     /// Folds the tasks one after the other until they are done or `budget` is spent; the answer has
     /// one entry for each, in their order. A task that was not reached has passed nothing and has no
     /// failure. The first event is always tried. May be dropped: the fold then ends unheard.
-    pub async fn fold(&self, tasks: Vec<Task>, budget: Duration) -> Vec<Folded> {
+    pub async fn fold(&self, tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
         let (done, mut is_done) = oneshot::channel();
-        let batch = Arc::new(Batch::new(tasks, budget, done));
+        let batch = Arc::new(Batch::new(tasks, budget.into(), done));
         // It cannot fail: the other end is in `waiting`.
         let _ = self.queue.send(Arc::clone(&batch));
         let mut folded = match timeout(LOOK_EVERY, &mut is_done).await {
@@ -182,7 +200,7 @@ fn work(waiting: &Waiting, stuck: &AtomicUsize) {
 struct GivenUp;
 
 impl Batch {
-    fn new(tasks: Vec<Task>, budget: Duration, done: oneshot::Sender<()>) -> Self {
+    fn new(tasks: Vec<Task>, budget: Budget, done: oneshot::Sender<()>) -> Self {
         Self {
             tasks,
             budget,
@@ -195,7 +213,7 @@ impl Batch {
     }
 
     fn fold(&self, scripts: &mut Scripts) -> Result<(), GivenUp> {
-        let until = Instant::now().checked_add(self.budget);
+        let until = Instant::now().checked_add(self.budget.time);
         for task in 0..self.tasks.len() {
             let folded = self.fold_task(task, scripts, until);
             let mut progress = self.progress.lock();
@@ -216,7 +234,7 @@ impl Batch {
         let mut reducer = begin(task, scripts);
         for (n, event) in task.events.iter().enumerate() {
             let is_first = at == 0 && n == 0;
-            if !is_first && until.is_some_and(|until| Instant::now() >= until) {
+            if !is_first && (until.is_some_and(|until| Instant::now() >= until) || self.ends(n)) {
                 break;
             }
             self.mark.set(at, n);
@@ -234,6 +252,11 @@ impl Batch {
         folded.state = reducer.state();
         folded.took = started.elapsed();
         folded
+    }
+
+    fn ends(&self, folded: usize) -> bool {
+        let until = self.budget.until.as_ref();
+        until.is_some_and(|until| until(folded))
     }
 
     /// Takes what is folded away from the thread, if it still is where it was seen.

@@ -510,6 +510,18 @@ async fn a_spent_budget_ends_a_turn_between_events() {
 }
 
 #[tokio::test]
+async fn a_fold_ends_after_the_event_at_which_it_is_told_to() {
+    let budget = Budget {
+        time: Duration::MAX,
+        until: Some(Arc::new(|folded| folded >= 5)),
+    };
+    let tasks = vec![task(Reducer::Count, [""; 9])];
+    let folded = Folds::start(1).unwrap().fold(tasks, budget).await;
+    assert_eq!(folded[0].passed, 5);
+    assert_eq!(folded[0].state.as_deref(), Some("5"));
+}
+
+#[tokio::test]
 async fn a_native_call_that_does_not_come_back_costs_its_stream_and_a_thread() {
     let stuck = "if (event.seq === 3) [].reverse.call({ length: 2 ** 53 - 1 }); return event.seq";
     let tasks = ["return 'before'", stuck, "return 'after'"];
