@@ -404,7 +404,7 @@ impl Edit {
             return Ok(Exit::Done);
         }
         let hook: Hook = reach
-            .call_planned(&here, Method::PATCH, &path(&self.name), Some(&edit))
+            .call(Method::PATCH, &path(&self.name), Some(&edit))
             .await?;
         if let Some(back) = plan::way_back(&before.spec, &after) {
             let back = format!("hooklane hooks edit {} {back}", self.name);

@@ -359,9 +359,7 @@ impl Revoke {
             return Ok(Exit::Failed);
         }
         let path = format!("{KEYS}/{}", self.id);
-        let revoked: Key = reach
-            .call_planned(&here, Method::DELETE, &path, None::<&()>)
-            .await?;
+        let revoked: Key = reach.call(Method::DELETE, &path, None::<&()>).await?;
         out.say(format_args!("revoked  {} ({})", revoked.name, revoked.id))?;
         out.object(&revoked)?;
         Ok(Exit::Done)

@@ -50,7 +50,14 @@ fn tamed(home: &Home, said: &str) -> String {
     let place = home.data().parent().unwrap().display().to_string();
     let said = said.replace(&place, "~");
     let said = said.replace(&home.addr.to_string(), "ADDRESS");
-    said.lines().map(|line| tamed_line(line) + "\n").collect()
+    // How far something has come at which moment is chance too.
+    let is_progress = |line: &&str| {
+        ["[#", "[--", "NOT MOVING"]
+            .iter()
+            .any(|mark| line.contains(mark))
+    };
+    let lines = said.lines().filter(|line| !is_progress(line));
+    lines.map(|line| tamed_line(line) + "\n").collect()
 }
 
 fn tamed_line(line: &str) -> String {

@@ -251,27 +251,27 @@ impl Which {
         reach: &Reach,
         out: &mut Printer,
     ) -> anyhow::Result<Option<Stopped>> {
-        let here = reach.here().await?;
-        if self.all && verb != "resume" {
-            let place = reach.planned(&here);
-            out.say(format_args!(
-                "{verb} every lane of {}   {place}",
-                self.namespace
-            ))?;
-            let question = format!("{verb} every lane of {}?", self.namespace);
-            if !out.confirm(&question, &format!("{verb} all lanes"), &Stake::Moderate)? {
-                return Ok(None);
-            }
-        }
         let spec = LanesSpec {
             namespace: self.namespace.clone(),
             lanes: (!self.all).then(|| self.lanes.clone()),
             reason: self.reason.clone(),
         };
         let path = format!("/v1/admin/lanes/{verb}");
-        let stopped: Stopped = reach
-            .call_planned(&here, Method::POST, &path, Some(&spec))
-            .await?;
+        let stopped: Stopped = match self.all && verb != "resume" {
+            // Nobody thinks it over: there is no time in which something could change.
+            false => reach.call(Method::POST, &path, Some(&spec)).await?,
+            true => {
+                let here = reach.here().await?;
+                let (namespace, place) = (&self.namespace, reach.planned(&here));
+                out.say(format_args!("{verb} every lane of {namespace}   {place}"))?;
+                let question = format!("{verb} every lane of {namespace}?");
+                if !out.confirm(&question, &format!("{verb} all lanes"), &Stake::Moderate)? {
+                    return Ok(None);
+                }
+                let post = Method::POST;
+                reach.call_planned(&here, post, &path, Some(&spec)).await?
+            }
+        };
         if !stopped.waits_for.is_empty() {
             let nodes = stopped.waits_for.join(", ");
             out.say(format_args!(
