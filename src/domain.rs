@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod cursor;
 pub mod event;
 pub mod hook;
+pub mod keep;
 pub mod key;
 pub mod lane;
 pub mod name;

@@ -12,6 +12,7 @@ pub mod lane;
 pub mod membership;
 pub mod ownership;
 mod place;
+pub mod prune;
 pub mod rebuild;
 pub mod reduce;
 mod relay;
@@ -91,6 +92,10 @@ pub struct Engine {
     sweep: Notify,
     /// Asks for a look at what is to be folded again.
     rebuilds: Notify,
+    /// Asks for a look at what is kept for too long.
+    prunes: Notify,
+    /// Streams of which it is.
+    overdue: RwLock<Vec<prune::Overdue>>,
     /// Asks for a look at the other nodes.
     look: Notify,
     /// Asks to act by the configuration as read.
@@ -185,6 +190,8 @@ impl Engine {
             stopping: RwLock::default(),
             sweep: Notify::new(),
             rebuilds: Notify::new(),
+            prunes: Notify::new(),
+            overdue: RwLock::default(),
             look: Notify::new(),
             changed: Notify::new(),
             acting: watch::channel(0).0,
@@ -207,6 +214,7 @@ impl Engine {
         duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().watch_moves());
         duties.spawn(rebuild::run(engine.clone()));
+        duties.spawn(prune::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
         Ok(Running {
@@ -333,6 +341,16 @@ impl Engine {
     /// Asks for a look at what is to be folded again.
     pub fn rebuild_soon(&self) {
         self.rebuilds.notify_one();
+    }
+
+    /// Asks for a look at what is kept for too long.
+    pub fn prune_soon(&self) {
+        self.prunes.notify_one();
+    }
+
+    /// Streams of this node that keep events past their time, one entry a hook.
+    pub fn overdue(&self) -> Vec<prune::Overdue> {
+        self.overdue.read().clone()
     }
 
     /// Asks for a sweep.
@@ -480,6 +498,7 @@ impl Engine {
             task,
         };
         running.insert(lane, started);
+        self.prune_soon();
     }
 
     /// Notes which draining lanes have reached their marks, and begins a resize that waits for that. Any
@@ -652,6 +671,9 @@ impl Engine {
         let had = |handler: &HandlerId| before.handlers.contains_key(handler);
         if lets_go || !now.handlers.keys().all(had) {
             self.sweep_soon();
+        }
+        if now.keeps_otherwise(before) {
+            self.prune_soon();
         }
         self.acting.send_replace(now.version);
         if self.member.is_some() {

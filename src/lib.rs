@@ -29,6 +29,9 @@
 //!
 //! States are folded again beside the turns: `engine/rebuild.rs`, with its rows in `store/rebuilds.rs`.
 //!
+//! What is old goes: `engine/prune.rs` finds it and folds it once more, `store/prune.rs` removes it and keeps the
+//! checkpoint, where a fold from the beginning begins from then on.
+//!
 //! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`.
 //!
 //! Another server behind the same address may not have all that was acknowledged: `store/history.rs` tells

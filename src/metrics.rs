@@ -70,6 +70,11 @@ pub struct Metrics {
     /// Cursors with work that nobody had hinted, found by a sweep: none in a healthy run.
     pub forgotten: Counter,
 
+    /// Events that retention has removed.
+    pub events_pruned: Counter,
+    /// Streams that keep events past their time, of those whose turns are taken here.
+    pub streams_overdue: Gauge,
+
     database_retries: Labelled,
     /// Servers that took the place of another one, as seen by this node.
     pub failovers: Counter,
@@ -214,6 +219,11 @@ impl Metrics {
             forgotten: page.counter(
                 "forgotten_cursors",
                 "Cursors with work that a sweep found and nobody had hinted",
+            ),
+            events_pruned: page.counter("events_pruned", "Events that retention has removed"),
+            streams_overdue: page.gauge(
+                "streams_overdue",
+                "Streams that keep events past the time that their hook says",
             ),
             database_retries: page.labelled(
                 "database_retries",

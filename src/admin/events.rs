@@ -73,7 +73,12 @@ impl Admin {
     /// [`Error::Missing`].
     pub async fn show_event(&self, id: EventId) -> Result<api::EventRow, Error> {
         let stored = self.store.event(id).await?;
-        let stored = stored.ok_or_else(|| Error::missing("event", id))?;
+        let stored = stored.ok_or_else(|| {
+            Error::missing(
+                "event (retention removes what is past its hook's --keep)",
+                id,
+            )
+        })?;
         let mut row = whole(&stored, &self.key_ids().await?)?;
         row.fate = self.fate(&stored).await?;
         row.reason = reason(&row.fate);

@@ -381,6 +381,7 @@ fn plan(spec: &api::HookSpec) -> HookPlan {
         order_by: spec.order_by.clone(),
         unordered: spec.unordered,
         body_max: spec.body_max,
+        keep: spec.keep,
         reducer: spec.reduce.clone(),
         on_error: spec.on_error,
         debounce: spec.debounce,
@@ -398,6 +399,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
         body_max: hook.body_max,
+        keep: hook.keep,
     }
 }
 
@@ -413,6 +415,7 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> api::HookSpec {
     set(&mut spec.on_error, &edit.on_error);
     set(&mut spec.debounce, &edit.debounce);
     set(&mut spec.body_max, &edit.body_max);
+    set(&mut spec.keep, &edit.keep);
     set(&mut spec.reduce, &edit.reduce);
     spec
 }
@@ -448,6 +451,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
         from.body_max.to_string(),
         to.body_max.to_string(),
     );
+    note("keep", from.keep.to_string(), to.keep.to_string());
     if from.reduce != to.reduce && reducer(&from.reduce) == reducer(&to.reduce) {
         what.push(format!("reduce: {} has new code", reducer(&to.reduce)));
     }

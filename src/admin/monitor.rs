@@ -18,6 +18,7 @@ use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::catalog;
 use crate::engine::ownership::{Member, View};
 use crate::metrics::Normal;
+use crate::text::counted;
 
 /// Seconds of FLOW from which a slope is told.
 const FLOWS_KEPT: usize = 60;
@@ -61,6 +62,8 @@ pub(super) struct NodeReport {
     pub version: Option<String>,
     pub cpu: Option<f64>,
     pub commit_p99_ms: Option<f64>,
+    /// Streams that keep events past their time: of which namespace, and in words.
+    pub overdue: Vec<(Name, String)>,
 }
 
 /// Keeps what was seen.
@@ -376,6 +379,7 @@ impl Admin {
             cpu: Some(hundredths(self.monitor.seen.lock().cpu.2)),
             commit_p99_ms: commit_p99(engine, now),
             cursors: Vec::new(),
+            overdue: overdue(engine),
         };
         for own in own {
             let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
@@ -473,6 +477,7 @@ impl Admin {
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
         let paused = paused_hooks(set, whole.catalog, now);
+        let overdue = self.overdue(&set.namespace, whole);
         let mut verdicts = verdict::verdicts(&verdict::Facts {
             at: now,
             lanes: &lanes,
@@ -483,6 +488,7 @@ impl Admin {
             hooks: &paces,
             handlers: &handlers,
             paused: &paused,
+            overdue: &overdue,
             largest: whole.largest(&set.namespace),
             lanes_that_help: space.help,
             lost: seen.lost,
@@ -531,6 +537,21 @@ impl Admin {
             namespaces,
             ..snapshot
         }
+    }
+
+    /// What nodes tell of streams of a namespace that keep events past their time.
+    fn overdue(&self, namespace: &Name, whole: &Whole<'_>) -> Vec<String> {
+        let told: Vec<_> = match &self.engine {
+            Some(engine) if engine.member.is_none() => overdue(engine),
+            _ => {
+                let nodes = whole.view.nodes.iter();
+                nodes
+                    .flat_map(|node| whole.report(&node.report).overdue)
+                    .collect()
+            }
+        };
+        let of_space = told.into_iter().filter(|(space, _)| space == namespace);
+        of_space.map(|(_, told)| told).collect()
     }
 
     fn storage(&self, seen: &Seen, now: Timestamp) -> api::Storage {
@@ -990,6 +1011,19 @@ fn paused_hooks(
     let mut paused: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
     paused.sort_unstable();
     paused
+}
+
+/// Streams of this node that keep events past their time, in words, and whose lanes they use.
+fn overdue(engine: &crate::engine::Engine) -> Vec<(Name, String)> {
+    let catalog = engine.catalog.peek();
+    let told = |found: crate::engine::prune::Overdue| {
+        let hook = catalog.hooks.get(&found.example.hook)?;
+        let streams = counted(found.streams, "stream keeps", "streams keep");
+        let (keep, why, example) = (found.keep, found.why, found.example);
+        let told = format!("{streams} events past {keep}, such as {example}: {why}");
+        Some((hook.namespace.clone(), told))
+    };
+    engine.overdue().into_iter().filter_map(told).collect()
 }
 
 fn hook_lines(

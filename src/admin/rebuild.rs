@@ -10,13 +10,14 @@ use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::engine::rebuild::fold_to;
 use crate::store::{self, NewRebuild, StreamRow};
+use crate::text::counted;
 
 impl Admin {
     /// Begins to fold states again, or says how much it would be.
     ///
     /// # Errors
     /// [`Error::Missing`] hook or stream; [`Error::Invalid`] without either; [`Error::Conflict`] while the
-    /// same is under way; [`Error::NeedsDaemon`].
+    /// same is under way, or when events are gone that only older code has folded; [`Error::NeedsDaemon`].
     pub async fn rebuild(&self, spec: &api::RebuildSpec, by: &str) -> Result<api::Rebuild, Error> {
         let engine = self.engine()?;
         let (hook, only) = self.whose(spec).await?;
@@ -25,13 +26,16 @@ impl Admin {
         if spec.dry_run {
             return Ok(plan);
         }
+        if !spec.from_checkpoints {
+            are_foldable(&hook.name, plan.older)?;
+        }
         // What was changed by another node a moment ago counts: the version of the reducer is compared.
         self.changed().await?;
         let new = NewRebuild {
             hook: hook.id,
             handler: handler.id,
             fold: handler.fold,
-            only: only.map(|stream| (stream.key, stream.head.0)),
+            only: only.map(|stream| (stream.key, stream.head.0 - stream.floor.0)),
             check_only: spec.check,
             by: by.to_owned(),
         };
@@ -72,8 +76,13 @@ impl Admin {
     ///
     /// # Errors
     /// [`Error::Missing`] stream; [`Error::Invalid`] for an event that is not there, or that cannot be
-    /// folded.
-    pub async fn fold_to(&self, stream: &StreamName, to: Seq) -> Result<api::FoldedTo, Error> {
+    /// folded; [`Error::Conflict`] as for [`Admin::rebuild`], unless it may begin `from_checkpoints`.
+    pub async fn fold_to(
+        &self,
+        stream: &StreamName,
+        to: Seq,
+        from_checkpoints: bool,
+    ) -> Result<api::FoldedTo, Error> {
         let engine = self.engine()?;
         let (hook, row) = self.stream(stream).await?;
         if to.0 < 1 || to > row.head {
@@ -82,7 +91,19 @@ impl Admin {
                 row.head
             )));
         }
-        let folded = fold_to(engine, &hook, reduce(&hook)?, row, to).await?;
+        if to < row.floor {
+            return Err(Error::Invalid(format!(
+                "{stream}: retention (keep {}) has removed the events up to seq {}: its state can be \
+                 folded from there on, not at seq {to}",
+                hook.keep, row.floor
+            )));
+        }
+        let handler = reduce(&hook)?;
+        if !from_checkpoints {
+            let (_, older) = self.checkpointed(&hook, handler, Some(&row)).await?;
+            are_foldable(&hook.name, older)?;
+        }
+        let folded = fold_to(engine, &hook, handler, row, to).await?;
         let shadow = folded.map_err(|why| Error::Invalid(format!("{stream}: {why}")))?;
         let state = shadow.state.map(serde_json::value::RawValue::from_string);
         Ok(api::FoldedTo {
@@ -109,8 +130,9 @@ impl Admin {
         only: Option<&StreamRow>,
         spec: &api::RebuildSpec,
     ) -> Result<api::Rebuild, Error> {
+        let (checkpoints, older) = self.checkpointed(hook, reduce(hook)?, only).await?;
         let (streams, events) = match only {
-            Some(stream) => (1, stream.head.0),
+            Some(stream) => (1, stream.head.0 - stream.floor.0),
             None => self.store.hook_size(hook.id).await?,
         };
         Ok(api::Rebuild {
@@ -123,11 +145,27 @@ impl Admin {
             streams_done: 0,
             events: number(events),
             events_done: 0,
+            checkpoints,
+            older,
             differ: 0,
             failed: 0,
             samples: Vec::new(),
             error: None,
         })
+    }
+
+    /// Streams that begin at a checkpoint, and those where older code had a part in it.
+    async fn checkpointed(
+        &self,
+        hook: &Hook,
+        handler: &Handler,
+        only: Option<&StreamRow>,
+    ) -> Result<(u64, u64), Error> {
+        let only = only.map(|stream| stream.id);
+        let store = &self.store;
+        Ok(store
+            .checkpointed(hook.id, handler.id, only, handler.fold)
+            .await?)
     }
 
     async fn as_shown(&self, rebuild: store::Rebuild) -> Result<api::Rebuild, Error> {
@@ -150,12 +188,27 @@ impl Admin {
             streams_done: number(rebuild.streams_done),
             events: number(rebuild.events),
             events_done: number(rebuild.events_done),
+            checkpoints: 0,
+            older: 0,
             differ: number(rebuild.differ),
             failed: number(rebuild.failed),
             samples,
             error: rebuild.error,
         })
     }
+}
+
+/// Whether today's code can fold a hook's streams from their beginnings.
+fn are_foldable(hook: &Name, older: u64) -> Result<(), Error> {
+    if older == 0 {
+        return Ok(());
+    }
+    let streams = counted(older, "stream", "streams");
+    Err(Error::Conflict(format!(
+        "{streams} of hook {hook} cannot be folded from the first event: retention has removed events \
+         that older code has folded. To keep what that code made of them, and fold the rest on top: \
+         --from-checkpoints. Nothing was changed."
+    )))
 }
 
 fn reduce(hook: &Hook) -> Result<&Arc<Handler>, Error> {

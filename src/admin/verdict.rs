@@ -50,6 +50,8 @@ pub struct Facts<'f> {
     pub handlers: &'f [(String, f64, f64)],
     /// Hooks that operators have paused, and who, when and why.
     pub paused: &'f [(String, String)],
+    /// Streams that keep events past their time, in words, a line a hook.
+    pub overdue: &'f [String],
     /// The stream with most to go among those that flow, and how much.
     pub largest: Option<(StreamName, u64)>,
     /// The least number of lanes that no stream would keep busy, were what waits laid on them.
@@ -101,6 +103,7 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all.extend(on_purpose(facts));
     all.extend(paused_hooks(facts));
     all.extend(held_on_purpose(facts));
+    all.extend(overdue(facts));
     all.sort_by_key(|verdict| (verdict.rule, std::cmp::Reverse(verdict.events)));
     if all.is_empty() {
         all.push(well(facts));
@@ -504,6 +507,20 @@ fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
     };
     let by_hand = facts.cursors.iter().filter(|cursor| is_by_hand(cursor));
     by_hand.map(line).collect()
+}
+
+fn overdue(facts: &Facts<'_>) -> Vec<Verdict> {
+    let line = |told: &String| {
+        let more = "Holds up nothing; the disk fills. More lanes: no. Let what is set aside go on, or mend the \
+            reducer: hooklane streams list --condition held"
+            .to_owned();
+        let text = format!("retention: {}", printable_line(told));
+        Verdict {
+            severity: Severity::Unusual,
+            ..verdict(11, Class::Us, text, more)
+        }
+    };
+    facts.overdue.iter().map(line).collect()
 }
 
 fn well(facts: &Facts<'_>) -> Verdict {

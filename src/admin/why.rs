@@ -9,6 +9,7 @@ use crate::api::{self, Class, Help, LaneState, WhyCursor, WhyEvent};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::EventId;
 use crate::domain::hook::Hook;
+use crate::domain::keep::Keep;
 use crate::domain::lane::{Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
@@ -127,6 +128,14 @@ impl Admin {
             mark,
             next: next.map(|event| event.id),
             next_received_at: next.map(|event| event.received_at),
+            kept_past: match (hook.keep, next) {
+                (Keep::For(age), Some(event))
+                    if event.received_at.after(age) < Timestamp::now() =>
+                {
+                    Some(hook.keep)
+                }
+                _ => None,
+            },
             ends: String::new(),
             helps: Vec::new(),
             does_not: Vec::new(),

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::NamespaceSpec;
 use crate::domain::hook::{BODY_MAX_DEFAULT, Debounce, OnError, OrderBy, Reducer, Unordered};
+use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
@@ -37,6 +38,9 @@ pub struct HookSpec {
     /// The largest body it accepts, in bytes.
     #[serde(default = "body_max_default")]
     pub body_max: u64,
+    /// For how long it keeps events that every handler has passed: `30d`, `10GB` or `forever`.
+    #[serde(default)]
+    pub keep: Keep,
 }
 
 fn body_max_default() -> u64 {
@@ -55,6 +59,7 @@ impl HookSpec {
             on_error: OnError::default(),
             debounce: None,
             body_max: BODY_MAX_DEFAULT,
+            keep: Keep::default(),
         }
     }
 }
@@ -73,7 +78,7 @@ pub struct HookEdit {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unordered: Option<Unordered>,
     /// How events are folded from now on; old state stays as it is. `null` folds no longer: the states
-    /// are gone, and a reducer that comes later begins at the first event.
+    /// are gone, and a reducer that comes later begins at the first event that is kept.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub reduce: Option<Option<Reducer>>,
     /// What an event that cannot be folded leads to.
@@ -85,6 +90,9 @@ pub struct HookEdit {
     /// The largest body it accepts, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_max: Option<u64>,
+    /// For how long it keeps events that every handler has passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 /// Tells a field that is `null` from one that is not there.

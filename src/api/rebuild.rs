@@ -20,6 +20,9 @@ pub struct RebuildSpec {
     /// Only say how much it is.
     #[serde(default)]
     pub dry_run: bool,
+    /// Begin at checkpoints even where older code had a part in them.
+    #[serde(default)]
+    pub from_checkpoints: bool,
 }
 
 /// A rebuild, planned, under way or at its end.
@@ -43,6 +46,12 @@ pub struct Rebuild {
     pub events: u64,
     /// Those that are folded.
     pub events_done: u64,
+    /// Streams that begin at a checkpoint, as retention has removed what was before it; said of a plan.
+    #[serde(default)]
+    pub checkpoints: u64,
+    /// Those of them where older code had a part in the checkpoint; said of a plan.
+    #[serde(default)]
+    pub older: u64,
     /// Streams whose state is another one than before.
     pub differ: u64,
     /// Streams that could not be folded, and kept their states.

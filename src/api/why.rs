@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Class, Lane};
 use crate::domain::event::EventId;
+use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -56,6 +57,9 @@ pub struct WhyCursor {
     pub next: Option<EventId>,
     /// When that was received.
     pub next_received_at: Option<Timestamp>,
+    /// How long its hook keeps events, where the next one is older than that and stays for this cursor.
+    #[serde(default)]
+    pub kept_past: Option<Keep>,
     /// What ends it.
     pub ends: String,
     /// What helps.

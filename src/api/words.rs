@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
+use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::rate::Rate;
@@ -30,7 +31,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(OrderBy, StreamName, Rate);
+as_text!(Keep, OrderBy, StreamName, Rate);
 
 fn parsed<'de, T, D>(from: D) -> Result<T, D::Error>
 where

@@ -16,6 +16,7 @@ use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{Changes, Deleted, Hook, HookEdit, HookSpec, List, Test, Tested};
 use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
+use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::time::millis;
 use crate::text;
@@ -65,12 +66,19 @@ impl Row for Hook {
         "ORDER BY",
         "REDUCE",
         "ON ERROR",
+        "KEEP",
         "STREAMS ",
         "EVENTS ",
         "CREATED",
     ];
-    const DROPS: &'static [&'static str] =
-        &["CREATED", "ON ERROR", "NAMESPACE", "CONDITION", "ORDER BY"];
+    const DROPS: &'static [&'static str] = &[
+        "CREATED",
+        "ON ERROR",
+        "KEEP",
+        "NAMESPACE",
+        "CONDITION",
+        "ORDER BY",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -83,6 +91,7 @@ impl Row for Hook {
             self.spec.order_by.to_string(),
             plan::reduce(self.spec.reduce.as_ref()),
             plan::on_error(self.spec.on_error).to_owned(),
+            self.spec.keep.to_string(),
             plan::counted(self.streams),
             plan::counted(self.events),
             plan::day(self.created_at),
@@ -124,6 +133,11 @@ struct Settings {
     /// The largest body it accepts, such as 64KiB [default: 1MiB]
     #[arg(long, value_name = "BYTES", value_parser = flags::bytes)]
     body_max: Option<u64>,
+
+    /// Events that every handler has passed: keep them for a time such as 30d, as many as fit into an amount
+    /// such as 10GB, or forever [default: forever]
+    #[arg(long, value_name = "TIME|AMOUNT|forever")]
+    keep: Option<Keep>,
 }
 
 impl Settings {
@@ -140,6 +154,7 @@ impl Settings {
             on_error: self.on_error,
             debounce: self.debounce.map(Some),
             body_max: self.body_max,
+            keep: self.keep,
         })
     }
 }
@@ -189,6 +204,9 @@ impl Create {
             let spec = plan::edited(HookSpec::new(name), &edit);
             let hook: Hook = reach.call(Method::POST, HOOKS, Some(&spec)).await?;
             facts.push(("created", created(&hook)));
+            if let Some(warning) = plan::warning(&hook.spec.name, hook.spec.keep) {
+                out.say(format_args!("{warning}"))?;
+            }
             made.push(hook);
         }
         if let [hook, ..] = &made[..] {
@@ -227,6 +245,7 @@ fn created(hook: &Hook) -> String {
 ///   order_by = "body:/customer/id"
 ///   reduce = "orders.js"             # beside the file, or a built-in
 ///   debounce = "500ms,5s"
+///   keep = "30d"                     # or "10GB"; without it, for ever
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Apply {
@@ -254,6 +273,11 @@ impl Apply {
             .await?;
         for line in plan::lines(&planned) {
             out.say(format_args!("{line}"))?;
+        }
+        for spec in &wanted.hooks {
+            if let Some(warning) = plan::warning(&spec.name, spec.keep) {
+                out.say(format_args!("{warning}"))?;
+            }
         }
         if planned.changes.is_empty() {
             out.say(format_args!("all is so already"))?;
@@ -336,11 +360,17 @@ impl Show {
 /// Change a hook; what no flag names stays as it is
 ///
 /// A new reducer folds what comes from now on; old state stays. Without a reducer the hook only stores
-/// events; one that comes back folds them again from the first.
+/// events; one that comes back folds them again from the first that is kept.
+///
+/// Events are removed once they are older than --keep says and every handler has passed them: the oldest first,
+/// never one that a held or paused stream still needs. What the reducer made of them stays as a checkpoint, where
+/// `state rebuild` begins. A dedupe key is remembered as long as its event, and so are dead letters. In the embedded
+/// set-up the file does not shrink: its free pages are used again.
 ///
 /// Examples:
 ///   hooklane hooks edit orders --reduce orders.js
 ///   hooklane hooks edit orders --namespace acme
+///   hooklane hooks edit orders --keep 30d
 ///   hooklane hooks edit orders --no-reduce --no-debounce
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -397,8 +427,11 @@ impl Edit {
         if before.spec.reduce.is_some() && after.reduce.is_none() {
             let states = text::counted(before.streams.unwrap_or(0), "state goes", "states go");
             out.say(format_args!(
-                "  {states}; a reducer that comes back folds from the first event"
+                "  {states}; a reducer that comes back folds from the first event that is kept"
             ))?;
+        }
+        if let Some(warning) = plan::warning(&self.name, after.keep) {
+            out.say(format_args!("{warning}"))?;
         }
         if self.dry_run {
             return Ok(Exit::Done);

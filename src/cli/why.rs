@@ -57,6 +57,13 @@ fn text(why: &api::Why) -> Vec<String> {
         facts.push(("event", format!("{at}; {}", event.fate.join("; "))));
     }
     for cursor in why.cursors.iter().filter(|cursor| cursor.behind > 0) {
+        if let Some(keep) = cursor.kept_past {
+            let kept = format!(
+                "its events are kept past {keep}: retention waits for {}",
+                cursor.handler
+            );
+            facts.push(("retention", kept));
+        }
         facts.push(("ends", cursor.ends.clone()));
         let mut label = "helps";
         for help in &cursor.helps {

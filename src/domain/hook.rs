@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keep::Keep;
 use super::name::Name;
 use super::time::Timestamp;
 
@@ -37,6 +38,8 @@ pub struct Hook {
     pub unordered: Unordered,
     /// The largest body it accepts, in bytes.
     pub body_max: u64,
+    /// For how long it keeps events that every handler has passed.
+    pub keep: Keep,
     /// What consumes its streams.
     pub handlers: Vec<Arc<Handler>>,
     /// When it was made.

@@ -187,6 +187,13 @@ impl Snapshot {
         self.hooks_by_id.get(&handler.hook)
     }
 
+    /// Whether a hook keeps its events for another time than before.
+    pub fn keeps_otherwise(&self, before: &Snapshot) -> bool {
+        let keep = |catalog: &Snapshot, hook| catalog.hooks_by_id.get(&hook).map(|hook| hook.keep);
+        let changed = |hook: &Arc<Hook>| keep(before, hook.id).unwrap_or_default() != hook.keep;
+        self.hooks.values().any(changed)
+    }
+
     /// Whether something may move, or moves elsewhere, that did not before.
     pub fn lets_go(&self, before: &Snapshot) -> bool {
         let elsewhere = |hook: &Arc<Hook>| {

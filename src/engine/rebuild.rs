@@ -21,7 +21,7 @@ use crate::domain::lane::Mode;
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-use crate::store::{Come, Error, Range, Rebuild, Shadow, StreamRow, Swap, Want};
+use crate::store::{Beginning, Come, Error, Range, Rebuild, Shadow, StreamRow, Swap, Want};
 
 /// How often it is looked for rebuilds that nobody works on.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -115,7 +115,10 @@ async fn page(engine: &Engine, rebuild: &Rebuild) -> Result<Vec<StreamRow>, Erro
 async fn end(engine: &Engine, rebuild: &Rebuild, error: Option<&str>) -> Result<(), Error> {
     tracing::info!(rebuild = rebuild.id, error, "a rebuild has ended");
     let now = Timestamp::now();
-    engine.store.end_rebuild(rebuild, error, now).await
+    engine.store.end_rebuild(rebuild, error, now).await?;
+    // Nothing of its hook was removed meanwhile.
+    engine.prune_soon();
+    Ok(())
 }
 
 /// The state of a stream as today's reducer folds it, up to and with an event. Nothing is changed.
@@ -126,9 +129,49 @@ pub async fn fold_to(
     engine: &Engine,
     hook: &Hook,
     handler: &Handler,
-    stream: StreamRow,
+    mut stream: StreamRow,
     to: Seq,
 ) -> Result<Result<Shadow, String>, Error> {
+    loop {
+        let key = stream.key.clone();
+        let mut folded = fold_up_to(engine, hook, handler, vec![(stream, to)]).await?;
+        let now = engine.store.stream(hook.id, &key).await?;
+        let (Some(folded), Some(now)) = (folded.pop(), now) else {
+            return Ok(Err("the stream is gone".to_owned()));
+        };
+        match folded.failure {
+            None => return Ok(Ok(folded.shadow)),
+            // Retention has removed events after it was read where the fold begins.
+            Some(_) if folded.began < now.floor && now.floor <= to => stream = now,
+            Some(failure) => return Ok(Err(failure)),
+        }
+    }
+}
+
+/// A stream as today's reducer folds it from its beginning up to an event.
+pub struct UpTo {
+    /// Which stream.
+    pub stream: StreamId,
+    /// Where it began: the floor, when it was read.
+    pub began: Seq,
+    /// The oldest version of the reducer that has a part in it.
+    pub fold: i64,
+    /// What came of it, as far as it came.
+    pub shadow: Shadow,
+    /// Why it came no further.
+    pub failure: Option<String>,
+}
+
+/// Folds streams, in their order, each up to and with an event. Nothing is changed.
+///
+/// # Errors
+/// Those of the database.
+pub async fn fold_up_to(
+    engine: &Engine,
+    hook: &Hook,
+    handler: &Handler,
+    streams: Vec<(StreamRow, Seq)>,
+) -> Result<Vec<UpTo>, Error> {
     let page = Page {
         engine,
         folds: &engine.folds,
@@ -136,21 +179,28 @@ pub async fn fold_to(
         hook,
         handler,
     };
-    let mut kept = HashMap::new();
-    let mut works = page.begin(vec![stream], &mut kept).await?;
+    let ends: HashMap<_, _> = streams.iter().map(|(row, to)| (row.id, *to)).collect();
+    let streams = streams.into_iter().map(|(row, _)| row).collect();
+    let mut works = page.begin(streams, &mut HashMap::new()).await?;
     for work in &mut works {
+        let to = ends.get(&work.stream.id).copied().unwrap_or_default();
         work.target = to.min(work.head);
-        while !work.is_there() {
-            page.fold(std::slice::from_mut(work)).await?;
-        }
     }
-    let Some(work) = works.pop() else {
-        return Ok(Err("the stream is gone".to_owned()));
+    while !works.iter().all(Work::is_there) {
+        page.fold(&mut works).await?;
+    }
+    let up_to = |work: Work| UpTo {
+        stream: work.stream.id,
+        began: Seq(work.beginning.shadow.position.0),
+        fold: work
+            .beginning
+            .fold
+            .unwrap_or(handler.fold)
+            .min(handler.fold),
+        shadow: work.shadow,
+        failure: work.failure,
     };
-    Ok(match work.failure {
-        Some(failure) => Err(failure),
-        None => Ok(work.shadow),
-    })
+    Ok(works.into_iter().map(up_to).collect())
 }
 
 /// What streams are folded with.
@@ -168,6 +218,8 @@ struct Work {
     /// The cursor as last read, and its head.
     live: Cursor,
     head: Seq,
+    /// Where every fold of the stream begins.
+    beginning: Beginning,
     shadow: Shadow,
     /// How far the shadow shall come before it is looked at the cursor again.
     target: Seq,
@@ -244,18 +296,29 @@ impl Page<'_> {
         {
             dead.entry(stream).or_default().insert(seq);
         }
+        let beginnings = store.beginnings(self.hook.id, self.handler.id, first.id, last.id);
+        let beginnings = beginnings.await?.into_iter();
+        let mut beginnings: HashMap<_, _> = beginnings
+            .map(|beginning| (beginning.shadow.cursor.stream, beginning))
+            .collect();
         let live = self.read(streams.iter().map(|stream| stream.id)).await?;
         let mut works = Vec::with_capacity(streams.len());
         for (stream, live) in streams.into_iter().zip(live) {
             let Some((live, head)) = live else { continue };
-            let at_base = || Shadow {
-                cursor: live.id,
-                position: Position::default(),
-                state: None,
-                chain: Chain::default(),
+            let at_first = || Beginning {
+                shadow: Shadow {
+                    cursor: live.id,
+                    position: Position::default(),
+                    state: None,
+                    chain: Chain::default(),
+                },
+                fold: None,
             };
+            let beginning = beginnings.remove(&stream.id).unwrap_or_else(at_first);
+            let kept = kept.remove(&stream.id);
             works.push(Work {
-                shadow: kept.remove(&stream.id).unwrap_or_else(at_base),
+                shadow: kept.unwrap_or_else(|| beginning.shadow.clone()),
+                beginning,
                 target: Seq(live.position.0),
                 dead: dead.remove(&stream.id).unwrap_or_default(),
                 live,
@@ -397,7 +460,7 @@ impl Page<'_> {
         for (place, work) in works.iter_mut().enumerate() {
             come.events += std::mem::take(&mut work.folded);
             if !work.is_there() {
-                if work.shadow.position.0 > 0 {
+                if work.shadow.position > work.beginning.shadow.position {
                     shadows.push(work.shadow.clone());
                 }
                 continue;
@@ -491,8 +554,7 @@ impl Page<'_> {
             work.lost += 1;
             if live.position < work.shadow.position && work.failure.is_none() {
                 // Somebody else has put another state there: from the beginning.
-                work.shadow.position = Position::default();
-                (work.shadow.state, work.shadow.chain) = (None, Chain::default());
+                work.shadow = work.beginning.shadow.clone();
             }
             work.target = match work.lost > LOST_MAX && self.may_pass(work, &live) {
                 true => head,

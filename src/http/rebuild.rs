@@ -59,9 +59,14 @@ async fn show(_: Operator, State(app): State<App>, Path(id): Path<String>) -> An
 struct To {
     stream: StreamName,
     to_seq: i64,
+    #[serde(default)]
+    from_checkpoints: bool,
 }
 
 async fn fold(_: Operator, State(app): State<App>, Asked(to): Asked<To>) -> Answer {
-    let folded = app.admin.fold_to(&to.stream, Seq(to.to_seq)).await?;
+    let folded = app
+        .admin
+        .fold_to(&to.stream, Seq(to.to_seq), to.from_checkpoints)
+        .await?;
     Ok(json(StatusCode::OK, &folded))
 }

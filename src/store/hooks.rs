@@ -11,6 +11,7 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::{
     Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
 };
+use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 
@@ -27,6 +28,8 @@ pub struct HookPlan {
     pub unordered: Unordered,
     /// The largest body, in bytes.
     pub body_max: u64,
+    /// For how long it keeps events that every handler has passed.
+    pub keep: Keep,
     /// How it folds; none when it only stores.
     pub reducer: Option<Reducer>,
     /// What an event that can never be folded leads to.
@@ -44,6 +47,7 @@ impl From<&Hook> for HookPlan {
             order_by: hook.order_by.clone(),
             unordered: hook.unordered,
             body_max: hook.body_max,
+            keep: hook.keep,
             reducer: reduce.map(|handler| handler.reducer.clone()),
             on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
             debounce: reduce.and_then(|handler| handler.debounce),
@@ -59,6 +63,7 @@ struct HookRow {
     order_by: String,
     unordered: String,
     body_max: i64,
+    keep: String,
     created_at: i64,
 }
 
@@ -75,17 +80,19 @@ struct HandlerRow {
     longest_ms: Option<i64>,
 }
 
-const HOOKS: &str = "select id, namespace, name, order_by, unordered, body_max, created_at
+const HOOKS: &str = "select id, namespace, name, order_by, unordered, body_max, keep, created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str = "select id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms
     from handlers where deleted_at is null order by id";
 
 const CREATE: &str = "insert into hooks
-    (namespace, name, order_by, unordered, body_max, created_at) values ($1, $2, $3, $4, $5, $6)
+    (namespace, name, order_by, unordered, body_max, created_at, keep)
+    values ($1, $2, $3, $4, $5, $6, $7)
     on conflict do nothing returning id";
 
-const EDIT: &str = "update hooks set namespace = $2, order_by = $3, unordered = $4, body_max = $5
+const EDIT: &str = "update hooks set namespace = $2, order_by = $3, unordered = $4, body_max = $5,
+      keep = $6
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -143,6 +150,7 @@ impl Store {
                 .bind(unordered_word(plan.unordered))
                 .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
                 .bind(at.as_millis())
+                .bind(plan.keep.to_string())
                 .fetch_optional(&mut *writing.tx)
                 .await?;
             let Some(id) = id else {
@@ -156,7 +164,8 @@ impl Store {
     }
 
     /// Makes `hook` what `plan` says. A changed reducer gets a new fold version; old states stay as
-    /// they are. A removed reducer takes its cursors out of sight, a new one begins at the first event.
+    /// they are. A removed reducer takes its cursors out of sight, a new one begins at the first event
+    /// that is still there.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -173,11 +182,15 @@ impl Store {
             .bind(plan.order_by.to_string())
             .bind(unordered_word(plan.unordered))
             .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
+            .bind(plan.keep.to_string())
             .execute(&mut *writing.tx)
             .await?;
         match (hook.reduce(), &plan.reducer) {
             (Some(handler), Some(_)) => edit_handler(&mut writing.tx, handler, plan).await?,
-            (None, Some(_)) => add_handler(&mut writing.tx, hook.id, plan, at).await?,
+            (None, Some(_)) => {
+                add_handler(&mut writing.tx, hook.id, plan, at).await?;
+                begin_at_floors(&mut writing.tx, hook.id, at).await?;
+            }
             (Some(_), None) => remove_handlers(&mut writing.tx, hook.id, at).await?,
             (None, None) => {}
         }
@@ -218,14 +231,18 @@ impl Store {
             "delete from log_index where stream = $1",
             CURSORS,
             DEAD_LETTERS,
+            CHECKPOINTS,
+            SIZES,
             STREAM,
         ]];
         const ON_SERVER: &[&[&str]] = &[
-            &[CURSORS, DEAD_LETTERS],
+            &[CURSORS, DEAD_LETTERS, CHECKPOINTS, SIZES],
             &[STREAM, "delete from events where stream = $1"],
         ];
         const CURSORS: &str = "delete from cursors where stream = $1";
         const DEAD_LETTERS: &str = "delete from dead_letters where stream = $1";
+        const CHECKPOINTS: &str = "delete from checkpoints where stream = $1";
+        const SIZES: &str = "delete from sizes where stream = $1";
         const STREAM: &str = "delete from streams where id = $1";
         let mut streams: Vec<i64> = sqlx::query_scalar(PURGEABLE)
             .bind(before.as_millis())
@@ -276,6 +293,26 @@ async fn add_handler(
         .bind(on_error_word(plan.on_error))
         .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
         .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
+        .bind(at.as_millis())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Makes the cursors of a new handler where retention has removed events: they begin at the floors, which
+/// cannot rise meanwhile, as the row of the hook was written before.
+async fn begin_at_floors(
+    tx: &mut Transaction<'static, Any>,
+    hook: HookId,
+    at: Timestamp,
+) -> Result<(), Error> {
+    const BEGIN: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
+        select s.id, h.id, s.floor, s.floor, $2, $3 from streams s
+        join handlers h on h.hook = s.hook and h.deleted_at is null
+        where s.hook = $1 and s.floor > 0 order by s.id";
+    sqlx::query(BEGIN)
+        .bind(hook.0)
+        .bind(Vec::<u8>::new())
         .bind(at.as_millis())
         .execute(&mut **tx)
         .await?;
@@ -350,6 +387,7 @@ impl HookRow {
                 _ => Unordered::Refuse,
             },
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
+            keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,
             created_at: Timestamp::from_millis(self.created_at),
         })

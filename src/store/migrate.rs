@@ -29,7 +29,7 @@ const SMALL: [(&str, &str); 9] = [
     ),
     (
         "hooks",
-        "id, namespace, name, order_by, unordered, body_max, created_at, deleted_at, moves_at, paused_at, paused_by, paused_reason",
+        "id, namespace, name, order_by, unordered, body_max, keep, created_at, deleted_at, moves_at, paused_at, paused_by, paused_reason",
     ),
     (
         "handlers",
@@ -48,7 +48,7 @@ const SMALL: [(&str, &str); 9] = [
 ];
 
 /// Tables that may be long, each moved by itself.
-const LONG: [(&str, &str); 2] = [
+const LONG: [(&str, &str); 3] = [
     (
         "streams",
         "id, hook, ordering_key, slot, head, floor, created_at",
@@ -56,6 +56,10 @@ const LONG: [(&str, &str); 2] = [
     (
         "cursors",
         "stream, handler, position, era, base, state, chain, condition, retry_at, tries, reason, updated_at",
+    ),
+    (
+        "checkpoints",
+        "stream, handler, position, fold, state, chain",
     ),
 ];
 

@@ -11,6 +11,7 @@ mod functions;
 mod inputs;
 mod memory;
 mod past;
+mod prune;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,16 +108,26 @@ impl Hot {
         self.past.recent()
     }
 
-    /// Those of some events that the server does not have.
+    /// Those of some events that the server does not have, and that retention has not removed.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn missing(&self, events: &[Acknowledged]) -> Result<Vec<Acknowledged>, Error> {
-        const MISSING: &str = "select u.ord from unnest($1::bytea[]) with ordinality as u (id, ord)
-            where not exists (select 1 from events e where e.id = u.id)";
+        const MISSING: &str = "select u.ord from unnest($1::bytea[], $2::bigint[], $3::bigint[])
+              with ordinality as u (id, stream, seq, ord)
+            where not exists (select 1 from events e where e.id = u.id)
+              and not exists (select 1 from streams s where s.id = u.stream and s.floor >= u.seq)";
         let ids: Vec<_> = events.iter().map(|event| *event.id.as_bytes()).collect();
         let mut db = self.connection().await?;
-        let asked = sqlx::query_scalar(MISSING).bind(ids);
+        let asked = sqlx::query_scalar(MISSING)
+            .bind(ids)
+            .bind(
+                events
+                    .iter()
+                    .map(|event| event.stream.0)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(events.iter().map(|event| event.seq.0).collect::<Vec<_>>());
         let missing: Vec<i64> = asked.fetch_all(&mut *db).await?;
         let event = |ord: i64| events.get(usize::try_from(ord - 1).ok()?).copied();
         Ok(missing.into_iter().filter_map(event).collect())

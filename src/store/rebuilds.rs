@@ -185,6 +185,11 @@ impl Store {
         self.hot.index().await?;
         let key = new.only.as_ref().map(|(key, _)| key.as_str().to_owned());
         let mut writing = self.begin().await?;
+        // Whoever removes events of the hook has done so before, or sees this rebuild.
+        sqlx::query("update hooks set name = name where id = $1")
+            .bind(new.hook.0)
+            .execute(&mut *writing.tx)
+            .await?;
         let id = sqlx::query_scalar(BEGIN)
             .bind(new.hook.0)
             .bind(new.handler.0)

@@ -27,6 +27,8 @@ pub struct StreamRow {
     pub slot: Slot,
     /// Its last seq.
     pub head: Seq,
+    /// The last seq that retention has removed; 0 while it has every event.
+    pub floor: Seq,
     /// When its first event came.
     pub created_at: Timestamp,
 }
@@ -76,10 +78,11 @@ struct Row {
     ordering_key: String,
     slot: i64,
     head: i64,
+    floor: i64,
     created_at: i64,
 }
 
-const FIND: &str = "select id as stream, hook, ordering_key, slot, head, created_at
+const FIND: &str = "select id as stream, hook, ordering_key, slot, head, floor, created_at
     from streams where hook = $1 and ordering_key = $2";
 
 #[derive(FromRow)]
@@ -232,7 +235,7 @@ impl StreamCursors {
     }
 }
 
-const OF_HOOK: &str = "select id as stream, hook, ordering_key, slot, head, created_at
+const OF_HOOK: &str = "select id as stream, hook, ordering_key, slot, head, floor, created_at
     from streams where hook = $1 and id > $2 order by id limit $3";
 
 impl Store {
@@ -365,7 +368,7 @@ impl Store {
     }
 }
 
-fn slot(stored: i64) -> Slot {
+pub(super) fn slot(stored: i64) -> Slot {
     Slot(u16::try_from(stored).unwrap_or_default())
 }
 
@@ -377,6 +380,7 @@ impl From<Row> for StreamRow {
             key: OrderingKey::stored(row.ordering_key),
             slot: slot(row.slot),
             head: Seq(row.head),
+            floor: Seq(row.floor),
             created_at: Timestamp::from_millis(row.created_at),
         }
     }

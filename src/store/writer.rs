@@ -19,6 +19,7 @@ use super::checkpoint::Checkpointer;
 use super::cursors::{self, Advance, Step};
 use super::events::{Appended, NewEvent};
 use super::known::Known;
+use super::prune::{self, Prune};
 use super::tail::Tail;
 use super::{Error, sqlite};
 use crate::domain::event::{Event, EventId, StreamId};
@@ -48,6 +49,9 @@ const CHECKPOINT_BYTES: usize = 32 * 1024 * 1024;
 
 /// What a row costs beside its body and headers, in bytes: of a step, all it costs.
 const ROW_BYTES: usize = 200;
+
+/// What the removal of an event costs, in rows: it is in the log and in three indexes, each elsewhere.
+const PRUNED_ROWS: usize = 4;
 
 /// How long the log must rest before the rows that are left are indexed.
 const REST: Duration = Duration::from_millis(500);
@@ -87,6 +91,7 @@ enum Op {
     Gather(Batch, Answer<Vec<Appended>>),
     Append(Vec<NewEvent>, Answer<Vec<Appended>>),
     Advance(Vec<Step>, Answer<Vec<Advance>>),
+    Prune(Prune, Answer<Vec<bool>>),
     Index(Answer<()>),
     Stop(oneshot::Sender<()>),
 }
@@ -99,6 +104,7 @@ type Answer<T> = oneshot::Sender<Result<T, Error>>;
 enum Done {
     Appended(Vec<Appended>),
     Advanced(Vec<Advance>),
+    Pruned(Vec<bool>),
 }
 
 /// Gives work to the thread.
@@ -122,6 +128,10 @@ impl Handle {
         steps: Vec<Step>,
     ) -> impl Future<Output = Result<Vec<Advance>, Error>> + Send + use<> {
         self.ask(|answer| Op::Advance(steps, answer))
+    }
+
+    pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
+        self.ask(|answer| Op::Prune(prune, answer)).await
     }
 
     /// Brings the index of the log to its end.
@@ -300,7 +310,7 @@ impl Writer {
             match self.commit(&[Op::Append(vec![event], alone)]) {
                 Ok(done) => appended.extend(done.into_iter().flat_map(|done| match done {
                     Done::Appended(one) => one,
-                    Done::Advanced(_) => Vec::new(),
+                    Done::Advanced(_) | Done::Pruned(_) => Vec::new(),
                 })),
                 Err(Error::Integrity(_)) => appended.push(Appended::Refused),
                 Err(error) => return drop(answer.send(Err(error))),
@@ -326,7 +336,8 @@ impl Writer {
         } else {
             self.next_n += i64::try_from(events.len()).unwrap_or(0);
             self.unindexed.extend(events.iter().map(Unindexed::of));
-            self.count_bytes(&events, steps);
+            let pruned: usize = ops.iter().map(Op::pruned).sum();
+            self.count_bytes(&events, steps + PRUNED_ROWS * pruned);
             self.tail.push(events.into_iter());
             self.indexed_as_far_as(run);
         }
@@ -355,6 +366,7 @@ impl Writer {
             done.push(match op {
                 Op::Append(batch, _) => Done::Appended(self.append(batch, events)?),
                 Op::Advance(steps, _) => Done::Advanced(cursors::advance(&self.db, steps)?),
+                Op::Prune(prune, _) => Done::Pruned(prune::prune(&self.db, prune, self.indexed)?),
                 Op::Gather(..) | Op::Index(_) | Op::Stop(_) => continue,
             });
         }
@@ -366,10 +378,10 @@ impl Writer {
     }
 
     /// Notes what a commit added to the WAL, and has the WAL copied when it is long.
-    fn count_bytes(&mut self, events: &[(i64, Arc<Event>)], steps: usize) {
+    fn count_bytes(&mut self, events: &[(i64, Arc<Event>)], rows: usize) {
         let bytes = |(_, event): &(i64, Arc<Event>)| event.body.len() + event.headers.len();
         self.uncopied += events.iter().map(bytes).sum::<usize>();
-        self.uncopied += (events.len() + steps) * ROW_BYTES;
+        self.uncopied += (events.len() + rows) * ROW_BYTES;
         if self.uncopied >= CHECKPOINT_BYTES {
             self.uncopied = 0;
             self.checkpointer.wake();
@@ -529,6 +541,7 @@ impl Op {
         match self {
             Self::Append(batch, _) => batch.len(),
             Self::Advance(steps, _) => steps.len(),
+            Self::Prune(prune, _) => prune.events(),
             Self::Gather(..) | Self::Index(_) | Self::Stop(_) => 0,
         }
     }
@@ -536,7 +549,15 @@ impl Op {
     fn nothing_done(&self) -> Done {
         match self {
             Self::Advance(..) => Done::Advanced(Vec::new()),
+            Self::Prune(prune, _) => Done::Pruned(vec![false; prune.cuts.len()]),
             _ => Done::Appended(Vec::new()),
+        }
+    }
+
+    fn pruned(&self) -> usize {
+        match self {
+            Self::Prune(prune, _) => prune.events(),
+            _ => 0,
         }
     }
 
@@ -561,6 +582,7 @@ fn answer_all(ops: Vec<Op>, done: Vec<Done>, known: &Known) {
                     .for_each(|cursor| known.put(cursor));
                 drop(answer.send(Ok(moved)));
             }
+            (Op::Prune(_, answer), Done::Pruned(pruned)) => drop(answer.send(Ok(pruned))),
             (op, _) => refuse(op, Error::Closed),
         }
     }
@@ -570,6 +592,7 @@ fn refuse(op: Op, error: Error) {
     match op {
         Op::Gather(_, answer) | Op::Append(_, answer) => drop(answer.send(Err(error))),
         Op::Advance(_, answer) => drop(answer.send(Err(error))),
+        Op::Prune(_, answer) => drop(answer.send(Err(error))),
         Op::Index(answer) => drop(answer.send(Err(error))),
         Op::Stop(_) => {}
     }

@@ -15,10 +15,12 @@ use hooklane::api;
 use hooklane::domain::cursor::{Applied, Chain, Condition, CursorId};
 use hooklane::domain::event::EventId;
 use hooklane::domain::hook::{Hook, OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::{Name, OrderingKey, StreamName};
 use hooklane::domain::position::Seq;
 use hooklane::domain::time::Timestamp;
+use hooklane::engine::prune::prune_before;
 use hooklane::engine::{self, Engine, Running, intake};
 use hooklane::metrics::Metrics;
 use hooklane::store::{Appended, HookPlan, NewEvent, Store, StreamRow};
@@ -74,6 +76,7 @@ struct Sent {
     id: EventId,
     body: String,
     dedupe_key: Option<String>,
+    received_at: Timestamp,
 }
 
 /// A stream and its reducer's cursor, as they must be.
@@ -86,13 +89,17 @@ struct Stream {
     held: bool,
     /// The seqs that were passed without being folded, and whether an operator did it.
     dead: BTreeMap<usize, bool>,
+    /// How many of the events are gone, and what a fold from the beginning begins with.
+    floor: usize,
+    begins: (Option<Value>, Chain),
 }
 
 impl Stream {
     /// Id and seq of the event, or of the first one with its dedupe key.
     fn append(&mut self, sent: Sent) -> (EventId, usize) {
         let same = |first: &Sent| sent.dedupe_key.is_some() && first.dedupe_key == sent.dedupe_key;
-        if let Some(at) = self.events.iter().position(same) {
+        let kept = self.events.iter().skip(self.floor).position(same);
+        if let Some(at) = kept.map(|at| at + self.floor) {
             return (self.events[at].id, at + 1);
         }
         self.events.push(sent);
@@ -113,7 +120,10 @@ impl Stream {
     }
 
     fn bury(&mut self, by_operator: bool) {
-        self.dead.insert(self.position + 1, by_operator);
+        // A dead letter goes with its event, and this one may be gone before the model hears of the turn.
+        if self.position >= self.floor {
+            self.dead.insert(self.position + 1, by_operator);
+        }
         self.held = false;
         self.pass(Applied::Skipped);
     }
@@ -123,11 +133,31 @@ impl Stream {
         self.position += 1;
     }
 
-    /// A new handler begins at the first event.
+    /// Removes the next event; says whether the reducer lets it go.
+    fn prune(&mut self, reducer: Option<&Reducer>, on_error: OnError) -> bool {
+        let event = &self.events[self.floor];
+        let is_dead = self.dead.contains_key(&(self.floor + 1));
+        let folded = reducer.map(|reducer| fold(reducer, self.begins.0.as_ref(), &event.body));
+        let applied = match folded {
+            Some(Some(state)) if !is_dead => {
+                self.begins.0 = Some(state);
+                Applied::Folded
+            }
+            Some(None) if !is_dead && on_error == OnError::Hold => return false,
+            _ => Applied::Skipped,
+        };
+        self.begins.1 = self.begins.1.next(event.id, applied);
+        self.floor += 1;
+        self.dead.remove(&self.floor);
+        true
+    }
+
+    /// A new handler begins at the first event that is there.
     fn begin_anew(&mut self) {
-        let events = std::mem::take(&mut self.events);
         *self = Self {
-            events,
+            events: std::mem::take(&mut self.events),
+            floor: self.floor,
+            position: self.floor,
             ..Self::default()
         };
     }
@@ -185,10 +215,11 @@ enum Op {
     RetryAndSkip,
     SkipAnother,
     Edit,
+    Prune,
 }
 
 /// How often each happens.
-const OPS: [(Op, u32); 10] = [
+const OPS: [(Op, u32); 11] = [
     (Op::Send, 8),
     (Op::SendWhileHintsAreLost, 3),
     (Op::Rest, 3),
@@ -199,6 +230,7 @@ const OPS: [(Op, u32); 10] = [
     (Op::RetryAndSkip, 2),
     (Op::SkipAnother, 1),
     (Op::Edit, 3),
+    (Op::Prune, 4),
 ];
 
 struct World {
@@ -288,6 +320,7 @@ impl World {
             Op::RetryAndSkip => self.retry_and_skip_one().await,
             Op::SkipAnother => self.skip_another().await,
             Op::Edit => self.edit().await,
+            Op::Prune => self.prune().await,
         }
     }
 
@@ -314,6 +347,7 @@ impl World {
             order_by: OrderBy::Header("x-account".into()),
             unordered: Unordered::Keep,
             body_max: 1_000,
+            keep: Keep::Forever,
             reducer,
             on_error: match self.rng.random_bool(0.7) {
                 true => OnError::Hold,
@@ -350,6 +384,7 @@ impl World {
             id: EventId::new(now),
             body,
             dedupe_key: repeats.then(|| self.rng.random_range(0..20).to_string()),
+            received_at: now,
         };
         let answer = self.engine().intake.let_in(NewEvent {
             hook: self.engine().catalog.now().hooks[&hook].id,
@@ -558,7 +593,8 @@ impl World {
         if let Some(name) = self.any_stream(true) {
             let stream = self.stream(&name);
             let others = [stream.position.wrapping_sub(1), stream.position + 1];
-            let others = others.map(|at| stream.events.get(at).map(|event| event.id));
+            let kept = |at: &usize| *at >= stream.floor;
+            let others = others.map(|at| stream.events.get(at).filter(|_| kept(&at)).map(|e| e.id));
             for other in others.into_iter().flatten() {
                 let skipped = self.skip(&name, other).await;
                 assert!(matches!(skipped, Err(admin::Error::Conflict(_))));
@@ -581,7 +617,8 @@ impl World {
             .unwrap();
         self.engine().config_changed().await.unwrap();
         self.plans.insert(name.clone(), plan.clone());
-        if plan.reducer.is_none() {
+        // One that comes back begins where the events do by then.
+        if plan.reducer.is_none() || hook.reduce().is_none() {
             let of_hook = self.streams.iter_mut().filter(|((h, _), _)| *h == name);
             of_hook.for_each(|(_, stream)| stream.begin_anew());
         }
@@ -592,6 +629,77 @@ impl World {
             let changed = i64::from(reducer(&hook) != reducer(&edited));
             assert_eq!((new, after), (old, before + changed));
         }
+    }
+
+    /// Removes what a hook has received before one of its events, while turns go on or when they are done.
+    async fn prune(&mut self) {
+        let rested = self.rng.random_bool(0.5);
+        if rested {
+            self.rest().await;
+        }
+        let name = &HOOKS[self.rng.random_range(0..HOOKS.len())];
+        let hook = self.hook(&name.parse().unwrap()).await;
+        let of_hook = self.streams.iter().filter(|((of, _), _)| *of == hook.name);
+        let events = of_hook.flat_map(|(_, stream)| &stream.events);
+        let times: Vec<_> = events.map(|event| event.received_at).collect();
+        let Some(before) = times
+            .get(self.rng.random_range(0..times.len().max(1)))
+            .copied()
+        else {
+            return;
+        };
+        prune_before(self.engine(), &hook, before).await.unwrap();
+        let plan = self.plans[&hook.name].clone();
+        let (reducer, on_error) = (plan.reducer.as_ref(), plan.on_error);
+        let names: Vec<_> = self
+            .streams
+            .keys()
+            .filter(|(of, _)| *of == hook.name)
+            .cloned()
+            .collect();
+        for name in names {
+            let row = self.row(&name).await.unwrap();
+            let floor = row.floor.0 as usize;
+            let stream = self.streams.get_mut(&name).unwrap();
+            while stream.floor < floor {
+                assert!(stream.events[stream.floor].received_at < before, "{name:?}");
+                assert!(
+                    stream.prune(reducer, on_error),
+                    "{name:?} at {}",
+                    stream.floor
+                );
+            }
+            assert_eq!(stream.floor, floor, "{name:?}");
+            let passed = match reducer {
+                Some(_) => stream.position,
+                None => stream.events.len(),
+            };
+            let next = stream
+                .events
+                .get(floor)
+                .filter(|_| rested && floor < passed);
+            if let Some(next) = next.filter(|next| next.received_at < before) {
+                assert!(
+                    !stream.clone().prune(reducer, on_error),
+                    "{name:?} keeps {next:?}"
+                );
+            }
+            if let Some(handler) = hook.reduce().filter(|_| floor > 0) {
+                let stream = stream.clone();
+                let store = &self.engine().store;
+                let found = store
+                    .beginnings(hook.id, handler.id, row.id, row.id)
+                    .await
+                    .unwrap();
+                let state = found[0].shadow.state.as_ref();
+                let state = state.map(|text| serde_json::from_str(text).unwrap());
+                assert_eq!(
+                    (state, &found[0].shadow.chain),
+                    (stream.begins.0, &stream.begins.1)
+                );
+            }
+        }
+        self.events_are_right().await;
     }
 
     async fn hook(&self, name: &Name) -> Hook {
@@ -679,13 +787,14 @@ impl World {
                     )
                 })
                 .collect();
-            let sent = stream.events.iter().zip(1..);
+            let sent = stream.events.iter().zip(1..).skip(stream.floor);
             let sent: Vec<_> = sent
                 .map(|(e, seq)| (seq, e.id, e.body.as_bytes(), &e.dedupe_key))
                 .collect();
             assert_eq!(stored, sent, "{name:?}");
-            assert_eq!(row.head.0 as usize, sent.len(), "{name:?}");
-            if let Some(last) = stream.events.last() {
+            let numbers = (row.floor.0 as usize, row.head.0 as usize);
+            assert_eq!(numbers, (stream.floor, stream.events.len()), "{name:?}");
+            if let Some(last) = stream.events.last().filter(|_| !sent.is_empty()) {
                 let found = store.event(last.id).await.unwrap().unwrap();
                 assert_eq!(found.event.seq, row.head, "{name:?}");
             }

@@ -8,6 +8,7 @@ use hooklane::admin::Admin;
 use hooklane::api::HintsSpec;
 use hooklane::domain::event::EventId;
 use hooklane::domain::hook::{OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::{Name, OrderingKey};
 use hooklane::domain::time::Timestamp;
@@ -456,6 +457,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         order_by: OrderBy::Header("x-account".into()),
         unordered: Unordered::Keep,
         body_max: 1_000,
+        keep: Keep::Forever,
         reducer: Some(Reducer::Count),
         on_error: OnError::Hold,
         debounce: None,

@@ -8,6 +8,7 @@ use hooklane::domain::event::{EventId, StreamId};
 use hooklane::domain::hook::{
     Debounce, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
 };
+use hooklane::domain::keep::Keep;
 use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::OrderingKey;
@@ -56,13 +57,13 @@ on_both! {
 }
 
 /// A store with hooks to receive.
-struct World {
-    store: Store,
-    home: Home,
+pub(crate) struct World {
+    pub store: Store,
+    pub home: Home,
 }
 
 impl World {
-    async fn new(on: On) -> Self {
+    pub async fn new(on: On) -> Self {
         let home = Home::new(on);
         let store = home.open().await.unwrap();
         let name = |n: u8| plan(&format!("hook{n}"), Some(Reducer::Count));
@@ -79,32 +80,32 @@ impl World {
     }
 
     /// Closes the store and opens it again, as a restart does.
-    async fn reopened(self) -> Self {
+    pub async fn reopened(self) -> Self {
         self.store.close().await;
         let store = self.home.open().await.unwrap();
         Self { store, ..self }
     }
 
-    async fn hook(&self, name: &str) -> Hook {
+    pub async fn hook(&self, name: &str) -> Hook {
         let hooks = self.store.hooks().await.unwrap();
         let found = hooks.into_iter().find(|hook| hook.name.as_str() == name);
         found.unwrap()
     }
 
     /// Stores events of `hook1`, each given as its ordering key and its body.
-    async fn append(&self, events: &[(&str, &str)]) -> Vec<Appended> {
+    pub async fn append(&self, events: &[(&str, &str)]) -> Vec<Appended> {
         let batch = events.iter().map(|(key, body)| event(1, key, body, None));
         self.append_batch(batch.collect()).await.unwrap()
     }
 
-    async fn append_batch(
+    pub async fn append_batch(
         &self,
         batch: Vec<NewEvent>,
     ) -> Result<Vec<Appended>, hooklane::store::Error> {
         self.store.append(move || batch).await
     }
 
-    async fn cursor(&self, key: &str) -> CursorId {
+    pub async fn cursor(&self, key: &str) -> CursorId {
         let hook = self.hook("hook1").await;
         let stream = self
             .store
@@ -116,7 +117,7 @@ impl World {
         }
     }
 
-    async fn bodies(&self, cursor: CursorId) -> Vec<String> {
+    pub async fn bodies(&self, cursor: CursorId) -> Vec<String> {
         let want = Want {
             cursor,
             events_max: 10_000,
@@ -133,26 +134,27 @@ impl World {
         input.events.iter().map(|event| body(&event.body)).collect()
     }
 
-    async fn position(&self, cursor: CursorId) -> (Position, Condition, Option<String>) {
+    pub async fn position(&self, cursor: CursorId) -> (Position, Condition, Option<String>) {
         let (cursor, ..) = self.store.cursor(cursor).await.unwrap().unwrap();
         (cursor.position, cursor.condition, cursor.state)
     }
 }
 
-fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
+pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
     HookPlan {
         name: name.parse().unwrap(),
         namespace: "default".parse().unwrap(),
         order_by: OrderBy::Body("/c".into()),
         unordered: Unordered::Refuse,
         body_max: 1_000,
+        keep: Keep::Forever,
         reducer,
         on_error: OnError::Hold,
         debounce: None,
     }
 }
 
-fn event(hook: i64, key: &str, body: &str, dedupe_key: Option<&str>) -> NewEvent {
+pub(crate) fn event(hook: i64, key: &str, body: &str, dedupe_key: Option<&str>) -> NewEvent {
     let key = OrderingKey::new(key.as_bytes());
     NewEvent {
         hook: HookId(hook),
@@ -167,7 +169,7 @@ fn event(hook: i64, key: &str, body: &str, dedupe_key: Option<&str>) -> NewEvent
     }
 }
 
-fn step(cursor: CursorId, from: i64, to: i64, state: &str) -> Step {
+pub(crate) fn step(cursor: CursorId, from: i64, to: i64, state: &str) -> Step {
     Step {
         cursor,
         era: Era(1),
@@ -182,7 +184,7 @@ fn step(cursor: CursorId, from: i64, to: i64, state: &str) -> Step {
     }
 }
 
-fn seqs(appended: &[Appended]) -> Vec<i64> {
+pub(crate) fn seqs(appended: &[Appended]) -> Vec<i64> {
     let seq = |appended: &Appended| match appended {
         Appended::New { seq, .. } => seq.0,
         Appended::Duplicate { seq, .. } => -seq.0,

@@ -9,6 +9,7 @@ use super::{Trouble, flags, reducer};
 use crate::api::{Apply, HookSpec, NamespaceSpec};
 use crate::cli::Exit;
 use crate::domain::hook::{OnError, OrderBy, Unordered};
+use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 
 #[derive(Deserialize)]
@@ -34,6 +35,8 @@ struct Entry {
     on_error: OnError,
     debounce: Option<String>,
     body_max: Option<Bytes>,
+    #[serde(default)]
+    keep: Keep,
 }
 
 /// `65536` or `"64KiB"`.
@@ -88,6 +91,7 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;
     spec.on_error = entry.on_error;
+    spec.keep = entry.keep;
     if let Some(text) = &entry.reduce {
         spec.reduce = Some(reducer(text, base).map_err(|e| named(e.message))?);
     }
@@ -131,6 +135,7 @@ mod tests {
             on_error = "skip"
             debounce = "500ms,5s"
             body_max = "64KiB"
+            keep = "30d"
 
             [[hooks]]
             name = "hello"
@@ -142,6 +147,7 @@ mod tests {
             panic!("two hooks")
         };
         assert_eq!(orders.body_max, 65_536);
+        assert_eq!(orders.keep.to_string(), "30d");
         assert!(matches!(&orders.reduce, Some(Reducer::Script(s)) if s.text == "export default 1"));
         assert_eq!(*hello, HookSpec::new("hello".parse().unwrap()));
     }
@@ -165,6 +171,7 @@ mod tests {
             ("[[hooks]]\nname = 'a'\norder_by = 'x'", "line 3"),
             ("[[hooks]]\nname = 'a'\nbody_max = 0", "hook a: body_max"),
             ("[[hooks]]\nname = 'a'\ndebounce = '5'", "hook a: debounce"),
+            ("[[hooks]]\nname = 'a'\nkeep = '30'", "such as 30d or 12h"),
             ("hooks = 1", "invalid type"),
         ] {
             let error = parse(text, Path::new("")).unwrap_err();

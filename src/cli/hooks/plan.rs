@@ -3,6 +3,8 @@
 use super::debounce_text;
 use crate::api::{Action, ChangeKind, Changes, Hook, HookEdit, HookSpec};
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
+use crate::domain::keep::Keep;
+use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::text;
 
@@ -21,6 +23,7 @@ pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
     spec.on_error = edit.on_error.unwrap_or(kept);
     spec.debounce = edit.debounce.unwrap_or(spec.debounce);
     spec.body_max = edit.body_max.unwrap_or(spec.body_max);
+    spec.keep = edit.keep.unwrap_or(spec.keep);
     spec
 }
 
@@ -60,6 +63,7 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
             }),
         },
         plain("body max", "--body-max", spec.body_max.to_string()),
+        plain("keep", "--keep", spec.keep.to_string()),
     ]
 }
 
@@ -102,6 +106,17 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     facts.push(("events", counted(hook.events)));
     facts.push(("created", hook.created_at.to_string()));
     facts
+}
+
+/// What somebody should know of how long events are kept.
+pub fn warning(name: &Name, keep: Keep) -> Option<String> {
+    let warning = || {
+        format!(
+            "warning: {name} keeps events for {keep}; senders try again for up to 3 days, and a repeat of an event \
+             that is gone is a new event"
+        )
+    };
+    keep.is_short().then(warning)
 }
 
 /// What an apply changes, a line a field.

@@ -20,13 +20,16 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Fold the events of a hook or a stream again, from the first, with today's reducer
 ///
 /// Folds beside the live states, which stay readable and go on; a stream switches in the commit in which
-/// the new fold has reached it. Nothing is sent, no event is written.
+/// the new fold has reached it. Nothing is sent, no event is written. Where retention (hooks edit --keep) has
+/// removed events, the fold begins at the checkpoint that stands in their place; if older code had a part in
+/// it, that must be asked for by name.
 ///
 /// Examples:
 ///   hooklane state rebuild orders
 ///   hooklane state rebuild orders/c07
 ///   hooklane state rebuild orders --check
 ///   hooklane state rebuild orders/c07 --to-seq 912
+///   hooklane state rebuild orders --from-checkpoints
 ///   hooklane state rebuild --all --yes --confirm all
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -46,6 +49,10 @@ pub struct Again {
     /// Print the state as it was at this event, by today's reducer; changes nothing
     #[arg(long, value_name = "SEQ", conflicts_with_all = ["all", "check", "dry_run"])]
     to_seq: Option<i64>,
+    /// Begin at checkpoints even where older code had a part in them: what it made of the events that are
+    /// gone stays
+    #[arg(long)]
+    from_checkpoints: bool,
     /// Return when it has begun
     #[arg(long)]
     no_wait: bool,
@@ -54,7 +61,7 @@ pub struct Again {
 impl Again {
     pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         if let (Some(stream), Some(to)) = (&self.stream, self.to_seq) {
-            return show(stream, to, reach, out).await;
+            return show(stream, to, self.from_checkpoints, reach, out).await;
         }
         let here = reach.here().await?;
         let specs = self.specs(reach).await?;
@@ -100,6 +107,7 @@ impl Again {
             stream,
             check: self.check,
             dry_run: false,
+            from_checkpoints: self.from_checkpoints,
         };
         Ok(match &self.stream {
             Some(stream) if stream.key.as_str().is_empty() => {
@@ -129,16 +137,18 @@ impl Again {
         );
         let meanwhile = "events are accepted, the live state stays readable and goes on folding";
         let how = match self.check {
-            true => "folds from seq 1 beside the live state and compares; nothing is changed",
+            true => {
+                "folds from the first event beside the live state and compares; nothing is changed"
+            }
             false => {
-                "folds from seq 1 beside the live state; a stream switches in the commit in which the new fold reaches it"
+                "folds from the first event beside the live state; a stream switches in the commit in which the new fold reaches it"
             }
         };
-        out.facts(&[
-            ("  amount", amount),
-            ("  meanwhile", meanwhile.to_owned()),
-            ("  how", how.to_owned()),
-        ])?;
+        let mut facts = vec![("  amount", amount)];
+        facts.extend(begins(plans).map(|begins| ("  begins", begins)));
+        facts.push(("  meanwhile", meanwhile.to_owned()));
+        facts.push(("  how", how.to_owned()));
+        out.facts(&facts)?;
         Ok(())
     }
 
@@ -170,15 +180,33 @@ impl Again {
     }
 }
 
+/// Where folds do not begin at the first event.
+fn begins(plans: &[Rebuild]) -> Option<String> {
+    let checkpoints: u64 = plans.iter().map(|plan| plan.checkpoints).sum();
+    let older: u64 = plans.iter().map(|plan| plan.older).sum();
+    let what = counted(checkpoints, "stream", "streams");
+    let what = format!("{what} at a checkpoint: retention has removed what was before it");
+    match (checkpoints, older) {
+        (0, _) => None,
+        (_, 0) => Some(what),
+        (_, older) => Some(format!("{what}; older code had a part in {}", count(older))),
+    }
+}
+
 async fn show(
     stream: &StreamName,
     to: i64,
+    from_checkpoints: bool,
     reach: &Reach,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {
     let query = [
         ("stream", Some(stream.to_string())),
         ("to_seq", Some(to.to_string())),
+        (
+            "from_checkpoints",
+            from_checkpoints.then(|| "true".to_owned()),
+        ),
     ];
     let path = with_query("/v1/admin/rebuilds/fold", &query);
     let folded: FoldedTo = reach.get(&path).await?;

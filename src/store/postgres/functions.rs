@@ -5,12 +5,18 @@ use super::Hot;
 use crate::store::Error;
 
 /// Where their text is; a later migration that changes one comes before the earlier.
-const TEXTS: [&str; 2] = [
+const TEXTS: [&str; 3] = [
+    include_str!("../../../migrations/postgres/0014_retention.sql"),
     include_str!("../../../migrations/postgres/0006_append.sql"),
     include_str!("../../../migrations/postgres/0002_functions.sql"),
 ];
 
-const NAMES: [&str; 3] = ["hooklane_append", "hooklane_ingest", "hooklane_advance"];
+const NAMES: [&str; 4] = [
+    "hooklane_append",
+    "hooklane_ingest",
+    "hooklane_advance",
+    "hooklane_prune",
+];
 
 impl Hot {
     /// Compares the functions in the database with those of the binary, settings included.

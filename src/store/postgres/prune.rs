@@ -1,0 +1,83 @@
+//! Removing the events at the front of streams, by one call.
+
+use tokio::time::timeout;
+
+use super::{ANSWER_MAX, Hot, settle};
+use crate::domain::hook::HookId;
+use crate::domain::time::Timestamp;
+use crate::store::Error;
+use crate::store::prune::{Cut, Prune, WALKED_MAX};
+
+const PRUNE: &str = "select stream from hooklane_prune($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// Ids begin with the clock, so that their order is that of age.
+const OLDEST: &str = "select e.id from streams s
+    cross join lateral (select e.id from events e where e.stream = s.id and e.seq = s.floor + 1) e
+    where s.hook = $1 order by e.id limit 1";
+
+/// Along the index of ids: other hooks' events that came meanwhile are passed by.
+const WALK: &str = "select e.id, e.received_at,
+      (octet_length(e.body) + octet_length(e.headers))::bigint
+    from events e join streams s on s.id = e.stream
+    where s.hook = $1 and e.id >= $2 order by e.id limit $3";
+
+/// Events walked past by one query.
+const STEP: usize = 5_000;
+
+impl Hot {
+    /// Removes events and keeps checkpoints in their place; says of each cut whether it was done.
+    ///
+    /// # Errors
+    /// Nothing was removed, unless the connection was lost: then it is unknown, and the floors show it.
+    pub async fn prune(&self, prune: &Prune) -> Result<Vec<bool>, Error> {
+        let cuts = &prune.cuts;
+        let mut db = self.connection().await?;
+        let call = sqlx::query_scalar::<_, i64>(PRUNE)
+            .bind(prune.hook.0)
+            .bind(prune.reducer.map(|(handler, _)| handler.0))
+            .bind(prune.reducer.map(|(_, fold)| fold))
+            .bind(column(cuts, |cut| cut.stream.0))
+            .bind(column(cuts, |cut| cut.floor.0))
+            .bind(column(cuts, |cut| cut.to.0))
+            .bind(column(cuts, |cut| cut.checkpoint.fold))
+            .bind(column(cuts, |cut| cut.checkpoint.state.as_deref()))
+            .bind(column(cuts, |cut| cut.checkpoint.chain.as_bytes()));
+        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
+        let pruned = settle(db, answer)?;
+        Ok(column(cuts, |cut| pruned.contains(&cut.stream.0)))
+    }
+
+    /// See [`crate::store::Store::oldest_bytes`].
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
+        let mut db = self.connection().await?;
+        let first = sqlx::query_scalar(OLDEST).bind(hook.0);
+        let mut from: Option<Vec<u8>> = first.fetch_optional(&mut *db).await?;
+        let (mut passed, mut walked) = (0, 0);
+        while let Some(id) = from.take() {
+            let walk = sqlx::query_as(WALK).bind(hook.0).bind(id).bind(STEP as i64);
+            let step: Vec<(Vec<u8>, i64, i64)> = walk.fetch_all(&mut *db).await?;
+            for (_, received_at, bytes_of) in &step {
+                passed += bytes_of;
+                walked += 1;
+                if passed >= bytes || walked == WALKED_MAX {
+                    return Ok(Some(Timestamp::from_millis(*received_at)));
+                }
+            }
+            from = step.into_iter().nth(STEP - 1).map(next);
+        }
+        Ok(None)
+    }
+}
+
+/// The id after one, so that no event is counted twice.
+fn next((mut id, ..): (Vec<u8>, i64, i64)) -> Vec<u8> {
+    id.push(0);
+    id
+}
+
+fn column<'a, T>(cuts: &'a [Cut], of: impl Fn(&'a Cut) -> T) -> Vec<T> {
+    cuts.iter().map(of).collect()
+}
