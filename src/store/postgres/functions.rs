@@ -6,7 +6,7 @@ use crate::store::Error;
 
 /// Where their text is; a later migration that changes one comes before the earlier.
 const TEXTS: [&str; 2] = [
-    include_str!("../../../migrations/postgres/0006_append.sql"),
+    include_str!("../../../migrations/postgres/0018_batches.sql"),
     include_str!("../../../migrations/postgres/0002_functions.sql"),
 ];
 
