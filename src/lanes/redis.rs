@@ -3,8 +3,9 @@
 //!
 //! Redis keeps hints only. What it forgets, repeats or rolls back costs time: every sign of a loss makes
 //! the owners claim their lanes again and find their work in the database. Nothing here blocks: a client
-//! that stalls must not swallow a hint. Keys of a namespace share a hash tag, so that each script finds
-//! its keys on one node of a Redis Cluster.
+//! that stalls must not swallow a hint. All keys share a hash tag, so that one node of a Redis Cluster has
+//! them all: it is found like a single server, and its loss is noticed like that of one. Hints are too small
+//! to need more than one.
 
 mod link;
 
@@ -349,7 +350,7 @@ impl Redis {
 }
 
 fn key(namespace: &Name, what: &str) -> String {
-    format!("{{hooklane:{namespace}}}:{what}")
+    format!("{{hooklane}}:lanes:{namespace}:{what}")
 }
 
 fn owners(lane: &LaneId) -> String {

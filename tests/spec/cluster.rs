@@ -109,8 +109,8 @@ impl Cluster {
     /// The same as Redis has it.
     fn claims(&self) -> BTreeSet<(i64, i64)> {
         let redis = &self.servers.redis;
-        let generation = redis.ask(&["HGET", "{hooklane:default}:conf", "generation"]);
-        let own = format!("{{hooklane:default}}:own:{}", generation[0]);
+        let generation = redis.ask(&["HGET", "{hooklane}:lanes:default:conf", "generation"]);
+        let own = format!("{{hooklane}}:lanes:default:own:{}", generation[0]);
         let fields = redis.ask(&["HGETALL", &own]);
         let number = |text: &String| text.parse().unwrap();
         let pairs = fields.chunks_exact(2);
@@ -121,7 +121,7 @@ impl Cluster {
 
     /// The word that Redis has from whoever told it of the lanes; empty when nobody has.
     fn boot(&self) -> String {
-        let boot = ["HGET", "{hooklane:default}:conf", "boot"];
+        let boot = ["HGET", "{hooklane}:lanes:default:conf", "boot"];
         self.servers.redis.ask(&boot).concat()
     }
 

@@ -156,11 +156,16 @@ impl Server {
         done("pg_ctl restart", restart.output());
     }
 
+    /// The process that all others of the server are children of.
+    pub fn pid(&self) -> u32 {
+        let running = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        running.lines().next().unwrap().parse().unwrap()
+    }
+
     /// Kills it with -9, without a word to those that are connected.
     pub fn kill(&self) {
-        let running = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        let pid = running.lines().next().unwrap().parse().unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        let pid = Pid::from_raw(self.pid().cast_signed()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
     }
 
     /// Starts it after a kill. What served connections may take a while to notice, and it starts only

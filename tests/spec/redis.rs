@@ -113,7 +113,7 @@ async fn sign(redis: &Redis, passing: &[Sign]) -> Sign {
 
 /// The word that is new after every loss.
 fn boot(server: &RedisServer) -> String {
-    ask(server, &["HGET", "{hooklane:t}:conf", "boot"])
+    ask(server, &["HGET", "{hooklane}:lanes:t:conf", "boot"])
 }
 
 fn free_port() -> String {
@@ -168,7 +168,7 @@ async fn every_script_answers_as_the_protocol_says() {
     assert_eq!(pop(&redis, 7, 43).await, Done(vec![cursor(1, 10)]));
     let two = [(0, cursor(1, 10)), (1, cursor(1, 11))];
     assert_eq!(redis.push(&name("t"), 7, &two).await.unwrap(), Done(2));
-    assert_eq!(ask(&server, &["ZCARD", "{hooklane:t}:q:7:1"]), "1");
+    assert_eq!(ask(&server, &["ZCARD", "{hooklane}:lanes:t:q:7:1"]), "1");
     assert_eq!(raise(&redis, 8, 3).await, Done(()), "the next generation");
     assert_eq!(boot(&server), first, "the boot word is kept");
     assert_eq!(raise(&redis, 7, 2).await, Stale(8), "never lowers");
@@ -215,7 +215,7 @@ async fn hints_come_oldest_first_once_each_and_no_more_than_asked() {
 async fn what_is_no_cursor_is_passed_over() {
     let server = RedisServer::start();
     let redis = owner(&server).await;
-    let queue = "{hooklane:t}:q:7:0";
+    let queue = "{hooklane}:lanes:t:q:7:0";
     let words = ["1", "x", "2", "1.x", "3", "1.2.3", "4", "", "5", "4.9"];
     ask(&server, &[&["ZADD", queue][..], &words[..]].concat());
     assert_eq!(pop(&redis, 7, 41).await, Answer::Done(vec![cursor(4, 9)]));
@@ -247,9 +247,9 @@ async fn a_wiped_namespace_forgets_hints_and_owners_and_the_others_keep_theirs()
     assert_eq!(there.unwrap(), Answer::Done(1));
     push(&redis, 7, 1).await;
     redis.wipe(&name("t")).await.unwrap();
-    assert_eq!(ask(&server, &["KEYS", "{hooklane:t}:*"]), "");
+    assert_eq!(ask(&server, &["KEYS", "{hooklane}:lanes:t:*"]), "");
     assert_eq!(pop(&redis, 7, 41).await, Answer::Wiped);
-    assert_eq!(ask(&server, &["ZCARD", "{hooklane:t2}:q:3:0"]), "1");
+    assert_eq!(ask(&server, &["ZCARD", "{hooklane}:lanes:t2:q:3:0"]), "1");
     assert_eq!(raise(&redis, 7, 2).await, Answer::Done(()));
     assert_eq!(pop(&redis, 7, 41).await, Answer::NotOwner(None));
 }
@@ -272,7 +272,10 @@ async fn an_emptied_server_is_a_loss_for_every_node() {
 async fn another_boot_word_is_a_loss() {
     let server = RedisServer::start();
     let redis = owner(&server).await;
-    ask(&server, &["HSET", "{hooklane:t}:conf", "boot", "other"]);
+    ask(
+        &server,
+        &["HSET", "{hooklane}:lanes:t:conf", "boot", "other"],
+    );
     assert_eq!(raise(&redis, 7, 2).await, Answer::Done(()));
     assert_eq!(redis.pulse().await, Sign::Lost);
     assert_eq!(sign(&redis, &[Sign::Lost]).await, Sign::Fine);
@@ -478,26 +481,105 @@ async fn a_server_that_cannot_be_used_is_refused_in_one_line() {
         &["no writes", "primary"],
     );
 
-    let ports = [free_port(), free_port()];
-    let sharded = RedisServer::with(&[
-        "--cluster-enabled",
-        "yes",
-        "--port",
-        &ports[0],
-        "--cluster-port",
-        &ports[1],
-        "--bind",
-        "127.0.0.1",
-    ]);
-    refused(open(&sharded.url(), CLUSTER).await, &["Redis Cluster"]);
-
     let full = RedisServer::start();
     ask(&full, &["CONFIG", "SET", "maxmemory", "1"]);
     refused(open(&full.url(), CLUSTER).await, &["OOM"]);
 }
 
+/// Nodes of a Redis Cluster: three that divide the keys, and three that follow them.
+struct Sharded {
+    nodes: Vec<(RedisServer, String)>,
+}
+
+impl Sharded {
+    fn start() -> Self {
+        let nodes: Vec<_> = (0..6).map(|_| Self::node()).collect();
+        let doors = nodes.iter().map(|(_, door)| door.as_str());
+        let mut create = std::process::Command::new("redis-cli");
+        create.args(["--cluster", "create"]).args(doors);
+        create.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        let done = create.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let sharded = Self { nodes };
+        let follows =
+            |server: &RedisServer| ask(server, &["INFO"]).contains("master_link_status:up");
+        crate::world::until(|| {
+            let mut nodes = sharded.nodes.iter();
+            let is_ok = |server| ask(server, &["CLUSTER", "INFO"]).contains("cluster_state:ok");
+            let followers = nodes.clone().filter(|(server, _)| follows(server)).count();
+            (followers == 3 && nodes.all(|(server, _)| is_ok(server))).then_some(())
+        });
+        sharded
+    }
+
+    fn node() -> (RedisServer, String) {
+        let ports = [free_port(), free_port()];
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "500"];
+        let listens = ["--bind", "127.0.0.1", "--port", &ports[0]];
+        let bus = ["--cluster-port", &ports[1]];
+        let server = RedisServer::with(&[&options[..], &listens, &bus].concat());
+        (server, format!("127.0.0.1:{}", ports[0]))
+    }
+
+    /// The node that has the keys.
+    fn owner(&self) -> &(RedisServer, String) {
+        let has = |(server, _): &&(RedisServer, String)| ask(server, &["DBSIZE"]) != "0";
+        let leads =
+            |(server, _): &&(RedisServer, String)| ask(server, &["ROLE"]).starts_with("master");
+        let mut owners = self.nodes.iter().filter(has).filter(leads);
+        let owner = owners.next().expect("keys");
+        assert!(owners.next().is_none(), "they are in one place");
+        owner
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_of_a_redis_cluster_leads_to_the_one_that_has_the_keys() {
+    let sharded = tokio::task::block_in_place(Sharded::start);
+    let mut nodes = Vec::new();
+    for (_, door) in &sharded.nodes {
+        nodes.push(open(&format!("redis://{door}"), CLUSTER).await.unwrap());
+    }
+    let mut duties = JoinSet::new();
+    duties.spawn(nodes[1].clone().listen());
+    timeout(LATE, nodes[1].poked()).await.expect("it listens");
+    raise(&nodes[0], 7, 2).await;
+    claim(&nodes[1], 7, 41).await;
+    for (handler, from) in (1..).zip(&nodes) {
+        assert_eq!(push(from, 7, handler).await, Answer::Done(1));
+        timeout(LATE, nodes[1].poked()).await.expect("poked");
+        let hint = Answer::Done(vec![cursor(handler, 10)]);
+        assert_eq!(pop(&nodes[1], 7, 41).await, hint);
+    }
+    sharded.owner();
+    let other = open(&format!("redis://{}", sharded.nodes[2].1), 8_002).await;
+    refused(other, &["another hooklane database"]);
+    nodes[3].wipe(&name("t")).await.unwrap();
+    assert_eq!(pop(&nodes[1], 7, 41).await, Answer::Wiped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_redis_cluster_that_dies_is_a_loss_and_whoever_takes_its_place_is_found() {
+    let sharded = tokio::task::block_in_place(Sharded::start);
+    let first = open(&format!("redis://{}", sharded.nodes[0].1), CLUSTER).await;
+    let first = first.unwrap();
+    raise(&first, 7, 2).await;
+    // Its address is that of the one that dies.
+    let (owner, door) = sharded.owner();
+    let redis = open(&format!("redis://{door}"), CLUSTER).await.unwrap();
+    claim(&redis, 7, 41).await;
+    assert_eq!(redis.pulse().await, Sign::Fine);
+    owner.kill();
+    assert_eq!(sign(&redis, &[Sign::Away]).await, Sign::Lost);
+    assert_eq!(sign(&redis, &[Sign::Away]).await, Sign::Fine);
+    raise(&redis, 7, 2).await;
+    claim(&redis, 7, 42).await;
+    assert_eq!(push(&redis, 7, 1).await, Answer::Done(1));
+    assert_eq!(pop(&redis, 7, 42).await, Answer::Done(vec![cursor(1, 10)]));
+}
+
 /// The channels of pokes, as the refusal tells people to allow them: a pattern must be allowed literally.
-const CHANNELS: &str = "&{hooklane:*}:poke";
+const CHANNELS: &str = "&{hooklane}:lanes:*:poke";
 
 /// What hints need, and what the refusal tells people to allow.
 const NEEDED: [&str; 14] = [
@@ -534,15 +616,15 @@ async fn a_user_needs_what_is_documented_and_each_missing_permission_is_told() {
         assert_eq!(ask(&server, &rule), "OK");
     };
     for missing in NEEDED {
-        allow("~{hooklane*", CHANNELS, missing);
+        allow("~{hooklane}:*", CHANNELS, missing);
         refused(open(&url, CLUSTER).await, &["allow", missing]);
     }
-    allow("~{hooklane}*", CHANNELS, "");
-    refused(open(&url, CLUSTER).await, &["~{hooklane*"]);
-    allow("~{hooklane*", "resetchannels", "");
+    allow("~{hooklane}:lanes*", CHANNELS, "");
+    refused(open(&url, CLUSTER).await, &["~{hooklane}:*"]);
+    allow("~{hooklane}:*", "resetchannels", "");
     refused(open(&url, CLUSTER).await, &[CHANNELS]);
 
-    allow("~{hooklane*", CHANNELS, "");
+    allow("~{hooklane}:*", CHANNELS, "");
     let redis = open(&url, CLUSTER).await.unwrap();
     let mut duties = JoinSet::new();
     duties.spawn(redis.clone().listen());

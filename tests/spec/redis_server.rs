@@ -103,9 +103,14 @@ impl RedisServer {
         self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
         let server = self.server.lock();
-        let pid = Pid::from_child(server.as_ref().expect("a server that runs"));
+        server.as_ref().expect("a server that runs").id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 

@@ -33,14 +33,40 @@ fn field(text: &str, name: &str) -> f64 {
     number.and_then(|number| number.parse().ok()).unwrap()
 }
 
-/// CPU time that `pid` has used.
+/// CPU time that `pid` has used, with those of its children that have ended.
 pub fn cpu(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The second field is the name, in brackets, and may hold anything.
-    let rest = &stat[stat.rfind(')').unwrap() + 2..];
-    let ticks = |index: usize| -> u64 { rest.split(' ').nth(index).unwrap().parse().unwrap() };
-    let per_second = rustix::param::clock_ticks_per_second();
-    Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
+    let stat = Stat::of(pid).unwrap();
+    Duration::from_secs_f64(stat.ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// CPU time that `pid` and its children have used.
+pub fn cpu_of_family(pid: u32) -> Duration {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |child: &u32| Stat::of(*child).is_some_and(|stat| stat.parent == pid);
+    let children = all.filter(is_child).collect::<Vec<u32>>();
+    cpu(pid) + children.into_iter().map(cpu).sum::<Duration>()
+}
+
+/// What the kernel counts of a process.
+struct Stat {
+    parent: u32,
+    ticks: u64,
+}
+
+impl Stat {
+    /// None when it is gone.
+    fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the name, in brackets, and may hold anything.
+        let rest = &stat[stat.rfind(')')? + 2..];
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let ticks = fields[11..15].iter().map(|ticks| ticks.parse::<u64>());
+        Some(Self {
+            parent: fields[1].parse().ok()?,
+            ticks: ticks.sum::<Result<_, _>>().ok()?,
+        })
+    }
 }
 
 /// Prints what the figures depend on: cores, and how long a sync takes where the data will be.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use super::daemon::{Daemon, Home, Servers, Setup};
 use super::generator;
 use super::plans::{Closed, Measured, Open, Pace, Settle, Until};
 use super::postgres::Server;
+use super::proc;
 use super::requests::{Requests, amount};
 
 /// Counts, sums and keeps the last.
@@ -24,7 +25,7 @@ const SUM_JS: &str = "export default function reduce(state, event) {
 ";
 
 /// How long nodes that have just come need to divide the lanes among them.
-const SPREAD: std::time::Duration = std::time::Duration::from_secs(8);
+const SPREAD: Duration = Duration::from_secs(8);
 
 /// How many connections send at once.
 pub const CONNECTIONS: usize = 64;
@@ -126,9 +127,16 @@ impl World {
         world
     }
 
-    /// The processes of the nodes.
-    pub fn pids(&self) -> impl Iterator<Item = u32> {
-        self.daemons.iter().map(Daemon::pid)
+    /// CPU time that each part of it has used, and the load.
+    pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
+        let nodes = self.daemons.iter().map(|daemon| proc::cpu(daemon.pid()));
+        let mut parts = vec![("nodes", nodes.sum())];
+        if let Some(servers) = &self.homes[0].servers {
+            parts.push(("Postgres", proc::cpu_of_family(servers.postgres.pid())));
+            parts.push(("Redis", proc::cpu(servers.redis.pid())));
+        }
+        parts.push(("load", proc::cpu(std::process::id())));
+        parts
     }
 
     /// A fresh daemon with `count` hooks.

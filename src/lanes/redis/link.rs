@@ -13,8 +13,8 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
-    RedisResult, ScriptInvocation, ServerErrorKind,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline,
+    RedisError, RedisResult, ScriptInvocation, ServerErrorKind,
 };
 use tokio::time::{Instant, timeout};
 
@@ -40,7 +40,10 @@ const VERSION_MIN: (u32, u32) = (6, 2);
 const CLUSTER: &str = "{hooklane}:cluster";
 
 /// Where every namespace's pokes are heard.
-const POKES: &str = "{hooklane:*}:poke";
+const POKES: &str = "{hooklane}:lanes:*:poke";
+
+/// How often a node of a Redis Cluster may name another one before the keys are found.
+const MOVES_MAX: usize = 4;
 
 /// The address of a server. Its password is never shown.
 #[derive(Clone)]
@@ -91,6 +94,8 @@ pub(super) struct Link {
     /// What nodes of this database write under [`CLUSTER`].
     cluster: i64,
     open: Mutex<Option<Open>>,
+    /// Where pokes are heard: the server that was found last.
+    found: Mutex<Client>,
     tries: tokio::sync::Mutex<Tries>,
     lost: AtomicBool,
 }
@@ -108,6 +113,27 @@ struct Tries {
     next: Option<Instant>,
     run_id: String,
     said: String,
+    /// The nodes of a Redis Cluster: whichever answers knows who has the keys.
+    others: Vec<Client>,
+    /// At which door the next try knocks: that of the address, then those of the others.
+    door: usize,
+}
+
+impl Tries {
+    fn door(&self, address: &Address) -> Client {
+        let doors = 1 + self.others.len();
+        let other = (self.door % doors).checked_sub(1);
+        let other = other.and_then(|other| self.others.get(other));
+        other.unwrap_or(&address.client).clone()
+    }
+}
+
+/// The server that keeps our keys, and what it says of itself and of whose it is.
+struct Found {
+    client: Client,
+    server: MultiplexedConnection,
+    info: String,
+    cluster: Option<i64>,
 }
 
 impl Link {
@@ -117,6 +143,7 @@ impl Link {
             address: address.clone(),
             cluster,
             open: Mutex::new(None),
+            found: Mutex::new(address.client.clone()),
             tries: tokio::sync::Mutex::default(),
             lost: AtomicBool::new(false),
         };
@@ -178,7 +205,8 @@ impl Link {
     }
 
     async fn subscribe(&self) -> RedisResult<PubSub> {
-        let mut pokes = self.address.client.get_async_pubsub().await?;
+        let client = self.found.lock().clone();
+        let mut pokes = client.get_async_pubsub().await?;
         pokes.psubscribe(POKES).await?;
         Ok(pokes)
     }
@@ -221,15 +249,16 @@ impl Link {
 
     async fn connect(&self, tries: &mut Tries) -> Result<Open, Error> {
         let refused = |error: RedisError| refusal(&self.address, &error);
-        // Patience is ours: it covers what scripts ask twice.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        let client = &self.address.client;
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        let mut server = connecting.await.map_err(refused)?;
-        let look = redis::cmd("INFO");
-        let info: String = look.query_async(&mut server).await.map_err(refused)?;
+        let door = tries.door(&self.address);
+        // Also for the case that this one is cut off.
+        tries.door += 1;
+        let Found {
+            client,
+            mut server,
+            info,
+            ..
+        } = find(door).await.map_err(refused)?;
+        tries.door -= 1;
         let fit = check(&self.address, &info);
         let ours = async {
             fit?;
@@ -248,6 +277,10 @@ impl Link {
         if !before.is_empty() && before != tries.run_id {
             self.note_loss();
         }
+        if is_clustered(&info) {
+            tries.others = others(&client, &mut server).await;
+        }
+        *self.found.lock() = client;
         tries.number += 1;
         let number = tries.number;
         let open = Open { number, server };
@@ -308,6 +341,78 @@ impl Link {
     }
 }
 
+/// Finds the server that keeps our keys, from one that may be any node of a Redis Cluster: all keys share
+/// a hash tag, so that one node has them all, and each other one names it.
+async fn find(door: Client) -> RedisResult<Found> {
+    // Patience is ours: it covers what scripts ask twice.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    let (mut client, mut moves) = (door, 0);
+    loop {
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let mut server = connecting.await?;
+        let look = redis::cmd("INFO");
+        let info: String = look.query_async(&mut server).await?;
+        let mut mark = redis::cmd("GET");
+        let cluster = mark.arg(CLUSTER).query_async(&mut server).await;
+        let named = |error: &RedisError| Some(error.redirect_node()?.0.to_owned());
+        match cluster {
+            Ok(cluster) => {
+                return Ok(Found {
+                    client,
+                    server,
+                    info,
+                    cluster,
+                });
+            }
+            Err(error) => match named(&error).filter(|_| moves < MOVES_MAX) {
+                Some(node) => client = at(&client, &node)?,
+                None => return Err(error),
+            },
+        }
+        moves += 1;
+    }
+}
+
+/// The same access to another node of the cluster, at HOST:PORT.
+fn at(client: &Client, node: &str) -> RedisResult<Client> {
+    let info = client.get_connection_info().clone();
+    let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
+    let port = port.parse().unwrap_or(6379);
+    let addr = match info.addr() {
+        // A node that does not know its own name names its port alone.
+        ConnectionAddr::Tcp(same, _) if host.is_empty() => ConnectionAddr::Tcp(same.clone(), port),
+        ConnectionAddr::TcpTls {
+            host: same,
+            insecure,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host: if host.is_empty() { same } else { host }.to_owned(),
+            port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host.to_owned(), port),
+    };
+    Client::open(info.set_addr(addr))
+}
+
+/// The nodes that a node of a cluster knows; none when it does not say.
+async fn others(client: &Client, server: &mut MultiplexedConnection) -> Vec<Client> {
+    let mut nodes = redis::cmd("CLUSTER");
+    let nodes: RedisResult<String> = nodes.arg("NODES").query_async(server).await;
+    let nodes = nodes.unwrap_or_default();
+    let node = |line: &str| line.split(' ').nth(1)?.split('@').next().map(str::to_owned);
+    let nodes = nodes.lines().filter_map(node);
+    nodes.filter_map(|node| at(client, &node).ok()).collect()
+}
+
+fn is_clustered(info: &str) -> bool {
+    field(info, "redis_mode") == Some("cluster")
+}
+
 /// What is found of a server.
 #[derive(Clone, Debug)]
 pub struct Looked {
@@ -327,8 +432,8 @@ pub struct Looked {
 /// [`Error::Refused`] when no node can use it; it says what to do.
 pub async fn look(address: &Address, cluster: Option<i64>) -> Result<Looked, Error> {
     let looked = timeout(PATIENCE_AT_START, async {
-        let server = address.client.get_multiplexed_async_connection().await;
-        facts(address, server?, cluster).await
+        let found = find(address.client.clone()).await?;
+        facts(address, found, cluster).await
     });
     match looked.await {
         Ok(Ok(looked)) => looked,
@@ -339,12 +444,15 @@ pub async fn look(address: &Address, cluster: Option<i64>) -> Result<Looked, Err
 
 async fn facts(
     address: &Address,
-    mut server: MultiplexedConnection,
+    found: Found,
     cluster: Option<i64>,
 ) -> RedisResult<Result<Looked, Error>> {
-    let info: String = redis::cmd("INFO").query_async(&mut server).await?;
-    let mut mark = redis::cmd("GET");
-    let found: Option<i64> = mark.arg(CLUSTER).query_async(&mut server).await?;
+    let Found {
+        mut server,
+        info,
+        cluster: found,
+        ..
+    } = found;
     let (before, began) = (Timestamp::now(), Instant::now());
     let time = redis::cmd("TIME");
     let (seconds, micros): (i64, i64) = time.query_async(&mut server).await?;
@@ -367,7 +475,7 @@ async fn facts(
 
 /// Every command that hints need, on keys and a channel that stand for those of a namespace.
 fn everything() -> Pipeline {
-    let key = |what| format!("{{hooklane:}}:{what}:{:016x}", rand::random::<u64>());
+    let key = |what| format!("{{hooklane}}:lanes::{what}:{:016x}", rand::random::<u64>());
     let (hash, queue) = (key("own"), key("q"));
     let mut all = redis::pipe();
     all.cmd("TIME");
@@ -379,7 +487,7 @@ fn everything() -> Pipeline {
     all.cmd("ZPOPMIN").arg(&queue).arg(1);
     all.cmd("DEL").arg(&hash).arg(&queue);
     all.cmd("SCAN").arg(0).arg("COUNT").arg(1);
-    all.cmd("PUBLISH").arg("{hooklane:}:poke").arg(0);
+    all.cmd("PUBLISH").arg("{hooklane}:lanes::poke").arg(0);
     all
 }
 
@@ -392,12 +500,9 @@ fn check(address: &Address, info: &str) -> Result<(), Error> {
         let what = format!("is version {version}");
         return Err(unfit(address, &what, "6.2 or later is needed"));
     }
-    if field(info, "role").is_some_and(|role| role != "master") {
+    // A follower in a cluster names its primary.
+    if field(info, "role").is_some_and(|role| role != "master") && !is_clustered(info) {
         return Err(unfit(address, FOLLOWS, PRIMARY));
-    }
-    if field(info, "redis_mode") == Some("cluster") {
-        let what = "is a node of a Redis Cluster, which is not supported";
-        return Err(unfit(address, what, "give the address of a single primary"));
     }
     if evicts(info) {
         tracing::warn!(redis = %address, "Redis may evict hints when its memory is full: \
@@ -434,7 +539,7 @@ const OWN_REDIS: &str = "give this one a Redis of its own, or another number at 
 const RUNS: &str = "does it run, and is the address right?";
 const FOLLOWS: &str = "follows another server and takes no writes";
 const PRIMARY: &str = "give the address of the primary";
-const ALLOW: &str = "allow it ~{hooklane* &{hooklane:*}:poke +get +set +del +scan +hget +hset +zadd +zpopmin \
+const ALLOW: &str = "allow it ~{hooklane}:* &{hooklane}:lanes:*:poke +get +set +del +scan +hget +hset +zadd +zpopmin \
     +time +info +evalsha +script|load +publish +psubscribe";
 
 /// Why the server does not let us in, and what to do about it.

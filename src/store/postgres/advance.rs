@@ -15,8 +15,11 @@ use crate::domain::hook::HandlerId;
 use crate::store::Error;
 use crate::store::cursors::{Advance, Mover, Step};
 
-const ADVANCE: &str = "select stream, handler from hooklane_advance(
+const ADVANCE: &str = "select r_stream, r_handler from hooklane_advance(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+
+/// The cursors that moved: their streams, and their handlers.
+type Moved = (Option<Vec<i64>>, Option<Vec<i64>>);
 
 /// Cursors in one call.
 const CURSORS_MAX: usize = 1_024;
@@ -154,7 +157,7 @@ impl Hot {
             .flat_map(|step| step.skipped.iter().map(move |letter| (step, letter)))
             .collect();
         let is_durable = !dead.is_empty() || steps.iter().any(|s| s.mover == Mover::Operator);
-        let call = sqlx::query_as::<_, (i64, i64)>(ADVANCE)
+        let call = sqlx::query_as::<_, Moved>(ADVANCE)
             .bind(column(steps, |step| step.cursor.stream.0))
             .bind(column(steps, |step| step.cursor.handler.0))
             .bind(column(steps, |step| step.era.0))
@@ -174,12 +177,15 @@ impl Hot {
             .bind(letters(&dead, |_, letter| letter.reason.as_str()))
             .bind(letters(&dead, |step, _| step.at.as_millis()))
             .bind(is_durable);
-        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
+        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut *db)).await;
+        let (streams, handlers) = settle(db, answer)?;
         let cursor = |(stream, handler)| CursorId {
             stream: StreamId(stream),
             handler: HandlerId(handler),
         };
-        Ok(settle(db, answer)?.into_iter().map(cursor).collect())
+        let moved = streams.into_iter().flatten();
+        let moved = moved.zip(handlers.into_iter().flatten());
+        Ok(moved.map(cursor).collect())
     }
 }
 

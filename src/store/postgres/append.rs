@@ -24,8 +24,11 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
     from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
-const APPEND: &str = "select ord, stream, slot, head
+const APPEND: &str = "select r_stream, r_slot, r_head
     from hooklane_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+/// Ids, slots and heads of the streams, in the order in which they were asked for; none: nothing was stored.
+type Placed = (Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
 
 /// One row of the answer of the long way.
 type Row = (
@@ -138,7 +141,7 @@ impl Hot {
     ) -> Result<Option<Vec<Appended>>, Error> {
         let streams = || plan.streams.iter();
         let mut db = self.connection().await?;
-        let call = sqlx::query_as::<_, (i64, i64, i64, i64)>(APPEND)
+        let call = sqlx::query_as::<_, Placed>(APPEND)
             .bind(streams().map(|s| s.hook).collect::<Vec<_>>())
             .bind(streams().map(|s| s.key).collect::<Vec<_>>())
             .bind(streams().map(|s| s.count).collect::<Vec<_>>())
@@ -151,8 +154,8 @@ impl Hot {
             .bind(column(events, |event| &*event.headers))
             .bind(column(events, |event| &*event.body))
             .bind(plan.has_keys);
-        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
-        Ok(plan.outcomes(&settle(db, answer)?))
+        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut *db)).await;
+        Ok(plan.outcomes(settle(db, answer)?))
     }
 
     async fn call_ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
@@ -237,15 +240,15 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// What became of each event, by the streams' answers; none when there is none of a stream.
-    fn outcomes(&self, rows: &[(i64, i64, i64, i64)]) -> Option<Vec<Appended>> {
-        let of_stream: HashMap<_, _> = rows.iter().map(|row| (row.0, row)).collect();
-        let new = |(ord, nth): (&i64, &i64)| {
-            let (_, stream, slot, head) = *of_stream.get(ord)?;
+    /// What became of each event, by the streams' answers; none when nothing was stored.
+    fn outcomes(&self, (streams, slots, heads): Placed) -> Option<Vec<Appended>> {
+        let (streams, slots, heads) = (streams?, slots?, heads?);
+        let new = |(stream, nth): (&i64, &i64)| {
+            let at = usize::try_from(stream - 1).ok()?;
             Some(Appended::New {
-                stream: StreamId(*stream),
-                seq: Seq(head + nth),
-                slot: Slot(u16::try_from(*slot).unwrap_or_default()),
+                stream: StreamId(*streams.get(at)?),
+                seq: Seq(heads.get(at)? + nth),
+                slot: Slot(u16::try_from(*slots.get(at)?).unwrap_or_default()),
             })
         };
         self.stream.iter().zip(&self.nth).map(new).collect()

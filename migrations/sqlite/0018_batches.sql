@@ -1,0 +1,1 @@
+-- Postgres has new forms of its two calls of the hot path; SQLite has none of them.
