@@ -14,11 +14,12 @@ use tokio::sync::Mutex;
 
 use super::{Error, sqlite};
 
-/// Frames of the WAL, each a page, that may be left for the copy while nobody commits: some milliseconds.
-const LEFT_MAX: i64 = 500;
+/// Frames of the WAL, each a page, that may be left for the copy while nobody commits: half a megabyte, a
+/// millisecond or two. Each copy beside the commits leaves less than the one before it, as it takes less time.
+const LEFT_MAX: i64 = 64;
 
 /// Copies beside the commits before the one in their place, however much is left by then.
-const PASSES_MAX: usize = 4;
+const PASSES_MAX: usize = 12;
 
 /// Is told of an error after which the process must end: what the file holds is not known any more.
 pub type Alarm = Box<dyn Fn(Error) + Send>;
