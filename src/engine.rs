@@ -16,6 +16,8 @@ pub mod prune;
 pub mod rebuild;
 pub mod reduce;
 mod relay;
+#[cfg(test)]
+mod simulation;
 mod sweep;
 mod turn;
 pub mod wipe;
@@ -32,14 +34,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::{HandlerId, Hook, HookId};
-use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
+use crate::domain::hook::{HandlerId, Hook};
+use crate::domain::lane::{LaneId, LaneSet, Slot};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Aside, Behind, Hint, Lanes};
 use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
+use catalog::Drain;
 pub use gauge::{Reading, class};
 pub use worker::Worker;
 
@@ -48,9 +51,6 @@ const CATALOG_EVERY: Duration = Duration::from_secs(1);
 
 /// How often draining lanes are looked at, while there are any.
 const DRAINS_EVERY: Duration = Duration::from_millis(250);
-
-/// How long a hook may stand still while it changes its namespace: then whoever moves it is gone.
-const MOVE_MAX: Duration = Duration::from_secs(10);
 
 /// How often it is stored which keys were used.
 const USES_EVERY: Duration = Duration::from_secs(60);
@@ -317,8 +317,11 @@ impl Engine {
         held.collect()
     }
 
+    /// The lanes that run here, and those that end their last turn.
     fn held_lanes(&self) -> Vec<LaneId> {
-        self.running.read().keys().cloned().collect()
+        let mut held: Vec<_> = self.running.read().keys().cloned().collect();
+        held.extend(self.stopping.read().iter().map(|worker| worker.id.clone()));
+        held
     }
 
     /// Asks for a look at who runs which lane.
@@ -421,9 +424,6 @@ impl Engine {
         match &self.member {
             Some(member) => member.begin(self).await,
             None => {
-                // Nobody else could be moving them.
-                let catalog = self.catalog.now();
-                self.end_moves(&catalog, &catalog.stops.moving()).await?;
                 self.run_every_lane().await?;
                 self.sweep().await.map(drop)
             }
@@ -458,11 +458,7 @@ impl Engine {
         if rows.iter().all(|lane| lane.set == store::SetState::Stable) {
             return Ok(());
         }
-        // A resize may have begun since the configuration was read: what still runs is sealed when it has stopped.
-        let running: HashSet<LaneId> = self.held_lanes().into_iter().collect();
-        let ends = |lane: &store::LaneRow| lane.is_closing() && !running.contains(&lane.id);
-        let closing = rows.into_iter().filter(ends);
-        let closing: Vec<_> = closing.map(|lane| (lane.id, lane.epoch)).collect();
+        let closing = membership::idle(rows, &self.held_lanes().into_iter().collect());
         if !closing.is_empty() {
             let now = Timestamp::now();
             self.store.seal_lanes(&closing, "", now).await?;
@@ -518,71 +514,54 @@ impl Engine {
         }
     }
 
-    /// Ends the changes of namespace that a crash has broken off. Any node may: no order depends on it.
+    /// Carries on the moves of hooks, whoever began them. Any node may: rows decide.
     async fn watch_moves(self: Arc<Self>) {
-        let mut since: HashMap<HookId, Instant> = HashMap::new();
         let mut clock = tokio::time::interval(CATALOG_EVERY);
         loop {
-            let now = clock.tick().await;
+            clock.tick().await;
             let catalog = self.catalog.now();
-            let moving = catalog.stops.moving();
-            since.retain(|hook, _| moving.contains(hook));
-            for hook in moving {
-                since.entry(hook).or_insert(now);
-            }
-            let is_late = |(_, since): &(&HookId, &Instant)| now - **since >= MOVE_MAX;
-            let late = since
-                .iter()
-                .filter(is_late)
-                .map(|(hook, _)| *hook)
-                .collect();
-            if let Err(error) = self.end_moves(&catalog, &late).await {
-                tracing::debug!(%error, "hooks that stand still are looked at again");
+            for moving in catalog.stops.moving() {
+                if let Err(error) = self.end_move(moving).await {
+                    tracing::debug!(%error, "hooks that stand still are looked at again");
+                }
             }
         }
     }
 
-    /// Lets hooks go on in the namespace that they have.
-    async fn end_moves(
-        &self,
-        catalog: &catalog::Snapshot,
-        hooks: &HashSet<HookId>,
-    ) -> Result<(), Error> {
-        let known = hooks
-            .iter()
-            .filter_map(|hook| catalog.hooks_by_id.get(hook));
-        for hook in known {
-            tracing::warn!(hook = %hook.name, "its change of namespace was broken off; it goes on where it is");
-            self.store.end_move(hook.id, &hook.namespace).await?;
+    /// Lets a hook go on in the namespace that it moves to, if no turn of it runs any more, here or on
+    /// another node; whether it was this that did.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_move(&self, moving: &store::Move) -> Result<bool, Error> {
+        if self.acted() < moving.since || !self.store.end_move(moving).await? {
+            return Ok(false);
         }
-        match hooks.is_empty() {
-            true => Ok(()),
-            false => self.config_changed().await,
-        }
+        self.config_changed().await?;
+        Ok(true)
     }
 
     async fn look_at_drains(&self, catalog: &catalog::Snapshot) -> Result<(), Error> {
         for set in catalog.lane_sets.values() {
-            let has = |lane: &LaneId, mode| catalog.stops.mode(lane) == mode;
-            let draining: Vec<_> = set.ids().filter(|lane| has(lane, Mode::Draining)).collect();
-            if !draining.is_empty() {
-                let left = self.store.left(set).await?;
-                let is_done = |lane: &LaneId| !left.contains_key(&lane.index);
-                let done: Vec<_> = draining.into_iter().filter(is_done).collect();
-                if !done.is_empty() {
-                    self.store.lanes_drained(&done).await?;
-                    self.config_changed().await?;
+            match catalog.stops.drain(set) {
+                Drain::None => {}
+                Drain::UnderWay(draining) => {
+                    let left = self.store.left(set).await?;
+                    let is_done = |lane: &LaneId| !left.contains_key(&lane.index);
+                    let done: Vec<_> = draining.into_iter().filter(is_done).collect();
+                    if !done.is_empty() {
+                        self.store.lanes_drained(set, &done).await?;
+                        self.config_changed().await?;
+                    }
                 }
-                continue;
-            }
-            if !set.ids().all(|lane| has(&lane, Mode::Drained)) {
-                continue;
-            }
-            let planned = self.store.resize_under_way(&set.namespace).await?;
-            if let Some(resize) = planned.filter(|resize| resize.is_planned)
-                && self.store.begin_planned(&resize.from, &resize.to).await?
-            {
-                self.config_changed().await?;
+                Drain::Done => {
+                    let planned = self.store.resize_under_way(&set.namespace).await?;
+                    if let Some(resize) = planned.filter(|resize| resize.is_planned)
+                        && self.store.begin_planned(&resize.from, &resize.to).await?
+                    {
+                        self.config_changed().await?;
+                    }
+                }
             }
         }
         Ok(())
@@ -606,12 +585,24 @@ impl Engine {
             let stopped = |id: &LaneId| {
                 let lane = running.remove(id)?;
                 self.stopping.write().push(lane.worker.clone());
+                lane.stop.send_replace(true);
                 Some((id.clone(), lane, self.lanes.close(id)))
             };
             lanes.iter().filter_map(stopped).collect()
         };
-        for (_, lane, _) in &closing {
-            lane.stop.send_replace(true);
+        // Somebody else may be about to stop some of them, as when a lease has run out: whoever frees or seals a
+        // lane knows that no turn of it runs here.
+        let is_ours = |worker: &Arc<Worker>| {
+            let mut ours = closing.iter().map(|(_, lane, _)| &lane.worker);
+            ours.any(|ours| Arc::ptr_eq(ours, worker))
+        };
+        let others: Vec<_> = {
+            let stopping = self.stopping.read();
+            let others = stopping.iter().filter(|worker| lanes.contains(&worker.id));
+            others.filter(|worker| !is_ours(worker)).cloned().collect()
+        };
+        for worker in others {
+            worker.turn_ends().await;
         }
         let mut left = Vec::with_capacity(closing.len());
         for (id, lane, mut hints) in closing {
@@ -662,11 +653,12 @@ impl Engine {
             worker.turn_ends().await;
         }
         let lets_go = now.lets_go(before);
-        if lets_go {
-            for worker in &workers {
+        for worker in &workers {
+            if lets_go {
                 self.place_later(worker.give_up_strangers(now));
-                worker.let_kept_go();
             }
+            // Turns may have gone by a configuration that came between these two and stopped something.
+            worker.let_kept_go();
         }
         let had = |handler: &HandlerId| before.handlers.contains_key(handler);
         if lets_go || !now.handlers.keys().all(had) {

@@ -224,7 +224,7 @@ impl Admin {
             (Some(_), None) => self.set_aside(hook.id).await?,
             _ => Vec::new(),
         };
-        if hook.namespace != spec.namespace && self.engine.is_some() {
+        if hook.namespace != spec.namespace {
             self.move_hook(hook, &spec.namespace).await?;
         }
         self.store.edit_hook(hook, &plan(spec), now).await?;
@@ -236,21 +236,39 @@ impl Admin {
     /// Moves the streams of a hook to the lanes of another namespace: no turn of the old lanes runs any more
     /// when the first of the new ones begins. Only this hook waits, for one turn.
     async fn move_hook(&self, hook: &Hook, to: &Name) -> Result<(), Error> {
-        self.store.begin_move(hook.id, Timestamp::now()).await?;
-        self.changed().await?;
-        let version = self.store.config_version().await?;
-        let late = self.acted_by_all(version).await?;
-        if !late.is_empty() {
-            self.store.end_move(hook.id, &hook.namespace).await?;
-            self.changed().await?;
-            let nodes = late.join(", ");
+        let (name, now) = (&hook.name, Timestamp::now());
+        let begun = self.store.begin_move(hook.id, &hook.namespace, to, now);
+        let Some(moving) = begun.await? else {
             return Err(Error::Conflict(format!(
-                "node {nodes} does not answer: hook {} stays where it is; try again",
-                hook.name
+                "hook {name} is on its way to another namespace, or has left {}, or there is no {to} any \
+                 more. Nothing was changed.",
+                hook.namespace
             )));
+        };
+        let Some(engine) = &self.engine else {
+            // No daemon, no turns.
+            self.store.end_move(&moving).await?;
+            return Ok(());
+        };
+        self.changed().await?;
+        loop {
+            let late = self.acted_by_all(moving.since).await?;
+            if !late.is_empty() && self.store.give_up_move(&moving).await? {
+                self.changed().await?;
+                return Err(Error::Conflict(format!(
+                    "node {} does not answer: hook {name} stays where it is; try again",
+                    late.join(", ")
+                )));
+            }
+            // Any node may have ended it, or one has come that does not act by it yet.
+            let is_over = async || {
+                let stop = self.store.hook_stops().await?.remove(&hook.id);
+                Ok::<_, Error>(stop.and_then(|stop| stop.moving).as_ref() != Some(&moving))
+            };
+            if engine.end_move(&moving).await? || is_over().await? {
+                return Ok(());
+            }
         }
-        self.store.end_move(hook.id, to).await?;
-        Ok(())
     }
 
     /// The cursors of a hook that are set aside, before what they belong to goes; none without an engine.

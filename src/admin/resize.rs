@@ -185,10 +185,10 @@ impl Admin {
         spec: &api::LanesSpec,
         by: &str,
     ) -> Result<api::Stopped, Error> {
-        let (_, lanes) = self.lanes_of(spec).await?;
+        let (set, lanes) = self.lanes_of(spec).await?;
         let why = why(by, spec.reason.as_ref());
-        self.store.pause_lanes(&lanes, &why).await?;
-        self.stopped(&lanes).await
+        let done = self.store.pause_lanes(&set, &lanes, &why).await?;
+        self.stopped(&set, &lanes, done).await
     }
 
     /// Drains lanes: what waits now is processed, what comes later is kept.
@@ -202,18 +202,18 @@ impl Admin {
     ) -> Result<api::Stopped, Error> {
         let (set, lanes) = self.lanes_of(spec).await?;
         let why = why(by, spec.reason.as_ref());
-        self.store.drain_lanes(&set, &lanes, &why).await?;
-        self.stopped(&lanes).await
+        let done = self.store.drain_lanes(&set, &lanes, &why).await?;
+        self.stopped(&set, &lanes, done).await
     }
 
     /// Lets lanes go on.
     ///
     /// # Errors
-    /// [`Error::Missing`] lane; [`Error::Conflict`] while lanes are being sealed.
+    /// As for [`Admin::pause_lanes`].
     pub async fn resume_lanes(&self, spec: &api::LanesSpec) -> Result<api::Stopped, Error> {
         let (set, lanes) = self.lanes_of(spec).await?;
-        self.store.resume_lanes(&set, &lanes).await?;
-        self.stopped(&lanes).await
+        let done = self.store.resume_lanes(&set, &lanes).await?;
+        self.stopped(&set, &lanes, done).await
     }
 
     async fn lanes_of(&self, spec: &api::LanesSpec) -> Result<(LaneSet, Vec<LaneId>), Error> {
@@ -237,8 +237,19 @@ impl Admin {
         Ok((set, lanes))
     }
 
-    /// Waits until every node acts by what was just changed.
-    async fn stopped(&self, lanes: &[LaneId]) -> Result<api::Stopped, Error> {
+    /// Waits until every node acts by what was just changed; `done`: whether it was.
+    async fn stopped(
+        &self,
+        set: &LaneSet,
+        lanes: &[LaneId],
+        done: bool,
+    ) -> Result<api::Stopped, Error> {
+        if !done {
+            return Err(Error::Conflict(format!(
+                "the lanes of {} were resized meanwhile. Nothing was changed.",
+                set.namespace
+            )));
+        }
         self.changed().await?;
         let version = self.store.config_version().await?;
         Ok(api::Stopped {

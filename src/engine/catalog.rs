@@ -1,7 +1,7 @@
 //! The configuration as last read: hooks, handlers, keys, lane sets. One way to learn of a change,
 //! whoever made it: the version in the database.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,7 +17,7 @@ use crate::domain::name::Name;
 use crate::domain::position::Position;
 use crate::domain::rate::Bucket;
 use crate::domain::time::Timestamp;
-use crate::store::{Error, HookStop, LaneMode, LastUse, Store};
+use crate::store::{Error, HookStop, LaneMode, LastUse, Move, Store};
 
 /// Hands out the newest [`Snapshot`].
 pub struct Catalog {
@@ -58,11 +58,34 @@ pub struct Stops {
     pub hooks: HashMap<HookId, HookStop>,
 }
 
+/// The lanes of a set, as far as they drain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// None has to be looked at.
+    None,
+    /// These may have reached their marks.
+    UnderWay(Vec<LaneId>),
+    /// All have: a resize may have waited for that.
+    Done,
+}
+
 impl Stops {
-    /// The hooks that change their namespace.
-    pub fn moving(&self) -> HashSet<HookId> {
-        let moving = self.hooks.iter().filter(|(_, stop)| stop.is_moving);
-        moving.map(|(hook, _)| *hook).collect()
+    /// The hooks on their way to another namespace.
+    pub fn moving(&self) -> impl Iterator<Item = &Move> {
+        self.hooks.values().filter_map(|stop| stop.moving.as_ref())
+    }
+
+    /// What is to be seen to about the lanes of a set that drain.
+    pub fn drain(&self, set: &LaneSet) -> Drain {
+        let has = |lane: &LaneId, mode| self.mode(lane) == mode;
+        let draining: Vec<_> = set.ids().filter(|lane| has(lane, Mode::Draining)).collect();
+        if !draining.is_empty() {
+            return Drain::UnderWay(draining);
+        }
+        match set.ids().all(|lane| has(&lane, Mode::Drained)) {
+            true => Drain::Done,
+            false => Drain::None,
+        }
     }
 
     /// What a lane does.
@@ -192,6 +215,12 @@ impl Snapshot {
         let keep = |catalog: &Snapshot, hook| catalog.hooks_by_id.get(&hook).map(|hook| hook.keep);
         let changed = |hook: &Arc<Hook>| keep(before, hook.id).unwrap_or_default() != hook.keep;
         self.hooks.values().any(changed)
+    }
+
+    /// Whether a cursor takes its turns in the lanes of another namespace.
+    pub fn is_stranger(&self, lane: &LaneId, cursor: CursorId) -> bool {
+        let hook = self.hook_of(cursor.handler);
+        hook.is_some_and(|hook| hook.namespace != lane.namespace)
     }
 
     /// Whether something may move, or moves elsewhere, that did not before.

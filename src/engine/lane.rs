@@ -235,13 +235,7 @@ impl Lane {
     /// Gives up every cursor, as hints for whoever has them next.
     pub fn give_up(&mut self) -> Vec<Hint> {
         let cursors = std::mem::take(self).cursors;
-        let hint = |(cursor, entry): (CursorId, Entry)| Hint {
-            cursor,
-            oldest: entry.oldest,
-            behind: entry.behind,
-            aside: lanes::Aside::Stay,
-        };
-        cursors.into_iter().map(hint).collect()
+        in_order(cursors.into_iter().map(hint).collect())
     }
 
     /// Gives up the cursors of one kind, but for those that are running: they are judged by their turn.
@@ -263,24 +257,21 @@ impl Lane {
             if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at)) = entry.at {
                 self.due.remove(&(at, *cursor));
             }
-            hints.push(Hint {
-                cursor: *cursor,
-                oldest: entry.oldest,
-                behind: entry.behind,
-                aside: lanes::Aside::Stay,
-            });
+            hints.push(hint((*cursor, entry)));
         }
         if !gone.is_empty() {
             self.ready
                 .retain(|cursor| self.cursors.contains_key(cursor));
         }
-        hints
+        in_order(hints)
     }
 
-    /// Lets cursors that an operator had stopped take a turn, which finds out whether they still are. Those that
-    /// had been waiting for a retry are no business of a sweep.
+    /// Lets cursors that an operator had stopped, or that gather events, take a turn, which finds out whether they
+    /// still have to wait. Those that had been waiting for a retry are no business of a sweep.
     pub fn let_kept_go(&mut self) {
-        let is_kept = |(_, entry): &(&CursorId, &Entry)| entry.at == At::Aside(Aside::Kept);
+        let is_kept = |(_, entry): &(&CursorId, &Entry)| {
+            matches!(entry.at, At::Aside(Aside::Kept | Aside::Gathering(_)))
+        };
         let mut kept: Vec<_> = self
             .cursors
             .iter()
@@ -383,6 +374,21 @@ impl Lane {
         }
         survey
     }
+}
+
+fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
+    Hint {
+        cursor,
+        oldest: entry.oldest,
+        behind: entry.behind,
+        aside: lanes::Aside::Stay,
+    }
+}
+
+/// Whoever has waited longest comes first also where they go to.
+fn in_order(mut hints: Vec<Hint>) -> Vec<Hint> {
+    hints.sort_unstable_by_key(|hint| (hint.oldest, hint.cursor));
+    hints
 }
 
 fn earlier(known: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {

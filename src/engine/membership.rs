@@ -7,10 +7,11 @@
 #[cfg(test)]
 mod churn;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::domain::lane::{LaneId, overlap};
+use crate::domain::name::Name;
 use crate::store::{LaneRow, NodeRow, SetState};
 
 /// How long a node may be silent before the others take its lanes.
@@ -238,6 +239,24 @@ pub fn decide(
         .cloned()
         .collect();
     moves
+}
+
+/// What the only node of a file seals: a resize may have begun since it read the configuration, and what still
+/// runs is sealed when it has stopped.
+pub fn idle(lanes: Vec<LaneRow>, running: &HashSet<LaneId>) -> Vec<(LaneId, i64)> {
+    let ends = |lane: &LaneRow| lane.is_closing() && !running.contains(&lane.id);
+    let idle = lanes.into_iter().filter(ends);
+    idle.map(|lane| (lane.id, lane.epoch)).collect()
+}
+
+/// Whether all old lanes of a resize are sealed, and nobody has noted yet that it is done.
+pub fn is_unfinished(lanes: &[LaneRow]) -> bool {
+    let closing = |namespace: &Name| {
+        let mut of_it = lanes.iter().filter(|lane| lane.id.namespace == *namespace);
+        of_it.any(LaneRow::is_closing)
+    };
+    let mut opening = lanes.iter().filter(|lane| lane.set == SetState::Opening);
+    opening.any(|lane| !closing(&lane.id.namespace))
 }
 
 /// A lane of a new set waits until every older one that may have a slot of it is sealed.

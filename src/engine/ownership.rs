@@ -11,12 +11,11 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::Engine;
-use super::membership::{LEASE, Lease, RENEWAL, Watch, decide};
+use super::membership::{LEASE, Lease, RENEWAL, Watch, decide, is_unfinished};
 use crate::domain::lane::LaneId;
-use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::lanes::redis::Redis;
-use crate::store::{Error, History, LaneRow, NodeRow, SetState};
+use crate::store::{Error, History, LaneRow, NodeRow};
 
 /// How often a node looks at the others.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -392,16 +391,6 @@ async fn look_for_lost(engine: &Engine, node: &str) {
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let answer = timeout(PATIENCE, call).await;
     answer.unwrap_or_else(|_| Err(Error::Lost("no answer in time".into())))
-}
-
-/// Whether all old lanes of a resize are sealed, and nobody has noted yet that it is done.
-fn is_unfinished(lanes: &[LaneRow]) -> bool {
-    let closing = |namespace: &Name| {
-        let mut of_it = lanes.iter().filter(|lane| lane.id.namespace == *namespace);
-        of_it.any(LaneRow::is_closing)
-    };
-    let mut opening = lanes.iter().filter(|lane| lane.set == SetState::Opening);
-    opening.any(|lane| !closing(&lane.id.namespace))
 }
 
 /// Closes lanes of sets that go, each between two turns, and seals them; who waits for that is told, and

@@ -3,14 +3,16 @@
 //!
 //! It may lose hints when there are very many; a sweep finds what they were about.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Engine;
-use crate::domain::lane::LaneId;
+use super::catalog::Snapshot;
+use crate::domain::event::StreamId;
+use crate::domain::lane::{LaneId, Slot};
 use crate::lanes::Hint;
 use crate::store::Error;
 
@@ -65,21 +67,15 @@ async fn place(engine: &Engine, hints: Vec<Hint>) -> Result<(), Error> {
     if hints.is_empty() {
         return Ok(());
     }
+    // Whoever said it here may know a newer configuration: without it two nodes would send the hint to and fro.
+    if engine.catalog.refresh().await? {
+        engine.catalog_changed();
+    }
     let mut streams: Vec<_> = hints.iter().map(|hint| hint.cursor.stream).collect();
     streams.sort_unstable();
     streams.dedup();
     let slots = engine.store.slots(&streams).await?;
-    let catalog = engine.catalog.now();
-    let mut placed: HashMap<LaneId, Vec<Hint>> = HashMap::new();
-    for hint in hints {
-        let hook = catalog.hook_of(hint.cursor.handler);
-        let lanes = hook.and_then(|hook| catalog.lanes_of(hook));
-        let slot = slots.get(&hint.cursor.stream);
-        if let (Some(lanes), Some(slot)) = (lanes, slot) {
-            placed.entry(lanes.lane(*slot)).or_default().push(hint);
-        }
-    }
-    for (lane, hints) in placed {
+    for (lane, hints) in placed(&engine.catalog.now(), &slots, hints) {
         let Err(hints) = engine.lanes.hint(&lane, hints) else {
             continue;
         };
@@ -93,4 +89,22 @@ async fn place(engine: &Engine, hints: Vec<Hint>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Where hints belong. Those about streams or handlers that are gone belong nowhere.
+pub fn placed(
+    catalog: &Snapshot,
+    slots: &HashMap<StreamId, Slot>,
+    hints: Vec<Hint>,
+) -> BTreeMap<LaneId, Vec<Hint>> {
+    let mut placed: BTreeMap<LaneId, Vec<Hint>> = BTreeMap::new();
+    for hint in hints {
+        let hook = catalog.hook_of(hint.cursor.handler);
+        let lanes = hook.and_then(|hook| catalog.lanes_of(hook));
+        let slot = slots.get(&hint.cursor.stream);
+        if let (Some(lanes), Some(slot)) = (lanes, slot) {
+            placed.entry(lanes.lane(*slot)).or_default().push(hint);
+        }
+    }
+    placed
 }

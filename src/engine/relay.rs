@@ -186,14 +186,14 @@ async fn push(
     generation: i64,
     hints: &[(u16, CursorId)],
 ) -> Result<(), Error> {
-    match redis.push(namespace, generation, hints).await? {
-        Answer::Wiped | Answer::Behind(_) => {
+    match Pushed::of(&redis.push(namespace, generation, hints).await?) {
+        Pushed::Unknown => {
             if let Some(set) = engine.catalog.now().lane_sets.get(namespace) {
                 redis.raise(set).await?;
             }
             redis.push(namespace, generation, hints).await?;
         }
-        Answer::Stale(_) => {
+        Pushed::Old => {
             let _ = engine.catalog.refresh().await;
             engine.catalog_changed();
             let now = engine.catalog.now();
@@ -204,7 +204,7 @@ async fn push(
                 engine.place_later(hints.iter().map(|(_, cursor)| hint_of(*cursor, now)));
             }
         }
-        _ => {}
+        Pushed::Done => {}
     }
     Ok(())
 }
@@ -237,16 +237,14 @@ async fn receive(
     let mut more = false;
     let mut lost = Vec::new();
     for ((lane, epoch), answer) in lanes.iter().zip(answers) {
-        match answer {
-            Answer::Done(cursors) => {
+        match Popped::of(answer, *epoch) {
+            Popped::Hints(cursors) => {
                 more |= cursors.len() == BATCH_MAX;
                 receive_hints(engine, lane, cursors);
             }
-            Answer::NotOwner(Some(later)) if later > *epoch => engine.look_at_lanes(),
-            Answer::Wiped | Answer::Behind(_) | Answer::NotOwner(_) => {
-                lost.push((lane.clone(), *epoch));
-            }
-            Answer::Stale(_) | Answer::Fenced(_) => {
+            Popped::Taken => engine.look_at_lanes(),
+            Popped::Forgotten => lost.push((lane.clone(), *epoch)),
+            Popped::Old => {
                 let _ = engine.catalog.refresh().await;
                 engine.catalog_changed();
                 engine.look_at_lanes();
@@ -261,6 +259,52 @@ async fn receive(
         recover(engine, redis, &lost).await;
     }
     more
+}
+
+/// What an answer to who asked for the hints of a lane means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Popped {
+    /// These have work.
+    Hints(Vec<CursorId>),
+    /// Somebody has taken the lane since: look at who runs what.
+    Taken,
+    /// Redis has lost something: raise, claim, sweep.
+    Forgotten,
+    /// The lane is of an old lane set: read the configuration, and look at who runs what.
+    Old,
+}
+
+impl Popped {
+    /// The meaning for who runs the lane under `epoch`.
+    pub(super) fn of(answer: Answer<Vec<CursorId>>, epoch: i64) -> Self {
+        match answer {
+            Answer::Done(cursors) => Self::Hints(cursors),
+            Answer::NotOwner(Some(later)) if later > epoch => Self::Taken,
+            Answer::Wiped | Answer::Behind(_) | Answer::NotOwner(_) => Self::Forgotten,
+            Answer::Stale(_) | Answer::Fenced(_) => Self::Old,
+        }
+    }
+}
+
+/// What an answer to who hinted cursors in lanes of a generation means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// They are hinted.
+    Done,
+    /// Redis has not heard of the generation: raise it, and hint again.
+    Unknown,
+    /// A newer lane set runs: read the configuration, and place the hints by it.
+    Old,
+}
+
+impl Pushed {
+    pub(super) fn of<T>(answer: &Answer<T>) -> Self {
+        match answer {
+            Answer::Wiped | Answer::Behind(_) => Self::Unknown,
+            Answer::Stale(_) => Self::Old,
+            Answer::Done(_) | Answer::NotOwner(_) | Answer::Fenced(_) => Self::Done,
+        }
+    }
 }
 
 fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
@@ -280,7 +324,7 @@ fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
 
 /// What another node meant is not known: it may have let the cursor go. A cursor that is still set aside
 /// costs a look.
-fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
+pub(super) fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
     Hint {
         cursor,
         oldest: now,

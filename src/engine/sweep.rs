@@ -1,7 +1,7 @@
 //! Finds the cursors that are behind their heads in the database and hints them: at start, when a
 //! handler or a lane set is new, and now and then in case a hint was lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -109,11 +109,22 @@ pub(super) fn lane_of(catalog: &Snapshot, behind: &store::Behind) -> Option<Lane
 
 /// Hints cursors that are behind, each to its lane if that runs here.
 pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
-    let catalog = engine.catalog.peek();
-    let now = Timestamp::now();
-    let mut hints: HashMap<LaneId, Vec<Hint>> = HashMap::new();
+    engine.store.doubt(page.iter().map(|behind| behind.cursor));
+    for (lane, hints) in hints(&engine.catalog.peek(), page, Timestamp::now()) {
+        // A lane that runs elsewhere is swept there.
+        let _ = engine.lanes.hint(&lane, hints);
+    }
+}
+
+/// What is said to each lane about cursors that are behind.
+pub(super) fn hints(
+    catalog: &Snapshot,
+    page: &[store::Behind],
+    now: Timestamp,
+) -> BTreeMap<LaneId, Vec<Hint>> {
+    let mut hints: BTreeMap<LaneId, Vec<Hint>> = BTreeMap::new();
     for behind in page {
-        let Some(lane) = lane_of(&catalog, behind) else {
+        let Some(lane) = lane_of(catalog, behind) else {
             continue;
         };
         hints.entry(lane).or_default().push(Hint {
@@ -127,9 +138,5 @@ pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
             },
         });
     }
-    engine.store.doubt(page.iter().map(|behind| behind.cursor));
-    for (lane, hints) in hints {
-        // A lane that runs elsewhere is swept there.
-        let _ = engine.lanes.hint(&lane, hints);
-    }
+    hints
 }

@@ -23,7 +23,7 @@ use crate::store::{Advance, Error, Input, Mover, Step, Want};
 pub const CURSORS_MAX: usize = 256;
 
 /// Events of one cursor in one turn, while others wait for theirs.
-const EVENTS_MAX: usize = 64;
+pub const EVENTS_MAX: usize = 64;
 
 /// Events of one cursor in one turn, while it has no neighbours.
 const EVENTS_ALONE_MAX: usize = 1_024;
@@ -48,9 +48,24 @@ pub struct Turned {
 /// What is to be done with a cursor, judged by what was read.
 enum Plan {
     Leave(Outcome),
+    /// It takes its turns in the lanes of another namespace now.
+    Elsewhere,
     /// Somebody must know: events are missing.
     HaltAtGap,
     Fold,
+}
+
+/// A turn between its read, its fold and its commit. It decides; whoever takes it asks database and reducers.
+#[derive(Default)]
+pub struct Turn {
+    outcomes: Vec<(CursorId, Outcome)>,
+    /// Cursors that take their turns elsewhere.
+    pub strangers: Vec<Hint>,
+    /// Cursors at which events are missing.
+    halted: Vec<Step>,
+    folding: Vec<Input>,
+    /// Where those that fold stand afterwards.
+    asides: Vec<Option<Aside>>,
 }
 
 /// Takes one turn for the cursors of `batch`; `alone` is the queue of their lane when no other cursor is ready.
@@ -67,61 +82,18 @@ pub async fn take(
         ([cursor], Some(queue)) => (EVENTS_ALONE_MAX, alone_until(queue, *cursor)),
         _ => (EVENTS_MAX, BUDGET.into()),
     };
-    let want = |cursor: &CursorId| Want {
-        cursor: *cursor,
-        events_max,
-    };
-    let inputs = engine
-        .store
-        .turn_inputs(batch.iter().map(want).collect())
-        .await?;
+    let inputs = engine.store.turn_inputs(wants(batch, events_max)).await?;
     let now = Timestamp::now();
     let catalog = engine.catalog.now();
-
-    let mut turned = Turned::default();
-    let mut steps = Vec::new();
-    let (mut folding, mut tasks) = (Vec::new(), Vec::new());
-    for (cursor, input) in batch.iter().zip(inputs) {
-        let handler = catalog.handlers.get(&cursor.handler);
-        let (Some(mut input), Some(handler)) = (input, handler) else {
-            turned.outcomes.push((*cursor, Outcome::Done));
-            continue;
-        };
-        if let Some(outcome) = stopped(engine, &catalog, lane, &mut input, handler, now) {
-            turned.outcomes.push((*cursor, outcome));
-            continue;
-        }
-        match plan(&input, handler, now) {
-            Plan::Leave(outcome) => turned.outcomes.push((*cursor, outcome)),
-            Plan::HaltAtGap => {
-                engine.metrics.gaps.inc();
-                tracing::error!(stream = cursor.stream.0, position = %input.cursor.position,
-                    head = %input.head, "events are missing: the cursor is held");
-                steps.push(hold_at_gap(&input, now));
-                turned
-                    .outcomes
-                    .push((*cursor, Outcome::Aside(Aside::Held, rest(&input, 0, now))));
-            }
-            Plan::Fold => {
-                tasks.push(task(&mut input, handler));
-                folding.push(input);
-            }
-        }
+    let (mut turn, tasks) = Turn::begin(&catalog, lane, batch, inputs, now);
+    for halted in &turn.halted {
+        engine.metrics.gaps.inc();
+        let (stream, reason) = (halted.cursor.stream.0, halted.condition.reason());
+        tracing::error!(stream, position = %halted.from, reason, "events are missing: the cursor is held");
     }
-
+    engine.place_later(std::mem::take(&mut turn.strangers));
     let folded = engine.folds.fold(tasks, budget).await;
-    // Steps of gaps come first and are not looked at again: whoever lost one reads the cursor anew.
-    let halted = steps.len();
-    let asides: Vec<_> = folding
-        .iter()
-        .zip(&folded)
-        .map(|(input, folded)| {
-            let step = step(input, folded, now);
-            let aside = aside(&step.condition);
-            steps.push(step);
-            aside
-        })
-        .collect();
+    let steps = turn.steps(&folded, now, rand::random);
     let moves = steps
         .iter()
         .any(|step| step.from != step.to || step.condition != Condition::Flowing);
@@ -129,20 +101,7 @@ pub async fn take(
         true => engine.store.advance(steps).await?,
         false => vec![Advance::Lost; steps.len()],
     };
-    let moved = moved.into_iter().skip(halted);
-    for (((input, folded), aside), advance) in folding.iter().zip(&folded).zip(asides).zip(moved) {
-        let rest = rest(input, folded.passed, now);
-        let outcome = outcome(advance, aside, rest);
-        turned.outcomes.push((input.cursor.id, outcome));
-        if advance == Advance::Moved {
-            let passed = &input.events[..folded.passed];
-            turned.received.extend(passed.iter().map(|e| e.received_at));
-            let passed = u32::try_from(passed.len()).unwrap_or(u32::MAX);
-            let handler = input.cursor.id.handler;
-            turned.work.push((handler, folded.took, passed));
-        }
-    }
-    Ok(turned)
+    Ok(turn.end(&folded, &moved, now))
 }
 
 /// The budget of a cursor without neighbours: once another one is hinted it has no more than any.
@@ -155,37 +114,119 @@ fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Budget {
     }
 }
 
-/// What becomes of a cursor that does not take its turns here now. One that moves up to its mark is left
-/// with no event behind it.
-fn stopped(
-    engine: &Engine,
+/// What is to be read for a turn, so many events of each cursor.
+pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
+    let want = |cursor: &CursorId| Want {
+        cursor: *cursor,
+        events_max,
+    };
+    batch.iter().map(want).collect()
+}
+
+impl Turn {
+    /// Judges what was read, and says what is to be folded.
+    pub fn begin(
+        catalog: &Snapshot,
+        lane: &LaneId,
+        batch: &[CursorId],
+        inputs: Vec<Option<Input>>,
+        now: Timestamp,
+    ) -> (Self, Vec<Task>) {
+        let (mut turn, mut tasks) = (Self::default(), Vec::new());
+        for (cursor, input) in batch.iter().zip(inputs) {
+            let handler = catalog.handlers.get(&cursor.handler);
+            let (Some(mut input), Some(handler)) = (input, handler) else {
+                turn.outcomes.push((*cursor, Outcome::Done));
+                continue;
+            };
+            let outcome = match judge(catalog, lane, &mut input, handler, now) {
+                Plan::Leave(outcome) => outcome,
+                Plan::Elsewhere => {
+                    turn.strangers.push(hint(&input, now));
+                    Outcome::Done
+                }
+                Plan::HaltAtGap => {
+                    turn.halted.push(hold_at_gap(&input, now));
+                    Outcome::Aside(Aside::Held, rest(&input, 0, now))
+                }
+                Plan::Fold => {
+                    tasks.push(task(&mut input, handler));
+                    turn.folding.push(input);
+                    continue;
+                }
+            };
+            turn.outcomes.push((*cursor, outcome));
+        }
+        (turn, tasks)
+    }
+
+    /// Where every cursor goes. Those at which events are missing come first. `jitter`: numbers from 0 to 1.
+    pub fn steps(
+        &mut self,
+        folded: &[Folded],
+        now: Timestamp,
+        mut jitter: impl FnMut() -> f64,
+    ) -> Vec<Step> {
+        let folding = self.folding.iter().zip(folded);
+        let steps: Vec<_> = folding
+            .map(|(input, folded)| step(input, folded, now, jitter()))
+            .collect();
+        let asides = steps.iter().map(|step| aside(&step.condition));
+        self.asides = asides.collect();
+        self.halted.iter().cloned().chain(steps).collect()
+    }
+
+    /// What has become of the cursors, by what became of their steps. Steps of gaps are not looked at again:
+    /// whoever lost one reads the cursor anew.
+    pub fn end(self, folded: &[Folded], moved: &[Advance], now: Timestamp) -> Turned {
+        let mut turned = Turned {
+            outcomes: self.outcomes,
+            ..Turned::default()
+        };
+        let moved = moved.iter().skip(self.halted.len()).zip(self.asides);
+        for ((input, folded), (advance, aside)) in self.folding.iter().zip(folded).zip(moved) {
+            let outcome = outcome(*advance, aside, rest(input, folded.passed, now));
+            turned.outcomes.push((input.cursor.id, outcome));
+            if *advance == Advance::Moved {
+                let passed = &input.events[..folded.passed];
+                turned.received.extend(passed.iter().map(|e| e.received_at));
+                let passed = u32::try_from(passed.len()).unwrap_or(u32::MAX);
+                let handler = input.cursor.id.handler;
+                turned.work.push((handler, folded.took, passed));
+            }
+        }
+        turned
+    }
+}
+
+/// What becomes of a cursor in this lane. One that moves up to its mark is left with no event behind it.
+fn judge(
     catalog: &Snapshot,
     lane: &LaneId,
     input: &mut Input,
     handler: &Handler,
     now: Timestamp,
-) -> Option<Outcome> {
+) -> Plan {
     let kept = |input: &Input| match input.events.is_empty() {
-        true => Outcome::Done,
-        false => Outcome::Aside(Aside::Kept, rest(input, 0, now)),
+        true => Plan::Leave(Outcome::Done),
+        false => Plan::Leave(Outcome::Aside(Aside::Kept, rest(input, 0, now))),
     };
     let hook = catalog.hooks_by_id.get(&handler.hook);
     if hook.is_some_and(|hook| hook.namespace != lane.namespace) {
-        engine.place_later([hint(input, now)]);
-        return Some(Outcome::Done);
+        return Plan::Elsewhere;
     }
     if catalog.stops.hooks.contains_key(&handler.hook) {
-        return Some(kept(input));
+        return kept(input);
     }
     if catalog.stops.mode(lane).has_marks() && !input.has_gap() {
         let mark = catalog.stops.marks.get(&input.cursor.id);
         let mark = mark.filter(|mark| input.cursor.position < **mark);
         let Some(mark) = mark else {
-            return Some(kept(input));
+            return kept(input);
         };
         input.events.retain(|event| event.seq.0 <= mark.0);
     }
-    None
+    plan(input, handler, now)
 }
 
 fn hint(input: &Input, now: Timestamp) -> Hint {
@@ -250,11 +291,12 @@ fn rest(input: &Input, passed: usize, now: Timestamp) -> Rest {
     }
 }
 
-fn step(input: &Input, folded: &Folded, now: Timestamp) -> Step {
+fn step(input: &Input, folded: &Folded, now: Timestamp, jitter: f64) -> Step {
     let Cursor {
         id, era, position, ..
     } = &input.cursor;
-    let next = position.0 + i64::try_from(folded.passed).unwrap_or(0) + 1;
+    let passed = i64::try_from(folded.passed).unwrap_or(0);
+    let next = position.0 + passed + 1;
     Step {
         cursor: *id,
         era: *era,
@@ -262,7 +304,7 @@ fn step(input: &Input, folded: &Folded, now: Timestamp) -> Step {
         to: Position(next - 1),
         state: folded.state.clone(),
         chain: folded.chain.clone(),
-        condition: condition(input, folded, Seq(next), now),
+        condition: condition(input, folded, Seq(next), (now, jitter)),
         skipped: folded.skipped.clone(),
         mover: Mover::Turn,
         at: now,
@@ -270,7 +312,12 @@ fn step(input: &Input, folded: &Folded, now: Timestamp) -> Step {
 }
 
 /// Whether a cursor may go on after a fold. Tries count for one event: the next one begins anew.
-fn condition(input: &Input, folded: &Folded, next: Seq, now: Timestamp) -> Condition {
+fn condition(
+    input: &Input,
+    folded: &Folded,
+    next: Seq,
+    (now, jitter): (Timestamp, f64),
+) -> Condition {
     let Some(failure) = &folded.failure else {
         return Condition::Flowing;
     };
@@ -282,7 +329,7 @@ fn condition(input: &Input, folded: &Folded, next: Seq, now: Timestamp) -> Condi
     match failure {
         Failure::OutOfTime(_) | Failure::OutOfMemory(_) if tried + 1 < TRIES_MAX => {
             Condition::Waiting {
-                retry_at: now.after(backoff::delay(tried + 1, rand::random())),
+                retry_at: now.after(backoff::delay(tried + 1, jitter)),
                 tries: tried + 1,
                 reason,
             }

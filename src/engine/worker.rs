@@ -54,6 +54,9 @@ impl Worker {
         while !*stop.borrow() {
             changes.mark_unchanged();
             let turn = self.turn.lock().await;
+            if *stop.borrow() {
+                break;
+            }
             self.take_hints();
             let (batch, alone) = self.next_batch(engine);
             if batch.is_empty() {
@@ -94,14 +97,11 @@ impl Worker {
     /// Gives up cursors that take their turns elsewhere now.
     pub fn give_up_strangers(&self, catalog: &Snapshot) -> Vec<Hint> {
         self.take_hints();
-        let is_strange = |cursor: CursorId| {
-            let hook = catalog.hook_of(cursor.handler);
-            hook.is_some_and(|hook| hook.namespace != self.id.namespace)
-        };
+        let is_strange = |cursor| catalog.is_stranger(&self.id, cursor);
         self.lane.lock().give_up_those(is_strange)
     }
 
-    /// Lets cursors that an operator had stopped find out whether they still are.
+    /// Lets cursors that an operator had stopped, or that gather events, find out whether they still have to.
     pub fn let_kept_go(&self) {
         self.lane.lock().let_kept_go();
     }

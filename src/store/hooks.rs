@@ -91,8 +91,7 @@ const CREATE: &str = "insert into hooks
     values ($1, $2, $3, $4, $5, $6, $7)
     on conflict do nothing returning id";
 
-const EDIT: &str = "update hooks set namespace = $2, order_by = $3, unordered = $4, body_max = $5,
-      keep = $6
+const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -163,9 +162,9 @@ impl Store {
         Ok(Some(()))
     }
 
-    /// Makes `hook` what `plan` says. A changed reducer gets a new fold version; old states stay as
-    /// they are. A removed reducer takes its cursors out of sight, a new one begins at the first event
-    /// that is still there.
+    /// Makes `hook` what `plan` says, but for its namespace, into which it moves. A changed reducer gets a
+    /// new fold version; old states stay as they are. A removed reducer takes its cursors out of sight, a new
+    /// one begins at the first event that is still there.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -178,7 +177,6 @@ impl Store {
         let mut writing = self.begin().await?;
         sqlx::query(EDIT)
             .bind(hook.id.0)
-            .bind(plan.namespace.as_str())
             .bind(plan.order_by.to_string())
             .bind(unordered_word(plan.unordered))
             .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))

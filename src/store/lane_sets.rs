@@ -15,7 +15,7 @@ use super::nodes::lane_id;
 use super::{Error, Store, Writing};
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
-use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, slots};
 use crate::domain::name::Name;
 use crate::domain::position::Position;
@@ -30,15 +30,6 @@ pub struct Why {
     pub reason: Option<String>,
     /// Now.
     pub at: Timestamp,
-}
-
-/// Why the cursors of a hook take no turns.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HookStop {
-    /// It changes its namespace.
-    pub is_moving: bool,
-    /// An operator wants it so.
-    pub pause: Option<Why>,
 }
 
 /// What became of the wish to resize.
@@ -94,14 +85,15 @@ pub struct Progress {
 /// A lane set of which nothing runs any more.
 pub type Closed = LaneSet;
 
-const CLOSING: &str = "update lane_sets set state = 'closing'
-    where namespace = $1 and generation = $2 and lanes = $3 and state = 'stable'
-      and not exists (select 1 from lane_sets p where p.namespace = $1 and p.state = 'planned')";
-
-/// Locks the stable set as [`CLOSING`] does, so that of two wishes one finds the other.
+/// Locks the stable set: whatever changes it, or what its lanes do, waits for its turn here, and finds what
+/// came before. The statements after it see that too.
 const LOCK: &str = "update lane_sets set state = 'stable'
-    where namespace = $1 and generation = $2 and lanes = $3 and state = 'stable'
-      and not exists (select 1 from lane_sets p where p.namespace = $1 and p.state = 'planned')";
+    where namespace = $1 and generation = $2 and lanes = $3 and state = 'stable'";
+
+const CLOSING: &str = "update lane_sets set state = 'closing'
+    where namespace = $1 and generation = $2 and lanes = $3 and state = 'stable'";
+
+const PLANNED: &str = "select count(*) from lane_sets where namespace = $1 and state = 'planned'";
 
 const MODES_OF_SET: &str =
     "select count(distinct case when mode = 'drained' then 'draining' else mode end)
@@ -152,6 +144,7 @@ const DRAIN: &str = "update lanes set mode = $4, mode_at = $5, mode_by = $6, mod
     where namespace = $1 and generation = $2 and lane = $3 and sealed_at is null
       and mode in ('active', 'paused')";
 
+/// A mark that a hook has left behind in another namespace is none.
 const MARK: &str = "insert into marks (stream, handler, namespace, slot, mark)
     select s.id, h.id, k.namespace, s.slot, s.head
     from streams s
@@ -160,7 +153,9 @@ const MARK: &str = "insert into marks (stream, handler, namespace, slot, mark)
     left join cursors c on c.stream = s.id and c.handler = h.id
     where s.slot >= $2 and s.slot < $3 and s.head > coalesce(c.position, 0)
       and coalesce(c.condition, 'flowing') <> 'held'
-    on conflict (stream, handler) do nothing";
+    on conflict (stream, handler) do update
+      set namespace = excluded.namespace, slot = excluded.slot, mark = excluded.mark
+      where marks.namespace <> excluded.namespace";
 
 const UNMARK: &str = "delete from marks where namespace = $1 and slot >= $2 and slot < $3";
 
@@ -173,9 +168,15 @@ const LEFT: &str = "select m.slot * $2 / 65536, count(*),
         where h.id = m.handler and k.paused_at is not null)
     group by 1 order by 1";
 
+/// What [`LEFT`] counts is looked at once more: the lane may have been let go and drained again.
 const DRAINED: &str = "update lanes set mode = 'drained'
     where namespace = $1 and generation = $2 and lane = $3 and sealed_at is null
-      and mode = 'draining'";
+      and mode = 'draining' and not exists (select 1
+        from marks m left join cursors c on c.stream = m.stream and c.handler = m.handler
+        where m.namespace = $1 and m.slot >= $4 and m.slot < $5 and m.mark > coalesce(c.position, 0)
+          and coalesce(c.condition, 'flowing') <> 'held'
+          and not exists (select 1 from handlers h join hooks k on k.id = h.hook
+            where h.id = m.handler and k.paused_at is not null))";
 
 const UNDER_WAY: &str = "select namespace, generation, lanes, state, created_at, asked_by
     from lane_sets where state <> 'closed' and namespace = $1 order by generation";
@@ -220,12 +221,13 @@ impl Store {
         why: &Why,
     ) -> Result<Begun, Error> {
         let mut writing = self.begin().await?;
-        if !writing.change_set(CLOSING, from).await? {
+        if !writing.lock(from).await? || writing.has_plan(&from.namespace).await? {
             return Ok(Begun::Changed);
         }
         if writing.is_mixed(from).await? {
             return Ok(Begun::Mixed);
         }
+        writing.change_set(CLOSING, from).await?;
         let to = writing.follow(from, lanes, "opening", why).await?;
         writing.add_lanes(from, &to).await?;
         writing.config_changed().await?;
@@ -240,7 +242,7 @@ impl Store {
     pub async fn plan_resize(&self, from: &LaneSet, lanes: u16, why: &Why) -> Result<Begun, Error> {
         self.hot.index().await?;
         let mut writing = self.begin().await?;
-        if !writing.change_set(LOCK, from).await? {
+        if !writing.lock(from).await? || writing.has_plan(&from.namespace).await? {
             return Ok(Begun::Changed);
         }
         let to = writing.follow(from, lanes, "planned", why).await?;
@@ -262,12 +264,10 @@ impl Store {
             where namespace = $1 and generation = $2 and lanes = $3 and state = 'planned'
               and not exists (select 1 from lanes l where l.namespace = $1 and l.generation < $2
                 and l.sealed_at is null and l.mode <> 'drained')";
-        const CLOSE: &str = "update lane_sets set state = 'closing'
-            where namespace = $1 and generation = $2 and lanes = $3 and state = 'stable'";
         const ACTIVE: &str = "update lanes set mode = 'active', mode_at = null, mode_by = null,
             mode_reason = null where namespace = $1 and generation = $2 and lane < $3";
         let mut writing = self.begin().await?;
-        if !writing.change_set(CLOSE, from).await? || !writing.change_set(BEGIN, to).await? {
+        if !writing.change_set(CLOSING, from).await? || !writing.change_set(BEGIN, to).await? {
             return Ok(false);
         }
         writing.add_lanes(from, to).await?;
@@ -422,20 +422,31 @@ impl Store {
         Ok(rows.into_iter().map(mark).collect())
     }
 
-    /// Pauses lanes of a set; those that are paused already stay as they are.
+    /// Pauses lanes of a set; those that are paused already stay as they are. `false` when another set has
+    /// followed, or is about to: nothing was changed, as those lanes do what these did.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn pause_lanes(&self, lanes: &[LaneId], why: &Why) -> Result<(), Error> {
+    pub async fn pause_lanes(
+        &self,
+        set: &LaneSet,
+        lanes: &[LaneId],
+        why: &Why,
+    ) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
+        if !writing.lock(set).await? {
+            return Ok(false);
+        }
         writing
             .set_modes(SET_MODE, lanes, Mode::Paused, why)
             .await?;
         writing.config_changed().await?;
-        writing.commit().await
+        writing.commit().await?;
+        Ok(true)
     }
 
-    /// Drains lanes of a set: cursors that are behind now move up to where their streams are now.
+    /// Drains lanes of a set: cursors that are behind now move up to where their streams are now. `false` as
+    /// for [`Store::pause_lanes`].
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -444,20 +455,24 @@ impl Store {
         set: &LaneSet,
         lanes: &[LaneId],
         why: &Why,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         self.hot.index().await?;
         let mut writing = self.begin().await?;
+        if !writing.lock(set).await? {
+            return Ok(false);
+        }
         writing.drain(&set.namespace, set.lanes, lanes, why).await?;
         writing.config_changed().await?;
-        writing.commit().await
+        writing.commit().await?;
+        Ok(true)
     }
 
     /// Lets lanes of a set go on without marks. A planned resize, which waits for lanes to be drained, is
-    /// given up.
+    /// given up. `false` as for [`Store::pause_lanes`].
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn resume_lanes(&self, set: &LaneSet, lanes: &[LaneId]) -> Result<(), Error> {
+    pub async fn resume_lanes(&self, set: &LaneSet, lanes: &[LaneId]) -> Result<bool, Error> {
         const GIVE_UP: &str = "delete from lane_sets where namespace = $1 and state = 'planned'";
         let nobody = Why {
             by: String::new(),
@@ -465,6 +480,9 @@ impl Store {
             at: Timestamp::default(),
         };
         let mut writing = self.begin().await?;
+        if !writing.lock(set).await? {
+            return Ok(false);
+        }
         writing
             .set_modes(SET_MODE, lanes, Mode::Active, &nobody)
             .await?;
@@ -477,7 +495,8 @@ impl Store {
             .execute(&mut *writing.tx)
             .await?;
         writing.config_changed().await?;
-        writing.commit().await
+        writing.commit().await?;
+        Ok(true)
     }
 
     /// What each draining lane of a set has to do, by the lane's index; lanes that have nothing to do are
@@ -498,17 +517,23 @@ impl Store {
         Ok(rows.into_iter().map(left).collect())
     }
 
-    /// Notes that lanes have reached their marks.
+    /// Notes which lanes of a set have reached their marks; those that have not, by now, stay as they are.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn lanes_drained(&self, lanes: &[LaneId]) -> Result<(), Error> {
+    pub async fn lanes_drained(&self, set: &LaneSet, lanes: &[LaneId]) -> Result<(), Error> {
         let mut writing = self.begin().await?;
+        if !writing.lock(set).await? {
+            return Ok(());
+        }
         for lane in lanes {
+            let range = slots(lane.index, set.lanes);
             sqlx::query(DRAINED)
                 .bind(lane.namespace.as_str())
                 .bind(lane.generation)
                 .bind(i64::from(lane.index))
+                .bind(i64::from(range.start))
+                .bind(i64::from(range.end))
                 .execute(&mut *writing.tx)
                 .await?;
         }
@@ -538,110 +563,6 @@ impl Store {
         }
         Ok(found)
     }
-
-    /// The hooks whose cursors take no turns, and why.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn hook_stops(&self) -> Result<HashMap<HookId, HookStop>, Error> {
-        const READ: &str = "select id, moves_at, paused_at, paused_by, paused_reason from hooks
-            where (paused_at is not null or moves_at is not null) and deleted_at is null";
-        type Row = (
-            i64,
-            Option<i64>,
-            Option<i64>,
-            Option<String>,
-            Option<String>,
-        );
-        let rows: Vec<Row> = sqlx::query_as(READ).fetch_all(&self.reader).await?;
-        let stop = |(id, moves_at, at, by, reason): Row| {
-            let pause = at.map(|at| Why {
-                by: by.unwrap_or_default(),
-                reason,
-                at: Timestamp::from_millis(at),
-            });
-            let is_moving = moves_at.is_some();
-            (HookId(id), HookStop { is_moving, pause })
-        };
-        Ok(rows.into_iter().map(stop).collect())
-    }
-
-    /// Pauses the cursors of a hook; `false` when they are paused already.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn pause_hook(&self, hook: HookId, why: &Why) -> Result<bool, Error> {
-        const PAUSE: &str = "update hooks set paused_at = $2, paused_by = $3, paused_reason = $4
-            where id = $1 and deleted_at is null and paused_at is null";
-        let mut writing = self.begin().await?;
-        let paused = sqlx::query(PAUSE)
-            .bind(hook.0)
-            .bind(why.at.as_millis())
-            .bind(&why.by)
-            .bind(&why.reason)
-            .execute(&mut *writing.tx)
-            .await?;
-        writing.config_changed().await?;
-        writing.commit().await?;
-        Ok(paused.rows_affected() == 1)
-    }
-
-    /// Lets the cursors of a paused hook go on; `false` when they were not paused.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn resume_hook(&self, hook: HookId) -> Result<bool, Error> {
-        const RESUME: &str =
-            "update hooks set paused_at = null, paused_by = null, paused_reason = null
-            where id = $1 and paused_at is not null";
-        let mut writing = self.begin().await?;
-        let resumed = sqlx::query(RESUME)
-            .bind(hook.0)
-            .execute(&mut *writing.tx)
-            .await?;
-        writing.config_changed().await?;
-        writing.commit().await?;
-        Ok(resumed.rows_affected() == 1)
-    }
-
-    /// Stops the cursors of a hook while it changes its namespace; `false` when they are stopped already.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn begin_move(&self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
-        const BEGIN: &str = "update hooks set moves_at = $2
-            where id = $1 and deleted_at is null and moves_at is null";
-        let mut writing = self.begin().await?;
-        let begun = sqlx::query(BEGIN)
-            .bind(hook.0)
-            .bind(at.as_millis())
-            .execute(&mut *writing.tx)
-            .await?;
-        writing.config_changed().await?;
-        writing.commit().await?;
-        Ok(begun.rows_affected() == 1)
-    }
-
-    /// Ends the change of a hook's namespace: its cursors go on in the lanes of `namespace`.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn end_move(&self, hook: HookId, namespace: &Name) -> Result<(), Error> {
-        const END: &str = "update hooks set namespace = $2, moves_at = null
-            where id = $1 and deleted_at is null";
-        const UNMARK: &str = "delete from marks where namespace <> $2
-            and handler in (select id from handlers where hook = $1)";
-        let mut writing = self.begin().await?;
-        for statement in [END, UNMARK] {
-            sqlx::query(statement)
-                .bind(hook.0)
-                .bind(namespace.as_str())
-                .execute(&mut *writing.tx)
-                .await?;
-        }
-        writing.config_changed().await?;
-        writing.commit().await
-    }
 }
 
 impl Writing<'_> {
@@ -654,6 +575,20 @@ impl Writing<'_> {
             .execute(&mut *self.tx)
             .await?;
         Ok(changed.rows_affected() > 0)
+    }
+
+    /// Locks a set; whether it is the stable one.
+    async fn lock(&mut self, set: &LaneSet) -> Result<bool, Error> {
+        self.change_set(LOCK, set).await
+    }
+
+    /// Whether a resize is planned.
+    async fn has_plan(&mut self, namespace: &Name) -> Result<bool, Error> {
+        let planned: i64 = sqlx::query_scalar(PLANNED)
+            .bind(namespace.as_str())
+            .fetch_one(&mut *self.tx)
+            .await?;
+        Ok(planned > 0)
     }
 
     async fn is_mixed(&mut self, set: &LaneSet) -> Result<bool, Error> {

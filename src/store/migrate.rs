@@ -29,7 +29,7 @@ const SMALL: [(&str, &str); 9] = [
     ),
     (
         "hooks",
-        "id, namespace, name, order_by, unordered, body_max, keep, created_at, deleted_at, moves_at, paused_at, paused_by, paused_reason",
+        "id, namespace, name, order_by, unordered, body_max, keep, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
     ),
     (
         "handlers",

@@ -53,8 +53,12 @@ const RETIRE: &str = "update lane_sets set state = 'closed' where namespace = $1
 
 const REMOVE_LANES: &str = "delete from lanes where namespace = $1";
 
+/// Before anything is said about the hooks of a namespace: who brings one there does the same.
+pub(super) const LOCK: &str = "update namespaces set created_at = created_at where name = $1";
+
 const DELETE: &str = "delete from namespaces where name = $1
-    and not exists (select 1 from hooks where namespace = $1 and deleted_at is null)";
+    and not exists (select 1 from hooks
+      where (namespace = $1 or moves_to = $1) and deleted_at is null)";
 
 impl Store {
     /// Every namespace, by name.
@@ -107,6 +111,10 @@ impl Store {
     /// Those of the database.
     pub async fn delete_namespace(&self, name: &Name) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
+        sqlx::query(LOCK)
+            .bind(name.as_str())
+            .execute(&mut *writing.tx)
+            .await?;
         let deleted = sqlx::query(DELETE)
             .bind(name.as_str())
             .execute(&mut *writing.tx)

@@ -341,6 +341,60 @@ async fn the_lanes_of_a_node_that_was_killed_run_on_the_others_when_its_lease_is
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_of_three_nodes_are_resized_by_any_of_them() {
+    let cluster = Cluster::start(postgres::shared());
+    let (load, senders) = cluster.load();
+    for (home, count) in cluster.homes.iter().zip(["16", "3", "9"]) {
+        home.run(&["lanes", "resize", count, "--yes"]);
+        load.goes_on();
+    }
+    cluster.spread();
+    cluster.judge(load, senders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_lanes_of_a_dead_node_are_sealed_when_its_lease_is_over() {
+    let mut cluster = Cluster::start(postgres::shared());
+    let (load, senders) = cluster.load();
+    cluster.kill(0);
+    // It returns when every old lane is sealed, those of the dead too.
+    cluster.homes[1].run(&["lanes", "resize", "7", "--yes"]);
+    load.is_hit();
+    until(|| (!cluster.is_bereft(0)).then_some(()));
+    let unsealed = "select count(*) from lanes where sealed_at is null";
+    assert_eq!(
+        cluster.servers.ask(unsealed),
+        BTreeSet::from(["7".to_owned()])
+    );
+    load.goes_on();
+    cluster.restart(0);
+    cluster.spread();
+    cluster.judge(load, senders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_killed_in_the_middle_of_a_resize_leaves_it_to_the_others() {
+    let mut cluster = Cluster::start(postgres::shared());
+    let (load, senders) = cluster.load();
+    for count in ["16", "5"] {
+        let resize = cluster.homes[0].command(&["lanes", "resize", count, "--yes"]);
+        let mut resize = { resize }
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(rand::random_range(20..150))).await;
+        cluster.kill(0);
+        resize.wait().unwrap();
+        cluster.restart(0);
+        let under_way = "select 1 from lane_sets where state in ('opening', 'closing')";
+        until(|| cluster.servers.ask(under_way).is_empty().then_some(()));
+        cluster.spread();
+        load.goes_on();
+    }
+    cluster.judge(load, senders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stood_still_for_longer_than_its_lease_does_no_harm_when_it_goes_on() {
     let cluster = Cluster::start(postgres::shared());
     let (load, senders) = cluster.load();

@@ -17,6 +17,7 @@ mod home;
 mod incidents;
 mod ingest;
 mod lane;
+mod lane_sets;
 mod migrate;
 mod migrations;
 mod models;

@@ -1,8 +1,11 @@
-//! The protocol as explicit states, every interleaving of them: leases in discrete time and one cursor with
-//! its compare-and-set. They check the design, not the code, and themselves: each mutant must fail.
+//! The protocol as explicit states, every interleaving of them: hints, lanes and their owners, leases in
+//! discrete time, and one cursor with its compare-and-set. They check the design, not the code, and themselves: each mutant must fail.
 
 mod cursor;
+mod lane;
 mod lease;
+
+use std::collections::HashMap;
 
 use stateright::{Checker, Model};
 
@@ -20,4 +23,42 @@ where
         Some(broken) => Err(broken),
         None => Ok(checked.unique_state_count()),
     }
+}
+
+/// A state like `from` from which no state like `goal` can be reached any more, if there is one.
+fn lost<M>(
+    model: &M,
+    from: impl Fn(&M::State) -> bool,
+    goal: impl Fn(&M::State) -> bool,
+) -> Option<M::State>
+where
+    M: Model,
+    M::State: std::hash::Hash + Eq + Clone,
+{
+    let mut states = model.init_states();
+    let mut numbers: HashMap<M::State, usize> = states.iter().cloned().zip(0..).collect();
+    let mut before: Vec<Vec<usize>> = vec![Vec::new(); states.len()];
+    let mut at = 0;
+    while at < states.len() {
+        for next in model.next_states(&states[at]) {
+            let number = *numbers.entry(next).or_insert_with_key(|next| {
+                states.push(next.clone());
+                before.push(Vec::new());
+                states.len() - 1
+            });
+            before[number].push(at);
+        }
+        at += 1;
+    }
+    let mut leads: Vec<bool> = states.iter().map(&goal).collect();
+    let mut todo: Vec<usize> = (0..states.len()).filter(|at| leads[*at]).collect();
+    while let Some(at) = todo.pop() {
+        for earlier in &before[at] {
+            if !std::mem::replace(&mut leads[*earlier], true) {
+                todo.push(*earlier);
+            }
+        }
+    }
+    let lost = (0..states.len()).find(|at| !leads[*at] && from(&states[*at]));
+    lost.map(|at| states.swap_remove(at))
 }

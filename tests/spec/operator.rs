@@ -233,11 +233,16 @@ async fn a_stream_of_a_hook_on_the_move_says_so() {
     send(&world, "a");
     world.state("orders/a", 1);
     let servers = world.home.servers.clone().unwrap();
-    servers.ask("update hooks set moves_at = 1");
-    servers.ask("update counters set value = value + 1 where name = 'config_version'");
-    let version = "select value from counters where name = 'config_version'";
-    let version: i64 = servers.ask(version).first().unwrap().parse().unwrap();
-    let seen = format!("select 1 from nodes where config_seen >= {version}");
+    let stand =
+        "update counters set value = value + 1 where name = 'config_version' returning value";
+    let version: i64 = servers.ask(stand).first().unwrap().parse().unwrap();
+    // Every node acts by a later one before the hook may go on.
+    let (begun, over) = (version, version + 2);
+    servers.ask(&format!(
+        "update hooks set moves_to = namespace, moves_version = {over}"
+    ));
+    servers.ask(stand);
+    let seen = format!("select 1 from nodes where config_seen > {begun}");
     until(|| (!servers.ask(&seen).is_empty()).then_some(()));
     send(&world, "a");
     let moving = why(&world, "orders/a");
@@ -247,6 +252,7 @@ async fn a_stream_of_a_hook_on_the_move_says_so() {
         (&json!("paused"), &json!("its hook changes its namespace")),
         "{moving}"
     );
+    servers.ask(stand);
     world.state("orders/a", 2);
 }
 

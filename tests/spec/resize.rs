@@ -1,6 +1,7 @@
 //! Lanes operated while webhooks come, on both set-ups: nothing is lost, doubled or reordered, whatever
 //! the number of lanes becomes and whatever is stopped and let go meanwhile.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -94,12 +95,148 @@ fn lanes(world: &World) -> Value {
     world.admin("GET", "/v1/admin/lanes", &Value::Null).json()["items"].take()
 }
 
+/// How long a storm of resizes lasts; `HOOKLANE_STORM` is in seconds. A minute is worth a release.
+fn storm() -> Duration {
+    let seconds = std::env::var("HOOKLANE_STORM").map(|text| text.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(12))
+}
+
 async fn a_storm_of_resizes_under_load_keeps_every_order(setup: Setup) {
+    const EVERY: Duration = Duration::from_secs(2);
     let world = world(setup);
     under_load(&world, |world| {
-        for count in [16, 3, 64, 1, 17, 8] {
+        let began = Instant::now();
+        let counts = [64, 3, 17, 1].into_iter().cycle();
+        for (nth, count) in (1..).zip(counts) {
             resize(world, count);
             assert_eq!(lanes(world).as_array().unwrap().len(), usize::from(count));
+            until(|| (began.elapsed() >= EVERY * nth).then_some(()));
+            if began.elapsed() >= storm() {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+/// The daemon is killed at any moment of a resize, and goes on with it.
+async fn a_resize_survives_a_kill_at_any_moment(setup: Setup) {
+    const STREAMS: usize = 20;
+    let mut world = world(setup);
+    let counts = [16, 3, 64, 5];
+    for (round, count) in (1..).zip(counts) {
+        for account in 0..STREAMS {
+            let body = json!({"account": account.to_string(), "number": round, "amount": 1});
+            world.accepted("orders", body.to_string());
+        }
+        let count = count.to_string();
+        let mut resize = world.home.command(&["lanes", "resize", &count, "--yes"]);
+        let mut resize = resize
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
+        world.kill();
+        resize.wait().unwrap();
+        world.restart();
+        until(|| {
+            let progress = world.admin("GET", "/v1/admin/lanes/resize", &Value::Null);
+            (progress.json()["under_way"] == false).then_some(())
+        });
+    }
+    let rounds = counts.len() as i64;
+    for account in 0..STREAMS {
+        let state = world.state(&format!("orders/{account}"), rounds);
+        let trail = (1..=rounds).fold(0, |trail, number| trail * 31 + number) % 1_000_003;
+        assert_eq!(
+            (&state["count"], &state["trail"]),
+            (&json!(rounds), &json!(trail))
+        );
+    }
+}
+
+/// An event that is gathered for an hour is in the way of a drain, and that of a resize which waits for it.
+async fn what_cannot_end_says_so_and_holds_up_the_next_resize(setup: Setup) {
+    const GATHERS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\ndebounce = '30m,1h'\n";
+    let world = World::at(Home::new(setup), &[], GATHERS);
+    world.accepted("orders", "{}");
+    let run = |args: &[&str]| {
+        let done = world.home.command(args).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code(), said)
+    };
+    // Without --wait it has begun when the command returns.
+    let (code, said) = run(&["lanes", "drain", "--all", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    let drain = [
+        "lanes", "drain", "--all", "--yes", "--wait", "--within", "3s",
+    ];
+    let (code, said) = run(&drain);
+    assert_eq!(code, Some(3), "{said}");
+    for told in [
+        "drain  NOT MOVING: 1 left",
+        "not drained: 1 left",
+        "hooklane lanes resume --all",
+    ] {
+        assert!(said.contains(told), "{told:?} is not in {said}");
+    }
+    let resume = ["lanes", "resume", "--all"];
+    assert_eq!(run(&resume).0, Some(0));
+
+    let planned = [
+        "lanes",
+        "resize",
+        "5",
+        "--yes",
+        "--drain-first",
+        "--no-wait",
+    ];
+    assert_eq!(run(&planned).0, Some(0));
+    for second in [&planned[..], &["lanes", "resize", "7", "--yes"]] {
+        let (code, said) = run(second);
+        assert_eq!(code, Some(7), "{said}");
+        assert!(said.contains("default is being resized already"), "{said}");
+    }
+    assert_eq!(run(&resume).0, Some(0), "it gives the plan up");
+    resize(&world, 7);
+    assert_eq!(world.cursor("orders")["position"], 0);
+    world
+        .home
+        .run(&["hooks", "edit", "orders", "--no-debounce"]);
+    world.state("orders", 1);
+}
+
+/// Whoever comes second is told so; the hook is where one of them wanted it, and no order is lost.
+async fn of_two_who_move_a_hook_one_does(setup: Setup) {
+    let world = world(setup);
+    for namespace in ["acme", "globex"] {
+        world
+            .home
+            .run(&["namespaces", "create", namespace, "--lanes", "2"]);
+    }
+    under_load(&world, |world| {
+        for round in 0..4 {
+            let movers = ["acme", "globex", "default"].map(|namespace| {
+                let mut mover =
+                    world
+                        .home
+                        .command(&["hooks", "edit", "orders", "--namespace", namespace]);
+                let mover = mover.stdout(Stdio::null()).stderr(Stdio::null());
+                (namespace, mover.spawn().unwrap())
+            });
+            let ended =
+                movers.map(|(namespace, mut mover)| (namespace, mover.wait().unwrap().code()));
+            let hook = world.home.run(&["hooks", "show", "orders", "-o", "json"]);
+            let hook: Value = serde_json::from_str(&hook).unwrap();
+            assert!(
+                ended.iter().all(|(_, code)| matches!(code, Some(0 | 7))),
+                "{ended:?}"
+            );
+            let moved = ended
+                .iter()
+                .any(|(namespace, code)| *code == Some(0) && hook["namespace"] == *namespace);
+            assert!(moved, "round {round}: {ended:?} {hook}");
         }
     })
     .await;
@@ -196,7 +333,10 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     let again = store.begin_resize(&set, 6, &why).await.unwrap();
     assert_eq!(again, Begun::Changed, "one resize at a time");
     let hook = store.hooks().await.unwrap().remove(0);
-    assert!(store.begin_move(hook.id, why.at).await.unwrap());
+    let acme = "acme".parse().unwrap();
+    assert!(store.create_namespace(&acme, 2, why.at).await.unwrap());
+    let begun = store.begin_move(hook.id, &hook.namespace, &acme, why.at);
+    assert!(begun.await.unwrap().is_some());
     store.close().await;
     world.restart();
     world.accepted("orders", r#"{"account":"a","number":2,"amount":1}"#);
@@ -206,6 +346,9 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
         let progress = progress.json();
         (progress["under_way"] == false && progress["lanes"] == 5).then_some(())
     });
+    let hook = world.home.run(&["hooks", "show", "orders", "-o", "json"]);
+    let hook: Value = serde_json::from_str(&hook).unwrap();
+    assert_eq!(hook["namespace"], "acme", "{hook}");
 }
 
 async fn what_was_not_planned_on_is_refused(setup: Setup) {
@@ -256,4 +399,7 @@ on_both! {
     a_resize_that_waits_for_the_drain_begins_when_it_is_done
     what_a_crash_broke_off_is_carried_on
     what_was_not_planned_on_is_refused
+    a_resize_survives_a_kill_at_any_moment
+    what_cannot_end_says_so_and_holds_up_the_next_resize
+    of_two_who_move_a_hook_one_does
 }

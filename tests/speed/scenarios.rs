@@ -33,7 +33,7 @@ impl Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     by_default("bare", bare),
     by_default("accept", accept),
     by_default("applied", applied),
@@ -47,6 +47,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         run: million,
     },
     by_default("rebuild", rebuild),
+    by_default("resize", resize),
     by_default("idle", idle),
 ];
 
@@ -411,6 +412,127 @@ async fn count_streams(world: &World, hook: &str, streams: u64) {
             None => break assert_eq!(count, streams, "streams listed"),
         }
     }
+}
+
+/// How many lanes there are one second after another.
+const STORM: [&str; 8] = ["64", "3", "17", "1", "16", "5", "32", "8"];
+
+/// What fifty hooks wait, from sent to seen in the state, while others send as much as is taken: without
+/// resizes, and with one every second. Then how long a resize takes, and making hints again, with many streams.
+fn resize(scale: &Scale) {
+    const PROBES: u32 = 50;
+    const LOAD: usize = 200;
+    let mut hooks: Vec<String> = (0..PROBES).map(|n| format!("p{n:02}")).collect();
+    let load: Vec<String> = (0..LOAD).map(|n| format!("h{n:03}")).collect();
+    hooks.extend(load.iter().cloned());
+    let mut world = World::with(hooks, Kind::Sum);
+    let addrs = world.addrs.clone();
+    let home = std::mem::take(&mut world.homes);
+    let mut requests = Requests::new(load, &world.write_key, &world.read_key);
+    let mut ledger = Ledger::new(LOAD);
+    let (calm, stormy) = (scale.time(10.0), scale.time(1.0));
+    let stop = AtomicBool::new(false);
+    let storm = Mutex::new(Vec::new());
+    let open = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let time = calm + stormy * (STORM.len() as u32 + 1);
+            let mut plan = Closed::new(&mut ledger, LOAD as u32, Until::Passed(time));
+            generator::run(&addrs, CONNECTIONS, &mut requests, &mut plan);
+        });
+        threads.spawn(|| {
+            std::thread::sleep(calm);
+            for count in STORM {
+                let began = Instant::now();
+                home[0].run(&["lanes", "resize", count, "--yes"]);
+                storm.lock().unwrap().push((began, Instant::now()));
+                std::thread::sleep(stormy.saturating_sub(began.elapsed()));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let pace = Pace {
+            per_second: 200,
+            every: 1,
+            longest: Duration::from_secs(600),
+            stop: &stop,
+        };
+        world.open(PROBES, pace)
+    });
+    world.homes = home;
+    world.settle_and_check();
+    ledger.check_order();
+    report_storm(&open.seen, &storm.into_inner().unwrap());
+    many_streams(scale);
+}
+
+fn report_storm(seen: &[Seen], storm: &[(Instant, Instant)]) {
+    let (mut calm, mut stormy) = (latencies(), latencies());
+    for seen in seen {
+        let is_in = |(began, ended): &(Instant, Instant)| seen.due_at < *ended && seen.at > *began;
+        match storm.iter().any(is_in) {
+            true => stormy.saturating_record(micros(seen.due_at, seen.at)),
+            false => calm.saturating_record(micros(seen.due_at, seen.at)),
+        }
+    }
+    for (share, name) in [(0.5, "p50"), (0.99, "p99"), (1.0, "longest")] {
+        for (latencies, when) in [(&calm, "without"), (&stormy, "during")] {
+            let what = format!("{name} wait under full load {when} a resize");
+            row(&what, quantile(latencies, share), " ms", Target::None);
+        }
+    }
+    let more = quantile(&stormy, 1.0) - quantile(&calm, 1.0);
+    let what = "longest wait during a resize, more than the longest without";
+    row(what, more, " ms", Target::AtMost(by_setup(50.0, 250.0)));
+    let took = storm
+        .iter()
+        .map(|(began, ended)| ended.duration_since(*began).as_secs_f64());
+    row(
+        "resize under full load, by the command",
+        median(took.collect()) * 1e3,
+        " ms",
+        Target::None,
+    );
+    note(&format!(
+        "{} samples without, {} during",
+        calm.len(),
+        stormy.len()
+    ));
+}
+
+fn many_streams(scale: &Scale) {
+    let streams = scale.events(100_000);
+    let mut world = World::with(vec!["many".into()], Kind::SumByCustomer);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    world.homes[0].run(&["lanes", "pause", "--all", "--yes"]);
+    world.send(Until::Accepted(streams));
+    let said = world.homes[0].run(&["lanes", "rebuild", "-o", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["behind"], streams, "{said}");
+    let what = format!("lanes rebuild, {streams} streams with work");
+    let took = said["took_ms"].as_f64().unwrap();
+    row(&what, took, " ms", Target::AtMost(2_000.0));
+    world.homes[0].run(&["lanes", "resume", "--all"]);
+    runtime.block_on(count_streams(&world, "many", streams));
+    world.homes[0].run(&["lanes", "pause", "--all", "--yes"]);
+    let more = scale.events(1_000);
+    world.send(Until::Accepted(more));
+    let took = ["16", "3", "64", "8"].map(|count| {
+        let began = Instant::now();
+        world.homes[0].run(&["lanes", "resize", count, "--yes"]);
+        began.elapsed().as_secs_f64() * 1e3
+    });
+    let what = format!("resize, {streams} streams of which {more} have work, by the command");
+    row(&what, median(took.to_vec()), " ms", Target::AtMost(1_000.0));
+    row(
+        "the same, the longest",
+        took.into_iter().fold(0.0, f64::max),
+        " ms",
+        Target::AtMost(1_000.0),
+    );
+    world.homes[0].run(&["lanes", "resume", "--all"]);
+    runtime.block_on(count_streams(&world, "many", streams + more));
 }
 
 /// From asking for it until every state is in its place, with a JavaScript reducer and a built-in one.

@@ -1,0 +1,828 @@
+//! The database of the simulation: rows in memory, each method one transaction, as the store's statements
+//! promise it. What may never be is noticed where it is written.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::Mutant;
+use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId};
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::{Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Unordered};
+use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, overlap, slots};
+use crate::domain::name::Name;
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+use crate::engine::catalog::{Snapshot, Stops};
+use crate::store::{
+    Advance, Behind, HookStop, Input, LaneMode, LaneRow, Move, Mover, NodeRow, SetState, Step,
+    Want, Why,
+};
+
+/// Where a lane set is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Planned,
+    Opening,
+    Stable,
+    Closing,
+}
+
+/// A lane that is not sealed.
+#[derive(Clone)]
+pub struct Lane {
+    pub row: LaneRow,
+    pub mode: Mode,
+    /// The version of the configuration with which it does that.
+    since: i64,
+}
+
+/// A stream with its only cursor.
+pub struct Stream {
+    pub hook: HookId,
+    pub slot: Slot,
+    pub events: Vec<Arc<Event>>,
+    /// When each was sent, and when that was acknowledged.
+    pub times: Vec<(u64, Option<u64>)>,
+    pub cursor: Cursor,
+    /// The state and chain that are right at its position.
+    truth: (Option<String>, Chain),
+}
+
+pub struct Database {
+    mutant: Mutant,
+    pub version: i64,
+    epoch: i64,
+    pub nodes: Vec<NodeRow>,
+    gone: HashSet<String>,
+    pub lanes: Vec<Lane>,
+    pub sets: Vec<(LaneSet, Stage)>,
+    pub hooks: Vec<Arc<Hook>>,
+    pub stops: HashMap<HookId, (HookStop, i64)>,
+    marks: HashMap<CursorId, (Name, Position)>,
+    pub streams: BTreeMap<StreamId, Stream>,
+    /// The configuration, once somebody has read it.
+    read: Option<Arc<Snapshot>>,
+    pub broken: Option<String>,
+}
+
+/// One event more in a state.
+pub fn fold(state: Option<&str>, event: &Event) -> String {
+    let (count, hash) = state
+        .and_then(|state| state.split_once(':'))
+        .map_or((0, 7), |(count, hash)| (number(count), number(hash)));
+    let seq = event.seq.0.unsigned_abs();
+    format!("{}:{}", count + 1, hash.wrapping_mul(31).wrapping_add(seq))
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
+}
+
+fn cursor_of(stream: StreamId, hook: HookId) -> CursorId {
+    CursorId {
+        stream,
+        handler: HandlerId(hook.0),
+    }
+}
+
+fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
+    let name: Name = format!("hook{id}").parse().unwrap();
+    let handler = Handler {
+        id: HandlerId(id),
+        hook: HookId(id),
+        name: "reduce".parse().unwrap(),
+        reducer: Reducer::Count,
+        fold: 1,
+        on_error,
+        debounce: None,
+    };
+    Hook {
+        id: HookId(id),
+        name,
+        namespace: namespace.clone(),
+        order_by: OrderBy::Nothing,
+        unordered: Unordered::Keep,
+        body_max: 1,
+        handlers: vec![Arc::new(handler)],
+        created_at: Timestamp::default(),
+    }
+}
+
+impl Database {
+    /// Two namespaces of two lanes, two hooks in the first, three streams each.
+    pub fn new(mutant: Mutant, random: &mut impl FnMut() -> u16) -> Self {
+        let mut database = Self {
+            mutant,
+            version: 1,
+            epoch: 0,
+            nodes: Vec::new(),
+            gone: HashSet::new(),
+            lanes: Vec::new(),
+            sets: Vec::new(),
+            hooks: Vec::new(),
+            stops: HashMap::new(),
+            marks: HashMap::new(),
+            streams: BTreeMap::new(),
+            read: None,
+            broken: None,
+        };
+        for namespace in super::NAMESPACES {
+            let set = LaneSet {
+                namespace: namespace.parse().unwrap(),
+                generation: 1,
+                lanes: 2,
+            };
+            database.open(&set, SetState::Stable, Mode::Active);
+            database.sets.push((set, Stage::Stable));
+        }
+        let home = database.sets[0].0.namespace.clone();
+        for (id, on_error) in [(1, OnError::Hold), (2, OnError::Skip)] {
+            database.hooks.push(Arc::new(hook(id, &home, on_error)));
+            for stream in [
+                StreamId(id * 10),
+                StreamId(id * 10 + 1),
+                StreamId(id * 10 + 2),
+            ] {
+                let stored = Stream {
+                    hook: HookId(id),
+                    slot: Slot(random()),
+                    events: Vec::new(),
+                    times: Vec::new(),
+                    cursor: Cursor::new(cursor_of(stream, HookId(id))),
+                    truth: (None, Chain::default()),
+                };
+                database.streams.insert(stream, stored);
+            }
+        }
+        database
+    }
+
+    fn breaks(&mut self, what: impl FnOnce() -> String) {
+        self.broken.get_or_insert_with(what);
+    }
+
+    fn changed(&mut self) -> i64 {
+        self.version += 1;
+        self.read = None;
+        self.version
+    }
+
+    // Events and cursors.
+
+    /// Stores an event that was sent at a moment; the position among those of its stream.
+    pub fn append(&mut self, stream: StreamId, body: u8, sent: u64) -> Option<usize> {
+        let stored = self.streams.get_mut(&stream)?;
+        let seq = stored.events.len() as i64 + 1;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&stream.0.to_be_bytes());
+        id[8..].copy_from_slice(&seq.to_be_bytes());
+        let event = Event {
+            stream,
+            seq: Seq(seq),
+            id: EventId::from_bytes(id),
+            received_at: Timestamp::from_millis(sent as i64),
+            key_id: None,
+            dedupe_key: None,
+            headers: "".into(),
+            body: vec![body].into(),
+        };
+        stored.events.push(Arc::new(event));
+        stored.times.push((sent, None));
+        Some(stored.events.len() - 1)
+    }
+
+    pub fn inputs(&self, wants: &[Want]) -> Vec<Option<Input>> {
+        let input = |want: &Want| {
+            let stream = self.streams.get(&want.cursor.stream)?;
+            let after = stream.cursor.position.0 as usize;
+            let events = stream.events.iter().skip(after).take(want.events_max);
+            Some(Input {
+                cursor: stream.cursor.clone(),
+                head: Seq(stream.events.len() as i64),
+                events: events.cloned().collect(),
+            })
+        };
+        wants.iter().map(input).collect()
+    }
+
+    pub fn behind(&self) -> Vec<Behind> {
+        let streams = self.streams.values();
+        let behind = streams.map(|stream| Behind {
+            cursor: stream.cursor.id,
+            slot: stream.slot,
+            events: stream
+                .cursor
+                .position
+                .behind(Seq(stream.events.len() as i64)),
+            flows: stream.cursor.condition == Condition::Flowing,
+        });
+        behind.filter(|behind| behind.events > 0).collect()
+    }
+
+    pub fn slots(&self) -> HashMap<StreamId, Slot> {
+        let streams = self.streams.iter();
+        streams.map(|(id, stream)| (*id, stream.slot)).collect()
+    }
+
+    /// `acted`: the version that the mover's node acts by; none when it has no right to its lanes any more, or is
+    /// no node.
+    pub fn advance(&mut self, steps: Vec<Step>, acted: Option<i64>) -> Vec<Advance> {
+        let advanced = steps.into_iter().map(|step| self.advance_one(step, acted));
+        advanced.collect()
+    }
+
+    fn advance_one(&mut self, step: Step, acted: Option<i64>) -> Advance {
+        if let Some(why) = acted.and_then(|acted| self.stopped(&step, acted)) {
+            self.breaks(|| format!("{why}: {step:?}"));
+        }
+        let blind = self.mutant == Mutant::NoCompare;
+        let Some(stream) = self.streams.get_mut(&step.cursor.stream) else {
+            return Advance::Lost;
+        };
+        let row = &mut stream.cursor;
+        let is_same = row.era == step.era && row.position == step.from || blind;
+        let is_held = matches!(row.condition, Condition::Held { .. });
+        if !is_same || (is_held && step.mover == Mover::Turn) {
+            return Advance::Lost;
+        }
+        let (from, to) = (row.position.0.min(step.to.0) as usize, step.to.0 as usize);
+        let went_back = step.to < row.position;
+        for event in &stream.events[from..to] {
+            let is_skipped = step.skipped.iter().any(|letter| letter.seq == event.seq);
+            let (state, chain) = &mut stream.truth;
+            let applied = match is_skipped {
+                true => Applied::Skipped,
+                false => {
+                    *state = Some(fold(state.as_deref(), event));
+                    Applied::Folded
+                }
+            };
+            *chain = chain.next(event.id, applied);
+        }
+        (row.position, row.condition) = (step.to, step.condition.clone());
+        (row.state, row.chain) = (step.state.clone(), step.chain.clone());
+        if went_back || stream.truth != (step.state.clone(), step.chain.clone()) {
+            self.breaks(|| format!("not the fold of its events: {step:?}"));
+        }
+        Advance::Moved
+    }
+
+    /// Why a turn may not move a cursor where every node acts by what an operator has asked for.
+    fn stopped(&self, step: &Step, acted: i64) -> Option<&'static str> {
+        if step.mover == Mover::Operator || step.to == step.from {
+            return None;
+        }
+        let stream = self.streams.get(&step.cursor.stream)?;
+        if self
+            .stops
+            .get(&stream.hook)
+            .is_some_and(|(_, since)| *since <= acted)
+        {
+            return Some("a turn of a hook that stands still");
+        }
+        let lane = self.lane_of(stream)?;
+        if lane.since > acted {
+            return None;
+        }
+        let mark = self.marks.get(&step.cursor).map(|(_, mark)| *mark);
+        match lane.mode {
+            Mode::Paused => Some("a turn in a paused lane"),
+            Mode::Draining | Mode::Drained if mark.is_none_or(|mark| step.to > mark) => {
+                Some("a turn beyond its mark")
+            }
+            _ => None,
+        }
+    }
+
+    pub fn namespace_of(&self, hook: HookId) -> &Name {
+        let found = self.hooks.iter().find(|known| known.id == hook);
+        &found.unwrap().namespace
+    }
+
+    /// The lane in which a stream takes its turns, as the newest rows have it.
+    pub fn lane_of(&self, stream: &Stream) -> Option<&Lane> {
+        let set = self.set(self.namespace_of(stream.hook));
+        let id = set.lane(stream.slot);
+        self.lanes.iter().find(|lane| lane.row.id == id)
+    }
+
+    pub fn mark(&self, cursor: CursorId) -> Option<Position> {
+        self.marks.get(&cursor).map(|(_, mark)| *mark)
+    }
+
+    pub fn has_marks(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// Lets a cursor flow; whether it did not.
+    pub fn release(&mut self, stream: StreamId) -> bool {
+        let stream = self.streams.get_mut(&stream);
+        let condition = stream.map(|stream| std::mem::take(&mut stream.cursor.condition));
+        condition.is_some_and(|condition| condition != Condition::Flowing)
+    }
+
+    // Nodes and their lanes.
+
+    pub fn join(&mut self, row: NodeRow) {
+        if !self.gone.insert(row.id.clone()) {
+            self.breaks(|| format!("{} comes back", row.id));
+        }
+        self.nodes.push(row);
+    }
+
+    pub fn beat(&mut self, id: &str, config_seen: i64) -> bool {
+        let row = self.nodes.iter_mut().find(|node| node.id == id);
+        let Some(row) = row else { return false };
+        row.beat += 1;
+        row.config_seen = config_seen;
+        true
+    }
+
+    pub fn reap(&mut self, id: &str, beat: i64) {
+        self.nodes.retain(|node| node.id != id || node.beat != beat);
+    }
+
+    /// Whoever starts on a machine knows that who ran there is dead.
+    pub fn forget_data_dir(&mut self, machine: usize) {
+        let data_dir = machine.to_string();
+        self.nodes.retain(|node| node.data_dir != data_dir);
+    }
+
+    pub fn lives(&self, id: &str) -> bool {
+        self.nodes.iter().any(|node| node.id == id)
+    }
+
+    pub fn rows(&self) -> Vec<LaneRow> {
+        self.lanes.iter().map(|lane| lane.row.clone()).collect()
+    }
+
+    pub fn take_lanes(&mut self, lanes: &[LaneId], me: &str) -> Vec<(LaneId, i64)> {
+        let mut taken = Vec::new();
+        for lane in lanes {
+            self.epoch += 1;
+            if self.take(lane, me) {
+                taken.push((lane.clone(), self.epoch));
+            }
+        }
+        taken
+    }
+
+    fn take(&mut self, id: &LaneId, me: &str) -> bool {
+        let Some(at) = self.lanes.iter().position(|lane| lane.row.id == *id) else {
+            return false;
+        };
+        let row = &self.lanes[at].row;
+        let owner = row.node.as_ref();
+        let is_free = owner.is_none_or(|node| !self.lives(node));
+        let waits = self.lanes.iter().any(|old| {
+            old.row.id.namespace == id.namespace
+                && old.row.id.generation < id.generation
+                && overlap((old.row.id.index, old.row.lanes), (id.index, row.lanes))
+        });
+        if !is_free || !self.lives(me) || (waits && self.mutant != Mutant::NoSealWait) {
+            return false;
+        }
+        if row.epoch >= self.epoch {
+            self.breaks(|| format!("the epochs of {id} do not grow"));
+        }
+        let row = &mut self.lanes[at].row;
+        (row.node, row.epoch) = (Some(me.to_owned()), self.epoch);
+        true
+    }
+
+    pub fn release_lanes(&mut self, lanes: &[(LaneId, i64)], me: &str) {
+        for lane in &mut self.lanes {
+            let row = &mut lane.row;
+            let is_ours = row.node.as_deref() == Some(me);
+            if is_ours
+                && lanes
+                    .iter()
+                    .any(|(id, epoch)| *id == row.id && *epoch == row.epoch)
+            {
+                row.node = None;
+            }
+        }
+    }
+
+    pub fn seal_lanes(&mut self, lanes: &[(LaneId, i64)], me: &str) {
+        let nodes: HashSet<&str> = self.nodes.iter().map(|node| node.id.as_str()).collect();
+        self.lanes.retain(|lane| {
+            let row = &lane.row;
+            let named = lanes.iter().find(|(id, _)| *id == row.id);
+            let is_ours = named
+                .is_some_and(|(_, epoch)| row.node.as_deref() == Some(me) && *epoch == row.epoch);
+            let is_free = row.node.as_deref().is_none_or(|node| !nodes.contains(node));
+            !(row.is_closing() && named.is_some() && (is_ours || is_free))
+        });
+    }
+
+    /// Ends the resizes of which every old lane is sealed.
+    pub fn close_sets(&mut self) -> Vec<LaneSet> {
+        let closed: Vec<LaneSet> = self
+            .sets
+            .iter()
+            .filter(|(set, stage)| {
+                let is_of = |lane: &Lane| {
+                    lane.row.id.namespace == set.namespace
+                        && lane.row.id.generation == set.generation
+                };
+                *stage == Stage::Closing && !self.lanes.iter().any(is_of)
+            })
+            .map(|(set, _)| set.clone())
+            .collect();
+        for set in &closed {
+            self.sets.retain(|(known, _)| known != set);
+            self.turn_to(&set.namespace, Stage::Opening, Stage::Stable);
+            self.changed();
+        }
+        closed
+    }
+
+    // Lane sets and what is stopped.
+
+    /// The lane set of a namespace that runs, or is about to.
+    pub fn set(&self, namespace: &Name) -> &LaneSet {
+        let runs = |(set, stage): &&(LaneSet, Stage)| {
+            set.namespace == *namespace && matches!(stage, Stage::Opening | Stage::Stable)
+        };
+        &self.sets.iter().find(runs).unwrap().0
+    }
+
+    pub fn has(&self, namespace: &Name, wanted: Stage) -> bool {
+        let is = |(set, stage): &(LaneSet, Stage)| set.namespace == *namespace && *stage == wanted;
+        self.sets.iter().any(is)
+    }
+
+    fn turn_to(&mut self, namespace: &Name, from: Stage, to: Stage) {
+        for (set, stage) in &mut self.sets {
+            if set.namespace != *namespace || *stage != from {
+                continue;
+            }
+            *stage = to;
+            for lane in &mut self.lanes {
+                if lane.row.id.namespace == set.namespace
+                    && lane.row.id.generation == set.generation
+                {
+                    lane.row.set = match to {
+                        Stage::Closing => SetState::Closing,
+                        Stage::Stable => SetState::Stable,
+                        Stage::Opening | Stage::Planned => SetState::Opening,
+                    };
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, set: &LaneSet, state: SetState, mode: Mode) {
+        let since = self.version;
+        self.lanes.extend(set.ids().map(|id| Lane {
+            row: LaneRow {
+                id,
+                node: None,
+                epoch: 0,
+                lanes: set.lanes,
+                set: state,
+            },
+            mode,
+            since,
+        }));
+        self.lanes.sort_by(|a, b| a.row.id.cmp(&b.row.id));
+    }
+
+    /// Whether a set is the stable one, as every change of lanes asks first.
+    fn locks(&self, set: &LaneSet) -> bool {
+        let stable = (set.clone(), Stage::Stable);
+        self.sets.contains(&stable) || self.mutant == Mutant::StopsCrossResizes
+    }
+
+    fn next(from: &LaneSet, lanes: u16) -> LaneSet {
+        LaneSet {
+            namespace: from.namespace.clone(),
+            generation: from.generation + 1,
+            lanes,
+        }
+    }
+
+    pub fn begin_resize(&mut self, from: &LaneSet, lanes: u16) -> bool {
+        let stable = (from.clone(), Stage::Stable);
+        if !self.sets.contains(&stable) || self.has(&from.namespace, Stage::Planned) {
+            return false;
+        }
+        let of_set: Vec<_> = self.of_set(from).collect();
+        let kind = |mode| match mode {
+            Mode::Drained => Mode::Draining,
+            other => other,
+        };
+        let mode = kind(of_set[0].mode);
+        let since = of_set.iter().map(|lane| lane.since).max().unwrap_or(0);
+        if of_set.iter().any(|lane| kind(lane.mode) != mode) {
+            return false;
+        }
+        self.follow(from, &Self::next(from, lanes), mode, since);
+        true
+    }
+
+    fn of_set<'a>(&'a self, set: &'a LaneSet) -> impl Iterator<Item = &'a Lane> {
+        let ours = |lane: &&Lane| {
+            lane.row.id.namespace == set.namespace && lane.row.id.generation == set.generation
+        };
+        self.lanes.iter().filter(ours)
+    }
+
+    fn follow(&mut self, from: &LaneSet, to: &LaneSet, mode: Mode, since: i64) {
+        self.turn_to(&from.namespace, Stage::Stable, Stage::Closing);
+        self.sets
+            .retain(|(set, stage)| *stage != Stage::Planned || set.namespace != to.namespace);
+        self.sets.push((to.clone(), Stage::Opening));
+        self.open(to, SetState::Opening, mode);
+        let version = self.changed();
+        for lane in self.lanes.iter_mut().filter(|lane| {
+            lane.row.id.namespace == to.namespace && lane.row.id.generation == to.generation
+        }) {
+            lane.since = if mode == Mode::Active { version } else { since };
+        }
+    }
+
+    pub fn plan_resize(&mut self, from: &LaneSet, lanes: u16) -> bool {
+        let stable = (from.clone(), Stage::Stable);
+        if !self.sets.contains(&stable) || self.has(&from.namespace, Stage::Planned) {
+            return false;
+        }
+        self.sets.push((Self::next(from, lanes), Stage::Planned));
+        self.drain_lanes(from, &from.ids().collect::<Vec<_>>())
+    }
+
+    pub fn begin_planned(&mut self, namespace: &Name) -> bool {
+        let found = |wanted| {
+            let is = move |(set, stage): &&(LaneSet, Stage)| {
+                set.namespace == *namespace && *stage == wanted
+            };
+            self.sets.iter().find(is).map(|(set, _)| set.clone())
+        };
+        let (Some(from), Some(to)) = (found(Stage::Stable), found(Stage::Planned)) else {
+            return false;
+        };
+        if self.of_set(&from).any(|lane| lane.mode != Mode::Drained) {
+            return false;
+        }
+        self.follow(&from, &to, Mode::Active, 0);
+        self.marks.retain(|_, (of, _)| of != namespace);
+        true
+    }
+
+    fn set_modes(
+        &mut self,
+        lanes: &[LaneId],
+        mode: Mode,
+        may: impl Fn(Mode) -> bool,
+    ) -> Vec<LaneId> {
+        let since = self.changed();
+        let mut changed = Vec::new();
+        for lane in &mut self.lanes {
+            if lanes.contains(&lane.row.id) && lane.mode != mode && may(lane.mode) {
+                (lane.mode, lane.since) = (mode, since);
+                changed.push(lane.row.id.clone());
+            }
+        }
+        changed
+    }
+
+    /// What was asked of lanes of a set holds for every slot of theirs, whatever their set is by now.
+    fn asked(&mut self, set: &LaneSet, lanes: &[LaneId], is: impl Fn(Mode) -> bool) {
+        let newest = self.set(&set.namespace).clone();
+        let strays = |lane: &LaneId| {
+            let (ours, of) = (lane.index, set.lanes);
+            let overlaps = |other: &&Lane| {
+                let id = &other.row.id;
+                let shares = slots(ours, of).start < slots(id.index, newest.lanes).end
+                    && slots(id.index, newest.lanes).start < slots(ours, of).end;
+                shares && !is(other.mode)
+            };
+            self.of_set(&newest)
+                .find(overlaps)
+                .map(|lane| lane.row.id.clone())
+        };
+        if let Some(stray) = lanes.iter().find_map(strays) {
+            self.breaks(|| format!("{stray} does not do what was asked"));
+        }
+    }
+
+    pub fn pause_lanes(&mut self, set: &LaneSet, lanes: &[LaneId]) -> bool {
+        if !self.locks(set) {
+            return false;
+        }
+        self.set_modes(lanes, Mode::Paused, |_| true);
+        self.asked(set, lanes, |mode| mode == Mode::Paused);
+        true
+    }
+
+    pub fn drain_lanes(&mut self, set: &LaneSet, lanes: &[LaneId]) -> bool {
+        if !self.locks(set) {
+            return false;
+        }
+        let may = |mode| matches!(mode, Mode::Active | Mode::Paused);
+        let drained = self.set_modes(lanes, Mode::Draining, may);
+        let mut marks = Vec::new();
+        for stream in self.streams.values() {
+            let head = Position(stream.events.len() as i64);
+            let lane = set.lane(stream.slot);
+            let is_here = *self.namespace_of(stream.hook) == set.namespace;
+            let is_held = matches!(stream.cursor.condition, Condition::Held { .. });
+            if is_here && drained.contains(&lane) && stream.cursor.position < head && !is_held {
+                marks.push((stream.cursor.id, head));
+            }
+        }
+        for (cursor, head) in marks {
+            let mark = self.marks.entry(cursor);
+            let mark = mark.or_insert_with(|| (set.namespace.clone(), head));
+            if mark.0 != set.namespace {
+                *mark = (set.namespace.clone(), head);
+            }
+        }
+        self.asked(set, lanes, Mode::has_marks);
+        true
+    }
+
+    pub fn resume_lanes(&mut self, set: &LaneSet, lanes: &[LaneId]) -> bool {
+        if !self.locks(set) {
+            return false;
+        }
+        self.set_modes(lanes, Mode::Active, |_| true);
+        let streams = &self.streams;
+        self.marks.retain(|cursor, (namespace, _)| {
+            let lane = set.lane(streams[&cursor.stream].slot);
+            *namespace != set.namespace || !lanes.contains(&lane)
+        });
+        self.sets.retain(|(planned, stage)| {
+            *stage != Stage::Planned || planned.namespace != set.namespace
+        });
+        self.asked(set, lanes, |mode| mode == Mode::Active);
+        true
+    }
+
+    /// The lanes of a set, by index, that have not reached their marks.
+    pub fn left(&self, set: &LaneSet) -> HashSet<u16> {
+        let mut left = HashSet::new();
+        for (cursor, (namespace, mark)) in &self.marks {
+            let stream = &self.streams[&cursor.stream];
+            let is_held = matches!(stream.cursor.condition, Condition::Held { .. });
+            let stop = self.stops.get(&stream.hook);
+            let is_paused = stop.is_some_and(|(stop, _)| stop.pause.is_some());
+            let is_below = stream.cursor.position < *mark;
+            if *namespace == set.namespace && is_below && !is_held && !is_paused {
+                left.insert(stream.slot.lane(set.lanes));
+            }
+        }
+        left
+    }
+
+    pub fn lanes_drained(&mut self, set: &LaneSet, lanes: &[LaneId]) {
+        if !self.locks(set) {
+            return;
+        }
+        let left = self.left(set);
+        let done = lanes.iter().filter(|lane| !left.contains(&lane.index));
+        let done: Vec<_> = done.collect();
+        let since = self.changed();
+        for lane in &mut self.lanes {
+            if done.contains(&&lane.row.id) && lane.mode == Mode::Draining {
+                // What it may do is the same as before.
+                lane.mode = Mode::Drained;
+                lane.since = lane.since.min(since);
+            }
+        }
+    }
+
+    pub fn pause_hook(&mut self, hook: HookId) {
+        let since = self.changed();
+        let (stop, _) = self
+            .stops
+            .entry(hook)
+            .or_insert((HookStop::default(), since));
+        stop.pause = Some(Why {
+            by: "somebody".to_owned(),
+            reason: None,
+            at: Timestamp::default(),
+        });
+    }
+
+    pub fn resume_hook(&mut self, hook: HookId) {
+        self.changed();
+        if let Some((stop, _)) = self.stops.get_mut(&hook) {
+            stop.pause = None;
+        }
+        self.stops
+            .retain(|_, (stop, _)| *stop != HookStop::default());
+    }
+
+    pub fn begin_move(&mut self, hook: HookId, from: &Name, to: &Name) -> Option<Move> {
+        let is_moving = self
+            .stops
+            .get(&hook)
+            .is_some_and(|(stop, _)| stop.moving.is_some());
+        let is_there = self.namespace_of(hook) == from;
+        // The fault that this was built against: whoever comes second goes on as if he were the first.
+        let late = self.mutant == Mutant::LateMover;
+        if (is_moving || !is_there) && !late {
+            return None;
+        }
+        let since = self.changed();
+        let moving = Move {
+            hook,
+            to: to.clone(),
+            since,
+        };
+        let (stop, _) = self
+            .stops
+            .entry(hook)
+            .or_insert((HookStop::default(), since));
+        stop.moving = Some(moving.clone());
+        Some(moving)
+    }
+
+    pub fn end_move(&mut self, moving: &Move) -> bool {
+        let stop = self.stops.get_mut(&moving.hook);
+        let late = self.mutant == Mutant::LateMover;
+        let is_it = stop.is_some_and(|(stop, _)| stop.moving.as_ref() == Some(moving));
+        let unseen = self
+            .nodes
+            .iter()
+            .any(|node| node.config_seen < moving.since);
+        if (!is_it && !late) || (unseen && self.mutant != Mutant::MoveBeforeAllAct) {
+            return false;
+        }
+        self.give_up(moving.hook);
+        let found = self.hooks.iter_mut().find(|hook| hook.id == moving.hook);
+        if let Some(hook) = found {
+            let mut moved = (**hook).clone();
+            moved.namespace = moving.to.clone();
+            *hook = Arc::new(moved);
+        }
+        self.marks.retain(|cursor, (namespace, _)| {
+            cursor.handler.0 != moving.hook.0 || *namespace == moving.to
+        });
+        true
+    }
+
+    pub fn give_up_move(&mut self, moving: &Move) {
+        let stop = self.stops.get(&moving.hook);
+        if stop.is_some_and(|(stop, _)| stop.moving.as_ref() == Some(moving)) {
+            self.give_up(moving.hook);
+        }
+    }
+
+    fn give_up(&mut self, hook: HookId) {
+        self.changed();
+        if let Some((stop, _)) = self.stops.get_mut(&hook) {
+            stop.moving = None;
+        }
+        self.stops
+            .retain(|_, (stop, _)| *stop != HookStop::default());
+    }
+
+    /// The configuration as it stands.
+    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+        if let Some(read) = &self.read {
+            return read.clone();
+        }
+        let mode = |lane: &Lane| LaneMode {
+            mode: lane.mode,
+            by: None,
+            at: None,
+            reason: None,
+        };
+        let stopped = self.lanes.iter().filter(|lane| lane.mode != Mode::Active);
+        let stops = Stops {
+            lanes: stopped
+                .map(|lane| (lane.row.id.clone(), mode(lane)))
+                .collect(),
+            marks: self
+                .marks
+                .iter()
+                .map(|(c, (_, mark))| (*c, *mark))
+                .collect(),
+            hooks: self
+                .stops
+                .iter()
+                .map(|(h, (stop, _))| (*h, stop.clone()))
+                .collect(),
+        };
+        let hooks = self.hooks.iter();
+        let handlers = hooks.clone().flat_map(|hook| &hook.handlers);
+        let runs = self.sets.iter();
+        let runs = runs.filter(|(_, stage)| matches!(stage, Stage::Opening | Stage::Stable));
+        let read = Arc::new(Snapshot {
+            version: self.version,
+            hooks: hooks.clone().map(|h| (h.name.clone(), h.clone())).collect(),
+            hooks_by_id: hooks.clone().map(|h| (h.id, h.clone())).collect(),
+            handlers: handlers.map(|h| (h.id, h.clone())).collect(),
+            keys: HashMap::new(),
+            lane_sets: runs
+                .map(|(set, _)| (set.namespace.clone(), set.clone()))
+                .collect(),
+            stops,
+        });
+        self.read = Some(read.clone());
+        read
+    }
+}

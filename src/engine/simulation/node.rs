@@ -1,0 +1,1220 @@
+//! A node of the simulation: the loops of `engine.rs`, `ownership.rs`, `worker.rs`, `relay.rs` and `place.rs`,
+//! one step at a time, each step one question to the database or to Redis. What decides is the engine's own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::database::fold;
+use super::{Mutant, Outside};
+use crate::domain::cursor::{Applied, CursorId, DeadLetter};
+use crate::domain::event::StreamId;
+use crate::domain::hook::OnError;
+use crate::domain::lane::{LaneId, Mode};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::engine::catalog::{Drain, Snapshot};
+use crate::engine::lane::{Lane, Outcome, Rest};
+use crate::engine::membership::{Lease, RENEWAL, Watch, decide, idle, is_unfinished};
+use crate::engine::place::placed;
+use crate::engine::reduce::{Failure, Folded, Task as Fold};
+use crate::engine::relay::{Popped, Pushed, hint_of};
+use crate::engine::sweep;
+use crate::engine::turn::{self, Turn};
+use crate::lanes::{self, Behind, Hint, Lanes, Queue};
+use crate::store::{Behind as Found, LaneRow, NodeRow, SetState, Step};
+
+const LOOK_EVERY: u64 = 500;
+const FOLLOW_EVERY: u64 = 1_000;
+const DRAINS_EVERY: u64 = 250;
+const SWEEP_EVERY: u64 = 15_000;
+
+/// One of the things that a node does side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    Commit,
+    Hint,
+    Send,
+    Receive,
+    Look,
+    Follow,
+    Sweep,
+    Drains,
+    Moves,
+    Place,
+    Pulse,
+    Lease,
+    Turns(usize),
+}
+
+/// The duties of a node, but for those of its lanes.
+pub const DUTIES: [Duty; 12] = [
+    Duty::Commit,
+    Duty::Hint,
+    Duty::Send,
+    Duty::Receive,
+    Duty::Look,
+    Duty::Follow,
+    Duty::Sweep,
+    Duty::Drains,
+    Duty::Moves,
+    Duty::Place,
+    Duty::Pulse,
+    Duty::Lease,
+];
+
+/// The database or Redis has not done it, or has not answered.
+#[derive(Debug)]
+pub struct Failed;
+
+type Done = Result<bool, Failed>;
+
+/// A lane that runs here, or that ends its last turn.
+struct Run {
+    lane: Lane,
+    queue: Arc<Queue>,
+    epoch: i64,
+    turn: Option<Taken>,
+}
+
+/// A turn that runs.
+struct Taken {
+    number: u64,
+    batch: Vec<CursorId>,
+    /// None until it has read.
+    read: Option<(Turn, Vec<Folded>, Vec<Step>, Timestamp)>,
+}
+
+/// Lanes that were stopped, and what their queues had.
+struct Stopping {
+    ticket: u64,
+    lane: LaneId,
+    hints: Vec<Hint>,
+    run: Run,
+}
+
+/// A step of a look at the others.
+enum Look {
+    Beat,
+    Lanes,
+    Nodes,
+    Reap(String, i64),
+    Decide,
+    /// Waits for lanes to stop, and says what they had to whoever runs them next.
+    Sent(u64),
+    Join,
+    Seal(Vec<(LaneId, i64)>),
+    SealRows(u64, Vec<(LaneId, i64)>),
+    CloseSets,
+    Refresh,
+    Raise,
+    PlaceLeft,
+    HandOver(Vec<LaneId>),
+    Free(u64, Vec<(LaneId, i64)>),
+    Take(Vec<LaneId>),
+    Open(Vec<(LaneId, i64)>),
+    Claim(LaneId, i64),
+    Sweep,
+    Hint(Vec<Found>),
+}
+
+/// A step of acting by a configuration.
+enum Act {
+    Stop,
+    Seal(u64),
+    CloseSets,
+    Open(BTreeSet<LaneId>),
+    Turns,
+    Wait(Vec<u64>),
+}
+
+/// A step of hinting on another node.
+enum Send {
+    Push(LaneId, Vec<CursorId>, bool),
+    Raise(Name),
+}
+
+pub struct Node {
+    pub id: String,
+    /// Whether there are others. The only one has no row.
+    is_member: bool,
+    lease: Lease,
+    watch: Watch,
+    beaten: u64,
+    config_seen: i64,
+    pub frozen_until: u64,
+    pub catalog: Arc<Snapshot>,
+    before: Arc<Snapshot>,
+    pub acted: i64,
+    numbers: u64,
+    lanes: Lanes,
+    runs: BTreeMap<LaneId, Run>,
+    stopping: Vec<Stopping>,
+    /// Lanes that a ticket waits for though others have stopped them.
+    others: Vec<(u64, LaneId)>,
+    misplaced: Vec<Hint>,
+    place_due: bool,
+    /// Requests that were let in: of which stream, what, and when they were sent.
+    pub requests: VecDeque<(StreamId, u8, u64)>,
+    /// Events that are stored, and not hinted yet.
+    pub unhinted: VecDeque<StreamId>,
+    /// For a mutant: the request that was hinted before it is stored.
+    hinted: Option<u64>,
+    sending: VecDeque<Send>,
+    look: VecDeque<Look>,
+    rows: Vec<LaneRow>,
+    nodes: Vec<NodeRow>,
+    left: Vec<Hint>,
+    look_at: u64,
+    act: VecDeque<Act>,
+    to_act_by: Arc<Snapshot>,
+    follow_at: u64,
+    sweep_soon: bool,
+    sweep_at: u64,
+    swept: Option<Vec<Found>>,
+    drains_at: u64,
+    moves_at: u64,
+    pulse_at: u64,
+    pulse: i64,
+    boots: HashMap<Name, u64>,
+    has_lost: bool,
+    away: bool,
+    recovering: VecDeque<(LaneId, Option<i64>)>,
+    popped: usize,
+    expired: Option<u64>,
+}
+
+impl Node {
+    /// A process that has read the configuration, and runs nothing yet.
+    pub fn start(id: String, out: &mut Outside) -> Self {
+        let catalog = out.database.snapshot();
+        let is_member = out.is_shared;
+        let now = out.now;
+        let mut node = Self {
+            id,
+            is_member,
+            lease: Lease::begun(Duration::from_millis(now)),
+            watch: Watch::default(),
+            beaten: now,
+            config_seen: 0,
+            frozen_until: 0,
+            before: catalog.clone(),
+            to_act_by: catalog.clone(),
+            catalog,
+            acted: 0,
+            numbers: 0,
+            lanes: Lanes::default(),
+            runs: BTreeMap::new(),
+            stopping: Vec::new(),
+            others: Vec::new(),
+            misplaced: Vec::new(),
+            place_due: false,
+            requests: VecDeque::new(),
+            unhinted: VecDeque::new(),
+            hinted: None,
+            sending: VecDeque::new(),
+            look: VecDeque::new(),
+            rows: Vec::new(),
+            nodes: Vec::new(),
+            left: Vec::new(),
+            look_at: now,
+            act: VecDeque::new(),
+            follow_at: now,
+            sweep_soon: true,
+            sweep_at: now + SWEEP_EVERY,
+            swept: None,
+            drains_at: now,
+            moves_at: now,
+            pulse_at: now,
+            pulse: 0,
+            boots: HashMap::new(),
+            has_lost: false,
+            away: false,
+            recovering: VecDeque::new(),
+            popped: 0,
+            expired: None,
+        };
+        if is_member {
+            node.join(out);
+        }
+        node
+    }
+
+    fn join(&mut self, out: &mut Outside) {
+        let row = NodeRow {
+            id: self.id.clone(),
+            name: self.id.clone(),
+            data_dir: self.id.split('-').next().unwrap_or_default().to_owned(),
+            hints: "redis".to_owned(),
+            state: "live".to_owned(),
+            beat: 0,
+            config_seen: 0,
+            report: String::new(),
+            started_at: Timestamp::default(),
+        };
+        out.database.join(row);
+        self.lease = Lease::begun(Duration::from_millis(out.now));
+        self.watch = Watch::default();
+        (self.beaten, self.config_seen) = (out.now, 0);
+    }
+
+    /// Whether it may still act on lanes.
+    pub fn has_right(&self, out: &Outside) -> bool {
+        let holds = self.lease.holds(Duration::from_millis(out.now));
+        !self.is_member || (holds && out.database.lives(&self.id))
+    }
+
+    /// The version that its turns go by, while it has a right to them.
+    fn acts_by(&self, out: &Outside) -> Option<i64> {
+        self.has_right(out).then_some(self.acted)
+    }
+
+    /// The cursors in turns that have read, each with its lane.
+    pub fn reading(&self) -> impl Iterator<Item = (&LaneId, CursorId)> {
+        let stopping = self.stopping.iter().map(|stop| (&stop.lane, &stop.run));
+        self.runs.iter().chain(stopping).flat_map(|(lane, run)| {
+            let read = run.turn.iter().filter(|turn| turn.read.is_some());
+            let folding = read.flat_map(|turn| turn.read.iter().flat_map(|read| &read.2));
+            folding.map(move |step| (lane, step.cursor))
+        })
+    }
+
+    pub fn runs(&self) -> usize {
+        self.runs.len() + self.stopping.len()
+    }
+
+    pub fn held(&self) -> HashMap<LaneId, i64> {
+        let held = self.runs.iter().map(|(id, run)| (id.clone(), run.epoch));
+        held.collect()
+    }
+
+    fn held_lanes(&self) -> Vec<LaneId> {
+        let stopping = self.stopping.iter().map(|stop| &stop.lane);
+        self.runs.keys().chain(stopping).cloned().collect()
+    }
+
+    /// Whether a crash would take hints with it that only a routine sweep makes good. What a node has hinted in
+    /// lanes of its own is swept by whoever takes them, but not when they have been taken already.
+    pub fn owes_hints(&self, out: &Outside) -> bool {
+        let is_late = !self.has_right(out) && !self.runs.is_empty();
+        let owes = !self.unhinted.is_empty() || !self.sending.is_empty();
+        owes || is_late || !self.misplaced.is_empty() || !self.stopping.is_empty()
+    }
+
+    /// Goes on with one of its duties; whether there was anything to do.
+    pub fn go_on(&mut self, duty: Duty, out: &mut Outside) -> bool {
+        let done = match duty {
+            Duty::Commit => self.commit(out),
+            Duty::Hint => Ok(self.hint_stored(out)),
+            Duty::Send => self.send(out),
+            Duty::Receive => self.receive(out),
+            Duty::Look => self.look(out),
+            Duty::Follow => self.follow(out),
+            Duty::Sweep => self.sweep(out),
+            Duty::Drains => self.see_to_drains(out),
+            Duty::Moves => self.see_to_moves(out),
+            Duty::Place => self.place(out),
+            Duty::Pulse => self.beat_pulse(out),
+            Duty::Lease => Ok(self.end_lease(out)),
+            Duty::Turns(nth) => Ok(self.turns(nth, out)),
+        };
+        done.unwrap_or(true)
+    }
+
+    /// Drops hints to nowhere into the place where they wait for a lane.
+    fn place_later(&mut self, hints: Vec<Hint>) {
+        self.place_due |= !hints.is_empty();
+        self.misplaced.extend(hints);
+    }
+
+    /// `Engine::hint`.
+    fn hint(&mut self, lane: LaneId, hints: Vec<Hint>) {
+        let Err(hints) = self.lanes.hint(&lane, hints) else {
+            return;
+        };
+        match self.is_member {
+            true => self.send_later(lane, hints.into_iter().map(|hint| hint.cursor).collect()),
+            false => self.place_later(hints),
+        }
+    }
+
+    fn send_later(&mut self, lane: LaneId, cursors: Vec<CursorId>) {
+        if self.is_member && !cursors.is_empty() {
+            self.sending.push_back(Send::Push(lane, cursors, false));
+        }
+    }
+
+    // Events come in.
+
+    fn commit(&mut self, out: &mut Outside) -> Done {
+        let Some((stream, body, sent)) = self.requests.pop_front() else {
+            return Ok(false);
+        };
+        if out.mutant == Mutant::HintBeforeCommit && self.hinted != Some(sent) {
+            self.hinted = Some(sent);
+            self.unhinted.push_back(stream);
+            self.hint_stored(out);
+            self.requests.push_front((stream, body, sent));
+            return Ok(true);
+        }
+        let at = out.ask(|database| database.append(stream, body, sent))?;
+        let now = out.now;
+        let stored = out.database.streams.get_mut(&stream);
+        if let (Some(at), Some(stored)) = (at, stored) {
+            stored.times[at].1 = Some(now);
+            if out.mutant != Mutant::HintBeforeCommit {
+                self.unhinted.push_back(stream);
+            }
+        }
+        Ok(true)
+    }
+
+    fn hint_stored(&mut self, out: &mut Outside) -> bool {
+        let Some(stream) = self.unhinted.pop_front() else {
+            return false;
+        };
+        let stored = &out.database.streams[&stream];
+        let hook = &self.catalog.hooks_by_id[&stored.hook];
+        let lane = self.catalog.lanes_of(hook).map(|set| set.lane(stored.slot));
+        let hint = Hint {
+            cursor: stored.cursor.id,
+            oldest: out.time(),
+            behind: Behind::More(1),
+            aside: lanes::Aside::Stay,
+        };
+        if let Some(lane) = lane {
+            self.hint(lane, vec![hint]);
+        }
+        true
+    }
+
+    /// `Engine::let_go`.
+    pub fn let_go(&mut self, stream: StreamId, out: &Outside) {
+        let stored = &out.database.streams[&stream];
+        let hook = &self.catalog.hooks_by_id[&stored.hook];
+        let lane = self.catalog.lanes_of(hook).map(|set| set.lane(stored.slot));
+        let hint = Hint {
+            cursor: stored.cursor.id,
+            oldest: out.time(),
+            behind: Behind::All(1),
+            aside: lanes::Aside::Return,
+        };
+        if let Some(lane) = lane {
+            self.hint(lane, vec![hint]);
+        }
+    }
+
+    /// `Engine::config_changed`.
+    pub fn config_changed(&mut self, out: &mut Outside) -> Result<(), Failed> {
+        self.follow_at = out.now;
+        self.refresh(out)
+    }
+
+    fn refresh(&mut self, out: &mut Outside) -> Result<(), Failed> {
+        let read = out.ask(super::database::Database::snapshot)?;
+        if read.version > self.catalog.version {
+            self.catalog = read;
+        }
+        Ok(())
+    }
+
+    // Turns.
+
+    fn turns(&mut self, nth: usize, out: &mut Outside) -> bool {
+        let acted = self.acts_by(out);
+        self.numbers += 1;
+        let number = self.numbers;
+        let running = self.runs.len();
+        let (id, run, ends) = if nth < running {
+            let Some((id, run)) = self.runs.iter_mut().nth(nth) else {
+                return false;
+            };
+            (id, run, false)
+        } else {
+            let Some(stop) = self.stopping.get_mut(nth - running) else {
+                return false;
+            };
+            (&stop.lane, &mut stop.run, true)
+        };
+        let Some(mut taken) = run.turn.take() else {
+            if ends || !run.begin(id, &self.catalog, number, out) {
+                return false;
+            }
+            return true;
+        };
+        let Some((turn, folded, steps, at)) = taken.read.take() else {
+            let mut strangers = Vec::new();
+            let read = run.read(id, &self.catalog, taken, &mut strangers, out);
+            self.place_later(strangers);
+            return read;
+        };
+        let advanced = out.ask(|database| database.advance(steps, acted));
+        let Ok(moved) = advanced else {
+            run.again(&taken.batch, out.time());
+            return true;
+        };
+        for (cursor, outcome) in turn.end(&folded, &moved, at).outcomes {
+            run.lane.turned(cursor, outcome);
+        }
+        true
+    }
+
+    // Lanes are stopped.
+
+    /// Stops lanes; the ticket tells when their turns have ended.
+    fn stop(&mut self, lanes: &[LaneId], out: &Outside) -> u64 {
+        self.numbers += 1;
+        for id in lanes {
+            let waits = out.mutant != Mutant::StoppedByOthers;
+            if waits && self.stopping.iter().any(|stop| stop.lane == *id) {
+                self.others.push((self.numbers, id.clone()));
+            }
+            if let Some(run) = self.runs.remove(id) {
+                self.stopping.push(Stopping {
+                    ticket: self.numbers,
+                    lane: id.clone(),
+                    hints: self.lanes.close(id),
+                    run,
+                });
+            }
+        }
+        self.numbers
+    }
+
+    /// What stopped lanes still had to do, once every one of them has ended its turn.
+    fn stopped(&mut self, ticket: u64) -> Option<Vec<(LaneId, Vec<Hint>)>> {
+        let awaited = |stop: &&Stopping| {
+            let other = (ticket, stop.lane.clone());
+            stop.ticket == ticket || self.others.contains(&other)
+        };
+        let mut awaited = self.stopping.iter().filter(awaited);
+        if awaited.any(|stop| stop.run.turn.is_some()) {
+            return None;
+        }
+        self.others.retain(|(other, _)| *other != ticket);
+        let (ended, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.stopping)
+            .into_iter()
+            .partition(|stop| stop.ticket == ticket);
+        self.stopping = others;
+        let left = ended.into_iter().map(|mut stop| {
+            stop.hints.extend(stop.run.lane.give_up());
+            (stop.lane, stop.hints)
+        });
+        Some(left.collect())
+    }
+
+    fn open(&mut self, lane: LaneId, epoch: i64) {
+        if self.runs.contains_key(&lane) {
+            return;
+        }
+        let run = Run {
+            queue: self.lanes.open(&lane),
+            lane: Lane::default(),
+            epoch,
+            turn: None,
+        };
+        self.runs.insert(lane, run);
+    }
+
+    // Who runs which lane.
+
+    fn look(&mut self, out: &mut Outside) -> Done {
+        if !self.is_member {
+            return Ok(false);
+        }
+        let Some(next) = self.look.pop_front() else {
+            if out.now < self.look_at {
+                return Ok(false);
+            }
+            self.look_at = out.now + LOOK_EVERY;
+            self.look.extend([Look::Beat, Look::Lanes, Look::Nodes]);
+            return Ok(true);
+        };
+        let looked = self.look_on(next, out);
+        if looked.is_err() {
+            self.look.clear();
+            self.left.clear();
+        }
+        looked
+    }
+
+    fn look_on(&mut self, next: Look, out: &mut Outside) -> Done {
+        match next {
+            Look::Beat => self.beat(out)?,
+            Look::Lanes => self.rows = out.ask(|database| database.rows())?,
+            Look::Nodes => {
+                self.nodes = out.ask(|database| database.nodes.clone())?;
+                let now = Duration::from_millis(out.now);
+                let silent = self.watch.see(&self.nodes, &self.id, now);
+                let reap = silent.into_iter().map(|(id, beat)| Look::Reap(id, beat));
+                self.look.extend(reap);
+                self.look.push_back(Look::Decide);
+            }
+            Look::Reap(id, beat) => {
+                out.ask(|database| database.reap(&id, beat))?;
+                self.look_at = out.now;
+            }
+            Look::Decide => self.decide(out),
+            Look::Sent(ticket) => {
+                let Some(left) = self.stopped(ticket) else {
+                    self.look.push_front(next);
+                    return Ok(false);
+                };
+                self.send_left(left);
+            }
+            Look::Join => {
+                self.numbers += 1;
+                self.id = format!("{}+", self.id);
+                self.join(out);
+            }
+            Look::Seal(lanes) => {
+                let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
+                let ticket = self.stop(&ids, out);
+                self.look.push_front(Look::SealRows(ticket, lanes));
+            }
+            Look::SealRows(ticket, lanes) => {
+                let waits = out.mutant != Mutant::SealUnderTurns;
+                match self.stopped(ticket) {
+                    Some(left) => self
+                        .left
+                        .extend(left.into_iter().flat_map(|(_, hints)| hints)),
+                    None if waits => {
+                        self.look.push_front(Look::SealRows(ticket, lanes));
+                        return Ok(false);
+                    }
+                    None => {}
+                }
+                let me = self.id.clone();
+                out.ask(|database| database.seal_lanes(&lanes, &me))?;
+                if !lanes.is_empty() {
+                    self.look_at = out.now;
+                }
+            }
+            Look::CloseSets => {
+                for set in out.ask(|database| database.close_sets())? {
+                    let _ = out.ask_redis(|redis| redis.forget(&set));
+                }
+            }
+            Look::Refresh => self.config_changed(out)?,
+            Look::Raise => {
+                for set in self.catalog.lane_sets.values() {
+                    let _ = out.ask_redis(|redis| redis.raise(set));
+                }
+            }
+            Look::PlaceLeft => {
+                let left = std::mem::take(&mut self.left);
+                self.place_later(left);
+            }
+            Look::HandOver(lanes) => {
+                let theirs = self.rows.iter().filter(|row| lanes.contains(&row.id));
+                let freed = theirs.map(|row| (row.id.clone(), row.epoch)).collect();
+                let ticket = self.stop(&lanes, out);
+                self.look.push_front(Look::Free(ticket, freed));
+            }
+            Look::Free(ticket, lanes) => {
+                let Some(left) = self.stopped(ticket) else {
+                    self.look.push_front(Look::Free(ticket, lanes));
+                    return Ok(false);
+                };
+                self.send_left(left);
+                let me = self.id.clone();
+                out.ask(|database| database.release_lanes(&lanes, &me))?;
+            }
+            Look::Take(lanes) => {
+                let me = self.id.clone();
+                let taken = out.ask(|database| database.take_lanes(&lanes, &me))?;
+                if !taken.is_empty() {
+                    let claims = taken
+                        .iter()
+                        .map(|(lane, epoch)| Look::Claim(lane.clone(), *epoch));
+                    let claims: Vec<_> = claims.collect();
+                    self.look
+                        .extend([Look::Refresh, Look::Open(taken), Look::Raise]);
+                    match out.mutant {
+                        Mutant::SweepBeforeClaim => {
+                            self.look.push_back(Look::Sweep);
+                            self.look.extend(claims);
+                        }
+                        Mutant::NoSweepOnTake => self.look.extend(claims),
+                        _ => {
+                            self.look.extend(claims);
+                            self.look.push_back(Look::Sweep);
+                        }
+                    }
+                }
+            }
+            Look::Open(taken) => {
+                for (lane, epoch) in taken {
+                    self.open(lane, epoch);
+                }
+            }
+            Look::Claim(lane, epoch) => {
+                let _ = out.ask_redis(|redis| redis.claim(&lane, epoch));
+            }
+            Look::Sweep => {
+                let found = out.ask(|database| database.behind())?;
+                self.look.push_front(Look::Hint(found));
+            }
+            Look::Hint(found) => self.hint_found(&found, out),
+        }
+        Ok(true)
+    }
+
+    fn send_left(&mut self, left: Vec<(LaneId, Vec<Hint>)>) {
+        for (lane, hints) in left {
+            self.send_later(lane, hints.into_iter().map(|hint| hint.cursor).collect());
+        }
+    }
+
+    fn beat(&mut self, out: &mut Outside) -> Result<(), Failed> {
+        let (sent, acted) = (out.now, self.acted);
+        let renewal = u64::try_from(RENEWAL.as_millis()).unwrap_or(0);
+        if sent < self.beaten + renewal && self.config_seen == acted {
+            return Ok(());
+        }
+        let me = self.id.clone();
+        if out.ask(|database| database.beat(&me, acted))? {
+            self.lease.renewed(Duration::from_millis(sent));
+            (self.beaten, self.config_seen) = (sent, acted);
+            return Ok(());
+        }
+        let lanes = self.held_lanes();
+        let ticket = self.stop(&lanes, out);
+        self.look.push_front(Look::Join);
+        self.look.push_front(Look::Sent(ticket));
+        Ok(())
+    }
+
+    fn decide(&mut self, out: &Outside) {
+        let stable = self.watch.is_stable(Duration::from_millis(out.now));
+        if out.mutant == Mutant::NoSealWait {
+            let opening = self
+                .rows
+                .iter_mut()
+                .filter(|row| row.set == SetState::Opening);
+            opening.for_each(|row| row.set = SetState::Stable);
+        }
+        let held = self.held();
+        let mut moves = decide(&self.rows, &self.nodes, &self.id, &held, stable);
+        moves.drop.sort();
+        if !moves.drop.is_empty() {
+            let ticket = self.stop(&moves.drop, out);
+            self.look.push_back(Look::Sent(ticket));
+        }
+        if !moves.seal.is_empty() || is_unfinished(&self.rows) {
+            let seal = Look::Seal(moves.seal);
+            let then = [Look::CloseSets, Look::Refresh, Look::Raise, Look::PlaceLeft];
+            self.look.push_back(seal);
+            self.look.extend(then);
+        }
+        if !moves.hand_over.is_empty() {
+            self.look.push_back(Look::HandOver(moves.hand_over));
+        }
+        if !moves.take.is_empty() {
+            self.look.push_back(Look::Take(moves.take));
+        }
+    }
+
+    /// `Member::close_if_expired`.
+    fn end_lease(&mut self, out: &Outside) -> bool {
+        if let Some(ticket) = self.expired {
+            let Some(left) = self.stopped(ticket) else {
+                return false;
+            };
+            self.send_left(left);
+            self.expired = None;
+            return true;
+        }
+        let holds = self.lease.holds(Duration::from_millis(out.now));
+        if !self.is_member || holds || self.runs.is_empty() {
+            return false;
+        }
+        let lanes: Vec<_> = self.runs.keys().cloned().collect();
+        self.expired = Some(self.stop(&lanes, out));
+        true
+    }
+
+    // Acts by the configuration.
+
+    fn follow(&mut self, out: &mut Outside) -> Done {
+        let Some(next) = self.act.pop_front() else {
+            if out.now < self.follow_at {
+                return Ok(false);
+            }
+            self.follow_at = out.now + FOLLOW_EVERY;
+            self.refresh(out)?;
+            if self.acted != self.catalog.version {
+                self.to_act_by = self.catalog.clone();
+                match self.is_member {
+                    true => self.look_at = out.now,
+                    false => self.act.push_back(Act::Stop),
+                }
+                self.act.push_back(Act::Turns);
+            }
+            return Ok(true);
+        };
+        let acted = self.act_on(next, out);
+        if acted.is_err() {
+            self.act.clear();
+        }
+        acted
+    }
+
+    fn act_on(&mut self, next: Act, out: &mut Outside) -> Done {
+        match next {
+            Act::Stop => {
+                let sets = self.catalog.lane_sets.values();
+                let lanes: BTreeSet<_> = sets.flat_map(|set| set.ids()).collect();
+                let gone = |lane: &&LaneId| !lanes.contains(lane);
+                let held = self.held_lanes();
+                let gone: Vec<_> = held.iter().filter(gone).cloned().collect();
+                self.act.push_front(Act::Open(lanes));
+                let ticket = self.stop(&gone, out);
+                self.act.push_front(Act::Seal(ticket));
+            }
+            Act::Seal(ticket) => {
+                let Some(left) = self.stopped(ticket) else {
+                    self.act.push_front(next);
+                    return Ok(false);
+                };
+                self.left
+                    .extend(left.into_iter().flat_map(|(_, hints)| hints));
+                // Lanes are opened all the same when this fails.
+                let running = self.held_lanes().into_iter().collect();
+                let sealed = out.ask(|database| database.rows()).and_then(|rows| {
+                    let closing = idle(rows, &running);
+                    out.ask(|database| database.seal_lanes(&closing, ""))
+                });
+                match sealed {
+                    Ok(()) => self.act.push_front(Act::CloseSets),
+                    Err(Failed) => self.act.truncate(1),
+                }
+            }
+            Act::CloseSets => {
+                if out.ask(|database| database.close_sets()).is_err() {
+                    self.act.truncate(1);
+                }
+            }
+            Act::Open(lanes) => {
+                let opened = lanes.iter().any(|lane| !self.lanes.is_open(lane));
+                for lane in lanes {
+                    self.open(lane, 0);
+                }
+                let left = std::mem::take(&mut self.left);
+                self.place_later(left);
+                self.place_due |= opened;
+                self.sweep_soon |= opened;
+            }
+            Act::Turns => {
+                let running = self
+                    .runs
+                    .values()
+                    .chain(self.stopping.iter().map(|stop| &stop.run));
+                let turns = running
+                    .filter_map(|run| Some(run.turn.as_ref()?.number))
+                    .collect();
+                self.act.push_front(Act::Wait(turns));
+            }
+            Act::Wait(turns) => {
+                let mut running = self
+                    .runs
+                    .values()
+                    .chain(self.stopping.iter().map(|stop| &stop.run));
+                let ends =
+                    running.any(|run| run.turn.as_ref().is_some_and(|t| turns.contains(&t.number)));
+                if ends && out.mutant != Mutant::ActsUnderTurns {
+                    self.act.push_front(Act::Wait(turns));
+                    return Ok(false);
+                }
+                self.acts(out);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The end of `Engine::act`.
+    fn acts(&mut self, out: &Outside) {
+        let now = self.to_act_by.clone();
+        let lets_go = now.lets_go(&self.before);
+        let mut strangers = Vec::new();
+        for (id, run) in &mut self.runs {
+            if lets_go {
+                run.lane.hinted(run.queue.take());
+                strangers.extend(run.lane.give_up_those(|cursor| now.is_stranger(id, cursor)));
+            }
+            if lets_go || out.mutant != Mutant::KeptWhenNoneWasSeen {
+                run.lane.let_kept_go();
+            }
+        }
+        self.place_later(strangers);
+        self.sweep_soon |= lets_go;
+        self.acted = now.version;
+        self.before = now;
+        self.look_at = out.now;
+    }
+
+    // Hints come and go.
+
+    fn hint_found(&mut self, found: &[Found], out: &Outside) {
+        for (lane, hints) in sweep::hints(&self.catalog, found, out.time()) {
+            let _ = self.lanes.hint(&lane, hints);
+        }
+    }
+
+    fn sweep(&mut self, out: &mut Outside) -> Done {
+        if let Some(found) = self.swept.take() {
+            self.hint_found(&found, out);
+            return Ok(true);
+        }
+        let is_due = out.sweeps && out.now >= self.sweep_at;
+        if !self.sweep_soon && !is_due {
+            return Ok(false);
+        }
+        self.sweep_at = out.now + SWEEP_EVERY;
+        self.sweep_soon = false;
+        self.swept = Some(out.ask(|database| database.behind())?);
+        Ok(true)
+    }
+
+    fn place(&mut self, out: &mut Outside) -> Done {
+        if !std::mem::take(&mut self.place_due) {
+            return Ok(false);
+        }
+        let hints = std::mem::take(&mut self.misplaced);
+        let read = match out.mutant {
+            Mutant::PlacedByOldNews => Ok(()),
+            _ => self.config_changed(out),
+        };
+        let slots = read.and_then(|()| out.ask(|database| database.slots()));
+        let Ok(slots) = slots else {
+            self.sweep_soon = true;
+            return Ok(true);
+        };
+        for (lane, hints) in placed(&self.catalog, &slots, hints) {
+            let Err(hints) = self.lanes.hint(&lane, hints) else {
+                continue;
+            };
+            match self.is_member {
+                true => self.send_later(lane, hints.into_iter().map(|hint| hint.cursor).collect()),
+                false => self.misplaced.extend(hints),
+            }
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self, out: &mut Outside) -> Done {
+        let Some(next) = self.sending.pop_front() else {
+            return Ok(false);
+        };
+        let (lane, cursors, is_again) = match next {
+            Send::Raise(namespace) => {
+                self.raise(&namespace, out)?;
+                return Ok(true);
+            }
+            Send::Push(lane, cursors, is_again) => (lane, cursors, is_again),
+        };
+        let checks = out.mutant != Mutant::PushAnyGeneration;
+        let answer = out.ask_redis(|redis| redis.push(&lane, &cursors, checks))?;
+        match Pushed::of(&answer) {
+            Pushed::Unknown if !is_again => {
+                let namespace = lane.namespace.clone();
+                self.sending.push_front(Send::Push(lane, cursors, true));
+                self.sending.push_front(Send::Raise(namespace));
+            }
+            Pushed::Old if !is_again => {
+                let _ = self.config_changed(out);
+                let set = self.catalog.lane_sets.get(&lane.namespace);
+                if set.is_some_and(|set| set.generation > lane.generation) {
+                    let now = out.time();
+                    self.place_later(cursors.iter().map(|cursor| hint_of(*cursor, now)).collect());
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    fn raise(&mut self, namespace: &Name, out: &mut Outside) -> Result<(), Failed> {
+        let Some(set) = self.catalog.lane_sets.get(namespace) else {
+            return Ok(());
+        };
+        let raised = out.ask_redis(|redis| redis.raise(set))?;
+        if let lanes::redis::Answer::Done(boot) = raised {
+            let known = self.boots.insert(namespace.clone(), boot);
+            self.has_lost |= known.is_some_and(|known| known != boot);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, out: &mut Outside) -> Done {
+        if !self.is_member {
+            return Ok(false);
+        }
+        if let Some((lane, epoch)) = self.recovering.pop_front() {
+            self.recover_on(&lane, epoch, out);
+            return Ok(true);
+        }
+        if self.rows.iter().any(LaneRow::is_closing) {
+            self.look_at = self.look_at.min(out.now + 250);
+        }
+        let count = self.runs.len().max(1);
+        self.popped = (self.popped + 1) % count;
+        let Some((lane, run)) = self.runs.iter().nth(self.popped) else {
+            return Ok(false);
+        };
+        let (lane, epoch) = (lane.clone(), run.epoch);
+        let Ok(answer) = out.ask_redis(|redis| redis.pop(&lane, epoch)) else {
+            self.away = true;
+            return Ok(true);
+        };
+        match Popped::of(answer, epoch) {
+            Popped::Hints(cursors) if cursors.is_empty() => return Ok(false),
+            Popped::Hints(cursors) => {
+                let now = out.time();
+                let hints = cursors.iter().map(|cursor| hint_of(*cursor, now)).collect();
+                if let Err(hints) = self.lanes.hint(&lane, hints) {
+                    self.send_later(lane, hints.into_iter().map(|hint| hint.cursor).collect());
+                }
+            }
+            Popped::Forgotten if out.mutant == Mutant::LossIgnored => {}
+            Popped::Forgotten => self.recover(vec![(lane, epoch)]),
+            Popped::Taken => self.look_at = out.now,
+            Popped::Old => {
+                let _ = self.config_changed(out);
+                self.look_at = out.now;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Raises, claims, and sweeps when all are claimed.
+    fn recover(&mut self, lanes: Vec<(LaneId, i64)>) {
+        for (lane, epoch) in &lanes {
+            self.recovering.push_back((lane.clone(), None));
+            self.recovering.push_back((lane.clone(), Some(*epoch)));
+        }
+        self.sweep_soon |= lanes.is_empty();
+    }
+
+    fn recover_on(&mut self, lane: &LaneId, epoch: Option<i64>, out: &mut Outside) {
+        let done = match epoch {
+            None => self.raise(&lane.namespace, out).is_ok(),
+            Some(epoch) => match out.ask_redis(|redis| redis.claim(lane, epoch)) {
+                Ok(lanes::redis::Answer::Fenced(_)) => {
+                    self.look_at = out.now;
+                    true
+                }
+                answer => answer.is_ok(),
+            },
+        };
+        if !done {
+            self.recovering.clear();
+        }
+        self.sweep_soon |= self.recovering.is_empty();
+    }
+
+    fn beat_pulse(&mut self, out: &mut Outside) -> Done {
+        if !self.is_member || out.now < self.pulse_at {
+            return Ok(false);
+        }
+        self.pulse_at = out.now + 1_000;
+        let (me, beat) = (self.id.trim_end_matches('+').to_owned(), self.pulse + 1);
+        let Ok(stood) = out.ask_redis(|redis| redis.pulse(&me, beat)) else {
+            self.away = true;
+            self.sweep_soon = true;
+            return Ok(true);
+        };
+        let was_away = std::mem::take(&mut self.away);
+        let has_lost = std::mem::take(&mut self.has_lost) || stood < self.pulse;
+        self.pulse = beat;
+        if has_lost || was_away {
+            let mut held: Vec<_> = self.held().into_iter().collect();
+            held.sort();
+            self.recover(held);
+        }
+        Ok(true)
+    }
+
+    // What operators have begun.
+
+    fn see_to_drains(&mut self, out: &mut Outside) -> Done {
+        if out.now < self.drains_at {
+            return Ok(false);
+        }
+        self.drains_at = out.now + DRAINS_EVERY;
+        let catalog = self.catalog.clone();
+        let mut sets: Vec<_> = catalog.lane_sets.values().collect();
+        sets.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        for set in sets {
+            match catalog.stops.drain(set) {
+                Drain::None => {}
+                Drain::UnderWay(draining) => {
+                    let left = out.ask(|database| database.left(set))?;
+                    let is_done = |lane: &LaneId| !left.contains(&lane.index);
+                    let done: Vec<_> = draining.into_iter().filter(is_done).collect();
+                    if !done.is_empty() {
+                        out.ask(|database| database.lanes_drained(set, &done))?;
+                        self.config_changed(out)?;
+                    }
+                }
+                Drain::Done => {
+                    if out.ask(|database| database.begin_planned(&set.namespace))? {
+                        self.config_changed(out)?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn see_to_moves(&mut self, out: &mut Outside) -> Done {
+        if out.now < self.moves_at {
+            return Ok(false);
+        }
+        self.moves_at = out.now + FOLLOW_EVERY;
+        let catalog = self.catalog.clone();
+        let mut moving: Vec<_> = catalog.stops.moving().collect();
+        moving.sort_by_key(|moving| moving.hook);
+        for moving in moving {
+            self.end_move(moving, out)?;
+        }
+        Ok(true)
+    }
+
+    /// `Engine::end_move`.
+    pub fn end_move(&mut self, moving: &crate::store::Move, out: &mut Outside) -> Done {
+        let unseen = self.acted < moving.since && out.mutant != Mutant::MoveBeforeAllAct;
+        if unseen || !out.ask(|database| database.end_move(moving))? {
+            return Ok(false);
+        }
+        out.moved.push(moving.hook);
+        self.config_changed(out)?;
+        Ok(true)
+    }
+
+    /// `engine/wipe.rs`.
+    pub fn rebuild(&mut self, namespace: &Name, out: &mut Outside) {
+        if self.is_member {
+            if out.ask_redis(|redis| redis.wipe(namespace)).is_err() {
+                return;
+            }
+            let held = self.held().into_iter();
+            let mut held: Vec<_> = held
+                .filter(|(lane, _)| lane.namespace == *namespace)
+                .collect();
+            held.sort();
+            let _ = self.raise(namespace, out);
+            for (lane, epoch) in held {
+                let _ = out.ask_redis(|redis| redis.claim(&lane, epoch));
+            }
+        }
+        for (id, run) in &mut self.runs {
+            if id.namespace == *namespace {
+                run.lane.hinted(run.queue.take());
+                run.lane.wipe();
+            }
+        }
+        match out.ask(|database| database.behind()) {
+            Ok(found) => self.hint_found(&found, out),
+            Err(Failed) => self.sweep_soon = true,
+        }
+    }
+}
+
+impl Run {
+    /// Begins a turn, if there is anything to do.
+    fn begin(&mut self, id: &LaneId, catalog: &Snapshot, number: u64, out: &mut Outside) -> bool {
+        self.lane.hinted(self.queue.take());
+        if catalog.stops.mode(id) == Mode::Paused {
+            return false;
+        }
+        let max = out.below(3) as usize + 1;
+        let batch = self.lane.next_batch(max, out.time());
+        if batch.is_empty() {
+            return false;
+        }
+        self.turn = Some(Taken {
+            number,
+            batch,
+            read: None,
+        });
+        true
+    }
+
+    /// Reads, judges and folds.
+    fn read(
+        &mut self,
+        id: &LaneId,
+        catalog: &Snapshot,
+        taken: Taken,
+        strangers: &mut Vec<Hint>,
+        out: &mut Outside,
+    ) -> bool {
+        let wants = turn::wants(&taken.batch, self.lane.is_idle());
+        let Ok(inputs) = out.ask(|database| database.inputs(&wants)) else {
+            self.again(&taken.batch, out.time());
+            return true;
+        };
+        let now = out.time();
+        let (mut turn, tasks) = Turn::begin(catalog, id, &taken.batch, inputs, now);
+        strangers.append(&mut turn.strangers);
+        let folded: Vec<_> = tasks.iter().map(|task| fold_all(task, out)).collect();
+        let steps = turn.steps(&folded, now, || 0.5);
+        self.turn = Some(Taken {
+            read: Some((turn, folded, steps, now)),
+            ..taken
+        });
+        true
+    }
+
+    /// `Worker::again`.
+    fn again(&mut self, batch: &[CursorId], now: Timestamp) {
+        for cursor in batch {
+            let rest = Rest {
+                oldest: now,
+                events: 1,
+            };
+            self.lane.turned(*cursor, Outcome::More(rest));
+        }
+    }
+}
+
+/// Folds as much as there is time for. What an event does is in its body.
+fn fold_all(task: &Fold, out: &mut Outside) -> Folded {
+    let mut folded = Folded {
+        passed: 0,
+        state: task.state.clone(),
+        chain: task.chain.clone(),
+        skipped: Vec::new(),
+        failure: None,
+        took: Duration::ZERO,
+    };
+    for event in &task.events {
+        let failure = match event.body[0] {
+            b'r' if out.fails => Some(Failure::Rejected("no good".to_owned())),
+            b't' if out.fails && out.chance(0.6) => Some(Failure::OutOfTime("slow".to_owned())),
+            _ if folded.passed > 0 && out.chance(0.05) => return folded,
+            _ => None,
+        };
+        let applied = match failure {
+            None => {
+                folded.state = Some(fold(folded.state.as_deref(), event));
+                Applied::Folded
+            }
+            Some(Failure::Rejected(reason)) if task.on_error == OnError::Skip => {
+                folded.skipped.push(DeadLetter {
+                    seq: event.seq,
+                    reason,
+                });
+                Applied::Skipped
+            }
+            Some(failure) => {
+                folded.failure = Some(failure);
+                return folded;
+            }
+        };
+        folded.chain = folded.chain.next(event.id, applied);
+        folded.passed += 1;
+    }
+    folded
+}

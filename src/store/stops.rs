@@ -1,0 +1,222 @@
+//! Hooks whose cursors take no turns: those that an operator pauses, and those on their way to another
+//! namespace. Rows only: whether every node acts by them is known by the nodes.
+//!
+//! ```text
+//! move   begin ──▶ every node acts by it, so that no turn of the old lanes runs ──▶ end
+//!          └────── somebody does not, and whoever moves it waits no longer ──▶ given up
+//! ```
+
+use std::collections::HashMap;
+
+use super::{Error, Store, Why, namespaces};
+use crate::domain::hook::HookId;
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+
+/// Why the cursors of a hook take no turns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookStop {
+    /// It changes its namespace.
+    pub moving: Option<Move>,
+    /// An operator wants it so.
+    pub pause: Option<Why>,
+}
+
+/// A hook on its way. No two are the same: whoever is late with one that is over changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Which hook.
+    pub hook: HookId,
+    /// Where it goes.
+    pub to: Name,
+    /// The version of the configuration with which it stopped.
+    pub since: i64,
+}
+
+const STOPS: &str =
+    "select id, moves_to, moves_version, paused_at, paused_by, paused_reason from hooks
+    where (paused_at is not null or moves_version is not null) and deleted_at is null";
+
+const PAUSE: &str = "update hooks set paused_at = $2, paused_by = $3, paused_reason = $4
+    where id = $1 and deleted_at is null and paused_at is null";
+
+const RESUME: &str = "update hooks set paused_at = null, paused_by = null, paused_reason = null
+    where id = $1 and paused_at is not null";
+
+const BEGIN_MOVE: &str = "update hooks set moves_at = $4, moves_to = $3, moves_version = 0
+    where id = $1 and namespace = $2 and deleted_at is null and moves_version is null
+      and exists (select 1 from namespaces where name = $3)";
+
+const SINCE: &str = "update hooks set moves_version =
+    (select value from counters where name = 'config_version') where id = $1 returning moves_version";
+
+/// A node that has no row yet reads a configuration in which the hook stands still, or a later one.
+const END_MOVE: &str =
+    "update hooks set namespace = moves_to, moves_at = null, moves_to = null, moves_version = null
+    where id = $1 and moves_version = $2 and deleted_at is null
+      and not exists (select 1 from nodes n where n.config_seen < $2)";
+
+const GIVE_UP_MOVE: &str = "update hooks set moves_at = null, moves_to = null, moves_version = null
+    where id = $1 and moves_version = $2";
+
+/// Marks of the lanes that it has left.
+const UNMARK: &str = "delete from marks where namespace <> $2
+    and handler in (select id from handlers where hook = $1)";
+
+impl Store {
+    /// The hooks whose cursors take no turns, and why.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hook_stops(&self) -> Result<HashMap<HookId, HookStop>, Error> {
+        type Row = (
+            i64,
+            Option<String>,
+            Option<i64>,
+            Option<i64>,
+            Option<String>,
+            Option<String>,
+        );
+        let rows: Vec<Row> = sqlx::query_as(STOPS).fetch_all(&self.reader).await?;
+        let stop = |(id, to, since, at, by, reason): Row| {
+            let hook = HookId(id);
+            let pause = at.map(|at| Why {
+                by: by.unwrap_or_default(),
+                reason,
+                at: Timestamp::from_millis(at),
+            });
+            let moving = match since {
+                Some(since) => {
+                    let to = to.and_then(|to| to.parse().ok());
+                    let wrong = || Error::Integrity(format!("hook {id} moves nowhere"));
+                    Some(Move {
+                        hook,
+                        to: to.ok_or_else(wrong)?,
+                        since,
+                    })
+                }
+                None => None,
+            };
+            Ok((hook, HookStop { moving, pause }))
+        };
+        rows.into_iter().map(stop).collect()
+    }
+
+    /// Pauses the cursors of a hook; `false` when they are paused already.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn pause_hook(&self, hook: HookId, why: &Why) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let paused = sqlx::query(PAUSE)
+            .bind(hook.0)
+            .bind(why.at.as_millis())
+            .bind(&why.by)
+            .bind(&why.reason)
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(paused.rows_affected() == 1)
+    }
+
+    /// Lets the cursors of a paused hook go on; `false` when they were not paused.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn resume_hook(&self, hook: HookId) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let resumed = sqlx::query(RESUME)
+            .bind(hook.0)
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(resumed.rows_affected() == 1)
+    }
+
+    /// Stops the cursors of a hook of the namespace `from`, for it to go to another. None when it is not
+    /// there, or moves already, or when there is no such namespace as `to`.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn begin_move(
+        &self,
+        hook: HookId,
+        from: &Name,
+        to: &Name,
+        at: Timestamp,
+    ) -> Result<Option<Move>, Error> {
+        let mut writing = self.begin().await?;
+        sqlx::query(namespaces::LOCK)
+            .bind(to.as_str())
+            .execute(&mut *writing.tx)
+            .await?;
+        let begun = sqlx::query(BEGIN_MOVE)
+            .bind(hook.0)
+            .bind(from.as_str())
+            .bind(to.as_str())
+            .bind(at.as_millis())
+            .execute(&mut *writing.tx)
+            .await?;
+        if begun.rows_affected() == 0 {
+            return Ok(None);
+        }
+        writing.config_changed().await?;
+        let since = sqlx::query_scalar(SINCE)
+            .bind(hook.0)
+            .fetch_one(&mut *writing.tx)
+            .await?;
+        writing.commit().await?;
+        Ok(Some(Move {
+            hook,
+            to: to.clone(),
+            since,
+        }))
+    }
+
+    /// Lets a hook go on where it goes to, if every node acts by its being stopped; whether this was it. The
+    /// caller knows that no turn of it runs where there are no nodes.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn end_move(&self, moving: &Move) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        if !writing.change_move(END_MOVE, moving).await? {
+            return Ok(false);
+        }
+        sqlx::query(UNMARK)
+            .bind(moving.hook.0)
+            .bind(moving.to.as_str())
+            .execute(&mut *writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Lets a hook go on where it is; whether it was still on that way.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn give_up_move(&self, moving: &Move) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        if !writing.change_move(GIVE_UP_MOVE, moving).await? {
+            return Ok(false);
+        }
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(true)
+    }
+}
+
+impl super::Writing<'_> {
+    async fn change_move(&mut self, change: &'static str, moving: &Move) -> Result<bool, Error> {
+        let changed = sqlx::query(change)
+            .bind(moving.hook.0)
+            .bind(moving.since)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(changed.rows_affected() == 1)
+    }
+}
