@@ -16,6 +16,8 @@ pub mod prune;
 pub mod rebuild;
 pub mod reduce;
 mod relay;
+#[cfg(test)]
+mod simulation;
 mod sweep;
 mod turn;
 pub mod wipe;
