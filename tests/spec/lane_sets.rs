@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use hooklane::domain::event::EventId;
 use hooklane::domain::hook::{Hook, OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use hooklane::domain::name::{Name, OrderingKey};
 use hooklane::domain::time::Timestamp;
@@ -59,6 +60,7 @@ impl World {
             order_by: OrderBy::Header("x-account".into()),
             unordered: Unordered::Keep,
             body_max: 1_000,
+            keep: Keep::default(),
             reducer: Some(Reducer::Count),
             on_error: OnError::Hold,
             debounce: None,

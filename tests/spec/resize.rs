@@ -84,9 +84,19 @@ pub async fn under_load(world: &World, work: impl FnOnce(&World)) {
 }
 
 fn resize(world: &World, lanes: u16) {
-    let said = world
-        .home
-        .run(&["lanes", "resize", &lanes.to_string(), "--yes", "-o", "json"]);
+    let count = lanes.to_string();
+    // Confirmed, as fewer lanes than the load needs ask for.
+    let said = [
+        "lanes",
+        "resize",
+        &count,
+        "--yes",
+        "--confirm",
+        &count,
+        "-o",
+        "json",
+    ];
+    let said = world.home.run(&said);
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(said["to"], lanes);
 }
@@ -130,7 +140,10 @@ async fn a_resize_survives_a_kill_at_any_moment(setup: Setup) {
             world.accepted("orders", body.to_string());
         }
         let count = count.to_string();
-        let mut resize = world.home.command(&["lanes", "resize", &count, "--yes"]);
+        let mut resize =
+            world
+                .home
+                .command(&["lanes", "resize", &count, "--yes", "--confirm", &count]);
         let mut resize = resize
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -170,13 +183,19 @@ async fn what_cannot_end_says_so_and_holds_up_the_next_resize(setup: Setup) {
     let (code, said) = run(&["lanes", "drain", "--all", "--yes"]);
     assert_eq!(code, Some(0), "{said}");
     let drain = [
-        "lanes", "drain", "--all", "--yes", "--wait", "--within", "3s",
+        "lanes",
+        "drain",
+        "--all",
+        "--yes",
+        "--wait",
+        "--timeout",
+        "3s",
     ];
     let (code, said) = run(&drain);
     assert_eq!(code, Some(3), "{said}");
     for told in [
-        "drain  NOT MOVING: 1 left",
-        "not drained: 1 left",
+        "NOT MOVING: 1 left",
+        "is not drained after 3.0s: 0 done, 1 left",
         "hooklane lanes resume --all",
     ] {
         assert!(said.contains(told), "{told:?} is not in {said}");

@@ -443,7 +443,7 @@ fn resize(scale: &Scale) {
             std::thread::sleep(calm);
             for count in STORM {
                 let began = Instant::now();
-                home[0].run(&["lanes", "resize", count, "--yes"]);
+                home[0].run(&["lanes", "resize", count, "--yes", "--confirm", count]);
                 storm.lock().unwrap().push((began, Instant::now()));
                 std::thread::sleep(stormy.saturating_sub(began.elapsed()));
             }
@@ -520,7 +520,7 @@ fn many_streams(scale: &Scale) {
     world.send(Until::Accepted(more));
     let took = ["16", "3", "64", "8"].map(|count| {
         let began = Instant::now();
-        world.homes[0].run(&["lanes", "resize", count, "--yes"]);
+        world.homes[0].run(&["lanes", "resize", count, "--yes", "--confirm", count]);
         began.elapsed().as_secs_f64() * 1e3
     });
     let what = format!("resize, {streams} streams of which {more} have work, by the command");

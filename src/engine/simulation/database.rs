@@ -8,6 +8,7 @@ use super::Mutant;
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Unordered};
+use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, overlap, slots};
 use crate::domain::name::Name;
 use crate::domain::position::{Position, Seq};
@@ -103,6 +104,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         order_by: OrderBy::Nothing,
         unordered: Unordered::Keep,
         body_max: 1,
+        keep: Keep::default(),
         handlers: vec![Arc::new(handler)],
         created_at: Timestamp::default(),
     }

@@ -462,11 +462,10 @@ impl Node {
     // Lanes are stopped.
 
     /// Stops lanes; the ticket tells when their turns have ended.
-    fn stop(&mut self, lanes: &[LaneId], out: &Outside) -> u64 {
+    fn stop(&mut self, lanes: &[LaneId]) -> u64 {
         self.numbers += 1;
         for id in lanes {
-            let waits = out.mutant != Mutant::StoppedByOthers;
-            if waits && self.stopping.iter().any(|stop| stop.lane == *id) {
+            if self.stopping.iter().any(|stop| stop.lane == *id) {
                 self.others.push((self.numbers, id.clone()));
             }
             if let Some(run) = self.runs.remove(id) {
@@ -569,7 +568,7 @@ impl Node {
             }
             Look::Seal(lanes) => {
                 let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
-                let ticket = self.stop(&ids, out);
+                let ticket = self.stop(&ids);
                 self.look.push_front(Look::SealRows(ticket, lanes));
             }
             Look::SealRows(ticket, lanes) => {
@@ -608,7 +607,7 @@ impl Node {
             Look::HandOver(lanes) => {
                 let theirs = self.rows.iter().filter(|row| lanes.contains(&row.id));
                 let freed = theirs.map(|row| (row.id.clone(), row.epoch)).collect();
-                let ticket = self.stop(&lanes, out);
+                let ticket = self.stop(&lanes);
                 self.look.push_front(Look::Free(ticket, freed));
             }
             Look::Free(ticket, lanes) => {
@@ -630,16 +629,9 @@ impl Node {
                     let claims: Vec<_> = claims.collect();
                     self.look
                         .extend([Look::Refresh, Look::Open(taken), Look::Raise]);
-                    match out.mutant {
-                        Mutant::SweepBeforeClaim => {
-                            self.look.push_back(Look::Sweep);
-                            self.look.extend(claims);
-                        }
-                        Mutant::NoSweepOnTake => self.look.extend(claims),
-                        _ => {
-                            self.look.extend(claims);
-                            self.look.push_back(Look::Sweep);
-                        }
+                    self.look.extend(claims);
+                    if out.mutant != Mutant::NoSweepOnTake {
+                        self.look.push_back(Look::Sweep);
                     }
                 }
             }
@@ -679,7 +671,7 @@ impl Node {
             return Ok(());
         }
         let lanes = self.held_lanes();
-        let ticket = self.stop(&lanes, out);
+        let ticket = self.stop(&lanes);
         self.look.push_front(Look::Join);
         self.look.push_front(Look::Sent(ticket));
         Ok(())
@@ -698,7 +690,7 @@ impl Node {
         let mut moves = decide(&self.rows, &self.nodes, &self.id, &held, stable);
         moves.drop.sort();
         if !moves.drop.is_empty() {
-            let ticket = self.stop(&moves.drop, out);
+            let ticket = self.stop(&moves.drop);
             self.look.push_back(Look::Sent(ticket));
         }
         if !moves.seal.is_empty() || is_unfinished(&self.rows) {
@@ -730,7 +722,7 @@ impl Node {
             return false;
         }
         let lanes: Vec<_> = self.runs.keys().cloned().collect();
-        self.expired = Some(self.stop(&lanes, out));
+        self.expired = Some(self.stop(&lanes));
         true
     }
 
@@ -769,7 +761,7 @@ impl Node {
                 let held = self.held_lanes();
                 let gone: Vec<_> = held.iter().filter(gone).cloned().collect();
                 self.act.push_front(Act::Open(lanes));
-                let ticket = self.stop(&gone, out);
+                let ticket = self.stop(&gone);
                 self.act.push_front(Act::Seal(ticket));
             }
             Act::Seal(ticket) => {
@@ -842,9 +834,7 @@ impl Node {
                 run.lane.hinted(run.queue.take());
                 strangers.extend(run.lane.give_up_those(|cursor| now.is_stranger(id, cursor)));
             }
-            if lets_go || out.mutant != Mutant::KeptWhenNoneWasSeen {
-                run.lane.let_kept_go();
-            }
+            run.lane.let_kept_go();
         }
         self.place_later(strangers);
         self.sweep_soon |= lets_go;
@@ -1150,7 +1140,7 @@ impl Run {
         strangers: &mut Vec<Hint>,
         out: &mut Outside,
     ) -> bool {
-        let wants = turn::wants(&taken.batch, self.lane.is_idle());
+        let wants = turn::wants(&taken.batch, turn::EVENTS_MAX);
         let Ok(inputs) = out.ask(|database| database.inputs(&wants)) else {
             self.again(&taken.batch, out.time());
             return true;
