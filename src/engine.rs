@@ -39,7 +39,7 @@ use crate::lanes::{Aside, Behind, Hint, Lanes};
 use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
-pub use gauge::{Reading, class};
+pub use gauge::{Reading, Waits, class, times};
 pub use worker::Worker;
 
 /// How often the version of the configuration is looked at: a revoked key is refused within this time.
