@@ -31,7 +31,7 @@ use crate::client;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
-use crate::tui::app::{Action, App, EVENTS_MAX, Message, StreamShown, Want};
+use crate::tui::app::{Action, App, Message, StreamShown, Want};
 use crate::tui::theme::Theme;
 use crate::tui::{self, guard};
 
@@ -268,6 +268,7 @@ async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
         if pending.is_none() {
             let size = terminal.size()?;
             app.size = (size.width, size.height);
+            let _screen = guard::drawing();
             terminal.draw(|frame| tui::draw(app, frame))?;
         }
         let message = match pending.take() {
@@ -292,7 +293,9 @@ async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
                 guard::restore();
                 rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
                 guard::take()?;
-                terminal.clear()?;
+                // Anew, because to clear the old one means to ask it where the cursor is, and the answer goes
+                // to whoever reads keys.
+                terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
             }
             Want::Copy(text) => {
                 // The clipboard of the terminal, wherever it is: OSC 52.
@@ -305,7 +308,7 @@ async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
             want => {
                 // What is not answered yet is asked again with the next news.
                 if asked.len() < ASKED_MAX {
-                    asked.push(answer(reach, app.namespace.clone(), want, app.page()));
+                    asked.push(answer(reach, app.namespace.clone(), want));
                 }
             }
         }
@@ -315,11 +318,11 @@ async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
 /// Questions that are under way at once.
 const ASKED_MAX: usize = 8;
 
-fn answer(reach: &Reach, namespace: Name, want: Want, page: usize) -> LocalBoxFuture<'_, Message> {
+fn answer(reach: &Reach, namespace: Name, want: Want) -> LocalBoxFuture<'_, Message> {
     match want {
         Want::Lane(lane) => Box::pin(lane_of(reach, namespace, lane)),
         Want::Stream(stream, handler) => Box::pin(stream_of(reach, stream, handler)),
-        Want::Events(hook, stream) => Box::pin(events_of(reach, hook, stream, page)),
+        Want::Events(hook, stream, count) => Box::pin(events_of(reach, hook, stream, count)),
         Want::Event(event) => Box::pin(event_of(reach, event)),
         Want::Plan(lanes) => Box::pin(plan(reach, namespace, lanes)),
         Want::Do(action) => Box::pin(act(reach, namespace, action)),
@@ -447,12 +450,12 @@ async fn events_of(
     reach: &Reach,
     hook: Option<Name>,
     stream: Option<StreamName>,
-    page: usize,
+    count: usize,
 ) -> Message {
     let query = [
         ("hook", hook.map(|hook| hook.to_string())),
         ("stream", stream.map(|stream| stream.to_string())),
-        ("limit", Some(page.min(EVENTS_MAX).to_string())),
+        ("limit", Some(count.to_string())),
     ];
     let path = with_query("/v1/admin/events", &query);
     let list = reach.get::<List<EventRow>>(&path).await;

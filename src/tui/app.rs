@@ -132,7 +132,7 @@ pub struct Events {
     pub rows: Vec<EventRow>,
     /// The one that is selected; none follows the newest.
     pub held: Option<EventId>,
-    /// How many have come since it is held: at most [`EVENTS_MAX`].
+    /// How many have come since it is held, as far as was looked.
     pub new: usize,
     /// Why there are none.
     pub why: Option<String>,
@@ -193,8 +193,8 @@ pub enum Want {
     Lane(String),
     /// A stream, and what waits for a handler of it.
     Stream(StreamName, Option<Name>),
-    /// The newest events, of a hook or a stream where the filter says so.
-    Events(Option<Name>, Option<StreamName>),
+    /// So many of the newest events, of a hook or a stream where the filter says so.
+    Events(Option<Name>, Option<StreamName>, usize),
     /// One event, whole.
     Event(EventId),
     /// What a resize would mean.
@@ -551,7 +551,13 @@ impl App {
                     .and_then(|text| text.parse().ok());
                 let hook = self.filter.wants("hook").and_then(|text| text.parse().ok());
                 let hook = hook.filter(|hook| self.knows_hook(hook));
-                Some(Want::Events(hook, stream))
+                // What is left out must not leave the page empty.
+                let count = if self.filter.is_empty() {
+                    self.page()
+                } else {
+                    EVENTS_MAX
+                };
+                Some(Want::Events(hook, stream, count))
             }
             View::Event(_) | View::Overview | View::Log | View::Nodes | View::Namespaces => None,
         }

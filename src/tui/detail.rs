@@ -292,11 +292,11 @@ fn why_of(
     let mut say = |label: &str, text: &str, tone: Tone| {
         let parts = super::columns::wrapped(
             printable_line(text).as_str(),
-            width.saturating_sub(10).max(10),
+            width.saturating_sub(11).max(10),
         );
         for (nth, part) in parts.into_iter().take(2).enumerate() {
             let label = if nth == 0 { label } else { "" };
-            lines.push(app.theme.line(tone, format!(" {label:<8}{part}")));
+            lines.push(app.theme.line(tone, format!(" {label:<9} {part}")));
         }
     };
     if is_behind {
@@ -414,8 +414,7 @@ pub fn ended(
     lines
 }
 
-const HELP: &str = "\
-  MOVE                               LOOK
+const HELP: &str = "  MOVE                               LOOK
   Up Down j k   row                  f        freeze / resume the screen
   PgUp PgDn g G page, first, last    [  ]     window 1m 5m 15m 1h (charts)
   Enter  Esc    open, back           +  -     redraw every 1s 2s 5s 10s

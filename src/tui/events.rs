@@ -4,7 +4,7 @@
 use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 
-use super::app::{App, EVENTS_MAX, View, fate};
+use super::app::{App, View, fate};
 use super::columns::{Column, Table, chunked, cut, fit, number};
 use super::detail::{ended, note};
 use super::overview::{header, rule};
@@ -21,10 +21,11 @@ const SELECTED: usize = 7;
 
 /// The newest events, newest first, and what there is to say of the one that is selected.
 pub fn events(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
-    let follows = match (app.events.held, app.events.new) {
+    let new = app.events.new;
+    let follows = match (app.events.held, app.events.rows.len()) {
         (None, _) => "FOLLOW".to_owned(),
-        (Some(_), new) if new >= EVENTS_MAX => format!("HOLD, {EVENTS_MAX}+ new"),
-        (Some(_), new) => format!("HOLD, {new} new"),
+        (Some(_), known) if new >= known => format!("HOLD, {new} new or more"),
+        (Some(_), _) => format!("HOLD, {new} new"),
     };
     let mut lines = vec![header(app, &format!("events   {follows}"), width)];
     let rows = app.events();
@@ -79,7 +80,7 @@ fn list(
     width: usize,
     room: usize,
 ) -> Vec<Line<'static>> {
-    let names = width.saturating_sub(56).clamp(14, 60);
+    let names = width.saturating_sub(63).clamp(12, 60);
     let columns = vec![
         Column::words("RECEIVED", 12).gone(2),
         Column::words("STREAM", names),

@@ -578,7 +578,7 @@ pub fn foot(app: &App, width: usize) -> Line<'static> {
         }
         (View::Overview, _) if width >= WIDE => format!(
             " Enter open  ! worst  / filter  {sort}  f freeze  [ ] window  e events  l log  n namespaces  \
-             Tab nodes  a act  r resize  c copy  o export  ? help  q"
+             Tab nodes  a act  r resize  ? help  q"
         ),
         (View::Overview, _) if width >= 78 => {
             format!(

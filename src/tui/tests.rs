@@ -484,7 +484,7 @@ fn events_follow_the_newest_until_one_is_held_and_the_filter_is_asked_of_the_dae
     let mut app = app(PLAIN, 8);
     assert_eq!(
         press(&mut app, KeyCode::Char('e')),
-        Some(Want::Events(None, None))
+        Some(Want::Events(None, None, 16))
     );
     let all = events();
     app.update(Message::Events(Ok(all[2..].to_vec())));
@@ -502,7 +502,7 @@ fn events_follow_the_newest_until_one_is_held_and_the_filter_is_asked_of_the_dae
     typed(&mut app, "/stream:billing/acme -fate:done");
     let want = press(&mut app, KeyCode::Enter);
     let stream = Some("billing/acme".parse().unwrap());
-    assert_eq!(want, Some(Want::Events(None, stream)));
+    assert_eq!(want, Some(Want::Events(None, stream, 100)));
     assert_eq!(app.events(), [&all[1]]);
     assert_eq!(
         press(&mut app, KeyCode::Enter),
