@@ -26,6 +26,7 @@ use std::sync::Arc;
 pub use audit::{Act, Actor};
 pub use error::Error;
 pub use events::EventsFilter;
+pub use monitor::Follower;
 use monitor::Monitor;
 pub use streams::StreamsFilter;
 

@@ -8,6 +8,7 @@
 mod audit;
 mod doctor;
 mod event;
+pub mod feed;
 mod hook;
 mod key;
 mod lane;
@@ -33,7 +34,7 @@ pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Sample, Severity, Snapshot,
-    Storage, Total, Verdict, Viewer,
+    Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow};
 pub use why::{Help, Hints, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};

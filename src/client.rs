@@ -8,11 +8,13 @@
 mod tls;
 
 use std::fmt;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, HOST, HeaderValue};
+use flate2::write::GzDecoder;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HOST, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -273,6 +275,7 @@ impl Client {
     /// [`Error`], [`Error::Refused`] included.
     pub async fn follow(&self, path: &str) -> Result<Followed, Error> {
         let request = Request::get(path).header("accept", "text/event-stream");
+        let request = request.header(ACCEPT_ENCODING, "gzip");
         let request = request.body(Bytes::new()).map_err(|e| self.garbled(&e))?;
         let request = self.addressed(request)?;
         let answer = timeout(self.patience, async {
@@ -287,10 +290,13 @@ impl Client {
             let body = body.map_err(|e| self.broke_off(&*e))?.to_bytes();
             return Err(refused(head.status, &body));
         }
+        let coding = answer.headers().get(CONTENT_ENCODING);
+        let is_compressed = coding.is_some_and(|coding| coding == "gzip");
         Ok(Followed {
             target: self.target.clone(),
             body: answer.into_body(),
             unread: BytesMut::new(),
+            decoder: is_compressed.then(|| GzDecoder::new(Vec::new())),
         })
     }
 
@@ -396,6 +402,7 @@ pub struct Followed {
     target: Target,
     body: Incoming,
     unread: BytesMut,
+    decoder: Option<GzDecoder<Vec<u8>>>,
 }
 
 impl Followed {
@@ -420,11 +427,25 @@ impl Followed {
                 Some(Err(error)) => return Err(broke_off(&self.target, &error)),
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
-                        self.unread.extend_from_slice(&bytes);
+                        let read = self.read(&bytes);
+                        read.map_err(|error| broke_off(&self.target, &error))?;
                     }
                 }
             }
         }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.decoder {
+            None => self.unread.extend_from_slice(bytes),
+            Some(decoder) => {
+                decoder.write_all(bytes)?;
+                decoder.flush()?;
+                self.unread.extend_from_slice(decoder.get_ref());
+                decoder.get_mut().clear();
+            }
+        }
+        Ok(())
     }
 }
 

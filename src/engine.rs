@@ -43,7 +43,7 @@ use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
 use catalog::Drain;
-pub use gauge::{Reading, class};
+pub use gauge::{Reading, Waits, class, times};
 pub use worker::Worker;
 
 /// How often the version of the configuration is looked at: a revoked key is refused within this time.

@@ -4,7 +4,9 @@
 //! no key changes anything by itself, every action shows a plan first; whatever ends it, the terminal is
 //! as it was. What is seen is computed by the daemon, once a second for all who look.
 //!
-//! - `app.rs`: the state, and what a message does to it; `overview.rs`, `detail.rs`, `dialog.rs`: screens
+//! - `app.rs`: the state, and what an answer does to it; `input.rs`: what a key does; `filter.rs`: which rows
+//! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: one lane, one stream, help; `events.rs`: webhooks;
+//!   `lists.rs`: the log, nodes, namespaces; `dialog.rs`: what is asked
 //! - `theme.rs`, `columns.rs`, `chart.rs`: how things look
 //! - `guard.rs`: the terminal, taken and given back
 
@@ -13,9 +15,14 @@ mod chart;
 mod columns;
 mod detail;
 mod dialog;
+mod events;
+pub mod filter;
 pub mod guard;
+mod input;
+mod lists;
 mod overview;
 pub mod theme;
+mod wide;
 
 use ratatui::Frame;
 use ratatui::style::Modifier;
@@ -38,12 +45,16 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         return Vec::new();
     }
     let mut lines = match &app.view {
-        _ if app.shows_help && width >= 60 => detail::help(app),
+        _ if app.shows_help && width >= 60 => detail::help(app, width),
         _ if width < 60 || height < 16 => overview::small(app, width, height),
         View::Overview => overview::whole(app, width, height),
         View::Lane(lane) => detail::lane(app, lane, width, height),
         View::Stream(stream) => detail::stream(app, stream, width, height),
-        View::Log => detail::log(app, width, height),
+        View::Events => events::events(app, width, height),
+        View::Event(id) => events::event(app, *id, width, height),
+        View::Log => lists::log(app, width, height),
+        View::Nodes => lists::nodes(app, width, height),
+        View::Namespaces => lists::namespaces(app, width, height),
     };
     lines.truncate(height);
     let lines = lines.into_iter().enumerate();

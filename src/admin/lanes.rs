@@ -181,6 +181,7 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
         eta_ms: None,
         wait_ms: None,
         work_ms: None,
+        turn_wait_ms: None,
         node: None,
         worst: None,
         kept: 0,
@@ -220,6 +221,9 @@ pub(super) fn running(
         eta: eta(survey, reading).map(str::to_owned),
         wait_ms: percentiles(&reading.wait),
         work_ms: percentiles(&reading.work),
+        turn_wait_ms: survey
+            .turn_wait
+            .map(|waits| u64::try_from(waits.as_millis()).unwrap_or(u64::MAX)),
         node: Some(node.to_owned()),
         worst,
         kept: survey.kept,
@@ -244,7 +248,9 @@ fn eta(survey: &Survey, reading: &Reading) -> Option<&'static str> {
     }
 }
 
-fn percentiles(histogram: &hdrhistogram::Histogram<u32>) -> Option<Percentiles> {
+pub(super) fn percentiles<C: hdrhistogram::Counter>(
+    histogram: &hdrhistogram::Histogram<C>,
+) -> Option<Percentiles> {
     if histogram.is_empty() {
         return None;
     }

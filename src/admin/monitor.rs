@@ -1,12 +1,20 @@
 //! What is seen of the whole once a second, for all who look: snapshots, their history, what is normal,
-//! and the log of what changed.
+//! and the log of what changed. `past.rs` has the history, `feed.rs` who is told.
+
+mod feed;
+mod past;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hdrhistogram::{Counter, Histogram};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use feed::Feeds;
+pub use feed::Follower;
+use past::Past;
 
 use super::{Admin, Error, eta, verdict};
 use crate::api::{self, Lane, LaneState, Severity};
@@ -17,17 +25,15 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::catalog;
 use crate::engine::ownership::{Member, View};
+use crate::engine::{self, Waits};
 use crate::metrics::Normal;
 use crate::text::counted;
 
 /// Seconds of FLOW from which a slope is told.
 const FLOWS_KEPT: usize = 60;
 
-/// Seconds in a step of the history.
-const STEP: u64 = 10;
-
-/// Steps of the history: a quarter of an hour.
-const STEPS_KEPT: usize = 90;
+/// Seconds between looks at what need not be looked at every second.
+const STEP: u64 = past::STEP as u64;
 
 /// Steps of a lane's trend, and seconds in each.
 const TREND: usize = 10;
@@ -39,7 +45,7 @@ const FLOWING_MAX: usize = 20;
 
 /// Entries of the log that are kept, and shown.
 const LOG_KEPT: usize = 1_000;
-const LOG_SHOWN: usize = 50;
+const LOG_SHOWN: usize = 200;
 
 /// Hooks shown.
 const HOOKS_SHOWN: usize = 20;
@@ -49,6 +55,9 @@ const COUNTS_EVERY: u64 = 60;
 
 /// Streams that are counted every ten seconds.
 const COUNTED_OFTEN: u64 = 10_000;
+
+/// How long one look may take before it is told that the database does not answer.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// A node whose beat has not changed for so long, three beats, is silent.
 const SILENT: Duration = Duration::from_secs(9);
@@ -64,12 +73,18 @@ pub(super) struct NodeReport {
     pub commit_p99_ms: Option<f64>,
     /// Streams that keep events past their time: of which namespace, and in words.
     pub overdue: Vec<(Name, String)>,
+    /// What was finished since it began, by how long it had waited.
+    pub waits: HashMap<Name, Waits>,
+    /// Times of the last minutes in microseconds, and how many events took them.
+    pub wait: HashMap<Name, Vec<(u64, u64)>>,
+    pub work: HashMap<Name, Vec<(u64, u64)>>,
 }
 
 /// Keeps what was seen.
 pub struct Monitor {
     began: Timestamp,
     seen: Mutex<Seen>,
+    feeds: Feeds,
 }
 
 struct Seen {
@@ -99,9 +114,7 @@ struct Pace {
 struct Space {
     flow: VecDeque<u64>,
     lanes: HashMap<String, History>,
-    step: Vec<(u64, f64, f64, u64)>,
-    steps: VecDeque<api::Sample>,
-    waits: [u64; 7],
+    past: Past,
     set_aside: HashSet<String>,
     help: Option<u16>,
     counts: Option<(u64, u64)>,
@@ -133,6 +146,7 @@ impl Default for Monitor {
                 lost: 0,
                 log: VecDeque::new(),
             }),
+            feeds: Feeds::default(),
         }
     }
 }
@@ -144,21 +158,48 @@ struct Own {
     lines: Vec<crate::engine::lane::Line>,
     largest: Option<(CursorId, u64)>,
     turn: Option<(Duration, CursorId)>,
-    waits: [u64; 7],
+    reading: engine::Reading,
 }
 
 impl Admin {
-    /// Looks at everything once: tells the other nodes of this one, and makes the snapshots.
+    /// Looks at everything once: tells the other nodes of this one, makes the snapshots, and tells those who
+    /// follow them. Where the database does not answer, that is what is told, and the rest stays as it was.
     ///
     /// # Errors
-    /// Those of the database; the snapshots stay as they were.
+    /// Those of the database.
     pub async fn observe(&self) -> Result<(), Error> {
         let engine = self.engine()?;
         let catalog = engine.catalog.now();
         let now = Timestamp::now();
         self.tick(&catalog, now);
-        let own = self.own_lanes(&catalog, now).await?;
-        let names = self.names(&catalog, &own, now).await?;
+        let looked = match tokio::time::timeout(LOOK_MAX, self.look_at_all(&catalog, now)).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                let why = "the database does not answer".to_owned();
+                self.note_failure(why, now);
+                Ok(())
+            }
+        };
+        if let Err(error) = &looked {
+            self.note_failure(error.to_string(), now);
+        }
+        let mut seen = self.monitor.seen.lock();
+        let is_there = |name: &Name| catalog.lane_sets.contains_key(name);
+        seen.spaces.retain(|name, _| is_there(name));
+        seen.snapshots.retain(|name, _| is_there(name));
+        self.monitor.feeds.keep(is_there);
+        let snapshots: Vec<_> = seen.snapshots.values().cloned().collect();
+        drop(seen);
+        for snapshot in &snapshots {
+            self.monitor.feeds.tell(snapshot);
+        }
+        looked
+    }
+
+    async fn look_at_all(&self, catalog: &catalog::Snapshot, now: Timestamp) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let own = self.own_lanes(catalog, now).await?;
+        let names = self.names(catalog, &own, now).await?;
         self.tell(&own, &names, now);
         if engine.member.is_some() {
             let lost = self.store.count_lost(None).await?;
@@ -167,28 +208,53 @@ impl Admin {
         let view = engine.member.as_ref().map(Member::view).unwrap_or_default();
         let silences = engine.member.as_ref().map(Member::silences);
         let silences = silences.unwrap_or_default();
+        let me = engine.member.as_ref().map(Member::id);
+        let told = view
+            .nodes
+            .iter()
+            .filter(|node| Some(&node.id) != me.as_ref());
+        let reports = told.map(|node| Whole::report(&node.report)).collect();
         let mut namespaces: Vec<_> = catalog.lane_sets.keys().cloned().collect();
         namespaces.sort();
+        let whole = Whole {
+            catalog,
+            view: &view,
+            silences: &silences,
+            own: &own,
+            names: &names,
+            reports,
+            now,
+        };
         for namespace in &namespaces {
-            let whole = Whole {
-                catalog: &catalog,
-                view: &view,
-                silences: &silences,
-                own: &own,
-                names: &names,
-                now,
-            };
             self.look(namespace, &whole).await?;
         }
-        let mut seen = self.monitor.seen.lock();
-        seen.spaces
-            .retain(|name, _| catalog.lane_sets.contains_key(name));
-        seen.snapshots
-            .retain(|name, _| catalog.lane_sets.contains_key(name));
         Ok(())
     }
 
-    /// A namespace as last seen.
+    /// The snapshots as they were, and first of all that the database does not answer.
+    fn note_failure(&self, why: String, now: Timestamp) {
+        let mut seen = self.monitor.seen.lock();
+        let ticks = seen.ticks;
+        for snapshot in seen.snapshots.values_mut() {
+            let known = Arc::make_mut(snapshot);
+            let since = known.at;
+            (known.seq, known.at) = (ticks, now);
+            if known.storage.error.is_none() {
+                known.storage.error = Some(format!("{why}; what is shown is of {since}"));
+                known.storage.accepting = false;
+            }
+            known.verdicts.retain(|verdict| verdict.rule != 2);
+            let storage = verdict::storage(&verdict::Facts {
+                storage: known.storage.clone(),
+                ..verdict::Facts::default()
+            });
+            if let Some(verdict) = storage {
+                known.verdicts.insert(0, verdict);
+            }
+        }
+    }
+
+    /// A namespace as last seen, and what a window shows of its past.
     ///
     /// # Errors
     /// [`Error::Missing`] namespace; [`Error::NeedsDaemon`].
@@ -196,21 +262,39 @@ impl Admin {
         &self,
         namespace: &Name,
         viewer: api::Viewer,
+        window: api::Window,
     ) -> Result<api::Snapshot, Error> {
-        self.engine()?;
-        self.namespace(namespace).await?;
-        let known = |seen: &Seen| seen.snapshots.get(namespace).cloned();
-        let mut found = known(&self.monitor.seen.lock());
-        if found.is_none() {
-            self.observe().await?;
-            found = known(&self.monitor.seen.lock());
+        let seen = self.seen(namespace).await?;
+        Ok(api::Snapshot {
+            viewer,
+            history: self.past(namespace, window, None),
+            ..(*seen).clone()
+        })
+    }
+
+    pub(super) async fn seen(&self, namespace: &Name) -> Result<Arc<api::Snapshot>, Error> {
+        let engine = self.engine()?;
+        if !engine.catalog.now().lane_sets.contains_key(namespace) {
+            // Another node may have made it just now; and if not, the error says what was perhaps meant.
+            self.namespace(namespace).await?;
         }
-        let Some(found) = found else {
-            return Err(Error::missing("namespace", namespace));
-        };
-        let mut snapshot = (*found).clone();
-        snapshot.viewer = viewer;
-        Ok(snapshot)
+        let known = || self.monitor.seen.lock().snapshots.get(namespace).cloned();
+        if known().is_none() {
+            self.observe().await?;
+        }
+        known().ok_or_else(|| Error::missing("namespace", namespace))
+    }
+
+    /// What a window shows of a namespace's past, without what was seen until `after`.
+    fn past(
+        &self,
+        namespace: &Name,
+        window: api::Window,
+        after: Option<Timestamp>,
+    ) -> Vec<api::Sample> {
+        let seen = self.monitor.seen.lock();
+        let space = seen.spaces.get(namespace);
+        space.map_or_else(Vec::new, |space| space.past.shown(window, after))
     }
 
     /// Brings what is measured every second, and every ten, up to now.
@@ -288,7 +372,7 @@ impl Admin {
                 },
                 largest: survey.largest,
                 turn: worker.turn(),
-                waits: reading.waits,
+                reading,
                 id,
             });
         }
@@ -378,8 +462,8 @@ impl Admin {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             cpu: Some(hundredths(self.monitor.seen.lock().cpu.2)),
             commit_p99_ms: commit_p99(engine, now),
-            cursors: Vec::new(),
             overdue: overdue(engine),
+            ..NodeReport::default()
         };
         for own in own {
             let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
@@ -389,6 +473,7 @@ impl Admin {
                 .cursors
                 .extend(told.map(|line| (space.clone(), line.clone())));
         }
+        report.sum_up(own);
         for lane in &mut report.lanes {
             // Rates to a whole number, so that a quiet cluster has no news to write.
             lane.in_per_s = lane.in_per_s.map(f64::round);
@@ -468,7 +553,11 @@ impl Admin {
             space.help = help;
         }
         let mut total = total(&lanes);
-        space.note_total(&mut total, whole.waits(&set.namespace), ticks, now);
+        (total.wait_ms, total.work_ms) = whole.times(&set.namespace);
+        total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
+        let counted = whole.waits(&set.namespace);
+        space.past.note(&total, &lanes, counted, now);
+        keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
         news.extend(space.note_set_aside(&cursors));
         news.extend(note_nodes(&mut seen.nodes, whole));
         let storage = self.storage(seen, now);
@@ -476,6 +565,7 @@ impl Admin {
         let handlers = handler_paces(seen, set, whole.catalog);
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
+        let largest = whole.largest(&set.namespace);
         let paused = paused_hooks(set, whole.catalog, now);
         let overdue = self.overdue(&set.namespace, whole);
         let mut verdicts = verdict::verdicts(&verdict::Facts {
@@ -489,7 +579,7 @@ impl Admin {
             handlers: &handlers,
             paused: &paused,
             overdue: &overdue,
-            largest: whole.largest(&set.namespace),
+            largest: &largest,
             lanes_that_help: space.help,
             lost: seen.lost,
         });
@@ -528,7 +618,7 @@ impl Admin {
             nodes: self.nodes(seen, &set.namespace, whole),
             namespaces: Vec::new(),
             hooks,
-            history: space.steps.iter().copied().collect(),
+            history: Vec::new(),
             log: seen.log.iter().take(LOG_SHOWN).cloned().collect(),
         };
         seen.spaces.insert(set.namespace.clone(), space);
@@ -541,16 +631,9 @@ impl Admin {
 
     /// What nodes tell of streams of a namespace that keep events past their time.
     fn overdue(&self, namespace: &Name, whole: &Whole<'_>) -> Vec<String> {
-        let told: Vec<_> = match &self.engine {
-            Some(engine) if engine.member.is_none() => overdue(engine),
-            _ => {
-                let nodes = whole.view.nodes.iter();
-                nodes
-                    .flat_map(|node| whole.report(&node.report).overdue)
-                    .collect()
-            }
-        };
-        let of_space = told.into_iter().filter(|(space, _)| space == namespace);
+        let own = self.engine.as_deref().map(overdue).unwrap_or_default();
+        let told = whole.reports.iter().flat_map(|report| report.overdue.clone());
+        let of_space = own.into_iter().chain(told).filter(|(space, _)| space == namespace);
         of_space.map(|(_, told)| told).collect()
     }
 
@@ -594,7 +677,7 @@ impl Admin {
         };
         let me = member.id();
         let line = |node: &crate::store::NodeRow| {
-            let report = whole.report(&node.report);
+            let report = Whole::report(&node.report);
             let mine = whole.view.lanes.iter();
             let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
             let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
@@ -635,11 +718,13 @@ struct Whole<'w> {
     silences: &'w HashMap<String, Duration>,
     own: &'w [Own],
     names: &'w HashMap<CursorId, api::CursorLine>,
+    /// What the other nodes tell.
+    reports: Vec<NodeReport>,
     now: Timestamp,
 }
 
 impl Whole<'_> {
-    fn report(&self, json: &str) -> NodeReport {
+    fn report(json: &str) -> NodeReport {
         serde_json::from_str(json).unwrap_or_default()
     }
 
@@ -686,7 +771,7 @@ impl Whole<'_> {
             .filter_map(|line| self.names.get(&line.cursor).cloned())
             .collect();
         for node in &self.view.nodes {
-            let told = self.report(&node.report).cursors.into_iter();
+            let told = Self::report(&node.report).cursors.into_iter();
             let told = told.filter(|(space, line)| {
                 space == namespace && !lines.iter().any(|known| is_same(known, line))
             });
@@ -722,22 +807,89 @@ impl Whole<'_> {
         own.filter_map(turn).collect()
     }
 
-    fn largest(&self, namespace: &Name) -> Option<(StreamName, u64)> {
+    fn largest(&self, namespace: &Name) -> Vec<(u16, StreamName, u64)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
-        let (cursor, events) = own
-            .filter_map(|own| own.largest)
-            .max_by_key(|(_, most)| *most)?;
-        Some((self.names.get(&cursor)?.stream.clone(), events))
+        let largest = own.filter_map(|own| {
+            let (cursor, events) = own.largest?;
+            Some((
+                own.id.index,
+                self.names.get(&cursor)?.stream.clone(),
+                events,
+            ))
+        });
+        largest.collect()
     }
 
-    fn waits(&self, namespace: &Name) -> [u64; 7] {
-        let mut waits = [0; 7];
+    fn waits(&self, namespace: &Name) -> Waits {
+        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
+        let own = own.map(|own| own.reading.waits);
+        let told = self
+            .reports
+            .iter()
+            .filter_map(|report| report.waits.get(namespace));
+        own.chain(told.copied()).fold(Waits::default(), summed)
+    }
+
+    /// How long events waited, and how long they were worked on, wherever: one distribution each.
+    fn times(&self, namespace: &Name) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
+        let (mut wait, mut work) = (engine::times::<u64>(), engine::times::<u64>());
         for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
-            for (sum, of_lane) in waits.iter_mut().zip(own.waits) {
-                *sum += of_lane;
-            }
+            gather(&mut wait, counts(&own.reading.wait));
+            gather(&mut work, counts(&own.reading.work));
         }
-        waits
+        for report in &self.reports {
+            gather(
+                &mut wait,
+                report.wait.get(namespace).into_iter().flatten().copied(),
+            );
+            gather(
+                &mut work,
+                report.work.get(namespace).into_iter().flatten().copied(),
+            );
+        }
+        (
+            super::lanes::percentiles(&wait),
+            super::lanes::percentiles(&work),
+        )
+    }
+}
+
+impl NodeReport {
+    /// Adds what the lanes of each namespace make together.
+    fn sum_up(&mut self, own: &[Own]) {
+        let mut spaces: HashMap<_, (Histogram<u64>, Histogram<u64>)> = HashMap::new();
+        for own in own {
+            let space = &own.id.namespace;
+            let waits = self.waits.entry(space.clone()).or_default();
+            *waits = summed(*waits, own.reading.waits);
+            let new = || (engine::times(), engine::times());
+            let (wait, work) = spaces.entry(space.clone()).or_insert_with(new);
+            gather(wait, counts(&own.reading.wait));
+            gather(work, counts(&own.reading.work));
+        }
+        for (space, (wait, work)) in spaces {
+            self.wait.insert(space.clone(), counts(&wait).collect());
+            self.work.insert(space, counts(&work).collect());
+        }
+    }
+}
+
+fn summed(mut sum: Waits, more: Waits) -> Waits {
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum += more;
+    }
+    sum
+}
+
+/// The times that were seen, in microseconds, and how many events took them.
+fn counts<C: Counter>(times: &Histogram<C>) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let recorded = times.iter_recorded();
+    recorded.map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value().as_u64()))
+}
+
+fn gather(times: &mut Histogram<u64>, counts: impl IntoIterator<Item = (u64, u64)>) {
+    for (time, events) in counts {
+        times.saturating_record_n(time, events);
     }
 }
 
@@ -786,45 +938,6 @@ impl Space {
         self.lanes
             .retain(|name, _| lanes.iter().any(|lane| lane.lane == *name));
         news
-    }
-
-    fn note_total(&mut self, total: &mut api::Total, waits: [u64; 7], ticks: u64, now: Timestamp) {
-        let flow = total.flow_ms.unwrap_or(0);
-        keep(&mut self.flow, flow, FLOWS_KEPT);
-        self.step
-            .push((total.backlog, total.in_per_s, total.out_per_s, flow));
-        let first = self.step.first().map_or(0, |(backlog, ..)| *backlog);
-        let seconds = self.step.len().max(1) as f64;
-        let before = self.steps.back().map_or(first, |step| step.backlog);
-        total.backlog_per_s = (total.backlog as f64 - before as f64) / seconds;
-        if !ticks.is_multiple_of(STEP) {
-            return;
-        }
-        let step = std::mem::take(&mut self.step);
-        let mean = |of: fn(&(u64, f64, f64, u64)) -> f64| {
-            step.iter().map(of).sum::<f64>() / step.len().max(1) as f64
-        };
-        let mut past = [0; 7];
-        for (class, past) in past.iter_mut().enumerate() {
-            *past = waits[class].saturating_sub(self.waits[class]);
-        }
-        self.waits = waits;
-        let class = |ms: Option<u64>| crate::engine::class(ms.unwrap_or(0).saturating_mul(1_000));
-        if total.backlog > 0 {
-            past[class(total.oldest_ms)] += total.backlog;
-        }
-        keep(
-            &mut self.steps,
-            api::Sample {
-                at: now,
-                backlog: step.iter().map(|(backlog, ..)| *backlog).max().unwrap_or(0),
-                in_per_s: hundredths(mean(|step| step.1)),
-                out_per_s: hundredths(mean(|step| step.2)),
-                flow_ms: step.iter().map(|(.., flow)| *flow).max().unwrap_or(0),
-                waits: past,
-            },
-            STEPS_KEPT,
-        );
     }
 
     fn note_set_aside(&mut self, cursors: &[api::CursorLine]) -> Vec<News> {
@@ -979,21 +1092,11 @@ fn total(lanes: &[Lane]) -> api::Total {
         out_per_s: rate(|lane| lane.out_per_s),
         eta,
         eta_ms,
-        wait_ms: worst_of(lanes, |lane| lane.wait_ms),
-        work_ms: worst_of(lanes, |lane| lane.work_ms),
+        wait_ms: None,
+        work_ms: None,
         cursors: sum(|lane| lane.cursors),
         busiest: busiest.max_by(f64::total_cmp),
     }
-}
-
-/// The slowest lane's figure for each share: the whole is as late as its slowest part.
-fn worst_of(lanes: &[Lane], of: fn(&Lane) -> Option<api::Percentiles>) -> Option<api::Percentiles> {
-    lanes.iter().filter_map(of).reduce(|a, b| api::Percentiles {
-        p50: a.p50.max(b.p50),
-        p90: a.p90.max(b.p90),
-        p99: a.p99.max(b.p99),
-        max: a.max.max(b.max),
-    })
 }
 
 /// The hooks of a namespace that operators have paused, and who, when and why.

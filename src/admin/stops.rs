@@ -174,15 +174,9 @@ impl Admin {
                 (self.cursor_lines(lines, found.index).await?, true)
             }
             None => {
-                let viewer = api::Viewer {
-                    name: String::new(),
-                    may_act: false,
-                };
-                let seen = self.snapshot(namespace, viewer).await?.cursors.into_iter();
-                (
-                    seen.filter(|line| line.lane == found.index).collect(),
-                    false,
-                )
+                let seen = self.seen(namespace).await?;
+                let seen = seen.cursors.iter().filter(|line| line.lane == found.index);
+                (seen.cloned().collect(), false)
             }
         };
         Ok(api::LaneShown {

@@ -52,8 +52,8 @@ pub struct Facts<'f> {
     pub paused: &'f [(String, String)],
     /// Streams that keep events past their time, in words, a line a hook.
     pub overdue: &'f [String],
-    /// The stream with most to go among those that flow, and how much.
-    pub largest: Option<(StreamName, u64)>,
+    /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
+    pub largest: &'f [(u16, StreamName, u64)],
     /// The least number of lanes that no stream would keep busy, were what waits laid on them.
     pub lanes_that_help: Option<u16>,
     /// Acknowledged events that a failover has lost and that no operator knows of.
@@ -83,6 +83,15 @@ impl Facts<'_> {
         self.lanes.iter().map(|lane| lane.backlog_flowing).sum()
     }
 
+    fn is_late_lane(lane: &Lane) -> bool {
+        !is_stopped(lane) && lane.flow_ms.is_some_and(over(LATE))
+    }
+
+    fn turn_wait(&self) -> Duration {
+        let waits = self.lanes.iter().filter_map(|lane| lane.turn_wait_ms);
+        Duration::from_millis(waits.max().unwrap_or(0))
+    }
+
     fn backlog(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.backlog).sum()
     }
@@ -99,6 +108,9 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all.extend(slow_code(facts));
     all.extend(one_stream(facts));
     all.extend(too_few_lanes(facts));
+    if all.is_empty() {
+        all.extend(late(facts));
+    }
     all.extend(set_aside(facts));
     all.extend(on_purpose(facts));
     all.extend(paused_hooks(facts));
@@ -236,7 +248,7 @@ fn lost(facts: &Facts<'_>) -> Option<Verdict> {
     (facts.lost > 0).then(|| verdict(2, Class::Us, text, more))
 }
 
-fn storage(facts: &Facts<'_>) -> Option<Verdict> {
+pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     let storage = &facts.storage;
     let more = |accepting| {
         let accepting = match accepting {
@@ -331,20 +343,49 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
+/// In the lanes that are late one stream each is over half of what flows.
 fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
-    let (stream, events) = facts.largest.as_ref()?;
-    let flowing = facts.flowing();
-    if !facts.is_late() || events * 2 <= flowing {
+    if !facts.is_late() {
         return None;
     }
-    let share = percent(*events as f64 / flowing.max(1) as f64);
-    let text = format!("{stream} is {share} of what flows: one stream, one event at a time");
+    let late: Vec<_> = facts
+        .lanes
+        .iter()
+        .filter(|l| Facts::is_late_lane(l))
+        .collect();
+    let is_late = |lane: u16| late.iter().any(|late| late.index == lane);
+    let largest = facts.largest.iter().filter(|(lane, ..)| is_late(*lane));
+    let mut largest: Vec<_> = largest.collect();
+    largest.sort_by_key(|(.., events)| std::cmp::Reverse(*events));
+    let (_, stream, most) = largest.first()?;
+    let events: u64 = largest.iter().map(|(.., events)| events).sum();
+    let flowing: u64 = late.iter().map(|lane| lane.backlog_flowing).sum();
+    let (events, streams) = match most * 2 > flowing {
+        true => (*most, 1),
+        false => (events, largest.len()),
+    };
+    if events * 2 <= flowing {
+        return None;
+    }
+    let share = percent(events as f64 / facts.flowing().max(1) as f64);
+    let went: f64 = late.iter().filter_map(|lane| lane.out_per_s).sum();
+    let went = rate(went);
+    let text = match streams {
+        1 => {
+            format!("{stream} is {share} of what flows: one stream, one event at a time, {went}/s")
+        }
+        _ => format!(
+            "{streams} streams are {share} of what flows, {stream} the longest: each one event at a time, \
+             {went}/s"
+        ),
+    };
     let more = format!(
-        "{} of it wait. More lanes: no, 1 stream; a finer ordering key would help.",
-        counted(*events, "event", "events")
+        "{} of it wait. More lanes: no, {}; a finer ordering key would help.",
+        counted(events, "event", "events"),
+        counted(streams as u64, "stream", "streams")
     );
     Some(Verdict {
-        events: *events,
+        events,
         stream: Some(stream.clone()),
         ..verdict(7, Class::Order, text, more)
     })
@@ -352,12 +393,13 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
 
 fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
     let busy = facts.busy();
-    if !facts.is_late() || busy.is_empty() {
+    let waits = facts.turn_wait();
+    if !facts.is_late() || busy.is_empty() || waits <= LATE {
         return None;
     }
     let text = format!(
         "turns wait {} behind other cursors: {} 90% busy or more",
-        duration(facts.flow().unwrap_or_default()),
+        duration(waits),
         listed(&busy, "lane", "lanes", "is", "are")
     );
     Some(Verdict {
@@ -368,10 +410,33 @@ fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
+/// Late, and none of the rules says why.
+fn late(facts: &Facts<'_>) -> Option<Verdict> {
+    let late = facts.lanes.iter().filter(|lane| Facts::is_late_lane(lane));
+    let lane = late.max_by_key(|lane| lane.flow_ms)?;
+    let busy = percent(lane.busy.unwrap_or(0.0));
+    let text = format!(
+        "lane {}: the oldest event that may flow waits for {}; the lane is {busy} busy, its turns wait {}",
+        lane.index,
+        duration(facts.flow().unwrap_or_default()),
+        duration(Duration::from_millis(lane.turn_wait_ms.unwrap_or(0)))
+    );
+    let more = format!(
+        "{} wait. {}",
+        counted(facts.flowing(), "event", "events"),
+        lanes_help(facts)
+    );
+    Some(Verdict {
+        events: facts.flowing(),
+        lane: Some(lane.lane.clone()),
+        ..verdict(8, Class::UsPerhaps, text, more)
+    })
+}
+
 /// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
 fn lanes_help(facts: &Facts<'_>) -> String {
     match facts.lanes_that_help {
-        _ if facts.busy().is_empty() => {
+        _ if facts.busy().is_empty() || facts.turn_wait() <= LATE => {
             "More lanes: no, no turn waits behind another cursor.".to_owned()
         }
         Some(lanes) => format!("More lanes: yes, {lanes}: hooklane lanes resize {lanes}"),
@@ -385,53 +450,73 @@ fn is_by_hand(cursor: &CursorLine) -> bool {
     cursor.condition == "held" && reason.starts_with(Condition::HELD_BY)
 }
 
+/// Set-aside cursors of one handler are one subject; the one that waits longest is named.
 fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
-    let all = facts.backlog().max(1);
     let is_set_aside = |cursor: &&CursorLine| {
         matches!(cursor.condition.as_str(), "waiting" | "held") && !is_by_hand(cursor)
     };
-    let line = |cursor: &CursorLine| {
-        let (stream, handler) = (&cursor.stream, &cursor.handler);
-        let condition = &cursor.condition;
-        let result = cursor.result.as_deref().unwrap_or("set aside");
-        let result = printable_line(result);
-        let age = cursor.oldest_ms.map(Duration::from_millis);
-        let since = age.map(|age| facts.at.before(age));
-        // What fits in two lines comes first: a reducer's error may be long.
-        let since_when = since.map_or_else(String::new, |at| format!(" since {}", clock(at)));
-        let next = match cursor.retry_at {
-            Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
-            None => String::new(),
+    let mut subjects: Vec<Vec<&CursorLine>> = Vec::new();
+    for cursor in facts.cursors.iter().filter(is_set_aside) {
+        let is_of = |subject: &&mut Vec<&CursorLine>| {
+            subject.first().is_some_and(|first| {
+                first.handler == cursor.handler && first.stream.hook == cursor.stream.hook
+            })
         };
-        let share = percent(cursor.behind as f64 / all as f64);
-        let more = format!(
-            "Holds up only its own {} ({share} of all). More lanes: no, 1 stream.",
-            counted(cursor.behind, "event", "events")
-        );
-        let is_unusual =
-            cursor.condition == "waiting" && !cursor.oldest_ms.is_some_and(over(WAITS_LONG));
-        Verdict {
-            severity: match is_unusual {
-                true => Severity::Unusual,
-                false => Severity::Trouble,
-            },
-            since,
-            events: cursor.behind,
-            stream: Some(cursor.stream.clone()),
-            ..verdict(
-                9,
-                Class::Code,
-                format!("{stream} -> {handler} {condition}{since_when}{next}: {result}"),
-                more,
-            )
+        match subjects.iter_mut().find(is_of) {
+            Some(subject) => subject.push(cursor),
+            None => subjects.push(vec![cursor]),
         }
-    };
-    facts
-        .cursors
+    }
+    let told = subjects
         .iter()
-        .filter(is_set_aside)
-        .map(line)
-        .collect()
+        .filter_map(|subject| set_aside_one(facts, subject));
+    told.collect()
+}
+
+fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> {
+    let worst = subject.iter().max_by_key(|cursor| cursor.oldest_ms)?;
+    let (stream, handler) = (&worst.stream, &worst.handler);
+    let result = printable_line(worst.result.as_deref().unwrap_or("set aside"));
+    let condition = &worst.condition;
+    let age = worst.oldest_ms.map(Duration::from_millis);
+    let since = age.map(|age| facts.at.before(age));
+    // What fits in two lines comes first: a reducer's error may be long.
+    let since_when = since.map_or_else(String::new, |at| format!(" since {}", clock(at)));
+    let next = match worst.retry_at {
+        Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
+        None => String::new(),
+    };
+    let events = subject.iter().map(|cursor| cursor.behind).sum();
+    let share = percent(events as f64 / facts.backlog().max(1) as f64);
+    let events_told = counted(events, "event", "events");
+    let more = match subject.len() {
+        1 => format!(
+            "Holds up only its own {events_told} ({share} of all). More lanes: no, 1 stream."
+        ),
+        streams => format!(
+            "It and {} of {} hold up only their own {events_told} ({share} of all). More lanes: no.",
+            counted(streams as u64 - 1, "more stream", "more streams"),
+            stream.hook
+        ),
+    };
+    let is_unusual = |cursor: &&CursorLine| {
+        cursor.condition == "waiting" && !cursor.oldest_ms.is_some_and(over(WAITS_LONG))
+    };
+    Some(Verdict {
+        severity: match subject.iter().all(is_unusual) {
+            true => Severity::Unusual,
+            false => Severity::Trouble,
+        },
+        since,
+        events,
+        stream: Some(stream.clone()),
+        ..verdict(
+            9,
+            Class::Code,
+            format!("{stream} -> {handler} {condition}{since_when}{next}: {result}"),
+            more,
+        )
+    })
 }
 
 fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
@@ -597,6 +682,7 @@ mod tests {
             backlog: 1_000,
             backlog_flowing: 1_000,
             busy: Some(0.99),
+            turn_wait_ms: Some(170_000),
             ..lane(index)
         }
     }
@@ -725,9 +811,10 @@ mod tests {
         assert!(first(&facts).2.contains("More lanes: no"));
 
         let lanes = [late(2)];
+        let largest = [(2, "orders/9107".parse().unwrap(), 920)];
         let facts = Facts {
             lanes: &lanes,
-            largest: Some(("orders/9107".parse().unwrap(), 920)),
+            largest: &largest,
             lanes_that_help: Some(16),
             ..Facts::default()
         };
@@ -738,6 +825,56 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("More lanes: no"), "{text}");
+    }
+
+    #[test]
+    fn lanes_help_only_where_turns_wait_and_a_few_streams_are_told_from_many() {
+        let lanes = [late(2), late(3)];
+        let largest = |events| {
+            let of = |lane, name: &str| (lane, name.parse().unwrap(), events);
+            [of(2, "orders/a"), of(3, "orders/b")]
+        };
+        let few = largest(900);
+        let facts = Facts {
+            lanes: &lanes,
+            largest: &few,
+            lanes_that_help: Some(16),
+            ..Facts::default()
+        };
+        let (rule, class, text) = first(&facts);
+        assert_eq!((rule, class), (7, Class::Order));
+        assert!(
+            text.starts_with("2 streams are 90% of what flows, orders/a the longest"),
+            "{text}"
+        );
+        assert!(text.contains("More lanes: no, 2 streams"), "{text}");
+
+        let many = largest(20);
+        let facts = Facts {
+            largest: &many,
+            ..facts
+        };
+        let (rule, _, text) = first(&facts);
+        assert_eq!(rule, 8);
+        assert!(
+            text.starts_with("turns wait 2m50 behind other cursors"),
+            "{text}"
+        );
+
+        let lanes = [late(2), late(3)].map(|lane| Lane {
+            turn_wait_ms: Some(4),
+            ..lane
+        });
+        let facts = Facts {
+            lanes: &lanes,
+            ..facts
+        };
+        let (rule, class, text) = first(&facts);
+        assert_eq!((rule, class), (8, Class::UsPerhaps));
+        assert!(
+            text.contains("its turns wait 4ms") && text.contains("More lanes: no"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -758,6 +895,32 @@ mod tests {
         let (rule, _, text) = first(&facts);
         assert_eq!(rule, 3);
         assert!(text.starts_with("lane 2: turn of orders/9107 -> reduce runs for 41s"));
+    }
+
+    #[test]
+    fn streams_of_one_handler_are_one_subject_and_the_oldest_is_named() {
+        let other = CursorLine {
+            stream: "billing/zeta".parse().unwrap(),
+            ..cursor("held", 20_000)
+        };
+        let elsewhere = CursorLine {
+            stream: "ship/acme".parse().unwrap(),
+            ..cursor("held", 1_000)
+        };
+        let cursors = [cursor("held", 9_000), other, elsewhere];
+        let facts = Facts {
+            cursors: &cursors,
+            ..Facts::default()
+        };
+        let all = verdicts(&facts);
+        assert_eq!(all.len(), 2);
+        let (rule, _, text) = first(&facts);
+        assert_eq!(rule, 9);
+        assert!(
+            text.starts_with("billing/zeta -> reduce: at seq 912"),
+            "{text}"
+        );
+        assert!(text.contains("It and 1 more stream of billing hold up only their own 122 events"));
     }
 
     #[test]

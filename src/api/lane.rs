@@ -42,6 +42,9 @@ pub struct Lane {
     pub wait_ms: Option<Percentiles>,
     /// The handler's own time.
     pub work_ms: Option<Percentiles>,
+    /// How long a cursor that could run waits until its lane runs it: the only wait that more lanes shorten.
+    #[serde(default)]
+    pub turn_wait_ms: Option<u64>,
     /// The node that runs it.
     pub node: Option<String>,
     /// The cursor that is worst off.

@@ -1,5 +1,7 @@
 //! Everything a dashboard shows of one namespace at one moment, computed once a second for all who look.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Lane, Percentiles};
@@ -49,10 +51,63 @@ pub struct Snapshot {
     pub namespaces: Vec<NamespaceLine>,
     /// Its hooks, the busiest first: 20 at most.
     pub hooks: Vec<HookLine>,
-    /// The last quarter of an hour, oldest first: 90 steps of 10 s at most.
+    /// What the window that was asked for has seen, oldest first; a quarter of an hour in steps of 10 s
+    /// where none was.
     pub history: Vec<Sample>,
-    /// The newest entries of the log, newest first: 50 at most.
+    /// The newest entries of the log, newest first: 200 at most.
     pub log: Vec<LogLine>,
+}
+
+/// How far back somebody looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Window {
+    /// A minute, by the second.
+    #[serde(rename = "1m")]
+    Minute,
+    /// Five, by the second.
+    #[serde(rename = "5m")]
+    Five,
+    /// A quarter of an hour, in steps of ten seconds.
+    #[default]
+    #[serde(rename = "15m")]
+    Quarter,
+    /// An hour, in steps of ten seconds.
+    #[serde(rename = "1h")]
+    Hour,
+}
+
+impl Window {
+    /// All of them, the shortest first.
+    pub const ALL: [Self; 4] = [Self::Minute, Self::Five, Self::Quarter, Self::Hour];
+
+    /// How it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Minute => "1m",
+            Self::Five => "5m",
+            Self::Quarter => "15m",
+            Self::Hour => "1h",
+        }
+    }
+
+    /// How many steps it has, and how long each is.
+    pub fn steps(self) -> (usize, Duration) {
+        match self {
+            Self::Minute => (60, Duration::from_secs(1)),
+            Self::Five => (300, Duration::from_secs(1)),
+            Self::Quarter => (90, Duration::from_secs(10)),
+            Self::Hour => (360, Duration::from_secs(10)),
+        }
+    }
+}
+
+impl std::str::FromStr for Window {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|window| window.word() == text);
+        found.ok_or("a window is 1m, 5m, 15m or 1h")
+    }
 }
 
 /// Who looks at a snapshot, and whether he may act.
@@ -305,7 +360,7 @@ pub struct HookLine {
     pub handlers: String,
 }
 
-/// Ten seconds of the past.
+/// A second of the past, or ten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// When they ended.

@@ -1,8 +1,11 @@
 //! `top`: the dashboard; where there is no terminal, one plain picture of it.
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _, stdin, stdout};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -13,27 +16,35 @@ use futures_util::stream::FuturesUnordered;
 use http::Method;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::print::Output;
-use super::reach::{Reach, with_query};
+use super::reach::{Reach, encoded, with_query};
 use super::{Exit, Printer};
-use crate::api::{LanesSpec, Resize, ResizeSpec, Retry, Skip, Snapshot, Stopped, Stream};
+use crate::api::feed::{Frame, apply, unstilled};
+use crate::api::{
+    EventRow, Hold, HookStopSpec, LaneShown, LanesSpec, List, Resize, ResizeSpec, Retry, Sample,
+    Skip, Snapshot, Stopped, Stream, Why, Window,
+};
 use crate::client;
+use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
-use crate::tui::app::{Action, App, Message, Want};
+use crate::tui::app::{Action, App, Message, StreamShown, Want};
 use crate::tui::theme::Theme;
 use crate::tui::{self, guard};
 
 /// Watch the lanes live: depth, latency, whose fault it is; and operate them
 ///
-/// Every action shows a plan and asks. Where stdout is no terminal, one plain picture is printed.
+/// Every action shows a plan and asks. Where stdout is no terminal, one plain picture is printed; with
+/// -o json one snapshot, with -o jsonl one a line for as long as it runs.
 ///
 /// Examples:
 ///   hooklane top
 ///   hooklane top --once
-///   hooklane top --read-only --interval 5s
+///   hooklane top --read-only --interval 5s --window 1h
+///   hooklane top -o jsonl
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Top {
@@ -43,9 +54,12 @@ pub struct Top {
     /// Print one picture and end
     #[arg(long)]
     once: bool,
-    /// How often it is drawn anew
+    /// How often the screen has news
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
+    /// How far back the charts look: 1m, 5m, 15m or 1h
+    #[arg(long, value_name = "WINDOW", default_value = "15m", value_parser = window)]
+    window: Window,
     /// Nothing but ASCII; so it is too where the locale has no UTF-8
     #[arg(long)]
     ascii: bool,
@@ -76,6 +90,7 @@ impl Top {
             namespace: Name::default_namespace(),
             once: false,
             interval: TICK,
+            window: Window::default(),
             ascii,
             read_only: false,
         }
@@ -83,72 +98,192 @@ impl Top {
 
     /// Runs until somebody quits.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let path = with_query(
-            "/v1/admin/snapshot",
-            &[("namespace", Some(self.namespace.to_string()))],
-        );
         let var = |name: &str| std::env::var(name).ok();
         let mut theme = Theme::of(var, self.ascii);
         theme.colour &= !out.is_colourless();
         let interval = self.interval.max(Duration::from_millis(100));
         let mut app = App::new(self.namespace.clone(), theme, self.read_only, interval);
+        (app.window, app.place) = (self.window, place(reach));
+        if out.output() == Output::Jsonl && !self.once {
+            return lines(&app, reach, out).await;
+        }
         if self.once || !has_terminal() || out.output() != Output::Table {
-            return self.picture(app, &path, reach, out).await;
+            return picture(app, reach, out).await;
         }
         // The first answer is waited for on the terminal as it is: an error is read there.
-        let first: Snapshot = reach.get(&path).await?;
+        let first = reach.get(&Asked::of(&app).path(ONCE)).await?;
         app.update(Message::Snapshot(Box::new(first)));
         guard::on_panic();
         guard::watch()?;
         guard::take()?;
-        let ended = show(&mut app, &path, reach).await;
+        let ended = show(&mut app, reach).await;
         guard::restore();
         if ended? {
             out.line(&tui::plain(&app, WIDTH))?;
         }
         Ok(Exit::Done)
     }
+}
 
-    async fn picture(
-        &self,
-        mut app: App,
-        path: &str,
-        reach: &Reach,
-        out: &mut Printer,
-    ) -> anyhow::Result<Exit> {
-        let snapshot: Snapshot = reach.get(path).await?;
-        if !out.object(&snapshot)? {
-            app.update(Message::Snapshot(Box::new(snapshot)));
-            app.now = Timestamp::now();
-            let mut text = tui::plain(&app, WIDTH);
-            // The last line says which keys there are.
-            let keys = text.trim_end().rfind('\n').unwrap_or(0);
-            text.truncate(keys);
-            out.line(text.trim_end())?;
-        }
-        Ok(Exit::Done)
+fn window(text: &str) -> Result<Window, &'static str> {
+    text.parse()
+}
+
+/// Where the daemon is, in a word or two.
+fn place(reach: &Reach) -> String {
+    match reach {
+        Reach::Daemon(client) => match client.target() {
+            client::Target::Socket(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str());
+                name.to_string_lossy().into_owned()
+            }
+            target @ client::Target::Tcp { .. } => target.to_string(),
+        },
+        Reach::Offline(_) => String::new(),
     }
 }
 
+/// What the dashboard asks for.
+struct Asked {
+    namespace: Name,
+    window: Window,
+    interval: Duration,
+}
+
+impl Asked {
+    fn of(app: &App) -> Self {
+        Self {
+            namespace: app.namespace.clone(),
+            window: app.window,
+            interval: app.interval,
+        }
+    }
+
+    fn path(&self, route: &str) -> String {
+        let namespace = Some(self.namespace.to_string());
+        let window = Some(self.window.word().to_owned());
+        with_query(route, &[("namespace", namespace), ("window", window)])
+    }
+}
+
+const ONCE: &str = "/v1/admin/snapshot";
+
+async fn picture(mut app: App, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    let snapshot: Snapshot = reach.get(&Asked::of(&app).path(ONCE)).await?;
+    if !out.object(&snapshot)? {
+        app.update(Message::Snapshot(Box::new(snapshot)));
+        app.now = Timestamp::now();
+        let mut text = tui::plain(&app, WIDTH);
+        // The last line says which keys there are.
+        let keys = text.trim_end().rfind('\n').unwrap_or(0);
+        text.truncate(keys);
+        out.line(text.trim_end())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// A snapshot a line, for as long as somebody reads.
+async fn lines(app: &App, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    let mut feed = Feed::open(reach, &Asked::of(app)).await?;
+    let mut shown = Instant::now();
+    let mut is_first = true;
+    while let Some(snapshot) = feed.next().await? {
+        if is_first || shown.elapsed() >= almost(app.interval) {
+            (shown, is_first) = (Instant::now(), false);
+            out.object(&snapshot)?;
+            out.flush()?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A little less than this: seconds are not all as long as each other.
+fn almost(interval: Duration) -> Duration {
+    interval.saturating_sub(TICK / 2)
+}
+
+const LIVE: &str = "/v1/admin/snapshot/live";
+
+/// What the daemon tells, put together.
+struct Feed {
+    followed: client::Followed,
+    value: Value,
+    history: VecDeque<Sample>,
+    steps: usize,
+}
+
+impl Feed {
+    async fn open(reach: &Reach, asked: &Asked) -> anyhow::Result<Self> {
+        Ok(Self {
+            followed: reach.follow(&asked.path(LIVE)).await?,
+            value: Value::Null,
+            history: VecDeque::new(),
+            steps: asked.window.steps().0,
+        })
+    }
+
+    /// The snapshot after the next message; none when the daemon ends it.
+    async fn next(&mut self) -> anyhow::Result<Option<Snapshot>> {
+        let next = tokio::time::timeout(SILENT, self.followed.next()).await;
+        let Some(text) = next.context("no news from the daemon for 3s")?? else {
+            return Ok(None);
+        };
+        let frame: Frame = serde_json::from_str(&text)?;
+        if let Some(mut whole) = frame.whole {
+            let history = whole["history"].take();
+            self.history = serde_json::from_value(history)?;
+            self.value = whole;
+            self.value["history"] = Value::Array(Vec::new());
+        }
+        if let Some(change) = frame.change {
+            apply(&mut self.value, Arc::unwrap_or_clone(change))
+                .context("the daemon told a change of something else")?;
+        }
+        self.history.extend(frame.past);
+        while self.history.len() > self.steps {
+            self.history.pop_front();
+        }
+        let value = unstilled(self.value.clone()).context("the daemon told no snapshot")?;
+        let mut snapshot: Snapshot = serde_json::from_value(value)?;
+        snapshot.history = self.history.iter().copied().collect();
+        Ok(Some(snapshot))
+    }
+}
+
+/// How long a daemon may be silent before it counts as lost.
+const SILENT: Duration = Duration::from_secs(3);
+
 /// Draws and obeys until somebody quits; says whether the screen shall stay behind.
-async fn show(app: &mut App, path: &str, reach: &Reach) -> anyhow::Result<bool> {
+async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
     let mut terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
     let (told, mut messages) = mpsc::unbounded_channel();
     keys(told.clone())?;
-    let feed = feed(path, reach, told, app.interval);
-    tokio::pin!(feed);
+    let follow = |app: &App| Box::pin(feed(Asked::of(app), reach, told.clone()));
+    let mut following = follow(app);
     let mut asked: FuturesUnordered<LocalBoxFuture<'_, Message>> = FuturesUnordered::new();
     let mut clock = tokio::time::interval(TICK);
+    let mut pending = None;
     loop {
         app.now = Timestamp::now();
-        terminal.draw(|frame| tui::draw(app, frame))?;
-        let message = tokio::select! {
-            message = messages.recv() => message.unwrap_or(Message::Redraw),
-            () = &mut feed => Message::Redraw,
-            Some(answer) = asked.next(), if !asked.is_empty() => answer,
-            _ = clock.tick() => Message::Redraw,
+        if pending.is_none() {
+            let size = terminal.size()?;
+            app.size = (size.width, size.height);
+            let _screen = guard::drawing();
+            terminal.draw(|frame| tui::draw(app, frame))?;
+        }
+        let message = match pending.take() {
+            Some(message) => message,
+            None => tokio::select! {
+                message = messages.recv() => message.unwrap_or(Message::Redraw),
+                () = &mut following => Message::Redraw,
+                Some(answer) = asked.next(), if !asked.is_empty() => answer,
+                _ = clock.tick() => Message::Redraw,
+            },
         };
-        let Some(want) = app.update(message) else {
+        let want = app.update(message);
+        // Whatever has come meanwhile is on the next picture, too.
+        pending = messages.try_recv().ok();
+        let Some(want) = want else {
             continue;
         };
         match want {
@@ -158,7 +293,9 @@ async fn show(app: &mut App, path: &str, reach: &Reach) -> anyhow::Result<bool> 
                 guard::restore();
                 rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
                 guard::take()?;
-                terminal.clear()?;
+                // Anew, because to clear the old one means to ask it where the cursor is, and the answer goes
+                // to whoever reads keys.
+                terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
             }
             Want::Copy(text) => {
                 // The clipboard of the terminal, wherever it is: OSC 52.
@@ -167,10 +304,29 @@ async fn show(app: &mut App, path: &str, reach: &Reach) -> anyhow::Result<bool> 
                 app.note = Some(format!("copied {text}"));
             }
             Want::Save => app.note = Some(saved(app)),
-            Want::Stream(stream) => asked.push(Box::pin(stream_of(reach, stream))),
-            Want::Plan(lanes) => asked.push(Box::pin(plan(reach, app.namespace.clone(), lanes))),
-            Want::Do(action) => asked.push(Box::pin(act(reach, app.namespace.clone(), action))),
+            Want::Follow => following = follow(app),
+            want => {
+                // What is not answered yet is asked again with the next news.
+                if asked.len() < ASKED_MAX {
+                    asked.push(answer(reach, app.namespace.clone(), want));
+                }
+            }
         }
+    }
+}
+
+/// Questions that are under way at once.
+const ASKED_MAX: usize = 8;
+
+fn answer(reach: &Reach, namespace: Name, want: Want) -> LocalBoxFuture<'_, Message> {
+    match want {
+        Want::Lane(lane) => Box::pin(lane_of(reach, namespace, lane)),
+        Want::Stream(stream, handler) => Box::pin(stream_of(reach, stream, handler)),
+        Want::Events(hook, stream, count) => Box::pin(events_of(reach, hook, stream, count)),
+        Want::Event(event) => Box::pin(event_of(reach, event)),
+        Want::Plan(lanes) => Box::pin(plan(reach, namespace, lanes)),
+        Want::Do(action) => Box::pin(act(reach, namespace, action)),
+        _ => Box::pin(std::future::ready(Message::Redraw)),
     }
 }
 
@@ -193,38 +349,122 @@ fn keys(told: mpsc::UnboundedSender<Message>) -> std::io::Result<()> {
     thread.spawn(read_all).map(drop)
 }
 
-/// Asks for news for ever; a daemon that is gone is asked ever less often, at least every five seconds.
-async fn feed(path: &str, reach: &Reach, told: mpsc::UnboundedSender<Message>, interval: Duration) {
-    let (mut wait, mut pause) = (Duration::ZERO, interval);
+/// Follows the news for ever; a daemon that is gone is asked ever less often, at least every five seconds.
+async fn feed(asked: Asked, reach: &Reach, told: mpsc::UnboundedSender<Message>) {
+    let mut wait = Duration::ZERO;
     loop {
-        tokio::time::sleep(pause).await;
-        let message = match reach.get::<Snapshot>(path).await {
-            Ok(snapshot) => {
-                (wait, pause) = (Duration::ZERO, interval);
-                Message::Snapshot(Box::new(snapshot))
-            }
-            Err(error) => {
-                wait = (wait * 2).clamp(Duration::from_millis(500), RETRY_MAX);
-                let jitter = rand::random_range(0.8..1.2);
-                pause = wait.mul_f64(jitter).min(RETRY_MAX);
-                Message::Lost {
-                    why: error.to_string(),
-                    retry_at: Timestamp::now().after(pause),
-                }
-            }
+        let lost = match follow(&asked, reach, &told, &mut wait).await {
+            Ok(()) => "the daemon has ended the feed".to_owned(),
+            Err(error) => format!("{error:#}"),
         };
-        if told.send(message).is_err() {
+        wait = (wait * 2).clamp(Duration::from_millis(500), RETRY_MAX);
+        let pause = wait.mul_f64(rand::random_range(0.8..1.2)).min(RETRY_MAX);
+        let retry_at = Timestamp::now().after(pause);
+        if told
+            .send(Message::Lost {
+                why: lost,
+                retry_at,
+            })
+            .is_err()
+        {
             return;
         }
+        tokio::time::sleep(pause).await;
     }
 }
 
-async fn stream_of(reach: &Reach, stream: StreamName) -> Message {
-    let path = with_query(
-        "/v1/admin/streams/show",
-        &[("stream", Some(stream.to_string()))],
-    );
-    Message::Stream(said(reach.get::<Stream>(&path).await))
+/// Tells what the daemon says until it says nothing any more.
+async fn follow(
+    asked: &Asked,
+    reach: &Reach,
+    told: &mpsc::UnboundedSender<Message>,
+    wait: &mut Duration,
+) -> anyhow::Result<()> {
+    let mut feed = Feed::open(reach, asked).await?;
+    let mut shown: Option<Instant> = None;
+    while let Some(snapshot) = feed.next().await? {
+        *wait = Duration::ZERO;
+        if shown.is_none_or(|shown| shown.elapsed() >= almost(asked.interval)) {
+            shown = Some(Instant::now());
+            told.send(Message::Snapshot(Box::new(snapshot)))?;
+        }
+    }
+    Ok(())
+}
+
+async fn lane_of(reach: &Reach, namespace: Name, lane: String) -> Message {
+    let query = [
+        ("namespace", Some(namespace.to_string())),
+        ("lane", Some(lane)),
+        ("top", Some("100".to_owned())),
+    ];
+    let path = with_query("/v1/admin/lanes/show", &query);
+    Message::Lane(said(reach.get::<LaneShown>(&path).await).map(Box::new))
+}
+
+async fn stream_of(reach: &Reach, name: StreamName, handler: Option<Name>) -> Message {
+    Message::Stream(said(shown_stream(reach, name, handler).await).map(Box::new))
+}
+
+async fn shown_stream(
+    reach: &Reach,
+    name: StreamName,
+    handler: Option<Name>,
+) -> Result<StreamShown, client::Error> {
+    let of_stream = [("stream", Some(name.to_string()))];
+    let stream: Stream = reach
+        .get(&with_query("/v1/admin/streams/show", &of_stream))
+        .await?;
+    let why: Why = reach.get(&with_query("/v1/admin/why", &of_stream)).await?;
+    let named = |row: &&crate::api::StreamRow| Some(&row.handler) == handler.as_ref();
+    let selected = stream.cursors.iter().find(named);
+    let behind = stream.cursors.iter().find(|row| row.behind > 0);
+    let row = selected.or(behind).or_else(|| stream.cursors.first());
+    let waiting = match row {
+        Some(row) if row.behind > 0 => {
+            let path = format!("/v1/hooks/{}/events", encoded(name.hook.as_str()));
+            let query = [
+                ("stream", Some(name.key.as_str().to_owned())),
+                ("after_seq", Some(row.position.0.to_string())),
+                ("limit", Some(WAITING_SHOWN.to_string())),
+            ];
+            reach
+                .get::<List<EventRow>>(&with_query(&path, &query))
+                .await?
+                .items
+        }
+        _ => Vec::new(),
+    };
+    Ok(StreamShown {
+        handler: row.map(|row| row.handler.clone()),
+        stream,
+        why,
+        waiting,
+    })
+}
+
+/// Events that wait in a stream and are shown, with their bodies.
+const WAITING_SHOWN: usize = 10;
+
+async fn events_of(
+    reach: &Reach,
+    hook: Option<Name>,
+    stream: Option<StreamName>,
+    count: usize,
+) -> Message {
+    let query = [
+        ("hook", hook.map(|hook| hook.to_string())),
+        ("stream", stream.map(|stream| stream.to_string())),
+        ("limit", Some(count.to_string())),
+    ];
+    let path = with_query("/v1/admin/events", &query);
+    let list = reach.get::<List<EventRow>>(&path).await;
+    Message::Events(said(list).map(|list| list.items))
+}
+
+async fn event_of(reach: &Reach, event: EventId) -> Message {
+    let path = format!("/v1/admin/events/{event}");
+    Message::Event(said(reach.get::<EventRow>(&path).await).map(Box::new))
 }
 
 async fn plan(reach: &Reach, namespace: Name, lanes: u16) -> Message {
@@ -269,22 +509,40 @@ async fn act(reach: &Reach, namespace: Name, action: Action) -> Message {
                 )
             })
         }
-        Action::Retry(stream) => {
-            let spec = Retry {
-                stream: stream.clone(),
-                handler: None,
-            };
-            let path = "/v1/admin/streams/retry";
-            let released = reach
-                .call::<serde_json::Value, _>(post, path, Some(&spec))
+        Action::Hook(verb, hook) => {
+            let path = format!("/v1/admin/hooks/{}/{verb}", encoded(hook.as_str()));
+            let spec = HookStopSpec::default();
+            let done = reach
+                .call::<serde_json::Value, _>(post, &path, Some(&spec))
                 .await;
-            said(released).map(|_| format!("{stream} tries again"))
+            said(done).map(|_| format!("{verb} hook {hook}: done"))
         }
-        Action::Skip(stream, event) => {
+        Action::Cursor(verb, stream, handler) => {
+            let path = format!("/v1/admin/streams/{verb}");
+            let done: Result<serde_json::Value, _> = match verb {
+                "hold" => {
+                    let spec = Hold {
+                        stream: stream.clone(),
+                        handler: Some(handler.clone()),
+                        reason: None,
+                    };
+                    reach.call(post, &path, Some(&spec)).await
+                }
+                _ => {
+                    let spec = Retry {
+                        stream: stream.clone(),
+                        handler: Some(handler.clone()),
+                    };
+                    reach.call(post, &path, Some(&spec)).await
+                }
+            };
+            said(done).map(|_| format!("{verb} {stream} -> {handler}: done"))
+        }
+        Action::Skip(stream, handler, event) => {
             let spec = Skip {
                 stream: stream.clone(),
                 event,
-                handler: None,
+                handler: Some(handler),
             };
             let path = "/v1/admin/streams/skip";
             let skipped = reach

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 
 use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
@@ -112,7 +112,7 @@ impl Gauge {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
         let (mut came, mut went, mut busy) = (0, 0, Duration::ZERO);
-        let (mut wait, mut work) = (empty(), empty());
+        let (mut wait, mut work) = (times(), times());
         let now_since = now.as_millis() - STEP_MS * STEPS_NOW;
         let (mut first, mut first_now) = (now.as_millis(), now.as_millis());
         for step in steps {
@@ -153,8 +153,8 @@ impl Gauge {
                 begins,
                 came: 0,
                 went: 0,
-                wait: empty(),
-                work: empty(),
+                wait: times(),
+                work: times(),
                 busy: Duration::ZERO,
             });
         }
@@ -171,7 +171,8 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US)
 }
 
-fn empty() -> Histogram<u32> {
+/// An empty distribution of times in microseconds; all have the same bounds.
+pub fn times<C: Counter>() -> Histogram<C> {
     Histogram::new_with_bounds(1, LONGEST_US, 1)
         .expect("1 to an hour at one figure is a range that histograms have")
 }

@@ -12,6 +12,7 @@
 //! others. A cursor that is aside takes no place in the order: its lane goes on without it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use crate::domain::cursor::CursorId;
 use crate::domain::time::Timestamp;
@@ -23,6 +24,16 @@ pub struct Lane {
     ready: VecDeque<CursorId>,
     cursors: HashMap<CursorId, Entry>,
     due: BTreeSet<(Timestamp, CursorId)>,
+    round: Round,
+}
+
+/// How long cursors wait for their turns, by one at a time: the last of those that are ready is watched until
+/// it runs. Nobody who was ready before it waits for longer.
+#[derive(Debug, Default)]
+struct Round {
+    watched: Option<(CursorId, Timestamp)>,
+    /// How long the last one waited.
+    took: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -131,6 +142,8 @@ pub struct Survey {
     pub kept: u64,
     /// The cursor that takes turns and has most to go, and how much.
     pub largest: Option<(CursorId, u64)>,
+    /// How long a cursor that may run waits for its turn.
+    pub turn_wait: Option<Duration>,
 }
 
 impl Lane {
@@ -192,7 +205,33 @@ impl Lane {
                 entry.behind = Behind::More(0);
             }
         }
+        self.watch_round(now);
         batch
+    }
+
+    fn watch_round(&mut self, now: Timestamp) {
+        let is_ready = |cursor: &CursorId| {
+            let entry = self.cursors.get(cursor);
+            entry.is_some_and(|entry| entry.at == At::Ready)
+        };
+        if let Some((cursor, since)) = self.round.watched
+            && !is_ready(&cursor)
+        {
+            self.round.took = Some(now.since(since));
+            self.round.watched = None;
+        } else if self.round.watched.is_none() && self.ready.is_empty() {
+            // All that were ready run at once.
+            self.round.took = Some(Duration::ZERO);
+        }
+        if self.round.watched.is_none() {
+            self.round.watched = self.ready.back().map(|cursor| (*cursor, now));
+        }
+    }
+
+    /// How long a cursor that may run waits for its turn, as far as is known at `now`.
+    pub fn turn_wait(&self, now: Timestamp) -> Option<Duration> {
+        let watched = self.round.watched.map(|(_, since)| now.since(since));
+        watched.max(self.round.took)
     }
 
     /// Whether no other cursor waits for its turn.
@@ -445,6 +484,29 @@ mod tests {
         assert_eq!(batch(&mut lane, 1, 0), [1]);
         lane.turned(cursor(1), Outcome::More(rest(5)));
         assert_eq!(batch(&mut lane, 9, 0), [2, 3, 1]);
+    }
+
+    #[test]
+    fn a_turn_waits_as_long_as_the_last_of_those_who_are_ready() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        let mut lane = lane_with(&[1, 2, 3]);
+        assert_eq!(lane.turn_wait(at(0)), None);
+        assert_eq!(batch(&mut lane, 1, 0), [1]);
+        assert_eq!(lane.turn_wait(at(2_000)), seconds(2), "3 waits still");
+        lane.turned(cursor(1), Outcome::More(rest(5)));
+        assert_eq!(batch(&mut lane, 1, 3_000), [2]);
+        lane.turned(cursor(2), Outcome::Done);
+        assert_eq!(batch(&mut lane, 1, 6_000), [3]);
+        assert_eq!(lane.turn_wait(at(6_000)), seconds(6));
+        lane.turned(cursor(3), Outcome::Done);
+        assert_eq!(batch(&mut lane, 9, 7_000), [1]);
+        lane.turned(cursor(1), Outcome::More(rest(5)));
+        assert_eq!(batch(&mut lane, 9, 8_000), [1]);
+        assert_eq!(
+            lane.turn_wait(at(9_000)),
+            seconds(0),
+            "alone, it waits for nobody"
+        );
     }
 
     #[test]

@@ -136,7 +136,13 @@ impl Worker {
     /// The lane in numbers, now.
     pub fn survey(&self, now: Timestamp) -> (Survey, Reading) {
         self.take_hints();
-        let survey = self.lane.lock().survey();
+        let survey = {
+            let lane = self.lane.lock();
+            Survey {
+                turn_wait: lane.turn_wait(now),
+                ..lane.survey()
+            }
+        };
         let age = |at: Option<Timestamp>| at.map(|at| now.since(at));
         let set_aside = survey.backlog - survey.backlog_flowing;
         let waiting = [

@@ -64,6 +64,18 @@ impl Access {
         }
     }
 
+    /// Whether it still holds: a key may have been revoked, or be too old by now.
+    pub fn is_live(self, app: &App) -> bool {
+        let Self::Key { id, .. } = self else {
+            return true;
+        };
+        app.engine.as_ref().is_some_and(|engine| {
+            let catalog = engine.catalog.peek();
+            let live = catalog.keys.get(&id);
+            live.is_some_and(|live| live.key.is_live(Timestamp::now()))
+        })
+    }
+
     /// The number of the key that was used.
     pub fn key(self) -> Option<i64> {
         match self {

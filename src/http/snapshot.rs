@@ -1,26 +1,39 @@
-//! The route of the dashboard: everything of one namespace, as last seen.
+//! The routes of the dashboard: everything of one namespace, as last seen; and the same as it changes, once a
+//! second, compressed for whoever can read that.
+
+use std::convert::Infallible;
+use std::io::Write as _;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
+use axum::response::{Response, sse};
 use axum::routing::get;
-use http::StatusCode;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::{StreamExt as _, stream};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 
 use super::admin::Answer;
 use super::auth::{Access, who};
 use super::error::Error;
-use super::read::{Asked, name};
+use super::read::{Asked, name, server_sent};
 use super::{App, json};
-use crate::api::Viewer;
+use crate::api::{Viewer, Window};
 use crate::domain::name::Name;
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route("/v1/admin/snapshot", get(snapshot))
+    Router::new()
+        .route("/v1/admin/snapshot", get(snapshot))
+        .route("/v1/admin/snapshot/live", get(live))
 }
 
 /// Somebody who may see everything, and perhaps do it too.
-struct Sees(Viewer);
+struct Sees(Viewer, Access);
 
 impl FromRequestParts<App> for Sees {
     type Rejection = Error;
@@ -29,10 +42,13 @@ impl FromRequestParts<App> for Sees {
         let access = Access::from_request_parts(parts, app).await?;
         match access {
             Access::Nobody => Err(Error::unauthorized()),
-            access if access.may_read(None) || access.may_admin() => Ok(Self(Viewer {
-                name: who(access, parts, app),
-                may_act: access.may_admin(),
-            })),
+            access if access.may_read(None) || access.may_admin() => Ok(Self(
+                Viewer {
+                    name: who(access, parts, app),
+                    may_act: access.may_admin(),
+                },
+                access,
+            )),
             _ => Err(Error::forbidden("this key may not see all hooks")
                 .hint("needs a read key for all hooks, an admin key, or the socket")),
         }
@@ -43,15 +59,73 @@ impl FromRequestParts<App> for Sees {
 #[serde(deny_unknown_fields)]
 struct OfNamespace {
     namespace: Option<String>,
+    #[serde(default)]
+    window: Window,
+}
+
+impl OfNamespace {
+    fn namespace(&self) -> Result<Name, Error> {
+        let namespace = name(self.namespace.as_deref())?;
+        Ok(namespace.unwrap_or_else(Name::default_namespace))
+    }
 }
 
 async fn snapshot(
-    Sees(viewer): Sees,
+    Sees(viewer, _): Sees,
     State(app): State<App>,
     Asked(query): Asked<OfNamespace>,
 ) -> Answer {
-    let namespace = name(query.namespace.as_deref())?;
-    let namespace = namespace.unwrap_or_else(Name::default_namespace);
-    let snapshot = app.admin.snapshot(&namespace, viewer).await?;
+    let namespace = query.namespace()?;
+    let snapshot = app.admin.snapshot(&namespace, viewer, query.window).await?;
     Ok(json(StatusCode::OK, &snapshot))
+}
+
+/// The snapshot, then what changes in it, each a server-sent event; until the key is revoked.
+async fn live(
+    Sees(viewer, access): Sees,
+    State(app): State<App>,
+    Asked(query): Asked<OfNamespace>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let namespace = query.namespace()?;
+    let follower = app.admin.follow(&namespace, query.window, viewer).await?;
+    let following = (app, access, follower);
+    let frames = stream::unfold(following, |(app, access, mut follower)| async move {
+        let mut stopping = app.stopping.clone();
+        let frame = tokio::select! {
+            frame = follower.next() => frame?,
+            _ = stopping.wait_for(|stopping| *stopping) => return None,
+        };
+        if !access.is_live(&app) {
+            return None;
+        }
+        let event = sse::Event::default().json_data(&frame).ok()?;
+        Some((Ok::<_, Infallible>(event), (app, access, follower)))
+    });
+    let response = server_sent(frames);
+    match reads_gzip(&headers) {
+        true => Ok(compressed(response)),
+        false => Ok(response),
+    }
+}
+
+fn reads_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT_ENCODING).iter();
+    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+    accepted.any(|value| value.split(',').any(|coding| coding.trim() == "gzip"))
+}
+
+/// The same answer, every piece of it compressed by what went before it, and readable at once.
+fn compressed(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    head.headers
+        .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let pieces = body.into_data_stream().map(move |piece| {
+        let piece = piece?;
+        encoder.write_all(&piece)?;
+        encoder.flush()?;
+        Ok::<_, axum::BoxError>(Bytes::from(std::mem::take(encoder.get_mut())))
+    });
+    Response::from_parts(head, Body::from_stream(pieces))
 }

@@ -1,31 +1,42 @@
-//! What the dashboard knows, and what a key or an answer does to it. No terminal, no clock, no network.
+//! What the dashboard knows, and what an answer does to it; what a key does is in `input.rs`. No terminal, no
+//! clock, no network.
 
 use std::time::Duration;
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::KeyEvent;
 
 use super::dialog::Dialog;
+use super::filter::Filter;
 use super::theme::Theme;
-use crate::api::{CursorLine, Lane, LaneState, Resize, Severity, Snapshot, Stream};
+use crate::api::{
+    CursorLine, EventRow, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize, Severity,
+    Snapshot, Stream, StreamRow, Why, Window,
+};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
-/// A page of rows.
-const PAGE: usize = 10;
+/// Events that are asked for at once, and kept.
+pub const EVENTS_MAX: usize = 100;
 
 /// Everything that is on the screen.
 pub struct App {
     /// The namespace that is shown.
     pub namespace: Name,
+    /// Where the daemon is, for people.
+    pub place: String,
     /// How it looks.
     pub theme: Theme,
     /// Whether nothing may be done, whoever looks.
     pub read_only: bool,
     /// Now.
     pub now: Timestamp,
-    /// How often it is asked for news.
+    /// How often the screen has news.
     pub interval: Duration,
+    /// How far back the charts look.
+    pub window: Window,
+    /// Columns and rows of the screen.
+    pub size: (u16, u16),
     /// What the daemon said last.
     pub latest: Option<Snapshot>,
     /// Whether it still says something.
@@ -34,20 +45,44 @@ pub struct App {
     pub frozen: Option<Snapshot>,
     /// What the screen is about.
     pub view: View,
-    /// The stream whose cursors are shown.
-    pub stream: Option<Stream>,
+    /// The views on the way to it.
+    pub trail: Vec<View>,
+    /// The lane that is shown, with its cursors.
+    pub shown: Option<LaneShown>,
+    /// The stream that is shown.
+    pub stream: Option<StreamShown>,
+    /// The events that are shown.
+    pub events: Events,
+    /// The event that is shown whole.
+    pub event: Option<Box<EventRow>>,
+    /// How far its body is scrolled.
+    pub scroll: usize,
     /// The lane that is selected, by name.
     pub lane: Option<String>,
     /// The cursor that is selected, in a lane.
     pub cursor: Option<(StreamName, Name)>,
-    /// Rows with these words are shown.
-    pub filter: String,
+    /// The handler that is selected, in a stream.
+    pub handler: Option<Name>,
+    /// The node that is selected.
+    pub node: Option<String>,
+    /// The namespace that is selected.
+    pub selected_namespace: Option<Name>,
+    /// The entry of the log that is selected.
+    pub entry: Option<LogLine>,
+    /// Entries of the log that need somebody less than this are left out.
+    pub level: Severity,
+    /// Which rows are shown.
+    pub filter: Filter,
     /// Whether the filter is being written.
     pub is_filtering: bool,
     /// What lanes are sorted by.
     pub sort: Sort,
-    /// Whether the largest come first.
+    /// Whether the order is turned round.
     pub is_reversed: bool,
+    /// Whether numbers are written short even where they have room.
+    pub is_short: bool,
+    /// Whether the waits are shown instead of the lanes.
+    pub shows_heat: bool,
     /// Whether help is shown.
     pub shows_help: bool,
     /// What is asked.
@@ -65,8 +100,42 @@ pub enum View {
     Lane(String),
     /// One stream.
     Stream(StreamName),
+    /// Webhooks as they come.
+    Events,
+    /// One of them, whole.
+    Event(EventId),
     /// What happened.
     Log,
+    /// The nodes.
+    Nodes,
+    /// The namespaces.
+    Namespaces,
+}
+
+/// A stream, why it is where it is, and what waits in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamShown {
+    /// Where its handlers are.
+    pub stream: Stream,
+    /// Why.
+    pub why: Why,
+    /// The handler whose events these are, and the next ones, in order.
+    pub handler: Option<Name>,
+    /// The events it needs next.
+    pub waiting: Vec<EventRow>,
+}
+
+/// Webhooks as they come, the newest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Events {
+    /// Those that are known.
+    pub rows: Vec<EventRow>,
+    /// The one that is selected; none follows the newest.
+    pub held: Option<EventId>,
+    /// How many have come since it is held, as far as was looked.
+    pub new: usize,
+    /// Why there are none.
+    pub why: Option<String>,
 }
 
 /// Whether the daemon answers.
@@ -96,8 +165,14 @@ pub enum Sort {
     Oldest,
     /// What waits.
     Backlog,
+    /// The age of the oldest event that flows.
+    Flow,
+    /// Cursors set aside.
+    Held,
     /// What comes.
     In,
+    /// How long 99 of 100 wait.
+    Wait,
 }
 
 /// What is to be done for the dashboard.
@@ -112,8 +187,16 @@ pub enum Want {
     Interrupt,
     /// Stop until the shell lets it go on.
     Suspend,
-    /// The cursors of a stream.
-    Stream(StreamName),
+    /// Follow the daemon anew: another namespace, window or interval.
+    Follow,
+    /// A lane with its cursors.
+    Lane(String),
+    /// A stream, and what waits for a handler of it.
+    Stream(StreamName, Option<Name>),
+    /// So many of the newest events, of a hook or a stream where the filter says so.
+    Events(Option<Name>, Option<StreamName>, usize),
+    /// One event, whole.
+    Event(EventId),
     /// What a resize would mean.
     Plan(u16),
     /// Change something.
@@ -131,10 +214,12 @@ pub enum Action {
     Lane(&'static str, String),
     /// Another number of lanes, as planned.
     Resize(Resize),
-    /// A set-aside stream tries now.
-    Retry(StreamName),
-    /// The next event of a stream goes to the dead letters.
-    Skip(StreamName, EventId),
+    /// `pause` or `resume` of a hook.
+    Hook(&'static str, Name),
+    /// `retry`, `hold` or `release` of a cursor.
+    Cursor(&'static str, StreamName, Name),
+    /// The next event of a cursor goes to the dead letters.
+    Skip(StreamName, Name, EventId),
 }
 
 /// Something that happened.
@@ -152,8 +237,14 @@ pub enum Message {
         /// When it is asked again.
         retry_at: Timestamp,
     },
+    /// A lane as it stands.
+    Lane(Result<Box<LaneShown>, String>),
     /// A stream as it stands.
-    Stream(Result<Stream, String>),
+    Stream(Result<Box<StreamShown>, String>),
+    /// The newest events.
+    Events(Result<Vec<EventRow>, String>),
+    /// An event, whole.
+    Event(Result<Box<EventRow>, String>),
     /// What a resize would mean.
     Plan(Result<Resize, String>),
     /// What came of an action.
@@ -165,21 +256,36 @@ impl App {
     pub fn new(namespace: Name, theme: Theme, read_only: bool, interval: Duration) -> Self {
         Self {
             namespace,
+            place: String::new(),
             theme,
             read_only,
             interval,
+            window: Window::default(),
+            size: (80, 24),
             now: Timestamp::now(),
             latest: None,
             link: Link::Live,
             frozen: None,
             view: View::Overview,
+            trail: Vec::new(),
+            shown: None,
             stream: None,
+            events: Events::default(),
+            event: None,
+            scroll: 0,
             lane: None,
             cursor: None,
-            filter: String::new(),
+            handler: None,
+            node: None,
+            selected_namespace: None,
+            entry: None,
+            level: Severity::Fine,
+            filter: Filter::default(),
             is_filtering: false,
             sort: Sort::Lane,
             is_reversed: false,
+            is_short: false,
+            shows_heat: false,
             shows_help: false,
             dialog: None,
             note: None,
@@ -202,51 +308,118 @@ impl App {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
         };
-        let mut lanes: Vec<_> = snapshot.lanes.iter().filter(|l| self.is_shown(l)).collect();
-        match self.sort {
-            Sort::Lane => {}
-            Sort::Oldest => lanes.sort_by_key(|lane| std::cmp::Reverse(lane.oldest_ms)),
-            Sort::Backlog => lanes.sort_by_key(|lane| std::cmp::Reverse(lane.backlog)),
-            Sort::In => lanes.sort_by(|a, b| {
-                let rate = |lane: &Lane| lane.in_per_s.unwrap_or(0.0);
-                rate(b).total_cmp(&rate(a))
-            }),
+        let mut cursors: std::collections::HashMap<u16, Vec<&CursorLine>> = Default::default();
+        if !self.filter.is_empty() {
+            for cursor in &snapshot.cursors {
+                cursors.entry(cursor.lane).or_default().push(cursor);
+            }
         }
+        let is_shown = |lane: &&Lane| {
+            self.filter.is_empty() || {
+                let of_lane = cursors.get(&lane.index).map_or(&[][..], Vec::as_slice);
+                self.shows_lane(lane, of_lane)
+            }
+        };
+        let mut lanes: Vec<_> = snapshot.lanes.iter().filter(is_shown).collect();
+        self.sort.apply(&mut lanes);
         if self.is_reversed {
             lanes.reverse();
         }
         lanes
     }
 
-    fn is_shown(&self, lane: &Lane) -> bool {
-        let text = format!(
-            "{} {} {} lane:{} state:{}",
-            lane.lane,
-            lane.state.word(),
-            lane.node.as_deref().unwrap_or(""),
-            lane.index,
-            lane.state.word()
-        );
-        self.filter
-            .split_whitespace()
-            .all(|word| match word.strip_prefix('-') {
-                Some(word) if !word.is_empty() => !text.contains(word),
-                _ => text.contains(word),
-            })
+    fn shows_lane(&self, lane: &Lane, cursors: &[&CursorLine]) -> bool {
+        let index = lane.index.to_string();
+        let texts: Vec<_> = cursors.iter().map(|line| line.stream.to_string()).collect();
+        let mut row = vec![
+            ("lane", lane.lane.as_str()),
+            ("lane", &index),
+            ("state", lane.state.word()),
+            ("node", lane.node.as_deref().unwrap_or("")),
+        ];
+        for (line, stream) in cursors.iter().zip(&texts) {
+            row.push(("stream", stream));
+            row.push(("hook", line.stream.hook.as_str()));
+            row.push(("handler", line.handler.as_str()));
+            row.push(("condition", &line.condition));
+        }
+        self.filter.shows(&row)
     }
 
-    /// The cursors of a lane that are shown.
+    /// Whether a cursor is among what is shown.
+    pub fn shows_cursor(&self, line: &CursorLine) -> bool {
+        let stream = line.stream.to_string();
+        self.filter.shows(&[
+            ("stream", &stream),
+            ("hook", line.stream.hook.as_str()),
+            ("handler", line.handler.as_str()),
+            ("condition", &line.condition),
+            ("lane", &line.lane.to_string()),
+        ])
+    }
+
+    /// The cursors of a lane that are shown: all that it has, where that is known.
     pub fn cursors(&self, lane: &Lane) -> Vec<&CursorLine> {
-        let Some(snapshot) = self.snapshot() else {
-            return Vec::new();
+        let whole = self
+            .shown
+            .as_ref()
+            .filter(|shown| shown.lane.lane == lane.lane);
+        let whole = whole.filter(|_| self.frozen.is_none());
+        let lines = match (whole, self.snapshot()) {
+            (Some(shown), _) => &shown.cursors,
+            (None, Some(snapshot)) => &snapshot.cursors,
+            (None, None) => return Vec::new(),
         };
-        let of_lane = snapshot
-            .cursors
-            .iter()
-            .filter(|line| line.lane == lane.index);
-        of_lane
-            .filter(|line| line.stream.to_string().contains(&self.filter))
-            .collect()
+        let of_lane = lines.iter().filter(|line| line.lane == lane.index);
+        of_lane.filter(|line| self.shows_cursor(line)).collect()
+    }
+
+    /// The events that are shown, newest first.
+    pub fn events(&self) -> Vec<&EventRow> {
+        let is_shown = |row: &&EventRow| {
+            let (stream, event) = (row.stream.to_string(), row.event.to_string());
+            let fate = fate(row);
+            let mut fields = vec![
+                ("stream", stream.as_str()),
+                ("hook", row.stream.hook.as_str()),
+                ("event", &event),
+                ("fate", &fate),
+            ];
+            fields.extend(
+                row.fate
+                    .iter()
+                    .map(|fate| ("handler", fate.handler.as_str())),
+            );
+            self.filter.shows(&fields)
+        };
+        self.events.rows.iter().filter(is_shown).collect()
+    }
+
+    /// The entries of the log that are shown, newest first.
+    pub fn log(&self) -> Vec<&LogLine> {
+        let log = self.snapshot().map_or(&[][..], |seen| &seen.log);
+        let is_shown = |line: &&LogLine| {
+            let fields = [("scope", line.scope.as_str()), ("what", &line.what)];
+            line.severity >= self.level && self.filter.shows(&fields)
+        };
+        log.iter().filter(is_shown).collect()
+    }
+
+    /// The nodes that are shown: those that are silent or leave first.
+    pub fn nodes(&self) -> Vec<&NodeLine> {
+        let nodes = self.snapshot().map_or(&[][..], |seen| &seen.nodes);
+        let is_shown = |node: &&NodeLine| self.filter.shows(&[("node", &node.node)]);
+        let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
+        nodes.sort_by_key(|node| !is_in_trouble(node));
+        nodes
+    }
+
+    /// The namespaces that are shown.
+    pub fn namespaces(&self) -> Vec<&NamespaceLine> {
+        let lines = self.snapshot().map_or(&[][..], |seen| &seen.namespaces);
+        let is_shown =
+            |line: &&NamespaceLine| self.filter.shows(&[("namespace", line.namespace.as_str())]);
+        lines.iter().filter(is_shown).collect()
     }
 
     /// The lane of this name.
@@ -260,29 +433,38 @@ impl App {
         lanes.iter().position(|lane| lane.lane == *name)
     }
 
+    /// The row of a lane's cursors that is selected.
+    pub fn cursor_row(&self, cursors: &[&CursorLine]) -> usize {
+        let is_it = |line: &&CursorLine| {
+            let known = self.cursor.as_ref();
+            known
+                .is_some_and(|(stream, handler)| line.stream == *stream && line.handler == *handler)
+        };
+        cursors.iter().position(is_it).unwrap_or(0)
+    }
+
+    /// The handler of a stream that the screen is about: the selected one, else the first that has work.
+    pub fn handler_row<'s>(&self, stream: &'s Stream) -> Option<&'s StreamRow> {
+        let named = |row: &&StreamRow| Some(&row.handler) == self.handler.as_ref();
+        let cursors = stream.cursors.iter();
+        let selected = cursors.clone().find(named);
+        let behind = cursors.clone().find(|row| row.behind > 0);
+        selected.or(behind).or_else(|| stream.cursors.first())
+    }
+
+    /// Rows that a list has room for.
+    pub fn page(&self) -> usize {
+        usize::from(self.size.1)
+            .saturating_sub(8)
+            .clamp(1, EVENTS_MAX)
+    }
+
     /// Takes in what happened; says what is to be done.
     pub fn update(&mut self, message: Message) -> Option<Want> {
         match message {
             Message::Redraw => None,
             Message::Key(key) => self.key(key),
-            Message::Snapshot(snapshot) => {
-                self.link = Link::Live;
-                let is_other_process = self.latest.as_ref().is_some_and(|before| {
-                    before.node == snapshot.node && before.started_at < snapshot.started_at
-                });
-                if is_other_process {
-                    let at = super::overview::clock(snapshot.started_at);
-                    self.note = Some(format!("restarted {at}, counters from there"));
-                }
-                self.latest = Some(*snapshot);
-                self.keep_selection();
-                match &self.view {
-                    View::Stream(stream) if self.frozen.is_none() => {
-                        Some(Want::Stream(stream.clone()))
-                    }
-                    _ => None,
-                }
-            }
+            Message::Snapshot(snapshot) => self.see(*snapshot),
             Message::Lost { why, retry_at } => {
                 let (since, tries) = match &self.link {
                     Link::Live => (self.now, 0),
@@ -296,8 +478,29 @@ impl App {
                 };
                 None
             }
+            Message::Lane(Ok(shown)) => {
+                self.shown = Some(*shown);
+                None
+            }
+            // Somebody who may only look sees what the snapshot has.
+            Message::Lane(Err(_)) => None,
             Message::Stream(Ok(stream)) => {
-                self.stream = Some(stream);
+                if self.view == View::Stream(stream.stream.stream.clone()) {
+                    self.stream = Some(*stream);
+                    self.keep_dialog();
+                }
+                None
+            }
+            Message::Events(Ok(rows)) => {
+                self.events.take(rows);
+                None
+            }
+            Message::Events(Err(why)) => {
+                self.events.why = Some(why);
+                None
+            }
+            Message::Event(Ok(event)) => {
+                self.event = Some(event);
                 None
             }
             Message::Plan(Ok(plan)) => {
@@ -308,295 +511,149 @@ impl App {
                 self.note = Some(said);
                 None
             }
-            Message::Stream(Err(why)) | Message::Plan(Err(why)) | Message::Done(Err(why)) => {
+            Message::Stream(Err(why))
+            | Message::Event(Err(why))
+            | Message::Plan(Err(why))
+            | Message::Done(Err(why)) => {
                 self.note = Some(why);
                 None
             }
         }
     }
 
-    fn keep_selection(&mut self) {
-        let is_there = self
-            .lane
-            .as_ref()
-            .is_some_and(|name| self.find(name).is_some());
-        if !is_there {
-            let first = self.lanes().first().map(|lane| lane.lane.clone());
-            self.lane = first;
-        }
-    }
-
-    fn key(&mut self, key: KeyEvent) -> Option<Want> {
-        if key.modifiers.contains(KeyModifiers::CONTROL) {
-            return match key.code {
-                KeyCode::Char('c') => Some(Want::Interrupt),
-                KeyCode::Char('z') => Some(Want::Suspend),
-                _ => None,
-            };
-        }
-        if let Some(dialog) = &mut self.dialog {
-            let (is_over, want) = dialog.key(key.code);
-            if is_over {
-                self.dialog = None;
-            }
-            return want;
-        }
-        if self.shows_help {
-            self.shows_help = false;
-            return None;
-        }
-        if self.is_filtering {
-            self.write_filter(key.code);
-            return None;
-        }
-        self.note = None;
-        match key.code {
-            KeyCode::Char('q') => Some(Want::Quit {
-                leave_screen: false,
-            }),
-            KeyCode::Char('Q') => Some(Want::Quit { leave_screen: true }),
-            KeyCode::Char('?') => {
-                self.shows_help = true;
-                None
-            }
-            KeyCode::Char('f') => {
-                self.frozen = match self.frozen.take() {
-                    Some(_) => None,
-                    None => self.latest.clone(),
-                };
-                None
-            }
-            KeyCode::Char('/') => {
-                self.is_filtering = true;
-                None
-            }
-            KeyCode::Char('l') => {
-                self.view = View::Log;
-                None
-            }
-            KeyCode::Char('s') => {
-                self.sort = self.sort.next();
-                None
-            }
-            KeyCode::Char('S') => {
-                self.is_reversed = !self.is_reversed;
-                None
-            }
-            KeyCode::Char('o') => Some(Want::Save),
-            KeyCode::Char('c') => self.copied(),
-            KeyCode::Char('!') => self.go_to_worst(),
-            KeyCode::Esc => {
-                self.back();
-                None
-            }
-            KeyCode::Enter => self.open(),
-            KeyCode::Up | KeyCode::Char('k') => self.go(-1),
-            KeyCode::Down | KeyCode::Char('j') => self.go(1),
-            KeyCode::PageUp => self.go(-(PAGE as isize)),
-            KeyCode::PageDown => self.go(PAGE as isize),
-            KeyCode::Char('g') | KeyCode::Home => self.go(isize::MIN / 2),
-            KeyCode::Char('G') | KeyCode::End => self.go(isize::MAX / 2),
-            KeyCode::Char('r') => self.ask(Dialog::ask_count),
-            KeyCode::Char('a') => self.menu(),
-            KeyCode::Char('R') => self.retry(),
-            KeyCode::Char('K') => self.skip(),
-            _ => None,
-        }
-    }
-
-    fn write_filter(&mut self, key: KeyCode) {
-        match key {
-            KeyCode::Esc => {
-                self.filter.clear();
-                self.is_filtering = false;
-            }
-            KeyCode::Enter => self.is_filtering = false,
-            KeyCode::Backspace => drop(self.filter.pop()),
-            KeyCode::Char(c) => self.filter.push(c),
-            _ => {}
-        }
-        self.keep_selection();
-    }
-
-    fn back(&mut self) {
-        match &self.view {
-            _ if !self.filter.is_empty() => self.filter.clear(),
-            View::Stream(_) => {
-                self.stream = None;
-                let lane = self.lane.clone();
-                self.view = lane.map_or(View::Overview, View::Lane);
-            }
-            _ => self.view = View::Overview,
-        }
-    }
-
-    fn open(&mut self) -> Option<Want> {
-        match &self.view {
-            View::Overview => {
-                let lane = self.lane.clone()?;
-                self.cursor = None;
-                self.view = View::Lane(lane);
-                None
-            }
-            View::Lane(name) => {
-                let lane = self.find(name)?;
-                let cursors = self.cursors(lane);
-                let at = self.cursor_row(&cursors);
-                let stream = cursors.get(at)?.stream.clone();
-                self.view = View::Stream(stream.clone());
-                Some(Want::Stream(stream))
-            }
-            View::Stream(_) | View::Log => None,
-        }
-    }
-
-    /// The row of a lane's cursors that is selected.
-    pub fn cursor_row(&self, cursors: &[&CursorLine]) -> usize {
-        let is_it = |line: &&CursorLine| {
-            let known = self.cursor.as_ref();
-            known
-                .is_some_and(|(stream, handler)| line.stream == *stream && line.handler == *handler)
-        };
-        cursors.iter().position(is_it).unwrap_or(0)
-    }
-
-    fn go(&mut self, by: isize) -> Option<Want> {
-        let moved = |at: usize, len: usize| {
-            let at = isize::try_from(at).unwrap_or(0).saturating_add(by);
-            let last = isize::try_from(len.saturating_sub(1)).unwrap_or(0);
-            usize::try_from(at.clamp(0, last)).unwrap_or(0)
-        };
-        match &self.view {
-            View::Overview => {
-                let lanes = self.lanes();
-                let at = self.selected(&lanes).unwrap_or(0);
-                let lane = lanes.get(moved(at, lanes.len()));
-                self.lane = lane.map(|lane| lane.lane.clone());
-            }
-            View::Lane(name) => {
-                let cursors = self.cursors(self.find(name)?);
-                let at = moved(self.cursor_row(&cursors), cursors.len());
-                let line = cursors.get(at);
-                self.cursor = line.map(|line| (line.stream.clone(), line.handler.clone()));
-            }
-            View::Stream(_) | View::Log => {}
-        }
-        None
-    }
-
-    fn go_to_worst(&mut self) -> Option<Want> {
-        let worst = self.snapshot()?.verdicts.first()?.clone();
-        if let Some(stream) = worst.stream {
-            let lane = self
-                .snapshot()?
-                .cursors
-                .iter()
-                .find(|line| line.stream == stream);
-            let index = lane.map(|line| line.lane);
-            let lane = self
-                .snapshot()?
-                .lanes
-                .iter()
-                .find(|lane| Some(lane.index) == index);
-            let lane = lane.map(|lane| lane.lane.clone());
-            self.lane = lane.or(self.lane.take());
-            self.view = View::Stream(stream.clone());
-            return Some(Want::Stream(stream));
-        }
-        let lanes = self.lanes();
-        let bad = lanes.iter().find(|lane| lane.severity == Severity::Trouble);
-        let lane = worst.lane.or_else(|| bad.map(|lane| lane.lane.clone()))?;
-        self.lane = Some(lane.clone());
-        self.view = View::Lane(lane);
-        None
-    }
-
-    fn copied(&self) -> Option<Want> {
-        Some(Want::Copy(match &self.view {
-            View::Stream(stream) => stream.to_string(),
-            View::Lane(lane) => {
-                let cursors = self.cursors(self.find(lane)?);
-                let line = cursors.get(self.cursor_row(&cursors));
-                line.map_or_else(|| lane.clone(), |line| line.stream.to_string())
-            }
-            View::Overview | View::Log => self.lane.clone()?,
-        }))
-    }
-
-    fn refuse(&mut self) -> Option<Want> {
-        let viewer = self.latest.as_ref().map(|seen| seen.viewer.name.clone());
-        self.note = Some(match self.read_only {
-            true => "--read-only: nothing can be changed from here".to_owned(),
-            false => format!("{} may not change anything", viewer.unwrap_or_default()),
+    fn see(&mut self, snapshot: Snapshot) -> Option<Want> {
+        self.link = Link::Live;
+        let is_other_process = self.latest.as_ref().is_some_and(|before| {
+            before.node == snapshot.node && before.started_at < snapshot.started_at
         });
-        None
-    }
-
-    fn ask(&mut self, dialog: impl FnOnce(&Snapshot) -> Dialog) -> Option<Want> {
-        if !self.may_act() {
-            return self.refuse();
+        if is_other_process {
+            let at = super::overview::clock(snapshot.started_at);
+            self.note = Some(format!("restarted {at}, counters from there"));
         }
-        self.dialog = Some(dialog(self.latest.as_ref()?));
-        None
-    }
-
-    fn menu(&mut self) -> Option<Want> {
-        if let View::Stream(_) = self.view {
-            return match self.may_act() {
-                true => {
-                    self.note = Some("R retry   K skip its next event".to_owned());
-                    None
-                }
-                false => self.refuse(),
-            };
+        self.latest = Some(snapshot);
+        self.keep_selection();
+        self.keep_dialog();
+        match self.frozen {
+            None => self.refresh(),
+            Some(_) => None,
         }
-        let lane = self.find(self.lane.as_ref()?)?;
-        let (name, state) = (lane.lane.clone(), lane.state);
-        let mut items = Vec::new();
-        if matches!(state, LaneState::Active | LaneState::NoOwner) {
-            items.push("drain");
-            items.push("pause");
-        } else {
-            items.push("resume");
-        }
-        self.ask(|_| Dialog::menu(name, items))
     }
 
-    fn retry(&mut self) -> Option<Want> {
-        let View::Stream(stream) = self.view.clone() else {
-            return None;
-        };
-        self.ask(|_| Dialog::retry(stream))
-    }
-
-    fn skip(&mut self) -> Option<Want> {
-        let View::Stream(stream) = self.view.clone() else {
-            return None;
-        };
-        let next = self
-            .stream
-            .as_ref()?
-            .cursors
-            .iter()
-            .find_map(|cursor| cursor.next);
-        match next {
-            Some(event) => self.ask(|_| Dialog::skip(stream, event)),
-            None => {
-                let name = stream.to_string();
-                self.note = Some(format!("{name} waits for nothing that could be skipped"));
-                None
+    /// What the view needs besides the snapshot.
+    pub fn refresh(&self) -> Option<Want> {
+        match &self.view {
+            View::Lane(lane) => Some(Want::Lane(lane.clone())),
+            View::Stream(stream) => Some(Want::Stream(stream.clone(), self.handler.clone())),
+            View::Events => {
+                let stream = self
+                    .filter
+                    .wants("stream")
+                    .and_then(|text| text.parse().ok());
+                let hook = self.filter.wants("hook").and_then(|text| text.parse().ok());
+                let hook = hook.filter(|hook| self.knows_hook(hook));
+                // What is left out must not leave the page empty.
+                let count = if self.filter.is_empty() {
+                    self.page()
+                } else {
+                    EVENTS_MAX
+                };
+                Some(Want::Events(hook, stream, count))
             }
+            View::Event(_) | View::Overview | View::Log | View::Nodes | View::Namespaces => None,
+        }
+    }
+
+    /// A part of a hook's name is a filter, too, but nothing that the daemon could be asked for.
+    fn knows_hook(&self, hook: &Name) -> bool {
+        let hooks = self.latest.iter().flat_map(|seen| &seen.hooks);
+        hooks.map(|line| &line.hook).any(|known| known == hook)
+    }
+
+    /// A dialog whose plan is not true any more goes, and nothing is done.
+    fn keep_dialog(&mut self) {
+        let Some(dialog) = &self.dialog else { return };
+        if !dialog.is_true(self) {
+            self.dialog = None;
+            self.note = Some("changed meanwhile, nothing was done".to_owned());
+        }
+    }
+
+    /// The lane that is selected, of those that are shown: nothing is done to one that is not.
+    pub fn chosen(&self) -> Option<&Lane> {
+        let lanes = self.lanes();
+        let at = self.selected(&lanes).unwrap_or(0);
+        lanes.get(at).copied()
+    }
+
+    /// A lane that is gone is not selected any more; one that is only filtered out is, once it is shown again.
+    fn keep_selection(&mut self) {
+        let is_there = |name: &String| self.find(name).is_some();
+        if !self.lane.as_ref().is_some_and(is_there) {
+            self.lane = self.chosen().map(|lane| lane.lane.clone());
         }
     }
 }
 
+/// Whether a node is not as the others are.
+pub fn is_in_trouble(node: &NodeLine) -> bool {
+    node.leaving || node.beat_ms.is_some_and(|ms| ms > 9_000)
+}
+
+/// What became of an event: `done`, or the first handler that is not.
+pub fn fate(row: &EventRow) -> String {
+    use crate::api::Outcome::{Folded, Held, Skipped, Waiting};
+    let open = row.fate.iter().find(|fate| fate.outcome != Folded);
+    open.map_or_else(
+        || "done".to_owned(),
+        |fate| match fate.outcome {
+            Waiting => format!("{} waits", fate.handler),
+            Held => format!("{} held", fate.handler),
+            Skipped => format!("{} dead", fate.handler),
+            Folded => "done".to_owned(),
+        },
+    )
+}
+
+impl Events {
+    /// Takes in the newest events; where one is held, only how many there are before it.
+    fn take(&mut self, rows: Vec<EventRow>) {
+        self.why = None;
+        let Some(newest) = self.rows.first().filter(|_| self.held.is_some()) else {
+            (self.rows, self.new) = (rows, 0);
+            return;
+        };
+        let at = rows.iter().position(|row| row.event == newest.event);
+        self.new = at.unwrap_or(rows.len());
+    }
+}
+
 impl Sort {
-    fn next(self) -> Self {
+    /// The next one.
+    pub fn next(self) -> Self {
         match self {
             Self::Lane => Self::Oldest,
-            Self::Oldest => Self::Backlog,
+            Self::Oldest => Self::Flow,
+            Self::Flow => Self::Held,
+            Self::Held => Self::Backlog,
             Self::Backlog => Self::In,
-            Self::In => Self::Lane,
+            Self::In => Self::Wait,
+            Self::Wait => Self::Lane,
+        }
+    }
+
+    fn apply(self, lanes: &mut [&Lane]) {
+        use std::cmp::Reverse;
+        let whole = |rate: Option<f64>| (rate.unwrap_or(-1.0) * 1_000.0) as i64;
+        match self {
+            Self::Lane => {}
+            Self::Oldest => lanes.sort_by_key(|lane| Reverse(lane.oldest_ms)),
+            Self::Flow => lanes.sort_by_key(|lane| Reverse(lane.flow_ms)),
+            Self::Held => lanes.sort_by_key(|lane| Reverse(lane.set_aside)),
+            Self::Backlog => lanes.sort_by_key(|lane| Reverse(lane.backlog)),
+            Self::In => lanes.sort_by_key(|lane| Reverse(whole(lane.in_per_s))),
+            Self::Wait => {
+                lanes.sort_by_key(|lane| Reverse(whole(lane.wait_ms.map(|wait| wait.p99))));
+            }
         }
     }
 
@@ -605,8 +662,11 @@ impl Sort {
         match self {
             Self::Lane => "lane",
             Self::Oldest => "oldest",
+            Self::Flow => "flow",
+            Self::Held => "held",
             Self::Backlog => "backlog",
             Self::In => "in/s",
+            Self::Wait => "p99",
         }
     }
 }

@@ -201,6 +201,24 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// The text in pieces of `width` characters at most, nothing left out.
+pub fn chunked(text: &str, width: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    let mut taken = 0;
+    for c in text.chars() {
+        let wide = c.width().unwrap_or(0);
+        if taken + wide > width && taken > 0 {
+            pieces.push(String::new());
+            taken = 0;
+        }
+        taken += wide;
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(c);
+        }
+    }
+    pieces
+}
+
 /// A whole number in `width` characters: with all its digits where they fit.
 pub fn number(number: u64, width: usize) -> String {
     let whole = text::count(number);
@@ -272,6 +290,8 @@ mod tests {
         assert_eq!(fit("ab", 4, true), "  ab");
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
         assert_eq!(cut("abc", 1), ".");
+        assert_eq!(chunked("日本ab", 3), ["日", "本a", "b"]);
+        assert_eq!(chunked("", 3), [""]);
     }
 
     proptest! {

@@ -1,13 +1,13 @@
-//! One lane, one stream, the log, and help.
+//! One lane, one stream, and help.
 
-use ratatui::style::Modifier;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
-use super::app::App;
+use super::app::{App, StreamShown};
 use super::columns::{Column, Table, age, cut, fit, number, rate, share, took};
-use super::overview::{clock, foot, header, log_line, rule, sentences};
+use super::lists::row;
+use super::overview::{clock, eta, foot, header, log_line, rule, sentences};
 use super::theme::Tone;
-use crate::api::{CursorLine, Severity, StreamRow};
+use crate::api::{CursorLine, Severity, Stream, StreamRow, WhyCursor};
 use crate::domain::name::StreamName;
 use crate::text::{count, printable_line};
 
@@ -29,11 +29,12 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         format!("   {} since {since} by {by}{reason}", lane.state.word())
     });
     let text = format!(
-        " {} {}   node {}   busy {}   {} of {} set aside{}",
+        " {} {}   node {}   busy {}   turns wait {}   {} of {} set aside{}",
         lane.severity.mark(),
         lane.state.word(),
         lane.node.as_deref().unwrap_or("-"),
         share(lane.busy),
+        age(lane.turn_wait_ms),
         lane.set_aside,
         count(lane.cursors),
         by.unwrap_or_default()
@@ -50,7 +51,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         count(lane.backlog_flowing),
         rate(lane.in_per_s),
         rate(lane.out_per_s),
-        lane.eta.clone().unwrap_or_else(|| age(lane.eta_ms)),
+        eta(lane.eta.as_ref(), lane.eta_ms),
     )));
     lines.push(Line::from(format!(
         " set aside  oldest {:>6}  {:>9} waiting   kept by an operator {}",
@@ -80,32 +81,63 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         "wait in this lane, last 5m, waiting events counted",
         width,
     ));
-    if let Some(wait) = &lane.wait_ms {
-        lines.push(Line::from(format!(
-            " WAIT p50 {}  p90 {}  p99 {}  max {}",
-            took(Some(wait.p50)),
-            took(Some(wait.p90)),
-            took(Some(wait.p99)),
-            took(Some(wait.max))
-        )));
-    }
-    if let Some(work) = &lane.work_ms {
-        lines.push(Line::from(format!(
-            " WORK p50 {}  p99 {}  max {}",
-            took(Some(work.p50)),
-            took(Some(work.p99)),
-            took(Some(work.max))
-        )));
-    }
+    lines.extend(times(app, lane, width));
     let cursors = app.cursors(lane);
     let title = format!(
         "cursors with work: {}, set aside first, then oldest",
         count(lane.cursors)
     );
     lines.push(rule(app, &title, width));
-    let room = height.saturating_sub(lines.len() + 2);
-    lines.extend(cursor_rows(app, &cursors, width, room));
+    let left = height.saturating_sub(lines.len() + 1);
+    let scope = format!("lane {}", lane.index);
+    let names: Vec<_> = cursors
+        .iter()
+        .map(|l| format!("{} -> {}", l.stream, l.handler))
+        .collect();
+    let log = snapshot.log.iter();
+    let log: Vec<_> = log
+        .filter(|line| line.scope == scope || names.contains(&line.scope))
+        .take(4)
+        .collect();
+    let below = match left > cursors.len().min(6) + log.len() + 2 && !log.is_empty() {
+        true => log.len() + 1,
+        false => 0,
+    };
+    let room = left.saturating_sub(below + 1);
+    let rows = cursor_rows(app, &cursors, width, room);
+    let blanks = left.saturating_sub(below + rows.len());
+    lines.extend(rows);
+    if below > 0 {
+        lines.extend(std::iter::repeat_n(Line::default(), blanks));
+        lines.push(rule(app, "log of this lane", width));
+        lines.extend(log.into_iter().map(|line| log_line(app, line, width)));
+    }
     ended(app, lines, width, height)
+}
+
+/// How long events wait and are worked on, each share with a bar on a logarithmic scale.
+fn times(app: &App, lane: &crate::api::Lane, width: usize) -> Vec<Line<'static>> {
+    let (Some(wait), work) = (&lane.wait_ms, &lane.work_ms) else {
+        return vec![Line::from(" nothing was applied and nothing waits")];
+    };
+    let work = |of: fn(&crate::api::Percentiles) -> f64| took(work.as_ref().map(of));
+    let rows = [
+        ("p50", wait.p50, work(|work| work.p50)),
+        ("p90", wait.p90, work(|work| work.p90)),
+        ("p99", wait.p99, work(|work| work.p99)),
+        ("max", wait.max, work(|work| work.max)),
+    ];
+    let room = width.saturating_sub(40).clamp(8, 60);
+    let line = |(name, wait, work): (&str, f64, String)| {
+        // 1 ms to an hour are six and a half powers of ten.
+        let share = (wait.max(1.0).log10() / 6.556 * 1_000.0) as u64;
+        let bar = super::chart::bar(share, 1_000, room, app.theme.ascii);
+        Line::from(format!(
+            " WAIT {name} {:>6} {bar}   WORK {name} {work:>6}",
+            took(Some(wait))
+        ))
+    };
+    rows.into_iter().map(line).collect()
 }
 
 fn cursor_rows(
@@ -114,14 +146,15 @@ fn cursor_rows(
     width: usize,
     room: usize,
 ) -> Vec<Line<'static>> {
-    let name_width = width.saturating_sub(46).clamp(20, 60);
+    let name_width = width.saturating_sub(54).clamp(20, 50);
     let columns = vec![
         Column::words("CURSOR", name_width).narrow(4, 16),
         Column::words("CONDITION", 9),
         Column::numbers("OLDEST", 6),
         Column::numbers("BEHIND", 7),
         Column::numbers("TRIES", 5).gone(1),
-        Column::words("LAST", 12).gone(2),
+        Column::numbers("NEXT", 5).gone(3),
+        Column::words("LAST", width.saturating_sub(name_width + 44).max(6)).gone(2),
     ];
     let table = Table::new(columns, 1, width.saturating_sub(2));
     let mut lines = vec![app.theme.line(
@@ -133,26 +166,20 @@ fn cursor_rows(
     for (nth, line) in cursors.iter().enumerate().skip(first).take(room) {
         let name = format!("{} -> {}", line.stream, line.handler);
         let last = line.result.as_deref().unwrap_or("-");
+        let next = line
+            .retry_at
+            .map(|at| crate::text::duration(at.since(app.now)));
         let cells = [
             ("CURSOR", printable_line(&name).to_string()),
             ("CONDITION", line.condition.clone()),
             ("OLDEST", age(line.oldest_ms)),
             ("BEHIND", number(line.behind, 7)),
             ("TRIES", line.tries.to_string()),
+            ("NEXT", next.unwrap_or_else(|| "-".to_owned())),
             ("LAST", printable_line(last).to_string()),
         ];
-        let severity = match line.condition.as_str() {
-            "held" => Severity::Trouble,
-            "waiting" | "paused" => Severity::Unusual,
-            _ => Severity::Fine,
-        };
-        let sign = if nth == at { '>' } else { ' ' };
-        let text = format!("{sign}{}{}", severity.mark(), table.named_row(&cells));
-        let mut style = app.theme.style(Tone::from(severity));
-        if nth == at {
-            style = style.add_modifier(Modifier::REVERSED);
-        }
-        lines.push(Line::from(Span::styled(text, style)));
+        let severity = severity_of(&line.condition);
+        lines.push(row(app, table.named_row(&cells), severity, nth == at));
     }
     if cursors.is_empty() {
         lines.push(Line::from("  nothing waits"));
@@ -160,21 +187,61 @@ fn cursor_rows(
     lines
 }
 
-/// One stream: where each handler is, and why it stands.
+/// How much somebody is needed by a cursor in this condition.
+pub fn severity_of(condition: &str) -> Severity {
+    match condition {
+        "held" => Severity::Trouble,
+        "waiting" | "paused" => Severity::Unusual,
+        _ => Severity::Fine,
+    }
+}
+
+/// One stream: where each handler is, why it stands, what ends it, and what waits.
 pub fn stream(app: &App, name: &StreamName, width: usize, height: usize) -> Vec<Line<'static>> {
-    let shown = printable_line(&name.to_string()).to_string();
-    let mut lines = vec![header(app, &shown, width)];
-    lines.extend(note(app, width));
-    let Some(stream) = app.stream.as_ref().filter(|stream| stream.stream == *name) else {
-        lines.push(Line::from(" asking the daemon"));
+    let printed = printable_line(&name.to_string()).to_string();
+    let of = app
+        .stream
+        .as_ref()
+        .filter(|shown| shown.stream.stream == *name);
+    let Some(shown) = of else {
+        let mut lines = vec![header(app, &printed, width)];
+        lines.extend(note(app, width));
+        if app.note.is_none() {
+            lines.push(Line::from(" asking the daemon"));
+        }
         return ended(app, lines, width, height);
     };
+    let stream = &shown.stream;
+    let mut lines = vec![header(app, &format!("{} > {printed}", stream.lane), width)];
+    lines.extend(note(app, width));
+    let head = u64::try_from(stream.head.0).unwrap_or(0);
+    let slot = count(u64::from(stream.slot));
     lines.push(Line::from(format!(
-        " head {}   slot {} -> lane {}",
-        number(u64::try_from(stream.head.0).unwrap_or(0), 15),
-        count(u64::from(stream.slot)),
+        " head {}   slot {slot} -> lane {}",
+        count(head),
         stream.lane
     )));
+    let chosen = app.handler_row(stream);
+    lines.extend(handler_rows(app, stream, chosen, width));
+    if let Some(row) = chosen {
+        let why = shown
+            .why
+            .cursors
+            .iter()
+            .find(|why| why.handler == row.handler);
+        lines.extend(why_of(app, shown, row, why, width));
+        let room = height.saturating_sub(lines.len() + 1);
+        lines.extend(waiting_rows(app, shown, row, width, room));
+    }
+    ended(app, lines, width, height)
+}
+
+fn handler_rows(
+    app: &App,
+    stream: &Stream,
+    chosen: Option<&StreamRow>,
+    width: usize,
+) -> Vec<Line<'static>> {
     let columns = vec![
         Column::words("HANDLER", 14),
         Column::words("CONDITION", 10),
@@ -182,104 +249,159 @@ pub fn stream(app: &App, name: &StreamName, width: usize, height: usize) -> Vec<
         Column::numbers("BEHIND", 9),
         Column::numbers("OLDEST", 6),
         Column::numbers("TRIES", 5),
+        Column::numbers("NEXT TRY", 8).gone(1),
     ];
     let table = Table::new(columns, 1, width.saturating_sub(2));
-    lines.push(app.theme.line(
-        Tone::Header,
-        fit(&format!("  {}", table.header()), width, false),
-    ));
+    let titles = fit(&format!("  {}", table.header()), width, false);
+    let mut lines = vec![app.theme.line(Tone::Header, titles)];
     for cursor in &stream.cursors {
+        let next = cursor
+            .retry_at
+            .map(|at| crate::text::duration(at.since(app.now)));
+        let position = u64::try_from(cursor.position.0).unwrap_or(0);
         let cells = [
             ("HANDLER", cursor.handler.to_string()),
-            ("CONDITION", cursor.condition.clone()),
-            (
-                "POSITION",
-                number(u64::try_from(cursor.position.0).unwrap_or(0), 13),
-            ),
+            ("CONDITION", printable_line(&cursor.condition).to_string()),
+            ("POSITION", number(position, 13)),
             ("BEHIND", number(cursor.behind, 9)),
             ("OLDEST", age(cursor.oldest_ms)),
             ("TRIES", cursor.tries.to_string()),
+            ("NEXT TRY", next.unwrap_or_else(|| "-".to_owned())),
         ];
-        let tone = Tone::from(severity(cursor));
-        let mark = severity(cursor).mark();
-        lines.push(
-            app.theme
-                .line(tone, format!(" {mark}{}", table.named_row(&cells))),
-        );
-    }
-    for cursor in stream.cursors.iter().filter(|cursor| cursor.behind > 0) {
-        lines.extend(why(app, cursor, width));
-    }
-    let snapshot = app.snapshot();
-    let verdicts = snapshot
-        .map(|seen| seen.verdicts.as_slice())
-        .unwrap_or_default();
-    if let Some(verdict) = verdicts.iter().find(|v| v.stream.as_ref() == Some(name)) {
-        lines.push(rule(app, "verdict", width));
-        lines.extend(sentences(app, verdict, &[], width));
-    }
-    ended(app, lines, width, height)
-}
-
-fn severity(cursor: &StreamRow) -> Severity {
-    match cursor.condition.as_str() {
-        "held" => Severity::Trouble,
-        "waiting" => Severity::Unusual,
-        _ => Severity::Fine,
-    }
-}
-
-fn why(app: &App, cursor: &StreamRow, width: usize) -> Vec<Line<'static>> {
-    let title = format!("{}: why it waits", cursor.handler);
-    let mut lines = vec![rule(app, &title, width)];
-    let reason = cursor.reason.as_deref().unwrap_or("its turn comes");
-    let room = width.saturating_sub(9).max(10);
-    let parts = super::columns::wrapped(printable_line(reason).as_str(), room);
-    for (nth, part) in parts.into_iter().enumerate() {
-        let label = if nth == 0 { "reason" } else { "" };
-        lines.push(Line::from(format!(" {label:<7} {part}")));
-    }
-    if let Some(next) = cursor.next {
-        let seq = cursor.position.next();
-        let waits = age(cursor.oldest_ms);
-        lines.push(Line::from(format!(
-            " next    {next}  seq {seq}, waits for {waits}"
-        )));
-    }
-    if let Some(at) = cursor.retry_at {
-        let left = crate::text::duration(at.since(app.now));
-        lines.push(Line::from(format!(" retry   at {} (in {left})", clock(at))));
-    }
-    if cursor.condition == "held" {
-        lines.push(Line::from(
-            " ends    by an operator: R tries it again, K skips this event",
-        ));
+        let is_chosen = chosen.is_some_and(|chosen| chosen.handler == cursor.handler);
+        let severity = severity_of(&cursor.condition);
+        lines.push(row(app, table.named_row(&cells), severity, is_chosen));
     }
     lines
 }
 
-/// Everything that happened, newest first.
-pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
-    let mut lines = vec![header(app, "log", width)];
-    let log = app
-        .snapshot()
-        .map(|seen| seen.log.as_slice())
-        .unwrap_or_default();
-    let room = height.saturating_sub(3);
-    lines.extend(log.iter().take(room).map(|line| log_line(app, line, width)));
-    if log.is_empty() {
-        lines.push(Line::from(" nothing has happened since the daemon began"));
+/// Why a handler is where it is, what ends it, what helps and what does not: as `hooklane why` says it.
+fn why_of(
+    app: &App,
+    shown: &StreamShown,
+    row: &StreamRow,
+    why: Option<&WhyCursor>,
+    width: usize,
+) -> Vec<Line<'static>> {
+    let is_behind = row.behind > 0;
+    let title = match is_behind {
+        true => format!("{}: why it waits", row.handler),
+        false => format!("{}: at the head", row.handler),
+    };
+    let mut lines = vec![rule(app, &title, width)];
+    let mut say = |label: &str, text: &str, tone: Tone| {
+        let parts = super::columns::wrapped(
+            printable_line(text).as_str(),
+            width.saturating_sub(11).max(10),
+        );
+        for (nth, part) in parts.into_iter().take(2).enumerate() {
+            let label = if nth == 0 { label } else { "" };
+            lines.push(app.theme.line(tone, format!(" {label:<9} {part}")));
+        }
+    };
+    if is_behind {
+        let tone = Tone::from(severity_of(&row.condition));
+        let class = shown.why.class.word();
+        say(class, &shown.why.verdict, tone);
     }
-    ended(app, lines, width, height)
+    let Some(why) = why else { return lines };
+    if let Some(reason) = &why.reason {
+        say("reason", reason, Tone::Plain);
+    }
+    if let Some(next) = why.next.filter(|_| is_behind) {
+        let received = why.next_received_at.map(clock).unwrap_or_default();
+        let since = why
+            .since
+            .map(|at| format!(", stands since {}", clock(at)))
+            .unwrap_or_default();
+        let seq = why.position.next();
+        say(
+            "next",
+            &format!("{next}  seq {seq}, received {received}{since}"),
+            Tone::Plain,
+        );
+    }
+    if is_behind {
+        say("ends", &why.ends, Tone::Plain);
+        for help in why.helps.iter().take(2) {
+            say(
+                "helps",
+                &format!("{}   {}", help.command, help.what),
+                Tone::Plain,
+            );
+        }
+        if let Some(no) = why.does_not.first() {
+            say("does not", no, Tone::Plain);
+        }
+    }
+    lines
 }
 
-fn note(app: &App, width: usize) -> Option<Line<'static>> {
+/// The events that a handler needs next, in order.
+fn waiting_rows(
+    app: &App,
+    shown: &StreamShown,
+    row: &StreamRow,
+    width: usize,
+    room: usize,
+) -> Vec<Line<'static>> {
+    if row.behind == 0 || room < 3 || shown.handler.as_ref() != Some(&row.handler) {
+        return Vec::new();
+    }
+    let mut lines = vec![rule(
+        app,
+        &format!("waiting for {}, in order", row.handler),
+        width,
+    )];
+    let columns = vec![
+        Column::numbers("SEQ", 11),
+        Column::words("EVENT", 14),
+        Column::numbers("AGE", 6),
+        Column::numbers("SIZE", 5),
+        Column::words("BODY", width.saturating_sub(42).max(4)),
+    ];
+    let table = Table::new(columns, 1, width.saturating_sub(2));
+    let titles = fit(&format!("  {}", table.header()), width, false);
+    lines.push(app.theme.line(Tone::Header, titles));
+    let at = app.scroll.min(shown.waiting.len().saturating_sub(1));
+    let rows = room - 3;
+    let first = (at + 1).saturating_sub(rows.max(1));
+    for (nth, event) in shown.waiting.iter().enumerate().skip(first).take(rows) {
+        let body = event.body.as_deref().unwrap_or("(no text)");
+        let body: String = body.chars().take(width).collect();
+        let cells = [
+            ("SEQ", number(u64::try_from(event.seq.0).unwrap_or(0), 11)),
+            ("EVENT", super::events::short(event.event)),
+            (
+                "AGE",
+                crate::text::duration(app.now.since(event.received_at)),
+            ),
+            ("SIZE", super::events::brief(event.size)),
+            ("BODY", printable_line(&body).to_string()),
+        ];
+        lines.push(self::row(
+            app,
+            table.named_row(&cells),
+            Severity::Fine,
+            nth == at,
+        ));
+    }
+    let more = row.behind.saturating_sub(shown.waiting.len() as u64);
+    if more > 0 {
+        lines.push(Line::from(format!("  ... {} more", count(more))));
+    }
+    lines
+}
+
+/// What came of the last action.
+pub fn note(app: &App, width: usize) -> Option<Line<'static>> {
     let note = app.note.as_ref()?;
     let text = format!(" {}", printable_line(note));
     Some(app.theme.line(Tone::Unusual, cut(&text, width)))
 }
 
-fn ended(
+/// The lines as high as the screen, with the keys below.
+pub fn ended(
     app: &App,
     mut lines: Vec<Line<'static>>,
     width: usize,
@@ -292,34 +414,36 @@ fn ended(
     lines
 }
 
-const HELP: &str = "
-  MOVE                               LOOK
+const HELP: &str = "  MOVE                               LOOK
   Up Down j k   row                  f        freeze / resume the screen
-  PgUp PgDn g G page, first, last    s  S     sort column, reverse
-  Enter  Esc    open, back           l        log
-  !             jump to the worst    o        write this screen to a file
-  /             filter (Esc clears)  c        copy the selected id (OSC 52)
-  ACT (always shows a plan and asks)
-  a   menu for the row: pause, resume, drain
-  r   resize lanes          R K  in a stream: retry, skip (dialogs)
+  PgUp PgDn g G page, first, last    [  ]     window 1m 5m 15m 1h (charts)
+  Enter  Esc    open, back           +  -     redraw every 1s 2s 5s 10s
+  !             jump to the worst    s  S     sort column, reverse
+  /             filter (Esc clears)  h        heat map of the waits
+  e  l  n  Tab  events, log,         u        numbers in full / short
+                namespaces, nodes    1 2 3    levels of the log
+  ACT (always shows a plan and asks; Cancel is the default)
+  a   menu for the row: pause, resume, drain, retry, skip, hold, release
+  r   resize lanes          R K H  in a stream: retry, skip, hold (dialogs)
+  c   copy the selected id (OSC 52)  o        write this screen to a file
   q   quit    Ctrl-Z suspend         Q        quit, leave the screen behind
+  FILTER   words, hook: stream: lane: state: condition: handler: node: -word
   MARKS    !  needs you     ~  not normal, on purpose     (none) fine
-  STATE    of a lane: active, draining, drained, paused, no owner
-  HELD     cursors set aside: waiting (will retry) or held (needs you)
-           a set-aside cursor holds up its own events only; the lane goes on
+  HELD     cursors set aside: waiting (will retry) or held (needs you);
+           each holds up its own events only, the lane goes on
   OLDEST   age of the oldest waiting event, set-aside ones too
   FLOW     the same, of flowing cursors in running lanes only: our share
-  WAIT     received -> applied, waiting events counted    WORK  the handler
-  ETA      from the slope of FLOW: - steady grows never, or a time; what waits
-           for someone says so: retry, held, lease, resume (you)
- man hooklane-top";
+  WAIT     received -> applied, waiting events counted, last 5m    WORK  handler
+  ETA      by the slope of FLOW: - steady grows never, or a time; what waits
+           for someone says so: retry, held, lease, resume (you)";
 
 /// What keys and marks mean.
-pub fn help(app: &App) -> Vec<Line<'static>> {
-    let mut lines = vec![Line::from(
-        " help                                     any key closes",
-    )];
-    lines.extend(HELP.lines().skip(1).map(|line| Line::from(line.to_owned())));
-    let _ = app;
+pub fn help(app: &App, width: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![header(app, "help", width)];
+    lines.extend(HELP.lines().map(|line| Line::from(line.to_owned())));
+    lines.push(
+        app.theme
+            .line(Tone::Quiet, " any key closes   man hooklane-top"),
+    );
     lines
 }

@@ -10,9 +10,9 @@ use ratatui::widgets::{Block, Clear, Paragraph};
 use super::app::{Action, App, Want};
 use super::columns::wrapped;
 use super::theme::Tone;
-use crate::api::{Resize, Snapshot};
+use crate::api::{LaneState, Resize, Snapshot};
 use crate::domain::event::EventId;
-use crate::domain::name::StreamName;
+use crate::domain::name::{Name, StreamName};
 use crate::text::{count, counted, printable_line};
 
 /// A question in the middle of the screen.
@@ -22,15 +22,45 @@ pub struct Dialog {
     /// Label and text.
     plan: Vec<(&'static str, String)>,
     asks: Asks,
+    stands_on: Basis,
+}
+
+/// Something that can be done, and the dialog that asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    label: String,
+    dialog: Dialog,
+}
+
+impl Item {
+    /// A line of a menu.
+    pub fn new(label: String, dialog: Dialog) -> Self {
+        Self { label, dialog }
+    }
+}
+
+/// What a plan is true for.
+#[derive(Clone, Debug, PartialEq)]
+enum Basis {
+    Always,
+    Generation(i64),
+    Lane(String, LaneState),
+    /// A hook, and whether it was paused, if that was known.
+    Hook(Name, Option<bool>),
+    /// A cursor and its condition; empty where it was not known.
+    Cursor(StreamName, Name, String),
+    /// The event that a cursor needs next.
+    Next(StreamName, Name, EventId),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Asks {
     /// Which of these.
     Menu {
-        lane: String,
-        items: Vec<&'static str>,
+        items: Vec<Item>,
         at: usize,
+        /// Why none of it may be done.
+        forbidden: Option<String>,
     },
     /// Yes or, to begin with, no.
     Yes { action: Action, is_yes: bool },
@@ -45,12 +75,17 @@ enum Asks {
 }
 
 impl Dialog {
-    /// What can be done with a lane.
-    pub fn menu(lane: String, items: Vec<&'static str>) -> Self {
+    /// What can be done with something; `forbidden` says why not by whoever looks.
+    pub fn menu(title: String, items: Vec<Item>, forbidden: Option<String>) -> Self {
         Self {
-            title: lane.clone(),
+            title,
             plan: Vec::new(),
-            asks: Asks::Menu { lane, items, at: 0 },
+            asks: Asks::Menu {
+                items,
+                at: 0,
+                forbidden,
+            },
+            stands_on: Basis::Always,
         }
     }
 
@@ -66,6 +101,7 @@ impl Dialog {
             asks: Asks::Count {
                 typed: String::new(),
             },
+            stands_on: Basis::Generation(snapshot.generation),
         }
     }
 
@@ -114,53 +150,131 @@ impl Dialog {
                 action: Action::Resize(plan.clone()),
                 typed: String::new(),
             },
+            stands_on: Basis::Generation(plan.generation),
         }
     }
 
-    /// Trying a stream again.
-    pub fn retry(stream: StreamName) -> Self {
-        Self {
-            title: format!("retry {stream}"),
-            plan: vec![("", "its next event is tried now".to_owned())],
-            asks: Asks::Yes {
-                action: Action::Retry(stream),
-                is_yes: false,
-            },
-        }
+    /// `retry`, `hold` or `release` of a cursor.
+    pub fn cursor(verb: &'static str, stream: StreamName, handler: Name, condition: &str) -> Self {
+        let how = match verb {
+            "retry" => "its next event is tried now, and it flows if that goes well",
+            "hold" => "it is set aside by hand; its events are accepted and kept until released",
+            _ => "it flows again, and what was kept is applied in order",
+        };
+        let command = format!("hooklane streams {verb} {stream} --handler {handler}");
+        Self::yes(
+            format!("{verb} {stream} -> {handler}"),
+            vec![
+                ("how", how.to_owned()),
+                ("holds up", "nothing else: only its own events".to_owned()),
+                ("same as", command),
+            ],
+            Basis::Cursor(stream.clone(), handler.clone(), condition.to_owned()),
+            Action::Cursor(verb, stream, handler),
+        )
+    }
+
+    /// `pause` or `resume` of a hook.
+    pub fn hook(verb: &'static str, hook: Name, is_paused: Option<bool>) -> Self {
+        let how = match verb {
+            "pause" => "its cursors take no turns; its events are accepted and kept",
+            _ => "its cursors take turns again, and what was kept is applied in order",
+        };
+        Self::yes(
+            format!("{verb} hook {hook}"),
+            vec![
+                ("how", how.to_owned()),
+                ("same as", format!("hooklane hooks {verb} {hook}")),
+            ],
+            Basis::Hook(hook.clone(), is_paused),
+            Action::Hook(verb, hook),
+        )
     }
 
     /// Skipping an event; the name of its stream is to be typed.
-    pub fn skip(stream: StreamName, event: EventId) -> Self {
+    pub fn skip(stream: StreamName, handler: Name, event: EventId) -> Self {
         Self {
-            title: format!("skip an event of {stream}"),
+            title: format!("skip an event of {stream} -> {handler}"),
             plan: vec![
                 ("event", event.to_string()),
                 (
                     "how",
                     "it goes to the dead letters, the stream goes on behind it".to_owned(),
                 ),
+                ("look", format!("hooklane events show {event} --body")),
             ],
+            stands_on: Basis::Next(stream.clone(), handler.clone(), event),
             asks: Asks::Typed {
                 due: stream.to_string(),
-                action: Action::Skip(stream, event),
+                action: Action::Skip(stream, handler, event),
                 typed: String::new(),
             },
         }
     }
 
-    fn lane(verb: &'static str, lane: String) -> Self {
+    /// `drain`, `pause` or `resume` of a lane.
+    pub fn lane(verb: &'static str, lane: String, state: LaneState) -> Self {
         let how = match verb {
             "drain" => "applies what waits now, keeps what comes later until resume",
             "pause" => "no turn begins any more; events are accepted as ever",
             _ => "takes turns again, and what was kept is applied",
         };
+        Self::yes(
+            format!("{verb} {lane}"),
+            vec![
+                ("how", how.to_owned()),
+                ("same as", format!("hooklane lanes {verb} {lane}")),
+            ],
+            Basis::Lane(lane.clone(), state),
+            Action::Lane(verb, lane),
+        )
+    }
+
+    fn yes(
+        title: String,
+        plan: Vec<(&'static str, String)>,
+        stands_on: Basis,
+        action: Action,
+    ) -> Self {
         Self {
-            title: format!("{verb} {lane}"),
-            plan: vec![("", how.to_owned())],
+            title,
+            plan,
             asks: Asks::Yes {
-                action: Action::Lane(verb, lane),
+                action,
                 is_yes: false,
             },
+            stands_on,
+        }
+    }
+
+    /// Whether what the plan was made for is still so, as far as the dashboard knows.
+    pub fn is_true(&self, app: &App) -> bool {
+        let Some(seen) = &app.latest else { return true };
+        let shown = app.stream.as_ref().map(|shown| &shown.stream);
+        let cursor = |stream: &StreamName, handler: &Name| {
+            let of = shown.filter(|shown| shown.stream == *stream)?;
+            of.cursors.iter().find(|row| row.handler == *handler)
+        };
+        match &self.stands_on {
+            Basis::Always => true,
+            Basis::Generation(generation) => seen.generation == *generation,
+            Basis::Lane(name, state) => {
+                let lane = seen.lanes.iter().find(|lane| lane.lane == *name);
+                lane.is_some_and(|lane| lane.state == *state)
+            }
+            Basis::Hook(name, was_paused) => {
+                let mut hooks = seen.hooks.iter().filter(|line| line.hook == *name);
+                let is_paused = hooks.next().map(|line| line.paused);
+                was_paused.is_none() || is_paused.is_none() || is_paused == *was_paused
+            }
+            Basis::Cursor(stream, handler, condition) => {
+                let row = cursor(stream, handler);
+                condition.is_empty() || row.is_none_or(|row| row.condition == *condition)
+            }
+            Basis::Next(stream, handler, event) => {
+                let row = cursor(stream, handler);
+                row.is_none_or(|row| row.next == Some(*event))
+            }
         }
     }
 
@@ -171,7 +285,10 @@ impl Dialog {
         }
         let mut next = None;
         let over = match &mut self.asks {
-            Asks::Menu { lane, items, at } => match key {
+            Asks::Menu {
+                forbidden: Some(_), ..
+            } => matches!(key, KeyCode::Enter).then_some(None),
+            Asks::Menu { items, at, .. } => match key {
                 KeyCode::Up | KeyCode::Char('k') => {
                     *at = at.saturating_sub(1);
                     None
@@ -181,7 +298,7 @@ impl Dialog {
                     None
                 }
                 KeyCode::Enter => {
-                    next = items.get(*at).map(|verb| Self::lane(verb, lane.clone()));
+                    next = items.get(*at).map(|item| item.dialog.clone());
                     None
                 }
                 _ => None,
@@ -252,9 +369,21 @@ impl Dialog {
             lines.push(Line::default());
         }
         match &self.asks {
-            Asks::Menu { items, at, .. } => {
+            Asks::Menu {
+                items,
+                at,
+                forbidden,
+            } => {
                 for (nth, item) in items.iter().enumerate() {
-                    lines.push(choice(app, item, nth == *at));
+                    let label = printable_line(&item.label);
+                    lines.push(match forbidden {
+                        Some(_) => app.theme.line(Tone::Quiet, format!("  {label}")),
+                        None => choice(app, label.as_str(), nth == *at),
+                    });
+                }
+                if let Some(why) = forbidden {
+                    lines.push(Line::default());
+                    lines.push(Line::from(printable_line(why).to_string()));
                 }
             }
             Asks::Yes { is_yes, .. } => lines.push(Line::from(vec![

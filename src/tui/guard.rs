@@ -8,6 +8,7 @@
 use std::io::{self, Write as _, stdin, stdout};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crossterm::cursor::{Hide, Show};
@@ -15,15 +16,21 @@ use crossterm::execute;
 use crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often it is looked whether the terminal is there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long whoever gives the terminal back waits for a picture that is being drawn.
+const DRAWN_WITHIN: Duration = Duration::from_millis(250);
+
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static SIGNALS: AtomicBool = AtomicBool::new(false);
+
+/// Held while something is drawn, so that nothing is drawn on a terminal that was just given back.
+static SCREEN: Mutex<()> = Mutex::new(());
 
 /// What is to be done before the process ends at once.
 type Last = Box<dyn FnOnce() + Send>;
@@ -40,8 +47,19 @@ pub fn take() -> io::Result<()> {
     execute!(stdout(), EnterAlternateScreen, Hide)
 }
 
+/// To be held while something is drawn.
+pub fn drawing() -> MutexGuard<'static, ()> {
+    SCREEN.lock()
+}
+
 /// Gives the terminal back as it was; does nothing when it was not taken.
 pub fn restore() {
+    // A panic may come from within a picture, and a terminal may not take any more of it.
+    let _screen = SCREEN.try_lock_for(DRAWN_WITHIN);
+    give_back();
+}
+
+fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         // There is nobody left to tell that it is gone.
         let _ = execute!(stdout(), LeaveAlternateScreen, Show);
@@ -66,7 +84,9 @@ pub fn at_last(work: impl FnOnce() + Send + 'static) {
 
 /// Gives the terminal back, does what is to be done at last, and ends the process.
 pub fn leave(code: i32) -> ! {
-    restore();
+    // Never given back: nothing is drawn any more.
+    let _screen = SCREEN.try_lock_for(DRAWN_WITHIN);
+    give_back();
     // Held until the end: a second one who leaves does not cut the work short.
     let mut last = LAST.lock();
     if let Some(work) = last.take() {
@@ -100,11 +120,14 @@ pub fn watch_signals() -> io::Result<()> {
     if SIGNALS.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
-    thread("signals").spawn(|| {
-        if let Some(number) = signalled() {
+    let (ready, listens) = std::sync::mpsc::channel();
+    thread("signals").spawn(move || {
+        if let Some(number) = signalled(&ready) {
             leave(128 + number);
         }
     })?;
+    // Until it listens, a signal ends the process and nothing is given back.
+    let _ = listens.recv();
     Ok(())
 }
 
@@ -113,7 +136,7 @@ fn thread(name: &str) -> std::thread::Builder {
 }
 
 /// Waits for a signal that ends the process, and gives its number.
-fn signalled() -> Option<i32> {
+fn signalled(ready: &Sender<()>) -> Option<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -122,6 +145,7 @@ fn signalled() -> Option<i32> {
         let mut terminate = signal(SignalKind::terminate()).ok()?;
         let mut hangup = signal(SignalKind::hangup()).ok()?;
         let mut interrupt = signal(SignalKind::interrupt()).ok()?;
+        ready.send(()).ok()?;
         tokio::select! {
             _ = terminate.recv() => Some(15),
             _ = hangup.recv() => Some(1),

@@ -5,12 +5,13 @@ use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Link, Sort, View};
-use super::chart::{CLASSES, bar, heat, sparks};
-use super::columns::{Column, Table, age, cut, fit, number, rate, share, took, wrapped};
+use super::chart::{bar, sparks};
+use super::columns::{Column, Table, age, cut, fit, rate, share, took, wrapped};
+use super::lists::{node_header, node_line};
 use super::theme::Tone;
-use crate::api::{Class, Lane, NodeLine, Severity, Snapshot, Verdict};
+use crate::api::{Class, Lane, Severity, Snapshot, Total, Verdict};
 use crate::domain::time::Timestamp;
-use crate::text::{count, duration, printable_line};
+use crate::text::{count, counted, duration, printable_line, short};
 
 /// From this width on there is room for more than the lanes.
 const WIDE: usize = 120;
@@ -27,13 +28,26 @@ pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         return lines;
     };
     lines.extend(lost(app));
-    lines.push(totals(snapshot, width));
+    lines.push(totals(app, snapshot, width));
     lines.extend(verdict(app, snapshot, width));
     let foot = foot(app, width);
-    let below = below(app, snapshot, width, height.saturating_sub(lines.len() + 3));
-    let room = height.saturating_sub(lines.len() + below.len() + 1).max(3);
-    let table = table(app, width, room);
-    lines.extend(table);
+    if app.shows_heat {
+        lines.push(rule(
+            app,
+            &format!("wait, {}, waiting events counted", app.window.word()),
+            width,
+        ));
+        lines.extend(super::wide::waits(app, snapshot, width));
+    }
+    let room = height.saturating_sub(lines.len() + 1);
+    let below = below(
+        app,
+        snapshot,
+        width,
+        room.saturating_sub(rows_wanted(app, width)),
+    );
+    let room = room.saturating_sub(below.len()).max(3);
+    lines.extend(table(app, width, room));
     lines.extend(below);
     let blanks = height.saturating_sub(lines.len() + 1);
     lines.extend(std::iter::repeat_n(Line::default(), blanks));
@@ -49,7 +63,8 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
     let left = match (place, snapshot) {
         ("", Some(seen)) => {
             let mut left = format!(
-                " hooklane  {node}   {}: {} lanes gen {}, {} node{}",
+                " hooklane  {node}   {}{}: {} lanes gen {}, {} node{}",
+                reached(app, width),
                 seen.namespace,
                 seen.lanes.len(),
                 seen.generation,
@@ -58,10 +73,15 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
             );
             if width >= WIDE {
                 left += &format!(
-                    ", {} hooks, {} streams   you: {}",
-                    count(seen.hooks_count),
-                    count(seen.streams_count),
-                    printable_line(&seen.viewer.name)
+                    ", {}, {}   you: {}{}",
+                    counted(seen.hooks_count, "hook", "hooks"),
+                    counted(seen.streams_count, "stream", "streams"),
+                    printable_line(&seen.viewer.name),
+                    if app.may_act() {
+                        ""
+                    } else {
+                        " (may only look)"
+                    }
                 );
             }
             left
@@ -78,6 +98,14 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
     ])
 }
 
+/// Where the daemon is, where that has room.
+fn reached(app: &App, width: usize) -> String {
+    match width >= WIDE && !app.place.is_empty() {
+        true => format!("{}   ", cut(printable_line(&app.place).as_str(), 32)),
+        false => String::new(),
+    }
+}
+
 /// Whether the screen can be trusted, and its time.
 fn trust(app: &App) -> (String, Tone) {
     let clock = clock(app.now);
@@ -90,7 +118,8 @@ fn trust(app: &App) -> (String, Tone) {
         Link::Live => {
             let every = duration(app.interval);
             let every = every.replace(".0s", "s");
-            (format!("LIVE {every}  {clock}"), Tone::Good)
+            let window = app.window.word();
+            (format!("LIVE {every}  win {window}  {clock}"), Tone::Good)
         }
         Link::Lost {
             since,
@@ -122,33 +151,74 @@ fn lost(app: &App) -> Option<Line<'static>> {
     Some(app.theme.line(Tone::Trouble, text))
 }
 
-fn totals(snapshot: &Snapshot, width: usize) -> Line<'static> {
+fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
     let total = &snapshot.total;
-    let slope = total.backlog_per_s;
-    let slope = match slope.round() as i64 {
+    let slope = slope(total);
+    let eta = eta(total.eta.as_ref(), total.eta_ms);
+    let (gap, held) = match width >= WIDE {
+        true => {
+            let (waiting, held) = (total.waiting, total.held);
+            (
+                "   ",
+                format!("{} (waiting {waiting}, held {held})", total.set_aside),
+            )
+        }
+        false => ("  ", total.set_aside.to_string()),
+    };
+    let ages = format!(
+        " OLDEST {}{gap}FLOW {}{gap}",
+        age(total.oldest_ms),
+        age(total.flow_ms)
+    );
+    let (backlog, came, went) = (
+        figure(app, total.backlog, 9),
+        rate(Some(total.in_per_s)),
+        rate(Some(total.out_per_s)),
+    );
+    let rest = match width >= WIDE {
+        true => format!("   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s   ETA {eta}"),
+        false => format!("  ETA {eta}  BACKLOG {backlog} {slope} IN {came} OUT {went}"),
+    };
+    let tone = match total.set_aside {
+        0 => Tone::Plain,
+        _ => Tone::from(worst_lane(snapshot).max(Severity::Unusual)),
+    };
+    Line::from(vec![
+        Span::raw(ages),
+        app.theme.span(tone, format!("HELD {held}")),
+        Span::raw(rest),
+    ])
+}
+
+/// How the backlog changes.
+fn slope(total: &Total) -> String {
+    match total.backlog_per_s.round() as i64 {
         0 => "=0/s".to_owned(),
         up @ 1.. => format!("▲{}/s", count(up.unsigned_abs())),
         down => format!("▼{}/s", count(down.unsigned_abs())),
-    };
-    let eta = total.eta.clone().unwrap_or_else(|| match total.eta_ms {
-        Some(ms) => format!("~{}", age(Some(ms))),
-        None => "-".to_owned(),
-    });
-    let held = match width >= WIDE {
-        true => format!(
-            "{} (waiting {}, held {})",
-            total.set_aside, total.waiting, total.held
-        ),
-        false => total.set_aside.to_string(),
-    };
-    Line::from(format!(
-        " OLDEST {}  FLOW {}  HELD {held}  ETA {eta}  BACKLOG {} {slope} IN {} OUT {}",
-        age(total.oldest_ms),
-        age(total.flow_ms),
-        number(total.backlog, 9),
-        rate(Some(total.in_per_s)),
-        rate(Some(total.out_per_s)),
-    ))
+    }
+}
+
+fn worst_lane(snapshot: &Snapshot) -> Severity {
+    let lanes = snapshot.lanes.iter().filter(|lane| lane.set_aside > 0);
+    lanes.map(|lane| lane.severity).max().unwrap_or_default()
+}
+
+/// When all is applied, in words or as a time.
+pub fn eta(word: Option<&String>, ms: Option<u64>) -> String {
+    match (word, ms) {
+        (Some(word), _) => printable_line(word).to_string(),
+        (None, Some(ms)) => format!("~{}", age(Some(ms))),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// A number with all its digits where they have room, unless they are wanted short.
+pub fn figure(app: &App, number: u64, width: usize) -> String {
+    match app.is_short {
+        true => short(number),
+        false => super::columns::number(number, width),
+    }
 }
 
 /// The worst of what there is to say, in two sentences.
@@ -172,10 +242,12 @@ pub fn sentences(
     others: &[Verdict],
     width: usize,
 ) -> Vec<Line<'static>> {
-    let more = others.iter().filter(|other| !other.class.is_well());
-    let more = match more.count() {
-        0 => String::new(),
-        more => format!(" (+{more} more)"),
+    let more = others.iter().filter(|other| other.class != Class::Ok);
+    let worst_other = more.clone().map(|other| other.severity).max();
+    let more = match (more.count(), worst_other) {
+        (0, _) => String::new(),
+        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
+        (more, _) => format!(" (+{more} more)"),
     };
     let (mark, tone) = match (worst.class, worst.severity) {
         (Class::Ok, _) => ("", Tone::Good),
@@ -220,11 +292,11 @@ fn columns(width: usize, label: usize) -> Vec<Column> {
         Column::numbers("BUSY", 4).gone(3),
         Column::numbers("CURS", 5).gone(2),
         Column::numbers("ETA", 6),
-        Column::words("NODE", 10).gone(7),
+        Column::words("NODE", 8).gone(7),
         Column::words("TREND 15m", 10).gone(1),
     ];
     if width < WIDE {
-        let narrow = ["p90", "max", "WORK50", "BUSY", "CURS", "TREND 15m"];
+        let narrow = ["p90", "max", "WORK50", "BUSY", "CURS", "NODE", "TREND 15m"];
         columns.retain(|column| !narrow.contains(&column.title));
     }
     columns
@@ -241,6 +313,7 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
         fit(&format!("  {}", columns.header()), width, false),
     )];
     let at = app.selected(&lanes).unwrap_or(0);
+    let has_total = width >= WIDE && room > lanes.len() + 1;
     let rows = room.saturating_sub(1);
     let has_more = lanes.len() > rows;
     let rows = if has_more {
@@ -268,12 +341,42 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
         )));
     }
     if lanes.is_empty() {
-        lines.push(Line::from(format!(
-            "  no lane fits {}",
-            printable_line(&app.filter)
-        )));
+        let filter = printable_line(app.filter.text());
+        lines.push(Line::from(format!("  no lane fits {filter}")));
+    } else if let (true, Some(seen)) = (has_total, app.snapshot()) {
+        lines.push(total_row(app, &seen.total, &columns));
     }
     lines
+}
+
+/// Rows that the table would like to have.
+fn rows_wanted(app: &App, width: usize) -> usize {
+    app.lanes().len().min(8) + if width >= WIDE { 2 } else { 1 }
+}
+
+fn total_row(app: &App, total: &Total, table: &Table) -> Line<'static> {
+    let (wait, work) = (total.wait_ms.as_ref(), total.work_ms.as_ref());
+    let cells = [
+        ("LN", "=".to_owned()),
+        ("STATE", "total".to_owned()),
+        ("HELD", total.set_aside.to_string()),
+        ("OLDEST", age(total.oldest_ms)),
+        ("FLOW", age(total.flow_ms)),
+        ("BACKLOG", figure(app, total.backlog, 9)),
+        ("IN/s", rate(Some(total.in_per_s))),
+        ("OUT/s", rate(Some(total.out_per_s))),
+        ("WAIT50", took(wait.map(|wait| wait.p50))),
+        ("p90", took(wait.map(|wait| wait.p90))),
+        ("p99", took(wait.map(|wait| wait.p99))),
+        ("max", took(wait.map(|wait| wait.max))),
+        ("WORK50", took(work.map(|work| work.p50))),
+        ("WORK99", took(work.map(|work| work.p99))),
+        ("BUSY", share(total.busiest)),
+        ("CURS", count(total.cursors)),
+        ("ETA", eta(total.eta.as_ref(), total.eta_ms)),
+    ];
+    app.theme
+        .line(Tone::Quiet, format!("  {}", table.named_row(&cells)))
 }
 
 /// Every lane as one character.
@@ -312,12 +415,11 @@ fn row(
         true => {
             let wide = width - 7;
             let bar = bar(lane.backlog, most, wide, app.theme.ascii);
-            format!("{bar} {}", fit(&number(lane.backlog, 6), 6, true))
+            format!("{bar} {}", fit(&figure(app, lane.backlog, 6), 6, true))
         }
-        false => number(lane.backlog, 7),
+        false => figure(app, lane.backlog, 7),
     };
-    let eta = lane.eta.clone();
-    let eta = eta.or_else(|| lane.eta_ms.map(|ms| format!("~{}", age(Some(ms)))));
+    let eta = eta(lane.eta.as_ref(), lane.eta_ms);
     let wait = lane.wait_ms.as_ref();
     let work = lane.work_ms.as_ref();
     let cells = [
@@ -337,7 +439,7 @@ fn row(
         ("WORK99", took(work.map(|work| work.p99))),
         ("BUSY", share(lane.busy)),
         ("CURS", count(lane.cursors)),
-        ("ETA", eta.unwrap_or_else(|| "-".to_owned())),
+        ("ETA", eta),
         (
             "NODE",
             printable_line(lane.node.as_deref().unwrap_or("-")).to_string(),
@@ -359,29 +461,43 @@ fn row(
 
 /// What is below the table, as much of it as has room.
 fn below(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
-    let lanes = app.lanes().len().min(8);
-    let mut room = room.saturating_sub(lanes + 1);
+    match width >= WIDE {
+        true => below_wide(app, snapshot, width, room),
+        false => below_narrow(app, snapshot, width, room),
+    }
+}
+
+/// The panels from the top down as far as they have room, then the log with what is left.
+fn below_wide(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
-    let mut parts = vec![chart(app, snapshot, width)];
-    if width >= WIDE {
-        parts.push(waits_and_cursors(app, snapshot, width));
-    }
-    parts.push(log(app, snapshot, width));
-    parts.push(nodes(app, snapshot, width));
-    // In the order in which they are worth their lines; the log takes what is left.
-    let order = [0, if width >= WIDE { 3 } else { 2 }, 1, 2];
-    let mut taken = vec![false; parts.len()];
-    for place in order {
-        let fits = parts.get(place).is_some_and(|part| part.len() <= room);
-        if fits && !taken[place] {
-            room -= parts[place].len();
-            taken[place] = true;
+    for panel in super::wide::panels(app, snapshot, width) {
+        // A short log is worth more than the panel that it would make room for.
+        if lines.len() + panel.len() + 3 <= room {
+            lines.extend(panel);
         }
     }
-    for (part, is_taken) in parts.into_iter().zip(taken) {
-        if is_taken {
-            lines.extend(part);
-        }
+    let left = room.saturating_sub(lines.len());
+    if left >= 2 {
+        lines.extend(log(app, snapshot, width, left));
+    }
+    lines
+}
+
+/// The chart, the log, the nodes: where there is little room nodes go first, then the log.
+fn below_narrow(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
+    let chart = chart(app, snapshot, width);
+    let nodes = nodes(app, width);
+    let mut left = room.saturating_sub(chart.len());
+    if left == 0 && room == 0 {
+        return Vec::new();
+    }
+    let mut lines = chart;
+    if left >= nodes.len() + 3 {
+        left -= nodes.len();
+        lines.extend(nodes);
+    }
+    if left >= 2 {
+        lines.extend(log(app, snapshot, width, left));
     }
     lines
 }
@@ -405,65 +521,32 @@ fn chart(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     };
     let most = snapshot.history.iter().map(|sample| sample.backlog).max();
     let title = format!(
-        "backlog 15m {} max {}   in {}  out {}",
+        "backlog {} {} max {}   in {}  out {}",
+        app.window.word(),
         of(|sample| sample.backlog as f64, wide),
-        number(most.unwrap_or(0), 5),
+        super::columns::number(most.unwrap_or(0), 5),
         of(|sample| sample.in_per_s, wide / 2),
         of(|sample| sample.out_per_s, wide / 2),
     );
     vec![rule(app, &title, width)]
 }
 
-fn nodes(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
-    let columns = vec![
-        Column::words("NODE", 12),
-        Column::words("OWNS", 18).narrow(3, 10),
-        Column::numbers("BUSY", 5),
-        Column::numbers("CPU", 5),
-        Column::numbers("COMMIT99", 8),
-        Column::numbers("BEAT", 5).gone(2),
-        Column::numbers("UP", 6),
-        Column::words("VERSION", 8).gone(1),
-    ];
-    let table = Table::new(columns, 1, width.saturating_sub(2));
-    let mut lines = vec![app.theme.line(
-        Tone::Header,
-        fit(&format!("  {}", table.header()), width, false),
-    )];
-    let line = |node: &NodeLine| {
-        let state = if node.leaving { " (leaving)" } else { "" };
-        let cells = [
-            ("NODE", printable_line(&node.node).to_string() + state),
-            ("OWNS", format!("{} lanes {}", node.lanes, node.owns)),
-            ("BUSY", share(node.busy)),
-            (
-                "CPU",
-                node.cpu
-                    .map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.1}c")),
-            ),
-            ("COMMIT99", took(node.commit_p99_ms)),
-            ("BEAT", age(node.beat_ms)),
-            ("UP", age(node.up_ms)),
-            (
-                "VERSION",
-                printable_line(node.version.as_deref().unwrap_or("-")).to_string(),
-            ),
-        ];
-        Line::from(format!("  {}", table.named_row(&cells)))
-    };
-    lines.extend(snapshot.nodes.iter().take(4).map(line));
+fn nodes(app: &App, width: usize) -> Vec<Line<'static>> {
+    let nodes = app.nodes();
+    let mut lines = vec![app.theme.line(Tone::Header, node_header(width))];
+    lines.extend(
+        nodes
+            .iter()
+            .take(4)
+            .map(|node| node_line(app, node, width, false)),
+    );
     lines
 }
 
-fn log(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
+fn log(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
     let mut lines = vec![rule(app, "log (l: all)", width)];
-    lines.extend(
-        snapshot
-            .log
-            .iter()
-            .take(4)
-            .map(|line| log_line(app, line, width)),
-    );
+    let shown = snapshot.log.iter().take(room.saturating_sub(1));
+    lines.extend(shown.map(|line| log_line(app, line, width)));
     lines
 }
 
@@ -480,67 +563,46 @@ pub fn log_line(app: &App, line: &crate::api::LogLine, width: usize) -> Line<'st
     app.theme.line(Tone::from(line.severity), cut(&text, width))
 }
 
-/// How long events waited over time, and the cursors that wait longest, side by side.
-fn waits_and_cursors(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
-    let left = 46.min(width / 2);
-    let right = width.saturating_sub(left + 3);
-    let title = "wait, 15m, waiting events counted ";
-    let head = format!("── {title}{}", "─".repeat(left));
-    let head = super::columns::clip(&head, left);
-    let mut lines = vec![app.theme.line(
-        Tone::Quiet,
-        super::columns::clip(
-            &format!("{head}─┬─ cursors, oldest first {}", "─".repeat(right)),
-            width,
-        ),
-    )];
-    let map = heat(&snapshot.history, left.saturating_sub(9));
-    let names = CLASSES.iter().rev();
-    let mut cursors = snapshot.cursors.iter();
-    for (name, row) in names.zip(map) {
-        let row = format!("{name:>7} │{row}");
-        let cursor = cursors.next().map(|line| {
-            let name = format!("{} -> {}", line.stream, line.handler);
-            format!(
-                "{} {:>3} {:<9} {:>6} {:>8}  {}",
-                fit(printable_line(&name).as_str(), 28, false),
-                line.lane,
-                line.condition,
-                age(line.oldest_ms),
-                number(line.behind, 8),
-                printable_line(line.result.as_deref().unwrap_or("-"))
-            )
-        });
-        let cursor = cut(&cursor.unwrap_or_default(), right);
-        lines.push(Line::from(format!("{} │ {cursor}", fit(&row, left, false))));
-    }
-    lines
-}
-
 /// The keys, or the filter that is being written.
 pub fn foot(app: &App, width: usize) -> Line<'static> {
+    let sort = match (app.sort, app.is_reversed) {
+        (Sort::Lane, false) => "s sort".to_owned(),
+        (other, false) => format!("s by {}", other.word()),
+        (other, true) => format!("s by {} rev", other.word()),
+    };
+    let filter = printable_line(app.filter.text());
     let text = match (&app.view, app.is_filtering) {
-        (_, true) => format!(
-            " filter: {}_   Enter keeps it, Esc clears",
-            printable_line(&app.filter)
-        ),
+        (_, true) => format!(" filter: {filter}_   Enter keeps it, Esc clears"),
         _ if !app.filter.is_empty() => {
-            format!(" filter: {}   Esc clears it", printable_line(&app.filter))
+            format!(" filter: {filter}   / edit  Esc clears it  a act  ? help  q")
         }
-        (View::Overview, _) => {
-            let sort = match app.sort {
-                Sort::Lane => "s sort".to_owned(),
-                other => format!("s by {}", other.word()),
-            };
+        (View::Overview, _) if width >= WIDE => format!(
+            " Enter open  ! worst  / filter  {sort}  f freeze  [ ] window  e events  l log  n namespaces  \
+             Tab nodes  a act  r resize  ? help  q"
+        ),
+        (View::Overview, _) if width >= 78 => {
             format!(
-                " Enter open  ! worst  / filter  {sort}  f freeze  l log  a act  r resize  ?  q"
+                " Enter open  ! worst  / filter  {sort}  f freeze  [ ] window  a act  ? help  q"
             )
         }
+        (View::Overview, _) => format!(" Enter open  ! worst  / filter  {sort}  a act  ? help  q"),
         (View::Lane(_), _) => {
             " Esc back  Enter stream  / filter  a act  f freeze  c copy  ? help  q".into()
         }
-        (View::Stream(_), _) => " Esc back  R retry  K skip  f freeze  c copy id  ? help  q".into(),
-        (View::Log, _) => " Esc back  f freeze  ? help  q".into(),
+        (View::Stream(_), _) => {
+            " Esc back  Enter event  R retry  K skip  H hold  a act  c copy id  ? help  q".into()
+        }
+        (View::Events, _) => {
+            " Esc back  Space follow/hold  Enter whole event  / filter  c copy  ? help  q".into()
+        }
+        (View::Event(_), _) => {
+            " Esc back  Up Down scroll  Enter its stream  a act  c copy id  ? help  q".into()
+        }
+        (View::Log, _) => {
+            " Esc back  Enter its stream  1 2 3 levels  / filter  f freeze  ? help  q".into()
+        }
+        (View::Nodes, _) => " Esc back  Enter its lanes  / filter  f freeze  ? help  q".into(),
+        (View::Namespaces, _) => " Esc back  Enter shows it  / filter  f freeze  ? help  q".into(),
     };
     app.theme.line(Tone::Quiet, cut(&text, width))
 }
@@ -562,7 +624,11 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         age(total.oldest_ms),
         age(total.flow_ms)
     )));
-    lines.push(Line::from(format!(" backlog {}", count(total.backlog))));
+    let slope = slope(total);
+    lines.push(Line::from(format!(
+        " backlog {} {slope}",
+        count(total.backlog)
+    )));
     if let Some(worst) = snapshot.verdicts.first() {
         let sign = match worst.severity {
             Severity::Trouble => "!!",
@@ -593,9 +659,12 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
             lane.index,
             lane.state.word(),
             lane.set_aside,
-            lane.eta.as_deref().unwrap_or("-")
+            eta(lane.eta.as_ref(), lane.eta_ms)
         );
         lines.push(app.theme.line(Tone::from(lane.severity), text));
+    }
+    if lines.len() < height {
+        lines.push(app.theme.line(Tone::Quiet, "(60x16 shows the table)"));
     }
     lines
 }

@@ -7,9 +7,9 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{Action, App, Link, Message, View, Want};
+use super::app::{Action, App, Link, Message, StreamShown, View, Want};
 use super::theme::Theme;
-use crate::api::{Lane, Severity, Snapshot, Stream};
+use crate::api::{EventRow, Lane, LaneShown, Severity, Snapshot, Window};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
@@ -122,6 +122,29 @@ fn text(app: &App, width: u16, height: u16) -> Vec<String> {
     cells.map(row).collect()
 }
 
+/// The newest first; what is in them wants to act on the terminal.
+fn events() -> Vec<EventRow> {
+    let row = |seq: i64, key: &str, fate: serde_json::Value, body: &str| {
+        let id = format!("evt_01m834emheemq8k9w37k2m9qx{seq}");
+        let row = serde_json::json!({"event": id, "stream": format!("billing/{key}"), "seq": seq,
+            "received_at": at(), "size": body.len(), "key": null, "dedupe_key": "d-\u{1b}[1m",
+            "headers": {"x-evil": "\u{1b}]0;owned\u{7}\r\nnext"}, "body": body, "fate": [fate]});
+        serde_json::from_value(row).unwrap()
+    };
+    let fate = |outcome: &str| serde_json::json!({"handler": "reduce", "outcome": outcome, "reason": null});
+    vec![
+        row(
+            4,
+            "日本\u{1b}[2J",
+            fate("waiting"),
+            "{\"日本\":\"\u{1b}[31mred\u{202e}\"}\n\t\u{9b}2J🦀 second",
+        ),
+        row(3, "acme", fate("held"), &"x".repeat(3_000)),
+        row(2, "zeta", fate("skipped"), ""),
+        row(1, "acme", fate("folded"), "1"),
+    ]
+}
+
 fn views() -> Vec<App> {
     let mut views = vec![app(PLAIN, 8), app(PLAIN, 1_024)];
     let mut lane = app(PLAIN, 8);
@@ -134,14 +157,48 @@ fn views() -> Vec<App> {
         "condition": "held", "position": 911, "head": 17_851, "behind": 16_940,
         "oldest_ms": 1_087_000, "tries": 0, "reason": "at seq 912: TypeError", "retry_at": null,
         "next": "evt_01m834emheemq8k9w37k2m9qx4", "lane": "default-115-3"}]});
-    let shown: Stream = serde_json::from_value(json).unwrap();
-    stream.update(Message::Stream(Ok(shown)));
+    let lane = serde_json::to_value(&snapshot(8).lanes[3]).unwrap();
+    let why = serde_json::json!({"stream": "billing/acme", "head": 17_851, "slot": 28_114,
+        "namespace": "default", "lane": lane, "class": "CODE",
+        "verdict": "TypeError in sum.js:12 at seq 912; holds up only its own 16,940 events",
+        "cursors": [{"handler": "reduce", "condition": "held", "position": 911, "behind": 16_940,
+        "reason": "at seq 912: TypeError\u{1b}[31m", "since": at(), "tries": 0, "retry_at": null,
+        "mark": null, "next": "evt_01m834emheemq8k9w37k2m9qx4", "next_received_at": at(),
+        "ends": "when somebody retries it or skips the event",
+        "helps": [{"command": "hooklane streams retry billing/acme", "what": "try now"}],
+        "does_not": ["more lanes (one stream stays in one lane)"]}], "event": null});
+    let shown = StreamShown {
+        stream: serde_json::from_value(json).unwrap(),
+        why: serde_json::from_value(why).unwrap(),
+        handler: Some("reduce".parse().unwrap()),
+        waiting: events(),
+    };
+    stream.update(Message::Stream(Ok(Box::new(shown))));
+    for key in ['R', 'K', 'H', 'a'] {
+        let mut asked = app(PLAIN, 8);
+        asked.view = stream.view.clone();
+        asked.stream = stream.stream.clone();
+        press(&mut asked, KeyCode::Char(key));
+        views.push(asked);
+    }
     views.push(stream);
-    for key in ['l', '?', 'r', 'a', '/'] {
+    for key in ['l', '?', 'r', 'a', '/', 'n', 'h'] {
         let mut other = app(PLAIN, 8);
         press(&mut other, KeyCode::Char(key));
         views.push(other);
     }
+    let mut nodes = app(PLAIN, 8);
+    press(&mut nodes, KeyCode::Tab);
+    views.push(nodes);
+    let mut list = app(PLAIN, 8);
+    press(&mut list, KeyCode::Char('e'));
+    list.update(Message::Events(Ok(events())));
+    let mut one = app(PLAIN, 8);
+    press(&mut one, KeyCode::Char('e'));
+    one.update(Message::Events(Ok(events())));
+    press(&mut one, KeyCode::Enter);
+    one.update(Message::Event(Ok(Box::new(events().remove(0)))));
+    views.extend([list, one]);
     let mut lost = app(PLAIN, 8);
     lost.update(Message::Lost {
         why: "hooklane.sock refuses connections".to_owned(),
@@ -160,7 +217,7 @@ fn the_first_screen_names_the_stream_at_fault_what_it_holds_up_and_whether_lanes
     let rows = text(&app(PLAIN, 8), 80, 24);
     assert!(rows[0].starts_with(" hooklane  eu-1   default: 8 lanes gen 115, 1 node"));
     assert!(
-        rows[0].trim_end().ends_with("LIVE 1s  02:59:14Z"),
+        rows[0].trim_end().ends_with("LIVE 1s  win 15m  02:59:14Z"),
         "{}",
         rows[0]
     );
@@ -229,9 +286,10 @@ fn the_selected_row_is_reversed_and_follows_its_lane_through_sort_and_filter() {
     press(&mut app, KeyCode::Char('s'));
     assert_eq!(app.lanes()[0].lane, "default-115-3", "by age");
     assert_eq!(app.selected(&app.lanes()), Some(0));
-    typed(&mut app, "/state:active");
+    typed(&mut app, "/state:active -node:eu-2");
     press(&mut app, KeyCode::Enter);
     assert_eq!(app.lanes().len(), 7);
+    assert!(text(&app, 80, 24)[23].contains("filter: state:active -node:eu-2"));
     assert_eq!(app.lane.as_deref(), Some("default-115-3"));
     let terminal = screen(&app, 80, 24);
     let rows = terminal.backend().buffer().content.chunks(80);
@@ -286,14 +344,253 @@ fn who_may_only_look_is_told_so() {
     seen.viewer.may_act = false;
     seen.viewer.name = "key grafana".to_owned();
     app.update(Message::Snapshot(Box::new(seen)));
-    for key in ['a', 'r'] {
-        press(&mut app, KeyCode::Char(key));
-        assert!(app.dialog.is_none());
-        assert_eq!(
-            app.note.as_deref(),
-            Some("key grafana may not change anything")
-        );
+    press(&mut app, KeyCode::Char('r'));
+    assert!(app.dialog.is_none());
+    let why = "key grafana may not change anything";
+    assert_eq!(app.note.as_deref(), Some(why));
+
+    press(&mut app, KeyCode::Char('a'));
+    let rows = text(&app, 80, 24).join("\n");
+    assert!(
+        rows.contains("  pause lane 0") && rows.contains(why),
+        "{rows}"
+    );
+    press(&mut app, KeyCode::Down);
+    assert_eq!(press(&mut app, KeyCode::Enter), None);
+    assert!(app.dialog.is_none(), "nothing was asked");
+
+    let mut admin = self::app(PLAIN, 8);
+    admin.read_only = true;
+    for key in ['r', 'a'] {
+        press(&mut admin, KeyCode::Char(key));
+        for _ in 0..2 {
+            press(&mut admin, KeyCode::Tab);
+            let want = press(&mut admin, KeyCode::Enter);
+            assert!(
+                !matches!(want, Some(Want::Do(_) | Want::Plan(_))),
+                "{want:?}"
+            );
+        }
+        admin.view = View::Overview;
     }
+    assert!(admin.dialog.is_none());
+}
+
+#[test]
+fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
+    let billing = || "billing/acme".parse().unwrap();
+    let reduce = || "reduce".parse().unwrap();
+    let event = "evt_01m834emheemq8k9w37k2m9qx4".parse().unwrap();
+    let stream = || {
+        let mut views = views().into_iter();
+        views
+            .find(|app| app.stream.is_some() && app.dialog.is_none())
+            .unwrap()
+    };
+    for (key, verb) in [('R', "retry"), ('H', "release")] {
+        let mut app = stream();
+        assert_eq!(press(&mut app, KeyCode::Char(key)), None);
+        press(&mut app, KeyCode::Tab);
+        let done = press(&mut app, KeyCode::Enter);
+        let action = Action::Cursor(verb, billing(), reduce());
+        assert_eq!(done, Some(Want::Do(action)));
+
+        press(&mut app, KeyCode::Char(key));
+        assert_eq!(press(&mut app, KeyCode::Enter), None, "Enter alone cancels");
+    }
+    let mut app = stream();
+    press(&mut app, KeyCode::Char('K'));
+    typed(&mut app, "billing/zeta");
+    assert_eq!(press(&mut app, KeyCode::Enter), None, "another name");
+    typed(&mut app, "billing/acme");
+    let done = press(&mut app, KeyCode::Enter);
+    assert_eq!(
+        done,
+        Some(Want::Do(Action::Skip(billing(), reduce(), event)))
+    );
+
+    let mut app = stream();
+    press(&mut app, KeyCode::Char('a'));
+    for _ in 0..9 {
+        press(&mut app, KeyCode::Down);
+    }
+    press(&mut app, KeyCode::Enter);
+    press(&mut app, KeyCode::Tab);
+    let done = press(&mut app, KeyCode::Enter);
+    let pause = Action::Hook("pause", "billing".parse().unwrap());
+    assert_eq!(done, Some(Want::Do(pause)), "the last of the menu");
+}
+
+#[test]
+fn what_has_changed_under_a_dialog_is_not_done() {
+    let mut app = app(PLAIN, 8);
+    press(&mut app, KeyCode::Char('r'));
+    typed(&mut app, "16");
+    let mut resized = snapshot(8);
+    app.update(Message::Snapshot(Box::new(resized.clone())));
+    assert!(app.dialog.is_some(), "nothing has changed");
+    resized.generation = 116;
+    app.update(Message::Snapshot(Box::new(resized.clone())));
+    assert!(app.dialog.is_none());
+    let rows = text(&app, 80, 24).join("\n");
+    assert!(
+        rows.contains("changed meanwhile, nothing was done"),
+        "{rows}"
+    );
+
+    press(&mut app, KeyCode::Char('a'));
+    press(&mut app, KeyCode::Enter);
+    press(&mut app, KeyCode::Tab);
+    resized.lanes[0].state = crate::api::LaneState::Paused;
+    app.update(Message::Snapshot(Box::new(resized)));
+    let after = press(&mut app, KeyCode::Enter);
+    assert!(!matches!(after, Some(Want::Do(_))), "{after:?}");
+}
+
+#[test]
+fn keys_that_edit_or_are_capital_change_nothing_by_themselves() {
+    let acts = |want: &Option<Want>| matches!(want, Some(Want::Do(_)));
+    for app in views() {
+        if app.dialog.is_some() || app.shows_help {
+            continue;
+        }
+        for code in [KeyCode::Backspace, KeyCode::Delete, KeyCode::Insert] {
+            let (mut pressed, shown) = (app_like(&app), text(&app, 80, 24));
+            assert!(!acts(&press(&mut pressed, code)));
+            assert!(
+                pressed.dialog.is_none() && (app.is_filtering || text(&pressed, 80, 24) == shown)
+            );
+        }
+        for c in ('!'..='~').chain(['\u{4}', '\u{b}', ' ']) {
+            assert!(!acts(&press(&mut app_like(&app), KeyCode::Char(c))), "{c}");
+        }
+    }
+}
+
+/// Another that shows the same.
+fn app_like(app: &App) -> App {
+    let mut other = self::app(app.theme, 8);
+    (other.latest, other.link) = (app.latest.clone(), app.link.clone());
+    (other.view, other.trail) = (app.view.clone(), app.trail.clone());
+    (other.stream, other.events) = (app.stream.clone(), app.events.clone());
+    (other.event, other.lane) = (app.event.clone(), app.lane.clone());
+    (other.shows_help, other.is_filtering) = (app.shows_help, app.is_filtering);
+    (other.handler, other.shows_heat) = (app.handler.clone(), app.shows_heat);
+    other
+}
+
+#[test]
+fn events_follow_the_newest_until_one_is_held_and_the_filter_is_asked_of_the_daemon() {
+    let mut app = app(PLAIN, 8);
+    assert_eq!(
+        press(&mut app, KeyCode::Char('e')),
+        Some(Want::Events(None, None, 16))
+    );
+    let all = events();
+    app.update(Message::Events(Ok(all[2..].to_vec())));
+    assert_eq!(app.event_row(), Some(&all[2]));
+    press(&mut app, KeyCode::Down);
+    app.update(Message::Events(Ok(all.clone())));
+    assert_eq!(app.event_row(), Some(&all[3]), "held");
+    let rows = text(&app, 80, 24);
+    assert!(rows[0].contains("HOLD, 2 new"), "{}", rows[0]);
+    press(&mut app, KeyCode::Char(' '));
+    app.update(Message::Events(Ok(all.clone())));
+    assert_eq!(app.event_row(), Some(&all[0]));
+    assert!(text(&app, 80, 24)[0].contains("FOLLOW"));
+
+    typed(&mut app, "/stream:billing/acme -fate:done");
+    let want = press(&mut app, KeyCode::Enter);
+    let stream = Some("billing/acme".parse().unwrap());
+    assert_eq!(want, Some(Want::Events(None, stream, 100)));
+    assert_eq!(app.events(), [&all[1]]);
+    assert_eq!(
+        press(&mut app, KeyCode::Enter),
+        Some(Want::Event(all[1].event))
+    );
+}
+
+#[test]
+fn what_senders_put_into_events_is_shown_and_not_obeyed() {
+    let hostile = ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\r'];
+    for app in views() {
+        for (width, height) in [(60, 16), (80, 24), (140, 40)] {
+            let shown = text(&app, width, height).join("\n");
+            assert!(!shown.contains(hostile), "{shown}");
+            assert!(!super::plain(&app, usize::from(width)).contains(hostile));
+        }
+    }
+    let mut views = views().into_iter();
+    let one = views.find(|app| app.event.is_some()).unwrap();
+    let shown = text(&one, 80, 24).join("\n");
+    assert!(
+        shown.contains("x-evil: \\u{1b}]0;owned\\u{7}\\r\\nnext"),
+        "{shown}"
+    );
+    // Wide characters have a second cell, which is empty.
+    assert!(shown.contains(r"\u{1b}[31mred\u{202e}"), "{shown}");
+}
+
+#[test]
+fn a_namespace_a_window_and_an_interval_are_followed_anew_and_a_node_shows_its_lanes() {
+    let mut app = app(PLAIN, 8);
+    assert_eq!(press(&mut app, KeyCode::Char(']')), Some(Want::Follow));
+    assert_eq!(
+        (app.window, press(&mut app, KeyCode::Char(']'))),
+        (Window::Hour, None)
+    );
+    assert_eq!(press(&mut app, KeyCode::Char('-')), Some(Want::Follow));
+    assert_eq!(app.interval, Duration::from_secs(2));
+    let mut seen = snapshot(8);
+    let line = |name: &str| {
+        serde_json::json!({"namespace": name, "lanes": 2, "generation": 3,
+        "set_aside": 0, "oldest_ms": null, "flow_ms": null, "backlog": 0})
+    };
+    seen.namespaces =
+        serde_json::from_value(serde_json::json!([line("default"), line("globex")])).unwrap();
+    app.update(Message::Snapshot(Box::new(seen)));
+    press(&mut app, KeyCode::Char('n'));
+    press(&mut app, KeyCode::Down);
+    assert_eq!(press(&mut app, KeyCode::Enter), Some(Want::Follow));
+    assert_eq!(
+        (app.namespace.as_str(), &app.view),
+        ("globex", &View::Overview)
+    );
+
+    press(&mut app, KeyCode::Tab);
+    assert_eq!(app.view, View::Nodes);
+    press(&mut app, KeyCode::Enter);
+    assert_eq!((app.filter.text(), app.lanes().len()), ("node:eu-1", 8));
+}
+
+#[test]
+fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_way_there() {
+    let mut app = app(PLAIN, 8);
+    press(&mut app, KeyCode::Char('!'));
+    assert_eq!(app.view, View::Stream("billing/acme".parse().unwrap()));
+    press(&mut app, KeyCode::Esc);
+    assert_eq!(app.view, View::Overview);
+    let lane = "default-115-3".to_owned();
+    assert_eq!(
+        press(&mut app, KeyCode::Enter),
+        Some(Want::Lane(lane.clone()))
+    );
+    let seen = snapshot(8);
+    let mut cursors = vec![seen.cursors[0].clone(), seen.cursors[0].clone()];
+    cursors[1].stream = "billing/zeta".parse().unwrap();
+    let shown = LaneShown {
+        lane: seen.lanes[3].clone(),
+        is_all: true,
+        cursors,
+    };
+    app.update(Message::Lane(Ok(Box::new(shown))));
+    press(&mut app, KeyCode::Down);
+    press(&mut app, KeyCode::Enter);
+    assert_eq!(app.view, View::Stream("billing/zeta".parse().unwrap()));
+    press(&mut app, KeyCode::Char('e'));
+    press(&mut app, KeyCode::Esc);
+    press(&mut app, KeyCode::Esc);
+    assert_eq!(app.view, View::Lane(lane));
 }
 
 #[test]

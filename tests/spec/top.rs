@@ -38,13 +38,17 @@ impl Terminal {
 
     /// One in which a line of a shell runs.
     pub fn with(run: &str, size: (u16, u16)) -> Self {
+        Self::of(&["sh", "-c", run], size)
+    }
+
+    fn of(command: &[&str], size: (u16, u16)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let terminal = Self {
             socket: dir.path().join("tmux"),
             _dir: dir,
         };
         let (width, height) = (size.0.to_string(), size.1.to_string());
-        let made = terminal.tmux(&[
+        let session = [
             "-f",
             "/dev/null",
             "new-session",
@@ -53,10 +57,8 @@ impl Terminal {
             &width,
             "-y",
             &height,
-            "sh",
-            "-c",
-            run,
-        ]);
+        ];
+        let made = terminal.tmux(&[&session, command].concat());
         assert!(
             made.status.success(),
             "tmux: {}",
@@ -113,6 +115,21 @@ fn home() -> (Home, Daemon) {
     let daemon = home.start();
     home.run(&["hooks", "create", "orders", "--reduce", "count"]);
     (home, daemon)
+}
+
+/// Sends events; `--data` is their body here.
+fn send(home: &Home, args: &[&str]) {
+    let mut send = Command::new(env!("CARGO_BIN_EXE_hooklane"));
+    let sent = send
+        .arg("send")
+        .args(args)
+        .env("HOOKLANE_DATA", home.data());
+    let sent = sent.output().unwrap();
+    assert!(
+        sent.status.success(),
+        "{}",
+        String::from_utf8_lossy(&sent.stderr)
+    );
 }
 
 const WIDE: (u16, u16) = (80, 24);
@@ -259,4 +276,285 @@ fn a_lane_is_paused_from_its_menu_and_lanes_are_resized_by_typing_the_number() {
     terminal.sees(&["oldest -  flow -", "OK"]);
     terminal.tmux(&["resize-window", "-x", "80", "-y", "24"]);
     terminal.sees(&["default: 3 lanes gen 2", "WORK99"]);
+}
+
+#[test]
+fn a_signal_of_a_lost_connection_ends_it_and_a_suspended_one_comes_back() {
+    let (home, _daemon) = home();
+    // A shell that keeps jobs: there is nobody to come back to without one.
+    let terminal = Terminal::of(&["bash", "--norc", "--noprofile", "-i"], WIDE);
+    let program = env!("CARGO_BIN_EXE_hooklane");
+    let data = home.data();
+    let run = format!(
+        "LANG=C.UTF-8 TERM=xterm-256color {program} top --data {}",
+        data.display()
+    );
+    terminal.keys(&[&run, "Enter"]);
+    terminal.sees(&["LIVE", " 7 active"]);
+    let pid = rustix::process::Pid::from_raw(terminal.pid()).unwrap();
+    terminal.keys(&["C-z"]);
+    let left = terminal.sees(&["Stopped"]);
+    assert!(!left.contains("LIVE"), "{left}");
+    terminal.keys(&["fg", "Enter"]);
+    terminal.sees(&["LIVE", " 7 active"]);
+    for (width, height, seen) in [
+        ("1", "1", ""),
+        ("40", "10", "oldest -  flow -"),
+        ("140", "40", "throughput 15m"),
+    ] {
+        terminal.tmux(&["resize-window", "-x", width, "-y", height]);
+        terminal.sees(&[seen]);
+    }
+
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    terminal.keys(&["echo ended $?; stty -a", "Enter"]);
+    let left = terminal.sees(&["ended 129", " icanon"]);
+    // What is above it is of tmux, which keeps two screens through a change of size.
+    let after = left.split("ended 129").last().unwrap();
+    assert!(!after.contains("throughput"), "{left}");
+}
+
+#[test]
+fn what_senders_put_into_an_event_is_seen_whole_and_the_terminal_does_not_obey_it() {
+    let (home, _daemon) = home();
+    let body = "{\"a\":\"\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\"}";
+    send(
+        &home,
+        &["orders", "--data", body, "--header", "x-evil: \u{9b}1m"],
+    );
+    let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
+    terminal.sees(&["LIVE"]);
+    terminal.keys(&["e"]);
+    terminal.sees(&[
+        "FOLLOW",
+        " orders ",
+        "reduce   folded",
+        "1 of the newest 1 shown",
+    ]);
+    terminal.keys(&["Enter"]);
+    let whole = terminal.sees(&["x-evil: ", "body, "]);
+    assert!(
+        whole.contains(r"\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m"),
+        "{whole}"
+    );
+    let title = terminal.tmux(&["display-message", "-p", "#{pane_title}"]);
+    assert!(!String::from_utf8_lossy(&title.stdout).contains("owned"));
+}
+
+#[test]
+fn what_one_operator_has_changed_another_does_not_do_again() {
+    let (home, _daemon) = home();
+    let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
+    terminal.sees(&["LIVE"]);
+    terminal.keys(&["r"]);
+    terminal.sees(&["New number"]);
+    terminal.keys(&["1", "6", "Enter"]);
+    terminal.sees(&["8 -> 16 lanes", "Type 16 to go on"]);
+    home.run(&["lanes", "resize", "4", "--yes"]);
+    let shown = terminal.sees(&["changed meanwhile, nothing was done", "4 lanes gen 2"]);
+    assert!(!shown.contains("Type 16"), "{shown}");
+
+    terminal.keys(&["a"]);
+    terminal.sees(&["> drain lane 0"]);
+    terminal.keys(&["Enter"]);
+    terminal.sees(&["drain default-2-0", "> Cancel"]);
+    home.run(&["lanes", "pause", "0"]);
+    terminal.sees(&["changed meanwhile, nothing was done", " 0 paused"]);
+}
+
+#[test]
+fn streams_and_hooks_are_held_and_paused_from_their_menus() {
+    let (home, _daemon) = home();
+    send(&home, &["orders"]);
+    let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
+    terminal.sees(&["LIVE"]);
+    terminal.keys(&["e"]);
+    terminal.sees(&["reduce   folded"]);
+    terminal.keys(&["Enter"]);
+    terminal.sees(&["body, "]);
+    terminal.keys(&["Enter"]);
+    terminal.sees(&["reduce: at the head"]);
+    terminal.keys(&["H"]);
+    terminal.sees(&["hold orders -> reduce", "> Cancel"]);
+    terminal.keys(&["Tab", "Enter"]);
+    terminal.sees(&["hold orders -> reduce: done", ">!reduce", "held"]);
+    terminal.keys(&["a"]);
+    terminal.sees(&["> retry orders", "  release orders", "  pause hook orders"]);
+    terminal.keys(&["Down", "Enter"]);
+    terminal.sees(&["release orders -> reduce"]);
+    terminal.keys(&["Tab", "Enter"]);
+    terminal.sees(&["release orders -> reduce: done", "reduce         flowing"]);
+    terminal.keys(&["a"]);
+    terminal.sees(&["  pause hook orders"]);
+    terminal.keys(&["Down", "Enter"]);
+    terminal.sees(&["pause hook orders", "> Cancel"]);
+    terminal.keys(&["Tab", "Enter"]);
+    terminal.sees(&["pause hook orders: done"]);
+    assert!(home.run(&["hooks", "list"]).contains("paused"));
+}
+
+#[test]
+fn who_may_only_look_has_a_menu_that_does_nothing() {
+    let (home, _daemon) = home();
+    let terminal = Terminal::running(
+        &format!("LANG=C.UTF-8 HOOKLANE_KEY={}", home.key("read").trim()),
+        &format!("top --url http://{}", home.addr),
+        WIDE,
+    );
+    terminal.sees(&["LIVE", " 7 active"]);
+    terminal.keys(&["a"]);
+    terminal.sees(&["  pause lane 0", "may not change anything"]);
+    terminal.keys(&["Down", "Enter", "r"]);
+    terminal.sees(&["may not change anything", " 0 active"]);
+
+    let terminal = Terminal::running(
+        "LANG=C.UTF-8",
+        &format!("top --read-only --data {}", home.data().display()),
+        WIDE,
+    );
+    terminal.sees(&["LIVE"]);
+    terminal.keys(&["r"]);
+    terminal.sees(&["--read-only: nothing can be changed from here"]);
+}
+
+/// A dashboard of lines, read one by one.
+struct Lines {
+    top: std::process::Child,
+    read: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Lines {
+    fn of(home: &Home, args: &[&str]) -> Self {
+        let mut top = home.command(&[&["top", "-o", "jsonl"], args].concat());
+        let mut top = top.stdout(Stdio::piped()).spawn().unwrap();
+        let read = std::io::BufReader::new(top.stdout.take().unwrap());
+        Self { top, read }
+    }
+
+    fn next(&mut self) -> serde_json::Value {
+        use std::io::BufRead as _;
+        let mut line = String::new();
+        self.read.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        drop(self.top.kill());
+        drop(self.top.wait());
+    }
+}
+
+fn snapshot(home: &Home) -> serde_json::Value {
+    serde_json::from_str(&home.run(&["top", "--once", "-o", "json"])).unwrap()
+}
+
+#[test]
+fn what_is_put_together_from_changes_is_what_the_daemon_sees_and_latecomers_see_the_past() {
+    let (home, _daemon) = home();
+    let mut early = Lines::of(&home, &["--window", "1m"]);
+    let began = early.next()["history"].as_array().unwrap().len();
+    send(&home, &["orders", "--count", "50"]);
+    home.run(&["streams", "hold", "orders"]);
+    send(&home, &["orders", "--count", "3", "--no-wait"]);
+    let held = until(|| Some(early.next()).filter(|line| line["total"]["backlog"] == 3));
+    assert_eq!(held["lanes"][0]["lane"], "default-1-0");
+
+    // The same second, asked for and followed.
+    let mut line = held;
+    until(|| {
+        let asked = snapshot(&home);
+        while line["seq"].as_u64() < asked["seq"].as_u64() {
+            line = early.next();
+        }
+        let is_same_second = line["seq"] == asked["seq"];
+        for part in [
+            "at", "lanes", "cursors", "total", "verdicts", "log", "storage", "viewer",
+        ] {
+            if is_same_second {
+                assert_eq!(line[part], asked[part], "{part}");
+            }
+        }
+        is_same_second.then_some(())
+    });
+
+    let mut late = Lines::of(&home, &["--window", "1m"]);
+    let first = late.next();
+    let history = first["history"].as_array().unwrap();
+    assert!(history.len() > began, "{} and {began}", history.len());
+    assert!(
+        history
+            .iter()
+            .any(|second| second["waits"][0].as_u64() > Some(0))
+    );
+    let later = until(|| Some(late.next()).filter(|line| line["seq"] != first["seq"]));
+    let grown = later["history"].as_array().unwrap();
+    assert_eq!(
+        grown[..history.len()],
+        history[..],
+        "nothing of the past is lost"
+    );
+    assert!(grown.len() > history.len());
+}
+
+#[test]
+fn a_viewer_is_sent_little_and_a_revoked_key_nothing_more() {
+    use std::io::{Read as _, Write as _};
+    let home = Home::new(Setup::Embedded);
+    let _daemon = home.ready(home.spawn_with(&["--lanes", "64"]));
+    let hook = [
+        "hooks",
+        "create",
+        "orders",
+        "--order-by",
+        "body:/k",
+        "--reduce",
+        "count",
+    ];
+    home.run(&hook);
+    let key = home.key("read");
+    let mut viewer = std::net::TcpStream::connect(home.addr).unwrap();
+    let ask = format!(
+        "GET /v1/admin/snapshot/live HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip\r\n\
+         authorization: Bearer {}\r\n\r\n",
+        key.trim()
+    );
+    viewer.write_all(ask.as_bytes()).unwrap();
+    viewer
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let mut piece = vec![0; 1 << 20];
+    let mut read = || {
+        let len = viewer.read(&mut piece).unwrap();
+        // An answer in chunks ends with an empty one.
+        (len, len == 0 || piece[..len].ends_with(b"0\r\n\r\n"))
+    };
+    read();
+    let sent = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            for k in 0..64 {
+                let body = format!("{{\"k\":{k}}}");
+                send(
+                    &home,
+                    &["orders", "--data", &body, "--count", "20", "--no-wait"],
+                );
+            }
+        });
+        // The headers and the whole, then the seconds of the load.
+        let mut sent = vec![read().0, read().0];
+        while !load.is_finished() || sent.len() < 5 {
+            sent.push(read().0);
+        }
+        sent
+    });
+    let seconds = &sent[2..];
+    let mean = seconds.iter().sum::<usize>() / seconds.len();
+    assert!(mean < 3_000, "{mean} bytes a second: {sent:?}");
+
+    let keys = home.run(&["keys", "list", "-o", "jsonl"]);
+    let id = keys.lines().find(|line| line.contains("\"read\"")).unwrap();
+    let id: serde_json::Value = serde_json::from_str(id).unwrap();
+    home.run(&["keys", "revoke", id["id"].as_str().unwrap(), "--yes"]);
+    until(|| read().1.then_some(()));
 }

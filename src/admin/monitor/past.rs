@@ -1,0 +1,181 @@
+//! What a namespace was like: fifteen minutes by the second would be much, so the last five are kept by the
+//! second, and the last hour in steps of ten. Bounded, in memory, the same for all who look.
+
+use std::collections::VecDeque;
+
+use super::{hundredths, keep};
+use crate::api::{Lane, Sample, Total, Window};
+use crate::domain::time::Timestamp;
+use crate::engine::{Waits, class};
+
+/// Seconds that are kept one by one.
+const SECONDS_KEPT: usize = 300;
+
+/// Seconds in a step.
+pub(super) const STEP: usize = 10;
+
+/// Steps that are kept: an hour.
+const STEPS_KEPT: usize = 360;
+
+/// Seconds over which it is told how the backlog changes.
+const CHANGE_OVER: usize = 30;
+
+#[derive(Default)]
+pub(super) struct Past {
+    seconds: VecDeque<Sample>,
+    steps: VecDeque<Sample>,
+    /// The seconds of the step that is not over, and what was finished in them.
+    open: Vec<Sample>,
+    finished: Waits,
+    /// What was finished when it was looked last, as it is counted from the beginning.
+    counted: Option<Waits>,
+}
+
+impl Past {
+    /// Notes the second that has just ended. `counted` is what was finished since the beginning.
+    pub fn note(&mut self, total: &Total, lanes: &[Lane], counted: Waits, now: Timestamp) {
+        let before = self.counted.replace(counted).unwrap_or(counted);
+        let mut waits = [0; 7];
+        for (nth, waits) in waits.iter_mut().enumerate() {
+            // A node that began anew counts from zero.
+            *waits = counted[nth].saturating_sub(before[nth]);
+            self.finished[nth] += *waits;
+        }
+        let still = waiting(lanes);
+        add(&mut waits, still);
+        let second = Sample {
+            at: now,
+            backlog: total.backlog,
+            in_per_s: hundredths(total.in_per_s),
+            out_per_s: hundredths(total.out_per_s),
+            flow_ms: total.flow_ms.unwrap_or(0),
+            waits,
+        };
+        keep(&mut self.seconds, second, SECONDS_KEPT);
+        self.open.push(second);
+        if self.open.len() == STEP {
+            let mut finished = std::mem::take(&mut self.finished);
+            add(&mut finished, still);
+            let step = step_of(&std::mem::take(&mut self.open), finished);
+            keep(&mut self.steps, step, STEPS_KEPT);
+        }
+    }
+
+    /// How the backlog has changed lately, in events a second.
+    pub fn backlog_per_s(&self, backlog: u64, now: Timestamp) -> f64 {
+        let back = self.seconds.len().saturating_sub(CHANGE_OVER);
+        let Some(then) = self.seconds.get(back) else {
+            return 0.0;
+        };
+        let elapsed = now.since(then.at).as_secs_f64().max(1.0);
+        (backlog as f64 - then.backlog as f64) / elapsed
+    }
+
+    /// What a window shows of it, oldest first, without what was seen until `after`.
+    pub fn shown(&self, window: Window, after: Option<Timestamp>) -> Vec<Sample> {
+        let (steps, each) = window.steps();
+        let kept = match each.as_secs() {
+            1 => &self.seconds,
+            _ => &self.steps,
+        };
+        let is_new = |sample: &&Sample| after.is_none_or(|after| sample.at > after);
+        let mut shown: Vec<_> = kept.iter().rev().take(steps).take_while(is_new).collect();
+        shown.reverse();
+        shown.into_iter().copied().collect()
+    }
+}
+
+/// What waits still, by how long so far: what flows and what is set aside are two populations.
+fn waiting(lanes: &[Lane]) -> Waits {
+    let mut waits = [0; 7];
+    let class = |ms: u64| class(ms.saturating_mul(1_000));
+    for lane in lanes.iter().filter(|lane| lane.backlog > 0) {
+        let flowing = match lane.flow_ms {
+            Some(flow) => {
+                waits[class(flow)] += lane.backlog_flowing;
+                lane.backlog_flowing
+            }
+            None => 0,
+        };
+        waits[class(lane.oldest_ms.unwrap_or(0))] += lane.backlog.saturating_sub(flowing);
+    }
+    waits
+}
+
+fn add(sum: &mut Waits, waits: Waits) {
+    for (sum, waits) in sum.iter_mut().zip(waits) {
+        *sum += waits;
+    }
+}
+
+fn step_of(seconds: &[Sample], waits: Waits) -> Sample {
+    let mean = |of: fn(&Sample) -> f64| {
+        hundredths(seconds.iter().map(of).sum::<f64>() / seconds.len().max(1) as f64)
+    };
+    let most = |of: fn(&Sample) -> u64| seconds.iter().map(of).max().unwrap_or(0);
+    Sample {
+        at: seconds.last().map(|second| second.at).unwrap_or_default(),
+        backlog: most(|second| second.backlog),
+        in_per_s: mean(|second| second.in_per_s),
+        out_per_s: mean(|second| second.out_per_s),
+        flow_ms: most(|second| second.flow_ms),
+        waits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_millis(1_795_489_154_000 + second * 1_000)
+    }
+
+    fn past(seconds: i64) -> Past {
+        let mut past = Past::default();
+        for second in 0..seconds {
+            let total = Total {
+                backlog: second.unsigned_abs() * 3,
+                in_per_s: second as f64,
+                ..Total::default()
+            };
+            let counted = [second.unsigned_abs() * 5, 0, 0, 0, 0, 0, 0];
+            past.note(&total, &[], counted, at(second));
+        }
+        past
+    }
+
+    #[test]
+    fn a_window_shows_its_span_and_no_more_however_long_it_was_watched() {
+        let past = past(5_000);
+        for (window, steps) in [
+            (Window::Minute, 60),
+            (Window::Five, 300),
+            (Window::Quarter, 90),
+            (Window::Hour, 360),
+        ] {
+            let shown = past.shown(window, None);
+            assert_eq!(shown.len(), steps, "{window:?}");
+            assert_eq!(shown.last().map(|last| last.at), Some(at(4_999)));
+        }
+        let step = past.shown(Window::Hour, None).pop().unwrap();
+        assert_eq!((step.backlog, step.waits[0]), (4_999 * 3, 50));
+        assert_eq!(step.in_per_s, 4_994.5);
+    }
+
+    #[test]
+    fn whoever_has_seen_the_past_is_told_only_what_came() {
+        let past = past(100);
+        assert_eq!(past.shown(Window::Minute, Some(at(97))).len(), 2);
+        assert!(past.shown(Window::Hour, Some(at(99))).is_empty());
+        assert_eq!(past.backlog_per_s(99 * 3 + 3, at(100)), 3.0);
+    }
+
+    #[test]
+    fn a_node_that_began_anew_has_not_unfinished_anything() {
+        let mut past = past(10);
+        past.note(&Total::default(), &[], [1, 0, 0, 0, 0, 0, 0], at(10));
+        let last = past.shown(Window::Minute, None).pop().unwrap();
+        assert_eq!(last.waits, [0; 7]);
+    }
+}

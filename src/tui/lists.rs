@@ -1,0 +1,216 @@
+//! What happened, the nodes, and the namespaces: a list each.
+
+use ratatui::style::Modifier;
+use ratatui::text::{Line, Span};
+
+use super::app::{App, is_in_trouble};
+use super::columns::{Column, Table, age, cut, fit, number, share, took};
+use super::detail::{ended, note};
+use super::overview::{clock, header, rule};
+use super::theme::Tone;
+use crate::api::{LogLine, NamespaceLine, NodeLine, Severity};
+use crate::text::{count, printable_line};
+
+/// A row of a list, which is selected or not.
+pub fn row(app: &App, text: String, severity: Severity, is_selected: bool) -> Line<'static> {
+    let sign = if is_selected { '>' } else { ' ' };
+    let mut style = app.theme.style(Tone::from(severity));
+    if is_selected {
+        style = style.add_modifier(Modifier::REVERSED);
+    }
+    Line::from(Span::styled(
+        format!("{sign}{}{text}", severity.mark()),
+        style,
+    ))
+}
+
+/// The first rows that are shown, so that the selected one is among them.
+fn first(at: usize, room: usize) -> usize {
+    (at + 1).saturating_sub(room.max(1))
+}
+
+/// What happened, newest first, and the selected entry whole.
+pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![header(app, "log", width)];
+    let log = app.log();
+    let level = match app.level {
+        Severity::Fine => "all",
+        Severity::Unusual => "~ and !",
+        Severity::Trouble => "! only",
+    };
+    lines.push(Line::from(cut(
+        &format!(" {} entries   levels: {level} (1 2 3)", log.len()),
+        width,
+    )));
+    lines.extend(note(app, width));
+    let selected = app.entry_row();
+    let below = if height >= 20 { 5 } else { 0 };
+    let room = height.saturating_sub(lines.len() + below + 2);
+    let names = width.saturating_sub(50).clamp(12, 40);
+    let columns = vec![
+        Column::words("TIME", 8),
+        Column::words("SCOPE", names),
+        Column::words("WHAT", width.saturating_sub(names + 12)),
+    ];
+    let table = Table::new(columns, 1, width.saturating_sub(2));
+    let titles = fit(&format!("  {}", table.header()), width, false);
+    lines.push(app.theme.line(Tone::Header, titles));
+    let at = log
+        .iter()
+        .position(|line| Some(*line) == selected)
+        .unwrap_or(0);
+    for line in log.iter().skip(first(at, room)).take(room) {
+        let cells = [
+            ("TIME", clock(line.at).trim_end_matches('Z').to_owned()),
+            ("SCOPE", printable_line(&line.scope).to_string()),
+            ("WHAT", printable_line(&line.what).to_string()),
+        ];
+        let is_selected = Some(*line) == selected;
+        lines.push(row(
+            app,
+            table.named_row(&cells),
+            line.severity,
+            is_selected,
+        ));
+    }
+    if log.is_empty() {
+        lines.push(Line::from(
+            " nothing that fits has happened since the daemon began",
+        ));
+    }
+    if let Some(line) = selected.filter(|_| below > 0) {
+        let used = lines.len() + below + 1;
+        lines.extend(std::iter::repeat_n(
+            Line::default(),
+            height.saturating_sub(used),
+        ));
+        lines.push(rule(app, "selected", width));
+        lines.extend(whole(line, width, below - 1));
+    }
+    ended(app, lines, width, height)
+}
+
+fn whole(line: &LogLine, width: usize, room: usize) -> Vec<Line<'static>> {
+    let head = format!(" {}   {}", line.at, printable_line(&line.scope));
+    let what = printable_line(&line.what);
+    let parts = super::columns::wrapped(what.as_str(), width.saturating_sub(2).max(10));
+    let parts = parts.into_iter().map(|part| Line::from(format!(" {part}")));
+    let lines = std::iter::once(Line::from(cut(&head, width))).chain(parts);
+    lines.take(room).collect()
+}
+
+fn node_columns() -> Vec<Column> {
+    vec![
+        Column::words("NODE", 12),
+        Column::words("OWNS", 18).narrow(3, 12),
+        Column::numbers("BUSY", 5),
+        Column::numbers("CPU", 5),
+        Column::numbers("COMMIT99", 8),
+        Column::numbers("BEAT", 5).gone(2),
+        Column::numbers("UP", 6),
+        Column::words("VERSION", 8).gone(1),
+    ]
+}
+
+/// The titles of a table of nodes.
+pub fn node_header(width: usize) -> String {
+    let table = Table::new(node_columns(), 1, width.saturating_sub(2));
+    fit(&format!("  {}", table.header()), width, false)
+}
+
+/// A node in a line.
+pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) -> Line<'static> {
+    let table = Table::new(node_columns(), 1, width.saturating_sub(2));
+    let state = if node.leaving { " (leaving)" } else { "" };
+    let lanes = if node.lanes == 1 { "lane" } else { "lanes" };
+    let cpu = node.cpu.map(|cpu| format!("{cpu:.1}c"));
+    let version = node.version.as_deref().unwrap_or("-");
+    let cells = [
+        ("NODE", printable_line(&node.node).to_string() + state),
+        ("OWNS", format!("{} {lanes} {}", node.lanes, node.owns)),
+        ("BUSY", share(node.busy)),
+        ("CPU", cpu.unwrap_or_else(|| "-".to_owned())),
+        ("COMMIT99", took(node.commit_p99_ms)),
+        ("BEAT", age(node.beat_ms)),
+        ("UP", age(node.up_ms)),
+        ("VERSION", printable_line(version).to_string()),
+    ];
+    let severity = match (is_in_trouble(node), node.leaving) {
+        (true, false) => Severity::Trouble,
+        (true, true) => Severity::Unusual,
+        (false, _) => Severity::Fine,
+    };
+    row(app, table.named_row(&cells), severity, is_selected)
+}
+
+/// Every node; those that are not as the others first.
+pub fn nodes(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![header(app, "nodes", width)];
+    lines.extend(note(app, width));
+    lines.push(app.theme.line(Tone::Header, node_header(width)));
+    let nodes = app.nodes();
+    let selected = app.node_name();
+    let is_selected = |node: &&NodeLine| Some(&node.node) == selected.as_ref();
+    let at = nodes.iter().position(is_selected).unwrap_or(0);
+    let room = height.saturating_sub(lines.len() + 1);
+    let shown = nodes.iter().skip(first(at, room)).take(room);
+    lines.extend(shown.map(|node| node_line(app, node, width, is_selected(node))));
+    ended(app, lines, width, height)
+}
+
+fn namespace_columns() -> Vec<Column> {
+    vec![
+        Column::words("NAMESPACE", 16).narrow(1, 10),
+        Column::numbers("LANES", 5),
+        Column::numbers("GEN", 5),
+        Column::numbers("HELD", 5),
+        Column::numbers("OLDEST", 6),
+        Column::numbers("FLOW", 6),
+        Column::numbers("BACKLOG", 8),
+    ]
+}
+
+/// The titles of a table of namespaces.
+pub fn namespace_header(width: usize) -> String {
+    let table = Table::new(namespace_columns(), 1, width.saturating_sub(2));
+    fit(&format!("  {}", table.header()), width, false)
+}
+
+/// A namespace in a line.
+pub fn namespace_line(
+    app: &App,
+    line: &NamespaceLine,
+    width: usize,
+    is_selected: bool,
+) -> Line<'static> {
+    let table = Table::new(namespace_columns(), 1, width.saturating_sub(2));
+    let cells = [
+        ("NAMESPACE", line.namespace.to_string()),
+        ("LANES", line.lanes.to_string()),
+        ("GEN", line.generation.to_string()),
+        ("HELD", count(line.set_aside)),
+        ("OLDEST", age(line.oldest_ms)),
+        ("FLOW", age(line.flow_ms)),
+        ("BACKLOG", number(line.backlog, 8)),
+    ];
+    let severity = match line.set_aside {
+        0 => Severity::Fine,
+        _ => Severity::Unusual,
+    };
+    row(app, table.named_row(&cells), severity, is_selected)
+}
+
+/// Every namespace; Enter shows it.
+pub fn namespaces(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![header(app, "namespaces", width)];
+    lines.extend(note(app, width));
+    lines.push(app.theme.line(Tone::Header, namespace_header(width)));
+    let all = app.namespaces();
+    let selected = app.namespace_name();
+    let is_selected = |line: &&NamespaceLine| Some(&line.namespace) == selected.as_ref();
+    let at = all.iter().position(is_selected).unwrap_or(0);
+    let room = height.saturating_sub(lines.len() + 1);
+    let shown = all.iter().skip(first(at, room)).take(room);
+    lines.extend(shown.map(|line| namespace_line(app, line, width, is_selected(line))));
+    ended(app, lines, width, height)
+}
