@@ -632,8 +632,14 @@ impl Admin {
     /// What nodes tell of streams of a namespace that keep events past their time.
     fn overdue(&self, namespace: &Name, whole: &Whole<'_>) -> Vec<String> {
         let own = self.engine.as_deref().map(overdue).unwrap_or_default();
-        let told = whole.reports.iter().flat_map(|report| report.overdue.clone());
-        let of_space = own.into_iter().chain(told).filter(|(space, _)| space == namespace);
+        let told = whole
+            .reports
+            .iter()
+            .flat_map(|report| report.overdue.clone());
+        let of_space = own
+            .into_iter()
+            .chain(told)
+            .filter(|(space, _)| space == namespace);
         of_space.map(|(_, told)| told).collect()
     }
 
