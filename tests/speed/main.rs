@@ -1,6 +1,6 @@
 //! How fast hooklane is, over HTTP, against the ceiling of the machine in the same run.
 //!
-//! `cargo bench --bench speed [-- [--quick] [--production] [--nodes N] [SCENARIO…]]` drives the real
+//! `cargo bench --bench speed [-- [--quick] [--production] [--nodes N] [--connections N] [SCENARIO…]]` drives the real
 //! binary, on a file or on private servers (`HOOKLANE_SETUP=production` too). Owns the scenarios
 //! and their targets; every scenario also checks order, counts and states, and a wrong one fails the
 //! run. A missed target is shown and does not: machines differ.
@@ -46,7 +46,8 @@ fn main() {
         return bare::serve();
     }
     let quick = args.iter().any(|arg| arg == "--quick");
-    let nodes = value(&mut args, "--nodes").map(|n| n.parse().expect("--nodes takes a number"));
+    let nodes = number(&mut args, "--nodes").unwrap_or(1);
+    let connections = number(&mut args, "--connections").unwrap_or(world::CONNECTIONS);
     let on = value(&mut args, "--on").or_else(|| std::env::var("HOOKLANE_SETUP").ok());
     let is_short = args.iter().any(|arg| arg == "--production");
     let setup = match on.as_deref() {
@@ -55,7 +56,7 @@ fn main() {
         Some("production") => Setup::Production,
         Some(other) => panic!("no set-up {other:?}; there are embedded and production"),
     };
-    world::choose(setup, nodes.unwrap_or(1));
+    world::choose(setup, nodes, connections);
     // Cargo itself passes `--bench`.
     let names: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
     if let Some(wrong) = names
@@ -71,13 +72,20 @@ fn main() {
         false => names.iter().any(|name| scenario.is(name)),
     };
     proc::print_machine();
-    println!("set-up: {setup:?}, nodes: {}", nodes.unwrap_or(1));
+    println!("set-up: {setup:?}, nodes: {nodes}, connections: {connections}");
     table::print_head();
     for scenario in SCENARIOS.iter().filter(wanted) {
         (scenario.run)(&Scale { quick });
     }
     // A disk that others use meanwhile explains more than anything else.
     proc::print_machine();
+}
+
+/// Takes an option whose value is a number out of the arguments.
+fn number(args: &mut Vec<String>, option: &str) -> Option<usize> {
+    let text = value(args, option)?;
+    let number = text.parse().ok().filter(|number| *number > 0);
+    Some(number.unwrap_or_else(|| panic!("{option} takes a number")))
 }
 
 /// Takes an option and its value out of the arguments.

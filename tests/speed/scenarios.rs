@@ -14,7 +14,7 @@ use super::plans::{Closed, Pace, Seen, Settle, Until, latencies, micros, quantil
 use super::proc;
 use super::requests::Requests;
 use super::table::{Target, median, note, row};
-use super::world::{CONNECTIONS, Kind, Ledger, World, by_setup};
+use super::world::{Kind, Ledger, World, by_setup, connections};
 
 const HOOKS: usize = 1_000;
 
@@ -82,7 +82,7 @@ fn bare_rate(bare: &Bare, time: Duration) -> f64 {
     let mut ledger = Ledger::new(HOOKS);
     let began = Instant::now();
     let mut plan = Closed::new(&mut ledger, requests.hooks(), Until::Passed(time));
-    generator::run(&[bare.addr], CONNECTIONS, &mut requests, &mut plan);
+    generator::run(&[bare.addr], connections(), &mut requests, &mut plan);
     ledger.count() as f64 / began.elapsed().as_secs_f64()
 }
 
@@ -90,7 +90,7 @@ fn bare(scale: &Scale) {
     let bare = Bare::start();
     bare_rate(&bare, scale.time(1.0));
     let rates = (0..5).map(|_| bare_rate(&bare, scale.time(2.0))).collect();
-    let what = "bare HTTP server, 64 connections, 512-byte bodies, answered 202";
+    let what = "bare HTTP server, 512-byte bodies, answered 202";
     row(what, median(rates), "/s", Target::None);
 }
 
@@ -273,7 +273,7 @@ fn spike(scale: &Scale) {
                 std::thread::sleep(scale.time(3.0));
                 let began = Instant::now();
                 let mut plan = Closed::new(&mut ledger, 1, Until::Accepted(events));
-                generator::run(&addrs, CONNECTIONS, &mut requests, &mut plan);
+                generator::run(&addrs, connections(), &mut requests, &mut plan);
                 let mut plan = Settle::new(&ledger);
                 generator::run(&addrs, 1, &mut requests, &mut plan);
                 spikes.lock().unwrap().push((began, Instant::now()));
@@ -437,7 +437,7 @@ fn resize(scale: &Scale) {
         threads.spawn(|| {
             let time = calm + stormy * (STORM.len() as u32 + 1);
             let mut plan = Closed::new(&mut ledger, LOAD as u32, Until::Passed(time));
-            generator::run(&addrs, CONNECTIONS, &mut requests, &mut plan);
+            generator::run(&addrs, connections(), &mut requests, &mut plan);
         });
         threads.spawn(|| {
             std::thread::sleep(calm);

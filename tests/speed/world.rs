@@ -27,22 +27,27 @@ const SUM_JS: &str = "export default function reduce(state, event) {
 /// How long nodes that have just come need to divide the lanes among them.
 const SPREAD: Duration = Duration::from_secs(8);
 
-/// How many connections send at once.
+/// How many connections send at once, unless it is said.
 pub const CONNECTIONS: usize = 64;
 
-static CHOSEN: OnceLock<(Setup, usize)> = OnceLock::new();
+static CHOSEN: OnceLock<(Setup, usize, usize)> = OnceLock::new();
 
-/// Says on what everything runs, and on how many nodes; a file has one.
-pub fn choose(setup: Setup, nodes: usize) {
+/// Says on what everything runs, on how many nodes, and over how many connections; a file has one node.
+pub fn choose(setup: Setup, nodes: usize, connections: usize) {
     let fits = setup == Setup::Production || nodes == 1;
     assert!(nodes > 0 && fits, "{nodes} nodes on {setup:?}");
-    CHOSEN.get_or_init(|| (setup, nodes));
+    CHOSEN.get_or_init(|| (setup, nodes, connections));
+}
+
+/// How many connections send at once.
+pub fn connections() -> usize {
+    CHOSEN.get().map_or(CONNECTIONS, |chosen| chosen.2)
 }
 
 /// One of two targets: of a file and of servers.
 pub fn by_setup<T>(embedded: T, production: T) -> T {
     match CHOSEN.get() {
-        Some((Setup::Production, _)) => production,
+        Some((Setup::Production, ..)) => production,
         _ => embedded,
     }
 }
@@ -52,7 +57,7 @@ fn homes() -> Vec<Home> {
     // On a disk, because a sync to memory costs nothing; its guard ends it with this process.
     static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start_in(Path::new("/var/tmp")));
     match CHOSEN.get() {
-        Some((Setup::Production, nodes)) => {
+        Some((Setup::Production, nodes, _)) => {
             let servers = Servers::on(&SERVER);
             (0..*nodes)
                 .map(|n| Home::of(&servers, &format!("node{n}")))
@@ -150,7 +155,7 @@ impl World {
         let began = Instant::now();
         let hooks = self.requests.hooks();
         let mut plan = Closed::new(&mut self.ledger, hooks, until);
-        generator::run(&self.addrs, CONNECTIONS, &mut self.requests, &mut plan);
+        generator::run(&self.addrs, connections(), &mut self.requests, &mut plan);
         plan.warn();
         began.elapsed().as_secs_f64()
     }
@@ -158,7 +163,7 @@ impl World {
     /// Waits until every state is at its head, and gives the states.
     pub fn settle(&mut self) -> Vec<(u32, Vec<u8>)> {
         let mut plan = Settle::new(&self.ledger);
-        generator::run(&self.addrs, CONNECTIONS, &mut self.requests, &mut plan);
+        generator::run(&self.addrs, connections(), &mut self.requests, &mut plan);
         plan.states
     }
 
@@ -177,7 +182,7 @@ impl World {
     /// Sends at a fixed rate to the first `hooks` hooks.
     pub fn open(&mut self, hooks: u32, pace: Pace<'_>) -> Measured {
         let mut plan = Open::new(&mut self.ledger, hooks, pace);
-        generator::run(&self.addrs, CONNECTIONS, &mut self.requests, &mut plan);
+        generator::run(&self.addrs, connections(), &mut self.requests, &mut plan);
         plan.measured
     }
 }
