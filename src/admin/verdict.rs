@@ -917,7 +917,7 @@ mod tests {
         let (rule, _, text) = first(&facts);
         assert_eq!(rule, 9);
         assert!(
-            text.starts_with("billing/zeta -> reduce: at seq 912"),
+            text.starts_with("billing/zeta -> reduce held since 23:59:40Z: at seq 912"),
             "{text}"
         );
         assert!(text.contains("It and 1 more stream of billing hold up only their own 122 events"));
