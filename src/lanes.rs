@@ -43,7 +43,7 @@ pub enum Behind {
 pub enum Aside {
     /// Nothing: another event has come, which waits behind the one that failed.
     Stay,
-    /// To look again: somebody has let it go.
+    /// To look again: somebody may have let it go.
     Return,
 }
 

@@ -415,12 +415,13 @@ impl Lane {
     }
 }
 
+/// Who has the cursor next may have set it aside, and may not know that somebody has let it go.
 fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
     Hint {
         cursor,
         oldest: entry.oldest,
         behind: entry.behind,
-        aside: lanes::Aside::Stay,
+        aside: lanes::Aside::Return,
     }
 }
 
@@ -573,6 +574,21 @@ mod tests {
         lane.hinted([hint(1, lanes::Aside::Return), hint(1, lanes::Aside::Stay)]);
         lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest(1)));
         assert_eq!(batch(&mut lane, 9, 0), [1]);
+    }
+
+    #[test]
+    fn being_let_go_in_a_lane_that_gives_the_cursor_up_counts_where_it_is_set_aside() {
+        let mut now = lane_with(&[1, 2]);
+        assert_eq!(batch(&mut now, 9, 0), [1, 2]);
+        now.turned(cursor(1), Outcome::Aside(Aside::Held, rest(1)));
+        now.turned(cursor(2), Outcome::Aside(Aside::Held, rest(1)));
+
+        let mut before = Lane::default();
+        before.hinted([hint(1, lanes::Aside::Return), hint(2, lanes::Aside::Return)]);
+        now.hinted(before.give_up_those(|stranger| stranger == cursor(1)));
+        assert_eq!(batch(&mut now, 9, 0), [1]);
+        now.hinted(before.give_up());
+        assert_eq!(batch(&mut now, 9, 0), [2]);
     }
 
     #[test]

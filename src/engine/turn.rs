@@ -229,13 +229,15 @@ fn judge(
     plan(input, handler, now)
 }
 
+/// For the lane that has a cursor now. It may have set it aside, and what came here may have been that somebody
+/// has let it go.
 fn hint(input: &Input, now: Timestamp) -> Hint {
     let rest = rest(input, 0, now);
     Hint {
         cursor: input.cursor.id,
         oldest: rest.oldest,
         behind: Behind::All(rest.events),
-        aside: lanes::Aside::Stay,
+        aside: lanes::Aside::Return,
     }
 }
 
