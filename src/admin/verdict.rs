@@ -87,9 +87,11 @@ impl Facts<'_> {
         !is_stopped(lane) && lane.flow_ms.is_some_and(over(LATE))
     }
 
-    fn turn_wait(&self) -> Duration {
-        let waits = self.lanes.iter().filter_map(|lane| lane.turn_wait_ms);
-        Duration::from_millis(waits.max().unwrap_or(0))
+    /// Busy lanes in which turns wait behind other cursors. However short a round is there: what waits in such a
+    /// lane gets only its share of it.
+    fn crowded(&self) -> Vec<&Lane> {
+        let waits = |lane: &&Lane| lane.turn_wait_ms.is_some_and(|ms| ms > 0);
+        self.busy().into_iter().filter(waits).collect()
     }
 
     fn backlog(&self) -> u64 {
@@ -392,14 +394,13 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
 }
 
 fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
-    let busy = facts.busy();
-    let waits = facts.turn_wait();
-    if !facts.is_late() || busy.is_empty() || waits <= LATE {
+    let busy = facts.crowded();
+    if !facts.is_late() || busy.is_empty() {
         return None;
     }
     let text = format!(
         "turns wait {} behind other cursors: {} 90% busy or more",
-        duration(waits),
+        duration(facts.flow().unwrap_or_default()),
         listed(&busy, "lane", "lanes", "is", "are")
     );
     Some(Verdict {
@@ -436,7 +437,7 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
 /// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
 fn lanes_help(facts: &Facts<'_>) -> String {
     match facts.lanes_that_help {
-        _ if facts.busy().is_empty() || facts.turn_wait() <= LATE => {
+        _ if facts.crowded().is_empty() => {
             "More lanes: no, no turn waits behind another cursor.".to_owned()
         }
         Some(lanes) => format!("More lanes: yes, {lanes}: hooklane lanes resize {lanes}"),
@@ -857,12 +858,12 @@ mod tests {
         let (rule, _, text) = first(&facts);
         assert_eq!(rule, 8);
         assert!(
-            text.starts_with("turns wait 2m50 behind other cursors"),
+            text.starts_with("turns wait 2m55 behind other cursors"),
             "{text}"
         );
 
         let lanes = [late(2), late(3)].map(|lane| Lane {
-            turn_wait_ms: Some(4),
+            turn_wait_ms: Some(0),
             ..lane
         });
         let facts = Facts {
@@ -872,7 +873,7 @@ mod tests {
         let (rule, class, text) = first(&facts);
         assert_eq!((rule, class), (8, Class::UsPerhaps));
         assert!(
-            text.contains("its turns wait 4ms") && text.contains("More lanes: no"),
+            text.contains("its turns wait 0ms") && text.contains("More lanes: no"),
             "{text}"
         );
     }

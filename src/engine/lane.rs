@@ -28,10 +28,12 @@ pub struct Lane {
 }
 
 /// How long cursors wait for their turns, by one at a time: the last of those that are ready is watched until
-/// it runs. Nobody who was ready before it waits for longer.
+/// it has run, in a turn with others until that has ended. Nobody who was ready before it waits for longer.
 #[derive(Debug, Default)]
 struct Round {
     watched: Option<(CursorId, Timestamp)>,
+    /// Whether it is in the turn that runs, with others.
+    runs: bool,
     /// How long the last one waited.
     took: Option<Duration>,
 }
@@ -205,27 +207,33 @@ impl Lane {
                 entry.behind = Behind::More(0);
             }
         }
-        self.watch_round(now);
+        self.watch_round(&batch, now);
         batch
     }
 
-    fn watch_round(&mut self, now: Timestamp) {
-        let is_ready = |cursor: &CursorId| {
+    fn watch_round(&mut self, batch: &[CursorId], now: Timestamp) {
+        // Alone in its turn it waits for nobody.
+        let others = batch.len() > 1;
+        let waits = |cursor: &CursorId| {
             let entry = self.cursors.get(cursor);
-            entry.is_some_and(|entry| entry.at == At::Ready)
+            let is_ready = entry.is_some_and(|entry| entry.at == At::Ready);
+            is_ready || others && batch.contains(cursor)
         };
-        if let Some((cursor, since)) = self.round.watched
-            && !is_ready(&cursor)
-        {
-            self.round.took = Some(now.since(since));
-            self.round.watched = None;
-        } else if self.round.watched.is_none() && self.ready.is_empty() {
-            // All that were ready run at once.
-            self.round.took = Some(Duration::ZERO);
+        match self.round.watched {
+            Some((cursor, since)) if self.round.runs || !waits(&cursor) => {
+                self.round.took = Some(now.since(since));
+                self.round.watched = None;
+            }
+            Some(_) => {}
+            None if self.ready.is_empty() && !others => self.round.took = Some(Duration::ZERO),
+            None => {}
         }
         if self.round.watched.is_none() {
-            self.round.watched = self.ready.back().map(|cursor| (*cursor, now));
+            let last = self.ready.back().or(batch.last().filter(|_| others));
+            self.round.watched = last.map(|cursor| (*cursor, now));
         }
+        let watched = self.round.watched.map(|(cursor, _)| cursor);
+        self.round.runs = watched.is_some_and(|cursor| others && batch.contains(&cursor));
     }
 
     /// How long a cursor that may run waits for its turn, as far as is known at `now`.
@@ -508,6 +516,23 @@ mod tests {
             seconds(0),
             "alone, it waits for nobody"
         );
+    }
+
+    #[test]
+    fn in_a_turn_with_others_a_cursor_waits_until_it_has_ended() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        let mut lane = lane_with(&[1, 2]);
+        assert_eq!(batch(&mut lane, 9, 0), [1, 2]);
+        assert_eq!(lane.turn_wait(at(40_000)), seconds(40), "it runs still");
+        lane.turned(cursor(1), Outcome::More(rest(5)));
+        lane.turned(cursor(2), Outcome::More(rest(5)));
+        assert_eq!(batch(&mut lane, 9, 50_000), [1, 2]);
+        assert_eq!(lane.turn_wait(at(51_000)), seconds(50));
+        lane.turned(cursor(1), Outcome::Done);
+        lane.turned(cursor(2), Outcome::Done);
+        assert!(batch(&mut lane, 9, 52_000).is_empty());
+        assert!(batch(&mut lane, 9, 53_000).is_empty());
+        assert_eq!(lane.turn_wait(at(53_000)), seconds(0));
     }
 
     #[test]
