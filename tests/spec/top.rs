@@ -307,6 +307,12 @@ fn a_signal_of_a_lost_connection_ends_it_and_a_suspended_one_comes_back() {
     }
 
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    // What is typed before is for the dashboard.
+    until(|| {
+        rustix::process::test_kill_process(pid)
+            .is_err()
+            .then_some(())
+    });
     terminal.keys(&["echo ended $?; stty -a", "Enter"]);
     let left = terminal.sees(&["ended 129", " icanon"]);
     // What is above it is of tmux, which keeps two screens through a change of size.
