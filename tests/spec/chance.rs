@@ -633,11 +633,16 @@ impl World {
 
     /// Removes what a hook has received before one of its events, while turns go on or when they are done.
     async fn prune(&mut self) {
-        let rested = self.rng.random_bool(0.5);
+        let name = &HOOKS[self.rng.random_range(0..HOOKS.len())];
+        // What a turn skips by itself is known here after a rest.
+        let skips = self
+            .plans
+            .values()
+            .any(|plan| plan.on_error == OnError::Skip);
+        let rested = skips || self.rng.random_bool(0.5);
         if rested {
             self.rest().await;
         }
-        let name = &HOOKS[self.rng.random_range(0..HOOKS.len())];
         let hook = self.hook(&name.parse().unwrap()).await;
         let of_hook = self.streams.iter().filter(|((of, _), _)| *of == hook.name);
         let events = of_hook.flat_map(|(_, stream)| &stream.events);
