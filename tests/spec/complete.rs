@@ -116,24 +116,7 @@ fn the_tab_key_completes_a_name_in_every_shell() {
     }
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod embedded {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Embedded);
-            })*
-        }
-        mod production {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Production);
-            })*
-        }
-    };
-}
-
-on_both! {
+on_both_setups! {
     names_are_those_that_the_daemon_knows
 }
 

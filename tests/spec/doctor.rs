@@ -108,24 +108,7 @@ fn a_daemon_that_hangs_or_is_open_to_all_is_a_problem(setup: Setup) {
     daemon.thaw();
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod embedded {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Embedded);
-            })*
-        }
-        mod production {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Production);
-            })*
-        }
-    };
-}
-
-on_both! {
+on_both_setups! {
     a_daemon_says_what_it_stands_on_and_what_stands_still
     a_daemon_that_hangs_or_is_open_to_all_is_a_problem
 }

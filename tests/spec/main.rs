@@ -3,6 +3,24 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::duplicate_mod, reason = "the same tests run on both set-ups")]
 
+/// Asks the same of both set-ups, each as a test of its own; the file that asks names `Setup`.
+macro_rules! on_both_setups {
+    ($($name:ident)*) => {
+        mod embedded {
+            $(#[test]
+            fn $name() {
+                super::$name(super::Setup::Embedded);
+            })*
+        }
+        mod production {
+            $(#[test]
+            fn $name() {
+                super::$name(super::Setup::Production);
+            })*
+        }
+    };
+}
+
 mod chance;
 mod checker;
 mod cli;

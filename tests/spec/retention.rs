@@ -468,24 +468,7 @@ fn floors_and_checkpoints_move_to_a_server() {
     assert_eq!(floors, BTreeSet::from(["4".to_owned()]));
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod embedded {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Embedded);
-            })*
-        }
-        mod production {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Production);
-            })*
-        }
-    };
-}
-
-on_both! {
+on_both_setups! {
     what_is_older_than_its_hook_keeps_it_goes_and_all_else_stays
     a_state_is_folded_again_from_its_checkpoint
     what_older_code_has_folded_is_kept_only_if_it_is_asked_for_by_name

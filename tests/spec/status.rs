@@ -122,24 +122,7 @@ fn who_may_read_sees_everything_and_who_may_write_nothing(setup: Setup) {
     assert_eq!(world.admin("GET", path, &Value::Null).status, 404);
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod embedded {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Embedded);
-            })*
-        }
-        mod production {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Production);
-            })*
-        }
-    };
-}
-
-on_both! {
+on_both_setups! {
     a_held_stream_is_named_with_its_reason_and_what_it_holds_up
     what_an_operator_has_stopped_is_no_trouble_and_says_who_and_why
     who_may_read_sees_everything_and_who_may_write_nothing

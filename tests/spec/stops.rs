@@ -279,24 +279,7 @@ fn a_drain_does_not_wait_for_a_paused_hook(setup: Setup) {
     world.state("orders/a", 1);
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod embedded {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Embedded);
-            })*
-        }
-        mod production {
-            $(#[test]
-            fn $name() {
-                super::$name(super::Setup::Production);
-            })*
-        }
-    };
-}
-
-on_both! {
+on_both_setups! {
     a_paused_hook_keeps_what_comes_through_a_restart_and_says_who_wanted_it
     a_held_stream_stands_alone_and_goes_on_in_order_when_it_is_released
     a_stream_under_load_is_held_between_two_turns_and_loses_nothing
