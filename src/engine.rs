@@ -6,6 +6,7 @@
 pub mod applied;
 pub mod catalog;
 mod committer;
+pub mod front;
 mod gauge;
 pub mod intake;
 pub mod lane;
@@ -71,6 +72,8 @@ pub struct Engine {
     pub store: Store,
     /// The configuration as last read.
     pub catalog: catalog::Catalog,
+    /// The threads that take events in.
+    pub front: front::Front,
     /// The queue in front of the committer.
     pub intake: intake::Intake,
     /// Hints.
@@ -177,6 +180,9 @@ impl Engine {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
+            front: front::Front::start(threads).map_err(|error| {
+                Error::Refused(format!("no threads to take events in: {error}"))
+            })?,
             intake: intake::Intake::new(store.committers().count),
             store,
             lanes: Lanes::default(),
@@ -202,7 +208,7 @@ impl Engine {
         let began = engine.catalog.now();
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
-            committer.spawn(committer::run(engine.clone(), line));
+            committer.spawn_on(committer::run(engine.clone(), line), engine.front.handle());
         }
         engine.run_own_lanes().await?;
         let mut duties = JoinSet::new();

@@ -60,7 +60,8 @@ pub fn routes(app: App) -> Router {
         .with_state(app)
 }
 
-/// Answers one request. What events come in by does not go through the router: it is the hot path.
+/// Answers one request. What events come in by does not go through the router: it is the hot path, and
+/// the threads it is on do nothing else.
 pub async fn answer(
     app: App,
     mut routes: Router,
@@ -71,9 +72,15 @@ pub async fn answer(
         return receive::receive(app, request, peer).await;
     }
     request.extensions_mut().insert(peer);
-    match routes.call(request.map(Body::new)).await {
-        Ok(response) => response.into_response(),
-        Err(never) => match never {},
+    let call = async move { routes.call(request.map(Body::new)).await };
+    let answered = match &app.engine {
+        Some(engine) => engine.front.elsewhere(call).await,
+        None => Some(call.await),
+    };
+    match answered {
+        Some(Ok(response)) => response.into_response(),
+        Some(Err(never)) => match never {},
+        None => error::Error::internal().into_response(),
     }
 }
 

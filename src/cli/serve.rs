@@ -342,11 +342,12 @@ impl Doors {
         running: &Running,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let tcp = Listener::tcp(config.listen).await?;
+        let engine = running.engine().clone();
+        let front = engine.front.handle().clone();
+        let tcp = front.spawn(Listener::tcp(config.listen)).await??;
         let address = tcp.address().unwrap_or(config.listen);
         let socket = Listener::socket(&config.data.socket())?;
         let (stop, stopping) = watch::channel(false);
-        let engine = running.engine().clone();
         let around = Surroundings::of(config, Limits::default().connections_max);
         let admin = Admin::online(engine.clone(), config.node.clone()).amid(around);
         let mut open = JoinSet::new();
@@ -369,13 +370,9 @@ impl Doors {
             let stopped = async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            open.spawn(edge::serve(
-                listener,
-                limits.clone(),
-                metrics.clone(),
-                service,
-                stopped,
-            ));
+            let limits = limits.clone();
+            let serve = edge::serve(listener, limits, metrics.clone(), service, stopped);
+            open.spawn_on(serve, &front);
         }
         Ok(Self {
             open,
