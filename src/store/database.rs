@@ -62,11 +62,10 @@ impl Server {
             url.query_pairs_mut()
                 .append_pair("application_name", APPLICATION_NAME);
         }
-        // Unnamed, a statement goes out in two steps between which a pooler may change the session.
+        // Without a cache each run of a statement leaves another one behind in its session.
         let cached = |(key, value): (_, _)| key == "statement-cache-capacity" && value == "0";
         if url.query_pairs().any(cached) {
-            let why =
-                "statement-cache-capacity=0 may run somebody else's statement behind a pooler";
+            let why = "leave statement-cache-capacity=0 out: a pooler is found without it";
             return Err(NoDatabase(why.into()));
         }
         let native = url.as_str().parse().map_err(wrong)?;

@@ -1,19 +1,19 @@
 //! Getting into a Postgres server: it must be there within seconds, be set up so that what it calls
 //! committed is, and have our tables; or it is refused in one line that says what to do.
 //!
-//! Nothing is kept in a session, so that connections may go through a pooler that gives them to somebody
-//! else after each transaction. Such a pooler must know prepared statements, or it is refused: without
-//! names a statement is sent in two steps, and the second might meet somebody else's first.
+//! Connections may go through a pooler, also through one that gives a session to somebody else after each
+//! transaction: it is found out, see [`Sessions`]. One that does so after each statement is refused.
 
 use std::time::{Duration, Instant};
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{AnyPool, Connection as _, PgConnection, Row as _};
+use sqlx::{AnyPool, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::database::Server;
 use super::look::newest;
+use super::session::Sessions;
 use super::{Error, Looked};
 use crate::domain::time::{Timestamp, millis};
 
@@ -47,22 +47,71 @@ const SETTINGS: &str = "select current_setting('server_version_num')::int as ver
     current_setting('transaction_read_only') as read_only,
     cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as clock";
 
-/// Checks the server, and makes or moves the tables.
-pub async fn prepare(server: &Server) -> Result<(), Error> {
+/// Checks the server, and makes or moves the tables; says how it gives sessions.
+pub async fn prepare(server: &Server) -> Result<Sessions, Error> {
     let mut db = enter(server).await?;
-    check(server, &mut db).await?;
-    check_sessions(server).await?;
-    migrate(server, &mut db).await?;
+    let sessions = sessions(server).await?;
+    let mut tx = begin(server, &mut db).await?;
+    check(server, &mut tx).await?;
+    migrate(server, &mut tx).await?;
+    end(server, tx).await?;
     let _ = db.close().await;
-    Ok(())
+    Ok(sessions)
+}
+
+async fn sessions(server: &Server) -> Result<Sessions, Error> {
+    match tokio::time::timeout(PATIENCE, Sessions::find(&server.native)).await {
+        Ok(found) => found.map_err(|error| refusal(server, &error)),
+        Err(_) => {
+            let remedy =
+                "a node holds 20: raise max_connections, or default_pool_size of its pooler";
+            Err(away(
+                server,
+                "has one connection for us, and no other within 5 s",
+                remedy,
+            ))
+        }
+    }
+}
+
+/// An answer for which nobody waits longer than for the server.
+async fn in_time<T>(
+    server: &Server,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| refusal(server, &error)),
+        Err(_) => Err(unreachable(server, "no answer")),
+    }
+}
+
+/// Statements on the way in have names, those of the migrator among them. In a session that others have
+/// had, or will have, there must be no others.
+const FORGET: &str = "deallocate all";
+
+/// Begins the one transaction in which a server is looked at.
+async fn begin<'a>(
+    server: &Server,
+    db: &'a mut PgConnection,
+) -> Result<Transaction<'a, Postgres>, Error> {
+    let began = async {
+        let mut tx = db.begin().await?;
+        sqlx::raw_sql(FORGET).execute(&mut *tx).await?;
+        Ok(tx)
+    };
+    in_time(server, began).await
+}
+
+async fn end(server: &Server, mut tx: Transaction<'_, Postgres>) -> Result<(), Error> {
+    let ended = async {
+        sqlx::raw_sql(FORGET).execute(&mut *tx).await?;
+        tx.commit().await
+    };
+    in_time(server, ended).await
 }
 
 async fn enter(server: &Server) -> Result<PgConnection, Error> {
-    let connecting = PgConnection::connect_with(&server.native);
-    match tokio::time::timeout(PATIENCE, connecting).await {
-        Ok(connected) => connected.map_err(|error| refusal(server, &error)),
-        Err(_) => Err(unreachable(server, "no answer")),
-    }
+    in_time(server, PgConnection::connect_with(&server.native)).await
 }
 
 /// Looks at the server, and changes nothing.
@@ -71,14 +120,16 @@ async fn enter(server: &Server) -> Result<PgConnection, Error> {
 /// [`Error::Refused`] when no node can run on it.
 pub async fn look(server: &Server) -> Result<Looked, Error> {
     let mut db = enter(server).await?;
-    check(server, &mut db).await?;
-    let looked = tokio::time::timeout(PATIENCE, facts(&mut db)).await;
-    let looked = match looked {
-        Ok(looked) => looked.map_err(|error| refusal(server, &error))?,
-        Err(_) => return Err(unreachable(server, "no answer")),
-    };
+    let sessions = sessions(server).await?;
+    let mut tx = begin(server, &mut db).await?;
+    check(server, &mut tx).await?;
+    let looked = in_time(server, facts(&mut tx)).await?;
+    end(server, tx).await?;
     let _ = db.close().await;
-    Ok(looked)
+    Ok(Looked {
+        shares_sessions: sessions == Sessions::Shared,
+        ..looked
+    })
 }
 
 /// Questions of which the quickest answer counts.
@@ -118,15 +169,17 @@ async fn facts(db: &mut PgConnection) -> Result<Looked, sqlx::Error> {
         clock: best.map(|(_, ahead)| ahead),
         answers_in: best.map(|(took, _)| took),
         connections: Some((used, most)),
+        shares_sessions: false,
     })
 }
 
 /// Connections for what is not hot, to a server that was prepared.
-pub async fn pool(server: &Server) -> Result<AnyPool, Error> {
+pub async fn pool(server: &Server, sessions: Sessions) -> Result<AnyPool, Error> {
     let pool = AnyPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(PATIENCE)
-        .after_connect(|db, _| {
+        .acquire_timeout(PATIENCE);
+    let greet = |pool: AnyPoolOptions| {
+        pool.after_connect(|db, _| {
             Box::pin(async move {
                 let greeted = sqlx::query(GREET).fetch_one(db).await?;
                 match greeted.try_get::<i64, _>(1)? {
@@ -134,16 +187,17 @@ pub async fn pool(server: &Server) -> Result<AnyPool, Error> {
                     _ => Err(sqlx::Error::Protocol("the server only follows".into())),
                 }
             })
-        });
+        })
+    };
+    let pool = match sessions {
+        Sessions::Own => greet(pool),
+        Sessions::Shared => pool,
+    };
     Ok(pool.connect_with(server.any.clone()).await?)
 }
 
 async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
-    let asked = tokio::time::timeout(PATIENCE, sqlx::query(SETTINGS).fetch_one(db)).await;
-    let row = match asked {
-        Ok(row) => row.map_err(|error| refusal(server, &error))?,
-        Err(_) => return Err(unreachable(server, "no answer")),
-    };
+    let row = in_time(server, sqlx::query(SETTINGS).fetch_one(db)).await?;
     let text = |name: &str| row.try_get::<String, _>(name);
     let version: i32 = row.try_get("version")?;
     if is_too_old(version) {
@@ -184,20 +238,6 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// A pooler that gives each transaction another session, and does not know of prepared statements, gives
-/// this connection the session of the one that has just asked the same: its statement is there already.
-async fn check_sessions(server: &Server) -> Result<(), Error> {
-    let asked = async {
-        let mut db = PgConnection::connect_with(&server.native).await?;
-        sqlx::query(SETTINGS).fetch_one(&mut db).await?;
-        db.close().await
-    };
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(asked) => asked.map_err(|error| refusal(server, &error)),
-        Err(_) => Err(unreachable(server, "no answer")),
-    }
-}
-
 fn is_too_old(version: i32) -> bool {
     version < VERSION_MIN
 }
@@ -208,19 +248,17 @@ fn clocks_apart(ours: i64, theirs: i64) -> Option<String> {
     (apart > APART_MAX).then(|| crate::text::duration(apart))
 }
 
-/// Makes or moves the tables, in one transaction: who comes second waits, and finds nothing to do.
+/// Makes or moves the tables, in the transaction: who comes second waits, and finds nothing to do.
 async fn migrate(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     let mut migrator = sqlx::migrate!("migrations/postgres");
     migrator.set_locking(false);
-    let mut tx = db.begin().await.map_err(|error| refusal(server, &error))?;
     sqlx::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
-        .execute(&mut *tx)
+        .execute(&mut *db)
         .await
         .map_err(|error| refusal(server, &error))?;
-    let migrated = migrator.run_direct(None, &mut *tx, false).await;
-    migrated.map_err(|error| not_migrated(server, error))?;
-    tx.commit().await.map_err(|error| refusal(server, &error))
+    let migrated = migrator.run_direct(None, db, false).await;
+    migrated.map_err(|error| not_migrated(server, error))
 }
 
 fn not_migrated(server: &Server, error: MigrateError) -> Error {
@@ -268,17 +306,54 @@ fn refusal(server: &Server, error: &sqlx::Error) -> Error {
             format!("does not let {user} make tables in {name}: {said}"),
             format!("grant create, usage on schema public to \"{user}\""),
         ),
-        "42P05" | "26000" => (
-            "is behind a pooler that does not keep prepared statements".to_owned(),
-            "let it pool sessions, or take PgBouncer 1.21 or later with max_prepared_statements = 200"
-                .to_owned(),
-        ),
+        "08P01" => return of_pooler(server, said),
         code => (
             format!("refused: {said} ({code})"),
             "see its log".to_owned(),
         ),
     };
     unfit(server, &what, &remedy)
+}
+
+/// What PgBouncer wants of somebody, in its words, and what to do about it; it says all under one code.
+const POOLER: [(&str, &str); 6] = [
+    (
+        "unsupported startup parameter",
+        "set ignore_startup_parameters = extra_float_digits in its pgbouncer.ini",
+    ),
+    (
+        "statement pooling mode",
+        "it has pool_mode = statement: set pool_mode = transaction in its pgbouncer.ini",
+    ),
+    (
+        "no such database",
+        "add the database to [databases] in its pgbouncer.ini",
+    ),
+    (
+        "does not exist",
+        "make the database with: createdb --encoding=UTF8",
+    ),
+    (
+        "authentication failed",
+        "see the password, and auth_file in its pgbouncer.ini",
+    ),
+    (
+        "no such user",
+        "add the user to auth_file in its pgbouncer.ini",
+    ),
+];
+
+/// Anything else passes: the server behind it is away, or everything is taken.
+fn of_pooler(server: &Server, said: &str) -> Error {
+    let what = format!("is a pooler that says: {said}");
+    match POOLER.iter().find(|(words, _)| said.contains(words)) {
+        Some((_, remedy)) => unfit(server, &what, remedy),
+        None => {
+            let remedy =
+                "does the server behind it run, and has it room? A node holds 20 connections";
+            away(server, &what, remedy)
+        }
+    }
 }
 
 fn unreachable(server: &Server, why: &str) -> Error {

@@ -16,7 +16,7 @@ async fn open(url: &str) -> Result<Store, String> {
 }
 
 /// The reason must say what is wrong and what to do, in one line, without a password.
-async fn refused(url: &str, words: &[&str]) {
+pub async fn refused(url: &str, words: &[&str]) {
     let began = Instant::now();
     let reason = open(url)
         .await
