@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::Value;
 
 use super::daemon::{Home, Servers, Setup};
+use super::pooler::Pooler;
 use super::postgres;
 use super::redis_server::RedisServer;
 use super::world::World;
@@ -193,6 +194,10 @@ fn a_server_that_would_be_refused_is_told_with_the_remedy_and_gets_no_tables() {
         "fail",
         &["synchronous_commit=off", "alter role"],
     );
+
+    let (report, code) = ask(&Pooler::shared().url(&name), &redis.url());
+    assert_eq!(code, 0, "{report}");
+    is(&report, "database", "ok", &["pooler of transactions"]);
 
     let nobody = "postgres://u:secret@127.0.0.1:1/n";
     let (report, code) = ask(nobody, "redis://:secret@127.0.0.1:1");

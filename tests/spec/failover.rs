@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::daemon::{Daemon, Home, Servers};
+use super::pooler::Pooler;
 use super::postgres::Server;
 use super::world::{Ask, Reply, World, until};
 
@@ -26,6 +27,7 @@ struct Pair {
     standby: Server,
     servers: Arc<Servers>,
     door: Door,
+    _pooler: Option<Pooler>,
     first: World,
     second: Home,
     _second: Daemon,
@@ -54,10 +56,19 @@ impl Door {
 
 impl Pair {
     fn start() -> Self {
+        Self::through(|_| None)
+    }
+
+    /// The same, perhaps with a pooler that is given the address.
+    fn through(pooler: impl FnOnce(&Path) -> Option<Pooler>) -> Self {
         // Its guard ends it with this process.
         let primary: &'static Server = Box::leak(Box::new(Server::start()));
         let door = Door::to(primary);
-        let servers = Servers::behind(primary, door.path().display().to_string());
+        let pooler = pooler(&door.path());
+        let servers = match &pooler {
+            Some(pooler) => pooler.servers(primary),
+            None => Servers::behind(primary, door.path().display().to_string()),
+        };
         let standby = primary.standby();
         let mut first = World::at(Home::of(&servers, "a"), &[], HOOKS);
         first.may_complain = true;
@@ -68,6 +79,7 @@ impl Pair {
             standby,
             servers,
             door,
+            _pooler: pooler,
             first,
             second,
             _second: daemon,
@@ -222,7 +234,17 @@ fn with_a_standby_that_commits_wait_for_no_acknowledged_event_is_lost() {
 
 #[test]
 fn what_a_standby_did_not_have_yet_is_named_to_everybody_until_somebody_knows() {
-    let pair = Pair::start();
+    what_is_missing_is_named(&Pair::start());
+}
+
+/// The connections of the nodes stay open, and lead to the standby from one transaction to the next.
+#[test]
+fn behind_a_pooler_what_a_standby_did_not_have_yet_is_named_too() {
+    let pooler = |door: &Path| Some(Pooler::to(door, "transaction", 6));
+    what_is_missing_is_named(&Pair::through(pooler));
+}
+
+fn what_is_missing_is_named(pair: &Pair) {
     pair.send_and_cut_off();
     let (mut lost, mut seen) = (pair.send_all(), 0);
     lost.extend(pair.send_all());

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -46,11 +46,17 @@ pub struct Pooler {
 
 impl Pooler {
     fn start(server: &Server, mode: &str, sessions: u32) -> Self {
-        let settings = "ignore_startup_parameters = extra_float_digits\nserver_idle_timeout = 1\n";
+        Self::to(server.dir(), mode, sessions)
+    }
+
+    /// In front of the server with the socket in this directory, as the README has it.
+    pub fn to(server: &Path, mode: &str, sessions: u32) -> Self {
+        let settings = "ignore_startup_parameters = extra_float_digits\nserver_login_retry = 1\n\
+            server_idle_timeout = 1\n";
         Self::with(server, mode, sessions, settings)
     }
 
-    fn with(server: &Server, mode: &str, sessions: u32, settings: &str) -> Self {
+    fn with(server: &Path, mode: &str, sessions: u32, settings: &str) -> Self {
         let dir = tempfile::tempdir_in("/tmp").unwrap().keep();
         let path = dir.display();
         let text = format!(
@@ -58,7 +64,7 @@ impl Pooler {
              unix_socket_dir = {path}\nlogfile = {path}/log\npidfile = {path}/pid\nauth_type = trust\n\
              auth_file = {path}/users\npool_mode = {mode}\ndefault_pool_size = {sessions}\n\
              max_client_conn = 900\n{settings}",
-            server.dir().display()
+            server.display()
         );
         fs::write(dir.join("pgbouncer.ini"), text).unwrap();
         fs::write(dir.join("users"), "\"postgres\" \"\"\n").unwrap();
@@ -109,7 +115,7 @@ impl Pooler {
     }
 
     /// What nodes find behind it.
-    fn servers(&self, server: &'static Server) -> Arc<Servers> {
+    pub fn servers(&self, server: &'static Server) -> Arc<Servers> {
         Servers::behind(server, self.door())
     }
 }
@@ -213,7 +219,7 @@ async fn a_pooler_that_cannot_be_used_is_refused_with_the_line_that_it_lacks() {
     )
     .await;
 
-    let pooler = Pooler::with(shared(), "transaction", FEW, "");
+    let pooler = Pooler::with(shared().dir(), "transaction", FEW, "");
     let url = pooler.servers(shared()).url();
     refused(
         &url,
