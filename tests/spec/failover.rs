@@ -10,12 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
+use hooklane::domain::hook::Reducer;
+use hooklane::domain::time::Timestamp;
+use hooklane::store::{Database, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::daemon::{Daemon, Home, Servers};
 use super::pooler::Pooler;
 use super::postgres::Server;
+use super::store::{event, plan};
 use super::world::{Ask, Reply, World, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n";
@@ -282,6 +286,41 @@ fn what_is_missing_is_named(pair: &Pair) {
     until(|| (!told(&pair.status()).contains("failed over")).then_some(()));
     let audit = pair.second.run(&["audit", "list"]);
     assert!(audit.contains("events lost --acknowledge"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_pooler_no_event_is_stored_by_another_server_until_that_is_accepted() {
+    let primary = Server::start();
+    let (door, standby) = (Door::to(&primary), primary.standby());
+    let pooler = Pooler::to(&door.path(), "transaction", 6);
+    let database: Database = pooler.url("postgres").parse().unwrap();
+    let store = Store::open(database, Box::new(|_| {})).await.unwrap();
+    let (now, default) = (Timestamp::now(), "default".parse().unwrap());
+    store.create_namespace(&default, 4, now).await.unwrap();
+    let hooks = [plan("hook1", Some(Reducer::Count))];
+    store.create_hooks(&hooks, now).await.unwrap().unwrap();
+    let append = async |body| {
+        let events = vec![event(1, "a", body, None)];
+        store.append(move || events).await
+    };
+    append("1").await.unwrap();
+    let stored = || standby.ask("postgres", "select count(*) from events");
+    until(|| stored().contains("1").then_some(()));
+
+    primary.kill();
+    standby.ask("postgres", "select pg_promote()");
+    door.turn(&standby);
+    let history = loop {
+        if let Ok(Some(history)) = store.history().await {
+            break history;
+        }
+    };
+    assert_eq!(history.timeline, 2);
+    assert!(append("2").await.is_err());
+    assert!(stored().contains("1"));
+    store.accept_history(history).await.unwrap();
+    append("2").await.unwrap();
+    assert!(stored().contains("2"));
 }
 
 /// No prefix of a log is like this, because a cursor moves after its events were committed; but tables are,
