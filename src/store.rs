@@ -24,6 +24,7 @@ mod nodes;
 mod postgres;
 mod prune;
 mod rebuilds;
+mod refusal;
 mod server;
 mod session;
 mod sqlite;

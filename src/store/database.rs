@@ -55,7 +55,13 @@ impl FromStr for Database {
 impl Server {
     fn parse(text: &str) -> Result<Self, NoDatabase> {
         // What the parsers say names the part that is wrong and does not repeat it.
-        let wrong = |error: sqlx::Error| NoDatabase(format!("{error}"));
+        let wrong = |error: sqlx::Error| {
+            let said = error.to_string();
+            let said = said.trim_start_matches("error with configuration: ");
+            NoDatabase(format!(
+                "{said}; give postgres://USER:PASSWORD@HOST:PORT/NAME"
+            ))
+        };
         let mut any: AnyConnectOptions = text.parse().map_err(wrong)?;
         let url = &mut any.database_url;
         if !url.query_pairs().any(|(key, _)| key == "application_name") {

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::PgDatabaseError;
 use sqlx::{AnyPool, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::database::Server;
+use super::history::HISTORY;
 use super::look::newest;
+use super::refusal::{away, refusal, unfit, unreachable};
 use super::session::Sessions;
 use super::{Error, Looked};
 use crate::domain::time::{Timestamp, millis};
@@ -86,8 +87,8 @@ async fn in_time<T>(
 }
 
 /// Statements on the way in have names, those of the migrator among them. In a session that others have
-/// had, or will have, there must be no others.
-const FORGET: &str = "deallocate all";
+/// had, or will have, there must be none. And nobody needs to hear of tables that are there already.
+const FORGET: &str = "deallocate all; set local client_min_messages = warning";
 
 /// Begins the one transaction in which a server is looked at.
 async fn begin<'a>(
@@ -197,7 +198,7 @@ pub async fn pool(server: &Server, sessions: Sessions) -> Result<AnyPool, Error>
 }
 
 async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
-    let row = in_time(server, sqlx::query(SETTINGS).fetch_one(db)).await?;
+    let row = in_time(server, sqlx::query(SETTINGS).fetch_one(&mut *db)).await?;
     let text = |name: &str| row.try_get::<String, _>(name);
     let version: i32 = row.try_get("version")?;
     if is_too_old(version) {
@@ -206,13 +207,15 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     }
     let ours = crate::domain::time::Timestamp::now().as_millis();
     if let Some(apart) = clocks_apart(ours, row.try_get("clock")?) {
-        tracing::warn!(server = %server.place(), "the clocks of this node and of Postgres are {apart} apart: \
-            events are stamped by this one; see that both are synchronized");
+        tracing::warn!(server = %server.place(), "the clock of this node is {apart} that of Postgres, and \
+            events are stamped by this node: timedatectl set-ntp true on both machines");
     }
     if row.try_get("follows")? {
         let what = "follows another server (it is in recovery)";
         return Err(unfit(server, what, "give the address of the primary"));
     }
+    // Not everybody may ask it, and it is asked all the time.
+    in_time(server, sqlx::query(HISTORY).fetch_one(&mut *db)).await?;
     if text("read_only")? != "off" {
         let remedy = "turn default_transaction_read_only off for this user, or give the primary";
         return Err(unfit(server, "is read-only", remedy));
@@ -242,10 +245,11 @@ fn is_too_old(version: i32) -> bool {
     version < VERSION_MIN
 }
 
-/// How far two clocks are apart, in milliseconds since 1970, if that is too far.
+/// How far our clock is from another one, in milliseconds since 1970, if that is too far.
 fn clocks_apart(ours: i64, theirs: i64) -> Option<String> {
     let apart = Duration::from_millis(ours.abs_diff(theirs));
-    (apart > APART_MAX).then(|| crate::text::duration(apart))
+    let side = if ours < theirs { "behind" } else { "ahead of" };
+    (apart > APART_MAX).then(|| format!("{} {side}", crate::text::duration(apart)))
 }
 
 /// Makes or moves the tables, in the transaction: who comes second waits, and finds nothing to do.
@@ -270,105 +274,6 @@ fn not_migrated(server: &Server, error: MigrateError) -> Error {
     }
 }
 
-/// Why the server does not let us in, and what to do about it.
-fn refusal(server: &Server, error: &sqlx::Error) -> Error {
-    let (user, name) = (server.native.get_username(), server.name());
-    let database = match error {
-        sqlx::Error::Database(database) => database.try_downcast_ref::<PgDatabaseError>(),
-        sqlx::Error::Tls(why) => {
-            let what = format!("cannot be trusted: {why}");
-            return unfit(server, &what, "see sslmode and sslrootcert in its address");
-        }
-        // What TLS says of a certificate comes as data that is not right.
-        sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::InvalidData => {
-            let what = format!("cannot be trusted: {why}");
-            return unfit(server, &what, "see sslmode and sslrootcert in its address");
-        }
-        other => return unreachable(server, &other.to_string()),
-    };
-    let Some(database) = database else {
-        return unreachable(server, &error.to_string());
-    };
-    let said = database.message();
-    if matches!(database.code(), "53300" | "57P03") {
-        return away(server, &format!("takes nobody now: {said}"), "try again");
-    }
-    let (what, remedy) = match database.code() {
-        "28P01" | "28000" => (
-            format!("does not let {user} in: {said}"),
-            "see the password, and pg_hba.conf on the server".to_owned(),
-        ),
-        "3D000" => (
-            format!("has no database {name}"),
-            format!("make it with: createdb --encoding=UTF8 {name}"),
-        ),
-        "42501" => (
-            format!("does not let {user} make tables in {name}: {said}"),
-            format!("grant create, usage on schema public to \"{user}\""),
-        ),
-        "08P01" => return of_pooler(server, said),
-        code => (
-            format!("refused: {said} ({code})"),
-            "see its log".to_owned(),
-        ),
-    };
-    unfit(server, &what, &remedy)
-}
-
-/// What PgBouncer wants of somebody, in its words, and what to do about it; it says all under one code.
-const POOLER: [(&str, &str); 6] = [
-    (
-        "unsupported startup parameter",
-        "set ignore_startup_parameters = extra_float_digits in its pgbouncer.ini",
-    ),
-    (
-        "statement pooling mode",
-        "it has pool_mode = statement: set pool_mode = transaction in its pgbouncer.ini",
-    ),
-    (
-        "no such database",
-        "add the database to [databases] in its pgbouncer.ini",
-    ),
-    (
-        "does not exist",
-        "make the database with: createdb --encoding=UTF8",
-    ),
-    (
-        "authentication failed",
-        "see the password, and auth_file in its pgbouncer.ini",
-    ),
-    (
-        "no such user",
-        "add the user to auth_file in its pgbouncer.ini",
-    ),
-];
-
-/// Anything else passes: the server behind it is away, or everything is taken.
-fn of_pooler(server: &Server, said: &str) -> Error {
-    let what = format!("is a pooler that says: {said}");
-    match POOLER.iter().find(|(words, _)| said.contains(words)) {
-        Some((_, remedy)) => unfit(server, &what, remedy),
-        None => {
-            let remedy =
-                "does the server behind it run, and has it room? A node holds 20 connections";
-            away(server, &what, remedy)
-        }
-    }
-}
-
-fn unreachable(server: &Server, why: &str) -> Error {
-    let remedy = "does it run, and is the address right?";
-    away(server, &format!("cannot be reached: {why}"), remedy)
-}
-
-fn unfit(server: &Server, what: &str, remedy: &str) -> Error {
-    Error::Refused(format!("Postgres at {} {what}; {remedy}", server.place()))
-}
-
-fn away(server: &Server, what: &str, remedy: &str) -> Error {
-    Error::Away(format!("Postgres at {} {what}; {remedy}", server.place()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,8 +293,9 @@ mod tests {
     #[test]
     fn clocks_are_apart_whichever_is_ahead() {
         assert_eq!(clocks_apart(100_000, 104_000), None);
-        assert!(clocks_apart(100_000, 106_000).is_some());
-        assert!(clocks_apart(106_000, 100_000).is_some());
+        let apart = |ours, theirs| clocks_apart(ours, theirs).unwrap();
+        assert_eq!(apart(100_000, 106_000), "6s behind");
+        assert_eq!(apart(106_000, 100_000), "6s ahead of");
         assert!(clocks_apart(i64::MAX, i64::MIN).is_some());
     }
 }

@@ -304,6 +304,11 @@ async fn behind_a_pooler_no_event_is_stored_by_another_server_until_that_is_acce
         store.append(move || events).await
     };
     append("1").await.unwrap();
+    let has_tables = "select to_regclass('events') is not null";
+    until(|| {
+        let has_tables = standby.ask("postgres", has_tables);
+        has_tables.contains("t").then_some(())
+    });
     let stored = || standby.ask("postgres", "select count(*) from events");
     until(|| stored().contains("1").then_some(()));
 

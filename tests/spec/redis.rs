@@ -481,6 +481,18 @@ async fn a_server_that_cannot_be_used_is_refused_in_one_line() {
         &["no writes", "primary"],
     );
 
+    let old = RedisServer::start();
+    let info = ask(&old, &["INFO"]);
+    let version = info.lines().find(|line| line.starts_with("redis_version:"));
+    let (word, version) = version.unwrap().split_once(':').unwrap();
+    let lie = format!("{word}:5{}", &version.trim()[1..]);
+    let truth = format!("{word}:{}", version.trim());
+    let port = crate::refused::liar(old.socket(), truth.into(), lie.into()).await;
+    refused(
+        open(&format!("redis://127.0.0.1:{port}"), CLUSTER).await,
+        &["is version 5", "6.2 or later is needed"],
+    );
+
     let full = RedisServer::start();
     ask(&full, &["CONFIG", "SET", "maxmemory", "1"]);
     refused(open(&full.url(), CLUSTER).await, &["OOM"]);
