@@ -19,6 +19,7 @@ use super::checker::{self, Attempt, Event, Outcome, Stored, TRAIL_JS, trail};
 use super::daemon::{Client, Daemon, Home, Lost, Servers, Setup};
 use super::embedded::torture::outcome;
 use super::postgres::{self, Server};
+use super::redis::Sharded;
 use super::world::until;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -445,6 +446,28 @@ async fn a_redis_that_is_gone_or_comes_back_empty_is_missed_by_no_event() {
     until(|| (!cluster.boot().is_empty()).then_some(()));
     assert_ne!(cluster.boot(), boot);
     until(|| (cluster.claims() == cluster.epochs()).then_some(()));
+    cluster.judge(load, senders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_that_a_redis_cluster_moves_to_another_of_its_nodes_are_followed() {
+    let sharded = Sharded::start();
+    let redis = Arc::clone(&sharded.nodes[0].0);
+    let cluster = Cluster::on(Servers::sharing(postgres::shared(), redis));
+    let (load, senders) = cluster.load();
+    for _ in 0..3 {
+        let owner = sharded.reshard();
+        // Nodes come here now: with each turn they run a script.
+        let scripts = || {
+            let said = owner.ask(&["INFO", "commandstats"]);
+            said.into_iter()
+                .find(|line| line.starts_with("cmdstat_evalsha:"))
+        };
+        let before = scripts();
+        load.goes_on();
+        until(|| (scripts() != before).then_some(()));
+        load.goes_on();
+    }
     cluster.judge(load, senders).await;
 }
 
