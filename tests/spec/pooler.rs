@@ -51,8 +51,9 @@ impl Pooler {
 
     /// In front of the server with the socket in this directory, as the README has it.
     pub fn to(server: &Path, mode: &str, sessions: u32) -> Self {
-        let settings = "ignore_startup_parameters = extra_float_digits\nserver_login_retry = 1\n\
-            server_idle_timeout = 1\n";
+        let readme = include_str!("../../README.md");
+        let (_, settings) = readme.split_once("```ini\n").unwrap();
+        let (settings, _) = settings.split_once("```").unwrap();
         Self::with(server, mode, sessions, settings)
     }
 
@@ -60,10 +61,10 @@ impl Pooler {
         let dir = tempfile::tempdir_in("/tmp").unwrap().keep();
         let path = dir.display();
         let text = format!(
-            "[databases]\n* = host={} port=5432\n[pgbouncer]\nlisten_port = 5432\n\
+            "[databases]\n* = host={} port=5432\n{settings}listen_port = 5432\n\
              unix_socket_dir = {path}\nlogfile = {path}/log\npidfile = {path}/pid\nauth_type = trust\n\
              auth_file = {path}/users\npool_mode = {mode}\ndefault_pool_size = {sessions}\n\
-             max_client_conn = 900\n{settings}",
+             max_client_conn = 900\nserver_idle_timeout = 1\n",
             server.display()
         );
         fs::write(dir.join("pgbouncer.ini"), text).unwrap();
@@ -219,7 +220,7 @@ async fn a_pooler_that_cannot_be_used_is_refused_with_the_line_that_it_lacks() {
     )
     .await;
 
-    let pooler = Pooler::with(shared().dir(), "transaction", FEW, "");
+    let pooler = Pooler::with(shared().dir(), "transaction", FEW, "[pgbouncer]\n");
     let url = pooler.servers(shared()).url();
     refused(
         &url,
