@@ -99,8 +99,8 @@ fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
         "40P01" => Error::Contended(Clash::Deadlock, what),
         // A server that only reads is not the primary any more.
         "25006" => Error::Lost(what),
-        // Statements of ours that are not there, or are somebody else's: the way to the server is not the
-        // one that was found at the start, and only the next start finds the new one.
+        // A statement of ours is not there, or somebody else's is: sessions are not given as they were at
+        // the start, and only the next start finds out how.
         "26000" | "42P05" => {
             Error::Io(format!("a pooler gives our sessions to others now: {what}"))
         }

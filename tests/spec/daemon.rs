@@ -313,12 +313,6 @@ impl Daemon {
         self.end();
     }
 
-    /// How it has ended by itself, if it has.
-    #[allow(dead_code, reason = "the benchmark outlives none")]
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-
     fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection as _, Row as _};
 
 use super::cluster::Cluster;
-use super::daemon::{Client, Home, Servers};
+use super::daemon::{Home, Servers};
 use super::migrate::everything_moves;
 use super::postgres::{Server, as_postgres, shared};
 use super::refused::refused;
@@ -27,7 +27,6 @@ start() {
   pgbouncer --quiet pgbouncer.ini & pid=$!
   until [ -S .s.PGSQL.5432 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
 }
-reload() { sed -i s/session/transaction/ pgbouncer.ini; kill -HUP "$pid"; }
 end() { kill -9 "$pid"; wait "$pid" 2>/dev/null; rm -f .s.PGSQL.5432 pid; }
 start; echo ready
 while read -r word; do "$word"; echo "$word"; done
@@ -237,39 +236,6 @@ async fn a_pooler_that_cannot_be_used_is_refused_with_the_line_that_it_lacks() {
     let servers = pooler.servers(shared());
     let url = servers.url().replace(&servers.database, "nothing_here");
     refused(&url, &["nothing_here", "does not exist", "createdb"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_pooler_begins_to_share_sessions_ends_and_goes_on_when_it_is_started_again() {
-    let pooler = Pooler::start(shared(), "session", MANY);
-    let servers = pooler.servers(shared());
-    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'count'\n";
-    let mut world = World::at(Home::of(&servers, "a"), &[], hooks);
-    world.may_complain = true;
-    let mut client = Client::new(world.home.addr, &world.write);
-    let mut accepted = 0;
-    let mut daemon = world.daemon.take().unwrap();
-    let status = loop {
-        let answer = client.post("orders", "{}".into(), None).await;
-        accepted += i64::from(answer.is_ok_and(|answer| answer.status == 202));
-        match daemon.ended() {
-            Some(status) => break status,
-            None if accepted == 20 => pooler.tell("reload"),
-            None => {}
-        }
-    };
-    let log = world.home.log();
-    assert!(!status.success(), "{log}");
-    let why = "a pooler gives our sessions to others now";
-    assert!(log.contains(why), "{log}");
-    world.restart();
-    let stored = servers.ask("select count(*) from events");
-    let stored: i64 = stored.first().unwrap().parse().unwrap();
-    assert!(
-        stored >= accepted && accepted >= 20,
-        "{stored} of {accepted}"
-    );
-    assert_eq!(world.state("orders", stored), stored);
 }
 
 #[test]
