@@ -294,8 +294,8 @@ mod tests {
     fn clocks_are_apart_whichever_is_ahead() {
         assert_eq!(clocks_apart(100_000, 104_000), None);
         let apart = |ours, theirs| clocks_apart(ours, theirs).unwrap();
-        assert_eq!(apart(100_000, 106_000), "6s behind");
-        assert_eq!(apart(106_000, 100_000), "6s ahead of");
+        assert_eq!(apart(100_000, 106_000), "6.0s behind");
+        assert_eq!(apart(106_000, 100_000), "6.0s ahead of");
         assert!(clocks_apart(i64::MAX, i64::MIN).is_some());
     }
 }
