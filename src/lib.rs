@@ -40,6 +40,9 @@
 //! What is seen of the whole is computed once a second: `admin/monitor.rs` looks, `admin/verdict.rs` says
 //! in words what is wrong, `admin/eta.rs` when it will be over; `status` and `tui` show it.
 //!
+//! Which session of a server a statement runs in, also behind a pooler: `store/session.rs`. Why a server does
+//! not let us in: `store/refusal.rs`.
+//!
 //! # Where to look first
 //!
 //! The order: `store/writer.rs`. Who is next: `engine/lane.rs`. Why a cursor stands: `engine/turn.rs`.

@@ -24,7 +24,9 @@ mod nodes;
 mod postgres;
 mod prune;
 mod rebuilds;
+mod refusal;
 mod server;
+mod session;
 mod sqlite;
 mod stops;
 mod streams;
@@ -34,9 +36,11 @@ mod writer;
 use std::path::Path;
 use std::sync::{Arc, Once};
 
+use sqlx::AnyPool;
 use sqlx::migrate::MigrateError;
-use sqlx::{Any, AnyPool, Transaction};
 use tokio::sync::MutexGuard;
+
+use self::session::{Reader, Sessions, Tx};
 
 use crate::domain::event::StreamId;
 use crate::domain::position::Seq;
@@ -66,7 +70,7 @@ pub struct Store {
     /// Configuration and operators' changes; see [`Store::begin`].
     writer: AnyPool,
     /// Everything that only reads and is not hot.
-    reader: AnyPool,
+    reader: Reader,
     hot: Arc<Hot>,
 }
 
@@ -94,7 +98,7 @@ struct Statement {
 
 /// A transaction that writes, and, on SQLite, the right to.
 struct Writing<'a> {
-    tx: Transaction<'static, Any>,
+    tx: Tx,
     _turn: Option<MutexGuard<'a, ()>>,
 }
 
@@ -177,22 +181,30 @@ impl Store {
         let hot = Hot::Sqlite(sqlite::Hot::start(file, connection, commits)?);
         Ok(Self {
             writer,
-            reader: sqlite::reader_pool(file).await?,
+            reader: Reader {
+                pool: sqlite::reader_pool(file).await?,
+                sessions: Sessions::Own,
+            },
             hot: hot.into(),
         })
     }
 
     async fn open_server(server: &Server, commits: Observer) -> Result<Self, Error> {
-        server::prepare(server).await?;
-        let pool = server::pool(server).await?;
-        if let Some(why) = migrate::unfinished(&pool).await? {
+        let sessions = server::prepare(server).await?;
+        let pool = server::pool(server, sessions).await?;
+        let reader = Reader {
+            pool: pool.clone(),
+            sessions,
+        };
+        if let Some(why) = migrate::unfinished(&reader).await? {
             return Err(Error::Refused(why));
         }
-        let hot = postgres::Hot::open(server.native.clone(), commits.into()).await?;
+        let options = server.native.clone();
+        let hot = postgres::Hot::open(options, sessions, commits.into()).await?;
         hot.check_functions().await?;
         Ok(Self {
-            writer: pool.clone(),
-            reader: pool,
+            writer: pool,
+            reader,
             hot: Hot::Postgres(hot).into(),
         })
     }
@@ -220,7 +232,7 @@ impl Store {
             Hot::Sqlite(hot) => hot.log.stop().await,
             Hot::Postgres(hot) => hot.close().await,
         }
-        self.reader.close().await;
+        self.reader.pool.close().await;
         self.writer.close().await;
     }
 
@@ -230,7 +242,7 @@ impl Store {
             Hot::Sqlite(hot) => (Some(hot.turn_to_write.lock().await), "begin immediate"),
             Hot::Postgres(_) => (None, "begin"),
         };
-        let tx = self.writer.begin_with(begin).await?;
+        let tx = Tx::begin(&self.writer, self.reader.sessions, begin).await?;
         Ok(Writing { tx, _turn: turn })
     }
 

@@ -118,12 +118,16 @@ fn database(of: &Database, looked: &Result<Looked, store::Error>) -> Check {
         Ok(looked) => looked,
         Err(error) => return refused("database", &error.to_string()),
     };
+    let way = match looked.shares_sessions {
+        true => " through a pooler of transactions",
+        false => "",
+    };
     let Some(tables) = looked.tables else {
-        let text = format!("{of}: no tables yet, the first start makes them");
+        let text = format!("{of}{way}: no tables yet, the first start makes them");
         return Check::ok("database", text);
     };
     let mut text = format!(
-        "{of}, {}, {}, tables {tables}",
+        "{of}{way}, {}, {}, tables {tables}",
         looked.version,
         size(looked.bytes)
     );

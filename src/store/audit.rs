@@ -70,11 +70,11 @@ impl Store {
             .bind(&row.subject)
             .bind(&row.reason)
             .bind(&row.details)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         sqlx::query(FORGET)
             .bind(row.at.saturating_sub(millis(KEPT)))
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await
     }

@@ -1,13 +1,12 @@
 //! The counters of the database, and counts over its tables.
 
-use sqlx::{Any, Transaction};
-
+use super::session::Tx;
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 
-pub(super) async fn raise_config_version(tx: &mut Transaction<'_, Any>) -> Result<(), Error> {
+pub(super) async fn raise_config_version(tx: &mut Tx) -> Result<(), Error> {
     sqlx::query("update counters set value = value + 1 where name = 'config_version'")
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
@@ -30,7 +29,7 @@ impl Store {
         const DRAW: &str =
             "update counters set value = value + 1 where name = 'epoch' returning value";
         let mut writing = self.begin().await?;
-        let epoch = sqlx::query_scalar(DRAW).fetch_one(&mut *writing.tx).await?;
+        let epoch = sqlx::query_scalar(DRAW).fetch_one(&mut writing.tx).await?;
         writing.commit().await?;
         Ok(epoch)
     }

@@ -268,7 +268,7 @@ impl Store {
         let handlers: Vec<i64> = sqlx::query_scalar(RELEASE)
             .bind(stream.0)
             .bind(handler.map(|handler| handler.0))
-            .fetch_all(&mut *writing.tx)
+            .fetch_all(&mut writing.tx)
             .await?;
         writing.commit().await?;
         let cursor = |handler| CursorId {

@@ -55,18 +55,23 @@ impl FromStr for Database {
 impl Server {
     fn parse(text: &str) -> Result<Self, NoDatabase> {
         // What the parsers say names the part that is wrong and does not repeat it.
-        let wrong = |error: sqlx::Error| NoDatabase(format!("{error}"));
+        let wrong = |error: sqlx::Error| {
+            let said = error.to_string();
+            let said = said.trim_start_matches("error with configuration: ");
+            NoDatabase(format!(
+                "{said}; give postgres://USER:PASSWORD@HOST:PORT/NAME"
+            ))
+        };
         let mut any: AnyConnectOptions = text.parse().map_err(wrong)?;
         let url = &mut any.database_url;
         if !url.query_pairs().any(|(key, _)| key == "application_name") {
             url.query_pairs_mut()
                 .append_pair("application_name", APPLICATION_NAME);
         }
-        // Unnamed, a statement goes out in two steps between which a pooler may change the session.
+        // Without a cache each run of a statement leaves another one behind in its session.
         let cached = |(key, value): (_, _)| key == "statement-cache-capacity" && value == "0";
         if url.query_pairs().any(cached) {
-            let why =
-                "statement-cache-capacity=0 may run somebody else's statement behind a pooler";
+            let why = "leave statement-cache-capacity=0 out: a pooler is found without it";
             return Err(NoDatabase(why.into()));
         }
         let native = url.as_str().parse().map_err(wrong)?;

@@ -99,6 +99,11 @@ fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
         "40P01" => Error::Contended(Clash::Deadlock, what),
         // A server that only reads is not the primary any more.
         "25006" => Error::Lost(what),
+        // A statement of ours is not there, or somebody else's is: sessions are not given as they were at
+        // the start, and only the next start finds out how.
+        "26000" | "42P05" => {
+            Error::Io(format!("a pooler gives our sessions to others now: {what}"))
+        }
         // A lock that did not come, a cancelled statement.
         "55P03" | "57014" => Error::Busy(what),
         // What is on disk cannot be read as a table.

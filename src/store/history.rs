@@ -106,17 +106,17 @@ impl Store {
     pub async fn accept_history(&self, history: History) -> Result<Accepted, Error> {
         const READ: &str = "select value from counters where name = 'timeline'";
         let mut writing = self.begin().await?;
-        let last: i64 = sqlx::query_scalar(READ).fetch_one(&mut *writing.tx).await?;
+        let last: i64 = sqlx::query_scalar(READ).fetch_one(&mut writing.tx).await?;
         let mut changed = 0;
         for (name, value) in [("timeline", history.timeline), ("system", history.system)] {
             let note = sqlx::query(NOTE).bind(name).bind(value);
-            changed += note.execute(&mut *writing.tx).await?.rows_affected();
+            changed += note.execute(&mut writing.tx).await?.rows_affected();
         }
         let mut accepted = Accepted::default();
         if changed > 0 && last != 0 {
             let raise = sqlx::query(RAISE).bind(EPOCHS);
-            raise.execute(&mut *writing.tx).await?;
-            let halted = sqlx::query(HALT).execute(&mut *writing.tx).await?;
+            raise.execute(&mut writing.tx).await?;
+            let halted = sqlx::query(HALT).execute(&mut writing.tx).await?;
             accepted = Accepted {
                 is_new: true,
                 halted: halted.rows_affected(),
@@ -160,7 +160,7 @@ impl Store {
                 .bind(event.seq.0)
                 .bind(&event.node)
                 .bind(found_at.as_millis())
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.commit().await?;
@@ -201,7 +201,7 @@ impl Store {
         const SEE: &str = "update lost_events set seen_at = $1 where seen_at is null";
         let mut writing = self.begin().await?;
         let see = sqlx::query(SEE).bind(now.as_millis());
-        let seen = see.execute(&mut *writing.tx).await?;
+        let seen = see.execute(&mut writing.tx).await?;
         writing.commit().await?;
         Ok(seen.rows_affected())
     }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Any, FromRow, Transaction};
+use sqlx::FromRow;
 
+use super::session::Tx;
 use super::{Error, Hot, Store};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{
@@ -150,7 +151,7 @@ impl Store {
                 .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
                 .bind(at.as_millis())
                 .bind(plan.keep.to_string())
-                .fetch_optional(&mut *writing.tx)
+                .fetch_optional(&mut writing.tx)
                 .await?;
             let Some(id) = id else {
                 return Ok(None);
@@ -181,7 +182,7 @@ impl Store {
             .bind(unordered_word(plan.unordered))
             .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
             .bind(plan.keep.to_string())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         match (hook.reduce(), &plan.reducer) {
             (Some(handler), Some(_)) => edit_handler(&mut writing.tx, handler, plan).await?,
@@ -206,7 +207,7 @@ impl Store {
         sqlx::query(DELETE)
             .bind(hook.0)
             .bind(at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         remove_handlers(&mut writing.tx, hook, at).await?;
         writing.config_changed().await?;
@@ -262,7 +263,7 @@ impl Store {
                 for statement in *statements {
                     sqlx::query(*statement)
                         .bind(stream)
-                        .execute(&mut *writing.tx)
+                        .execute(&mut writing.tx)
                         .await?;
                 }
             }
@@ -276,7 +277,7 @@ impl Store {
 }
 
 async fn add_handler(
-    tx: &mut Transaction<'static, Any>,
+    tx: &mut Tx,
     hook: HookId,
     plan: &HookPlan,
     at: Timestamp,
@@ -292,18 +293,14 @@ async fn add_handler(
         .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
         .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
         .bind(at.as_millis())
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
 
 /// Makes the cursors of a new handler where retention has removed events: they begin at the floors, which
 /// cannot rise meanwhile, as the row of the hook was written before.
-async fn begin_at_floors(
-    tx: &mut Transaction<'static, Any>,
-    hook: HookId,
-    at: Timestamp,
-) -> Result<(), Error> {
+async fn begin_at_floors(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(), Error> {
     const BEGIN: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
         select s.id, h.id, s.floor, s.floor, $2, $3 from streams s
         join handlers h on h.hook = s.hook and h.deleted_at is null
@@ -312,16 +309,12 @@ async fn begin_at_floors(
         .bind(hook.0)
         .bind(Vec::<u8>::new())
         .bind(at.as_millis())
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
 
-async fn edit_handler(
-    tx: &mut Transaction<'static, Any>,
-    handler: &Handler,
-    plan: &HookPlan,
-) -> Result<(), Error> {
+async fn edit_handler(tx: &mut Tx, handler: &Handler, plan: &HookPlan) -> Result<(), Error> {
     let Some(reducer) = &plan.reducer else {
         return Ok(());
     };
@@ -333,20 +326,16 @@ async fn edit_handler(
         .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
         .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
         .bind(i64::from(*reducer != handler.reducer))
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }
 
-async fn remove_handlers(
-    tx: &mut Transaction<'static, Any>,
-    hook: HookId,
-    at: Timestamp,
-) -> Result<(), Error> {
+async fn remove_handlers(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(), Error> {
     sqlx::query(REMOVE_HANDLERS)
         .bind(hook.0)
         .bind(at.as_millis())
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }

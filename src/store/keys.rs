@@ -75,7 +75,7 @@ impl Store {
             .bind(key.expires_at.map(Timestamp::as_millis))
             .bind(key.limit.map(|limit| limit.rate.to_string()))
             .bind(key.limit.map(|limit| i64::from(limit.burst)))
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await
@@ -90,7 +90,7 @@ impl Store {
         let revoked = sqlx::query(REVOKE)
             .bind(id.as_str())
             .bind(at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
@@ -108,7 +108,7 @@ impl Store {
                 .bind(number)
                 .bind(last.at.as_millis())
                 .bind(&last.from)
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.commit().await

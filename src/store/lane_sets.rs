@@ -301,7 +301,7 @@ impl Store {
                 .bind(at.as_millis())
                 .bind(node)
                 .bind(epoch)
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.commit().await
@@ -315,16 +315,16 @@ impl Store {
     pub async fn close_sets(&self) -> Result<Vec<Closed>, Error> {
         let mut writing = self.begin().await?;
         let rows: Vec<(String, i64, i64)> =
-            sqlx::query_as(CLOSE).fetch_all(&mut *writing.tx).await?;
+            sqlx::query_as(CLOSE).fetch_all(&mut writing.tx).await?;
         for (namespace, generation, _) in &rows {
             sqlx::query(STABLE)
                 .bind(namespace)
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
             sqlx::query(FORGET)
                 .bind(namespace)
                 .bind(generation)
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         if rows.is_empty() {
@@ -492,7 +492,7 @@ impl Store {
         }
         sqlx::query(GIVE_UP)
             .bind(set.namespace.as_str())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
@@ -534,7 +534,7 @@ impl Store {
                 .bind(i64::from(lane.index))
                 .bind(i64::from(range.start))
                 .bind(i64::from(range.end))
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.config_changed().await?;
@@ -572,7 +572,7 @@ impl Writing<'_> {
             .bind(set.namespace.as_str())
             .bind(set.generation)
             .bind(i64::from(set.lanes))
-            .execute(&mut *self.tx)
+            .execute(&mut self.tx)
             .await?;
         Ok(changed.rows_affected() > 0)
     }
@@ -586,7 +586,7 @@ impl Writing<'_> {
     async fn has_plan(&mut self, namespace: &Name) -> Result<bool, Error> {
         let planned: i64 = sqlx::query_scalar(PLANNED)
             .bind(namespace.as_str())
-            .fetch_one(&mut *self.tx)
+            .fetch_one(&mut self.tx)
             .await?;
         Ok(planned > 0)
     }
@@ -595,7 +595,7 @@ impl Writing<'_> {
         let modes: i64 = sqlx::query_scalar(MODES_OF_SET)
             .bind(set.namespace.as_str())
             .bind(set.generation)
-            .fetch_one(&mut *self.tx)
+            .fetch_one(&mut self.tx)
             .await?;
         Ok(modes > 1)
     }
@@ -621,7 +621,7 @@ impl Writing<'_> {
             .bind(why.at.as_millis())
             .bind(&why.by)
             .bind(&why.reason)
-            .execute(&mut *self.tx)
+            .execute(&mut self.tx)
             .await?;
         Ok(to)
     }
@@ -632,7 +632,7 @@ impl Writing<'_> {
             .bind(to.generation)
             .bind(i64::from(to.lanes))
             .bind(from.generation)
-            .execute(&mut *self.tx)
+            .execute(&mut self.tx)
             .await?;
         Ok(())
     }
@@ -658,7 +658,7 @@ impl Writing<'_> {
                 .bind(is_stopped.then(|| why.at.as_millis()))
                 .bind(is_stopped.then(|| why.by.clone()))
                 .bind(why.reason.clone())
-                .execute(&mut *self.tx)
+                .execute(&mut self.tx)
                 .await?;
             if done.rows_affected() == 1 {
                 changed.push(lane);
@@ -681,7 +681,7 @@ impl Writing<'_> {
                 .bind(namespace.as_str())
                 .bind(i64::from(range.start))
                 .bind(i64::from(range.end))
-                .execute(&mut *self.tx)
+                .execute(&mut self.tx)
                 .await?;
         }
         Ok(())
@@ -692,7 +692,7 @@ impl Writing<'_> {
             .bind(namespace.as_str())
             .bind(i64::from(range.start))
             .bind(i64::from(range.end))
-            .execute(&mut *self.tx)
+            .execute(&mut self.tx)
             .await?;
         Ok(())
     }

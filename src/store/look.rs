@@ -26,6 +26,8 @@ pub struct Looked {
     pub answers_in: Option<Duration>,
     /// Connections in use, and how many there may be.
     pub connections: Option<(i64, i64)>,
+    /// Whether a pooler gives connections a session for one transaction only.
+    pub shares_sessions: bool,
 }
 
 /// Looks at a database.

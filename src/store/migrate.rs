@@ -10,10 +10,11 @@ use futures_util::TryStreamExt as _;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use sha2::{Digest as _, Sha256};
-use sqlx::postgres::PgConnection;
-use sqlx::{PgPool, Row as _};
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
 
 use super::database::Server;
+use super::session::{Reader, Session};
 use super::{Error, server};
 
 /// Tables with few rows, moved together, and their columns; both databases call them the same.
@@ -130,7 +131,7 @@ pub async fn migrate(
     server::prepare(to).await?;
     let db = open(file)?;
     let pool = PgPool::connect_with(to.native.clone()).await?;
-    let was_moved = begin(&db, &pool).await?;
+    let was_moved = enter(&db, &pool).await?;
     if !was_moved {
         small(&db, &pool).await?;
         for (table, columns) in LONG {
@@ -140,16 +141,18 @@ pub async fn migrate(
         go_on_counting(&db, &pool).await?;
     }
     let proof = prove(&db, &pool, &mut told).await?;
-    note(&mut *pool.acquire().await?, "finished", 1).await?;
+    let mut tx = begin(&pool).await?;
+    note(&mut tx, "finished", 1).await?;
+    tx.end().await?;
     pool.close().await;
     Ok(Proof { was_moved, ..proof })
 }
 
 /// Why a server may not be served yet, if it may not.
-pub(super) async fn unfinished(pool: &sqlx::AnyPool) -> Result<Option<String>, Error> {
+pub(super) async fn unfinished(reader: &Reader) -> Result<Option<String>, Error> {
     const LOOK: &str = "select count(*) from moves where name = 'source'
         and not exists (select 1 from moves where name = 'finished')";
-    let unfinished: i64 = sqlx::query_scalar(LOOK).fetch_one(pool).await?;
+    let unfinished: i64 = sqlx::query_scalar(LOOK).fetch_one(reader).await?;
     Ok((unfinished > 0).then(|| {
         "a move into this database is not at its end; run hooklane migrate again".to_owned()
     }))
@@ -161,15 +164,16 @@ fn open(file: &Path) -> Result<Connection, Error> {
 }
 
 /// Finds out whether this is where the file goes; whether all of it is there.
-async fn begin(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
+async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
     const OTHERS: &str = "select (select count(*) from hooks) + (select count(*) from streams)";
     let source: i64 = db.query_row(
         "select value from counters where name = 'cluster'",
         [],
         |row| row.get(0),
     )?;
+    let mut tx = begin(pool).await?;
     let nodes: i64 = sqlx::query_scalar("select count(*) from nodes")
-        .fetch_one(pool)
+        .fetch_one(&mut tx)
         .await?;
     if nodes > 0 {
         return Err(Error::Refused(
@@ -177,8 +181,12 @@ async fn begin(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
                 .into(),
         ));
     }
-    match noted(pool, "source").await? {
-        Some(known) if known == source => return Ok(noted(pool, "finished").await?.is_some()),
+    match noted(&mut tx, "source").await? {
+        Some(known) if known == source => {
+            let finished = noted(&mut tx, "finished").await?;
+            tx.end().await?;
+            return Ok(finished.is_some());
+        }
         Some(_) => {
             return Err(Error::Refused(
                 "another file was moved into the target database: take an empty one".into(),
@@ -186,43 +194,50 @@ async fn begin(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
         }
         None => {}
     }
-    let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(pool).await?;
+    let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut tx).await?;
     if others > 0 {
         return Err(Error::Refused(
             "the target database has hooks already: take an empty one".into(),
         ));
     }
-    note(&mut *pool.acquire().await?, "source", source).await?;
+    note(&mut tx, "source", source).await?;
+    tx.end().await?;
     Ok(false)
 }
 
-async fn noted(pool: &PgPool, name: &str) -> Result<Option<i64>, Error> {
-    let value = sqlx::query_scalar("select value from moves where name = $1");
-    Ok(value.bind(name).fetch_optional(pool).await?)
+/// Begins a transaction, in a way that is right also behind a pooler that shares sessions.
+async fn begin(pool: &PgPool) -> Result<Session<Postgres>, Error> {
+    let (session, _) = Session::begin(pool, "begin; select 1").await?;
+    Ok(session)
 }
 
-async fn note(db: &mut PgConnection, name: &str, value: i64) -> Result<(), Error> {
+async fn noted(tx: &mut Session<Postgres>, name: &str) -> Result<Option<i64>, Error> {
+    let value = sqlx::query_scalar("select value from moves where name = $1");
+    Ok(value.bind(name).fetch_optional(tx).await?)
+}
+
+async fn note(tx: &mut Session<Postgres>, name: &str, value: i64) -> Result<(), Error> {
     const NOTE: &str = "insert into moves (name, value) values ($1, $2)
         on conflict (name) do update set value = excluded.value";
-    sqlx::query(NOTE).bind(name).bind(value).execute(db).await?;
+    sqlx::query(NOTE).bind(name).bind(value).execute(tx).await?;
     Ok(())
 }
 
 async fn small(db: &Connection, pool: &PgPool) -> Result<(), Error> {
-    if noted(pool, "small").await?.is_some() {
-        return Ok(());
+    let mut tx = begin(pool).await?;
+    if noted(&mut tx, "small").await?.is_some() {
+        return Ok(tx.end().await?);
     }
-    let mut tx = pool.begin().await?;
     // A node that was started here for a look has made the default namespace.
     for table in ["lanes", "lane_sets", "namespaces", "keys", "audit"] {
         let text = format!("delete from {table}");
         sqlx::query(sqlx::AssertSqlSafe(text))
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
     }
     for (table, columns) in SMALL {
         let text = format!("select {columns} from {table}");
-        copy(db, &mut tx, table, columns, &text, []).await?;
+        copy(db, tx.connection(), table, columns, &text, []).await?;
     }
     for counter in ["epoch", "config_version"] {
         const SET: &str = "update counters set value = greatest(value, $2) where name = $1";
@@ -231,31 +246,33 @@ async fn small(db: &Connection, pool: &PgPool) -> Result<(), Error> {
         sqlx::query(SET)
             .bind(counter)
             .bind(value + 1)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
     }
     note(&mut tx, "small", 1).await?;
-    Ok(tx.commit().await?)
+    Ok(tx.end().await?)
 }
 
 async fn long(db: &Connection, pool: &PgPool, table: &str, columns: &str) -> Result<(), Error> {
-    if noted(pool, table).await?.is_some() {
-        return Ok(());
+    let mut tx = begin(pool).await?;
+    if noted(&mut tx, table).await?.is_some() {
+        return Ok(tx.end().await?);
     }
-    let mut tx = pool.begin().await?;
     let text = format!("select {columns} from {table}");
-    copy(db, &mut tx, table, columns, &text, []).await?;
+    copy(db, tx.connection(), table, columns, &text, []).await?;
     note(&mut tx, table, 1).await?;
-    Ok(tx.commit().await?)
+    Ok(tx.end().await?)
 }
 
 async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) -> Result<(), Error> {
     const SIZES: &str =
         "select stream, count(*) from log_index where stream > ?1 group by stream order by stream";
+    let mut tx = begin(pool).await?;
     let done: i64 = sqlx::query_scalar("select count(*) from events")
-        .fetch_one(pool)
+        .fetch_one(&mut tx)
         .await?;
-    let after = noted(pool, "events").await?.unwrap_or(0);
+    let after = noted(&mut tx, "events").await?.unwrap_or(0);
+    tx.end().await?;
     let mut sizes = db.prepare(SIZES)?;
     let rows = sizes.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let sizes = rows.collect::<Result<Vec<(i64, i64)>, _>>()?;
@@ -288,10 +305,10 @@ async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) ->
              where i.stream > ?1 and i.stream <= ?2 order by i.stream, i.seq",
             columns.join(", ")
         );
-        let mut tx = pool.begin().await?;
-        copy(db, &mut tx, "events", EVENT, &text, [after, last]).await?;
+        let mut tx = begin(pool).await?;
+        copy(db, tx.connection(), "events", EVENT, &text, [after, last]).await?;
         note(&mut tx, "events", last).await?;
-        tx.commit().await?;
+        tx.end().await?;
         done += batch.iter().map(|(_, size)| size).sum::<i64>();
         (after, rest) = (last, later);
     }
@@ -301,15 +318,16 @@ async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) ->
 /// Numbers that are drawn from now on are none that was drawn in the file.
 async fn go_on_counting(db: &Connection, pool: &PgPool) -> Result<(), Error> {
     const LAST: &str = "select coalesce(max(seq), 0) from sqlite_sequence where name = ?1";
+    let mut tx = begin(pool).await?;
     for table in NUMBERED {
         let last: i64 = db.query_row(LAST, [table], |row| row.get(0))?;
         sqlx::query("select setval(pg_get_serial_sequence($1, 'id'), greatest($2, 1), $2 > 0)")
             .bind(table)
             .bind(last)
-            .execute(pool)
+            .execute(&mut tx)
             .await?;
     }
-    Ok(())
+    Ok(tx.end().await?)
 }
 
 /// Copies what a query of the file gives, in the text format of Postgres' COPY.
@@ -440,11 +458,12 @@ async fn prove(
         &mut |_| (),
     )
     .await?;
+    let mut tx = begin(pool).await?;
     for (table, _) in SMALL.into_iter().chain(LONG) {
         let text = format!("select count(*) from {table}");
         let here: i64 = db.query_row(&text, [], |row| row.get(0))?;
         let there: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(text))
-            .fetch_one(pool)
+            .fetch_one(&mut tx)
             .await?;
         if here != there {
             return Err(Error::Refused(format!(
@@ -452,6 +471,7 @@ async fn prove(
             )));
         }
     }
+    tx.end().await?;
     Ok(Proof {
         streams,
         events,
@@ -473,7 +493,8 @@ async fn same(
     let mut read = db.prepare(here)?;
     let width = read.column_count();
     let mut ours = read.query([])?;
-    let mut theirs = sqlx::query(sqlx::AssertSqlSafe(there.to_owned())).fetch(pool);
+    let mut tx = begin(pool).await?;
+    let mut theirs = sqlx::query(sqlx::AssertSqlSafe(there.to_owned())).fetch(&mut tx);
     let (mut our_chain, mut their_chain) = (Chain::default(), Chain::default());
     let (mut links, mut rows) = (0, 0);
     let (mut row_here, mut row_there) = (Vec::new(), Vec::new());
@@ -518,6 +539,8 @@ async fn same(
             )));
         }
         let Some(link) = next else {
+            drop(theirs);
+            tx.end().await?;
             return Ok((links, rows));
         };
         links += 1;

@@ -84,7 +84,7 @@ impl Store {
         let made = sqlx::query(CREATE)
             .bind(name.as_str())
             .bind(at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         if made.rows_affected() == 0 {
             return Ok(false);
@@ -93,12 +93,12 @@ impl Store {
             .bind(name.as_str())
             .bind(i64::from(lanes))
             .bind(at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         sqlx::query(ADD_LANES)
             .bind(name.as_str())
             .bind(i64::from(lanes))
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
@@ -113,11 +113,11 @@ impl Store {
         let mut writing = self.begin().await?;
         sqlx::query(LOCK)
             .bind(name.as_str())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         let deleted = sqlx::query(DELETE)
             .bind(name.as_str())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         if deleted.rows_affected() == 0 {
             return Ok(false);
@@ -125,7 +125,7 @@ impl Store {
         for statement in [REMOVE_LANES, RETIRE] {
             sqlx::query(statement)
                 .bind(name.as_str())
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.config_changed().await?;

@@ -116,7 +116,7 @@ impl Store {
             .bind(&node.data_dir)
             .bind(&node.hints)
             .bind(node.started_at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await
     }
@@ -132,7 +132,7 @@ impl Store {
             .bind(id)
             .bind(config_seen)
             .bind(report)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await?;
         Ok(beaten.rows_affected() == 1)
@@ -156,7 +156,7 @@ impl Store {
         let reaped = sqlx::query(REAP)
             .bind(id)
             .bind(beat)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await?;
         Ok(reaped.rows_affected() == 1)
@@ -193,7 +193,7 @@ impl Store {
         let mut writing = self.begin().await?;
         let changed = sqlx::query(statement)
             .bind(which)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await?;
         Ok(changed.rows_affected())
@@ -225,7 +225,7 @@ impl Store {
         // The row of the counter is locked first by everybody, so that no two takers wait for each other.
         let newest: i64 = sqlx::query_scalar(DRAW)
             .bind(count)
-            .fetch_one(&mut *writing.tx)
+            .fetch_one(&mut writing.tx)
             .await?;
         let mut lanes: Vec<_> = lanes.iter().collect();
         lanes.sort();
@@ -237,7 +237,7 @@ impl Store {
                 .bind(lane.namespace.as_str())
                 .bind(lane.generation)
                 .bind(i64::from(lane.index))
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
             if changed.rows_affected() == 1 {
                 taken.push((lane.clone(), epoch));
@@ -263,7 +263,7 @@ impl Store {
                 .bind(i64::from(lane.index))
                 .bind(node)
                 .bind(epoch)
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.commit().await

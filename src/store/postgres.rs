@@ -1,5 +1,6 @@
 //! The hot path on Postgres: storing events, reading for turns, moving cursors. Each is one statement
-//! that commits by itself; no row is ever locked while a client is waited for.
+//! that commits by itself; no row is ever locked while a client is waited for. Behind a pooler that shares
+//! sessions each is a transaction with one statement, whose rows stay locked until the client says commit.
 //!
 //! Promises: a batch is stored once, also when its connection breaks while it is being stored; what is
 //! read was committed before the read began. Leaves to others: the tables and every other statement,
@@ -16,15 +17,15 @@ mod prune;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{Executor as _, Postgres};
+use sqlx::{AssertSqlSafe, Executor as _, Postgres};
 use tokio::time::error::Elapsed;
 
 use self::memory::Memory;
 use self::past::{Acknowledged, Past};
 use super::Error;
-use super::history::History;
+use super::history::{HISTORY, History};
+use super::session::{Session, Sessions};
 use super::writer::Commit;
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
@@ -38,14 +39,20 @@ const ACQUIRE_MAX: Duration = Duration::from_secs(5);
 /// How long an answer is waited for. Longer than a statement may wait for a lock.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// What every connection works under. No client is waited for with rows locked; `inputs` must find its
-/// rows by index whatever the statistics say, and be planned once.
-const SESSION: &str = "set lock_timeout = '5s'; set statement_timeout = 0;
-    set idle_in_transaction_session_timeout = '10s';
-    set default_transaction_isolation = 'read committed';
-    set plan_cache_mode = force_generic_plan; set jit = off;
-    set enable_seqscan = off; set enable_bitmapscan = off;
-    set enable_hashjoin = off; set enable_mergejoin = off";
+/// What every statement works under. No client is waited for with rows locked, but for its word to commit
+/// where sessions are shared; `inputs` must find its rows by index whatever the statistics say, and be
+/// planned once.
+const SETTINGS: [(&str, &str); 9] = [
+    ("lock_timeout", "'5s'"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "'2s'"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
 
 /// Is told of every transaction, by whichever task ran it.
 pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
@@ -54,6 +61,8 @@ pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
 #[derive(Clone)]
 pub struct Hot {
     pool: PgPool,
+    /// Begins a transaction where sessions are shared.
+    begin: Option<Arc<str>>,
     observer: Observer,
     memory: Arc<Memory>,
     movers: Arc<advance::Movers>,
@@ -65,25 +74,24 @@ impl Hot {
     ///
     /// # Errors
     /// Those of the connection.
-    pub async fn open(options: PgConnectOptions, observer: Observer) -> Result<Self, Error> {
+    pub async fn open(
+        options: PgConnectOptions,
+        sessions: Sessions,
+        observer: Observer,
+    ) -> Result<Self, Error> {
         let past = Arc::<Past>::default();
-        let server = past.clone();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_MAX)
             // A broken connection shows itself by the first statement, whose outcome is then resolved.
-            .test_before_acquire(false)
-            .after_connect(move |db, _| {
-                let server = server.clone();
-                Box::pin(async move {
-                    prepare(db).await?;
-                    server.look(db).await
-                })
-            })
-            .connect_with(options)
-            .await?;
+            .test_before_acquire(false);
+        let (pool, begin) = match sessions {
+            Sessions::Own => (prepared(pool, past.clone()), None),
+            Sessions::Shared => (pool, Some(begin())),
+        };
         Ok(Self {
-            pool,
+            pool: pool.connect_with(options).await?,
+            begin,
             observer,
             memory: Arc::default(),
             movers: Arc::default(),
@@ -128,14 +136,23 @@ impl Hot {
                     .collect::<Vec<_>>(),
             )
             .bind(events.iter().map(|event| event.seq.0).collect::<Vec<_>>());
-        let missing: Vec<i64> = asked.fetch_all(&mut *db).await?;
+        let missing: Vec<i64> = asked.fetch_all(&mut db).await?;
+        db.end().await?;
         let event = |ord: i64| events.get(usize::try_from(ord - 1).ok()?).copied();
         Ok(missing.into_iter().filter_map(event).collect())
     }
 
     /// A connection to the server that is known.
-    async fn connection(&self) -> Result<PoolConnection<Postgres>, Error> {
-        let db = self.pool.acquire().await?;
+    async fn connection(&self) -> Result<Session<Postgres>, Error> {
+        let db = match &self.begin {
+            None => Session::own(self.pool.acquire().await?),
+            Some(begin) => {
+                let begin = AssertSqlSafe(begin.clone());
+                let (db, server) = Session::begin(&self.pool, begin).await?;
+                self.past.note(&server)?;
+                db
+            }
+        };
         match self.past.is_other() {
             true => Err(Error::Lost("another server has taken its place".into())),
             false => Ok(db),
@@ -163,22 +180,51 @@ impl Hot {
     }
 }
 
+/// Connections whose sessions know the settings, and whose servers are looked at, once.
+fn prepared(pool: PgPoolOptions, past: Arc<Past>) -> PgPoolOptions {
+    pool.after_connect(move |db, _| {
+        let past = past.clone();
+        Box::pin(async move {
+            prepare(db).await?;
+            past.note(&sqlx::query(HISTORY).fetch_one(db).await?)
+        })
+    })
+}
+
 async fn prepare(db: &mut PgConnection) -> Result<(), sqlx::Error> {
-    db.execute(SESSION).await?;
+    let isolation = "set default_transaction_isolation = 'read committed'; ";
+    let text = isolation.to_owned() + &settings("set");
+    db.execute(AssertSqlSafe(text)).await?;
     Ok(())
 }
 
-/// The answer to a statement. A connection that failed, or whose answer did not come, is not used again.
-fn settle<T>(
-    mut db: PoolConnection<Postgres>,
+/// What begins a transaction in a session of which nothing is known, and says whose it is.
+fn begin() -> Arc<str> {
+    let settings = settings("set local");
+    format!("begin isolation level read committed; {settings}{HISTORY}").into()
+}
+
+fn settings(set: &str) -> String {
+    let settings = SETTINGS.iter();
+    settings
+        .map(|(name, value)| format!("{set} {name} = {value}; "))
+        .collect()
+}
+
+/// The answer to a statement, once it has committed. A connection that failed, or whose answer did not
+/// come, is not used again.
+async fn settle<T>(
+    mut db: Session<Postgres>,
     answer: Result<Result<T, sqlx::Error>, Elapsed>,
 ) -> Result<T, Error> {
     let settled = match answer {
         Ok(answer) => answer.map_err(Error::from),
         Err(_) => Err(Error::Lost(format!("no answer within {ANSWER_MAX:?}"))),
     };
-    if matches!(settled, Err(Error::Lost(_))) {
-        db.close_on_drop();
+    match &settled {
+        Ok(_) => db.end().await?,
+        Err(Error::Lost(_)) => db.spoil(),
+        Err(_) => {}
     }
     settled
 }

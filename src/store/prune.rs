@@ -341,7 +341,7 @@ impl Store {
                 .bind(from)
                 .bind(to)
                 .bind(bytes)
-                .execute(&mut *writing.tx)
+                .execute(&mut writing.tx)
                 .await?;
         }
         writing.commit().await

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use sqlx::{Any, FromRow, Row as _, Transaction};
+use sqlx::{FromRow, Row as _};
 
 use super::cursors::{read_indexed, read_row};
+use super::session::Tx;
 use super::tail::Tail;
 use super::{Error, Hot, Store};
 use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
@@ -188,7 +189,7 @@ impl Store {
         // Whoever removes events of the hook has done so before, or sees this rebuild.
         sqlx::query("update hooks set name = name where id = $1")
             .bind(new.hook.0)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         let id = sqlx::query_scalar(BEGIN)
             .bind(new.hook.0)
@@ -199,7 +200,7 @@ impl Store {
             .bind(at.as_millis())
             .bind(new.only.as_ref().map(|(_, events)| *events))
             .bind(new.fold)
-            .fetch_optional(&mut *writing.tx)
+            .fetch_optional(&mut writing.tx)
             .await?;
         writing.commit().await?;
         Ok(id)
@@ -235,7 +236,7 @@ impl Store {
         let claimed = sqlx::query(CLAIM)
             .bind(node)
             .bind(id)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await?;
         Ok(claimed.rows_affected() == 1)
@@ -255,14 +256,14 @@ impl Store {
         let mut writing = self.begin().await?;
         sqlx::query(FORGET)
             .bind(rebuild.id)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         sqlx::query(END)
             .bind(rebuild.id)
             .bind(if error.is_some() { "failed" } else { "done" })
             .bind(error)
             .bind(at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await
     }
@@ -298,7 +299,7 @@ impl Store {
             .bind(after.differ - rebuild.differ)
             .bind(after.failed - rebuild.failed)
             .bind(&after.samples)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.commit().await?;
         *rebuild = after;
@@ -410,7 +411,7 @@ impl Rebuild {
     }
 }
 
-async fn put(tx: &mut Transaction<'_, Any>, swap: &Swap, at: Timestamp) -> Result<bool, Error> {
+async fn put(tx: &mut Tx, swap: &Swap, at: Timestamp) -> Result<bool, Error> {
     let shadow = &swap.shadow;
     let mut changed = 0;
     // A cursor without a row stands at the base, in its first era.
@@ -428,7 +429,7 @@ async fn put(tx: &mut Transaction<'_, Any>, swap: &Swap, at: Timestamp) -> Resul
             .bind(swap.condition.word())
             .bind(swap.condition.reason())
             .bind(at.as_millis())
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?
             .rows_affected();
     }
@@ -442,13 +443,13 @@ async fn put(tx: &mut Transaction<'_, Any>, swap: &Swap, at: Timestamp) -> Resul
             .bind(letter.seq.0)
             .bind(&letter.reason)
             .bind(at.as_millis())
-            .execute(&mut **tx)
+            .execute(&mut *tx)
             .await?;
     }
     Ok(true)
 }
 
-async fn keep(tx: &mut Transaction<'_, Any>, rebuild: i64, shadow: &Shadow) -> Result<(), Error> {
+async fn keep(tx: &mut Tx, rebuild: i64, shadow: &Shadow) -> Result<(), Error> {
     sqlx::query(KEEP_SHADOW)
         .bind(shadow.cursor.handler.0)
         .bind(shadow.cursor.stream.0)
@@ -456,7 +457,7 @@ async fn keep(tx: &mut Transaction<'_, Any>, rebuild: i64, shadow: &Shadow) -> R
         .bind(shadow.position.0)
         .bind(shadow.state.as_deref())
         .bind(shadow.chain.as_bytes())
-        .execute(&mut **tx)
+        .execute(&mut *tx)
         .await?;
     Ok(())
 }

@@ -1,19 +1,20 @@
 //! Getting into a Postgres server: it must be there within seconds, be set up so that what it calls
 //! committed is, and have our tables; or it is refused in one line that says what to do.
 //!
-//! Nothing is kept in a session, so that connections may go through a pooler that gives them to somebody
-//! else after each transaction. Such a pooler must know prepared statements, or it is refused: without
-//! names a statement is sent in two steps, and the second might meet somebody else's first.
+//! Connections may go through a pooler, also through one that gives a session to somebody else after each
+//! transaction: it is found out, see [`Sessions`]. One that does so after each statement is refused.
 
 use std::time::{Duration, Instant};
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::PgDatabaseError;
-use sqlx::{AnyPool, Connection as _, PgConnection, Row as _};
+use sqlx::{AnyPool, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
 use super::database::Server;
+use super::history::HISTORY;
 use super::look::newest;
+use super::refusal::{away, refusal, unfit, unreachable};
+use super::session::Sessions;
 use super::{Error, Looked};
 use crate::domain::time::{Timestamp, millis};
 
@@ -47,22 +48,71 @@ const SETTINGS: &str = "select current_setting('server_version_num')::int as ver
     current_setting('transaction_read_only') as read_only,
     cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as clock";
 
-/// Checks the server, and makes or moves the tables.
-pub async fn prepare(server: &Server) -> Result<(), Error> {
+/// Checks the server, and makes or moves the tables; says how it gives sessions.
+pub async fn prepare(server: &Server) -> Result<Sessions, Error> {
     let mut db = enter(server).await?;
-    check(server, &mut db).await?;
-    check_sessions(server).await?;
-    migrate(server, &mut db).await?;
+    let sessions = sessions(server).await?;
+    let mut tx = begin(server, &mut db).await?;
+    check(server, &mut tx).await?;
+    migrate(server, &mut tx).await?;
+    end(server, tx).await?;
     let _ = db.close().await;
-    Ok(())
+    Ok(sessions)
+}
+
+async fn sessions(server: &Server) -> Result<Sessions, Error> {
+    match tokio::time::timeout(PATIENCE, Sessions::find(&server.native)).await {
+        Ok(found) => found.map_err(|error| refusal(server, &error)),
+        Err(_) => {
+            let remedy =
+                "a node holds 20: raise max_connections, or default_pool_size of its pooler";
+            Err(away(
+                server,
+                "has one connection for us, and no other within 5 s",
+                remedy,
+            ))
+        }
+    }
+}
+
+/// An answer for which nobody waits longer than for the server.
+async fn in_time<T>(
+    server: &Server,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| refusal(server, &error)),
+        Err(_) => Err(unreachable(server, "no answer")),
+    }
+}
+
+/// Statements on the way in have names, those of the migrator among them. In a session that others have
+/// had, or will have, there must be none. And nobody needs to hear of tables that are there already.
+const FORGET: &str = "deallocate all; set local client_min_messages = warning";
+
+/// Begins the one transaction in which a server is looked at.
+async fn begin<'a>(
+    server: &Server,
+    db: &'a mut PgConnection,
+) -> Result<Transaction<'a, Postgres>, Error> {
+    let began = async {
+        let mut tx = db.begin().await?;
+        sqlx::raw_sql(FORGET).execute(&mut *tx).await?;
+        Ok(tx)
+    };
+    in_time(server, began).await
+}
+
+async fn end(server: &Server, mut tx: Transaction<'_, Postgres>) -> Result<(), Error> {
+    let ended = async {
+        sqlx::raw_sql(FORGET).execute(&mut *tx).await?;
+        tx.commit().await
+    };
+    in_time(server, ended).await
 }
 
 async fn enter(server: &Server) -> Result<PgConnection, Error> {
-    let connecting = PgConnection::connect_with(&server.native);
-    match tokio::time::timeout(PATIENCE, connecting).await {
-        Ok(connected) => connected.map_err(|error| refusal(server, &error)),
-        Err(_) => Err(unreachable(server, "no answer")),
-    }
+    in_time(server, PgConnection::connect_with(&server.native)).await
 }
 
 /// Looks at the server, and changes nothing.
@@ -71,14 +121,16 @@ async fn enter(server: &Server) -> Result<PgConnection, Error> {
 /// [`Error::Refused`] when no node can run on it.
 pub async fn look(server: &Server) -> Result<Looked, Error> {
     let mut db = enter(server).await?;
-    check(server, &mut db).await?;
-    let looked = tokio::time::timeout(PATIENCE, facts(&mut db)).await;
-    let looked = match looked {
-        Ok(looked) => looked.map_err(|error| refusal(server, &error))?,
-        Err(_) => return Err(unreachable(server, "no answer")),
-    };
+    let sessions = sessions(server).await?;
+    let mut tx = begin(server, &mut db).await?;
+    check(server, &mut tx).await?;
+    let looked = in_time(server, facts(&mut tx)).await?;
+    end(server, tx).await?;
     let _ = db.close().await;
-    Ok(looked)
+    Ok(Looked {
+        shares_sessions: sessions == Sessions::Shared,
+        ..looked
+    })
 }
 
 /// Questions of which the quickest answer counts.
@@ -118,15 +170,17 @@ async fn facts(db: &mut PgConnection) -> Result<Looked, sqlx::Error> {
         clock: best.map(|(_, ahead)| ahead),
         answers_in: best.map(|(took, _)| took),
         connections: Some((used, most)),
+        shares_sessions: false,
     })
 }
 
 /// Connections for what is not hot, to a server that was prepared.
-pub async fn pool(server: &Server) -> Result<AnyPool, Error> {
+pub async fn pool(server: &Server, sessions: Sessions) -> Result<AnyPool, Error> {
     let pool = AnyPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(PATIENCE)
-        .after_connect(|db, _| {
+        .acquire_timeout(PATIENCE);
+    let greet = |pool: AnyPoolOptions| {
+        pool.after_connect(|db, _| {
             Box::pin(async move {
                 let greeted = sqlx::query(GREET).fetch_one(db).await?;
                 match greeted.try_get::<i64, _>(1)? {
@@ -134,16 +188,17 @@ pub async fn pool(server: &Server) -> Result<AnyPool, Error> {
                     _ => Err(sqlx::Error::Protocol("the server only follows".into())),
                 }
             })
-        });
+        })
+    };
+    let pool = match sessions {
+        Sessions::Own => greet(pool),
+        Sessions::Shared => pool,
+    };
     Ok(pool.connect_with(server.any.clone()).await?)
 }
 
 async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
-    let asked = tokio::time::timeout(PATIENCE, sqlx::query(SETTINGS).fetch_one(db)).await;
-    let row = match asked {
-        Ok(row) => row.map_err(|error| refusal(server, &error))?,
-        Err(_) => return Err(unreachable(server, "no answer")),
-    };
+    let row = in_time(server, sqlx::query(SETTINGS).fetch_one(&mut *db)).await?;
     let text = |name: &str| row.try_get::<String, _>(name);
     let version: i32 = row.try_get("version")?;
     if is_too_old(version) {
@@ -152,13 +207,15 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     }
     let ours = crate::domain::time::Timestamp::now().as_millis();
     if let Some(apart) = clocks_apart(ours, row.try_get("clock")?) {
-        tracing::warn!(server = %server.place(), "the clocks of this node and of Postgres are {apart} apart: \
-            events are stamped by this one; see that both are synchronized");
+        tracing::warn!(server = %server.place(), "the clock of this node is {apart} that of Postgres, and \
+            events are stamped by this node: timedatectl set-ntp true on both machines");
     }
     if row.try_get("follows")? {
         let what = "follows another server (it is in recovery)";
         return Err(unfit(server, what, "give the address of the primary"));
     }
+    // Not everybody may ask it, and it is asked all the time.
+    in_time(server, sqlx::query(HISTORY).fetch_one(&mut *db)).await?;
     if text("read_only")? != "off" {
         let remedy = "turn default_transaction_read_only off for this user, or give the primary";
         return Err(unfit(server, "is read-only", remedy));
@@ -184,43 +241,28 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// A pooler that gives each transaction another session, and does not know of prepared statements, gives
-/// this connection the session of the one that has just asked the same: its statement is there already.
-async fn check_sessions(server: &Server) -> Result<(), Error> {
-    let asked = async {
-        let mut db = PgConnection::connect_with(&server.native).await?;
-        sqlx::query(SETTINGS).fetch_one(&mut db).await?;
-        db.close().await
-    };
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(asked) => asked.map_err(|error| refusal(server, &error)),
-        Err(_) => Err(unreachable(server, "no answer")),
-    }
-}
-
 fn is_too_old(version: i32) -> bool {
     version < VERSION_MIN
 }
 
-/// How far two clocks are apart, in milliseconds since 1970, if that is too far.
+/// How far our clock is from another one, in milliseconds since 1970, if that is too far.
 fn clocks_apart(ours: i64, theirs: i64) -> Option<String> {
     let apart = Duration::from_millis(ours.abs_diff(theirs));
-    (apart > APART_MAX).then(|| crate::text::duration(apart))
+    let side = if ours < theirs { "behind" } else { "ahead of" };
+    (apart > APART_MAX).then(|| format!("{} {side}", crate::text::duration(apart)))
 }
 
-/// Makes or moves the tables, in one transaction: who comes second waits, and finds nothing to do.
+/// Makes or moves the tables, in the transaction: who comes second waits, and finds nothing to do.
 async fn migrate(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     let mut migrator = sqlx::migrate!("migrations/postgres");
     migrator.set_locking(false);
-    let mut tx = db.begin().await.map_err(|error| refusal(server, &error))?;
     sqlx::query("select pg_advisory_xact_lock($1)")
         .bind(LOCK)
-        .execute(&mut *tx)
+        .execute(&mut *db)
         .await
         .map_err(|error| refusal(server, &error))?;
-    let migrated = migrator.run_direct(None, &mut *tx, false).await;
-    migrated.map_err(|error| not_migrated(server, error))?;
-    tx.commit().await.map_err(|error| refusal(server, &error))
+    let migrated = migrator.run_direct(None, db, false).await;
+    migrated.map_err(|error| not_migrated(server, error))
 }
 
 fn not_migrated(server: &Server, error: MigrateError) -> Error {
@@ -230,68 +272,6 @@ fn not_migrated(server: &Server, error: MigrateError) -> Error {
         }
         other => Error::Refused(format!("{server}: {}", super::mismatch(&other))),
     }
-}
-
-/// Why the server does not let us in, and what to do about it.
-fn refusal(server: &Server, error: &sqlx::Error) -> Error {
-    let (user, name) = (server.native.get_username(), server.name());
-    let database = match error {
-        sqlx::Error::Database(database) => database.try_downcast_ref::<PgDatabaseError>(),
-        sqlx::Error::Tls(why) => {
-            let what = format!("cannot be trusted: {why}");
-            return unfit(server, &what, "see sslmode and sslrootcert in its address");
-        }
-        // What TLS says of a certificate comes as data that is not right.
-        sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::InvalidData => {
-            let what = format!("cannot be trusted: {why}");
-            return unfit(server, &what, "see sslmode and sslrootcert in its address");
-        }
-        other => return unreachable(server, &other.to_string()),
-    };
-    let Some(database) = database else {
-        return unreachable(server, &error.to_string());
-    };
-    let said = database.message();
-    if matches!(database.code(), "53300" | "57P03") {
-        return away(server, &format!("takes nobody now: {said}"), "try again");
-    }
-    let (what, remedy) = match database.code() {
-        "28P01" | "28000" => (
-            format!("does not let {user} in: {said}"),
-            "see the password, and pg_hba.conf on the server".to_owned(),
-        ),
-        "3D000" => (
-            format!("has no database {name}"),
-            format!("make it with: createdb --encoding=UTF8 {name}"),
-        ),
-        "42501" => (
-            format!("does not let {user} make tables in {name}: {said}"),
-            format!("grant create, usage on schema public to \"{user}\""),
-        ),
-        "42P05" | "26000" => (
-            "is behind a pooler that does not keep prepared statements".to_owned(),
-            "let it pool sessions, or take PgBouncer 1.21 or later with max_prepared_statements = 200"
-                .to_owned(),
-        ),
-        code => (
-            format!("refused: {said} ({code})"),
-            "see its log".to_owned(),
-        ),
-    };
-    unfit(server, &what, &remedy)
-}
-
-fn unreachable(server: &Server, why: &str) -> Error {
-    let remedy = "does it run, and is the address right?";
-    away(server, &format!("cannot be reached: {why}"), remedy)
-}
-
-fn unfit(server: &Server, what: &str, remedy: &str) -> Error {
-    Error::Refused(format!("Postgres at {} {what}; {remedy}", server.place()))
-}
-
-fn away(server: &Server, what: &str, remedy: &str) -> Error {
-    Error::Away(format!("Postgres at {} {what}; {remedy}", server.place()))
 }
 
 #[cfg(test)]
@@ -313,8 +293,9 @@ mod tests {
     #[test]
     fn clocks_are_apart_whichever_is_ahead() {
         assert_eq!(clocks_apart(100_000, 104_000), None);
-        assert!(clocks_apart(100_000, 106_000).is_some());
-        assert!(clocks_apart(106_000, 100_000).is_some());
+        let apart = |ours, theirs| clocks_apart(ours, theirs).unwrap();
+        assert_eq!(apart(100_000, 106_000), "6.0s behind");
+        assert_eq!(apart(106_000, 100_000), "6.0s ahead of");
         assert!(clocks_apart(i64::MAX, i64::MIN).is_some());
     }
 }

@@ -113,7 +113,7 @@ impl Store {
             .bind(why.at.as_millis())
             .bind(&why.by)
             .bind(&why.reason)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
@@ -128,7 +128,7 @@ impl Store {
         let mut writing = self.begin().await?;
         let resumed = sqlx::query(RESUME)
             .bind(hook.0)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
@@ -150,14 +150,14 @@ impl Store {
         let mut writing = self.begin().await?;
         sqlx::query(namespaces::LOCK)
             .bind(to.as_str())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         let begun = sqlx::query(BEGIN_MOVE)
             .bind(hook.0)
             .bind(from.as_str())
             .bind(to.as_str())
             .bind(at.as_millis())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         if begun.rows_affected() == 0 {
             return Ok(None);
@@ -165,7 +165,7 @@ impl Store {
         writing.config_changed().await?;
         let since = sqlx::query_scalar(SINCE)
             .bind(hook.0)
-            .fetch_one(&mut *writing.tx)
+            .fetch_one(&mut writing.tx)
             .await?;
         writing.commit().await?;
         Ok(Some(Move {
@@ -188,7 +188,7 @@ impl Store {
         sqlx::query(UNMARK)
             .bind(moving.hook.0)
             .bind(moving.to.as_str())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
@@ -215,7 +215,7 @@ impl super::Writing<'_> {
         let changed = sqlx::query(change)
             .bind(moving.hook.0)
             .bind(moving.since)
-            .execute(&mut *self.tx)
+            .execute(&mut self.tx)
             .await?;
         Ok(changed.rows_affected() == 1)
     }

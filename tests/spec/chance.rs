@@ -52,6 +52,11 @@ async fn on_a_server_too_each_state_is_the_fold_of_its_stream_in_order() {
     live(On::Postgres, SEEDS / 4).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_a_pooler_too_each_state_is_the_fold_of_its_stream_in_order() {
+    live(On::Pooler, SEEDS / 8).await;
+}
+
 async fn live(on: On, seeds: usize) {
     let mut seeds: Vec<u64> = match std::env::var("HOOKLANE_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
@@ -452,7 +457,7 @@ impl World {
     /// Goes on with what was on the disk at some moment; what was acknowledged by then must be there.
     async fn crash(&mut self) {
         // What a server keeps through a crash is up to the server.
-        if let Home::Server(_) = self.home {
+        if !matches!(self.home, Home::File(_)) {
             return self.stop().await;
         }
         let mut flights = self.send();

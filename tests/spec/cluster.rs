@@ -19,6 +19,7 @@ use super::checker::{self, Attempt, Event, Outcome, Stored, TRAIL_JS, trail};
 use super::daemon::{Client, Daemon, Home, Lost, Servers, Setup};
 use super::embedded::torture::outcome;
 use super::postgres::{self, Server};
+use super::redis::Sharded;
 use super::world::until;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -50,7 +51,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// Three nodes, and what they share.
-struct Cluster {
+pub struct Cluster {
     servers: Arc<Servers>,
     homes: Vec<Home>,
     daemons: Vec<Option<Daemon>>,
@@ -61,7 +62,11 @@ struct Cluster {
 impl Cluster {
     /// Three running nodes, each with lanes.
     fn start(postgres: &'static Server) -> Self {
-        let servers = Servers::on(postgres);
+        Self::on(Servers::on(postgres))
+    }
+
+    /// The same on these servers.
+    pub fn on(servers: Arc<Servers>) -> Self {
         let homes: Vec<_> = NAMES.map(|name| Home::of(&servers, name)).into();
         homes[0].write("trail.js", TRAIL_JS);
         let mut daemons = vec![Some(homes[0].start())];
@@ -80,7 +85,7 @@ impl Cluster {
     }
 
     /// Waits until every node runs lanes and every lane has a node.
-    fn spread(&self) {
+    pub fn spread(&self) {
         until(|| (self.owners() == BTreeSet::from(NAMES.map(str::to_owned))).then_some(()));
     }
 
@@ -125,7 +130,7 @@ impl Cluster {
         self.servers.redis.ask(&boot).concat()
     }
 
-    fn kill(&mut self, node: usize) {
+    pub fn kill(&mut self, node: usize) {
         self.daemons[node].take().unwrap().kill();
     }
 
@@ -146,7 +151,7 @@ impl Cluster {
         );
     }
 
-    fn restart(&mut self, node: usize) {
+    pub fn restart(&mut self, node: usize) {
         self.daemons[node] = Some(self.homes[node].start());
     }
 
@@ -157,7 +162,7 @@ impl Cluster {
     }
 
     /// Begins to send to all nodes.
-    fn load(&self) -> (Arc<Load>, Vec<JoinHandle<()>>) {
+    pub fn load(&self) -> (Arc<Load>, Vec<JoinHandle<()>>) {
         let load = Arc::new(Load {
             clients: self.homes.iter().map(|home| home.addr).collect(),
             key: self.write_key.clone(),
@@ -176,7 +181,7 @@ impl Cluster {
 
     /// Lets the senders finish, and compares what they know with what each node shows and with what is
     /// in the tables.
-    async fn judge(&self, load: Arc<Load>, senders: Vec<JoinHandle<()>>) {
+    pub async fn judge(&self, load: Arc<Load>, senders: Vec<JoinHandle<()>>) {
         load.stop.store(true, Ordering::Relaxed);
         for sender in senders {
             sender.await.unwrap();
@@ -222,7 +227,7 @@ fn number(event: &Event) -> i64 {
 }
 
 /// What senders share. Of each stream the next event is sent when the one before was accepted.
-struct Load {
+pub struct Load {
     clients: Vec<std::net::SocketAddr>,
     key: String,
     began: Instant,
@@ -313,13 +318,13 @@ impl Load {
     }
 
     /// Waits until each stream has got a few more events.
-    fn goes_on(&self) {
+    pub fn goes_on(&self) {
         let enough = self.accepted.load(Ordering::Relaxed) + SENDERS * STREAMS * 3;
         until(|| (self.accepted.load(Ordering::Relaxed) > enough).then_some(()));
     }
 
     /// Waits until as many tries have failed as there are senders.
-    fn is_hit(&self) {
+    pub fn is_hit(&self) {
         let enough = self.failed.load(Ordering::Relaxed) + SENDERS;
         until(|| (self.failed.load(Ordering::Relaxed) >= enough).then_some(()));
     }
@@ -441,6 +446,28 @@ async fn a_redis_that_is_gone_or_comes_back_empty_is_missed_by_no_event() {
     until(|| (!cluster.boot().is_empty()).then_some(()));
     assert_ne!(cluster.boot(), boot);
     until(|| (cluster.claims() == cluster.epochs()).then_some(()));
+    cluster.judge(load, senders).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_that_a_redis_cluster_moves_to_another_of_its_nodes_are_followed() {
+    let sharded = Sharded::start();
+    let redis = Arc::clone(&sharded.nodes[0].0);
+    let cluster = Cluster::on(Servers::sharing(postgres::shared(), redis));
+    let (load, senders) = cluster.load();
+    for _ in 0..3 {
+        let owner = sharded.reshard();
+        // Nodes come here now: with each turn they run a script.
+        let scripts = || {
+            let said = owner.ask(&["INFO", "commandstats"]);
+            said.into_iter()
+                .find(|line| line.starts_with("cmdstat_evalsha:"))
+        };
+        let before = scripts();
+        load.goes_on();
+        until(|| (scripts() != before).then_some(()));
+        load.goes_on();
+    }
     cluster.judge(load, senders).await;
 }
 

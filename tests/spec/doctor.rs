@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::Value;
 
 use super::daemon::{Home, Servers, Setup};
+use super::incidents::preload;
+use super::pooler::Pooler;
 use super::postgres;
 use super::redis_server::RedisServer;
 use super::world::World;
@@ -194,6 +196,10 @@ fn a_server_that_would_be_refused_is_told_with_the_remedy_and_gets_no_tables() {
         &["synchronous_commit=off", "alter role"],
     );
 
+    let (report, code) = ask(&Pooler::shared().url(&name), &redis.url());
+    assert_eq!(code, 0, "{report}");
+    is(&report, "database", "ok", &["pooler of transactions"]);
+
     let nobody = "postgres://u:secret@127.0.0.1:1/n";
     let (report, code) = ask(nobody, "redis://:secret@127.0.0.1:1");
     assert_eq!(code, 3);
@@ -210,6 +216,31 @@ fn a_server_that_would_be_refused_is_told_with_the_remedy_and_gets_no_tables() {
         &["cannot be reached", "does it run"],
     );
     assert!(!report.to_string().contains("secret"), "{report}");
+}
+
+#[test]
+fn a_clock_that_is_off_is_told_at_the_start_and_by_the_doctor() {
+    let servers = Servers::on(postgres::shared());
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let library = preload(dir.path(), "wrong_clock.c");
+    let mut home = Home::of(&servers, "a");
+    let library = library.to_str().unwrap().to_owned().leak();
+    home.environment = vec![("LD_PRELOAD", library), ("CLOCK_AHEAD", "600")];
+    let _daemon = home.start();
+    let log = home.log();
+    let mut lines = log.lines().filter(|line| line.contains("WARN"));
+    let line = lines.find(|line| line.contains("clock")).expect(&log);
+    for words in ["ahead of that of Postgres", "timedatectl set-ntp true"] {
+        assert!(line.contains(words), "{line}");
+    }
+    let (report, code) = doctor(&home, &[]);
+    assert_eq!(code, 3, "{report}");
+    is(
+        &report,
+        "clock",
+        "fail",
+        &["Postgres", "behind ours", "timedatectl"],
+    );
 }
 
 #[test]

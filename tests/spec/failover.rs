@@ -6,15 +6,20 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
+use hooklane::domain::hook::Reducer;
+use hooklane::domain::time::Timestamp;
+use hooklane::store::{Database, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::daemon::{Daemon, Home, Servers};
+use super::pooler::Pooler;
 use super::postgres::Server;
+use super::store::{event, plan};
 use super::world::{Ask, Reply, World, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n";
@@ -26,6 +31,7 @@ struct Pair {
     standby: Server,
     servers: Arc<Servers>,
     door: Door,
+    _pooler: Option<Pooler>,
     first: World,
     second: Home,
     _second: Daemon,
@@ -54,10 +60,19 @@ impl Door {
 
 impl Pair {
     fn start() -> Self {
+        Self::through(|_| None)
+    }
+
+    /// The same, perhaps with a pooler that is given the address.
+    fn through(pooler: impl FnOnce(&Path) -> Option<Pooler>) -> Self {
         // Its guard ends it with this process.
         let primary: &'static Server = Box::leak(Box::new(Server::start()));
         let door = Door::to(primary);
-        let servers = Servers::behind(primary, door.path().display().to_string());
+        let pooler = pooler(&door.path());
+        let servers = match &pooler {
+            Some(pooler) => pooler.servers(primary),
+            None => Servers::behind(primary, door.path().display().to_string()),
+        };
         let standby = primary.standby();
         let mut first = World::at(Home::of(&servers, "a"), &[], HOOKS);
         first.may_complain = true;
@@ -68,6 +83,7 @@ impl Pair {
             standby,
             servers,
             door,
+            _pooler: pooler,
             first,
             second,
             _second: daemon,
@@ -222,7 +238,17 @@ fn with_a_standby_that_commits_wait_for_no_acknowledged_event_is_lost() {
 
 #[test]
 fn what_a_standby_did_not_have_yet_is_named_to_everybody_until_somebody_knows() {
-    let pair = Pair::start();
+    what_is_missing_is_named(&Pair::start());
+}
+
+/// The connections of the nodes stay open, and lead to the standby from one transaction to the next.
+#[test]
+fn behind_a_pooler_what_a_standby_did_not_have_yet_is_named_too() {
+    let pooler = |door: &Path| Some(Pooler::to(door, "transaction", 6));
+    what_is_missing_is_named(&Pair::through(pooler));
+}
+
+fn what_is_missing_is_named(pair: &Pair) {
     pair.send_and_cut_off();
     let (mut lost, mut seen) = (pair.send_all(), 0);
     lost.extend(pair.send_all());
@@ -260,6 +286,46 @@ fn what_a_standby_did_not_have_yet_is_named_to_everybody_until_somebody_knows() 
     until(|| (!told(&pair.status()).contains("failed over")).then_some(()));
     let audit = pair.second.run(&["audit", "list"]);
     assert!(audit.contains("events lost --acknowledge"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_pooler_no_event_is_stored_by_another_server_until_that_is_accepted() {
+    let primary = Server::start();
+    let (door, standby) = (Door::to(&primary), primary.standby());
+    let pooler = Pooler::to(&door.path(), "transaction", 6);
+    let database: Database = pooler.url("postgres").parse().unwrap();
+    let store = Store::open(database, Box::new(|_| {})).await.unwrap();
+    let (now, default) = (Timestamp::now(), "default".parse().unwrap());
+    store.create_namespace(&default, 4, now).await.unwrap();
+    let hooks = [plan("hook1", Some(Reducer::Count))];
+    store.create_hooks(&hooks, now).await.unwrap().unwrap();
+    let append = async |body| {
+        let events = vec![event(1, "a", body, None)];
+        store.append(move || events).await
+    };
+    append("1").await.unwrap();
+    let has_tables = "select to_regclass('events') is not null";
+    until(|| {
+        let has_tables = standby.ask("postgres", has_tables);
+        has_tables.contains("t").then_some(())
+    });
+    let stored = || standby.ask("postgres", "select count(*) from events");
+    until(|| stored().contains("1").then_some(()));
+
+    primary.kill();
+    standby.ask("postgres", "select pg_promote()");
+    door.turn(&standby);
+    let history = loop {
+        if let Ok(Some(history)) = store.history().await {
+            break history;
+        }
+    };
+    assert_eq!(history.timeline, 2);
+    assert!(append("2").await.is_err());
+    assert!(stored().contains("1"));
+    store.accept_history(history).await.unwrap();
+    append("2").await.unwrap();
+    assert!(stored().contains("2"));
 }
 
 /// No prefix of a log is like this, because a cursor moves after its events were committed; but tables are,

@@ -1,8 +1,10 @@
-//! A database of its own for each test: a file, or a database on the server that all share.
+//! A database of its own for each test: a file, or a database on the server that all share, behind a pooler
+//! or not.
 
 use hooklane::store::{Database, Error, Store};
 use tempfile::TempDir;
 
+use crate::pooler::Pooler;
 use crate::postgres;
 
 /// Which database.
@@ -10,12 +12,15 @@ use crate::postgres;
 pub enum On {
     Sqlite,
     Postgres,
+    /// Through a pooler that gives a connection another session for each transaction.
+    Pooler,
 }
 
 /// A database of its own.
 pub enum Home {
     File(TempDir),
     Server(String),
+    Pooled(String),
 }
 
 impl Home {
@@ -23,6 +28,7 @@ impl Home {
         match on {
             On::Sqlite => Self::File(tempfile::tempdir().unwrap()),
             On::Postgres => Self::Server(postgres::shared().database()),
+            On::Pooler => Self::Pooled(postgres::shared().database()),
         }
     }
 
@@ -33,6 +39,7 @@ impl Home {
                 let url = postgres::shared().url("postgres", name);
                 url.parse().unwrap()
             }
+            Self::Pooled(name) => Pooler::shared().url(name).parse().unwrap(),
         }
     }
 
@@ -44,7 +51,7 @@ impl Home {
     pub fn rows(&self, relation: &str) -> i64 {
         let query = format!("select count(*) from {relation}");
         match (self, self.database()) {
-            (Self::Server(name), _) => {
+            (Self::Server(name) | Self::Pooled(name), _) => {
                 let rows = postgres::shared().ask(name, &query);
                 rows.first().unwrap().parse().unwrap()
             }
@@ -59,7 +66,9 @@ impl Home {
     /// Changes what is there behind the store's back, while it is closed.
     pub fn tamper(&self, in_file: &str, on_server: &str) {
         match (self, self.database()) {
-            (Self::Server(name), _) => drop(postgres::shared().ask(name, on_server)),
+            (Self::Server(name) | Self::Pooled(name), _) => {
+                drop(postgres::shared().ask(name, on_server))
+            }
             (_, Database::Sqlite(file)) => {
                 let db = rusqlite::Connection::open(file).unwrap();
                 db.execute(in_file, []).unwrap();

@@ -255,7 +255,7 @@ fn a_slow_disk_is_named() {
     let mut home = Home::new(Setup::Embedded);
     let text = |path: &Path| -> &'static str { path.to_str().unwrap().to_owned().leak() };
     home.environment
-        .push(("LD_PRELOAD", text(&slow_sync(dir.path()))));
+        .push(("LD_PRELOAD", text(&preload(dir.path(), "slow_sync.c"))));
     home.environment.push(("SLOW_SYNC", text(&delay)));
     let world = world(home);
     let _traffic = usual(&world, 10, 1);
@@ -274,10 +274,11 @@ fn a_slow_disk_is_named() {
     assert!(is_dated(&said), "{said}");
 }
 
-/// Compiles what makes syncs slow.
-fn slow_sync(dir: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spec/slow_sync.c");
-    let library = dir.join("slow_sync.so");
+/// Compiles what takes the place of a function of libc.
+pub fn preload(dir: &Path, source: &str) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spec");
+    let source = tests.join(source);
+    let library = dir.join("preload.so");
     let mut compiler = Command::new("cc");
     compiler
         .args(["-shared", "-fPIC", "-O1", "-o"])

@@ -11,12 +11,12 @@ use hooklane::domain::time::Timestamp;
 use hooklane::store::{Begun, HookPlan, Move, NewEvent, NodeRow, Store, Why};
 
 use crate::home::{Home, On};
-use crate::store::on_both;
+use crate::store::on_each;
 
 /// How often each of those who race begins anew.
 const ROUNDS: usize = 25;
 
-on_both! {
+on_each! {
     what_is_asked_of_lanes_that_are_being_resized_changes_nothing,
     of_a_stop_and_a_resize_at_once_the_new_lanes_do_what_was_asked_or_nothing_was,
     of_a_plan_and_a_resume_at_once_the_plan_is_given_up_or_the_resume_comes_too_late,

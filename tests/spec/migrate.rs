@@ -1,6 +1,7 @@
 //! From a file to a server: everything is there afterwards, and goes on as if nothing had been.
 
 use std::process::Output;
+use std::sync::Arc;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -59,9 +60,13 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn everything_moves_and_goes_on_where_it_was() {
+    everything_moves(&Servers::on(postgres::shared()));
+}
+
+/// To these servers.
+pub fn everything_moves(servers: &Arc<Servers>) {
     let mut world = filled();
-    let servers = Servers::on(postgres::shared());
-    let busy = migrate(&world.home, &servers, &["--yes"]);
+    let busy = migrate(&world.home, servers, &["--yes"]);
     assert_eq!(
         busy.status.code(),
         Some(7),
@@ -70,20 +75,20 @@ fn everything_moves_and_goes_on_where_it_was() {
     );
     world.kill();
     assert_eq!(
-        migrate(&world.home, &servers, &["--dry-run"]).status.code(),
+        migrate(&world.home, servers, &["--dry-run"]).status.code(),
         Some(0)
     );
     assert_eq!(
-        migrate(&world.home, &servers, &[]).status.code(),
+        migrate(&world.home, servers, &[]).status.code(),
         Some(2),
         "it would ask"
     );
 
-    let moved = migrate(&world.home, &servers, &["--yes"]);
+    let moved = migrate(&world.home, servers, &["--yes"]);
     assert_eq!(moved.status.code(), Some(0), "{}", said(&moved));
     let proof = "verified: 11 streams, 46 events, 10 cursors";
     assert!(said(&moved).contains(proof), "{}", said(&moved));
-    let again = migrate(&world.home, &servers, &["--yes"]);
+    let again = migrate(&world.home, servers, &["--yes"]);
     assert!(said(&again).contains("already moved"), "{}", said(&again));
     let refused = world.home.command(&["serve"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(7), "{}", said(&refused));
@@ -94,7 +99,7 @@ fn everything_moves_and_goes_on_where_it_was() {
     );
 
     let there = World {
-        home: Home::of(&servers, "a"),
+        home: Home::of(servers, "a"),
         write: world.write.clone(),
         read: world.read.clone(),
         admin: world.admin.clone(),

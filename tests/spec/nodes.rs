@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::home::{Home, On};
-use crate::store::on_both;
+use crate::store::on_each;
 
 /// How often each of those who race begins anew.
 const ROUNDS: usize = 40;
 
-on_both! {
+on_each! {
     lanes_come_and_go_with_their_lane_set,
     a_lease_that_was_lost_never_comes_back,
     a_node_is_reaped_only_at_the_beat_that_was_seen,
@@ -282,7 +282,7 @@ async fn a_lane_never_has_two_owners_however_many_race(on: On) {
     for number in 0..6 {
         let store = match on {
             On::Sqlite => world.store.clone(),
-            On::Postgres => world.home.open().await.unwrap(),
+            On::Postgres | On::Pooler => world.home.open().await.unwrap(),
         };
         racing.spawn(race(store, believed.clone(), number));
     }
@@ -331,7 +331,7 @@ async fn a_database_knows_itself_again(on: On) {
     let history = world.store.history().await.unwrap();
     let expected = match on {
         On::Sqlite => None,
-        On::Postgres => Some(1),
+        On::Postgres | On::Pooler => Some(1),
     };
     assert_eq!(history.map(|history| history.timeline), expected);
     world.store.close().await;

@@ -1,74 +1,123 @@
-//! PgBouncer between the nodes and Postgres: everything works through one that pools sessions, and through
-//! one that pools transactions if it keeps prepared statements; any other is refused.
+//! PgBouncer between the nodes and Postgres: everything works through one that pools sessions and through
+//! one that pools transactions, with fewer sessions than connections; one that pools statements is refused.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use hooklane::store::{Database, Store};
+use parking_lot::Mutex;
 use serde_json::json;
-use tempfile::TempDir;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection as _, Row as _};
 
+use super::cluster::Cluster;
 use super::daemon::{Home, Servers};
+use super::migrate::everything_moves;
 use super::postgres::{Server, as_postgres, shared};
+use super::refused::refused;
 use super::world::{World, until};
 
-/// Ends with the input of its shell.
+/// Ends with the input of its shell, whose lines kill it and start it again.
 const GUARD: &str = r#"
 trap '' INT HUP
-pgbouncer --quiet pgbouncer.ini & pid=$!
-until [ -S .s.PGSQL.5432 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
-echo ready
-cat >/dev/null
-kill -9 "$pid"
+start() {
+  pgbouncer --quiet pgbouncer.ini & pid=$!
+  until [ -S .s.PGSQL.5432 ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+}
+end() { kill -9 "$pid"; wait "$pid" 2>/dev/null; rm -f .s.PGSQL.5432 pid; }
+start; echo ready
+while read -r word; do "$word"; echo "$word"; done
+end
+rm -rf "$PWD"
 "#;
 
-struct Pooler {
-    dir: TempDir,
+/// Sessions of a pool that every connection has one of, and of one that they must share.
+const MANY: u32 = 60;
+const FEW: u32 = 6;
+
+pub struct Pooler {
+    dir: PathBuf,
     guard: Child,
+    said: Mutex<BufReader<ChildStdout>>,
 }
 
 impl Pooler {
-    fn start(server: &Server, mode: &str) -> Self {
-        let dir = tempfile::tempdir_in("/tmp").unwrap();
-        let path = dir.path().display();
-        let statements = match keeps_statements() {
-            true => "max_prepared_statements = 200",
-            false => "",
-        };
+    fn start(server: &Server, mode: &str, sessions: u32) -> Self {
+        Self::to(server.dir(), mode, sessions)
+    }
+
+    /// In front of the server with the socket in this directory, as the README has it.
+    pub fn to(server: &Path, mode: &str, sessions: u32) -> Self {
+        let readme = include_str!("../../README.md");
+        let (_, settings) = readme.split_once("```ini\n").unwrap();
+        let (settings, _) = settings.split_once("```").unwrap();
+        Self::with(server, mode, sessions, settings)
+    }
+
+    fn with(server: &Path, mode: &str, sessions: u32, settings: &str) -> Self {
+        let dir = tempfile::tempdir_in("/tmp").unwrap().keep();
+        let path = dir.display();
         let text = format!(
-            "[databases]\n* = host={} port=5432\n[pgbouncer]\nlisten_port = 5432\n\
+            "[databases]\n* = host={} port=5432\n{settings}listen_port = 5432\n\
              unix_socket_dir = {path}\nlogfile = {path}/log\npidfile = {path}/pid\nauth_type = trust\n\
-             auth_file = {path}/users\npool_mode = {mode}\ndefault_pool_size = 60\nmax_client_conn = 200\n\
-             ignore_startup_parameters = extra_float_digits\n{statements}\n",
-            server.dir().display()
+             auth_file = {path}/users\npool_mode = {mode}\ndefault_pool_size = {sessions}\n\
+             max_client_conn = 900\nserver_idle_timeout = 1\n",
+            server.display()
         );
-        fs::write(dir.path().join("pgbouncer.ini"), text).unwrap();
-        fs::write(dir.path().join("users"), "\"postgres\" \"\"\n").unwrap();
+        fs::write(dir.join("pgbouncer.ini"), text).unwrap();
+        fs::write(dir.join("users"), "\"postgres\" \"\"\n").unwrap();
         if rustix::process::geteuid().is_root() {
             let mut own = Command::new("chown");
-            own.args(["-R", "postgres"]).arg(dir.path());
+            own.args(["-R", "postgres"]).arg(&dir);
             assert!(own.status().unwrap().success());
         }
         let mut guard = as_postgres("sh");
-        guard.args(["-c", GUARD]).current_dir(dir.path());
+        guard.args(["-c", GUARD]).current_dir(&dir);
         guard.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut guard = guard.spawn().unwrap();
-        let mut said = String::new();
-        let mut output = BufReader::new(guard.stdout.take().unwrap());
-        output.read_line(&mut said).unwrap();
-        let socket = dir.path().join(".s.PGSQL.5432");
+        let said = BufReader::new(guard.stdout.take().unwrap()).into();
+        let pooler = Self { dir, guard, said };
+        pooler.hears("ready");
+        let socket = pooler.dir.join(".s.PGSQL.5432");
         assert!(socket.exists(), "no PgBouncer: apt-get install pgbouncer");
-        Self { dir, guard }
+        pooler
+    }
+
+    fn hears(&self, word: &str) {
+        let mut said = String::new();
+        self.said.lock().read_line(&mut said).unwrap();
+        assert_eq!(said.trim(), word);
+    }
+
+    /// Ends it with -9, or starts it again.
+    fn tell(&self, word: &str) {
+        let mut input = self.guard.stdin.as_ref().unwrap();
+        writeln!(input, "{word}").unwrap();
+        self.hears(word);
+    }
+
+    /// One that pools transactions, for all tests of this process.
+    pub fn shared() -> &'static Self {
+        static POOLER: LazyLock<Pooler> =
+            LazyLock::new(|| Pooler::start(shared(), "transaction", FEW));
+        &POOLER
+    }
+
+    /// Where a database is found behind it.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres:///{database}?user=postgres&host={}", self.door())
     }
 
     fn door(&self) -> String {
-        self.dir.path().display().to_string()
+        self.dir.display().to_string()
     }
 
     /// What nodes find behind it.
-    fn servers(&self) -> std::sync::Arc<Servers> {
-        Servers::behind(shared(), self.door())
+    pub fn servers(&self, server: &'static Server) -> Arc<Servers> {
+        Servers::behind(server, self.door())
     }
 }
 
@@ -79,21 +128,11 @@ impl Drop for Pooler {
     }
 }
 
-/// Whether the one that is installed does, which 1.21 was the first to.
-fn keeps_statements() -> bool {
-    let said = as_postgres("pgbouncer").arg("--version").output();
-    let said = String::from_utf8(said.unwrap().stdout).unwrap();
-    let version = said.split_whitespace().nth(1).unwrap_or_default();
-    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1_u32, 21_u32)
-}
-
 /// Two nodes: webhooks through both, states from both, a resize, a node that goes.
-fn everything_works(pooler: &Pooler) {
-    let servers = pooler.servers();
+fn everything_works(servers: &Arc<Servers>) {
     let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n";
-    let mut first = World::at(Home::of(&servers, "a"), &[], hooks);
-    let second = Home::of(&servers, "b");
+    let mut first = World::at(Home::of(servers, "a"), &[], hooks);
+    let second = Home::of(servers, "b");
     let mut daemon = second.start();
     let owners = "select count(distinct node) from lanes where sealed_at is null";
     until(|| servers.ask(owners).contains("2").then_some(()));
@@ -107,7 +146,7 @@ fn everything_works(pooler: &Pooler) {
     for account in 0..12 {
         assert_eq!(first.state(&format!("orders/{account}"), 20), 20);
     }
-    let stopped = daemon.terminate(std::time::Duration::from_secs(10));
+    let stopped = daemon.terminate(Duration::from_secs(10));
     assert!(
         stopped.is_some_and(|status| status.success()),
         "{}",
@@ -121,23 +160,85 @@ fn everything_works(pooler: &Pooler) {
 
 #[test]
 fn through_a_pooler_of_sessions_everything_works() {
-    everything_works(&Pooler::start(shared(), "session"));
+    let pooler = Pooler::start(shared(), "session", MANY);
+    everything_works(&pooler.servers(shared()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_a_pooler_of_transactions_everything_works_and_nothing_stays_in_a_session() {
+    let pooler = Pooler::start(shared(), "transaction", FEW);
+    let servers = pooler.servers(shared());
+    tokio::task::block_in_place(|| everything_works(&servers));
+    let options: PgConnectOptions = servers.url().parse().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..FEW {
+        // Who has a transaction has a session that the next one does not get.
+        let mut db = PgConnection::connect_with(&options).await.unwrap();
+        let look = "begin; select (select count(*) from pg_prepared_statements),
+            current_setting('enable_seqscan'), current_setting('lock_timeout'),
+            current_setting('plan_cache_mode'), current_setting('idle_in_transaction_session_timeout')";
+        let row = sqlx::raw_sql(look).fetch_one(&mut db).await.unwrap();
+        let settings = [1, 2, 3, 4].map(|at| row.get::<String, _>(at));
+        assert_eq!(row.get::<i64, _>(0), 0, "statements are left");
+        assert_eq!(settings, ["on", "0", "auto", "0"]);
+        held.push(db);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_a_pooler_of_transactions_nothing_is_lost_by_its_death_or_that_of_what_is_beside_it()
+ {
+    let postgres: &Server = Box::leak(Box::new(Server::start()));
+    let pooler = Pooler::start(postgres, "transaction", FEW);
+    let mut cluster = Cluster::on(pooler.servers(postgres));
+    let (load, senders) = cluster.load();
+    for _ in 0..3 {
+        pooler.tell("end");
+        load.is_hit();
+        pooler.tell("start");
+        load.goes_on();
+    }
+    postgres.kill();
+    load.is_hit();
+    postgres.start_again();
+    load.goes_on();
+    cluster.kill(0);
+    load.is_hit();
+    load.goes_on();
+    cluster.restart(0);
+    cluster.spread();
+    cluster.judge(load, senders).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_of_transactions_keeps_prepared_statements_or_is_refused() {
-    let pooler = Pooler::start(shared(), "transaction");
-    if keeps_statements() {
-        return tokio::task::block_in_place(|| everything_works(&pooler));
-    }
-    let url = pooler.servers().url();
-    for _ in 0..3 {
-        let database: Database = url.parse().unwrap();
-        let opened = Store::open(database, Box::new(|_| {})).await;
-        let why = opened.err().expect("it works by luck").to_string();
-        for word in ["pooler", "1.21", "sessions"] {
-            assert!(why.contains(word), "{why}");
-        }
-        assert!(!why.contains('\n'), "{why}");
-    }
+async fn a_pooler_that_cannot_be_used_is_refused_with_the_line_that_it_lacks() {
+    let pooler = Pooler::start(shared(), "statement", FEW);
+    let url = pooler.servers(shared()).url();
+    refused(
+        &url,
+        &["statement pooling mode", "set pool_mode = transaction"],
+    )
+    .await;
+
+    let pooler = Pooler::with(shared().dir(), "transaction", FEW, "[pgbouncer]\n");
+    let url = pooler.servers(shared()).url();
+    refused(
+        &url,
+        &["set ignore_startup_parameters = extra_float_digits"],
+    )
+    .await;
+
+    let pooler = Pooler::start(shared(), "session", 1);
+    let url = pooler.servers(shared()).url();
+    refused(&url, &["no other", "a node holds 20", "default_pool_size"]).await;
+
+    let pooler = Pooler::start(shared(), "transaction", 1);
+    let servers = pooler.servers(shared());
+    let url = servers.url().replace(&servers.database, "nothing_here");
+    refused(&url, &["nothing_here", "does not exist", "createdb"]).await;
+}
+
+#[test]
+fn through_a_pooler_of_transactions_everything_moves_from_a_file() {
+    everything_moves(&Pooler::shared().servers(shared()));
 }

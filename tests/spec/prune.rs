@@ -10,9 +10,9 @@ use hooklane::store::{
 };
 
 use crate::home::On;
-use crate::store::{World, event, on_both, seqs, step};
+use crate::store::{World, event, on_each, seqs, step};
 
-on_both! {
+on_each! {
     what_every_cursor_has_passed_goes_and_its_checkpoint_stands_in_its_place,
     a_cut_that_is_not_due_changes_nothing,
     one_of_two_that_cut_the_same_stream_does_it,

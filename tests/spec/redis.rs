@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hooklane::domain::cursor::CursorId;
@@ -481,18 +482,30 @@ async fn a_server_that_cannot_be_used_is_refused_in_one_line() {
         &["no writes", "primary"],
     );
 
+    let old = RedisServer::start();
+    let info = ask(&old, &["INFO"]);
+    let version = info.lines().find(|line| line.starts_with("redis_version:"));
+    let (word, version) = version.unwrap().split_once(':').unwrap();
+    let lie = format!("{word}:5{}", &version.trim()[1..]);
+    let truth = format!("{word}:{}", version.trim());
+    let port = crate::refused::liar(old.socket(), truth.into(), lie.into()).await;
+    refused(
+        open(&format!("redis://127.0.0.1:{port}"), CLUSTER).await,
+        &["is version 5", "6.2 or later is needed"],
+    );
+
     let full = RedisServer::start();
     ask(&full, &["CONFIG", "SET", "maxmemory", "1"]);
     refused(open(&full.url(), CLUSTER).await, &["OOM"]);
 }
 
 /// Nodes of a Redis Cluster: three that divide the keys, and three that follow them.
-struct Sharded {
-    nodes: Vec<(RedisServer, String)>,
+pub struct Sharded {
+    pub nodes: Vec<(Arc<RedisServer>, String)>,
 }
 
 impl Sharded {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let nodes: Vec<_> = (0..6).map(|_| Self::node()).collect();
         let doors = nodes.iter().map(|(_, door)| door.as_str());
         let mut create = std::process::Command::new("redis-cli");
@@ -512,21 +525,54 @@ impl Sharded {
         sharded
     }
 
-    fn node() -> (RedisServer, String) {
+    fn node() -> (Arc<RedisServer>, String) {
         let ports = [free_port(), free_port()];
         let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "500"];
         let listens = ["--bind", "127.0.0.1", "--port", &ports[0]];
         let bus = ["--cluster-port", &ports[1]];
         let server = RedisServer::with(&[&options[..], &listens, &bus].concat());
-        (server, format!("127.0.0.1:{}", ports[0]))
+        (server.into(), format!("127.0.0.1:{}", ports[0]))
+    }
+
+    fn leaders(&self) -> impl Iterator<Item = &(Arc<RedisServer>, String)> {
+        let leads = |server| ask(server, &["ROLE"]).starts_with("master");
+        self.nodes.iter().filter(move |(server, _)| leads(server))
+    }
+
+    /// Gives the keys to another node, one after the other, as a reshard does; that node.
+    pub fn reshard(&self) -> &RedisServer {
+        let (from, door) = self.owner();
+        let (to, to_door) = self.leaders().find(|(_, other)| other != door).unwrap();
+        let (id, to_id) = (
+            ask(from, &["CLUSTER", "MYID"]),
+            ask(to, &["CLUSTER", "MYID"]),
+        );
+        let slot = ask(from, &["CLUSTER", "KEYSLOT", "{hooklane}"]);
+        let set = |server, rest: &[&str]| {
+            let said = ask(server, &[&["CLUSTER", "SETSLOT", &slot], rest].concat());
+            assert_eq!(said, "OK");
+        };
+        set(to, &["IMPORTING", &id]);
+        set(from, &["MIGRATING", &to_id]);
+        let port = to_door.rsplit_once(':').unwrap().1;
+        loop {
+            let key = ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            if key.is_empty() {
+                break;
+            }
+            // Somebody may have popped the last of it.
+            let said = ask(from, &["MIGRATE", "127.0.0.1", port, &key, "0", "5000"]);
+            assert!(["OK", "NOKEY"].contains(&said.as_str()), "{said}");
+        }
+        set(to, &["NODE", &to_id]);
+        set(from, &["NODE", &to_id]);
+        to
     }
 
     /// The node that has the keys.
-    fn owner(&self) -> &(RedisServer, String) {
-        let has = |(server, _): &&(RedisServer, String)| ask(server, &["DBSIZE"]) != "0";
-        let leads =
-            |(server, _): &&(RedisServer, String)| ask(server, &["ROLE"]).starts_with("master");
-        let mut owners = self.nodes.iter().filter(has).filter(leads);
+    fn owner(&self) -> &(Arc<RedisServer>, String) {
+        let has = |(server, _): &&(Arc<RedisServer>, String)| ask(server, &["DBSIZE"]) != "0";
+        let mut owners = self.leaders().filter(has);
         let owner = owners.next().expect("keys");
         assert!(owners.next().is_none(), "they are in one place");
         owner

@@ -2,10 +2,12 @@
 //! line that says what to do.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use hooklane::store::{Database, Store};
 use sqlx::Connection as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::postgres::{self, Server};
 
@@ -16,7 +18,7 @@ async fn open(url: &str) -> Result<Store, String> {
 }
 
 /// The reason must say what is wrong and what to do, in one line, without a password.
-async fn refused(url: &str, words: &[&str]) {
+pub async fn refused(url: &str, words: &[&str]) {
     let began = Instant::now();
     let reason = open(url)
         .await
@@ -57,7 +59,7 @@ async fn a_user_who_may_not_is_refused_with_the_words_that_would_let_him() {
     role("");
     server.ask(&name, "revoke create on schema public from public");
     let url = server.url(&name, &name);
-    refused(&url, &["make tables", "grant create"]).await;
+    refused(&url, &["denied for schema", "grant create"]).await;
     let lets = format!("grant create, usage on schema public to {name}");
     server.ask(&name, &lets);
 
@@ -72,6 +74,68 @@ async fn a_user_who_may_not_is_refused_with_the_words_that_would_let_him() {
         server.ask("postgres", &format!("alter role {name} reset {setting}"));
     }
     open(&url).await.unwrap().close().await;
+
+    let other = format!("{name}_other");
+    server.ask("postgres", &format!("create role {other} login"));
+    let lets = format!("grant create on schema public to {other}");
+    server.ask(&name, &lets);
+    let not_his = server.url(&other, &name);
+    refused(&not_his, &["denied for table", "who made the tables"]).await;
+    let revoke = format!("revoke all on schema public from public, {other}");
+    server.ask(&name, &revoke);
+    refused(&not_his, &["no schema", "grant create"]).await;
+    server.ask(
+        &name,
+        "revoke execute on function pg_control_system() from public",
+    );
+    refused(&url, &["pg_control_system", "grant execute"]).await;
+    let close = format!("revoke connect on database {name} from public");
+    server.ask("postgres", &close);
+    refused(&not_his, &["denied for database", "grant connect"]).await;
+}
+
+/// A real server's answer in which one value has become another: where to find that server.
+pub async fn liar(socket: PathBuf, truth: Vec<u8>, lie: Vec<u8>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((outside, _)) = listener.accept().await {
+            let inside = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            let (mut asked, mut answers) = outside.into_split();
+            let (mut told, mut asks) = inside.into_split();
+            let (truth, lie) = (truth.clone(), lie.clone());
+            tokio::spawn(async move { tokio::io::copy(&mut asked, &mut asks).await });
+            tokio::spawn(async move {
+                let mut said = vec![0; 1 << 20];
+                while let Ok(count @ 1..) = told.read(&mut said).await {
+                    let said = &mut said[..count];
+                    for at in 0..count.saturating_sub(truth.len() - 1) {
+                        if said[at..].starts_with(&truth) {
+                            said[at..][..lie.len()].copy_from_slice(&lie);
+                        }
+                    }
+                    if answers.write_all(said).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_too_old_is_refused() {
+    let server = postgres::shared();
+    let version = "select current_setting('server_version_num')";
+    let version = server.ask("postgres", version);
+    let version: i32 = version.first().unwrap().parse().unwrap();
+    // As it comes in a row: its length, and the number.
+    let number = |version: i32| [4_i32.to_be_bytes(), version.to_be_bytes()].concat();
+    let socket = server.dir().join(".s.PGSQL.5432");
+    let port = liar(socket, number(version), number(130_018)).await;
+    let url = format!("postgres://postgres:secret@127.0.0.1:{port}/postgres?sslmode=disable");
+    refused(&url, &["is version", "14 or later is needed"]).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! What the store promises, statement by statement, on a real file and on a real server.
+//! What the store promises, statement by statement, on a real file and on a real server, asked directly and
+//! through a pooler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,8 @@ use hooklane::store::{
 
 use crate::home::{Home, On};
 
-/// Has every test run once on each database.
-macro_rules! on_both {
+/// Has every test run once on each database, and once through a pooler of transactions.
+macro_rules! on_each {
     ($($test:ident),* $(,)?) => {
         mod on_sqlite {
             $(#[tokio::test] async fn $test() { super::$test(super::On::Sqlite).await })*
@@ -31,11 +32,14 @@ macro_rules! on_both {
         mod on_postgres {
             $(#[tokio::test] async fn $test() { super::$test(super::On::Postgres).await })*
         }
+        mod through_a_pooler {
+            $(#[tokio::test] async fn $test() { super::$test(super::On::Pooler).await })*
+        }
     };
 }
-pub(crate) use on_both;
+pub(crate) use on_each;
 
-on_both! {
+on_each! {
     numbers_are_gapless_per_stream_and_go_on_after_a_restart,
     a_repeat_of_a_dedupe_key_gets_the_first_ones_place_and_leaves_no_gap,
     events_of_a_deleted_hook_are_not_stored,

@@ -177,8 +177,8 @@ impl Hot {
             .bind(letters(&dead, |_, letter| letter.reason.as_str()))
             .bind(letters(&dead, |step, _| step.at.as_millis()))
             .bind(is_durable);
-        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut *db)).await;
-        let (streams, handlers) = settle(db, answer)?;
+        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut db)).await;
+        let (streams, handlers) = settle(db, answer).await?;
         let cursor = |(stream, handler)| CursorId {
             stream: StreamId(stream),
             handler: HandlerId(handler),

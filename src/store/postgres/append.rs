@@ -154,8 +154,8 @@ impl Hot {
             .bind(column(events, |event| &*event.headers))
             .bind(column(events, |event| &*event.body))
             .bind(plan.has_keys);
-        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut *db)).await;
-        Ok(plan.outcomes(settle(db, answer)?))
+        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut db)).await;
+        Ok(plan.outcomes(settle(db, answer).await?))
     }
 
     async fn call_ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
@@ -171,8 +171,8 @@ impl Hot {
             .bind(column(events, |event| &*event.headers))
             .bind(column(events, |event| &*event.body))
             .bind(again);
-        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
-        Ok(outcomes(events, settle(db, answer)?))
+        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut db)).await;
+        Ok(outcomes(events, settle(db, answer).await?))
     }
 }
 

@@ -26,17 +26,16 @@ impl Hot {
     pub async fn check_functions(&self) -> Result<(), Error> {
         const READ: &str = "select prosrc, coalesce(proconfig, '{}') from pg_proc
             where proname = $1 and pronamespace = current_schema()::regnamespace";
+        let mut db = self.connection().await?;
         for name in NAMES {
-            let found: Vec<(String, Vec<String>)> = sqlx::query_as(READ)
-                .bind(name)
-                .fetch_all(&self.pool)
-                .await?;
+            let found: Vec<(String, Vec<String>)> =
+                sqlx::query_as(READ).bind(name).fetch_all(&mut db).await?;
             match (found.as_slice(), expected(name)) {
                 ([found], Some(expected)) if *found == expected => {}
                 _ => return Err(Error::Refused(differs(name))),
             }
         }
-        Ok(())
+        Ok(db.end().await?)
     }
 }
 

@@ -86,8 +86,8 @@ impl Hot {
             .bind(hook.0)
             .bind(key.as_str())
             .bind(handler.0);
-        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut *db)).await;
-        let Some(row) = settle(db, answer)? else {
+        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut db)).await;
+        let Some(row) = settle(db, answer).await? else {
             return Ok(None);
         };
         let stream = StreamId(row.try_get(0)?);
@@ -108,8 +108,8 @@ impl Hot {
             .bind(streams)
             .bind(handlers)
             .bind(wants.iter().map(limit).collect::<Vec<_>>());
-        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut *db)).await;
-        let rows = settle(db, answer)?;
+        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut db)).await;
+        let rows = settle(db, answer).await?;
         Ok(collect(&wants, &rows)?)
     }
 
@@ -130,8 +130,8 @@ impl Hot {
             .bind(streams)
             .bind(after)
             .bind(ranges.iter().map(limit).collect::<Vec<_>>());
-        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut *db)).await;
-        let rows = settle(db, answer)?;
+        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut db)).await;
+        let rows = settle(db, answer).await?;
         let mut events = vec![Vec::new(); ranges.len()];
         for row in &rows {
             let ord: i64 = row.try_get(0)?;
@@ -150,8 +150,8 @@ impl Hot {
     pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
         let mut db = self.connection().await?;
         let read = sqlx::query(CURSOR).bind(id.stream.0).bind(id.handler.0);
-        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut *db)).await;
-        let Some(row) = settle(db, answer)? else {
+        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut db)).await;
+        let Some(row) = settle(db, answer).await? else {
             return Ok(None);
         };
         standing(id, &row).map(Some)

@@ -2,20 +2,20 @@
 //! place of its primary may not have all of it.
 //!
 //! Promises: once a connection has come to a server with another past, nothing goes through the hot path
-//! until [`Past::accept`] is called. A pooler that changes servers behind an open connection is noticed
-//! only by whoever asks for the [`History`]. Leaves to others: what to do about it.
+//! until [`Past::accept`] is called. Where sessions are shared, each transaction comes to a server anew.
+//! Leaves to others: what to do about it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::Row as _;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::PgRow;
 
 use crate::domain::event::{EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::position::Seq;
-use crate::store::history::{HISTORY, History};
+use crate::store::history::History;
 
 /// For how long before the newest one acknowledged events are kept.
 const KEPT: Duration = Duration::from_secs(60);
@@ -56,9 +56,10 @@ struct Recent {
 }
 
 impl Past {
-    /// Looks at the server to which a connection has just come.
-    pub async fn look(&self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let row = sqlx::query(HISTORY).fetch_one(db).await?;
+    /// Notes the server to which a connection has come: what it says of its [`HISTORY`].
+    ///
+    /// [`HISTORY`]: crate::store::history::HISTORY
+    pub fn note(&self, row: &PgRow) -> Result<(), sqlx::Error> {
         let timeline: Option<i64> = row.try_get(1)?;
         let Some(timeline) = timeline else {
             return Err(sqlx::Error::Protocol("the server only follows".into()));

@@ -1,5 +1,6 @@
 //! Removing the events at the front of streams, by one call.
 
+use sqlx::Postgres;
 use tokio::time::timeout;
 
 use super::{ANSWER_MAX, Hot, settle};
@@ -7,6 +8,7 @@ use crate::domain::hook::HookId;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::prune::{Cut, Prune, WALKED_MAX};
+use crate::store::session::Session;
 
 const PRUNE: &str = "select stream from hooklane_prune($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
@@ -42,8 +44,8 @@ impl Hot {
             .bind(column(cuts, |cut| cut.checkpoint.fold))
             .bind(column(cuts, |cut| cut.checkpoint.state.as_deref()))
             .bind(column(cuts, |cut| cut.checkpoint.chain.as_bytes()));
-        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut *db)).await;
-        let pruned = settle(db, answer)?;
+        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut db)).await;
+        let pruned = settle(db, answer).await?;
         Ok(column(cuts, |cut| pruned.contains(&cut.stream.0)))
     }
 
@@ -53,23 +55,33 @@ impl Hot {
     /// Those of the database.
     pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
         let mut db = self.connection().await?;
-        let first = sqlx::query_scalar(OLDEST).bind(hook.0);
-        let mut from: Option<Vec<u8>> = first.fetch_optional(&mut *db).await?;
-        let (mut passed, mut walked) = (0, 0);
-        while let Some(id) = from.take() {
-            let walk = sqlx::query_as(WALK).bind(hook.0).bind(id).bind(STEP as i64);
-            let step: Vec<(Vec<u8>, i64, i64)> = walk.fetch_all(&mut *db).await?;
-            for (_, received_at, bytes_of) in &step {
-                passed += bytes_of;
-                walked += 1;
-                if passed >= bytes || walked == WALKED_MAX {
-                    return Ok(Some(Timestamp::from_millis(*received_at)));
-                }
-            }
-            from = step.into_iter().nth(STEP - 1).map(next);
-        }
-        Ok(None)
+        let oldest = walk(&mut db, hook, bytes).await?;
+        db.end().await?;
+        Ok(oldest)
     }
+}
+
+async fn walk(
+    db: &mut Session<Postgres>,
+    hook: HookId,
+    bytes: i64,
+) -> Result<Option<Timestamp>, Error> {
+    let first = sqlx::query_scalar(OLDEST).bind(hook.0);
+    let mut from: Option<Vec<u8>> = first.fetch_optional(&mut *db).await?;
+    let (mut passed, mut walked) = (0, 0);
+    while let Some(id) = from.take() {
+        let walk = sqlx::query_as(WALK).bind(hook.0).bind(id).bind(STEP as i64);
+        let step: Vec<(Vec<u8>, i64, i64)> = walk.fetch_all(&mut *db).await?;
+        for (_, received_at, bytes_of) in &step {
+            passed += bytes_of;
+            walked += 1;
+            if passed >= bytes || walked == WALKED_MAX {
+                return Ok(Some(Timestamp::from_millis(*received_at)));
+            }
+        }
+        from = step.into_iter().nth(STEP - 1).map(next);
+    }
+    Ok(None)
 }
 
 /// The id after one, so that no event is counted twice.
