@@ -20,7 +20,7 @@ mod relay;
 mod simulation;
 mod sweep;
 mod turn;
-pub mod wipe;
+mod wipe;
 mod worker;
 
 use std::collections::{HashMap, HashSet};
@@ -92,6 +92,8 @@ pub struct Engine {
     sweep: Notify,
     /// Asks for a look at what is to be folded again.
     rebuilds: Notify,
+    /// Asks for a look at whose hints are to be made again.
+    hints: Notify,
     /// Asks for a look at what is kept for too long.
     prunes: Notify,
     /// Streams of which it is.
@@ -190,6 +192,7 @@ impl Engine {
             stopping: RwLock::default(),
             sweep: Notify::new(),
             rebuilds: Notify::new(),
+            hints: Notify::new(),
             prunes: Notify::new(),
             overdue: RwLock::default(),
             look: Notify::new(),
@@ -200,6 +203,8 @@ impl Engine {
             failed,
         });
         let began = engine.catalog.now();
+        // What was asked before this node was there is no business of its lanes: they are swept as they are taken.
+        let asked = engine.store.last_hint_request().await?;
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
             committer.spawn(committer::run(engine.clone(), line));
@@ -214,6 +219,7 @@ impl Engine {
         duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().watch_moves());
         duties.spawn(rebuild::run(engine.clone()));
+        duties.spawn(wipe::run(engine.clone(), asked));
         duties.spawn(prune::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
@@ -344,6 +350,11 @@ impl Engine {
     /// Asks for a look at what is to be folded again.
     pub fn rebuild_soon(&self) {
         self.rebuilds.notify_one();
+    }
+
+    /// Asks for a look at whose hints are to be made again.
+    pub fn make_hints_soon(&self) {
+        self.hints.notify_one();
     }
 
     /// Asks for a look at what is kept for too long.
@@ -754,6 +765,11 @@ impl Running {
         engine.intake.stop();
         while self.committer.join_next().await.is_some() {}
         engine.close_lanes(&engine.held_lanes()).await;
+        if engine.relay.is_shared() {
+            // What came last is hinted where it goes on.
+            place::place_now(engine).await;
+            engine.relay.flush().await;
+        }
         self.duties.shutdown().await;
         if let Some(member) = &engine.member {
             member.go(engine).await;

@@ -1,4 +1,4 @@
-//! Why a stream is where it is, in one answer; where it belongs; and its hints, made again.
+//! Why a stream is where it is, in one answer; and where it belongs.
 
 use super::namespaces::check_lanes;
 use super::{Admin, Error, stops};
