@@ -88,6 +88,8 @@ pub struct Engine {
     running: RwLock<HashMap<LaneId, RunningLane>>,
     /// Those that run here no more but for the turn that they are in.
     stopping: RwLock<Vec<Arc<Worker>>>,
+    /// Whether no lane is opened any more.
+    is_ending: AtomicBool,
     /// Asks for a sweep, as when a handler is new.
     sweep: Notify,
     /// Asks for a look at what is to be folded again.
@@ -190,6 +192,7 @@ impl Engine {
             member,
             running: RwLock::default(),
             stopping: RwLock::default(),
+            is_ending: AtomicBool::new(false),
             sweep: Notify::new(),
             rebuilds: Notify::new(),
             hints: Notify::new(),
@@ -490,7 +493,8 @@ impl Engine {
     /// Runs a lane, if it does not run here yet.
     fn open_lane(self: &Arc<Self>, lane: LaneId, epoch: i64) {
         let mut running = self.running.write();
-        if running.contains_key(&lane) {
+        // One that is stopped for good may be in its last turn.
+        if running.contains_key(&lane) || self.is_ending.load(Ordering::Relaxed) {
             return;
         }
         let queue = self.lanes.open(&lane);
@@ -764,6 +768,7 @@ impl Running {
         let engine = &self.engine;
         engine.intake.stop();
         while self.committer.join_next().await.is_some() {}
+        engine.is_ending.store(true, Ordering::Relaxed);
         engine.close_lanes(&engine.held_lanes()).await;
         if engine.relay.is_shared() {
             // What came last is hinted where it goes on.
