@@ -178,9 +178,12 @@ impl Work {
     /// fold goes to the head if it `may_pass` the cursor.
     pub fn lost_to(&mut self, live: Cursor, head: Seq, may_pass: bool) {
         self.lost += 1;
-        if live.position < self.shadow.position && self.failure.is_none() {
-            // Somebody else has put another state there: from the beginning.
+        if live.position < self.shadow.position {
+            // Somebody else has put another state there, or it may not be passed now: from the beginning, and what
+            // could not be folded beyond the cursor is found again when it is due.
             self.shadow = self.beginning.shadow.clone();
+            self.skipped.clear();
+            self.failure = None;
         }
         self.target = match self.lost > LOST_MAX && may_pass {
             true => head,
