@@ -7,6 +7,7 @@ pub mod doctor;
 mod error;
 mod eta;
 mod events;
+mod hints;
 mod hooks;
 mod keys;
 mod lanes;

@@ -28,7 +28,7 @@ pub use hook::{
     HookStopSpec, HookStopped, Paused, Test, Tested,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
-pub use lane::{Lane, LaneShown, LaneState, Percentiles, Worst};
+pub use lane::{Gathers, Lane, LaneShown, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
@@ -37,7 +37,7 @@ pub use snapshot::{
     Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow};
-pub use why::{Help, Hints, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
+pub use why::{Help, Hints, HintsOf, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
 
 use serde::{Deserialize, Serialize};
 

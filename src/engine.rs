@@ -21,7 +21,7 @@ mod relay;
 mod simulation;
 mod sweep;
 mod turn;
-pub mod wipe;
+mod wipe;
 mod worker;
 
 use std::collections::{HashMap, HashSet};
@@ -91,10 +91,14 @@ pub struct Engine {
     running: RwLock<HashMap<LaneId, RunningLane>>,
     /// Those that run here no more but for the turn that they are in.
     stopping: RwLock<Vec<Arc<Worker>>>,
+    /// Whether no lane is opened any more.
+    is_ending: AtomicBool,
     /// Asks for a sweep, as when a handler is new.
     sweep: Notify,
     /// Asks for a look at what is to be folded again.
     rebuilds: Notify,
+    /// Asks for a look at whose hints are to be made again.
+    hints: Notify,
     /// Asks for a look at what is kept for too long.
     prunes: Notify,
     /// Streams of which it is.
@@ -194,8 +198,10 @@ impl Engine {
             member,
             running: RwLock::default(),
             stopping: RwLock::default(),
+            is_ending: AtomicBool::new(false),
             sweep: Notify::new(),
             rebuilds: Notify::new(),
+            hints: Notify::new(),
             prunes: Notify::new(),
             overdue: RwLock::default(),
             look: Notify::new(),
@@ -206,6 +212,8 @@ impl Engine {
             failed,
         });
         let began = engine.catalog.now();
+        // What was asked before this node was there is no business of its lanes: they are swept as they are taken.
+        let asked = engine.store.last_hint_request().await?;
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
             committer.spawn_on(committer::run(engine.clone(), line), engine.front.handle());
@@ -220,6 +228,7 @@ impl Engine {
         duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().watch_moves());
         duties.spawn(rebuild::run(engine.clone()));
+        duties.spawn(wipe::run(engine.clone(), asked));
         duties.spawn(prune::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
@@ -350,6 +359,11 @@ impl Engine {
     /// Asks for a look at what is to be folded again.
     pub fn rebuild_soon(&self) {
         self.rebuilds.notify_one();
+    }
+
+    /// Asks for a look at whose hints are to be made again.
+    pub fn make_hints_soon(&self) {
+        self.hints.notify_one();
     }
 
     /// Asks for a look at what is kept for too long.
@@ -485,7 +499,8 @@ impl Engine {
     /// Runs a lane, if it does not run here yet.
     fn open_lane(self: &Arc<Self>, lane: LaneId, epoch: i64) {
         let mut running = self.running.write();
-        if running.contains_key(&lane) {
+        // One that is stopped for good may be in its last turn.
+        if running.contains_key(&lane) || self.is_ending.load(Ordering::Relaxed) {
             return;
         }
         let queue = self.lanes.open(&lane);
@@ -759,7 +774,13 @@ impl Running {
         let engine = &self.engine;
         engine.intake.stop();
         while self.committer.join_next().await.is_some() {}
+        engine.is_ending.store(true, Ordering::Relaxed);
         engine.close_lanes(&engine.held_lanes()).await;
+        if engine.relay.is_shared() {
+            // What came last is hinted where it goes on.
+            place::place_now(engine).await;
+            engine.relay.flush().await;
+        }
         self.duties.shutdown().await;
         if let Some(member) = &engine.member {
             member.go(engine).await;

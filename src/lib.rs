@@ -27,12 +27,14 @@
 //! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the
 //! right one.
 //!
-//! States are folded again beside the turns: `engine/rebuild.rs`, with its rows in `store/rebuilds.rs`.
+//! States are folded again beside the turns: `engine/rebuild.rs`, with its rows in `store/rebuilds.rs`. Hints are
+//! made again by every node: `admin/hints.rs` asks, `engine/wipe.rs` answers.
 //!
 //! What is old goes: `engine/prune.rs` finds it and folds it once more, `store/prune.rs` removes it and keeps the
 //! checkpoint, where a fold from the beginning begins from then on.
 //!
-//! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`.
+//! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`. Who
+//! did what is noted in the transaction that does it: `store/audit.rs`.
 //!
 //! Another server behind the same address may not have all that was acknowledged: `store/history.rs` tells
 //! servers apart, `engine/ownership.rs` begins anew, `admin/lost.rs` has what is missing.

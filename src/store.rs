@@ -12,6 +12,7 @@ mod cursors;
 mod database;
 mod error;
 mod events;
+mod hints;
 mod history;
 mod hooks;
 mod keys;
@@ -45,11 +46,12 @@ use self::session::{Reader, Sessions, Tx};
 use crate::domain::event::StreamId;
 use crate::domain::position::Seq;
 
-pub use audit::{AuditFilter, AuditRow};
+pub use audit::{AuditFilter, AuditRow, Note};
 pub use cursors::{Advance, Behind, Input, Mover, Skip, Step, Want};
 pub use database::{Database, NoDatabase, Server};
 pub use error::{Clash, Error};
 pub use events::{Appended, Filter, NewEvent, Stored};
+pub use hints::{HintAnswer, HintRequest};
 pub use history::{Accepted, History, LostEvent};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
@@ -72,6 +74,8 @@ pub struct Store {
     /// Everything that only reads and is not hot.
     reader: Reader,
     hot: Arc<Hot>,
+    /// What is noted with the next change; see [`Store::noting`].
+    noting: Option<Arc<audit::Noting>>,
 }
 
 /// Storing events, moving cursors, reading for a turn: each database in its own words.
@@ -100,16 +104,36 @@ struct Statement {
 struct Writing<'a> {
     tx: Tx,
     _turn: Option<MutexGuard<'a, ()>>,
+    noting: Option<&'a audit::Noting>,
+    /// How often it has raised the version of the configuration.
+    raised: i64,
 }
 
 impl Writing<'_> {
-    async fn commit(self) -> Result<(), Error> {
-        Ok(self.tx.commit().await?)
+    /// Commits, with the note of the operator who wants it.
+    async fn commit(mut self) -> Result<(), Error> {
+        let written = match self.noting {
+            Some(noting) => noting.write(&mut self.tx, self.raised).await?,
+            None => None,
+        };
+        self.tx.commit().await?;
+        if let (Some(noting), Some(row)) = (self.noting, written) {
+            noting.written(row);
+        }
+        Ok(())
     }
 
     /// Makes every node read the configuration again, once this has committed.
     async fn config_changed(&mut self) -> Result<(), Error> {
+        self.raised += 1;
         counts::raise_config_version(&mut self.tx).await
+    }
+
+    /// Adds to what is noted.
+    fn tell_note(&self, details: serde_json::Value) {
+        if let Some(noting) = self.noting {
+            noting.tell(details);
+        }
     }
 }
 
@@ -186,6 +210,7 @@ impl Store {
                 sessions: Sessions::Own,
             },
             hot: hot.into(),
+            noting: None,
         })
     }
 
@@ -206,6 +231,7 @@ impl Store {
             writer: pool,
             reader,
             hot: Hot::Postgres(hot).into(),
+            noting: None,
         })
     }
 
@@ -243,7 +269,12 @@ impl Store {
             Hot::Postgres(_) => (None, "begin"),
         };
         let tx = Tx::begin(&self.writer, self.reader.sessions, begin).await?;
-        Ok(Writing { tx, _turn: turn })
+        Ok(Writing {
+            tx,
+            _turn: turn,
+            noting: self.noting.as_deref(),
+            raised: 0,
+        })
     }
 
     /// The words of this database.

@@ -1,11 +1,11 @@
-//! Who changed what: every operation that changes something goes through [`Admin::act`].
+//! Who changed what: every operation that changes something is done by an [`Admin`] that acts for somebody.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Admin, Error};
 use crate::api;
 use crate::domain::time::Timestamp;
-use crate::store::{AuditFilter, AuditRow};
+use crate::store::{AuditFilter, AuditRow, Note};
 
 /// Who acts, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,25 +14,28 @@ pub struct Actor {
     pub by: String,
     /// `socket`, an address, or `offline`.
     pub from: String,
+    /// The version of the configuration that his plan was about; none: any.
+    pub planned: Option<i64>,
 }
 
-/// What was done.
+/// What is done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Act {
     operation: &'static str,
     subject: String,
     reason: Option<String>,
-    details: Value,
+    details: Map<String, Value>,
 }
 
 impl Act {
-    /// An operation, as the command line names it, and what it was done to.
+    /// An operation, as the command line names it, and what it is done to. Details that only the operation
+    /// knows it adds itself.
     pub fn new(operation: &'static str, subject: impl ToString) -> Self {
         Self {
             operation,
             subject: subject.to_string(),
             reason: None,
-            details: Value::Object(serde_json::Map::new()),
+            details: Map::new(),
         }
     }
 
@@ -46,43 +49,32 @@ impl Act {
     /// The same with more to say: never a secret, a body, or code.
     #[must_use]
     pub fn details(mut self, details: Value) -> Self {
-        self.details = details;
+        if let Value::Object(details) = details {
+            self.details = details;
+        }
         self
     }
 }
 
 impl Admin {
-    /// Does `work`, and notes what it was by what came of it. What was refused changed nothing and is not
-    /// noted; neither is what `said` finds to have changed nothing.
-    ///
-    /// # Errors
-    /// Those of `work`.
-    pub async fn act<T>(
-        &self,
-        actor: &Actor,
-        work: impl Future<Output = Result<T, Error>>,
-        said: impl FnOnce(&T) -> Option<Act>,
-    ) -> Result<T, Error> {
-        let done = work.await?;
-        if let Some(act) = said(&done) {
-            let row = AuditRow {
-                id: 0,
-                at: Timestamp::now().as_millis(),
-                actor: actor.by.clone(),
-                came_from: actor.from.clone(),
-                operation: act.operation.to_owned(),
-                subject: act.subject,
-                reason: act.reason,
-                details: act.details.to_string(),
-            };
-            let (by, operation, subject) = (&row.actor, &row.operation, &row.subject);
-            tracing::info!(by, operation, subject, "an operator has acted");
-            // It is done all the same: to call it failed would have it done again.
-            if let Err(error) = self.store.add_audit(&row).await {
-                tracing::error!(%error, by, operation, subject, "what an operator did is not noted");
-            }
+    /// The same, for one operation of somebody: it is noted with the first change that is made for it, in the
+    /// same transaction. What is refused, and what turns out to change nothing, is not noted. Where he planned
+    /// for a configuration that is no more, nothing is changed.
+    #[must_use]
+    pub fn acting(&self, actor: &Actor, act: Act) -> Self {
+        let note = Note {
+            by: actor.by.clone(),
+            from: actor.from.clone(),
+            operation: act.operation,
+            subject: act.subject,
+            reason: act.reason,
+            details: act.details,
+            planned: actor.planned,
+        };
+        Self {
+            store: self.store.noting(note),
+            ..self.clone()
         }
-        Ok(done)
     }
 
     /// What operators changed, the newest first.

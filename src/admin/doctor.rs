@@ -1,6 +1,8 @@
 //! What a node stands on, looked at: its database, its hints, the clock, its directory, the disk, its
 //! limits. Changes nothing; the same for a daemon that is asked and for a command without one.
 
+mod retention;
+
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -71,7 +73,12 @@ impl Admin {
     /// [`Error::NeedsDaemon`].
     pub async fn examine(&self) -> Result<Vec<Check>, Error> {
         let around = self.surroundings.as_ref().ok_or(Error::NeedsDaemon)?;
-        Ok(examine(around).await)
+        let mut checks = examine(around).await;
+        match self.retention().await {
+            Ok(found) => checks.extend(found),
+            Err(error) => checks.push(refused("retention", &error.to_string())),
+        }
+        Ok(checks)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::domain::name::Name;
-use crate::engine::wipe;
+use crate::lanes::redis;
 use crate::store;
 use crate::text::closest;
 
@@ -74,11 +74,8 @@ impl Error {
     }
 }
 
-impl From<wipe::Error> for Error {
-    fn from(error: wipe::Error) -> Self {
-        match error {
-            wipe::Error::Hints(error) => Self::Away(error.to_string()),
-            wipe::Error::Store(error) => Self::Store(error),
-        }
+impl From<redis::Error> for Error {
+    fn from(error: redis::Error) -> Self {
+        Self::Away(error.to_string())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::namespaces::check_lanes;
@@ -89,7 +90,11 @@ impl Admin {
         let hook = self.hook(name).await?;
         let (streams, events) = self.store.hook_size(hook.id).await?;
         let aside = self.set_aside(hook.id).await?;
-        self.store.delete_hook(hook.id, Timestamp::now()).await?;
+        self.store
+            .tell_note(json!({"streams": streams, "events": events}));
+        if !self.store.delete_hook(hook.id, Timestamp::now()).await? {
+            return Err(Error::missing("hook", name));
+        }
         self.changed().await?;
         self.forget(&hook, &aside);
         Ok(api::Deleted {
@@ -121,19 +126,12 @@ impl Admin {
             }
         }
 
-        let mut changes = Vec::new();
-        for spec in wanted.namespaces.iter().filter(|n| !has_namespace(&n.name)) {
-            changes.push(change(
-                Action::Create,
-                ChangeKind::Namespace,
-                &spec.name,
-                vec![],
-            ));
-            if !dry_run {
-                self.create_namespace(spec).await?;
-            }
-        }
-        let mut new = Vec::new();
+        let new_namespaces = wanted.namespaces.iter().filter(|n| !has_namespace(&n.name));
+        let mut changes: Vec<_> = new_namespaces
+            .clone()
+            .map(|spec| change(Action::Create, ChangeKind::Namespace, &spec.name, vec![]))
+            .collect();
+        let (mut new, mut edited) = (Vec::new(), Vec::new());
         for spec in &wanted.hooks {
             let Some(hook) = there.iter().find(|hook| hook.name == spec.name) else {
                 changes.push(change(Action::Create, ChangeKind::Hook, &spec.name, vec![]));
@@ -141,35 +139,45 @@ impl Admin {
                 continue;
             };
             let what = differences(&spec_of(hook), spec);
-            if what.is_empty() {
-                continue;
-            }
-            changes.push(change(Action::Edit, ChangeKind::Hook, &spec.name, what));
-            if !dry_run {
-                self.set_hook(hook, spec).await?;
+            if !what.is_empty() {
+                changes.push(change(Action::Edit, ChangeKind::Hook, &spec.name, what));
+                edited.push((hook, spec));
             }
         }
-        let mut gone = Vec::new();
         let declared: HashSet<_> = wanted.hooks.iter().map(|spec| &spec.name).collect();
-        for hook in there
-            .iter()
-            .filter(|h| prune && !declared.contains(&h.name))
-        {
-            changes.push(change(Action::Delete, ChangeKind::Hook, &hook.name, vec![]));
-            if !dry_run {
-                let aside = self.set_aside(hook.id).await?;
-                self.store.delete_hook(hook.id, Timestamp::now()).await?;
-                gone.push((hook, aside));
-            }
+        let is_gone = |hook: &&Hook| prune && !declared.contains(&hook.name);
+        let gone: Vec<_> = there.iter().filter(is_gone).collect();
+        changes.extend(
+            gone.iter()
+                .map(|hook| change(Action::Delete, ChangeKind::Hook, &hook.name, vec![])),
+        );
+        if dry_run || changes.is_empty() {
+            return Ok(api::Changes { changes });
         }
-        if !dry_run {
-            let made = self.store.create_hooks(&new, Timestamp::now()).await?;
-            made.ok_or_else(|| Error::Conflict("a hook was made meanwhile; apply again".into()))?;
-            self.changed().await?;
+
+        self.store.amend_note(|note| {
+            note.subject = match &changes[..] {
+                [change] => change.name.to_string(),
+                changes => format!("{} changes", changes.len()),
+            };
+        });
+        self.store.tell_note(json!({"changes": changes}));
+        for spec in new_namespaces {
+            self.create_namespace(spec).await?;
         }
-        for (hook, aside) in gone {
+        for (hook, spec) in edited {
+            self.set_hook(hook, spec).await?;
+        }
+        for hook in gone {
+            let aside = self.set_aside(hook.id).await?;
+            self.store.delete_hook(hook.id, Timestamp::now()).await?;
             self.forget(hook, &aside);
         }
+        if !new.is_empty() {
+            let made = self.store.create_hooks(&new, Timestamp::now()).await?;
+            made.ok_or_else(|| Error::Conflict("a hook was made meanwhile; apply again".into()))?;
+        }
+        self.changed().await?;
         Ok(api::Changes { changes })
     }
 
@@ -227,7 +235,9 @@ impl Admin {
         if hook.namespace != spec.namespace {
             self.move_hook(hook, &spec.namespace).await?;
         }
-        self.store.edit_hook(hook, &plan(spec), now).await?;
+        if !self.store.edit_hook(hook, &plan(spec), now).await? {
+            return Err(Error::missing("hook", &hook.name));
+        }
         self.changed().await?;
         self.forget(hook, &aside);
         Ok(())
@@ -253,11 +263,11 @@ impl Admin {
         self.changed().await?;
         loop {
             let late = self.acted_by_all(moving.since).await?;
-            if !late.is_empty() && self.store.give_up_move(&moving).await? {
+            let why = format!("node {} does not answer", late.join(", "));
+            if !late.is_empty() && self.store.give_up_move(&moving, &why).await? {
                 self.changed().await?;
                 return Err(Error::Conflict(format!(
-                    "node {} does not answer: hook {name} stays where it is; try again",
-                    late.join(", ")
+                    "{why}: hook {name} stays where it is; try again"
                 )));
             }
             // Any node may have ended it, or one has come that does not act by it yet.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{Admin, Error};
 use crate::api;
 use crate::domain::hook::HookId;
@@ -53,6 +55,12 @@ impl Admin {
             expires_at: expires_in.map(|duration| now.after(duration)),
             revoked_at: None,
         };
+        self.store
+            .amend_note(|note| note.subject = key.id.to_string());
+        self.store.tell_note(
+            json!({"name": key.name, "kind": key.kind, "hook": spec.hook,
+            "expires_at": key.expires_at}),
+        );
         self.store.create_key(&key).await?;
         self.changed().await?;
         Ok(api::NewKey {
@@ -66,6 +74,8 @@ impl Admin {
     /// # Errors
     /// [`Error::Missing`].
     pub async fn revoke_key(&self, id: KeyId) -> Result<api::Key, Error> {
+        let key = self.key(id).await?;
+        self.store.tell_note(json!({"name": key.name}));
         if !self.store.revoke_key(id, Timestamp::now()).await? {
             return Err(Error::missing("key", id));
         }

@@ -11,9 +11,10 @@ use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Reading;
+use crate::engine::catalog::Snapshot;
 use crate::engine::lane::Survey;
 use crate::engine::ownership::{Member, View};
-use crate::store::CursorsFilter;
+use crate::store::{CursorRow, CursorsFilter};
 
 impl Admin {
     /// The lanes of a namespace.
@@ -81,7 +82,57 @@ impl Admin {
         let (survey, reading) = worker.survey(now);
         let worst = self.worst(survey.worst, now).await?;
         let lane = running(id, &self.node, &survey, &reading, worst, now);
-        Ok(Some(lane))
+        let gathers = self.gathers(id, &survey).await?;
+        Ok(Some(api::Lane { gathers, ..lane }))
+    }
+
+    /// What gathers events in a lane that drains here.
+    pub(super) async fn gathers(
+        &self,
+        lane: &LaneId,
+        survey: &Survey,
+    ) -> Result<Option<api::Gathers>, Error> {
+        let catalog = self.engine()?.catalog.now();
+        let drains = catalog.stops.mode(lane) == Mode::Draining;
+        let Some((until, cursor)) = survey.gathers_longest.filter(|_| drains) else {
+            return Ok(None);
+        };
+        let Some((_, stream, handler)) = self.cursor_named(&catalog, cursor).await? else {
+            return Ok(None);
+        };
+        Ok(Some(api::Gathers {
+            cursors: survey.gathering,
+            stream,
+            handler,
+            until,
+        }))
+    }
+
+    /// The row of a cursor, with what people call it.
+    async fn cursor_named(
+        &self,
+        catalog: &Snapshot,
+        cursor: CursorId,
+    ) -> Result<Option<(CursorRow, StreamName, Name)>, Error> {
+        let filter = CursorsFilter {
+            stream: Some(cursor.stream),
+            limit: 10,
+            ..CursorsFilter::default()
+        };
+        let rows = self.store.cursors(&filter).await?;
+        let Some(row) = rows.into_iter().find(|row| row.id == cursor) else {
+            return Ok(None);
+        };
+        let hook = catalog.hooks_by_id.get(&row.hook);
+        let handler = catalog.handlers.get(&cursor.handler);
+        let (Some(hook), Some(handler)) = (hook, handler) else {
+            return Ok(None);
+        };
+        let stream = StreamName {
+            hook: hook.name.clone(),
+            key: row.key.clone(),
+        };
+        Ok(Some((row, stream, handler.name.clone())))
     }
 
     /// The lane in which the streams with `slot` of `hook` take their turns.
@@ -97,27 +148,13 @@ impl Admin {
         let Some(cursor) = cursor else {
             return Ok(None);
         };
-        let filter = CursorsFilter {
-            stream: Some(cursor.stream),
-            limit: 10,
-            ..CursorsFilter::default()
-        };
-        let rows = self.store.cursors(&filter).await?;
         let catalog = self.engine()?.catalog.now();
-        let Some(row) = rows.into_iter().find(|row| row.id == cursor) else {
-            return Ok(None);
-        };
-        let hook = catalog.hooks_by_id.get(&row.hook);
-        let handler = catalog.handlers.get(&cursor.handler);
-        let (Some(hook), Some(handler)) = (hook, handler) else {
+        let Some((row, stream, handler)) = self.cursor_named(&catalog, cursor).await? else {
             return Ok(None);
         };
         Ok(Some(Worst {
-            stream: StreamName {
-                hook: hook.name.clone(),
-                key: row.key,
-            },
-            handler: handler.name.clone(),
+            stream,
+            handler,
             condition: row.condition.word().to_owned(),
             result: row.condition.reason().unwrap_or_default().to_owned(),
             tries: row.condition.tries(),
@@ -186,6 +223,7 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
         worst: None,
         kept: 0,
         left: None,
+        gathers: None,
         by: None,
         since: None,
         reason: None,

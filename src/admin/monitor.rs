@@ -364,8 +364,10 @@ impl Admin {
                 continue;
             };
             let (survey, reading) = worker.survey(now);
+            let lane = super::lanes::running(&id, &self.node, &survey, &reading, None, now);
+            let gathers = self.gathers(&id, &survey).await?;
             own.push(Own {
-                lane: super::lanes::running(&id, &self.node, &survey, &reading, None, now),
+                lane: api::Lane { gathers, ..lane },
                 lines: match survey.cursors {
                     0 => Vec::new(),
                     _ => worker.lines(SET_ASIDE_MAX, FLOWING_MAX),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::{Admin, Error};
 use crate::api;
 use crate::domain::hook::{Handler, Hook, HookId};
@@ -39,6 +41,8 @@ impl Admin {
             check_only: spec.check,
             by: by.to_owned(),
         };
+        self.store
+            .tell_note(json!({"streams": plan.streams, "events": plan.events}));
         let id = self.store.begin_rebuild(&new, Timestamp::now()).await?;
         let Some(id) = id else {
             return Err(Error::Conflict(format!(

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::namespaces::check_lanes;
 use super::{Admin, Error};
 use crate::api;
@@ -51,6 +53,9 @@ impl Admin {
         if spec.dry_run || set.lanes == spec.lanes {
             return Ok(plan);
         }
+        self.store
+            .tell_note(json!({"from": set.lanes, "to": spec.lanes,
+            "generation": set.generation + 1, "drain_first": spec.drain_first}));
         let why = why(by, spec.reason.as_ref());
         let begun = match spec.drain_first {
             true => self.store.plan_resize(&set, spec.lanes, &why).await?,
@@ -223,17 +228,24 @@ impl Admin {
         if let Some(resize) = under_way.filter(|resize| !resize.is_planned) {
             return Err(Error::Conflict(busy(&resize)));
         }
-        let Some(names) = &spec.lanes else {
-            let all = set.ids().collect();
-            return Ok((set, all));
-        };
         let find = |name: &String| {
             let named =
                 |lane: &LaneId| lane.to_string() == *name || lane.index.to_string() == *name;
             let found = set.ids().find(named);
             found.ok_or_else(|| no_lane(&set, name))
         };
-        let lanes = names.iter().map(find).collect::<Result<_, _>>()?;
+        let named = spec.lanes.as_ref();
+        let named = named.map(|names| names.iter().map(find).collect::<Result<Vec<_>, _>>());
+        let named = named.transpose()?;
+        let texts: Option<Vec<_>> = named
+            .as_ref()
+            .map(|lanes| lanes.iter().map(LaneId::to_string).collect());
+        if let Some([lane]) = texts.as_deref() {
+            self.store.amend_note(|note| note.subject.clone_from(lane));
+        }
+        self.store
+            .tell_note(json!({"lanes": texts, "all": named.is_none()}));
+        let lanes = named.unwrap_or_else(|| set.ids().collect());
         Ok((set, lanes))
     }
 

@@ -1,6 +1,10 @@
 //! What operators stop and let go by name: the cursors of a hook, the cursors of a stream; and a lane with
 //! the cursors in it.
 
+use std::collections::HashMap;
+
+use serde_json::json;
+
 use super::resize::why;
 use super::{Admin, Error};
 use crate::api;
@@ -13,6 +17,9 @@ use crate::text::duration;
 
 /// Tries to hold a cursor that turns move meanwhile.
 const TRIES: usize = 100;
+
+/// Cursors let go in one transaction: turns wait for it.
+const RELEASED_AT_A_TIME: usize = 500;
 
 /// Cursors looked at of a lane.
 const LOOKED_AT: usize = 1_000;
@@ -71,36 +78,39 @@ impl Admin {
             Some(reason) => format!("{}{by}: {reason}", Condition::HELD_BY),
             None => format!("{}{by}", Condition::HELD_BY),
         };
-        let mut held = 0;
-        for handler in self.handlers(&hook, hold.handler.as_ref())? {
-            let cursor = CursorId {
+        let handlers = self.handlers(&hook, hold.handler.as_ref())?;
+        let wants = handlers.iter().map(|handler| Want {
+            cursor: CursorId {
                 stream: stream.id,
-                handler,
-            };
-            held += u64::from(self.hold_one(cursor, &because).await?);
+                handler: *handler,
+            },
+            events_max: 1,
+        });
+        let held = self.hold_all(wants.collect(), &because).await?;
+        for cursor in &held {
             // Its lane looks at it, and sets it aside.
-            engine.let_go(&hook.namespace, stream.slot, cursor, 0);
+            engine.let_go(&hook.namespace, stream.slot, *cursor, 0);
         }
-        Ok(api::Held { held })
+        Ok(api::Held {
+            held: held.len() as u64,
+        })
     }
 
-    /// Whether a cursor is held now that was not.
-    async fn hold_one(&self, cursor: CursorId, because: &str) -> Result<bool, Error> {
-        let want = Want {
-            cursor,
-            events_max: 1,
-        };
+    /// The cursors that are held now and were not.
+    async fn hold_all(&self, wants: Vec<Want>, because: &str) -> Result<Vec<CursorId>, Error> {
         for _ in 0..TRIES {
-            let input = self.store.inputs(vec![want]).await?.pop().flatten();
-            let Some(input) = input else {
-                return Ok(false);
-            };
-            if matches!(input.cursor.condition, Condition::Held { .. }) {
-                return Ok(false);
+            let inputs = self.store.inputs(wants.clone()).await?.into_iter();
+            let cursors = inputs.flatten().map(|input| input.cursor);
+            let is_free = |cursor: &Cursor| !matches!(cursor.condition, Condition::Held { .. });
+            let steps: Vec<_> = (cursors.filter(is_free))
+                .map(|cursor| held(cursor, because))
+                .collect();
+            if steps.is_empty() {
+                return Ok(Vec::new());
             }
-            let step = held(input.cursor, because);
-            if self.store.advance(vec![step]).await?.first() == Some(&Advance::Moved) {
-                return Ok(true);
+            self.store.tell_note(json!({"cursors": steps.len()}));
+            if self.store.operate(&steps).await? == Advance::Moved {
+                return Ok(steps.into_iter().map(|step| step.cursor).collect());
             }
         }
         let message = "its turns move it faster than it can be held; pause its lane first";
@@ -127,15 +137,19 @@ impl Admin {
         let engine = self.engine()?;
         let hook = self.hook(name).await?;
         let handlers = self.handlers(&hook, handler)?;
-        let mut released = 0;
-        for row in self.set_aside(hook.id).await? {
+        let mut aside = self.set_aside(hook.id).await?;
+        aside.retain(|row| {
             let reason = row.condition.reason().unwrap_or_default();
-            if reason.starts_with(Condition::HELD_BY) || !handlers.contains(&row.id.handler) {
-                continue;
-            }
-            let freed = self.store.release(row.id.stream, Some(row.id.handler));
-            for cursor in freed.await? {
-                engine.let_go(&hook.namespace, row.slot, cursor, 1);
+            !reason.starts_with(Condition::HELD_BY) && handlers.contains(&row.id.handler)
+        });
+        aside.sort_by_key(|row| row.id);
+        self.store.tell_note(json!({"cursors": aside.len()}));
+        let mut released = 0;
+        for rows in aside.chunks(RELEASED_AT_A_TIME) {
+            let slots: HashMap<_, _> = rows.iter().map(|row| (row.id, row.slot)).collect();
+            let cursors: Vec<_> = rows.iter().map(|row| row.id).collect();
+            for cursor in self.store.release_all(&cursors).await? {
+                engine.let_go(&hook.namespace, slots[&cursor], cursor, 1);
                 released += 1;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::{Admin, Error};
@@ -131,6 +132,8 @@ impl Admin {
             stream: stream.id,
             handler: handler.id,
         };
+        self.store
+            .tell_note(json!({"handler": handler.name, "event": skip.event}));
         let now = Timestamp::now();
         let skipped = self
             .store

@@ -1,7 +1,4 @@
-//! Why a stream is where it is, in one answer; where it belongs; and its hints, made again.
-
-use std::collections::HashSet;
-use std::time::Instant;
+//! Why a stream is where it is, in one answer; and where it belongs.
 
 use super::namespaces::check_lanes;
 use super::{Admin, Error, stops};
@@ -14,7 +11,6 @@ use crate::domain::lane::{Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-use crate::engine::wipe;
 use crate::store::{CursorRow, CursorsFilter};
 use crate::text::{counted, duration};
 
@@ -237,36 +233,6 @@ impl Admin {
             lane: set.lane(slot).to_string(),
             index_if: lanes.map(|lanes| slot.lane(lanes)),
             namespace: set.namespace,
-        })
-    }
-
-    /// Wipes the hints and makes them again from the database, or only looks what there would be to find.
-    ///
-    /// # Errors
-    /// [`Error::Missing`] namespace; [`Error::Away`] when the hints cannot be reached;
-    /// [`Error::NeedsDaemon`].
-    pub async fn rebuild_hints(&self, spec: &api::HintsSpec) -> Result<api::Hints, Error> {
-        let engine = self.engine()?;
-        let began = Instant::now();
-        let sets: Vec<_> = match &spec.namespace {
-            Some(name) => vec![self.namespace(name).await?],
-            None => self.store.namespaces().await?,
-        };
-        let lanes = sets.iter().map(|set| u64::from(set.lanes.lanes)).sum();
-        let names: HashSet<Name> = sets.into_iter().map(|set| set.lanes.namespace).collect();
-        let found = wipe::run(engine, &names, spec.dry_run).await?;
-        let mut namespaces: Vec<_> = names.into_iter().collect();
-        namespaces.sort_unstable();
-        Ok(api::Hints {
-            namespaces,
-            node: self.node.clone(),
-            lanes_here: found.lanes,
-            lanes,
-            hinted: found.hinted,
-            behind: found.behind,
-            forgotten: found.forgotten,
-            dry_run: spec.dry_run,
-            took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
     }
 }

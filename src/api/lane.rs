@@ -55,6 +55,9 @@ pub struct Lane {
     /// Events that a draining lane still has to apply.
     #[serde(default)]
     pub left: Option<u64>,
+    /// While it drains: the cursors of it that gather events.
+    #[serde(default)]
+    pub gathers: Option<Gathers>,
     /// Who stopped it.
     #[serde(default)]
     pub by: Option<String>,
@@ -76,6 +79,19 @@ pub struct Lane {
     /// Its backlog in the last quarter of an hour, oldest first, ten steps.
     #[serde(default)]
     pub trend: Vec<u64>,
+}
+
+/// Cursors that gather events before they take a turn, as a debounce asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gathers {
+    /// How many.
+    pub cursors: u64,
+    /// The stream of the one that goes on last.
+    pub stream: StreamName,
+    /// Its handler.
+    pub handler: Name,
+    /// When it goes on, unless more comes that a drain does not wait for.
+    pub until: Timestamp,
 }
 
 /// A lane with the cursors in it.

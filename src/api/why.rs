@@ -121,15 +121,19 @@ pub struct HintsSpec {
     pub reason: Option<String>,
 }
 
-/// What was found when hints were wiped and made again, in the lanes of the node that was asked.
+/// What was found when hints were wiped and made again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hints {
     /// The namespaces it was about.
     pub namespaces: Vec<Name>,
     /// The node that was asked.
     pub node: String,
-    /// Lanes of theirs that run there; the others are swept by their own nodes.
-    pub lanes_here: u64,
+    /// What each node found that has answered.
+    pub nodes: Vec<HintsOf>,
+    /// Nodes that have not answered in time; each does its part when it goes on.
+    pub silent: Vec<String>,
+    /// Lanes of those that have.
+    pub lanes_done: u64,
     /// All lanes of theirs.
     pub lanes: u64,
     /// Cursors that were hinted before.
@@ -142,4 +146,19 @@ pub struct Hints {
     pub dry_run: bool,
     /// How long it took.
     pub took_ms: u64,
+}
+
+/// What one node found in its own lanes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HintsOf {
+    /// Which node.
+    pub node: String,
+    /// Its lanes of the namespaces.
+    pub lanes: u64,
+    /// Cursors that were hinted before.
+    pub hinted: u64,
+    /// Cursors that are behind, as the database has it.
+    pub behind: u64,
+    /// Those of them that flow and had no hint.
+    pub forgotten: u64,
 }

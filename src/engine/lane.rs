@@ -146,6 +146,10 @@ pub struct Survey {
     pub largest: Option<(CursorId, u64)>,
     /// How long a cursor that may run waits for its turn.
     pub turn_wait: Option<Duration>,
+    /// Cursors that gather events.
+    pub gathering: u64,
+    /// The one of them that goes on last, and when.
+    pub gathers_longest: Option<(Timestamp, CursorId)>,
 }
 
 impl Lane {
@@ -395,6 +399,11 @@ impl Lane {
                     survey.held += 1;
                     true
                 }
+                At::Aside(Aside::Gathering(until)) => {
+                    survey.gathering += 1;
+                    survey.gathers_longest = survey.gathers_longest.max(Some((until, *cursor)));
+                    false
+                }
                 _ => false,
             };
             let kept = entry.at == At::Aside(Aside::Kept);
@@ -580,6 +589,20 @@ mod tests {
         lane.hinted([hint(2, lanes::Aside::Return)]);
         assert_eq!(batch(&mut lane, 9, 100), [2]);
         assert_eq!(lane.next_due(), None);
+    }
+
+    #[test]
+    fn of_cursors_that_gather_events_it_is_known_which_goes_on_last() {
+        let mut lane = lane_with(&[1, 2, 3]);
+        assert_eq!(batch(&mut lane, 9, 0), [1, 2, 3]);
+        for (stream, until) in [(1, 50), (2, 70), (3, 60)] {
+            let aside = Aside::Gathering(at(until));
+            lane.turned(cursor(stream), Outcome::Aside(aside, rest(1)));
+        }
+        let survey = lane.survey();
+        assert_eq!(survey.gathering, 3);
+        assert_eq!(survey.gathers_longest, Some((at(70), cursor(2))));
+        assert_eq!(survey.backlog_flowing, 3);
     }
 
     #[test]

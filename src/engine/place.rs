@@ -55,11 +55,16 @@ impl Engine {
 pub async fn run(engine: Arc<Engine>) {
     loop {
         engine.misplaced.look.notified().await;
-        let hints = std::mem::take(&mut *engine.misplaced.hints.lock());
-        if let Err(error) = place(&engine, hints).await {
-            tracing::debug!(%error, "hints are left to a sweep");
-            engine.sweep_soon();
-        }
+        place_now(&engine).await;
+    }
+}
+
+/// Places what waits for it.
+pub async fn place_now(engine: &Engine) {
+    let hints = std::mem::take(&mut *engine.misplaced.hints.lock());
+    if let Err(error) = place(engine, hints).await {
+        tracing::debug!(%error, "hints are left to a sweep");
+        engine.sweep_soon();
     }
 }
 

@@ -5,26 +5,27 @@
 //! that are not at their end. A swap raises the era of its cursor, so a turn that was computed from the
 //! old state loses its compare-and-set and reads again. Nothing else is written, nothing is sent.
 
+pub(super) mod work;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::Value;
 
+use self::work::{Settled, Work, may_pass};
 use super::Engine;
 use super::reduce::{Folded, Folds, Task};
-use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter};
-use crate::domain::event::{Event, StreamId};
+use crate::domain::cursor::{Condition, Cursor, CursorId};
+use crate::domain::event::StreamId;
 use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
-use crate::domain::lane::Mode;
 use crate::domain::name::{OrderingKey, StreamName};
-use crate::domain::position::{Position, Seq};
+use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-use crate::store::{Beginning, Come, Error, Range, Rebuild, Shadow, StreamRow, Swap, Want};
+use crate::store::{Come, Error, Range, Rebuild, Shadow, StreamRow, Want};
 
 /// How often it is looked for rebuilds that nobody works on.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a rebuild rests after the database refused its work.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -36,17 +37,15 @@ const STREAMS_MAX: i64 = 256;
 const EVENTS_MAX: usize = 5_000;
 const EVENTS_ALL_MAX: usize = 20_000;
 
-/// Swaps that may be lost to turns before a fold goes beyond the cursor's position.
-const LOST_MAX: u32 = 2;
-
 /// Works on rebuilds, one at a time, for as long as the node runs.
 pub async fn run(engine: Arc<Engine>) {
+    let mut seen = Vec::new();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = engine.rebuilds.notified() => {}
         }
-        if let Err(error) = work_on_all(&engine).await {
+        if let Err(error) = work_on_all(&engine, &mut seen).await {
             if engine.fail_if_fatal(&error) {
                 return;
             }
@@ -57,8 +56,15 @@ pub async fn run(engine: Arc<Engine>) {
     }
 }
 
-async fn work_on_all(engine: &Engine) -> Result<(), Error> {
-    for rebuild in engine.store.running_rebuilds().await? {
+/// Works on what runs now; `seen` is what ran at the look before.
+async fn work_on_all(engine: &Engine, seen: &mut Vec<i64>) -> Result<(), Error> {
+    let running = engine.store.running_rebuilds().await?;
+    let before = std::mem::replace(seen, running.iter().map(|rebuild| rebuild.id).collect());
+    if before.iter().any(|id| !seen.contains(id)) {
+        // Nothing of its hook was removed meanwhile, on whichever node it ended.
+        engine.prune_soon();
+    }
+    for rebuild in running {
         let me = engine.member.as_ref().map(|member| member.id());
         let me = me.unwrap_or_default();
         if engine.store.claim_rebuild(rebuild.id, &me).await? {
@@ -69,6 +75,8 @@ async fn work_on_all(engine: &Engine) -> Result<(), Error> {
 }
 
 async fn work_on(engine: &Engine, mut rebuild: Rebuild) -> Result<(), Error> {
+    // It may be about a reducer that another node has changed a moment ago.
+    engine.config_changed().await?;
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let folds = Folds::start(threads)
         .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?;
@@ -115,10 +123,7 @@ async fn page(engine: &Engine, rebuild: &Rebuild) -> Result<Vec<StreamRow>, Erro
 async fn end(engine: &Engine, rebuild: &Rebuild, error: Option<&str>) -> Result<(), Error> {
     tracing::info!(rebuild = rebuild.id, error, "a rebuild has ended");
     let now = Timestamp::now();
-    engine.store.end_rebuild(rebuild, error, now).await?;
-    // Nothing of its hook was removed meanwhile.
-    engine.prune_soon();
-    Ok(())
+    engine.store.end_rebuild(rebuild, error, now).await
 }
 
 /// The state of a stream as today's reducer folds it, up to and with an event. Nothing is changed.
@@ -212,42 +217,6 @@ struct Page<'p> {
     handler: &'p Handler,
 }
 
-/// One stream while it is folded again.
-struct Work {
-    stream: StreamRow,
-    /// The cursor as last read, and its head.
-    live: Cursor,
-    head: Seq,
-    /// Where every fold of the stream begins.
-    beginning: Beginning,
-    shadow: Shadow,
-    /// How far the shadow shall come before it is looked at the cursor again.
-    target: Seq,
-    /// Events that were skipped, and stay so.
-    dead: HashSet<Seq>,
-    /// Those that the new fold skips too.
-    skipped: Vec<DeadLetter>,
-    /// Events read and not yet folded, in reverse.
-    events: Vec<Arc<Event>>,
-    folded: i64,
-    failure: Option<String>,
-    lost: u32,
-    differs: Option<String>,
-    is_done: bool,
-}
-
-impl Work {
-    /// Whether there is nothing to fold before the cursor is looked at.
-    fn is_there(&self) -> bool {
-        self.failure.is_some() || self.shadow.position.next() > self.target
-    }
-
-    /// Events still to fold.
-    fn rest(&self) -> usize {
-        usize::try_from(self.shadow.position.behind(self.target)).unwrap_or(usize::MAX)
-    }
-}
-
 impl Page<'_> {
     /// Rebuilds some streams, to their ends.
     async fn rebuild(
@@ -305,33 +274,10 @@ impl Page<'_> {
         let mut works = Vec::with_capacity(streams.len());
         for (stream, live) in streams.into_iter().zip(live) {
             let Some((live, head)) = live else { continue };
-            let at_first = || Beginning {
-                shadow: Shadow {
-                    cursor: live.id,
-                    position: Position::default(),
-                    state: None,
-                    chain: Chain::default(),
-                },
-                fold: None,
-            };
-            let beginning = beginnings.remove(&stream.id).unwrap_or_else(at_first);
-            let kept = kept.remove(&stream.id);
-            works.push(Work {
-                shadow: kept.unwrap_or_else(|| beginning.shadow.clone()),
-                beginning,
-                target: Seq(live.position.0),
-                dead: dead.remove(&stream.id).unwrap_or_default(),
-                live,
-                head,
-                stream,
-                skipped: Vec::new(),
-                events: Vec::new(),
-                folded: 0,
-                failure: None,
-                lost: 0,
-                differs: None,
-                is_done: false,
-            });
+            let beginning = beginnings.remove(&stream.id);
+            let (kept, dead) = (kept.remove(&stream.id), dead.remove(&stream.id));
+            let dead = dead.unwrap_or_default();
+            works.push(Work::new(stream, live, head, beginning, kept, dead));
         }
         Ok(works)
     }
@@ -394,7 +340,7 @@ impl Page<'_> {
         loop {
             let tasks = works.iter_mut().enumerate();
             let tasks: Vec<_> = tasks
-                .filter_map(|(place, work)| Some((place, self.task(work)?)))
+                .filter_map(|(place, work)| Some((place, work.task(self.handler)?)))
                 .collect();
             if tasks.is_empty() {
                 return Ok(());
@@ -403,34 +349,6 @@ impl Page<'_> {
                 works[place].take(folded);
             }
         }
-    }
-
-    /// What is to be folded next of a stream, up to an event that is skipped.
-    fn task(&self, work: &mut Work) -> Option<Task> {
-        while let Some(event) = work.events.last()
-            && work.failure.is_none()
-            && work.dead.contains(&event.seq)
-        {
-            work.shadow.chain = work.shadow.chain.next(event.id, Applied::Skipped);
-            work.shadow.position = Position(event.seq.0);
-            work.folded += 1;
-            work.events.pop();
-        }
-        if work.failure.is_some() || work.events.is_empty() {
-            work.events.clear();
-            return None;
-        }
-        let is_dead = |event: &Arc<Event>| work.dead.contains(&event.seq);
-        let begin = work.events.iter().rposition(is_dead).map_or(0, |at| at + 1);
-        let mut events = work.events.split_off(begin);
-        events.reverse();
-        Some(Task {
-            reducer: self.handler.reducer.clone(),
-            state: work.shadow.state.clone(),
-            chain: work.shadow.chain.clone(),
-            on_error: self.handler.on_error,
-            events,
-        })
     }
 
     /// Folds on every thread at once.
@@ -459,26 +377,22 @@ impl Page<'_> {
         let (mut shadows, mut come) = (Vec::new(), Come::default());
         for (place, work) in works.iter_mut().enumerate() {
             come.events += std::mem::take(&mut work.folded);
-            if !work.is_there() {
-                if work.shadow.position > work.beginning.shadow.position {
-                    shadows.push(work.shadow.clone());
+            match work.settle() {
+                Settled::GoesOn => {
+                    if work.shadow.position > work.beginning.shadow.position {
+                        shadows.push(work.shadow.clone());
+                    }
                 }
-                continue;
+                Settled::Failed => self.fail(work, &mut come),
+                Settled::IsThere if rebuild.is_check() => {
+                    work.is_done = true;
+                    self.note_difference(work, &mut come);
+                }
+                Settled::IsThere => {
+                    swapping.push(place);
+                    swaps.push(work.swap());
+                }
             }
-            if work.shadow.position < work.live.position {
-                self.fail(work, &mut come);
-                continue;
-            }
-            if work.shadow.position == work.live.position {
-                work.differs = difference(work.live.state.as_deref(), work.shadow.state.as_deref());
-            }
-            if rebuild.is_check() {
-                work.is_done = true;
-                self.note_difference(work, &mut come);
-                continue;
-            }
-            swapping.push(place);
-            swaps.push(work.swap());
         }
         let now = Timestamp::now();
         let store = &self.engine.store;
@@ -551,131 +465,10 @@ impl Page<'_> {
                 work.is_done = true;
                 continue;
             };
-            work.lost += 1;
-            if live.position < work.shadow.position && work.failure.is_none() {
-                // Somebody else has put another state there: from the beginning.
-                work.shadow = work.beginning.shadow.clone();
-            }
-            work.target = match work.lost > LOST_MAX && self.may_pass(work, &live) {
-                true => head,
-                false => Seq(live.position.0),
-            };
-            (work.live, work.head) = (live, head);
+            let catalog = self.engine.catalog.peek();
+            let may_pass = may_pass(&catalog, self.hook, work.stream.slot, &live);
+            work.lost_to(live, head, may_pass);
         }
         Ok(())
-    }
-
-    /// Whether a fold may take the turns of its cursor.
-    fn may_pass(&self, work: &Work, live: &Cursor) -> bool {
-        let catalog = self.engine.catalog.peek();
-        let lane = catalog.lane_sets.get(&self.hook.namespace);
-        let is_active = lane.is_some_and(|set| {
-            let lane = set.lane(work.stream.slot);
-            catalog.stops.mode(&lane) == Mode::Active
-        });
-        is_active
-            && !catalog.stops.hooks.contains_key(&self.hook.id)
-            && live.condition == Condition::Flowing
-    }
-}
-
-impl Work {
-    fn take(&mut self, folded: Folded) {
-        let passed = i64::try_from(folded.passed).unwrap_or(0);
-        self.folded += passed;
-        self.shadow.position = Position(self.shadow.position.0 + passed);
-        self.shadow.state = folded.state;
-        self.shadow.chain = folded.chain;
-        self.skipped.extend(folded.skipped);
-        if let Some(failure) = folded.failure {
-            let seq = self.shadow.position.next();
-            self.failure = Some(format!("at seq {seq}: {failure}"));
-            self.events.clear();
-        }
-    }
-
-    fn swap(&self) -> Swap {
-        Swap {
-            shadow: self.shadow.clone(),
-            era: self.live.era,
-            condition: match &self.failure {
-                None => Condition::Flowing,
-                Some(reason) => Condition::Held {
-                    reason: reason.clone(),
-                },
-            },
-            skipped: self.skipped.clone(),
-        }
-    }
-}
-
-/// Where two states differ first, for people: `/total 118 -> 121`. None when they are equal as JSON.
-fn difference(old: Option<&str>, new: Option<&str>) -> Option<String> {
-    if old == new {
-        return None;
-    }
-    let read = |text: Option<&str>| match text {
-        Some(text) => serde_json::from_str(text).unwrap_or(Value::Null),
-        None => Value::Null,
-    };
-    first_difference("", &read(old), &read(new))
-}
-
-fn first_difference(path: &str, old: &Value, new: &Value) -> Option<String> {
-    let text = |value: Option<&Value>| match value {
-        None => "nothing".to_owned(),
-        Some(value) => {
-            let text = value.to_string();
-            match text.char_indices().nth(40) {
-                Some((end, _)) => format!("{}..", &text[..end]),
-                None => text,
-            }
-        }
-    };
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            let keys = old
-                .keys()
-                .chain(new.keys().filter(|key| !old.contains_key(*key)));
-            for key in keys {
-                let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
-                match (old.get(key), new.get(key)) {
-                    (Some(old), Some(new)) => {
-                        if let Some(found) = first_difference(&path, old, new) {
-                            return Some(found);
-                        }
-                    }
-                    (old, new) => return Some(format!("{path} {} -> {}", text(old), text(new))),
-                }
-            }
-            None
-        }
-        (old, new) if old == new => None,
-        (old, new) => {
-            let path = if path.is_empty() { "/" } else { path };
-            Some(format!("{path} {} -> {}", text(Some(old)), text(Some(new))))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::difference;
-
-    #[test]
-    fn states_differ_as_json_and_the_first_place_is_said() {
-        let of = |old, new| difference(Some(old), Some(new));
-        assert_eq!(of(r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#), None);
-        let said = of(
-            r#"{"total":118,"by":{"x/y":1}}"#,
-            r#"{"total":121,"by":{"x/y":2}}"#,
-        );
-        assert_eq!(said.as_deref(), Some("/total 118 -> 121"));
-        let said = of(r#"{"by":{"x/y":1}}"#, r#"{"by":{"x/y":2}}"#);
-        assert_eq!(said.as_deref(), Some("/by/x~1y 1 -> 2"));
-        let said = of(r#"{"a":1}"#, r#"{"a":1,"n":[1]}"#);
-        assert_eq!(said.as_deref(), Some("/n nothing -> [1]"));
-        assert_eq!(of("5", "6").as_deref(), Some("/ 5 -> 6"));
-        assert_eq!(difference(None, Some("null")), None);
     }
 }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::Engine;
 use crate::domain::cursor::CursorId;
@@ -30,6 +31,9 @@ const PULSE_EVERY: Duration = Duration::from_secs(1);
 /// Batches of hints that may wait to go out; more are left to the sweep of their owners.
 const WAITING_MAX: usize = 1_024;
 
+/// How long a node that ends waits for its last hints to go out.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
 /// Hints in one call.
 const BATCH_MAX: usize = 2_048;
 
@@ -38,6 +42,8 @@ pub struct Relay {
     redis: Option<Redis>,
     out: mpsc::Sender<Outgoing>,
     waiting: Mutex<Option<mpsc::Receiver<Outgoing>>>,
+    /// Batches of hints that have not gone out.
+    unsent: watch::Sender<usize>,
     away: AtomicBool,
 }
 
@@ -51,6 +57,7 @@ impl Relay {
             redis,
             out,
             waiting: Mutex::new(Some(waiting)),
+            unsent: watch::channel(0).0,
             away: AtomicBool::new(false),
         }
     }
@@ -68,9 +75,18 @@ impl Relay {
     /// Sends hints out, without waiting.
     pub fn send(&self, lane: LaneId, cursors: Vec<CursorId>) {
         if self.redis.is_some() && !cursors.is_empty() {
-            // Full: the owner's sweep finds them.
-            let _ = self.out.try_send((lane, cursors));
+            self.unsent.send_modify(|unsent| *unsent += 1);
+            if self.out.try_send((lane, cursors)).is_err() {
+                // Full: the owner's sweep finds them.
+                self.unsent.send_modify(|unsent| *unsent -= 1);
+            }
         }
+    }
+
+    /// Waits until all that was to go out has, for a moment at most: the owners sweep otherwise, but later.
+    pub async fn flush(&self) {
+        let mut unsent = self.unsent.subscribe();
+        let _ = timeout(FLUSH_MAX, unsent.wait_for(|unsent| *unsent == 0)).await;
     }
 
     /// Makes others look at once, as when lanes have become free.
@@ -99,8 +115,8 @@ impl Relay {
         }
     }
 
-    /// Removes the hints of a namespace, and what is known of owners, and claims the lanes that run here
-    /// again. The other owners are told so when they next ask for hints: they claim and sweep.
+    /// Removes the hints of a namespace, and what is known of owners; claims the lanes that run here again, and
+    /// sweeps. The other owners are told so when they next ask for hints: they do the same.
     ///
     /// # Errors
     /// [`Error::Away`].
@@ -111,7 +127,9 @@ impl Relay {
         redis.wipe(namespace).await?;
         let mut lanes = engine.held();
         lanes.retain(|(lane, _)| lane.namespace == *namespace);
-        claim(engine, redis, &lanes).await
+        let claimed = claim(engine, redis, &lanes).await;
+        engine.sweep_soon();
+        claimed
     }
 
     /// Starts what moves hints.
@@ -159,10 +177,11 @@ async fn claim(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) -> Resul
 async fn send_all(engine: Arc<Engine>, redis: Redis, mut waiting: mpsc::Receiver<Outgoing>) {
     while let Some(first) = waiting.recv().await {
         let mut batch: BTreeMap<(Name, i64), Vec<(u16, CursorId)>> = BTreeMap::new();
-        let mut hints = 0;
+        let (mut hints, mut batches) = (0, 0);
         let mut next = Some(first);
         while let Some((lane, cursors)) = next {
             hints += cursors.len();
+            batches += 1;
             let of_set = batch.entry((lane.namespace, lane.generation)).or_default();
             of_set.extend(cursors.into_iter().map(|cursor| (lane.index, cursor)));
             next = if hints < BATCH_MAX {
@@ -176,6 +195,8 @@ async fn send_all(engine: Arc<Engine>, redis: Redis, mut waiting: mpsc::Receiver
                 tracing::debug!(%error, "hints are left to the sweep");
             }
         }
+        let unsent = &engine.relay.unsent;
+        unsent.send_modify(|unsent| *unsent -= batches);
     }
 }
 
@@ -213,7 +234,7 @@ async fn receive_all(engine: Arc<Engine>, redis: Redis) {
     let mut more = false;
     loop {
         if !more {
-            let _ = tokio::time::timeout(LOOK_EVERY, redis.poked()).await;
+            let _ = timeout(LOOK_EVERY, redis.poked()).await;
             engine.look_at_lanes_if_free();
         }
         let lanes = engine.held();

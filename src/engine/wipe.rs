@@ -1,11 +1,14 @@
 //! Hints wiped and made again from the database while everything runs: a loss of all of them, on purpose.
 //!
-//! It moves no cursor and stops no lane, so that it is always safe to try. What is hinted meanwhile stays:
-//! lanes forget first, then the database is read, so whatever a forgotten hint was about is found.
+//! It moves no cursor and stops no lane, so that it is always safe to try. It is asked for in a row that every
+//! node answers with what it found in its own lanes. What is hinted meanwhile stays: lanes forget first, then
+//! the database is read, so whatever a forgotten hint was about is found.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{Engine, Worker, sweep};
 use crate::domain::cursor::CursorId;
@@ -13,32 +16,10 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::lanes::redis;
-use crate::store::{self, Behind, Want};
+use crate::store::{Behind, Error, HintAnswer, HintRequest, Want};
 
-/// What was found in the lanes that run here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// Those lanes.
-    pub lanes: u64,
-    /// Cursors that they knew to have work.
-    pub hinted: u64,
-    /// Cursors of theirs that are behind, as the database has it.
-    pub behind: u64,
-    /// Those of them that flow and that nobody had hinted.
-    pub forgotten: u64,
-}
-
-/// Why it was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The hints of the other nodes could not be wiped: nothing was.
-    #[error(transparent)]
-    Hints(#[from] redis::Error),
-    /// The database failed; the next sweep finds what this one did not.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-}
+/// How often it is looked for what other nodes were asked.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Cursors of a page whose next event is looked at: more than a few means that hints were lost at large.
 const LOOKED_AT_MAX: usize = 256;
@@ -46,31 +27,56 @@ const LOOKED_AT_MAX: usize = 256;
 /// An event younger than this may have its hint still on the way.
 const YOUNG: Duration = Duration::from_secs(3);
 
-/// Wipes the hints of some namespaces and makes them again; `dry_run` only looks.
-///
-/// # Errors
-/// [`Error`]; work is never lost.
-pub async fn run(
-    engine: &Engine,
-    namespaces: &HashSet<Name>,
-    dry_run: bool,
-) -> Result<Found, Error> {
-    let began = Timestamp::now();
-    if !dry_run {
-        for namespace in namespaces {
-            engine.relay.wipe(engine, namespace).await?;
+/// Answers what is asked after the request `before`, for as long as the node runs.
+pub(super) async fn run(engine: Arc<Engine>, before: i64) {
+    loop {
+        let asked = engine.hints.notified();
+        match engine.member {
+            // Nobody else asks the only node of a file.
+            None => asked.await,
+            Some(_) => drop(timeout(LOOK_EVERY, asked).await),
+        }
+        if let Err(error) = answer_all(&engine, before).await {
+            if engine.fail_if_fatal(&error) {
+                return;
+            }
+            tracing::warn!(%error, "hints are made again later");
+            tokio::time::sleep(LOOK_EVERY).await;
+            engine.make_hints_soon();
         }
     }
-    let workers = engine.workers_of(namespaces);
-    let known = |worker: &Arc<Worker>| match dry_run {
+}
+
+async fn answer_all(engine: &Engine, before: i64) -> Result<(), Error> {
+    let me = engine.member.as_ref().map(|member| member.id());
+    let me = me.unwrap_or_default();
+    for request in engine.store.open_hint_requests(&me, before).await? {
+        let found = make_again(engine, &me, &request).await?;
+        engine.store.answer_hints(request.id, &found).await?;
+    }
+    Ok(())
+}
+
+/// Forgets the hints of the lanes that run here, and makes them again, or only looks.
+async fn make_again(engine: &Engine, me: &str, request: &HintRequest) -> Result<HintAnswer, Error> {
+    let began = Timestamp::now();
+    let namespaces: HashSet<Name> = match &request.namespace {
+        Some(namespace) => HashSet::from([namespace.clone()]),
+        None => engine.catalog.now().lane_sets.keys().cloned().collect(),
+    };
+    let workers = engine.workers_of(&namespaces);
+    let known = |worker: &Arc<Worker>| match request.dry_run {
         true => worker.known(),
         false => worker.wipe(),
     };
     let known: HashSet<CursorId> = workers.iter().flat_map(known).collect();
-    let mut found = Found {
-        lanes: workers.len() as u64,
-        hinted: known.len() as u64,
-        ..Found::default()
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let mut found = HintAnswer {
+        node: me.to_owned(),
+        lanes: number(workers.len()),
+        hinted: number(known.len()),
+        behind: 0,
+        forgotten: 0,
     };
     let mut after = CursorId {
         stream: StreamId(0),
@@ -89,10 +95,10 @@ pub async fn run(
             })
         };
         let page: Vec<Behind> = page.into_iter().filter(here).collect();
-        found.behind += page.len() as u64;
+        found.behind += number(page.len());
         // Judged before it is hinted, and perhaps applied.
-        found.forgotten += forgotten(engine, &page, &known, began).await?;
-        if !dry_run {
+        found.forgotten += number(forgotten(engine, &page, &known, began).await?);
+        if !request.dry_run {
             sweep::hint(engine, &page);
         }
     }
@@ -104,11 +110,11 @@ async fn forgotten(
     page: &[Behind],
     known: &HashSet<CursorId>,
     began: Timestamp,
-) -> Result<u64, store::Error> {
+) -> Result<usize, Error> {
     let is_unknown = |behind: &&Behind| behind.flows && !known.contains(&behind.cursor);
     let unknown: Vec<_> = page.iter().filter(is_unknown).collect();
     let (looked_at, rest) = unknown.split_at(unknown.len().min(LOOKED_AT_MAX));
-    let mut forgotten = rest.len() as u64;
+    let mut forgotten = rest.len();
     for behind in looked_at {
         let want = Want {
             cursor: behind.cursor,
@@ -116,7 +122,7 @@ async fn forgotten(
         };
         let input = engine.store.inputs(vec![want]).await?.pop().flatten();
         let next = input.and_then(|input| Some(input.events.first()?.received_at));
-        forgotten += u64::from(next.is_some_and(|at| began.since(at) > YOUNG));
+        forgotten += usize::from(next.is_some_and(|at| began.since(at) > YOUNG));
     }
     Ok(forgotten)
 }

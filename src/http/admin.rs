@@ -116,13 +116,10 @@ async fn hooks(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamesp
 }
 
 async fn create_hook(By(actor): By, State(app): State<App>, Body(spec): Body<HookSpec>) -> Answer {
-    let work = app.admin.create_hook(&spec);
-    let hook = app.admin.act(&actor, work, |_| {
-        let reduce = spec.reduce.as_ref().map(ToString::to_string);
-        let details = json!({"namespace": spec.namespace, "reduce": reduce});
-        Some(Act::new("hooks create", &spec.name).details(details))
-    });
-    let hook = hook.await?;
+    let reduce = spec.reduce.as_ref().map(ToString::to_string);
+    let details = json!({"namespace": spec.namespace, "reduce": reduce});
+    let act = Act::new("hooks create", &spec.name).details(details);
+    let hook = app.admin.acting(&actor, act).create_hook(&spec).await?;
     Ok(json(StatusCode::CREATED, &hook))
 }
 
@@ -136,11 +133,12 @@ async fn edit_hook(
     Named(hook): Named<Name>,
     Body(edit): Body<HookEdit>,
 ) -> Answer {
-    let work = app.admin.edit_hook(&hook, &edit);
-    let hook = app.admin.act(&actor, work, |_| {
-        Some(Act::new("hooks edit", &hook).details(json!({"set": without_code(&edit)})))
-    });
-    let hook = hook.await?;
+    let act = Act::new("hooks edit", &hook).details(json!({"set": without_code(&edit)}));
+    let hook = app
+        .admin
+        .acting(&actor, act)
+        .edit_hook(&hook, &edit)
+        .await?;
     Ok(json(StatusCode::OK, &hook))
 }
 
@@ -154,12 +152,8 @@ fn without_code(edit: &HookEdit) -> serde_json::Value {
 }
 
 async fn delete_hook(By(actor): By, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
-    let work = app.admin.delete_hook(&hook);
-    let gone = app.admin.act(&actor, work, |gone| {
-        let details = json!({"streams": gone.streams, "events": gone.events});
-        Some(Act::new("hooks delete", &hook).details(details))
-    });
-    Ok(json(StatusCode::OK, &gone.await?))
+    let admin = app.admin.acting(&actor, Act::new("hooks delete", &hook));
+    Ok(json(StatusCode::OK, &admin.delete_hook(&hook).await?))
 }
 
 #[derive(Deserialize)]
@@ -177,17 +171,8 @@ async fn apply(
     Asked(how): Asked<How>,
     Body(wanted): Body<Apply>,
 ) -> Answer {
-    let work = app.admin.apply(&wanted, how.dry_run, how.prune);
-    let changes = app.admin.act(&actor, work, |done| {
-        let changes = &done.changes;
-        let is_change = !how.dry_run && !changes.is_empty();
-        let subject = match &changes[..] {
-            [change] => change.name.to_string(),
-            changes => format!("{} changes", changes.len()),
-        };
-        is_change.then(|| Act::new("hooks apply", subject).details(json!({"changes": changes})))
-    });
-    let changes = changes.await?;
+    let admin = app.admin.acting(&actor, Act::new("hooks apply", "all"));
+    let changes = admin.apply(&wanted, how.dry_run, how.prune).await?;
     Ok(json(StatusCode::OK, &changes))
 }
 
@@ -207,12 +192,11 @@ async fn pause_hook(
     Named(hook): Named<Name>,
     Body(spec): Body<HookStopSpec>,
 ) -> Answer {
-    let work = app.admin.pause_hook(&hook, spec.reason.as_ref(), &actor.by);
-    let stopped = app.admin.act(&actor, work, |done| {
-        let act = Act::new("hooks pause", &hook).reason(spec.reason.as_ref());
-        done.changed.then_some(act)
-    });
-    Ok(json(StatusCode::OK, &stopped.await?))
+    let reason = spec.reason.as_ref();
+    let act = Act::new("hooks pause", &hook).reason(reason);
+    let admin = app.admin.acting(&actor, act);
+    let stopped = admin.pause_hook(&hook, reason, &actor.by).await?;
+    Ok(json(StatusCode::OK, &stopped))
 }
 
 async fn retry_hook(
@@ -221,13 +205,10 @@ async fn retry_hook(
     Named(hook): Named<Name>,
     Body(spec): Body<HookRetry>,
 ) -> Answer {
-    let work = app.admin.retry_hook(&hook, spec.handler.as_ref());
-    let released = app.admin.act(&actor, work, |done| {
-        let details = json!({"handler": spec.handler, "cursors": done.released});
-        let act = Act::new("streams retry", &hook).details(details);
-        (done.released > 0).then_some(act)
-    });
-    Ok(json(StatusCode::OK, &released.await?))
+    let act = Act::new("streams retry", &hook).details(json!({"handler": spec.handler}));
+    let admin = app.admin.acting(&actor, act);
+    let released = admin.retry_hook(&hook, spec.handler.as_ref()).await?;
+    Ok(json(StatusCode::OK, &released))
 }
 
 async fn resume_hook(
@@ -236,12 +217,9 @@ async fn resume_hook(
     Named(hook): Named<Name>,
     Body(spec): Body<HookStopSpec>,
 ) -> Answer {
-    let work = app.admin.resume_hook(&hook);
-    let stopped = app.admin.act(&actor, work, |done| {
-        let act = Act::new("hooks resume", &hook).reason(spec.reason.as_ref());
-        done.changed.then_some(act)
-    });
-    Ok(json(StatusCode::OK, &stopped.await?))
+    let act = Act::new("hooks resume", &hook).reason(spec.reason.as_ref());
+    let stopped = app.admin.acting(&actor, act).resume_hook(&hook).await?;
+    Ok(json(StatusCode::OK, &stopped))
 }
 
 async fn keys(_: Operator, State(app): State<App>) -> Answer {
@@ -249,25 +227,18 @@ async fn keys(_: Operator, State(app): State<App>) -> Answer {
 }
 
 async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeySpec>) -> Answer {
-    let work = app.admin.create_key(&spec);
-    let key = app.admin.act(&actor, work, |key| {
-        let key = &key.facts;
-        let details = json!({"name": key.name, "kind": key.kind, "hook": key.hook,
-            "expires_at": key.expires_at});
-        Some(Act::new("keys create", key.id).details(details))
-    });
-    let key = key.await?;
+    let admin = app
+        .admin
+        .acting(&actor, Act::new("keys create", &spec.name));
+    let key = admin.create_key(&spec).await?;
     Ok(json(StatusCode::CREATED, &key))
 }
 
 async fn revoke_key(By(actor): By, State(app): State<App>, Named(id): Named<String>) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
-    let work = app.admin.revoke_key(id);
-    let key = app.admin.act(&actor, work, |key| {
-        Some(Act::new("keys revoke", key.id).details(json!({"name": key.name})))
-    });
-    Ok(json(StatusCode::OK, &key.await?))
+    let admin = app.admin.acting(&actor, Act::new("keys revoke", id));
+    Ok(json(StatusCode::OK, &admin.revoke_key(id).await?))
 }
 
 async fn namespaces(_: Operator, State(app): State<App>) -> Answer {
@@ -279,11 +250,12 @@ async fn create_namespace(
     State(app): State<App>,
     Body(spec): Body<NamespaceSpec>,
 ) -> Answer {
-    let work = app.admin.create_namespace(&spec);
-    let namespace = app.admin.act(&actor, work, |_| {
-        Some(Act::new("namespaces create", &spec.name).details(json!({"lanes": spec.lanes})))
-    });
-    let namespace = namespace.await?;
+    let act = Act::new("namespaces create", &spec.name).details(json!({"lanes": spec.lanes}));
+    let namespace = app
+        .admin
+        .acting(&actor, act)
+        .create_namespace(&spec)
+        .await?;
     Ok(json(StatusCode::CREATED, &namespace))
 }
 
@@ -292,10 +264,10 @@ async fn delete_namespace(
     State(app): State<App>,
     Named(name): Named<Name>,
 ) -> Answer {
-    let work = app.admin.delete_namespace(&name);
-    let said = |_: &_| Some(Act::new("namespaces delete", &name));
-    let deleted = app.admin.act(&actor, work, said).await?;
-    Ok(json(StatusCode::OK, &deleted))
+    let admin = app
+        .admin
+        .acting(&actor, Act::new("namespaces delete", &name));
+    Ok(json(StatusCode::OK, &admin.delete_namespace(&name).await?))
 }
 
 async fn lanes(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
@@ -354,42 +326,29 @@ fn stream_name(text: &str) -> Result<StreamName, Error> {
 }
 
 async fn retry(By(actor): By, State(app): State<App>, Body(retry): Body<Retry>) -> Answer {
-    let work = app.admin.retry(&retry);
-    let released = app.admin.act(&actor, work, |done| {
-        let details = json!({"handler": retry.handler, "cursors": done.released});
-        let act = Act::new("streams retry", &retry.stream).details(details);
-        (done.released > 0).then_some(act)
-    });
-    Ok(json(StatusCode::OK, &released.await?))
+    let act = Act::new("streams retry", &retry.stream).details(json!({"handler": retry.handler}));
+    let released = app.admin.acting(&actor, act).retry(&retry).await?;
+    Ok(json(StatusCode::OK, &released))
 }
 
 async fn hold(By(actor): By, State(app): State<App>, Body(hold): Body<Hold>) -> Answer {
-    let work = app.admin.hold(&hold, &actor.by);
-    let held = app.admin.act(&actor, work, |done| {
-        let details = json!({"handler": hold.handler, "cursors": done.held});
-        let act = Act::new("streams hold", &hold.stream).reason(hold.reason.as_ref());
-        (done.held > 0).then(|| act.details(details))
-    });
-    Ok(json(StatusCode::OK, &held.await?))
+    let act = Act::new("streams hold", &hold.stream).details(json!({"handler": hold.handler}));
+    let admin = app.admin.acting(&actor, act.reason(hold.reason.as_ref()));
+    let held = admin.hold(&hold, &actor.by).await?;
+    Ok(json(StatusCode::OK, &held))
 }
 
 async fn release(By(actor): By, State(app): State<App>, Body(release): Body<Retry>) -> Answer {
-    let work = app.admin.release(&release);
-    let released = app.admin.act(&actor, work, |done| {
-        let details = json!({"handler": release.handler, "cursors": done.released});
-        let act = Act::new("streams release", &release.stream).details(details);
-        (done.released > 0).then_some(act)
-    });
-    Ok(json(StatusCode::OK, &released.await?))
+    let details = json!({"handler": release.handler});
+    let act = Act::new("streams release", &release.stream).details(details);
+    let released = app.admin.acting(&actor, act).release(&release).await?;
+    Ok(json(StatusCode::OK, &released))
 }
 
 async fn skip(By(actor): By, State(app): State<App>, Body(skip): Body<Skip>) -> Answer {
-    let work = app.admin.skip(&skip);
-    let skipped = app.admin.act(&actor, work, |done| {
-        let details = json!({"handler": done.handler, "event": done.skipped});
-        Some(Act::new("streams skip", &skip.stream).details(details))
-    });
-    Ok(json(StatusCode::OK, &skipped.await?))
+    let act = Act::new("streams skip", &skip.stream);
+    let skipped = app.admin.acting(&actor, act).skip(&skip).await?;
+    Ok(json(StatusCode::OK, &skipped))
 }
 
 #[derive(Deserialize)]
@@ -433,11 +392,8 @@ async fn lost(_: Operator, State(app): State<App>) -> Answer {
 }
 
 async fn see_lost(By(actor): By, State(app): State<App>) -> Answer {
-    let seen = app.admin.act(&actor, app.admin.see_lost(), |events| {
-        let act = Act::new("events lost --acknowledge", "all");
-        (*events > 0).then(|| act.details(json!({"events": events})))
-    });
-    let events = seen.await?;
+    let act = Act::new("events lost --acknowledge", "all");
+    let events = app.admin.acting(&actor, act).see_lost().await?;
     Ok(json(StatusCode::OK, &SeenLost { events }))
 }
 

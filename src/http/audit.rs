@@ -3,9 +3,9 @@
 use axum::Router;
 use axum::extract::{FromRequestParts, State};
 use axum::routing::get;
-use http::StatusCode;
 use http::header::IF_MATCH;
 use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 
 use super::admin::Answer;
@@ -44,14 +44,22 @@ impl FromRequestParts<App> for By {
             _ => "socket".to_owned(),
         };
         let by = who(access, parts, app);
-        if let Some(planned) = parts.headers.get(IF_MATCH) {
-            let now = app.admin.here(String::new()).await?.version;
-            if planned.as_bytes() != now.to_string().as_bytes() {
-                return Err(Error::changed());
-            }
-        }
-        Ok(Self(Actor { by, from }))
+        let planned = match parts.headers.get(IF_MATCH) {
+            Some(version) => Some(planned(version, app).await?),
+            None => None,
+        };
+        Ok(Self(Actor { by, from, planned }))
     }
+}
+
+/// The version that a plan was about. Looked at before anything is done for it; what counts is the look of
+/// the transaction that changes something.
+async fn planned(version: &HeaderValue, app: &App) -> Result<i64, Error> {
+    let version = version.to_str().ok().and_then(|text| text.parse().ok());
+    let now = app.admin.here(String::new()).await?.version;
+    version
+        .filter(|planned| *planned == now)
+        .ok_or_else(Error::changed)
 }
 
 #[derive(Deserialize)]

@@ -11,7 +11,7 @@ use http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::admin;
+use crate::{admin, store};
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -230,6 +230,7 @@ impl From<admin::Error> for Error {
             admin::Error::Reducer(_) => Self::unprocessable("reducer", message),
             admin::Error::NeedsDaemon => needs_daemon(),
             admin::Error::Away(_) => Self::unavailable("away", message, 1),
+            admin::Error::Store(store::Error::Changed) => Self::changed(),
             admin::Error::Store(error) if error.is_passing() => {
                 Self::unavailable("busy", message, 1)
             }

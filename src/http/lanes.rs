@@ -6,15 +6,14 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::admin::{Answer, Body};
 use super::audit::By;
 use super::auth::Operator;
 use super::read::{Asked, list, name};
 use super::{App, json};
-use crate::admin::Act;
-use crate::api::{Hints, HintsSpec, LanesSpec, ResizeSpec, Stopped};
+use crate::admin::{Act, Actor, Admin};
+use crate::api::{HintsSpec, LanesSpec, ResizeSpec};
 use crate::domain::name::{Name, StreamName};
 
 pub(super) fn routes() -> Router<App> {
@@ -43,59 +42,43 @@ async fn progress(_: Operator, State(app): State<App>, Asked(query): Asked<OfNam
 }
 
 async fn resize(By(actor): By, State(app): State<App>, Body(spec): Body<ResizeSpec>) -> Answer {
-    let work = app.admin.resize(&spec, &actor.by);
-    let resized = app.admin.act(&actor, work, |done| {
-        done.next_generation?;
-        let details = json!({"from": done.from, "to": done.to, "generation": done.next_generation,
-            "drain_first": spec.drain_first});
-        let act = Act::new("lanes resize", &spec.namespace).reason(spec.reason.as_ref());
-        Some(act.details(details))
-    });
-    Ok(json(StatusCode::OK, &resized.await?))
+    let act = Act::new("lanes resize", &spec.namespace).reason(spec.reason.as_ref());
+    let admin = app.admin.acting(&actor, act);
+    let resized = admin.resize(&spec, &actor.by).await?;
+    Ok(json(StatusCode::OK, &resized))
 }
 
-/// Notes what was done to lanes.
-fn act(operation: &'static str, spec: &LanesSpec, done: &Stopped) -> Option<Act> {
-    let act = match &done.lanes[..] {
-        [lane] => Act::new(operation, lane),
-        _ => Act::new(operation, &spec.namespace),
-    };
-    let lanes = spec.lanes.as_ref().map(|_| &done.lanes);
-    let details = json!({"lanes": lanes, "all": spec.lanes.is_none()});
-    Some(act.reason(spec.reason.as_ref()).details(details))
+/// Who does something to lanes.
+fn on_lanes(app: &App, actor: &Actor, operation: &'static str, spec: &LanesSpec) -> Admin {
+    let act = Act::new(operation, &spec.namespace).reason(spec.reason.as_ref());
+    app.admin.acting(actor, act)
 }
 
 async fn drain(By(actor): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
-    let work = app.admin.drain_lanes(&spec, &actor.by);
-    let said = |done: &Stopped| act("lanes drain", &spec, done);
-    let done = app.admin.act(&actor, work, said).await?;
+    let admin = on_lanes(&app, &actor, "lanes drain", &spec);
+    let done = admin.drain_lanes(&spec, &actor.by).await?;
     Ok(json(StatusCode::OK, &done))
 }
 
 async fn pause(By(actor): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
-    let work = app.admin.pause_lanes(&spec, &actor.by);
-    let said = |done: &Stopped| act("lanes pause", &spec, done);
-    let done = app.admin.act(&actor, work, said).await?;
+    let admin = on_lanes(&app, &actor, "lanes pause", &spec);
+    let done = admin.pause_lanes(&spec, &actor.by).await?;
     Ok(json(StatusCode::OK, &done))
 }
 
 async fn resume(By(actor): By, State(app): State<App>, Body(spec): Body<LanesSpec>) -> Answer {
-    let work = app.admin.resume_lanes(&spec);
-    let said = |done: &Stopped| act("lanes resume", &spec, done);
-    let done = app.admin.act(&actor, work, said).await?;
-    Ok(json(StatusCode::OK, &done))
+    let admin = on_lanes(&app, &actor, "lanes resume", &spec);
+    Ok(json(StatusCode::OK, &admin.resume_lanes(&spec).await?))
 }
 
 async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<HintsSpec>) -> Answer {
-    let work = app.admin.rebuild_hints(&spec);
-    let said = |done: &Hints| {
-        let subject = spec.namespace.as_ref().map_or("all", Name::as_str);
-        let details =
-            json!({"hinted": done.hinted, "behind": done.behind, "forgotten": done.forgotten});
-        let act = Act::new("lanes rebuild", subject).reason(spec.reason.as_ref());
-        (!done.dry_run).then(|| act.details(details))
+    let subject = spec.namespace.as_ref().map_or("all", Name::as_str);
+    let act = Act::new("lanes rebuild", subject).reason(spec.reason.as_ref());
+    let admin = match spec.dry_run {
+        true => app.admin.clone(),
+        false => app.admin.acting(&actor, act),
     };
-    let done = app.admin.act(&actor, work, said).await?;
+    let done = admin.rebuild_hints(&spec).await?;
     Ok(json(StatusCode::OK, &done))
 }
 

@@ -5,7 +5,6 @@ use axum::extract::{Path, State};
 use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::admin::{Answer, Body};
 use super::audit::By;
@@ -30,17 +29,15 @@ async fn rebuilds(_: Operator, State(app): State<App>) -> Answer {
 }
 
 async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<RebuildSpec>) -> Answer {
-    let work = app.admin.rebuild(&spec, &actor.by);
-    let rebuild = app.admin.act(&actor, work, |begun| {
-        // A check changes no state.
-        begun.id.filter(|_| !begun.check)?;
-        let whole = begun.hook.to_string();
-        let subject = begun.stream.as_ref().map_or(whole, ToString::to_string);
-        let details =
-            json!({"rebuild": begun.id, "streams": begun.streams, "events": begun.events});
-        Some(Act::new("state rebuild", subject).details(details))
-    });
-    let rebuild = rebuild.await?;
+    let whole = spec.hook.as_ref().map(ToString::to_string);
+    let only = spec.stream.as_ref().map(ToString::to_string);
+    let act = Act::new("state rebuild", only.or(whole).unwrap_or_default());
+    // A check changes no state.
+    let admin = match spec.check {
+        true => app.admin.clone(),
+        false => app.admin.acting(&actor, act),
+    };
+    let rebuild = admin.rebuild(&spec, &actor.by).await?;
     let status = match rebuild.id {
         Some(_) => StatusCode::ACCEPTED,
         None => StatusCode::OK,

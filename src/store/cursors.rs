@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::session::Tx;
 use super::tail::Tail;
 use super::{Error, Hot, Store, sqlite};
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter, Era};
@@ -260,22 +261,46 @@ impl Store {
         stream: StreamId,
         handler: Option<HandlerId>,
     ) -> Result<Vec<CursorId>, Error> {
-        const RELEASE: &str = "update cursors
-            set condition = 'flowing', retry_at = null, tries = 0, reason = null
-            where stream = $1 and ($2 is null or handler = $2) and condition <> 'flowing'
-            returning handler";
         let mut writing = self.begin().await?;
-        let handlers: Vec<i64> = sqlx::query_scalar(RELEASE)
-            .bind(stream.0)
-            .bind(handler.map(|handler| handler.0))
-            .fetch_all(&mut writing.tx)
-            .await?;
+        let released = writing.release(stream, handler).await?;
+        if !released.is_empty() {
+            writing.tell_note(serde_json::json!({"cursors": released.len()}));
+            writing.commit().await?;
+        }
+        Ok(released)
+    }
+
+    /// The same for many cursors, in one transaction.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn release_all(&self, cursors: &[CursorId]) -> Result<Vec<CursorId>, Error> {
+        let mut writing = self.begin().await?;
+        let mut released = Vec::new();
+        for cursor in cursors {
+            let of_stream = writing.release(cursor.stream, Some(cursor.handler));
+            released.extend(of_stream.await?);
+        }
+        if !released.is_empty() {
+            writing.commit().await?;
+        }
+        Ok(released)
+    }
+
+    /// Moves cursors, or sets them aside, as an operator wants it: all, or none when somebody else has moved
+    /// one first.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn operate(&self, steps: &[Step]) -> Result<Advance, Error> {
+        let mut writing = self.begin().await?;
+        for step in steps {
+            if !operate(&mut writing.tx, step).await? {
+                return Ok(Advance::Lost);
+            }
+        }
         writing.commit().await?;
-        let cursor = |handler| CursorId {
-            stream,
-            handler: HandlerId(handler),
-        };
-        Ok(handlers.into_iter().map(cursor).collect())
+        Ok(Advance::Moved)
     }
 
     /// Puts the event that `cursor` needs next into the dead letters and moves the cursor behind it. It
@@ -301,12 +326,10 @@ impl Store {
         let Some(next) = input.events.first().filter(|event| event.id == id) else {
             return Ok(Skip::NotNext);
         };
-        let moved = self
-            .advance(vec![skip_step(&input, next, reason, at)])
-            .await?;
-        Ok(match moved.first() {
-            Some(Advance::Moved) => Skip::Skipped,
-            _ => Skip::NotNext,
+        let step = skip_step(&input, next, reason, at);
+        Ok(match self.operate(&[step]).await? {
+            Advance::Moved => Skip::Skipped,
+            Advance::Lost => Skip::NotNext,
         })
     }
 
@@ -432,6 +455,73 @@ fn skip_step(input: &Input, next: &Event, reason: &str, at: Timestamp) -> Step {
         mover: Mover::Operator,
         at,
     }
+}
+
+impl super::Writing<'_> {
+    async fn release(
+        &mut self,
+        stream: StreamId,
+        handler: Option<HandlerId>,
+    ) -> Result<Vec<CursorId>, Error> {
+        const RELEASE: &str = "update cursors
+            set condition = 'flowing', retry_at = null, tries = 0, reason = null
+            where stream = $1 and ($2 is null or handler = $2) and condition <> 'flowing'
+            returning handler";
+        let handlers: Vec<i64> = sqlx::query_scalar(RELEASE)
+            .bind(stream.0)
+            .bind(handler.map(|handler| handler.0))
+            .fetch_all(&mut self.tx)
+            .await?;
+        let cursor = |handler| CursorId {
+            stream,
+            handler: HandlerId(handler),
+        };
+        Ok(handlers.into_iter().map(cursor).collect())
+    }
+}
+
+/// Whether a cursor is moved: it was where the step begins.
+async fn operate(tx: &mut Tx, step: &Step) -> Result<bool, Error> {
+    const CREATE: &str = "insert into cursors
+        (stream, handler, position, era, state, chain, condition, reason, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing";
+    const MOVE: &str = "update cursors set position = $3, state = $5, chain = $6, condition = $7,
+        retry_at = null, tries = 0, reason = $8, updated_at = $9
+        where stream = $1 and handler = $2 and era = $4 and position = $10";
+    const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
+        values ($1, $2, $3, $4, $5)";
+    let bound = |text: &'static str| {
+        sqlx::query(text)
+            .bind(step.cursor.stream.0)
+            .bind(step.cursor.handler.0)
+            .bind(step.to.0)
+            .bind(step.era.0)
+            .bind(step.state.clone())
+            .bind(step.chain.as_bytes().to_vec())
+            .bind(step.condition.word())
+            .bind(step.condition.reason().map(str::to_owned))
+            .bind(step.at.as_millis())
+    };
+    let is_first = step.from == Position::default() && step.era == Era(1);
+    let mut changed = 0;
+    if is_first {
+        changed = bound(CREATE).execute(&mut *tx).await?.rows_affected();
+    }
+    if changed == 0 {
+        let step = bound(MOVE).bind(step.from.0).execute(&mut *tx);
+        changed = step.await?.rows_affected();
+    }
+    for letter in step.skipped.iter().filter(|_| changed > 0) {
+        sqlx::query(BURY)
+            .bind(step.cursor.handler.0)
+            .bind(step.cursor.stream.0)
+            .bind(letter.seq.0)
+            .bind(&letter.reason)
+            .bind(step.at.as_millis())
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(changed > 0)
 }
 
 /// An input of which memory knows everything: where the cursor stands, and what comes after it.

@@ -31,6 +31,9 @@ pub enum Error {
     /// The server does not answer, or takes nobody yet: it may be starting.
     #[error("{0}")]
     Away(String),
+    /// The configuration is not the one that a change was planned for: nothing was changed.
+    #[error("the configuration has changed meanwhile")]
+    Changed,
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -70,6 +73,7 @@ impl Error {
             Self::Io(what) => Self::Io(what.clone()),
             Self::Refused(what) => Self::Refused(what.clone()),
             Self::Away(what) => Self::Away(what.clone()),
+            Self::Changed => Self::Changed,
             Self::Closed => Self::Closed,
         }
     }

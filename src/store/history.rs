@@ -201,9 +201,12 @@ impl Store {
         const SEE: &str = "update lost_events set seen_at = $1 where seen_at is null";
         let mut writing = self.begin().await?;
         let see = sqlx::query(SEE).bind(now.as_millis());
-        let seen = see.execute(&mut writing.tx).await?;
-        writing.commit().await?;
-        Ok(seen.rows_affected())
+        let seen = see.execute(&mut writing.tx).await?.rows_affected();
+        if seen > 0 {
+            writing.tell_note(serde_json::json!({"events": seen}));
+            writing.commit().await?;
+        }
+        Ok(seen)
     }
 }
 

@@ -165,7 +165,7 @@ impl Store {
 
     /// Makes `hook` what `plan` says, but for its namespace, into which it moves. A changed reducer gets a
     /// new fold version; old states stay as they are. A removed reducer takes its cursors out of sight, a new
-    /// one begins at the first event that is still there.
+    /// one begins at the first event that is still there. `false` when the hook was deleted.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -174,9 +174,9 @@ impl Store {
         hook: &Hook,
         plan: &HookPlan,
         at: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
-        sqlx::query(EDIT)
+        let edited = sqlx::query(EDIT)
             .bind(hook.id.0)
             .bind(plan.order_by.to_string())
             .bind(unordered_word(plan.unordered))
@@ -184,6 +184,9 @@ impl Store {
             .bind(plan.keep.to_string())
             .execute(&mut writing.tx)
             .await?;
+        if edited.rows_affected() == 0 {
+            return Ok(false);
+        }
         match (hook.reduce(), &plan.reducer) {
             (Some(handler), Some(_)) => edit_handler(&mut writing.tx, handler, plan).await?,
             (None, Some(_)) => {
@@ -194,25 +197,31 @@ impl Store {
             (None, None) => {}
         }
         writing.config_changed().await?;
-        writing.commit().await
+        writing.commit().await?;
+        Ok(true)
     }
 
     /// Marks a hook as deleted: its name is free and nothing reads it any more. [`Store::purge`] removes
-    /// its events and states later, so that what was in flight cannot leave anything behind.
+    /// its events and states later, so that what was in flight cannot leave anything behind. `false` when it
+    /// is gone already.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn delete_hook(&self, hook: HookId, at: Timestamp) -> Result<(), Error> {
+    pub async fn delete_hook(&self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
-        sqlx::query(DELETE)
+        let deleted = sqlx::query(DELETE)
             .bind(hook.0)
             .bind(at.as_millis())
             .execute(&mut writing.tx)
             .await?;
+        if deleted.rows_affected() == 0 {
+            return Ok(false);
+        }
         remove_handlers(&mut writing.tx, hook, at).await?;
         writing.config_changed().await?;
         self.hot.streams_deleted();
-        writing.commit().await
+        writing.commit().await?;
+        Ok(true)
     }
 
     /// Removes at most `limit` streams of hooks deleted before `before`, with all they have, and says

@@ -92,9 +92,12 @@ impl Store {
             .bind(at.as_millis())
             .execute(&mut writing.tx)
             .await?;
+        if revoked.rows_affected() == 0 {
+            return Ok(false);
+        }
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(revoked.rows_affected() == 1)
+        Ok(true)
     }
 
     /// Notes when keys, by number, were last used.

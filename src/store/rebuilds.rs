@@ -153,13 +153,29 @@ const KEEP_SHADOW: &str = "insert into shadows (handler, stream, rebuild, positi
     on conflict (handler, stream) do update set rebuild = excluded.rebuild,
       position = excluded.position, state = excluded.state, chain = excluded.chain";
 
+/// A cursor goes no further by this where turns may not: its node may know an older configuration.
 const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, era = era + 1,
       condition = $7, retry_at = null, tries = 0, reason = $8, updated_at = $9
-    where stream = $1 and handler = $2 and era = $3 and position <= $4";
+    where stream = $1 and handler = $2 and era = $3 and (position = $4 or position < $4 and exists (
+      select 1 from streams s
+        join hooks k on k.id = s.hook and k.paused_at is null and k.moves_version is null
+        join lane_sets t on t.namespace = k.namespace and t.state in ('opening', 'stable')
+        join lanes l on l.namespace = t.namespace and l.generation = t.generation
+          and l.lane = s.slot * t.lanes / 65536 and l.mode = 'active'
+        where s.id = $1))";
 
+/// As [`SWAP`], of a cursor that has no row.
 const FIRST: &str = "insert into cursors
       (stream, handler, era, position, state, chain, condition, reason, updated_at)
-    values ($1, $2, $3 + 1, $4, $5, $6, $7, $8, $9) on conflict do nothing";
+    select $1, $2, $3 + 1, $4, $5, $6, $7, $8, $9
+    where exists (
+      select 1 from streams s
+        join hooks k on k.id = s.hook and k.paused_at is null and k.moves_version is null
+        join lane_sets t on t.namespace = k.namespace and t.state in ('opening', 'stable')
+        join lanes l on l.namespace = t.namespace and l.generation = t.generation
+          and l.lane = s.slot * t.lanes / 65536 and l.mode = 'active'
+        where s.id = $1)
+    on conflict do nothing";
 
 const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
     values ($1, $2, $3, $4, $5) on conflict do nothing";
@@ -191,7 +207,7 @@ impl Store {
             .bind(new.hook.0)
             .execute(&mut writing.tx)
             .await?;
-        let id = sqlx::query_scalar(BEGIN)
+        let id: Option<i64> = sqlx::query_scalar(BEGIN)
             .bind(new.hook.0)
             .bind(new.handler.0)
             .bind(key)
@@ -202,7 +218,10 @@ impl Store {
             .bind(new.fold)
             .fetch_optional(&mut writing.tx)
             .await?;
-        writing.commit().await?;
+        if id.is_some() {
+            writing.tell_note(serde_json::json!({"rebuild": id}));
+            writing.commit().await?;
+        }
         Ok(id)
     }
 

@@ -115,9 +115,12 @@ impl Store {
             .bind(&why.reason)
             .execute(&mut writing.tx)
             .await?;
+        if paused.rows_affected() == 0 {
+            return Ok(false);
+        }
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(paused.rows_affected() == 1)
+        Ok(true)
     }
 
     /// Lets the cursors of a paused hook go on; `false` when they were not paused.
@@ -130,9 +133,12 @@ impl Store {
             .bind(hook.0)
             .execute(&mut writing.tx)
             .await?;
+        if resumed.rows_affected() == 0 {
+            return Ok(false);
+        }
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(resumed.rows_affected() == 1)
+        Ok(true)
     }
 
     /// Stops the cursors of a hook of the namespace `from`, for it to go to another. None when it is not
@@ -195,15 +201,16 @@ impl Store {
         Ok(true)
     }
 
-    /// Lets a hook go on where it is; whether it was still on that way.
+    /// Lets a hook go on where it is, and notes why; whether it was still on that way.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn give_up_move(&self, moving: &Move) -> Result<bool, Error> {
+    pub async fn give_up_move(&self, moving: &Move, why: &str) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         if !writing.change_move(GIVE_UP_MOVE, moving).await? {
             return Ok(false);
         }
+        writing.tell_note(serde_json::json!({"given_up": why}));
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)

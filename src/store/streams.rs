@@ -409,3 +409,27 @@ impl From<Listed> for CursorRow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_of_a_hooks_streams_is_read_in_the_order_of_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hooklane.db");
+        let store = Store::open(&file, Box::new(|_| ())).await.unwrap();
+        let explain = sqlx::AssertSqlSafe(format!("explain query plan {OF_HOOK}"));
+        let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)
+            .bind(1)
+            .bind(0)
+            .bind(256)
+            .fetch_all(&store.reader)
+            .await
+            .unwrap();
+        let steps: Vec<_> = steps.into_iter().map(|step| step.3).collect();
+        let steps = steps.join("; ");
+        assert!(steps.contains("streams_by_hook"), "{steps}");
+        assert!(!steps.contains("TEMP B-TREE"), "{steps}");
+    }
+}

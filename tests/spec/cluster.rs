@@ -420,6 +420,82 @@ async fn a_node_that_stood_still_for_longer_than_its_lease_does_no_harm_when_it_
     cluster.judge(load, senders).await;
 }
 
+/// What one command wipes and counts is in the lanes of every node; one that is silent is named, and does its
+/// part when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_are_made_again_by_every_node_and_counted_together() {
+    const ACCOUNTS: usize = 60;
+    let cluster = Cluster::start(postgres::shared());
+    let asked = &cluster.homes[0];
+    asked.run(&["lanes", "pause", "--all", "--yes"]);
+    let mut client = Client::new(cluster.homes[1].addr, &cluster.write_key);
+    for account in 0..ACCOUNTS {
+        let body = json!({"account": format!("a{account}"), "number": 1, "amount": 1});
+        let answer = client.post(HOOK, Bytes::from(body.to_string()), None).await;
+        assert_eq!(answer.unwrap().status, 202);
+    }
+    let rebuild = |args: &[&str]| {
+        let args = [&["lanes", "rebuild", "-o", "json"], args].concat();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = asked.command(&args).output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        let found: Value = serde_json::from_slice(&stdout).unwrap_or_else(|_| panic!("{said}"));
+        (found, status.code(), said)
+    };
+    // Every hint has come where it belongs.
+    let all = json!(ACCOUNTS);
+    let (looked_at, ..) = until(|| {
+        let looked_at = rebuild(&["--dry-run"]);
+        (looked_at.0["hinted"] == all).then_some(looked_at)
+    });
+    let (rebuilt, code, _) = rebuild(&["--reason", "a look"]);
+    for found in [&looked_at, &rebuilt] {
+        assert_eq!(found["behind"], all, "{found}");
+        assert_eq!(
+            (&found["forgotten"], &found["silent"]),
+            (&json!(0), &json!([]))
+        );
+        assert_eq!(found["lanes_done"], found["lanes"], "{found}");
+        let nodes = found["nodes"].as_array().unwrap();
+        let mut names: Vec<_> = nodes
+            .iter()
+            .map(|part| part["node"].as_str().unwrap())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, NAMES);
+        for part in nodes {
+            assert!(part["lanes"] != 0 && part["hinted"] != 0, "{found}");
+        }
+    }
+    assert_eq!((code, &rebuilt["hinted"]), (Some(0), &all), "{rebuilt}");
+
+    let sleeper = cluster.daemons[2].as_ref().unwrap();
+    sleeper.freeze();
+    let (found, code, said) = rebuild(&[]);
+    assert_eq!((code, &found["silent"]), (Some(3), &json!(["c"])), "{said}");
+    assert!(found["lanes_done"].as_u64() < found["lanes"].as_u64());
+    assert!(said.contains("NOT MOVING: no answer yet from c"), "{said}");
+    sleeper.thaw();
+    let answers = "select count(*) from hint_answers
+        where request = (select max(id) from hint_requests)";
+    until(|| cluster.servers.ask(answers).contains("3").then_some(()));
+    let noted = asked.run(&["audit", "list", "-o", "json"]);
+    let noted: Value = serde_json::from_str(&noted).unwrap();
+    let noted = noted["items"].as_array().unwrap();
+    let rows = noted
+        .iter()
+        .filter(|row| row["operation"] == "lanes rebuild");
+    let silent: Vec<_> = rows.map(|row| &row["details"]["silent"]).collect();
+    assert_eq!(silent, [&json!(["c"]), &json!([])], "a look is not noted");
+
+    asked.run(&["lanes", "resume", "--all"]);
+    let mut reader = Client::new(asked.addr, &cluster.read_key);
+    checker::settle(&mut reader, &[HOOK], HEAL_MAX).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_postgres_is_gone_events_are_refused_and_afterwards_everything_goes_on() {
     // Its guard ends it with this process.

@@ -110,7 +110,45 @@ fn a_daemon_that_hangs_or_is_open_to_all_is_a_problem(setup: Setup) {
     daemon.thaw();
 }
 
+/// What is kept for less time than its slowest cursor needs is told, and with whom.
+fn a_time_that_is_too_short_for_the_slowest_cursor_is_told(setup: Setup) {
+    let mut world = World::at(Home::new(setup), &[("picky.js", PICKY_JS)], HOOKS);
+    world.may_complain = true;
+    let keep = |time: &str| {
+        world.home.run(&["hooks", "edit", "bills", "--keep", time]);
+    };
+    keep("30d");
+    let (report, _) = doctor(&world.home, &[]);
+    is(&report, "retention", "ok", &["1 hook removes old events"]);
+    keep("71h");
+    let (report, _) = doctor(&world.home, &[]);
+    is(
+        &report,
+        "retention",
+        "warn",
+        &["senders try again for longer", "--keep 3d"],
+    );
+
+    world.accepted("bills", "{}");
+    world.held("bills");
+    let (report, _) = doctor(&world.home, &[]);
+    assert!(
+        !report.to_string().contains("has one that waits"),
+        "{report}"
+    );
+    keep("1ms");
+    let (report, _) = doctor(&world.home, &[]);
+    let told = "hook bills keeps events for 1ms, and bills has one that waits for ";
+    let items = report["items"].as_array().unwrap();
+    let item = items.iter().find(|item| item.to_string().contains(told));
+    let item = item.unwrap_or_else(|| panic!("{report}")).to_string();
+    for word in ["(held): it stays", "hooklane why bills", "warn"] {
+        assert!(item.contains(word), "{word}: {item}");
+    }
+}
+
 on_both_setups! {
+    a_time_that_is_too_short_for_the_slowest_cursor_is_told
     a_daemon_says_what_it_stands_on_and_what_stands_still
     a_daemon_that_hangs_or_is_open_to_all_is_a_problem
 }

@@ -63,7 +63,7 @@ impl Home {
         }
     }
 
-    /// Changes what is there behind the store's back, while it is closed.
+    /// Changes what is there behind the store's back.
     pub fn tamper(&self, in_file: &str, on_server: &str) {
         match (self, self.database()) {
             (Self::Server(name) | Self::Pooled(name), _) => {

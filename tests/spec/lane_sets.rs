@@ -334,9 +334,9 @@ async fn whoever_is_late_with_a_move_changes_nothing(on: On) {
     assert_eq!(world.begin_move("acme", "nowhere").await, None);
     let back = world.begin_move("acme", "default").await.unwrap();
     assert!(!world.store.end_move(&first).await.unwrap());
-    assert!(!world.store.give_up_move(&first).await.unwrap());
+    assert!(!world.store.give_up_move(&first, "late").await.unwrap());
     assert_eq!(world.hook().await.namespace, name("acme"));
-    assert!(world.store.give_up_move(&back).await.unwrap());
+    assert!(world.store.give_up_move(&back, "late").await.unwrap());
     assert!(!world.store.end_move(&back).await.unwrap());
     assert_eq!(world.hook().await.namespace, name("acme"));
     assert!(world.store.hook_stops().await.unwrap().is_empty());
@@ -367,7 +367,7 @@ async fn a_namespace_that_a_hook_is_on_its_way_to_is_not_deleted(on: On) {
     let acme = name("acme");
     let moving = world.begin_move("default", "acme").await.unwrap();
     assert!(!world.store.delete_namespace(&acme).await.unwrap());
-    assert!(world.store.give_up_move(&moving).await.unwrap());
+    assert!(world.store.give_up_move(&moving, "late").await.unwrap());
     for _ in 0..ROUNDS {
         let (deleted, moving) = tokio::join!(
             world.store.delete_namespace(&acme),
@@ -376,7 +376,7 @@ async fn a_namespace_that_a_hook_is_on_its_way_to_is_not_deleted(on: On) {
         match moving {
             Some(moving) => {
                 assert!(!deleted.unwrap());
-                assert!(world.store.give_up_move(&moving).await.unwrap());
+                assert!(world.store.give_up_move(&moving, "late").await.unwrap());
             }
             None => {
                 assert!(deleted.unwrap());

@@ -21,6 +21,7 @@ macro_rules! on_both_setups {
     };
 }
 
+mod audit;
 mod chance;
 mod checker;
 mod cli;

@@ -56,7 +56,7 @@ async fn a_rebuild_of_the_hints_under_load_loses_and_forgets_nothing(setup: Setu
     under_load(&world, |world| {
         for _ in 0..8 {
             let found = said(world, &["lanes", "rebuild"]);
-            assert_eq!(found["lanes_here"], 8, "{found}");
+            assert_eq!(found["lanes_done"], 8, "{found}");
             assert_eq!(found["forgotten"], 0, "{found}");
         }
     })
@@ -496,7 +496,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
             (0, 4, 3),
             "{found:?}"
         );
-        assert_eq!((found.lanes_here, found.lanes), (3, 3));
+        assert_eq!((found.lanes_done, found.lanes), (3, 3));
     }
     let hook = engine.store.hooks().await.unwrap().remove(0);
     let began = Instant::now();

@@ -18,7 +18,7 @@ use hooklane::domain::rate::Limit;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
     Advance, Appended, Come, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, NewRebuild,
-    Shadow, Skip, Step, Store, Swap, Want,
+    Shadow, Skip, Step, Store, Swap, Want, Why,
 };
 
 use crate::home::{Home, On};
@@ -46,6 +46,7 @@ on_each! {
     a_purge_takes_all_that_a_deleted_hook_had_and_nothing_else,
     a_cursor_moves_only_from_where_it_was_seen,
     a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before,
+    a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_not,
     a_held_cursor_is_moved_by_operators_only,
     a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all,
     a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go,
@@ -418,6 +419,58 @@ async fn a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before(
         stands,
         (Position(1), Condition::Flowing, Some("first".into()))
     );
+}
+
+async fn a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_not(on: On) {
+    let world = World::new(on).await;
+    world.append(&[("a", "1"), ("a", "2"), ("b", "3")]).await;
+    let [a, b] = [world.cursor("a").await, world.cursor("b").await];
+    let moved = world.store.advance(vec![step(a, 0, 1, "old")]).await;
+    assert_eq!(moved.unwrap(), [Advance::Moved]);
+    let (store, now) = (&world.store, Timestamp::now());
+    let new = NewRebuild {
+        hook: HookId(1),
+        handler: a.handler,
+        fold: 1,
+        only: None,
+        check_only: false,
+        by: "ana".into(),
+    };
+    let id = store.begin_rebuild(&new, now).await.unwrap().unwrap();
+    let mut rebuild = store.rebuild(id).await.unwrap().unwrap();
+    let mut put = async |cursor, era, position| {
+        let shadow = Shadow {
+            cursor,
+            position: Position(position),
+            state: Some("new".to_owned()),
+            chain: Chain::default(),
+        };
+        let swap = Swap {
+            shadow,
+            era: Era(era),
+            condition: Condition::Flowing,
+            skipped: Vec::new(),
+        };
+        let (swaps, come) = ([swap], Come::default());
+        let put = store.advance_rebuild(&mut rebuild, &swaps, &[], come, now);
+        put.await.unwrap()[0]
+    };
+    let why = Why {
+        by: "ana".into(),
+        reason: None,
+        at: now,
+    };
+    let set = store.namespaces().await.unwrap().remove(0).lanes;
+    let lanes: Vec<_> = set.ids().collect();
+    assert!(store.pause_lanes(&set, &lanes, &why).await.unwrap());
+    assert!(!put(a, 1, 2).await, "its lane is paused");
+    assert!(!put(b, 1, 1).await, "the same, of a cursor without a row");
+    assert!(put(a, 1, 1).await, "another state is no move");
+    assert!(store.resume_lanes(&set, &lanes).await.unwrap());
+    assert!(store.pause_hook(HookId(1), &why).await.unwrap());
+    assert!(!put(a, 2, 2).await, "its hook is paused");
+    assert!(store.resume_hook(HookId(1)).await.unwrap());
+    assert!(put(a, 2, 2).await && put(b, 1, 1).await);
 }
 
 async fn a_held_cursor_is_moved_by_operators_only(on: On) {

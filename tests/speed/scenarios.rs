@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::bare::Bare;
-use super::daemon::Client;
+use super::daemon::{Client, Home};
 use super::generator;
 use super::plans::{Closed, Pace, Seen, Settle, Until, latencies, micros, quantile};
 use super::proc;
@@ -33,7 +33,7 @@ impl Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 12] = [
     by_default("bare", bare),
     by_default("accept", accept),
     by_default("applied", applied),
@@ -48,6 +48,7 @@ pub const SCENARIOS: [Scenario; 11] = [
     },
     by_default("rebuild", rebuild),
     by_default("resize", resize),
+    by_default("prune", prune),
     by_default("idle", idle),
 ];
 
@@ -571,6 +572,79 @@ fn rebuild(scale: &Scale) {
     world.homes[0].run(&["hooks", "edit", "many", "--reduce", "count"]);
     let differ = again("built-in", by_setup(200_000.0, 100_000.0));
     assert_eq!(differ, 100, "another reducer makes others");
+}
+
+/// Events of ten hooks are removed at once, while fifty others are sent to: how fast, by how fast they were taken in,
+/// and what a sender waits meanwhile, by what he waits when nothing is removed.
+fn prune(scale: &Scale) {
+    const PROBES: u32 = 50;
+    const OLD: usize = 10;
+    let mut hooks: Vec<String> = (0..PROBES).map(|n| format!("p{n:02}")).collect();
+    let old: Vec<String> = (0..OLD).map(|n| format!("old{n}")).collect();
+    hooks.extend(old.iter().cloned());
+    let mut world = World::with(hooks, Kind::Sum);
+    let mut requests = Requests::new(old.clone(), &world.write_key, &world.read_key);
+    let mut ledger = Ledger::new(OLD);
+    let (events, sending) = (scale.events(200_000), Instant::now());
+    let mut plan = Closed::new(&mut ledger, OLD as u32, Until::Accepted(events));
+    generator::run(&world.addrs, connections(), &mut requests, &mut plan);
+    let taken_in = events as f64 / sending.elapsed().as_secs_f64();
+    let mut plan = Settle::new(&ledger);
+    generator::run(&world.addrs, 1, &mut requests, &mut plan);
+
+    let never = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
+    let pace = |stop, longest| Pace {
+        per_second: 1_000,
+        every: 1,
+        longest,
+        stop,
+    };
+    world.open(PROBES, pace(&never, scale.time(2.0)));
+    let quiet = world.open(PROBES, pace(&never, scale.time(10.0)));
+    let homes = std::mem::take(&mut world.homes);
+    let removed_in = Mutex::new(0.0);
+    let pruning = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let began = Instant::now();
+            for hook in &old {
+                homes[0].run(&["hooks", "edit", hook, "--keep", "1s"]);
+            }
+            while kept(&homes[0], &old) > 0 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            *removed_in.lock().unwrap() = began.elapsed().as_secs_f64();
+            stop.store(true, Ordering::Relaxed);
+        });
+        world.open(PROBES, pace(&stop, Duration::from_secs(600)))
+    });
+    assert_eq!(kept(&homes[0], &old), 0, "events left after ten minutes");
+    world.homes = homes;
+    world.settle_and_check();
+    ledger.check_order();
+
+    let removed = events as f64 / removed_in.into_inner().unwrap();
+    let what = format!("{events} events of {OLD} hooks removed, of the rate they were taken in at");
+    row(&what, removed / taken_in * 100.0, " %", Target::None);
+    row("the same, absolute", removed, "/s", Target::None);
+    let p99 = [&quiet, &pruning].map(|open| quantile(&open.accepted, 0.99));
+    let what = "p99 of sent to 202 at 1,000/s while events are removed, by p99 without";
+    row(what, p99[1] / p99[0], " times", Target::AtMost(3.0));
+    for (share, name) in [(0.5, "p50"), (0.99, "p99"), (1.0, "worst")] {
+        for (open, when) in [(&quiet, "without"), (&pruning, "meanwhile")] {
+            let what = format!("{name} {when}, sent to 202");
+            row(&what, quantile(&open.accepted, share), " ms", Target::None);
+        }
+    }
+}
+
+/// Events that some hooks keep.
+fn kept(home: &Home, hooks: &[String]) -> u64 {
+    let said = home.run(&["hooks", "list", "-o", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let all = said["items"].as_array().unwrap().iter();
+    let ours = all.filter(|hook| hooks.iter().any(|name| hook["name"] == *name));
+    ours.map(|hook| hook["events"].as_u64().unwrap()).sum()
 }
 
 fn idle(scale: &Scale) {

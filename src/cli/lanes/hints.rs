@@ -10,12 +10,12 @@ use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::{Name, StreamName};
-use crate::text::{count, counted, duration};
+use crate::text::{count, counted, duration, printable_line};
 
 /// Wipe the hints and make them again from the database, while everything goes on
 ///
-/// No cursor is touched and no lane stops, so it is always safe to try. It reports on the lanes of the
-/// node that is asked; with Redis the others claim and sweep theirs at the same time.
+/// No cursor is touched and no lane stops, so it is always safe to try. Every node does it for the lanes that
+/// it runs; one that does not answer is named, and does its part when it goes on.
 ///
 /// Examples:
 ///   hooklane lanes rebuild --dry-run
@@ -45,12 +45,16 @@ impl Rebuild {
         let found: Hints = reach.call(Method::POST, path, Some(&spec)).await?;
         tell(&found, out)?;
         out.object(&found)?;
-        Ok(Exit::Done)
+        Ok(match found.silent.is_empty() {
+            true => Exit::Done,
+            false => Exit::Unfinished,
+        })
     }
 }
 
 fn tell(found: &Hints, out: &mut Printer) -> std::io::Result<()> {
     let names: Vec<_> = found.namespaces.iter().map(Name::as_str).collect();
+    let nodes: Vec<_> = found.nodes.iter().map(|part| part.node.as_str()).collect();
     let took = duration(Duration::from_millis(found.took_ms));
     let verb = match found.dry_run {
         true => "looked at",
@@ -59,10 +63,17 @@ fn tell(found: &Hints, out: &mut Printer) -> std::io::Result<()> {
     out.say(format_args!(
         "hints of {} {verb} in {took}: {} of {} on {}",
         names.join(", "),
-        found.lanes_here,
+        found.lanes_done,
         counted(found.lanes, "lane", "lanes"),
-        found.node
+        printable_line(&nodes.join(", "))
     ))?;
+    if !found.silent.is_empty() {
+        let silent = found.silent.join(", ");
+        let silent = printable_line(&silent);
+        out.say(format_args!(
+            "hints  NOT MOVING: no answer yet from {silent}, whose lanes are not counted; done when it goes on"
+        ))?;
+    }
     let cursors = |number| counted(number, "cursor", "cursors");
     out.facts(&[
         ("  before", format!("{} hinted", cursors(found.hinted))),

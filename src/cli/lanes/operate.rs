@@ -11,6 +11,7 @@ use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer, Trouble};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
 use crate::text;
 
 const RESIZE: &str = "/v1/admin/lanes/resize";
@@ -442,7 +443,7 @@ impl Drain {
             }
             let left: u64 = still.iter().filter_map(|lane| lane.left).sum();
             most = most.max(left);
-            let why = stands(&still, left);
+            let why = stands(&still, left, Timestamp::now());
             out.progress(&mut bar, most - left, most, Some(&why))?;
             if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
                 out.progress_ends(&bar)?;
@@ -463,27 +464,59 @@ impl Drain {
             text::count(done),
             text::count(left)
         );
-        let mut trouble =
-            Trouble::new(Exit::Unfinished, "not_drained", message).fact("why", stands(still, left));
-        if let Some(worst) = still.iter().find_map(|lane| lane.worst.as_ref()) {
-            trouble = trouble.fact("look", format!("hooklane why {}", worst.stream));
+        let mut trouble = Trouble::new(Exit::Unfinished, "not_drained", message)
+            .fact("why", stands(still, left, Timestamp::now()));
+        let worst = still.iter().filter_map(|lane| lane.worst.as_ref());
+        let gathers = still.iter().filter_map(|lane| lane.gathers.as_ref());
+        let mut streams = (worst.map(|worst| &worst.stream)).chain(gathers.map(|g| &g.stream));
+        if let Some(stream) = streams.next() {
+            trouble = trouble.fact("look", format!("hooklane why {stream}"));
         }
         trouble.fact("undo", self.which.back())
     }
 }
 
-/// Why lanes that drain do not come to their end.
-fn stands(lanes: &[&Lane], left: u64) -> String {
+/// Why lanes that drain do not come to their end: the first thing that stands in the way and can be named.
+fn stands(lanes: &[&Lane], left: u64, now: Timestamp) -> String {
     if let Some(lane) = lanes.iter().find(|lane| lane.state == LaneState::NoOwner) {
         return format!("{} has no node", lane.lane);
     }
-    let left = text::count(left);
-    match lanes.iter().find_map(|lane| lane.worst.as_ref()) {
-        Some(worst) => format!(
-            "{left} left; {} -> {} is {} ({})",
-            worst.stream, worst.handler, worst.condition, worst.result
-        ),
-        None => format!("{left} left"),
+    // A drain does not wait for what is held.
+    let mut worst = lanes.iter().filter_map(|lane| lane.worst.as_ref());
+    let waits = worst.find_map(|worst| Some((worst, worst.retry_at?)));
+    if let Some((worst, retry_at)) = waits {
+        let is_alone = matches!(lanes, [lane] if lane.set_aside == 1 && lane.backlog_flowing == 0);
+        return format!(
+            "{} {} -> {}, {} x{}, next try in {}",
+            whose(left, is_alone),
+            worst.stream,
+            worst.handler,
+            worst.result,
+            worst.tries,
+            text::duration(retry_at.since(now))
+        );
+    }
+    let gathers = lanes.iter().filter_map(|lane| lane.gathers.as_ref());
+    let cursors: u64 = gathers.clone().map(|gathers| gathers.cursors).sum();
+    if let Some(last) = gathers.max_by_key(|gathers| gathers.until) {
+        let flowing: u64 = lanes.iter().map(|lane| lane.cursors).sum();
+        return format!(
+            "{} {} -> {}, which gathers events (debounce) and goes on in {}",
+            whose(left, cursors == 1 && flowing == 1),
+            last.stream,
+            last.handler,
+            text::duration(last.until.since(now))
+        );
+    }
+    format!("{} left", text::count(left))
+}
+
+/// `all 3 left are of`, or `9 left, some are of`.
+fn whose(left: u64, is_alone: bool) -> String {
+    match is_alone {
+        true if left == 1 => "the 1 left is of".to_owned(),
+        true => format!("all {} left are of", text::count(left)),
+        false => format!("{} left, some of", text::count(left)),
     }
 }
 
@@ -491,6 +524,41 @@ fn stands(lanes: &[&Lane], left: u64) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_in_the_way_of_a_drain_is_named_with_when_it_goes_on() {
+        let now = Timestamp::from_millis(1_000_000);
+        let at = |seconds| now.after(Duration::from_secs(seconds));
+        let lane = |worst: serde_json::Value, gathers: serde_json::Value, aside: u64| -> Lane {
+            let lane = serde_json::json!({
+                "lane": "default-1-0", "index": 0, "state": "draining", "set_aside": aside,
+                "waiting": aside, "held": 0, "oldest_ms": 1, "flow_ms": 1, "backlog": 3,
+                "backlog_flowing": 3 * (1 - aside), "in_per_s": 0.0, "out_per_s": 0.0, "eta": null,
+                "eta_ms": null, "wait_ms": null, "work_ms": null, "node": "a", "cursors": 1,
+                "worst": worst, "gathers": gathers});
+            serde_json::from_value(lane).unwrap()
+        };
+        let none = || serde_json::Value::Null;
+        let retry = serde_json::json!({
+            "stream": "billing/acme", "handler": "crm", "condition": "waiting", "result": "503",
+            "tries": 14, "events": 3, "since": null, "retry_at": at(31), "next": null});
+        let gathers = serde_json::json!({
+            "cursors": 1, "stream": "orders/a", "handler": "reduce", "until": at(1740)});
+        let said = |lanes: &[&Lane]| stands(lanes, 3, now);
+        let waits = lane(retry, none(), 1);
+        assert_eq!(
+            said(&[&waits]),
+            "all 3 left are of billing/acme -> crm, 503 x14, next try in 31s"
+        );
+        let gathering = lane(none(), gathers, 0);
+        assert_eq!(
+            said(&[&gathering]),
+            "all 3 left are of orders/a -> reduce, which gathers events (debounce) and goes on in 29m00"
+        );
+        let moving = lane(none(), none(), 0);
+        assert!(said(&[&gathering, &moving]).starts_with("3 left, some of orders/a"));
+        assert_eq!(said(&[&moving]), "3 left");
+    }
 
     #[test]
     fn lanes_too_few_for_what_comes_are_typed_out() {

@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Mutant;
-use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId};
+use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
-use crate::domain::hook::{Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Unordered};
+use crate::domain::hook::{
+    Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
+};
 use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, overlap, slots};
-use crate::domain::name::Name;
+use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::engine::catalog::{Snapshot, Stops};
 use crate::store::{
     Advance, Behind, HookStop, Input, LaneMode, LaneRow, Move, Mover, NodeRow, SetState, Step,
-    Want, Why,
+    StreamRow, Swap, Want, Why,
 };
 
 /// Where a lane set is.
@@ -47,6 +49,16 @@ pub struct Stream {
     pub cursor: Cursor,
     /// The state and chain that are right at its position.
     truth: (Option<String>, Chain),
+    /// Events that were passed without being applied.
+    pub dead: HashSet<Seq>,
+}
+
+/// A state that is to be folded again, by this version of the reducer, and who does that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuild {
+    pub stream: StreamId,
+    pub fold: i64,
+    pub node: Option<String>,
 }
 
 pub struct Database {
@@ -61,18 +73,43 @@ pub struct Database {
     pub stops: HashMap<HookId, (HookStop, i64)>,
     marks: HashMap<CursorId, (Name, Position)>,
     pub streams: BTreeMap<StreamId, Stream>,
+    pub rebuild: Option<Rebuild>,
     /// The configuration, once somebody has read it.
     read: Option<Arc<Snapshot>>,
     pub broken: Option<String>,
 }
 
-/// One event more in a state.
-pub fn fold(state: Option<&str>, event: &Event) -> String {
-    let (count, hash) = state
-        .and_then(|state| state.split_once(':'))
-        .map_or((0, 7), |(count, hash)| (number(count), number(hash)));
+/// One event more in a state, as a version of the reducer folds it: the last one is named in the state.
+pub fn fold(code: u64, state: Option<&str>, event: &Event) -> String {
+    let numbers: Vec<_> = state.iter().flat_map(|state| state.split(':')).collect();
+    let (count, hash) = match numbers[..] {
+        [count, hash, _] => (number(count), number(hash)),
+        _ => (0, 7),
+    };
     let seq = event.seq.0.unsigned_abs();
-    format!("{}:{}", count + 1, hash.wrapping_mul(31).wrapping_add(seq))
+    let hash = hash.wrapping_mul(30 + code).wrapping_add(seq);
+    format!("{}:{hash}:{code}", count + 1)
+}
+
+/// The version that a state was folded by last.
+fn code_of(state: Option<&str>) -> u64 {
+    let code = state.and_then(|state| state.rsplit_once(':'));
+    code.map_or(0, |(_, code)| number(code))
+}
+
+/// The version of a reducer, which is its text.
+pub fn code(reducer: &Reducer) -> u64 {
+    match reducer {
+        Reducer::Script(source) => number(&source.text),
+        _ => 0,
+    }
+}
+
+fn reducer(code: i64) -> Reducer {
+    Reducer::Script(Arc::new(Source {
+        file: "reduce.js".to_owned(),
+        text: code.to_string(),
+    }))
 }
 
 fn number(text: &str) -> u64 {
@@ -92,7 +129,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         id: HandlerId(id),
         hook: HookId(id),
         name: "reduce".parse().unwrap(),
-        reducer: Reducer::Count,
+        reducer: reducer(1),
         fold: 1,
         on_error,
         debounce: None,
@@ -110,6 +147,23 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
     }
 }
 
+/// What is right one event later.
+fn one_more(
+    (state, chain): &mut (Option<String>, Chain),
+    code: u64,
+    event: &Event,
+    dead: &HashSet<Seq>,
+) {
+    let applied = match dead.contains(&event.seq) {
+        true => Applied::Skipped,
+        false => {
+            *state = Some(fold(code, state.as_deref(), event));
+            Applied::Folded
+        }
+    };
+    *chain = chain.next(event.id, applied);
+}
+
 impl Database {
     /// Two namespaces of two lanes, two hooks in the first, three streams each.
     pub fn new(mutant: Mutant, random: &mut impl FnMut() -> u16) -> Self {
@@ -125,6 +179,7 @@ impl Database {
             stops: HashMap::new(),
             marks: HashMap::new(),
             streams: BTreeMap::new(),
+            rebuild: None,
             read: None,
             broken: None,
         };
@@ -152,6 +207,7 @@ impl Database {
                     times: Vec::new(),
                     cursor: Cursor::new(cursor_of(stream, HookId(id))),
                     truth: (None, Chain::default()),
+                    dead: HashSet::new(),
                 };
                 database.streams.insert(stream, stored);
             }
@@ -249,17 +305,12 @@ impl Database {
         }
         let (from, to) = (row.position.0.min(step.to.0) as usize, step.to.0 as usize);
         let went_back = step.to < row.position;
+        stream
+            .dead
+            .extend(step.skipped.iter().map(|letter| letter.seq));
+        let code = code_of(step.state.as_deref());
         for event in &stream.events[from..to] {
-            let is_skipped = step.skipped.iter().any(|letter| letter.seq == event.seq);
-            let (state, chain) = &mut stream.truth;
-            let applied = match is_skipped {
-                true => Applied::Skipped,
-                false => {
-                    *state = Some(fold(state.as_deref(), event));
-                    Applied::Folded
-                }
-            };
-            *chain = chain.next(event.id, applied);
+            one_more(&mut stream.truth, code, event, &stream.dead);
         }
         (row.position, row.condition) = (step.to, step.condition.clone());
         (row.state, row.chain) = (step.state.clone(), step.chain.clone());
@@ -269,28 +320,134 @@ impl Database {
         Advance::Moved
     }
 
+    /// `Store::advance_rebuild`, of one stream. `acted`: as for [`Self::advance`].
+    pub fn swap(&mut self, swap: &Swap, acted: Option<i64>) -> bool {
+        let (cursor, to) = (swap.shadow.cursor, swap.shadow.position);
+        let Some(stream) = self.streams.get(&cursor.stream) else {
+            return false;
+        };
+        let row = &stream.cursor;
+        let is_ahead = to > row.position;
+        if row.era != swap.era || to < row.position {
+            return false;
+        }
+        let stop = self.stop_of(stream, cursor, to);
+        if is_ahead && stop.is_some() && self.mutant != Mutant::SwapWhereStopped {
+            return false;
+        }
+        if let Some((why, since)) = stop.filter(|_| is_ahead)
+            && acted.is_some_and(|acted| since <= acted)
+        {
+            self.breaks(|| format!("{why}: {swap:?}"));
+        }
+        let keeps_era = self.mutant == Mutant::SwapKeepsEra;
+        let Some(stream) = self.streams.get_mut(&cursor.stream) else {
+            return false;
+        };
+        stream
+            .dead
+            .extend(swap.skipped.iter().map(|letter| letter.seq));
+        let code = code_of(swap.shadow.state.as_deref());
+        let mut truth = (None, Chain::default());
+        for event in &stream.events[..to.0 as usize] {
+            one_more(&mut truth, code, event, &stream.dead);
+        }
+        let is_right = truth == (swap.shadow.state.clone(), swap.shadow.chain.clone());
+        stream.truth = truth;
+        let row = &mut stream.cursor;
+        (row.position, row.condition) = (to, swap.condition.clone());
+        row.state.clone_from(&swap.shadow.state);
+        row.chain = swap.shadow.chain.clone();
+        row.era = Era(row.era.0 + i64::from(!keeps_era));
+        if !is_right {
+            self.breaks(|| format!("not the fold of its events: {swap:?}"));
+        }
+        true
+    }
+
+    pub fn begin_rebuild(&mut self, stream: StreamId, fold: i64) {
+        let new = || Rebuild {
+            stream,
+            fold,
+            node: None,
+        };
+        self.rebuild.get_or_insert_with(new);
+    }
+
+    /// Takes it on for a node, unless another that lives has it.
+    pub fn claim_rebuild(&mut self, me: &str) -> Option<Rebuild> {
+        let nodes = &self.nodes;
+        let rebuild = self.rebuild.as_mut()?;
+        let owner = rebuild.node.as_deref();
+        let is_free = owner.is_none_or(|node| node == me || !nodes.iter().any(|n| n.id == node));
+        if !is_free {
+            return None;
+        }
+        rebuild.node = Some(me.to_owned());
+        Some(rebuild.clone())
+    }
+
+    pub fn end_rebuild(&mut self, rebuild: &Rebuild) {
+        let is_it = |now: &Rebuild| (now.stream, now.fold) == (rebuild.stream, rebuild.fold);
+        if self.rebuild.as_ref().is_some_and(is_it) {
+            self.rebuild = None;
+        }
+    }
+
+    /// A new version of a hook's reducer; old states stay.
+    pub fn edit_hook(&mut self, hook: HookId) {
+        self.changed();
+        let found = self.hooks.iter_mut().find(|known| known.id == hook);
+        if let Some(hook) = found {
+            let mut edited = (**hook).clone();
+            let mut handler = (*edited.handlers[0]).clone();
+            handler.fold += 1;
+            handler.reducer = reducer(handler.fold);
+            edited.handlers = vec![Arc::new(handler)];
+            *hook = Arc::new(edited);
+        }
+    }
+
+    pub fn row(&self, id: StreamId) -> Option<StreamRow> {
+        let stream = self.streams.get(&id)?;
+        Some(StreamRow {
+            id,
+            hook: stream.hook,
+            key: OrderingKey::stored(id.0.to_string()),
+            slot: stream.slot,
+            head: Seq(stream.events.len() as i64),
+            floor: Seq(0),
+            created_at: Timestamp::default(),
+        })
+    }
+
     /// Why a turn may not move a cursor where every node acts by what an operator has asked for.
     fn stopped(&self, step: &Step, acted: i64) -> Option<&'static str> {
         if step.mover == Mover::Operator || step.to == step.from {
             return None;
         }
         let stream = self.streams.get(&step.cursor.stream)?;
-        if self
-            .stops
-            .get(&stream.hook)
-            .is_some_and(|(_, since)| *since <= acted)
-        {
-            return Some("a turn of a hook that stands still");
+        let stop = self.stop_of(stream, step.cursor, step.to);
+        stop.filter(|(_, since)| *since <= acted)
+            .map(|(why, _)| why)
+    }
+
+    /// What keeps a cursor from going so far, and the version with which that began.
+    fn stop_of(
+        &self,
+        stream: &Stream,
+        cursor: CursorId,
+        to: Position,
+    ) -> Option<(&'static str, i64)> {
+        if let Some((_, since)) = self.stops.get(&stream.hook) {
+            return Some(("a turn of a hook that stands still", *since));
         }
         let lane = self.lane_of(stream)?;
-        if lane.since > acted {
-            return None;
-        }
-        let mark = self.marks.get(&step.cursor).map(|(_, mark)| *mark);
+        let mark = self.marks.get(&cursor).map(|(_, mark)| *mark);
         match lane.mode {
-            Mode::Paused => Some("a turn in a paused lane"),
-            Mode::Draining | Mode::Drained if mark.is_none_or(|mark| step.to > mark) => {
-                Some("a turn beyond its mark")
+            Mode::Paused => Some(("a turn in a paused lane", lane.since)),
+            Mode::Draining | Mode::Drained if mark.is_none_or(|mark| to > mark) => {
+                Some(("a turn beyond its mark", lane.since))
             }
             _ => None,
         }
@@ -338,6 +495,15 @@ impl Database {
         row.beat += 1;
         row.config_seen = config_seen;
         true
+    }
+
+    pub fn leave(&mut self, id: &str) {
+        let row = self.nodes.iter_mut().filter(|node| node.id == id);
+        row.for_each(|node| node.state = "leaving".to_owned());
+    }
+
+    pub fn remove_node(&mut self, id: &str) {
+        self.nodes.retain(|node| node.id != id);
     }
 
     pub fn reap(&mut self, id: &str, beat: i64) {

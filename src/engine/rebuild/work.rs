@@ -1,0 +1,272 @@
+//! One stream while it is folded again, as a plain machine: what is folded next, when its new state may be
+//! put in the place of the old one, and what is done when that was too late. No I/O.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::domain::cursor::{Applied, Chain, Condition, Cursor, DeadLetter};
+use crate::domain::event::Event;
+use crate::domain::hook::{Handler, Hook};
+use crate::domain::lane::{Mode, Slot};
+use crate::domain::position::{Position, Seq};
+use crate::engine::catalog::Snapshot;
+use crate::engine::reduce::{Folded, Task};
+use crate::store::{Beginning, Shadow, StreamRow, Swap};
+
+/// Swaps that may be lost to turns before a fold goes beyond the cursor's position.
+const LOST_MAX: u32 = 2;
+
+/// One stream while it is folded again.
+pub struct Work {
+    pub stream: StreamRow,
+    /// The cursor as last read, and its head.
+    pub live: Cursor,
+    pub head: Seq,
+    /// Where every fold of the stream begins.
+    pub beginning: Beginning,
+    pub shadow: Shadow,
+    /// How far the shadow shall come before it is looked at the cursor again.
+    pub target: Seq,
+    /// Events that were skipped, and stay so.
+    pub dead: HashSet<Seq>,
+    /// Those that the new fold skips too.
+    pub skipped: Vec<DeadLetter>,
+    /// Events read and not yet folded, in reverse.
+    pub events: Vec<Arc<Event>>,
+    pub folded: i64,
+    pub failure: Option<String>,
+    pub lost: u32,
+    pub differs: Option<String>,
+    pub is_done: bool,
+}
+
+/// How a fold stands to its cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// There is more to fold first.
+    GoesOn,
+    /// It cannot come as far as the cursor is: the old state stays.
+    Failed,
+    /// It has come as far as the cursor, or beyond.
+    IsThere,
+}
+
+impl Work {
+    /// Where it is begun: at `kept`, if it was begun before; else at `beginning`, which is the first event
+    /// where there is none.
+    pub fn new(
+        stream: StreamRow,
+        live: Cursor,
+        head: Seq,
+        beginning: Option<Beginning>,
+        kept: Option<Shadow>,
+        dead: HashSet<Seq>,
+    ) -> Self {
+        let at_first = || Beginning {
+            shadow: Shadow {
+                cursor: live.id,
+                position: Position::default(),
+                state: None,
+                chain: Chain::default(),
+            },
+            fold: None,
+        };
+        let beginning = beginning.unwrap_or_else(at_first);
+        Self {
+            shadow: kept.unwrap_or_else(|| beginning.shadow.clone()),
+            beginning,
+            target: Seq(live.position.0),
+            dead,
+            live,
+            head,
+            stream,
+            skipped: Vec::new(),
+            events: Vec::new(),
+            folded: 0,
+            failure: None,
+            lost: 0,
+            differs: None,
+            is_done: false,
+        }
+    }
+
+    /// Whether there is nothing to fold before the cursor is looked at.
+    pub fn is_there(&self) -> bool {
+        self.failure.is_some() || self.shadow.position.next() > self.target
+    }
+
+    /// Events still to fold.
+    pub fn rest(&self) -> usize {
+        usize::try_from(self.shadow.position.behind(self.target)).unwrap_or(usize::MAX)
+    }
+
+    /// What is to be folded next, up to an event that is skipped.
+    pub fn task(&mut self, handler: &Handler) -> Option<Task> {
+        while let Some(event) = self.events.last()
+            && self.failure.is_none()
+            && self.dead.contains(&event.seq)
+        {
+            self.shadow.chain = self.shadow.chain.next(event.id, Applied::Skipped);
+            self.shadow.position = Position(event.seq.0);
+            self.folded += 1;
+            self.events.pop();
+        }
+        if self.failure.is_some() || self.events.is_empty() {
+            self.events.clear();
+            return None;
+        }
+        let is_dead = |event: &Arc<Event>| self.dead.contains(&event.seq);
+        let begin = self.events.iter().rposition(is_dead).map_or(0, |at| at + 1);
+        let mut events = self.events.split_off(begin);
+        events.reverse();
+        Some(Task {
+            reducer: handler.reducer.clone(),
+            state: self.shadow.state.clone(),
+            chain: self.shadow.chain.clone(),
+            on_error: handler.on_error,
+            events,
+        })
+    }
+
+    /// Notes what was folded.
+    pub fn take(&mut self, folded: Folded) {
+        let passed = i64::try_from(folded.passed).unwrap_or(0);
+        self.folded += passed;
+        self.shadow.position = Position(self.shadow.position.0 + passed);
+        self.shadow.state = folded.state;
+        self.shadow.chain = folded.chain;
+        self.skipped.extend(folded.skipped);
+        if let Some(failure) = folded.failure {
+            let seq = self.shadow.position.next();
+            self.failure = Some(format!("at seq {seq}: {failure}"));
+            self.events.clear();
+        }
+    }
+
+    /// Looks where the fold stands, and how its state differs from the old one.
+    pub fn settle(&mut self) -> Settled {
+        if !self.is_there() {
+            return Settled::GoesOn;
+        }
+        if self.shadow.position < self.live.position {
+            return Settled::Failed;
+        }
+        if self.shadow.position == self.live.position {
+            self.differs = difference(self.live.state.as_deref(), self.shadow.state.as_deref());
+        }
+        Settled::IsThere
+    }
+
+    /// The new state, for the place of the old one.
+    pub fn swap(&self) -> Swap {
+        Swap {
+            shadow: self.shadow.clone(),
+            era: self.live.era,
+            condition: match &self.failure {
+                None => Condition::Flowing,
+                Some(reason) => Condition::Held {
+                    reason: reason.clone(),
+                },
+            },
+            skipped: self.skipped.clone(),
+        }
+    }
+
+    /// Notes that the swap came too late, and where the cursor is now. When that has happened too often, the
+    /// fold goes to the head if it `may_pass` the cursor.
+    pub fn lost_to(&mut self, live: Cursor, head: Seq, may_pass: bool) {
+        self.lost += 1;
+        if live.position < self.shadow.position {
+            // Somebody else has put another state there, or it may not be passed now: from the beginning, and what
+            // could not be folded beyond the cursor is found again when it is due.
+            self.shadow = self.beginning.shadow.clone();
+            self.skipped.clear();
+            self.failure = None;
+        }
+        self.target = match self.lost > LOST_MAX && may_pass {
+            true => head,
+            false => Seq(live.position.0),
+        };
+        (self.live, self.head) = (live, head);
+    }
+}
+
+/// Whether a fold may take the turns of its cursor: nobody has stopped it.
+pub fn may_pass(catalog: &Snapshot, hook: &Hook, slot: Slot, live: &Cursor) -> bool {
+    let set = catalog.lane_sets.get(&hook.namespace);
+    let is_active = set.is_some_and(|set| catalog.stops.mode(&set.lane(slot)) == Mode::Active);
+    is_active && !catalog.stops.hooks.contains_key(&hook.id) && live.condition == Condition::Flowing
+}
+
+/// Where two states differ first, for people: `/total 118 -> 121`. None when they are equal as JSON.
+fn difference(old: Option<&str>, new: Option<&str>) -> Option<String> {
+    if old == new {
+        return None;
+    }
+    let read = |text: Option<&str>| match text {
+        Some(text) => serde_json::from_str(text).unwrap_or(Value::Null),
+        None => Value::Null,
+    };
+    first_difference("", &read(old), &read(new))
+}
+
+fn first_difference(path: &str, old: &Value, new: &Value) -> Option<String> {
+    let text = |value: Option<&Value>| match value {
+        None => "nothing".to_owned(),
+        Some(value) => {
+            let text = value.to_string();
+            match text.char_indices().nth(40) {
+                Some((end, _)) => format!("{}..", &text[..end]),
+                None => text,
+            }
+        }
+    };
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let keys = old
+                .keys()
+                .chain(new.keys().filter(|key| !old.contains_key(*key)));
+            for key in keys {
+                let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+                match (old.get(key), new.get(key)) {
+                    (Some(old), Some(new)) => {
+                        if let Some(found) = first_difference(&path, old, new) {
+                            return Some(found);
+                        }
+                    }
+                    (old, new) => return Some(format!("{path} {} -> {}", text(old), text(new))),
+                }
+            }
+            None
+        }
+        (old, new) if old == new => None,
+        (old, new) => {
+            let path = if path.is_empty() { "/" } else { path };
+            Some(format!("{path} {} -> {}", text(Some(old)), text(Some(new))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    #[test]
+    fn states_differ_as_json_and_the_first_place_is_said() {
+        let of = |old, new| difference(Some(old), Some(new));
+        assert_eq!(of(r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#), None);
+        let said = of(
+            r#"{"total":118,"by":{"x/y":1}}"#,
+            r#"{"total":121,"by":{"x/y":2}}"#,
+        );
+        assert_eq!(said.as_deref(), Some("/total 118 -> 121"));
+        let said = of(r#"{"by":{"x/y":1}}"#, r#"{"by":{"x/y":2}}"#);
+        assert_eq!(said.as_deref(), Some("/by/x~1y 1 -> 2"));
+        let said = of(r#"{"a":1}"#, r#"{"a":1,"n":[1]}"#);
+        assert_eq!(said.as_deref(), Some("/n nothing -> [1]"));
+        assert_eq!(of("5", "6").as_deref(), Some("/ 5 -> 6"));
+        assert_eq!(difference(None, Some("null")), None);
+    }
+}
