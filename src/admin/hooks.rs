@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use super::namespaces::check_lanes;
+use super::namespaces::{check_lanes, thresholds};
 use super::{Admin, Error};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::cursor::Chain;
@@ -14,9 +14,11 @@ use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, Hook, HookId, OnError, Reducer, Unordered};
 use crate::domain::name::Name;
 use crate::domain::position::Seq;
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce::{self, Folds, Task};
 use crate::store::{CursorRow, CursorsFilter, HookPlan};
+use crate::text::duration;
 
 /// The longest debounce: beyond it an event would be forgotten by people.
 const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
@@ -122,7 +124,15 @@ impl Admin {
         }
 
         let mut changes = Vec::new();
-        for spec in wanted.namespaces.iter().filter(|n| !has_namespace(&n.name)) {
+        for spec in &wanted.namespaces {
+            let there = namespaces.iter().find(|n| n.lanes.namespace == spec.name);
+            if let Some(there) = there {
+                changes.extend(
+                    self.apply_thresholds(spec, there.thresholds, dry_run)
+                        .await?,
+                );
+                continue;
+            }
             changes.push(change(
                 Action::Create,
                 ChangeKind::Namespace,
@@ -171,6 +181,33 @@ impl Admin {
             self.forget(hook, &aside);
         }
         Ok(api::Changes { changes })
+    }
+
+    /// Changes when a namespace is late, where a declaration says so, and says what that changes.
+    async fn apply_thresholds(
+        &self,
+        spec: &api::NamespaceSpec,
+        was: Thresholds,
+        dry_run: bool,
+    ) -> Result<Option<api::Change>, Error> {
+        let to = thresholds(spec, was)?;
+        let figures = [("warn", was.warn, to.warn), ("crit", was.crit, to.crit)];
+        let what = figures.into_iter().filter(|(_, from, to)| from != to);
+        let what: Vec<_> = what
+            .map(|(field, from, to)| format!("{field}: {} -> {}", duration(from), duration(to)))
+            .collect();
+        if what.is_empty() {
+            return Ok(None);
+        }
+        if !dry_run {
+            self.store.set_thresholds(&spec.name, to).await?;
+        }
+        Ok(Some(change(
+            Action::Edit,
+            ChangeKind::Namespace,
+            &spec.name,
+            what,
+        )))
     }
 
     /// Folds one event with a hook's reducer and stores nothing.
@@ -328,6 +365,7 @@ async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
     let mut names = HashSet::new();
     for spec in &wanted.namespaces {
         check_lanes(spec.lanes)?;
+        thresholds(spec, Thresholds::default())?;
     }
     let mut sources = HashSet::new();
     for spec in &wanted.hooks {

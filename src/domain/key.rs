@@ -83,6 +83,8 @@ pub struct Key {
     pub hash: [u8; 32],
     /// When it was made.
     pub created_at: Timestamp,
+    /// By whom; none of a key that is older than this note.
+    pub created_by: Option<String>,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
@@ -283,6 +285,7 @@ mod tests {
             limit: None,
             hash: minted.hash,
             created_at: Timestamp::now(),
+            created_by: None,
             expires_at: None,
             revoked_at: None,
         };

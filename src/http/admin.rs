@@ -249,7 +249,7 @@ async fn keys(_: Operator, State(app): State<App>) -> Answer {
 }
 
 async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeySpec>) -> Answer {
-    let work = app.admin.create_key(&spec);
+    let work = app.admin.create_key(&spec, &actor.by);
     let key = app.admin.act(&actor, work, |key| {
         let key = &key.facts;
         let details = json!({"name": key.name, "kind": key.kind, "hook": key.hook,
@@ -260,12 +260,24 @@ async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeyS
     Ok(json(StatusCode::CREATED, &key))
 }
 
-async fn revoke_key(By(actor): By, State(app): State<App>, Named(id): Named<String>) -> Answer {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    reason: Option<String>,
+}
+
+async fn revoke_key(
+    By(actor): By,
+    State(app): State<App>,
+    Named(id): Named<String>,
+    Asked(why): Asked<Why>,
+) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
     let work = app.admin.revoke_key(id);
     let key = app.admin.act(&actor, work, |key| {
-        Some(Act::new("keys revoke", key.id).details(json!({"name": key.name})))
+        let act = Act::new("keys revoke", key.id).reason(why.reason.as_ref());
+        Some(act.details(json!({"name": key.name})))
     });
     Ok(json(StatusCode::OK, &key.await?))
 }
@@ -281,7 +293,9 @@ async fn create_namespace(
 ) -> Answer {
     let work = app.admin.create_namespace(&spec);
     let namespace = app.admin.act(&actor, work, |_| {
-        Some(Act::new("namespaces create", &spec.name).details(json!({"lanes": spec.lanes})))
+        let details =
+            json!({"lanes": spec.lanes, "warn_ms": spec.warn_ms, "crit_ms": spec.crit_ms});
+        Some(Act::new("namespaces create", &spec.name).details(details))
     });
     let namespace = namespace.await?;
     Ok(json(StatusCode::CREATED, &namespace))
@@ -337,7 +351,12 @@ async fn streams(_: Operator, State(app): State<App>, Asked(query): Asked<Stream
 #[serde(deny_unknown_fields)]
 struct OneStream {
     stream: String,
+    #[serde(default)]
+    events: i64,
 }
+
+/// The most waiting events that are shown of a cursor.
+const WAITING_MAX: i64 = 100;
 
 async fn show_stream(
     _: Operator,
@@ -345,7 +364,12 @@ async fn show_stream(
     Asked(query): Asked<OneStream>,
 ) -> Answer {
     let stream = stream_name(&query.stream)?;
-    Ok(json(StatusCode::OK, &app.admin.show_stream(&stream).await?))
+    if !(0..=WAITING_MAX).contains(&query.events) {
+        let message = format!("events is 0 to {WAITING_MAX}, got {}", query.events);
+        return Err(Error::malformed(message));
+    }
+    let shown = app.admin.show_stream(&stream, query.events).await?;
+    Ok(json(StatusCode::OK, &shown))
 }
 
 fn stream_name(text: &str) -> Result<StreamName, Error> {

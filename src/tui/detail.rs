@@ -4,6 +4,7 @@ use ratatui::text::Line;
 
 use super::app::{App, StreamShown};
 use super::columns::{Column, Table, age, cut, fit, number, rate, share, took};
+use super::fold;
 use super::lists::row;
 use super::overview::{clock, eta, foot, header, log_line, rule, sentences};
 use super::theme::Tone;
@@ -28,8 +29,14 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         let since = lane.since.map(clock).unwrap_or_default();
         format!("   {} since {since} by {by}{reason}", lane.state.word())
     });
+    let epoch = lane
+        .epoch
+        .map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
+    let flies = lane
+        .in_flight
+        .map_or_else(String::new, |n| format!("   {n} in flight"));
     let text = format!(
-        " {} {}   node {}   busy {}   turns wait {}   {} of {} set aside{}",
+        " {} {}   node {}{epoch}   busy {}{flies}   turns wait {}   {} of {} set aside{}",
         lane.severity.mark(),
         lane.state.word(),
         lane.node.as_deref().unwrap_or("-"),
@@ -95,10 +102,9 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         .map(|l| format!("{} -> {}", l.stream, l.handler))
         .collect();
     let log = snapshot.log.iter();
-    let log: Vec<_> = log
-        .filter(|line| line.scope == scope || names.contains(&line.scope))
-        .take(4)
-        .collect();
+    let log = log.filter(|line| line.scope == scope || names.contains(&line.scope));
+    let log = fold::entries(log, app.is_unfolded);
+    let log = &log[..log.len().min(4)];
     let below = match left > cursors.len().min(6) + log.len() + 2 && !log.is_empty() {
         true => log.len() + 1,
         false => 0,
@@ -110,7 +116,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
     if below > 0 {
         lines.extend(std::iter::repeat_n(Line::default(), blanks));
         lines.push(rule(app, "log of this lane", width));
-        lines.extend(log.into_iter().map(|line| log_line(app, line, width)));
+        lines.extend(log.iter().map(|entry| log_line(app, entry, width)));
     }
     ended(app, lines, width, height)
 }
@@ -216,8 +222,12 @@ pub fn stream(app: &App, name: &StreamName, width: usize, height: usize) -> Vec<
     lines.extend(note(app, width));
     let head = u64::try_from(stream.head.0).unwrap_or(0);
     let slot = count(u64::from(stream.slot));
+    let floor = match u64::try_from(stream.floor.0) {
+        Ok(floor) if floor > 0 => format!("   removed up to {}", count(floor)),
+        _ => String::new(),
+    };
     lines.push(Line::from(format!(
-        " head {}   slot {slot} -> lane {}",
+        " head {}{floor}   slot {slot} -> lane {}",
         count(head),
         stream.lane
     )));
@@ -421,7 +431,7 @@ const HELP: &str = "  MOVE                               LOOK
   !             jump to the worst    s  S     sort column, reverse
   /             filter (Esc clears)  h        heat map of the waits
   e  l  n  Tab  events, log,         u        numbers in full / short
-                namespaces, nodes    1 2 3    levels of the log
+                namespaces, nodes    1 2 3 x  log: levels, fold
   ACT (always shows a plan and asks; Cancel is the default)
   a   menu for the row: pause, resume, drain, retry, skip, hold, release
   r   resize lanes          R K H  in a stream: retry, skip, hold (dialogs)

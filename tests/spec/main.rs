@@ -56,6 +56,7 @@ mod shipped;
 mod status;
 mod stops;
 mod store;
+mod terminal;
 mod top;
 mod world;
 

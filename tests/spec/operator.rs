@@ -342,7 +342,11 @@ async fn each_operation_leaves_one_row_and_a_refused_one_none(setup: Setup) {
             "namespaces delete",
             "acme",
         ),
-        (&["keys", "revoke", &id, "--yes"], "keys revoke", &id),
+        (
+            &["keys", "revoke", &id, "--yes", "--reason", "why not"],
+            "keys revoke",
+            &id,
+        ),
     ];
     for (args, operation, subject) in done {
         world.home.run(args);

@@ -184,11 +184,22 @@ fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
             "live: each lane of generation {from} finishes its running turn and seals, generation {next} goes on"
         ),
     };
-    let split = format!(
-        "{} of {} get another lane; all keep their order",
-        text::count(plan.moves),
-        text::counted(plan.streams, "stream", "streams")
-    );
+    let streams = text::counted(plan.streams, "stream", "streams");
+    let split = match plan.to == plan.from.saturating_mul(2) {
+        true => {
+            let kept = match plan.streams {
+                0 | 1 => "order is kept".to_owned(),
+                _ => format!("all {streams} keep their order"),
+            };
+            let (old, last) = (plan.from.saturating_sub(1), plan.to.saturating_sub(1));
+            let before = last.saturating_sub(1);
+            format!("every lane becomes two ({old} -> {before} and {last}); {kept}")
+        }
+        false => format!(
+            "{} of {streams} get another lane; all keep their order",
+            text::count(plan.moves)
+        ),
+    };
     let percent = |busy: f64| format!("{:.0}%", busy * 100.0);
     let busiest = plan.busiest.zip(plan.busiest_after).map(|(now, after)| {
         format!(
@@ -207,11 +218,22 @@ fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
             text::count(plan.fullest_lane_after)
         ),
     };
-    let mut facts = vec![("  how", how), ("  split", split), ("  helps", helps)];
-    if plan.set_aside > 0 {
-        let cursors = text::counted(plan.set_aside, "cursor", "cursors");
-        facts.push(("  set aside", format!("{cursors}, moved as they are")));
+    let mut facts = vec![("  how", how), ("  split", split)];
+    match plan.set_aside {
+        0 => {}
+        1 => facts.push((
+            "  set aside",
+            "1 cursor moves as it is and delays nothing".to_owned(),
+        )),
+        cursors => facts.push((
+            "  set aside",
+            format!(
+                "{} cursors move as they are and delay nothing",
+                text::count(cursors)
+            ),
+        )),
     }
+    facts.push(("  helps", helps));
     if plan.fullest_stream * 2 > plan.backlog {
         let events = text::count(plan.fullest_stream);
         let what = format!("clear one stream of {events} events sooner: it stays in one lane");
@@ -404,7 +426,7 @@ impl Drain {
             return Ok(Exit::Failed);
         };
         let ended = match self.wait {
-            true => self.watch(&stopped, reach, limit, out).await?,
+            true => self.watch(&which, &stopped, reach, limit, out).await?,
             false => {
                 out.facts(&[("back", self.which.back())])?;
                 Exit::Done
@@ -416,6 +438,7 @@ impl Drain {
 
     async fn watch(
         &self,
+        which: &str,
         stopped: &Stopped,
         reach: &Reach,
         limit: Option<Duration>,
@@ -436,7 +459,7 @@ impl Drain {
                 let took = text::duration(began.elapsed());
                 let kept = text::count(lanes.iter().map(|lane| lane.backlog).sum());
                 out.say(format_args!(
-                    "drain   done in {took}: 0 left, {kept} kept. Go on: {back}"
+                    "drain {which}: drained in {took}, 0 left, {kept} kept. Go on: {back}"
                 ))?;
                 return Ok(Exit::Done);
             }
