@@ -346,7 +346,7 @@ mod tests {
         let error = Reach::find(&place, true).await.err().unwrap();
         let trouble = super::super::exit::trouble(error).unwrap();
         assert_eq!(trouble.exit, Exit::Key);
-        assert!(trouble.message.contains("21 of 49"), "{trouble}");
+        assert!(trouble.facts[0].1.contains("21 of 49"), "{trouble}");
     }
 
     #[tokio::test]

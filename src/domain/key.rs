@@ -157,15 +157,11 @@ pub enum Malformed {
 }
 
 /// What may have happened to a key of so many characters.
-fn guess(characters: usize) -> String {
+fn guess(characters: usize) -> &'static str {
     match characters.cmp(&KEY_LEN) {
-        Ordering::Less => {
-            format!("cut off when copied? It has {characters} of {KEY_LEN} characters")
-        }
-        Ordering::Equal => "mistyped?".to_owned(),
-        Ordering::Greater => {
-            format!("copied with something else? It has {characters} characters, not {KEY_LEN}")
-        }
+        Ordering::Less => "cut off when copied?",
+        Ordering::Equal => "mistyped?",
+        Ordering::Greater => "copied with something else?",
     }
 }
 

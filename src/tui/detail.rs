@@ -8,7 +8,7 @@ use super::fold;
 use super::lists::row;
 use super::overview::{clock, eta, foot, header, log_line, rule, sentences};
 use super::theme::Tone;
-use crate::api::{CursorLine, Severity, Stream, StreamRow, WhyCursor};
+use crate::api::{CursorLine, NodeLine, Severity, Stream, StreamRow, WhyCursor};
 use crate::domain::name::StreamName;
 use crate::text::{count, printable_line};
 
@@ -127,23 +127,38 @@ fn times(app: &App, lane: &crate::api::Lane, width: usize) -> Vec<Line<'static>>
         return vec![Line::from(" nothing was applied and nothing waits")];
     };
     let work = |of: fn(&crate::api::Percentiles) -> f64| took(work.as_ref().map(of));
+    let nodes = app.snapshot().map_or(&[][..], |seen| &seen.nodes);
+    let node = nodes
+        .iter()
+        .find(|node| Some(&node.node) == lane.node.as_ref());
+    let storage = |of: fn(&NodeLine) -> Option<f64>| took(node.and_then(of));
     let rows = [
         ("p50", wait.p50, work(|work| work.p50)),
         ("p90", wait.p90, work(|work| work.p90)),
         ("p99", wait.p99, work(|work| work.p99)),
         ("max", wait.max, work(|work| work.max)),
     ];
-    let room = width.saturating_sub(40).clamp(8, 60);
-    let line = |(name, wait, work): (&str, f64, String)| {
+    // What the node of the lane does, as far as there is room beside the bars.
+    let beside = match width >= 78 {
+        true => [
+            format!("   commit p99 {:>5}", storage(|node| node.commit_p99_ms)),
+            format!("   fsync  p99 {:>5}", storage(|node| node.fsync_p99_ms)),
+            format!("   failed {:>9}", count(lane.failures)),
+            String::new(),
+        ],
+        false => Default::default(),
+    };
+    let room = width.saturating_sub(40 + beside[0].len()).clamp(8, 60);
+    let line = |((name, wait, work), beside): ((&str, f64, String), String)| {
         // 1 ms to an hour are six and a half powers of ten.
         let share = (wait.max(1.0).log10() / 6.556 * 1_000.0) as u64;
         let bar = super::chart::bar(share, 1_000, room, app.theme.ascii);
         Line::from(format!(
-            " WAIT {name} {:>6} {bar}   WORK {name} {work:>6}",
+            " WAIT {name} {:>6} {bar}   WORK {name} {work:>6}{beside}",
             took(Some(wait))
         ))
     };
-    rows.into_iter().map(line).collect()
+    rows.into_iter().zip(beside).map(line).collect()
 }
 
 fn cursor_rows(

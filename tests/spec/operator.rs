@@ -160,7 +160,7 @@ async fn why_says_what_stands_in_the_way_and_what_ends_it(setup: Setup) {
     let id = later["event"].as_str().unwrap();
     let text = world.home.run(&["why", "orders/b", "--event", id]);
     for expected in [
-        "orders/b is 2 events behind its head, 2, for 1 of 1 handler",
+        "orders/b is 2 events behind its head for 1 of 1 handler",
         "reduce   held  at 0; next is ",
         "verdict  CODE  orders/b -> reduce:",
         "1 event is before it, held",

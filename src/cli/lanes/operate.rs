@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use http::Method;
 
-use crate::api::{Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec, Stopped};
+use crate::api::{
+    Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec, Stopped, Worst,
+};
 use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer, Trouble};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
 use crate::text;
 
 const RESIZE: &str = "/v1/admin/lanes/resize";
@@ -480,16 +483,28 @@ impl Drain {
             [lane] => format!("{} is", lane.lane),
             lanes => format!("{} lanes are", lanes.len()),
         };
+        let worst = set_aside(still);
+        let of_one = match worst.is_some() && has_one_cursor(still) {
+            true => ", all of one cursor that is set aside",
+            false => "",
+        };
         let message = format!(
-            "{lanes} not drained after {}: {} done, {} left",
+            "{lanes} not drained after {}: {} done, {} left{of_one}",
             text::duration(limit),
             text::count(done),
             text::count(left)
         );
         let mut trouble =
             Trouble::new(Exit::Unfinished, "not_drained", message).fact("why", stands(still, left));
-        if let Some(worst) = still.iter().find_map(|lane| lane.worst.as_ref()) {
-            trouble = trouble.fact("look", format!("hooklane why {}", worst.stream));
+        if let Some(Worst {
+            stream, handler, ..
+        }) = worst
+        {
+            let hold = format!(
+                "hooklane streams hold {stream} --handler {handler}     held cursors are not waited for"
+            );
+            trouble = trouble.fact("look", format!("hooklane why {stream}"));
+            trouble = trouble.fact("or", hold);
         }
         trouble.fact("undo", self.which.back())
     }
@@ -500,14 +515,38 @@ fn stands(lanes: &[&Lane], left: u64) -> String {
     if let Some(lane) = lanes.iter().find(|lane| lane.state == LaneState::NoOwner) {
         return format!("{} has no node", lane.lane);
     }
+    let Some(worst) = set_aside(lanes) else {
+        return format!("{} left", text::count(left));
+    };
+    let (stream, handler) = (&worst.stream, &worst.handler);
+    let tries = match worst.tries {
+        0 | 1 => String::new(),
+        tries => format!(" x{tries}"),
+    };
+    let next = worst.retry_at.map(|at| at.since(Timestamp::now()));
+    let next = next.map_or_else(String::new, |left| {
+        format!(", next try in {}", text::duration(left))
+    });
+    let result = format!("{}{tries}{next}", worst.result);
     let left = text::count(left);
-    match lanes.iter().find_map(|lane| lane.worst.as_ref()) {
-        Some(worst) => format!(
-            "{left} left; {} -> {} is {} ({})",
-            worst.stream, worst.handler, worst.condition, worst.result
+    match has_one_cursor(lanes) {
+        true => format!("all {left} left are of {stream} -> {handler}, {result}"),
+        false => format!(
+            "{left} left; {stream} -> {handler} is {} ({result})",
+            worst.condition
         ),
-        None => format!("{left} left"),
     }
+}
+
+/// The cursor that is set aside in one of the lanes and is worst off.
+fn set_aside<'l>(lanes: &[&'l Lane]) -> Option<&'l Worst> {
+    let mut worst = lanes.iter().filter_map(|lane| lane.worst.as_ref());
+    worst.find(|worst| worst.condition != "flowing")
+}
+
+/// Whether all that is left is of one cursor.
+fn has_one_cursor(lanes: &[&Lane]) -> bool {
+    matches!(lanes, [lane] if lane.cursors == 1)
 }
 
 #[cfg(test)]
