@@ -115,6 +115,7 @@ impl Admin {
         let (Some(hook), Some(handler)) = (hook, handler) else {
             return Ok(None);
         };
+        let next = self.next_event(&row).await?;
         Ok(Some(Worst {
             stream: StreamName {
                 hook: hook.name.clone(),
@@ -130,7 +131,7 @@ impl Admin {
                 Condition::Waiting { retry_at, .. } => Some(retry_at),
                 _ => None,
             },
-            next: None,
+            next,
         }))
     }
 }

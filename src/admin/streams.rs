@@ -227,7 +227,7 @@ impl Admin {
     }
 
     /// What a set-aside cursor stands before: `skip` asks for its id.
-    async fn next_event(
+    pub(super) async fn next_event(
         &self,
         row: &CursorRow,
     ) -> Result<Option<crate::domain::event::EventId>, Error> {

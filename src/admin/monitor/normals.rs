@@ -39,29 +39,27 @@ impl Admin {
     /// # Errors
     /// Those of the database; it is tried again the next time.
     pub async fn keep_normals(&self) -> Result<(), Error> {
-        let (kept, learned) = {
-            let mut seen = self.monitor.seen.lock();
+        let learned = {
+            let seen = self.monitor.seen.lock();
             let Some(kept) = &seen.kept else {
                 return Ok(());
             };
             let mut learned = learned(&seen);
             learned.retain(|figure, normal| kept.get(figure) != Some(normal));
-            (seen.kept.take(), learned)
+            learned
         };
-        let rows: Vec<_> = learned.iter().map(row).collect();
-        let stored = match rows.is_empty() {
-            true => Ok(()),
-            false => {
-                let now = Timestamp::now();
-                self.store.keep_normals(&self.node, &rows, now).await
-            }
-        };
-        let mut kept = kept.unwrap_or_default();
-        if stored.is_ok() {
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let (rows, now) = (
+            learned.iter().map(row).collect::<Vec<_>>(),
+            Timestamp::now(),
+        );
+        self.store.keep_normals(&self.node, &rows, now).await?;
+        if let Some(kept) = &mut self.monitor.seen.lock().kept {
             kept.extend(learned);
         }
-        self.monitor.seen.lock().kept = Some(kept);
-        Ok(stored?)
+        Ok(())
     }
 }
 
