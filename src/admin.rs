@@ -35,6 +35,7 @@ use crate::api;
 use crate::domain::hook::Hook;
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::{Name, StreamName};
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::store::{CursorsFilter, Store, StreamRow};
@@ -89,7 +90,12 @@ impl Admin {
     pub async fn prepare(store: &Store, lanes: u16) -> Result<(), Error> {
         let lanes = lanes.clamp(1, LANES_MAX);
         store
-            .create_namespace(&Name::default_namespace(), lanes, Timestamp::now())
+            .create_namespace(
+                &Name::default_namespace(),
+                lanes,
+                Thresholds::default(),
+                Timestamp::now(),
+            )
             .await?;
         Ok(())
     }

@@ -36,7 +36,9 @@ pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Sample, Severity, Snapshot,
     Storage, Total, Verdict, Viewer, Window,
 };
-pub use stream::{Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow};
+pub use stream::{
+    Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,
+};
 pub use why::{Help, Hints, HintsOf, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
 
 use serde::{Deserialize, Serialize};

@@ -174,7 +174,7 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(serve::run(serve.config(place.data()?)?, out))
+            runtime.block_on(serve::run(serve.config(place.data()?, matches)?, out))
         }
         Command::Demo(demo) => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -192,7 +192,7 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(doctor.run(&place, out))
+            runtime.block_on(doctor.run(&place, cli.global.settings(matches), matches, out))
         }
         Command::Completions(completions) => completions.run(out),
         Command::Man(man) => man.run(out),
@@ -232,12 +232,12 @@ async fn act(
 ) -> anyhow::Result<Exit> {
     match command {
         Command::Bench(command) => command.run(reach, out).await,
-        Command::Send(command) => command.run(reach, out).await,
+        Command::Send(command) => command.run(reach, limit, out).await,
         Command::Status(command) => command.run(reach, out).await,
         Command::Top(command) => command.run(reach, out).await,
         Command::Hooks(command) => command.run(reach, out).await,
         Command::Events(command) => command.run(reach, out).await,
-        Command::State(command) => command.run(reach, out).await,
+        Command::State(command) => command.run(reach, limit, out).await,
         Command::Streams(command) => command.run(reach, out).await,
         Command::Lanes(command) => command.run(reach, limit, out).await,
         Command::Why(command) => command.run(reach, out).await,

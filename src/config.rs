@@ -58,6 +58,35 @@ pub struct Config {
     pub grace: Duration,
     /// How the log is written.
     pub log: Log,
+    /// The same for people, with where each value came from.
+    pub settings: Vec<Setting>,
+}
+
+/// A value that something runs with, fit to be shown to anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// As its flag is called.
+    pub name: &'static str,
+    /// What it is; never a password or a key.
+    pub value: String,
+    /// Its flag, its environment variable, or that it is built in.
+    pub from: String,
+}
+
+/// Settings in a line, those that came from one place together: `lanes 8 (--lanes); listen … (built-in default)`.
+pub fn told(settings: &[Setting]) -> String {
+    let mut places: Vec<&str> = Vec::new();
+    for setting in settings {
+        if !places.contains(&setting.from.as_str()) {
+            places.push(&setting.from);
+        }
+    }
+    let told = places.iter().map(|place| {
+        let from_here = settings.iter().filter(|setting| setting.from == *place);
+        let values = from_here.map(|setting| format!("{} {}", setting.name, setting.value));
+        format!("{} ({place})", values.collect::<Vec<_>>().join(", "))
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// Why a configuration cannot work.
@@ -207,6 +236,23 @@ mod tests {
     }
 
     #[test]
+    fn settings_are_told_by_where_they_came_from() {
+        let setting = |name, value: &str, from: &str| Setting {
+            name,
+            value: value.to_owned(),
+            from: from.to_owned(),
+        };
+        let settings = [
+            setting("data", "/x", "built-in default"),
+            setting("lanes", "8", "--lanes"),
+            setting("log", "auto", "built-in default"),
+        ];
+        let line = "data /x, log auto (built-in default); lanes 8 (--lanes)";
+        assert_eq!(told(&settings), line);
+        assert_eq!(told(&[]), "");
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_before_anything_starts() {
         let right = Config {
             data: DataDir::at("/x"),
@@ -217,6 +263,7 @@ mod tests {
             node: host_name(),
             grace: GRACE_DEFAULT,
             log: Log::Auto,
+            settings: Vec::new(),
         };
         assert!(right.clone().checked().is_ok());
         let lanes = |lanes| Config {

@@ -13,4 +13,5 @@ pub mod name;
 pub mod pointer;
 pub mod position;
 pub mod rate;
+pub mod thresholds;
 pub mod time;

@@ -140,7 +140,9 @@ pub fn observer(
     Box::new(move |commit| {
         metrics.commits.inc();
         metrics.commit_seconds.observe(commit.took.as_secs_f64());
-        metrics.pulse.committed(commit.took, Timestamp::now());
+        metrics
+            .pulse
+            .committed(commit.took, commit.synced, Timestamp::now());
         if commit.events > 0 {
             metrics.commit_events.observe(commit.events as f64);
         }

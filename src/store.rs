@@ -22,6 +22,7 @@ mod look;
 mod migrate;
 mod namespaces;
 mod nodes;
+mod normals;
 mod postgres;
 mod prune;
 mod rebuilds;
@@ -60,10 +61,13 @@ pub use look::{Looked, look};
 pub use migrate::{Moved, Proof, migrate, size as migrate_size};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
+pub use normals::NormalRow;
 pub use prune::{Aged, Beginning, Checkpoint, Cut, Prunable, Prune};
 pub use rebuilds::{Come, NewRebuild, Range, Rebuild, Shadow, Swap};
 pub use stops::{HookStop, Move};
-pub use streams::{CursorRow, CursorState, CursorsFilter, StreamCursors, StreamRow};
+pub use streams::{
+    CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,
+};
 pub use writer::{Commit, Observer};
 
 /// The database. Cheap to clone; closed when [`Store::close`] was called.

@@ -6,7 +6,7 @@
 //!
 //! - `app.rs`: the state, and what an answer does to it; `input.rs`: what a key does; `filter.rs`: which rows
 //! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: one lane, one stream, help; `events.rs`: webhooks;
-//!   `lists.rs`: the log, nodes, namespaces; `dialog.rs`: what is asked
+//!   `lists.rs`: the log, nodes, namespaces; `fold.rs`: like entries of the log; `dialog.rs`: what is asked
 //! - `theme.rs`, `columns.rs`, `chart.rs`: how things look
 //! - `guard.rs`: the terminal, taken and given back
 
@@ -17,6 +17,7 @@ mod detail;
 mod dialog;
 mod events;
 pub mod filter;
+mod fold;
 pub mod guard;
 mod input;
 mod lists;

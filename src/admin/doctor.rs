@@ -12,7 +12,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::{Admin, Error};
 use crate::api::Check;
-use crate::config::{Config, DataDir};
+use crate::config::{self, Config, DataDir, Setting};
 use crate::lanes::redis::{self, Address};
 use crate::store::{self, Database, Looked};
 use crate::text::{duration, size};
@@ -28,6 +28,8 @@ pub struct Surroundings {
     pub redis: Option<Address>,
     /// How many connections the door takes.
     pub connections_max: usize,
+    /// What a node runs with, and where each value came from.
+    pub settings: Vec<Setting>,
 }
 
 impl Surroundings {
@@ -39,6 +41,7 @@ impl Surroundings {
             database: config.database.clone().unwrap_or_else(file),
             redis: config.redis.clone(),
             connections_max,
+            settings: config.settings.clone(),
         }
     }
 }
@@ -86,7 +89,11 @@ impl Admin {
 pub async fn examine(around: &Surroundings) -> Vec<Check> {
     let looked = store::look(&around.database).await;
     let cluster = looked.as_ref().ok().and_then(|looked| looked.cluster);
-    let mut checks = vec![database(&around.database, &looked)];
+    let mut checks = Vec::new();
+    if !around.settings.is_empty() {
+        checks.push(Check::ok("serve", config::told(&around.settings)));
+    }
+    checks.push(database(&around.database, &looked));
     let mut clocks = Vec::new();
     if let Ok(looked) = &looked {
         clocks.extend(looked.clock.map(|at| ("Postgres", at)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::namespaces::check_lanes;
+use super::namespaces::{check_lanes, thresholds};
 use super::{Admin, Error};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::cursor::Chain;
@@ -15,9 +15,11 @@ use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, Hook, HookId, OnError, Reducer, Unordered};
 use crate::domain::name::Name;
 use crate::domain::position::Seq;
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce::{self, Folds, Task};
 use crate::store::{CursorRow, CursorsFilter, HookPlan};
+use crate::text::duration;
 
 /// The longest debounce: beyond it an event would be forgotten by people.
 const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
@@ -126,11 +128,31 @@ impl Admin {
             }
         }
 
-        let new_namespaces = wanted.namespaces.iter().filter(|n| !has_namespace(&n.name));
-        let mut changes: Vec<_> = new_namespaces
-            .clone()
-            .map(|spec| change(Action::Create, ChangeKind::Namespace, &spec.name, vec![]))
-            .collect();
+        let mut changes = Vec::new();
+        let (mut new_namespaces, mut timed) = (Vec::new(), Vec::new());
+        for spec in &wanted.namespaces {
+            let Some(there) = namespaces.iter().find(|n| n.lanes.namespace == spec.name) else {
+                changes.push(change(
+                    Action::Create,
+                    ChangeKind::Namespace,
+                    &spec.name,
+                    vec![],
+                ));
+                new_namespaces.push(spec);
+                continue;
+            };
+            let to = thresholds(spec, there.thresholds)?;
+            let what = later(there.thresholds, to);
+            if !what.is_empty() {
+                changes.push(change(
+                    Action::Edit,
+                    ChangeKind::Namespace,
+                    &spec.name,
+                    what,
+                ));
+                timed.push((&spec.name, to));
+            }
+        }
         let (mut new, mut edited) = (Vec::new(), Vec::new());
         for spec in &wanted.hooks {
             let Some(hook) = there.iter().find(|hook| hook.name == spec.name) else {
@@ -164,6 +186,9 @@ impl Admin {
         self.store.tell_note(json!({"changes": changes}));
         for spec in new_namespaces {
             self.create_namespace(spec).await?;
+        }
+        for (namespace, thresholds) in timed {
+            self.store.set_thresholds(namespace, thresholds).await?;
         }
         for (hook, spec) in edited {
             self.set_hook(hook, spec).await?;
@@ -338,6 +363,7 @@ async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
     let mut names = HashSet::new();
     for spec in &wanted.namespaces {
         check_lanes(spec.lanes)?;
+        thresholds(spec, Thresholds::default())?;
     }
     let mut sources = HashSet::new();
     for spec in &wanted.hooks {
@@ -446,6 +472,15 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> api::HookSpec {
     set(&mut spec.keep, &edit.keep);
     set(&mut spec.reduce, &edit.reduce);
     spec
+}
+
+/// What a change of when a namespace is late changes, in words.
+fn later(was: Thresholds, to: Thresholds) -> Vec<String> {
+    let figures = [("warn", was.warn, to.warn), ("crit", was.crit, to.crit)];
+    let changed = figures.into_iter().filter(|(_, from, to)| from != to);
+    changed
+        .map(|(field, from, to)| format!("{field}: {} -> {}", duration(from), duration(to)))
+        .collect()
 }
 
 /// What changes from one to the other, in words.

@@ -26,12 +26,12 @@ impl Admin {
         Ok(keys.map(|(key, used)| shown(&key, used, &names)).collect())
     }
 
-    /// Mints a key. Its text is in the answer and nowhere else.
+    /// Mints a key for `by`. Its text is in the answer and nowhere else.
     ///
     /// # Errors
     /// [`Error::Missing`] hook; [`Error::Invalid`] for an admin key of one hook, and for a rate of a key
     /// that does not write.
-    pub async fn create_key(&self, spec: &api::KeySpec) -> Result<api::NewKey, Error> {
+    pub async fn create_key(&self, spec: &api::KeySpec, by: &str) -> Result<api::NewKey, Error> {
         let scope = match (&spec.hook, spec.kind) {
             (None, _) => Scope::All,
             (Some(_), Kind::Admin) => {
@@ -52,6 +52,7 @@ impl Admin {
             limit,
             hash: minted.hash,
             created_at: now,
+            created_by: Some(by.to_owned()),
             expires_at: expires_in.map(|duration| now.after(duration)),
             revoked_at: None,
         };
@@ -120,6 +121,7 @@ fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api
         kind: key.kind,
         hook: hook.flatten().cloned(),
         created_at: key.created_at,
+        created_by: key.created_by.clone(),
         last_used_at,
         last_used_from,
         expires_at: key.expires_at,

@@ -29,7 +29,10 @@ impl Admin {
         let mut lanes = Vec::with_capacity(usize::from(set.lanes));
         for id in set.ids() {
             let lane = match self.lane_here(&id).await? {
-                Some(lane) => lane,
+                Some(lane) => api::Lane {
+                    epoch: epoch(&id, &others),
+                    ..lane
+                },
                 None => elsewhere(&id, &others, &reports),
             };
             lanes.push(lane);
@@ -152,6 +155,7 @@ impl Admin {
         let Some((row, stream, handler)) = self.cursor_named(&catalog, cursor).await? else {
             return Ok(None);
         };
+        let next = self.next_event(&row).await?;
         Ok(Some(Worst {
             stream,
             handler,
@@ -164,7 +168,7 @@ impl Admin {
                 Condition::Waiting { retry_at, .. } => Some(retry_at),
                 _ => None,
             },
-            next: None,
+            next,
         }))
     }
 }
@@ -192,12 +196,19 @@ pub(super) fn elsewhere(
     api::Lane {
         state: LaneState::Active,
         node: Some(node.name.clone()),
+        epoch: epoch(id, view),
         ..reported.unwrap_or_else(|| api::Lane {
             in_per_s: Some(0.0),
             out_per_s: Some(0.0),
             ..idle(id)
         })
     }
+}
+
+/// Under which epoch a lane was taken last.
+pub(super) fn epoch(id: &LaneId, view: &View) -> Option<i64> {
+    let row = view.lanes.iter().find(|row| row.id == *id)?;
+    Some(row.epoch)
 }
 
 pub(super) fn idle(id: &LaneId) -> api::Lane {
@@ -220,6 +231,7 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
         work_ms: None,
         turn_wait_ms: None,
         node: None,
+        epoch: None,
         worst: None,
         kept: 0,
         left: None,
@@ -229,6 +241,8 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
         reason: None,
         severity: api::Severity::Fine,
         busy: None,
+        failures: 0,
+        in_flight: None,
         cursors: 0,
         trend: Vec::new(),
     }
@@ -266,6 +280,7 @@ pub(super) fn running(
         worst,
         kept: survey.kept,
         cursors: survey.cursors,
+        failures: reading.failed,
         busy: Some((reading.busy * 1_000.0).round() / 1_000.0),
         ..idle(id)
     }

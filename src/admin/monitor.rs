@@ -1,7 +1,9 @@
 //! What is seen of the whole once a second, for all who look: snapshots, their history, what is normal,
-//! and the log of what changed. `past.rs` has the history, `feed.rs` who is told.
+//! and the log of what changed. `past.rs` has the history, `normals.rs` what is stored of what is normal,
+//! `feed.rs` who is told.
 
 mod feed;
+mod normals;
 mod past;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -22,11 +24,13 @@ use crate::domain::cursor::CursorId;
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::lane::{LaneId, LaneSet, Slot};
 use crate::domain::name::{Name, StreamName};
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::catalog;
 use crate::engine::ownership::{Member, View};
 use crate::engine::{self, Waits};
 use crate::metrics::Normal;
+use crate::store;
 use crate::text::counted;
 
 /// Seconds of FLOW from which a slope is told.
@@ -71,6 +75,7 @@ pub(super) struct NodeReport {
     pub version: Option<String>,
     pub cpu: Option<f64>,
     pub commit_p99_ms: Option<f64>,
+    pub fsync_p99_ms: Option<f64>,
     /// Streams that keep events past their time: of which namespace, and in words.
     pub overdue: Vec<(Name, String)>,
     /// What was finished since it began, by how long it had waited.
@@ -94,6 +99,8 @@ struct Seen {
     hooks: HashMap<HookId, Pace>,
     handlers: HashMap<HandlerId, Pace>,
     commit: Normal,
+    /// What is stored of what is normal; none before it was read.
+    kept: Option<normals::Kept>,
     accepted: (u64, Duration, f64),
     cpu: (Duration, Duration, f64),
     nodes: HashSet<String>,
@@ -117,7 +124,7 @@ struct Space {
     past: Past,
     set_aside: HashSet<String>,
     help: Option<u16>,
-    counts: Option<(u64, u64)>,
+    counts: Option<store::NamespaceCounts>,
     since: verdict::Since,
 }
 
@@ -140,6 +147,7 @@ impl Default for Monitor {
                 hooks: HashMap::new(),
                 handlers: HashMap::new(),
                 commit: Normal::default(),
+                kept: None,
                 accepted: (0, since_boot(), 0.0),
                 cpu: (processor_time(), since_boot(), 0.0),
                 nodes: HashSet::new(),
@@ -171,7 +179,9 @@ impl Admin {
         let engine = self.engine()?;
         let catalog = engine.catalog.now();
         let now = Timestamp::now();
+        let recalled = self.recall().await;
         self.tick(&catalog, now);
+        recalled?;
         let looked = match tokio::time::timeout(LOOK_MAX, self.look_at_all(&catalog, now)).await {
             Ok(looked) => looked,
             Err(_) => {
@@ -317,9 +327,9 @@ impl Admin {
             return;
         }
         let was_late = |seen: &Seen| {
-            let late = verdict::LATE.as_millis() as u64;
-            let flows = seen.spaces.values().filter_map(|space| space.flow.back());
-            flows.max().is_some_and(|flow| *flow > late)
+            let flows = seen.spaces.iter();
+            let mut flows = flows.filter_map(|(name, space)| Some((name, space.flow.back()?)));
+            flows.any(|(name, flow)| is_over(*flow, catalog.thresholds(name)))
         };
         let learns = !was_late(&seen);
         let pulse = &engine.metrics.pulse;
@@ -464,6 +474,7 @@ impl Admin {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             cpu: Some(hundredths(self.monitor.seen.lock().cpu.2)),
             commit_p99_ms: commit_p99(engine, now),
+            fsync_p99_ms: fsync_p99(engine, now),
             overdue: overdue(engine),
             ..NodeReport::default()
         };
@@ -491,7 +502,8 @@ impl Admin {
         let mut lanes = whole.lanes(set);
         self.show_modes(set, &mut lanes).await?;
         let cursors = whole.cursors(namespace, &lanes);
-        let help = match self.wants_help(namespace, &lanes) {
+        let thresholds = whole.catalog.thresholds(namespace);
+        let help = match self.wants_help(namespace, thresholds, &lanes) {
             true => lanes_that_help(&self.store.waiting(namespace).await?, &lanes),
             false => None,
         };
@@ -506,15 +518,16 @@ impl Admin {
     }
 
     /// Whether it is worth a query which number of lanes would help.
-    fn wants_help(&self, namespace: &Name, lanes: &[Lane]) -> bool {
+    fn wants_help(&self, namespace: &Name, thresholds: Thresholds, lanes: &[Lane]) -> bool {
         let facts = verdict::Facts {
+            thresholds,
             lanes,
             ..verdict::Facts::default()
         };
         let seen = self.monitor.seen.lock();
         let before = seen.spaces.get(namespace);
         let before = before.and_then(|space| space.flow.back());
-        let was_late = before.is_some_and(|ms| Duration::from_millis(*ms) > verdict::LATE);
+        let was_late = before.is_some_and(|flow| is_over(*flow, thresholds));
         facts.is_late() && (seen.ticks.is_multiple_of(STEP) || !was_late)
     }
 
@@ -522,16 +535,16 @@ impl Admin {
     fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
         let space = seen.spaces.get(namespace);
-        let Some((known, streams)) = space.and_then(|space| space.counts) else {
+        let Some(known) = space.and_then(|space| space.counts) else {
             return true;
         };
         let hooks = catalog.hooks.values();
         let hooks = hooks.filter(|hook| hook.namespace == *namespace);
-        let every = match streams < COUNTED_OFTEN {
+        let every = match known.streams < COUNTED_OFTEN {
             true => STEP,
             false => COUNTS_EVERY,
         };
-        hooks.count() as u64 != known || seen.ticks.is_multiple_of(every)
+        hooks.count() as u64 != known.hooks || seen.ticks.is_multiple_of(every)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -543,19 +556,21 @@ impl Admin {
         cursors: Vec<api::CursorLine>,
         whole: &Whole<'_>,
         help: Option<u16>,
-        counts: Option<(u64, u64)>,
+        counts: Option<store::NamespaceCounts>,
     ) -> api::Snapshot {
         let now = whole.now;
         let ticks = seen.ticks;
         let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
         space.counts = counts.or(space.counts);
-        let (hooks_count, streams_count) = space.counts.unwrap_or_default();
-        let mut news = space.note_lanes(&mut lanes, &cursors, whole, ticks);
+        let counts = space.counts.unwrap_or_default();
+        let thresholds = whole.catalog.thresholds(&set.namespace);
+        let mut news = space.note_lanes(&mut lanes, &cursors, whole, thresholds, ticks);
         if ticks.is_multiple_of(STEP) || help.is_some() {
             space.help = help;
         }
         let mut total = total(&lanes);
         (total.wait_ms, total.work_ms) = whole.times(&set.namespace);
+        total.dead = counts.dead;
         total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
         let counted = whole.waits(&set.namespace);
         space.past.note(&total, &lanes, counted, now);
@@ -572,6 +587,7 @@ impl Admin {
         let overdue = self.overdue(&set.namespace, whole);
         let mut verdicts = verdict::verdicts(&verdict::Facts {
             at: now,
+            thresholds,
             lanes: &lanes,
             cursors: &cursors,
             silent: &silent,
@@ -610,8 +626,10 @@ impl Admin {
             },
             namespace: set.namespace.clone(),
             generation: set.generation,
-            hooks_count,
-            streams_count,
+            hooks_count: counts.hooks,
+            streams_count: counts.streams,
+            warn_ms: millis(thresholds.warn),
+            crit_ms: millis(thresholds.crit),
             verdicts,
             total,
             storage,
@@ -655,6 +673,7 @@ impl Admin {
             accepted_per_s: hundredths(seen.accepted.2),
             commit_p99_ms: commit_p99(engine, now),
             commit_normal_ms: seen.commit.value().map(hundredths),
+            fsync_p99_ms: fsync_p99(engine, now),
             error,
         }
     }
@@ -677,6 +696,7 @@ impl Admin {
                 busy: mean(own.filter_map(|own| own.lane.busy)),
                 cpu: Some(hundredths(seen.cpu.2)),
                 commit_p99_ms: commit_p99(engine, now),
+                fsync_p99_ms: fsync_p99(engine, now),
                 beat_ms: None,
                 up_ms: Some(millis(now.since(self.monitor.began))),
                 version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -704,6 +724,7 @@ impl Admin {
                 ),
                 cpu: report.cpu,
                 commit_p99_ms: report.commit_p99_ms,
+                fsync_p99_ms: report.fsync_p99_ms,
                 beat_ms: match node.id == me {
                     true => Some(0),
                     false => whole.silences.get(&node.id).map(|silent| millis(*silent)),
@@ -758,7 +779,10 @@ impl Whole<'_> {
         let older =
             older.filter(|id| id.namespace == set.namespace && id.generation < set.generation);
         let shown = |id: LaneId| match self.own.iter().find(|own| own.id == id) {
-            Some(own) => own.lane.clone(),
+            Some(own) => Lane {
+                epoch: super::lanes::epoch(&id, self.view),
+                ..own.lane.clone()
+            },
             None => {
                 let mut lane = super::lanes::elsewhere(&id, self.view, &reports);
                 let row = self.view.lanes.iter().find(|row| row.id == id);
@@ -910,6 +934,7 @@ impl Space {
         lanes: &mut [Lane],
         cursors: &[api::CursorLine],
         whole: &Whole<'_>,
+        thresholds: Thresholds,
         ticks: u64,
     ) -> Vec<News> {
         let mut news = Vec::new();
@@ -940,7 +965,7 @@ impl Space {
             });
             (lane.eta, lane.eta_ms) = (word.map(str::to_owned), ms);
             lane.trend = history.trend.iter().copied().collect();
-            lane.severity = verdict::severity(lane, cursors, &flow);
+            lane.severity = verdict::severity(lane, cursors, &flow, thresholds);
             news.extend(history.news(lane));
         }
         self.lanes
@@ -1027,6 +1052,11 @@ fn note_nodes(known: &mut HashSet<String>, whole: &Whole<'_>) -> Vec<News> {
     news
 }
 
+/// Whether a FLOW in milliseconds is late.
+fn is_over(flow_ms: u64, thresholds: Thresholds) -> bool {
+    Duration::from_millis(flow_ms) > thresholds.warn
+}
+
 fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
     if ring.len() == most {
         ring.pop_front();
@@ -1102,6 +1132,8 @@ fn total(lanes: &[Lane]) -> api::Total {
         eta_ms,
         wait_ms: None,
         work_ms: None,
+        dead: 0,
+        failures: sum(|lane| lane.failures),
         cursors: sum(|lane| lane.cursors),
         busiest: busiest.max_by(f64::total_cmp),
     }
@@ -1241,8 +1273,15 @@ fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<
 }
 
 fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
-    let p99 = engine.metrics.pulse.commit_p99(now);
-    p99.map(|p99| hundredths(p99.as_secs_f64() * 1_000.0))
+    engine.metrics.pulse.commit_p99(now).map(fine_millis)
+}
+
+fn fsync_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+    engine.metrics.pulse.sync_p99(now).map(fine_millis)
+}
+
+fn fine_millis(took: Duration) -> f64 {
+    hundredths(took.as_secs_f64() * 1_000.0)
 }
 
 /// Processor time that this process has used.

@@ -1,10 +1,13 @@
 //! Namespaces.
 
+use std::time::Duration;
+
 use super::{Admin, Error};
 use crate::api;
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
-use crate::domain::time::Timestamp;
+use crate::domain::thresholds::Thresholds;
+use crate::domain::time::{Timestamp, millis};
 use crate::store;
 
 impl Admin {
@@ -20,16 +23,17 @@ impl Admin {
     /// Makes a namespace with lanes of its own.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::Invalid`] for a count of lanes out of range.
+    /// [`Error::Exists`], [`Error::Invalid`] for a count of lanes out of range, and for thresholds.
     pub async fn create_namespace(
         &self,
         spec: &api::NamespaceSpec,
     ) -> Result<api::Namespace, Error> {
         check_lanes(spec.lanes)?;
+        let thresholds = thresholds(spec, Thresholds::default())?;
         let now = Timestamp::now();
         if !self
             .store
-            .create_namespace(&spec.name, spec.lanes, now)
+            .create_namespace(&spec.name, spec.lanes, thresholds, now)
             .await?
         {
             return Err(Error::Exists {
@@ -86,11 +90,23 @@ pub(super) fn check_lanes(lanes: u16) -> Result<(), Error> {
     }
 }
 
+fn whole(age: Duration) -> u64 {
+    u64::try_from(millis(age)).unwrap_or(0)
+}
+
+/// When a namespace is late, as asked for; what is not asked for is as it was.
+pub(super) fn thresholds(spec: &api::NamespaceSpec, was: Thresholds) -> Result<Thresholds, Error> {
+    let asked = was.with(spec.warn_ms, spec.crit_ms);
+    asked.map_err(|wrong| Error::Invalid(format!("namespace {}: {wrong}", spec.name)))
+}
+
 fn shown(namespace: store::Namespace) -> api::Namespace {
     api::Namespace {
         name: namespace.lanes.namespace,
         lanes: namespace.lanes.lanes,
         generation: namespace.lanes.generation,
         hooks: u64::try_from(namespace.hooks).unwrap_or(0),
+        warn_ms: whole(namespace.thresholds.warn),
+        crit_ms: whole(namespace.thresholds.crit),
     }
 }

@@ -11,9 +11,9 @@ use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{Handler, Hook};
 use crate::domain::name::{Name, OrderingKey, StreamName};
-use crate::domain::position::Position;
+use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-use crate::store::{self, CursorRow, CursorsFilter};
+use crate::store::{self, CursorRow, CursorsFilter, Stored};
 
 /// Which cursors a list is about.
 #[derive(Clone, Debug, Default)]
@@ -76,11 +76,11 @@ impl Admin {
         Ok(rows)
     }
 
-    /// One stream with its cursors.
+    /// One stream with its cursors, and of each that is behind so many of the `events` it needs next.
     ///
     /// # Errors
     /// [`Error::Missing`].
-    pub async fn show_stream(&self, name: &StreamName) -> Result<api::Stream, Error> {
+    pub async fn show_stream(&self, name: &StreamName, events: i64) -> Result<api::Stream, Error> {
         let (hook, stream) = self.stream(name).await?;
         let filter = CursorsFilter {
             stream: Some(stream.id),
@@ -88,12 +88,24 @@ impl Admin {
             ..CursorsFilter::default()
         };
         let rows = self.store.cursors(&filter).await?;
+        let cursors = self.rows(rows).await?;
+        let mut waiting = Vec::new();
+        for row in cursors.iter().filter(|row| row.behind > 0 && events > 0) {
+            let after = Seq(row.position.0);
+            let events = self.store.events_after(stream.id, after, events).await?;
+            waiting.push(api::Waiting {
+                handler: row.handler.clone(),
+                events: events.iter().map(waits).collect(),
+            });
+        }
         Ok(api::Stream {
             stream: name.clone(),
             head: stream.head,
+            floor: stream.floor,
             slot: stream.slot.0,
             lane: self.lane_of(&hook, stream.slot).await?.to_string(),
-            cursors: self.rows(rows).await?,
+            cursors,
+            waiting,
         })
     }
 
@@ -218,14 +230,14 @@ impl Admin {
     }
 
     /// What a set-aside cursor stands before: `skip` asks for its id.
-    async fn next_event(
+    pub(super) async fn next_event(
         &self,
         row: &CursorRow,
     ) -> Result<Option<crate::domain::event::EventId>, Error> {
         if row.condition == Condition::Flowing {
             return Ok(None);
         }
-        let after = crate::domain::position::Seq(row.position.0);
+        let after = Seq(row.position.0);
         let next = self.store.events_after(row.id.stream, after, 1).await?;
         Ok(next.first().map(|stored| stored.event.id))
     }
@@ -242,6 +254,25 @@ impl Admin {
     async fn position(&self, cursor: CursorId) -> Result<Position, Error> {
         let found = self.store.cursor(cursor).await?;
         Ok(found.map_or(Position::default(), |(cursor, ..)| cursor.position))
+    }
+}
+
+/// The most of a body that is shown of an event that waits, in characters.
+const START_MAX: usize = 120;
+
+fn waits(stored: &Stored) -> api::WaitingEvent {
+    let event = &stored.event;
+    // No character has more than four bytes.
+    let start = &event.body[..event.body.len().min(START_MAX * 4)];
+    api::WaitingEvent {
+        event: event.id,
+        seq: event.seq,
+        received_at: event.received_at,
+        size: event.body.len() as u64,
+        start: String::from_utf8_lossy(start)
+            .chars()
+            .take(START_MAX)
+            .collect(),
     }
 }
 

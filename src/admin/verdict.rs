@@ -8,14 +8,9 @@ use super::eta;
 use crate::api::{Class, CursorLine, Lane, LaneState, Severity, Storage, Verdict};
 use crate::domain::cursor::Condition;
 use crate::domain::name::StreamName;
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
-
-/// FLOW from which on a namespace is late.
-pub const LATE: Duration = Duration::from_secs(10);
-
-/// FLOW from which on somebody must look.
-pub const CRITICAL: Duration = Duration::from_secs(60);
 
 /// A try again that is further away than this needs somebody.
 const WAITS_LONG: Duration = Duration::from_secs(300);
@@ -34,6 +29,8 @@ const BUSY: f64 = 0.9;
 pub struct Facts<'f> {
     /// Now.
     pub at: Timestamp,
+    /// From when on the namespace is late.
+    pub thresholds: Thresholds,
     /// The lanes of the namespace.
     pub lanes: &'f [Lane],
     /// Its cursors with work, those set aside first.
@@ -71,7 +68,7 @@ impl Facts<'_> {
 
     /// Whether what may flow waits for too long.
     pub fn is_late(&self) -> bool {
-        self.flow().is_some_and(|flow| flow > LATE)
+        self.flow().is_some_and(|flow| flow > self.thresholds.warn)
     }
 
     fn busy(&self) -> Vec<&Lane> {
@@ -83,8 +80,8 @@ impl Facts<'_> {
         self.lanes.iter().map(|lane| lane.backlog_flowing).sum()
     }
 
-    fn is_late_lane(lane: &Lane) -> bool {
-        !is_stopped(lane) && lane.flow_ms.is_some_and(over(LATE))
+    fn is_late_lane(&self, lane: &Lane) -> bool {
+        !is_stopped(lane) && lane.flow_ms.is_some_and(over(self.thresholds.warn))
     }
 
     /// Busy lanes in which turns wait behind other cursors. However short a round is there: what waits in such a
@@ -153,7 +150,12 @@ fn clock(at: Timestamp) -> String {
 }
 
 /// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
-pub fn severity(lane: &Lane, cursors: &[CursorLine], flow_ms: &[u64]) -> Severity {
+pub fn severity(
+    lane: &Lane,
+    cursors: &[CursorLine],
+    flow_ms: &[u64],
+    thresholds: Thresholds,
+) -> Severity {
     let of_lane = |cursor: &&CursorLine| cursor.lane == lane.index;
     let held_by_hand = cursors.iter().filter(of_lane).filter(|c| is_by_hand(c));
     let held_by_hand = held_by_hand.count() as u64;
@@ -167,13 +169,13 @@ pub fn severity(lane: &Lane, cursors: &[CursorLine], flow_ms: &[u64]) -> Severit
     if lane.state == LaneState::NoOwner
         || lane.held > held_by_hand
         || cursors.iter().filter(of_lane).any(is_bad)
-        || is_running && (lane.flow_ms.is_some_and(over(CRITICAL)) || rises)
+        || is_running && (lane.flow_ms.is_some_and(over(thresholds.crit)) || rises)
     {
         Severity::Trouble
     } else if !is_running
         || lane.state == LaneState::Draining
         || lane.waiting + lane.held > 0
-        || lane.flow_ms.is_some_and(over(LATE))
+        || lane.flow_ms.is_some_and(over(thresholds.warn))
     {
         Severity::Unusual
     } else {
@@ -353,7 +355,7 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
     let late: Vec<_> = facts
         .lanes
         .iter()
-        .filter(|l| Facts::is_late_lane(l))
+        .filter(|l| facts.is_late_lane(l))
         .collect();
     let is_late = |lane: u16| late.iter().any(|late| late.index == lane);
     let largest = facts.largest.iter().filter(|(lane, ..)| is_late(*lane));
@@ -413,7 +415,7 @@ fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
 
 /// Late, and none of the rules says why.
 fn late(facts: &Facts<'_>) -> Option<Verdict> {
-    let late = facts.lanes.iter().filter(|lane| Facts::is_late_lane(lane));
+    let late = facts.lanes.iter().filter(|lane| facts.is_late_lane(lane));
     let lane = late.max_by_key(|lane| lane.flow_ms)?;
     let busy = percent(lane.busy.unwrap_or(0.0));
     let text = format!(
@@ -938,22 +940,53 @@ mod tests {
 
     #[test]
     fn a_lane_needs_somebody_when_a_cursor_of_it_is_held_and_is_unusual_when_stopped() {
-        assert_eq!(severity(&lane(3), &[], &[]), Severity::Fine);
+        let severity = |lane: &Lane, cursors: &[CursorLine]| {
+            severity(lane, cursors, &[], Thresholds::default())
+        };
+        assert_eq!(severity(&lane(3), &[]), Severity::Fine);
         let held = Lane { held: 1, ..lane(3) };
-        assert_eq!(severity(&held, &[], &[]), Severity::Trouble);
+        assert_eq!(severity(&held, &[]), Severity::Trouble);
         let waiting = Lane {
             waiting: 1,
             ..lane(3)
         };
         let soon = [cursor("waiting", 9_000)];
-        assert_eq!(severity(&waiting, &soon, &[]), Severity::Unusual);
+        assert_eq!(severity(&waiting, &soon), Severity::Unusual);
         let long = [cursor("waiting", 900_000)];
-        assert_eq!(severity(&waiting, &long, &[]), Severity::Trouble);
+        assert_eq!(severity(&waiting, &long), Severity::Trouble);
         let paused = Lane {
             state: LaneState::Paused,
             flow_ms: Some(900_000),
             ..lane(3)
         };
-        assert_eq!(severity(&paused, &[], &[]), Severity::Unusual);
+        assert_eq!(severity(&paused, &[]), Severity::Unusual);
+    }
+    #[test]
+    fn how_old_is_late_is_for_the_namespace_to_say() {
+        let flows = |flow_ms| Lane {
+            flow_ms: Some(flow_ms),
+            backlog_flowing: 1,
+            ..lane(3)
+        };
+        let of = |warn, crit| Thresholds::default().with(Some(warn), Some(crit)).unwrap();
+        let severity = |flow_ms, thresholds| severity(&flows(flow_ms), &[], &[], thresholds);
+        assert_eq!(severity(9_000, Thresholds::default()), Severity::Fine);
+        assert_eq!(severity(11_000, Thresholds::default()), Severity::Unusual);
+        assert_eq!(severity(61_000, Thresholds::default()), Severity::Trouble);
+        assert_eq!(severity(9_000, of(5_000, 20_000)), Severity::Unusual);
+        assert_eq!(severity(9_000, of(5_000, 8_000)), Severity::Trouble);
+        assert_eq!(severity(61_000, of(300_000, 300_000)), Severity::Fine);
+
+        let lanes = [flows(61_000)];
+        let rule = |thresholds| {
+            first(&Facts {
+                lanes: &lanes,
+                thresholds,
+                ..Facts::default()
+            })
+            .0
+        };
+        assert_eq!(rule(Thresholds::default()), 8);
+        assert_eq!(rule(of(300_000, 300_000)), 12, "all is well");
     }
 }

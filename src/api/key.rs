@@ -40,6 +40,9 @@ pub struct Key {
     pub hook: Option<Name>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// By whom, as the audit trail calls him; none of a key that is older than this note.
+    #[serde(default)]
+    pub created_by: Option<String>,
     /// When it was last used, to a minute.
     pub last_used_at: Option<Timestamp>,
     /// From which address; `socket` for the daemon's own machine.

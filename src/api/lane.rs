@@ -47,6 +47,9 @@ pub struct Lane {
     pub turn_wait_ms: Option<u64>,
     /// The node that runs it.
     pub node: Option<String>,
+    /// Counts the nodes that have taken it, across all lanes; none where there is only one.
+    #[serde(default)]
+    pub epoch: Option<i64>,
     /// The cursor that is worst off.
     pub worst: Option<Worst>,
     /// Events that an operator keeps from being applied.
@@ -73,6 +76,12 @@ pub struct Lane {
     /// The share of time with a turn running, 0 to 1.
     #[serde(default)]
     pub busy: Option<f64>,
+    /// Events that could not be applied in the last five minutes, each try counted.
+    #[serde(default)]
+    pub failures: u64,
+    /// Deliveries that are under way; none while nothing is delivered.
+    #[serde(default)]
+    pub in_flight: Option<u64>,
     /// Cursors with work.
     #[serde(default)]
     pub cursors: u64,

@@ -13,6 +13,12 @@ pub struct NamespaceSpec {
     /// How many lanes it begins with.
     #[serde(default = "one")]
     pub lanes: u16,
+    /// FLOW from which on it is late; none for what it has, in the beginning 10 s.
+    #[serde(default)]
+    pub warn_ms: Option<u64>,
+    /// FLOW from which on somebody must look; none for what it has, in the beginning a minute.
+    #[serde(default)]
+    pub crit_ms: Option<u64>,
 }
 
 fn one() -> u16 {
@@ -30,4 +36,8 @@ pub struct Namespace {
     pub generation: i64,
     /// How many hooks it has.
     pub hooks: u64,
+    /// FLOW from which on it is late.
+    pub warn_ms: u64,
+    /// FLOW from which on somebody must look.
+    pub crit_ms: u64,
 }

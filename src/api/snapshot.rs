@@ -35,6 +35,12 @@ pub struct Snapshot {
     pub hooks_count: u64,
     /// Streams of its hooks.
     pub streams_count: u64,
+    /// FLOW from which on it is late.
+    #[serde(default)]
+    pub warn_ms: u64,
+    /// FLOW from which on somebody must look.
+    #[serde(default)]
+    pub crit_ms: u64,
     /// What is wrong, in words: the worst first; at least one, which may be `OK`.
     pub verdicts: Vec<Verdict>,
     /// All lanes together.
@@ -251,6 +257,12 @@ pub struct Total {
     pub wait_ms: Option<Percentiles>,
     /// The reducers' own time.
     pub work_ms: Option<Percentiles>,
+    /// Events in the dead letters.
+    #[serde(default)]
+    pub dead: u64,
+    /// Events that could not be applied in the last five minutes, each try counted.
+    #[serde(default)]
+    pub failures: u64,
     /// Cursors with work.
     pub cursors: u64,
     /// The share of time with a turn running, 0 to 1, of the busiest lane.
@@ -268,6 +280,9 @@ pub struct Storage {
     pub commit_p99_ms: Option<f64>,
     /// What is normal for it.
     pub commit_normal_ms: Option<f64>,
+    /// 99 of 100 times the log of the file was synced in at most this; none where a server does that.
+    #[serde(default)]
+    pub fsync_p99_ms: Option<f64>,
     /// What went wrong last, within the last minute.
     pub error: Option<String>,
 }
@@ -316,6 +331,9 @@ pub struct NodeLine {
     pub cpu: Option<f64>,
     /// 99 of 100 of its commits took at most this.
     pub commit_p99_ms: Option<f64>,
+    /// 99 of 100 times the log of its file was synced in at most this; none where a server does that.
+    #[serde(default)]
+    pub fsync_p99_ms: Option<f64>,
     /// How long ago its last beat was seen to change.
     pub beat_ms: Option<u64>,
     /// How long it runs.

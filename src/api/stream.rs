@@ -64,12 +64,42 @@ pub struct Stream {
     pub stream: StreamName,
     /// Its newest event.
     pub head: Seq,
+    /// The last event that retention has removed; 0 while it has every event.
+    #[serde(default)]
+    pub floor: Seq,
     /// Where it stands among the lanes.
     pub slot: u16,
     /// The lane its slot points to.
     pub lane: String,
     /// Its cursors.
     pub cursors: Vec<StreamRow>,
+    /// What those that are behind need next.
+    #[serde(default)]
+    pub waiting: Vec<Waiting>,
+}
+
+/// The events that a handler needs next, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The handler.
+    pub handler: Name,
+    /// As many of them as were asked for.
+    pub events: Vec<WaitingEvent>,
+}
+
+/// An event that waits, without the whole of its body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitingEvent {
+    /// Its id.
+    pub event: EventId,
+    /// Its place in the stream.
+    pub seq: Seq,
+    /// When its last byte was in.
+    pub received_at: Timestamp,
+    /// The length of its body, in bytes.
+    pub size: u64,
+    /// How its body begins, what is not UTF-8 replaced.
+    pub start: String,
 }
 
 /// Cursors to let flow again, waiting or held.

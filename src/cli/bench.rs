@@ -212,6 +212,8 @@ async fn make(name: &Name, target: &Target, reach: &Reach) -> anyhow::Result<Opt
     let namespace = NamespaceSpec {
         name: name.clone(),
         lanes: LANES,
+        warn_ms: None,
+        crit_ms: None,
     };
     let post = Method::POST;
     let path = "/v1/admin/namespaces";

@@ -151,6 +151,7 @@ fn ask(kind: &str, start: &str, place: &Where) -> Option<Vec<String>> {
         url: place.url.clone(),
         key_file: place.key_file.clone(),
         data: place.data.clone(),
+        data_from: String::new(),
         patience: PATIENCE,
     };
     let query = [

@@ -312,6 +312,7 @@ fn config(dir: &TempDir) -> Config {
         node: "demo".to_owned(),
         grace: GRACE_DEFAULT,
         log: Log::Files,
+        settings: Vec::new(),
     }
 }
 

@@ -5,16 +5,16 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use serde::Serialize;
 
 use super::exit;
 use super::reach::{Place, Reach};
 use super::top;
-use super::{Exit, Printer, Trouble};
+use super::{Exit, Printer, Trouble, flags};
 use crate::admin::doctor::{Surroundings, clock, examine};
 use crate::api::{Check, Grade, Key, KeyState, List, SCHEMA, Severity, Snapshot};
-use crate::config::{self, DataDir};
+use crate::config::{self, DataDir, Setting};
 use crate::domain::time::Timestamp;
 use crate::http::edge::Limits;
 use crate::store::Database;
@@ -62,8 +62,16 @@ struct Report {
 
 impl Doctor {
     /// Looks, and says.
-    pub async fn run(self, place: &Place, out: &mut Printer) -> anyhow::Result<Exit> {
-        let around = self.surroundings(place)?;
+    pub async fn run(
+        self,
+        place: &Place,
+        mut settings: Vec<Setting>,
+        matches: &ArgMatches,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
+        let around = self.surroundings(place, matches)?;
+        let data = around.data.path().display();
+        settings.insert(0, flags::setting(matches, "data", data));
         let mut checks = match Reach::find(place, false).await {
             Ok(reach) => with_daemon(&reach, &around, place).await,
             Err(error) => {
@@ -77,20 +85,29 @@ impl Doctor {
                 checks
             }
         };
+        checks.push(Check::ok("settings", config::told(&settings)));
         checks.push(terminal());
         tell(checks, out)
     }
 
-    fn surroundings(&self, place: &Place) -> Result<Surroundings, Trouble> {
+    fn surroundings(&self, place: &Place, matches: &ArgMatches) -> Result<Surroundings, Trouble> {
         let data = place.data()?;
         let given = self.database.as_ref().map(|text| text.parse());
         let given = given.transpose().map_err(config::Error::Database)?;
         let redis = self.redis.as_ref().map(|text| text.parse()).transpose();
+        let database = given.unwrap_or_else(|| Database::from(&data.database()));
+        let redis: Option<crate::lanes::redis::Address> = redis
+            .map_err(|error: crate::lanes::redis::Error| config::Error::Redis(error.to_string()))?;
+        let hints = redis.as_ref().map(ToString::to_string);
+        let hints = hints.unwrap_or_else(|| "none".to_owned());
         Ok(Surroundings {
-            database: given.unwrap_or_else(|| Database::from(&data.database())),
-            redis: redis.map_err(|error: crate::lanes::redis::Error| {
-                config::Error::Redis(error.to_string())
-            })?,
+            settings: vec![
+                flags::setting(matches, "listen", self.listen),
+                flags::setting(matches, "database", &database),
+                flags::setting(matches, "redis", hints),
+            ],
+            database,
+            redis,
             data,
             connections_max: Limits::default().connections_max,
         })

@@ -349,7 +349,11 @@ fn body(event: &EventRow) -> Result<Vec<u8>, Trouble> {
 /// How many of the newest events a short form is looked for in.
 const LOOKED_AT: u32 = 1000;
 
-async fn resolve(reach: &Reach, text: &str) -> anyhow::Result<EventId> {
+/// The event that a text names, whole or in its short form.
+///
+/// # Errors
+/// [`Trouble`] when it names none, or several.
+pub async fn resolve(reach: &Reach, text: &str) -> anyhow::Result<EventId> {
     if !text.starts_with("evt_..") {
         let wrong = |error: crate::domain::event::InvalidEventId| Trouble::usage(error.to_string());
         return Ok(text.parse().map_err(wrong)?);

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::lock;
 use crate::client::{self, Target};
 use crate::config;
-use crate::domain::key::Malformed;
+use crate::domain::key::{KEY_LEN, Malformed};
 use crate::text::closest;
 
 /// What the program's caller may do next.
@@ -150,8 +150,12 @@ impl From<lock::Error> for Trouble {
 impl Trouble {
     /// A key that came from `from` and was not sent.
     pub fn key(error: Malformed, from: &str) -> Self {
+        let length = match error {
+            Malformed::Damaged(characters) => format!(", {characters} of {KEY_LEN} characters"),
+            Malformed::NoKey => String::new(),
+        };
         Self::new(Exit::Key, "malformed_key", error.to_string())
-            .fact("from", format!("{from}. Nothing was sent."))
+            .fact("from", format!("{from}{length}. Nothing was sent."))
     }
 }
 

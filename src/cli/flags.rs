@@ -10,8 +10,11 @@ use clap::{Arg, ArgAction, ArgMatches, Args, ValueEnum as _, value_parser};
 use super::Style;
 use super::print::{Agreed, Color, Output};
 use super::reach::Place;
+use crate::client::Target;
+use crate::config::Setting;
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
 use crate::domain::time::parse_duration;
+use crate::text;
 
 const HEADING: &str = "Global options";
 
@@ -98,8 +101,35 @@ impl Global {
             url: self.url.clone(),
             key_file: self.key_file.clone(),
             data: given_data(matches),
+            data_from: origin(matches, "data"),
             patience: self.timeout.unwrap_or(PATIENCE),
         }
+    }
+
+    /// What every command runs with, and where each value came from.
+    pub fn settings(&self, matches: &ArgMatches) -> Vec<Setting> {
+        let word = |value: Option<clap::builder::PossibleValue>| {
+            value.map_or_else(String::new, |value| value.get_name().to_owned())
+        };
+        let timeout = self.timeout.unwrap_or(PATIENCE);
+        let key_file = self.key_file.as_ref();
+        let key_file =
+            key_file.map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+        // What may stand before the host is nobody's business.
+        let url = self.url.as_ref().map(|url| match Target::parse(url) {
+            Ok(target) => target.to_string(),
+            Err(_) => "no URL".to_owned(),
+        });
+        let setting = |name, value: String| setting(matches, name, value);
+        vec![
+            setting("url", url.unwrap_or_else(|| "none".to_owned())),
+            setting("key-file", key_file),
+            setting("timeout", text::duration(timeout)),
+            setting("output", word(self.output.to_possible_value())),
+            setting("color", word(self.color.to_possible_value())),
+            setting("quiet", self.quiet.to_string()),
+            setting("no-input", self.no_input.to_string()),
+        ]
     }
 
     /// How long to wait for the end of what takes its time; none: for ever.
@@ -126,6 +156,38 @@ pub fn output_of(args: &[OsString]) -> Output {
 }
 
 const DATA: &str = "data_dir";
+
+/// Where the value of a setting came from: its flag, its environment variable, or neither.
+pub fn origin(matches: &ArgMatches, name: &str) -> String {
+    let id = match name {
+        "data" => DATA.to_owned(),
+        name => name.replace('-', "_"),
+    };
+    let levels = std::iter::successors(Some(matches), |matches| {
+        matches.subcommand().map(|(_, inner)| inner)
+    });
+    let sources = levels.filter_map(|matches| {
+        let is_known = matches.try_contains_id(&id).is_ok();
+        is_known.then(|| matches.value_source(&id)).flatten()
+    });
+    let sources: Vec<_> = sources.collect();
+    if sources.contains(&ValueSource::CommandLine) {
+        format!("--{name}")
+    } else if sources.contains(&ValueSource::EnvVariable) {
+        format!("HOOKLANE_{}", name.replace('-', "_").to_uppercase())
+    } else {
+        "built-in default".to_owned()
+    }
+}
+
+/// A setting with where it came from.
+pub fn setting(matches: &ArgMatches, name: &'static str, value: impl ToString) -> Setting {
+    Setting {
+        name,
+        value: value.to_string(),
+        from: origin(matches, name),
+    }
+}
 
 /// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be one of clap's
 /// global flags, because the `--data` of `send` is an event's body; `demo` has a directory of its own.
@@ -263,6 +325,31 @@ mod tests {
         let send = ["--data", "/a", "send", "hello", "--data", "{}"];
         assert_eq!(data_of(&send), dir("/a"), "the body is not the directory");
         assert_eq!(data_of(&["send", "hello", "--data", "{}"]), None);
+    }
+
+    #[test]
+    fn a_setting_says_which_flag_it_came_from_or_that_it_is_built_in() {
+        let of = |args: &[&str], name| {
+            let args = std::iter::once("hooklane").chain(args.iter().copied());
+            origin(
+                &super::super::tree().try_get_matches_from(args).unwrap(),
+                name,
+            )
+        };
+        let call = ["--timeout", "3s", "serve", "--lanes", "8", "--data", "/a"];
+        assert_eq!(of(&call, "timeout"), "--timeout");
+        assert_eq!(
+            of(&call, "lanes"),
+            "--lanes",
+            "also where it is the default's value"
+        );
+        assert_eq!(of(&call, "data"), "--data");
+        assert_eq!(of(&call, "listen"), "built-in default");
+        assert_eq!(of(&["--data", "/a", "doctor"], "data"), "--data");
+        assert_eq!(
+            of(&["doctor", "--key-file", "/k"], "key-file"),
+            "--key-file"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 
 use super::print::{Columns, Row, Stake};
-use super::reach::Reach;
+use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{Key, KeySpec, KeyState, List, NewKey};
 use crate::domain::key::{KeyId, Kind};
@@ -54,11 +54,12 @@ impl Row for Key {
         "HOOK",
         "RATE",
         "CREATED",
+        "BY",
         "LAST USED",
         "EXPIRES",
         "STATE",
     ];
-    const DROPS: &'static [&'static str] = &["CREATED", "EXPIRES", "RATE", "HOOK"];
+    const DROPS: &'static [&'static str] = &["CREATED", "BY", "EXPIRES", "RATE", "HOOK"];
 
     fn cells(&self) -> Vec<String> {
         let now = Timestamp::now();
@@ -69,6 +70,7 @@ impl Row for Key {
             scope(self),
             rate(self),
             day(self.created_at),
+            self.created_by.clone().unwrap_or_else(|| "-".to_owned()),
             last_used(self, now),
             self.expires_at.map_or_else(|| "never".into(), day),
             state(self, now),
@@ -314,7 +316,7 @@ impl All {
 /// End a key for good; what uses it is refused at once
 ///
 /// Examples:
-///   hooklane keys revoke k_7Q2mC0vX
+///   hooklane keys revoke k_7Q2mC0vX --reason 'left in a chat'
 ///   hooklane keys list --stale -o names | xargs -n1 hooklane keys revoke --yes
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -322,6 +324,9 @@ pub struct Revoke {
     /// The key's id, k_ and eight digits
     #[arg(value_parser = key_id)]
     id: KeyId,
+    /// Why, for the others
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 fn key_id(text: &str) -> Result<KeyId, String> {
@@ -358,8 +363,10 @@ impl Revoke {
         if !out.confirm(&format!("Revoke {}?", key.name), &what, &Stake::Moderate)? {
             return Ok(Exit::Failed);
         }
-        let path = format!("{KEYS}/{}", self.id);
-        let revoked: Key = reach.call(Method::DELETE, &path, None::<&()>).await?;
+        let path = with_query(&format!("{KEYS}/{}", self.id), &[("reason", self.reason)]);
+        let revoked: Key = reach
+            .call_planned(&here, Method::DELETE, &path, None::<&()>)
+            .await?;
         out.say(format_args!("revoked  {} ({})", revoked.name, revoked.id))?;
         out.object(&revoked)?;
         Ok(Exit::Done)

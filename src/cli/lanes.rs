@@ -202,8 +202,12 @@ fn look(lane: &Lane, worst: &Worst) -> String {
         .oldest_ms
         .map(|ms| text::duration(Duration::from_millis(ms)));
     let (index, stream, handler) = (lane.index, &worst.stream, &worst.handler);
+    let tries = match worst.tries {
+        0 | 1 => String::new(),
+        tries => format!(" x{tries}"),
+    };
     format!(
-        "lane {index}: {cursors} set aside, {stream} -> {handler} ({}, {}). \
+        "lane {index}: {cursors} set aside, {stream} -> {handler} ({}{tries}, {}). \
          Look: hooklane why {stream}",
         worst.result,
         or_dash(age)

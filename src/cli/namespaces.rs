@@ -1,5 +1,7 @@
 //! `namespaces`: groups of hooks with lanes of their own.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, value_parser};
 use http::Method;
 
@@ -9,6 +11,7 @@ use super::{Exit, Printer, Trouble};
 use crate::api::{List, Namespace, NamespaceSpec};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
+use crate::domain::time::{millis, parse_duration};
 use crate::text;
 
 /// Make, list and delete groups of hooks with lanes of their own
@@ -33,8 +36,9 @@ impl Namespaces {
 const NAMESPACES: &str = "/v1/admin/namespaces";
 
 impl Row for Namespace {
-    const HEADER: &'static [&'static str] = &["NAME", "LANES ", "GENERATION ", "HOOKS "];
-    const DROPS: &'static [&'static str] = &["GENERATION"];
+    const HEADER: &'static [&'static str] =
+        &["NAME", "LANES ", "GENERATION ", "HOOKS ", "WARN ", "CRIT "];
+    const DROPS: &'static [&'static str] = &["GENERATION", "CRIT", "WARN"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -42,6 +46,8 @@ impl Row for Namespace {
             self.lanes.to_string(),
             self.generation.to_string(),
             self.hooks.to_string(),
+            text::duration(Duration::from_millis(self.warn_ms)),
+            text::duration(Duration::from_millis(self.crit_ms)),
         ]
     }
 
@@ -54,6 +60,7 @@ impl Row for Namespace {
 ///
 /// Examples:
 ///   hooklane namespaces create acme --lanes 4
+///   hooklane namespaces create batch --warn 5m --crit 1h
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Create {
@@ -63,6 +70,12 @@ pub struct Create {
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     #[arg(value_parser = value_parser!(u16).range(1..=i64::from(LANES_MAX)))]
     lanes: u16,
+    /// Age of the oldest event that may flow (FLOW) from which on it is late [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    warn: Option<Duration>,
+    /// The same from which on somebody must look [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    crit: Option<Duration>,
 }
 
 impl Create {
@@ -70,6 +83,8 @@ impl Create {
         let spec = NamespaceSpec {
             name: self.name,
             lanes: self.lanes,
+            warn_ms: self.warn.map(whole),
+            crit_ms: self.crit.map(whole),
         };
         let made: Namespace = reach.call(Method::POST, NAMESPACES, Some(&spec)).await?;
         out.say(format_args!("created  {}, {}", made.name, lanes(&made)))?;
@@ -83,6 +98,10 @@ impl Create {
         out.object(&made)?;
         Ok(Exit::Done)
     }
+}
+
+fn whole(age: Duration) -> u64 {
+    millis(age).unsigned_abs()
 }
 
 fn lanes(namespace: &Namespace) -> String {

@@ -135,6 +135,7 @@ struct Step {
     progress: &'static str,
     done: u64,
     of: u64,
+    per_s: f64,
     left_ms: Option<u64>,
     not_moving: Option<String>,
 }
@@ -194,6 +195,7 @@ impl Progress {
             progress: self.name,
             done,
             of,
+            per_s: (rate * 10.0).round() / 10.0,
             left_ms: (done > 0 && !self.is_still).then_some(left_ms as u64),
             not_moving: self.is_still.then(|| why.to_owned()),
         })
@@ -208,7 +210,8 @@ impl fmt::Display for Step {
         }
         let left = self.left_ms.map(Duration::from_millis);
         let left = left.map_or_else(String::new, |left| {
-            format!("   {} left", text::duration(left))
+            let rate = text::count(self.per_s.round() as u64);
+            format!("   {rate}/s   {} left", text::duration(left))
         });
         let full = usize::try_from(done * 14 / of).unwrap_or(14);
         write!(
@@ -861,7 +864,7 @@ mod tests {
             step.map(|step| step.to_string())
         };
         assert_eq!(said(900, 10, false), None, "no bar under a second");
-        let line = "drain   [#-------------]  10%  10 of 100   9.9s left";
+        let line = "drain   [#-------------]  10%  10 of 100   9/s   9.9s left";
         assert_eq!(said(1_100, 10, false).as_deref(), Some(line));
         assert_eq!(said(1_200, 11, false), None, "less than a tenth more");
         assert!(said(1_300, 20, false).is_some(), "a tenth more");

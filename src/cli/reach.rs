@@ -32,6 +32,8 @@ pub struct Place {
     pub key_file: Option<PathBuf>,
     /// `--data`
     pub data: Option<PathBuf>,
+    /// Where that came from.
+    pub data_from: String,
     /// `--timeout`
     pub patience: Duration,
 }
@@ -102,7 +104,9 @@ impl Reach {
         match client.greet().await {
             Ok(()) => Ok(Self::Daemon(client)),
             Err(client::Error::Unreachable { .. }) if offline => open(&data).await,
-            Err(error @ client::Error::Unreachable { .. }) => Err(no_daemon(error).into()),
+            Err(error @ client::Error::Unreachable { .. }) => {
+                Err(no_daemon(error, &place.data_from).into())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -263,10 +267,11 @@ impl Reach {
     }
 }
 
-fn no_daemon(error: client::Error) -> Trouble {
+fn no_daemon(error: client::Error, data_from: &str) -> Trouble {
+    let elsewhere = format!("--url http[s]://HOST:8420 or HOOKLANE_URL      now: {data_from}");
     Trouble::from(error)
         .fact("start", "hooklane serve")
-        .fact("elsewhere", "--url http[s]://HOST:8420 or HOOKLANE_URL")
+        .fact("elsewhere", elsewhere)
 }
 
 /// Takes the lock of the data directory and opens its database.
@@ -335,12 +340,13 @@ mod tests {
             url: Some("http://127.0.0.1:1".into()),
             key_file: Some(file),
             data: None,
+            data_from: String::new(),
             patience: Duration::from_secs(1),
         };
         let error = Reach::find(&place, true).await.err().unwrap();
         let trouble = super::super::exit::trouble(error).unwrap();
         assert_eq!(trouble.exit, Exit::Key);
-        assert!(trouble.message.contains("21 of 49"), "{trouble}");
+        assert!(trouble.facts[0].1.contains("21 of 49"), "{trouble}");
     }
 
     #[tokio::test]
@@ -350,6 +356,7 @@ mod tests {
             url: None,
             key_file: None,
             data: Some(dir.path().into()),
+            data_from: "--data".to_owned(),
             patience: Duration::from_secs(1),
         };
         let error = Reach::find(&place, false).await.err().unwrap();

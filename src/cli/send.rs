@@ -24,7 +24,7 @@ use crate::text;
 ///
 /// Examples:
 ///   hooklane send hello --data '{"n":1}'
-///   hooklane send orders --data @order.json --header 'X-Account: c07'
+///   hooklane send orders --data @order.json --header 'X-Account: c07' --timeout 30s
 ///   hooklane send hello --count 1000 --rate 200
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -83,16 +83,27 @@ struct Summary {
 }
 
 impl Send {
-    /// Does what the verb says.
-    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    /// Does what the verb says, and follows what was accepted for `limit` at most.
+    pub async fn run(
+        self,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
         let body = body(&self.body)?;
         match self.count {
-            1 => self.one(body, reach, out).await,
-            _ => self.many(body, reach, out).await,
+            1 => self.one(body, reach, limit, out).await,
+            _ => self.many(body, reach, limit, out).await,
         }
     }
 
-    async fn one(&self, body: Bytes, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    async fn one(
+        &self,
+        body: Bytes,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
         let posted = self.post(body, reach).await?;
         let answered = Instant::now();
         let accepted = &posted.accepted;
@@ -112,16 +123,26 @@ impl Send {
         if self.no_wait {
             return Ok(Exit::Done);
         }
-        let ended = follow(reach, &stream, accepted.seq).await?;
+        let ended = follow(reach, &stream, accepted.seq, Wait::new(limit)).await?;
         let exit = tell_end(ended, answered.elapsed(), &stream, reach, out).await?;
         if exit == Exit::Done {
-            let again = format!("hooklane send {} --count 1000 --rate 200", self.hook);
-            out.facts(&[("next     ", again)])?;
+            let hook = &self.hook;
+            let next = format!(
+                "hooklane send {hook} --count 1000 --rate 200   and beside it: hooklane top\n\
+                 hooklane keys create --type write --hook {hook} --name me   for senders outside this machine"
+            );
+            out.facts(&[("next     ", next)])?;
         }
         Ok(exit)
     }
 
-    async fn many(&self, body: Bytes, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    async fn many(
+        &self,
+        body: Bytes,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
         let mut summary = Summary::default();
         let mut took = Vec::new();
         let began = Instant::now();
@@ -140,11 +161,13 @@ impl Send {
         summary.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         took.sort_unstable();
         self.tell(&summary, &took, began.elapsed(), out)?;
-        let exit = match self.no_wait {
-            true => Exit::Done,
-            false => settle(&mut summary, &self.hook, reach, out).await?,
+        let settled = match self.no_wait {
+            true => Ok(Exit::Done),
+            false => settle(&mut summary, &self.hook, reach, limit, out).await,
         };
+        // What was accepted is told also where the end was not seen.
         out.object(&summary)?;
+        let exit = settled?;
         Ok(match summary.disordered {
             0 => exit,
             _ => Exit::Failed,
@@ -250,6 +273,45 @@ enum Ended {
     Stored,
     /// The key may not read.
     Unseen,
+    /// It was waited for long enough.
+    Late(Trouble),
+}
+
+/// How long an end is waited for.
+#[derive(Clone, Copy)]
+struct Wait {
+    began: Instant,
+    limit: Option<Duration>,
+}
+
+impl Wait {
+    fn new(limit: Option<Duration>) -> Self {
+        let began = Instant::now();
+        Self { began, limit }
+    }
+
+    /// The part of `round` for which there is time; nothing is left once the limit has passed.
+    fn round(self, round: Duration) -> Duration {
+        let left = (self.limit).map(|limit| limit.saturating_sub(self.began.elapsed()));
+        left.map_or(round, |left| left.min(round))
+    }
+
+    /// What is said when the limit has passed.
+    fn late(self, stream: &StreamName, seq: Seq) -> Option<Trouble> {
+        let limit = self.limit.filter(|limit| self.began.elapsed() >= *limit)?;
+        let message = format!(
+            "{stream} seq {seq} is not folded after {}",
+            text::duration(limit)
+        );
+        Some(
+            Trouble::new(Exit::Unfinished, "not_folded", message)
+                .fact(
+                    "goes on",
+                    "by itself: it is stored, and is folded when its turn comes",
+                )
+                .fact("look", format!("hooklane why {stream}")),
+        )
+    }
 }
 
 /// How long the daemon waits before it says how far it is: briefly at first, because an event that
@@ -257,9 +319,15 @@ enum Ended {
 const ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 
 /// Waits until `seq` is folded, for as long as its stream flows.
-async fn follow(reach: &Reach, stream: &StreamName, seq: Seq) -> anyhow::Result<Ended> {
+async fn follow(
+    reach: &Reach,
+    stream: &StreamName,
+    seq: Seq,
+    waiting: Wait,
+) -> anyhow::Result<Ended> {
     let [first, later] = ROUNDS;
     for round in std::iter::once(first).chain(std::iter::repeat(later)) {
+        let round = waiting.round(round);
         let wait = format!("{}ms", round.as_millis());
         let query = [("min_seq", Some(seq.to_string())), ("wait", Some(wait))];
         let request = Request::get(state::path(stream, &query)).body(Bytes::new());
@@ -273,6 +341,9 @@ async fn follow(reach: &Reach, stream: &StreamName, seq: Seq) -> anyhow::Result<
         }
         if let Some(ended) = set_aside(reach, stream).await {
             return Ok(ended);
+        }
+        if let Some(late) = waiting.late(stream, seq) {
+            return Ok(Ended::Late(late));
         }
     }
     Ok(Ended::Unseen)
@@ -317,7 +388,7 @@ async fn tell_end(
                 false => state.to_owned(),
             };
             let lane = match streams::look_up(reach, stream).await {
-                Ok(found) => format!(" in lane {}", found.lane),
+                Ok(found) => format!(" in lane {}", plain(&found.lane)),
                 Err(_) => String::new(),
             };
             out.say(format_args!(
@@ -344,6 +415,15 @@ async fn tell_end(
             out.facts(&facts)?;
             Ok(Exit::Unfinished)
         }
+        Ended::Late(trouble) => Err(trouble.into()),
+    }
+}
+
+/// A lane of the default namespace by its place alone.
+fn plain(lane: &str) -> &str {
+    match lane.strip_prefix("default-").map(|rest| rest.rsplit('-')) {
+        Some(mut parts) => parts.next().unwrap_or(lane),
+        None => lane,
     }
 }
 
@@ -352,16 +432,18 @@ async fn settle(
     summary: &mut Summary,
     hook: &Name,
     reach: &Reach,
+    limit: Option<Duration>,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {
-    let began = Instant::now();
+    let waiting = Wait::new(limit);
+    let began = waiting.began;
     let streams: Vec<(StreamName, Sent)> = summary
         .streams
         .iter()
         .filter_map(|(name, sent)| Some((name.parse().ok()?, *sent)))
         .collect();
     for (stream, sent) in streams {
-        match follow(reach, &stream, sent.last).await? {
+        match follow(reach, &stream, sent.last, waiting).await? {
             Ended::Folded(_) => summary.folded += sent.accepted,
             ended @ Ended::SetAside(..) => {
                 summary.unfolded += sent.accepted;

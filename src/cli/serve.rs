@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{ArgMatches, Args, ValueEnum as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing_appender::non_blocking::WorkerGuard;
 
-use super::{Exit, Printer, Trouble, lock};
+use super::{Exit, Printer, Trouble, flags, lock};
 use crate::admin::Admin;
 use crate::admin::doctor::Surroundings;
-use crate::config::{self, Config, DataDir};
+use crate::config::{self, Config, DataDir, Setting};
 use crate::domain::time::parse_duration;
 use crate::engine::ownership::Node;
 use crate::engine::{self, Engine, Running};
@@ -23,6 +23,7 @@ use crate::http::{self, App};
 use crate::lanes::redis::Redis;
 use crate::metrics::Metrics;
 use crate::store::{self, Database, Store};
+use crate::text;
 
 /// Run a node: receive webhooks, keep them, process them in order
 ///
@@ -96,10 +97,10 @@ enum Log {
 
 impl Serve {
     /// What the flags say, checked.
-    pub fn config(self, data: DataDir) -> Result<Config, Trouble> {
+    pub fn config(self, data: DataDir, matches: &ArgMatches) -> Result<Config, Trouble> {
         let redis = |text: String| text.parse().map_err(|error| no_redis(&error));
         let database = self.database.map(|text| text.parse());
-        let config = Config {
+        let mut config = Config {
             data,
             database: database.transpose().map_err(config::Error::Database)?,
             redis: self.redis.map(redis).transpose()?,
@@ -112,9 +113,31 @@ impl Serve {
                 Log::Short => config::Log::Short,
                 Log::Json => config::Log::Json,
             },
+            settings: Vec::new(),
         };
+        config.settings = settings(&config, self.log, matches);
         Ok(config.checked()?)
     }
+}
+
+/// What a node runs with, and where each value came from.
+fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
+    let setting = |name, value: String| flags::setting(matches, name, value);
+    let file = || config.data.database().display().to_string();
+    let database = config.database.as_ref().map(ToString::to_string);
+    let redis = config.redis.as_ref().map(ToString::to_string);
+    let log = log.to_possible_value();
+    let log = log.map_or_else(String::new, |log| log.get_name().to_owned());
+    vec![
+        setting("data", config.data.path().display().to_string()),
+        setting("listen", config.listen.to_string()),
+        setting("database", database.unwrap_or_else(file)),
+        setting("redis", redis.unwrap_or_else(|| "none".to_owned())),
+        setting("lanes", config.lanes.to_string()),
+        setting("node", config.node.clone()),
+        setting("grace", text::duration(config.grace)),
+        setting("log", log),
+    ]
 }
 
 fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
@@ -194,6 +217,13 @@ impl Started {
     /// Where it takes webhooks.
     pub fn address(&self) -> SocketAddr {
         self.doors.address
+    }
+
+    /// How many lanes there are.
+    pub fn lanes(&self) -> u64 {
+        let catalog = self.running.engine().catalog.peek();
+        let sets = catalog.lane_sets.values();
+        sets.map(|set| u64::from(set.lanes)).sum()
     }
 
     /// Waits until it cannot go on, and says why.
@@ -390,13 +420,28 @@ impl Doors {
 
 /// Looks at everything once a second, for all who watch, and for the other nodes.
 async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
+    let mut kept = Instant::now();
     while !*stopping.borrow() {
         if let Err(error) = admin.observe().await {
             tracing::debug!(%error, "what is seen is as old as the last look");
         }
+        if kept.elapsed() >= KEEP_EVERY {
+            kept = Instant::now();
+            keep(&admin).await;
+        }
         let _ = tokio::time::timeout(OBSERVE_EVERY, stopping.changed()).await;
     }
+    keep(&admin).await;
 }
+
+async fn keep(admin: &Admin) {
+    if let Err(error) = admin.keep_normals().await {
+        tracing::debug!(%error, "what is normal is not kept");
+    }
+}
+
+/// How often what is normal is stored.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How often everything is looked at.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
@@ -427,8 +472,9 @@ fn greet(
     tracing::info!(version, node, %data, %address, epoch, "ready");
     let new = if is_new { " (new)" } else { "" };
     out.say(format_args!(
-        "hooklane {version}   node {node}   {}",
-        set_up(config)
+        "hooklane {version}   node {node}   {}, {}",
+        set_up(config),
+        text::counted(started.lanes(), "lane", "lanes")
     ))?;
     out.say(format_args!(
         "  data   {data}{new}\n         every command on this machine works through its socket, without a key"

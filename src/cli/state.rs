@@ -2,7 +2,10 @@
 
 mod rebuild;
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
+use serde_json::value::RawValue;
 
 use super::print::Output;
 use super::reach::{Reach, with_query};
@@ -18,11 +21,16 @@ pub enum State {
 }
 
 impl State {
-    /// Does what the verb says.
-    pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    /// Does what the verb says, and waits for its end for `limit` at most.
+    pub async fn run(
+        self,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
         match self {
             Self::Show(show) => show.run(reach, out).await,
-            Self::Rebuild(again) => again.run(reach, out).await,
+            Self::Rebuild(again) => again.run(reach, limit, out).await,
         }
     }
 }
@@ -32,11 +40,18 @@ impl State {
 /// Examples:
 ///   hooklane state show hello
 ///   hooklane state show orders/c07 | jq .total
+///   hooklane state show orders/c07 --rebuilt
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Show {
     /// The stream, HOOK or HOOK/KEY
     stream: StreamName,
+    /// Fold the same events again by today's reducer, print that, and say whether it is the same; changes nothing
+    #[arg(long)]
+    rebuilt: bool,
+    /// With --rebuilt, begin at checkpoints even where older code had a part in them
+    #[arg(long, requires = "rebuilt")]
+    from_checkpoints: bool,
 }
 
 /// Where the state of a stream is read.
@@ -57,6 +72,11 @@ impl Show {
                 return Err(error.into());
             }
         };
+        if self.rebuilt && state.position.0 > 0 {
+            let (stream, to) = (&self.stream, state.position.0);
+            let folded = rebuild::fold(stream, to, self.from_checkpoints, reach).await?;
+            return show_rebuilt(&state, &folded, &self.stream, out);
+        }
         match out.output() {
             Output::Names => out.line(&self.stream.to_string())?,
             _ if out.object(&state)? => {}
@@ -77,4 +97,36 @@ impl Show {
         }
         Ok(Exit::Done)
     }
+}
+
+/// What today's reducer makes of the events that are in the live state.
+fn show_rebuilt(
+    live: &api::State,
+    folded: &api::FoldedTo,
+    stream: &StreamName,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
+    match out.output() {
+        Output::Names => out.line(&stream.to_string())?,
+        _ if out.object(folded)? => {}
+        _ => out.line(folded.state.as_deref().map_or("null", |state| state.get()))?,
+    }
+    out.flush()?;
+    let value = |state: &Option<Box<RawValue>>| {
+        let text = state.as_deref().map_or("null", RawValue::get);
+        serde_json::from_str::<serde_json::Value>(text)
+    };
+    let position = folded.position;
+    match value(&live.state)? == value(&folded.state)? {
+        true => out.say(format_args!(
+            "position {position}, folded again by today's reducer: the live state is the same"
+        ))?,
+        false => {
+            out.say(format_args!(
+                "position {position}, folded again by today's reducer: the live state differs"
+            ))?;
+            out.facts(&[("switch", format!("hooklane state rebuild {stream}"))])?;
+        }
+    }
+    Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! `status`: whether all is well, in words, and by an exit code.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
-use crate::api::{Class, Lane, LaneState, Snapshot, Verdict};
+use crate::api::{Class, Lane, LaneState, NodeLine, Snapshot, Total, Verdict};
 use crate::domain::name::Name;
 use crate::domain::time::parse_duration;
 use crate::text::{count, duration, printable_line};
@@ -87,10 +88,6 @@ fn text(snapshot: &Snapshot) -> String {
         text.push_str(&verdict(worst, &snapshot.verdicts[1..]));
     }
     let total = &snapshot.total;
-    let age = |ms: Option<u64>| {
-        let age = ms.map(|ms| duration(Duration::from_millis(ms)));
-        age.unwrap_or_else(|| "-".to_owned())
-    };
     let storage = &snapshot.storage;
     let accepting = match (&storage.error, storage.accepting) {
         (Some(error), _) => format!("no: {}", printable_line(error)),
@@ -104,12 +101,11 @@ fn text(snapshot: &Snapshot) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         text,
-        "oldest     {}, {} flowing     backlog {} {:+.0}/s     set aside {}\n\
+        "oldest     {}     backlog {} {:+.0}/s     set aside {}\n\
          accepting  {accepting}, {:.0}/s{commit}\n\
-         lanes      {} {}: {}\n\
+         lanes      {} {}: {}{}\n\
          nodes      {}",
-        age(total.oldest_ms),
-        age(total.flow_ms),
+        oldest(total),
         count(total.backlog),
         total.backlog_per_s,
         crate::text::counted(total.set_aside, "cursor", "cursors"),
@@ -117,9 +113,36 @@ fn text(snapshot: &Snapshot) -> String {
         snapshot.namespace,
         snapshot.lanes.len(),
         states(&snapshot.lanes),
+        elsewhere(snapshot),
         nodes(snapshot)
     );
     text
+}
+
+/// How old what waits is: what may flow, and what may not.
+fn oldest(total: &Total) -> String {
+    let age = |ms: u64| duration(Duration::from_millis(ms));
+    let Some(oldest) = total.oldest_ms else {
+        return "nothing waits".to_owned();
+    };
+    if total.flow_ms == Some(oldest) {
+        return format!("{} flowing", age(oldest));
+    }
+    let what = match total.set_aside {
+        0 => "kept",
+        _ => "set aside",
+    };
+    let flow = total.flow_ms.map_or_else(|| "-".to_owned(), age);
+    format!("{} {what}, {flow} flowing", age(oldest))
+}
+
+/// The lanes of the other namespaces.
+fn elsewhere(snapshot: &Snapshot) -> String {
+    let others = snapshot.namespaces.iter();
+    let others = others.filter(|line| line.namespace != snapshot.namespace);
+    others
+        .map(|line| format!("     {} {}", line.namespace, line.lanes))
+        .collect()
 }
 
 /// A verdict in two sentences, and how many more there are.
@@ -152,16 +175,24 @@ fn states(lanes: &[Lane]) -> String {
 }
 
 fn nodes(snapshot: &Snapshot) -> String {
-    let node = |node: &crate::api::NodeLine| {
+    let up = |node: &NodeLine| {
         let up = node.up_ms.map(|ms| duration(Duration::from_millis(ms)));
-        let version = node.version.as_deref().unwrap_or("-");
         let name = printable_line(&node.node);
-        format!(
-            "{name} up {}, {}",
-            up.unwrap_or_default(),
-            printable_line(version)
-        )
+        format!("{name} up {}", up.unwrap_or_else(|| "-".to_owned()))
     };
-    let nodes: Vec<_> = snapshot.nodes.iter().map(node).collect();
-    nodes.join("; ")
+    let version =
+        |node: &NodeLine| printable_line(node.version.as_deref().unwrap_or("-")).to_string();
+    let versions: HashSet<_> = snapshot.nodes.iter().map(version).collect();
+    match (&snapshot.nodes[..], versions.len()) {
+        (nodes @ [_, first, ..], 1) => {
+            let all = if nodes.len() == 2 { "both" } else { "all" };
+            let nodes: Vec<_> = nodes.iter().map(up).collect();
+            format!("{}, {all} {}", nodes.join(", "), version(first))
+        }
+        (nodes, _) => {
+            let node = |node: &NodeLine| format!("{}, {}", up(node), version(node));
+            let nodes: Vec<_> = nodes.iter().map(node).collect();
+            nodes.join("; ")
+        }
+    }
 }

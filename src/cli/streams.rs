@@ -5,16 +5,18 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 
-use super::print::{Columns, Row, Stake};
+use super::print::{Columns, Output, Row, Stake};
 use super::reach::{Reach, with_query};
-use super::{Exit, Printer, Trouble};
+use super::table::{self, Sheet};
+use super::{Exit, Printer, Trouble, events};
 use crate::api::{
     Held, Hold as HoldSpec, HookRetry, List, Released, Retry as RetrySpec, Skip as SkipSpec,
-    Skipped, Stream, StreamRow,
+    Skipped, Stream, StreamRow, Waiting, WaitingEvent,
 };
 use crate::domain::cursor::Condition;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
 use crate::text;
 
 /// See streams and their cursors, let go what is set aside
@@ -152,17 +154,29 @@ impl All {
 /// # Errors
 /// That of the daemon, when there is no such stream among others.
 pub async fn look_up(reach: &Reach, name: &StreamName) -> Result<Stream, crate::client::Error> {
-    let path = with_query(
-        &format!("{STREAMS}/show"),
-        &[("stream", Some(name.to_string()))],
-    );
-    reach.get(&path).await
+    look_at(reach, name, 0).await
 }
 
-/// Show one stream and what its handlers' cursors do
+/// The same with so many of the events that wait.
+async fn look_at(
+    reach: &Reach,
+    name: &StreamName,
+    events: u16,
+) -> Result<Stream, crate::client::Error> {
+    let query = [
+        ("stream", Some(name.to_string())),
+        ("events", Some(events.to_string())),
+    ];
+    reach
+        .get(&with_query(&format!("{STREAMS}/show"), &query))
+        .await
+}
+
+/// Show one stream, what its handlers' cursors do, and the events that they need next
 ///
 /// Examples:
 ///   hooklane streams show orders/c07
+///   hooklane streams show orders/c07 --events 20
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Show {
@@ -171,21 +185,26 @@ pub struct Show {
     /// The cursor of one handler [default: all]
     #[arg(long, value_name = "NAME")]
     handler: Option<Name>,
+    /// How many waiting events of each cursor
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=100))]
+    events: u16,
 }
 
 impl Show {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let mut stream = look_up(reach, &self.stream).await?;
+        let mut stream = look_at(reach, &self.stream, self.events).await?;
         if let Some(handler) = &self.handler {
             let handlers = handlers(&stream);
             stream.cursors.retain(|row| row.handler == *handler);
+            stream.waiting.retain(|events| events.handler == *handler);
             if stream.cursors.is_empty() {
                 return Err(no_handler(&self.stream, handler, &handlers).into());
             }
         }
         let mut facts = vec![
             ("stream", stream.stream.to_string()),
-            ("head", stream.head.to_string()),
+            ("head", head(&stream)),
             ("lane", format!("{}, slot {}", stream.lane, stream.slot)),
         ];
         let cursors: Vec<String> = stream.cursors.iter().map(cursor).collect();
@@ -194,8 +213,57 @@ impl Show {
             facts.extend(ways_out(row));
         }
         out.item(&stream, &self.stream.to_string(), &facts)?;
+        if out.output() == Output::Table {
+            for waiting in &stream.waiting {
+                show_waiting(waiting, &stream, out)?;
+            }
+        }
         Ok(Exit::Done)
     }
+}
+
+fn head(stream: &Stream) -> String {
+    let (head, floor) = (stream.head, stream.floor);
+    match floor.0 {
+        0 => head.to_string(),
+        _ => format!("{head}; retention has removed the events up to {floor}"),
+    }
+}
+
+const WAITING: &[&str] = &["SEQ ", "EVENT", "AGE ", "SIZE ", "BODY"];
+
+/// What a handler needs next, in order.
+fn show_waiting(waiting: &Waiting, stream: &Stream, out: &mut Printer) -> std::io::Result<()> {
+    let now = Timestamp::now();
+    let cells = |event: &WaitingEvent| {
+        vec![
+            event.seq.to_string(),
+            events::short(event.event),
+            text::duration(now.since(event.received_at)),
+            text::size(event.size),
+            event.start.clone(),
+        ]
+    };
+    let sheet = Sheet {
+        header: WAITING,
+        drops: &["SIZE", "AGE"],
+        rows: waiting.events.iter().map(cells).collect(),
+    };
+    out.line("")?;
+    out.line(&format!("waiting for {}, in order", waiting.handler))?;
+    for line in table::lines(&sheet, out.room()) {
+        out.line(&line)?;
+    }
+    let row = stream
+        .cursors
+        .iter()
+        .find(|row| row.handler == waiting.handler);
+    let behind = row.map_or(0, |row| row.behind);
+    match behind.saturating_sub(waiting.events.len() as u64) {
+        0 => {}
+        more => out.line(&format!("... {} more", text::count(more)))?,
+    }
+    out.flush()
 }
 
 fn handlers(stream: &Stream) -> Vec<Name> {

@@ -1,7 +1,11 @@
 //! `top`: the dashboard; where there is no terminal, one plain picture of it.
 
+mod journal;
+mod report;
+
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _, stdin, stdout};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +22,8 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use serde_json::Value;
 use tokio::sync::mpsc;
+
+use journal::Journal;
 
 use super::print::Output;
 use super::reach::{Reach, encoded, with_query};
@@ -44,6 +50,7 @@ use crate::tui::{self, guard};
 ///   hooklane top
 ///   hooklane top --once
 ///   hooklane top --read-only --interval 5s --window 1h
+///   hooklane top --log-file top.log
 ///   hooklane top -o jsonl
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -66,6 +73,9 @@ pub struct Top {
     /// Change nothing, whoever looks
     #[arg(long)]
     read_only: bool,
+    /// Add what happens meanwhile to this file, a line each
+    #[arg(long, value_name = "PATH", conflicts_with = "once")]
+    log_file: Option<PathBuf>,
 }
 
 /// The longest wait before a daemon that is gone is asked again.
@@ -93,6 +103,7 @@ impl Top {
             window: Window::default(),
             ascii,
             read_only: false,
+            log_file: None,
         }
     }
 
@@ -104,19 +115,20 @@ impl Top {
         let interval = self.interval.max(Duration::from_millis(100));
         let mut app = App::new(self.namespace.clone(), theme, self.read_only, interval);
         (app.window, app.place) = (self.window, place(reach));
+        let journal = self.log_file.as_deref().map(Journal::open).transpose()?;
         if out.output() == Output::Jsonl && !self.once {
-            return lines(&app, reach, out).await;
+            return lines(&app, journal, reach, out).await;
         }
         if self.once || !has_terminal() || out.output() != Output::Table {
-            return picture(app, reach, out).await;
+            return picture(app, journal, reach, out).await;
         }
         // The first answer is waited for on the terminal as it is: an error is read there.
         let first = reach.get(&Asked::of(&app).path(ONCE)).await?;
         app.update(Message::Snapshot(Box::new(first)));
-        guard::on_panic();
+        guard::on_panic(move |panic| report::report(panic, self.log_file.as_deref()));
         guard::watch()?;
         guard::take()?;
-        let ended = show(&mut app, reach).await;
+        let ended = show(&mut app, journal, reach).await;
         guard::restore();
         if ended? {
             out.line(&tui::plain(&app, WIDTH))?;
@@ -168,11 +180,20 @@ impl Asked {
 
 const ONCE: &str = "/v1/admin/snapshot";
 
-async fn picture(mut app: App, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+async fn picture(
+    mut app: App,
+    journal: Option<Journal>,
+    reach: &Reach,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
     let snapshot: Snapshot = reach.get(&Asked::of(&app).path(ONCE)).await?;
     if !out.object(&snapshot)? {
-        app.update(Message::Snapshot(Box::new(snapshot)));
         app.now = Timestamp::now();
+        let message = Message::Snapshot(Box::new(snapshot));
+        if let Some(mut journal) = journal {
+            journal.note(&message, app.now)?;
+        }
+        app.update(message);
         let mut text = tui::plain(&app, WIDTH);
         // The last line says which keys there are.
         let keys = text.trim_end().rfind('\n').unwrap_or(0);
@@ -183,7 +204,12 @@ async fn picture(mut app: App, reach: &Reach, out: &mut Printer) -> anyhow::Resu
 }
 
 /// A snapshot a line, for as long as somebody reads.
-async fn lines(app: &App, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+async fn lines(
+    app: &App,
+    mut journal: Option<Journal>,
+    reach: &Reach,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
     let mut feed = Feed::open(reach, &Asked::of(app)).await?;
     let mut shown = Instant::now();
     let mut is_first = true;
@@ -192,6 +218,9 @@ async fn lines(app: &App, reach: &Reach, out: &mut Printer) -> anyhow::Result<Ex
             (shown, is_first) = (Instant::now(), false);
             out.object(&snapshot)?;
             out.flush()?;
+        }
+        if let Some(journal) = &mut journal {
+            journal.note(&Message::Snapshot(Box::new(snapshot)), Timestamp::now())?;
         }
     }
     Ok(Exit::Done)
@@ -254,7 +283,7 @@ impl Feed {
 const SILENT: Duration = Duration::from_secs(3);
 
 /// Draws and obeys until somebody quits; says whether the screen shall stay behind.
-async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
+async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> anyhow::Result<bool> {
     let mut terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
     let (told, mut messages) = mpsc::unbounded_channel();
     keys(told.clone())?;
@@ -280,7 +309,14 @@ async fn show(app: &mut App, reach: &Reach) -> anyhow::Result<bool> {
                 _ = clock.tick() => Message::Redraw,
             },
         };
+        let noted = journal
+            .as_mut()
+            .map(|journal| journal.note(&message, app.now));
         let want = app.update(message);
+        if let Some(Err(error)) = noted {
+            journal = None;
+            app.note = Some(format!("--log-file ends here: {error}"));
+        }
         // Whatever has come meanwhile is on the next picture, too.
         pending = messages.try_recv().ok();
         let Some(want) = want else {

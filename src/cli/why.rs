@@ -3,9 +3,8 @@
 use clap::Args;
 
 use super::reach::{Reach, with_query};
-use super::{Exit, Printer};
+use super::{Exit, Printer, events};
 use crate::api::{self, WhyCursor};
-use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
@@ -26,16 +25,20 @@ pub struct Why {
     handler: Option<Name>,
     /// Also where this event of it is
     #[arg(long, value_name = "ID")]
-    event: Option<EventId>,
+    event: Option<String>,
 }
 
 impl Why {
     /// Asks, and says.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        let event = match &self.event {
+            Some(text) => Some(events::resolve(reach, text).await?),
+            None => None,
+        };
         let query = [
             ("stream", Some(self.stream.to_string())),
             ("handler", self.handler.map(|handler| handler.to_string())),
-            ("event", self.event.map(|event| event.to_string())),
+            ("event", event.map(|event| event.to_string())),
         ];
         let why: api::Why = reach.get(&with_query("/v1/admin/why", &query)).await?;
         if !out.object(&why)? {
@@ -84,9 +87,8 @@ fn title(why: &api::Why) -> String {
     let place = match most {
         None => format!("at its head, {}", why.head),
         Some(most) => format!(
-            "{} behind its head, {}, for {} of {}",
+            "{} behind its head for {} of {}",
             counted(most, "event", "events"),
-            why.head,
             behind.count(),
             counted(why.cursors.len() as u64, "handler", "handlers")
         ),
@@ -110,12 +112,21 @@ fn place(cursor: &WhyCursor) -> String {
     };
     line += &format!("at {position}; next is {next}");
     if let Some(at) = cursor.next_received_at {
-        line += &format!(", received {at}, {}", ago(at));
+        line += &format!(", received {}, {}", clock(at), ago(at));
     }
     if let Some(since) = cursor.since {
-        line += &format!("; so since {since}, {}", ago(since));
+        line += &format!("; so since {}, {}", clock(since), ago(since));
     }
     line
+}
+
+/// `02:41:07Z`; with its day where that is not this one.
+fn clock(at: Timestamp) -> String {
+    let (text, now) = (at.to_string(), Timestamp::now().to_string());
+    match (text.get(..10) == now.get(..10), text.get(11..19)) {
+        (true, Some(time)) => format!("{time}Z"),
+        _ => text,
+    }
 }
 
 fn our_side(why: &api::Why) -> String {

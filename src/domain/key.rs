@@ -83,6 +83,8 @@ pub struct Key {
     pub hash: [u8; 32],
     /// When it was made.
     pub created_at: Timestamp,
+    /// By whom; none of a key that is older than this note.
+    pub created_by: Option<String>,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
@@ -155,15 +157,11 @@ pub enum Malformed {
 }
 
 /// What may have happened to a key of so many characters.
-fn guess(characters: usize) -> String {
+fn guess(characters: usize) -> &'static str {
     match characters.cmp(&KEY_LEN) {
-        Ordering::Less => {
-            format!("cut off when copied? It has {characters} of {KEY_LEN} characters")
-        }
-        Ordering::Equal => "mistyped?".to_owned(),
-        Ordering::Greater => {
-            format!("copied with something else? It has {characters} characters, not {KEY_LEN}")
-        }
+        Ordering::Less => "cut off when copied?",
+        Ordering::Equal => "mistyped?",
+        Ordering::Greater => "copied with something else?",
     }
 }
 
@@ -283,6 +281,7 @@ mod tests {
             limit: None,
             hash: minted.hash,
             created_at: Timestamp::now(),
+            created_by: None,
             expires_at: None,
             revoked_at: None,
         };

@@ -16,6 +16,7 @@ use crate::domain::lane::{LaneId, LaneSet, Mode};
 use crate::domain::name::Name;
 use crate::domain::position::Position;
 use crate::domain::rate::Bucket;
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::store::{Error, HookStop, LaneMode, LastUse, Move, Store};
 
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub keys: HashMap<KeyId, LiveKey>,
     /// The newest lane set of each namespace.
     pub lane_sets: HashMap<Name, LaneSet>,
+    /// When each namespace is late.
+    pub thresholds: HashMap<Name, Thresholds>,
     /// What is stopped.
     pub stops: Stops,
 }
@@ -199,6 +202,11 @@ impl Catalog {
 }
 
 impl Snapshot {
+    /// When a namespace is late.
+    pub fn thresholds(&self, namespace: &Name) -> Thresholds {
+        self.thresholds.get(namespace).copied().unwrap_or_default()
+    }
+
     /// The lanes in which the streams of `hook` take their turns.
     pub fn lanes_of(&self, hook: &Hook) -> Option<&LaneSet> {
         self.lane_sets.get(&hook.namespace)
@@ -242,7 +250,9 @@ async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot
         noted: AtomicI64::new(0),
     };
     let keys = store.keys().await?.into_iter();
-    let namespaces = store.namespaces().await?.into_iter();
+    let namespaces = store.namespaces().await?;
+    let late = namespaces.iter();
+    let late = late.map(|n| (n.lanes.namespace.clone(), n.thresholds));
     let stops = stops(store).await?;
     Ok(Snapshot {
         version,
@@ -251,7 +261,9 @@ async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
         keys: keys.map(|(key, _)| (key.id, live(key))).collect(),
+        thresholds: late.collect(),
         lane_sets: namespaces
+            .into_iter()
             .map(|n| (n.lanes.namespace.clone(), n.lanes))
             .collect(),
     })

@@ -31,6 +31,7 @@ struct Step {
     begins: i64,
     came: u64,
     went: u64,
+    failed: u64,
     wait: Histogram<u32>,
     work: Histogram<u32>,
     busy: Duration,
@@ -55,6 +56,8 @@ pub struct Reading {
     pub in_per_s: f64,
     /// Events that were passed, a second.
     pub out_per_s: f64,
+    /// Events that could not be applied.
+    pub failed: u64,
     /// Received until its turn was done, in microseconds.
     pub wait: Histogram<u32>,
     /// The reducer's own time for one event, in microseconds.
@@ -96,10 +99,11 @@ impl Gauge {
         }
     }
 
-    /// Notes a turn that has ended.
-    pub fn turned(&mut self, took: Duration, now: Timestamp) {
+    /// Notes a turn that has ended, in which so many events could not be applied.
+    pub fn turned(&mut self, took: Duration, failed: u64, now: Timestamp) {
         if let Some(step) = self.step(now) {
             step.busy += took;
+            step.failed += failed;
         }
     }
 
@@ -111,13 +115,14 @@ impl Gauge {
     ) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
-        let (mut came, mut went, mut busy) = (0, 0, Duration::ZERO);
+        let (mut came, mut went, mut failed, mut busy) = (0, 0, 0, Duration::ZERO);
         let (mut wait, mut work) = (times(), times());
         let now_since = now.as_millis() - STEP_MS * STEPS_NOW;
         let (mut first, mut first_now) = (now.as_millis(), now.as_millis());
         for step in steps {
             came += step.came;
             went += step.went;
+            failed += step.failed;
             first = first.min(step.begins);
             if step.begins > now_since {
                 busy += step.busy;
@@ -136,6 +141,7 @@ impl Gauge {
         Reading {
             in_per_s: came as f64 / seconds,
             out_per_s: went as f64 / seconds,
+            failed,
             wait,
             work,
             busy: busy.min(1.0),
@@ -153,6 +159,7 @@ impl Gauge {
                 begins,
                 came: 0,
                 went: 0,
+                failed: 0,
                 wait: times(),
                 work: times(),
                 busy: Duration::ZERO,
@@ -206,11 +213,13 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
         let mut gauge = Gauge::default();
         for second in 0..240 {
-            gauge.turned(Duration::from_millis(1), at(second));
+            gauge.turned(Duration::from_millis(1), 1, at(second));
         }
-        assert!(gauge.reading(at(240), std::iter::empty()).busy < 0.01);
+        let idle = gauge.reading(at(240), std::iter::empty());
+        assert!(idle.busy < 0.01);
+        assert_eq!(idle.failed, 240);
         for second in 240..295 {
-            gauge.turned(Duration::from_secs(1), at(second));
+            gauge.turned(Duration::from_secs(1), 0, at(second));
         }
         assert!(gauge.reading(at(295), std::iter::empty()).busy > 0.9);
     }

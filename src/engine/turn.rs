@@ -43,6 +43,8 @@ pub struct Turned {
     pub received: Vec<Timestamp>,
     /// Each cursor's time in the reducer, and how many events it was for.
     pub work: Vec<(HandlerId, Duration, u32)>,
+    /// Events that could not be applied, skipped or not.
+    pub failed: u64,
 }
 
 /// What is to be done with a cursor, judged by what was read.
@@ -189,6 +191,8 @@ impl Turn {
             turned.outcomes.push((input.cursor.id, outcome));
             if *advance == Advance::Moved {
                 let passed = &input.events[..folded.passed];
+                let failed = folded.skipped.len() + usize::from(folded.failure.is_some());
+                turned.failed += u64::try_from(failed).unwrap_or(0);
                 turned.received.extend(passed.iter().map(|e| e.received_at));
                 let passed = u32::try_from(passed.len()).unwrap_or(u32::MAX);
                 let handler = input.cursor.id.handler;

@@ -217,7 +217,7 @@ impl Worker {
         {
             let mut gauge = self.gauge.lock();
             gauge.went(&turned.received, &turned.work, now);
-            gauge.turned(began.elapsed(), now);
+            gauge.turned(began.elapsed(), turned.failed, now);
         }
         engine.count_turn(&turned, now);
         engine

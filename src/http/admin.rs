@@ -227,17 +227,28 @@ async fn keys(_: Operator, State(app): State<App>) -> Answer {
 }
 
 async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeySpec>) -> Answer {
-    let admin = app
-        .admin
-        .acting(&actor, Act::new("keys create", &spec.name));
-    let key = admin.create_key(&spec).await?;
+    let act = Act::new("keys create", &spec.name);
+    let admin = app.admin.acting(&actor, act);
+    let key = admin.create_key(&spec, &actor.by).await?;
     Ok(json(StatusCode::CREATED, &key))
 }
 
-async fn revoke_key(By(actor): By, State(app): State<App>, Named(id): Named<String>) -> Answer {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    reason: Option<String>,
+}
+
+async fn revoke_key(
+    By(actor): By,
+    State(app): State<App>,
+    Named(id): Named<String>,
+    Asked(why): Asked<Why>,
+) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
-    let admin = app.admin.acting(&actor, Act::new("keys revoke", id));
+    let act = Act::new("keys revoke", id).reason(why.reason.as_ref());
+    let admin = app.admin.acting(&actor, act);
     Ok(json(StatusCode::OK, &admin.revoke_key(id).await?))
 }
 
@@ -250,12 +261,10 @@ async fn create_namespace(
     State(app): State<App>,
     Body(spec): Body<NamespaceSpec>,
 ) -> Answer {
-    let act = Act::new("namespaces create", &spec.name).details(json!({"lanes": spec.lanes}));
-    let namespace = app
-        .admin
-        .acting(&actor, act)
-        .create_namespace(&spec)
-        .await?;
+    let details = json!({"lanes": spec.lanes, "warn_ms": spec.warn_ms, "crit_ms": spec.crit_ms});
+    let act = Act::new("namespaces create", &spec.name).details(details);
+    let admin = app.admin.acting(&actor, act);
+    let namespace = admin.create_namespace(&spec).await?;
     Ok(json(StatusCode::CREATED, &namespace))
 }
 
@@ -309,7 +318,12 @@ async fn streams(_: Operator, State(app): State<App>, Asked(query): Asked<Stream
 #[serde(deny_unknown_fields)]
 struct OneStream {
     stream: String,
+    #[serde(default)]
+    events: i64,
 }
+
+/// The most waiting events that are shown of a cursor.
+const WAITING_MAX: i64 = 100;
 
 async fn show_stream(
     _: Operator,
@@ -317,7 +331,12 @@ async fn show_stream(
     Asked(query): Asked<OneStream>,
 ) -> Answer {
     let stream = stream_name(&query.stream)?;
-    Ok(json(StatusCode::OK, &app.admin.show_stream(&stream).await?))
+    if !(0..=WAITING_MAX).contains(&query.events) {
+        let message = format!("events is 0 to {WAITING_MAX}, got {}", query.events);
+        return Err(Error::malformed(message));
+    }
+    let shown = app.admin.show_stream(&stream, query.events).await?;
+    Ok(json(StatusCode::OK, &shown))
 }
 
 fn stream_name(text: &str) -> Result<StreamName, Error> {

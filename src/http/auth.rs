@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Method};
 
 use super::App;
 use super::edge::Peer;
@@ -204,11 +204,22 @@ impl FromRequestParts<App> for Operator {
             access if access.may_admin() => Ok(Self),
             Access::Nobody | Access::Socket => Err(Error::unauthorized()),
             access @ Access::Key { kind, .. } => {
-                let (key, kind) = (who(access, parts, app), kind.word());
-                Err(Error::forbidden(format!("{key} ({kind}) may not do this"))
+                let (key, kind, what) = (who(access, parts, app), kind.word(), deed(parts));
+                Err(Error::forbidden(format!("{key} ({kind}) may not {what}"))
                     .hint("needs an admin key, or the socket on the machine of the daemon"))
             }
         }
+    }
+}
+
+/// What is asked for, in two words where the path has them: `POST /v1/admin/lanes/resize` is to resize lanes.
+fn deed(parts: &Parts) -> String {
+    let path = parts.uri.path().strip_prefix("/v1/admin/");
+    match path.and_then(|path| path.split_once('/')) {
+        Some((noun, verb)) if parts.method == Method::POST && !verb.contains('/') => {
+            format!("{verb} {noun}")
+        }
+        _ => "do this".to_owned(),
     }
 }
 

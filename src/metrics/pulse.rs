@@ -22,10 +22,33 @@ const ERROR_FOR: Duration = Duration::from_secs(60);
 /// Fills itself from commits and turns.
 #[derive(Debug, Default)]
 pub struct Pulse {
-    commits: Mutex<VecDeque<(Timestamp, Duration)>>,
+    commits: Mutex<Recent>,
+    syncs: Mutex<Recent>,
     error: Mutex<Option<(Timestamp, String)>>,
     accepted: Mutex<HashMap<HookId, u64>>,
     folds: Mutex<HashMap<HandlerId, Folds>>,
+}
+
+/// How long something took each time of late.
+#[derive(Debug, Default)]
+struct Recent(VecDeque<(Timestamp, Duration)>);
+
+impl Recent {
+    fn took(&mut self, took: Duration, now: Timestamp) {
+        if self.0.len() == COMMITS_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, took));
+    }
+
+    /// 99 of 100 within the last minute took at most this.
+    fn p99(&mut self, now: Timestamp) -> Option<Duration> {
+        self.0.retain(|(at, _)| now.since(*at) < COMMITS_WITHIN);
+        let mut took: Vec<_> = self.0.iter().map(|(_, took)| *took).collect();
+        let last = took.len().checked_sub(1)?;
+        let (_, p99, _) = took.select_nth_unstable(last * 99 / 100);
+        Some(*p99)
+    }
 }
 
 /// Folds of one handler since they were last taken.
@@ -45,13 +68,12 @@ impl Folds {
 }
 
 impl Pulse {
-    /// Notes a commit.
-    pub fn committed(&self, took: Duration, now: Timestamp) {
-        let mut commits = self.commits.lock();
-        if commits.len() == COMMITS_KEPT {
-            commits.pop_front();
+    /// Notes a commit, and how long the sync in it took where that is known.
+    pub fn committed(&self, took: Duration, synced: Option<Duration>, now: Timestamp) {
+        self.commits.lock().took(took, now);
+        if let Some(synced) = synced {
+            self.syncs.lock().took(synced, now);
         }
-        commits.push_back((now, took));
     }
 
     /// Notes that a transaction failed.
@@ -79,12 +101,12 @@ impl Pulse {
 
     /// 99 of 100 commits of the last minute took at most this; of the newest 4,096 when there were more.
     pub fn commit_p99(&self, now: Timestamp) -> Option<Duration> {
-        let mut commits = self.commits.lock();
-        commits.retain(|(at, _)| now.since(*at) < COMMITS_WITHIN);
-        let mut took: Vec<_> = commits.iter().map(|(_, took)| *took).collect();
-        let last = took.len().checked_sub(1)?;
-        let (_, p99, _) = took.select_nth_unstable(last * 99 / 100);
-        Some(*p99)
+        self.commits.lock().p99(now)
+    }
+
+    /// The same of the syncs in them; none where a server does them.
+    pub fn sync_p99(&self, now: Timestamp) -> Option<Duration> {
+        self.syncs.lock().p99(now)
     }
 
     /// What went wrong last, while it is news.
@@ -106,11 +128,13 @@ impl Pulse {
 }
 
 /// What is normal for a figure: its mean on a logarithmic scale, in which the last day counts most.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Normal {
     mean: f64,
     samples: u32,
 }
+
+const MILLION: f64 = 1_000_000.0;
 
 impl Normal {
     /// Samples before anything is called normal.
@@ -127,6 +151,19 @@ impl Normal {
         self.samples = self.samples.saturating_add(1);
         let weight = 1.0 / f64::from(self.samples.min(Self::DAY));
         self.mean += weight * (value.ln() - self.mean);
+    }
+
+    /// As it is kept: the mean of the logarithms in millionths, and the number of samples.
+    pub fn parts(self) -> (i64, i64) {
+        ((self.mean * MILLION).round() as i64, self.samples.into())
+    }
+
+    /// What was kept. Numbers that no figure has are taken for the nearest that one may have.
+    pub fn from_parts(mean: i64, samples: i64) -> Self {
+        Self {
+            mean: (mean as f64 / MILLION).clamp(f64::MIN_POSITIVE.ln(), f64::MAX.ln()),
+            samples: u32::try_from(samples.max(0)).unwrap_or(u32::MAX),
+        }
     }
 
     /// What is normal, once a minute is known.
@@ -146,11 +183,11 @@ mod tests {
         assert_eq!(pulse.commit_p99(at(0)), None);
         for n in 0..100 {
             let took = if n == 7 { 900 } else { 2 };
-            pulse.committed(Duration::from_millis(took), at(n));
+            pulse.committed(Duration::from_millis(took), None, at(n));
         }
         assert_eq!(pulse.commit_p99(at(100)), Some(Duration::from_millis(2)));
-        pulse.committed(Duration::from_millis(900), at(101));
-        pulse.committed(Duration::from_millis(900), at(101));
+        pulse.committed(Duration::from_millis(900), None, at(101));
+        pulse.committed(Duration::from_millis(900), None, at(101));
         assert_eq!(pulse.commit_p99(at(102)), Some(Duration::from_millis(900)));
         assert_eq!(pulse.commit_p99(at(70_000)), None, "a minute later");
     }
@@ -168,5 +205,14 @@ mod tests {
         normal.learn(10_000.0);
         let value = normal.value().unwrap();
         assert!((100.0..101.0).contains(&value), "{value}");
+        let (mean, samples) = normal.parts();
+        let again = Normal::from_parts(mean, samples).value().unwrap();
+        assert!((again / value - 1.0).abs() < 0.000_01, "{again}");
+        for wrong in [i64::MIN, i64::MAX] {
+            let value = Normal::from_parts(wrong, wrong.max(7))
+                .value()
+                .unwrap_or(1.0);
+            assert!(value.is_finite());
+        }
     }
 }

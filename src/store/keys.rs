@@ -32,14 +32,15 @@ struct Row {
     last_used_from: Option<String>,
     rate: Option<String>,
     burst: Option<i64>,
+    created_by: Option<String>,
 }
 
 const LIST: &str = "select id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at,
-    last_used_at, last_used_from, rate, burst from keys order by id";
+    last_used_at, last_used_from, rate, burst, created_by from keys order by id";
 
 const CREATE: &str = "insert into keys
-    (key_id, name, kind, hook, hash, created_at, expires_at, rate, burst)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    (key_id, name, kind, hook, hash, created_at, expires_at, rate, burst, created_by)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 const REVOKE: &str = "update keys set revoked_at = coalesce(revoked_at, $2) where key_id = $1";
 
@@ -75,6 +76,7 @@ impl Store {
             .bind(key.expires_at.map(Timestamp::as_millis))
             .bind(key.limit.map(|limit| limit.rate.to_string()))
             .bind(key.limit.map(|limit| i64::from(limit.burst)))
+            .bind(&key.created_by)
             .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
@@ -137,6 +139,7 @@ impl Row {
             limit: self.limit().ok_or_else(|| wrong("rate"))?,
             hash: self.hash.as_slice().try_into().map_err(|_| wrong("hash"))?,
             created_at: Timestamp::from_millis(self.created_at),
+            created_by: self.created_by,
             expires_at: self.expires_at.map(Timestamp::from_millis),
             revoked_at: self.revoked_at.map(Timestamp::from_millis),
         };

@@ -18,8 +18,8 @@ use super::session::{Reader, Session};
 use super::{Error, server};
 
 /// Tables with few rows, moved together, and their columns; both databases call them the same.
-const SMALL: [(&str, &str); 9] = [
-    ("namespaces", "id, name, created_at"),
+const SMALL: [(&str, &str); 10] = [
+    ("namespaces", "id, name, created_at, warn_ms, crit_ms"),
     (
         "lane_sets",
         "namespace, generation, lanes, state, created_at, asked_by, reason",
@@ -38,10 +38,11 @@ const SMALL: [(&str, &str); 9] = [
     ),
     (
         "keys",
-        "id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at, last_used_at, last_used_from, rate, burst",
+        "id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at, last_used_at, last_used_from, rate, burst, created_by",
     ),
     ("dead_letters", "handler, stream, seq, reason, created_at"),
     ("marks", "stream, handler, namespace, slot, mark"),
+    ("normals", "node, kind, subject, mean, samples, learned_at"),
     (
         "audit",
         "id, at, actor, came_from, operation, subject, reason, details",

@@ -1,11 +1,14 @@
 //! Namespaces and their lane sets.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 
 use super::{Error, Store};
 use crate::domain::lane::LaneSet;
 use crate::domain::name::Name;
-use crate::domain::time::Timestamp;
+use crate::domain::thresholds::Thresholds;
+use crate::domain::time::{Timestamp, millis};
 
 /// A namespace with its lanes.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct Namespace {
     pub hooks: i64,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When it is late.
+    pub thresholds: Thresholds,
 }
 
 #[derive(FromRow)]
@@ -25,17 +30,21 @@ struct Row {
     lanes: i64,
     hooks: i64,
     created_at: i64,
+    warn_ms: i64,
+    crit_ms: i64,
 }
 
-const LIST: &str = "select n.name, l.generation, l.lanes, n.created_at,
+const LIST: &str = "select n.name, l.generation, l.lanes, n.created_at, n.warn_ms, n.crit_ms,
     (select count(*) from hooks h where h.namespace = n.name and h.deleted_at is null) as hooks
     from namespaces n join lane_sets l on l.namespace = n.name
     where l.state in ('opening', 'stable') and l.generation =
       (select max(generation) from lane_sets where namespace = n.name and state in ('opening', 'stable'))
     order by n.name";
 
-const CREATE: &str = "insert into namespaces (name, created_at) values ($1, $2)
-    on conflict do nothing";
+const CREATE: &str = "insert into namespaces (name, created_at, warn_ms, crit_ms)
+    values ($1, $2, $3, $4) on conflict do nothing";
+
+const WARN: &str = "update namespaces set warn_ms = $2, crit_ms = $3 where name = $1";
 
 /// Generations of a namespace never repeat, not even after it was deleted and made again.
 const OPEN: &str = "insert into lane_sets (namespace, generation, lanes, state, created_at)
@@ -78,12 +87,15 @@ impl Store {
         &self,
         name: &Name,
         lanes: u16,
+        thresholds: Thresholds,
         at: Timestamp,
     ) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         let made = sqlx::query(CREATE)
             .bind(name.as_str())
             .bind(at.as_millis())
+            .bind(millis(thresholds.warn))
+            .bind(millis(thresholds.crit))
             .execute(&mut writing.tx)
             .await?;
         if made.rows_affected() == 0 {
@@ -103,6 +115,22 @@ impl Store {
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
+    }
+
+    /// Changes when a namespace is late.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn set_thresholds(&self, name: &Name, to: Thresholds) -> Result<(), Error> {
+        let mut writing = self.begin().await?;
+        sqlx::query(WARN)
+            .bind(name.as_str())
+            .bind(millis(to.warn))
+            .bind(millis(to.crit))
+            .execute(&mut writing.tx)
+            .await?;
+        writing.config_changed().await?;
+        writing.commit().await
     }
 
     /// Deletes a namespace without hooks; `false` when it has some or does not exist.
@@ -137,6 +165,11 @@ impl Store {
 impl Row {
     fn namespace(self) -> Result<Namespace, Error> {
         let wrong = || Error::Integrity(format!("namespace {} is malformed", self.name));
+        let age = |ms| {
+            u64::try_from(ms)
+                .map(Duration::from_millis)
+                .map_err(|_| wrong())
+        };
         Ok(Namespace {
             lanes: LaneSet {
                 namespace: self.name.parse().map_err(|_| wrong())?,
@@ -145,6 +178,10 @@ impl Row {
             },
             hooks: self.hooks,
             created_at: Timestamp::from_millis(self.created_at),
+            thresholds: Thresholds {
+                warn: age(self.warn_ms)?,
+                crit: age(self.crit_ms)?,
+            },
         })
     }
 }

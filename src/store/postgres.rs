@@ -173,6 +173,7 @@ impl Hot {
     fn report<T>(&self, began: Instant, events: usize, steps: usize, result: &Result<T, Error>) {
         (self.observer)(Commit {
             took: began.elapsed(),
+            synced: None,
             events,
             steps,
             error: result.as_ref().err().map(Error::again),

@@ -196,7 +196,20 @@ const WITH_CURSORS: &str = "select s.id as stream, s.hook, s.ordering_key, c.han
 const COUNTS: &str =
     "select (select count(*) from hooks where namespace = $1 and deleted_at is null),
     (select count(*) from streams s join hooks k on k.id = s.hook and k.deleted_at is null
-      where k.namespace = $1)";
+      where k.namespace = $1),
+    (select count(*) from dead_letters d join handlers r on r.id = d.handler and r.deleted_at is null
+      join hooks k on k.id = r.hook and k.deleted_at is null where k.namespace = $1)";
+
+/// How much a namespace has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceCounts {
+    /// Hooks.
+    pub hooks: u64,
+    /// Streams of its hooks.
+    pub streams: u64,
+    /// Dead letters of their handlers.
+    pub dead: u64,
+}
 
 /// A stream, and where its handlers are.
 pub struct StreamCursors {
@@ -300,17 +313,21 @@ impl Store {
         Ok(found.into_values().collect())
     }
 
-    /// Hooks of a namespace, and their streams.
+    /// Hooks of a namespace, their streams, and what is in their dead letters.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn namespace_counts(&self, namespace: &Name) -> Result<(u64, u64), Error> {
-        let (hooks, streams): (i64, i64) = sqlx::query_as(COUNTS)
+    pub async fn namespace_counts(&self, namespace: &Name) -> Result<NamespaceCounts, Error> {
+        let (hooks, streams, dead): (i64, i64, i64) = sqlx::query_as(COUNTS)
             .bind(namespace.as_str())
             .fetch_one(&self.reader)
             .await?;
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
-        Ok((number(hooks), number(streams)))
+        Ok(NamespaceCounts {
+            hooks: number(hooks),
+            streams: number(streams),
+            dead: number(dead),
+        })
     }
 
     /// The streams of a hook after `after`, in the order of their making.

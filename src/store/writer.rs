@@ -66,6 +66,8 @@ const STREAMS_KEPT_MAX: usize = 100_000;
 pub struct Commit {
     /// From its begin until it was durable.
     pub took: Duration,
+    /// Of that, until the log of the file was synced; none where a server does that.
+    pub synced: Option<Duration>,
     /// Events stored.
     pub events: usize,
     /// Cursors moved.
@@ -79,6 +81,7 @@ impl Commit {
     pub(super) fn failed(error: Error) -> Self {
         Self {
             took: Duration::ZERO,
+            synced: None,
             events: 0,
             steps: 0,
             error: Some(error),
@@ -190,6 +193,7 @@ pub fn start(
         run: None,
         uncopied: 0,
         is_busy: false,
+        synced: None,
         streams: HashMap::new(),
         deletions_seen: 0,
         deletions: deletions.clone(),
@@ -228,6 +232,8 @@ struct Writer {
     uncopied: usize,
     /// Whether the last commit was for several.
     is_busy: bool,
+    /// How long the log was written and synced for the transaction that runs.
+    synced: Option<Duration>,
     streams: HashMap<(HookId, OrderingKey), Head>,
     deletions_seen: u64,
     deletions: Arc<AtomicU64>,
@@ -363,6 +369,7 @@ impl Writer {
         }
         (self.observer)(Commit {
             took: began.elapsed(),
+            synced: self.synced.take(),
             events: committed,
             steps,
             error,
@@ -393,7 +400,9 @@ impl Writer {
         if let Some(run) = run {
             run.step(&self.db, RUN_STEP + RUN_PACE * events.len())?;
         }
+        let began = Instant::now();
         self.db.prepare_cached("commit")?.execute([])?;
+        self.synced = Some(began.elapsed());
         Ok(done)
     }
 

@@ -7,6 +7,7 @@ use crossterm::event::KeyEvent;
 
 use super::dialog::Dialog;
 use super::filter::Filter;
+use super::fold::{self, Entry};
 use super::theme::Theme;
 use crate::api::{
     CursorLine, EventRow, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize, Severity,
@@ -71,6 +72,8 @@ pub struct App {
     pub entry: Option<LogLine>,
     /// Entries of the log that need somebody less than this are left out.
     pub level: Severity,
+    /// Whether like entries of the log each have a line.
+    pub is_unfolded: bool,
     /// Which rows are shown.
     pub filter: Filter,
     /// Whether the filter is being written.
@@ -280,6 +283,7 @@ impl App {
             selected_namespace: None,
             entry: None,
             level: Severity::Fine,
+            is_unfolded: false,
             filter: Filter::default(),
             is_filtering: false,
             sort: Sort::Lane,
@@ -396,13 +400,13 @@ impl App {
     }
 
     /// The entries of the log that are shown, newest first.
-    pub fn log(&self) -> Vec<&LogLine> {
+    pub fn log(&self) -> Vec<Entry<'_>> {
         let log = self.snapshot().map_or(&[][..], |seen| &seen.log);
         let is_shown = |line: &&LogLine| {
             let fields = [("scope", line.scope.as_str()), ("what", &line.what)];
             line.severity >= self.level && self.filter.shows(&fields)
         };
-        log.iter().filter(is_shown).collect()
+        fold::entries(log.iter().filter(is_shown), self.is_unfolded)
     }
 
     /// The nodes that are shown: those that are silent or leave first.

@@ -4,10 +4,11 @@ use ratatui::text::Line;
 
 use super::app::{App, StreamShown};
 use super::columns::{Column, Table, age, cut, fit, number, rate, share, took};
+use super::fold;
 use super::lists::row;
 use super::overview::{clock, eta, foot, header, log_line, rule, sentences};
 use super::theme::Tone;
-use crate::api::{CursorLine, Severity, Stream, StreamRow, WhyCursor};
+use crate::api::{CursorLine, NodeLine, Severity, Stream, StreamRow, WhyCursor};
 use crate::domain::name::StreamName;
 use crate::text::{count, printable_line};
 
@@ -28,8 +29,14 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         let since = lane.since.map(clock).unwrap_or_default();
         format!("   {} since {since} by {by}{reason}", lane.state.word())
     });
+    let epoch = lane
+        .epoch
+        .map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
+    let flies = lane
+        .in_flight
+        .map_or_else(String::new, |n| format!("   {n} in flight"));
     let text = format!(
-        " {} {}   node {}   busy {}   turns wait {}   {} of {} set aside{}",
+        " {} {}   node {}{epoch}   busy {}{flies}   turns wait {}   {} of {} set aside{}",
         lane.severity.mark(),
         lane.state.word(),
         lane.node.as_deref().unwrap_or("-"),
@@ -95,10 +102,9 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         .map(|l| format!("{} -> {}", l.stream, l.handler))
         .collect();
     let log = snapshot.log.iter();
-    let log: Vec<_> = log
-        .filter(|line| line.scope == scope || names.contains(&line.scope))
-        .take(4)
-        .collect();
+    let log = log.filter(|line| line.scope == scope || names.contains(&line.scope));
+    let log = fold::entries(log, app.is_unfolded);
+    let log = &log[..log.len().min(4)];
     let below = match left > cursors.len().min(6) + log.len() + 2 && !log.is_empty() {
         true => log.len() + 1,
         false => 0,
@@ -110,7 +116,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
     if below > 0 {
         lines.extend(std::iter::repeat_n(Line::default(), blanks));
         lines.push(rule(app, "log of this lane", width));
-        lines.extend(log.into_iter().map(|line| log_line(app, line, width)));
+        lines.extend(log.iter().map(|entry| log_line(app, entry, width)));
     }
     ended(app, lines, width, height)
 }
@@ -121,23 +127,38 @@ fn times(app: &App, lane: &crate::api::Lane, width: usize) -> Vec<Line<'static>>
         return vec![Line::from(" nothing was applied and nothing waits")];
     };
     let work = |of: fn(&crate::api::Percentiles) -> f64| took(work.as_ref().map(of));
+    let nodes = app.snapshot().map_or(&[][..], |seen| &seen.nodes);
+    let node = nodes
+        .iter()
+        .find(|node| Some(&node.node) == lane.node.as_ref());
+    let storage = |of: fn(&NodeLine) -> Option<f64>| took(node.and_then(of));
     let rows = [
         ("p50", wait.p50, work(|work| work.p50)),
         ("p90", wait.p90, work(|work| work.p90)),
         ("p99", wait.p99, work(|work| work.p99)),
         ("max", wait.max, work(|work| work.max)),
     ];
-    let room = width.saturating_sub(40).clamp(8, 60);
-    let line = |(name, wait, work): (&str, f64, String)| {
+    // What the node of the lane does, as far as there is room beside the bars.
+    let beside = match width >= 78 {
+        true => [
+            format!("   commit p99 {:>5}", storage(|node| node.commit_p99_ms)),
+            format!("   fsync  p99 {:>5}", storage(|node| node.fsync_p99_ms)),
+            format!("   failed {:>9}", count(lane.failures)),
+            String::new(),
+        ],
+        false => Default::default(),
+    };
+    let room = width.saturating_sub(40 + beside[0].len()).clamp(8, 60);
+    let line = |((name, wait, work), beside): ((&str, f64, String), String)| {
         // 1 ms to an hour are six and a half powers of ten.
         let share = (wait.max(1.0).log10() / 6.556 * 1_000.0) as u64;
         let bar = super::chart::bar(share, 1_000, room, app.theme.ascii);
         Line::from(format!(
-            " WAIT {name} {:>6} {bar}   WORK {name} {work:>6}",
+            " WAIT {name} {:>6} {bar}   WORK {name} {work:>6}{beside}",
             took(Some(wait))
         ))
     };
-    rows.into_iter().map(line).collect()
+    rows.into_iter().zip(beside).map(line).collect()
 }
 
 fn cursor_rows(
@@ -216,8 +237,12 @@ pub fn stream(app: &App, name: &StreamName, width: usize, height: usize) -> Vec<
     lines.extend(note(app, width));
     let head = u64::try_from(stream.head.0).unwrap_or(0);
     let slot = count(u64::from(stream.slot));
+    let floor = match u64::try_from(stream.floor.0) {
+        Ok(floor) if floor > 0 => format!("   removed up to {}", count(floor)),
+        _ => String::new(),
+    };
     lines.push(Line::from(format!(
-        " head {}   slot {slot} -> lane {}",
+        " head {}{floor}   slot {slot} -> lane {}",
         count(head),
         stream.lane
     )));
@@ -421,7 +446,7 @@ const HELP: &str = "  MOVE                               LOOK
   !             jump to the worst    s  S     sort column, reverse
   /             filter (Esc clears)  h        heat map of the waits
   e  l  n  Tab  events, log,         u        numbers in full / short
-                namespaces, nodes    1 2 3    levels of the log
+                namespaces, nodes    1 2 3 x  log: levels, fold
   ACT (always shows a plan and asks; Cancel is the default)
   a   menu for the row: pause, resume, drain, retry, skip, hold, release
   r   resize lanes          R K H  in a stream: retry, skip, hold (dialogs)

@@ -5,7 +5,8 @@
 //! whether the terminal is still there, without reading from it: once it is gone, reads return at once and
 //! for ever, and under `setsid` or `sudo` no SIGHUP comes.
 
-use std::io::{self, Write as _, stdin, stdout};
+use std::io::{self, Write as _, stderr, stdin, stdout};
+use std::panic::PanicHookInfo;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -68,12 +69,14 @@ fn give_back() {
     }
 }
 
-/// Gives the terminal back and tells the panic after it, so that it can be read.
-pub fn on_panic() {
-    let before = std::panic::take_hook();
+/// Gives the terminal back and tells the panic after it, so that it can be read, in the words of `tell`. It ends
+/// the process whichever thread it was: a dashboard without one of its threads would look alive.
+pub fn on_panic(tell: impl Fn(&PanicHookInfo<'_>) -> String + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
         restore();
-        before(panic);
+        // There is nowhere left to say that stderr is closed.
+        let _ = stderr().write_all(tell(panic).as_bytes());
+        leave(1);
     }));
 }
 

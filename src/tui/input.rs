@@ -6,6 +6,7 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::app::{App, View, Want};
 use super::dialog::{Dialog, Item};
+use super::fold::Entry;
 use crate::api::{LaneState, Severity, Snapshot, Window};
 use crate::domain::name::{Name, StreamName};
 
@@ -81,6 +82,7 @@ impl App {
             KeyCode::Char('S') => self.is_reversed = !self.is_reversed,
             KeyCode::Char('u') => self.is_short = !self.is_short,
             KeyCode::Char('h') => self.shows_heat = !self.shows_heat,
+            KeyCode::Char('x') => self.is_unfolded = !self.is_unfolded,
             KeyCode::Char('1') => self.level = Severity::Fine,
             KeyCode::Char('2') => self.level = Severity::Unusual,
             KeyCode::Char('3') => self.level = Severity::Trouble,
@@ -219,7 +221,7 @@ impl App {
                 Some(Want::Follow)
             }
             View::Log => {
-                let scope = self.entry_row()?.scope.clone();
+                let scope = self.entry_row()?.line.scope.clone();
                 let stream = scope.split(" -> ").next()?.parse::<StreamName>().ok()?;
                 scope.contains(" -> ").then_some(())?;
                 self.open_stream(stream, None)
@@ -241,10 +243,16 @@ impl App {
     }
 
     /// The entry of the log that is selected: the newest where none is.
-    pub(super) fn entry_row(&self) -> Option<&crate::api::LogLine> {
+    pub(super) fn entry_row(&self) -> Option<Entry<'_>> {
         let rows = self.log();
-        let selected = rows.iter().find(|line| Some(**line) == self.entry.as_ref());
+        let selected = self.entry_place(&rows).and_then(|at| rows.get(at));
         selected.or_else(|| rows.first()).copied()
+    }
+
+    /// Where the selected entry stands, or what it is folded into.
+    fn entry_place(&self, rows: &[Entry<'_>]) -> Option<usize> {
+        let entry = self.entry.as_ref()?;
+        rows.iter().position(|row| row.has(entry))
     }
 
     /// The node that is selected: the first where none is.
@@ -308,10 +316,8 @@ impl App {
             }
             View::Log => {
                 let log = self.log();
-                let at = log
-                    .iter()
-                    .position(|line| Some(*line) == self.entry.as_ref());
-                let entry = log.get(moved(at, log.len())).map(|line| (*line).clone());
+                let at = self.entry_place(&log);
+                let entry = log.get(moved(at, log.len())).map(|row| row.line.clone());
                 self.entry = entry;
             }
             View::Nodes => {
@@ -379,7 +385,7 @@ impl App {
             }
             View::Events => Some(self.event_row()?.event.to_string()),
             View::Event(event) => Some(event.to_string()),
-            View::Log => Some(self.entry_row()?.scope.clone()),
+            View::Log => Some(self.entry_row()?.line.scope.clone()),
             View::Nodes => self.node_name(),
             View::Namespaces => Some(self.namespace_name()?.to_string()),
             View::Overview => Some(self.chosen()?.lane.clone()),

@@ -6,10 +6,11 @@ use ratatui::text::{Line, Span};
 use super::app::{App, is_in_trouble};
 use super::columns::{Column, Table, age, cut, fit, number, share, took};
 use super::detail::{ended, note};
-use super::overview::{clock, header, rule};
+use super::fold::Entry;
+use super::overview::{clock, folded, header, rule};
 use super::theme::Tone;
 use crate::api::{LogLine, NamespaceLine, NodeLine, Severity};
-use crate::text::{count, printable_line};
+use crate::text::{count, counted, printable_line};
 
 /// A row of a list, which is selected or not.
 pub fn row(app: &App, text: String, severity: Severity, is_selected: bool) -> Line<'static> {
@@ -38,8 +39,15 @@ pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         Severity::Unusual => "~ and !",
         Severity::Trouble => "! only",
     };
+    let fold = match app.is_unfolded {
+        true => "each in a line (x)",
+        false => "like ones folded (x)",
+    };
     lines.push(Line::from(cut(
-        &format!(" {} entries   levels: {level} (1 2 3)", log.len()),
+        &format!(
+            " {}   levels: {level} (1 2 3)   {fold}",
+            counted(log.len() as u64, "entry", "entries")
+        ),
         width,
     )));
     lines.extend(note(app, width));
@@ -57,15 +65,19 @@ pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     lines.push(app.theme.line(Tone::Header, titles));
     let at = log
         .iter()
-        .position(|line| Some(*line) == selected)
+        .position(|entry| Some(*entry) == selected)
         .unwrap_or(0);
-    for line in log.iter().skip(first(at, room)).take(room) {
+    let room_for_what = table.width("WHAT");
+    for entry in log.iter().skip(first(at, room)).take(room) {
+        let (line, folded) = (entry.line, folded(entry, width));
+        let what = printable_line(&line.what);
+        let what = cut(what.as_str(), room_for_what.saturating_sub(folded.len())) + &folded;
         let cells = [
             ("TIME", clock(line.at).trim_end_matches('Z').to_owned()),
             ("SCOPE", printable_line(&line.scope).to_string()),
-            ("WHAT", printable_line(&line.what).to_string()),
+            ("WHAT", what),
         ];
-        let is_selected = Some(*line) == selected;
+        let is_selected = Some(*entry) == selected;
         lines.push(row(
             app,
             table.named_row(&cells),
@@ -78,7 +90,7 @@ pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
             " nothing that fits has happened since the daemon began",
         ));
     }
-    if let Some(line) = selected.filter(|_| below > 0) {
+    if let Some(Entry { line, .. }) = selected.filter(|_| below > 0) {
         let used = lines.len() + below + 1;
         lines.extend(std::iter::repeat_n(
             Line::default(),
@@ -101,14 +113,15 @@ fn whole(line: &LogLine, width: usize, room: usize) -> Vec<Line<'static>> {
 
 fn node_columns() -> Vec<Column> {
     vec![
-        Column::words("NODE", 12),
-        Column::words("OWNS", 18).narrow(3, 12),
+        Column::words("NODE", 12).narrow(2, 8),
+        Column::words("OWNS", 18).narrow(1, 12),
         Column::numbers("BUSY", 5),
         Column::numbers("CPU", 5),
         Column::numbers("COMMIT99", 8),
-        Column::numbers("BEAT", 5).gone(2),
+        Column::numbers("FSYNC99", 7).gone(5),
+        Column::numbers("BEAT", 5).gone(4),
         Column::numbers("UP", 6),
-        Column::words("VERSION", 8).gone(1),
+        Column::words("VERSION", 8).gone(3),
     ]
 }
 
@@ -131,6 +144,7 @@ pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) ->
         ("BUSY", share(node.busy)),
         ("CPU", cpu.unwrap_or_else(|| "-".to_owned())),
         ("COMMIT99", took(node.commit_p99_ms)),
+        ("FSYNC99", took(node.fsync_p99_ms)),
         ("BEAT", age(node.beat_ms)),
         ("UP", age(node.up_ms)),
         ("VERSION", printable_line(version).to_string()),

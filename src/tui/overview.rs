@@ -6,7 +6,8 @@ use ratatui::text::{Line, Span};
 
 use super::app::{App, Link, Sort, View};
 use super::chart::{bar, sparks};
-use super::columns::{Column, Table, age, cut, fit, rate, share, took, wrapped};
+use super::columns::{Column, Table, age, cut, fit, number, rate, share, took, wrapped};
+use super::fold;
 use super::lists::{node_header, node_line};
 use super::theme::Tone;
 use crate::api::{Class, Lane, Severity, Snapshot, Total, Verdict};
@@ -176,7 +177,10 @@ fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
         rate(Some(total.out_per_s)),
     );
     let rest = match width >= WIDE {
-        true => format!("   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s   ETA {eta}"),
+        true => format!(
+            "   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s   DEAD {}   ETA {eta}",
+            count(total.dead)
+        ),
         false => format!("  ETA {eta}  BACKLOG {backlog} {slope} IN {came} OUT {went}"),
     };
     let tone = match total.set_aside {
@@ -272,31 +276,43 @@ pub fn sentences(
     lines
 }
 
-fn columns(width: usize, label: usize) -> Vec<Column> {
-    let bar = if width >= WIDE { 17 } else { 10 };
+fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
+    let bar = if width >= WIDE { 16 } else { 10 };
     let mut columns = vec![
         Column::numbers("LN", label),
         Column::words("STATE", 8),
         Column::numbers("HELD", 4),
         Column::numbers("OLDEST", 6),
         Column::numbers("FLOW", 5),
-        Column::numbers("BACKLOG", bar).narrow(8, 7),
+        Column::numbers("BACKLOG", bar).narrow(9, 7),
         Column::numbers("IN/s", 4),
-        Column::numbers("OUT/s", 5).gone(9),
-        Column::numbers("WAIT50", 6).gone(11),
-        Column::numbers("p90", 5).gone(5),
+        Column::numbers("OUT/s", 5).gone(10),
+        Column::numbers("WAIT50", 6).gone(12),
+        Column::numbers("p90", 5).gone(6),
         Column::numbers("p99", 5),
-        Column::numbers("max", 5).gone(4),
-        Column::numbers("WORK50", 6).gone(6),
-        Column::numbers("WORK99", 6).gone(10),
-        Column::numbers("BUSY", 4).gone(3),
-        Column::numbers("CURS", 5).gone(2),
+        Column::numbers("max", 5).gone(5),
+        Column::numbers("WORK50", 6).gone(7),
+        Column::numbers("WORK99", 6).gone(11),
+        Column::numbers("BUSY", 4).gone(4),
+        Column::numbers("FLY", 3).gone(1),
+        Column::numbers("FAIL", 4).gone(3),
+        Column::numbers("CURS", 4).gone(3),
         Column::numbers("ETA", 6),
-        Column::words("NODE", 8).gone(7),
-        Column::words("TREND 15m", 10).gone(1),
+        Column::words("NODE", node).gone(8),
+        Column::words("TREND 15m", 10).gone(2),
     ];
     if width < WIDE {
-        let narrow = ["p90", "max", "WORK50", "BUSY", "CURS", "NODE", "TREND 15m"];
+        let narrow = [
+            "p90",
+            "max",
+            "WORK50",
+            "BUSY",
+            "FLY",
+            "FAIL",
+            "CURS",
+            "NODE",
+            "TREND 15m",
+        ];
         columns.retain(|column| !narrow.contains(&column.title));
     }
     columns
@@ -306,7 +322,9 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     let lanes = app.lanes();
     let generation = app.snapshot().map_or(0, |seen| seen.generation);
     let labels = lanes.iter().map(|lane| label(lane, generation).len());
-    let columns = columns(width, labels.max().unwrap_or(0).max(2));
+    let nodes = lanes.iter().filter_map(|lane| lane.node.as_deref());
+    let node = nodes.map(|node| node.chars().count()).max().unwrap_or(0);
+    let columns = columns(width, labels.max().unwrap_or(0).max(2), node.clamp(4, 8));
     let columns = Table::new(columns, 1, width.saturating_sub(2));
     let mut lines = vec![app.theme.line(
         Tone::Header,
@@ -335,7 +353,7 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
                 "  lanes {first}-{} of {}  {}",
                 last.saturating_sub(1),
                 lanes.len(),
-                strip(&lanes)
+                strip(&lanes, app.snapshot().map_or(u64::MAX, |seen| seen.crit_ms))
             ),
             width,
         )));
@@ -372,19 +390,29 @@ fn total_row(app: &App, total: &Total, table: &Table) -> Line<'static> {
         ("WORK50", took(work.map(|work| work.p50))),
         ("WORK99", took(work.map(|work| work.p99))),
         ("BUSY", share(total.busiest)),
-        ("CURS", count(total.cursors)),
+        ("FLY", "-".to_owned()),
+        ("FAIL", number(total.failures, 4)),
+        ("CURS", plain(total.cursors)),
         ("ETA", eta(total.eta.as_ref(), total.eta_ms)),
     ];
     app.theme
         .line(Tone::Quiet, format!("  {}", table.named_row(&cells)))
 }
 
+/// All digits in four characters, as far as that goes.
+fn plain(number: u64) -> String {
+    match number {
+        ..10_000 => number.to_string(),
+        _ => super::columns::number(number, 4),
+    }
+}
+
 /// Every lane as one character.
-fn strip(lanes: &[&Lane]) -> String {
+fn strip(lanes: &[&Lane], crit_ms: u64) -> String {
     use crate::api::LaneState::{Active, NoOwner};
     let mark = |lane: &&Lane| match lane.state {
         NoOwner => 'X',
-        Active if lane.flow_ms.is_some_and(|ms| ms > 60_000) => '#',
+        Active if lane.flow_ms.is_some_and(|ms| ms > crit_ms) => '#',
         Active if lane.set_aside > 0 => 'h',
         Active => '.',
         _ => '~',
@@ -438,7 +466,9 @@ fn row(
         ("WORK50", took(work.map(|work| work.p50))),
         ("WORK99", took(work.map(|work| work.p99))),
         ("BUSY", share(lane.busy)),
-        ("CURS", count(lane.cursors)),
+        ("FLY", lane.in_flight.map_or_else(|| "-".to_owned(), count)),
+        ("FAIL", number(lane.failures, 4)),
+        ("CURS", plain(lane.cursors)),
         ("ETA", eta),
         (
             "NODE",
@@ -545,13 +575,15 @@ fn nodes(app: &App, width: usize) -> Vec<Line<'static>> {
 
 fn log(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
     let mut lines = vec![rule(app, "log (l: all)", width)];
-    let shown = snapshot.log.iter().take(room.saturating_sub(1));
-    lines.extend(shown.map(|line| log_line(app, line, width)));
+    let log = fold::entries(snapshot.log.iter(), app.is_unfolded);
+    let shown = log.iter().take(room.saturating_sub(1));
+    lines.extend(shown.map(|entry| log_line(app, entry, width)));
     lines
 }
 
 /// One entry of the log.
-pub fn log_line(app: &App, line: &crate::api::LogLine, width: usize) -> Line<'static> {
+pub fn log_line(app: &App, entry: &fold::Entry<'_>, width: usize) -> Line<'static> {
+    let line = entry.line;
     let time = clock(line.at);
     let text = format!(
         " {} {} {}  {}",
@@ -560,7 +592,18 @@ pub fn log_line(app: &App, line: &crate::api::LogLine, width: usize) -> Line<'st
         printable_line(&line.scope),
         printable_line(&line.what)
     );
-    app.theme.line(Tone::from(line.severity), cut(&text, width))
+    let folded = folded(entry, width);
+    let text = cut(&text, width.saturating_sub(folded.len())) + &folded;
+    app.theme.line(Tone::from(line.severity), text)
+}
+
+/// How many entries are folded into one, and the key that opens them.
+pub fn folded(entry: &fold::Entry<'_>, width: usize) -> String {
+    match entry.folded {
+        0 => String::new(),
+        like if width >= WIDE => format!("   ({} like it folded, x)", count(like as u64)),
+        like => format!(" ({} folded, x)", count(like as u64)),
+    }
 }
 
 /// The keys, or the filter that is being written.

@@ -703,6 +703,50 @@ fn whatever_a_server_says_is_shown_and_not_obeyed() {
 }
 
 #[test]
+fn like_entries_of_the_log_are_one_line_until_they_are_opened() {
+    let mut app = app(PLAIN, 8);
+    let entry = |seconds: i64, scope: &str, what: &str| crate::api::LogLine {
+        at: Timestamp::from_millis(at().as_millis() - seconds * 1_000),
+        severity: Severity::Trouble,
+        scope: scope.to_owned(),
+        what: what.to_owned(),
+    };
+    let tried = |n: i64| {
+        entry(
+            n * 10,
+            "billing/acme -> crm",
+            &format!("try {}: 503", 14 - n),
+        )
+    };
+    let mut log: Vec<_> = (0..3).map(tried).collect();
+    log.insert(1, entry(5, "lane 6", "drained by ana"));
+    if let Some(seen) = &mut app.latest {
+        seen.log = log;
+    }
+    let has =
+        |app: &App, width, word: &str| text(app, width, 40).iter().any(|row| row.contains(word));
+    assert!(has(&app, 140, "try 14: 503   (2 like it folded, x)"));
+    assert!(has(&app, 80, "try 14: 503 (2 folded, x)"));
+    assert!(!has(&app, 140, "try 13"));
+    press(&mut app, KeyCode::Char('l'));
+    assert!(has(&app, 80, "2 entries") && has(&app, 80, "like ones folded (x)"));
+    press(&mut app, KeyCode::Char('x'));
+    assert!(has(&app, 80, "4 entries") && has(&app, 80, "try 13: 503"));
+    // The one that is selected stays so when it is folded into a newer one.
+    press(&mut app, KeyCode::End);
+    assert_eq!(
+        app.entry.as_ref().map(|line| line.what.as_str()),
+        Some("try 12: 503")
+    );
+    press(&mut app, KeyCode::Char('x'));
+    assert!(
+        has(&app, 80, ">!02:59:14 billing/acme -> crm") || has(&app, 80, ">! 02:59:14"),
+        "{:#?}",
+        text(&app, 80, 24)
+    );
+}
+
+#[test]
 fn control_c_ends_it_wherever_one_is() {
     let control = |c| Message::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::CONTROL));
     for mut app in views() {

@@ -10,6 +10,7 @@ use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::LaneSet;
 use hooklane::domain::name::{Name, OrderingKey};
 use hooklane::domain::position::Position;
+use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
     AuditFilter, AuditRow, CursorsFilter, Error, HookPlan, Mover, NewRebuild, Note, Step, Store,
@@ -80,6 +81,7 @@ fn new_key() -> Key {
         scope: Scope::All,
         limit: None,
         hash: minted.hash,
+        created_by: None,
         created_at: Timestamp::from_millis(1),
         expires_at: None,
         revoked_at: None,
@@ -110,7 +112,8 @@ impl World {
         let home = Home::new(on);
         let store = home.open().await.unwrap();
         for namespace in ["default", "acme"].map(name) {
-            let made = store.create_namespace(&namespace, 4, Timestamp::now());
+            let made =
+                store.create_namespace(&namespace, 4, Thresholds::default(), Timestamp::now());
             assert!(made.await.unwrap());
         }
         let orders = [plan("orders")];
@@ -231,7 +234,10 @@ async fn change(world: &World, store: &Store, what: &str, key: &Key) -> Result<(
     let lanes: Vec<_> = set.ids().collect();
     let gone = name("gone");
     match what {
-        "namespaces create" => store.create_namespace(&gone, 2, now).await.map(drop),
+        "namespaces create" => store
+            .create_namespace(&gone, 2, Thresholds::default(), now)
+            .await
+            .map(drop),
         "namespaces delete" => store.delete_namespace(&gone).await.map(drop),
         "hooks create" => store.create_hooks(&[plan("ship")], now).await.map(drop),
         "hooks edit" => {

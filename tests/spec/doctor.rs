@@ -56,6 +56,18 @@ fn a_daemon_says_what_it_stands_on_and_what_stands_still(setup: Setup) {
     };
     is(&report, "daemon", "ok", &["node a", "hooklane.sock", "up "]);
     is(&report, "database", "ok", &[database, "tables "]);
+    let listen = format!("listen {}", world.home.addr);
+    is(
+        &report,
+        "serve",
+        "ok",
+        &[&listen, "lanes 8", "(built-in default)"],
+    );
+    let own = format!("data {} (--data)", world.home.data().display());
+    is(&report, "settings", "ok", &[&own, "timeout 10s"]);
+    let serve = found(&report, "serve").to_string();
+    let is_secret = serve.contains("postgres://postgres:") && !serve.contains(":***@");
+    assert!(!is_secret, "{serve}");
     is(&report, "hints", "ok", &[hints]);
     is(&report, "data", "ok", &["mode 700"]);
     is(&report, "keys", "ok", &["3 good keys"]);

@@ -11,6 +11,7 @@ use std::process::Output;
 use std::sync::Arc;
 
 use hooklane::domain::hook::Reducer;
+use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{Database, Store};
 use serde_json::{Value, json};
@@ -296,7 +297,10 @@ async fn behind_a_pooler_no_event_is_stored_by_another_server_until_that_is_acce
     let database: Database = pooler.url("postgres").parse().unwrap();
     let store = Store::open(database, Box::new(|_| {})).await.unwrap();
     let (now, default) = (Timestamp::now(), "default".parse().unwrap());
-    store.create_namespace(&default, 4, now).await.unwrap();
+    store
+        .create_namespace(&default, 4, Thresholds::default(), now)
+        .await
+        .unwrap();
     let hooks = [plan("hook1", Some(Reducer::Count))];
     store.create_hooks(&hooks, now).await.unwrap().unwrap();
     let append = async |body| {

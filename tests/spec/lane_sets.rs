@@ -7,6 +7,7 @@ use hooklane::domain::hook::{Hook, OnError, OrderBy, Reducer, Unordered};
 use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use hooklane::domain::name::{Name, OrderingKey};
+use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{Begun, HookPlan, Move, NewEvent, NodeRow, Store, Why};
 
@@ -51,7 +52,8 @@ impl World {
         let home = Home::new(on);
         let store = home.open().await.unwrap();
         for namespace in ["default", "acme"].map(name) {
-            let made = store.create_namespace(&namespace, 4, Timestamp::now());
+            let made =
+                store.create_namespace(&namespace, 4, Thresholds::default(), Timestamp::now());
             assert!(made.await.unwrap());
         }
         let plan = HookPlan {
@@ -380,7 +382,10 @@ async fn a_namespace_that_a_hook_is_on_its_way_to_is_not_deleted(on: On) {
             }
             None => {
                 assert!(deleted.unwrap());
-                let made = world.store.create_namespace(&acme, 4, Timestamp::now());
+                let made =
+                    world
+                        .store
+                        .create_namespace(&acme, 4, Thresholds::default(), Timestamp::now());
                 assert!(made.await.unwrap());
             }
         }

@@ -57,6 +57,7 @@ mod shipped;
 mod status;
 mod stops;
 mod store;
+mod terminal;
 mod top;
 mod world;
 

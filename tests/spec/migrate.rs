@@ -274,6 +274,7 @@ fn no_table_is_forgotten() {
         "log",
         "marks",
         "namespaces",
+        "normals",
         "streams",
     ];
     // What is made anew, or is about a daemon that runs.

@@ -112,6 +112,47 @@ fn lane_sets_that_exist_get_their_lanes_when_the_tables_are_moved() {
     assert_eq!(postgres::shared().ask(&name, AFTER), expected);
 }
 
+/// Who made a key is in the trail, for as long as that goes back.
+#[test]
+fn keys_that_are_older_than_the_note_of_who_made_them_have_it_from_the_trail() {
+    let before: Vec<_> = files("sqlite")
+        .into_iter()
+        .filter(|file| file.as_str() < "0021")
+        .collect();
+    let this = "0021_terminal.sql";
+    let keys = |hash: &str| {
+        format!(
+            "insert into keys (key_id, name, kind, hash, created_at)
+             values ('7Q2mC0vX', 'shop', 'write', {hash}, 1), ('00000000', 'old', 'read', {hash}, 1)"
+        )
+    };
+    let trail = "insert into audit (at, actor, came_from, operation, subject, details)
+        values (1, 'uid 7', 'socket', 'keys create', 'k_7Q2mC0vX', '{}'),
+               (2, 'key ops', '10.0.0.7', 'keys revoke', 'k_7Q2mC0vX', '{}')";
+    let seen = "select name || ' by ' || coalesce(created_by, 'nobody') from keys";
+    let expected = BTreeSet::from(["shop by uid 7".to_owned(), "old by nobody".to_owned()]);
+
+    let sqlite = Connection::open_in_memory().unwrap();
+    let run = |file: &str| {
+        let sql = fs::read_to_string(folder("sqlite").join(file)).unwrap();
+        sqlite.execute_batch(&sql).unwrap();
+    };
+    before.iter().for_each(|file| run(file));
+    sqlite
+        .execute_batch(&format!("{}; {trail}", keys("x'00'")))
+        .unwrap();
+    run(this);
+    assert_eq!(rows_of(&sqlite, seen), expected);
+
+    let (server, name) = (postgres::shared(), postgres::shared().database());
+    let run = |file: &str| server.run_file(&name, &folder("postgres").join(file));
+    before.iter().for_each(|file| run(file));
+    server.ask(&name, &keys("'\\x00'"));
+    server.ask(&name, trail);
+    run(this);
+    assert_eq!(server.ask(&name, seen), expected);
+}
+
 fn folder(database: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("migrations")

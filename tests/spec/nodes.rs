@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hooklane::domain::lane::LaneId;
+use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{Begun, LaneRow, NodeRow, SetState, Store, Why};
 use parking_lot::Mutex;
@@ -40,7 +41,9 @@ impl World {
         let home = Home::new(on);
         let store = home.open().await.unwrap();
         let default = "default".parse().unwrap();
-        let made = store.create_namespace(&default, 4, Timestamp::now()).await;
+        let made = store
+            .create_namespace(&default, 4, Thresholds::default(), Timestamp::now())
+            .await;
         assert!(made.unwrap());
         Self { store, home }
     }
@@ -95,7 +98,7 @@ async fn lanes_come_and_go_with_their_lane_set(on: On) {
     assert!(
         world
             .store
-            .create_namespace(&acme, 1024, now)
+            .create_namespace(&acme, 1024, Thresholds::default(), now)
             .await
             .unwrap()
     );
@@ -105,7 +108,13 @@ async fn lanes_come_and_go_with_their_lane_set(on: On) {
     assert_eq!(lanes[1027].id.to_string(), "default-1-3");
     assert!(world.store.delete_namespace(&acme).await.unwrap());
     assert_eq!(world.lanes().await.len(), 4);
-    assert!(world.store.create_namespace(&acme, 1, now).await.unwrap());
+    assert!(
+        world
+            .store
+            .create_namespace(&acme, 1, Thresholds::default(), now)
+            .await
+            .unwrap()
+    );
     let expected = LaneRow {
         id: LaneId {
             namespace: acme,

@@ -160,7 +160,7 @@ async fn why_says_what_stands_in_the_way_and_what_ends_it(setup: Setup) {
     let id = later["event"].as_str().unwrap();
     let text = world.home.run(&["why", "orders/b", "--event", id]);
     for expected in [
-        "orders/b is 2 events behind its head, 2, for 1 of 1 handler",
+        "orders/b is 2 events behind its head for 1 of 1 handler",
         "reduce   held  at 0; next is ",
         "verdict  CODE  orders/b -> reduce:",
         "1 event is before it, held",
@@ -342,7 +342,11 @@ async fn each_operation_leaves_one_row_and_a_refused_one_none(setup: Setup) {
             "namespaces delete",
             "acme",
         ),
-        (&["keys", "revoke", &id, "--yes"], "keys revoke", &id),
+        (
+            &["keys", "revoke", &id, "--yes", "--reason", "why not"],
+            "keys revoke",
+            &id,
+        ),
     ];
     for (args, operation, subject) in done {
         world.home.run(args);

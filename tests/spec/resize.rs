@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{Begun, Database, Store, Why};
 use serde_json::{Value, json};
@@ -354,7 +355,12 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     assert_eq!(again, Begun::Changed, "one resize at a time");
     let hook = store.hooks().await.unwrap().remove(0);
     let acme = "acme".parse().unwrap();
-    assert!(store.create_namespace(&acme, 2, why.at).await.unwrap());
+    assert!(
+        store
+            .create_namespace(&acme, 2, Thresholds::default(), why.at)
+            .await
+            .unwrap()
+    );
     let begun = store.begin_move(hook.id, &hook.namespace, &acme, why.at);
     assert!(begun.await.unwrap().is_some());
     store.close().await;

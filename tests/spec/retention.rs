@@ -139,6 +139,9 @@ fn what_is_older_than_its_hook_keeps_it_goes_and_all_else_stays(setup: Setup) {
     until_floor(&world, "orders/s0", 5);
     until_floor(&world, "orders/s2", 4);
     assert_eq!(seqs(&world, "orders/s0"), [6]);
+    let shown = world.home.run(&["streams", "show", "orders/s0"]);
+    let head = "6; retention has removed the events up to 5";
+    assert!(shown.contains(head), "{shown}");
     assert_eq!(seqs(&world, "bare"), [1, 2], "it keeps its own for ever");
     let listed = world
         .home

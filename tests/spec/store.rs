@@ -15,10 +15,11 @@ use hooklane::domain::lane::Slot;
 use hooklane::domain::name::OrderingKey;
 use hooklane::domain::position::{Position, Seq};
 use hooklane::domain::rate::Limit;
+use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
     Advance, Appended, Come, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, NewRebuild,
-    Shadow, Skip, Step, Store, Swap, Want, Why,
+    NormalRow, Shadow, Skip, Step, Store, Swap, Want, Why,
 };
 
 use crate::home::{Home, On};
@@ -55,6 +56,7 @@ on_each! {
     a_missing_event_is_seen_as_a_gap,
     hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_code,
     keys_keep_everything_but_their_text,
+    what_is_normal_is_kept_for_a_node_of_the_same_name,
     a_namespace_made_again_goes_on_counting_generations,
     cursors_are_listed_by_stream_or_by_age,
     epochs_grow_for_ever,
@@ -73,7 +75,12 @@ impl World {
         let store = home.open().await.unwrap();
         let name = |n: u8| plan(&format!("hook{n}"), Some(Reducer::Count));
         store
-            .create_namespace(&"default".parse().unwrap(), 4, Timestamp::now())
+            .create_namespace(
+                &"default".parse().unwrap(),
+                4,
+                Thresholds::default(),
+                Timestamp::now(),
+            )
             .await
             .unwrap();
         store
@@ -744,6 +751,41 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
     assert_ne!(edit(&wanted).await.unwrap().0, id);
 }
 
+/// Each node's own, the newest of each figure, and none that was not learned for a week.
+async fn what_is_normal_is_kept_for_a_node_of_the_same_name(on: On) {
+    let world = World::new(on).await;
+    let row = |kind: &str, subject, mean| NormalRow {
+        kind: kind.to_owned(),
+        subject,
+        mean,
+        samples: 7,
+    };
+    let day = |day: i64| Timestamp::from_millis(day * 86_400_000);
+    let keep = async |node: &str, rows: &[NormalRow], at| {
+        world.store.keep_normals(node, rows, at).await.unwrap();
+    };
+    keep("a", &[row("hook", 1, 5), row("handler", 1, -6)], day(0)).await;
+    keep("b", &[row("hook", 1, 50)], day(0)).await;
+    keep("a", &[row("hook", 1, 8), row("commit", 0, 1)], day(3)).await;
+    let world = world.reopened().await;
+    let of = async |node: &str| {
+        let mut rows = world.store.normals(node).await.unwrap();
+        rows.sort_by(|a, b| a.kind.cmp(&b.kind));
+        rows
+    };
+    let all = [
+        row("commit", 0, 1),
+        row("handler", 1, -6),
+        row("hook", 1, 8),
+    ];
+    assert_eq!(of("a").await, all);
+    assert_eq!(of("b").await, [row("hook", 1, 50)]);
+    assert_eq!(of("c").await, []);
+    world.store.keep_normals("b", &[], day(8)).await.unwrap();
+    assert_eq!(of("a").await, [row("commit", 0, 1), row("hook", 1, 8)]);
+    assert_eq!(of("b").await, []);
+}
+
 async fn keys_keep_everything_but_their_text(on: On) {
     let world = World::new(on).await;
     let minted = key::mint(Kind::Write);
@@ -758,6 +800,7 @@ async fn keys_keep_everything_but_their_text(on: On) {
         limit,
         hash: minted.hash,
         created_at: Timestamp::from_millis(1),
+        created_by: Some("uid 1000".to_owned()),
         expires_at: Some(Timestamp::from_millis(9)),
         revoked_at: None,
     };
@@ -813,10 +856,28 @@ async fn a_namespace_made_again_goes_on_counting_generations(on: On) {
     let world = World::new(on).await;
     let acme = "acme".parse().unwrap();
     let now = Timestamp::now();
-    assert!(world.store.create_namespace(&acme, 3, now).await.unwrap());
-    assert!(!world.store.create_namespace(&acme, 5, now).await.unwrap());
+    assert!(
+        world
+            .store
+            .create_namespace(&acme, 3, Thresholds::default(), now)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !world
+            .store
+            .create_namespace(&acme, 5, Thresholds::default(), now)
+            .await
+            .unwrap()
+    );
     assert!(world.store.delete_namespace(&acme).await.unwrap());
-    assert!(world.store.create_namespace(&acme, 5, now).await.unwrap());
+    assert!(
+        world
+            .store
+            .create_namespace(&acme, 5, Thresholds::default(), now)
+            .await
+            .unwrap()
+    );
     let namespaces = world.store.namespaces().await.unwrap();
     let acme = namespaces
         .iter()

@@ -423,6 +423,142 @@ fn who_may_only_look_has_a_menu_that_does_nothing() {
     terminal.sees(&["--read-only: nothing can be changed from here"]);
 }
 
+/// Answers as a daemon does, with a snapshot that none sends once the dashboard is there.
+#[cfg(debug_assertions)]
+fn liar(home: &Home) -> std::net::SocketAddr {
+    use std::io::{Read as _, Write as _};
+    let honest = snapshot(home);
+    let mut wrong = honest.clone();
+    for lane in wrong["lanes"].as_array_mut().unwrap() {
+        lane["backlog_flowing"] = u64::MAX.into();
+    }
+    let door = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = door.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for asked in door.incoming() {
+            let mut asked = asked.unwrap();
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && asked.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            let is_live = head.starts_with(b"GET /v1/admin/snapshot/live");
+            let (kind, body) = match is_live {
+                true => {
+                    let frame = serde_json::json!({"whole": wrong});
+                    ("text/event-stream", format!("data: {frame}\n\n"))
+                }
+                false => ("application/json", honest.to_string()),
+            };
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n{body}"
+            );
+            let _ = asked.write_all(answer.as_bytes());
+            if is_live {
+                // Whoever reads it to its end takes the daemon for lost.
+                std::mem::forget(asked);
+            }
+        }
+    });
+    address
+}
+
+/// Sums that overflow are a panic in a build that looks for such things, and in no other: there is nothing in
+/// hooklane that panics when it is told to.
+#[cfg(debug_assertions)]
+#[test]
+fn a_panic_gives_the_terminal_back_and_says_where_its_report_is() {
+    let (home, _daemon) = home();
+    let address = liar(&home);
+    let key = home.key("read");
+    let files = tempfile::tempdir().unwrap();
+    let place = files.path().display();
+    let log = files.path().join("top.log");
+    for (option, report) in [
+        ("", format!("report  {place}/hooklane-top-")),
+        (
+            &*format!("--log-file {}", log.display()),
+            format!("report  {}", log.display()),
+        ),
+    ] {
+        let terminal = Terminal::running(
+            &format!("LANG=C.UTF-8 TMPDIR={place} HOOKLANE_KEY={}", key.trim()),
+            &format!("top --url http://{address} {option}"),
+            (140, 40),
+        );
+        let left = terminal.sees(&[
+            "ended 1",
+            " icanon",
+            "error: the dashboard failed: attempt to add with overflow",
+        ]);
+        assert!(left.contains(&report), "{left}");
+        assert!(left.contains("at      "), "{left}");
+        assert!(!left.contains("LIVE"), "the other screen is gone:\n{left}");
+        assert!(
+            !left.contains("stack backtrace"),
+            "that is in the report:\n{left}"
+        );
+    }
+    let mut own = std::fs::read_dir(files.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let own = own.find(|path| *path != log).unwrap();
+    for path in [own, log] {
+        use std::os::unix::fs::MetadataExt as _;
+        let report = std::fs::read_to_string(&path).unwrap();
+        for word in [
+            "attempt to add with overflow",
+            "thread main",
+            "tui::",
+            concat!("hooklane ", env!("CARGO_PKG_VERSION")),
+        ] {
+            assert!(report.contains(word), "{word}: {report}");
+        }
+        assert!(!report.contains(key.trim()));
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn what_happens_while_it_runs_is_added_to_a_file() {
+    let (home, daemon) = home();
+    let files = tempfile::tempdir().unwrap();
+    let log = files.path().join("top.log");
+    std::fs::write(&log, "before\n").unwrap();
+    let terminal = Terminal::running(
+        "LANG=C.UTF-8",
+        &format!(
+            "top --data {} --log-file {}",
+            home.data().display(),
+            log.display()
+        ),
+        WIDE,
+    );
+    terminal.sees(&["LIVE", " 7 active"]);
+    let told = |word: &str| {
+        until(|| {
+            let text = std::fs::read_to_string(&log).unwrap();
+            text.contains(word).then_some(text)
+        })
+    };
+    told("dashboard  watches default on a\n");
+    home.run(&["lanes", "pause", "1", "--reason", "a \u{1b}[31mlook"]);
+    let text = told(" ~ lane 1  paused by uid ");
+    assert!(
+        text.starts_with("before\n") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+    drop(daemon);
+    told(" ! dashboard  lost the daemon: ");
+    let _daemon = home.start();
+    told("dashboard  found the daemon again\n");
+    let (code, said) = {
+        let done = home.command(&["top", "--log-file", "/"]).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    assert_eq!(code, Some(2));
+    assert!(said.contains("cannot write /: "), "{said}");
+}
+
 /// A dashboard of lines, read one by one.
 struct Lines {
     top: std::process::Child,

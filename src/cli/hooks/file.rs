@@ -11,14 +11,29 @@ use crate::cli::Exit;
 use crate::domain::hook::{OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::time::{millis, parse_duration};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    namespaces: Vec<NamespaceSpec>,
+    namespaces: Vec<Space>,
     #[serde(default)]
     hooks: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Space {
+    name: Name,
+    #[serde(default = "one")]
+    lanes: u16,
+    warn: Option<String>,
+    crit: Option<String>,
+}
+
+fn one() -> u16 {
+    1
 }
 
 #[derive(Deserialize)]
@@ -77,9 +92,28 @@ fn parse(text: &str, base: &Path) -> Result<Apply, Trouble> {
     let wrong = |error: toml::de::Error| Trouble::usage(error.to_string().trim_end());
     let file: File = toml::from_str(text).map_err(wrong)?;
     let hooks = file.hooks.into_iter().map(|entry| spec(entry, base));
+    let namespaces = file.namespaces.into_iter().map(namespace);
     Ok(Apply {
-        namespaces: file.namespaces,
+        namespaces: namespaces.collect::<Result<_, _>>()?,
         hooks: hooks.collect::<Result<_, _>>()?,
+    })
+}
+
+fn namespace(space: Space) -> Result<NamespaceSpec, Trouble> {
+    let age = |field, text: Option<String>| {
+        let parsed = text.map(|text| {
+            let wrong = |error| format!("namespace {}: {field} {text:?}: {error}", space.name);
+            parse_duration(&text)
+                .map_err(wrong)
+                .map(|age| millis(age).unsigned_abs())
+        });
+        parsed.transpose().map_err(Trouble::usage)
+    };
+    Ok(NamespaceSpec {
+        warn_ms: age("warn", space.warn)?,
+        crit_ms: age("crit", space.crit)?,
+        lanes: space.lanes,
+        name: space.name,
     })
 }
 
@@ -125,6 +159,7 @@ mod tests {
             [[namespaces]]
             name = "acme"
             lanes = 4
+            warn = "5m"
 
             [[hooks]]
             name = "orders"
@@ -142,7 +177,11 @@ mod tests {
         "#;
         std::fs::write(&path, text).unwrap();
         let apply = read(&path).unwrap();
-        assert_eq!(apply.namespaces[0].lanes, 4);
+        let acme = &apply.namespaces[0];
+        assert_eq!(
+            (acme.lanes, acme.warn_ms, acme.crit_ms),
+            (4, Some(300_000), None)
+        );
         let [orders, hello] = &apply.hooks[..] else {
             panic!("two hooks")
         };
@@ -172,6 +211,10 @@ mod tests {
             ("[[hooks]]\nname = 'a'\nbody_max = 0", "hook a: body_max"),
             ("[[hooks]]\nname = 'a'\ndebounce = '5'", "hook a: debounce"),
             ("[[hooks]]\nname = 'a'\nkeep = '30'", "such as 30d or 12h"),
+            (
+                "[[namespaces]]\nname = 'a'\nwarn = '5'",
+                "namespace a: warn \"5\"",
+            ),
             ("hooks = 1", "invalid type"),
         ] {
             let error = parse(text, Path::new("")).unwrap_err();

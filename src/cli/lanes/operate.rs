@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use http::Method;
 
-use crate::api::{Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec, Stopped};
+use crate::api::{
+    Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec, Stopped, Worst,
+};
 use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer, Trouble};
@@ -185,11 +187,22 @@ fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
             "live: each lane of generation {from} finishes its running turn and seals, generation {next} goes on"
         ),
     };
-    let split = format!(
-        "{} of {} get another lane; all keep their order",
-        text::count(plan.moves),
-        text::counted(plan.streams, "stream", "streams")
-    );
+    let streams = text::counted(plan.streams, "stream", "streams");
+    let split = match plan.to == plan.from.saturating_mul(2) {
+        true => {
+            let kept = match plan.streams {
+                0 | 1 => "order is kept".to_owned(),
+                _ => format!("all {streams} keep their order"),
+            };
+            let (old, last) = (plan.from.saturating_sub(1), plan.to.saturating_sub(1));
+            let before = last.saturating_sub(1);
+            format!("every lane becomes two ({old} -> {before} and {last}); {kept}")
+        }
+        false => format!(
+            "{} of {streams} get another lane; all keep their order",
+            text::count(plan.moves)
+        ),
+    };
     let percent = |busy: f64| format!("{:.0}%", busy * 100.0);
     let busiest = plan.busiest.zip(plan.busiest_after).map(|(now, after)| {
         format!(
@@ -208,11 +221,22 @@ fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
             text::count(plan.fullest_lane_after)
         ),
     };
-    let mut facts = vec![("  how", how), ("  split", split), ("  helps", helps)];
-    if plan.set_aside > 0 {
-        let cursors = text::counted(plan.set_aside, "cursor", "cursors");
-        facts.push(("  set aside", format!("{cursors}, moved as they are")));
+    let mut facts = vec![("  how", how), ("  split", split)];
+    match plan.set_aside {
+        0 => {}
+        1 => facts.push((
+            "  set aside",
+            "1 cursor moves as it is and delays nothing".to_owned(),
+        )),
+        cursors => facts.push((
+            "  set aside",
+            format!(
+                "{} cursors move as they are and delay nothing",
+                text::count(cursors)
+            ),
+        )),
     }
+    facts.push(("  helps", helps));
     if plan.fullest_stream * 2 > plan.backlog {
         let events = text::count(plan.fullest_stream);
         let what = format!("clear one stream of {events} events sooner: it stays in one lane");
@@ -405,7 +429,7 @@ impl Drain {
             return Ok(Exit::Failed);
         };
         let ended = match self.wait {
-            true => self.watch(&stopped, reach, limit, out).await?,
+            true => self.watch(&which, &stopped, reach, limit, out).await?,
             false => {
                 out.facts(&[("back", self.which.back())])?;
                 Exit::Done
@@ -417,6 +441,7 @@ impl Drain {
 
     async fn watch(
         &self,
+        which: &str,
         stopped: &Stopped,
         reach: &Reach,
         limit: Option<Duration>,
@@ -437,7 +462,7 @@ impl Drain {
                 let took = text::duration(began.elapsed());
                 let kept = text::count(lanes.iter().map(|lane| lane.backlog).sum());
                 out.say(format_args!(
-                    "drain   done in {took}: 0 left, {kept} kept. Go on: {back}"
+                    "drain {which}: drained in {took}, 0 left, {kept} kept. Go on: {back}"
                 ))?;
                 return Ok(Exit::Done);
             }
@@ -458,19 +483,32 @@ impl Drain {
             [lane] => format!("{} is", lane.lane),
             lanes => format!("{} lanes are", lanes.len()),
         };
+        let worst = waiting(still).map(|(worst, _)| worst);
+        let of_one = match worst.is_some() && has_one_waiting(still) {
+            true => ", all of one cursor that is set aside",
+            false => "",
+        };
         let message = format!(
-            "{lanes} not drained after {}: {} done, {} left",
+            "{lanes} not drained after {}: {} done, {} left{of_one}",
             text::duration(limit),
             text::count(done),
             text::count(left)
         );
         let mut trouble = Trouble::new(Exit::Unfinished, "not_drained", message)
             .fact("why", stands(still, left, Timestamp::now()));
-        let worst = still.iter().filter_map(|lane| lane.worst.as_ref());
-        let gathers = still.iter().filter_map(|lane| lane.gathers.as_ref());
-        let mut streams = (worst.map(|worst| &worst.stream)).chain(gathers.map(|g| &g.stream));
-        if let Some(stream) = streams.next() {
+        let gathers = still.iter().find_map(|lane| lane.gathers.as_ref());
+        let stream = worst.map(|worst| &worst.stream);
+        if let Some(stream) = stream.or(gathers.map(|gathers| &gathers.stream)) {
             trouble = trouble.fact("look", format!("hooklane why {stream}"));
+        }
+        if let Some(Worst {
+            stream, handler, ..
+        }) = worst
+        {
+            let hold = format!(
+                "hooklane streams hold {stream} --handler {handler}     held cursors are not waited for"
+            );
+            trouble = trouble.fact("or", hold);
         }
         trouble.fact("undo", self.which.back())
     }
@@ -481,18 +519,17 @@ fn stands(lanes: &[&Lane], left: u64, now: Timestamp) -> String {
     if let Some(lane) = lanes.iter().find(|lane| lane.state == LaneState::NoOwner) {
         return format!("{} has no node", lane.lane);
     }
-    // A drain does not wait for what is held.
-    let mut worst = lanes.iter().filter_map(|lane| lane.worst.as_ref());
-    let waits = worst.find_map(|worst| Some((worst, worst.retry_at?)));
-    if let Some((worst, retry_at)) = waits {
-        let is_alone = matches!(lanes, [lane] if lane.set_aside == 1 && lane.backlog_flowing == 0);
+    if let Some((worst, retry_at)) = waiting(lanes) {
+        let tries = match worst.tries {
+            0 | 1 => String::new(),
+            tries => format!(" x{tries}"),
+        };
         return format!(
-            "{} {} -> {}, {} x{}, next try in {}",
-            whose(left, is_alone),
+            "{} {} -> {}, {}{tries}, next try in {}",
+            whose(left, has_one_waiting(lanes)),
             worst.stream,
             worst.handler,
             worst.result,
-            worst.tries,
             text::duration(retry_at.since(now))
         );
     }
@@ -518,6 +555,18 @@ fn whose(left: u64, is_alone: bool) -> String {
         true => format!("all {} left are of", text::count(left)),
         false => format!("{} left, some of", text::count(left)),
     }
+}
+
+/// The cursor of one of the lanes that is worst off, when it waits for its next try. A drain does not wait for
+/// what is held.
+fn waiting<'l>(lanes: &[&'l Lane]) -> Option<(&'l Worst, Timestamp)> {
+    let mut worst = lanes.iter().filter_map(|lane| lane.worst.as_ref());
+    worst.find_map(|worst| Some((worst, worst.retry_at?)))
+}
+
+/// Whether all that is left is of one cursor that waits.
+fn has_one_waiting(lanes: &[&Lane]) -> bool {
+    matches!(lanes, [lane] if lane.set_aside == 1 && lane.backlog_flowing == 0)
 }
 
 #[cfg(test)]

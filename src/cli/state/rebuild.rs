@@ -9,6 +9,7 @@ use super::super::print::{Progress, Stake};
 use super::super::reach::{Reach, with_query};
 use super::super::{Exit, Printer, Trouble};
 use crate::api::{FoldedTo, Hook, List, Rebuild, RebuildSpec};
+use crate::client;
 use crate::domain::name::StreamName;
 use crate::text::{count, counted, duration, printable_line};
 
@@ -27,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Examples:
 ///   hooklane state rebuild orders
 ///   hooklane state rebuild orders/c07
-///   hooklane state rebuild orders --check
+///   hooklane state rebuild orders --check --timeout 5m
 ///   hooklane state rebuild orders/c07 --to-seq 912
 ///   hooklane state rebuild orders --from-checkpoints
 ///   hooklane state rebuild --all --yes --confirm all
@@ -59,7 +60,12 @@ pub struct Again {
 }
 
 impl Again {
-    pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    pub(super) async fn run(
+        self,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
         if let (Some(stream), Some(to)) = (&self.stream, self.to_seq) {
             return show(stream, to, self.from_checkpoints, reach, out).await;
         }
@@ -82,15 +88,24 @@ impl Again {
         if !self.check && !self.agreed(&plans, out)? {
             return Ok(Exit::Failed);
         }
+        let began = Instant::now();
         let mut ended = Vec::new();
-        for spec in &specs {
+        for (place, spec) in specs.iter().enumerate() {
             let begun: Rebuild = reach
                 .call_planned(&here, Method::POST, REBUILDS, Some(spec))
                 .await?;
-            ended.push(match self.no_wait {
-                true => begun,
-                false => watch(begun, reach, out).await?,
-            });
+            if self.no_wait {
+                ended.push(begun);
+                continue;
+            }
+            let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
+            let now = watch(begun, reach, left, out).await?;
+            let is_running = now.state == "running";
+            ended.push(now);
+            if let (true, Some(limit)) = (is_running, limit) {
+                out.object(&ended)?;
+                return Err(not_done(&ended[place], limit, &specs[place + 1..]).into());
+            }
         }
         out.object(&ended)?;
         match ended.iter().find_map(|rebuild| rebuild.error.as_ref()) {
@@ -127,7 +142,7 @@ impl Again {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let verb = if self.check { "check" } else { "rebuild" };
         out.say(format_args!(
-            "{verb} the state of {}   {place}",
+            "{verb} the state of {}: fold the events again from the first   {place}",
             self.whose()
         ))?;
         let amount = format!(
@@ -193,13 +208,13 @@ fn begins(plans: &[Rebuild]) -> Option<String> {
     }
 }
 
-async fn show(
+/// A state as today's reducer folds it, up to and with an event.
+pub(super) async fn fold(
     stream: &StreamName,
     to: i64,
     from_checkpoints: bool,
     reach: &Reach,
-    out: &mut Printer,
-) -> anyhow::Result<Exit> {
+) -> Result<FoldedTo, client::Error> {
     let query = [
         ("stream", Some(stream.to_string())),
         ("to_seq", Some(to.to_string())),
@@ -208,8 +223,19 @@ async fn show(
             from_checkpoints.then(|| "true".to_owned()),
         ),
     ];
-    let path = with_query("/v1/admin/rebuilds/fold", &query);
-    let folded: FoldedTo = reach.get(&path).await?;
+    reach
+        .get(&with_query("/v1/admin/rebuilds/fold", &query))
+        .await
+}
+
+async fn show(
+    stream: &StreamName,
+    to: i64,
+    from_checkpoints: bool,
+    reach: &Reach,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
+    let folded = fold(stream, to, from_checkpoints, reach).await?;
     if !out.object(&folded)? {
         let state = folded.state.as_deref();
         out.line(state.map_or("null", |state| state.get()))?;
@@ -222,7 +248,13 @@ async fn show(
     Ok(Exit::Done)
 }
 
-async fn watch(begun: Rebuild, reach: &Reach, out: &mut Printer) -> anyhow::Result<Rebuild> {
+/// Looks until it has ended, for `limit` at most: what is still running then goes on without us.
+async fn watch(
+    begun: Rebuild,
+    reach: &Reach,
+    limit: Option<Duration>,
+    out: &mut Printer,
+) -> anyhow::Result<Rebuild> {
     let Some(id) = begun.id else {
         return Ok(begun);
     };
@@ -232,12 +264,40 @@ async fn watch(begun: Rebuild, reach: &Reach, out: &mut Printer) -> anyhow::Resu
     let mut now = begun;
     while now.state == "running" {
         out.progress(&mut bar, now.events_done, now.events, None)?;
+        if limit.is_some_and(|limit| began.elapsed() >= limit) {
+            out.progress_ends(&bar)?;
+            return Ok(now);
+        }
         tokio::time::sleep(LOOK).await;
         now = reach.get(&path).await?;
     }
     out.progress_ends(&bar)?;
     tell(&now, began.elapsed(), out)?;
     Ok(now)
+}
+
+/// That the time was over before it was done; `unbegun` are those whose turn had not come.
+fn not_done(now: &Rebuild, limit: Duration, unbegun: &[RebuildSpec]) -> Trouble {
+    let what = match &now.stream {
+        Some(stream) => stream.to_string(),
+        None => now.hook.to_string(),
+    };
+    let verb = if now.check { "checked" } else { "rebuilt" };
+    let message = format!(
+        "{what} is not {verb} after {}: {} of {} folded",
+        duration(limit),
+        count(now.events_done),
+        counted(now.events, "event", "events")
+    );
+    let goes_on = format!("by itself; until it has ended {} takes no other", now.hook);
+    let trouble = Trouble::new(Exit::Unfinished, "not_done", message).fact("goes on", goes_on);
+    let unbegun: Vec<_> = (unbegun.iter())
+        .filter_map(|spec| spec.hook.as_ref().map(ToString::to_string))
+        .collect();
+    match unbegun.is_empty() {
+        true => trouble,
+        false => trouble.fact("not begun", unbegun.join(", ")),
+    }
 }
 
 fn tell(rebuild: &Rebuild, took: Duration, out: &mut Printer) -> std::io::Result<()> {
@@ -267,7 +327,12 @@ fn tell(rebuild: &Rebuild, took: Duration, out: &mut Printer) -> std::io::Result
     }
     match (rebuild.check, rebuild.error.is_none()) {
         (true, true) => out.say(format_args!("nothing was changed")),
-        (false, true) => out.say(format_args!("switch  {} done", count(done))),
+        (false, true) => out.say(format_args!(
+            "switch  {} of {}, done in {}",
+            count(done),
+            count(rebuild.streams),
+            duration(took)
+        )),
         (_, false) => Ok(()),
     }
 }

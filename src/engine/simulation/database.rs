@@ -985,6 +985,7 @@ impl Database {
             hooks_by_id: hooks.clone().map(|h| (h.id, h.clone())).collect(),
             handlers: handlers.map(|h| (h.id, h.clone())).collect(),
             keys: HashMap::new(),
+            thresholds: HashMap::new(),
             lane_sets: runs
                 .map(|(set, _)| (set.namespace.clone(), set.clone()))
                 .collect(),

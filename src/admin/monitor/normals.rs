@@ -1,0 +1,91 @@
+//! What is normal outlives the process: what was learned is stored once a minute, and read at the start.
+
+use std::collections::HashMap;
+
+use super::{Admin, Error, Seen};
+use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::time::Timestamp;
+use crate::metrics::Normal;
+use crate::store::NormalRow;
+
+/// What is stored, by kind and subject.
+pub(super) type Kept = HashMap<(String, i64), Normal>;
+
+impl Admin {
+    /// Reads once what a node of this name knew before; until that has worked, nothing is learned.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(super) async fn recall(&self) -> Result<(), Error> {
+        if self.monitor.seen.lock().kept.is_some() {
+            return Ok(());
+        }
+        let rows = self.store.normals(&self.node).await?;
+        let kept: Kept = rows.into_iter().map(normal).collect();
+        let mut seen = self.monitor.seen.lock();
+        for ((kind, subject), normal) in &kept {
+            match kind.as_str() {
+                "hook" => seen.hooks.entry(HookId(*subject)).or_default().normal = *normal,
+                "handler" => seen.handlers.entry(HandlerId(*subject)).or_default().normal = *normal,
+                _ => seen.commit = *normal,
+            }
+        }
+        seen.kept = Some(kept);
+        Ok(())
+    }
+
+    /// Stores what was learned since the last time. Where nothing happens, nothing is written.
+    ///
+    /// # Errors
+    /// Those of the database; it is tried again the next time.
+    pub async fn keep_normals(&self) -> Result<(), Error> {
+        let learned = {
+            let seen = self.monitor.seen.lock();
+            let Some(kept) = &seen.kept else {
+                return Ok(());
+            };
+            let mut learned = learned(&seen);
+            learned.retain(|figure, normal| kept.get(figure) != Some(normal));
+            learned
+        };
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let (rows, now) = (
+            learned.iter().map(row).collect::<Vec<_>>(),
+            Timestamp::now(),
+        );
+        self.store.keep_normals(&self.node, &rows, now).await?;
+        if let Some(kept) = &mut self.monitor.seen.lock().kept {
+            kept.extend(learned);
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is known to be normal.
+fn learned(seen: &Seen) -> Kept {
+    let hooks = seen.hooks.iter();
+    let hooks = hooks.map(|(hook, pace)| (("hook".to_owned(), hook.0), pace.normal));
+    let handlers = seen.handlers.iter();
+    let handlers = handlers.map(|(of, pace)| (("handler".to_owned(), of.0), pace.normal));
+    let commit = std::iter::once((("commit".to_owned(), 0), seen.commit));
+    let all = hooks.chain(handlers).chain(commit);
+    all.filter(|(_, normal)| *normal != Normal::default())
+        .collect()
+}
+
+fn normal(row: NormalRow) -> ((String, i64), Normal) {
+    let normal = Normal::from_parts(row.mean, row.samples);
+    ((row.kind, row.subject), normal)
+}
+
+fn row(((kind, subject), normal): (&(String, i64), &Normal)) -> NormalRow {
+    let (mean, samples) = normal.parts();
+    NormalRow {
+        kind: kind.clone(),
+        subject: *subject,
+        mean,
+        samples,
+    }
+}
