@@ -17,11 +17,11 @@
 //! event into `engine/intake.rs`, the bounded queue. `engine/committer.rs` gives whatever gathered
 //! during the last commit to `store/writer.rs`, which numbers it, appends it to the log, moves the heads
 //! and commits. Only then is the sender answered, and [`lanes`] gets a hint for each cursor of the
-//! stream, in the lane its slot points to. There `engine/worker.rs` takes the hint, `engine/lane.rs`
-//! says who is next, `engine/turn.rs` reads the events after the position, `engine/reduce.rs` folds
-//! them, and `store/cursors.rs` moves state and position in one row, by compare-and-set. On failure
-//! that cursor alone is set aside; its lane goes on. `engine/sweep.rs` finds what a lost hint left
-//! behind.
+//! stream, in the lane its slot points to. Door and committer have threads of their own, those of
+//! `engine/front.rs`. In the lane `engine/worker.rs` takes the hint, `engine/lane.rs` says who is next,
+//! `engine/turn.rs` reads the events after the position, `engine/reduce.rs` folds them, and
+//! `store/cursors.rs` moves state and position in one row, by compare-and-set. On failure that cursor
+//! alone is set aside; its lane goes on. `engine/sweep.rs` finds what a lost hint left behind.
 //!
 //! Lanes change under way: `admin/resize.rs` asks, `store/lane_sets.rs` has the rows, `engine.rs` ends the
 //! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the
