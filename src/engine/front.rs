@@ -66,3 +66,50 @@ impl Drop for Front {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_done_elsewhere_is_done_on_the_other_threads() {
+        let front = Arc::new(Front::start(4).unwrap());
+        let elsewhere = front.clone();
+        let names = front.handle().spawn(async move {
+            let name = || std::thread::current().name().map(str::to_owned);
+            (name(), elsewhere.elsewhere(async move { name() }).await)
+        });
+        let (own, other) = names.await.unwrap();
+        assert_eq!(own.as_deref(), Some("front"));
+        assert_ne!(other.unwrap().as_deref(), Some("front"));
+    }
+
+    #[tokio::test]
+    async fn work_elsewhere_ends_with_whoever_waits_for_it_and_its_panic_is_his() {
+        let front = Arc::new(Front::start(2).unwrap());
+        let (kept, is_kept) = oneshot::channel::<()>();
+        let (begins, began) = oneshot::channel();
+        let elsewhere = front.clone();
+        let waiting = front.handle().spawn(async move {
+            let never = async move {
+                let _kept = kept;
+                begins.send(()).unwrap();
+                std::future::pending::<()>().await;
+            };
+            elsewhere.elsewhere(never).await
+        });
+        began.await.unwrap();
+        waiting.abort();
+        assert!(is_kept.await.is_err(), "what nobody waits for has gone");
+
+        let panics = front.elsewhere(async { panic!("by intent") });
+        let caught = std::panic::AssertUnwindSafe(panics);
+        let caught = futures_util::FutureExt::catch_unwind(caught).await;
+        assert!(caught.is_err());
+    }
+}
