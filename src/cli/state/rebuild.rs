@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(told.as_deref(), Some(", about 2m51 at 24,500/s"));
         let slow = plan(1_000, Some(10));
         let both = about(&[orders.clone(), slow]);
-        assert_eq!(both.as_deref(), Some(", about 4m31 at 15,479/s"));
+        assert_eq!(both.as_deref(), Some(", about 4m31 at 15,477/s"));
         assert_eq!(about(&[orders, plan(1, None)]), None);
     }
 }
