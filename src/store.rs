@@ -56,7 +56,7 @@ pub use hints::{HintAnswer, HintRequest};
 pub use history::{Accepted, History, LostEvent};
 pub use hooks::HookPlan;
 pub use keys::LastUse;
-pub use lane_sets::{Begun, Closed, LaneMode, Left, Progress, Size, Waiting, Why};
+pub use lane_sets::{Begun, Closed, Fullest, LaneMode, Left, Progress, Size, Waiting, Why};
 pub use look::{Looked, look};
 pub use migrate::{Moved, Proof, migrate, size as migrate_size};
 pub use namespaces::Namespace;

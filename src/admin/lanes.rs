@@ -14,7 +14,7 @@ use crate::engine::Reading;
 use crate::engine::catalog::Snapshot;
 use crate::engine::lane::Survey;
 use crate::engine::ownership::{Member, View};
-use crate::store::{CursorRow, CursorsFilter};
+use crate::store::{CursorRow, CursorsFilter, LaneMode, Left};
 
 impl Admin {
     /// The lanes of a namespace.
@@ -38,10 +38,11 @@ impl Admin {
             lanes.push(lane);
         }
         self.show_modes(&set, &mut lanes).await?;
+        hide_flow_of_stopped(&mut lanes);
         Ok(lanes)
     }
 
-    /// Adds who stopped which of the lanes, and what is left for those that drain.
+    /// Adds who stopped which of the lanes, and what is left for those of the set that drain.
     pub(super) async fn show_modes(
         &self,
         set: &LaneSet,
@@ -52,27 +53,7 @@ impl Admin {
             return Ok(());
         }
         let left = self.store.left(set).await?;
-        for (id, lane) in set.ids().zip(lanes) {
-            let Some(mode) = modes.get(&id) else {
-                continue;
-            };
-            let events = left.get(&id.index).map_or(0, |left| left.events);
-            lane.left = mode
-                .mode
-                .has_marks()
-                .then(|| u64::try_from(events).unwrap_or(0));
-            (lane.by, lane.since) = (mode.by.clone(), mode.at);
-            lane.reason.clone_from(&mode.reason);
-            if lane.state == LaneState::Active {
-                lane.eta = Some("resume".to_owned());
-                lane.state = match mode.mode {
-                    Mode::Active => LaneState::Active,
-                    Mode::Draining => LaneState::Draining,
-                    Mode::Drained => LaneState::Drained,
-                    Mode::Paused => LaneState::Paused,
-                };
-            }
-        }
+        show_modes(set, lanes, &modes, &left);
         Ok(())
     }
 
@@ -170,6 +151,47 @@ impl Admin {
             },
             next,
         }))
+    }
+}
+
+/// As [`Admin::show_modes`]. The lanes may be others than those of the set: while it is resized, older ones too.
+fn show_modes(
+    set: &LaneSet,
+    lanes: &mut [api::Lane],
+    modes: &HashMap<LaneId, LaneMode>,
+    left: &HashMap<u16, Left>,
+) {
+    let ids: HashMap<String, LaneId> = set.ids().map(|id| (id.to_string(), id)).collect();
+    for lane in lanes {
+        let id = ids.get(&lane.lane);
+        let Some((id, mode)) = id.and_then(|id| Some((id, modes.get(id)?))) else {
+            continue;
+        };
+        let events = left.get(&id.index).map_or(0, |left| left.events);
+        lane.left = mode
+            .mode
+            .has_marks()
+            .then(|| u64::try_from(events).unwrap_or(0));
+        (lane.by, lane.since) = (mode.by.clone(), mode.at);
+        lane.reason.clone_from(&mode.reason);
+        if lane.state == LaneState::Active {
+            lane.eta = Some("resume".to_owned());
+            lane.state = match mode.mode {
+                Mode::Active => LaneState::Active,
+                Mode::Draining => LaneState::Draining,
+                Mode::Drained => LaneState::Drained,
+                Mode::Paused => LaneState::Paused,
+            };
+        }
+    }
+}
+
+/// FLOW is of running lanes: what waits in a stopped one says nothing of how late they are.
+pub(super) fn hide_flow_of_stopped(lanes: &mut [api::Lane]) {
+    for lane in lanes {
+        if matches!(lane.state, LaneState::Paused | LaneState::Drained) {
+            lane.flow_ms = None;
+        }
     }
 }
 
@@ -318,4 +340,74 @@ pub(super) fn percentiles<C: hdrhistogram::Counter>(
 
 fn tenths(rate: f64) -> f64 {
     (rate * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_shown_of_the_lanes_that_have_them_also_while_older_ones_are_there() {
+        let set = |generation, lanes| LaneSet {
+            namespace: Name::default_namespace(),
+            generation,
+            lanes,
+        };
+        let (older, newer) = (set(7, 1), set(8, 2));
+        let by = |by: &str, mode| LaneMode {
+            mode,
+            by: Some(by.to_owned()),
+            at: None,
+            reason: None,
+        };
+        let id = |index| newer.ids().nth(index).unwrap();
+        let modes = HashMap::from([
+            (id(0), by("ana", Mode::Paused)),
+            (id(1), by("bob", Mode::Draining)),
+        ]);
+        let left = HashMap::from([(
+            1,
+            Left {
+                cursors: 1,
+                events: 9,
+            },
+        )]);
+        let of_both = older.ids().chain(newer.ids());
+        let mut lanes: Vec<_> = of_both
+            .map(|id| api::Lane {
+                state: LaneState::Active,
+                flow_ms: Some(5),
+                ..idle(&id)
+            })
+            .collect();
+        show_modes(&newer, &mut lanes, &modes, &left);
+        hide_flow_of_stopped(&mut lanes);
+        let shown: Vec<_> = lanes
+            .iter()
+            .map(|lane| {
+                (
+                    &*lane.lane,
+                    lane.state,
+                    lane.by.as_deref(),
+                    lane.left,
+                    lane.flow_ms,
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("default-7-0", LaneState::Active, None, None, Some(5)),
+                ("default-8-0", LaneState::Paused, Some("ana"), None, None),
+                (
+                    "default-8-1",
+                    LaneState::Draining,
+                    Some("bob"),
+                    Some(9),
+                    Some(5)
+                ),
+            ]
+        );
+    }
 }

@@ -6,7 +6,7 @@ mod feed;
 mod normals;
 mod past;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -577,6 +577,7 @@ impl Admin {
         keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
         news.extend(space.note_set_aside(&cursors));
         news.extend(note_nodes(&mut seen.nodes, whole));
+        super::lanes::hide_flow_of_stopped(&mut lanes);
         let storage = self.storage(seen, now);
         let (hooks, paces) = hook_lines(seen, set, whole.catalog);
         let handlers = handler_paces(seen, set, whole.catalog);
@@ -1018,7 +1019,12 @@ impl History {
             let by = lane.by.as_ref().filter(|_| lane.state != LaneState::Active);
             let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
             let reason = lane.reason.as_ref().map(|reason| format!(" \"{reason}\""));
-            let what = format!("{}{by}{}", lane.state.word(), reason.unwrap_or_default());
+            let kept = match lane.state {
+                LaneState::Drained => ", later events are kept until resume",
+                _ => "",
+            };
+            let (state, reason) = (lane.state.word(), reason.unwrap_or_default());
+            let what = format!("{state}{by}{reason}{kept}");
             let severity = match lane.state {
                 LaneState::NoOwner => Severity::Trouble,
                 LaneState::Active => Severity::Fine,
@@ -1227,17 +1233,26 @@ fn namespace_lines(
 ) -> Vec<api::NamespaceLine> {
     let line = |set: &LaneSet| {
         let known = match set.namespace == fresh.namespace {
-            true => Some(&fresh.total),
-            false => seen.snapshots.get(&set.namespace).map(|known| &known.total),
+            true => Some(fresh),
+            false => seen.snapshots.get(&set.namespace).map(|known| &**known),
         };
+        let total = known.map(|known| &known.total);
+        let space = seen.spaces.get(&set.namespace);
+        let counts = space.and_then(|space| space.counts);
+        let mut states = BTreeMap::new();
+        for lane in known.iter().flat_map(|known| &known.lanes) {
+            *states.entry(lane.state).or_insert(0) += 1;
+        }
         api::NamespaceLine {
             namespace: set.namespace.clone(),
             lanes: set.lanes,
             generation: set.generation,
-            set_aside: known.map_or(0, |total| total.set_aside),
-            oldest_ms: known.and_then(|total| total.oldest_ms),
-            flow_ms: known.and_then(|total| total.flow_ms),
-            backlog: known.map_or(0, |total| total.backlog),
+            states,
+            streams: counts.map_or(0, |counts| counts.streams),
+            set_aside: total.map_or(0, |total| total.set_aside),
+            oldest_ms: total.and_then(|total| total.oldest_ms),
+            flow_ms: total.and_then(|total| total.flow_ms),
+            backlog: total.map_or(0, |total| total.backlog),
         }
     };
     let mut lines: Vec<_> = catalog.lane_sets.values().map(line).collect();
@@ -1272,7 +1287,7 @@ fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<
     None
 }
 
-fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+pub(super) fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
     engine.metrics.pulse.commit_p99(now).map(fine_millis)
 }
 

@@ -93,11 +93,19 @@ impl Admin {
 
     async fn plan_resize(&self, set: &LaneSet, to: u16) -> Result<api::Resize, Error> {
         let waiting = self.store.waiting(&set.namespace).await?;
+        let fullest_stream = self.store.fullest_stream(&set.namespace).await?;
         let size = self.store.namespace_size(set, to).await?;
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
         let lanes = self.lanes(&set.namespace).await?;
         let busiest = lanes.iter().filter_map(|lane| lane.busy);
         let busiest = busiest.max_by(f64::total_cmp);
+        let worst = lanes
+            .iter()
+            .filter_map(|lane| Some((lane, lane.worst.as_ref()?)));
+        let worst = worst.max_by_key(|(_, worst)| worst.events);
+        let busy = |lane: &&api::Lane| lane.busy.unwrap_or(0.0);
+        let busy = lanes.iter().max_by(|a, b| busy(a).total_cmp(&busy(b)));
+        let telling = worst.map(|(lane, _)| lane).or(busy);
         // As if its streams were even: what a lane has it shares with those it is divided into.
         let after = |busy: f64| (busy * f64::from(set.lanes) / f64::from(to)).min(1.0);
         Ok(api::Resize {
@@ -111,10 +119,16 @@ impl Admin {
             streams: number(size.streams),
             moves: number(size.moves),
             set_aside: number(size.set_aside),
+            worst: worst.map(|(_, worst)| Box::new(worst.clone())),
+            lane: telling.map_or(0, |lane| lane.index),
+            flow_ms: lanes.iter().filter_map(|lane| lane.flow_ms).max(),
+            turn_wait_ms: lanes.iter().filter_map(|lane| lane.turn_wait_ms).max(),
             backlog: waiting.iter().map(|slot| slot.events).sum(),
             fullest_lane: fullest(&waiting, set.lanes),
             fullest_lane_after: fullest(&waiting, to),
-            fullest_stream: waiting.iter().map(|slot| slot.most).max().unwrap_or(0),
+            fullest_stream: fullest_stream.as_ref().map_or(0, |full| full.events),
+            fullest_index_after: fullest_stream.as_ref().map(|full| full.slot.lane(to)),
+            fullest: fullest_stream.map(|full| full.stream),
             in_the_way: self.in_the_way(set).await?,
         })
     }
@@ -176,8 +190,8 @@ impl Admin {
             )));
         }
         Ok(resize.unsealed.first().map(|(lane, node)| match node {
-            Some(node) => format!("lane {lane} is not sealed by {node}"),
-            None => format!("lane {lane} has no node; anybody seals it"),
+            Some(node) => format!("lane {lane}: a turn runs on {node}, or it has not heard of it"),
+            None => format!("lane {lane}: it has no node; anybody seals it"),
         }))
     }
 

@@ -1,5 +1,6 @@
 //! Why a stream is where it is, in one answer; and where it belongs.
 
+use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
 use super::{Admin, Error, stops};
 use crate::api::{self, Class, Help, LaneState, WhyCursor, WhyEvent};
@@ -74,6 +75,7 @@ impl Admin {
             lane,
             class,
             verdict,
+            commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
             cursors,
             event,
         })

@@ -117,20 +117,20 @@ pub struct LaneShown {
 }
 
 /// What a lane does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LaneState {
     /// It takes turns.
     #[serde(rename = "active")]
     Active,
+    /// It takes no turns.
+    #[serde(rename = "paused")]
+    Paused,
     /// It takes turns up to where its streams were when this began.
     #[serde(rename = "draining")]
     Draining,
     /// It has done that, and keeps what came later.
     #[serde(rename = "drained")]
     Drained,
-    /// It takes no turns.
-    #[serde(rename = "paused")]
-    Paused,
     /// Nobody runs it.
     #[serde(rename = "no owner")]
     NoOwner,

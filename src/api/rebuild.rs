@@ -52,6 +52,10 @@ pub struct Rebuild {
     /// Those of them where older code had a part in the checkpoint; said of a plan.
     #[serde(default)]
     pub older: u64,
+    /// Events that the last one of the same hook has folded a second, where it took long enough to tell; said of
+    /// a plan.
+    #[serde(default)]
+    pub per_s_before: Option<u64>,
     /// Streams whose state is another one than before.
     pub differ: u64,
     /// Streams that could not be folded, and kept their states.

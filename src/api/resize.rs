@@ -1,8 +1,13 @@
 //! Lanes that are resized, stopped and let go on.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::domain::name::Name;
+use super::Worst;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
+use crate::text::{count, counted, duration};
 
 fn default_namespace() -> Name {
     Name::default_namespace()
@@ -53,6 +58,18 @@ pub struct Resize {
     pub moves: u64,
     /// Cursors that are set aside, which move as they are.
     pub set_aside: u64,
+    /// The one of them that holds up most, where its lane tells of it.
+    #[serde(default)]
+    pub worst: Option<Box<Worst>>,
+    /// The place of a lane worth naming: the one of that cursor, else the busiest.
+    #[serde(default)]
+    pub lane: u16,
+    /// The age of the oldest event of flowing cursors.
+    #[serde(default)]
+    pub flow_ms: Option<u64>,
+    /// How long turns wait behind other cursors, in the lane where that is longest.
+    #[serde(default)]
+    pub turn_wait_ms: Option<u64>,
     /// The share of time with a turn running, 0 to 1, in the busiest lane.
     #[serde(default)]
     pub busiest: Option<f64>,
@@ -65,10 +82,110 @@ pub struct Resize {
     pub fullest_lane: u64,
     /// The same, had the resize been done.
     pub fullest_lane_after: u64,
-    /// Events that wait in the fullest stream, which stays in one lane.
+    /// Events that wait for one handler in the fullest stream, which stays in one lane.
     pub fullest_stream: u64,
+    /// That stream.
+    #[serde(default)]
+    pub fullest: Option<StreamName>,
+    /// The place of its lane, had the resize been done.
+    #[serde(default)]
+    pub fullest_index_after: Option<u16>,
     /// What is in the way.
     pub in_the_way: Vec<String>,
+}
+
+impl Resize {
+    /// What it means, in words, as everybody who plans one reads it: label and text.
+    pub fn told(&self, drain_first: bool, now: Timestamp) -> Vec<(&'static str, String)> {
+        let mut told = vec![("how", self.how(drain_first)), ("split", self.split())];
+        if self.set_aside > 0 {
+            told.push(("set aside", self.moves_as_it_is(now)));
+        }
+        told.push(("helps", self.helps()));
+        if let Some(stream) = &self.fullest
+            && self.fullest_stream * 2 > self.backlog
+        {
+            let index = self.fullest_index_after;
+            let lane = index.map_or_else(String::new, |index| format!(" ({index})"));
+            let share = percent(self.fullest_stream as f64 / self.backlog.max(1) as f64);
+            told.push((
+                "does not",
+                format!("clear {stream} sooner: one stream stays in one lane{lane}, and it is {share} of the backlog"),
+            ));
+        }
+        if !self.in_the_way.is_empty() {
+            told.push(("in the way", self.in_the_way.join("; ")));
+        }
+        told
+    }
+
+    fn how(&self, drain_first: bool) -> String {
+        let (from, next) = (self.generation, self.generation + 1);
+        match drain_first {
+            true => {
+                format!("generation {from} finishes what waits now, then generation {next} goes on")
+            }
+            false => format!(
+                "live: each lane of generation {from} finishes its running turn and seals, generation {next} goes on"
+            ),
+        }
+    }
+
+    fn split(&self) -> String {
+        let streams = counted(self.streams, "stream", "streams");
+        if self.to != self.from.saturating_mul(2) {
+            let moves = count(self.moves);
+            return format!("{moves} of {streams} get another lane; all keep their order");
+        }
+        let kept = match self.streams {
+            0 | 1 => "order is kept".to_owned(),
+            _ => format!("all {streams} keep their order"),
+        };
+        let (lane, first) = (self.lane, self.lane.saturating_mul(2));
+        let second = first.saturating_add(1);
+        format!("every lane becomes two ({lane} -> {first} and {second}); {kept}")
+    }
+
+    fn moves_as_it_is(&self, now: Timestamp) -> String {
+        let worst = self.worst.as_ref().map(|worst| {
+            let then = match worst.retry_at {
+                Some(at) => format!("retry in {}", duration(at.since(now))),
+                None => worst.condition.clone(),
+            };
+            format!("{} -> {}, {then}", worst.stream, worst.handler)
+        });
+        let worst = worst.unwrap_or_default();
+        match (self.set_aside, worst.is_empty()) {
+            (1, true) => "1 cursor moves as it is and delays nothing".to_owned(),
+            (1, false) => format!("1 cursor moves as it is and delays nothing: {worst}"),
+            (n, true) => format!("{} cursors move as they are and delay nothing", count(n)),
+            (n, false) => format!(
+                "{} cursors move as they are and delay nothing, such as {worst}",
+                count(n)
+            ),
+        }
+    }
+
+    fn helps(&self) -> String {
+        let busiest = self.busiest.zip(self.busiest_after).map(|(now, after)| {
+            format!(
+                "busiest lane {} -> about {}; ",
+                percent(now),
+                percent(after)
+            )
+        });
+        let age = |ms| duration(Duration::from_millis(ms));
+        let turns = match self.turn_wait_ms {
+            None | Some(0) => "no turn waits behind another cursor now".to_owned(),
+            Some(ms) => format!("turns wait {} behind other cursors now", age(ms)),
+        };
+        let flow = self.flow_ms.map_or_else(|| "-".to_owned(), age);
+        format!("{}{turns} (FLOW {flow})", busiest.unwrap_or_default())
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
 }
 
 /// How far a resize has come.
@@ -110,4 +227,67 @@ pub struct Stopped {
     pub lanes: Vec<String>,
     /// Nodes that may still take a turn by what was before; when there are none it is true everywhere.
     pub waits_for: Vec<String>,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_names_what_moves_what_it_helps_and_what_it_does_not() {
+        let now = Timestamp::from_millis(1_000_000);
+        let plan = |worst: serde_json::Value, turn_wait_ms: u64| -> Resize {
+            let plan = serde_json::json!({
+                "namespace": "default", "from": 8, "to": 16, "generation": 115,
+                "next_generation": null, "streams": 1204, "moves": 1204, "set_aside": 1,
+                "worst": worst, "lane": 3, "flow_ms": 88, "turn_wait_ms": turn_wait_ms,
+                "busiest": 0.38, "busiest_after": 0.2, "backlog": 17596, "fullest_lane": 16947,
+                "fullest_lane_after": 16947, "fullest_stream": 16940, "fullest": "billing/acme",
+                "fullest_index_after": 6, "in_the_way": []});
+            serde_json::from_value(plan).unwrap()
+        };
+        let retries = serde_json::json!({
+            "stream": "billing/acme", "handler": "crm", "condition": "waiting", "result": "503",
+            "tries": 14, "events": 16940, "since": null, "next": null,
+            "retry_at": now.after(Duration::from_secs(41))});
+        let told = plan(retries, 0).told(false, now);
+        let told: Vec<_> = told
+            .iter()
+            .map(|(label, text)| (*label, text.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (
+                    "how",
+                    "live: each lane of generation 115 finishes its running turn and seals, generation 116 goes on"
+                ),
+                (
+                    "split",
+                    "every lane becomes two (3 -> 6 and 7); all 1,204 streams keep their order"
+                ),
+                (
+                    "set aside",
+                    "1 cursor moves as it is and delays nothing: billing/acme -> crm, retry in 41s"
+                ),
+                (
+                    "helps",
+                    "busiest lane 38% -> about 20%; no turn waits behind another cursor now (FLOW 88ms)"
+                ),
+                (
+                    "does not",
+                    "clear billing/acme sooner: one stream stays in one lane (6), and it is 96% of the backlog"
+                ),
+            ]
+        );
+        let unknown = plan(serde_json::Value::Null, 2_000).told(true, now);
+        assert_eq!(unknown[2].1, "1 cursor moves as it is and delays nothing");
+        assert!(
+            unknown[3]
+                .1
+                .contains("turns wait 2.0s behind other cursors now"),
+            "{unknown:?}"
+        );
+    }
 }

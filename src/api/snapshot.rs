@@ -1,10 +1,11 @@
 //! Everything a dashboard shows of one namespace at one moment, computed once a second for all who look.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lane, Percentiles};
+use super::{Lane, LaneState, Percentiles};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
@@ -353,6 +354,12 @@ pub struct NamespaceLine {
     pub lanes: u16,
     /// Their generation.
     pub generation: i64,
+    /// Its streams.
+    #[serde(default)]
+    pub streams: u64,
+    /// How many of its lanes are in each state.
+    #[serde(default)]
+    pub states: BTreeMap<LaneState, u64>,
     /// Cursors set aside.
     pub set_aside: u64,
     /// The age of the oldest event that waits at all.

@@ -26,6 +26,9 @@ pub struct Why {
     pub class: Class,
     /// In words.
     pub verdict: String,
+    /// How long commits of the node that answers take: 99 in 100 at most this, in milliseconds.
+    #[serde(default)]
+    pub commit_p99_ms: Option<f64>,
     /// Its handlers, each with where it is and why.
     pub cursors: Vec<WhyCursor>,
     /// The event that was asked about.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::exit;
 use super::reach::{Place, Reach};
@@ -317,7 +318,7 @@ fn tell(checks: Vec<Check>, out: &mut Printer) -> anyhow::Result<Exit> {
     };
     if !out.object(&report)? {
         for check in &report.items {
-            out.line(&line(check))?;
+            out.line(&line(check, out.room()))?;
         }
         let (problems, warnings) = (report.problems as u64, report.warnings as u64);
         out.flush()?;
@@ -333,12 +334,41 @@ fn tell(checks: Vec<Check>, out: &mut Printer) -> anyhow::Result<Exit> {
     })
 }
 
-/// `warn  keys      ops-ana expires in 6 days`, and below it what to do.
-fn line(check: &Check) -> String {
+/// Where what to do about it begins, if the text before it is not longer.
+const REMEDY_AT: usize = 72;
+
+/// `warn  keys       ops-ana expires in 6 days`, and what to do beside it; below it where that has no room.
+fn line(check: &Check, room: Option<u16>) -> String {
     let text = printable_line(&check.text);
-    let found = format!("{:<5} {:<9} {text}", check.grade.word(), check.name);
-    match &check.remedy {
-        None => found,
-        Some(remedy) => format!("{found}\n                -> {}", printable_line(remedy)),
+    let found = format!("{:<5} {:<10} {text}", check.grade.word(), check.name);
+    let Some(remedy) = &check.remedy else {
+        return found;
+    };
+    let remedy = printable_line(remedy);
+    let beside = format!("{found:<REMEDY_AT$} {remedy}");
+    let has_room = room.is_none_or(|room| beside.width() <= usize::from(room));
+    match has_room && found.width() < REMEDY_AT {
+        true => beside,
+        false => format!("{found}\n{:17}-> {remedy}", ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_stands_beside_what_is_wrong_where_that_has_room() {
+        let check = Check::warn(
+            "keys",
+            "ops-ana (admin) expires in 6 days",
+            "hooklane keys create",
+        );
+        let beside = "warn  keys       ops-ana (admin) expires in 6 days                       hooklane keys create";
+        assert_eq!(line(&check, None), beside);
+        let below = "warn  keys       ops-ana (admin) expires in 6 days\n                 -> hooklane keys create";
+        assert_eq!(line(&check, Some(80)), below);
+        let long = Check::fail("streams", "x".repeat(90), "hooklane status");
+        assert!(line(&long, None).ends_with("x\n                 -> hooklane status"));
     }
 }

@@ -72,8 +72,7 @@ impl Trouble {
     pub fn missing<'a>(kind: &str, name: &str, there: impl Iterator<Item = &'a str>) -> Self {
         let meant = closest(name, there).map(|meant| format!(". Did you mean {meant}?"));
         let message = format!("no {kind} {name:?}{}", meant.unwrap_or_default());
-        Self::new(Exit::Missing, "not_found", message)
-            .fact("next", format!("hooklane {kind}s list"))
+        Self::new(Exit::Missing, "not_found", message).fact("all", format!("hooklane {kind}s list"))
     }
 
     /// The same with one more fact.
@@ -112,11 +111,22 @@ impl From<client::Error> for Trouble {
             Error::Garbled { .. } => Self::new(Exit::Failed, "unexpected_answer", message),
             Error::Refused { status, error } => Self {
                 exit: of_status(status, &error.code),
-                code: error.code,
                 message,
-                facts: (error.hint.into_iter().map(|hint| ("hint", hint)))
-                    .chain(error.next.into_iter().map(|command| ("next", command)))
-                    .collect(),
+                facts: {
+                    let hint = error.hint.map(|hint| match hint.strip_prefix("needs ") {
+                        Some(needs) => ("needs", needs.to_owned()),
+                        None => ("hint", hint),
+                    });
+                    let next = match error.code.as_str() {
+                        "not_found" => "all",
+                        _ => "next",
+                    };
+                    let commands = error.next.into_iter();
+                    hint.into_iter()
+                        .chain(commands.map(|command| (next, command)))
+                        .collect()
+                },
+                code: error.code,
             },
         }
     }

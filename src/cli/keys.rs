@@ -59,6 +59,7 @@ impl Row for Key {
         "EXPIRES",
         "STATE",
     ];
+    const RARE: &'static [&'static str] = &["RATE"];
     const DROPS: &'static [&'static str] = &["CREATED", "BY", "EXPIRES", "RATE", "HOOK"];
 
     fn cells(&self) -> Vec<String> {

@@ -97,6 +97,9 @@ pub trait Row: Serialize {
     /// Titles of columns that a narrow terminal does without, the first of them first.
     const DROPS: &'static [&'static str] = &[];
 
+    /// Titles of columns that are left out, unless all are asked for, where every row has `-` in them.
+    const RARE: &'static [&'static str] = &[];
+
     /// As many cells as there are columns.
     fn cells(&self) -> Vec<String>;
 
@@ -127,6 +130,19 @@ pub struct Progress {
     moved: (Instant, u64),
     said: Option<(Instant, u64)>,
     is_still: bool,
+    told: Told,
+    /// What came meanwhile and is none of it, where that is known.
+    pub later: Option<u64>,
+}
+
+/// How it is told.
+enum Told {
+    /// As a share, with a rate and what is left.
+    Share,
+    /// As a few things of this name, with what is waited for.
+    Things(&'static str),
+    /// As a share where somebody watches; elsewhere in lines that begin so and say what is left.
+    Lines(String),
 }
 
 /// What is said of a [`Progress`] at one moment.
@@ -137,6 +153,8 @@ struct Step {
     of: u64,
     per_s: f64,
     left_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    later: Option<u64>,
     not_moving: Option<String>,
 }
 
@@ -160,7 +178,23 @@ impl Progress {
             moved: (now, 0),
             said: None,
             is_still: false,
+            told: Told::Share,
+            later: None,
         }
+    }
+
+    /// The same, of things that are too few for a share, such as `lanes sealed`.
+    #[must_use]
+    pub fn of_things(mut self, name: &'static str) -> Self {
+        self.told = Told::Things(name);
+        self
+    }
+
+    /// The same, in lines that begin so where nobody watches.
+    #[must_use]
+    pub fn in_lines(mut self, begin: String) -> Self {
+        self.told = Told::Lines(begin);
+        self
     }
 
     /// What is to be said now, if it is time to say something.
@@ -197,33 +231,53 @@ impl Progress {
             of,
             per_s: (rate * 10.0).round() / 10.0,
             left_ms: (done > 0 && !self.is_still).then_some(left_ms as u64),
+            later: self.later,
             not_moving: self.is_still.then(|| why.to_owned()),
         })
     }
-}
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, done, of) = (self.progress, self.done, self.of);
-        if let Some(why) = &self.not_moving {
-            return write!(f, "{name:<7} NOT MOVING: {why}");
+    /// A step for people; `still` is what is waited for.
+    fn line(&self, step: &Step, still: Option<&str>, watched: bool) -> String {
+        let (done, of) = (step.done, step.of);
+        let name = match &self.told {
+            Told::Lines(begin) if !watched => begin.clone(),
+            _ => format!("{:<7}", self.name),
+        };
+        if let Some(why) = &step.not_moving {
+            return format!("{name} NOT MOVING: {why}");
         }
-        let left = self.left_ms.map(Duration::from_millis);
-        let left = left.map_or_else(String::new, |left| {
-            let rate = text::count(self.per_s.round() as u64);
-            format!("   {rate}/s   {} left", text::duration(left))
-        });
+        let left = step.left_ms.map(Duration::from_millis).map(text::duration);
+        let rate = text::count(step.per_s.round() as u64);
         let full = usize::try_from(done * 14 / of).unwrap_or(14);
-        write!(
-            f,
-            "{name:<7} [{:#<full$}{:-<rest$}] {:>3}%  {} of {}{left}",
-            "",
-            "",
-            done * 100 / of,
-            text::count(done),
-            text::count(of),
-            rest = 14 - full,
-        )
+        let bar = format!("[{:#<full$}{:-<rest$}]", "", "", rest = 14 - full);
+        match &self.told {
+            Told::Things(what) => {
+                let still = still.map_or_else(String::new, |still| format!("   {still}"));
+                let took = text::duration(self.began.elapsed());
+                format!("{name} {bar}  {done} of {of} {what}{still}   {took}")
+            }
+            Told::Lines(_) if !watched => {
+                let soon = left.map(|left| format!(", {rate}/s, about {left}"));
+                let later = step.later.filter(|later| *later > 0);
+                let later = later.map(|later| format!("; {} came later", text::count(later)));
+                format!(
+                    "{name} {} left{}{}",
+                    text::count(of - done),
+                    soon.unwrap_or_default(),
+                    later.unwrap_or_default()
+                )
+            }
+            Told::Share | Told::Lines(_) => {
+                let left = left.map(|left| format!("   {rate}/s   {left} left"));
+                format!(
+                    "{name} {bar} {:>3}%  {} of {}{}",
+                    done * 100 / of,
+                    text::count(done),
+                    text::count(of),
+                    left.unwrap_or_default()
+                )
+            }
+        }
     }
 }
 
@@ -376,7 +430,8 @@ impl Printer {
         if is_first && is_bar {
             writeln!(self.talk, "{:<7} {}", "", printable_line(&bar.ctrl_c))?;
         }
-        let line = printable_line(&step.to_string()).to_string();
+        let line = bar.line(&step, still, is_bar);
+        let line = printable_line(&line).to_string();
         match is_bar {
             // A line that is longer than the terminal would not be taken back by the next one.
             true => {
@@ -439,10 +494,24 @@ impl Printer {
             true => Row::whole,
             false => Row::cells,
         };
+        let mut rows: Vec<Vec<String>> = items.iter().map(cells).collect();
+        let is_empty = |place: usize| rows.iter().all(|row| row[place] == "-");
+        let is_shown =
+            |place: usize| columns.wide || !T::RARE.contains(&T::HEADER[place]) || !is_empty(place);
+        let shown: Vec<usize> = (0..T::HEADER.len())
+            .filter(|place| is_shown(*place))
+            .collect();
+        for row in &mut rows {
+            *row = shown
+                .iter()
+                .map(|place| std::mem::take(&mut row[*place]))
+                .collect();
+        }
+        let header: Vec<_> = shown.iter().map(|place| T::HEADER[*place]).collect();
         let sheet = Sheet {
-            header: T::HEADER,
+            header: &header,
             drops: T::DROPS,
-            rows: items.iter().map(cells).collect(),
+            rows,
         };
         let room = self.width.filter(|_| !columns.wide);
         for line in table::lines(&sheet, room) {
@@ -543,6 +612,11 @@ impl Printer {
             false => ("", ""),
         };
         let message = printable(&trouble.message);
+        // Where all of them are listed belongs to the name that was not found.
+        if let [("all", command)] = &trouble.facts[..] {
+            let command = printable(command);
+            return writeln!(self.talk, "{red}error:{plain} {message}     all: {command}");
+        }
         writeln!(self.talk, "{red}error:{plain} {message}")?;
         let facts: Vec<_> = (trouble.facts.iter())
             .map(|(label, text)| (*label, text.clone()))
@@ -587,12 +661,17 @@ fn unanswered(what: &str, stake: &Stake, terminal: bool) -> Trouble {
 }
 
 fn trouble_json(trouble: &Trouble) -> String {
-    let commands = |(label, text): &(&str, String)| (*label != "hint").then(|| text.clone());
-    let hint = trouble.facts.iter().find(|(label, _)| *label == "hint");
+    let hint_of = |(label, text): &(&str, String)| match *label {
+        "hint" => Some(text.clone()),
+        "needs" => Some(format!("needs {text}")),
+        _ => None,
+    };
+    let commands = |fact: &(&str, String)| hint_of(fact).is_none().then(|| fact.1.clone());
+    let hint = trouble.facts.iter().find_map(hint_of);
     serde_json::json!({"error": {
         "code": trouble.code,
         "message": trouble.message,
-        "hint": hint.map(|(_, text)| text),
+        "hint": hint,
         "next": trouble.facts.iter().filter_map(commands).collect::<Vec<_>>(),
         "exit": trouble.exit as u8,
     }})
@@ -861,7 +940,7 @@ mod tests {
         let mut said = |ms: u64, done, watched| {
             let now = began + Duration::from_millis(ms);
             let step = bar.step(now, (done, 100), Some("no node"), watched);
-            step.map(|step| step.to_string())
+            step.map(|step| bar.line(&step, Some("no node"), watched))
         };
         assert_eq!(said(900, 10, false), None, "no bar under a second");
         let line = "drain   [#-------------]  10%  10 of 100   9/s   9.9s left";
@@ -878,6 +957,33 @@ mod tests {
             "and again after ten seconds"
         );
         assert!(said(14_100, 40, true).is_some_and(|line| line.contains("40%")));
+    }
+
+    #[test]
+    fn few_things_are_counted_and_lines_say_what_is_left() {
+        let line = |mut bar: Progress, watched| {
+            bar.later = Some(1_776);
+            let now = bar.began + Duration::from_secs(24);
+            let step = bar
+                .step(now, (1_704, 2_911), Some("a turn"), watched)
+                .unwrap();
+            bar.line(&step, Some("a turn"), watched)
+        };
+        let drain = || Progress::new("drain", "").in_lines("drain default-115-2:".to_owned());
+        assert_eq!(
+            line(drain(), false),
+            "drain default-115-2: 1,207 left, 71/s, about 17s; 1,776 came later"
+        );
+        assert_eq!(
+            line(drain(), true),
+            "drain   [########------]  58%  1,704 of 2,911   71/s   17s left"
+        );
+        let mut bar = Progress::new("resize", "").of_things("lanes sealed");
+        let now = bar.began + Duration::from_secs(2);
+        let step = bar.step(now, (7, 8), None, true).unwrap();
+        let said = bar.line(&step, Some("lane 3: a turn runs"), true);
+        let expected = "resize  [############--]  7 of 8 lanes sealed   lane 3: a turn runs   ";
+        assert!(said.starts_with(expected), "{said}");
     }
 
     #[test]

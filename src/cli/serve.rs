@@ -477,7 +477,7 @@ fn greet(
         text::counted(started.lanes(), "lane", "lanes")
     ))?;
     out.say(format_args!(
-        "  data   {data}{new}\n         every command on this machine works through its socket, without a key"
+        "  data   {data}{new}       every command here works through its socket, without a key"
     ))?;
     out.say(format_args!("  in     POST http://{address}/in/HOOK"))?;
     if is_new {

@@ -1,6 +1,6 @@
 //! `status`: whether all is well, in words, and by an exit code.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -103,16 +103,18 @@ fn text(snapshot: &Snapshot) -> String {
         text,
         "oldest     {}     backlog {} {:+.0}/s     set aside {}\n\
          accepting  {accepting}, {:.0}/s{commit}\n\
-         lanes      {} {}: {}{}\n\
+         lanes      {}{}\n\
          nodes      {}",
         oldest(total),
         count(total.backlog),
         total.backlog_per_s,
         crate::text::counted(total.set_aside, "cursor", "cursors"),
         storage.accepted_per_s,
-        snapshot.namespace,
-        snapshot.lanes.len(),
-        states(&snapshot.lanes),
+        lanes_of(
+            &snapshot.namespace,
+            snapshot.lanes.len(),
+            states(&snapshot.lanes)
+        ),
         elsewhere(snapshot),
         nodes(snapshot)
     );
@@ -141,8 +143,26 @@ fn elsewhere(snapshot: &Snapshot) -> String {
     let others = snapshot.namespaces.iter();
     let others = others.filter(|line| line.namespace != snapshot.namespace);
     others
-        .map(|line| format!("     {} {}", line.namespace, line.lanes))
+        .map(|line| {
+            let lanes = usize::from(line.lanes);
+            let states = line.states.iter().map(|(state, lanes)| (*state, *lanes));
+            format!("     {}", lanes_of(&line.namespace, lanes, states))
+        })
         .collect()
+}
+
+/// `default 8: 6 active, 1 paused, 1 drained`
+fn lanes_of(
+    namespace: &Name,
+    lanes: usize,
+    states: impl Iterator<Item = (LaneState, u64)>,
+) -> String {
+    let said = states.map(|(state, lanes)| format!("{lanes} {}", state.word()));
+    let said: Vec<_> = said.collect();
+    match said.is_empty() {
+        true => format!("{namespace} {lanes}"),
+        false => format!("{namespace} {lanes}: {}", said.join(", ")),
+    }
 }
 
 /// A verdict in two sentences, and how many more there are.
@@ -163,15 +183,13 @@ fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
     )
 }
 
-fn states(lanes: &[Lane]) -> String {
-    use LaneState::{Active, Drained, Draining, NoOwner, Paused};
-    let number = |state| lanes.iter().filter(|lane| lane.state == state).count();
-    let known = [Active, Draining, Drained, Paused, NoOwner].map(|state| (number(state), state));
-    let some = known.iter().filter(|(lanes, _)| *lanes > 0);
-    let said: Vec<_> = some
-        .map(|(lanes, state)| format!("{lanes} {}", state.word()))
-        .collect();
-    said.join(", ")
+/// How many lanes are in each state.
+fn states(lanes: &[Lane]) -> impl Iterator<Item = (LaneState, u64)> {
+    let mut states = BTreeMap::new();
+    for lane in lanes {
+        *states.entry(lane.state).or_insert(0) += 1;
+    }
+    states.into_iter()
 }
 
 fn nodes(snapshot: &Snapshot) -> String {

@@ -1,10 +1,12 @@
 //! `why`: why a stream is not at its head, what ends it, what helps.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, events};
-use crate::api::{self, WhyCursor};
+use crate::api::{self, LaneState, WhyCursor};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
@@ -129,16 +131,38 @@ fn clock(at: Timestamp) -> String {
     }
 }
 
+/// Whether what waits may be our fault: how its lane and its database do, and who else is in that lane.
 fn our_side(why: &api::Why) -> String {
     let lane = &why.lane;
-    let wait = lane
-        .wait_ms
-        .map(|wait| format!(", wait p99 {:.0}ms", wait.p99));
-    format!(
-        "{} with work in this lane, {} of them set aside; {} waiting{}",
-        counted(lane.cursors, "cursor", "cursors"),
-        count(lane.set_aside),
-        counted(lane.backlog, "event", "events"),
-        wait.unwrap_or_default()
-    )
+    let wait = Duration::from_millis(lane.turn_wait_ms.unwrap_or(0));
+    let turns = match lane.state {
+        LaneState::NoOwner => "no node runs this lane".to_owned(),
+        LaneState::Paused | LaneState::Drained => format!("this lane is {}", lane.state.word()),
+        _ if wait.is_zero() => "turns of this lane start at once".to_owned(),
+        _ => format!("turns of this lane start in {}", duration(wait)),
+    };
+    let commit = why.commit_p99_ms.map(|ms| {
+        let p99 = Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default();
+        format!(", commit p99 {}", duration(p99))
+    });
+    format!("{turns}{}, {}", commit.unwrap_or_default(), others(why))
+}
+
+/// The other cursors of the lane that have work.
+fn others(why: &api::Why) -> String {
+    let own = why.cursors.iter().filter(|cursor| cursor.behind > 0);
+    let is_aside = |cursor: &&WhyCursor| matches!(&*cursor.condition, "waiting" | "held");
+    let own_aside = own.clone().filter(is_aside).count() as u64;
+    let others = why.lane.cursors.saturating_sub(own.count() as u64);
+    let aside = why.lane.set_aside.saturating_sub(own_aside);
+    match (others, aside) {
+        (0, _) => "no other cursor of it has work".to_owned(),
+        (1, 0) => "its 1 other cursor with work flows".to_owned(),
+        (others, 0) => format!("its {} other cursors with work flow", count(others)),
+        (others, aside) => format!(
+            "of its {} {} set aside",
+            counted(others, "other cursor with work", "other cursors with work"),
+            counted(aside, "is", "are")
+        ),
+    }
 }

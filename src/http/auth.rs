@@ -206,7 +206,7 @@ impl FromRequestParts<App> for Operator {
             access @ Access::Key { kind, .. } => {
                 let (key, kind, what) = (who(access, parts, app), kind.word(), deed(parts));
                 Err(Error::forbidden(format!("{key} ({kind}) may not {what}"))
-                    .hint("needs an admin key, or the socket on the machine of the daemon"))
+                    .hint("needs type admin, or the socket on the machine of the daemon"))
             }
         }
     }
@@ -215,6 +215,10 @@ impl FromRequestParts<App> for Operator {
 /// What is asked for, in two words where the path has them: `POST /v1/admin/lanes/resize` is to resize lanes.
 fn deed(parts: &Parts) -> String {
     let path = parts.uri.path().strip_prefix("/v1/admin/");
+    // Who asks where he is plans something.
+    if path == Some("here") {
+        return "change anything".to_owned();
+    }
     match path.and_then(|path| path.split_once('/')) {
         Some((noun, verb)) if parts.method == Method::POST && !verb.contains('/') => {
             format!("{verb} {noun}")

@@ -17,7 +17,7 @@ use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, slots};
-use crate::domain::name::Name;
+use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 
@@ -717,8 +717,17 @@ pub struct Waiting {
     pub slot: u16,
     /// Events.
     pub events: u64,
-    /// Those of the cursor that has most.
-    pub most: u64,
+}
+
+/// A stream of which much waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fullest {
+    /// Which.
+    pub stream: StreamName,
+    /// Where it stands among the lanes.
+    pub slot: Slot,
+    /// Events that wait for the handler that is furthest behind.
+    pub events: u64,
 }
 
 /// How much would be resized.
@@ -739,24 +748,54 @@ impl Store {
     /// Those of the database.
     pub async fn waiting(&self, namespace: &Name) -> Result<Vec<Waiting>, Error> {
         const WAITING: &str = "select s.slot,
-              cast(sum(s.head - coalesce(c.position, 0)) as bigint),
-              max(s.head - coalesce(c.position, 0))
+              cast(sum(s.head - coalesce(c.position, 0)) as bigint)
             from streams s
             join hooks k on k.id = s.hook and k.deleted_at is null and k.namespace = $1
             join handlers h on h.hook = s.hook and h.deleted_at is null
             left join cursors c on c.stream = s.id and c.handler = h.id
             where s.head > coalesce(c.position, 0) group by s.slot";
         self.hot.index().await?;
-        let rows: Vec<(i64, i64, i64)> = sqlx::query_as(WAITING)
+        let rows: Vec<(i64, i64)> = sqlx::query_as(WAITING)
             .bind(namespace.as_str())
             .fetch_all(&self.reader)
             .await?;
-        let waiting = |(slot, events, most)| Waiting {
+        let waiting = |(slot, events)| Waiting {
             slot: u16::try_from(slot).unwrap_or_default(),
             events: u64::try_from(events).unwrap_or(0),
-            most: u64::try_from(most).unwrap_or(0),
         };
         Ok(rows.into_iter().map(waiting).collect())
+    }
+
+    /// The stream of a namespace of which most waits; none when nothing does.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn fullest_stream(&self, namespace: &Name) -> Result<Option<Fullest>, Error> {
+        const FULLEST: &str =
+            "select k.name, s.ordering_key, s.slot, s.head - coalesce(c.position, 0)
+            from streams s
+            join hooks k on k.id = s.hook and k.deleted_at is null and k.namespace = $1
+            join handlers h on h.hook = s.hook and h.deleted_at is null
+            left join cursors c on c.stream = s.id and c.handler = h.id
+            where s.head > coalesce(c.position, 0)
+            order by s.head - coalesce(c.position, 0) desc, s.id limit 1";
+        self.hot.index().await?;
+        let row: Option<(String, String, i64, i64)> = sqlx::query_as(FULLEST)
+            .bind(namespace.as_str())
+            .fetch_optional(&self.reader)
+            .await?;
+        let Some((hook, key, slot, events)) = row else {
+            return Ok(None);
+        };
+        let hook = hook.parse();
+        Ok(Some(Fullest {
+            stream: StreamName {
+                hook: hook.map_err(|_| Error::Integrity("a hook has no name".to_owned()))?,
+                key: OrderingKey::stored(key),
+            },
+            slot: Slot(u16::try_from(slot).unwrap_or_default()),
+            events: u64::try_from(events).unwrap_or(0),
+        }))
     }
 
     /// How much a resize to `to` lanes is about.

@@ -246,6 +246,20 @@ impl Store {
         Ok(sqlx::query_as(text).fetch_all(&self.reader).await?)
     }
 
+    /// Events that the last rebuild of a hook has folded a second; none where it took too little time to tell.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rebuilt_per_s(&self, hook: HookId) -> Result<Option<u64>, Error> {
+        const LAST: &str = "select events_done * 1000 / (ended_at - asked_at) from rebuilds
+            where hook = $1 and state = 'done' and ended_at >= asked_at + 1000 and events_done > 0
+            order by id desc limit 1";
+        let query = sqlx::query_scalar(LAST).bind(hook.0);
+        let per_s: Option<i64> = query.fetch_optional(&self.reader).await?;
+        let per_s = per_s.and_then(|per_s| u64::try_from(per_s).ok());
+        Ok(per_s.filter(|per_s| *per_s > 0))
+    }
+
     /// Takes a rebuild on for a node, unless another that lives has it.
     ///
     /// # Errors

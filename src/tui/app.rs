@@ -249,7 +249,7 @@ pub enum Message {
     /// An event, whole.
     Event(Result<Box<EventRow>, String>),
     /// What a resize would mean.
-    Plan(Result<Resize, String>),
+    Plan(Result<Box<Resize>, String>),
     /// What came of an action.
     Done(Result<String, String>),
 }
@@ -508,7 +508,7 @@ impl App {
                 None
             }
             Message::Plan(Ok(plan)) => {
-                self.dialog = Some(Dialog::resize(&plan));
+                self.dialog = Some(Dialog::resize(&plan, self.now));
                 None
             }
             Message::Done(Ok(said)) => {

@@ -52,23 +52,33 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
             .line(Tone::from(lane.severity), cut(text.as_str(), width)),
     );
     let aside = lane.backlog.saturating_sub(lane.backlog_flowing);
+    // What is said of set-aside cursors says of the others that they are level, if there are any.
+    let whole = eta(lane.eta.as_ref(), lane.eta_ms);
+    let (flows, stands) = match lane.eta.as_deref() {
+        Some("held" | "retry") if lane.backlog_flowing > 0 => ("steady", whole.as_str()),
+        Some("held" | "retry") => ("-", whole.as_str()),
+        _ => (whole.as_str(), "-"),
+    };
+    let kept = match lane.kept {
+        0 => String::new(),
+        kept => format!("   {} kept by an operator", count(kept)),
+    };
     lines.push(Line::from(format!(
         " flowing    oldest {:>6}  {:>9} waiting   in {}/s  out {}/s   ETA {}",
         age(lane.flow_ms),
         count(lane.backlog_flowing),
         rate(lane.in_per_s),
         rate(lane.out_per_s),
-        eta(lane.eta.as_ref(), lane.eta_ms),
+        flows,
     )));
     lines.push(Line::from(format!(
-        " set aside  oldest {:>6}  {:>9} waiting   kept by an operator {}",
+        " set aside  oldest {:>6}  {:>9} waiting   ETA {stands}{kept}",
         if aside > 0 {
             age(lane.oldest_ms)
         } else {
             "-".to_owned()
         },
-        count(aside),
-        count(lane.kept)
+        count(aside)
     )));
     let of_lane = |verdict: &&crate::api::Verdict| {
         let its_stream = verdict.stream.as_ref().is_some_and(|stream| {
@@ -330,7 +340,8 @@ fn why_of(
         say(class, &shown.why.verdict, tone);
     }
     let Some(why) = why else { return lines };
-    if let Some(reason) = &why.reason {
+    let is_said = |reason: &&String| is_behind && shown.why.verdict.contains(reason.as_str());
+    if let Some(reason) = why.reason.as_ref().filter(|reason| !is_said(reason)) {
         say("reason", reason, Tone::Plain);
     }
     if let Some(next) = why.next.filter(|_| is_behind) {
@@ -342,15 +353,18 @@ fn why_of(
         let seq = why.position.next();
         say(
             "next",
-            &format!("{next}  seq {seq}, received {received}{since}"),
+            &format!(
+                "{}  seq {seq}, received {received}{since}",
+                super::events::short(next)
+            ),
             Tone::Plain,
         );
     }
     if is_behind {
         say("ends", &why.ends, Tone::Plain);
-        for help in why.helps.iter().take(2) {
+        for (nth, help) in why.helps.iter().take(2).enumerate() {
             say(
-                "helps",
+                if nth == 0 { "helps" } else { "" },
                 &format!("{}   {}", help.command, help.what),
                 Tone::Plain,
             );

@@ -5,7 +5,7 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::{Block, Clear, Paragraph};
+use ratatui::widgets::{Block, Clear, Padding, Paragraph};
 
 use super::app::{Action, App, Want};
 use super::columns::wrapped;
@@ -13,7 +13,8 @@ use super::theme::Tone;
 use crate::api::{LaneState, Resize, Snapshot};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
-use crate::text::{count, counted, printable_line};
+use crate::domain::time::Timestamp;
+use crate::text::printable_line;
 
 /// A question in the middle of the screen.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,42 +107,16 @@ impl Dialog {
     }
 
     /// What a resize means; the number is to be typed again.
-    pub fn resize(plan: &Resize) -> Self {
+    pub fn resize(plan: &Resize, now: Timestamp) -> Self {
         let (from, next) = (plan.generation, plan.generation + 1);
-        let mut facts = vec![
-            (
-                "",
-                format!(
-                    "{} -> {} lanes, generation {from} -> {next}",
-                    plan.from, plan.to
-                ),
+        let mut facts = vec![(
+            "",
+            format!(
+                "{} -> {} lanes, generation {from} -> {next}",
+                plan.from, plan.to
             ),
-            (
-                "how",
-                "live: each lane finishes its running turn and seals, the new ones go on"
-                    .to_owned(),
-            ),
-            (
-                "moves",
-                format!(
-                    "{} of {}; all keep their order",
-                    count(plan.moves),
-                    counted(plan.streams, "stream", "streams")
-                ),
-            ),
-            (
-                "helps",
-                format!(
-                    "of {} the fullest lane has {} now, {} after",
-                    counted(plan.backlog, "waiting event", "waiting events"),
-                    count(plan.fullest_lane),
-                    count(plan.fullest_lane_after)
-                ),
-            ),
-        ];
-        if !plan.in_the_way.is_empty() {
-            facts.push(("in the way", plan.in_the_way.join("; ")));
-        }
+        )];
+        facts.extend(plan.told(false, now));
         Self {
             title: format!("resize lanes of {}", plan.namespace),
             plan: facts,
@@ -447,8 +422,9 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
         width,
         height,
     };
-    let title = format!(" {} ", printable_line(&dialog.title));
-    let mut block = Block::bordered().title(app.theme.shown(Line::from(title)));
+    let title = format!("─ {} ", printable_line(&dialog.title));
+    let block = Block::bordered().padding(Padding::horizontal(1));
+    let mut block = block.title(app.theme.shown(Line::from(title)));
     if app.theme.ascii {
         block = block.border_set(ASCII_BORDER);
     }

@@ -89,11 +89,11 @@ fn a_daemon_says_what_it_stands_on_and_what_stands_still(setup: Setup) {
     let lines = world.home.command(&["doctor"]).output().unwrap();
     let lines = String::from_utf8(lines.stdout).unwrap();
     assert!(
-        lines.contains("FAIL  streams   CODE  bills -> reduce"),
+        lines.contains("FAIL  streams    CODE  bills -> reduce"),
         "{lines}"
     );
     assert!(
-        lines.contains("\n                -> hooklane why bills\n"),
+        lines.contains("\n                 -> hooklane why bills\n"),
         "{lines}"
     );
 

@@ -377,6 +377,47 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     assert_eq!(hook["namespace"], "acme", "{hook}");
 }
 
+/// A plan names the stream that no number of lanes makes faster, and what moves as it is.
+async fn a_plan_says_what_it_helps_and_what_it_does_not(setup: Setup) {
+    let world = world(setup);
+    let body = |number: i64| json!({"account": "a", "number": number, "amount": 1}).to_string();
+    world.accepted("orders", body(1));
+    world.state("orders/a", 1);
+    world.home.run(&["streams", "hold", "orders/a"]);
+    for number in 2..=4 {
+        world.accepted("orders", body(number));
+    }
+    let plan = json!({"lanes": 16, "dry_run": true});
+    let plan = until(|| {
+        let plan = world.admin("POST", "/v1/admin/lanes/resize", &plan).json();
+        (plan["worst"]["events"] == 3).then_some(plan)
+    });
+    assert_eq!(
+        (&plan["fullest"], &plan["fullest_stream"], &plan["backlog"]),
+        (&json!("orders/a"), &json!(3), &json!(3))
+    );
+    let lane = plan["lane"].as_u64().unwrap();
+    let after = plan["fullest_index_after"].as_u64().unwrap();
+    assert_eq!(after / 2, lane, "{plan}");
+    let resize = ["lanes", "resize", "16", "--yes"];
+    let done = world.home.command(&resize).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    for told in [
+        format!(
+            "every lane becomes two ({lane} -> {} and {})",
+            lane * 2,
+            lane * 2 + 1
+        ),
+        "1 cursor moves as it is and delays nothing: orders/a -> reduce, held".to_owned(),
+        format!(
+            "clear orders/a sooner: one stream stays in one lane ({after}), and it is 100% of the backlog"
+        ),
+        "16 lanes, generation 2; every cursor with work is in its new lane (checked)".to_owned(),
+    ] {
+        assert!(said.contains(&told), "{told:?} is not in {said}");
+    }
+}
+
 async fn what_was_not_planned_on_is_refused(setup: Setup) {
     let world = world(setup);
     let code = |args: &[&str]| world.home.command(args).output().unwrap().status.code();
@@ -425,6 +466,7 @@ on_both! {
     a_resize_that_waits_for_the_drain_begins_when_it_is_done
     what_a_crash_broke_off_is_carried_on
     what_was_not_planned_on_is_refused
+    a_plan_says_what_it_helps_and_what_it_does_not
     a_resize_survives_a_kill_at_any_moment
     what_cannot_end_says_so_and_holds_up_the_next_resize
     of_two_who_move_a_hook_one_does

@@ -52,9 +52,9 @@ fn tamed(home: &Home, said: &str) -> String {
     let said = said.replace(&home.addr.to_string(), "ADDRESS");
     // How far something has come at which moment is chance too.
     let is_progress = |line: &&str| {
-        ["[#", "[--", "NOT MOVING"]
-            .iter()
-            .any(|mark| line.contains(mark))
+        let marks = ["[#", "[--", "NOT MOVING", "/s, about ", " came later"];
+        let is_left = line.starts_with("drain ") && line.ends_with(" left");
+        is_left || marks.iter().any(|mark| line.contains(mark))
     };
     let lines = said.lines().filter(|line| !is_progress(line));
     lines.map(|line| tamed_line(line) + "\n").collect()

@@ -41,6 +41,14 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
     assert!(said.starts_with("OK  "), "{said}");
     assert_eq!(code, Some(0));
 
+    let globex = ["namespaces", "create", "globex", "--lanes", "2"];
+    world.home.run(&globex);
+    until(|| {
+        let (said, _) = status(&world.home, &[]);
+        said.contains(": 8 active     globex 2: 2 active\n")
+            .then_some(())
+    });
+
     world.accepted("bills", r#"{"account":"acme","bad":true}"#);
     world.accepted("bills", r#"{"account":"acme"}"#);
     world.accepted("bills", r#"{"account":"else"}"#);

@@ -6,7 +6,8 @@ use clap::Args;
 use http::Method;
 
 use crate::api::{
-    Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec, Stopped, Worst,
+    Hints, HintsSpec, Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec,
+    Stopped, Worst,
 };
 use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
@@ -64,7 +65,6 @@ impl Grow {
         limit: Option<Duration>,
         out: &mut Printer,
     ) -> anyhow::Result<Exit> {
-        let here = reach.here().await?;
         let mut spec = ResizeSpec {
             namespace: self.namespace.clone(),
             lanes: self.count()?,
@@ -80,6 +80,7 @@ impl Grow {
             out.object(&plan)?;
             return Ok(Exit::Done);
         }
+        let here = reach.here().await?;
         out.say(format_args!(
             "lanes of {}: {} -> {}   {}",
             plan.namespace,
@@ -87,7 +88,15 @@ impl Grow {
             plan.to,
             reach.planned(&here)
         ))?;
-        out.facts(&facts(&plan, self.drain_first))?;
+        let told = plan.told(self.drain_first, Timestamp::now()).into_iter();
+        let told: Vec<_> = told
+            .map(|(label, text)| (format!("  {label}"), text))
+            .collect();
+        let told: Vec<_> = told
+            .iter()
+            .map(|(label, text)| (label.as_str(), text.clone()))
+            .collect();
+        out.facts(&told)?;
         if self.dry_run {
             out.object(&plan)?;
             return Ok(Exit::Done);
@@ -129,20 +138,30 @@ impl Grow {
     ) -> anyhow::Result<Exit> {
         let began = Instant::now();
         let path = with_query(RESIZE, &[("namespace", Some(self.namespace.to_string()))]);
-        let back = format!(
-            "hooklane lanes resize {} --namespace {}",
-            begun.from, begun.namespace
-        );
+        let back = match begun.namespace == Name::default_namespace() {
+            true => format!("hooklane lanes resize {}", begun.from),
+            false => format!(
+                "hooklane lanes resize {} --namespace {}",
+                begun.from, begun.namespace
+            ),
+        };
         let ctrl_c = format!("Ctrl-C stops watching, the resize goes on. Back: {back}");
-        let mut bar = Progress::new("resize", ctrl_c);
+        let mut bar = Progress::new("resize", ctrl_c).of_things("lanes sealed");
         loop {
             let now: ResizeProgress = reach.get(&path).await?;
             if !now.under_way {
                 out.progress_ends(&bar)?;
                 let took = text::duration(began.elapsed());
+                let found = match self.is_whole(reach).await {
+                    true => "every cursor with work is in its new lane (checked)",
+                    false => {
+                        "not all cursors are found in their lanes yet: hooklane lanes rebuild --dry-run"
+                    }
+                };
                 out.say(format_args!(
-                    "resize  done in {took}: {} lanes, generation {}",
-                    now.lanes, now.generation
+                    "resize  done in {took}: {}, generation {}; {found}",
+                    text::counted(u64::from(now.lanes), "lane", "lanes"),
+                    now.generation
                 ))?;
                 return Ok(Exit::Done);
             }
@@ -165,6 +184,34 @@ impl Grow {
     }
 }
 
+impl Grow {
+    /// Whether the nodes, which compare their lanes with the database, have every lane, and in it every cursor
+    /// with work that it should have. What was accepted a moment ago may be on its way there.
+    async fn is_whole(&self, reach: &Reach) -> bool {
+        let spec = HintsSpec {
+            namespace: Some(self.namespace.clone()),
+            dry_run: true,
+            reason: None,
+        };
+        let began = Instant::now();
+        loop {
+            let path = "/v1/admin/lanes/rebuild";
+            let found: Result<Hints, _> = reach.call(Method::POST, path, Some(&spec)).await;
+            match found {
+                Ok(found) if !found.silent.is_empty() => return false,
+                Ok(found) if found.lanes_done >= found.lanes && found.forgotten == 0 => {
+                    return true;
+                }
+                Ok(_) if began.elapsed() < CHECK_MAX => tokio::time::sleep(LOOK).await,
+                Ok(_) | Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// How long cursors are looked for after a resize.
+const CHECK_MAX: Duration = Duration::from_secs(3);
+
 /// A lane that is busier than this keeps up with no spike.
 const TOO_BUSY: f64 = 0.9;
 
@@ -175,77 +222,6 @@ fn stake(plan: &Resize) -> Stake {
         true => Stake::Severe(plan.to.to_string()),
         false => Stake::Moderate,
     }
-}
-
-fn facts(plan: &Resize, drain_first: bool) -> Vec<(&'static str, String)> {
-    let (from, next) = (plan.generation, plan.generation + 1);
-    let how = match drain_first {
-        true => {
-            format!("generation {from} finishes what waits now, then generation {next} goes on")
-        }
-        false => format!(
-            "live: each lane of generation {from} finishes its running turn and seals, generation {next} goes on"
-        ),
-    };
-    let streams = text::counted(plan.streams, "stream", "streams");
-    let split = match plan.to == plan.from.saturating_mul(2) {
-        true => {
-            let kept = match plan.streams {
-                0 | 1 => "order is kept".to_owned(),
-                _ => format!("all {streams} keep their order"),
-            };
-            let (old, last) = (plan.from.saturating_sub(1), plan.to.saturating_sub(1));
-            let before = last.saturating_sub(1);
-            format!("every lane becomes two ({old} -> {before} and {last}); {kept}")
-        }
-        false => format!(
-            "{} of {streams} get another lane; all keep their order",
-            text::count(plan.moves)
-        ),
-    };
-    let percent = |busy: f64| format!("{:.0}%", busy * 100.0);
-    let busiest = plan.busiest.zip(plan.busiest_after).map(|(now, after)| {
-        format!(
-            "busiest lane {} -> about {}; ",
-            percent(now),
-            percent(after)
-        )
-    });
-    let busiest = busiest.unwrap_or_default();
-    let helps = match plan.backlog {
-        0 => format!("{busiest}no event waits now"),
-        waiting => format!(
-            "{busiest}of {} the fullest lane has {} now, {} after",
-            text::counted(waiting, "waiting event", "waiting events"),
-            text::count(plan.fullest_lane),
-            text::count(plan.fullest_lane_after)
-        ),
-    };
-    let mut facts = vec![("  how", how), ("  split", split)];
-    match plan.set_aside {
-        0 => {}
-        1 => facts.push((
-            "  set aside",
-            "1 cursor moves as it is and delays nothing".to_owned(),
-        )),
-        cursors => facts.push((
-            "  set aside",
-            format!(
-                "{} cursors move as they are and delay nothing",
-                text::count(cursors)
-            ),
-        )),
-    }
-    facts.push(("  helps", helps));
-    if plan.fullest_stream * 2 > plan.backlog {
-        let events = text::count(plan.fullest_stream);
-        let what = format!("clear one stream of {events} events sooner: it stays in one lane");
-        facts.push(("  does not", what));
-    }
-    if !plan.in_the_way.is_empty() {
-        facts.push(("  in the way", plan.in_the_way.join("; ")));
-    }
-    facts
 }
 
 /// Which lanes
@@ -450,7 +426,7 @@ impl Drain {
         let began = Instant::now();
         let back = self.which.back();
         let ctrl_c = format!("Ctrl-C stops watching, the drain goes on. Back: {back}");
-        let mut bar = Progress::new("drain", ctrl_c);
+        let mut bar = Progress::new("drain", ctrl_c).in_lines(format!("drain {which}:"));
         let mut most = 0;
         loop {
             let mut lanes = self.which.look(reach).await?;
@@ -469,6 +445,10 @@ impl Drain {
             let left: u64 = still.iter().filter_map(|lane| lane.left).sum();
             most = most.max(left);
             let why = stands(&still, left, Timestamp::now());
+            let backlog: u64 = lanes.iter().map(|lane| lane.backlog).sum();
+            // What is held is not drained either, and did not come later.
+            let is_later = lanes.iter().all(|lane| lane.held == 0);
+            bar.later = is_later.then(|| backlog.saturating_sub(left));
             out.progress(&mut bar, most - left, most, Some(&why))?;
             if let Some(limit) = limit.filter(|limit| began.elapsed() > *limit) {
                 out.progress_ends(&bar)?;

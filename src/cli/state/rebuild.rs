@@ -142,21 +142,20 @@ impl Again {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let verb = if self.check { "check" } else { "rebuild" };
         out.say(format_args!(
-            "{verb} the state of {}: fold the events again from the first   {place}",
+            "{verb} the state of {}: fold its events again from seq 1   {place}",
             self.whose()
         ))?;
         let amount = format!(
-            "{}, {}",
+            "{}, {}{}",
             counted(streams, "stream", "streams"),
-            counted(events, "event", "events")
+            counted(events, "event", "events"),
+            about(plans, events).unwrap_or_default()
         );
         let meanwhile = "events are accepted, the live state stays readable and goes on folding";
         let how = match self.check {
-            true => {
-                "folds from the first event beside the live state and compares; nothing is changed"
-            }
+            true => "folds beside the live state and compares; nothing is changed",
             false => {
-                "folds from the first event beside the live state; a stream switches in the commit in which the new fold reaches it"
+                "folds beside the live state; a stream switches in the commit in which the new fold reaches it"
             }
         };
         let mut facts = vec![("  amount", amount)];
@@ -193,6 +192,15 @@ impl Again {
         };
         out.confirm(&question, &what, &stake)
     }
+}
+
+/// How long it will take, by what the last ones took; none where one of the hooks has had none.
+fn about(plans: &[Rebuild], events: u64) -> Option<String> {
+    let seconds = |plan: &Rebuild| Some(plan.events as f64 / plan.per_s_before? as f64);
+    let seconds: f64 = plans.iter().map(seconds).sum::<Option<f64>>()?;
+    let takes = Duration::try_from_secs_f64(seconds).ok()?;
+    let per_s = (events as f64 / seconds.max(f64::EPSILON)).round() as u64;
+    (events > 0).then(|| format!(", about {} at {}/s", duration(takes), count(per_s)))
 }
 
 /// Where folds do not begin at the first event.
@@ -311,20 +319,23 @@ fn tell(rebuild: &Rebuild, took: Duration, out: &mut Printer) -> std::io::Result
     ))?;
     let done = rebuild.streams_done;
     let same = done.saturating_sub(rebuild.differ + rebuild.failed);
+    let failed = match rebuild.failed {
+        0 => String::new(),
+        failed => format!(", {} failed", count(failed)),
+    };
+    let first = rebuild.samples.first();
+    let first = first.map(|first| format!(": {}", printable_line(first)));
+    let more = match (rebuild.differ + rebuild.failed).saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" ({} more: --output json)", count(more)),
+    };
     out.say(format_args!(
-        "compare {}: {} same, {} differ, {} failed",
+        "compare {}: {} same, {} differ{failed}{}{more}",
         counted(done, "stream", "streams"),
         count(same),
         count(rebuild.differ),
-        count(rebuild.failed)
+        first.unwrap_or_default()
     ))?;
-    for sample in rebuild.samples.iter().take(5) {
-        out.say(format_args!("        {}", printable_line(sample)))?;
-    }
-    if rebuild.samples.len() > 5 {
-        let more = rebuild.samples.len() - 5;
-        out.say(format_args!("        ({more} more: -o json)"))?;
-    }
     match (rebuild.check, rebuild.error.is_none()) {
         (true, true) => out.say(format_args!("nothing was changed")),
         (false, true) => out.say(format_args!(
@@ -334,5 +345,31 @@ fn tell(rebuild: &Rebuild, took: Duration, out: &mut Printer) -> std::io::Result
             duration(took)
         )),
         (_, false) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_it_takes_is_told_by_the_last_ones_of_all_hooks_or_not_at_all() {
+        let plan = |events: u64, per_s_before: Option<u64>| -> Rebuild {
+            let plan = serde_json::json!({
+                "id": null, "hook": "orders", "stream": null, "check": false, "state": "planned",
+                "streams": 802, "streams_done": 0, "events": events, "events_done": 0,
+                "per_s_before": per_s_before, "differ": 0, "failed": 0, "samples": [],
+                "error": null});
+            serde_json::from_value(plan).unwrap()
+        };
+        let orders = plan(4_199_711, Some(24_500));
+        let about = |plans: &[Rebuild]| about(plans, plans.iter().map(|plan| plan.events).sum());
+        let told = about(std::slice::from_ref(&orders));
+        assert_eq!(told.as_deref(), Some(", about 2m51 at 24,500/s"));
+        let slow = plan(1_000, Some(10));
+        let both = about(&[orders.clone(), slow]);
+        assert_eq!(both.as_deref(), Some(", about 4m31 at 15,477/s"));
+        assert_eq!(about(&[orders, plan(1, None)]), None);
     }
 }
