@@ -629,7 +629,9 @@ impl World {
             let Some(node) = node.filter(|node| node.has_right(&self.out)) else {
                 continue;
             };
-            for lane in node.held().into_keys() {
+            let mut held: Vec<_> = node.held().into_keys().collect();
+            held.sort();
+            for lane in held {
                 let lanes = self.out.database.lanes.iter();
                 let row = lanes.clone().find(|row| row.row.id == lane);
                 let of = row.map_or(1, |row| row.row.lanes);

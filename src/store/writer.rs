@@ -50,6 +50,9 @@ const CHECKPOINT_BYTES: usize = 1024 * 1024;
 /// What a row costs beside its body and headers, in bytes: of a step, all it costs.
 const ROW_BYTES: usize = 200;
 
+/// What a commit costs beside its rows, in bytes: some pages change however little is in it.
+const COMMIT_BYTES: usize = 16 * 1024;
+
 /// What the removal of an event costs, in rows: it is in the log and in three indexes, each elsewhere.
 const PRUNED_ROWS: usize = 4;
 
@@ -410,7 +413,7 @@ impl Writer {
     fn count_bytes(&mut self, events: &[(i64, Arc<Event>)], rows: usize) {
         let bytes = |(_, event): &(i64, Arc<Event>)| event.body.len() + event.headers.len();
         self.uncopied += events.iter().map(bytes).sum::<usize>();
-        self.uncopied += (events.len() + rows) * ROW_BYTES;
+        self.uncopied += (events.len() + rows) * ROW_BYTES + COMMIT_BYTES;
         if self.uncopied >= CHECKPOINT_BYTES {
             self.uncopied = 0;
             self.checkpointer.wake();

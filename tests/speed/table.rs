@@ -20,7 +20,8 @@ pub fn print_head() {
 pub fn row(what: &str, measured: f64, unit: &str, target: Target) {
     let (ratio, sign, wanted) = match target {
         Target::AtLeast(wanted) => (measured / wanted, "≥ ", wanted),
-        Target::AtMost(wanted) => (wanted / measured, "≤ ", wanted),
+        // Less than nothing, as a difference may be, is as good as nothing.
+        Target::AtMost(wanted) => (wanted / measured.max(f64::MIN_POSITIVE), "≤ ", wanted),
         Target::None => return print("", "", &number(measured, unit), "", what),
     };
     let verdict = if ratio >= 1.0 { "met" } else { "missed" };

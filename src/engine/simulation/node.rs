@@ -800,7 +800,8 @@ impl Node {
                 }
             }
             Leave::Close => {
-                let held: Vec<_> = self.held().into_iter().collect();
+                let mut held: Vec<_> = self.held().into_iter().collect();
+                held.sort();
                 let lanes: Vec<_> = held.iter().map(|(lane, _)| lane.clone()).collect();
                 (Leave::Free(self.stop(&lanes), held), true)
             }
