@@ -361,14 +361,18 @@ impl Store {
         key: &OrderingKey,
         handler: HandlerId,
     ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
-        if let Hot::Postgres(hot) = &*self.hot {
-            return hot.cursor_by_name(hook, key, handler).await;
-        }
-        let Some(stream) = self.stream(hook, key).await? else {
-            return Ok(None);
+        let hot = match &*self.hot {
+            Hot::Sqlite(hot) => hot,
+            Hot::Postgres(hot) => return hot.cursor_by_name(hook, key, handler).await,
         };
-        let stream = stream.id;
-        self.cursor(CursorId { stream, handler }).await
+        let (tail, key) = (hot.tail.clone(), key.clone());
+        let read = move |db: &Connection| {
+            let Some(stream) = read_stream_id(db, hook, &key)? else {
+                return Ok(None);
+            };
+            read_cursor(db, &tail, CursorId { stream, handler })
+        };
+        hot.readers.read(read).await
     }
 
     /// Why a handler passed an event without applying it; none when it did not.
@@ -566,6 +570,18 @@ fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>
         head,
         events,
     }))
+}
+
+fn read_stream_id(
+    db: &Connection,
+    hook: HookId,
+    key: &OrderingKey,
+) -> Result<Option<StreamId>, Error> {
+    const READ: &str = "select id from streams where hook = ?1 and ordering_key = ?2";
+    let row = db
+        .prepare_cached(READ)?
+        .query_row(params![hook.0, key.as_str()], |row| row.get(0));
+    Ok(row.optional()?.map(StreamId))
 }
 
 fn read_cursor(
