@@ -625,7 +625,7 @@ impl Engine {
             others.filter(|worker| !is_ours(worker)).cloned().collect()
         };
         for worker in others {
-            worker.turn_ends().await;
+            worker.turns_end().await;
         }
         let mut left = Vec::with_capacity(closing.len());
         for (id, lane, mut hints) in closing {
@@ -673,7 +673,7 @@ impl Engine {
         };
         let stopping = self.stopping.read().clone();
         for worker in workers.iter().chain(&stopping) {
-            worker.turn_ends().await;
+            worker.turns_end().await;
         }
         let lets_go = now.lets_go(before);
         for worker in &workers {

@@ -216,6 +216,15 @@ impl Lane {
     }
 
     fn watch_round(&mut self, batch: &[CursorId], now: Timestamp) {
+        // Its turn commits still, and this is the next.
+        let commits = |(cursor, _): &(CursorId, Timestamp)| {
+            let entry = self.cursors.get(cursor);
+            let runs = entry.is_some_and(|entry| matches!(entry.at, At::Running(_)));
+            runs && !batch.contains(cursor)
+        };
+        if self.round.runs && self.round.watched.as_ref().is_some_and(commits) {
+            return;
+        }
         // Alone in its turn it waits for nobody.
         let others = batch.len() > 1;
         let waits = |cursor: &CursorId| {

@@ -70,24 +70,33 @@ pub struct Turn {
     asides: Vec<Option<Aside>>,
 }
 
-/// Takes one turn for the cursors of `batch`; `alone` is the queue of their lane when no other cursor is ready.
+/// A turn that is folded: it ends with its commit.
+pub struct FoldedTurn {
+    turn: Turn,
+    folded: Vec<Folded>,
+    steps: Vec<Step>,
+    at: Timestamp,
+}
+
+/// Begins a turn for the cursors of `batch`: reads and folds. `alone` is the queue of their lane when no other
+/// cursor is ready.
 ///
 /// # Errors
 /// Those of the database: nothing is lost, and the same turn may be taken again.
-pub async fn take(
+pub async fn fold(
     engine: &Engine,
     lane: &LaneId,
     batch: &[CursorId],
     alone: Option<Arc<Queue>>,
-) -> Result<Turned, Error> {
+) -> Result<FoldedTurn, Error> {
     let (events_max, budget) = match (batch, alone) {
         ([cursor], Some(queue)) => (EVENTS_ALONE_MAX, alone_until(queue, *cursor)),
         _ => (EVENTS_MAX, BUDGET.into()),
     };
     let inputs = engine.store.turn_inputs(wants(batch, events_max)).await?;
-    let now = Timestamp::now();
+    let at = Timestamp::now();
     let catalog = engine.catalog.now();
-    let (mut turn, tasks) = Turn::begin(&catalog, lane, batch, inputs, now);
+    let (mut turn, tasks) = Turn::begin(&catalog, lane, batch, inputs, at);
     for halted in &turn.halted {
         engine.metrics.gaps.inc();
         let (stream, reason) = (halted.cursor.stream.0, halted.condition.reason());
@@ -95,15 +104,31 @@ pub async fn take(
     }
     engine.place_later(std::mem::take(&mut turn.strangers));
     let folded = engine.folds.fold(tasks, budget).await;
-    let steps = turn.steps(&folded, now, rand::random);
-    let moves = steps
-        .iter()
-        .any(|step| step.from != step.to || step.condition != Condition::Flowing);
-    let moved = match moves {
-        true => engine.store.advance(steps).await?,
-        false => vec![Advance::Lost; steps.len()],
-    };
-    Ok(turn.end(&folded, &moved, now))
+    let steps = turn.steps(&folded, at, rand::random);
+    Ok(FoldedTurn {
+        turn,
+        folded,
+        steps,
+        at,
+    })
+}
+
+impl FoldedTurn {
+    /// Moves state and position of its cursors together.
+    ///
+    /// # Errors
+    /// Those of the database: nothing is lost, and the same turn may be taken again.
+    pub async fn commit(self, engine: &Engine) -> Result<Turned, Error> {
+        let steps = self.steps;
+        let moves = steps
+            .iter()
+            .any(|step| step.from != step.to || step.condition != Condition::Flowing);
+        let moved = match moves {
+            true => engine.store.advance(steps).await?,
+            false => vec![Advance::Lost; steps.len()],
+        };
+        Ok(self.turn.end(&self.folded, &moved, self.at))
+    }
 }
 
 /// The budget of a cursor without neighbours: once another one is hinted it has no more than any.

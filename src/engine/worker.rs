@@ -1,10 +1,15 @@
 //! Runs one lane: everything that waits is in this loop, everything that decides is in the lane.
+//!
+//! A lane folds one turn at a time. While that one is committed the next may fold, which has other cursors:
+//! a stream with little to do does not wait until a spike beside it is on stable storage.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, watch};
 
 use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
@@ -15,6 +20,9 @@ use crate::domain::lane::{LaneId, Mode};
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Behind, Hint, Queue};
 use crate::store::Error;
+
+/// Turns of a lane at once: one that folds, and one that commits.
+pub(super) const TURNS_MAX: usize = 2;
 
 /// How long a lane waits after the database refused its turn.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
@@ -29,10 +37,21 @@ pub struct Worker {
     queue: Arc<Queue>,
     lane: Mutex<Lane>,
     gauge: Mutex<Gauge>,
-    /// The turn that runs: since when, and the first of its cursors.
-    running: Mutex<Option<(Instant, CursorId)>>,
-    /// Held from the look at what the lane may do until its turn has ended.
-    turn: tokio::sync::Mutex<()>,
+    /// The turns that run: since when, and the first of their cursors.
+    running: Mutex<Vec<(Instant, CursorId)>>,
+    /// Held by each turn from the look at what the lane may do until it has ended.
+    turns: RwLock<()>,
+    /// Held by the turn that reads and folds.
+    fold: tokio::sync::Mutex<()>,
+}
+
+/// A turn that may begin.
+struct Next<'a> {
+    batch: Vec<CursorId>,
+    /// The lane's queue, if nobody else waits.
+    alone: Option<Arc<Queue>>,
+    turn: RwLockReadGuard<'a, ()>,
+    fold: MutexGuard<'a, ()>,
 }
 
 impl Worker {
@@ -44,49 +63,58 @@ impl Worker {
             lane: Mutex::default(),
             gauge: Mutex::default(),
             running: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            turns: RwLock::default(),
+            fold: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Takes turns until `stop` is asked for; the turn that runs is finished first.
+    /// Takes turns until `stop` is asked for; those that run are finished first.
     pub async fn run(&self, engine: &Engine, mut stop: watch::Receiver<bool>) {
-        let mut changes = engine.acting.subscribe();
-        while !*stop.borrow() {
-            changes.mark_unchanged();
-            let turn = self.turn.lock().await;
-            if *stop.borrow() {
-                break;
+        let mut turns = FuturesUnordered::new();
+        let mut goes_on = true;
+        while goes_on && !*stop.borrow() {
+            let running = turns.len();
+            tokio::select! {
+                biased;
+                _ = stop.changed() => {}
+                Some(ended) = turns.next() => goes_on = ended,
+                next = self.next(engine, running == 0), if running < TURNS_MAX => {
+                    turns.push(self.take_turn(engine, next, stop.clone()));
+                }
             }
+        }
+        while turns.next().await.is_some() {}
+    }
+
+    /// Waits until cursors may take a turn. Whoever does not wait to the end has taken none.
+    async fn next(&self, engine: &Engine, is_only: bool) -> Next<'_> {
+        let mut changes = engine.acting.subscribe();
+        loop {
+            let fold = self.fold.lock().await;
+            let turn = self.turns.read().await;
+            changes.mark_unchanged();
             self.take_hints();
             let (batch, alone) = self.next_batch(engine);
-            if batch.is_empty() {
-                drop(turn);
-                tokio::select! {
-                    () = self.idle(engine) => {}
-                    _ = changes.changed() => {}
-                    _ = stop.changed() => {}
-                }
-                continue;
+            if !batch.is_empty() {
+                let alone = alone.filter(|_| is_only);
+                return Next {
+                    batch,
+                    alone,
+                    turn,
+                    fold,
+                };
             }
-            let taken = self.take_turn(engine, &batch, alone).await;
-            drop(turn);
-            if let Err(error) = taken {
-                self.again(&batch);
-                if engine.fail_if_fatal(&error) {
-                    return;
-                }
-                tracing::warn!(lane = %self.id, %error, "a turn is taken again");
-                tokio::select! {
-                    () = tokio::time::sleep(pause(&error)) => {}
-                    _ = stop.changed() => {}
-                }
+            drop((turn, fold));
+            tokio::select! {
+                () = self.idle(engine) => {}
+                _ = changes.changed() => {}
             }
         }
     }
 
-    /// Returns when the turn that runs has ended. Every later one goes by the configuration as it is now.
-    pub async fn turn_ends(&self) {
-        drop(self.turn.lock().await);
+    /// Returns when the turns that run have ended. Every later one goes by the configuration as it is now.
+    pub async fn turns_end(&self) {
+        drop(self.turns.write().await);
     }
 
     /// Gives up every cursor, once the lane does not run any more.
@@ -162,10 +190,11 @@ impl Worker {
         self.lane.lock().lines(set_aside_max, flowing_max)
     }
 
-    /// The turn that runs, for how long, and the first of its cursors.
+    /// The turn that has run longest, for how long, and the first of its cursors.
     pub fn turn(&self) -> Option<(Duration, CursorId)> {
         let running = self.running.lock();
-        running.map(|(since, cursor)| (since.elapsed(), cursor))
+        let longest = running.iter().min_by_key(|(since, _)| *since);
+        longest.map(|(since, cursor)| (since.elapsed(), *cursor))
     }
 
     fn take_hints(&self) {
@@ -196,16 +225,47 @@ impl Worker {
         (batch, alone)
     }
 
+    /// Takes a turn to its end, or waits before it is taken again. Whether others may follow.
     async fn take_turn(
         &self,
         engine: &Engine,
-        batch: &[CursorId],
-        alone: Option<Arc<Queue>>,
-    ) -> Result<(), Error> {
+        next: Next<'_>,
+        mut stop: watch::Receiver<bool>,
+    ) -> bool {
+        let Err(error) = self.try_turn(engine, next).await else {
+            return true;
+        };
+        if engine.fail_if_fatal(&error) {
+            return false;
+        }
+        tracing::warn!(lane = %self.id, %error, "a turn is taken again");
+        tokio::select! {
+            () = tokio::time::sleep(pause(&error)) => {}
+            _ = stop.changed() => {}
+        }
+        true
+    }
+
+    async fn try_turn(&self, engine: &Engine, next: Next<'_>) -> Result<(), Error> {
+        let Next {
+            batch,
+            alone,
+            turn: _turn,
+            fold,
+        } = next;
         let began = Instant::now();
-        *self.running.lock() = batch.first().map(|cursor| (began, *cursor));
-        let turned = turn::take(engine, &self.id, batch, alone).await;
-        *self.running.lock() = None;
+        let running = batch.first().map(|cursor| (began, *cursor));
+        self.running.lock().extend(running);
+        let folded = turn::fold(engine, &self.id, &batch, alone).await;
+        drop(fold);
+        let turned = match folded {
+            Ok(folded) => folded.commit(engine).await,
+            Err(error) => Err(error),
+        };
+        self.running.lock().retain(|one| Some(*one) != running);
+        if turned.is_err() {
+            self.again(&batch);
+        }
         let turned = turned?;
         let now = Timestamp::now();
         {
@@ -256,5 +316,136 @@ fn pause(error: &Error) -> Duration {
     match error {
         Error::Space => PAUSE_WITHOUT_SPACE,
         _ => PAUSE_AFTER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::domain::event::{EventId, StreamId};
+    use crate::domain::hook::{HandlerId, HookId, OnError, OrderBy, Reducer, Unordered};
+    use crate::domain::keep::Keep;
+    use crate::domain::lane::Slot;
+    use crate::domain::name::{Name, OrderingKey};
+    use crate::engine::{Running, observer};
+    use crate::lanes::{Aside, Lanes};
+    use crate::metrics::Metrics;
+    use crate::store::{Appended, HookPlan, NewEvent, Store};
+
+    async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        let soon = async {
+            while !is_so().await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let timely = tokio::time::timeout(Duration::from_secs(20), soon).await;
+        assert!(timely.is_ok(), "not in 20 s: {what}");
+    }
+
+    /// A node with one lane and a hook that counts, once nothing is left to be found.
+    async fn node(file: &std::path::Path) -> (Running, HookId, HandlerId) {
+        let (failed, _) = watch::channel(None);
+        let metrics = Metrics::new();
+        let observer = observer(metrics.clone(), failed.clone());
+        let store = Store::open(file, observer).await.unwrap();
+        let (namespace, now) = (Name::default_namespace(), Timestamp::now());
+        let made = store.create_namespace(&namespace, 1, Default::default(), now);
+        made.await.unwrap();
+        let running = Engine::start(store, None, metrics, failed).await.unwrap();
+        let engine = running.engine();
+        let plan = HookPlan {
+            name: "orders".parse().unwrap(),
+            namespace,
+            order_by: OrderBy::Header("x-account".into()),
+            unordered: Unordered::Keep,
+            body_max: 1_000,
+            keep: Keep::Forever,
+            reducer: Some(Reducer::Count),
+            on_error: OnError::Hold,
+            debounce: None,
+        };
+        let made = engine.store.create_hooks(&[plan], now).await;
+        made.unwrap().unwrap();
+        engine.config_changed().await.unwrap();
+        engine.acts_by(engine.catalog.now().version).await;
+        until("no work", async || engine.sweep().await.unwrap() == 0).await;
+        let hook = engine.store.hooks().await.unwrap().remove(0);
+        let handler = hook.handlers[0].id;
+        (running, hook.id, handler)
+    }
+
+    /// Stores an event of which no lane hears.
+    async fn store_unseen(store: &Store, hook: HookId, key: &str) -> StreamId {
+        let received_at = Timestamp::now();
+        let key = OrderingKey::new(key.as_bytes());
+        let event = NewEvent {
+            hook,
+            slot: Slot::of(&"orders".parse().unwrap(), &key),
+            key,
+            id: EventId::new(received_at),
+            received_at,
+            key_id: None,
+            dedupe_key: None,
+            headers: "{}".into(),
+            body: Bytes::from("{}"),
+        };
+        match store.append(move || vec![event]).await.unwrap()[..] {
+            [Appended::New { stream, .. }] => stream,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn while_a_turn_commits_the_next_one_folds_and_no_third_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hooklane.db");
+        let (node, hook, handler) = node(&file).await;
+        let engine = node.engine();
+        let mut cursors = Vec::new();
+        for key in ["a", "b", "c"] {
+            let stream = store_unseen(&engine.store, hook, key).await;
+            cursors.push(CursorId { stream, handler });
+        }
+        let lane = engine.running.read().keys().next().cloned().unwrap();
+        let queue = Lanes::default().open(&lane);
+        let worker = Arc::new(Worker::new(lane, queue.clone()));
+        let (stop, stopping) = watch::channel(false);
+        let (takes, on) = (worker.clone(), engine.clone());
+        let taking = tokio::spawn(async move { takes.run(&on, stopping).await });
+        let hint = |cursor: CursorId| Hint {
+            cursor,
+            oldest: Timestamp::now(),
+            behind: Behind::More(1),
+            aside: Aside::Stay,
+        };
+        let position = async |cursor| {
+            let read = engine.store.cursor(cursor).await.unwrap();
+            read.map(|(cursor, ..)| cursor.position.0)
+        };
+
+        // Nobody commits while somebody else writes.
+        let other = Connection::open(&file).unwrap();
+        other.execute_batch("begin immediate").unwrap();
+        queue.push(vec![hint(cursors[0])]).unwrap();
+        until("a turn", async || worker.running.lock().len() == 1).await;
+        queue.push(vec![hint(cursors[1])]).unwrap();
+        until("the next", async || worker.running.lock().len() == 2).await;
+        queue.push(vec![hint(cursors[2])]).unwrap();
+        // Reads take longer than it takes to begin a turn.
+        for cursor in &cursors {
+            assert_eq!(position(*cursor).await, Some(0), "nothing is committed");
+        }
+        assert_eq!(worker.running.lock().len(), 2);
+
+        other.execute_batch("rollback").unwrap();
+        for cursor in cursors {
+            until("applied", async || position(cursor).await == Some(1)).await;
+        }
+        stop.send_replace(true);
+        taking.await.unwrap();
+        node.stop().await;
     }
 }

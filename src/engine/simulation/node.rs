@@ -22,6 +22,7 @@ use crate::engine::reduce::{Failure, Folded, Task as Fold};
 use crate::engine::relay::{Popped, Pushed, hint_of};
 use crate::engine::sweep;
 use crate::engine::turn::{self, Turn};
+use crate::engine::worker::TURNS_MAX;
 use crate::lanes::{self, Behind, Hint, Lanes, Queue};
 use crate::store::{Behind as Found, LaneRow, NodeRow, SetState, Step, StreamRow};
 
@@ -79,7 +80,8 @@ struct Run {
     lane: Lane,
     queue: Arc<Queue>,
     epoch: i64,
-    turn: Option<Taken>,
+    /// In the order in which they began; the last may not have read yet.
+    turns: Vec<Taken>,
 }
 
 /// A turn that runs.
@@ -308,8 +310,8 @@ impl Node {
     pub fn reading(&self) -> impl Iterator<Item = (&LaneId, CursorId)> {
         let stopping = self.stopping.iter().map(|stop| (&stop.lane, &stop.run));
         self.runs.iter().chain(stopping).flat_map(|(lane, run)| {
-            let read = run.turn.iter().filter(|turn| turn.read.is_some());
-            let folding = read.flat_map(|turn| turn.read.iter().flat_map(|read| &read.2));
+            let read = run.turns.iter().filter_map(|turn| turn.read.as_ref());
+            let folding = read.flat_map(|read| &read.2);
             folding.map(move |step| (lane, step.cursor))
         })
     }
@@ -477,21 +479,28 @@ impl Node {
             };
             (&stop.lane, &mut stop.run, true)
         };
-        let Some(mut taken) = run.turn.take() else {
-            if ends || !run.begin(id, &self.catalog, number, out) {
-                return false;
-            }
-            return true;
-        };
-        let Some((turn, folded, steps, at)) = taken.read.take() else {
+        if run.turns.last().is_some_and(|turn| turn.read.is_none()) {
             let mut strangers = Vec::new();
-            let read = run.read(id, &self.catalog, taken, &mut strangers, out);
+            let read = run.read(id, &self.catalog, &mut strangers, out);
             self.place_later(strangers);
             return read;
+        }
+        let may_begin = !ends && run.turns.len() < TURNS_MAX;
+        let begins = may_begin && (run.turns.is_empty() || out.chance(0.5));
+        if begins && run.begin(id, &self.catalog, number, out) {
+            return true;
+        }
+        if run.turns.is_empty() {
+            return false;
+        }
+        // Commits of other cursors may overtake one another.
+        let ended = run.turns.remove(out.below(run.turns.len() as u64) as usize);
+        let Some((turn, folded, steps, at)) = ended.read else {
+            return false;
         };
         let advanced = out.ask(|database| database.advance(steps, acted));
         let Ok(moved) = advanced else {
-            run.again(&taken.batch, out.time());
+            run.again(&ended.batch, out.time());
             return true;
         };
         for (cursor, outcome) in turn.end(&folded, &moved, at).outcomes {
@@ -528,7 +537,7 @@ impl Node {
             stop.ticket == ticket || self.others.contains(&other)
         };
         let mut awaited = self.stopping.iter().filter(awaited);
-        if awaited.any(|stop| stop.run.turn.is_some()) {
+        if awaited.any(|stop| !stop.run.turns.is_empty()) {
             return None;
         }
         self.others.retain(|(other, _)| *other != ticket);
@@ -552,7 +561,7 @@ impl Node {
             queue: self.lanes.open(&lane),
             lane: Lane::default(),
             epoch,
-            turn: None,
+            turns: Vec::new(),
         };
         self.runs.insert(lane, run);
     }
@@ -1023,7 +1032,7 @@ impl Node {
                     .values()
                     .chain(self.stopping.iter().map(|stop| &stop.run));
                 let turns = running
-                    .filter_map(|run| Some(run.turn.as_ref()?.number))
+                    .flat_map(|run| run.turns.iter().map(|turn| turn.number))
                     .collect();
                 self.act.push_front(Act::Wait(turns));
             }
@@ -1032,8 +1041,8 @@ impl Node {
                     .runs
                     .values()
                     .chain(self.stopping.iter().map(|stop| &stop.run));
-                let ends =
-                    running.any(|run| run.turn.as_ref().is_some_and(|t| turns.contains(&t.number)));
+                let is_awaited = |turn: &Taken| turns.contains(&turn.number);
+                let ends = running.any(|run| run.turns.iter().any(is_awaited));
                 if ends && out.mutant != Mutant::ActsUnderTurns {
                     self.act.push_front(Act::Wait(turns));
                     return Ok(false);
@@ -1349,7 +1358,7 @@ impl Run {
         if batch.is_empty() {
             return false;
         }
-        self.turn = Some(Taken {
+        self.turns.push(Taken {
             number,
             batch,
             read: None,
@@ -1362,10 +1371,12 @@ impl Run {
         &mut self,
         id: &LaneId,
         catalog: &Snapshot,
-        taken: Taken,
         strangers: &mut Vec<Hint>,
         out: &mut Outside,
     ) -> bool {
+        let Some(mut taken) = self.turns.pop() else {
+            return false;
+        };
         let wants = turn::wants(&taken.batch, turn::EVENTS_MAX);
         let Ok(inputs) = out.ask(|database| database.inputs(&wants)) else {
             self.again(&taken.batch, out.time());
@@ -1377,10 +1388,8 @@ impl Run {
         let folded = tasks.iter().map(|task| fold_all(task, false, out));
         let folded: Vec<_> = folded.collect();
         let steps = turn.steps(&folded, now, || 0.5);
-        self.turn = Some(Taken {
-            read: Some((turn, folded, steps, now)),
-            ..taken
-        });
+        taken.read = Some((turn, folded, steps, now));
+        self.turns.push(taken);
         true
     }
 
