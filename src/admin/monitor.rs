@@ -27,6 +27,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::catalog;
+use crate::engine::lane::Line;
 use crate::engine::ownership::{Member, View};
 use crate::engine::{self, Waits};
 use crate::metrics::Normal;
@@ -54,6 +55,9 @@ const LOG_SHOWN: usize = 200;
 /// Hooks shown.
 const HOOKS_SHOWN: usize = 20;
 
+/// Hooks that other nodes are told of.
+const HOOKS_TOLD: usize = 50;
+
 /// Seconds between counts of streams.
 const COUNTS_EVERY: u64 = 60;
 
@@ -76,6 +80,12 @@ pub(super) struct NodeReport {
     pub cpu: Option<f64>,
     pub commit_p99_ms: Option<f64>,
     pub fsync_p99_ms: Option<f64>,
+    /// Events that it accepts, a second.
+    pub accepted_per_s: f64,
+    /// Hooks that get something from it: how much a second, and what is normal.
+    pub hooks: Vec<(i64, f64, Option<f64>)>,
+    /// Handlers that are much slower in its lanes than is normal: the time they take for an event, and the normal one.
+    pub slow: Vec<(i64, f64, f64)>,
     /// Streams that keep events past their time: of which namespace, and in words.
     pub overdue: Vec<(Name, String)>,
     /// What was finished since it began, by how long it had waited.
@@ -114,6 +124,14 @@ struct Seen {
 struct Pace {
     now: f64,
     normal: Normal,
+}
+
+impl Pace {
+    /// Both figures, where it is much more than normal.
+    fn is_slow(self) -> Option<(f64, f64)> {
+        let normal = self.normal.value()?;
+        (self.now > 2.0 * normal).then_some((self.now, normal))
+    }
 }
 
 /// What was seen of one namespace.
@@ -163,7 +181,7 @@ impl Default for Monitor {
 struct Own {
     id: LaneId,
     lane: Lane,
-    lines: Vec<crate::engine::lane::Line>,
+    lines: Vec<Line>,
     largest: Option<(CursorId, u64)>,
     turn: Option<(Duration, CursorId)>,
     reading: engine::Reading,
@@ -388,6 +406,7 @@ impl Admin {
                 id,
             });
         }
+        keep_those_shown(&mut own);
         Ok(own)
     }
 
@@ -398,7 +417,7 @@ impl Admin {
         own: &[Own],
         now: Timestamp,
     ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
-        let mut lines: HashMap<CursorId, (u16, crate::engine::lane::Line)> = HashMap::new();
+        let mut lines: HashMap<CursorId, (u16, Line)> = HashMap::new();
         for lane in own {
             lines.extend(lane.lines.iter().map(|l| (l.cursor, (lane.id.index, *l))));
         }
@@ -432,7 +451,7 @@ impl Admin {
     /// Cursors of a lane that runs here, for people.
     pub(super) async fn cursor_lines(
         &self,
-        lines: Vec<crate::engine::lane::Line>,
+        lines: Vec<Line>,
         lane: u16,
     ) -> Result<Vec<api::CursorLine>, Error> {
         let catalog = self.engine()?.catalog.now();
@@ -472,11 +491,10 @@ impl Admin {
                 .map(|own| own.lane.clone())
                 .collect(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            cpu: Some(hundredths(self.monitor.seen.lock().cpu.2)),
             commit_p99_ms: commit_p99(engine, now),
             fsync_p99_ms: fsync_p99(engine, now),
             overdue: overdue(engine),
-            ..NodeReport::default()
+            ..self.monitor.seen.lock().told()
         };
         for own in own {
             let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
@@ -501,6 +519,7 @@ impl Admin {
         };
         let mut lanes = whole.lanes(set);
         self.show_modes(set, &mut lanes).await?;
+        self.count_orphans(set, &mut lanes, whole).await?;
         let cursors = whole.cursors(namespace, &lanes);
         let thresholds = whole.catalog.thresholds(namespace);
         let help = match self.wants_help(namespace, thresholds, &lanes) {
@@ -514,6 +533,35 @@ impl Admin {
         let mut seen = self.monitor.seen.lock();
         let snapshot = self.compose(&mut seen, set, lanes, cursors, whole, help, counts);
         seen.snapshots.insert(namespace.clone(), Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// What waits in lanes that nobody runs: a node that is gone does not tell, the database does.
+    async fn count_orphans(
+        &self,
+        set: &LaneSet,
+        lanes: &mut [Lane],
+        whole: &Whole<'_>,
+    ) -> Result<(), Error> {
+        let is_orphan = |lane: &&mut Lane| lane.state == LaneState::NoOwner;
+        let known = |seen: &Seen| seen.spaces.get(&set.namespace)?.counts;
+        let counts = known(&self.monitor.seen.lock());
+        if !lanes.iter_mut().any(|lane| is_orphan(&lane))
+            || counts.is_none_or(|counts| counts.streams > COUNTED_OFTEN)
+        {
+            return Ok(());
+        }
+        let mut waiting = HashMap::new();
+        for slot in self.store.waiting(&set.namespace).await? {
+            let lane = set.lane(Slot(slot.slot)).to_string();
+            *waiting.entry(lane).or_insert(0) += slot.events;
+        }
+        let silent: HashMap<_, _> = whole.silent().into_iter().collect();
+        for lane in lanes.iter_mut().filter(is_orphan) {
+            let silent = lane.node.as_ref().and_then(|node| silent.get(node));
+            let events = waiting.get(&lane.lane).copied().unwrap_or(0);
+            waits_unseen(lane, events, silent.copied());
+        }
         Ok(())
     }
 
@@ -578,9 +626,11 @@ impl Admin {
         news.extend(space.note_set_aside(&cursors));
         news.extend(note_nodes(&mut seen.nodes, whole));
         super::lanes::hide_flow_of_stopped(&mut lanes);
-        let storage = self.storage(seen, now);
-        let (hooks, paces) = hook_lines(seen, set, whole.catalog);
-        let handlers = handler_paces(seen, set, whole.catalog);
+        let mut storage = self.storage(seen, now);
+        let accepted = whole.reports.iter().map(|report| report.accepted_per_s);
+        storage.accepted_per_s += accepted.sum::<f64>();
+        let (hooks, paces) = hook_lines(seen, set, whole);
+        let handlers = handler_paces(seen, set, whole);
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
         let largest = whole.largest(&set.namespace);
@@ -829,6 +879,24 @@ impl Whole<'_> {
         aside
     }
 
+    /// What each hook gets a second from all nodes, and what is normal.
+    fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
+        let own = seen.hooks.iter();
+        let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
+        let told = self.reports.iter().flat_map(|report| &report.hooks);
+        let told = told.map(|(hook, now, normal)| (HookId(*hook), *now, *normal));
+        let mut paces: HashMap<_, (f64, Option<f64>)> = HashMap::new();
+        for (hook, now, normal) in own.chain(told) {
+            let pace = paces.entry(hook).or_default();
+            pace.0 += now;
+            pace.1 = match (pace.1, normal) {
+                (Some(one), Some(other)) => Some(one + other),
+                (one, other) => one.or(other),
+            };
+        }
+        paces
+    }
+
     fn turns(&self, namespace: &Name) -> Vec<(u16, String, Duration)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let turn = |own: &Own| {
@@ -887,6 +955,29 @@ impl Whole<'_> {
     }
 }
 
+impl Seen {
+    /// What other nodes are told of it. What does not happen is left out, so that a quiet cluster has no news.
+    fn told(&self) -> NodeReport {
+        let hooks = self.hooks.iter().filter(|(_, pace)| pace.now > 0.0);
+        let mut hooks: Vec<_> = hooks
+            .map(|(hook, pace)| (hook.0, pace.now, pace.normal.value().map(hundredths)))
+            .collect();
+        hooks.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        hooks.truncate(HOOKS_TOLD);
+        let slow = self.handlers.iter();
+        let slow = slow.filter_map(|(of, pace)| Some((of.0, pace.is_slow()?)));
+        let mut slow: Vec<_> = slow.map(|(of, (now, normal))| (of, now, normal)).collect();
+        slow.sort_by_key(|(of, ..)| *of);
+        NodeReport {
+            cpu: Some(hundredths(self.cpu.2)),
+            accepted_per_s: self.accepted.2.round(),
+            hooks,
+            slow,
+            ..NodeReport::default()
+        }
+    }
+}
+
 impl NodeReport {
     /// Adds what the lanes of each namespace make together.
     fn sum_up(&mut self, own: &[Own]) {
@@ -903,6 +994,42 @@ impl NodeReport {
         for (space, (wait, work)) in spaces {
             self.wait.insert(space.clone(), counts(&wait).collect());
             self.work.insert(space, counts(&work).collect());
+        }
+    }
+}
+
+/// Notes how much waits in a lane whose node told of it last before it fell silent. What was set aside or kept then
+/// still is; the rest may flow, and waits at least since then.
+fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
+    let stands = lane.backlog.saturating_sub(lane.backlog_flowing);
+    lane.backlog = events.max(stands);
+    lane.backlog_flowing = lane.backlog - stands;
+    let Some(silent) = silent else { return };
+    let older = |ms: u64| ms.saturating_add(millis(silent));
+    lane.flow_ms = (lane.backlog_flowing > 0).then(|| older(lane.flow_ms.unwrap_or(0)));
+    lane.oldest_ms = lane.oldest_ms.map(older).max(lane.flow_ms);
+}
+
+/// Forgets the lines that others in the lanes of their namespace keep from being shown: names of thousands are not
+/// looked up once a second.
+fn keep_those_shown(own: &mut [Own]) {
+    let age = |line: &Line| (line.oldest, line.cursor);
+    for (is_aside, max) in [(true, SET_ASIDE_MAX), (false, FLOWING_MAX)] {
+        let mut ages: HashMap<Name, Vec<_>> = HashMap::new();
+        for own in own.iter() {
+            let lines = own.lines.iter().filter(|l| l.is_set_aside == is_aside);
+            let of_space = ages.entry(own.id.namespace.clone()).or_default();
+            of_space.extend(lines.map(age));
+        }
+        for ages in ages.values_mut() {
+            ages.sort_unstable();
+            ages.truncate(max);
+        }
+        for own in own.iter_mut() {
+            let last = ages.get(&own.id.namespace).and_then(|ages| ages.last());
+            let is_shown = |line: &Line| last.is_some_and(|last| age(line) <= *last);
+            own.lines
+                .retain(|line| line.is_set_aside != is_aside || is_shown(line));
         }
     }
 }
@@ -1030,6 +1157,10 @@ impl History {
                 LaneState::Active => Severity::Fine,
                 _ => Severity::Unusual,
             };
+            let what = match lane.node.as_ref().filter(|_| has_moved) {
+                Some(node) if lane.state == LaneState::Active => format!("{what}, taken by {node}"),
+                _ => what,
+            };
             return Some((severity, scope, what));
         }
         let node = lane.node.as_ref().filter(|_| has_moved)?;
@@ -1078,7 +1209,7 @@ fn line_of(
     stream: StreamName,
     handler: &Name,
     kept: Option<&crate::store::CursorState>,
-    line: Option<&(u16, crate::engine::lane::Line)>,
+    line: Option<&(u16, Line)>,
     now: Timestamp,
 ) -> api::CursorLine {
     let position = kept.map(|kept| kept.position).unwrap_or_default();
@@ -1178,49 +1309,52 @@ fn overdue(engine: &crate::engine::Engine) -> Vec<(Name, String)> {
 fn hook_lines(
     seen: &Seen,
     set: &LaneSet,
-    catalog: &catalog::Snapshot,
+    whole: &Whole<'_>,
 ) -> (Vec<api::HookLine>, Vec<(String, f64, f64)>) {
+    let catalog = whole.catalog;
     let hooks = catalog.hooks.values();
     let mut hooks: Vec<_> = hooks
         .filter(|hook| hook.namespace == set.namespace)
         .collect();
-    let pace = |hook: HookId| seen.hooks.get(&hook).copied().unwrap_or_default();
+    let paces = whole.hook_paces(seen);
+    let pace = |hook: HookId| paces.get(&hook).copied().unwrap_or_default();
     hooks.sort_by(|a, b| {
-        let busier = pace(b.id).now.total_cmp(&pace(a.id).now);
+        let busier = pace(b.id).0.total_cmp(&pace(a.id).0);
         busier.then_with(|| a.name.cmp(&b.name))
     });
-    let paces = hooks.iter().filter_map(|hook| {
-        let pace = pace(hook.id);
-        Some((hook.name.to_string(), pace.now, pace.normal.value()?))
+    let told = hooks.iter().filter_map(|hook| {
+        let (now, normal) = pace(hook.id);
+        Some((hook.name.to_string(), now, normal?))
     });
-    let paces = paces.collect();
+    let told = told.collect();
     let line = |hook: &&Arc<crate::domain::hook::Hook>| api::HookLine {
         hook: hook.name.clone(),
-        in_per_s: pace(hook.id).now,
-        normal_per_s: pace(hook.id).normal.value().map(hundredths),
+        in_per_s: hundredths(pace(hook.id).0),
+        normal_per_s: pace(hook.id).1.map(hundredths),
         paused: catalog.stops.hooks.contains_key(&hook.id),
         handlers: {
             let names: Vec<_> = hook.handlers.iter().map(|h| h.name.to_string()).collect();
             names.join(", ")
         },
     };
-    (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), paces)
+    (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
 }
 
-fn handler_paces(
-    seen: &Seen,
-    set: &LaneSet,
-    catalog: &catalog::Snapshot,
-) -> Vec<(String, f64, f64)> {
-    let hooks = catalog.hooks.values();
+/// Handlers with the time that they take for an event, and the normal one; in lanes of several nodes, that of each.
+fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, f64, f64)> {
+    let hooks = whole.catalog.hooks.values();
     let hooks = hooks.filter(|hook| hook.namespace == set.namespace);
     let mut paces = Vec::new();
     for hook in hooks {
         for handler in &hook.handlers {
-            let pace = seen.handlers.get(&handler.id);
-            if let Some((now, normal)) = pace.and_then(|p| Some((p.now, p.normal.value()?))) {
-                paces.push((format!("{} -> {}", hook.name, handler.name), now, normal));
-            }
+            let own = seen.handlers.get(&handler.id);
+            let own = own.and_then(|pace| pace.is_slow());
+            let told = whole.reports.iter().flat_map(|report| &report.slow);
+            let told = told.filter(|(id, ..)| *id == handler.id.0);
+            let told = told.map(|(_, now, normal)| (*now, *normal));
+            let name = format!("{} -> {}", hook.name, handler.name);
+            let slow = own.into_iter().chain(told);
+            paces.extend(slow.map(|(now, normal)| (name.clone(), now, normal)));
         }
     }
     paces

@@ -94,6 +94,20 @@ impl Facts<'_> {
     fn backlog(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.backlog).sum()
     }
+
+    /// How many cursors are set aside, where there are more of them than are known by name.
+    fn set_aside_beyond_named(&self) -> Option<u64> {
+        let all = self.lanes.iter().map(|lane| lane.set_aside).sum();
+        let named = self.cursors.iter().filter(|c| is_set_aside(c)).count() as u64;
+        (all > named).then_some(all)
+    }
+
+    /// Events that wait for cursors that are set aside.
+    fn events_set_aside(&self) -> u64 {
+        let flows = |lane: &Lane| lane.backlog_flowing + lane.kept;
+        let aside = |lane: &Lane| lane.backlog.saturating_sub(flows(lane));
+        self.lanes.iter().map(aside).sum()
+    }
 }
 
 /// Everything there is to say, the worst first; at least one.
@@ -223,11 +237,18 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
             listed(&orphans, "lane", "lanes", "has", "have")
         ),
     };
-    let text = match longest {
-        Some((node, silent)) => format!("node {node} silent for {}: {have}", duration(*silent)),
-        None => have,
+    let since = longest.map(|(_, silent)| facts.at.before(*silent));
+    let text = match (longest, since) {
+        (Some((node, silent)), Some(since)) => {
+            let (silent, since) = (duration(*silent), clock(since));
+            format!("node {node} silent for {silent}, since {since}: {have}")
+        }
+        _ => have,
     };
-    let wait = counted(events, "event waits", "events wait");
+    let wait = match events {
+        0 => String::new(),
+        _ => format!(", {}", counted(events, "event waits", "events wait")),
+    };
     let heir = match orphans
         .iter()
         .any(|lane| lane.eta.as_deref() == Some("never"))
@@ -235,8 +256,9 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
         true => "No node lives that could take them: start one.",
         false => "Another node takes them within 15s.",
     };
-    let more = format!("Accepting goes on, {wait}. More lanes: no. {heir}");
+    let more = format!("Accepting goes on{wait}. More lanes: no. {heir}");
     Some(Verdict {
+        since,
         events,
         lane: orphans.first().map(|lane| lane.lane.clone()),
         ..verdict(1, Class::Us, text, more)
@@ -453,13 +475,15 @@ fn is_by_hand(cursor: &CursorLine) -> bool {
     cursor.condition == "held" && reason.starts_with(Condition::HELD_BY)
 }
 
+fn is_set_aside(cursor: &CursorLine) -> bool {
+    matches!(cursor.condition.as_str(), "waiting" | "held")
+}
+
 /// Set-aside cursors of one handler are one subject; the one that waits longest is named.
 fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
-    let is_set_aside = |cursor: &&CursorLine| {
-        matches!(cursor.condition.as_str(), "waiting" | "held") && !is_by_hand(cursor)
-    };
+    let is_wrong = |cursor: &&CursorLine| is_set_aside(cursor) && !is_by_hand(cursor);
     let mut subjects: Vec<Vec<&CursorLine>> = Vec::new();
-    for cursor in facts.cursors.iter().filter(is_set_aside) {
+    for cursor in facts.cursors.iter().filter(is_wrong) {
         let is_of = |subject: &&mut Vec<&CursorLine>| {
             subject.first().is_some_and(|first| {
                 first.handler == cursor.handler && first.stream.hook == cursor.stream.hook
@@ -489,16 +513,25 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
         Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
         None => String::new(),
     };
-    let events = subject.iter().map(|cursor| cursor.behind).sum();
+    let all = facts.set_aside_beyond_named();
+    let events = match all {
+        None => subject.iter().map(|cursor| cursor.behind).sum(),
+        Some(_) => facts.events_set_aside(),
+    };
     let share = percent(events as f64 / facts.backlog().max(1) as f64);
     let events_told = counted(events, "event", "events");
-    let more = match subject.len() {
-        1 => format!(
+    let others = |streams: u64| counted(streams - 1, "more stream", "more streams");
+    let more = match (subject.len() as u64, all) {
+        (_, Some(streams)) => format!(
+            "It and {} hold up only their own {events_told} ({share} of all). More lanes: no.",
+            others(streams)
+        ),
+        (1, None) => format!(
             "Holds up only its own {events_told} ({share} of all). More lanes: no, 1 stream."
         ),
-        streams => format!(
+        (streams, None) => format!(
             "It and {} of {} hold up only their own {events_told} ({share} of all). More lanes: no.",
-            counted(streams as u64 - 1, "more stream", "more streams"),
+            others(streams),
             stream.hook
         ),
     };
@@ -743,7 +776,7 @@ mod tests {
         };
         let (rule, class, text) = first(&facts);
         assert_eq!((rule, class), (1, Class::Us));
-        let said = "node eu-2 silent for 12s: lanes 4 and 5 have no owner | ";
+        let said = "node eu-2 silent for 12s, since 23:59:48Z: lanes 4 and 5 have no owner | ";
         assert!(text.starts_with(said), "{text}");
         assert!(text.contains("1,600 events wait") && text.contains("More lanes: no"));
         assert_eq!(verdicts(&facts).len(), 2);
@@ -924,6 +957,26 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("It and 1 more stream of billing hold up only their own 122 events"));
+    }
+
+    #[test]
+    fn streams_that_are_set_aside_are_all_counted_though_few_are_known_by_name() {
+        let lanes = [Lane {
+            set_aside: 60_000,
+            backlog: 61_500,
+            backlog_flowing: 1_000,
+            kept: 200,
+            ..lane(0)
+        }];
+        let cursors = [cursor("held", 9_000), cursor("held", 8_000)];
+        let facts = Facts {
+            lanes: &lanes,
+            cursors: &cursors,
+            ..Facts::default()
+        };
+        let (_, _, text) = first(&facts);
+        let said = "It and 59,999 more streams hold up only their own 60,300 events (98% of all).";
+        assert!(text.contains(said), "{text}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ const STEP_MS: i64 = 30_000;
 /// Steps in the window: five minutes.
 const STEPS: usize = 10;
 
-/// Steps that tell how busy a lane is now: the one that runs, and the one before.
+/// Steps that tell what a lane does now: the one that runs, and the one before.
 const STEPS_NOW: i64 = 2;
 
 /// The longest time that is told apart, in microseconds: an hour.
@@ -24,6 +24,8 @@ const LONGEST_US: u64 = 3_600_000_000;
 #[derive(Default)]
 pub struct Gauge {
     steps: VecDeque<Step>,
+    /// When the first thing happened.
+    began: Option<i64>,
     waits: Waits,
 }
 
@@ -52,9 +54,9 @@ pub type Waits = [u64; CLASSES_US.len() + 1];
 
 /// What the window shows.
 pub struct Reading {
-    /// Events that came, a second.
+    /// Events that came, a second, since half a minute or a whole one.
     pub in_per_s: f64,
-    /// Events that were passed, a second.
+    /// Events that were passed, a second, in the same time.
     pub out_per_s: f64,
     /// Events that could not be applied.
     pub failed: u64,
@@ -62,7 +64,7 @@ pub struct Reading {
     pub wait: Histogram<u32>,
     /// The reducer's own time for one event, in microseconds.
     pub work: Histogram<u32>,
-    /// The share of time with a turn running, 0 to 1, since half a minute or a whole one.
+    /// The share of time with a turn running, 0 to 1, in the same time.
     pub busy: f64,
     /// Events that waited until they were applied, by how long, since the lane began here.
     pub waits: Waits,
@@ -117,16 +119,13 @@ impl Gauge {
         let steps = self.steps.iter().filter(|step| step.begins > since);
         let (mut came, mut went, mut failed, mut busy) = (0, 0, 0, Duration::ZERO);
         let (mut wait, mut work) = (times(), times());
-        let now_since = now.as_millis() - STEP_MS * STEPS_NOW;
-        let (mut first, mut first_now) = (now.as_millis(), now.as_millis());
+        let now_since = begin_of(now) - STEP_MS * (STEPS_NOW - 1);
         for step in steps {
-            came += step.came;
-            went += step.went;
             failed += step.failed;
-            first = first.min(step.begins);
-            if step.begins > now_since {
+            if step.begins >= now_since {
+                came += step.came;
+                went += step.went;
                 busy += step.busy;
-                first_now = first_now.min(step.begins);
             }
             // Both have the same bounds, so that nothing can fail to fit.
             let _ = wait.add(&step.wait);
@@ -135,9 +134,9 @@ impl Gauge {
         for (age, events) in waiting {
             wait.saturating_record_n(micros(age), u32::try_from(events).unwrap_or(u32::MAX));
         }
-        let seconds = |first: i64| ((now.as_millis() - first) as f64 / 1_000.0).max(1.0);
-        let busy = busy.as_secs_f64() / seconds(first_now);
-        let seconds = seconds(first);
+        let now_since = self.began.map_or(now_since, |began| began.max(now_since));
+        let seconds = ((now.as_millis() - now_since) as f64 / 1_000.0).max(1.0);
+        let busy = busy.as_secs_f64() / seconds;
         Reading {
             in_per_s: came as f64 / seconds,
             out_per_s: went as f64 / seconds,
@@ -150,7 +149,8 @@ impl Gauge {
     }
 
     fn step(&mut self, now: Timestamp) -> Option<&mut Step> {
-        let begins = now.as_millis() - now.as_millis().rem_euclid(STEP_MS);
+        let begins = begin_of(now);
+        self.began.get_or_insert(now.as_millis());
         if self.steps.back().is_none_or(|step| step.begins < begins) {
             if self.steps.len() == STEPS {
                 self.steps.pop_front();
@@ -167,6 +167,11 @@ impl Gauge {
         }
         self.steps.back_mut()
     }
+}
+
+/// When the step began that runs now.
+fn begin_of(now: Timestamp) -> i64 {
+    now.as_millis() - now.as_millis().rem_euclid(STEP_MS)
 }
 
 /// Which of the classes a wait belongs to.
@@ -206,6 +211,24 @@ mod tests {
         gauge.came(1, at(400));
         let reading = gauge.reading(at(400), std::iter::empty());
         assert_eq!(reading.wait.len(), 0);
+    }
+
+    #[test]
+    fn rates_tell_of_now_and_not_of_minutes_ago() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let rate = |gauge: &Gauge, now| gauge.reading(at(now), std::iter::empty()).in_per_s;
+        let mut gauge = Gauge::default();
+        for second in 0..240 {
+            gauge.came(if second < 200 { 1 } else { 100 }, at(second));
+        }
+        assert!(rate(&gauge, 240) > 99.0, "a flood is seen as high as it is");
+        assert_eq!(rate(&gauge, 299), 0.0, "and is over when it is over");
+        gauge.came(30, at(320));
+        assert_eq!(
+            rate(&gauge, 320),
+            30.0 / 50.0,
+            "one burst is no rate of its own"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! Cursors take turns in the order in which they became ready; one with more to do goes behind the
 //! others. A cursor that is aside takes no place in the order: its lane goes on without it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::domain::cursor::CursorId;
@@ -361,28 +361,26 @@ impl Lane {
 
     /// The cursors that are set aside and wait longest, then those that are not and do.
     pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
-        let line = |(cursor, entry): (&CursorId, &Entry)| Line {
-            cursor: *cursor,
-            is_set_aside: entry.at.is_set_aside(),
-            is_kept: entry.at == At::Aside(Aside::Kept),
-            oldest: entry.oldest,
-            behind: entry.events(),
+        let (mut aside, mut flowing) = (BinaryHeap::new(), BinaryHeap::new());
+        for (cursor, entry) in &self.cursors {
+            let (oldest, max) = match entry.at.is_set_aside() {
+                true => (&mut aside, set_aside_max),
+                false => (&mut flowing, flowing_max),
+            };
+            keep_least(oldest, (entry.oldest, *cursor), max);
+        }
+        let oldest = [aside, flowing].map(BinaryHeap::into_sorted_vec).concat();
+        let line = |(_, cursor)| {
+            let entry = self.cursors.get(&cursor)?;
+            Some(Line {
+                cursor,
+                is_set_aside: entry.at.is_set_aside(),
+                is_kept: entry.at == At::Aside(Aside::Kept),
+                oldest: entry.oldest,
+                behind: entry.events(),
+            })
         };
-        let of = |set_aside: bool, max: usize| {
-            let lines = self.cursors.iter().map(line);
-            let lines = lines.filter(|line| line.is_set_aside == set_aside);
-            let mut lines: Vec<_> = lines.collect();
-            let by_age = |line: &Line| (line.oldest, line.cursor);
-            if lines.len() > max && max > 0 {
-                lines.select_nth_unstable_by_key(max - 1, by_age);
-            }
-            lines.truncate(max);
-            lines.sort_unstable_by_key(by_age);
-            lines
-        };
-        let mut lines = of(true, set_aside_max);
-        lines.append(&mut of(false, flowing_max));
-        lines
+        oldest.into_iter().filter_map(line).collect()
     }
 
     /// The lane in numbers.
@@ -446,6 +444,17 @@ fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
 fn in_order(mut hints: Vec<Hint>) -> Vec<Hint> {
     hints.sort_unstable_by_key(|hint| (hint.oldest, hint.cursor));
     hints
+}
+
+/// Keeps the `max` least of all that come by, the greatest of them on top.
+fn keep_least<T: Ord>(least: &mut BinaryHeap<T>, value: T, max: usize) {
+    if least.len() < max {
+        least.push(value);
+    } else if let Some(mut top) = least.peek_mut()
+        && value < *top
+    {
+        *top = value;
+    }
 }
 
 fn earlier(known: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {

@@ -293,19 +293,33 @@ fn a_dead_node_is_named() {
     let servers = Servers::on(postgres::shared());
     let homes = ["a", "b"].map(|name| Home::of(&servers, name));
     let (_a, b) = (homes[0].start(), homes[1].start());
+    homes[0].apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n");
+    let key = homes[0].key("write");
     until(|| {
         let nodes = snapshot(&homes[0])["nodes"].take();
         let owns = |node: &Value| node["owns"] != "";
         (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
     });
     b.kill();
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    // Some of them are for its lanes.
+    runtime.block_on(async {
+        let mut client = Client::new(homes[0].addr, &key);
+        for account in 0..64 {
+            let body = format!("{{\"account\":\"a{account}\"}}");
+            let answer = client.post("orders", body.into(), None).await;
+            assert_eq!(answer.unwrap().status, 202);
+        }
+    });
     told(
         &homes[0],
         &[
             "US node b silent for ",
             "have no owner",
-            "Accepting goes on,",
-            "More lanes: no. Another node takes them within 15s.",
+            ", since ",
+            "Accepting goes on, ",
+            " events wait. More lanes: no. Another node takes them within 15s.",
         ],
     );
 }

@@ -92,6 +92,31 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
     assert!(what.contains(&json!("flows again")), "{what:?}");
 }
 
+fn all_streams_that_are_held_are_counted_though_fifty_are_named(setup: Setup) {
+    let world = world(setup);
+    for account in 0..60 {
+        let bad = format!("{{\"account\":\"a{account}\",\"bad\":true}}");
+        world.accepted("bills", &bad);
+    }
+    let snapshot = until(|| {
+        let reply = world.admin("GET", "/v1/admin/snapshot", &Value::Null);
+        let snapshot = reply.json();
+        (snapshot["total"]["set_aside"] == 60 && snapshot["total"]["backlog"] == 60)
+            .then_some(snapshot)
+    });
+    let named = snapshot["cursors"].as_array().unwrap();
+    let ages: Vec<_> = named
+        .iter()
+        .map(|line| line["oldest_ms"].as_u64())
+        .collect();
+    assert_eq!(ages.len(), 50);
+    assert!(ages.is_sorted_by(|a, b| a >= b), "{ages:?}");
+    assert_eq!(named[0]["stream"], "bills/a0", "it has waited longest");
+    let more = snapshot["verdicts"][0]["more"].as_str().unwrap();
+    let told = "It and 59 more streams hold up only their own 60 events (100% of all).";
+    assert!(more.starts_with(told), "{more}");
+}
+
 fn what_an_operator_has_stopped_is_no_trouble_and_says_who_and_why(setup: Setup) {
     let world = world(setup);
     world
@@ -131,6 +156,7 @@ fn who_may_read_sees_everything_and_who_may_write_nothing(setup: Setup) {
 }
 
 on_both_setups! {
+    all_streams_that_are_held_are_counted_though_fifty_are_named
     a_held_stream_is_named_with_its_reason_and_what_it_holds_up
     what_an_operator_has_stopped_is_no_trouble_and_says_who_and_why
     who_may_read_sees_everything_and_who_may_write_nothing
