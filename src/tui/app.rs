@@ -412,7 +412,9 @@ impl App {
     /// The nodes that are shown: those that are silent or leave first.
     pub fn nodes(&self) -> Vec<&NodeLine> {
         let nodes = self.snapshot().map_or(&[][..], |seen| &seen.nodes);
-        let is_shown = |node: &&NodeLine| self.filter.shows(&[("node", &node.node)]);
+        // The filter chooses the rows of the screen, not those of a panel beside them.
+        let is_list = matches!(self.view, View::Nodes);
+        let is_shown = |node: &&NodeLine| !is_list || self.filter.shows(&[("node", &node.node)]);
         let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
         nodes.sort_by_key(|node| !is_in_trouble(node));
         nodes
@@ -421,8 +423,10 @@ impl App {
     /// The namespaces that are shown.
     pub fn namespaces(&self) -> Vec<&NamespaceLine> {
         let lines = self.snapshot().map_or(&[][..], |seen| &seen.namespaces);
-        let is_shown =
-            |line: &&NamespaceLine| self.filter.shows(&[("namespace", line.namespace.as_str())]);
+        let is_list = matches!(self.view, View::Namespaces);
+        let is_shown = |line: &&NamespaceLine| {
+            !is_list || self.filter.shows(&[("namespace", line.namespace.as_str())])
+        };
         lines.iter().filter(is_shown).collect()
     }
 

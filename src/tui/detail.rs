@@ -325,11 +325,9 @@ fn why_of(
     };
     let mut lines = vec![rule(app, &title, width)];
     let mut say = |label: &str, text: &str, tone: Tone| {
-        let parts = super::columns::wrapped(
-            printable_line(text).as_str(),
-            width.saturating_sub(11).max(10),
-        );
-        for (nth, part) in parts.into_iter().take(2).enumerate() {
+        let room = width.saturating_sub(11).max(10);
+        let parts = super::columns::paragraph(printable_line(text).as_str(), "", room, 2);
+        for (nth, part) in parts.into_iter().enumerate() {
             let label = if nth == 0 { label } else { "" };
             lines.push(app.theme.line(tone, format!(" {label:<9} {part}")));
         }

@@ -1,8 +1,7 @@
 //! Webhooks as they come, and one of them whole. What is in them comes from anybody: it is shown, never sent
 //! to the terminal as it is.
 
-use ratatui::style::Modifier;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
 use super::app::{App, View, fate};
 use super::columns::{Column, Table, chunked, cut, fit, number};
@@ -111,11 +110,7 @@ fn list(
         ];
         let sign = if is_selected(row) { '>' } else { ' ' };
         let text = format!("{sign}{}{}", severity.mark(), table.named_row(&cells));
-        let mut style = app.theme.style(Tone::from(severity));
-        if sign == '>' {
-            style = style.add_modifier(Modifier::REVERSED);
-        }
-        lines.push(Line::from(Span::styled(text, style)));
+        lines.push(app.theme.row(Tone::from(severity), text, sign == '>'));
     }
     lines
 }

@@ -1,7 +1,6 @@
 //! What happened, the nodes, and the namespaces: a list each.
 
-use ratatui::style::Modifier;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
 use super::app::{App, is_in_trouble};
 use super::columns::{Column, Table, age, cut, fit, number, share, took};
@@ -15,14 +14,8 @@ use crate::text::{count, counted, printable_line};
 /// A row of a list, which is selected or not.
 pub fn row(app: &App, text: String, severity: Severity, is_selected: bool) -> Line<'static> {
     let sign = if is_selected { '>' } else { ' ' };
-    let mut style = app.theme.style(Tone::from(severity));
-    if is_selected {
-        style = style.add_modifier(Modifier::REVERSED);
-    }
-    Line::from(Span::styled(
-        format!("{sign}{}{text}", severity.mark()),
-        style,
-    ))
+    let text = format!("{sign}{}{text}", severity.mark());
+    app.theme.row(Tone::from(severity), text, is_selected)
 }
 
 /// The first rows that are shown, so that the selected one is among them.

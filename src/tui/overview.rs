@@ -1,12 +1,11 @@
 //! The first screen: can it be trusted, how late is it, whose fault is it, do more lanes help; then the
 //! lanes, which prove it.
 
-use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Link, Sort, View};
 use super::chart::{bar, sparks};
-use super::columns::{Column, Table, age, cut, fit, number, rate, share, took, wrapped};
+use super::columns::{Column, Table, age, cut, fit, number, paragraph, rate, share, took};
 use super::fold;
 use super::lists::{node_header, node_line};
 use super::theme::Tone;
@@ -181,6 +180,7 @@ fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
             "   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s   DEAD {}   ETA {eta}",
             count(total.dead)
         ),
+        false if width < 78 => format!("  ETA {eta}  BACKLOG {} {slope}", short(total.backlog)),
         false => format!("  ETA {eta}  BACKLOG {backlog} {slope} IN {came} OUT {went}"),
     };
     let tone = match total.set_aside {
@@ -246,34 +246,45 @@ pub fn sentences(
     others: &[Verdict],
     width: usize,
 ) -> Vec<Line<'static>> {
-    let more = others.iter().filter(|other| other.class != Class::Ok);
-    let worst_other = more.clone().map(|other| other.severity).max();
-    let more = match (more.count(), worst_other) {
-        (0, _) => String::new(),
-        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
-        (more, _) => format!(" (+{more} more)"),
-    };
+    let more = how_many(others);
     let (mark, tone) = match (worst.class, worst.severity) {
         (Class::Ok, _) => ("", Tone::Good),
         (_, Severity::Trouble) => ("!! ", Tone::Trouble),
         _ => ("~  ", Tone::Unusual),
     };
     let first = format!(
-        "{mark}{}  {}{more}",
+        "{mark}{}  {}",
         worst.class.word(),
         printable_line(&worst.text)
     );
     let room = width.saturating_sub(4);
-    let parts = wrapped(&first, room).into_iter().take(2).enumerate();
+    let parts = paragraph(&first, &more, room, 2).into_iter().enumerate();
     let indent = |nth| if nth == 0 { " " } else { "    " };
-    let line = |(nth, part)| app.theme.line(tone, format!("{}{part}", indent(nth)));
+    let line = |(nth, part)| {
+        let tone = if nth > 0 && tone == Tone::Unusual {
+            Tone::Plain
+        } else {
+            tone
+        };
+        app.theme.line(tone, format!("{}{part}", indent(nth)))
+    };
     let mut lines: Vec<_> = parts.map(line).collect();
     if let Some(second) = &worst.more {
-        let parts = wrapped(printable_line(second).as_str(), room);
-        let parts = parts.into_iter().take(2);
+        let parts = paragraph(printable_line(second).as_str(), "", room, 2).into_iter();
         lines.extend(parts.map(|part| Line::from(format!("    {part}"))));
     }
     lines
+}
+
+/// How many more verdicts there are, and whether they need somebody.
+fn how_many(others: &[Verdict]) -> String {
+    let more = others.iter().filter(|other| other.class != Class::Ok);
+    let worst = more.clone().map(|other| other.severity).max();
+    match (more.count(), worst) {
+        (0, _) => String::new(),
+        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
+        (more, _) => format!(" (+{more} more)"),
+    }
 }
 
 fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
@@ -482,11 +493,7 @@ fn row(
     let text = table.named_row(&cells);
     let sign = if is_selected { '>' } else { ' ' };
     let text = format!("{sign}{}{text}", lane.severity.mark());
-    let mut style = app.theme.style(Tone::from(lane.severity));
-    if is_selected {
-        style = style.add_modifier(Modifier::REVERSED);
-    }
-    Line::from(Span::styled(text, style))
+    app.theme.row(Tone::from(lane.severity), text, is_selected)
 }
 
 /// What is below the table, as much of it as has room.
@@ -545,11 +552,13 @@ pub fn rule(app: &App, title: &str, width: usize) -> Line<'static> {
 
 fn chart(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let ascii = app.theme.ascii;
-    let wide = (width / 4).min(60);
+    // The words of the line take forty.
+    let wide = (width.saturating_sub(40) / 2).min(60);
     let of = |value: fn(&crate::api::Sample) -> f64, wide| {
         sparks(snapshot.history.iter().map(value), wide, ascii)
     };
     let most = snapshot.history.iter().map(|sample| sample.backlog).max();
+    let most = most.max(Some(snapshot.total.backlog));
     let title = format!(
         "backlog {} {} max {}   in {}  out {}",
         app.window.word(),
@@ -679,29 +688,34 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
             Severity::Fine => "  ",
         };
         let text = format!("{} {}", worst.class.word(), worst.text);
-        let more = worst
-            .more
-            .iter()
-            .flat_map(|more| wrapped(more, width.saturating_sub(3)));
-        let first = wrapped(printable_line(&text).as_str(), width.saturating_sub(3));
-        for (nth, part) in first.into_iter().chain(more).take(5).enumerate() {
+        // What it is and whether lanes help both have room, however long one of them is.
+        let room = width.saturating_sub(3);
+        let others = how_many(&snapshot.verdicts[1..]);
+        let first = paragraph(printable_line(&text).as_str(), &others, room, 3);
+        let more = worst.more.iter();
+        let more = more.flat_map(|more| paragraph(printable_line(more).as_str(), "", room, 3));
+        for (nth, part) in first.into_iter().chain(more).enumerate() {
             let sign = if nth == 0 { sign } else { "  " };
-            lines.push(
-                app.theme
-                    .line(Tone::from(worst.severity), format!("{sign} {part}")),
-            );
+            let tone = match (nth, worst.severity) {
+                (1.., Severity::Unusual) => Tone::Plain,
+                (_, severity) => Tone::from(severity),
+            };
+            lines.push(app.theme.line(tone, format!("{sign} {part}")));
         }
     }
     for lane in app.lanes() {
         if lane.severity == Severity::Fine || lines.len() + 1 >= height {
             continue;
         }
+        let what = match lane.set_aside {
+            0 => count(lane.backlog),
+            held => format!("HELD {}", count(held)),
+        };
         let text = format!(
-            "{} {} {}  HELD {}  {}",
+            "{} {} {}  {what}  {}",
             lane.severity.mark(),
             lane.index,
             lane.state.word(),
-            lane.set_aside,
             eta(lane.eta.as_ref(), lane.eta_ms)
         );
         lines.push(app.theme.line(Tone::from(lane.severity), text));

@@ -15,6 +15,7 @@ use crate::domain::time::Timestamp;
 
 const PLAIN: Theme = Theme {
     colour: false,
+    light: false,
     ascii: false,
 };
 
@@ -448,6 +449,25 @@ fn what_has_changed_under_a_dialog_is_not_done() {
 }
 
 #[test]
+fn what_a_dialog_asks_is_on_the_smallest_screen() {
+    for app in views() {
+        let Some(dialog) = &app.dialog else { continue };
+        let shown = format!("{dialog:?}");
+        let asks = shown.split("asks: ").nth(1).unwrap();
+        let question = match asks.split_whitespace().next() {
+            Some("Typed") => "]",
+            Some("Count") => "New number",
+            Some("Yes") => "> Cancel",
+            _ => "> ",
+        };
+        for (width, height) in [(80, 24), (60, 16), (80, 6), (40, 8), (40, 5)] {
+            let rows = text(&app, width, height).join("\n");
+            assert!(rows.contains(question), "{width}x{height}\n{rows}");
+        }
+    }
+}
+
+#[test]
 fn keys_that_edit_or_are_capital_change_nothing_by_themselves() {
     let acts = |want: &Option<Want>| matches!(want, Some(Want::Do(_)));
     for app in views() {
@@ -636,7 +656,14 @@ fn a_lost_daemon_leaves_old_numbers_that_look_old_and_one_that_is_new_says_so() 
     };
     let lost = |colour| {
         let ascii = false;
-        let mut app = app(Theme { colour, ascii }, 8);
+        let mut app = app(
+            Theme {
+                colour,
+                light: false,
+                ascii,
+            },
+            8,
+        );
         assert!(!underlined(&app) && !dim(&app));
         let (why, retry_at) = ("refused".to_owned(), at());
         app.update(Message::Lost { why, retry_at });
@@ -808,7 +835,11 @@ fn every_screen_looks_as_it_did() {
         for (width, height) in [(140, 40), (80, 24), (60, 16), (40, 10)] {
             let screens = views().into_iter().filter(|app| app.lanes().len() < 1_000);
             let painted = screens.map(|mut app| {
-                app.theme = Theme { colour, ascii };
+                app.theme = Theme {
+                    colour,
+                    light: false,
+                    ascii,
+                };
                 painted(&app, width, height) + &"=".repeat(usize::from(width)) + "\n"
             });
             let all: String = painted.collect();
