@@ -27,7 +27,7 @@ pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         }));
         return lines;
     };
-    lines.extend(lost(app));
+    lines.extend(lost(app, width));
     lines.push(totals(app, snapshot, width));
     lines.extend(verdict(app, snapshot, width));
     let foot = foot(app, width);
@@ -142,13 +142,13 @@ pub fn clock(at: Timestamp) -> String {
         .map_or(text.clone(), |time| format!("{time}Z"))
 }
 
-fn lost(app: &App) -> Option<Line<'static>> {
+fn lost(app: &App, width: usize) -> Option<Line<'static>> {
     let Link::Lost { why, .. } = &app.link else {
         return None;
     };
     let from = app.latest.as_ref().map(|seen| clock(seen.at))?;
     let text = format!(" SHOWING OLD DATA from {from}: {}", printable_line(why));
-    Some(app.theme.line(Tone::Trouble, text))
+    Some(app.theme.line(Tone::Trouble, cut(&text, width)))
 }
 
 fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {

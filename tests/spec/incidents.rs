@@ -300,18 +300,25 @@ fn a_dead_node_is_named() {
         let owns = |node: &Value| node["owns"] != "";
         (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
     });
-    b.kill();
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().unwrap();
-    // Some of them are for its lanes.
-    runtime.block_on(async {
+    let send = async || {
         let mut client = Client::new(homes[0].addr, &key);
         for account in 0..64 {
             let body = format!("{{\"account\":\"a{account}\"}}");
             let answer = client.post("orders", body.into(), None).await;
             assert_eq!(answer.unwrap().status, 202);
         }
+    };
+    runtime.block_on(send());
+    until(|| {
+        let seen = snapshot(&homes[1]);
+        let came = seen["hooks"][0]["in_per_s"].as_f64()?;
+        (came > 0.0).then_some(())
     });
+    b.kill();
+    // Some of them are for its lanes.
+    runtime.block_on(send());
     told(
         &homes[0],
         &[
