@@ -331,10 +331,10 @@ fn flood(facts: &Facts<'_>) -> Option<Verdict> {
         rate(*now),
         rate(*normal)
     );
+    // Two lines have room for all of it.
     let more = format!(
-        "{} wait, the oldest for {}. {} Or a namespace of its own: hooklane hooks edit {hook} --namespace NAME",
+        "{} wait. {} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
         counted(facts.flowing(), "event", "events"),
-        duration(facts.flow().unwrap_or_default()),
         lanes_help(facts)
     );
     Some(Verdict {

@@ -204,13 +204,18 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
 /// The text in `most` lines at most, and behind it `tail`, which is never left out; where there is more text, it ends
 /// in `..`.
 pub fn paragraph(text: &str, tail: &str, width: usize, most: usize) -> Vec<String> {
-    let whole = wrapped(&format!("{text}{tail}"), width);
-    if whole.len() <= most {
-        return whole;
-    }
     let mut lines = wrapped(text, width);
+    let is_whole = lines.len() <= most;
     lines.truncate(most);
-    if let Some(last) = lines.last_mut() {
+    let has_room = lines.len() < most;
+    let Some(last) = lines.last_mut() else {
+        return lines;
+    };
+    if is_whole && last.width() + tail.width() <= width {
+        last.push_str(tail);
+    } else if is_whole && has_room {
+        lines.push(cut(tail.trim_start(), width));
+    } else {
         let room = width.saturating_sub(tail.width());
         let ended = cut(&format!("{last}..."), room.min(last.width() + 2));
         *last = cut(&(ended + tail), width);
@@ -312,9 +317,16 @@ mod tests {
             paragraph("one two three four", "", 9, 2),
             ["one two", "three.."]
         );
+        let told = |text| paragraph(text, " (+1, !)", 13, 2);
+        assert_eq!(told("one"), ["one (+1, !)"]);
+        assert_eq!(told("one two three"), ["one two three", "(+1, !)"]);
         assert_eq!(
-            paragraph("one two three", " (+1)", 9, 2),
-            ["one two", "th.. (+1)"]
+            told("one two three four"),
+            ["one two three", "four (+1, !)"]
+        );
+        assert_eq!(
+            told("one two three fourfive"),
+            ["one two three", "fou.. (+1, !)"]
         );
         assert_eq!(cut("abc", 1), ".");
         assert_eq!(chunked("日本ab", 3), ["日", "本a", "b"]);

@@ -241,8 +241,8 @@ fn a_flood_of_one_sender_is_named() {
         "SENDERS hook orders gets ",
         "/s (normal ",
         "since ",
-        "the oldest for",
-        "More lanes: yes, ",
+        "events wait. More lanes: yes, ",
+        "Or lanes of its own: hooklane hooks edit orders --namespace NAME",
     ];
     let said = told(&world.home, &words);
     assert!(is_dated(&said), "{said}");
