@@ -532,5 +532,8 @@ mod tests {
         let request = Request::get("/").body(Bytes::new()).unwrap();
         let answer = client.exchange(request, Duration::ZERO).await;
         assert!(matches!(answer, Err(Error::Unreachable { why, .. }) if why == "no such file"));
+        // Root, who may be the one who tests, is kept out of nothing.
+        let forbidden = client.unreachable(&std::io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(forbidden, Error::Forbidden { .. }));
     }
 }

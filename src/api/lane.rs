@@ -30,9 +30,9 @@ pub struct Lane {
     pub backlog: u64,
     /// The same, of flowing cursors only.
     pub backlog_flowing: u64,
-    /// Events that came in, a second.
+    /// Events that came in, a second, by the last half or whole minute.
     pub in_per_s: Option<f64>,
-    /// Events that were applied, a second.
+    /// Events that were applied, a second, by the same time.
     pub out_per_s: Option<f64>,
     /// In words: `steady`, `grows`, `retry`, `held` …
     pub eta: Option<String>,

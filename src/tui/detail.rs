@@ -470,7 +470,7 @@ const HELP: &str = "  MOVE                               LOOK
            each holds up its own events only, the lane goes on
   OLDEST   age of the oldest waiting event, set-aside ones too
   FLOW     the same, of flowing cursors in running lanes only: our share
-  WAIT     received -> applied, waiting events counted, last 5m    WORK  handler
+  WAIT     received -> applied, waiting ones too; WORK  handler: 5m.  IN OUT: 1m
   ETA      by the slope of FLOW: - steady grows never, or a time; what waits
            for someone says so: retry, held, lease, resume (you)";
 
