@@ -77,11 +77,7 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
                     counted(seen.hooks_count, "hook", "hooks"),
                     counted(seen.streams_count, "stream", "streams"),
                     printable_line(&seen.viewer.name),
-                    if app.may_act() {
-                        ""
-                    } else {
-                        " (may only look)"
-                    }
+                    if app.may_act() { "" } else { " (read only)" }
                 );
             }
             left
@@ -329,6 +325,18 @@ fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
     columns
 }
 
+/// The columns that have room. Where that of the middle wait has gone, the other says of what it is.
+fn shown_columns(mut columns: Vec<Column>, room: usize) -> Table {
+    let table = Table::new(columns.clone(), 1, room);
+    if table.width("WAIT50") > 0 {
+        return table;
+    }
+    for p99 in columns.iter_mut().filter(|column| column.title == "p99") {
+        *p99 = Column::numbers("WAIT99", 6);
+    }
+    Table::new(columns, 1, room)
+}
+
 fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     let lanes = app.lanes();
     let generation = app.snapshot().map_or(0, |seen| seen.generation);
@@ -336,7 +344,7 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     let nodes = lanes.iter().filter_map(|lane| lane.node.as_deref());
     let node = nodes.map(|node| node.chars().count()).max().unwrap_or(0);
     let columns = columns(width, labels.max().unwrap_or(0).max(2), node.clamp(4, 8));
-    let columns = Table::new(columns, 1, width.saturating_sub(2));
+    let columns = shown_columns(columns, width.saturating_sub(2));
     let mut lines = vec![app.theme.line(
         Tone::Header,
         fit(&format!("  {}", columns.header()), width, false),
@@ -473,6 +481,7 @@ fn row(
         ("WAIT50", took(wait.map(|wait| wait.p50))),
         ("p90", took(wait.map(|wait| wait.p90))),
         ("p99", took(wait.map(|wait| wait.p99))),
+        ("WAIT99", took(wait.map(|wait| wait.p99))),
         ("max", took(wait.map(|wait| wait.max))),
         ("WORK50", took(work.map(|work| work.p50))),
         ("WORK99", took(work.map(|work| work.p99))),
