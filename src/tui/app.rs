@@ -511,6 +511,11 @@ impl App {
                 self.event = Some(event);
                 None
             }
+            Message::Plan(Ok(plan)) if plan.from == plan.to => {
+                let lanes = crate::text::counted(u64::from(plan.to), "lane", "lanes");
+                self.note = Some(format!("already {lanes}"));
+                None
+            }
             Message::Plan(Ok(plan)) => {
                 self.dialog = Some(Dialog::resize(&plan, self.now));
                 None

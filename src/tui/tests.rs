@@ -320,10 +320,11 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
     assert_eq!(press(&mut app, KeyCode::Enter), None);
     typed(&mut app, "16");
     assert_eq!(press(&mut app, KeyCode::Enter), Some(Want::Plan(16)));
-    let plan = serde_json::from_value(serde_json::json!({"namespace": "default", "from": 8,
+    let plan_json = serde_json::json!({"namespace": "default", "from": 8,
         "to": 16, "generation": 115, "next_generation": null, "streams": 1_204, "moves": 600,
         "set_aside": 1, "backlog": 17_596, "fullest_lane": 16_947, "fullest_lane_after": 16_940,
-        "fullest_stream": 16_940, "in_the_way": []}));
+        "fullest_stream": 16_940, "in_the_way": []});
+    let plan = serde_json::from_value(plan_json.clone());
     app.update(Message::Plan(Ok(plan.unwrap())));
     typed(&mut app, "8");
     assert_eq!(
@@ -336,6 +337,12 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
         press(&mut app, KeyCode::Enter),
         Some(Want::Do(Action::Resize(_)))
     ));
+
+    let plan: Option<Box<crate::api::Resize>> = serde_json::from_value(plan_json).ok();
+    let same = plan.map(|plan| Box::new(crate::api::Resize { to: 8, ..*plan }));
+    app.update(Message::Plan(Ok(same.unwrap())));
+    assert!(app.dialog.is_none(), "there is nothing to do");
+    assert_eq!(app.note.as_deref(), Some("already 8 lanes"));
 }
 
 #[test]
