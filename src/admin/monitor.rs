@@ -27,7 +27,6 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::catalog;
-use crate::engine::lane::Line;
 use crate::engine::ownership::{Member, View};
 use crate::engine::{self, Waits};
 use crate::metrics::Normal;
@@ -181,7 +180,7 @@ impl Default for Monitor {
 struct Own {
     id: LaneId,
     lane: Lane,
-    lines: Vec<Line>,
+    lines: Vec<crate::engine::lane::Line>,
     largest: Option<(CursorId, u64)>,
     turn: Option<(Duration, CursorId)>,
     reading: engine::Reading,
@@ -417,7 +416,7 @@ impl Admin {
         own: &[Own],
         now: Timestamp,
     ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
-        let mut lines: HashMap<CursorId, (u16, Line)> = HashMap::new();
+        let mut lines: HashMap<CursorId, (u16, crate::engine::lane::Line)> = HashMap::new();
         for lane in own {
             lines.extend(lane.lines.iter().map(|l| (l.cursor, (lane.id.index, *l))));
         }
@@ -451,7 +450,7 @@ impl Admin {
     /// Cursors of a lane that runs here, for people.
     pub(super) async fn cursor_lines(
         &self,
-        lines: Vec<Line>,
+        lines: Vec<crate::engine::lane::Line>,
         lane: u16,
     ) -> Result<Vec<api::CursorLine>, Error> {
         let catalog = self.engine()?.catalog.now();
@@ -544,11 +543,13 @@ impl Admin {
         whole: &Whole<'_>,
     ) -> Result<(), Error> {
         let is_orphan = |lane: &&mut Lane| lane.state == LaneState::NoOwner;
-        let known = |seen: &Seen| seen.spaces.get(&set.namespace)?.counts;
-        let counts = known(&self.monitor.seen.lock());
-        if !lanes.iter_mut().any(|lane| is_orphan(&lane))
-            || counts.is_none_or(|counts| counts.streams > COUNTED_OFTEN)
-        {
+        let is_small = {
+            let seen = self.monitor.seen.lock();
+            let space = seen.spaces.get(&set.namespace);
+            let counts = space.and_then(|space| space.counts.as_ref());
+            counts.is_some_and(|counts| counts.streams <= COUNTED_OFTEN)
+        };
+        if !is_small || !lanes.iter_mut().any(|lane| is_orphan(&lane)) {
             return Ok(());
         }
         let mut waiting = HashMap::new();
@@ -847,6 +848,24 @@ impl Whole<'_> {
         older.chain(set.ids()).map(shown).collect()
     }
 
+    /// What each hook gets a second from all nodes, and what is normal.
+    fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
+        let own = seen.hooks.iter();
+        let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
+        let told = self.reports.iter().flat_map(|report| &report.hooks);
+        let told = told.map(|(hook, now, normal)| (HookId(*hook), *now, *normal));
+        let mut paces: HashMap<_, (f64, Option<f64>)> = HashMap::new();
+        for (hook, now, normal) in own.chain(told) {
+            let pace = paces.entry(hook).or_default();
+            pace.0 += now;
+            pace.1 = match (pace.1, normal) {
+                (Some(one), Some(other)) => Some(one + other),
+                (one, other) => one.or(other),
+            };
+        }
+        paces
+    }
+
     fn cursors(&self, namespace: &Name, lanes: &[Lane]) -> Vec<api::CursorLine> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let lines = own.flat_map(|own| &own.lines);
@@ -877,24 +896,6 @@ impl Whole<'_> {
         aside.truncate(SET_ASIDE_MAX);
         aside.extend(rest.into_iter().take(FLOWING_MAX));
         aside
-    }
-
-    /// What each hook gets a second from all nodes, and what is normal.
-    fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
-        let own = seen.hooks.iter();
-        let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
-        let told = self.reports.iter().flat_map(|report| &report.hooks);
-        let told = told.map(|(hook, now, normal)| (HookId(*hook), *now, *normal));
-        let mut paces: HashMap<_, (f64, Option<f64>)> = HashMap::new();
-        for (hook, now, normal) in own.chain(told) {
-            let pace = paces.entry(hook).or_default();
-            pace.0 += now;
-            pace.1 = match (pace.1, normal) {
-                (Some(one), Some(other)) => Some(one + other),
-                (one, other) => one.or(other),
-            };
-        }
-        paces
     }
 
     fn turns(&self, namespace: &Name) -> Vec<(u16, String, Duration)> {
@@ -998,6 +999,25 @@ impl NodeReport {
     }
 }
 
+fn summed(mut sum: Waits, more: Waits) -> Waits {
+    for (sum, more) in sum.iter_mut().zip(more) {
+        *sum += more;
+    }
+    sum
+}
+
+/// The times that were seen, in microseconds, and how many events took them.
+fn counts<C: Counter>(times: &Histogram<C>) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let recorded = times.iter_recorded();
+    recorded.map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value().as_u64()))
+}
+
+fn gather(times: &mut Histogram<u64>, counts: impl IntoIterator<Item = (u64, u64)>) {
+    for (time, events) in counts {
+        times.saturating_record_n(time, events);
+    }
+}
+
 /// Notes how much waits in a lane whose node told of it last before it fell silent. What was set aside or kept then
 /// still is; the rest may flow, and waits at least since then.
 fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
@@ -1013,6 +1033,7 @@ fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
 /// Forgets the lines that others in the lanes of their namespace keep from being shown: names of thousands are not
 /// looked up once a second.
 fn keep_those_shown(own: &mut [Own]) {
+    use crate::engine::lane::Line;
     let age = |line: &Line| (line.oldest, line.cursor);
     for (is_aside, max) in [(true, SET_ASIDE_MAX), (false, FLOWING_MAX)] {
         let mut ages: HashMap<Name, Vec<_>> = HashMap::new();
@@ -1031,25 +1052,6 @@ fn keep_those_shown(own: &mut [Own]) {
             own.lines
                 .retain(|line| line.is_set_aside != is_aside || is_shown(line));
         }
-    }
-}
-
-fn summed(mut sum: Waits, more: Waits) -> Waits {
-    for (sum, more) in sum.iter_mut().zip(more) {
-        *sum += more;
-    }
-    sum
-}
-
-/// The times that were seen, in microseconds, and how many events took them.
-fn counts<C: Counter>(times: &Histogram<C>) -> impl Iterator<Item = (u64, u64)> + '_ {
-    let recorded = times.iter_recorded();
-    recorded.map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value().as_u64()))
-}
-
-fn gather(times: &mut Histogram<u64>, counts: impl IntoIterator<Item = (u64, u64)>) {
-    for (time, events) in counts {
-        times.saturating_record_n(time, events);
     }
 }
 
@@ -1209,7 +1211,7 @@ fn line_of(
     stream: StreamName,
     handler: &Name,
     kept: Option<&crate::store::CursorState>,
-    line: Option<&(u16, Line)>,
+    line: Option<&(u16, crate::engine::lane::Line)>,
     now: Timestamp,
 ) -> api::CursorLine {
     let position = kept.map(|kept| kept.position).unwrap_or_default();
