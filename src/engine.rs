@@ -286,6 +286,7 @@ impl Engine {
         let hint = Hint {
             cursor,
             oldest: Timestamp::now(),
+            newest: Timestamp::default(),
             behind: Behind::All(events),
             aside: Aside::Return,
         };

@@ -229,13 +229,8 @@ impl Worker {
     /// Puts a batch whose turn failed back to the tail.
     fn again(&self, batch: &[CursorId]) {
         let mut lane = self.lane.lock();
-        let now = Timestamp::now();
         for cursor in batch {
-            let rest = super::lane::Rest {
-                oldest: now,
-                events: 1,
-            };
-            lane.turned(*cursor, super::lane::Outcome::More(rest));
+            lane.not_turned(*cursor);
         }
     }
 
