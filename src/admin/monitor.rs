@@ -80,6 +80,8 @@ pub(super) struct NodeReport {
     pub overdue: Vec<(Name, String)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
+    /// What waits now, by how long so far.
+    pub waiting: HashMap<Name, Waits>,
     /// Times of the last minutes in microseconds, and how many events took them.
     pub wait: HashMap<Name, Vec<(u64, u64)>>,
     pub work: HashMap<Name, Vec<(u64, u64)>>,
@@ -569,11 +571,11 @@ impl Admin {
             space.help = help;
         }
         let mut total = total(&lanes);
-        (total.wait_ms, total.work_ms) = whole.times(&set.namespace);
+        (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
         total.dead = counts.dead;
         total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
-        let counted = whole.waits(&set.namespace);
-        space.past.note(&total, &lanes, counted, now);
+        let waits = whole.waits(&set.namespace);
+        space.past.note(&total, waits, now);
         keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
         news.extend(space.note_set_aside(&cursors));
         news.extend(note_nodes(&mut seen.nodes, whole));
@@ -853,18 +855,33 @@ impl Whole<'_> {
         largest.collect()
     }
 
-    fn waits(&self, namespace: &Name) -> Waits {
-        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
-        let own = own.map(|own| own.reading.waits);
-        let told = self
-            .reports
-            .iter()
-            .filter_map(|report| report.waits.get(namespace));
-        own.chain(told.copied()).fold(Waits::default(), summed)
+    /// What was finished since the nodes began, and what waits now.
+    fn waits(&self, namespace: &Name) -> past::Counted {
+        let mut counted = past::Counted::default();
+        for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
+            past::add(&mut counted.finished, own.reading.waits);
+            past::add(&mut counted.waiting, own.reading.waiting);
+        }
+        for report in &self.reports {
+            let of_space = |waits: &HashMap<Name, Waits>| waits.get(namespace).copied();
+            past::add(
+                &mut counted.finished,
+                of_space(&report.waits).unwrap_or_default(),
+            );
+            past::add(
+                &mut counted.waiting,
+                of_space(&report.waiting).unwrap_or_default(),
+            );
+        }
+        counted
     }
 
     /// How long events waited, and how long they were worked on, wherever: one distribution each.
-    fn times(&self, namespace: &Name) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
+    fn times(
+        &self,
+        namespace: &Name,
+        oldest_ms: Option<u64>,
+    ) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
         let (mut wait, mut work) = (engine::times::<u64>(), engine::times::<u64>());
         for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
             gather(&mut wait, counts(&own.reading.wait));
@@ -881,8 +898,8 @@ impl Whole<'_> {
             );
         }
         (
-            super::lanes::percentiles(&wait),
-            super::lanes::percentiles(&work),
+            super::lanes::percentiles(&wait, oldest_ms),
+            super::lanes::percentiles(&work, None),
         )
     }
 }
@@ -894,7 +911,11 @@ impl NodeReport {
         for own in own {
             let space = &own.id.namespace;
             let waits = self.waits.entry(space.clone()).or_default();
-            *waits = summed(*waits, own.reading.waits);
+            past::add(waits, own.reading.waits);
+            if own.lane.backlog > 0 {
+                let waiting = self.waiting.entry(space.clone()).or_default();
+                past::add(waiting, own.reading.waiting);
+            }
             let new = || (engine::times(), engine::times());
             let (wait, work) = spaces.entry(space.clone()).or_insert_with(new);
             gather(wait, counts(&own.reading.wait));
@@ -905,13 +926,6 @@ impl NodeReport {
             self.work.insert(space, counts(&work).collect());
         }
     }
-}
-
-fn summed(mut sum: Waits, more: Waits) -> Waits {
-    for (sum, more) in sum.iter_mut().zip(more) {
-        *sum += more;
-    }
-    sum
 }
 
 /// The times that were seen, in microseconds, and how many events took them.

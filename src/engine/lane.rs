@@ -118,6 +118,17 @@ pub struct Line {
     pub behind: u64,
 }
 
+/// Events that wait for one cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// When the oldest of them was received.
+    pub oldest: Timestamp,
+    /// When the newest was; not before the oldest.
+    pub newest: Timestamp,
+    /// How many.
+    pub events: u64,
+}
+
 impl At {
     fn is_set_aside(&self) -> bool {
         matches!(self, Self::Aside(Aside::Waiting(_) | Aside::Held))
@@ -409,6 +420,17 @@ impl Lane {
         lines
     }
 
+    /// What waits for each cursor, in no order.
+    pub fn spans(&self) -> Vec<Span> {
+        let span = |entry: &Entry| Span {
+            oldest: entry.oldest,
+            newest: entry.newest.max(entry.oldest),
+            events: entry.events(),
+        };
+        let spans = self.cursors.values().map(span);
+        spans.filter(|span| span.events > 0).collect()
+    }
+
     /// The lane in numbers.
     pub fn survey(&self) -> Survey {
         let mut survey = Survey::default();
@@ -615,6 +637,30 @@ mod tests {
         let survey = lane.survey();
         assert_eq!((survey.oldest, survey.backlog), (Some(at(40)), 2));
         assert_eq!(batch(&mut lane, 9, 0), [1], "it is its turn again");
+    }
+
+    #[test]
+    fn of_what_waits_for_a_cursor_it_is_known_when_the_oldest_came_and_when_the_newest() {
+        let came_at = |millis| Hint {
+            oldest: at(millis),
+            newest: at(millis),
+            ..hint(1, lanes::Aside::Stay)
+        };
+        let mut lane = Lane::default();
+        lane.hinted([10, 20, 30].map(came_at));
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        let rest = Rest {
+            oldest: at(20),
+            events: 2,
+        };
+        lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest));
+        lane.hinted([came_at(60)]);
+        let span = Span {
+            oldest: at(20),
+            newest: at(60),
+            events: 3,
+        };
+        assert_eq!(lane.spans(), [span]);
     }
 
     #[test]
