@@ -237,6 +237,7 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
     api::Lane {
         lane: id.to_string(),
         index: id.index,
+        generation: id.generation,
         state: LaneState::NoOwner,
         set_aside: 0,
         waiting: 0,

@@ -400,9 +400,9 @@ impl Admin {
         own: &[Own],
         now: Timestamp,
     ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
-        let mut lines: HashMap<CursorId, (u16, crate::engine::lane::Line)> = HashMap::new();
+        let mut lines: HashMap<CursorId, (&LaneId, crate::engine::lane::Line)> = HashMap::new();
         for lane in own {
-            lines.extend(lane.lines.iter().map(|l| (l.cursor, (lane.id.index, *l))));
+            lines.extend(lane.lines.iter().map(|l| (l.cursor, (&lane.id, *l))));
         }
         let others = own.iter().filter_map(|lane| Some(lane.largest?.0));
         let others = others.chain(own.iter().filter_map(|lane| Some(lane.turn?.1)));
@@ -435,7 +435,7 @@ impl Admin {
     pub(super) async fn cursor_lines(
         &self,
         lines: Vec<crate::engine::lane::Line>,
-        lane: u16,
+        lane: &LaneId,
     ) -> Result<Vec<api::CursorLine>, Error> {
         let catalog = self.engine()?.catalog.now();
         let wanted: HashSet<_> = lines.iter().map(|line| line.cursor.stream).collect();
@@ -813,14 +813,7 @@ impl Whole<'_> {
             let told: Vec<_> = told.map(|(_, line)| line).collect();
             lines.extend(told);
         }
-        for line in &mut lines {
-            let lane = lanes.iter().find(|lane| lane.index == line.lane);
-            let is_paused = lane
-                .is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
-            if is_paused && line.condition == "flowing" {
-                line.condition = "paused".to_owned();
-            }
-        }
+        pause(&mut lines, lanes);
         let is_aside = |line: &api::CursorLine| matches!(&*line.condition, "waiting" | "held");
         let (mut aside, mut rest): (Vec<_>, Vec<_>) = lines.into_iter().partition(is_aside);
         let by_age = |line: &api::CursorLine| std::cmp::Reverse(line.oldest_ms);
@@ -831,23 +824,23 @@ impl Whole<'_> {
         aside
     }
 
-    fn turns(&self, namespace: &Name) -> Vec<(u16, String, Duration)> {
+    fn turns(&self, namespace: &Name) -> Vec<(LaneId, String, Duration)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let turn = |own: &Own| {
             let (ran, cursor) = own.turn?;
             let name = self.names.get(&cursor);
             let name = name.map(|line| format!("{} -> {}", line.stream, line.handler));
-            Some((own.id.index, name.unwrap_or_default(), ran))
+            Some((own.id.clone(), name.unwrap_or_default(), ran))
         };
         own.filter_map(turn).collect()
     }
 
-    fn largest(&self, namespace: &Name) -> Vec<(u16, StreamName, u64)> {
+    fn largest(&self, namespace: &Name) -> Vec<(LaneId, StreamName, u64)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let largest = own.filter_map(|own| {
             let (cursor, events) = own.largest?;
             Some((
-                own.id.index,
+                own.id.clone(),
                 self.names.get(&cursor)?.stream.clone(),
                 events,
             ))
@@ -1084,6 +1077,18 @@ fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
     ring.push_back(value);
 }
 
+/// Says of cursors that flow in lanes that an operator has stopped that they are paused.
+fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
+    for line in cursors {
+        let lane = lanes.iter().find(|lane| line.is_in(lane));
+        let is_stopped =
+            lane.is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
+        if is_stopped && line.condition == "flowing" {
+            line.condition = "paused".to_owned();
+        }
+    }
+}
+
 fn is_same(a: &api::CursorLine, b: &api::CursorLine) -> bool {
     a.stream == b.stream && a.handler == b.handler
 }
@@ -1092,7 +1097,7 @@ fn line_of(
     stream: StreamName,
     handler: &Name,
     kept: Option<&crate::store::CursorState>,
-    line: Option<&(u16, crate::engine::lane::Line)>,
+    line: Option<&(&LaneId, crate::engine::lane::Line)>,
     now: Timestamp,
 ) -> api::CursorLine {
     let position = kept.map(|kept| kept.position).unwrap_or_default();
@@ -1110,7 +1115,8 @@ fn line_of(
     api::CursorLine {
         stream,
         handler: handler.clone(),
-        lane: line.map_or(0, |(lane, _)| *lane),
+        lane: line.map_or(0, |(lane, _)| lane.index),
+        generation: line.map_or(0, |(lane, _)| lane.generation),
         condition,
         position,
         head: crate::domain::position::Seq(
@@ -1348,4 +1354,32 @@ fn millis(duration: Duration) -> u64 {
 
 fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_lanes_are_resized_a_cursor_stands_still_with_the_lane_of_its_own_generation() {
+        let lane = |generation, state| Lane {
+            state,
+            ..super::super::lanes::idle(&LaneId {
+                namespace: Name::default_namespace(),
+                generation,
+                index: 0,
+            })
+        };
+        let lanes = [lane(7, LaneState::Active), lane(8, LaneState::Paused)];
+        let stream: StreamName = "billing/acme".parse().unwrap();
+        let handler: Name = "reduce".parse().unwrap();
+        let mut lines = [7, 8].map(|generation| api::CursorLine {
+            generation,
+            ..line_of(stream.clone(), &handler, None, None, Timestamp::default())
+        });
+        pause(&mut lines, &lanes);
+        let conditions = lines.map(|line| line.condition);
+        assert_eq!(conditions, ["flowing", "paused"]);
+    }
 }

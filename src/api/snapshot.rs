@@ -297,6 +297,9 @@ pub struct CursorLine {
     pub handler: Name,
     /// The lane it is in, by its place in the lane set.
     pub lane: u16,
+    /// The generation of that set: while it is resized, two lanes have the same place.
+    #[serde(default)]
+    pub generation: i64,
     /// `flowing`, `waiting`, `held` or `paused`.
     pub condition: String,
     /// Where it is.
@@ -315,6 +318,13 @@ pub struct CursorLine {
     pub retry_at: Option<Timestamp>,
     /// The event it needs next.
     pub next: Option<EventId>,
+}
+
+impl CursorLine {
+    /// Whether it is in this lane.
+    pub fn is_in(&self, lane: &Lane) -> bool {
+        (self.generation, self.lane) == (lane.generation, lane.index)
+    }
 }
 
 /// A live node.
