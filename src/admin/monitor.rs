@@ -537,16 +537,16 @@ impl Admin {
     fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
         let space = seen.spaces.get(namespace);
-        let Some(known) = space.and_then(|space| space.counts) else {
+        let Some(known) = space.and_then(|space| space.counts.as_ref()) else {
             return true;
         };
         let hooks = catalog.hooks.values();
         let hooks = hooks.filter(|hook| hook.namespace == *namespace);
-        let every = match known.streams < COUNTED_OFTEN {
+        let every = match known.streams() < COUNTED_OFTEN {
             true => STEP,
             false => COUNTS_EVERY,
         };
-        hooks.count() as u64 != known.hooks || seen.ticks.is_multiple_of(every)
+        hooks.count() != known.hooks.len() || seen.ticks.is_multiple_of(every)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -564,7 +564,7 @@ impl Admin {
         let ticks = seen.ticks;
         let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
         space.counts = counts.or(space.counts);
-        let counts = space.counts.unwrap_or_default();
+        let counts = space.counts.clone().unwrap_or_default();
         let thresholds = whole.catalog.thresholds(&set.namespace);
         let mut news = space.note_lanes(&mut lanes, &cursors, whole, thresholds, ticks);
         if ticks.is_multiple_of(STEP) || help.is_some() {
@@ -581,7 +581,7 @@ impl Admin {
         news.extend(note_nodes(&mut seen.nodes, whole));
         super::lanes::hide_flow_of_stopped(&mut lanes);
         let storage = self.storage(seen, now);
-        let (hooks, paces) = hook_lines(seen, set, whole.catalog);
+        let (hooks, paces) = hook_lines(seen, set, whole.catalog, &counts);
         let handlers = handler_paces(seen, set, whole.catalog);
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
@@ -629,8 +629,8 @@ impl Admin {
             },
             namespace: set.namespace.clone(),
             generation: set.generation,
-            hooks_count: counts.hooks,
-            streams_count: counts.streams,
+            hooks_count: counts.hooks.len() as u64,
+            streams_count: counts.streams(),
             warn_ms: millis(thresholds.warn),
             crit_ms: millis(thresholds.crit),
             verdicts,
@@ -695,6 +695,7 @@ impl Admin {
             return vec![api::NodeLine {
                 node: self.node.clone(),
                 lanes: whole.own.len() as u64,
+                lanes_here: indexes.len() as u64,
                 owns: ranges(&indexes),
                 busy: mean(own.filter_map(|own| own.lane.busy)),
                 cpu: Some(hundredths(seen.cpu.2)),
@@ -717,6 +718,7 @@ impl Admin {
             api::NodeLine {
                 node: node.name.clone(),
                 lanes: mine.count() as u64,
+                lanes_here: indexes.len() as u64,
                 owns: ranges(&indexes),
                 busy: mean(
                     report
@@ -1199,6 +1201,7 @@ fn hook_lines(
     seen: &Seen,
     set: &LaneSet,
     catalog: &catalog::Snapshot,
+    counts: &store::NamespaceCounts,
 ) -> (Vec<api::HookLine>, Vec<(String, f64, f64)>) {
     let hooks = catalog.hooks.values();
     let mut hooks: Vec<_> = hooks
@@ -1219,10 +1222,15 @@ fn hook_lines(
         in_per_s: pace(hook.id).now,
         normal_per_s: pace(hook.id).normal.value().map(hundredths),
         paused: catalog.stops.hooks.contains_key(&hook.id),
+        streams: counts.hooks.get(&hook.id).copied().unwrap_or(0),
         handlers: {
-            let names: Vec<_> = hook.handlers.iter().map(|h| h.name.to_string()).collect();
-            names.join(", ")
+            let handlers = hook.handlers.iter();
+            let told: Vec<_> = handlers
+                .map(|h| format!("{} {}", h.name, h.reducer))
+                .collect();
+            told.join(", ")
         },
+        verify: "write key".to_owned(),
     };
     (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), paces)
 }
@@ -1258,7 +1266,7 @@ fn namespace_lines(
         };
         let total = known.map(|known| &known.total);
         let space = seen.spaces.get(&set.namespace);
-        let counts = space.and_then(|space| space.counts);
+        let counts = space.and_then(|space| space.counts.as_ref());
         let mut states = BTreeMap::new();
         for lane in known.iter().flat_map(|known| &known.lanes) {
             *states.entry(lane.state).or_insert(0) += 1;
@@ -1268,7 +1276,7 @@ fn namespace_lines(
             lanes: set.lanes,
             generation: set.generation,
             states,
-            streams: counts.map_or(0, |counts| counts.streams),
+            streams: counts.map_or(0, store::NamespaceCounts::streams),
             set_aside: total.map_or(0, |total| total.set_aside),
             oldest_ms: total.and_then(|total| total.oldest_ms),
             flow_ms: total.and_then(|total| total.flow_ms),

@@ -334,6 +334,9 @@ pub struct NodeLine {
     pub node: String,
     /// Lanes it runs, of all namespaces.
     pub lanes: u64,
+    /// How many of them are of this namespace.
+    #[serde(default)]
+    pub lanes_here: u64,
     /// Those of this namespace, as ranges: `0-3,7`.
     pub owns: String,
     /// The share of time in which its lanes of this namespace took turns, 0 to 1.
@@ -391,8 +394,14 @@ pub struct HookLine {
     pub normal_per_s: Option<f64>,
     /// Whether an operator has paused it.
     pub paused: bool,
+    /// Its streams.
+    #[serde(default)]
+    pub streams: u64,
     /// Its handlers: `reduce latest`.
     pub handlers: String,
+    /// How it knows its senders: `write key`.
+    #[serde(default)]
+    pub verify: String,
 }
 
 /// A second of the past, or ten.
