@@ -936,7 +936,8 @@ mod tests {
             result: Some("held by uid 0".to_owned()),
             ..cursor("held", 1_000)
         };
-        let severity = |lane| severity(lane, &[by_hand.clone()], &[], Thresholds::default());
+        let by_hand = [by_hand];
+        let severity = |lane| severity(lane, &by_hand, &[], Thresholds::default());
         assert_eq!(
             severity(&lanes[0]),
             Severity::Trouble,
