@@ -89,6 +89,8 @@ pub(super) struct NodeReport {
     pub overdue: Vec<(Name, String)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
+    /// What waits now, by how long so far.
+    pub waiting: HashMap<Name, Waits>,
     /// Times of the last minutes in microseconds, and how many events took them.
     pub wait: HashMap<Name, Vec<(u64, u64)>>,
     pub work: HashMap<Name, Vec<(u64, u64)>>,
@@ -416,9 +418,9 @@ impl Admin {
         own: &[Own],
         now: Timestamp,
     ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
-        let mut lines: HashMap<CursorId, (u16, crate::engine::lane::Line)> = HashMap::new();
+        let mut lines: HashMap<CursorId, (&LaneId, crate::engine::lane::Line)> = HashMap::new();
         for lane in own {
-            lines.extend(lane.lines.iter().map(|l| (l.cursor, (lane.id.index, *l))));
+            lines.extend(lane.lines.iter().map(|l| (l.cursor, (&lane.id, *l))));
         }
         let others = own.iter().filter_map(|lane| Some(lane.largest?.0));
         let others = others.chain(own.iter().filter_map(|lane| Some(lane.turn?.1)));
@@ -451,7 +453,7 @@ impl Admin {
     pub(super) async fn cursor_lines(
         &self,
         lines: Vec<crate::engine::lane::Line>,
-        lane: u16,
+        lane: &LaneId,
     ) -> Result<Vec<api::CursorLine>, Error> {
         let catalog = self.engine()?.catalog.now();
         let wanted: HashSet<_> = lines.iter().map(|line| line.cursor.stream).collect();
@@ -547,7 +549,7 @@ impl Admin {
             let seen = self.monitor.seen.lock();
             let space = seen.spaces.get(&set.namespace);
             let counts = space.and_then(|space| space.counts.as_ref());
-            counts.is_some_and(|counts| counts.streams <= COUNTED_OFTEN)
+            counts.is_some_and(|counts| counts.streams() <= COUNTED_OFTEN)
         };
         if !is_small || !lanes.iter_mut().any(|lane| is_orphan(&lane)) {
             return Ok(());
@@ -584,16 +586,16 @@ impl Admin {
     fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
         let space = seen.spaces.get(namespace);
-        let Some(known) = space.and_then(|space| space.counts) else {
+        let Some(known) = space.and_then(|space| space.counts.as_ref()) else {
             return true;
         };
         let hooks = catalog.hooks.values();
         let hooks = hooks.filter(|hook| hook.namespace == *namespace);
-        let every = match known.streams < COUNTED_OFTEN {
+        let every = match known.streams() < COUNTED_OFTEN {
             true => STEP,
             false => COUNTS_EVERY,
         };
-        hooks.count() as u64 != known.hooks || seen.ticks.is_multiple_of(every)
+        hooks.count() != known.hooks.len() || seen.ticks.is_multiple_of(every)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -611,18 +613,18 @@ impl Admin {
         let ticks = seen.ticks;
         let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
         space.counts = counts.or(space.counts);
-        let counts = space.counts.unwrap_or_default();
+        let counts = space.counts.clone().unwrap_or_default();
         let thresholds = whole.catalog.thresholds(&set.namespace);
         let mut news = space.note_lanes(&mut lanes, &cursors, whole, thresholds, ticks);
         if ticks.is_multiple_of(STEP) || help.is_some() {
             space.help = help;
         }
         let mut total = total(&lanes);
-        (total.wait_ms, total.work_ms) = whole.times(&set.namespace);
+        (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
         total.dead = counts.dead;
         total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
-        let counted = whole.waits(&set.namespace);
-        space.past.note(&total, &lanes, counted, now);
+        let waits = whole.waits(&set.namespace);
+        space.past.note(&total, waits, now);
         keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
         news.extend(space.note_set_aside(&cursors));
         news.extend(note_nodes(&mut seen.nodes, whole));
@@ -630,7 +632,7 @@ impl Admin {
         let mut storage = self.storage(seen, now);
         let accepted = whole.reports.iter().map(|report| report.accepted_per_s);
         storage.accepted_per_s += accepted.sum::<f64>();
-        let (hooks, paces) = hook_lines(seen, set, whole);
+        let (hooks, paces) = hook_lines(seen, set, whole, &counts);
         let handlers = handler_paces(seen, set, whole);
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
@@ -678,8 +680,8 @@ impl Admin {
             },
             namespace: set.namespace.clone(),
             generation: set.generation,
-            hooks_count: counts.hooks,
-            streams_count: counts.streams,
+            hooks_count: counts.hooks.len() as u64,
+            streams_count: counts.streams(),
             warn_ms: millis(thresholds.warn),
             crit_ms: millis(thresholds.crit),
             verdicts,
@@ -744,6 +746,7 @@ impl Admin {
             return vec![api::NodeLine {
                 node: self.node.clone(),
                 lanes: whole.own.len() as u64,
+                lanes_here: indexes.len() as u64,
                 owns: ranges(&indexes),
                 busy: mean(own.filter_map(|own| own.lane.busy)),
                 cpu: Some(hundredths(seen.cpu.2)),
@@ -766,6 +769,7 @@ impl Admin {
             api::NodeLine {
                 node: node.name.clone(),
                 lanes: mine.count() as u64,
+                lanes_here: indexes.len() as u64,
                 owns: ranges(&indexes),
                 busy: mean(
                     report
@@ -880,14 +884,7 @@ impl Whole<'_> {
             let told: Vec<_> = told.map(|(_, line)| line).collect();
             lines.extend(told);
         }
-        for line in &mut lines {
-            let lane = lanes.iter().find(|lane| lane.index == line.lane);
-            let is_paused = lane
-                .is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
-            if is_paused && line.condition == "flowing" {
-                line.condition = "paused".to_owned();
-            }
-        }
+        pause(&mut lines, lanes);
         let is_aside = |line: &api::CursorLine| matches!(&*line.condition, "waiting" | "held");
         let (mut aside, mut rest): (Vec<_>, Vec<_>) = lines.into_iter().partition(is_aside);
         let by_age = |line: &api::CursorLine| std::cmp::Reverse(line.oldest_ms);
@@ -898,23 +895,23 @@ impl Whole<'_> {
         aside
     }
 
-    fn turns(&self, namespace: &Name) -> Vec<(u16, String, Duration)> {
+    fn turns(&self, namespace: &Name) -> Vec<(LaneId, String, Duration)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let turn = |own: &Own| {
             let (ran, cursor) = own.turn?;
             let name = self.names.get(&cursor);
             let name = name.map(|line| format!("{} -> {}", line.stream, line.handler));
-            Some((own.id.index, name.unwrap_or_default(), ran))
+            Some((own.id.clone(), name.unwrap_or_default(), ran))
         };
         own.filter_map(turn).collect()
     }
 
-    fn largest(&self, namespace: &Name) -> Vec<(u16, StreamName, u64)> {
+    fn largest(&self, namespace: &Name) -> Vec<(LaneId, StreamName, u64)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let largest = own.filter_map(|own| {
             let (cursor, events) = own.largest?;
             Some((
-                own.id.index,
+                own.id.clone(),
                 self.names.get(&cursor)?.stream.clone(),
                 events,
             ))
@@ -922,18 +919,33 @@ impl Whole<'_> {
         largest.collect()
     }
 
-    fn waits(&self, namespace: &Name) -> Waits {
-        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
-        let own = own.map(|own| own.reading.waits);
-        let told = self
-            .reports
-            .iter()
-            .filter_map(|report| report.waits.get(namespace));
-        own.chain(told.copied()).fold(Waits::default(), summed)
+    /// What was finished since the nodes began, and what waits now.
+    fn waits(&self, namespace: &Name) -> past::Counted {
+        let mut counted = past::Counted::default();
+        for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
+            past::add(&mut counted.finished, own.reading.waits);
+            past::add(&mut counted.waiting, own.reading.waiting);
+        }
+        for report in &self.reports {
+            let of_space = |waits: &HashMap<Name, Waits>| waits.get(namespace).copied();
+            past::add(
+                &mut counted.finished,
+                of_space(&report.waits).unwrap_or_default(),
+            );
+            past::add(
+                &mut counted.waiting,
+                of_space(&report.waiting).unwrap_or_default(),
+            );
+        }
+        counted
     }
 
     /// How long events waited, and how long they were worked on, wherever: one distribution each.
-    fn times(&self, namespace: &Name) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
+    fn times(
+        &self,
+        namespace: &Name,
+        oldest_ms: Option<u64>,
+    ) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
         let (mut wait, mut work) = (engine::times::<u64>(), engine::times::<u64>());
         for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
             gather(&mut wait, counts(&own.reading.wait));
@@ -950,8 +962,8 @@ impl Whole<'_> {
             );
         }
         (
-            super::lanes::percentiles(&wait),
-            super::lanes::percentiles(&work),
+            super::lanes::percentiles(&wait, oldest_ms),
+            super::lanes::percentiles(&work, None),
         )
     }
 }
@@ -986,7 +998,11 @@ impl NodeReport {
         for own in own {
             let space = &own.id.namespace;
             let waits = self.waits.entry(space.clone()).or_default();
-            *waits = summed(*waits, own.reading.waits);
+            past::add(waits, own.reading.waits);
+            if own.lane.backlog > 0 {
+                let waiting = self.waiting.entry(space.clone()).or_default();
+                past::add(waiting, own.reading.waiting);
+            }
             let new = || (engine::times(), engine::times());
             let (wait, work) = spaces.entry(space.clone()).or_insert_with(new);
             gather(wait, counts(&own.reading.wait));
@@ -997,13 +1013,6 @@ impl NodeReport {
             self.work.insert(space, counts(&work).collect());
         }
     }
-}
-
-fn summed(mut sum: Waits, more: Waits) -> Waits {
-    for (sum, more) in sum.iter_mut().zip(more) {
-        *sum += more;
-    }
-    sum
 }
 
 /// The times that were seen, in microseconds, and how many events took them.
@@ -1203,6 +1212,18 @@ fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
     ring.push_back(value);
 }
 
+/// Says of cursors that flow in lanes that an operator has stopped that they are paused.
+fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
+    for line in cursors {
+        let lane = lanes.iter().find(|lane| line.is_in(lane));
+        let is_stopped =
+            lane.is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
+        if is_stopped && line.condition == "flowing" {
+            line.condition = "paused".to_owned();
+        }
+    }
+}
+
 fn is_same(a: &api::CursorLine, b: &api::CursorLine) -> bool {
     a.stream == b.stream && a.handler == b.handler
 }
@@ -1211,7 +1232,7 @@ fn line_of(
     stream: StreamName,
     handler: &Name,
     kept: Option<&crate::store::CursorState>,
-    line: Option<&(u16, crate::engine::lane::Line)>,
+    line: Option<&(&LaneId, crate::engine::lane::Line)>,
     now: Timestamp,
 ) -> api::CursorLine {
     let position = kept.map(|kept| kept.position).unwrap_or_default();
@@ -1229,7 +1250,8 @@ fn line_of(
     api::CursorLine {
         stream,
         handler: handler.clone(),
-        lane: line.map_or(0, |(lane, _)| *lane),
+        lane: line.map_or(0, |(lane, _)| lane.index),
+        generation: line.map_or(0, |(lane, _)| lane.generation),
         condition,
         position,
         head: crate::domain::position::Seq(
@@ -1312,6 +1334,7 @@ fn hook_lines(
     seen: &Seen,
     set: &LaneSet,
     whole: &Whole<'_>,
+    counts: &store::NamespaceCounts,
 ) -> (Vec<api::HookLine>, Vec<(String, f64, f64)>) {
     let catalog = whole.catalog;
     let hooks = catalog.hooks.values();
@@ -1334,10 +1357,15 @@ fn hook_lines(
         in_per_s: hundredths(pace(hook.id).0),
         normal_per_s: pace(hook.id).1.map(hundredths),
         paused: catalog.stops.hooks.contains_key(&hook.id),
+        streams: counts.hooks.get(&hook.id).copied().unwrap_or(0),
         handlers: {
-            let names: Vec<_> = hook.handlers.iter().map(|h| h.name.to_string()).collect();
-            names.join(", ")
+            let handlers = hook.handlers.iter();
+            let told: Vec<_> = handlers
+                .map(|h| format!("{} {}", h.name, h.reducer))
+                .collect();
+            told.join(", ")
         },
+        verify: "write key".to_owned(),
     };
     (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
 }
@@ -1374,7 +1402,7 @@ fn namespace_lines(
         };
         let total = known.map(|known| &known.total);
         let space = seen.spaces.get(&set.namespace);
-        let counts = space.and_then(|space| space.counts);
+        let counts = space.and_then(|space| space.counts.as_ref());
         let mut states = BTreeMap::new();
         for lane in known.iter().flat_map(|known| &known.lanes) {
             *states.entry(lane.state).or_insert(0) += 1;
@@ -1384,7 +1412,7 @@ fn namespace_lines(
             lanes: set.lanes,
             generation: set.generation,
             states,
-            streams: counts.map_or(0, |counts| counts.streams),
+            streams: counts.map_or(0, store::NamespaceCounts::streams),
             set_aside: total.map_or(0, |total| total.set_aside),
             oldest_ms: total.and_then(|total| total.oldest_ms),
             flow_ms: total.and_then(|total| total.flow_ms),
@@ -1470,4 +1498,32 @@ fn millis(duration: Duration) -> u64 {
 
 fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_lanes_are_resized_a_cursor_stands_still_with_the_lane_of_its_own_generation() {
+        let lane = |generation, state| Lane {
+            state,
+            ..super::super::lanes::idle(&LaneId {
+                namespace: Name::default_namespace(),
+                generation,
+                index: 0,
+            })
+        };
+        let lanes = [lane(7, LaneState::Active), lane(8, LaneState::Paused)];
+        let stream: StreamName = "billing/acme".parse().unwrap();
+        let handler: Name = "reduce".parse().unwrap();
+        let mut lines = [7, 8].map(|generation| api::CursorLine {
+            generation,
+            ..line_of(stream.clone(), &handler, None, None, Timestamp::default())
+        });
+        pause(&mut lines, &lanes);
+        let conditions = lines.map(|line| line.condition);
+        assert_eq!(conditions, ["flowing", "paused"]);
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::eta;
 use crate::api::{Class, CursorLine, Lane, LaneState, Severity, Storage, Verdict};
 use crate::domain::cursor::Condition;
+use crate::domain::lane::LaneId;
 use crate::domain::name::StreamName;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
@@ -40,7 +41,7 @@ pub struct Facts<'f> {
     /// How events are stored.
     pub storage: Storage,
     /// Turns that run: the lane, the cursor, and for how long.
-    pub turns: &'f [(u16, String, Duration)],
+    pub turns: &'f [(LaneId, String, Duration)],
     /// Hooks with what they get a second, and what is normal.
     pub hooks: &'f [(String, f64, f64)],
     /// Handlers with the time they take for an event in seconds, and what is normal.
@@ -50,7 +51,7 @@ pub struct Facts<'f> {
     /// Streams that keep events past their time, in words, a line a hook.
     pub overdue: &'f [String],
     /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
-    pub largest: &'f [(u16, StreamName, u64)],
+    pub largest: &'f [(LaneId, StreamName, u64)],
     /// The least number of lanes that no stream would keep busy, were what waits laid on them.
     pub lanes_that_help: Option<u16>,
     /// Acknowledged events that a failover has lost and that no operator knows of.
@@ -170,7 +171,7 @@ pub fn severity(
     flow_ms: &[u64],
     thresholds: Thresholds,
 ) -> Severity {
-    let of_lane = |cursor: &&CursorLine| cursor.lane == lane.index;
+    let of_lane = |cursor: &&CursorLine| cursor.is_in(lane);
     let held_by_hand = cursors.iter().filter(of_lane).filter(|c| is_by_hand(c));
     let held_by_hand = held_by_hand.count() as u64;
     let is_bad = |cursor: &CursorLine| match cursor.condition.as_str() {
@@ -302,11 +303,17 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
+/// By place and generation: while lanes are resized, two of them have the same place.
+fn is_lane(lane: &Lane, id: &LaneId) -> bool {
+    (lane.generation, lane.index) == (id.generation, id.index)
+}
+
 fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
     let longest = facts.turns.iter().max_by_key(|(.., ran)| *ran);
     let (lane, cursor, ran) = longest.filter(|(.., ran)| *ran >= HANGS)?;
-    let of_lane = facts.lanes.iter().find(|known| known.index == *lane);
+    let of_lane = facts.lanes.iter().find(|known| is_lane(known, lane));
     let events = of_lane.map_or(0, |lane| lane.backlog_flowing);
+    let lane = lane.index;
     let text = format!("lane {lane}: turn of {cursor} runs for {}", duration(*ran));
     let more = format!(
         "Holds up the {} of its lane. More lanes: no.",
@@ -379,8 +386,8 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
         .iter()
         .filter(|l| facts.is_late_lane(l))
         .collect();
-    let is_late = |lane: u16| late.iter().any(|late| late.index == lane);
-    let largest = facts.largest.iter().filter(|(lane, ..)| is_late(*lane));
+    let is_late = |id: &LaneId| late.iter().any(|late| is_lane(late, id));
+    let largest = facts.largest.iter().filter(|(lane, ..)| is_late(lane));
     let mut largest: Vec<_> = largest.collect();
     largest.sort_by_key(|(.., events)| std::cmp::Reverse(*events));
     let (_, stream, most) = largest.first()?;
@@ -699,15 +706,18 @@ fn millis(ms: f64) -> String {
 mod tests {
     use super::*;
 
-    fn lane(index: u16) -> Lane {
-        let id = crate::domain::lane::LaneId {
+    fn id(index: u16) -> LaneId {
+        LaneId {
             namespace: crate::domain::name::Name::default_namespace(),
             generation: 1,
             index,
-        };
+        }
+    }
+
+    fn lane(index: u16) -> Lane {
         Lane {
             state: LaneState::Active,
-            ..super::super::lanes::idle(&id)
+            ..super::super::lanes::idle(&id(index))
         }
     }
 
@@ -728,6 +738,7 @@ mod tests {
             stream: "billing/acme".parse().unwrap(),
             handler: "reduce".parse().unwrap(),
             lane: 3,
+            generation: 1,
             condition: condition.to_owned(),
             position: Default::default(),
             head: crate::domain::position::Seq(61),
@@ -847,7 +858,7 @@ mod tests {
         assert!(first(&facts).2.contains("More lanes: no"));
 
         let lanes = [late(2)];
-        let largest = [(2, "orders/9107".parse().unwrap(), 920)];
+        let largest = [(id(2), "orders/9107".parse().unwrap(), 920)];
         let facts = Facts {
             lanes: &lanes,
             largest: &largest,
@@ -867,7 +878,7 @@ mod tests {
     fn lanes_help_only_where_turns_wait_and_a_few_streams_are_told_from_many() {
         let lanes = [late(2), late(3)];
         let largest = |events| {
-            let of = |lane, name: &str| (lane, name.parse().unwrap(), events);
+            let of = |lane, name: &str| (id(lane), name.parse().unwrap(), events);
             [of(2, "orders/a"), of(3, "orders/b")]
         };
         let few = largest(900);
@@ -918,7 +929,7 @@ mod tests {
         let (lanes, turn) = (
             [lane(2)],
             [(
-                2,
+                id(2),
                 "orders/9107 -> reduce".to_owned(),
                 Duration::from_secs(41),
             )],
@@ -931,6 +942,40 @@ mod tests {
         let (rule, _, text) = first(&facts);
         assert_eq!(rule, 3);
         assert!(text.starts_with("lane 2: turn of orders/9107 -> reduce runs for 41s"));
+    }
+
+    #[test]
+    fn while_lanes_are_resized_a_finding_is_about_the_lane_of_its_own_generation() {
+        let older = crate::api::Lane {
+            lane: "default-0-2".to_owned(),
+            generation: 0,
+            held: 1,
+            ..lane(2)
+        };
+        let lanes = [older, lane(2)];
+        let turn = [(id(2), "orders/9107 -> reduce".to_owned(), HANGS)];
+        let facts = Facts {
+            lanes: &lanes,
+            turns: &turn,
+            ..Facts::default()
+        };
+        let worst = verdicts(&facts).remove(0);
+        assert_eq!(
+            (worst.rule, worst.lane.as_deref()),
+            (3, Some("default-1-2"))
+        );
+        let by_hand = CursorLine {
+            lane: 2,
+            result: Some("held by uid 0".to_owned()),
+            ..cursor("held", 1_000)
+        };
+        let by_hand = [by_hand];
+        let severity = |lane| severity(lane, &by_hand, &[], Thresholds::default());
+        assert_eq!(
+            severity(&lanes[0]),
+            Severity::Trouble,
+            "that is of the newer"
+        );
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub struct Lane {
     pub lane: String,
     /// Its place in the lane set, from 0.
     pub index: u16,
+    /// The generation of that set.
+    #[serde(default)]
+    pub generation: i64,
     /// What it does.
     pub state: LaneState,
     /// Cursors that are waiting or held.

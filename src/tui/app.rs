@@ -312,15 +312,17 @@ impl App {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
         };
-        let mut cursors: std::collections::HashMap<u16, Vec<&CursorLine>> = Default::default();
+        let mut cursors: std::collections::HashMap<_, Vec<&CursorLine>> = Default::default();
         if !self.filter.is_empty() {
             for cursor in &snapshot.cursors {
-                cursors.entry(cursor.lane).or_default().push(cursor);
+                let lane = (cursor.generation, cursor.lane);
+                cursors.entry(lane).or_default().push(cursor);
             }
         }
         let is_shown = |lane: &&Lane| {
             self.filter.is_empty() || {
-                let of_lane = cursors.get(&lane.index).map_or(&[][..], Vec::as_slice);
+                let of_lane = cursors.get(&(lane.generation, lane.index));
+                let of_lane = of_lane.map_or(&[][..], Vec::as_slice);
                 self.shows_lane(lane, of_lane)
             }
         };
@@ -374,7 +376,7 @@ impl App {
             (None, Some(snapshot)) => &snapshot.cursors,
             (None, None) => return Vec::new(),
         };
-        let of_lane = lines.iter().filter(|line| line.lane == lane.index);
+        let of_lane = lines.iter().filter(|line| line.is_in(lane));
         of_lane.filter(|line| self.shows_cursor(line)).collect()
     }
 

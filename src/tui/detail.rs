@@ -85,7 +85,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
             snapshot
                 .cursors
                 .iter()
-                .any(|line| line.lane == lane.index && line.stream == *stream)
+                .any(|line| line.is_in(lane) && line.stream == *stream)
         });
         verdict.lane.as_deref() == Some(name) || its_stream
     };

@@ -32,7 +32,8 @@ pub fn events(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let hooks = app.snapshot().map_or(&[][..], |seen| &seen.hooks);
     let of_filter = |name: &str| hook.is_none_or(|hook| name.contains(hook));
     let rates = hooks.iter().filter(|line| of_filter(line.hook.as_str()));
-    let rate: f64 = rates.map(|line| line.in_per_s).sum();
+    // Not `sum`: of nothing it is -0.
+    let rate = rates.fold(0.0, |sum, line| sum + line.in_per_s);
     let filter = match app.filter.is_empty() {
         true => "all hooks".to_owned(),
         false => format!("filter: {}", app.filter.text()),

@@ -241,19 +241,23 @@ fn namespace_lines(app: &App, width: usize) -> Vec<Line<'static>> {
 }
 
 fn hook_lines(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(54).max(10);
     let titles = format!(
-        " {:<20} {:>7} {:>7}  {}",
-        "HOOK", "IN/s", "NORMAL", "HANDLERS"
+        " {:<15} {:>6} {:>6} {:>7}  {:<room$} {}",
+        "HOOK", "IN/s", "NORMAL", "STREAMS", "HANDLERS", "VERIFY"
     );
     let mut lines = vec![app.theme.line(Tone::Header, fit(&titles, width, false))];
     for line in snapshot.hooks.iter().take(ROWS) {
-        let paused = if line.paused { "  paused" } else { "" };
+        let paused = if line.paused { "paused, " } else { "" };
+        let handlers = format!("{paused}{}", printable_line(&line.handlers));
         let text = format!(
-            " {} {:>7} {:>7}  {}{paused}",
-            fit(line.hook.as_str(), 20, false),
+            " {} {:>6} {:>6} {:>7}  {} {}",
+            fit(line.hook.as_str(), 15, false),
             rate(Some(line.in_per_s)),
             rate(line.normal_per_s),
-            printable_line(&line.handlers)
+            number(line.streams, 7),
+            fit(&handlers, room, false),
+            printable_line(&line.verify)
         );
         let tone = if line.paused {
             Tone::Unusual

@@ -69,6 +69,26 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
     );
     assert_eq!(code, Some(3));
 
+    let (hook, node) = until(|| {
+        let seen = world
+            .admin("GET", "/v1/admin/snapshot", &Value::Null)
+            .json();
+        let hook = seen["hooks"]
+            .as_array()?
+            .iter()
+            .find(|hook| hook["hook"] == "bills")?
+            .clone();
+        (hook["streams"] == 2).then(|| (hook, seen["nodes"][0].clone()))
+    });
+    let told = (&hook["handlers"], &hook["verify"]);
+    assert_eq!(
+        told,
+        (&json!("reduce picky.js"), &json!("write key")),
+        "{hook}"
+    );
+    let lanes = (&node["lanes"], &node["lanes_here"], &node["owns"]);
+    assert_eq!(lanes, (&json!(10), &json!(8), &json!("0-7")), "{node}");
+
     let events = world.get("/v1/hooks/bills/events?stream=acme").json();
     let first = events["items"][0]["id"]
         .as_str()
