@@ -160,6 +160,12 @@ pub enum Error {
         /// What the system says.
         why: String,
     },
+    /// The socket's file keeps this user out; nothing was sent.
+    #[error("this user may not use {target} (permission denied)")]
+    Forbidden {
+        /// Where.
+        target: Target,
+    },
     /// The answer did not come in time; whether it was done is not known.
     #[error("no answer from {target} within {}s", .after.as_secs_f64())]
     TimedOut {
@@ -355,13 +361,13 @@ impl Client {
     }
 
     fn unreachable(&self, error: &std::io::Error) -> Error {
+        let target = self.target.clone();
         let why = match error.kind() {
             std::io::ErrorKind::NotFound => "no such file".to_owned(),
             std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            std::io::ErrorKind::PermissionDenied => return Error::Forbidden { target },
             _ => error.to_string(),
         };
-        let target = self.target.clone();
         Error::Unreachable { target, why }
     }
 
@@ -526,5 +532,8 @@ mod tests {
         let request = Request::get("/").body(Bytes::new()).unwrap();
         let answer = client.exchange(request, Duration::ZERO).await;
         assert!(matches!(answer, Err(Error::Unreachable { why, .. }) if why == "no such file"));
+        // Root, who may be the one who tests, is kept out of nothing.
+        let forbidden = client.unreachable(&std::io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(forbidden, Error::Forbidden { .. }));
     }
 }

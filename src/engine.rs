@@ -44,7 +44,7 @@ use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
 use catalog::Drain;
-pub use gauge::{Reading, Waits, class, times};
+pub use gauge::{Reading, Waits, times};
 pub use worker::Worker;
 
 /// How often the version of the configuration is looked at: a revoked key is refused within this time.
@@ -286,6 +286,7 @@ impl Engine {
         let hint = Hint {
             cursor,
             oldest: Timestamp::now(),
+            newest: Timestamp::default(),
             behind: Behind::All(events),
             aside: Aside::Return,
         };

@@ -23,6 +23,8 @@ pub struct Hint {
     pub cursor: CursorId,
     /// When the oldest event that this hint is about was received.
     pub oldest: Timestamp,
+    /// When the newest was; [`Timestamp::default`] where that is not known.
+    pub newest: Timestamp,
     /// How much.
     pub behind: Behind,
     /// What it asks of a cursor that was set aside.
@@ -51,6 +53,7 @@ impl Hint {
     /// Puts a later hint for the same cursor into this one.
     pub fn merge(&mut self, later: Hint) {
         self.oldest = self.oldest.min(later.oldest);
+        self.newest = self.newest.max(later.newest);
         self.behind = self.behind.and(later.behind);
         if later.aside == Aside::Return {
             self.aside = Aside::Return;
@@ -199,6 +202,7 @@ mod tests {
                 handler: HandlerId(1),
             },
             oldest: Timestamp::from_millis(oldest),
+            newest: Timestamp::from_millis(oldest),
             behind: Behind::More(1),
             aside: Aside::Stay,
         }

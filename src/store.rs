@@ -54,7 +54,7 @@ pub use error::{Clash, Error};
 pub use events::{Appended, Filter, NewEvent, Stored};
 pub use hints::{HintAnswer, HintRequest};
 pub use history::{Accepted, History, LostEvent};
-pub use hooks::HookPlan;
+pub use hooks::{Batch, HookPlan};
 pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, Fullest, LaneMode, Left, Progress, Size, Waiting, Why};
 pub use look::{Looked, look};

@@ -18,7 +18,7 @@ use crate::domain::position::Seq;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce::{self, Folds, Task};
-use crate::store::{CursorRow, CursorsFilter, HookPlan};
+use crate::store::{Batch, CursorRow, CursorsFilter, HookPlan};
 use crate::text::duration;
 
 /// The longest debounce: beyond it an event would be forgotten by people.
@@ -107,10 +107,12 @@ impl Admin {
     }
 
     /// Makes hooks and namespaces as declared and says what that changes. Saying the same twice changes
-    /// nothing. `prune` also deletes the hooks that are not declared; `dry_run` only says.
+    /// nothing. `prune` also deletes the hooks that are not declared; `dry_run` only says. All of it is changed at
+    /// once, or nothing; hooks move to other namespaces afterwards, one after the other.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a declaration that contradicts itself: nothing is changed then.
+    /// [`Error::Invalid`] for a declaration that contradicts itself, [`Error::Conflict`] when somebody has changed
+    /// a part of it meanwhile: nothing is changed then. [`Error::Conflict`], too, for a hook that cannot move now.
     pub async fn apply(
         &self,
         wanted: &api::Apply,
@@ -128,8 +130,7 @@ impl Admin {
             }
         }
 
-        let mut changes = Vec::new();
-        let (mut new_namespaces, mut timed) = (Vec::new(), Vec::new());
+        let (mut changes, mut batch) = (Vec::new(), Batch::default());
         for spec in &wanted.namespaces {
             let Some(there) = namespaces.iter().find(|n| n.lanes.namespace == spec.name) else {
                 changes.push(change(
@@ -138,7 +139,9 @@ impl Admin {
                     &spec.name,
                     vec![],
                 ));
-                new_namespaces.push(spec);
+                let thresholds = thresholds(spec, Thresholds::default())?;
+                let new = (&spec.name, spec.lanes, thresholds);
+                batch.new_namespaces.push(new);
                 continue;
             };
             let to = thresholds(spec, there.thresholds)?;
@@ -150,29 +153,35 @@ impl Admin {
                     &spec.name,
                     what,
                 ));
-                timed.push((&spec.name, to));
+                batch.thresholds.push((&spec.name, to));
             }
         }
-        let (mut new, mut edited) = (Vec::new(), Vec::new());
+        let (mut moves, mut bereft) = (Vec::new(), Vec::new());
         for spec in &wanted.hooks {
             let Some(hook) = there.iter().find(|hook| hook.name == spec.name) else {
                 changes.push(change(Action::Create, ChangeKind::Hook, &spec.name, vec![]));
-                new.push(plan(spec));
+                batch.new_hooks.push(plan(spec));
                 continue;
             };
             let what = differences(&spec_of(hook), spec);
             if !what.is_empty() {
                 changes.push(change(Action::Edit, ChangeKind::Hook, &spec.name, what));
-                edited.push((hook, spec));
+                batch.edited.push((hook, plan(spec)));
+            }
+            if hook.namespace != spec.namespace {
+                moves.push((hook, &spec.namespace));
+            }
+            if hook.reduce().is_some() && spec.reduce.is_none() {
+                bereft.push(hook);
             }
         }
         let declared: HashSet<_> = wanted.hooks.iter().map(|spec| &spec.name).collect();
         let is_gone = |hook: &&Hook| prune && !declared.contains(&hook.name);
-        let gone: Vec<_> = there.iter().filter(is_gone).collect();
-        changes.extend(
-            gone.iter()
-                .map(|hook| change(Action::Delete, ChangeKind::Hook, &hook.name, vec![])),
-        );
+        for hook in there.iter().filter(is_gone) {
+            changes.push(change(Action::Delete, ChangeKind::Hook, &hook.name, vec![]));
+            batch.deleted.push(hook.id);
+            bereft.push(hook);
+        }
         if dry_run || changes.is_empty() {
             return Ok(api::Changes { changes });
         }
@@ -184,23 +193,27 @@ impl Admin {
             };
         });
         self.store.tell_note(json!({"changes": changes}));
-        for spec in new_namespaces {
-            self.create_namespace(spec).await?;
+        let mut aside = Vec::new();
+        for hook in bereft {
+            aside.push((hook, self.set_aside(hook.id).await?));
         }
-        for (namespace, thresholds) in timed {
-            self.store.set_thresholds(namespace, thresholds).await?;
+        if !self.store.apply(&batch, Timestamp::now()).await? {
+            let message =
+                "somebody changed hooks or namespaces meanwhile. Nothing was changed; apply again";
+            return Err(Error::Conflict(message.into()));
         }
-        for (hook, spec) in edited {
-            self.set_hook(hook, spec).await?;
+        self.changed().await?;
+        for (hook, aside) in &aside {
+            self.forget(hook, aside);
         }
-        for hook in gone {
-            let aside = self.set_aside(hook.id).await?;
-            self.store.delete_hook(hook.id, Timestamp::now()).await?;
-            self.forget(hook, &aside);
-        }
-        if !new.is_empty() {
-            let made = self.store.create_hooks(&new, Timestamp::now()).await?;
-            made.ok_or_else(|| Error::Conflict("a hook was made meanwhile; apply again".into()))?;
+        for (hook, to) in moves {
+            let moved = self.move_hook(hook, to).await;
+            moved.map_err(|error| match error {
+                Error::Conflict(why) => {
+                    Error::Conflict(format!("{why}. The rest of the file is applied"))
+                }
+                other => other,
+            })?;
         }
         self.changed().await?;
         Ok(api::Changes { changes })
@@ -275,8 +288,8 @@ impl Admin {
         let begun = self.store.begin_move(hook.id, &hook.namespace, to, now);
         let Some(moving) = begun.await? else {
             return Err(Error::Conflict(format!(
-                "hook {name} is on its way to another namespace, or has left {}, or there is no {to} any \
-                 more. Nothing was changed.",
+                "hook {name} stays where it is: it is on its way to another namespace, or has left {}, or \
+                 there is no {to} any more",
                 hook.namespace
             )));
         };

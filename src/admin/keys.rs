@@ -23,7 +23,16 @@ impl Admin {
         let hooks = self.store.hooks().await?;
         let names: HashMap<HookId, Name> = hooks.into_iter().map(|h| (h.id, h.name)).collect();
         let keys = self.store.keys().await?.into_iter();
-        Ok(keys.map(|(key, used)| shown(&key, used, &names)).collect())
+        let last_use = |key: &Key, stored: Option<LastUse>| {
+            let engine = self.engine.as_ref();
+            let here = engine.and_then(|engine| engine.catalog.last_use(key.number));
+            stored.into_iter().chain(here).max_by_key(|last| last.at)
+        };
+        let keys = keys.map(|(key, stored)| {
+            let used = last_use(&key, stored);
+            shown(&key, used, &names)
+        });
+        Ok(keys.collect())
     }
 
     /// Mints a key for `by`. Its text is in the answer and nowhere else.

@@ -237,6 +237,7 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
     api::Lane {
         lane: id.to_string(),
         index: id.index,
+        generation: id.generation,
         state: LaneState::NoOwner,
         set_aside: 0,
         waiting: 0,
@@ -293,8 +294,8 @@ pub(super) fn running(
         in_per_s: Some(tenths(reading.in_per_s)),
         out_per_s: Some(tenths(reading.out_per_s)),
         eta: eta(survey, reading).map(str::to_owned),
-        wait_ms: percentiles(&reading.wait),
-        work_ms: percentiles(&reading.work),
+        wait_ms: percentiles(&reading.wait, age(survey.oldest)),
+        work_ms: percentiles(&reading.work, None),
         turn_wait_ms: survey
             .turn_wait
             .map(|waits| u64::try_from(waits.as_millis()).unwrap_or(u64::MAX)),
@@ -323,18 +324,29 @@ fn eta(survey: &Survey, reading: &Reading) -> Option<&'static str> {
     }
 }
 
+/// What a histogram shows. It knows times by classes only, of which the longest is shown; of those like the age of
+/// the oldest event that waits, that age is shown, so that nothing that waits seems to wait for longer.
 pub(super) fn percentiles<C: hdrhistogram::Counter>(
     histogram: &hdrhistogram::Histogram<C>,
+    oldest_ms: Option<u64>,
 ) -> Option<Percentiles> {
     if histogram.is_empty() {
         return None;
     }
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+    let shown = |micros: u64| {
+        let shown = micros as f64 / 1_000.0;
+        let class = histogram.lowest_equivalent(micros) / 1_000..=micros / 1_000;
+        match oldest_ms {
+            Some(oldest) if class.contains(&oldest) => shown.min(oldest as f64),
+            _ => shown,
+        }
+    };
+    let at = |quantile| shown(histogram.value_at_quantile(quantile));
     Some(Percentiles {
         p50: at(0.5),
         p90: at(0.9),
         p99: at(0.99),
-        max: histogram.max() as f64 / 1_000.0,
+        max: shown(histogram.max()),
     })
 }
 
@@ -346,6 +358,22 @@ fn tenths(rate: f64) -> f64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::engine;
+
+    #[test]
+    fn nothing_that_waits_seems_to_wait_for_longer_than_the_oldest() {
+        for oldest_ms in [0, 1, 17, 2_113, 90_001, 1_087_000] {
+            let mut wait = engine::times::<u64>();
+            wait.saturating_record_n(oldest_ms * 1_000 + 999, 100);
+            let shown = percentiles(&wait, Some(oldest_ms)).unwrap();
+            let oldest = oldest_ms as f64;
+            assert_eq!((shown.p50, shown.p99, shown.max), (oldest, oldest, oldest));
+        }
+        let mut wait = engine::times::<u64>();
+        wait.saturating_record_n(60_000_000, 100);
+        let finished = percentiles(&wait, Some(1_000)).unwrap();
+        assert!(finished.p99 >= 60_000.0, "some that waited longer are done");
+    }
 
     #[test]
     fn modes_are_shown_of_the_lanes_that_have_them_also_while_older_ones_are_there() {

@@ -54,6 +54,9 @@ const LOG_SHOWN: usize = 200;
 /// Hooks shown.
 const HOOKS_SHOWN: usize = 20;
 
+/// Hooks that other nodes are told of.
+const HOOKS_TOLD: usize = 50;
+
 /// Seconds between counts of streams.
 const COUNTS_EVERY: u64 = 60;
 
@@ -76,10 +79,18 @@ pub(super) struct NodeReport {
     pub cpu: Option<f64>,
     pub commit_p99_ms: Option<f64>,
     pub fsync_p99_ms: Option<f64>,
+    /// Events that it accepts, a second.
+    pub accepted_per_s: f64,
+    /// Hooks that get something from it: how much a second, and what is normal.
+    pub hooks: Vec<(i64, f64, Option<f64>)>,
+    /// Handlers that are much slower in its lanes than is normal: the time they take for an event, and the normal one.
+    pub slow: Vec<(i64, f64, f64)>,
     /// Streams that keep events past their time: of which namespace, and in words.
     pub overdue: Vec<(Name, String)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
+    /// What waits now, by how long so far.
+    pub waiting: HashMap<Name, Waits>,
     /// Times of the last minutes in microseconds, and how many events took them.
     pub wait: HashMap<Name, Vec<(u64, u64)>>,
     pub work: HashMap<Name, Vec<(u64, u64)>>,
@@ -114,6 +125,14 @@ struct Seen {
 struct Pace {
     now: f64,
     normal: Normal,
+}
+
+impl Pace {
+    /// Both figures, where it is much more than normal.
+    fn is_slow(self) -> Option<(f64, f64)> {
+        let normal = self.normal.value()?;
+        (self.now > 2.0 * normal).then_some((self.now, normal))
+    }
 }
 
 /// What was seen of one namespace.
@@ -388,6 +407,7 @@ impl Admin {
                 id,
             });
         }
+        keep_those_shown(&mut own);
         Ok(own)
     }
 
@@ -398,9 +418,9 @@ impl Admin {
         own: &[Own],
         now: Timestamp,
     ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
-        let mut lines: HashMap<CursorId, (u16, crate::engine::lane::Line)> = HashMap::new();
+        let mut lines: HashMap<CursorId, (&LaneId, crate::engine::lane::Line)> = HashMap::new();
         for lane in own {
-            lines.extend(lane.lines.iter().map(|l| (l.cursor, (lane.id.index, *l))));
+            lines.extend(lane.lines.iter().map(|l| (l.cursor, (&lane.id, *l))));
         }
         let others = own.iter().filter_map(|lane| Some(lane.largest?.0));
         let others = others.chain(own.iter().filter_map(|lane| Some(lane.turn?.1)));
@@ -433,7 +453,7 @@ impl Admin {
     pub(super) async fn cursor_lines(
         &self,
         lines: Vec<crate::engine::lane::Line>,
-        lane: u16,
+        lane: &LaneId,
     ) -> Result<Vec<api::CursorLine>, Error> {
         let catalog = self.engine()?.catalog.now();
         let wanted: HashSet<_> = lines.iter().map(|line| line.cursor.stream).collect();
@@ -472,11 +492,10 @@ impl Admin {
                 .map(|own| own.lane.clone())
                 .collect(),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            cpu: Some(hundredths(self.monitor.seen.lock().cpu.2)),
             commit_p99_ms: commit_p99(engine, now),
             fsync_p99_ms: fsync_p99(engine, now),
             overdue: overdue(engine),
-            ..NodeReport::default()
+            ..self.monitor.seen.lock().told()
         };
         for own in own {
             let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
@@ -501,6 +520,7 @@ impl Admin {
         };
         let mut lanes = whole.lanes(set);
         self.show_modes(set, &mut lanes).await?;
+        self.count_orphans(set, &mut lanes, whole).await?;
         let cursors = whole.cursors(namespace, &lanes);
         let thresholds = whole.catalog.thresholds(namespace);
         let help = match self.wants_help(namespace, thresholds, &lanes) {
@@ -514,6 +534,37 @@ impl Admin {
         let mut seen = self.monitor.seen.lock();
         let snapshot = self.compose(&mut seen, set, lanes, cursors, whole, help, counts);
         seen.snapshots.insert(namespace.clone(), Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// What waits in lanes that nobody runs: a node that is gone does not tell, the database does.
+    async fn count_orphans(
+        &self,
+        set: &LaneSet,
+        lanes: &mut [Lane],
+        whole: &Whole<'_>,
+    ) -> Result<(), Error> {
+        let is_orphan = |lane: &&mut Lane| lane.state == LaneState::NoOwner;
+        let is_small = {
+            let seen = self.monitor.seen.lock();
+            let space = seen.spaces.get(&set.namespace);
+            let counts = space.and_then(|space| space.counts.as_ref());
+            counts.is_some_and(|counts| counts.streams() <= COUNTED_OFTEN)
+        };
+        if !is_small || !lanes.iter_mut().any(|lane| is_orphan(&lane)) {
+            return Ok(());
+        }
+        let mut waiting = HashMap::new();
+        for slot in self.store.waiting(&set.namespace).await? {
+            let lane = set.lane(Slot(slot.slot)).to_string();
+            *waiting.entry(lane).or_insert(0) += slot.events;
+        }
+        let silent: HashMap<_, _> = whole.silent().into_iter().collect();
+        for lane in lanes.iter_mut().filter(is_orphan) {
+            let silent = lane.node.as_ref().and_then(|node| silent.get(node));
+            let events = waiting.get(&lane.lane).copied().unwrap_or(0);
+            waits_unseen(lane, events, silent.copied());
+        }
         Ok(())
     }
 
@@ -535,16 +586,16 @@ impl Admin {
     fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
         let space = seen.spaces.get(namespace);
-        let Some(known) = space.and_then(|space| space.counts) else {
+        let Some(known) = space.and_then(|space| space.counts.as_ref()) else {
             return true;
         };
         let hooks = catalog.hooks.values();
         let hooks = hooks.filter(|hook| hook.namespace == *namespace);
-        let every = match known.streams < COUNTED_OFTEN {
+        let every = match known.streams() < COUNTED_OFTEN {
             true => STEP,
             false => COUNTS_EVERY,
         };
-        hooks.count() as u64 != known.hooks || seen.ticks.is_multiple_of(every)
+        hooks.count() != known.hooks.len() || seen.ticks.is_multiple_of(every)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -562,25 +613,27 @@ impl Admin {
         let ticks = seen.ticks;
         let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
         space.counts = counts.or(space.counts);
-        let counts = space.counts.unwrap_or_default();
+        let counts = space.counts.clone().unwrap_or_default();
         let thresholds = whole.catalog.thresholds(&set.namespace);
         let mut news = space.note_lanes(&mut lanes, &cursors, whole, thresholds, ticks);
         if ticks.is_multiple_of(STEP) || help.is_some() {
             space.help = help;
         }
         let mut total = total(&lanes);
-        (total.wait_ms, total.work_ms) = whole.times(&set.namespace);
+        (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
         total.dead = counts.dead;
         total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
-        let counted = whole.waits(&set.namespace);
-        space.past.note(&total, &lanes, counted, now);
+        let waits = whole.waits(&set.namespace);
+        space.past.note(&total, waits, now);
         keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
         news.extend(space.note_set_aside(&cursors));
         news.extend(note_nodes(&mut seen.nodes, whole));
         super::lanes::hide_flow_of_stopped(&mut lanes);
-        let storage = self.storage(seen, now);
-        let (hooks, paces) = hook_lines(seen, set, whole.catalog);
-        let handlers = handler_paces(seen, set, whole.catalog);
+        let mut storage = self.storage(seen, now);
+        let accepted = whole.reports.iter().map(|report| report.accepted_per_s);
+        storage.accepted_per_s += accepted.sum::<f64>();
+        let (hooks, paces) = hook_lines(seen, set, whole, &counts);
+        let handlers = handler_paces(seen, set, whole);
         let turns = whole.turns(&set.namespace);
         let silent = whole.silent();
         let largest = whole.largest(&set.namespace);
@@ -627,8 +680,8 @@ impl Admin {
             },
             namespace: set.namespace.clone(),
             generation: set.generation,
-            hooks_count: counts.hooks,
-            streams_count: counts.streams,
+            hooks_count: counts.hooks.len() as u64,
+            streams_count: counts.streams(),
             warn_ms: millis(thresholds.warn),
             crit_ms: millis(thresholds.crit),
             verdicts,
@@ -693,6 +746,7 @@ impl Admin {
             return vec![api::NodeLine {
                 node: self.node.clone(),
                 lanes: whole.own.len() as u64,
+                lanes_here: indexes.len() as u64,
                 owns: ranges(&indexes),
                 busy: mean(own.filter_map(|own| own.lane.busy)),
                 cpu: Some(hundredths(seen.cpu.2)),
@@ -715,6 +769,7 @@ impl Admin {
             api::NodeLine {
                 node: node.name.clone(),
                 lanes: mine.count() as u64,
+                lanes_here: indexes.len() as u64,
                 owns: ranges(&indexes),
                 busy: mean(
                     report
@@ -797,6 +852,24 @@ impl Whole<'_> {
         older.chain(set.ids()).map(shown).collect()
     }
 
+    /// What each hook gets a second from all nodes, and what is normal.
+    fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
+        let own = seen.hooks.iter();
+        let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
+        let told = self.reports.iter().flat_map(|report| &report.hooks);
+        let told = told.map(|(hook, now, normal)| (HookId(*hook), *now, *normal));
+        let mut paces: HashMap<_, (f64, Option<f64>)> = HashMap::new();
+        for (hook, now, normal) in own.chain(told) {
+            let pace = paces.entry(hook).or_default();
+            pace.0 += now;
+            pace.1 = match (pace.1, normal) {
+                (Some(one), Some(other)) => Some(one + other),
+                (one, other) => one.or(other),
+            };
+        }
+        paces
+    }
+
     fn cursors(&self, namespace: &Name, lanes: &[Lane]) -> Vec<api::CursorLine> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let lines = own.flat_map(|own| &own.lines);
@@ -811,14 +884,7 @@ impl Whole<'_> {
             let told: Vec<_> = told.map(|(_, line)| line).collect();
             lines.extend(told);
         }
-        for line in &mut lines {
-            let lane = lanes.iter().find(|lane| lane.index == line.lane);
-            let is_paused = lane
-                .is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
-            if is_paused && line.condition == "flowing" {
-                line.condition = "paused".to_owned();
-            }
-        }
+        pause(&mut lines, lanes);
         let is_aside = |line: &api::CursorLine| matches!(&*line.condition, "waiting" | "held");
         let (mut aside, mut rest): (Vec<_>, Vec<_>) = lines.into_iter().partition(is_aside);
         let by_age = |line: &api::CursorLine| std::cmp::Reverse(line.oldest_ms);
@@ -829,23 +895,23 @@ impl Whole<'_> {
         aside
     }
 
-    fn turns(&self, namespace: &Name) -> Vec<(u16, String, Duration)> {
+    fn turns(&self, namespace: &Name) -> Vec<(LaneId, String, Duration)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let turn = |own: &Own| {
             let (ran, cursor) = own.turn?;
             let name = self.names.get(&cursor);
             let name = name.map(|line| format!("{} -> {}", line.stream, line.handler));
-            Some((own.id.index, name.unwrap_or_default(), ran))
+            Some((own.id.clone(), name.unwrap_or_default(), ran))
         };
         own.filter_map(turn).collect()
     }
 
-    fn largest(&self, namespace: &Name) -> Vec<(u16, StreamName, u64)> {
+    fn largest(&self, namespace: &Name) -> Vec<(LaneId, StreamName, u64)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
         let largest = own.filter_map(|own| {
             let (cursor, events) = own.largest?;
             Some((
-                own.id.index,
+                own.id.clone(),
                 self.names.get(&cursor)?.stream.clone(),
                 events,
             ))
@@ -853,18 +919,33 @@ impl Whole<'_> {
         largest.collect()
     }
 
-    fn waits(&self, namespace: &Name) -> Waits {
-        let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
-        let own = own.map(|own| own.reading.waits);
-        let told = self
-            .reports
-            .iter()
-            .filter_map(|report| report.waits.get(namespace));
-        own.chain(told.copied()).fold(Waits::default(), summed)
+    /// What was finished since the nodes began, and what waits now.
+    fn waits(&self, namespace: &Name) -> past::Counted {
+        let mut counted = past::Counted::default();
+        for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
+            past::add(&mut counted.finished, own.reading.waits);
+            past::add(&mut counted.waiting, own.reading.waiting);
+        }
+        for report in &self.reports {
+            let of_space = |waits: &HashMap<Name, Waits>| waits.get(namespace).copied();
+            past::add(
+                &mut counted.finished,
+                of_space(&report.waits).unwrap_or_default(),
+            );
+            past::add(
+                &mut counted.waiting,
+                of_space(&report.waiting).unwrap_or_default(),
+            );
+        }
+        counted
     }
 
     /// How long events waited, and how long they were worked on, wherever: one distribution each.
-    fn times(&self, namespace: &Name) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
+    fn times(
+        &self,
+        namespace: &Name,
+        oldest_ms: Option<u64>,
+    ) -> (Option<api::Percentiles>, Option<api::Percentiles>) {
         let (mut wait, mut work) = (engine::times::<u64>(), engine::times::<u64>());
         for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
             gather(&mut wait, counts(&own.reading.wait));
@@ -881,9 +962,32 @@ impl Whole<'_> {
             );
         }
         (
-            super::lanes::percentiles(&wait),
-            super::lanes::percentiles(&work),
+            super::lanes::percentiles(&wait, oldest_ms),
+            super::lanes::percentiles(&work, None),
         )
+    }
+}
+
+impl Seen {
+    /// What other nodes are told of it. What does not happen is left out, so that a quiet cluster has no news.
+    fn told(&self) -> NodeReport {
+        let hooks = self.hooks.iter().filter(|(_, pace)| pace.now > 0.0);
+        let mut hooks: Vec<_> = hooks
+            .map(|(hook, pace)| (hook.0, pace.now, pace.normal.value().map(hundredths)))
+            .collect();
+        hooks.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        hooks.truncate(HOOKS_TOLD);
+        let slow = self.handlers.iter();
+        let slow = slow.filter_map(|(of, pace)| Some((of.0, pace.is_slow()?)));
+        let mut slow: Vec<_> = slow.map(|(of, (now, normal))| (of, now, normal)).collect();
+        slow.sort_by_key(|(of, ..)| *of);
+        NodeReport {
+            cpu: Some(hundredths(self.cpu.2)),
+            accepted_per_s: self.accepted.2.round(),
+            hooks,
+            slow,
+            ..NodeReport::default()
+        }
     }
 }
 
@@ -894,7 +998,11 @@ impl NodeReport {
         for own in own {
             let space = &own.id.namespace;
             let waits = self.waits.entry(space.clone()).or_default();
-            *waits = summed(*waits, own.reading.waits);
+            past::add(waits, own.reading.waits);
+            if own.lane.backlog > 0 {
+                let waiting = self.waiting.entry(space.clone()).or_default();
+                past::add(waiting, own.reading.waiting);
+            }
             let new = || (engine::times(), engine::times());
             let (wait, work) = spaces.entry(space.clone()).or_insert_with(new);
             gather(wait, counts(&own.reading.wait));
@@ -907,13 +1015,6 @@ impl NodeReport {
     }
 }
 
-fn summed(mut sum: Waits, more: Waits) -> Waits {
-    for (sum, more) in sum.iter_mut().zip(more) {
-        *sum += more;
-    }
-    sum
-}
-
 /// The times that were seen, in microseconds, and how many events took them.
 fn counts<C: Counter>(times: &Histogram<C>) -> impl Iterator<Item = (u64, u64)> + '_ {
     let recorded = times.iter_recorded();
@@ -923,6 +1024,43 @@ fn counts<C: Counter>(times: &Histogram<C>) -> impl Iterator<Item = (u64, u64)> 
 fn gather(times: &mut Histogram<u64>, counts: impl IntoIterator<Item = (u64, u64)>) {
     for (time, events) in counts {
         times.saturating_record_n(time, events);
+    }
+}
+
+/// Notes how much waits in a lane whose node told of it last before it fell silent. What was set aside or kept then
+/// still is; the rest may flow, and waits at least since then.
+fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
+    let stands = lane.backlog.saturating_sub(lane.backlog_flowing);
+    lane.backlog = events.max(stands);
+    lane.backlog_flowing = lane.backlog - stands;
+    let Some(silent) = silent else { return };
+    let older = |ms: u64| ms.saturating_add(millis(silent));
+    lane.flow_ms = (lane.backlog_flowing > 0).then(|| older(lane.flow_ms.unwrap_or(0)));
+    lane.oldest_ms = lane.oldest_ms.map(older).max(lane.flow_ms);
+}
+
+/// Forgets the lines that others in the lanes of their namespace keep from being shown: names of thousands are not
+/// looked up once a second.
+fn keep_those_shown(own: &mut [Own]) {
+    use crate::engine::lane::Line;
+    let age = |line: &Line| (line.oldest, line.cursor);
+    for (is_aside, max) in [(true, SET_ASIDE_MAX), (false, FLOWING_MAX)] {
+        let mut ages: HashMap<Name, Vec<_>> = HashMap::new();
+        for own in own.iter() {
+            let lines = own.lines.iter().filter(|l| l.is_set_aside == is_aside);
+            let of_space = ages.entry(own.id.namespace.clone()).or_default();
+            of_space.extend(lines.map(age));
+        }
+        for ages in ages.values_mut() {
+            ages.sort_unstable();
+            ages.truncate(max);
+        }
+        for own in own.iter_mut() {
+            let last = ages.get(&own.id.namespace).and_then(|ages| ages.last());
+            let is_shown = |line: &Line| last.is_some_and(|last| age(line) <= *last);
+            own.lines
+                .retain(|line| line.is_set_aside != is_aside || is_shown(line));
+        }
     }
 }
 
@@ -1030,6 +1168,10 @@ impl History {
                 LaneState::Active => Severity::Fine,
                 _ => Severity::Unusual,
             };
+            let what = match lane.node.as_ref().filter(|_| has_moved) {
+                Some(node) if lane.state == LaneState::Active => format!("{what}, taken by {node}"),
+                _ => what,
+            };
             return Some((severity, scope, what));
         }
         let node = lane.node.as_ref().filter(|_| has_moved)?;
@@ -1070,6 +1212,18 @@ fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
     ring.push_back(value);
 }
 
+/// Says of cursors that flow in lanes that an operator has stopped that they are paused.
+fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
+    for line in cursors {
+        let lane = lanes.iter().find(|lane| line.is_in(lane));
+        let is_stopped =
+            lane.is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
+        if is_stopped && line.condition == "flowing" {
+            line.condition = "paused".to_owned();
+        }
+    }
+}
+
 fn is_same(a: &api::CursorLine, b: &api::CursorLine) -> bool {
     a.stream == b.stream && a.handler == b.handler
 }
@@ -1078,7 +1232,7 @@ fn line_of(
     stream: StreamName,
     handler: &Name,
     kept: Option<&crate::store::CursorState>,
-    line: Option<&(u16, crate::engine::lane::Line)>,
+    line: Option<&(&LaneId, crate::engine::lane::Line)>,
     now: Timestamp,
 ) -> api::CursorLine {
     let position = kept.map(|kept| kept.position).unwrap_or_default();
@@ -1096,7 +1250,8 @@ fn line_of(
     api::CursorLine {
         stream,
         handler: handler.clone(),
-        lane: line.map_or(0, |(lane, _)| *lane),
+        lane: line.map_or(0, |(lane, _)| lane.index),
+        generation: line.map_or(0, |(lane, _)| lane.generation),
         condition,
         position,
         head: crate::domain::position::Seq(
@@ -1178,49 +1333,58 @@ fn overdue(engine: &crate::engine::Engine) -> Vec<(Name, String)> {
 fn hook_lines(
     seen: &Seen,
     set: &LaneSet,
-    catalog: &catalog::Snapshot,
+    whole: &Whole<'_>,
+    counts: &store::NamespaceCounts,
 ) -> (Vec<api::HookLine>, Vec<(String, f64, f64)>) {
+    let catalog = whole.catalog;
     let hooks = catalog.hooks.values();
     let mut hooks: Vec<_> = hooks
         .filter(|hook| hook.namespace == set.namespace)
         .collect();
-    let pace = |hook: HookId| seen.hooks.get(&hook).copied().unwrap_or_default();
+    let paces = whole.hook_paces(seen);
+    let pace = |hook: HookId| paces.get(&hook).copied().unwrap_or_default();
     hooks.sort_by(|a, b| {
-        let busier = pace(b.id).now.total_cmp(&pace(a.id).now);
+        let busier = pace(b.id).0.total_cmp(&pace(a.id).0);
         busier.then_with(|| a.name.cmp(&b.name))
     });
-    let paces = hooks.iter().filter_map(|hook| {
-        let pace = pace(hook.id);
-        Some((hook.name.to_string(), pace.now, pace.normal.value()?))
+    let told = hooks.iter().filter_map(|hook| {
+        let (now, normal) = pace(hook.id);
+        Some((hook.name.to_string(), now, normal?))
     });
-    let paces = paces.collect();
+    let told = told.collect();
     let line = |hook: &&Arc<crate::domain::hook::Hook>| api::HookLine {
         hook: hook.name.clone(),
-        in_per_s: pace(hook.id).now,
-        normal_per_s: pace(hook.id).normal.value().map(hundredths),
+        in_per_s: hundredths(pace(hook.id).0),
+        normal_per_s: pace(hook.id).1.map(hundredths),
         paused: catalog.stops.hooks.contains_key(&hook.id),
+        streams: counts.hooks.get(&hook.id).copied().unwrap_or(0),
         handlers: {
-            let names: Vec<_> = hook.handlers.iter().map(|h| h.name.to_string()).collect();
-            names.join(", ")
+            let handlers = hook.handlers.iter();
+            let told: Vec<_> = handlers
+                .map(|h| format!("{} {}", h.name, h.reducer))
+                .collect();
+            told.join(", ")
         },
+        verify: "write key".to_owned(),
     };
-    (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), paces)
+    (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
 }
 
-fn handler_paces(
-    seen: &Seen,
-    set: &LaneSet,
-    catalog: &catalog::Snapshot,
-) -> Vec<(String, f64, f64)> {
-    let hooks = catalog.hooks.values();
+/// Handlers with the time that they take for an event, and the normal one; in lanes of several nodes, that of each.
+fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, f64, f64)> {
+    let hooks = whole.catalog.hooks.values();
     let hooks = hooks.filter(|hook| hook.namespace == set.namespace);
     let mut paces = Vec::new();
     for hook in hooks {
         for handler in &hook.handlers {
-            let pace = seen.handlers.get(&handler.id);
-            if let Some((now, normal)) = pace.and_then(|p| Some((p.now, p.normal.value()?))) {
-                paces.push((format!("{} -> {}", hook.name, handler.name), now, normal));
-            }
+            let own = seen.handlers.get(&handler.id);
+            let own = own.and_then(|pace| pace.is_slow());
+            let told = whole.reports.iter().flat_map(|report| &report.slow);
+            let told = told.filter(|(id, ..)| *id == handler.id.0);
+            let told = told.map(|(_, now, normal)| (*now, *normal));
+            let name = format!("{} -> {}", hook.name, handler.name);
+            let slow = own.into_iter().chain(told);
+            paces.extend(slow.map(|(now, normal)| (name.clone(), now, normal)));
         }
     }
     paces
@@ -1238,7 +1402,7 @@ fn namespace_lines(
         };
         let total = known.map(|known| &known.total);
         let space = seen.spaces.get(&set.namespace);
-        let counts = space.and_then(|space| space.counts);
+        let counts = space.and_then(|space| space.counts.as_ref());
         let mut states = BTreeMap::new();
         for lane in known.iter().flat_map(|known| &known.lanes) {
             *states.entry(lane.state).or_insert(0) += 1;
@@ -1248,7 +1412,7 @@ fn namespace_lines(
             lanes: set.lanes,
             generation: set.generation,
             states,
-            streams: counts.map_or(0, |counts| counts.streams),
+            streams: counts.map_or(0, store::NamespaceCounts::streams),
             set_aside: total.map_or(0, |total| total.set_aside),
             oldest_ms: total.and_then(|total| total.oldest_ms),
             flow_ms: total.and_then(|total| total.flow_ms),
@@ -1334,4 +1498,32 @@ fn millis(duration: Duration) -> u64 {
 
 fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_lanes_are_resized_a_cursor_stands_still_with_the_lane_of_its_own_generation() {
+        let lane = |generation, state| Lane {
+            state,
+            ..super::super::lanes::idle(&LaneId {
+                namespace: Name::default_namespace(),
+                generation,
+                index: 0,
+            })
+        };
+        let lanes = [lane(7, LaneState::Active), lane(8, LaneState::Paused)];
+        let stream: StreamName = "billing/acme".parse().unwrap();
+        let handler: Name = "reduce".parse().unwrap();
+        let mut lines = [7, 8].map(|generation| api::CursorLine {
+            generation,
+            ..line_of(stream.clone(), &handler, None, None, Timestamp::default())
+        });
+        pause(&mut lines, &lanes);
+        let conditions = lines.map(|line| line.condition);
+        assert_eq!(conditions, ["flowing", "paused"]);
+    }
 }

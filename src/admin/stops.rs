@@ -185,11 +185,11 @@ impl Admin {
         let (cursors, is_all) = match worker {
             Some(worker) => {
                 let lines = worker.lines(top.min(LOOKED_AT), top.min(LOOKED_AT));
-                (self.cursor_lines(lines, found.index).await?, true)
+                (self.cursor_lines(lines, &worker.id).await?, true)
             }
             None => {
                 let seen = self.seen(namespace).await?;
-                let seen = seen.cursors.iter().filter(|line| line.lane == found.index);
+                let seen = seen.cursors.iter().filter(|line| line.is_in(found));
                 (seen.cloned().collect(), false)
             }
         };

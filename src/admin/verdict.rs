@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::eta;
 use crate::api::{Class, CursorLine, Lane, LaneState, Severity, Storage, Verdict};
 use crate::domain::cursor::Condition;
+use crate::domain::lane::LaneId;
 use crate::domain::name::StreamName;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
@@ -40,7 +41,7 @@ pub struct Facts<'f> {
     /// How events are stored.
     pub storage: Storage,
     /// Turns that run: the lane, the cursor, and for how long.
-    pub turns: &'f [(u16, String, Duration)],
+    pub turns: &'f [(LaneId, String, Duration)],
     /// Hooks with what they get a second, and what is normal.
     pub hooks: &'f [(String, f64, f64)],
     /// Handlers with the time they take for an event in seconds, and what is normal.
@@ -50,7 +51,7 @@ pub struct Facts<'f> {
     /// Streams that keep events past their time, in words, a line a hook.
     pub overdue: &'f [String],
     /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
-    pub largest: &'f [(u16, StreamName, u64)],
+    pub largest: &'f [(LaneId, StreamName, u64)],
     /// The least number of lanes that no stream would keep busy, were what waits laid on them.
     pub lanes_that_help: Option<u16>,
     /// Acknowledged events that a failover has lost and that no operator knows of.
@@ -93,6 +94,20 @@ impl Facts<'_> {
 
     fn backlog(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.backlog).sum()
+    }
+
+    /// How many cursors are set aside, where there are more of them than are known by name.
+    fn set_aside_beyond_named(&self) -> Option<u64> {
+        let all = self.lanes.iter().map(|lane| lane.set_aside).sum();
+        let named = self.cursors.iter().filter(|c| is_set_aside(c)).count() as u64;
+        (all > named).then_some(all)
+    }
+
+    /// Events that wait for cursors that are set aside.
+    fn events_set_aside(&self) -> u64 {
+        let flows = |lane: &Lane| lane.backlog_flowing + lane.kept;
+        let aside = |lane: &Lane| lane.backlog.saturating_sub(flows(lane));
+        self.lanes.iter().map(aside).sum()
     }
 }
 
@@ -156,7 +171,7 @@ pub fn severity(
     flow_ms: &[u64],
     thresholds: Thresholds,
 ) -> Severity {
-    let of_lane = |cursor: &&CursorLine| cursor.lane == lane.index;
+    let of_lane = |cursor: &&CursorLine| cursor.is_in(lane);
     let held_by_hand = cursors.iter().filter(of_lane).filter(|c| is_by_hand(c));
     let held_by_hand = held_by_hand.count() as u64;
     let is_bad = |cursor: &CursorLine| match cursor.condition.as_str() {
@@ -223,11 +238,18 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
             listed(&orphans, "lane", "lanes", "has", "have")
         ),
     };
-    let text = match longest {
-        Some((node, silent)) => format!("node {node} silent for {}: {have}", duration(*silent)),
-        None => have,
+    let since = longest.map(|(_, silent)| facts.at.before(*silent));
+    let text = match (longest, since) {
+        (Some((node, silent)), Some(since)) => {
+            let (silent, since) = (duration(*silent), clock(since));
+            format!("node {node} silent for {silent}, since {since}: {have}")
+        }
+        _ => have,
     };
-    let wait = counted(events, "event waits", "events wait");
+    let wait = match events {
+        0 => String::new(),
+        _ => format!(", {}", counted(events, "event waits", "events wait")),
+    };
     let heir = match orphans
         .iter()
         .any(|lane| lane.eta.as_deref() == Some("never"))
@@ -235,8 +257,9 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
         true => "No node lives that could take them: start one.",
         false => "Another node takes them within 15s.",
     };
-    let more = format!("Accepting goes on, {wait}. More lanes: no. {heir}");
+    let more = format!("Accepting goes on{wait}. More lanes: no. {heir}");
     Some(Verdict {
+        since,
         events,
         lane: orphans.first().map(|lane| lane.lane.clone()),
         ..verdict(1, Class::Us, text, more)
@@ -280,11 +303,17 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
+/// By place and generation: while lanes are resized, two of them have the same place.
+fn is_lane(lane: &Lane, id: &LaneId) -> bool {
+    (lane.generation, lane.index) == (id.generation, id.index)
+}
+
 fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
     let longest = facts.turns.iter().max_by_key(|(.., ran)| *ran);
     let (lane, cursor, ran) = longest.filter(|(.., ran)| *ran >= HANGS)?;
-    let of_lane = facts.lanes.iter().find(|known| known.index == *lane);
+    let of_lane = facts.lanes.iter().find(|known| is_lane(known, lane));
     let events = of_lane.map_or(0, |lane| lane.backlog_flowing);
+    let lane = lane.index;
     let text = format!("lane {lane}: turn of {cursor} runs for {}", duration(*ran));
     let more = format!(
         "Holds up the {} of its lane. More lanes: no.",
@@ -309,10 +338,10 @@ fn flood(facts: &Facts<'_>) -> Option<Verdict> {
         rate(*now),
         rate(*normal)
     );
+    // Two lines have room for all of it.
     let more = format!(
-        "{} wait, the oldest for {}. {} Or a namespace of its own: hooklane hooks edit {hook} --namespace NAME",
+        "{} wait. {} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
         counted(facts.flowing(), "event", "events"),
-        duration(facts.flow().unwrap_or_default()),
         lanes_help(facts)
     );
     Some(Verdict {
@@ -357,8 +386,8 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
         .iter()
         .filter(|l| facts.is_late_lane(l))
         .collect();
-    let is_late = |lane: u16| late.iter().any(|late| late.index == lane);
-    let largest = facts.largest.iter().filter(|(lane, ..)| is_late(*lane));
+    let is_late = |id: &LaneId| late.iter().any(|late| is_lane(late, id));
+    let largest = facts.largest.iter().filter(|(lane, ..)| is_late(lane));
     let mut largest: Vec<_> = largest.collect();
     largest.sort_by_key(|(.., events)| std::cmp::Reverse(*events));
     let (_, stream, most) = largest.first()?;
@@ -453,13 +482,15 @@ fn is_by_hand(cursor: &CursorLine) -> bool {
     cursor.condition == "held" && reason.starts_with(Condition::HELD_BY)
 }
 
+fn is_set_aside(cursor: &CursorLine) -> bool {
+    matches!(cursor.condition.as_str(), "waiting" | "held")
+}
+
 /// Set-aside cursors of one handler are one subject; the one that waits longest is named.
 fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
-    let is_set_aside = |cursor: &&CursorLine| {
-        matches!(cursor.condition.as_str(), "waiting" | "held") && !is_by_hand(cursor)
-    };
+    let is_wrong = |cursor: &&CursorLine| is_set_aside(cursor) && !is_by_hand(cursor);
     let mut subjects: Vec<Vec<&CursorLine>> = Vec::new();
-    for cursor in facts.cursors.iter().filter(is_set_aside) {
+    for cursor in facts.cursors.iter().filter(is_wrong) {
         let is_of = |subject: &&mut Vec<&CursorLine>| {
             subject.first().is_some_and(|first| {
                 first.handler == cursor.handler && first.stream.hook == cursor.stream.hook
@@ -489,16 +520,25 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
         Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
         None => String::new(),
     };
-    let events = subject.iter().map(|cursor| cursor.behind).sum();
+    let all = facts.set_aside_beyond_named();
+    let events = match all {
+        None => subject.iter().map(|cursor| cursor.behind).sum(),
+        Some(_) => facts.events_set_aside(),
+    };
     let share = percent(events as f64 / facts.backlog().max(1) as f64);
     let events_told = counted(events, "event", "events");
-    let more = match subject.len() {
-        1 => format!(
+    let others = |streams: u64| counted(streams - 1, "more stream", "more streams");
+    let more = match (subject.len() as u64, all) {
+        (_, Some(streams)) => format!(
+            "It and {} hold up only their own {events_told} ({share} of all). More lanes: no.",
+            others(streams)
+        ),
+        (1, None) => format!(
             "Holds up only its own {events_told} ({share} of all). More lanes: no, 1 stream."
         ),
-        streams => format!(
+        (streams, None) => format!(
             "It and {} of {} hold up only their own {events_told} ({share} of all). More lanes: no.",
-            counted(streams as u64 - 1, "more stream", "more streams"),
+            others(streams),
             stream.hook
         ),
     };
@@ -666,15 +706,18 @@ fn millis(ms: f64) -> String {
 mod tests {
     use super::*;
 
-    fn lane(index: u16) -> Lane {
-        let id = crate::domain::lane::LaneId {
+    fn id(index: u16) -> LaneId {
+        LaneId {
             namespace: crate::domain::name::Name::default_namespace(),
             generation: 1,
             index,
-        };
+        }
+    }
+
+    fn lane(index: u16) -> Lane {
         Lane {
             state: LaneState::Active,
-            ..super::super::lanes::idle(&id)
+            ..super::super::lanes::idle(&id(index))
         }
     }
 
@@ -695,6 +738,7 @@ mod tests {
             stream: "billing/acme".parse().unwrap(),
             handler: "reduce".parse().unwrap(),
             lane: 3,
+            generation: 1,
             condition: condition.to_owned(),
             position: Default::default(),
             head: crate::domain::position::Seq(61),
@@ -743,7 +787,7 @@ mod tests {
         };
         let (rule, class, text) = first(&facts);
         assert_eq!((rule, class), (1, Class::Us));
-        let said = "node eu-2 silent for 12s: lanes 4 and 5 have no owner | ";
+        let said = "node eu-2 silent for 12s, since 23:59:48Z: lanes 4 and 5 have no owner | ";
         assert!(text.starts_with(said), "{text}");
         assert!(text.contains("1,600 events wait") && text.contains("More lanes: no"));
         assert_eq!(verdicts(&facts).len(), 2);
@@ -814,7 +858,7 @@ mod tests {
         assert!(first(&facts).2.contains("More lanes: no"));
 
         let lanes = [late(2)];
-        let largest = [(2, "orders/9107".parse().unwrap(), 920)];
+        let largest = [(id(2), "orders/9107".parse().unwrap(), 920)];
         let facts = Facts {
             lanes: &lanes,
             largest: &largest,
@@ -834,7 +878,7 @@ mod tests {
     fn lanes_help_only_where_turns_wait_and_a_few_streams_are_told_from_many() {
         let lanes = [late(2), late(3)];
         let largest = |events| {
-            let of = |lane, name: &str| (lane, name.parse().unwrap(), events);
+            let of = |lane, name: &str| (id(lane), name.parse().unwrap(), events);
             [of(2, "orders/a"), of(3, "orders/b")]
         };
         let few = largest(900);
@@ -885,7 +929,7 @@ mod tests {
         let (lanes, turn) = (
             [lane(2)],
             [(
-                2,
+                id(2),
                 "orders/9107 -> reduce".to_owned(),
                 Duration::from_secs(41),
             )],
@@ -898,6 +942,40 @@ mod tests {
         let (rule, _, text) = first(&facts);
         assert_eq!(rule, 3);
         assert!(text.starts_with("lane 2: turn of orders/9107 -> reduce runs for 41s"));
+    }
+
+    #[test]
+    fn while_lanes_are_resized_a_finding_is_about_the_lane_of_its_own_generation() {
+        let older = crate::api::Lane {
+            lane: "default-0-2".to_owned(),
+            generation: 0,
+            held: 1,
+            ..lane(2)
+        };
+        let lanes = [older, lane(2)];
+        let turn = [(id(2), "orders/9107 -> reduce".to_owned(), HANGS)];
+        let facts = Facts {
+            lanes: &lanes,
+            turns: &turn,
+            ..Facts::default()
+        };
+        let worst = verdicts(&facts).remove(0);
+        assert_eq!(
+            (worst.rule, worst.lane.as_deref()),
+            (3, Some("default-1-2"))
+        );
+        let by_hand = CursorLine {
+            lane: 2,
+            result: Some("held by uid 0".to_owned()),
+            ..cursor("held", 1_000)
+        };
+        let by_hand = [by_hand];
+        let severity = |lane| severity(lane, &by_hand, &[], Thresholds::default());
+        assert_eq!(
+            severity(&lanes[0]),
+            Severity::Trouble,
+            "that is of the newer"
+        );
     }
 
     #[test]
@@ -924,6 +1002,26 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("It and 1 more stream of billing hold up only their own 122 events"));
+    }
+
+    #[test]
+    fn streams_that_are_set_aside_are_all_counted_though_few_are_known_by_name() {
+        let lanes = [Lane {
+            set_aside: 60_000,
+            backlog: 61_500,
+            backlog_flowing: 1_000,
+            kept: 200,
+            ..lane(0)
+        }];
+        let cursors = [cursor("held", 9_000), cursor("held", 8_000)];
+        let facts = Facts {
+            lanes: &lanes,
+            cursors: &cursors,
+            ..Facts::default()
+        };
+        let (_, _, text) = first(&facts);
+        let said = "It and 59,999 more streams hold up only their own 60,300 events (98% of all).";
+        assert!(text.contains(said), "{text}");
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub struct Key {
     /// By whom, as the audit trail calls him; none of a key that is older than this note.
     #[serde(default)]
     pub created_by: Option<String>,
-    /// When it was last used, to a minute.
+    /// When it was last used, to a second; what other nodes have seen of it, and this one before it was killed,
+    /// to a minute.
     pub last_used_at: Option<Timestamp>,
     /// From which address; `socket` for the daemon's own machine.
     pub last_used_from: Option<String>,

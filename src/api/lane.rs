@@ -14,6 +14,9 @@ pub struct Lane {
     pub lane: String,
     /// Its place in the lane set, from 0.
     pub index: u16,
+    /// The generation of that set.
+    #[serde(default)]
+    pub generation: i64,
     /// What it does.
     pub state: LaneState,
     /// Cursors that are waiting or held.
@@ -30,9 +33,9 @@ pub struct Lane {
     pub backlog: u64,
     /// The same, of flowing cursors only.
     pub backlog_flowing: u64,
-    /// Events that came in, a second.
+    /// Events that came in, a second, by the last half or whole minute.
     pub in_per_s: Option<f64>,
-    /// Events that were applied, a second.
+    /// Events that were applied, a second, by the same time.
     pub out_per_s: Option<f64>,
     /// In words: `steady`, `grows`, `retry`, `held` …
     pub eta: Option<String>,

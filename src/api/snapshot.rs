@@ -297,6 +297,9 @@ pub struct CursorLine {
     pub handler: Name,
     /// The lane it is in, by its place in the lane set.
     pub lane: u16,
+    /// The generation of that set: while it is resized, two lanes have the same place.
+    #[serde(default)]
+    pub generation: i64,
     /// `flowing`, `waiting`, `held` or `paused`.
     pub condition: String,
     /// Where it is.
@@ -317,6 +320,13 @@ pub struct CursorLine {
     pub next: Option<EventId>,
 }
 
+impl CursorLine {
+    /// Whether it is in this lane.
+    pub fn is_in(&self, lane: &Lane) -> bool {
+        (self.generation, self.lane) == (lane.generation, lane.index)
+    }
+}
+
 /// A live node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeLine {
@@ -324,6 +334,9 @@ pub struct NodeLine {
     pub node: String,
     /// Lanes it runs, of all namespaces.
     pub lanes: u64,
+    /// How many of them are of this namespace.
+    #[serde(default)]
+    pub lanes_here: u64,
     /// Those of this namespace, as ranges: `0-3,7`.
     pub owns: String,
     /// The share of time in which its lanes of this namespace took turns, 0 to 1.
@@ -381,8 +394,14 @@ pub struct HookLine {
     pub normal_per_s: Option<f64>,
     /// Whether an operator has paused it.
     pub paused: bool,
+    /// Its streams.
+    #[serde(default)]
+    pub streams: u64,
     /// Its handlers: `reduce latest`.
     pub handlers: String,
+    /// How it knows its senders: `write key`.
+    #[serde(default)]
+    pub verify: String,
 }
 
 /// A second of the past, or ten.

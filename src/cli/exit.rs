@@ -104,6 +104,12 @@ impl From<client::Error> for Trouble {
                     Target::Tcp { .. } => trouble.fact("check", format!("curl {target}/healthz")),
                 }
             }
+            Error::Forbidden { .. } => Self::new(Exit::Key, "socket_forbidden", message)
+                .fact("needs", "the user whose directory it is, or root")
+                .fact(
+                    "or",
+                    "--url http[s]://HOST:8420 with a key, in HOOKLANE_KEY or --key-file",
+                ),
             Error::TimedOut { .. } => {
                 Self::new(Exit::Unreachable, "timed_out", message).fact("longer", "--timeout 30s")
             }

@@ -288,6 +288,9 @@ fn private(path: &Path) -> Result<File, Trouble> {
 
 /// List access keys; their text is stored nowhere
 ///
+/// Uses are stored once a minute: LAST USED is exact for what the node that answers has seen, and up to a
+/// minute old for what others have seen, or for one that was killed.
+///
 /// Examples:
 ///   hooklane keys list
 ///   hooklane keys list --stale -o names

@@ -147,6 +147,15 @@ impl Delete {
             let names = namespaces.items.iter().map(|n| n.name.as_str());
             return Err(Trouble::missing("namespace", self.name.as_str(), names).into());
         };
+        // What will be refused is not planned.
+        if namespace.hooks > 0 {
+            let (name, hooks) = (&self.name, namespace.hooks);
+            let message = format!("namespace {name} is not empty, hooks: {hooks}");
+            let trouble = Trouble::new(Exit::Conflict, "conflict", message)
+                .fact("which", format!("hooklane hooks list --namespace {name}"))
+                .fact("move", "hooklane hooks edit NAME --namespace default");
+            return Err(trouble.into());
+        }
         out.say(format_args!(
             "delete namespace {}   {}",
             self.name,

@@ -101,15 +101,15 @@ fn text(snapshot: &Snapshot) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         text,
-        "oldest     {}     backlog {} {:+.0}/s     set aside {}\n\
-         accepting  {accepting}, {:.0}/s{commit}\n\
+        "oldest     {}     backlog {} {}/s     set aside {}\n\
+         accepting  {accepting}, {}/s{commit}\n\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
         count(total.backlog),
-        total.backlog_per_s,
+        signed(total.backlog_per_s),
         crate::text::counted(total.set_aside, "cursor", "cursors"),
-        storage.accepted_per_s,
+        count(storage.accepted_per_s.round() as u64),
         lanes_of(
             &snapshot.namespace,
             snapshot.lanes.len(),
@@ -119,6 +119,12 @@ fn text(snapshot: &Snapshot) -> String {
         nodes(snapshot)
     );
     text
+}
+
+/// `+16` or `-1,207`
+fn signed(per_s: f64) -> String {
+    let sign = if per_s.round() < 0.0 { '-' } else { '+' };
+    format!("{sign}{}", count(per_s.abs().round() as u64))
 }
 
 /// How old what waits is: what may flow, and what may not.

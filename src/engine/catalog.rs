@@ -26,7 +26,13 @@ pub struct Catalog {
     now: ArcSwap<Snapshot>,
     /// Reads one at a time, so that an older one never replaces a newer one.
     reading: tokio::sync::Mutex<()>,
-    uses: Mutex<HashMap<i64, (Timestamp, Option<IpAddr>)>>,
+    uses: Mutex<HashMap<i64, Use>>,
+}
+
+/// The last use of a key here.
+struct Use {
+    last: LastUse,
+    is_stored: bool,
 }
 
 /// Everything as it stood at one version.
@@ -171,7 +177,12 @@ impl Catalog {
     pub fn key_used(&self, live: &LiveKey, at: Timestamp, from: Option<IpAddr>) {
         let second = at.as_millis() / 1_000;
         if live.noted.swap(second, Ordering::Relaxed) != second {
-            self.uses.lock().insert(live.key.number, (at, from));
+            let from = from.map_or("socket".into(), |ip| ip.to_string());
+            let used = Use {
+                last: LastUse { at, from },
+                is_stored: false,
+            };
+            self.uses.lock().insert(live.key.number, used);
         }
     }
 
@@ -180,24 +191,20 @@ impl Catalog {
     /// # Errors
     /// Those of the database.
     pub async fn store_uses(&self) -> Result<(), Error> {
-        let uses = std::mem::take(&mut *self.uses.lock());
-        if uses.is_empty() {
-            return Ok(());
+        let mut uses = Vec::new();
+        for (number, used) in self.uses.lock().iter_mut().filter(|(_, u)| !u.is_stored) {
+            used.is_stored = true;
+            uses.push((*number, used.last.clone()));
         }
-        let text = |from: Option<IpAddr>| from.map_or("socket".into(), |ip| ip.to_string());
-        let uses: Vec<_> = uses
-            .into_iter()
-            .map(|(number, (at, from))| {
-                (
-                    number,
-                    LastUse {
-                        at,
-                        from: text(from),
-                    },
-                )
-            })
-            .collect();
-        self.store.keys_used(&uses).await
+        match uses.is_empty() {
+            true => Ok(()),
+            false => self.store.keys_used(&uses).await,
+        }
+    }
+
+    /// When a key, by its number, was last used here, stored or not.
+    pub fn last_use(&self, number: i64) -> Option<LastUse> {
+        self.uses.lock().get(&number).map(|used| used.last.clone())
     }
 }
 

@@ -97,6 +97,7 @@ fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
                     handler: handler.id,
                 },
                 oldest: *received_at,
+                newest: *received_at,
                 behind: Behind::More(1),
                 aside: Aside::Stay,
             });

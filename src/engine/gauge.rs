@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::{Counter, Histogram};
 
+use super::lane::Span;
 use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
 
@@ -14,16 +15,18 @@ const STEP_MS: i64 = 30_000;
 /// Steps in the window: five minutes.
 const STEPS: usize = 10;
 
-/// Steps that tell how busy a lane is now: the one that runs, and the one before.
+/// Steps that tell what a lane does now: the one that runs, and the one before.
 const STEPS_NOW: i64 = 2;
 
-/// The longest time that is told apart, in microseconds: an hour.
-const LONGEST_US: u64 = 3_600_000_000;
+/// The longest time that is told apart, in microseconds: a hundred days.
+const LONGEST_US: u64 = 100 * 86_400_000_000;
 
 /// The window of one lane, filled by its turns.
 #[derive(Default)]
 pub struct Gauge {
     steps: VecDeque<Step>,
+    /// When the first thing happened.
+    began: Option<i64>,
     waits: Waits,
 }
 
@@ -52,9 +55,9 @@ pub type Waits = [u64; CLASSES_US.len() + 1];
 
 /// What the window shows.
 pub struct Reading {
-    /// Events that came, a second.
+    /// Events that came, a second, since half a minute or a whole one.
     pub in_per_s: f64,
-    /// Events that were passed, a second.
+    /// Events that were passed, a second, in the same time.
     pub out_per_s: f64,
     /// Events that could not be applied.
     pub failed: u64,
@@ -62,10 +65,34 @@ pub struct Reading {
     pub wait: Histogram<u32>,
     /// The reducer's own time for one event, in microseconds.
     pub work: Histogram<u32>,
-    /// The share of time with a turn running, 0 to 1, since half a minute or a whole one.
+    /// The share of time with a turn running, 0 to 1, in the same time.
     pub busy: f64,
     /// Events that waited until they were applied, by how long, since the lane began here.
     pub waits: Waits,
+    /// Events that wait now, by how long so far.
+    pub waiting: Waits,
+}
+
+/// Ages by which the events of one cursor are told, at most and at least, and of all cursors of a lane.
+const AGES_MAX: u64 = 32;
+const AGES_MIN: u64 = 4;
+const AGES_OF_LANE: u64 = 4_096;
+
+impl Span {
+    /// The ages of its events at `now`, taken as evenly received between the oldest and the newest, and how many
+    /// events have each: exact for two events, by at most so many ages for more.
+    fn ages(&self, now: Timestamp, most: u64) -> impl Iterator<Item = (Duration, u64)> + use<> {
+        let (oldest, newest) = (now.since(self.oldest), now.since(self.newest));
+        let (events, ages) = (self.events, self.events.min(most));
+        let step =
+            oldest.saturating_sub(newest).as_secs_f64() / ages.saturating_sub(1).max(1) as f64;
+        let until =
+            move |nth: u64| (u128::from(events) * u128::from(nth) / u128::from(ages)) as u64;
+        (0..ages).map(move |nth| {
+            let age = oldest.saturating_sub(Duration::from_secs_f64(step * nth as f64));
+            (age, until(nth + 1) - until(nth))
+        })
+    }
 }
 
 impl Gauge {
@@ -108,36 +135,34 @@ impl Gauge {
     }
 
     /// What the last five minutes show. Events that wait still are told by their ages so far.
-    pub fn reading(
-        &self,
-        now: Timestamp,
-        waiting: impl Iterator<Item = (Duration, u64)>,
-    ) -> Reading {
+    pub fn reading(&self, now: Timestamp, spans: &[Span]) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
         let (mut came, mut went, mut failed, mut busy) = (0, 0, 0, Duration::ZERO);
         let (mut wait, mut work) = (times(), times());
-        let now_since = now.as_millis() - STEP_MS * STEPS_NOW;
-        let (mut first, mut first_now) = (now.as_millis(), now.as_millis());
+        let now_since = begin_of(now) - STEP_MS * (STEPS_NOW - 1);
         for step in steps {
-            came += step.came;
-            went += step.went;
             failed += step.failed;
-            first = first.min(step.begins);
-            if step.begins > now_since {
+            if step.begins >= now_since {
+                came += step.came;
+                went += step.went;
                 busy += step.busy;
-                first_now = first_now.min(step.begins);
             }
             // Both have the same bounds, so that nothing can fail to fit.
             let _ = wait.add(&step.wait);
             let _ = work.add(&step.work);
         }
-        for (age, events) in waiting {
-            wait.saturating_record_n(micros(age), u32::try_from(events).unwrap_or(u32::MAX));
+        let mut waiting = Waits::default();
+        let share = AGES_OF_LANE / (spans.len() as u64).max(1);
+        let most = share.clamp(AGES_MIN, AGES_MAX);
+        for (age, events) in spans.iter().flat_map(|span| span.ages(now, most)) {
+            let age = micros(age);
+            wait.saturating_record_n(age, u32::try_from(events).unwrap_or(u32::MAX));
+            waiting[class(age)] += events;
         }
-        let seconds = |first: i64| ((now.as_millis() - first) as f64 / 1_000.0).max(1.0);
-        let busy = busy.as_secs_f64() / seconds(first_now);
-        let seconds = seconds(first);
+        let now_since = self.began.map_or(now_since, |began| began.max(now_since));
+        let seconds = ((now.as_millis() - now_since) as f64 / 1_000.0).max(1.0);
+        let busy = busy.as_secs_f64() / seconds;
         Reading {
             in_per_s: came as f64 / seconds,
             out_per_s: went as f64 / seconds,
@@ -146,11 +171,13 @@ impl Gauge {
             work,
             busy: busy.min(1.0),
             waits: self.waits,
+            waiting,
         }
     }
 
     fn step(&mut self, now: Timestamp) -> Option<&mut Step> {
-        let begins = now.as_millis() - now.as_millis().rem_euclid(STEP_MS);
+        let begins = begin_of(now);
+        self.began.get_or_insert(now.as_millis());
         if self.steps.back().is_none_or(|step| step.begins < begins) {
             if self.steps.len() == STEPS {
                 self.steps.pop_front();
@@ -169,8 +196,13 @@ impl Gauge {
     }
 }
 
+/// When the step began that runs now.
+fn begin_of(now: Timestamp) -> i64 {
+    now.as_millis() - now.as_millis().rem_euclid(STEP_MS)
+}
+
 /// Which of the classes a wait belongs to.
-pub fn class(wait_us: u64) -> usize {
+fn class(wait_us: u64) -> usize {
     CLASSES_US.partition_point(|bound| *bound <= wait_us)
 }
 
@@ -181,7 +213,7 @@ fn micros(duration: Duration) -> u64 {
 /// An empty distribution of times in microseconds; all have the same bounds.
 pub fn times<C: Counter>() -> Histogram<C> {
     Histogram::new_with_bounds(1, LONGEST_US, 1)
-        .expect("1 to an hour at one figure is a range that histograms have")
+        .expect("1 to a hundred days at one figure is a range that histograms have")
 }
 
 #[cfg(test)]
@@ -198,14 +230,32 @@ mod tests {
             &[(HandlerId(1), Duration::from_micros(8), 2)],
             at(2),
         );
-        let reading = gauge.reading(at(10), std::iter::empty());
+        let reading = gauge.reading(at(10), &[]);
         assert_eq!((reading.in_per_s, reading.out_per_s), (1.0, 0.1));
         assert_eq!(reading.work.max(), 4);
         assert!(reading.wait.max() >= 2_000_000);
 
         gauge.came(1, at(400));
-        let reading = gauge.reading(at(400), std::iter::empty());
+        let reading = gauge.reading(at(400), &[]);
         assert_eq!(reading.wait.len(), 0);
+    }
+
+    #[test]
+    fn rates_tell_of_now_and_not_of_minutes_ago() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let rate = |gauge: &Gauge, now| gauge.reading(at(now), &[]).in_per_s;
+        let mut gauge = Gauge::default();
+        for second in 0..240 {
+            gauge.came(if second < 200 { 1 } else { 100 }, at(second));
+        }
+        assert!(rate(&gauge, 240) > 99.0, "a flood is seen as high as it is");
+        assert_eq!(rate(&gauge, 299), 0.0, "and is over when it is over");
+        gauge.came(30, at(320));
+        assert_eq!(
+            rate(&gauge, 320),
+            30.0 / 50.0,
+            "one burst is no rate of its own"
+        );
     }
 
     #[test]
@@ -215,19 +265,40 @@ mod tests {
         for second in 0..240 {
             gauge.turned(Duration::from_millis(1), 1, at(second));
         }
-        let idle = gauge.reading(at(240), std::iter::empty());
+        let idle = gauge.reading(at(240), &[]);
         assert!(idle.busy < 0.01);
         assert_eq!(idle.failed, 240);
         for second in 240..295 {
             gauge.turned(Duration::from_secs(1), 0, at(second));
         }
-        assert!(gauge.reading(at(295), std::iter::empty()).busy > 0.9);
+        assert!(gauge.reading(at(295), &[]).busy > 0.9);
     }
 
     #[test]
-    fn what_still_waits_counts() {
-        let waiting = [(Duration::from_secs(60), 99), (Duration::from_millis(1), 1)];
-        let reading = Gauge::default().reading(Timestamp::now(), waiting.into_iter());
-        assert!(reading.wait.value_at_quantile(0.5) >= 60_000_000);
+    fn what_waits_is_counted_by_its_age_between_the_oldest_and_the_newest_of_each_cursor() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        let span = |oldest, newest, events| Span {
+            oldest: at(oldest),
+            newest: at(newest),
+            events,
+        };
+        // One cursor with 1,000 events of the last 1,000 seconds, one with two.
+        let reading =
+            Gauge::default().reading(at(1_000), &[span(0, 1_000, 1_000), span(0, 999, 2)]);
+        assert_eq!(reading.wait.len(), 1_002);
+        let seconds = |quantile| reading.wait.value_at_quantile(quantile) / 1_000_000;
+        assert!((450..=560).contains(&seconds(0.5)), "{}", seconds(0.5));
+        assert!((850..=960).contains(&seconds(0.9)), "{}", seconds(0.9));
+        assert_eq!(reading.waiting.iter().sum::<u64>(), 1_002);
+        let of_ten_minutes = reading.waiting[6];
+        assert!((370..=430).contains(&of_ten_minutes), "{of_ten_minutes}");
+        let day = [span(-86_400, 1_000, 9)];
+        let longest = Gauge::default().reading(at(1_000), &day).wait.max();
+        assert!(longest >= 87_400 * 1_000_000, "{longest}");
+        let many = vec![span(0, 1_000, 7); 100_000];
+        assert_eq!(
+            Gauge::default().reading(at(1_000), &many).wait.len(),
+            700_000
+        );
     }
 }

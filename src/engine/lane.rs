@@ -11,7 +11,7 @@
 //! Cursors take turns in the order in which they became ready; one with more to do goes behind the
 //! others. A cursor that is aside takes no place in the order: its lane goes on without it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::domain::cursor::CursorId;
@@ -42,9 +42,12 @@ struct Round {
 struct Entry {
     at: At,
     oldest: Timestamp,
+    newest: Timestamp,
     behind: Behind,
     /// Events that a running turn may be reading: they wait until it has said how many it did.
     taken: u64,
+    /// The oldest event of which a hint has come since it runs.
+    came: Option<Timestamp>,
 }
 
 impl Entry {
@@ -115,6 +118,17 @@ pub struct Line {
     pub behind: u64,
 }
 
+/// Events that wait for one cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// When the oldest of them was received.
+    pub oldest: Timestamp,
+    /// When the newest was; not before the oldest.
+    pub newest: Timestamp,
+    /// How many.
+    pub events: u64,
+}
+
 impl At {
     fn is_set_aside(&self) -> bool {
         matches!(self, Self::Aside(Aside::Waiting(_) | Aside::Held))
@@ -165,20 +179,28 @@ impl Lane {
             let entry = Entry {
                 at: At::Ready,
                 oldest: hint.oldest,
+                newest: hint.newest,
                 behind: hint.behind,
                 taken: 0,
+                came: None,
             };
             self.cursors.insert(hint.cursor, entry);
             self.ready.push_back(hint.cursor);
             return;
         };
         entry.oldest = entry.oldest.min(hint.oldest);
+        entry.newest = entry.newest.max(hint.newest);
         entry.behind = entry.behind.and(hint.behind);
         let returns = hint.aside == lanes::Aside::Return;
         match &mut entry.at {
             At::Ready => {}
-            At::Running(again) if returns => *again = Some(Again::Returned),
-            At::Running(again) => *again = again.or(Some(Again::MoreEvents)),
+            At::Running(again) => {
+                entry.came = Some(entry.came.map_or(hint.oldest, |at| at.min(hint.oldest)));
+                *again = match returns {
+                    true => Some(Again::Returned),
+                    false => again.or(Some(Again::MoreEvents)),
+                };
+            }
             At::Aside(_) if returns => self.make_ready(hint.cursor),
             At::Aside(_) => {}
         }
@@ -275,6 +297,8 @@ impl Lane {
         };
         let fresh = entry.behind;
         entry.taken = 0;
+        // When it has done all that it had read, only what came meanwhile waits.
+        entry.oldest = entry.came.take().unwrap_or(entry.oldest);
         if let Outcome::More(rest) | Outcome::Aside(_, rest) = outcome {
             entry.oldest = rest.oldest;
             // What came meanwhile may or may not be in the rest; the next turn reads it exactly.
@@ -290,6 +314,17 @@ impl Lane {
             }
             _ => self.make_ready(cursor),
         }
+    }
+
+    /// Notes that a turn could not be taken: the cursor goes behind the others as it was.
+    pub fn not_turned(&mut self, cursor: CursorId) {
+        let running = self.cursors.get_mut(&cursor);
+        let Some(entry) = running.filter(|entry| matches!(entry.at, At::Running(_))) else {
+            return;
+        };
+        entry.behind = Behind::All(entry.events());
+        (entry.taken, entry.came) = (0, None);
+        self.make_ready(cursor);
     }
 
     /// Gives up every cursor, as hints for whoever has them next.
@@ -370,28 +405,37 @@ impl Lane {
 
     /// The cursors that are set aside and wait longest, then those that are not and do.
     pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
-        let line = |(cursor, entry): (&CursorId, &Entry)| Line {
-            cursor: *cursor,
-            is_set_aside: entry.at.is_set_aside(),
-            is_kept: entry.at == At::Aside(Aside::Kept),
+        let (mut aside, mut flowing) = (BinaryHeap::new(), BinaryHeap::new());
+        for (cursor, entry) in &self.cursors {
+            let (oldest, max) = match entry.at.is_set_aside() {
+                true => (&mut aside, set_aside_max),
+                false => (&mut flowing, flowing_max),
+            };
+            keep_least(oldest, (entry.oldest, *cursor), max);
+        }
+        let oldest = [aside, flowing].map(BinaryHeap::into_sorted_vec).concat();
+        let line = |(_, cursor)| {
+            let entry = self.cursors.get(&cursor)?;
+            Some(Line {
+                cursor,
+                is_set_aside: entry.at.is_set_aside(),
+                is_kept: entry.at == At::Aside(Aside::Kept),
+                oldest: entry.oldest,
+                behind: entry.events(),
+            })
+        };
+        oldest.into_iter().filter_map(line).collect()
+    }
+
+    /// What waits for each cursor, in no order.
+    pub fn spans(&self) -> Vec<Span> {
+        let span = |entry: &Entry| Span {
             oldest: entry.oldest,
-            behind: entry.events(),
+            newest: entry.newest.max(entry.oldest),
+            events: entry.events(),
         };
-        let of = |set_aside: bool, max: usize| {
-            let lines = self.cursors.iter().map(line);
-            let lines = lines.filter(|line| line.is_set_aside == set_aside);
-            let mut lines: Vec<_> = lines.collect();
-            let by_age = |line: &Line| (line.oldest, line.cursor);
-            if lines.len() > max && max > 0 {
-                lines.select_nth_unstable_by_key(max - 1, by_age);
-            }
-            lines.truncate(max);
-            lines.sort_unstable_by_key(by_age);
-            lines
-        };
-        let mut lines = of(true, set_aside_max);
-        lines.append(&mut of(false, flowing_max));
-        lines
+        let spans = self.cursors.values().map(span);
+        spans.filter(|span| span.events > 0).collect()
     }
 
     /// The lane in numbers.
@@ -446,6 +490,7 @@ fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
     Hint {
         cursor,
         oldest: entry.oldest,
+        newest: entry.newest,
         behind: entry.behind,
         aside: lanes::Aside::Return,
     }
@@ -455,6 +500,17 @@ fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
 fn in_order(mut hints: Vec<Hint>) -> Vec<Hint> {
     hints.sort_unstable_by_key(|hint| (hint.oldest, hint.cursor));
     hints
+}
+
+/// Keeps the `max` least of all that come by, the greatest of them on top.
+fn keep_least<T: Ord>(least: &mut BinaryHeap<T>, value: T, max: usize) {
+    if least.len() < max {
+        least.push(value);
+    } else if let Some(mut top) = least.peek_mut()
+        && value < *top
+    {
+        *top = value;
+    }
 }
 
 fn earlier(known: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
@@ -478,6 +534,7 @@ mod tests {
         Hint {
             cursor: cursor(stream),
             oldest: Timestamp::from_millis(stream),
+            newest: Timestamp::from_millis(stream),
             behind: Behind::More(1),
             aside,
         }
@@ -574,6 +631,54 @@ mod tests {
         assert_eq!(lane.lines(9, 9)[0].behind, 2);
         lane.turned(cursor(1), Outcome::More(rest(1)));
         assert_eq!(lane.survey().backlog_flowing, 1);
+    }
+
+    #[test]
+    fn what_waits_is_as_old_as_its_oldest_event_whatever_has_been_done_or_could_not_be() {
+        let came_at = |millis| Hint {
+            oldest: at(millis),
+            newest: at(millis),
+            ..hint(1, lanes::Aside::Stay)
+        };
+        let mut lane = Lane::default();
+        lane.hinted([came_at(10)]);
+        for next in [20, 30, 40] {
+            assert_eq!(batch(&mut lane, 9, 0), [1]);
+            lane.hinted([came_at(next)]);
+            assert_eq!(lane.survey().oldest_flowing, Some(at(next - 10)));
+            lane.turned(cursor(1), Outcome::Done);
+            assert_eq!(lane.survey().oldest_flowing, Some(at(next)), "more came");
+        }
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        lane.hinted([came_at(50)]);
+        lane.not_turned(cursor(1));
+        let survey = lane.survey();
+        assert_eq!((survey.oldest, survey.backlog), (Some(at(40)), 2));
+        assert_eq!(batch(&mut lane, 9, 0), [1], "it is its turn again");
+    }
+
+    #[test]
+    fn of_what_waits_for_a_cursor_it_is_known_when_the_oldest_came_and_when_the_newest() {
+        let came_at = |millis| Hint {
+            oldest: at(millis),
+            newest: at(millis),
+            ..hint(1, lanes::Aside::Stay)
+        };
+        let mut lane = Lane::default();
+        lane.hinted([10, 20, 30].map(came_at));
+        assert_eq!(batch(&mut lane, 9, 0), [1]);
+        let rest = Rest {
+            oldest: at(20),
+            events: 2,
+        };
+        lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest));
+        lane.hinted([came_at(60)]);
+        let span = Span {
+            oldest: at(20),
+            newest: at(60),
+            events: 3,
+        };
+        assert_eq!(lane.spans(), [span]);
     }
 
     #[test]

@@ -349,6 +349,7 @@ pub(super) fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
     Hint {
         cursor,
         oldest: now,
+        newest: now,
         behind: Behind::More(1),
         aside: Aside::Return,
     }

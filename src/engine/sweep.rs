@@ -127,9 +127,11 @@ pub(super) fn hints(
         let Some(lane) = lane_of(catalog, behind) else {
             continue;
         };
+        let (oldest, newest) = behind.received.unwrap_or((now, now));
         hints.entry(lane).or_default().push(Hint {
             cursor: behind.cursor,
-            oldest: now,
+            oldest,
+            newest,
             behind: Behind::All(behind.events),
             // A lane may still have set aside what somebody has let go: that hint was lost too.
             aside: match behind.flows {

@@ -265,6 +265,7 @@ fn hint(input: &Input, now: Timestamp) -> Hint {
     Hint {
         cursor: input.cursor.id,
         oldest: rest.oldest,
+        newest: input.events.last().map_or(now, |event| event.received_at),
         behind: Behind::All(rest.events),
         aside: lanes::Aside::Return,
     }

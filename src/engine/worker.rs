@@ -164,23 +164,15 @@ impl Worker {
     /// The lane in numbers, now.
     pub fn survey(&self, now: Timestamp) -> (Survey, Reading) {
         self.take_hints();
-        let survey = {
+        let (survey, spans) = {
             let lane = self.lane.lock();
-            Survey {
+            let survey = Survey {
                 turn_wait: lane.turn_wait(now),
                 ..lane.survey()
-            }
+            };
+            (survey, lane.spans())
         };
-        let age = |at: Option<Timestamp>| at.map(|at| now.since(at));
-        let set_aside = survey.backlog - survey.backlog_flowing;
-        let waiting = [
-            (age(survey.oldest_flowing), survey.backlog_flowing),
-            (age(survey.oldest), set_aside),
-        ];
-        let waiting = waiting
-            .into_iter()
-            .filter_map(|(age, events)| Some((age?, events)));
-        let reading = self.gauge.lock().reading(now, waiting);
+        let reading = self.gauge.lock().reading(now, &spans);
         (survey, reading)
     }
 
@@ -289,13 +281,8 @@ impl Worker {
     /// Puts a batch whose turn failed back to the tail.
     fn again(&self, batch: &[CursorId]) {
         let mut lane = self.lane.lock();
-        let now = Timestamp::now();
         for cursor in batch {
-            let rest = super::lane::Rest {
-                oldest: now,
-                events: 1,
-            };
-            lane.turned(*cursor, super::lane::Outcome::More(rest));
+            lane.not_turned(*cursor);
         }
     }
 
@@ -418,6 +405,7 @@ mod tests {
         let hint = |cursor: CursorId| Hint {
             cursor,
             oldest: Timestamp::now(),
+            newest: Timestamp::now(),
             behind: Behind::More(1),
             aside: Aside::Stay,
         };

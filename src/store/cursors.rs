@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::session::Tx;
 use super::tail::Tail;
-use super::{Error, Hot, Store, sqlite};
+use super::{Error, Hot, Statement, Store, sqlite};
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{HandlerId, HookId};
@@ -102,6 +102,41 @@ pub enum Mover {
     /// An operator: what the cursor was held for is over.
     Operator,
 }
+
+/// Every cursor that is behind, with the times of the first event it needs and of the last one of its stream. In a
+/// file they are found by the index, which has every event up to the head that a stream's row has.
+macro_rules! behind {
+    ($received:literal, $seq:literal) => {
+        concat!(
+            "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0),
+              case when coalesce(c.condition, 'flowing') = 'flowing' then 1 else 0 end,
+              (",
+            $received,
+            $seq,
+            " = coalesce(c.position, 0) + 1), (",
+            $received,
+            $seq,
+            " = s.head)
+            from streams s
+            join hooks k on k.id = s.hook and k.deleted_at is null
+            join handlers h on h.hook = s.hook and h.deleted_at is null
+            left join cursors c on c.stream = s.id and c.handler = h.id
+            where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
+            order by s.id, h.id limit $3"
+        )
+    };
+}
+
+const BEHIND: Statement = Statement {
+    sqlite: behind!(
+        "select l.received_at from log_index i join log l on l.n = i.n where i.stream = s.id and ",
+        "i.seq"
+    ),
+    postgres: behind!(
+        "select e.received_at from events e where e.stream = s.id and ",
+        "e.seq"
+    ),
+};
 
 /// What became of an operator's wish to skip an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,16 +431,8 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn behind(&self, after: CursorId, limit: i64) -> Result<Vec<Behind>, Error> {
-        const SWEEP: &str = "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0),
-              case when coalesce(c.condition, 'flowing') = 'flowing' then 1 else 0 end
-            from streams s
-            join hooks k on k.id = s.hook and k.deleted_at is null
-            join handlers h on h.hook = s.hook and h.deleted_at is null
-            left join cursors c on c.stream = s.id and c.handler = h.id
-            where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
-            order by s.id, h.id limit $3";
         self.hot.index().await?;
-        let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(SWEEP)
+        let rows: Vec<BehindRow> = sqlx::query_as(self.words(BEHIND))
             .bind(after.stream.0)
             .bind(after.handler.0)
             .bind(limit)
@@ -426,10 +453,15 @@ pub struct Behind {
     pub events: u64,
     /// Whether it flows: nothing but a turn is missing.
     pub flows: bool,
+    /// When the first event it has to go was received, and the last; none where that event is missing.
+    pub received: Option<(Timestamp, Timestamp)>,
 }
 
-impl From<(i64, i64, i64, i64, i64)> for Behind {
-    fn from((stream, handler, slot, events, flows): (i64, i64, i64, i64, i64)) -> Self {
+type BehindRow = (i64, i64, i64, i64, i64, Option<i64>, Option<i64>);
+
+impl From<BehindRow> for Behind {
+    fn from((stream, handler, slot, events, flows, first, last): BehindRow) -> Self {
+        let at = Timestamp::from_millis;
         Self {
             cursor: CursorId {
                 stream: StreamId(stream),
@@ -438,6 +470,7 @@ impl From<(i64, i64, i64, i64, i64)> for Behind {
             slot: Slot(u16::try_from(slot).unwrap_or_default()),
             events: u64::try_from(events).unwrap_or(0),
             flows: flows == 1,
+            received: first.zip(last).map(|(first, last)| (at(first), at(last))),
         }
     }
 }

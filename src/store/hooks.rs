@@ -7,13 +7,14 @@ use std::time::Duration;
 use sqlx::FromRow;
 
 use super::session::Tx;
-use super::{Error, Hot, Store};
+use super::{Error, Hot, Store, Writing};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{
     Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
 
 /// What a hook shall be.
@@ -37,6 +38,21 @@ pub struct HookPlan {
     pub on_error: OnError,
     /// Gathers events into one turn.
     pub debounce: Option<Debounce>,
+}
+
+/// Changes that belong together.
+#[derive(Debug, Default)]
+pub struct Batch<'a> {
+    /// Namespaces to make, with their lanes and when they are late.
+    pub new_namespaces: Vec<(&'a Name, u16, Thresholds)>,
+    /// Namespaces that are late from another age on.
+    pub thresholds: Vec<(&'a Name, Thresholds)>,
+    /// Hooks, and what they shall be.
+    pub edited: Vec<(&'a Hook, HookPlan)>,
+    /// Hooks to delete.
+    pub deleted: Vec<HookId>,
+    /// Hooks to make.
+    pub new_hooks: Vec<HookPlan>,
 }
 
 impl From<&Hook> for HookPlan {
@@ -143,20 +159,9 @@ impl Store {
     ) -> Result<Option<()>, Error> {
         let mut writing = self.begin().await?;
         for plan in plans {
-            let id: Option<i64> = sqlx::query_scalar(CREATE)
-                .bind(plan.namespace.as_str())
-                .bind(plan.name.as_str())
-                .bind(plan.order_by.to_string())
-                .bind(unordered_word(plan.unordered))
-                .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
-                .bind(at.as_millis())
-                .bind(plan.keep.to_string())
-                .fetch_optional(&mut writing.tx)
-                .await?;
-            let Some(id) = id else {
+            if !writing.create_hook(plan, at).await? {
                 return Ok(None);
-            };
-            add_handler(&mut writing.tx, HookId(id), plan, at).await?;
+            }
         }
         writing.config_changed().await?;
         writing.commit().await?;
@@ -176,25 +181,8 @@ impl Store {
         at: Timestamp,
     ) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
-        let edited = sqlx::query(EDIT)
-            .bind(hook.id.0)
-            .bind(plan.order_by.to_string())
-            .bind(unordered_word(plan.unordered))
-            .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
-            .bind(plan.keep.to_string())
-            .execute(&mut writing.tx)
-            .await?;
-        if edited.rows_affected() == 0 {
+        if !writing.edit_hook(hook, plan, at).await? {
             return Ok(false);
-        }
-        match (hook.reduce(), &plan.reducer) {
-            (Some(handler), Some(_)) => edit_handler(&mut writing.tx, handler, plan).await?,
-            (None, Some(_)) => {
-                add_handler(&mut writing.tx, hook.id, plan, at).await?;
-                begin_at_floors(&mut writing.tx, hook.id, at).await?;
-            }
-            (Some(_), None) => remove_handlers(&mut writing.tx, hook.id, at).await?,
-            (None, None) => {}
         }
         writing.config_changed().await?;
         writing.commit().await?;
@@ -209,17 +197,54 @@ impl Store {
     /// Those of the database; nothing was changed.
     pub async fn delete_hook(&self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
-        let deleted = sqlx::query(DELETE)
-            .bind(hook.0)
-            .bind(at.as_millis())
-            .execute(&mut writing.tx)
-            .await?;
-        if deleted.rows_affected() == 0 {
+        if !writing.delete_hook(hook, at).await? {
             return Ok(false);
         }
-        remove_handlers(&mut writing.tx, hook, at).await?;
         writing.config_changed().await?;
         self.hot.streams_deleted();
+        writing.commit().await?;
+        Ok(true)
+    }
+
+    /// Changes namespaces and hooks in one transaction: all, or none when somebody else has changed one of them
+    /// meanwhile. Hooks stay in the lanes that they have.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn apply(&self, changes: &Batch<'_>, at: Timestamp) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        for (name, lanes, thresholds) in &changes.new_namespaces {
+            if !writing
+                .create_namespace(name, *lanes, *thresholds, at)
+                .await?
+            {
+                return Ok(false);
+            }
+        }
+        for (name, to) in &changes.thresholds {
+            if !writing.set_thresholds(name, *to).await? {
+                return Ok(false);
+            }
+        }
+        for (hook, plan) in &changes.edited {
+            if !writing.edit_hook(hook, plan, at).await? {
+                return Ok(false);
+            }
+        }
+        for hook in &changes.deleted {
+            if !writing.delete_hook(*hook, at).await? {
+                return Ok(false);
+            }
+        }
+        for plan in &changes.new_hooks {
+            if !writing.create_hook(plan, at).await? {
+                return Ok(false);
+            }
+        }
+        writing.config_changed().await?;
+        if !changes.deleted.is_empty() {
+            self.hot.streams_deleted();
+        }
         writing.commit().await?;
         Ok(true)
     }
@@ -282,6 +307,71 @@ impl Store {
         let gone: Vec<_> = streams.iter().copied().map(StreamId).collect();
         self.hot.forget(&gone);
         Ok(streams.len())
+    }
+}
+
+impl Writing<'_> {
+    /// `false` when its name is taken.
+    async fn create_hook(&mut self, plan: &HookPlan, at: Timestamp) -> Result<bool, Error> {
+        let id: Option<i64> = sqlx::query_scalar(CREATE)
+            .bind(plan.namespace.as_str())
+            .bind(plan.name.as_str())
+            .bind(plan.order_by.to_string())
+            .bind(unordered_word(plan.unordered))
+            .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
+            .bind(at.as_millis())
+            .bind(plan.keep.to_string())
+            .fetch_optional(&mut self.tx)
+            .await?;
+        let Some(id) = id else {
+            return Ok(false);
+        };
+        add_handler(&mut self.tx, HookId(id), plan, at).await?;
+        Ok(true)
+    }
+
+    /// `false` when it was deleted.
+    async fn edit_hook(
+        &mut self,
+        hook: &Hook,
+        plan: &HookPlan,
+        at: Timestamp,
+    ) -> Result<bool, Error> {
+        let edited = sqlx::query(EDIT)
+            .bind(hook.id.0)
+            .bind(plan.order_by.to_string())
+            .bind(unordered_word(plan.unordered))
+            .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
+            .bind(plan.keep.to_string())
+            .execute(&mut self.tx)
+            .await?;
+        if edited.rows_affected() == 0 {
+            return Ok(false);
+        }
+        match (hook.reduce(), &plan.reducer) {
+            (Some(handler), Some(_)) => edit_handler(&mut self.tx, handler, plan).await?,
+            (None, Some(_)) => {
+                add_handler(&mut self.tx, hook.id, plan, at).await?;
+                begin_at_floors(&mut self.tx, hook.id, at).await?;
+            }
+            (Some(_), None) => remove_handlers(&mut self.tx, hook.id, at).await?,
+            (None, None) => {}
+        }
+        Ok(true)
+    }
+
+    /// `false` when it is gone already.
+    async fn delete_hook(&mut self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
+        let deleted = sqlx::query(DELETE)
+            .bind(hook.0)
+            .bind(at.as_millis())
+            .execute(&mut self.tx)
+            .await?;
+        if deleted.rows_affected() == 0 {
+            return Ok(false);
+        }
+        remove_handlers(&mut self.tx, hook, at).await?;
+        Ok(true)
     }
 }
 

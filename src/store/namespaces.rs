@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
-use super::{Error, Store};
+use super::{Error, Store, Writing};
 use crate::domain::lane::LaneSet;
 use crate::domain::name::Name;
 use crate::domain::thresholds::Thresholds;
@@ -91,46 +91,15 @@ impl Store {
         at: Timestamp,
     ) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
-        let made = sqlx::query(CREATE)
-            .bind(name.as_str())
-            .bind(at.as_millis())
-            .bind(millis(thresholds.warn))
-            .bind(millis(thresholds.crit))
-            .execute(&mut writing.tx)
-            .await?;
-        if made.rows_affected() == 0 {
+        if !writing
+            .create_namespace(name, lanes, thresholds, at)
+            .await?
+        {
             return Ok(false);
         }
-        sqlx::query(OPEN)
-            .bind(name.as_str())
-            .bind(i64::from(lanes))
-            .bind(at.as_millis())
-            .execute(&mut writing.tx)
-            .await?;
-        sqlx::query(ADD_LANES)
-            .bind(name.as_str())
-            .bind(i64::from(lanes))
-            .execute(&mut writing.tx)
-            .await?;
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
-    }
-
-    /// Changes when a namespace is late.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn set_thresholds(&self, name: &Name, to: Thresholds) -> Result<(), Error> {
-        let mut writing = self.begin().await?;
-        sqlx::query(WARN)
-            .bind(name.as_str())
-            .bind(millis(to.warn))
-            .bind(millis(to.crit))
-            .execute(&mut writing.tx)
-            .await?;
-        writing.config_changed().await?;
-        writing.commit().await
     }
 
     /// Deletes a namespace without hooks; `false` when it has some or does not exist.
@@ -159,6 +128,55 @@ impl Store {
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
+    }
+}
+
+impl Writing<'_> {
+    /// `false` when it exists already.
+    pub(super) async fn create_namespace(
+        &mut self,
+        name: &Name,
+        lanes: u16,
+        thresholds: Thresholds,
+        at: Timestamp,
+    ) -> Result<bool, Error> {
+        let made = sqlx::query(CREATE)
+            .bind(name.as_str())
+            .bind(at.as_millis())
+            .bind(millis(thresholds.warn))
+            .bind(millis(thresholds.crit))
+            .execute(&mut self.tx)
+            .await?;
+        if made.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query(OPEN)
+            .bind(name.as_str())
+            .bind(i64::from(lanes))
+            .bind(at.as_millis())
+            .execute(&mut self.tx)
+            .await?;
+        sqlx::query(ADD_LANES)
+            .bind(name.as_str())
+            .bind(i64::from(lanes))
+            .execute(&mut self.tx)
+            .await?;
+        Ok(true)
+    }
+
+    /// `false` when it is gone.
+    pub(super) async fn set_thresholds(
+        &mut self,
+        name: &Name,
+        to: Thresholds,
+    ) -> Result<bool, Error> {
+        let set = sqlx::query(WARN)
+            .bind(name.as_str())
+            .bind(millis(to.warn))
+            .bind(millis(to.crit))
+            .execute(&mut self.tx)
+            .await?;
+        Ok(set.rows_affected() > 0)
     }
 }
 

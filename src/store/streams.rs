@@ -193,22 +193,27 @@ const WITH_CURSORS: &str = "select s.id as stream, s.hook, s.ordering_key, c.han
     c.condition, c.retry_at, c.tries, c.reason
     from streams s left join cursors c on c.stream = s.id where s.id in ";
 
-const COUNTS: &str =
-    "select (select count(*) from hooks where namespace = $1 and deleted_at is null),
-    (select count(*) from streams s join hooks k on k.id = s.hook and k.deleted_at is null
-      where k.namespace = $1),
-    (select count(*) from dead_letters d join handlers r on r.id = d.handler and r.deleted_at is null
-      join hooks k on k.id = r.hook and k.deleted_at is null where k.namespace = $1)";
+const HOOKS: &str = "select k.id, (select count(*) from streams s where s.hook = k.id)
+    from hooks k where k.namespace = $1 and k.deleted_at is null";
+
+const DEAD: &str = "select count(*) from dead_letters d
+    join handlers r on r.id = d.handler and r.deleted_at is null
+    join hooks k on k.id = r.hook and k.deleted_at is null where k.namespace = $1";
 
 /// How much a namespace has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceCounts {
-    /// Hooks.
-    pub hooks: u64,
-    /// Streams of its hooks.
-    pub streams: u64,
+    /// Its hooks, each with the number of its streams.
+    pub hooks: HashMap<HookId, u64>,
     /// Dead letters of their handlers.
     pub dead: u64,
+}
+
+impl NamespaceCounts {
+    /// Streams of all of its hooks.
+    pub fn streams(&self) -> u64 {
+        self.hooks.values().sum()
+    }
 }
 
 /// A stream, and where its handlers are.
@@ -318,14 +323,18 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn namespace_counts(&self, namespace: &Name) -> Result<NamespaceCounts, Error> {
-        let (hooks, streams, dead): (i64, i64, i64) = sqlx::query_as(COUNTS)
+        let hooks: Vec<(i64, i64)> = sqlx::query_as(HOOKS)
+            .bind(namespace.as_str())
+            .fetch_all(&self.reader)
+            .await?;
+        let dead: i64 = sqlx::query_scalar(DEAD)
             .bind(namespace.as_str())
             .fetch_one(&self.reader)
             .await?;
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        let hooks = hooks.into_iter();
         Ok(NamespaceCounts {
-            hooks: number(hooks),
-            streams: number(streams),
+            hooks: hooks.map(|(hook, n)| (HookId(hook), number(n))).collect(),
             dead: number(dead),
         })
     }

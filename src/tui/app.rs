@@ -312,15 +312,17 @@ impl App {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
         };
-        let mut cursors: std::collections::HashMap<u16, Vec<&CursorLine>> = Default::default();
+        let mut cursors: std::collections::HashMap<_, Vec<&CursorLine>> = Default::default();
         if !self.filter.is_empty() {
             for cursor in &snapshot.cursors {
-                cursors.entry(cursor.lane).or_default().push(cursor);
+                let lane = (cursor.generation, cursor.lane);
+                cursors.entry(lane).or_default().push(cursor);
             }
         }
         let is_shown = |lane: &&Lane| {
             self.filter.is_empty() || {
-                let of_lane = cursors.get(&lane.index).map_or(&[][..], Vec::as_slice);
+                let of_lane = cursors.get(&(lane.generation, lane.index));
+                let of_lane = of_lane.map_or(&[][..], Vec::as_slice);
                 self.shows_lane(lane, of_lane)
             }
         };
@@ -374,7 +376,7 @@ impl App {
             (None, Some(snapshot)) => &snapshot.cursors,
             (None, None) => return Vec::new(),
         };
-        let of_lane = lines.iter().filter(|line| line.lane == lane.index);
+        let of_lane = lines.iter().filter(|line| line.is_in(lane));
         of_lane.filter(|line| self.shows_cursor(line)).collect()
     }
 
@@ -412,7 +414,9 @@ impl App {
     /// The nodes that are shown: those that are silent or leave first.
     pub fn nodes(&self) -> Vec<&NodeLine> {
         let nodes = self.snapshot().map_or(&[][..], |seen| &seen.nodes);
-        let is_shown = |node: &&NodeLine| self.filter.shows(&[("node", &node.node)]);
+        // The filter chooses the rows of the screen, not those of a panel beside them.
+        let is_list = matches!(self.view, View::Nodes);
+        let is_shown = |node: &&NodeLine| !is_list || self.filter.shows(&[("node", &node.node)]);
         let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
         nodes.sort_by_key(|node| !is_in_trouble(node));
         nodes
@@ -421,8 +425,10 @@ impl App {
     /// The namespaces that are shown.
     pub fn namespaces(&self) -> Vec<&NamespaceLine> {
         let lines = self.snapshot().map_or(&[][..], |seen| &seen.namespaces);
-        let is_shown =
-            |line: &&NamespaceLine| self.filter.shows(&[("namespace", line.namespace.as_str())]);
+        let is_list = matches!(self.view, View::Namespaces);
+        let is_shown = |line: &&NamespaceLine| {
+            !is_list || self.filter.shows(&[("namespace", line.namespace.as_str())])
+        };
         lines.iter().filter(is_shown).collect()
     }
 
@@ -505,6 +511,11 @@ impl App {
             }
             Message::Event(Ok(event)) => {
                 self.event = Some(event);
+                None
+            }
+            Message::Plan(Ok(plan)) if plan.from == plan.to => {
+                let lanes = crate::text::counted(u64::from(plan.to), "lane", "lanes");
+                self.note = Some(format!("already {lanes}"));
                 None
             }
             Message::Plan(Ok(plan)) => {

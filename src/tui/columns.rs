@@ -201,6 +201,28 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// The text in `most` lines at most, and behind it `tail`, which is never left out; where there is more text, it ends
+/// in `..`.
+pub fn paragraph(text: &str, tail: &str, width: usize, most: usize) -> Vec<String> {
+    let mut lines = wrapped(text, width);
+    let is_whole = lines.len() <= most;
+    lines.truncate(most);
+    let has_room = lines.len() < most;
+    let Some(last) = lines.last_mut() else {
+        return lines;
+    };
+    if is_whole && last.width() + tail.width() <= width {
+        last.push_str(tail);
+    } else if is_whole && has_room {
+        lines.push(cut(tail.trim_start(), width));
+    } else {
+        let room = width.saturating_sub(tail.width());
+        let ended = cut(&format!("{last}..."), room.min(last.width() + 2));
+        *last = cut(&(ended + tail), width);
+    }
+    lines
+}
+
 /// The text in pieces of `width` characters at most, nothing left out.
 pub fn chunked(text: &str, width: usize) -> Vec<String> {
     let mut pieces = vec![String::new()];
@@ -289,6 +311,23 @@ mod tests {
         assert_eq!(fit("日本日本", 5, false), "日.. ");
         assert_eq!(fit("ab", 4, true), "  ab");
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
+        assert_eq!(paragraph("one two three", "", 8, 2), ["one two", "three"]);
+        assert_eq!(paragraph("one two three", "", 8, 1), ["one tw.."]);
+        assert_eq!(
+            paragraph("one two three four", "", 9, 2),
+            ["one two", "three.."]
+        );
+        let told = |text| paragraph(text, " (+1, !)", 13, 2);
+        assert_eq!(told("one"), ["one (+1, !)"]);
+        assert_eq!(told("one two three"), ["one two three", "(+1, !)"]);
+        assert_eq!(
+            told("one two three four"),
+            ["one two three", "four (+1, !)"]
+        );
+        assert_eq!(
+            told("one two three fourfive"),
+            ["one two three", "fou.. (+1, !)"]
+        );
         assert_eq!(cut("abc", 1), ".");
         assert_eq!(chunked("日本ab", 3), ["日", "本a", "b"]);
         assert_eq!(chunked("", 3), [""]);
@@ -299,6 +338,8 @@ mod tests {
         fn a_cell_is_as_wide_as_its_column(text in "\\PC*", width in 0..40_usize, right: bool) {
             prop_assert_eq!(fit(&text, width, right).width(), width);
             prop_assert!(wrapped(&text, width).iter().all(|line| line.width() <= width));
+            let lines = paragraph(&text, " (+2 more)", width, 2);
+            prop_assert!(lines.len() <= 2 && lines.iter().all(|line| line.width() <= width));
         }
     }
 }

@@ -85,7 +85,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
             snapshot
                 .cursors
                 .iter()
-                .any(|line| line.lane == lane.index && line.stream == *stream)
+                .any(|line| line.is_in(lane) && line.stream == *stream)
         });
         verdict.lane.as_deref() == Some(name) || its_stream
     };
@@ -325,11 +325,9 @@ fn why_of(
     };
     let mut lines = vec![rule(app, &title, width)];
     let mut say = |label: &str, text: &str, tone: Tone| {
-        let parts = super::columns::wrapped(
-            printable_line(text).as_str(),
-            width.saturating_sub(11).max(10),
-        );
-        for (nth, part) in parts.into_iter().take(2).enumerate() {
+        let room = width.saturating_sub(11).max(10);
+        let parts = super::columns::paragraph(printable_line(text).as_str(), "", room, 2);
+        for (nth, part) in parts.into_iter().enumerate() {
             let label = if nth == 0 { label } else { "" };
             lines.push(app.theme.line(tone, format!(" {label:<9} {part}")));
         }
@@ -472,7 +470,7 @@ const HELP: &str = "  MOVE                               LOOK
            each holds up its own events only, the lane goes on
   OLDEST   age of the oldest waiting event, set-aside ones too
   FLOW     the same, of flowing cursors in running lanes only: our share
-  WAIT     received -> applied, waiting events counted, last 5m    WORK  handler
+  WAIT     received -> applied, waiting ones too; WORK  handler: 5m.  IN OUT: 1m
   ETA      by the slope of FLOW: - steady grows never, or a time; what waits
            for someone says so: retry, held, lease, resume (you)";
 

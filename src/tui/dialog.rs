@@ -8,7 +8,9 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Clear, Padding, Paragraph};
 
 use super::app::{Action, App, Want};
-use super::columns::wrapped;
+use unicode_width::UnicodeWidthStr as _;
+
+use super::columns::{chunked, wrapped};
 use super::theme::Tone;
 use crate::api::{LaneState, Resize, Snapshot};
 use crate::domain::event::EventId;
@@ -321,7 +323,24 @@ impl Dialog {
         }
     }
 
-    fn lines(&self, app: &App, width: usize) -> Vec<Line<'static>> {
+    /// The plan, and below it what is asked, in `room` lines at most: where they are too few, the plan is cut and not
+    /// the question.
+    fn lines(&self, app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
+        let asked = self.question(app, width, room);
+        let mut lines = self.plan_lines(width);
+        let room = room.saturating_sub(asked.len() + 1);
+        if lines.len() > room {
+            lines.truncate(room.saturating_sub(1));
+            lines.extend((room > 0).then(|| Line::from("..")));
+        }
+        if !lines.is_empty() {
+            lines.push(Line::default());
+        }
+        lines.extend(asked);
+        lines
+    }
+
+    fn plan_lines(&self, width: usize) -> Vec<Line<'static>> {
         let mut lines = Vec::new();
         let label = self
             .plan
@@ -340,16 +359,19 @@ impl Dialog {
                 lines.push(Line::from(format!("{name:<label$}{gap}{part}")));
             }
         }
-        if !lines.is_empty() {
-            lines.push(Line::default());
-        }
+        lines
+    }
+
+    fn question(&self, app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
+        let mut lines = Vec::new();
         match &self.asks {
             Asks::Menu {
                 items,
                 at,
                 forbidden,
             } => {
-                for (nth, item) in items.iter().enumerate() {
+                let items = items.iter().enumerate();
+                for (nth, item) in items.skip((at + 1).saturating_sub(room)).take(room) {
                     let label = printable_line(&item.label);
                     lines.push(match forbidden {
                         Some(_) => app.theme.line(Tone::Quiet, format!("  {label}")),
@@ -371,9 +393,16 @@ impl Dialog {
                 "New number, 1 to 1024, Esc cancels:  [{typed:<4}]"
             ))),
             Asks::Typed { due, typed, .. } => {
-                lines.push(Line::from(format!(
-                    "Type {due} to go on, Esc cancels:  [{typed}]"
-                )));
+                let asked = format!("Type {due} to go on, Esc cancels:");
+                let room = due.width().max(typed.width());
+                let field = format!("[{typed}{}]", " ".repeat(room - typed.width()));
+                match asked.width() + 2 + field.width() <= width {
+                    true => lines.push(Line::from(format!("{asked}  {field}"))),
+                    false => {
+                        lines.extend(wrapped(&asked, width).into_iter().map(Line::from));
+                        lines.extend(chunked(&field, width).into_iter().map(Line::from));
+                    }
+                }
             }
         }
         lines
@@ -408,7 +437,8 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
     if width < 8 || area.height < 3 {
         return;
     }
-    let lines = dialog.lines(app, usize::from(width).saturating_sub(4));
+    let room = usize::from(area.height).saturating_sub(2);
+    let lines = dialog.lines(app, usize::from(width).saturating_sub(4), room);
     let lines: Vec<_> = lines
         .into_iter()
         .map(|line| app.theme.shown(line))

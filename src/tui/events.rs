@@ -1,8 +1,7 @@
 //! Webhooks as they come, and one of them whole. What is in them comes from anybody: it is shown, never sent
 //! to the terminal as it is.
 
-use ratatui::style::Modifier;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
 use super::app::{App, View, fate};
 use super::columns::{Column, Table, chunked, cut, fit, number};
@@ -33,7 +32,8 @@ pub fn events(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let hooks = app.snapshot().map_or(&[][..], |seen| &seen.hooks);
     let of_filter = |name: &str| hook.is_none_or(|hook| name.contains(hook));
     let rates = hooks.iter().filter(|line| of_filter(line.hook.as_str()));
-    let rate: f64 = rates.map(|line| line.in_per_s).sum();
+    // Not `sum`: of nothing it is -0.
+    let rate = rates.fold(0.0, |sum, line| sum + line.in_per_s);
     let filter = match app.filter.is_empty() {
         true => "all hooks".to_owned(),
         false => format!("filter: {}", app.filter.text()),
@@ -111,11 +111,7 @@ fn list(
         ];
         let sign = if is_selected(row) { '>' } else { ' ' };
         let text = format!("{sign}{}{}", severity.mark(), table.named_row(&cells));
-        let mut style = app.theme.style(Tone::from(severity));
-        if sign == '>' {
-            style = style.add_modifier(Modifier::REVERSED);
-        }
-        lines.push(Line::from(Span::styled(text, style)));
+        lines.push(app.theme.row(Tone::from(severity), text, sign == '>'));
     }
     lines
 }

@@ -358,12 +358,10 @@ impl App {
         let worst = snapshot.verdicts.first()?.clone();
         if let Some(stream) = worst.stream {
             let of_stream = snapshot.cursors.iter().find(|line| line.stream == stream);
-            let (lane, handler) = of_stream
-                .map(|line| (line.lane, line.handler.clone()))
-                .unzip();
-            let of_index = |index: u16| snapshot.lanes.iter().find(|lane| lane.index == index);
-            if let Some(lane) = lane.and_then(of_index) {
-                self.lane = Some(lane.lane.clone());
+            let handler = of_stream.map(|line| line.handler.clone());
+            let lane = of_stream.and_then(|line| snapshot.lanes.iter().find(|l| line.is_in(l)));
+            if let Some(name) = lane.map(|lane| lane.lane.clone()) {
+                self.lane = Some(name);
             }
             return self.open_stream(stream, handler);
         }

@@ -1,7 +1,6 @@
 //! What happened, the nodes, and the namespaces: a list each.
 
-use ratatui::style::Modifier;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
 use super::app::{App, is_in_trouble};
 use super::columns::{Column, Table, age, cut, fit, number, share, took};
@@ -15,14 +14,8 @@ use crate::text::{count, counted, printable_line};
 /// A row of a list, which is selected or not.
 pub fn row(app: &App, text: String, severity: Severity, is_selected: bool) -> Line<'static> {
     let sign = if is_selected { '>' } else { ' ' };
-    let mut style = app.theme.style(Tone::from(severity));
-    if is_selected {
-        style = style.add_modifier(Modifier::REVERSED);
-    }
-    Line::from(Span::styled(
-        format!("{sign}{}{text}", severity.mark()),
-        style,
-    ))
+    let text = format!("{sign}{}{text}", severity.mark());
+    app.theme.row(Tone::from(severity), text, is_selected)
 }
 
 /// The first rows that are shown, so that the selected one is among them.
@@ -114,7 +107,7 @@ fn whole(line: &LogLine, width: usize, room: usize) -> Vec<Line<'static>> {
 fn node_columns() -> Vec<Column> {
     vec![
         Column::words("NODE", 12).narrow(2, 8),
-        Column::words("OWNS", 18).narrow(1, 12),
+        Column::words("OWNS", 20).narrow(1, 12),
         Column::numbers("BUSY", 5),
         Column::numbers("CPU", 5),
         Column::numbers("COMMIT99", 8),
@@ -135,12 +128,11 @@ pub fn node_header(width: usize) -> String {
 pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) -> Line<'static> {
     let table = Table::new(node_columns(), 1, width.saturating_sub(2));
     let state = if node.leaving { " (leaving)" } else { "" };
-    let lanes = if node.lanes == 1 { "lane" } else { "lanes" };
     let cpu = node.cpu.map(|cpu| format!("{cpu:.1}c"));
     let version = node.version.as_deref().unwrap_or("-");
     let cells = [
         ("NODE", printable_line(&node.node).to_string() + state),
-        ("OWNS", format!("{} {lanes} {}", node.lanes, node.owns)),
+        ("OWNS", owns(node, table.width("OWNS"))),
         ("BUSY", share(node.busy)),
         ("CPU", cpu.unwrap_or_else(|| "-".to_owned())),
         ("COMMIT99", took(node.commit_p99_ms)),
@@ -155,6 +147,21 @@ pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) ->
         (false, _) => Severity::Fine,
     };
     row(app, table.named_row(&cells), severity, is_selected)
+}
+
+/// The lanes of a node in this namespace, and where there is room how many it runs for others.
+fn owns(node: &NodeLine, width: usize) -> String {
+    let others = node.lanes.saturating_sub(node.lanes_here);
+    let here = match node.lanes_here {
+        0 => "no lane here".to_owned(),
+        1 => format!("1 lane {}", node.owns),
+        n => format!("{n} lanes {}", node.owns),
+    };
+    let whole = format!("{here}, {others} other");
+    match others > 0 && whole.len() <= width {
+        true => whole,
+        false => here,
+    }
 }
 
 /// Every node; those that are not as the others first.

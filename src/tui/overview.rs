@@ -1,12 +1,11 @@
 //! The first screen: can it be trusted, how late is it, whose fault is it, do more lanes help; then the
 //! lanes, which prove it.
 
-use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 
 use super::app::{App, Link, Sort, View};
 use super::chart::{bar, sparks};
-use super::columns::{Column, Table, age, cut, fit, number, rate, share, took, wrapped};
+use super::columns::{Column, Table, age, cut, fit, number, paragraph, rate, share, took};
 use super::fold;
 use super::lists::{node_header, node_line};
 use super::theme::Tone;
@@ -28,7 +27,7 @@ pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         }));
         return lines;
     };
-    lines.extend(lost(app));
+    lines.extend(lost(app, width));
     lines.push(totals(app, snapshot, width));
     lines.extend(verdict(app, snapshot, width));
     let foot = foot(app, width);
@@ -78,11 +77,7 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
                     counted(seen.hooks_count, "hook", "hooks"),
                     counted(seen.streams_count, "stream", "streams"),
                     printable_line(&seen.viewer.name),
-                    if app.may_act() {
-                        ""
-                    } else {
-                        " (may only look)"
-                    }
+                    if app.may_act() { "" } else { " (read only)" }
                 );
             }
             left
@@ -143,13 +138,13 @@ pub fn clock(at: Timestamp) -> String {
         .map_or(text.clone(), |time| format!("{time}Z"))
 }
 
-fn lost(app: &App) -> Option<Line<'static>> {
+fn lost(app: &App, width: usize) -> Option<Line<'static>> {
     let Link::Lost { why, .. } = &app.link else {
         return None;
     };
     let from = app.latest.as_ref().map(|seen| clock(seen.at))?;
     let text = format!(" SHOWING OLD DATA from {from}: {}", printable_line(why));
-    Some(app.theme.line(Tone::Trouble, text))
+    Some(app.theme.line(Tone::Trouble, cut(&text, width)))
 }
 
 fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
@@ -181,6 +176,7 @@ fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
             "   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s   DEAD {}   ETA {eta}",
             count(total.dead)
         ),
+        false if width < 78 => format!("  ETA {eta}  BACKLOG {} {slope}", short(total.backlog)),
         false => format!("  ETA {eta}  BACKLOG {backlog} {slope} IN {came} OUT {went}"),
     };
     let tone = match total.set_aside {
@@ -246,34 +242,45 @@ pub fn sentences(
     others: &[Verdict],
     width: usize,
 ) -> Vec<Line<'static>> {
-    let more = others.iter().filter(|other| other.class != Class::Ok);
-    let worst_other = more.clone().map(|other| other.severity).max();
-    let more = match (more.count(), worst_other) {
-        (0, _) => String::new(),
-        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
-        (more, _) => format!(" (+{more} more)"),
-    };
+    let more = how_many(others);
     let (mark, tone) = match (worst.class, worst.severity) {
         (Class::Ok, _) => ("", Tone::Good),
         (_, Severity::Trouble) => ("!! ", Tone::Trouble),
         _ => ("~  ", Tone::Unusual),
     };
     let first = format!(
-        "{mark}{}  {}{more}",
+        "{mark}{}  {}",
         worst.class.word(),
         printable_line(&worst.text)
     );
     let room = width.saturating_sub(4);
-    let parts = wrapped(&first, room).into_iter().take(2).enumerate();
+    let parts = paragraph(&first, &more, room, 2).into_iter().enumerate();
     let indent = |nth| if nth == 0 { " " } else { "    " };
-    let line = |(nth, part)| app.theme.line(tone, format!("{}{part}", indent(nth)));
+    let line = |(nth, part)| {
+        let tone = if nth > 0 && tone == Tone::Unusual {
+            Tone::Plain
+        } else {
+            tone
+        };
+        app.theme.line(tone, format!("{}{part}", indent(nth)))
+    };
     let mut lines: Vec<_> = parts.map(line).collect();
     if let Some(second) = &worst.more {
-        let parts = wrapped(printable_line(second).as_str(), room);
-        let parts = parts.into_iter().take(2);
+        let parts = paragraph(printable_line(second).as_str(), "", room, 2).into_iter();
         lines.extend(parts.map(|part| Line::from(format!("    {part}"))));
     }
     lines
+}
+
+/// How many more verdicts there are, and whether they need somebody.
+fn how_many(others: &[Verdict]) -> String {
+    let more = others.iter().filter(|other| other.class != Class::Ok);
+    let worst = more.clone().map(|other| other.severity).max();
+    match (more.count(), worst) {
+        (0, _) => String::new(),
+        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
+        (more, _) => format!(" (+{more} more)"),
+    }
 }
 
 fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
@@ -318,6 +325,18 @@ fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
     columns
 }
 
+/// The columns that have room. Where that of the middle wait has gone, the other says of what it is.
+fn shown_columns(mut columns: Vec<Column>, room: usize) -> Table {
+    let table = Table::new(columns.clone(), 1, room);
+    if table.width("WAIT50") > 0 {
+        return table;
+    }
+    for p99 in columns.iter_mut().filter(|column| column.title == "p99") {
+        *p99 = Column::numbers("WAIT99", 6);
+    }
+    Table::new(columns, 1, room)
+}
+
 fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     let lanes = app.lanes();
     let generation = app.snapshot().map_or(0, |seen| seen.generation);
@@ -325,7 +344,7 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     let nodes = lanes.iter().filter_map(|lane| lane.node.as_deref());
     let node = nodes.map(|node| node.chars().count()).max().unwrap_or(0);
     let columns = columns(width, labels.max().unwrap_or(0).max(2), node.clamp(4, 8));
-    let columns = Table::new(columns, 1, width.saturating_sub(2));
+    let columns = shown_columns(columns, width.saturating_sub(2));
     let mut lines = vec![app.theme.line(
         Tone::Header,
         fit(&format!("  {}", columns.header()), width, false),
@@ -462,6 +481,7 @@ fn row(
         ("WAIT50", took(wait.map(|wait| wait.p50))),
         ("p90", took(wait.map(|wait| wait.p90))),
         ("p99", took(wait.map(|wait| wait.p99))),
+        ("WAIT99", took(wait.map(|wait| wait.p99))),
         ("max", took(wait.map(|wait| wait.max))),
         ("WORK50", took(work.map(|work| work.p50))),
         ("WORK99", took(work.map(|work| work.p99))),
@@ -482,11 +502,7 @@ fn row(
     let text = table.named_row(&cells);
     let sign = if is_selected { '>' } else { ' ' };
     let text = format!("{sign}{}{text}", lane.severity.mark());
-    let mut style = app.theme.style(Tone::from(lane.severity));
-    if is_selected {
-        style = style.add_modifier(Modifier::REVERSED);
-    }
-    Line::from(Span::styled(text, style))
+    app.theme.row(Tone::from(lane.severity), text, is_selected)
 }
 
 /// What is below the table, as much of it as has room.
@@ -545,11 +561,13 @@ pub fn rule(app: &App, title: &str, width: usize) -> Line<'static> {
 
 fn chart(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let ascii = app.theme.ascii;
-    let wide = (width / 4).min(60);
+    // The words of the line take forty.
+    let wide = (width.saturating_sub(40) / 2).min(60);
     let of = |value: fn(&crate::api::Sample) -> f64, wide| {
         sparks(snapshot.history.iter().map(value), wide, ascii)
     };
     let most = snapshot.history.iter().map(|sample| sample.backlog).max();
+    let most = most.max(Some(snapshot.total.backlog));
     let title = format!(
         "backlog {} {} max {}   in {}  out {}",
         app.window.word(),
@@ -679,29 +697,34 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
             Severity::Fine => "  ",
         };
         let text = format!("{} {}", worst.class.word(), worst.text);
-        let more = worst
-            .more
-            .iter()
-            .flat_map(|more| wrapped(more, width.saturating_sub(3)));
-        let first = wrapped(printable_line(&text).as_str(), width.saturating_sub(3));
-        for (nth, part) in first.into_iter().chain(more).take(5).enumerate() {
+        // What it is and whether lanes help both have room, however long one of them is.
+        let room = width.saturating_sub(3);
+        let others = how_many(&snapshot.verdicts[1..]);
+        let first = paragraph(printable_line(&text).as_str(), &others, room, 3);
+        let more = worst.more.iter();
+        let more = more.flat_map(|more| paragraph(printable_line(more).as_str(), "", room, 3));
+        for (nth, part) in first.into_iter().chain(more).enumerate() {
             let sign = if nth == 0 { sign } else { "  " };
-            lines.push(
-                app.theme
-                    .line(Tone::from(worst.severity), format!("{sign} {part}")),
-            );
+            let tone = match (nth, worst.severity) {
+                (1.., Severity::Unusual) => Tone::Plain,
+                (_, severity) => Tone::from(severity),
+            };
+            lines.push(app.theme.line(tone, format!("{sign} {part}")));
         }
     }
     for lane in app.lanes() {
         if lane.severity == Severity::Fine || lines.len() + 1 >= height {
             continue;
         }
+        let what = match lane.set_aside {
+            0 => count(lane.backlog),
+            held => format!("HELD {}", count(held)),
+        };
         let text = format!(
-            "{} {} {}  HELD {}  {}",
+            "{} {} {}  {what}  {}",
             lane.severity.mark(),
             lane.index,
             lane.state.word(),
-            lane.set_aside,
             eta(lane.eta.as_ref(), lane.eta_ms)
         );
         lines.push(app.theme.line(Tone::from(lane.severity), text));

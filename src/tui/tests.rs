@@ -15,6 +15,7 @@ use crate::domain::time::Timestamp;
 
 const PLAIN: Theme = Theme {
     colour: false,
+    light: false,
     ascii: false,
 };
 
@@ -74,10 +75,15 @@ fn snapshot(lanes: u16) -> Snapshot {
         "cursors": [{"stream": "billing/acme", "handler": "reduce", "lane": 3, "condition": "held",
             "position": 911, "head": 17_851, "behind": 16_940, "oldest_ms": 1_087_000, "tries": 0,
             "result": "at seq 912: \u{1b}]52;c;x\u{7} TypeError", "retry_at": null, "next": null}],
-        "nodes": [{"node": "eu-1", "lanes": 8, "owns": "0-7", "busy": 0.34, "cpu": 0.4,
+        "nodes": [{"node": "eu-1", "lanes": 10, "lanes_here": 8, "owns": "0-7", "busy": 0.34, "cpu": 0.4,
             "commit_p99_ms": 3.0, "beat_ms": 400, "up_ms": 276_000_000, "version": "0.1.0",
             "leaving": false}],
-        "namespaces": [], "hooks": [],
+        "namespaces": [],
+        "hooks": [
+            {"hook": "billing", "in_per_s": 104.0, "normal_per_s": 101.0, "paused": false,
+                "streams": 310, "handlers": "reduce latest", "verify": "write key"},
+            {"hook": "orders", "in_per_s": 98.0, "normal_per_s": null, "paused": true,
+                "streams": 1_204_802, "handlers": "reduce \u{1b}[2Jsum.js", "verify": "write key"}],
         "history": [{"at": at(), "backlog": 17_000, "in_per_s": 440.0, "out_per_s": 427.0,
             "flow_ms": 88, "waits": [9_000, 200, 0, 0, 0, 0, 30]}],
         "log": [{"at": at(), "severity": "trouble", "scope": "billing/acme -> reduce",
@@ -319,10 +325,11 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
     assert_eq!(press(&mut app, KeyCode::Enter), None);
     typed(&mut app, "16");
     assert_eq!(press(&mut app, KeyCode::Enter), Some(Want::Plan(16)));
-    let plan = serde_json::from_value(serde_json::json!({"namespace": "default", "from": 8,
+    let plan_json = serde_json::json!({"namespace": "default", "from": 8,
         "to": 16, "generation": 115, "next_generation": null, "streams": 1_204, "moves": 600,
         "set_aside": 1, "backlog": 17_596, "fullest_lane": 16_947, "fullest_lane_after": 16_940,
-        "fullest_stream": 16_940, "in_the_way": []}));
+        "fullest_stream": 16_940, "in_the_way": []});
+    let plan = serde_json::from_value(plan_json.clone());
     app.update(Message::Plan(Ok(plan.unwrap())));
     typed(&mut app, "8");
     assert_eq!(
@@ -335,6 +342,12 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
         press(&mut app, KeyCode::Enter),
         Some(Want::Do(Action::Resize(_)))
     ));
+
+    let plan: Option<Box<crate::api::Resize>> = serde_json::from_value(plan_json).ok();
+    let same = plan.map(|plan| Box::new(crate::api::Resize { to: 8, ..*plan }));
+    app.update(Message::Plan(Ok(same.unwrap())));
+    assert!(app.dialog.is_none(), "there is nothing to do");
+    assert_eq!(app.note.as_deref(), Some("already 8 lanes"));
 }
 
 #[test]
@@ -445,6 +458,25 @@ fn what_has_changed_under_a_dialog_is_not_done() {
     app.update(Message::Snapshot(Box::new(resized)));
     let after = press(&mut app, KeyCode::Enter);
     assert!(!matches!(after, Some(Want::Do(_))), "{after:?}");
+}
+
+#[test]
+fn what_a_dialog_asks_is_on_the_smallest_screen() {
+    for app in views() {
+        let Some(dialog) = &app.dialog else { continue };
+        let shown = format!("{dialog:?}");
+        let asks = shown.split("asks: ").nth(1).unwrap();
+        let question = match asks.split_whitespace().next() {
+            Some("Typed") => "]",
+            Some("Count") => "New number",
+            Some("Yes") => "> Cancel",
+            _ => "> ",
+        };
+        for (width, height) in [(80, 24), (60, 16), (80, 6), (40, 8), (40, 5)] {
+            let rows = text(&app, width, height).join("\n");
+            assert!(rows.contains(question), "{width}x{height}\n{rows}");
+        }
+    }
 }
 
 #[test]
@@ -636,7 +668,14 @@ fn a_lost_daemon_leaves_old_numbers_that_look_old_and_one_that_is_new_says_so() 
     };
     let lost = |colour| {
         let ascii = false;
-        let mut app = app(Theme { colour, ascii }, 8);
+        let mut app = app(
+            Theme {
+                colour,
+                light: false,
+                ascii,
+            },
+            8,
+        );
         assert!(!underlined(&app) && !dim(&app));
         let (why, retry_at) = ("refused".to_owned(), at());
         app.update(Message::Lost { why, retry_at });
@@ -808,7 +847,11 @@ fn every_screen_looks_as_it_did() {
         for (width, height) in [(140, 40), (80, 24), (60, 16), (40, 10)] {
             let screens = views().into_iter().filter(|app| app.lanes().len() < 1_000);
             let painted = screens.map(|mut app| {
-                app.theme = Theme { colour, ascii };
+                app.theme = Theme {
+                    colour,
+                    light: false,
+                    ascii,
+                };
                 painted(&app, width, height) + &"=".repeat(usize::from(width)) + "\n"
             });
             let all: String = painted.collect();

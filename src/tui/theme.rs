@@ -1,7 +1,8 @@
 //! How things look: colour, no colour at all, or nothing but ASCII.
 //!
 //! Promises: without colour no foreground and no background is ever set, only bold, reverse,
-//! underline and dim; in ASCII every character is one. Colour repeats what a mark says already.
+//! underline and dim; in ASCII every character is one. Colour repeats what a mark says already. No background is
+//! ever set, so what has a colour must be read on a dark one and on a light one: of yellow there are few words.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
@@ -14,6 +15,8 @@ use crate::api::Severity;
 pub struct Theme {
     /// Whether there is colour.
     pub colour: bool,
+    /// Whether its background is known to be light.
+    pub light: bool,
     /// Whether there is nothing but ASCII.
     pub ascii: bool,
 }
@@ -55,6 +58,7 @@ impl Theme {
         let speaks = locale.contains("utf-8") || locale.contains("utf8");
         Self {
             colour: var("NO_COLOR").is_none_or(|value| value.is_empty()),
+            light: var("COLORFGBG").is_some_and(|value| is_light(&value)),
             ascii: is_ascii || !speaks,
         }
     }
@@ -70,6 +74,9 @@ impl Theme {
         let style = Style::new().add_modifier(modifier);
         match tone {
             _ if !self.colour => style,
+            // Pale on a light background.
+            Tone::Good if self.light => style,
+            Tone::Unusual if self.light => style.fg(Color::Magenta),
             Tone::Good => style.fg(Color::Green),
             Tone::Unusual => style.fg(Color::Yellow),
             Tone::Trouble => style.fg(Color::Red),
@@ -82,9 +89,31 @@ impl Theme {
         Span::styled(text.into(), self.style(tone))
     }
 
-    /// A line of text that means this.
+    /// A line of text that means this. Of what is only unusual its first words have the colour, up to a gap, so that
+    /// the figures behind them are as easy to read as any.
     pub fn line(self, tone: Tone, text: impl Into<String>) -> Line<'static> {
-        Line::from(self.span(tone, text))
+        let text = text.into();
+        let gap = match tone {
+            Tone::Unusual if self.colour => gap(&text),
+            _ => None,
+        };
+        match gap.map(|gap| text.split_at(gap)) {
+            Some((words, rest)) => {
+                Line::from(vec![self.span(tone, words), Span::raw(rest.to_owned())])
+            }
+            None => Line::from(self.span(tone, text)),
+        }
+    }
+
+    /// A row of a table that means this, and may be the selected one.
+    pub fn row(self, tone: Tone, text: String, is_selected: bool) -> Line<'static> {
+        let mut line = self.line(tone, text);
+        if is_selected {
+            for span in &mut line.spans {
+                span.style = span.style.add_modifier(Modifier::REVERSED);
+            }
+        }
+        line
     }
 
     /// The line as this terminal can show it.
@@ -98,6 +127,17 @@ impl Theme {
         }
         line
     }
+}
+
+/// Whether `COLORFGBG`, such as `15;0`, tells of a light background: white, in one of its two shades.
+fn is_light(value: &str) -> bool {
+    matches!(value.rsplit(';').next(), Some("7" | "15"))
+}
+
+/// Where the first words of a row end: at the first two blanks behind something that can be read.
+fn gap(text: &str) -> Option<usize> {
+    let begin = text.find(char::is_alphanumeric)?;
+    Some(begin + text[begin..].find("  ")?)
 }
 
 /// ASCII as wide as the character.
@@ -144,9 +184,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_unusual_has_few_words_in_colour_and_none_that_are_pale_on_white() {
+        let theme = |background: &'static str| {
+            Theme::of(
+                move |name| (name == "COLORFGBG").then(|| background.to_owned()),
+                false,
+            )
+        };
+        let line = theme("15;0").row(Tone::Unusual, " ~ 5 paused   0".to_owned(), true);
+        let parts: Vec<_> = line.spans.iter().map(|span| &*span.content).collect();
+        assert_eq!(parts, [" ~ 5 paused", "   0"]);
+        assert_eq!(
+            (line.spans[0].style.fg, line.spans[1].style.fg),
+            (Some(Color::Yellow), None)
+        );
+        let reversed = |span: &Span<'_>| span.style.add_modifier.contains(Modifier::REVERSED);
+        assert!(line.spans.iter().all(reversed));
+        for light in ["0;15", "0;default;7"] {
+            assert_eq!(
+                theme(light).style(Tone::Unusual).fg,
+                Some(Color::Magenta),
+                "{light}"
+            );
+            assert_eq!(theme(light).style(Tone::Good).fg, None, "{light}");
+        }
+    }
+
+    #[test]
     fn ascii_keeps_the_width_of_what_it_replaces() {
         let theme = Theme {
             colour: false,
+            light: false,
             ascii: true,
         };
         let line = theme.shown(Line::from("─ 日本 ▲é"));

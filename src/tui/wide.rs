@@ -179,7 +179,7 @@ fn cursor_lines(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'stati
 fn throughput(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let columns = width.saturating_sub(34);
     let history = &snapshot.history;
-    let most = |of: fn(&Sample) -> f64| history.iter().map(of).fold(0.0, f64::max);
+    let most = |of: fn(&Sample) -> f64, now: f64| history.iter().map(of).fold(now, f64::max);
     let spark = |of: fn(&Sample) -> f64| {
         let drawn = sparks(history.iter().map(of), columns, app.theme.ascii);
         fit(&drawn, columns, true)
@@ -188,25 +188,25 @@ fn throughput(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>
     let went = |sample: &Sample| sample.out_per_s;
     let waits = |sample: &Sample| sample.backlog as f64;
     let total = &snapshot.total;
-    let peak = |of: fn(&Sample) -> f64| rate(Some(most(of)));
+    let peak = |of: fn(&Sample) -> f64, now: f64| rate(Some(most(of, now)));
     vec![
         Line::from(format!(
             " in      {} {:>7}/s peak {}",
             spark(came),
             rate(Some(total.in_per_s)),
-            peak(came)
+            peak(came, total.in_per_s)
         )),
         Line::from(format!(
             " out     {} {:>7}/s peak {}",
             spark(went),
             rate(Some(total.out_per_s)),
-            peak(went)
+            peak(went, total.out_per_s)
         )),
         Line::from(format!(
             " backlog {} {:>7}   max {}",
             spark(waits),
             number(total.backlog, 7),
-            number(most(waits) as u64, 7)
+            number(most(waits, total.backlog as f64) as u64, 7)
         )),
     ]
 }
@@ -241,19 +241,23 @@ fn namespace_lines(app: &App, width: usize) -> Vec<Line<'static>> {
 }
 
 fn hook_lines(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(54).max(10);
     let titles = format!(
-        " {:<20} {:>7} {:>7}  {}",
-        "HOOK", "IN/s", "NORMAL", "HANDLERS"
+        " {:<15} {:>6} {:>6} {:>7}  {:<room$} {}",
+        "HOOK", "IN/s", "NORMAL", "STREAMS", "HANDLERS", "VERIFY"
     );
     let mut lines = vec![app.theme.line(Tone::Header, fit(&titles, width, false))];
     for line in snapshot.hooks.iter().take(ROWS) {
-        let paused = if line.paused { "  paused" } else { "" };
+        let paused = if line.paused { "paused, " } else { "" };
+        let handlers = format!("{paused}{}", printable_line(&line.handlers));
         let text = format!(
-            " {} {:>7} {:>7}  {}{paused}",
-            fit(line.hook.as_str(), 20, false),
+            " {} {:>6} {:>6} {:>7}  {} {}",
+            fit(line.hook.as_str(), 15, false),
             rate(Some(line.in_per_s)),
             rate(line.normal_per_s),
-            printable_line(&line.handlers)
+            number(line.streams, 7),
+            fit(&handlers, room, false),
+            printable_line(&line.verify)
         );
         let tone = if line.paused {
             Tone::Unusual

@@ -256,6 +256,13 @@ fn one_of_a_thing_is_not_called_several() {
     let said = |args: &[&str]| String::from_utf8(home.run(args).stderr).unwrap();
     let made = said(&["namespaces", "create", "solo", "--lanes", "1"]);
     assert!(made.contains("created  solo, 1 lane\n"), "{made}");
+    home.out(&["hooks", "create", "alone", "--namespace", "solo"]);
+    let refused = home.run(&["namespaces", "delete", "solo"]);
+    assert_eq!(refused.status.code(), Some(7));
+    let refused = String::from_utf8(refused.stderr).unwrap();
+    let begin = "error: namespace solo is not empty, hooks: 1\n";
+    assert!(refused.starts_with(begin), "nothing is asked: {refused}");
+    home.out(&["hooks", "edit", "alone", "--namespace", "default"]);
     let gone = said(&["namespaces", "delete", "solo", "--yes", "--confirm", "solo"]);
     assert!(gone.contains("1 lane, 0 hooks\n"), "{gone}");
     home.out(&["hooks", "create", "hello"]);

@@ -20,7 +20,7 @@ use super::daemon::{Client, Daemon, Home, Lost, Servers, Setup};
 use super::embedded::torture::outcome;
 use super::postgres::{self, Server};
 use super::redis::Sharded;
-use super::world::until;
+use super::world::{ended, until};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const HOOK: &str = "orders";
@@ -603,10 +603,9 @@ const REFUSAL_MAX: Duration = Duration::from_secs(12);
 /// no password.
 fn refused(home: &Home, options: &[&str], words: &[&str]) {
     let serve = ["serve", "--listen", "127.0.0.1:0", "--log", "short"];
-    let began = Instant::now();
     let mut command = home.command(&[&serve[..], options].concat());
-    // What it does not say in time it does not say.
-    let Output { status, stderr, .. } = command.output().unwrap();
+    let began = Instant::now();
+    let Output { status, stderr, .. } = ended(&mut command);
     let said = String::from_utf8(stderr).unwrap();
     assert!(!status.success(), "{options:?}: {said}");
     assert!(began.elapsed() < REFUSAL_MAX, "{options:?}: {said}");

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -45,6 +45,53 @@ fn hooks_and_keys_are_made_without_a_daemon_and_states_need_one() {
     );
     assert_eq!(reply.status, 202, "{reply:?}");
     until(|| (home.run(&["state", "show", "hello"]) == "{}").then_some(()));
+}
+
+on_both_setups! {
+    what_a_file_says_is_seen_whole_or_not_at_all_also_when_the_node_dies_then
+}
+
+fn what_a_file_says_is_seen_whole_or_not_at_all_also_when_the_node_dies_then(setup: Setup) {
+    let file = |body_max: i64| {
+        let hook = |n| format!("[[hooks]]\nname = 'h{n}'\nbody_max = {body_max}\n");
+        (0..100).map(hook).collect::<String>()
+    };
+    let mut world = World::at(Home::new(setup), &[], &file(1_000));
+    let seen = |world: &World| {
+        let hooks = world.admin("GET", "/v1/admin/hooks", &Value::Null).json();
+        let hooks = hooks["items"].as_array().unwrap().iter();
+        let sizes: Vec<_> = hooks
+            .map(|hook| hook["body_max"].as_i64().unwrap())
+            .collect();
+        assert_eq!(sizes.len(), 100);
+        assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+        sizes[0]
+    };
+    for size in 1_001..1_004 {
+        let file = world.home.write("next.toml", &file(size));
+        let mut apply = world
+            .home
+            .command(&["hooks", "apply", file.to_str().unwrap()]);
+        let mut apply = apply.stderr(Stdio::null()).spawn().unwrap();
+        until(|| (seen(&world) == size).then_some(()));
+        world.kill();
+        apply.wait().unwrap();
+        world.restart();
+        assert_eq!(seen(&world), size);
+    }
+    let rows = world.home.run(&["audit", "list", "-o", "json"]);
+    assert_eq!(rows.matches("hooks apply").count(), 4, "{rows}");
+
+    let hook = "name = 'h7'\nbody_max = 2000\nnamespace = 'acme'\n";
+    let moves = format!("[[namespaces]]\nname = 'acme'\n[[hooks]]\n{hook}");
+    world.home.apply(&moves);
+    let hook = world
+        .admin("GET", "/v1/admin/hooks/h7", &Value::Null)
+        .json();
+    assert_eq!(
+        (&hook["namespace"], &hook["body_max"]),
+        (&json!("acme"), &json!(2_000))
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::SETUP;
 use super::daemon::{Home, Setup};
-use super::world::{Ask, Reply, Watcher, World, send, send_and_leave, until};
+use super::world::{Ask, PATIENCE, Reply, Watcher, World, send, send_and_leave, until};
 
 /// Two hooks that take everything, one ordered by a header, one by its body, and one that is small.
 const HOOKS: &str = r#"
@@ -1048,6 +1048,24 @@ const ADMIN: [(&str, &str); 20] = [
     ("GET", "/v1/admin/events"),
     ("GET", "/v1/admin/events/tail"),
 ];
+
+#[test]
+fn a_key_was_used_as_soon_as_it_was_and_from_where_a_restart_remembers() {
+    let mut world = World::new(SETUP, &[], HOOKS);
+    let used = |world: &World| {
+        let keys = world.admin("GET", "/v1/admin/keys", &Value::Null).json();
+        let keys = keys["items"].as_array().unwrap().clone();
+        let key = keys.into_iter().find(|key| key["kind"] == "write").unwrap();
+        (key["last_used_at"].clone(), key["last_used_from"].clone())
+    };
+    assert_eq!(used(&world), (Value::Null, Value::Null));
+    world.accepted("plain", "{}");
+    let seen = used(&world);
+    assert_eq!(seen.1, "127.0.0.1");
+    world.daemon.take().unwrap().terminate(PATIENCE);
+    world.restart();
+    assert_eq!(used(&world), seen);
+}
 
 #[test]
 fn the_admin_api_is_for_admin_keys_alone_and_reading_for_keys_that_read() {

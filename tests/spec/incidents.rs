@@ -241,8 +241,8 @@ fn a_flood_of_one_sender_is_named() {
         "SENDERS hook orders gets ",
         "/s (normal ",
         "since ",
-        "the oldest for",
-        "More lanes: yes, ",
+        "events wait. More lanes: yes, ",
+        "Or lanes of its own: hooklane hooks edit orders --namespace NAME",
     ];
     let said = told(&world.home, &words);
     assert!(is_dated(&said), "{said}");
@@ -293,19 +293,40 @@ fn a_dead_node_is_named() {
     let servers = Servers::on(postgres::shared());
     let homes = ["a", "b"].map(|name| Home::of(&servers, name));
     let (_a, b) = (homes[0].start(), homes[1].start());
+    homes[0].apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n");
+    let key = homes[0].key("write");
     until(|| {
         let nodes = snapshot(&homes[0])["nodes"].take();
         let owns = |node: &Value| node["owns"] != "";
         (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
     });
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let send = async || {
+        let mut client = Client::new(homes[0].addr, &key);
+        for account in 0..64 {
+            let body = format!("{{\"account\":\"a{account}\"}}");
+            let answer = client.post("orders", body.into(), None).await;
+            assert_eq!(answer.unwrap().status, 202);
+        }
+    };
+    runtime.block_on(send());
+    until(|| {
+        let seen = snapshot(&homes[1]);
+        let came = seen["hooks"][0]["in_per_s"].as_f64()?;
+        (came > 0.0).then_some(())
+    });
     b.kill();
+    // Some of them are for its lanes.
+    runtime.block_on(send());
     told(
         &homes[0],
         &[
             "US node b silent for ",
             "have no owner",
-            "Accepting goes on,",
-            "More lanes: no. Another node takes them within 15s.",
+            ", since ",
+            "Accepting goes on, ",
+            " events wait. More lanes: no. Another node takes them within 15s.",
         ],
     );
 }

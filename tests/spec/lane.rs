@@ -140,6 +140,7 @@ impl World {
         let pushed = self.hints.push(vec![Hint {
             cursor,
             oldest,
+            newest: oldest,
             behind,
             aside,
         }]);

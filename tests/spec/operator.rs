@@ -77,6 +77,19 @@ async fn what_was_hinted_before_is_hinted_again(setup: Setup) {
         let numbers = [&found["hinted"], &found["behind"], &found["forgotten"]];
         assert_eq!(numbers, [&json!(20), &json!(20), &json!(0)], "{found}");
     }
+    for (dry_run, verb) in [(&["--dry-run"][..], "looked at"), (&[], "rebuilt")] {
+        let (code, told) = ended(&world, &[&["lanes", "rebuild"], dry_run].concat());
+        assert_eq!(code, Some(0), "{told}");
+        for words in [
+            &format!("hints of default {verb} in ") as &str,
+            ": 8 of 8 lanes on ",
+            "before     20 cursors hinted\n",
+            "behind     20 cursors, by the database\n",
+            "forgotten  0 flowed without a hint\n",
+        ] {
+            assert!(told.contains(words), "{words:?} is not in: {told}");
+        }
+    }
     world.home.run(&["lanes", "resume", "--all"]);
     for account in 0..20 {
         world.state(&format!("orders/a{account}"), 1);

@@ -63,14 +63,28 @@ async fn a_user_who_may_not_is_refused_with_the_words_that_would_let_him() {
     let lets = format!("grant create, usage on schema public to {name}");
     server.ask(&name, &lets);
 
-    for (setting, value, word) in [
-        ("synchronous_commit", "off", "synchronous_commit=off"),
-        ("synchronous_commit", "local", "synchronous_commit=local"),
-        ("default_transaction_read_only", "on", "read-only"),
+    let durable = "set synchronous_commit = on";
+    let read_only = "turn default_transaction_read_only off";
+    for (setting, value, words) in [
+        (
+            "synchronous_commit",
+            "off",
+            ["synchronous_commit=off", durable],
+        ),
+        (
+            "synchronous_commit",
+            "local",
+            ["synchronous_commit=local", durable],
+        ),
+        (
+            "default_transaction_read_only",
+            "on",
+            ["is read-only", read_only],
+        ),
     ] {
         let alter = format!("alter role {name} set {setting} = {value}");
         server.ask("postgres", &alter);
-        refused(&url, &[word]).await;
+        refused(&url, &words).await;
         server.ask("postgres", &format!("alter role {name} reset {setting}"));
     }
     open(&url).await.unwrap().close().await;

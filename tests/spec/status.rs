@@ -69,6 +69,26 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
     );
     assert_eq!(code, Some(3));
 
+    let (hook, node) = until(|| {
+        let seen = world
+            .admin("GET", "/v1/admin/snapshot", &Value::Null)
+            .json();
+        let hook = seen["hooks"]
+            .as_array()?
+            .iter()
+            .find(|hook| hook["hook"] == "bills")?
+            .clone();
+        (hook["streams"] == 2).then(|| (hook, seen["nodes"][0].clone()))
+    });
+    let told = (&hook["handlers"], &hook["verify"]);
+    assert_eq!(
+        told,
+        (&json!("reduce picky.js"), &json!("write key")),
+        "{hook}"
+    );
+    let lanes = (&node["lanes"], &node["lanes_here"], &node["owns"]);
+    assert_eq!(lanes, (&json!(10), &json!(8), &json!("0-7")), "{node}");
+
     let events = world.get("/v1/hooks/bills/events?stream=acme").json();
     let first = events["items"][0]["id"]
         .as_str()
@@ -90,6 +110,31 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
         .map(|line| line["what"].clone())
         .collect();
     assert!(what.contains(&json!("flows again")), "{what:?}");
+}
+
+fn all_streams_that_are_held_are_counted_though_fifty_are_named(setup: Setup) {
+    let world = world(setup);
+    for account in 0..60 {
+        let bad = format!("{{\"account\":\"a{account}\",\"bad\":true}}");
+        world.accepted("bills", &bad);
+    }
+    let snapshot = until(|| {
+        let reply = world.admin("GET", "/v1/admin/snapshot", &Value::Null);
+        let snapshot = reply.json();
+        (snapshot["total"]["set_aside"] == 60 && snapshot["total"]["backlog"] == 60)
+            .then_some(snapshot)
+    });
+    let named = snapshot["cursors"].as_array().unwrap();
+    let ages: Vec<_> = named
+        .iter()
+        .map(|line| line["oldest_ms"].as_u64())
+        .collect();
+    assert_eq!(ages.len(), 50);
+    assert!(ages.is_sorted_by(|a, b| a >= b), "{ages:?}");
+    assert_eq!(named[0]["stream"], "bills/a0", "it has waited longest");
+    let more = snapshot["verdicts"][0]["more"].as_str().unwrap();
+    let told = "It and 59 more streams hold up only their own 60 events (100% of all).";
+    assert!(more.starts_with(told), "{more}");
 }
 
 fn what_an_operator_has_stopped_is_no_trouble_and_says_who_and_why(setup: Setup) {
@@ -131,6 +176,7 @@ fn who_may_read_sees_everything_and_who_may_write_nothing(setup: Setup) {
 }
 
 on_both_setups! {
+    all_streams_that_are_held_are_counted_though_fifty_are_named
     a_held_stream_is_named_with_its_reason_and_what_it_holds_up
     what_an_operator_has_stopped_is_no_trouble_and_says_who_and_why
     who_may_read_sees_everything_and_who_may_write_nothing

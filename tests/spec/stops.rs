@@ -2,9 +2,12 @@
 
 use serde_json::{Value, json};
 
+use std::time::Duration;
+
 use super::daemon::{Home, Servers, Setup};
 use super::postgres;
-use super::world::{World, until};
+use super::world::{World, until, within};
+use hooklane::domain::time::Timestamp;
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n\
     [[hooks]]\nname = 'bills'\nreduce = 'count'\norder_by = 'body:/account'\n";
@@ -106,6 +109,33 @@ fn a_paused_hook_keeps_what_comes_through_a_restart_and_says_who_wanted_it(setup
     };
     assert_eq!((of("hooks pause"), of("hooks resume")), (1, 1), "{audit}");
     assert_eq!(ask(home, &["hooks", "pause", "nowhere"]).1, Some(5));
+}
+
+fn what_waits_in_a_stopped_lane_is_as_old_after_a_restart_as_it_was_before(setup: Setup) {
+    let mut world = world(setup);
+    let (paused, code) = ask(&world.home, &["lanes", "pause", "--all", "--yes"]);
+    assert_eq!(code, Some(0), "{paused}");
+    let time = |value: &Value| -> Timestamp { serde_json::from_value(value.clone()).unwrap() };
+    let accepted = world.accepted("orders", r#"{"account":"a"}"#);
+    world.kill();
+    world.restart();
+    post(&world, "orders/a");
+    let oldest = || {
+        let seen = world
+            .admin("GET", "/v1/admin/snapshot", &Value::Null)
+            .json();
+        let age = seen["total"]["oldest_ms"].as_u64()?;
+        Some(time(&seen["at"]).as_millis() - i64::try_from(age).unwrap())
+    };
+    let received = time(&accepted["received_at"]).as_millis();
+    let is_told = within(Duration::from_secs(20), || {
+        (oldest()? == received).then_some(())
+    });
+    assert!(
+        is_told.is_some(),
+        "it counts from {:?}, not from {received}",
+        oldest()
+    );
 }
 
 fn a_held_stream_stands_alone_and_goes_on_in_order_when_it_is_released(setup: Setup) {
@@ -280,6 +310,7 @@ fn a_drain_does_not_wait_for_a_paused_hook(setup: Setup) {
 }
 
 on_both_setups! {
+    what_waits_in_a_stopped_lane_is_as_old_after_a_restart_as_it_was_before
     a_paused_hook_keeps_what_comes_through_a_restart_and_says_who_wanted_it
     a_held_stream_stands_alone_and_goes_on_in_order_when_it_is_released
     a_stream_under_load_is_held_between_two_turns_and_loses_nothing

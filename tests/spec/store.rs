@@ -18,8 +18,8 @@ use hooklane::domain::rate::Limit;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, Come, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent, NewRebuild,
-    NormalRow, Shadow, Skip, Step, Store, Swap, Want, Why,
+    Advance, Appended, Batch, Come, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent,
+    NewRebuild, NormalRow, Shadow, Skip, Step, Store, Swap, Want, Why,
 };
 
 use crate::home::{Home, On};
@@ -55,6 +55,7 @@ on_each! {
     what_the_log_holds_reads_the_same_indexed_or_not,
     a_missing_event_is_seen_as_a_gap,
     hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_code,
+    changes_that_belong_together_are_all_made_or_none,
     keys_keep_everything_but_their_text,
     what_is_normal_is_kept_for_a_node_of_the_same_name,
     a_namespace_made_again_goes_on_counting_generations,
@@ -203,6 +204,50 @@ pub(crate) fn seqs(appended: &[Appended]) -> Vec<i64> {
         Appended::Gone | Appended::Refused => 0,
     };
     appended.iter().map(seq).collect()
+}
+
+async fn changes_that_belong_together_are_all_made_or_none(on: On) {
+    let world = World::new(on).await;
+    let (store, now) = (&world.store, Timestamp::now());
+    let acme = "acme".parse().unwrap();
+    let (first, second) = (world.hook("hook1").await, world.hook("hook2").await);
+    let smaller = HookPlan {
+        body_max: 7,
+        ..HookPlan::from(&first)
+    };
+    let batch = |new: &str| Batch {
+        new_namespaces: vec![(&acme, 2, Thresholds::default())],
+        edited: vec![(&first, smaller.clone())],
+        deleted: vec![second.id],
+        new_hooks: vec![plan("hook3", None), plan(new, None)],
+        ..Batch::default()
+    };
+    let seen = async || {
+        let hooks = store.hooks().await.unwrap();
+        let hooks = hooks.into_iter().map(|h| (h.name.to_string(), h.body_max));
+        let namespaces = store.namespaces().await.unwrap().len();
+        (
+            hooks.collect::<Vec<_>>(),
+            namespaces,
+            store.config_version().await.unwrap(),
+        )
+    };
+    let before = seen().await;
+    assert!(
+        !store.apply(&batch("hook1"), now).await.unwrap(),
+        "its name is taken"
+    );
+    assert_eq!(seen().await, before);
+    assert!(store.apply(&batch("hook4"), now).await.unwrap());
+    let (hooks, namespaces, version) = seen().await;
+    let names: Vec<_> = hooks.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["hook1", "hook3", "hook4"]);
+    assert_eq!((hooks[0].1, namespaces, version), (7, 2, before.2 + 1));
+    assert!(
+        !store.apply(&batch("hook5"), now).await.unwrap(),
+        "acme is there"
+    );
+    assert_eq!(seen().await, (hooks, namespaces, version));
 }
 
 async fn numbers_are_gapless_per_stream_and_go_on_after_a_restart(on: On) {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::daemon::Setup;
-use super::world::{World, until};
+use super::world::{self, World, until};
 
 /// Takes its time for each event.
 const SLOW_JS: &str = "export default function reduce(state, event) {\n\
@@ -24,7 +24,7 @@ fn ended(world: &World, args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hooklane"));
     // Not as a flag: the --data of `send` is a body.
     let command = command.args(args).env("HOOKLANE_DATA", world.home.data());
-    let done = command.output().unwrap();
+    let done = world::ended(command);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (done.status.code(), text(done.stdout), text(done.stderr))
 }

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -167,6 +168,17 @@ pub fn within<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Opt
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// How a command ends, which it must in time, and what it says; that is not much.
+pub fn ended(command: &mut Command) -> Output {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    let ended = within(PATIENCE, || child.try_wait().unwrap());
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    assert!(ended.is_some(), "it goes on: {output:?}");
+    output
 }
 
 /// A request as it goes over the wire.

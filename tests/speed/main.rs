@@ -14,6 +14,7 @@ mod proc;
 mod requests;
 mod scenarios;
 mod table;
+mod viewer;
 mod world;
 
 #[allow(

@@ -14,6 +14,7 @@ use super::plans::{Closed, Pace, Seen, Settle, Until, latencies, micros, quantil
 use super::proc;
 use super::requests::Requests;
 use super::table::{Target, median, note, row};
+use super::viewer::Viewer;
 use super::world::{Kind, Ledger, World, by_setup, connections};
 
 const HOOKS: usize = 1_000;
@@ -33,7 +34,7 @@ impl Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const SCENARIOS: [Scenario; 12] = [
+pub const SCENARIOS: [Scenario; 13] = [
     by_default("bare", bare),
     by_default("accept", accept),
     by_default("applied", applied),
@@ -49,6 +50,7 @@ pub const SCENARIOS: [Scenario; 12] = [
     by_default("rebuild", rebuild),
     by_default("resize", resize),
     by_default("prune", prune),
+    by_default("feed", feed),
     by_default("idle", idle),
 ];
 
@@ -645,6 +647,68 @@ fn kept(home: &Home, hooks: &[String]) -> u64 {
     let all = said["items"].as_array().unwrap().iter();
     let ours = all.filter(|hook| hooks.iter().any(|name| hook["name"] == *name));
     ours.map(|hook| hook["events"].as_u64().unwrap()).sum()
+}
+
+/// What looking at everything once a second costs while very many streams have work that nobody does, and how much
+/// those who look are sent: streams of paused lanes, and streams that are held.
+fn feed(scale: &Scale) {
+    for (kind, what) in [
+        (Kind::SumByCustomer, "in paused lanes"),
+        (Kind::RejectedByCustomer, "held"),
+    ] {
+        let streams = scale.events(100_000);
+        let mut world = World::with(vec!["many".into()], kind);
+        world.homes[0].run(&["lanes", "resize", "64", "--yes", "--confirm", "64"]);
+        if kind == Kind::SumByCustomer {
+            world.homes[0].run(&["lanes", "pause", "--all", "--yes"]);
+        }
+        world.send(Until::Accepted(streams));
+        let aside = match kind {
+            Kind::RejectedByCustomer => streams,
+            _ => 0,
+        };
+        while stands_still(&world.homes[0]) != (streams, aside) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        // What was sent is in its place.
+        std::thread::sleep(scale.time(10.0));
+        for viewers in [0, 1, 10] {
+            watched(
+                &world,
+                viewers,
+                scale.time(20.0),
+                &format!("{streams} {what}"),
+            );
+        }
+    }
+}
+
+/// Events that wait, and cursors that are set aside.
+fn stands_still(home: &Home) -> (u64, u64) {
+    // It says by its exit code that all is not well.
+    let status = home.command(&["status", "-o", "json"]).output().unwrap();
+    let said: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let total = |name: &str| said["total"][name].as_u64().unwrap();
+    (total("backlog"), total("set_aside"))
+}
+
+fn watched(world: &World, viewers: usize, time: Duration, what: &str) {
+    let viewers: Vec<_> = (0..viewers).map(|_| Viewer::of(&world.homes[0])).collect();
+    // The first picture is whole.
+    std::thread::sleep(Duration::from_secs(2));
+    let sent = || viewers.iter().map(Viewer::bytes).sum::<u64>();
+    let pid = world.daemons[0].pid();
+    let (cpu, before) = (proc::cpu(pid), sent());
+    std::thread::sleep(time);
+    let seconds = time.as_secs_f64();
+    let share = (proc::cpu(pid) - cpu).as_secs_f64() / seconds * 100.0;
+    let said = format!("CPU of a core, 64 lanes, {what}, {} look", viewers.len());
+    row(&said, share, " %", Target::AtMost(1.0));
+    if !viewers.is_empty() {
+        let each = (sent() - before) as f64 / seconds / viewers.len() as f64;
+        assert!(each > 0.0, "nothing was sent");
+        row("sent to each", each, " B/s", Target::AtMost(3_000.0));
+    }
 }
 
 fn idle(scale: &Scale) {

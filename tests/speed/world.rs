@@ -24,6 +24,12 @@ const SUM_JS: &str = "export default function reduce(state, event) {
 }
 ";
 
+/// Takes nothing.
+const REJECTS_JS: &str = "export default function reduce(state, event) {
+  throw new Error('rejected');
+}
+";
+
 /// How long nodes that have just come need to divide the lanes among them.
 const SPREAD: Duration = Duration::from_secs(8);
 
@@ -76,6 +82,8 @@ pub enum Kind {
     Sum,
     /// As `Sum`, in one stream for each customer.
     SumByCustomer,
+    /// In one stream for each customer, and its reducer rejects every event.
+    RejectedByCustomer,
     /// As `Sum`, in a hundred streams.
     SumByAmount,
 }
@@ -87,6 +95,7 @@ impl Kind {
             Self::Sum => "reduce = 'sum.js'\n",
             Self::SumByAmount => "reduce = 'sum.js'\norder_by = 'body:/amount'\n",
             Self::SumByCustomer => "reduce = 'sum.js'\norder_by = 'body:/customer'\n",
+            Self::RejectedByCustomer => "reduce = 'rejects.js'\norder_by = 'body:/customer'\n",
         };
         format!("[[hooks]]\nname = '{name}'\n{rest}")
     }
@@ -111,6 +120,7 @@ impl World {
     pub fn with(hooks: Vec<String>, kind: Kind) -> Self {
         let homes = homes();
         homes[0].write("sum.js", SUM_JS);
+        homes[0].write("rejects.js", REJECTS_JS);
         let toml: String = hooks.iter().map(|h| kind.toml(h)).collect();
         let (write_key, read_key) = homes[0].prepare(|home| {
             home.apply(&toml);

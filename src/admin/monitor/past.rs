@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 
 use super::{hundredths, keep};
-use crate::api::{Lane, Sample, Total, Window};
+use crate::api::{Sample, Total, Window};
 use crate::domain::time::Timestamp;
-use crate::engine::{Waits, class};
+use crate::engine::Waits;
 
 /// Seconds that are kept one by one.
 const SECONDS_KEPT: usize = 300;
@@ -20,6 +20,15 @@ const STEPS_KEPT: usize = 360;
 /// Seconds over which it is told how the backlog changes.
 const CHANGE_OVER: usize = 30;
 
+/// Events by how long they waited.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counted {
+    /// Those that were finished since the beginning.
+    pub finished: Waits,
+    /// Those that wait now.
+    pub waiting: Waits,
+}
+
 #[derive(Default)]
 pub(super) struct Past {
     seconds: VecDeque<Sample>,
@@ -32,8 +41,9 @@ pub(super) struct Past {
 }
 
 impl Past {
-    /// Notes the second that has just ended. `counted` is what was finished since the beginning.
-    pub fn note(&mut self, total: &Total, lanes: &[Lane], counted: Waits, now: Timestamp) {
+    /// Notes the second that has just ended.
+    pub fn note(&mut self, total: &Total, waits: Counted, now: Timestamp) {
+        let (counted, still) = (waits.finished, waits.waiting);
         let before = self.counted.replace(counted).unwrap_or(counted);
         let mut waits = [0; 7];
         for (nth, waits) in waits.iter_mut().enumerate() {
@@ -41,7 +51,6 @@ impl Past {
             *waits = counted[nth].saturating_sub(before[nth]);
             self.finished[nth] += *waits;
         }
-        let still = waiting(lanes);
         add(&mut waits, still);
         let second = Sample {
             at: now,
@@ -85,24 +94,8 @@ impl Past {
     }
 }
 
-/// What waits still, by how long so far: what flows and what is set aside are two populations.
-fn waiting(lanes: &[Lane]) -> Waits {
-    let mut waits = [0; 7];
-    let class = |ms: u64| class(ms.saturating_mul(1_000));
-    for lane in lanes.iter().filter(|lane| lane.backlog > 0) {
-        let flowing = match lane.flow_ms {
-            Some(flow) => {
-                waits[class(flow)] += lane.backlog_flowing;
-                lane.backlog_flowing
-            }
-            None => 0,
-        };
-        waits[class(lane.oldest_ms.unwrap_or(0))] += lane.backlog.saturating_sub(flowing);
-    }
-    waits
-}
-
-fn add(sum: &mut Waits, waits: Waits) {
+/// Adds events to others, by how long they waited.
+pub(super) fn add(sum: &mut Waits, waits: Waits) {
     for (sum, waits) in sum.iter_mut().zip(waits) {
         *sum += waits;
     }
@@ -131,6 +124,13 @@ mod tests {
         Timestamp::from_millis(1_795_489_154_000 + second * 1_000)
     }
 
+    fn finished(events: u64) -> Counted {
+        Counted {
+            finished: [events, 0, 0, 0, 0, 0, 0],
+            ..Counted::default()
+        }
+    }
+
     fn past(seconds: i64) -> Past {
         let mut past = Past::default();
         for second in 0..seconds {
@@ -139,8 +139,7 @@ mod tests {
                 in_per_s: second as f64,
                 ..Total::default()
             };
-            let counted = [second.unsigned_abs() * 5, 0, 0, 0, 0, 0, 0];
-            past.note(&total, &[], counted, at(second));
+            past.note(&total, finished(second.unsigned_abs() * 5), at(second));
         }
         past
     }
@@ -174,7 +173,7 @@ mod tests {
     #[test]
     fn a_node_that_began_anew_has_not_unfinished_anything() {
         let mut past = past(10);
-        past.note(&Total::default(), &[], [1, 0, 0, 0, 0, 0, 0], at(10));
+        past.note(&Total::default(), finished(1), at(10));
         let last = past.shown(Window::Minute, None).pop().unwrap();
         assert_eq!(last.waits, [0; 7]);
     }

@@ -264,6 +264,11 @@ impl Database {
     }
 
     pub fn behind(&self) -> Vec<Behind> {
+        let received = |stream: &Stream| {
+            let next = usize::try_from(stream.cursor.position.0).unwrap_or(0);
+            let first = stream.events.get(next)?.received_at;
+            Some((first, stream.events.last()?.received_at))
+        };
         let streams = self.streams.values();
         let behind = streams.map(|stream| Behind {
             cursor: stream.cursor.id,
@@ -273,6 +278,7 @@ impl Database {
                 .position
                 .behind(Seq(stream.events.len() as i64)),
             flows: stream.cursor.condition == Condition::Flowing,
+            received: received(stream),
         });
         behind.filter(|behind| behind.events > 0).collect()
     }

@@ -14,7 +14,7 @@ use crate::domain::lane::{LaneId, Mode};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::engine::catalog::{Drain, Snapshot};
-use crate::engine::lane::{Lane, Outcome, Rest};
+use crate::engine::lane::Lane;
 use crate::engine::membership::{Lease, RENEWAL, Watch, decide, idle, is_unfinished};
 use crate::engine::place::placed;
 use crate::engine::rebuild::work::{Settled, Work, may_pass};
@@ -422,6 +422,7 @@ impl Node {
         let hint = Hint {
             cursor: stored.cursor.id,
             oldest: out.time(),
+            newest: out.time(),
             behind: Behind::More(1),
             aside: lanes::Aside::Stay,
         };
@@ -439,6 +440,7 @@ impl Node {
         let hint = Hint {
             cursor: stored.cursor.id,
             oldest: out.time(),
+            newest: out.time(),
             behind: Behind::All(1),
             aside: lanes::Aside::Return,
         };
@@ -500,7 +502,7 @@ impl Node {
         };
         let advanced = out.ask(|database| database.advance(steps, acted));
         let Ok(moved) = advanced else {
-            run.again(&ended.batch, out.time());
+            run.again(&ended.batch);
             return true;
         };
         for (cursor, outcome) in turn.end(&folded, &moved, at).outcomes {
@@ -1379,7 +1381,7 @@ impl Run {
         };
         let wants = turn::wants(&taken.batch, turn::EVENTS_MAX);
         let Ok(inputs) = out.ask(|database| database.inputs(&wants)) else {
-            self.again(&taken.batch, out.time());
+            self.again(&taken.batch);
             return true;
         };
         let now = out.time();
@@ -1394,13 +1396,9 @@ impl Run {
     }
 
     /// `Worker::again`.
-    fn again(&mut self, batch: &[CursorId], now: Timestamp) {
+    fn again(&mut self, batch: &[CursorId]) {
         for cursor in batch {
-            let rest = Rest {
-                oldest: now,
-                events: 1,
-            };
-            self.lane.turned(*cursor, Outcome::More(rest));
+            self.lane.not_turned(*cursor);
         }
     }
 }
