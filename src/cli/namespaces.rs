@@ -147,15 +147,16 @@ impl Delete {
             let names = namespaces.items.iter().map(|n| n.name.as_str());
             return Err(Trouble::missing("namespace", self.name.as_str(), names).into());
         };
+        let hooks = text::counted(namespace.hooks, "hook", "hooks");
+        let what = format!("{}, {hooks}", lanes(namespace));
+        let stake = Stake::Severe(self.name.to_string());
+        out.is_answered(&what, &stake)?;
         out.say(format_args!(
             "delete namespace {}   {}",
             self.name,
             reach.planned(&here)
         ))?;
-        let hooks = text::counted(namespace.hooks, "hook", "hooks");
-        let what = format!("{}, {hooks}", lanes(namespace));
         out.facts(&[("  goes", what.clone())])?;
-        let stake = Stake::Severe(self.name.to_string());
         if !out.confirm("Delete?", &what, &stake)? {
             return Ok(Exit::Failed);
         }

@@ -101,13 +101,13 @@ fn text(snapshot: &Snapshot) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         text,
-        "oldest     {}     backlog {} {:+.0}/s     set aside {}\n\
+        "oldest     {}     backlog {} {}     set aside {}\n\
          accepting  {accepting}, {:.0}/s{commit}\n\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
         count(total.backlog),
-        total.backlog_per_s,
+        change(total.backlog_per_s),
         crate::text::counted(total.set_aside, "cursor", "cursors"),
         storage.accepted_per_s,
         lanes_of(
@@ -119,6 +119,14 @@ fn text(snapshot: &Snapshot) -> String {
         nodes(snapshot)
     );
     text
+}
+
+/// How the backlog changes, as the dashboard writes it: `+16/s`, `=0/s`.
+fn change(per_s: f64) -> String {
+    match per_s.round() {
+        0.0 => "=0/s".to_owned(),
+        change => format!("{change:+.0}/s"),
+    }
 }
 
 /// How old what waits is: what may flow, and what may not.

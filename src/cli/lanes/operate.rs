@@ -81,6 +81,10 @@ impl Grow {
             return Ok(Exit::Done);
         }
         let here = reach.here().await?;
+        let what = format!("{} -> {} lanes", plan.from, plan.to);
+        if !self.dry_run {
+            out.is_answered(&what, &stake(&plan))?;
+        }
         out.say(format_args!(
             "lanes of {}: {} -> {}   {}",
             plan.namespace,
@@ -102,7 +106,6 @@ impl Grow {
             return Ok(Exit::Done);
         }
         let question = format!("Resize {} to {} lanes?", plan.namespace, plan.to);
-        let what = format!("{} -> {} lanes", plan.from, plan.to);
         if !out.confirm(&question, &what, &stake(&plan))? {
             return Ok(Exit::Failed);
         }
@@ -264,9 +267,11 @@ impl Which {
             true => {
                 let here = reach.here().await?;
                 let (namespace, place) = (&self.namespace, reach.planned(&here));
+                let what = format!("{verb} all lanes");
+                out.is_answered(&what, &Stake::Moderate)?;
                 out.say(format_args!("{verb} every lane of {namespace}   {place}"))?;
                 let question = format!("{verb} every lane of {namespace}?");
-                if !out.confirm(&question, &format!("{verb} all lanes"), &Stake::Moderate)? {
+                if !out.confirm(&question, &what, &Stake::Moderate)? {
                     return Ok(None);
                 }
                 let post = Method::POST;
