@@ -248,6 +248,11 @@ pub struct Which {
     reason: Option<String>,
 }
 
+/// What is at stake when a verb is for every lane.
+fn of_all(verb: &str) -> String {
+    format!("{verb} all lanes")
+}
+
 impl Which {
     async fn call(
         &self,
@@ -267,7 +272,7 @@ impl Which {
             true => {
                 let here = reach.here().await?;
                 let (namespace, place) = (&self.namespace, reach.planned(&here));
-                let what = format!("{verb} all lanes");
+                let what = of_all(verb);
                 out.is_answered(&what, &Stake::Moderate)?;
                 out.say(format_args!("{verb} every lane of {namespace}   {place}"))?;
                 let question = format!("{verb} every lane of {namespace}?");
@@ -395,6 +400,9 @@ impl Drain {
             [lane] => lane.lane.clone(),
             lanes => text::counted(lanes.len() as u64, "lane", "lanes"),
         };
+        if !self.dry_run && self.which.all {
+            out.is_answered(&of_all("drain"), &Stake::Moderate)?;
+        }
         let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
         out.say(format_args!(
             "drain {which}: {} waiting now, of {}; later ones are kept until resume",
