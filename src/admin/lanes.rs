@@ -39,6 +39,14 @@ impl Admin {
         }
         self.show_modes(&set, &mut lanes).await?;
         hide_flow_of_stopped(&mut lanes);
+        if let Some(seen) = self.last_seen(namespace) {
+            for lane in &mut lanes {
+                let known = seen.lanes.iter().find(|known| known.lane == lane.lane);
+                if let Some(known) = known.filter(|known| known.state == lane.state) {
+                    as_seen(lane, known);
+                }
+            }
+        }
         Ok(lanes)
     }
 
@@ -183,6 +191,16 @@ fn show_modes(
                 Mode::Paused => LaneState::Paused,
             };
         }
+    }
+}
+
+/// What only those know who have watched a lane for a while.
+fn as_seen(lane: &mut api::Lane, known: &api::Lane) {
+    lane.severity = known.severity;
+    lane.trend.clone_from(&known.trend);
+    // Of a lane that has emptied since, or got work, they know nothing yet.
+    if (lane.backlog == 0) == (known.backlog == 0) {
+        (lane.eta, lane.eta_ms) = (known.eta.clone(), known.eta_ms);
     }
 }
 

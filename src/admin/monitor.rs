@@ -307,11 +307,16 @@ impl Admin {
             // Another node may have made it just now; and if not, the error says what was perhaps meant.
             self.namespace(namespace).await?;
         }
-        let known = || self.monitor.seen.lock().snapshots.get(namespace).cloned();
-        if known().is_none() {
+        if self.last_seen(namespace).is_none() {
             self.observe().await?;
         }
-        known().ok_or_else(|| Error::missing("namespace", namespace))
+        self.last_seen(namespace)
+            .ok_or_else(|| Error::missing("namespace", namespace))
+    }
+
+    /// What was seen a second ago, if anything was.
+    pub(super) fn last_seen(&self, namespace: &Name) -> Option<Arc<api::Snapshot>> {
+        self.monitor.seen.lock().snapshots.get(namespace).cloned()
     }
 
     /// What a window shows of a namespace's past, without what was seen until `after`.

@@ -271,6 +271,10 @@ impl Apply {
         let planned: Changes = reach
             .call(Method::POST, &apply(true), Some(&wanted))
             .await?;
+        let question = deletes(&planned).filter(|_| !self.dry_run);
+        if let Some((what, stake)) = &question {
+            out.is_answered(what, stake)?;
+        }
         for line in plan::lines(&planned) {
             out.say(format_args!("{line}"))?;
         }
@@ -284,8 +288,12 @@ impl Apply {
         }
         let changes = match self.dry_run || planned.changes.is_empty() {
             true => planned,
-            false if !agreed(&planned, out)? => return Ok(Exit::Failed),
             false => {
+                if let Some((what, stake)) = &question
+                    && !out.confirm("Apply?", what, stake)?
+                {
+                    return Ok(Exit::Failed);
+                }
                 reach
                     .call_planned(&here, Method::POST, &apply(false), Some(&wanted))
                     .await?
@@ -297,14 +305,11 @@ impl Apply {
 }
 
 /// Deleting takes an answer that says how many.
-fn agreed(planned: &Changes, out: &mut Printer) -> anyhow::Result<bool> {
+fn deletes(planned: &Changes) -> Option<(String, Stake)> {
     let deleted = plan::deleted(planned);
-    if deleted == 0 {
-        return Ok(true);
-    }
     let hooks = text::counted(deleted as u64, "hook", "hooks");
     let what = format!("deletes {hooks}, with events and states");
-    out.confirm("Apply?", &what, &Stake::Severe(deleted.to_string()))
+    (deleted > 0).then(|| (what, Stake::Severe(deleted.to_string())))
 }
 
 /// List hooks
@@ -524,6 +529,8 @@ impl Delete {
             (Some(streams), Some(events)) => size(streams, events),
             _ => "all its events and states".to_owned(),
         };
+        let stake = Stake::Severe(self.name.to_string());
+        out.is_answered(&what, &stake)?;
         out.say(format_args!(
             "delete hook {}   {}",
             self.name,
@@ -533,7 +540,6 @@ impl Delete {
             ("  goes", what.clone()),
             ("  senders", "are refused from then on".to_owned()),
         ])?;
-        let stake = Stake::Severe(self.name.to_string());
         if !out.confirm("Delete?", &what, &stake)? {
             return Ok(Exit::Failed);
         }

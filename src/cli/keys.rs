@@ -352,6 +352,8 @@ impl Revoke {
             return Ok(Exit::Done);
         }
         let now = Timestamp::now();
+        let what = format!("ends key {} for good", key.name);
+        out.is_answered(&what, &Stake::Moderate)?;
         out.say(format_args!(
             "revoke key {} ({})   {}",
             key.name,
@@ -363,7 +365,6 @@ impl Revoke {
             ("  used", last_used(key, now)),
             ("  back", "none: make another key".to_owned()),
         ])?;
-        let what = format!("ends key {} for good", key.name);
         if !out.confirm(&format!("Revoke {}?", key.name), &what, &Stake::Moderate)? {
             return Ok(Exit::Failed);
         }

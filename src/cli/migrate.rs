@@ -62,6 +62,9 @@ impl Migrate {
         // What a crash left is finished, and the index of the log is brought to its end.
         Store::open(&file, Box::new(|_| ())).await?.close().await;
         let (streams, events) = store::migrate_size(&file)?;
+        if !self.dry_run {
+            out.is_answered("everything", &Stake::Moderate)?;
+        }
         out.say(format_args!(
             "migrate {} to {server}",
             data.path().display()

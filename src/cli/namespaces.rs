@@ -156,15 +156,15 @@ impl Delete {
                 .fact("move", "hooklane hooks edit NAME --namespace default");
             return Err(trouble.into());
         }
+        let what = lanes(namespace);
+        let stake = Stake::Severe(self.name.to_string());
+        out.is_answered(&what, &stake)?;
         out.say(format_args!(
             "delete namespace {}   {}",
             self.name,
             reach.planned(&here)
         ))?;
-        let hooks = text::counted(namespace.hooks, "hook", "hooks");
-        let what = format!("{}, {hooks}", lanes(namespace));
         out.facts(&[("  goes", what.clone())])?;
-        let stake = Stake::Severe(self.name.to_string());
         if !out.confirm("Delete?", &what, &stake)? {
             return Ok(Exit::Failed);
         }

@@ -557,6 +557,18 @@ impl Printer {
     /// # Errors
     /// [`Trouble`] that names the flags which answer, when nobody can be asked.
     pub fn confirm(&mut self, question: &str, what: &str, stake: &Stake) -> anyhow::Result<bool> {
+        match self.is_answered(what, stake)? {
+            true => Ok(true),
+            false => self.ask(question, stake),
+        }
+    }
+
+    /// Whether flags have answered what [`Printer::confirm`] would ask. Called before a plan is shown, so that
+    /// nothing but the error is said where nobody can be asked.
+    ///
+    /// # Errors
+    /// As for [`Printer::confirm`].
+    pub fn is_answered(&self, what: &str, stake: &Stake) -> Result<bool, Trouble> {
         let agreed = &self.style.agreed;
         let given = agreed.name.as_deref();
         match stake {
@@ -565,14 +577,14 @@ impl Printer {
             Stake::Severe(name) if given.is_some_and(|given| given != name) => {
                 let given = given.unwrap_or_default();
                 let message = format!("--confirm says {given:?}, but this is about {name:?}");
-                return Err(Trouble::usage(message).into());
+                return Err(Trouble::usage(message));
             }
             _ => {}
         }
-        if !self.asks || agreed.never_ask {
-            return Err(unanswered(what, stake, self.asks).into());
+        match self.asks && !agreed.never_ask {
+            true => Ok(false),
+            false => Err(unanswered(what, stake, self.asks)),
         }
-        self.ask(question, stake)
     }
 
     fn ask(&mut self, question: &str, stake: &Stake) -> anyhow::Result<bool> {

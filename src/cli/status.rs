@@ -101,13 +101,13 @@ fn text(snapshot: &Snapshot) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         text,
-        "oldest     {}     backlog {} {}/s     set aside {}\n\
+        "oldest     {}     backlog {} {}     set aside {}\n\
          accepting  {accepting}, {}/s{commit}\n\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
         count(total.backlog),
-        signed(total.backlog_per_s),
+        change(total.backlog_per_s),
         crate::text::counted(total.set_aside, "cursor", "cursors"),
         count(storage.accepted_per_s.round() as u64),
         lanes_of(
@@ -121,10 +121,14 @@ fn text(snapshot: &Snapshot) -> String {
     text
 }
 
-/// `+16` or `-1,207`
-fn signed(per_s: f64) -> String {
-    let sign = if per_s.round() < 0.0 { '-' } else { '+' };
-    format!("{sign}{}", count(per_s.abs().round() as u64))
+/// How the backlog changes, as the dashboard writes it: `+16/s`, `-1,207/s`, `=0/s`.
+fn change(per_s: f64) -> String {
+    let sign = match per_s.round() {
+        0.0 => '=',
+        rounded if rounded < 0.0 => '-',
+        _ => '+',
+    };
+    format!("{sign}{}/s", count(per_s.abs().round() as u64))
 }
 
 /// How old what waits is: what may flow, and what may not.

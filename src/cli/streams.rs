@@ -493,6 +493,9 @@ impl Skip {
             return Err(no_handler(&self.stream, &handler, &handlers(&stream)).into());
         };
         let event = self.next_of(row)?;
+        let stake = Stake::Severe(self.stream.to_string());
+        let what = format!("leaves {event} out of the state");
+        out.is_answered(&what, &stake)?;
         out.say(format_args!(
             "skip in {} -> {}   {}",
             self.stream,
@@ -507,8 +510,6 @@ impl Skip {
                 "it stands in the dead letters, and the stream goes on without it".into(),
             ),
         ])?;
-        let stake = Stake::Severe(self.stream.to_string());
-        let what = format!("leaves {event} out of the state");
         if !out.confirm("Skip?", &what, &stake)? {
             return Ok(Exit::Failed);
         }

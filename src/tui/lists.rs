@@ -107,7 +107,7 @@ fn whole(line: &LogLine, width: usize, room: usize) -> Vec<Line<'static>> {
 fn node_columns() -> Vec<Column> {
     vec![
         Column::words("NODE", 12).narrow(2, 8),
-        Column::words("OWNS", 20).narrow(1, 12),
+        Column::words("OWNS", 20).narrow(1, 14),
         Column::numbers("BUSY", 5),
         Column::numbers("CPU", 5),
         Column::numbers("COMMIT99", 8),

@@ -89,6 +89,14 @@ fn a_held_stream_is_named_with_its_reason_and_what_it_holds_up(setup: Setup) {
     let lanes = (&node["lanes"], &node["lanes_here"], &node["owns"]);
     assert_eq!(lanes, (&json!(10), &json!(8), &json!("0-7")), "{node}");
 
+    until(|| {
+        let lanes = world.home.run(&["lanes", "list", "-o", "json"]);
+        let lanes: Value = serde_json::from_str(&lanes).unwrap();
+        let lanes = lanes["items"].as_array()?.iter();
+        let marked = |lane: &&Value| lane["severity"] == "trouble" && lane["held"] == 1;
+        (lanes.filter(marked).count() == 1).then_some(())
+    });
+
     let events = world.get("/v1/hooks/bills/events?stream=acme").json();
     let first = events["items"][0]["id"]
         .as_str()

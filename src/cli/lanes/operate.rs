@@ -81,6 +81,10 @@ impl Grow {
             return Ok(Exit::Done);
         }
         let here = reach.here().await?;
+        let what = format!("{} -> {} lanes", plan.from, plan.to);
+        if !self.dry_run {
+            out.is_answered(&what, &stake(&plan))?;
+        }
         out.say(format_args!(
             "lanes of {}: {} -> {}   {}",
             plan.namespace,
@@ -102,7 +106,6 @@ impl Grow {
             return Ok(Exit::Done);
         }
         let question = format!("Resize {} to {} lanes?", plan.namespace, plan.to);
-        let what = format!("{} -> {} lanes", plan.from, plan.to);
         if !out.confirm(&question, &what, &stake(&plan))? {
             return Ok(Exit::Failed);
         }
@@ -245,6 +248,11 @@ pub struct Which {
     reason: Option<String>,
 }
 
+/// What is at stake when a verb is for every lane.
+fn of_all(verb: &str) -> String {
+    format!("{verb} all lanes")
+}
+
 impl Which {
     async fn call(
         &self,
@@ -264,9 +272,11 @@ impl Which {
             true => {
                 let here = reach.here().await?;
                 let (namespace, place) = (&self.namespace, reach.planned(&here));
+                let what = of_all(verb);
+                out.is_answered(&what, &Stake::Moderate)?;
                 out.say(format_args!("{verb} every lane of {namespace}   {place}"))?;
                 let question = format!("{verb} every lane of {namespace}?");
-                if !out.confirm(&question, &format!("{verb} all lanes"), &Stake::Moderate)? {
+                if !out.confirm(&question, &what, &Stake::Moderate)? {
                     return Ok(None);
                 }
                 let post = Method::POST;
@@ -390,6 +400,9 @@ impl Drain {
             [lane] => lane.lane.clone(),
             lanes => text::counted(lanes.len() as u64, "lane", "lanes"),
         };
+        if !self.dry_run && self.which.all {
+            out.is_answered(&of_all("drain"), &Stake::Moderate)?;
+        }
         let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
         out.say(format_args!(
             "drain {which}: {} waiting now, of {}; later ones are kept until resume",

@@ -80,12 +80,18 @@ impl Again {
             let plan: Rebuild = reach.call(Method::POST, REBUILDS, Some(&spec)).await?;
             plans.push(plan);
         }
+        let asks = !self.dry_run && !self.check;
+        let (what, stake) = self.stake(&plans);
+        if asks {
+            out.is_answered(&what, &stake)?;
+        }
         self.explain(&plans, &reach.planned(&here), out)?;
         if self.dry_run {
             out.object(&plans)?;
             return Ok(Exit::Done);
         }
-        if !self.check && !self.agreed(&plans, out)? {
+        let question = format!("Rebuild the state of {}?", self.whose());
+        if asks && !out.confirm(&question, &what, &stake)? {
             return Ok(Exit::Failed);
         }
         let began = Instant::now();
@@ -174,7 +180,8 @@ impl Again {
         }
     }
 
-    fn agreed(&self, plans: &[Rebuild], out: &mut Printer) -> anyhow::Result<bool> {
+    /// What is at stake, in words, and how much it takes to agree.
+    fn stake(&self, plans: &[Rebuild]) -> (String, Stake) {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
         let what = format!(
@@ -182,7 +189,6 @@ impl Again {
             counted(streams, "stream", "streams"),
             counted(events, "event", "events")
         );
-        let question = format!("Rebuild the state of {}?", self.whose());
         let stake = match &self.stream {
             None => Stake::Severe("all".to_owned()),
             Some(stream) if stream.key.as_str().is_empty() => {
@@ -190,7 +196,7 @@ impl Again {
             }
             Some(_) => Stake::Moderate,
         };
-        out.confirm(&question, &what, &stake)
+        (what, stake)
     }
 }
 
