@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::bare::Bare;
 use super::daemon::{Client, Home};
 use super::generator;
-use super::plans::{Closed, Pace, Seen, Settle, Until, latencies, micros, quantile};
+use super::plans::{Closed, Open, Pace, Seen, Settle, Until, latencies, micros, quantile};
 use super::proc;
 use super::requests::Requests;
 use super::table::{Target, median, note, row};
@@ -294,6 +294,56 @@ fn spike(scale: &Scale) {
     world.settle_and_check();
     ledger.check_order();
     report_spikes(&open.seen, &spikes.into_inner().unwrap(), events);
+    bare_spike(scale);
+}
+
+/// What as many requests at once do to others on these cores before anything is stored: the floor of the ratio.
+fn bare_spike(scale: &Scale) {
+    let bare = Bare::start();
+    bare_rate(&bare, scale.time(1.0));
+    let p99 = [false, true].map(|beside| bare_p99(&bare, scale.time(5.0), beside));
+    let what = "p99 of a bare HTTP server's answers at 1,000/s, 64 connections busy beside, by p99 without";
+    row(what, p99[1] / p99[0], " times", Target::None);
+    for (p99, when) in p99.into_iter().zip(["without", "beside them"]) {
+        row(&format!("p99 {when}, bare"), p99, " ms", Target::None);
+    }
+}
+
+/// The 99th percentile of a bare server's answers, in milliseconds, for `time`; others keep it busy meanwhile or not.
+fn bare_p99(bare: &Bare, time: Duration, is_busy: bool) -> f64 {
+    let requests = |name: &str| Requests::new(vec![name.into()], "hl_w_0000000000000000", "");
+    let (mut ledger, stop) = (Ledger::new(1), AtomicBool::new(false));
+    let mut open = Open::new(
+        &mut ledger,
+        1,
+        Pace {
+            per_second: 1_000,
+            every: u32::MAX,
+            longest: time,
+            stop: &stop,
+        },
+    );
+    std::thread::scope(|threads| {
+        if is_busy {
+            threads.spawn(|| {
+                let mut ledger = Ledger::new(1);
+                let mut plan = Closed::new(&mut ledger, 1, Until::Passed(time));
+                generator::run(
+                    &[bare.addr],
+                    connections(),
+                    &mut requests("spike"),
+                    &mut plan,
+                );
+            });
+        }
+        generator::run(
+            &[bare.addr],
+            connections(),
+            &mut requests("other"),
+            &mut open,
+        );
+    });
+    quantile(&open.measured.accepted, 0.99)
 }
 
 fn report_spikes(seen: &[Seen], spikes: &[(Instant, Instant)], events: u64) {
