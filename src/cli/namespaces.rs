@@ -156,7 +156,8 @@ impl Delete {
                 .fact("move", "hooklane hooks edit NAME --namespace default");
             return Err(trouble.into());
         }
-        let what = lanes(namespace);
+        let hooks = text::counted(namespace.hooks, "hook", "hooks");
+        let what = format!("{}, {hooks}", lanes(namespace));
         let stake = Stake::Severe(self.name.to_string());
         out.is_answered(&what, &stake)?;
         out.say(format_args!(
