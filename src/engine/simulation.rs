@@ -583,9 +583,9 @@ impl World {
 
     fn crash(&mut self, at: usize) {
         let needs_sweeps = self.out.is_shared && !self.out.sweeps;
-        let owes = |node: &Node| needs_sweeps && node.owes_hints(&self.out);
+        let owes = |node: &mut Node| needs_sweeps && node.owes_hints(&self.out);
         let machine = &mut self.machines[at];
-        if machine.node.as_ref().is_some_and(|node| !owes(node)) {
+        if machine.node.as_mut().is_some_and(|node| !owes(node)) {
             machine.node = None;
             machine.up_at = self.out.now + self.out.below(6_000);
         }

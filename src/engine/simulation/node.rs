@@ -331,11 +331,26 @@ impl Node {
     }
 
     /// Whether a crash would take hints with it that only a routine sweep makes good. What a node has hinted in
-    /// lanes of its own is swept by whoever takes them, but not when they have been taken already.
-    pub fn owes_hints(&self, out: &Outside) -> bool {
+    /// lanes of its own is swept by whoever takes them, but not when they have been taken already, and not what
+    /// has come to the wrong lane.
+    pub fn owes_hints(&mut self, out: &Outside) -> bool {
         let is_late = !self.has_right(out) && !self.runs.is_empty();
         let owes = !self.unhinted.is_empty() || !self.sending.is_empty();
-        owes || is_late || !self.misplaced.is_empty() || !self.stopping.is_empty()
+        let stopping = !self.misplaced.is_empty() || !self.stopping.is_empty();
+        owes || is_late || stopping || self.has_strangers(out)
+    }
+
+    /// Whether a lane has cursors that take their turns in another namespace now.
+    fn has_strangers(&mut self, out: &Outside) -> bool {
+        let database = &out.database;
+        self.runs.iter_mut().any(|(id, run)| {
+            run.lane.hinted(run.queue.take());
+            let is_strange = |cursor: CursorId| {
+                let hook = database.streams[&cursor.stream].hook;
+                *database.namespace_of(hook) != id.namespace
+            };
+            run.lane.cursors().any(is_strange)
+        })
     }
 
     fn has_hints_to_say(&self) -> bool {
