@@ -6,7 +6,7 @@
 //! an operator's change never waits behind a busy log for more than one commit.
 
 mod audit;
-mod checkpoint;
+mod backend;
 mod counts;
 mod cursors;
 mod database;
@@ -16,24 +16,15 @@ mod hints;
 mod history;
 mod hooks;
 mod keys;
-mod known;
 mod lane_sets;
-mod look;
 mod migrate;
 mod namespaces;
 mod nodes;
 mod normals;
-mod postgres;
 mod prune;
 mod rebuilds;
-mod refusal;
-mod server;
-mod session;
-mod sqlite;
 mod stops;
 mod streams;
-mod tail;
-mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Once};
@@ -42,12 +33,16 @@ use sqlx::AnyPool;
 use sqlx::migrate::MigrateError;
 use tokio::sync::MutexGuard;
 
-use self::session::{Reader, Sessions, Tx};
+use self::backend::postgres::server;
+use self::backend::session::{Reader, Sessions, Tx};
+use self::backend::{postgres, sqlite};
 
 use crate::domain::event::StreamId;
 use crate::domain::position::Seq;
 
 pub use audit::{AuditFilter, AuditRow, Note};
+pub use backend::sqlite::look::{Looked, look};
+pub use backend::sqlite::writer::{Commit, Observer};
 pub use cursors::{Advance, Behind, Input, Mover, Skip, Step, Want};
 pub use database::{Database, NoDatabase, Server};
 pub use error::{Clash, Error};
@@ -57,7 +52,6 @@ pub use history::{Accepted, History, LostEvent};
 pub use hooks::{Batch, HookPlan};
 pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, Fullest, LaneMode, Left, Progress, Size, Waiting, Why};
-pub use look::{Looked, look};
 pub use migrate::{Moved, Proof, migrate, size as migrate_size};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
@@ -68,7 +62,6 @@ pub use stops::{HookStop, Move};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,
 };
-pub use writer::{Commit, Observer};
 
 /// The database. Cheap to clone; closed when [`Store::close`] was called.
 #[derive(Clone)]

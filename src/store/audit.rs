@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use sqlx::FromRow;
 
-use super::session::Tx;
+use super::backend::session::Tx;
 use super::{Error, Store};
 use crate::domain::time::{Timestamp, millis};
 

@@ -1,6 +1,6 @@
 //! The counters of the database, and counts over its tables.
 
-use super::session::Tx;
+use super::backend::session::Tx;
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::session::Tx;
-use super::tail::Tail;
-use super::{Error, Hot, Statement, Store, sqlite};
+use super::backend::session::Tx;
+use super::backend::sqlite;
+use super::backend::sqlite::tail::Tail;
+use super::{Error, Hot, Statement, Store};
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{HandlerId, HookId};

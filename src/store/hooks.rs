@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
-use super::session::Tx;
+use super::backend::session::Tx;
 use super::{Error, Hot, Store, Writing};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{

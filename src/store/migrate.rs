@@ -13,9 +13,10 @@ use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
 
+use super::Error;
+use super::backend::postgres::server;
+use super::backend::session::{Reader, Session};
 use super::database::Server;
-use super::session::{Reader, Session};
-use super::{Error, server};
 
 /// Tables with few rows, moved together, and their columns; both databases call them the same.
 const SMALL: [(&str, &str); 10] = [

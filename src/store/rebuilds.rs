@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use sqlx::{FromRow, Row as _};
 
+use super::backend::session::Tx;
+use super::backend::sqlite::tail::Tail;
 use super::cursors::{read_indexed, read_row};
-use super::session::Tx;
-use super::tail::Tail;
 use super::{Error, Hot, Store};
 use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, StreamId};

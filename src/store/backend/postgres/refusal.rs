@@ -3,8 +3,8 @@
 
 use sqlx::postgres::PgDatabaseError;
 
-use super::Error;
-use super::database::Server;
+use crate::store::Error;
+use crate::store::database::Server;
 
 /// What an error on the way in means.
 pub fn refusal(server: &Server, error: &sqlx::Error) -> Error {

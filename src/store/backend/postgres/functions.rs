@@ -6,9 +6,9 @@ use crate::store::Error;
 
 /// Where their text is; a later migration that changes one comes before the earlier.
 const TEXTS: [&str; 3] = [
-    include_str!("../../../migrations/postgres/0018_batches.sql"),
-    include_str!("../../../migrations/postgres/0014_retention.sql"),
-    include_str!("../../../migrations/postgres/0002_functions.sql"),
+    include_str!("../../../../migrations/postgres/0018_batches.sql"),
+    include_str!("../../../../migrations/postgres/0014_retention.sql"),
+    include_str!("../../../../migrations/postgres/0002_functions.sql"),
 ];
 
 const NAMES: [&str; 4] = [

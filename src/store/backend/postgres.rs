@@ -13,6 +13,8 @@ mod inputs;
 mod memory;
 mod past;
 mod prune;
+mod refusal;
+pub mod server;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,12 +25,12 @@ use tokio::time::error::Elapsed;
 
 use self::memory::Memory;
 use self::past::{Acknowledged, Past};
-use super::Error;
-use super::history::{HISTORY, History};
 use super::session::{Session, Sessions};
-use super::writer::Commit;
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
+use crate::store::Error;
+use crate::store::backend::sqlite::writer::Commit;
+use crate::store::history::{HISTORY, History};
 
 /// Connections of one node: its committers, its turns, and some to spare.
 const CONNECTIONS_MAX: u32 = 16;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use super::{Database, Error, server};
+use super::super::postgres::server;
+use crate::store::{Database, Error};
 
 /// What is found of a database.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +89,6 @@ fn look_at_file(file: &Path) -> Result<Looked, Error> {
 }
 
 /// The number of the newest tables.
-pub(super) fn newest(migrator: &sqlx::migrate::Migrator) -> i64 {
+pub fn newest(migrator: &sqlx::migrate::Migrator) -> i64 {
     migrator.iter().map(|m| m.version).max().unwrap_or(0)
 }

@@ -15,19 +15,20 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{Mutex, oneshot};
 
+use super::super::sqlite;
 use super::checkpoint::Checkpointer;
-use super::cursors::{self, Advance, Step};
-use super::events::{Appended, NewEvent};
 use super::known::Known;
-use super::prune::{self, Prune};
 use super::tail::Tail;
-use super::{Error, sqlite};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
+use crate::store::Error;
+use crate::store::cursors::{self, Advance, Step};
+use crate::store::events::{Appended, NewEvent};
+use crate::store::prune::{self, Prune};
 
 /// Events and steps that go into one transaction; what exceeds it goes first next time.
 const ITEMS_MAX: usize = 1536;

@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::Mutex;
 
-use super::{Error, sqlite};
+use super::super::sqlite;
+use crate::store::Error;
 
 /// Frames of the WAL, each a page, that may be left for the copy while nobody commits: half a megabyte, a
 /// millisecond or two. Each copy beside the commits leaves less than the one before it, as it takes less time.

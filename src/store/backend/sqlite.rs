@@ -1,5 +1,11 @@
 //! Opening the SQLite file: the settings that durability rests on are set, read back, and insisted on.
 
+mod checkpoint;
+mod known;
+pub mod look;
+pub mod tail;
+pub mod writer;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +17,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::Mutex as FairMutex;
 
-use super::checkpoint::Checkpointer;
-use super::known::Known;
-use super::tail::Tail;
-use super::{Error, writer};
+use self::checkpoint::Checkpointer;
+use self::known::Known;
+use self::tail::Tail;
+use crate::store::Error;
 
 /// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
 const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");

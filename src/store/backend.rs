@@ -1,0 +1,5 @@
+//! The two databases: each has its wing, and the same rooms in it.
+
+pub mod postgres;
+pub mod session;
+pub mod sqlite;
