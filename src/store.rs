@@ -41,14 +41,17 @@ use crate::domain::event::StreamId;
 use crate::domain::position::Seq;
 
 pub use audit::{AuditFilter, AuditRow, Note};
-pub use backend::sqlite::look::{Looked, look};
-pub use backend::sqlite::writer::{Commit, Observer};
-pub use cursors::{Advance, Behind, Input, Mover, Skip, Step, Want};
+pub use backend::ops::{
+    Advance, Appended, Checkpoint, Commit, Cut, History, Input, Looked, Mover, NewEvent, Observer,
+    Prune, Range, Step, Want,
+};
+pub use backend::sqlite::look::look;
+pub use cursors::{Behind, Skip};
 pub use database::{Database, NoDatabase, Server};
 pub use error::{Clash, Error};
-pub use events::{Appended, Filter, NewEvent, Stored};
+pub use events::{Filter, Stored};
 pub use hints::{HintAnswer, HintRequest};
-pub use history::{Accepted, History, LostEvent};
+pub use history::{Accepted, LostEvent};
 pub use hooks::{Batch, HookPlan};
 pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, Fullest, LaneMode, Left, Progress, Size, Waiting, Why};
@@ -56,8 +59,8 @@ pub use migrate::{Moved, Proof, migrate, size as migrate_size};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
 pub use normals::NormalRow;
-pub use prune::{Aged, Beginning, Checkpoint, Cut, Prunable, Prune};
-pub use rebuilds::{Come, NewRebuild, Range, Rebuild, Shadow, Swap};
+pub use prune::{Aged, Beginning, Prunable};
+pub use rebuilds::{Come, NewRebuild, Rebuild, Shadow, Swap};
 pub use stops::{HookStop, Move};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::backend::ops::{Advance, Input, Mover, Step, Want};
 use super::backend::session::Tx;
 use super::backend::sqlite;
 use super::backend::sqlite::tail::Tail;
@@ -15,94 +16,6 @@ use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-
-/// What a turn wants to read.
-#[derive(Clone, Copy, Debug)]
-pub struct Want {
-    /// Of which cursor.
-    pub cursor: CursorId,
-    /// At most so many events.
-    pub events_max: usize,
-}
-
-/// What a turn starts from: the cursor as it stands, and the events after it.
-#[derive(Clone, Debug)]
-pub struct Input {
-    /// The cursor.
-    pub cursor: Cursor,
-    /// The head of its stream, read with the cursor.
-    pub head: Seq,
-    /// The events after its position, in order, as many as were wanted.
-    pub events: Vec<Arc<Event>>,
-}
-
-impl Input {
-    /// Whether events are missing between the position and the head: nobody knows what they said, so
-    /// the cursor may not go on.
-    pub fn has_gap(&self) -> bool {
-        let due = self.cursor.position.next();
-        let numbers = self.events.iter().map(|event| event.seq.0);
-        !numbers.eq((due.0..).take(self.events.len()))
-            || (self.events.is_empty() && self.head >= due)
-    }
-}
-
-/// One cursor's move, or its being set aside, or both: from where its mover saw it.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// Which cursor.
-    pub cursor: CursorId,
-    /// The era in which it was read.
-    pub era: Era,
-    /// The position at which it was read.
-    pub from: Position,
-    /// Where it goes; `from` when it is only set aside.
-    pub to: Position,
-    /// The state at `to`.
-    pub state: Option<String>,
-    /// The chain at `to`.
-    pub chain: Chain,
-    /// Whether it may go on.
-    pub condition: Condition,
-    /// The events it passes without applying them.
-    pub skipped: Vec<DeadLetter>,
-    /// Who moves it.
-    pub mover: Mover,
-    /// Now.
-    pub at: Timestamp,
-}
-
-impl Step {
-    /// The cursor once it has moved, if it may go on.
-    pub(super) fn cursor_after(self) -> Option<Cursor> {
-        (self.condition == Condition::Flowing).then_some(Cursor {
-            id: self.cursor,
-            position: self.to,
-            era: self.era,
-            state: self.state,
-            chain: self.chain,
-            condition: self.condition,
-        })
-    }
-}
-
-/// What became of a [`Step`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advance {
-    /// The cursor moved.
-    Moved,
-    /// Somebody else moved it first; what was computed is thrown away.
-    Lost,
-}
-
-/// Who moves a cursor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mover {
-    /// A turn: it never lets a held cursor go.
-    Turn,
-    /// An operator: what the cursor was held for is over.
-    Operator,
-}
 
 /// Every cursor that is behind, with the times of the first event it needs and of the last one of its stream. In a
 /// file they are found by the index, which has every event up to the head that a stream's row has.

@@ -1,83 +1,14 @@
 //! Events: appended in batches, read in the order of their stream, listed for the eye.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use futures_util::future::Either;
 use sqlx::FromRow;
 
+use super::backend::ops::{Appended, NewEvent};
 use super::{Error, Hot, Statement, Store};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
-use crate::domain::lane::Slot;
-use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-
-/// An event that has not been stored yet: it has an id, but no place.
-#[derive(Clone, Debug)]
-pub struct NewEvent {
-    /// The hook that received it.
-    pub hook: HookId,
-    /// The stream it belongs to, by name.
-    pub key: OrderingKey,
-    /// Where that stream will be, should this be its first event.
-    pub slot: Slot,
-    /// Its id.
-    pub id: EventId,
-    /// When its last byte was in.
-    pub received_at: Timestamp,
-    /// The access key it came with.
-    pub key_id: Option<i64>,
-    /// The delivery id or idempotency key its sender gave.
-    pub dedupe_key: Option<String>,
-    /// Its headers as one JSON object.
-    pub headers: Arc<str>,
-    /// Its body.
-    pub body: Bytes,
-}
-
-impl NewEvent {
-    pub(super) fn at(&self, stream: StreamId, seq: Seq) -> Event {
-        Event {
-            stream,
-            seq,
-            id: self.id,
-            received_at: self.received_at,
-            key_id: self.key_id,
-            dedupe_key: self.dedupe_key.clone(),
-            headers: self.headers.clone(),
-            body: self.body.clone(),
-        }
-    }
-}
-
-/// What became of a [`NewEvent`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// It is durable.
-    New {
-        /// Its stream.
-        stream: StreamId,
-        /// Its place there.
-        seq: Seq,
-        /// The stored slot of the stream.
-        slot: Slot,
-    },
-    /// Its stream has an event with the same dedupe key.
-    Duplicate {
-        /// The first one's id.
-        id: EventId,
-        /// The first one's place.
-        seq: Seq,
-        /// When the first one was received.
-        received_at: Timestamp,
-    },
-    /// Its hook was deleted.
-    Gone,
-    /// The database refuses this event alone; it is not stored.
-    Refused,
-}
 
 /// A stored event with the names of its stream, for people and readers.
 #[derive(Clone, Debug)]

@@ -5,27 +5,12 @@
 
 use sqlx::FromRow;
 
+use super::backend::ops::History;
 use super::{Error, Hot, Store};
 use crate::domain::event::{EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-
-/// Tells one past of a server from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct History {
-    /// Its own number: drawn when it was made, and taken over by its standbys.
-    pub system: i64,
-    /// Grows when a standby takes its place.
-    pub timeline: i64,
-}
-
-impl History {
-    /// Whether this is what a server was before `other`: one that somebody should have stopped.
-    pub fn is_before(self, other: Self) -> bool {
-        self.system == other.system && self.timeline < other.timeline
-    }
-}
 
 /// What was found when a server was accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

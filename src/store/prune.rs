@@ -9,6 +9,7 @@
 use rusqlite::{Connection, params};
 use sqlx::{AssertSqlSafe, FromRow};
 
+use super::backend::ops::{Checkpoint, Cut, Prune, WALKED_MAX};
 use super::rebuilds::Shadow;
 use super::streams::slot;
 use super::{Error, Hot, Statement, Store, StreamRow};
@@ -24,10 +25,6 @@ const MEASURED_MAX: i64 = 5_000;
 
 /// Streams measured by one transaction.
 const MEASURED_STREAMS: usize = 256;
-
-/// Events that are walked past at most to find what goes beyond an amount: a read that lasts keeps the WAL
-/// from beginning anew.
-pub(super) const WALKED_MAX: usize = 50_000;
 
 /// A stream as retention sees it.
 #[derive(Clone, Debug)]
@@ -58,49 +55,6 @@ pub struct Beginning {
     pub shadow: Shadow,
     /// The oldest version of the reducer that had a part in it; none where nothing was folded.
     pub fold: Option<i64>,
-}
-
-/// What is to be removed from streams of one hook.
-#[derive(Clone, Debug)]
-pub struct Prune {
-    /// The hook.
-    pub hook: HookId,
-    /// Its reducer and the version that made the checkpoints; none where it only stores.
-    pub reducer: Option<(HandlerId, i64)>,
-    /// By stream.
-    pub cuts: Vec<Cut>,
-}
-
-/// The events of a stream after `floor` and up to `to`.
-#[derive(Clone, Debug)]
-pub struct Cut {
-    /// Which stream.
-    pub stream: StreamId,
-    /// The floor as it was seen.
-    pub floor: Seq,
-    /// The floor as it shall be.
-    pub to: Seq,
-    /// What the reducer made of all events up to `to`; ignored where there is none.
-    pub checkpoint: Checkpoint,
-}
-
-/// A fold up to a floor.
-#[derive(Clone, Debug, Default)]
-pub struct Checkpoint {
-    /// The oldest version of the reducer that had a part in it.
-    pub fold: i64,
-    /// The state.
-    pub state: Option<String>,
-    /// The chain.
-    pub chain: Chain,
-}
-
-impl Prune {
-    /// Events that go.
-    pub(super) fn events(&self) -> usize {
-        let events = |cut: &Cut| usize::try_from(cut.to.0 - cut.floor.0).unwrap_or(0);
-        self.cuts.iter().map(events).sum()
-    }
 }
 
 #[derive(FromRow)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use sqlx::{FromRow, Row as _};
 
+use super::backend::ops::Range;
 use super::backend::session::Tx;
 use super::backend::sqlite::tail::Tail;
 use super::cursors::{read_indexed, read_row};
@@ -113,17 +114,6 @@ pub struct Swap {
     pub condition: Condition,
     /// Events that the new fold passes without applying them and the old one did not.
     pub skipped: Vec<DeadLetter>,
-}
-
-/// Which events of a stream are wanted.
-#[derive(Clone, Copy, Debug)]
-pub struct Range {
-    /// Which stream.
-    pub stream: StreamId,
-    /// Those after this one.
-    pub after: Seq,
-    /// At most so many.
-    pub limit: usize,
 }
 
 const BEGIN: &str = "insert into rebuilds (hook, handler, ordering_key, check_only, asked_by, asked_at,

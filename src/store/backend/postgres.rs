@@ -29,8 +29,8 @@ use super::session::{Session, Sessions};
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
 use crate::store::Error;
-use crate::store::backend::sqlite::writer::Commit;
-use crate::store::history::{HISTORY, History};
+use crate::store::backend::ops::{Commit, History};
+use crate::store::history::HISTORY;
 
 /// Connections of one node: its committers, its turns, and some to spare.
 const CONNECTIONS_MAX: u32 = 16;

@@ -21,6 +21,7 @@ use self::checkpoint::Checkpointer;
 use self::known::Known;
 use self::tail::Tail;
 use crate::store::Error;
+use crate::store::backend::ops::{Commit, Observer};
 
 /// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
 const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
@@ -138,11 +139,7 @@ pub struct Hot {
 
 impl Hot {
     /// Starts the thread, on a file whose tables are there.
-    pub fn start(
-        file: &Path,
-        connection: Connection,
-        commits: writer::Observer,
-    ) -> Result<Self, Error> {
+    pub fn start(file: &Path, connection: Connection, commits: Observer) -> Result<Self, Error> {
         let turn_to_write = Arc::new(FairMutex::new(()));
         let tail = Arc::new(Tail::default());
         let known = Arc::new(Known::default());
@@ -152,7 +149,7 @@ impl Hot {
         let checkpointer = Checkpointer::start(
             file,
             turn_to_write.clone(),
-            Box::new(move |error| alarm(writer::Commit::failed(error))),
+            Box::new(move |error| alarm(Commit::failed(error))),
         )?;
         let log = writer::start(
             connection,

@@ -13,7 +13,7 @@ use crate::domain::cursor::{Condition, CursorId, DeadLetter};
 use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::store::Error;
-use crate::store::cursors::{Advance, Mover, Step};
+use crate::store::backend::ops::{Advance, Mover, Step};
 
 const ADVANCE: &str = "select r_stream, r_handler from hooklane_advance(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";

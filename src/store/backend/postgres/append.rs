@@ -13,7 +13,7 @@ use crate::domain::lane::Slot;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::events::{Appended, NewEvent};
+use crate::store::backend::ops::{Appended, NewEvent};
 
 /// How long an unknown outcome is worth resolving; those who wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);

@@ -14,8 +14,9 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::cursors::{Input, Want, condition_of};
-use crate::store::rebuilds::{self, Range};
+use crate::store::backend::ops::{Input, Range, Want};
+use crate::store::cursors::condition_of;
+use crate::store::rebuilds;
 
 /// One row for each event, the cursor with the first of them; one without an event where there is none.
 /// Joined outward from the wants, so that nothing can be read in another order.

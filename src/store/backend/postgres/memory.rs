@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::domain::cursor::{Cursor, CursorId};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::position::Seq;
-use crate::store::cursors::{Input, Want};
+use crate::store::backend::ops::{Input, Want};
 
 /// Bytes of events that are kept, and how many.
 const EVENT_BYTES_MAX: usize = 24 * 1024 * 1024;

@@ -15,7 +15,7 @@ use sqlx::postgres::PgRow;
 use crate::domain::event::{EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::position::Seq;
-use crate::store::history::History;
+use crate::store::backend::ops::History;
 
 /// For how long before the newest one acknowledged events are kept.
 const KEPT: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use super::{ANSWER_MAX, Hot, settle};
 use crate::domain::hook::HookId;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
+use crate::store::backend::ops::{Cut, Prune, WALKED_MAX};
 use crate::store::backend::session::Session;
-use crate::store::prune::{Cut, Prune, WALKED_MAX};
 
 const PRUNE: &str = "select stream from hooklane_prune($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 

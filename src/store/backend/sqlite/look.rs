@@ -6,30 +6,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use super::super::postgres::server;
+use crate::store::backend::ops::Looked;
 use crate::store::{Database, Error};
-
-/// What is found of a database.
-#[derive(Clone, Debug, Default)]
-pub struct Looked {
-    /// What it runs on: `Postgres 16.3`.
-    pub version: String,
-    /// The number of its newest tables; none when it has no tables yet.
-    pub tables: Option<i64>,
-    /// The newest that this binary knows.
-    pub tables_known: i64,
-    /// Its size, in bytes.
-    pub bytes: u64,
-    /// Tells its nodes from those of another one.
-    pub cluster: Option<i64>,
-    /// How far its clock is ahead of ours, in milliseconds; none where it is ours.
-    pub clock: Option<i64>,
-    /// How long an answer takes; none where there is no way to go.
-    pub answers_in: Option<Duration>,
-    /// Connections in use, and how many there may be.
-    pub connections: Option<(i64, i64)>,
-    /// Whether a pooler gives connections a session for one transaction only.
-    pub shares_sessions: bool,
-}
 
 /// Looks at a database.
 ///

@@ -26,9 +26,9 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::cursors::{self, Advance, Step};
-use crate::store::events::{Appended, NewEvent};
-use crate::store::prune::{self, Prune};
+use crate::store::backend::ops::{Advance, Appended, Commit, NewEvent, Observer, Prune, Step};
+use crate::store::cursors;
+use crate::store::prune;
 
 /// Events and steps that go into one transaction; what exceeds it goes first next time.
 const ITEMS_MAX: usize = 1536;
@@ -65,36 +65,6 @@ const ALERT: Duration = Duration::from_micros(60);
 
 /// Streams whose head is kept in memory; when there are more, all are read again as they come.
 const STREAMS_KEPT_MAX: usize = 100_000;
-
-/// What a transaction did, for whoever counts.
-pub struct Commit {
-    /// From its begin until it was durable.
-    pub took: Duration,
-    /// Of that, until the log of the file was synced; none where a server does that.
-    pub synced: Option<Duration>,
-    /// Events stored.
-    pub events: usize,
-    /// Cursors moved.
-    pub steps: usize,
-    /// Why it failed; the process must end when the error is fatal.
-    pub error: Option<Error>,
-}
-
-impl Commit {
-    /// One that stored nothing.
-    pub(super) fn failed(error: Error) -> Self {
-        Self {
-            took: Duration::ZERO,
-            synced: None,
-            events: 0,
-            steps: 0,
-            error: Some(error),
-        }
-    }
-}
-
-/// Is told of every transaction.
-pub type Observer = Box<dyn Fn(Commit) + Send + Sync>;
 
 enum Op {
     /// A batch that is gathered only now that its transaction begins.
