@@ -1,15 +1,7 @@
 //! The counters of the database, and counts over its tables.
 
-use super::backend::session::Tx;
 use super::{Error, Store};
 use crate::domain::hook::HookId;
-
-pub(super) async fn raise_config_version(tx: &mut Tx) -> Result<(), Error> {
-    sqlx::query("update counters set value = value + 1 where name = 'config_version'")
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
-}
 
 impl Store {
     /// Changes with every change of hooks, handlers, keys, namespaces or lane sets.
@@ -41,7 +33,7 @@ impl Store {
     pub async fn hook_size(&self, hook: HookId) -> Result<(i64, i64), Error> {
         const COUNT: &str = "select count(*), cast(coalesce(sum(head - floor), 0) as bigint)
             from streams where hook = $1";
-        self.hot.index().await?;
+        self.backend.index().await?;
         Ok(sqlx::query_as(COUNT)
             .bind(hook.0)
             .fetch_one(&self.reader)

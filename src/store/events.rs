@@ -1,10 +1,9 @@
 //! Events: appended in batches, read in the order of their stream, listed for the eye.
 
-use futures_util::future::Either;
 use sqlx::FromRow;
 
 use super::backend::ops::{Appended, NewEvent};
-use super::{Error, Hot, Statement, Store};
+use super::{Error, Statement, Store};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::position::Seq;
@@ -147,13 +146,7 @@ impl Store {
         &self,
         batch: impl FnOnce() -> Vec<NewEvent> + Send + 'static,
     ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + 'static {
-        match &*self.hot {
-            Hot::Sqlite(hot) => Either::Left(hot.log.append(Box::new(batch))),
-            Hot::Postgres(hot) => {
-                let (hot, batch) = (hot.clone(), batch());
-                Either::Right(async move { hot.append(batch).await })
-            }
-        }
+        self.backend.append(batch)
     }
 
     /// At most `limit` events of a stream after `after`, in order.

@@ -6,7 +6,7 @@
 use sqlx::FromRow;
 
 use super::backend::ops::History;
-use super::{Error, Hot, Store};
+use super::{Error, Store};
 use crate::domain::event::{EventId, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::position::Seq;
@@ -40,12 +40,6 @@ pub struct LostEvent {
     pub found_at: Timestamp,
 }
 
-/// The timeline is that of the log which is being written: `pg_control_checkpoint` says the old one until
-/// the first checkpoint after a failover, which may be minutes later. None while it follows another server.
-pub(super) const HISTORY: &str = "select system_identifier, case when not pg_is_in_recovery() then
-      ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint end
-    from pg_control_system()";
-
 /// A server that took over may not have seen the newest epochs, which Redis has.
 const EPOCHS: i64 = 1 << 20;
 
@@ -73,10 +67,10 @@ impl Store {
     /// # Errors
     /// Those of the database, also while it follows another server.
     pub async fn history(&self) -> Result<Option<History>, Error> {
-        let Hot::Postgres(_) = &*self.hot else {
+        let Some(statement) = self.backend.history_statement() else {
             return Ok(None);
         };
-        let read = sqlx::query_as(HISTORY).fetch_one(&self.reader).await?;
+        let read = sqlx::query_as(statement).fetch_one(&self.reader).await?;
         let (system, timeline): (i64, Option<i64>) = read;
         let follows = || Error::Lost("the server only follows another one".into());
         let timeline = timeline.ok_or_else(follows)?;
@@ -108,9 +102,7 @@ impl Store {
             };
         }
         writing.commit().await?;
-        if let Hot::Postgres(hot) = &*self.hot {
-            hot.accept(history);
-        }
+        self.backend.accept(history);
         Ok(accepted)
     }
 
@@ -119,13 +111,13 @@ impl Store {
     /// # Errors
     /// Those of the database; it may be asked again.
     pub async fn look_for_lost(&self, node: &str) -> Result<Vec<LostEvent>, Error> {
-        let Hot::Postgres(hot) = &*self.hot else {
+        let Some(acknowledged) = self.backend.acknowledged() else {
             return Ok(Vec::new());
         };
         let found_at = Timestamp::now();
         let mut lost = Vec::new();
-        for page in hot.acknowledged().chunks(PAGE) {
-            let missing = hot.missing(page).await?;
+        for page in acknowledged.chunks(PAGE) {
+            let missing = self.backend.missing(page).await?;
             lost.extend(missing.into_iter().map(|event| LostEvent {
                 id: event.id,
                 hook: event.hook,

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
+use super::backend::Backend;
 use super::backend::session::Tx;
-use super::{Error, Hot, Store, Writing};
+use super::{Error, Store, Writing};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{
     Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
@@ -201,7 +202,7 @@ impl Store {
             return Ok(false);
         }
         writing.config_changed().await?;
-        self.hot.streams_deleted();
+        self.backend.streams_deleted();
         writing.commit().await?;
         Ok(true)
     }
@@ -243,7 +244,7 @@ impl Store {
         }
         writing.config_changed().await?;
         if !changes.deleted.is_empty() {
-            self.hot.streams_deleted();
+            self.backend.streams_deleted();
         }
         writing.commit().await?;
         Ok(true)
@@ -286,10 +287,10 @@ impl Store {
             return Ok(0);
         }
         streams.sort_unstable();
-        self.hot.index().await?;
-        let transactions = match &*self.hot {
-            Hot::Sqlite(_) => IN_FILE,
-            Hot::Postgres(_) => ON_SERVER,
+        self.backend.index().await?;
+        let transactions = match &*self.backend {
+            Backend::Sqlite(_) => IN_FILE,
+            Backend::Postgres(_) => ON_SERVER,
         };
         for statements in transactions {
             let mut writing = self.begin().await?;
@@ -301,11 +302,11 @@ impl Store {
                         .await?;
                 }
             }
-            self.hot.streams_deleted();
+            self.backend.streams_deleted();
             writing.commit().await?;
         }
         let gone: Vec<_> = streams.iter().copied().map(StreamId).collect();
-        self.hot.forget(&gone);
+        self.backend.forget(&gone);
         Ok(streams.len())
     }
 }

@@ -240,7 +240,7 @@ impl Store {
     /// # Errors
     /// Those of the database; nothing was changed.
     pub async fn plan_resize(&self, from: &LaneSet, lanes: u16, why: &Why) -> Result<Begun, Error> {
-        self.hot.index().await?;
+        self.backend.index().await?;
         let mut writing = self.begin().await?;
         if !writing.lock(from).await? || writing.has_plan(&from.namespace).await? {
             return Ok(Begun::Changed);
@@ -456,7 +456,7 @@ impl Store {
         lanes: &[LaneId],
         why: &Why,
     ) -> Result<bool, Error> {
-        self.hot.index().await?;
+        self.backend.index().await?;
         let mut writing = self.begin().await?;
         if !writing.lock(set).await? {
             return Ok(false);
@@ -754,7 +754,7 @@ impl Store {
             join handlers h on h.hook = s.hook and h.deleted_at is null
             left join cursors c on c.stream = s.id and c.handler = h.id
             where s.head > coalesce(c.position, 0) group by s.slot";
-        self.hot.index().await?;
+        self.backend.index().await?;
         let rows: Vec<(i64, i64)> = sqlx::query_as(WAITING)
             .bind(namespace.as_str())
             .fetch_all(&self.reader)
@@ -779,7 +779,7 @@ impl Store {
             left join cursors c on c.stream = s.id and c.handler = h.id
             where s.head > coalesce(c.position, 0)
             order by s.head - coalesce(c.position, 0) desc, s.id limit 1";
-        self.hot.index().await?;
+        self.backend.index().await?;
         let row: Option<(String, String, i64, i64)> = sqlx::query_as(FULLEST)
             .bind(namespace.as_str())
             .fetch_optional(&self.reader)

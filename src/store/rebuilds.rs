@@ -4,14 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::Connection;
-use sqlx::{FromRow, Row as _};
+use sqlx::FromRow;
 
 use super::backend::ops::Range;
 use super::backend::session::Tx;
-use super::backend::sqlite::tail::Tail;
-use super::cursors::{read_indexed, read_row};
-use super::{Error, Hot, Store};
+use super::{Error, Store};
 use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::hook::{HandlerId, HookId};
@@ -170,15 +167,6 @@ const FIRST: &str = "insert into cursors
 const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
     values ($1, $2, $3, $4, $5) on conflict do nothing";
 
-/// Ends in the statement: so much of a stream, in order.
-const READ: &str =
-    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
-    from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)
-    cross join lateral (
-      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
-      from events e where e.stream = w.stream and e.seq > w.after order by e.seq limit w.most) e
-    order by w.ord, e.seq";
-
 impl Store {
     /// Notes a wish for a rebuild; none when one of that handler is under way.
     ///
@@ -189,7 +177,7 @@ impl Store {
         new: &NewRebuild,
         at: Timestamp,
     ) -> Result<Option<i64>, Error> {
-        self.hot.index().await?;
+        self.backend.index().await?;
         let key = new.only.as_ref().map(|(key, _)| key.as_str().to_owned());
         let mut writing = self.begin().await?;
         // Whoever removes events of the hook has done so before, or sees this rebuild.
@@ -385,18 +373,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
-        match &*self.hot {
-            Hot::Sqlite(hot) => {
-                let tail = hot.tail.clone();
-                hot.readers
-                    .read(move |db| {
-                        let read = |range: &Range| read_range(db, &tail, range);
-                        ranges.iter().map(read).collect::<Result<_, _>>()
-                    })
-                    .await
-            }
-            Hot::Postgres(hot) => hot.ranges(&ranges, READ).await,
-        }
+        self.backend.ranges(ranges).await
     }
 }
 
@@ -483,43 +460,4 @@ async fn keep(tx: &mut Tx, rebuild: i64, shadow: &Shadow) -> Result<(), Error> {
         .execute(&mut *tx)
         .await?;
     Ok(())
-}
-
-fn read_range(db: &Connection, tail: &Tail, range: &Range) -> Result<Vec<Arc<Event>>, Error> {
-    let (first, entries) = tail.after(range.stream, range.after, range.limit);
-    let tail_begins = first.unwrap_or(Seq(i64::MAX));
-    let mut events = Vec::new();
-    if tail_begins.0 > range.after.0 + 1 {
-        let (after, most) = (range.after, range.limit);
-        read_indexed(db, range.stream, after, tail_begins, most, &mut events)?;
-    }
-    for entry in entries {
-        if events.len() == range.limit {
-            break;
-        }
-        events.push(match entry.event {
-            Some(event) => event,
-            None => Arc::new(read_row(db, entry.n)?),
-        });
-    }
-    Ok(events)
-}
-
-/// A row of [`READ`].
-pub(super) fn event_of(
-    stream: StreamId,
-    row: &sqlx::postgres::PgRow,
-) -> Result<Event, sqlx::Error> {
-    let headers: &str = row.try_get(6)?;
-    let body: Vec<u8> = row.try_get(7)?;
-    Ok(Event {
-        stream,
-        seq: Seq(row.try_get(1)?),
-        id: crate::domain::event::EventId::from_bytes(row.try_get(2)?),
-        received_at: Timestamp::from_millis(row.try_get(3)?),
-        key_id: row.try_get(4)?,
-        dedupe_key: row.try_get(5)?,
-        headers: headers.into(),
-        body: body.into(),
-    })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, FromRow};
 
-use super::cursors::condition_of;
+use super::backend::rows::condition_of;
 use super::{Error, Store};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
@@ -269,9 +269,9 @@ impl Store {
         let Some(mut found) = self.find_stream(hook, key).await? else {
             return Ok(None);
         };
-        match self.hot.head_ahead(found.id) {
+        match self.backend.head_ahead(found.id) {
             Some(head) => found.head = found.head.max(head),
-            None if !self.hot.is_behind_log() => {}
+            None if !self.backend.is_behind_log() => {}
             // Its row has it, perhaps only since just now.
             None => return self.find_stream(hook, key).await,
         }
@@ -349,7 +349,7 @@ impl Store {
         after: StreamId,
         limit: i64,
     ) -> Result<Vec<StreamRow>, Error> {
-        self.hot.index().await?;
+        self.backend.index().await?;
         let rows: Vec<Row> = sqlx::query_as(OF_HOOK)
             .bind(hook.0)
             .bind(after.0)
@@ -381,7 +381,7 @@ impl Store {
         filter: &CursorsFilter,
     ) -> Result<Vec<CursorRow>, Error> {
         // Heads are moved, and the oldest event of each is found, by the index.
-        self.hot.index().await?;
+        self.backend.index().await?;
         let rows: Vec<Listed> = sqlx::query_as(list)
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))

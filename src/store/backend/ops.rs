@@ -293,3 +293,25 @@ impl History {
         self.system == other.system && self.timeline < other.timeline
     }
 }
+
+/// An event that was stored, and that its sender may have been told of.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged {
+    /// Its id.
+    pub id: EventId,
+    /// Its hook.
+    pub hook: HookId,
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its place there.
+    pub seq: Seq,
+}
+
+/// How events are best given to the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Committers {
+    /// How many may store events side by side; a stream belongs to one of them.
+    pub count: usize,
+    /// Batches that one of them may have with the store at once, so that it never waits for the next.
+    pub batches: usize,
+}

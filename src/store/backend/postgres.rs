@@ -11,6 +11,7 @@ mod append;
 mod functions;
 mod inputs;
 mod memory;
+mod movers;
 mod past;
 mod prune;
 mod refusal;
@@ -20,17 +21,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Executor as _, Postgres};
+use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::time::error::Elapsed;
 
 use self::memory::Memory;
-use self::past::{Acknowledged, Past};
+use self::movers::Movers;
+pub use self::past::HISTORY;
+use self::past::Past;
 use super::session::{Session, Sessions};
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
 use crate::store::Error;
-use crate::store::backend::ops::{Commit, History};
-use crate::store::history::HISTORY;
+use crate::store::backend::ops::{Acknowledged, Commit, History};
 
 /// Connections of one node: its committers, its turns, and some to spare.
 const CONNECTIONS_MAX: u32 = 16;
@@ -59,19 +61,19 @@ const SETTINGS: [(&str, &str); 9] = [
 /// Is told of every transaction, by whichever task ran it.
 pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
 
-/// The hot path. Cheap to clone; closed when [`Hot::close`] was called.
+/// The hot path. Cheap to clone; closed when [`Postgres::close`] was called.
 #[derive(Clone)]
-pub struct Hot {
+pub struct Postgres {
     pool: PgPool,
     /// Begins a transaction where sessions are shared.
     begin: Option<Arc<str>>,
     observer: Observer,
     memory: Arc<Memory>,
-    movers: Arc<advance::Movers>,
+    movers: Arc<Movers>,
     past: Arc<Past>,
 }
 
-impl Hot {
+impl Postgres {
     /// Connects to the primary. The tables and functions must be there.
     ///
     /// # Errors
@@ -145,7 +147,7 @@ impl Hot {
     }
 
     /// A connection to the server that is known.
-    async fn connection(&self) -> Result<Session<Postgres>, Error> {
+    async fn connection(&self) -> Result<Session<sqlx::Postgres>, Error> {
         let db = match &self.begin {
             None => Session::own(self.pool.acquire().await?),
             Some(begin) => {
@@ -217,7 +219,7 @@ fn settings(set: &str) -> String {
 /// The answer to a statement, once it has committed. A connection that failed, or whose answer did not
 /// come, is not used again.
 async fn settle<T>(
-    mut db: Session<Postgres>,
+    mut db: Session<sqlx::Postgres>,
     answer: Result<Result<T, sqlx::Error>, Elapsed>,
 ) -> Result<T, Error> {
     let settled = match answer {

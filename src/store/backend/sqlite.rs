@@ -1,149 +1,57 @@
-//! Opening the SQLite file: the settings that durability rests on are set, read back, and insisted on.
+//! The database in a file: turns read here, and one thread stores events and moves cursors.
 
+mod advance;
+mod append;
 mod checkpoint;
-mod known;
-pub mod look;
-pub mod tail;
-pub mod writer;
+mod cursor_cache;
+pub mod file;
+mod index;
+mod inputs;
+mod look;
+mod prune;
+mod readers;
+mod tail;
+mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags};
-use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Executor as _};
-use tokio::sync::Mutex as FairMutex;
+use rusqlite::Connection;
+use tokio::sync::{Mutex as FairMutex, MutexGuard};
 
 use self::checkpoint::Checkpointer;
-use self::known::Known;
+use self::cursor_cache::CursorCache;
+use self::readers::Readers;
 use self::tail::Tail;
+use super::ops::{Advance, Appended, Commit, Input, NewEvent, Observer, Prune, Range, Step, Want};
+use crate::domain::cursor::{Cursor, CursorId};
+use crate::domain::event::{Event, StreamId};
+use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::name::OrderingKey;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::backend::ops::{Commit, Observer};
 
-/// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
-const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
+pub use self::look::look_at_file;
 
-/// Bytes of a page of a new file; an older file keeps its own. A commit of a busy node is 10 to 30 KB of
-/// log, and each page is two calls of the system.
-const PAGE_BYTES: i64 = 8_192;
-
-/// How long a connection waits for a lock that another process holds.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
-
-/// Hot readers that are kept open between turns.
-const READERS_MAX: usize = 4;
-
-/// Opens the connection that stores events and moves cursors, and copies what the last process left
-/// in the WAL into the file: after a failed sync, later frames of an old WAL would be read only as far
-/// as the earlier ones are intact.
-pub fn open_writer(file: &Path) -> Result<Connection, Error> {
-    if rusqlite::version_number() < VERSION_MIN.0 {
-        return Err(Error::Refused(format!(
-            "SQLite {} may lose committed writes; {} or later is needed",
-            rusqlite::version(),
-            VERSION_MIN.1
-        )));
-    }
-    let db = Connection::open(file)?;
-    db.pragma_update(None, "page_size", PAGE_BYTES)?;
-    insist_on_durability(&db)?;
-    db.pragma_update(None, "cache_size", -32_000)?;
-    db.set_prepared_statement_cache_capacity(32);
-    checkpoint(&db)?;
-    Ok(db)
+/// The hot path on SQLite. Stopped by [`Sqlite::close`].
+pub struct Sqlite {
+    readers: Arc<Readers>,
+    /// The thread that stores events and moves cursors.
+    log: writer::Handle,
+    tail: Arc<Tail>,
+    cursors: Arc<CursorCache>,
+    /// Held while somebody writes; fair, so that nobody starves.
+    turn_to_write: Arc<FairMutex<()>>,
 }
 
-/// Opens the connection that copies the WAL into the file beside the commits.
-pub fn open_checkpointer(file: &Path) -> Result<Connection, Error> {
-    let db = Connection::open(file)?;
-    insist_on_durability(&db)?;
-    Ok(db)
-}
-
-fn insist_on_durability(db: &Connection) -> Result<(), Error> {
-    db.busy_timeout(LOCK_WAIT)?;
-    let journal: String = db.query_row("pragma journal_mode = wal", [], |row| row.get(0))?;
-    insist("journal_mode", &journal, "wal")?;
-    db.pragma_update(None, "synchronous", "full")?;
-    let synchronous: i64 = db.query_row("pragma synchronous", [], |row| row.get(0))?;
-    insist("synchronous", &synchronous.to_string(), "2")?;
-    // Only macOS distinguishes a sync that reaches the platter; elsewhere this changes nothing.
-    db.pragma_update(None, "fullfsync", true)?;
-    db.pragma_update(None, "mmap_size", 0)?;
-    // Copied by a thread of its own.
-    db.pragma_update(None, "wal_autocheckpoint", 0)?;
-    Ok(())
-}
-
-/// Copies the whole WAL into the file, syncs it, and begins a fresh WAL.
-pub fn checkpoint(db: &Connection) -> Result<(), Error> {
-    let busy: i64 = db.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
-    match busy {
-        0 => Ok(()),
-        _ => Err(Error::Refused(
-            "the write-ahead log could not be copied into the database: another process reads it"
-                .into(),
-        )),
-    }
-}
-
-fn insist(setting: &str, found: &str, wanted: &str) -> Result<(), Error> {
-    if found == wanted {
-        return Ok(());
-    }
-    Err(Error::Refused(format!(
-        "SQLite {setting} is {found}, not {wanted}: is the data directory on a network file system?"
-    )))
-}
-
-/// The one connection through which configuration changes. It never checkpoints.
-pub async fn writer_pool(file: &Path) -> Result<AnyPool, Error> {
-    pool(SqliteConnectOptions::new().filename(file), 1).await
-}
-
-/// Connections that only read.
-pub async fn reader_pool(file: &Path) -> Result<AnyPool, Error> {
-    let options = SqliteConnectOptions::new().filename(file).read_only(true);
-    pool(options, 2).await
-}
-
-/// What a URL has no words for, said to each connection. The journal is what the file says it is.
-const SETTINGS: &str = "pragma busy_timeout = 5000; pragma synchronous = full;
-    pragma foreign_keys = off; pragma wal_autocheckpoint = 0";
-
-async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<AnyPool, Error> {
-    let options = AnyConnectOptions::from_url(&options.to_url_lossy())?;
-    let pool = AnyPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(Duration::from_secs(30))
-        .after_connect(|db, _| Box::pin(async move { db.execute(SETTINGS).await.map(drop) }))
-        // On a full disk SQLite rolls back by itself, which its connection does not learn: it believes
-        // in its transaction for ever and can begin no other. A new one takes its place.
-        .before_acquire(|db, _| Box::pin(async move { Ok(!db.is_in_transaction()) }));
-    Ok(pool.connect_with(options).await?)
-}
-
-/// What is hot: turns read here, and the one thread that stores events and moves cursors.
-pub struct Hot {
-    pub readers: Arc<Readers>,
-    /// Events and cursors.
-    pub log: writer::Handle,
-    pub tail: Arc<Tail>,
-    pub known: Arc<Known>,
-    /// Held by whoever writes; fair, so that nobody starves.
-    pub turn_to_write: Arc<FairMutex<()>>,
-}
-
-impl Hot {
+impl Sqlite {
     /// Starts the thread, on a file whose tables are there.
     pub fn start(file: &Path, connection: Connection, commits: Observer) -> Result<Self, Error> {
         let turn_to_write = Arc::new(FairMutex::new(()));
         let tail = Arc::new(Tail::default());
-        let known = Arc::new(Known::default());
-        let memory = (tail.clone(), known.clone());
+        let cursors = Arc::new(CursorCache::default());
+        let memory = (tail.clone(), cursors.clone());
         let observer = Arc::new(commits);
         let alarm = observer.clone();
         let checkpointer = Checkpointer::start(
@@ -162,58 +70,124 @@ impl Hot {
             readers: Arc::new(Readers::new(file)),
             log,
             tail,
-            known,
+            cursors,
             turn_to_write,
         })
     }
-}
 
-/// Connections for turns. Each statement is a snapshot of its own, begun when it runs: a long-lived
-/// snapshot would bring the forgotten event back.
-pub struct Readers {
-    file: PathBuf,
-    idle: Mutex<Vec<Connection>>,
-}
-
-impl Readers {
-    pub fn new(file: &Path) -> Self {
-        Self {
-            file: file.to_owned(),
-            idle: Mutex::default(),
-        }
+    /// Stores what `batch` gives when its transaction begins, on the thread of the writer.
+    pub fn append(
+        &self,
+        batch: Box<dyn FnOnce() -> Vec<NewEvent> + Send>,
+    ) -> impl Future<Output = Result<Vec<Appended>, Error>> + Send + use<> {
+        self.log.append(batch)
     }
 
-    /// Reads with one of the connections, off the threads that must not block.
-    pub async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
-        read: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let readers = self.clone();
-        let reading = tokio::task::spawn_blocking(move || {
-            let db = readers.take()?;
-            let result = read(&db);
-            readers.give_back(db);
-            result
-        });
-        reading.await.map_err(|_| Error::Closed)?
+    /// Moves cursors in one transaction; each stands or falls alone.
+    pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
+        self.log.advance(steps).await
     }
 
-    fn take(&self) -> Result<Connection, Error> {
-        if let Some(db) = self.idle.lock().pop() {
-            return Ok(db);
+    /// Reads inputs: out of memory where it knows everything, and the rest out of the file.
+    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+        let mut inputs: Vec<_> = wants
+            .iter()
+            .map(|want| inputs::input_in_memory(&self.cursors, &self.tail, want))
+            .collect();
+        let unknown = |(want, input): (&Want, &Option<Input>)| input.is_none().then_some(*want);
+        let wants: Vec<_> = wants.iter().zip(&inputs).filter_map(unknown).collect();
+        if wants.is_empty() {
+            return Ok(inputs);
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(&self.file, flags)?;
-        db.busy_timeout(LOCK_WAIT)?;
-        db.pragma_update(None, "cache_size", -8_000)?;
-        db.set_prepared_statement_cache_capacity(16);
-        Ok(db)
+        let tail = self.tail.clone();
+        let read: Vec<_> = self
+            .readers
+            .read(move |db| {
+                let read = |want: &Want| inputs::read_input(db, &tail, want);
+                wants.iter().map(read).collect::<Result<_, _>>()
+            })
+            .await?;
+        let missing = inputs.iter_mut().filter(|input| input.is_none());
+        for (input, read) in missing.zip(read) {
+            *input = read;
+        }
+        Ok(inputs)
     }
 
-    fn give_back(&self, db: Connection) {
-        let mut idle = self.idle.lock();
-        if idle.len() < READERS_MAX {
-            idle.push(db);
-        }
+    /// A cursor as it stands, its stream's head and its last change; none when the stream is gone.
+    pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+        let tail = self.tail.clone();
+        self.readers
+            .read(move |db| inputs::read_cursor(db, &tail, id))
+            .await
+    }
+
+    /// The same, by the name of the stream.
+    pub async fn cursor_by_name(
+        &self,
+        hook: HookId,
+        key: &OrderingKey,
+        handler: HandlerId,
+    ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+        let (tail, key) = (self.tail.clone(), key.clone());
+        let read = move |db: &Connection| {
+            let Some(stream) = inputs::read_stream_id(db, hook, &key)? else {
+                return Ok(None);
+            };
+            inputs::read_cursor(db, &tail, CursorId { stream, handler })
+        };
+        self.readers.read(read).await
+    }
+
+    /// Events of many streams, each in order, one list a range.
+    pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
+        let tail = self.tail.clone();
+        self.readers
+            .read(move |db| {
+                let read = |range: &Range| inputs::read_range(db, &tail, range);
+                ranges.iter().map(read).collect::<Result<_, _>>()
+            })
+            .await
+    }
+
+    /// Removes events and keeps checkpoints in their place; says of each cut whether it was done.
+    pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
+        self.log.prune(prune).await
+    }
+
+    /// See [`crate::store::Store::oldest_bytes`].
+    pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
+        let oldest = move |db: &Connection| prune::oldest_bytes(db, hook, bytes);
+        self.readers.read(oldest).await
+    }
+
+    /// Brings the index of the log to its end.
+    pub async fn index(&self) -> Result<(), Error> {
+        self.log.index().await
+    }
+
+    /// The head of a stream that its row may not have yet; none when the row, read afterwards, has it.
+    pub fn head_ahead(&self, stream: StreamId) -> Option<Seq> {
+        self.tail.last(stream)
+    }
+
+    /// Has the writer read streams again. Called before the deletion of some is committed.
+    pub fn streams_deleted(&self) {
+        self.log.streams_deleted();
+    }
+
+    /// Forgets the events that are kept of streams that are gone.
+    pub fn forget(&self, gone: &[StreamId]) {
+        self.tail.forget(gone);
+    }
+
+    /// Waits until this caller may write.
+    pub async fn turn_to_write(&self) -> MutexGuard<'_, ()> {
+        self.turn_to_write.lock().await
+    }
+
+    /// Finishes what runs, indexes the log and copies the WAL.
+    pub async fn close(&self) {
+        self.log.stop().await;
     }
 }

@@ -4,11 +4,11 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-use tokio::sync::{Mutex as FairMutex, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{ANSWER_MAX, Hot, jitter, settle};
+use super::movers::{Answer, Asked};
+use super::{ANSWER_MAX, Postgres, jitter, settle};
 use crate::domain::cursor::{Condition, CursorId, DeadLetter};
 use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
@@ -24,23 +24,7 @@ type Moved = (Option<Vec<i64>>, Option<Vec<i64>>);
 /// Cursors in one call.
 const CURSORS_MAX: usize = 1_024;
 
-/// Those who wait to move cursors.
-#[derive(Default)]
-pub struct Movers {
-    waiting: Mutex<Vec<Asked>>,
-    /// Held by the one whose call moves what all have asked for.
-    calling: FairMutex<()>,
-}
-
-/// To one who waits.
-type Answer = oneshot::Sender<Result<Vec<Advance>, Error>>;
-
-struct Asked {
-    steps: Vec<Step>,
-    answer: Answer,
-}
-
-impl Hot {
+impl Postgres {
     /// Moves cursors in one transaction; each stands or falls alone. When this returns, operators' moves
     /// and dead letters are on stable storage; a turn's moves will be within a moment, and a crash of
     /// the server before that sets their cursors back to an earlier state of the same fold.

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::past::Acknowledged;
-use super::{ANSWER_MAX, Hot, jitter, settle};
+use super::{ANSWER_MAX, Postgres, jitter, settle};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::lane::Slot;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::backend::ops::{Appended, NewEvent};
+use crate::store::backend::ops::{Acknowledged, Appended, NewEvent};
 
 /// How long an unknown outcome is worth resolving; those who wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);
@@ -41,7 +40,7 @@ type Row = (
     Option<i64>,
 );
 
-impl Hot {
+impl Postgres {
     /// Stores a batch in one transaction, in its order, and says what became of each. When this returns,
     /// what is new is on stable storage and readable. Batches that are stored at the same moment have
     /// no order between them.

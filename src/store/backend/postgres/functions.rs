@@ -1,7 +1,7 @@
 //! The functions in the database against those this binary was built with: a node that calls other
 //! functions than it was tested with has promised nothing.
 
-use super::Hot;
+use super::Postgres;
 use crate::store::Error;
 
 /// Where their text is; a later migration that changes one comes before the earlier.
@@ -18,7 +18,7 @@ const NAMES: [&str; 4] = [
     "hooklane_prune",
 ];
 
-impl Hot {
+impl Postgres {
     /// Compares the functions in the database with those of the binary, settings included.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
-use super::{ANSWER_MAX, Hot, settle};
+use super::{ANSWER_MAX, Postgres, settle};
 use crate::domain::cursor::{Chain, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{HandlerId, HookId};
@@ -15,8 +15,7 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Input, Range, Want};
-use crate::store::cursors::condition_of;
-use crate::store::rebuilds;
+use crate::store::backend::rows::condition_of;
 
 /// One row for each event, the cursor with the first of them; one without an event where there is none.
 /// Joined outward from the wants, so that nothing can be read in another order.
@@ -46,8 +45,17 @@ const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retr
     from streams s left join cursors c on c.stream = s.id and c.handler = $3
     where s.hook = $1 and s.ordering_key = $2";
 
-impl Hot {
-    /// What a turn starts from: out of memory, and for the rest as [`Hot::inputs`].
+/// Ends in the statement: so much of a stream, in order.
+const RANGES: &str =
+    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+    from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)
+    cross join lateral (
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+      from events e where e.stream = w.stream and e.seq > w.after order by e.seq limit w.most) e
+    order by w.ord, e.seq";
+
+impl Postgres {
+    /// What a turn starts from: out of memory, and for the rest as [`Postgres::inputs`].
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -72,7 +80,7 @@ impl Hot {
         Ok(inputs)
     }
 
-    /// The cursor of a stream by its name, as [`Hot::cursor`].
+    /// The cursor of a stream by its name, as [`Postgres::cursor`].
     ///
     /// # Errors
     /// Those of the database.
@@ -118,16 +126,12 @@ impl Hot {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn ranges(
-        &self,
-        ranges: &[Range],
-        read: &'static str,
-    ) -> Result<Vec<Vec<Arc<Event>>>, Error> {
+    pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
         let mut db = self.connection().await?;
         let limit = |range: &Range| i64::try_from(range.limit).unwrap_or(i64::MAX);
         let streams: Vec<i64> = ranges.iter().map(|range| range.stream.0).collect();
         let after: Vec<i64> = ranges.iter().map(|range| range.after.0).collect();
-        let read = sqlx::query(read)
+        let read = sqlx::query(RANGES)
             .bind(streams)
             .bind(after)
             .bind(ranges.iter().map(limit).collect::<Vec<_>>());
@@ -138,7 +142,7 @@ impl Hot {
             let ord: i64 = row.try_get(0)?;
             let at = usize::try_from(ord - 1).unwrap_or(usize::MAX);
             if let (Some(range), Some(list)) = (ranges.get(at), events.get_mut(at)) {
-                list.push(Arc::new(rebuilds::event_of(range.stream, row)?));
+                list.push(Arc::new(ranged(range.stream, row)?));
             }
         }
         Ok(events)
@@ -222,6 +226,22 @@ fn event_of(stream: StreamId, seq: Seq, row: &PgRow) -> Result<Event, sqlx::Erro
         received_at: Timestamp::from_millis(row.try_get(EVENT + 2)?),
         key_id: row.try_get(EVENT + 3)?,
         dedupe_key: row.try_get(EVENT + 4)?,
+        headers: headers.into(),
+        body: body.into(),
+    })
+}
+
+/// A row of [`RANGES`].
+fn ranged(stream: StreamId, row: &PgRow) -> Result<Event, sqlx::Error> {
+    let headers: &str = row.try_get(6)?;
+    let body: Vec<u8> = row.try_get(7)?;
+    Ok(Event {
+        stream,
+        seq: Seq(row.try_get(1)?),
+        id: EventId::from_bytes(row.try_get(2)?),
+        received_at: Timestamp::from_millis(row.try_get(3)?),
+        key_id: row.try_get(4)?,
+        dedupe_key: row.try_get(5)?,
         headers: headers.into(),
         body: body.into(),
     })

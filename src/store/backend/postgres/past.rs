@@ -12,29 +12,19 @@ use parking_lot::Mutex;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-use crate::domain::event::{EventId, StreamId};
-use crate::domain::hook::HookId;
-use crate::domain::position::Seq;
-use crate::store::backend::ops::History;
+use crate::store::backend::ops::{Acknowledged, History};
+
+/// The timeline is that of the log which is being written: `pg_control_checkpoint` says the old one until
+/// the first checkpoint after a failover, which may be minutes later. None while it follows another server.
+pub const HISTORY: &str = "select system_identifier, case when not pg_is_in_recovery() then
+      ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint end
+    from pg_control_system()";
 
 /// For how long before the newest one acknowledged events are kept.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// How many at most.
 const KEPT_MAX: usize = 1_000_000;
-
-/// An event that was stored, and that its sender may have been told of.
-#[derive(Clone, Copy, Debug)]
-pub struct Acknowledged {
-    /// Its id.
-    pub id: EventId,
-    /// Its hook.
-    pub hook: HookId,
-    /// Its stream.
-    pub stream: StreamId,
-    /// Its place there.
-    pub seq: Seq,
-}
 
 #[derive(Default)]
 pub struct Past {
@@ -58,7 +48,6 @@ struct Recent {
 impl Past {
     /// Notes the server to which a connection has come: what it says of its [`HISTORY`].
     ///
-    /// [`HISTORY`]: crate::store::history::HISTORY
     pub fn note(&self, row: &PgRow) -> Result<(), sqlx::Error> {
         let timeline: Option<i64> = row.try_get(1)?;
         let Some(timeline) = timeline else {
@@ -118,6 +107,9 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::{EventId, StreamId};
+    use crate::domain::hook::HookId;
+    use crate::domain::position::Seq;
 
     fn batch(count: usize) -> Vec<Acknowledged> {
         let event = Acknowledged {

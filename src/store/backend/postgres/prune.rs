@@ -1,9 +1,8 @@
 //! Removing the events at the front of streams, by one call.
 
-use sqlx::Postgres;
 use tokio::time::timeout;
 
-use super::{ANSWER_MAX, Hot, settle};
+use super::{ANSWER_MAX, Postgres, settle};
 use crate::domain::hook::HookId;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
@@ -26,12 +25,12 @@ const WALK: &str = "select e.id, e.received_at,
 /// Events walked past by one query.
 const STEP: usize = 5_000;
 
-impl Hot {
+impl Postgres {
     /// Removes events and keeps checkpoints in their place; says of each cut whether it was done.
     ///
     /// # Errors
     /// Nothing was removed, unless the connection was lost: then it is unknown, and the floors show it.
-    pub async fn prune(&self, prune: &Prune) -> Result<Vec<bool>, Error> {
+    pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
         let cuts = &prune.cuts;
         let mut db = self.connection().await?;
         let call = sqlx::query_scalar::<_, i64>(PRUNE)
@@ -62,7 +61,7 @@ impl Hot {
 }
 
 async fn walk(
-    db: &mut Session<Postgres>,
+    db: &mut Session<sqlx::Postgres>,
     hook: HookId,
     bytes: i64,
 ) -> Result<Option<Timestamp>, Error> {

@@ -10,12 +10,12 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
+use super::past::HISTORY;
 use super::refusal::{away, refusal, unfit, unreachable};
 use crate::domain::time::{Timestamp, millis};
 use crate::store::backend::session::Sessions;
-use crate::store::backend::sqlite::look::newest;
+use crate::store::backend::tables::{mismatch, newest};
 use crate::store::database::Server;
-use crate::store::history::HISTORY;
 use crate::store::{Error, Looked};
 
 /// How long the server may take to let us in.
@@ -270,7 +270,7 @@ fn not_migrated(server: &Server, error: MigrateError) -> Error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             refusal(server, &error)
         }
-        other => Error::Refused(format!("{server}: {}", crate::store::mismatch(&other))),
+        other => Error::Refused(format!("{server}: {}", mismatch(&other))),
     }
 }
 

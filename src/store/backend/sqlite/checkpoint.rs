@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::Mutex;
 
-use super::super::sqlite;
+use super::file;
 use crate::store::Error;
 
 /// Frames of the WAL, each a page, that may be left for the copy while nobody commits: half a megabyte, a
@@ -34,7 +34,7 @@ pub struct Checkpointer {
 impl Checkpointer {
     /// Starts the thread. `turn_to_write` is held by whoever writes.
     pub fn start(file: &Path, turn_to_write: Arc<Mutex<()>>, alarm: Alarm) -> Result<Self, Error> {
-        let db = sqlite::open_checkpointer(file)?;
+        let db = file::open_checkpointer(file)?;
         let (wake, woken) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())

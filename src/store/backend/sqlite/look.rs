@@ -1,30 +1,19 @@
-//! A look at a database that changes nothing: is it there, is it fit, are its tables those of this binary.
+//! A look at the file that changes nothing: is it there, is it fit, are its tables those of this binary.
 
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
-use super::super::postgres::server;
+use crate::store::Error;
 use crate::store::backend::ops::Looked;
-use crate::store::{Database, Error};
+use crate::store::backend::tables::newest;
 
-/// Looks at a database.
+/// Looks at the file.
 ///
 /// # Errors
 /// [`Error::Refused`] when a node could not start on it; it says what to do.
-pub async fn look(database: &Database) -> Result<Looked, Error> {
-    match database {
-        Database::Postgres(server) => server::look(server).await,
-        Database::Sqlite(file) => {
-            let file = file.clone();
-            let looked = tokio::task::spawn_blocking(move || look_at_file(&file));
-            looked.await.map_err(|_| Error::Closed)?
-        }
-    }
-}
-
-fn look_at_file(file: &Path) -> Result<Looked, Error> {
+pub fn look_at_file(file: &Path) -> Result<Looked, Error> {
     let mut looked = Looked {
         version: format!("SQLite {}", rusqlite::version()),
         tables_known: newest(&sqlx::migrate!("migrations/sqlite")),
@@ -64,9 +53,4 @@ fn look_at_file(file: &Path) -> Result<Looked, Error> {
         looked.cluster = cluster.optional().unwrap_or_default();
     }
     Ok(looked)
-}
-
-/// The number of the newest tables.
-pub fn newest(migrator: &sqlx::migrate::Migrator) -> i64 {
-    migrator.iter().map(|m| m.version).max().unwrap_or(0)
 }

@@ -5,39 +5,28 @@
 //! unexpected error everything is rolled back and the items run again one by one, so that a single bad
 //! one fails alone. What is kept in memory (heads, the tail) changes only after the commit.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::Connection;
 use tokio::sync::{Mutex, oneshot};
 
-use super::super::sqlite;
+use super::append::Heads;
 use super::checkpoint::Checkpointer;
-use super::known::Known;
+use super::cursor_cache::CursorCache;
+use super::index::{RUN_ROWS, Run, Unindexed, unindexed_rows};
 use super::tail::Tail;
-use crate::domain::event::{Event, EventId, StreamId};
-use crate::domain::hook::HookId;
-use crate::domain::lane::Slot;
-use crate::domain::name::OrderingKey;
-use crate::domain::position::Seq;
-use crate::domain::time::Timestamp;
+use super::{advance, file, prune};
+use crate::domain::event::Event;
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Appended, Commit, NewEvent, Observer, Prune, Step};
-use crate::store::cursors;
-use crate::store::prune;
 
 /// Events and steps that go into one transaction; what exceeds it goes first next time.
 const ITEMS_MAX: usize = 1536;
 
-/// Rows of the log after which a run of its index begins. The more, the more rows of a stream come to
-/// stand on one page: what an index costs is the pages it changes.
-const RUN_ROWS: usize = 65_536;
-
-/// Rows of a run that go into the file with each commit, beside [`RUN_PACE`].
+/// Rows of a run of the index that go into the file with each commit, beside [`RUN_PACE`].
 const RUN_STEP: usize = 64;
 
 /// Rows of a run for each event of the commit they go with. More than one, so that a run ends before
@@ -62,9 +51,6 @@ const REST: Duration = Duration::from_millis(500);
 
 /// How long the thread stays awake for the next operation while it is busy: about what waking it takes.
 const ALERT: Duration = Duration::from_micros(60);
-
-/// Streams whose head is kept in memory; when there are more, all are read again as they come.
-const STREAMS_KEPT_MAX: usize = 100_000;
 
 enum Op {
     /// A batch that is gathered only now that its transaction begins.
@@ -146,7 +132,7 @@ impl Handle {
 /// Starts the thread, after it has indexed what the last process left unindexed.
 pub fn start(
     db: Connection,
-    (tail, known): (Arc<Tail>, Arc<Known>),
+    (tail, cursors): (Arc<Tail>, Arc<CursorCache>),
     turn_to_write: Arc<Mutex<()>>,
     checkpointer: Checkpointer,
     observer: Arc<Observer>,
@@ -168,11 +154,11 @@ pub fn start(
         uncopied: 0,
         is_busy: false,
         synced: None,
-        streams: HashMap::new(),
+        heads: Heads::new(tail.clone()),
         deletions_seen: 0,
         deletions: deletions.clone(),
         tail,
-        known,
+        cursors,
         turn_to_write,
         checkpointer,
         observer,
@@ -183,14 +169,6 @@ pub fn start(
         .spawn(move || writer.run(&received))
         .map_err(|error| Error::Refused(format!("no thread for the store: {error}")))?;
     Ok(Handle { ops, deletions })
-}
-
-/// A stream as the next transaction will find it. Its row is moved when the log is indexed; until then
-/// the tail knows its head.
-struct Head {
-    id: StreamId,
-    slot: Slot,
-    head: Seq,
 }
 
 struct Writer {
@@ -208,11 +186,11 @@ struct Writer {
     is_busy: bool,
     /// How long the log was written and synced for the transaction that runs.
     synced: Option<Duration>,
-    streams: HashMap<(HookId, OrderingKey), Head>,
+    heads: Heads,
     deletions_seen: u64,
     deletions: Arc<AtomicU64>,
     tail: Arc<Tail>,
-    known: Arc<Known>,
+    cursors: Arc<CursorCache>,
     turn_to_write: Arc<Mutex<()>>,
     checkpointer: Checkpointer,
     observer: Arc<Observer>,
@@ -243,7 +221,7 @@ impl Writer {
                     } = self;
                     drop(checkpointer);
                     // A WAL that cannot be copied now is copied by the next start.
-                    let _ = sqlite::checkpoint(&db);
+                    let _ = file::checkpoint(&db);
                     drop(db);
                     let _ = stopped.send(());
                     return;
@@ -283,7 +261,7 @@ impl Writer {
         let ops: Vec<_> = ops.into_iter().map(Op::gathered).collect();
         self.is_busy = ops.iter().map(Op::items).sum::<usize>() > 1;
         match self.commit(&ops) {
-            Ok(done) => answer_all(ops, done, &self.known),
+            Ok(done) => answer_all(ops, done, &self.cursors),
             Err(error) if error.is_fatal() || error.is_passing() => {
                 for op in ops {
                     refuse(op, error.again());
@@ -325,14 +303,14 @@ impl Writer {
         let began = Instant::now();
         let mut events = Vec::new();
         let mut run = self.run.take();
-        let before = run.as_ref().map(|run| run.at);
+        let before = run.as_ref().map(Run::at);
         let result = self.transact(ops, run.as_mut(), &mut events);
         let steps = ops.iter().map(Op::steps).sum();
         let error = result.as_ref().err().map(Error::again);
         let committed = if error.is_some() { 0 } else { events.len() };
         if error.is_some() {
             self.roll_back();
-            self.run = run.zip(before).map(|(run, at)| Run { at, ..run });
+            self.run = run.zip(before).map(|(run, at)| run.back_to(at));
         } else {
             self.next_n += i64::try_from(events.len()).unwrap_or(0);
             self.unindexed.extend(events.iter().map(Unindexed::of));
@@ -365,8 +343,11 @@ impl Writer {
         let mut done = Vec::with_capacity(ops.len());
         for op in ops {
             done.push(match op {
-                Op::Append(batch, _) => Done::Appended(self.append(batch, events)?),
-                Op::Advance(steps, _) => Done::Advanced(cursors::advance(&self.db, steps)?),
+                Op::Append(batch, _) => {
+                    let appended = self.heads.append(&self.db, self.next_n, batch, events)?;
+                    Done::Appended(appended)
+                }
+                Op::Advance(steps, _) => Done::Advanced(advance::advance(&self.db, steps)?),
                 Op::Prune(prune, _) => Done::Pruned(prune::prune(&self.db, prune, self.indexed)?),
                 Op::Gather(..) | Op::Index(_) | Op::Stop(_) => continue,
             });
@@ -395,15 +376,15 @@ impl Writer {
     fn indexed_as_far_as(&mut self, run: Option<Run>) {
         match run {
             Some(run) if run.is_done() => {
-                self.indexed = run.last;
-                self.tail.indexed(run.last);
+                self.indexed = run.last();
+                self.tail.indexed(run.last());
             }
             other => self.run = other,
         }
     }
 
     fn roll_back(&mut self) {
-        self.streams.clear();
+        self.heads.clear();
         if !self.db.is_autocommit() {
             let _ = self.db.execute_batch("rollback");
         }
@@ -411,39 +392,10 @@ impl Writer {
 
     fn see_deletions(&mut self) {
         let deletions = self.deletions.load(Ordering::Acquire);
-        if deletions != self.deletions_seen || self.streams.len() > STREAMS_KEPT_MAX {
+        if deletions != self.deletions_seen || self.heads.are_too_many() {
             self.deletions_seen = deletions;
-            self.streams.clear();
+            self.heads.clear();
         }
-    }
-
-    fn append(
-        &mut self,
-        batch: &[NewEvent],
-        events: &mut Vec<(i64, Arc<Event>)>,
-    ) -> Result<Vec<Appended>, Error> {
-        let db = &self.db;
-        let mut insert = db.prepare_cached(INSERT)?;
-        let mut appended = Vec::with_capacity(batch.len());
-        for new in batch {
-            let n = self.next_n + i64::try_from(events.len()).unwrap_or(0);
-            let one = match numbered(db, &mut self.streams, &self.tail, new)? {
-                Err(not_new) => not_new,
-                Ok(head) => {
-                    let event = new.at(head.id, Seq(head.head.0 + 1));
-                    put(&mut insert, n, &event)?;
-                    head.head = event.seq;
-                    events.push((n, Arc::new(event)));
-                    Appended::New {
-                        stream: head.id,
-                        seq: head.head,
-                        slot: head.slot,
-                    }
-                }
-            };
-            appended.push(one);
-        }
-        Ok(appended)
     }
 
     fn index_and_report(&mut self) {
@@ -483,11 +435,11 @@ impl Writer {
             Ok(turn) => turn,
             Err(_) => turn_to_write.blocking_lock(),
         };
-        let before = run.at;
+        let before = run.at();
         let result = self.put_rest(&mut run);
         if result.is_err() {
             self.roll_back();
-            self.run = Some(Run { at: before, ..run });
+            self.run = Some(run.back_to(before));
         } else {
             self.indexed_as_far_as(Some(run));
         }
@@ -572,7 +524,7 @@ impl Op {
     }
 }
 
-fn answer_all(ops: Vec<Op>, done: Vec<Done>, known: &Known) {
+fn answer_all(ops: Vec<Op>, done: Vec<Done>, cursors: &CursorCache) {
     for pair in ops.into_iter().zip(done) {
         match pair {
             (Op::Append(_, answer), Done::Appended(appended)) => drop(answer.send(Ok(appended))),
@@ -582,7 +534,7 @@ fn answer_all(ops: Vec<Op>, done: Vec<Done>, known: &Known) {
                     .zip(&moved)
                     .filter(|(_, moved)| **moved == Advance::Moved)
                     .filter_map(|(step, _)| step.cursor_after())
-                    .for_each(|cursor| known.put(cursor));
+                    .for_each(|cursor| cursors.put(cursor));
                 drop(answer.send(Ok(moved)));
             }
             (Op::Prune(_, answer), Done::Pruned(pruned)) => drop(answer.send(Ok(pruned))),
@@ -599,222 +551,4 @@ fn refuse(op: Op, error: Error) {
         Op::Index(answer) => drop(answer.send(Err(error))),
         Op::Stop(_) => {}
     }
-}
-
-/// The stream of an event, made when it is the first. None when its hook is gone.
-fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error> {
-    const FIND: &str = "select s.id, s.slot, s.head from streams s
-        join hooks h on h.id = s.hook and h.deleted_at is null
-        where s.hook = ?1 and s.ordering_key = ?2";
-    const CREATE: &str = "insert into streams (hook, ordering_key, slot, created_at)
-        select id, ?2, ?3, ?4 from hooks where id = ?1 and deleted_at is null
-        returning id";
-    let key = new.key.as_str();
-    let found = db
-        .prepare_cached(FIND)?
-        .query_row(params![new.hook.0, key], |row| {
-            Ok(Head {
-                id: StreamId(row.get(0)?),
-                slot: Slot(row.get(1)?),
-                head: Seq(row.get(2)?),
-            })
-        })
-        .optional()?;
-    if found.is_some() {
-        return Ok(found);
-    }
-    let created = params![new.hook.0, key, new.slot.0, new.received_at.as_millis()];
-    let id = db
-        .prepare_cached(CREATE)?
-        .query_row(created, |row| row.get(0))
-        .optional()?;
-    Ok(id.map(|id| Head {
-        id: StreamId(id),
-        slot: new.slot,
-        head: Seq(0),
-    }))
-}
-
-fn find_duplicate(
-    db: &Connection,
-    stream: StreamId,
-    dedupe_key: Option<&str>,
-) -> Result<Option<Appended>, Error> {
-    const FIND: &str = "select id, seq, received_at from log where stream = ?1 and dedupe_key = ?2";
-    let Some(dedupe_key) = dedupe_key else {
-        return Ok(None);
-    };
-    let first = db
-        .prepare_cached(FIND)?
-        .query_row(params![stream.0, dedupe_key], |row| {
-            Ok(Appended::Duplicate {
-                id: EventId::from_bytes(row.get(0)?),
-                seq: Seq(row.get(1)?),
-                received_at: Timestamp::from_millis(row.get(2)?),
-            })
-        });
-    Ok(first.optional()?)
-}
-
-const INSERT: &str = "insert into log
-    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-
-fn put(insert: &mut rusqlite::Statement<'_>, n: i64, event: &Event) -> Result<(), Error> {
-    insert.execute(params![
-        n,
-        event.stream.0,
-        event.seq.0,
-        event.id.as_bytes(),
-        event.received_at.as_millis(),
-        event.key_id,
-        event.dedupe_key,
-        &*event.headers,
-        &*event.body,
-    ])?;
-    Ok(())
-}
-
-/// The head of the event's stream, which it is about to move; or why it moves none.
-fn numbered<'h>(
-    db: &Connection,
-    streams: &'h mut HashMap<(HookId, OrderingKey), Head>,
-    tail: &Tail,
-    new: &NewEvent,
-) -> Result<Result<&'h mut Head, Appended>, Error> {
-    let head = match streams.entry((new.hook, new.key.clone())) {
-        Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(unknown) => match find_or_create(db, new)? {
-            Some(mut head) => {
-                head.head = head.head.max(tail.last(head.id).unwrap_or_default());
-                unknown.insert(head)
-            }
-            None => return Ok(Err(Appended::Gone)),
-        },
-    };
-    let duplicate = find_duplicate(db, head.id, new.dedupe_key.as_deref())?;
-    Ok(duplicate.map_or(Ok(head), Err))
-}
-
-/// A row of the log that the index does not know.
-struct Unindexed {
-    n: i64,
-    stream: i64,
-    seq: i64,
-    id: [u8; 16],
-}
-
-impl Unindexed {
-    fn of((n, event): &(i64, Arc<Event>)) -> Self {
-        Self {
-            n: *n,
-            stream: event.stream.0,
-            seq: event.seq.0,
-            id: *event.id.as_bytes(),
-        }
-    }
-}
-
-/// Rows of the log on their way into its index: first all by stream, with the heads that they move, then
-/// all by id. Sorted, so that a page is changed in one go.
-///
-/// Rows that are in already are no error: a process that ended within a run begins it again, with more.
-struct Run {
-    places: Vec<Unindexed>,
-    ids: Vec<([u8; 16], i64)>,
-    /// How many of both are in the file.
-    at: usize,
-    /// The newest row of the log in it.
-    last: i64,
-}
-
-impl Run {
-    /// None when there are no rows.
-    fn of(mut places: Vec<Unindexed>) -> Option<Self> {
-        let last = places.iter().map(|row| row.n).max()?;
-        let mut ids: Vec<_> = places.iter().map(|row| (row.id, row.n)).collect();
-        places.sort_unstable_by_key(|row| (row.stream, row.seq));
-        ids.sort_unstable();
-        Some(Self {
-            places,
-            ids,
-            at: 0,
-            last,
-        })
-    }
-
-    fn is_done(&self) -> bool {
-        self.at == self.places.len() + self.ids.len()
-    }
-
-    /// Puts in about `rows` more; with the last one the index knows them all.
-    fn step(&mut self, db: &Connection, rows: usize) -> Result<(), Error> {
-        let end = self.at.saturating_add(rows);
-        self.put_places(db, end)?;
-        self.put_ids(db, end)?;
-        if self.is_done() {
-            db.prepare_cached("update counters set value = ?1 where name = 'indexed'")?
-                .execute([self.last])?;
-        }
-        Ok(())
-    }
-
-    /// Puts in places, and the head of a stream with the last of its places.
-    fn put_places(&mut self, db: &Connection, end: usize) -> Result<(), Error> {
-        let mut place = db.prepare_cached(PLACE)?;
-        let mut head = db.prepare_cached("update streams set head = ?2 where id = ?1")?;
-        while self.at < end
-            && let Some(row) = self.places.get(self.at)
-        {
-            put_once(place.execute(params![row.stream, row.seq, row.n])?)?;
-            let next = self.places.get(self.at + 1);
-            if next.is_none_or(|next| next.stream != row.stream) {
-                head.execute(params![row.stream, row.seq])?;
-            }
-            self.at += 1;
-        }
-        Ok(())
-    }
-
-    fn put_ids(&mut self, db: &Connection, end: usize) -> Result<(), Error> {
-        let mut id = db.prepare_cached(ID)?;
-        while self.at < end
-            && let Some(at) = self.at.checked_sub(self.places.len())
-            && let Some((bytes, n)) = self.ids.get(at)
-        {
-            put_once(id.execute(params![bytes, n])?)?;
-            self.at += 1;
-        }
-        Ok(())
-    }
-}
-
-const PLACE: &str = "insert into log_index (stream, seq, n) values (?1, ?2, ?3)
-    on conflict (stream, seq) do update set n = n where n = excluded.n";
-
-const ID: &str = "insert into log_ids (id, n) values (?1, ?2)
-    on conflict (id) do update set n = n where n = excluded.n";
-
-/// A doubled number or id: nobody knows which of the two is right.
-fn put_once(changed: usize) -> Result<(), Error> {
-    match changed {
-        1 => Ok(()),
-        _ => Err(Error::Io(
-            "two events of the log have one number or one id".into(),
-        )),
-    }
-}
-
-fn unindexed_rows(db: &Connection, after: i64) -> Result<Vec<Unindexed>, Error> {
-    const READ: &str = "select n, stream, seq, id from log where n > ?1 order by n limit ?2";
-    let mut read = db.prepare_cached(READ)?;
-    let rows = read.query_map(params![after, RUN_ROWS as i64], |row| {
-        Ok(Unindexed {
-            n: row.get(0)?,
-            stream: row.get(1)?,
-            seq: row.get(2)?,
-            id: row.get(3)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -17,7 +17,7 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 const OVERHEAD: usize = 200;
 
 #[derive(Default)]
-pub struct Known(Mutex<Inner>);
+pub struct CursorCache(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -25,7 +25,7 @@ struct Inner {
     bytes: usize,
 }
 
-impl Known {
+impl CursorCache {
     /// Takes a cursor out, if it is known.
     pub fn take(&self, id: CursorId) -> Option<Cursor> {
         let inner = &mut *self.0.lock();

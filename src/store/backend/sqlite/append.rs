@@ -1,0 +1,182 @@
+//! Storing a batch: each event is numbered after the head of its stream and put at the end of the log.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::tail::Tail;
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::HookId;
+use crate::domain::lane::Slot;
+use crate::domain::name::OrderingKey;
+use crate::domain::position::Seq;
+use crate::domain::time::Timestamp;
+use crate::store::Error;
+use crate::store::backend::ops::{Appended, NewEvent};
+
+/// Streams whose head is kept in memory; when there are more, all are read again as they come.
+const STREAMS_KEPT_MAX: usize = 100_000;
+
+/// A stream as the next transaction will find it. Its row is moved when the log is indexed; until then
+/// the tail knows its head.
+struct Head {
+    id: StreamId,
+    slot: Slot,
+    head: Seq,
+}
+
+/// The heads of streams as the next transaction will find them. What a transaction that failed has
+/// moved is wrong: [`Heads::clear`] has all read again.
+pub struct Heads {
+    streams: HashMap<(HookId, OrderingKey), Head>,
+    tail: Arc<Tail>,
+}
+
+impl Heads {
+    /// Knows none yet. Heads that the file does not have yet are in `tail`.
+    pub fn new(tail: Arc<Tail>) -> Self {
+        Self {
+            streams: HashMap::new(),
+            tail,
+        }
+    }
+
+    /// Forgets all heads: each is read again when its next event comes.
+    pub fn clear(&mut self) {
+        self.streams.clear();
+    }
+
+    /// True if so many heads are kept that they should be read again.
+    pub fn are_too_many(&self) -> bool {
+        self.streams.len() > STREAMS_KEPT_MAX
+    }
+
+    /// Stores a batch inside the open transaction, its first event in row `next_n` of the log. The events
+    /// that are new are added to `events`, behind those of the same transaction that are there already.
+    pub fn append(
+        &mut self,
+        db: &Connection,
+        next_n: i64,
+        batch: &[NewEvent],
+        events: &mut Vec<(i64, Arc<Event>)>,
+    ) -> Result<Vec<Appended>, Error> {
+        let mut insert = db.prepare_cached(INSERT)?;
+        let mut appended = Vec::with_capacity(batch.len());
+        for new in batch {
+            let n = next_n + i64::try_from(events.len()).unwrap_or(0);
+            let one = match numbered(db, &mut self.streams, &self.tail, new)? {
+                Err(not_new) => not_new,
+                Ok(head) => {
+                    let event = new.at(head.id, Seq(head.head.0 + 1));
+                    put(&mut insert, n, &event)?;
+                    head.head = event.seq;
+                    events.push((n, Arc::new(event)));
+                    Appended::New {
+                        stream: head.id,
+                        seq: head.head,
+                        slot: head.slot,
+                    }
+                }
+            };
+            appended.push(one);
+        }
+        Ok(appended)
+    }
+}
+
+/// The stream of an event, made when it is the first. None when its hook is gone.
+fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error> {
+    const FIND: &str = "select s.id, s.slot, s.head from streams s
+        join hooks h on h.id = s.hook and h.deleted_at is null
+        where s.hook = ?1 and s.ordering_key = ?2";
+    const CREATE: &str = "insert into streams (hook, ordering_key, slot, created_at)
+        select id, ?2, ?3, ?4 from hooks where id = ?1 and deleted_at is null
+        returning id";
+    let key = new.key.as_str();
+    let found = db
+        .prepare_cached(FIND)?
+        .query_row(params![new.hook.0, key], |row| {
+            Ok(Head {
+                id: StreamId(row.get(0)?),
+                slot: Slot(row.get(1)?),
+                head: Seq(row.get(2)?),
+            })
+        })
+        .optional()?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    let created = params![new.hook.0, key, new.slot.0, new.received_at.as_millis()];
+    let id = db
+        .prepare_cached(CREATE)?
+        .query_row(created, |row| row.get(0))
+        .optional()?;
+    Ok(id.map(|id| Head {
+        id: StreamId(id),
+        slot: new.slot,
+        head: Seq(0),
+    }))
+}
+
+fn find_duplicate(
+    db: &Connection,
+    stream: StreamId,
+    dedupe_key: Option<&str>,
+) -> Result<Option<Appended>, Error> {
+    const FIND: &str = "select id, seq, received_at from log where stream = ?1 and dedupe_key = ?2";
+    let Some(dedupe_key) = dedupe_key else {
+        return Ok(None);
+    };
+    let first = db
+        .prepare_cached(FIND)?
+        .query_row(params![stream.0, dedupe_key], |row| {
+            Ok(Appended::Duplicate {
+                id: EventId::from_bytes(row.get(0)?),
+                seq: Seq(row.get(1)?),
+                received_at: Timestamp::from_millis(row.get(2)?),
+            })
+        });
+    Ok(first.optional()?)
+}
+
+const INSERT: &str = "insert into log
+    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
+fn put(insert: &mut rusqlite::Statement<'_>, n: i64, event: &Event) -> Result<(), Error> {
+    insert.execute(params![
+        n,
+        event.stream.0,
+        event.seq.0,
+        event.id.as_bytes(),
+        event.received_at.as_millis(),
+        event.key_id,
+        event.dedupe_key,
+        &*event.headers,
+        &*event.body,
+    ])?;
+    Ok(())
+}
+
+/// The head of the event's stream, which it is about to move; or why it moves none.
+fn numbered<'h>(
+    db: &Connection,
+    streams: &'h mut HashMap<(HookId, OrderingKey), Head>,
+    tail: &Tail,
+    new: &NewEvent,
+) -> Result<Result<&'h mut Head, Appended>, Error> {
+    let head = match streams.entry((new.hook, new.key.clone())) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => match find_or_create(db, new)? {
+            Some(mut head) => {
+                head.head = head.head.max(tail.last(head.id).unwrap_or_default());
+                unknown.insert(head)
+            }
+            None => return Ok(Err(Appended::Gone)),
+        },
+    };
+    let duplicate = find_duplicate(db, head.id, new.dedupe_key.as_deref())?;
+    Ok(duplicate.map_or(Ok(head), Err))
+}

@@ -1,0 +1,167 @@
+//! Reading for turns and for rebuilds: cursors, and the events after them. The tail is asked before the
+//! file, see [`Tail`]: what leaves it in between is in the file by then.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::cursor_cache::CursorCache;
+use super::tail::Tail;
+use crate::domain::cursor::{Chain, Cursor, CursorId, Era};
+use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::HookId;
+use crate::domain::name::OrderingKey;
+use crate::domain::position::{Position, Seq};
+use crate::domain::time::Timestamp;
+use crate::store::Error;
+use crate::store::backend::ops::{Input, Range, Want};
+use crate::store::backend::rows::condition_of;
+
+/// An input of which memory knows everything: where the cursor stands, and what comes after it.
+pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &Want) -> Option<Input> {
+    let cursor = cursors.take(want.cursor)?;
+    let stream = want.cursor.stream;
+    let head = tail.last(stream)?;
+    let after = Seq(cursor.position.0);
+    let (first, entries) = tail.after(stream, after, want.events_max);
+    let events: Option<Vec<_>> = entries.into_iter().map(|entry| entry.event).collect();
+    let events = events.filter(|_| first.is_some_and(|first| first.0 <= after.0 + 1))?;
+    Some(Input {
+        cursor,
+        head,
+        events,
+    })
+}
+
+pub fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>, Error> {
+    let Some((cursor, head, _)) = read_cursor(db, tail, want.cursor)? else {
+        return Ok(None);
+    };
+    let after = Seq(cursor.position.0);
+    let stream = want.cursor.stream;
+    let (first, entries) = tail.after(stream, after, want.events_max);
+    let mut events = Vec::new();
+    let tail_begins = first.unwrap_or(Seq(i64::MAX));
+    if tail_begins.0 > after.0 + 1 && head > after {
+        read_indexed(db, stream, after, tail_begins, want.events_max, &mut events)?;
+    }
+    for entry in entries {
+        if events.len() == want.events_max {
+            break;
+        }
+        events.push(match entry.event {
+            Some(event) => event,
+            None => Arc::new(read_row(db, entry.n)?),
+        });
+    }
+    Ok(Some(Input {
+        cursor,
+        head,
+        events,
+    }))
+}
+
+pub fn read_stream_id(
+    db: &Connection,
+    hook: HookId,
+    key: &OrderingKey,
+) -> Result<Option<StreamId>, Error> {
+    const READ: &str = "select id from streams where hook = ?1 and ordering_key = ?2";
+    let row = db
+        .prepare_cached(READ)?
+        .query_row(params![hook.0, key.as_str()], |row| row.get(0));
+    Ok(row.optional()?.map(StreamId))
+}
+
+pub fn read_cursor(
+    db: &Connection,
+    tail: &Tail,
+    id: CursorId,
+) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
+    const READ: &str = "select s.head, c.position, c.era, c.state, c.chain, c.condition,
+        c.retry_at, c.tries, c.reason, c.updated_at
+        from streams s left join cursors c on c.stream = s.id and c.handler = ?2 where s.id = ?1";
+    // The tail is asked before the row: what leaves it in between is in the row then.
+    let last = tail.last(id.stream).unwrap_or_default();
+    let row = db
+        .prepare_cached(READ)?
+        .query_row(params![id.stream.0, id.handler.0], |row| {
+            let head = last.max(Seq(row.get(0)?));
+            let Some(position) = row.get(1)? else {
+                return Ok((Cursor::new(id), head, Timestamp::default()));
+            };
+            let condition: String = row.get(5)?;
+            let reason = row.get::<_, Option<String>>(8)?.unwrap_or_default();
+            let cursor = Cursor {
+                id,
+                position: Position(position),
+                era: Era(row.get(2)?),
+                state: row.get(3)?,
+                chain: Chain::from_bytes(row.get(4)?),
+                condition: condition_of(&condition, row.get(6)?, row.get(7)?, reason),
+            };
+            Ok((cursor, head, Timestamp::from_millis(row.get(9)?)))
+        });
+    Ok(row.optional()?)
+}
+
+/// Events between `after` and `before`, both excluded.
+fn read_indexed(
+    db: &Connection,
+    stream: StreamId,
+    after: Seq,
+    before: Seq,
+    limit: usize,
+    events: &mut Vec<Arc<Event>>,
+) -> Result<(), Error> {
+    const READ: &str = "select l.stream, l.seq, l.id, l.received_at, l.key_id, l.dedupe_key,
+        l.headers, l.body
+        from log_index i join log l on l.n = i.n
+        where i.stream = ?1 and i.seq > ?2 and i.seq < ?3 order by i.seq limit ?4";
+    let mut read = db.prepare_cached(READ)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = read.query_map(params![stream.0, after.0, before.0, limit], event_of)?;
+    for event in rows {
+        events.push(Arc::new(event?));
+    }
+    Ok(())
+}
+
+fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
+    const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
+        from log where n = ?1";
+    Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)
+}
+
+fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        stream: StreamId(row.get(0)?),
+        seq: Seq(row.get(1)?),
+        id: EventId::from_bytes(row.get(2)?),
+        received_at: Timestamp::from_millis(row.get(3)?),
+        key_id: row.get(4)?,
+        dedupe_key: row.get(5)?,
+        headers: row.get::<_, String>(6)?.into(),
+        body: row.get::<_, Vec<u8>>(7)?.into(),
+    })
+}
+
+pub fn read_range(db: &Connection, tail: &Tail, range: &Range) -> Result<Vec<Arc<Event>>, Error> {
+    let (first, entries) = tail.after(range.stream, range.after, range.limit);
+    let tail_begins = first.unwrap_or(Seq(i64::MAX));
+    let mut events = Vec::new();
+    if tail_begins.0 > range.after.0 + 1 {
+        let (after, most) = (range.after, range.limit);
+        read_indexed(db, range.stream, after, tail_begins, most, &mut events)?;
+    }
+    for entry in entries {
+        if events.len() == range.limit {
+            break;
+        }
+        events.push(match entry.event {
+            Some(event) => event,
+            None => Arc::new(read_row(db, entry.n)?),
+        });
+    }
+    Ok(events)
+}
