@@ -24,6 +24,7 @@ macro_rules! on_both_setups {
 mod audit;
 mod chance;
 mod checker;
+mod circles;
 mod cli;
 mod cluster;
 mod complete;
