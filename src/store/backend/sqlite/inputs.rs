@@ -33,27 +33,17 @@ pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &Want) -> Optio
     })
 }
 
+/// An input as the file and the tail have it; none when the stream is gone.
 pub fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>, Error> {
     let Some((cursor, head, _)) = read_cursor(db, tail, want.cursor)? else {
         return Ok(None);
     };
-    let after = Seq(cursor.position.0);
-    let stream = want.cursor.stream;
-    let (first, entries) = tail.after(stream, after, want.events_max);
-    let mut events = Vec::new();
-    let tail_begins = first.unwrap_or(Seq(i64::MAX));
-    if tail_begins.0 > after.0 + 1 && head > after {
-        read_indexed(db, stream, after, tail_begins, want.events_max, &mut events)?;
-    }
-    for entry in entries {
-        if events.len() == want.events_max {
-            break;
-        }
-        events.push(match entry.event {
-            Some(event) => event,
-            None => Arc::new(read_row(db, entry.n)?),
-        });
-    }
+    let range = Range {
+        stream: want.cursor.stream,
+        after: Seq(cursor.position.0),
+        limit: want.events_max,
+    };
+    let events = read_range(db, tail, &range)?;
     Ok(Some(Input {
         cursor,
         head,
@@ -61,6 +51,7 @@ pub fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<In
     }))
 }
 
+/// The stream of a hook with this ordering key.
 pub fn read_stream_id(
     db: &Connection,
     hook: HookId,
@@ -73,6 +64,7 @@ pub fn read_stream_id(
     Ok(row.optional()?.map(StreamId))
 }
 
+/// A cursor as its row has it, the head of its stream, and when the row changed last.
 pub fn read_cursor(
     db: &Connection,
     tail: &Tail,
@@ -146,6 +138,7 @@ fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
+/// Events of a stream after a place, in order: first those that have left the tail, out of the index.
 pub fn read_range(db: &Connection, tail: &Tail, range: &Range) -> Result<Vec<Arc<Event>>, Error> {
     let (first, entries) = tail.after(range.stream, range.after, range.limit);
     let tail_begins = first.unwrap_or(Seq(i64::MAX));
