@@ -41,7 +41,7 @@ use self::backend::{Backend, Statement, tables};
 pub use audit::{AuditFilter, AuditRow};
 pub use backend::look;
 pub use backend::ops::{
-    Advance, Appended, Checkpoint, Commit, Committers, Cut, History, Input, Looked, Mover,
+    Advance, Appended, Checkpoint, Commit, Committers, Cut, History, Input, Inspection, Mover,
     NewEvent, Observer, Prune, Range, Step, Want,
 };
 pub use cursors::{Behind, Skip};
@@ -59,7 +59,7 @@ pub use nodes::{LaneRow, NodeRow, SetState};
 pub use normals::NormalRow;
 pub use note::Note;
 pub use prune::{Aged, Beginning, Prunable};
-pub use rebuilds::{Come, NewRebuild, Rebuild, Shadow, Swap};
+pub use rebuilds::{NewRebuild, Rebuild, RebuildProgress, Shadow, Swap};
 pub use stops::{HookStop, Move};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

@@ -14,7 +14,7 @@ use super::{Admin, Error};
 use crate::api::Check;
 use crate::config::{self, Config, DataDir, Setting};
 use crate::lanes::redis::{self, Address};
-use crate::store::{self, Database, Looked};
+use crate::store::{self, Database, Inspection};
 use crate::text::{duration, size};
 
 /// What there is to be looked at.
@@ -127,7 +127,7 @@ fn refused(name: &str, error: &str) -> Check {
     }
 }
 
-fn database(of: &Database, looked: &Result<Looked, store::Error>) -> Check {
+fn database(of: &Database, looked: &Result<Inspection, store::Error>) -> Check {
     let looked = match looked {
         Ok(looked) => looked,
         Err(error) => return refused("database", &error.to_string()),

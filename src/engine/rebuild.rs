@@ -22,7 +22,7 @@ use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-use crate::store::{Come, Error, Range, Rebuild, Shadow, StreamRow, Want};
+use crate::store::{Error, Range, Rebuild, RebuildProgress, Shadow, StreamRow, Want};
 
 /// How often it is looked for rebuilds that nobody works on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -236,10 +236,10 @@ impl Page<'_> {
                 break;
             }
         }
-        let come = Come {
+        let come = RebuildProgress {
             after_stream: last,
             streams: number,
-            ..Come::default()
+            ..RebuildProgress::default()
         };
         let now = Timestamp::now();
         self.engine
@@ -374,7 +374,7 @@ impl Page<'_> {
     /// Puts states in their places where they have reached their cursors, and notes how far it has come.
     async fn settle(&self, rebuild: &mut Rebuild, works: &mut [Work]) -> Result<(), Error> {
         let (mut swaps, mut swapping) = (Vec::new(), Vec::new());
-        let (mut shadows, mut come) = (Vec::new(), Come::default());
+        let (mut shadows, mut come) = (Vec::new(), RebuildProgress::default());
         for (place, work) in works.iter_mut().enumerate() {
             come.events += std::mem::take(&mut work.folded);
             match work.settle() {
@@ -399,7 +399,7 @@ impl Page<'_> {
         let swapped = store
             .advance_rebuild(rebuild, &swaps, &shadows, come, now)
             .await?;
-        let (mut differ, mut lost) = (Come::default(), Vec::new());
+        let (mut differ, mut lost) = (RebuildProgress::default(), Vec::new());
         for (place, is_swapped) in swapping.into_iter().zip(swapped) {
             let work = &mut works[place];
             if !is_swapped {
@@ -418,7 +418,7 @@ impl Page<'_> {
         self.read_again(works, &lost).await
     }
 
-    fn fail(&self, work: &mut Work, come: &mut Come) {
+    fn fail(&self, work: &mut Work, come: &mut RebuildProgress) {
         work.is_done = true;
         come.failed += 1;
         let failure = work.failure.as_deref().unwrap_or("it came to no end");
@@ -427,7 +427,7 @@ impl Page<'_> {
             .push(format!("{name} kept its state: {failure}"));
     }
 
-    fn note_difference(&self, work: &Work, come: &mut Come) {
+    fn note_difference(&self, work: &Work, come: &mut RebuildProgress) {
         if let Some(differs) = &work.differs {
             come.differ += 1;
             come.samples.push(format!("{} {differs}", self.name(work)));

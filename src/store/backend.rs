@@ -14,8 +14,8 @@ use futures_util::future::Either;
 use tokio::sync::MutexGuard;
 
 use self::ops::{
-    Acknowledged, Advance, Appended, Committers, History, Input, Looked, NewEvent, Prune, Range,
-    Step, Want,
+    Acknowledged, Advance, Appended, Committers, History, Input, Inspection, NewEvent, Prune,
+    Range, Step, Want,
 };
 use self::postgres::{Postgres, server};
 use self::sqlite::Sqlite;
@@ -47,7 +47,7 @@ pub struct Statement {
 ///
 /// # Errors
 /// [`Error::Refused`] when a node could not start on it; it says what to do.
-pub async fn look(database: &Database) -> Result<Looked, Error> {
+pub async fn look(database: &Database) -> Result<Inspection, Error> {
     match database {
         Database::Postgres(server) => server::look(server).await,
         Database::Sqlite(file) => {

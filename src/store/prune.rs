@@ -197,15 +197,15 @@ impl Store {
         first: StreamId,
         last: StreamId,
     ) -> Result<Vec<Beginning>, Error> {
-        type Kept = (i64, i64, Option<i64>, Option<String>, Option<Vec<u8>>);
-        let rows: Vec<Kept> = sqlx::query_as(BEGINNINGS)
+        type BeginningRow = (i64, i64, Option<i64>, Option<String>, Option<Vec<u8>>);
+        let rows: Vec<BeginningRow> = sqlx::query_as(BEGINNINGS)
             .bind(handler.0)
             .bind(first.0)
             .bind(last.0)
             .bind(hook.0)
             .fetch_all(&self.reader)
             .await?;
-        let beginning = |(stream, floor, fold, state, chain): Kept| Beginning {
+        let beginning = |(stream, floor, fold, state, chain): BeginningRow| Beginning {
             shadow: Shadow {
                 cursor: CursorId {
                     stream: StreamId(stream),

@@ -72,7 +72,7 @@ pub struct NewRebuild {
 
 /// What came of some streams of a rebuild.
 #[derive(Clone, Debug, Default)]
-pub struct Come {
+pub struct RebuildProgress {
     /// Every stream up to this one is done, if that has changed.
     pub after_stream: Option<StreamId>,
     /// Streams that are done.
@@ -289,7 +289,7 @@ impl Store {
         rebuild: &mut Rebuild,
         swaps: &[Swap],
         shadows: &[Shadow],
-        come: Come,
+        come: RebuildProgress,
         at: Timestamp,
     ) -> Result<Vec<bool>, Error> {
         let mut writing = self.begin().await?;
@@ -324,12 +324,12 @@ impl Store {
     pub async fn shadows(&self, rebuild: i64) -> Result<HashMap<StreamId, Shadow>, Error> {
         const SHADOWS: &str =
             "select handler, stream, position, state, chain from shadows where rebuild = $1";
-        type Kept = (i64, i64, i64, Option<String>, Vec<u8>);
-        let rows: Vec<Kept> = sqlx::query_as(SHADOWS)
+        type ShadowRow = (i64, i64, i64, Option<String>, Vec<u8>);
+        let rows: Vec<ShadowRow> = sqlx::query_as(SHADOWS)
             .bind(rebuild)
             .fetch_all(&self.reader)
             .await?;
-        let shadow = |(handler, stream, position, state, chain): Kept| {
+        let shadow = |(handler, stream, position, state, chain): ShadowRow| {
             let stream = StreamId(stream);
             let cursor = CursorId {
                 stream,
@@ -396,7 +396,7 @@ impl Rebuild {
         serde_json::from_str(&self.samples).unwrap_or_default()
     }
 
-    fn note(&mut self, come: Come) {
+    fn note(&mut self, come: RebuildProgress) {
         if let Some(stream) = come.after_stream {
             self.after_stream = stream.0;
         }

@@ -18,8 +18,8 @@ use hooklane::domain::rate::Limit;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, Batch, Come, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent,
-    NewRebuild, NormalRow, Shadow, Skip, Step, Store, Swap, Want, Why,
+    Advance, Appended, Batch, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent,
+    NewRebuild, NormalRow, RebuildProgress, Shadow, Skip, Step, Store, Swap, Want, Why,
 };
 
 use crate::home::{Home, On};
@@ -428,7 +428,7 @@ async fn a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before(
         skipped: Vec::new(),
     };
     let mut put = async |swaps: &[Swap]| {
-        let come = Come::default();
+        let come = RebuildProgress::default();
         let store = &world.store;
         store
             .advance_rebuild(&mut rebuild, swaps, &[], come, now)
@@ -503,7 +503,7 @@ async fn a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_n
             condition: Condition::Flowing,
             skipped: Vec::new(),
         };
-        let (swaps, come) = ([swap], Come::default());
+        let (swaps, come) = ([swap], RebuildProgress::default());
         let put = store.advance_rebuild(&mut rebuild, &swaps, &[], come, now);
         put.await.unwrap()[0]
     };

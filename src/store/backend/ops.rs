@@ -252,12 +252,13 @@ impl Commit {
     }
 }
 
-/// Is told of every transaction.
+/// Called after every transaction on events and cursors: in a file by the thread of the writer, on a server by
+/// the task that ran it.
 pub type Observer = Box<dyn Fn(Commit) + Send + Sync>;
 
 /// What is found of a database.
 #[derive(Clone, Debug, Default)]
-pub struct Looked {
+pub struct Inspection {
     /// What it runs on: `Postgres 16.3`.
     pub version: String,
     /// The number of its newest tables; none when it has no tables yet.

@@ -58,7 +58,7 @@ const SETTINGS: [(&str, &str); 9] = [
     ("enable_mergejoin", "off"),
 ];
 
-/// Is told of every transaction, by whichever task ran it.
+/// Called after every transaction, by the task that ran it.
 pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
 
 /// The hot path. Cheap to clone; closed when [`Postgres::close`] was called.

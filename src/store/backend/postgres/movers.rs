@@ -6,17 +6,18 @@ use tokio::sync::{Mutex as FairMutex, oneshot};
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Step};
 
-/// Those who wait to move cursors.
+/// What lanes have asked for and no call has taken yet. [`advance`](super::advance) fills and empties it.
 #[derive(Default)]
 pub struct Movers {
     pub waiting: Mutex<Vec<Asked>>,
-    /// Held by the one whose call moves what all have asked for.
+    /// Held by the caller whose call moves what all have asked for.
     pub calling: FairMutex<()>,
 }
 
-/// To one who waits.
+/// Answers one caller.
 pub type Answer = oneshot::Sender<Result<Vec<Advance>, Error>>;
 
+/// The cursors that one caller wants moved.
 pub struct Asked {
     pub steps: Vec<Step>,
     pub answer: Answer,

@@ -16,7 +16,7 @@ use crate::domain::time::{Timestamp, millis};
 use crate::store::backend::session::Sessions;
 use crate::store::backend::tables::{mismatch, newest};
 use crate::store::database::Server;
-use crate::store::{Error, Looked};
+use crate::store::{Error, Inspection};
 
 /// How long the server may take to let us in.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -119,7 +119,7 @@ async fn enter(server: &Server) -> Result<PgConnection, Error> {
 ///
 /// # Errors
 /// [`Error::Refused`] when no node can run on it.
-pub async fn look(server: &Server) -> Result<Looked, Error> {
+pub async fn look(server: &Server) -> Result<Inspection, Error> {
     let mut db = enter(server).await?;
     let sessions = sessions(server).await?;
     let mut tx = begin(server, &mut db).await?;
@@ -127,7 +127,7 @@ pub async fn look(server: &Server) -> Result<Looked, Error> {
     let looked = in_time(server, facts(&mut tx)).await?;
     end(server, tx).await?;
     let _ = db.close().await;
-    Ok(Looked {
+    Ok(Inspection {
         shares_sessions: sessions == Sessions::Shared,
         ..looked
     })
@@ -136,7 +136,7 @@ pub async fn look(server: &Server) -> Result<Looked, Error> {
 /// Questions of which the quickest answer counts.
 const ASKED: usize = 5;
 
-async fn facts(db: &mut PgConnection) -> Result<Looked, sqlx::Error> {
+async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
     const FACTS: &str = "select 'Postgres ' || current_setting('server_version'),
         pg_database_size(current_database()),
         (select count(*) from pg_stat_activity where backend_type = 'client backend'),
@@ -161,7 +161,7 @@ async fn facts(db: &mut PgConnection) -> Result<Looked, sqlx::Error> {
             best = Some((took, ahead));
         }
     }
-    Ok(Looked {
+    Ok(Inspection {
         version,
         tables,
         tables_known: newest(&sqlx::migrate!("migrations/postgres")),

@@ -6,18 +6,18 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::store::Error;
-use crate::store::backend::ops::Looked;
+use crate::store::backend::ops::Inspection;
 use crate::store::backend::tables::newest;
 
 /// Looks at the file.
 ///
 /// # Errors
 /// [`Error::Refused`] when a node could not start on it; it says what to do.
-pub fn look_at_file(file: &Path) -> Result<Looked, Error> {
-    let mut looked = Looked {
+pub fn look_at_file(file: &Path) -> Result<Inspection, Error> {
+    let mut looked = Inspection {
         version: format!("SQLite {}", rusqlite::version()),
         tables_known: newest(&sqlx::migrate!("migrations/sqlite")),
-        ..Looked::default()
+        ..Inspection::default()
     };
     if !file.exists() {
         return Ok(looked);

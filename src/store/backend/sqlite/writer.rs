@@ -372,7 +372,7 @@ impl Writer {
         }
     }
 
-    /// Takes back a run whose step is committed, or what it means that it was the last.
+    /// Resumes the index build after a committed step; after the last step the index knows the whole run.
     fn indexed_as_far_as(&mut self, run: Option<Run>) {
         match run {
             Some(run) if run.is_done() => {
