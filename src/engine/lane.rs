@@ -24,6 +24,8 @@ pub struct Lane {
     ready: VecDeque<CursorId>,
     cursors: HashMap<CursorId, Entry>,
     due: BTreeSet<(Timestamp, CursorId)>,
+    /// Cursors that came since the last batch: while the lane is paused, no turn judges them.
+    unjudged: Vec<CursorId>,
     round: Round,
 }
 
@@ -186,6 +188,7 @@ impl Lane {
             };
             self.cursors.insert(hint.cursor, entry);
             self.ready.push_back(hint.cursor);
+            self.unjudged.push(hint.cursor);
             return;
         };
         entry.oldest = entry.oldest.min(hint.oldest);
@@ -225,6 +228,7 @@ impl Lane {
             }
             self.make_ready(cursor);
         }
+        self.unjudged.clear();
         let batch: Vec<_> = self.ready.drain(..max.min(self.ready.len())).collect();
         for cursor in &batch {
             if let Some(entry) = self.cursors.get_mut(cursor) {
@@ -359,6 +363,16 @@ impl Lane {
                 .retain(|cursor| self.cursors.contains_key(cursor));
         }
         in_order(hints)
+    }
+
+    /// Gives up the cursors of one kind among those that came since the last batch.
+    pub fn give_up_new(&mut self, of_kind: impl Fn(CursorId) -> bool) -> Vec<Hint> {
+        let mut new = std::mem::take(&mut self.unjudged);
+        new.retain(|cursor| of_kind(*cursor));
+        match new.is_empty() {
+            true => Vec::new(),
+            false => self.give_up_those(|cursor| new.contains(&cursor)),
+        }
     }
 
     /// Lets cursors that an operator had stopped, or that gather events, take a turn, which finds out whether they
@@ -568,6 +582,18 @@ mod tests {
         assert_eq!(batch(&mut lane, 1, 0), [1]);
         lane.turned(cursor(1), Outcome::More(rest(5)));
         assert_eq!(batch(&mut lane, 9, 0), [2, 3, 1]);
+    }
+
+    #[test]
+    fn only_what_came_since_the_last_batch_is_given_up_as_new() {
+        let mut lane = lane_with(&[1, 2]);
+        assert_eq!(batch(&mut lane, 1, 0), [1]);
+        lane.hinted([3, 4].map(|stream| hint(stream, lanes::Aside::Stay)));
+        let given_up = lane.give_up_new(|cursor| cursor.stream.0 != 4);
+        let given_up: Vec<_> = given_up.iter().map(|hint| hint.cursor.stream.0).collect();
+        assert_eq!(given_up, [3]);
+        assert!(lane.give_up_new(|_| true).is_empty(), "looked at already");
+        assert_eq!(batch(&mut lane, 9, 0), [2, 4]);
     }
 
     #[test]

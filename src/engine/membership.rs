@@ -67,6 +67,7 @@ pub struct Watch {
     live: BTreeSet<String>,
     same_since: Duration,
     looked: Duration,
+    has_changed: bool,
 }
 
 /// The newest beat of a node, since when it is the newest, and whether none was seen before it.
@@ -96,6 +97,7 @@ impl Watch {
     /// its last beat: whoever removes it must find that beat unchanged.
     pub fn see(&mut self, nodes: &[NodeRow], me: &str, now: Duration) -> Vec<(String, i64)> {
         let live: BTreeSet<_> = nodes.iter().map(|node| node.id.clone()).collect();
+        self.has_changed = live != self.live && !self.live.is_empty();
         if live != self.live {
             self.same_since = now;
         }
@@ -124,6 +126,12 @@ impl Watch {
             }
         }
         silent
+    }
+
+    /// Whether a node has come or gone between the last two looks. One that is gone may have died with hints for
+    /// lanes of others: whoever sees that sweeps.
+    pub fn has_changed(&self) -> bool {
+        self.has_changed
     }
 
     /// Whether nobody has come or gone for a while.
@@ -464,8 +472,9 @@ mod tests {
         }
         let silent = watch.see(&rows(2), "a", at(129));
         assert_eq!(silent, [("b".to_owned(), 2)], "never ourselves");
-        assert!(watch.is_stable(at(129)));
+        assert!(watch.is_stable(at(129)) && !watch.has_changed());
         watch.see(&[node("a", 1)], "a", at(130));
+        assert!(watch.has_changed(), "b may have died with hints for us");
         assert!(!watch.is_stable(at(132)) && watch.is_stable(at(133)));
     }
 

@@ -184,12 +184,18 @@ impl Member {
         };
         *self.view.lock() = view.clone();
         let now = since_boot();
-        let (me, silent, stable) = {
+        let (me, silent, stable, has_changed) = {
             let mut state = self.state.lock();
             let me = state.id.clone();
             let silent = state.watch.see(&view.nodes, &me, now);
-            (me, silent, state.watch.is_stable(now))
+            let has_changed = state.watch.has_changed();
+            (me, silent, state.watch.is_stable(now), has_changed)
         };
+        if has_changed {
+            // What a dead node had stored, or was told, and not passed on yet is found here. Lanes that it ran
+            // itself are swept as they are taken.
+            engine.sweep_soon();
+        }
         for (id, beat) in silent {
             if in_time(engine.store.reap(&id, beat)).await? {
                 tracing::warn!(node = id, "a node is dead: its lanes are free");

@@ -206,9 +206,13 @@ impl Worker {
         self.gauge.lock().came(came, Timestamp::now());
     }
 
-    /// Who is next, and the lane's queue if nobody else waits.
+    /// Who is next, and the lane's queue if nobody else waits. A paused lane takes no turns, but passes on hints
+    /// that are about streams of another namespace: a node that had not heard of their move sent them here.
     fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, Option<Arc<Queue>>) {
         if self.is_paused(engine) {
+            let is_strange = |cursor| engine.catalog.peek().is_stranger(&self.id, cursor);
+            let strangers = self.lane.lock().give_up_new(is_strange);
+            engine.place_later(strangers);
             return (Vec::new(), None);
         }
         let mut lane = self.lane.lock();

@@ -330,29 +330,6 @@ impl Node {
         self.runs.keys().chain(stopping).cloned().collect()
     }
 
-    /// Whether a crash would take hints with it that only a routine sweep makes good. What a node has hinted in
-    /// lanes of its own is swept by whoever takes them, but not when they have been taken already, and not what
-    /// has come to the wrong lane.
-    pub fn owes_hints(&mut self, out: &Outside) -> bool {
-        let is_late = !self.has_right(out) && !self.runs.is_empty();
-        let owes = !self.unhinted.is_empty() || !self.sending.is_empty();
-        let stopping = !self.misplaced.is_empty() || !self.stopping.is_empty();
-        owes || is_late || stopping || self.has_strangers(out)
-    }
-
-    /// Whether a lane has cursors that take their turns in another namespace now.
-    fn has_strangers(&mut self, out: &Outside) -> bool {
-        let database = &out.database;
-        self.runs.iter_mut().any(|(id, run)| {
-            run.lane.hinted(run.queue.take());
-            let is_strange = |cursor: CursorId| {
-                let hook = database.streams[&cursor.stream].hook;
-                *database.namespace_of(hook) != id.namespace
-            };
-            run.lane.cursors().any(is_strange)
-        })
-    }
-
     fn has_hints_to_say(&self) -> bool {
         !self.sending.is_empty() || !self.misplaced.is_empty()
     }
@@ -504,7 +481,9 @@ impl Node {
         }
         let may_begin = !ends && run.turns.len() < TURNS_MAX;
         let begins = may_begin && (run.turns.is_empty() || out.chance(0.5));
-        if begins && run.begin(id, &self.catalog, number, out) {
+        let mut strangers = Vec::new();
+        if begins && run.begin(id, &self.catalog, number, &mut strangers, out) {
+            self.place_later(strangers);
             return true;
         }
         if run.turns.is_empty() {
@@ -613,6 +592,8 @@ impl Node {
                 self.nodes = out.ask(|database| database.nodes.clone())?;
                 let now = Duration::from_millis(out.now);
                 let silent = self.watch.see(&self.nodes, &self.id, now);
+                let is_blind = out.mutant == Mutant::NoSweepForTheDead;
+                self.sweep_soon |= self.watch.has_changed() && !is_blind;
                 let reap = silent.into_iter().map(|(id, beat)| Look::Reap(id, beat));
                 self.look.extend(reap);
                 self.look.push_back(Look::Decide);
@@ -856,8 +837,10 @@ impl Node {
                     (Leave::Go, true)
                 }
             },
-            // Whoever starts on a file sweeps.
-            Leave::Go if self.is_member && self.has_hints_to_say() => (Leave::Go, false),
+            // Whoever starts on a file sweeps. Among others it waits for a second at most.
+            Leave::Go if self.is_member && self.has_hints_to_say() && !out.chance(0.05) => {
+                (Leave::Go, false)
+            }
             Leave::Go => {
                 let me = self.id.clone();
                 let _ = out.ask(|database| database.remove_node(&me));
@@ -1364,11 +1347,22 @@ impl Node {
 }
 
 impl Run {
-    /// Begins a turn, if there is anything to do.
-    fn begin(&mut self, id: &LaneId, catalog: &Snapshot, number: u64, out: &mut Outside) -> bool {
+    /// Begins a turn, if there is anything to do. A paused lane passes on what belongs elsewhere.
+    fn begin(
+        &mut self,
+        id: &LaneId,
+        catalog: &Snapshot,
+        number: u64,
+        strangers: &mut Vec<Hint>,
+        out: &mut Outside,
+    ) -> bool {
         self.lane.hinted(self.queue.take());
         if catalog.stops.mode(id) == Mode::Paused {
-            return false;
+            if out.mutant != Mutant::PausedKeepsStrangers {
+                let is_strange = |cursor| catalog.is_stranger(id, cursor);
+                strangers.append(&mut self.lane.give_up_new(is_strange));
+            }
+            return !strangers.is_empty();
         }
         let max = out.below(3) as usize + 1;
         let batch = self.lane.next_batch(max, out.time());
