@@ -47,8 +47,14 @@ use catalog::Drain;
 pub use gauge::{Reading, Waits, times};
 pub use worker::Worker;
 
-/// How often the version of the configuration is looked at: a revoked key is refused within this time.
-const CATALOG_EVERY: Duration = Duration::from_secs(1);
+/// How often the version of the configuration is looked at, so that it is never too old to judge keys by.
+const CATALOG_EVERY: Duration = Duration::from_millis(500);
+
+/// How often what a configuration asks for is tried again, when it could not be done.
+const ACT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a look at the configuration that failed waits before the next one.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often draining lanes are looked at, while there are any.
 const DRAINS_EVERY: Duration = Duration::from_millis(250);
@@ -224,6 +230,7 @@ impl Engine {
         let mut duties = JoinSet::new();
         relay::Relay::start(&engine, &mut duties);
         duties.spawn(ownership::Member::run(engine.clone()));
+        duties.spawn(engine.clone().keep_catalog_current());
         duties.spawn(engine.clone().follow_catalog(began));
         duties.spawn(engine.clone().sweep_now_and_then());
         duties.spawn(place::run(engine.clone()));
@@ -540,7 +547,7 @@ impl Engine {
 
     /// Carries on the moves of hooks, whoever began them. Any node may: rows decide.
     async fn watch_moves(self: Arc<Self>) {
-        let mut clock = tokio::time::interval(CATALOG_EVERY);
+        let mut clock = tokio::time::interval(ACT_EVERY);
         loop {
             clock.tick().await;
             let catalog = self.catalog.now();
@@ -639,14 +646,35 @@ impl Engine {
         left
     }
 
+    /// Reads the configuration when it has changed. A task of its own: acting by one may wait for long turns.
+    async fn keep_catalog_current(self: Arc<Self>) {
+        let mut fails = false;
+        loop {
+            self.catalog.wanted(CATALOG_EVERY).await;
+            match self.catalog.refresh().await {
+                Ok(has_changed) => {
+                    if std::mem::take(&mut fails) {
+                        tracing::info!("the configuration is read again");
+                    }
+                    if has_changed {
+                        self.catalog_changed();
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "the configuration cannot be read: requests with keys are answered 503 soon");
+                    }
+                    self.fail_if_fatal(&error);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
     /// Acts by the configuration whenever it changes; `before` is the one that was acted by at the start.
     async fn follow_catalog(self: Arc<Self>, mut before: Arc<catalog::Snapshot>) {
         loop {
-            let _ = tokio::time::timeout(CATALOG_EVERY, self.changed.notified()).await;
-            if let Err(error) = self.catalog.refresh().await {
-                tracing::warn!(%error, "the configuration could not be read");
-                self.fail_if_fatal(&error);
-            }
+            let _ = tokio::time::timeout(ACT_EVERY, self.changed.notified()).await;
             let now = self.catalog.now();
             if self.acted() == now.version {
                 continue;

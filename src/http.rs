@@ -2,7 +2,7 @@
 //! to an answer.
 //!
 //! `edge` owns connections and their patience, `body` what is read after a head, `auth` who may do
-//! what, `error` what is answered when something is refused. `receive` takes events in, `read` gives
+//! what and `grant` for how long, `error` what is answered when something is refused. `receive` takes events in, `read` gives
 //! states and events out, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
 
 mod admin;
@@ -11,6 +11,7 @@ pub mod auth;
 pub mod body;
 pub mod edge;
 pub mod error;
+mod grant;
 mod lanes;
 mod read;
 mod rebuild;

@@ -7,6 +7,7 @@
 
 mod audit;
 mod backend;
+mod configuration;
 mod counts;
 mod cursors;
 mod database;
@@ -44,6 +45,7 @@ pub use backend::ops::{
     Advance, Appended, Checkpoint, Commit, Committers, Cut, History, Input, Inspection, Mover,
     NewEvent, Observer, Prune, Range, Step, Want,
 };
+pub use configuration::Configuration;
 pub use cursors::{Behind, Skip};
 pub use database::{Database, NoDatabase, Server};
 pub use error::{Clash, Error};

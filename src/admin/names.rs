@@ -35,13 +35,7 @@ impl Admin {
                     false => lanes.map(|lane| lane.to_string()).collect(),
                 }
             }
-            "key" => {
-                let good = catalog
-                    .keys
-                    .values()
-                    .filter(|live| live.key.revoked_at.is_none());
-                good.map(|live| live.key.id.to_string()).collect()
-            }
+            "key" => catalog.key_ids().map(|id| id.to_string()).collect(),
             "stream" => match start.split_once('/') {
                 None => {
                     let hooks = catalog.hooks.values();

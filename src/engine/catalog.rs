@@ -3,11 +3,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
@@ -17,15 +21,32 @@ use crate::domain::name::Name;
 use crate::domain::position::Position;
 use crate::domain::rate::Bucket;
 use crate::domain::thresholds::Thresholds;
-use crate::domain::time::Timestamp;
-use crate::store::{Error, HookStop, LaneMode, LastUse, Move, Store};
+use crate::domain::time::{Timestamp, millis, since_boot};
+use crate::store::{Configuration, Error, HookStop, LaneMode, LastUse, Move, Store};
+
+/// For how long a configuration that was read may be used to judge keys, by the clock that counts while the
+/// machine sleeps.
+pub const TRUSTED_FOR: Duration = Duration::from_secs(2);
+
+/// How long who judges a key waits for a configuration that may be used for that.
+const READ_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long a read may take before the log says so.
+const SLOW_READ: Duration = Duration::from_secs(1);
 
 /// Hands out the newest [`Snapshot`].
 pub struct Catalog {
     store: Store,
     now: ArcSwap<Snapshot>,
+    /// When the newest snapshot was known to be that of the database, in milliseconds since boot: the moment
+    /// before the question, not the one of the answer.
+    current_at: AtomicI64,
     /// Reads one at a time, so that an older one never replaces a newer one.
     reading: tokio::sync::Mutex<()>,
+    /// Changes with every look at the database that has succeeded.
+    looked: watch::Sender<()>,
+    /// Asks for such a look.
+    wanted: Notify,
     uses: Mutex<HashMap<i64, Use>>,
 }
 
@@ -46,8 +67,8 @@ pub struct Snapshot {
     pub hooks_by_id: HashMap<HookId, Arc<Hook>>,
     /// Handlers by number.
     pub handlers: HashMap<HandlerId, Arc<Handler>>,
-    /// Keys by the public part of their text, revoked and expired ones too.
-    pub keys: HashMap<KeyId, LiveKey>,
+    /// Keys by the public part of their text, revoked and expired ones too. Only [`Trusted`] shows them.
+    pub(super) keys: HashMap<KeyId, LiveKey>,
     /// The newest lane set of each namespace.
     pub lane_sets: HashMap<Name, LaneSet>,
     /// When each namespace is late.
@@ -112,6 +133,29 @@ pub struct LiveKey {
     noted: AtomicI64,
 }
 
+/// A snapshot that is new enough to judge keys by.
+pub struct Trusted(Guard<Arc<Snapshot>>);
+
+impl Trusted {
+    /// A key by the public part of its text, revoked and expired ones too.
+    pub fn key(&self, id: KeyId) -> Option<&LiveKey> {
+        self.0.keys.get(&id)
+    }
+}
+
+impl Deref for Trusted {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
+/// The configuration was read too long ago to judge a key by it, and could not be read again in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the database does not say in time which keys are good")]
+pub struct Stale;
+
 impl Catalog {
     /// Reads the configuration for the first time.
     ///
@@ -121,10 +165,13 @@ impl Catalog {
         let catalog = Self {
             store,
             now: ArcSwap::default(),
+            current_at: AtomicI64::new(i64::MIN),
             reading: tokio::sync::Mutex::default(),
+            looked: watch::channel(()).0,
+            wanted: Notify::new(),
             uses: Mutex::default(),
         };
-        catalog.refresh().await?;
+        catalog.reload().await?;
         Ok(catalog)
     }
 
@@ -134,8 +181,53 @@ impl Catalog {
     }
 
     /// The same, for who only looks at it.
-    pub fn peek(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+    pub fn peek(&self) -> Guard<Arc<Snapshot>> {
         self.now.load()
+    }
+
+    /// The configuration for who judges keys: less than [`TRUSTED_FOR`] old. When the last look at the database
+    /// is longer ago, as after the process stood still, this waits for another one.
+    ///
+    /// # Errors
+    /// [`Stale`] when there was none in time.
+    pub async fn trusted(&self) -> Result<Trusted, Stale> {
+        if let Some(trusted) = self.trusted_now() {
+            return Ok(trusted);
+        }
+        let mut looked = self.looked.subscribe();
+        let next = async {
+            loop {
+                if let Some(trusted) = self.trusted_now() {
+                    return Some(trusted);
+                }
+                self.wanted.notify_one();
+                looked.changed().await.ok()?;
+            }
+        };
+        timeout(READ_WAIT_MAX, next)
+            .await
+            .ok()
+            .flatten()
+            .ok_or(Stale)
+    }
+
+    /// The same, if nothing has to be waited for.
+    pub fn trusted_now(&self) -> Option<Trusted> {
+        // The moment first: the snapshot is that one or a newer one.
+        let current_at = self.current_at.load(Ordering::Acquire);
+        let trusted = Trusted(self.now.load());
+        let age = millis(since_boot()).saturating_sub(current_at);
+        (age < millis(TRUSTED_FOR)).then_some(trusted)
+    }
+
+    /// Waits until the database has been looked at once more, or for `longest`.
+    pub async fn looked(&self, longest: Duration) {
+        let _ = timeout(longest, self.looked.subscribe().changed()).await;
+    }
+
+    /// Waits until somebody needs a look at the database, or for `longest`.
+    pub async fn wanted(&self, longest: Duration) {
+        let _ = timeout(longest, self.wanted.notified()).await;
     }
 
     /// Reads the configuration again though its version is the same: another server may have had other
@@ -145,10 +237,7 @@ impl Catalog {
     /// Those of the database; what was read before stays.
     pub async fn reload(&self) -> Result<(), Error> {
         let _one = self.reading.lock().await;
-        let version = self.store.config_version().await?;
-        let snapshot = read(&self.store, version, &self.now.load()).await?;
-        self.now.store(Arc::new(snapshot));
-        Ok(())
+        self.read().await
     }
 
     /// Reads the configuration again if its version has changed; says whether it had.
@@ -157,20 +246,39 @@ impl Catalog {
     /// Those of the database; the old configuration stays in force.
     pub async fn refresh(&self) -> Result<bool, Error> {
         let _one = self.reading.lock().await;
-        let mut version = self.store.config_version().await?;
-        if version == self.now.load().version {
+        let asked = since_boot();
+        if self.store.config_version().await? == self.now.load().version {
+            self.was_current(asked);
             return Ok(false);
         }
-        loop {
-            let snapshot = read(&self.store, version, &self.now.load()).await?;
-            // Parts of two versions are no configuration: a hook where it was, and not stopped any more.
-            let now = self.store.config_version().await?;
-            if now == version {
-                self.now.store(Arc::new(snapshot));
-                return Ok(true);
-            }
-            version = now;
+        self.read().await?;
+        Ok(true)
+    }
+
+    /// Reads and publishes one snapshot. One that others change meanwhile is published too: it is whole, and
+    /// while the configuration changes all the time there is no other.
+    async fn read(&self) -> Result<(), Error> {
+        let asked = since_boot();
+        let configuration = self.store.configuration().await?;
+        let snapshot = snapshot(configuration, &self.now.load());
+        let took = since_boot().saturating_sub(asked);
+        if took > SLOW_READ {
+            let (version, took) = (snapshot.version, millis(took));
+            tracing::warn!(
+                version,
+                took_ms = took,
+                "the configuration took long to read"
+            );
         }
+        self.now.store(Arc::new(snapshot));
+        self.was_current(asked);
+        Ok(())
+    }
+
+    /// Notes that the newest snapshot was that of the database at a moment.
+    fn was_current(&self, asked: Duration) {
+        self.current_at.store(millis(asked), Ordering::Release);
+        self.looked.send_replace(());
     }
 
     /// Notes that a key was used; cheap, as it acts once a second and key at most.
@@ -219,6 +327,12 @@ impl Snapshot {
         self.lane_sets.get(&hook.namespace)
     }
 
+    /// The ids of the keys that were not revoked, to show them.
+    pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + '_ {
+        let live = |live: &&LiveKey| live.key.revoked_at.is_none();
+        self.keys.values().filter(live).map(|live| live.key.id)
+    }
+
     /// The hook of a handler.
     pub fn hook_of(&self, handler: HandlerId) -> Option<&Arc<Hook>> {
         let handler = self.handlers.get(&handler)?;
@@ -248,45 +362,38 @@ impl Snapshot {
     }
 }
 
-async fn read(store: &Store, version: i64, before: &Snapshot) -> Result<Snapshot, Error> {
-    let hooks: Vec<_> = store.hooks().await?.into_iter().map(Arc::new).collect();
+fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
+    let hooks: Vec<_> = read.hooks.into_iter().map(Arc::new).collect();
     let handlers = hooks.iter().flat_map(|hook| &hook.handlers);
     let live = |key: Key| LiveKey {
         bucket: bucket(&key, before),
         key,
         noted: AtomicI64::new(0),
     };
-    let keys = store.keys().await?.into_iter();
-    let namespaces = store.namespaces().await?;
-    let late = namespaces.iter();
+    let late = read.namespaces.iter();
     let late = late.map(|n| (n.lanes.namespace.clone(), n.thresholds));
-    let stops = stops(store).await?;
-    Ok(Snapshot {
-        version,
-        stops,
+    Snapshot {
+        version: read.version,
+        stops: Stops {
+            lanes: read.lane_modes,
+            marks: read.marks,
+            hooks: read.hook_stops,
+        },
         handlers: handlers.map(|h| (h.id, h.clone())).collect(),
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
-        keys: keys.map(|(key, _)| (key.id, live(key))).collect(),
+        keys: read
+            .keys
+            .into_iter()
+            .map(|(key, _)| (key.id, live(key)))
+            .collect(),
         thresholds: late.collect(),
-        lane_sets: namespaces
+        lane_sets: read
+            .namespaces
             .into_iter()
             .map(|n| (n.lanes.namespace.clone(), n.lanes))
             .collect(),
-    })
-}
-
-async fn stops(store: &Store) -> Result<Stops, Error> {
-    let lanes = store.lane_modes().await?;
-    let has_marks = lanes.values().any(|lane| lane.mode.has_marks());
-    Ok(Stops {
-        marks: match has_marks {
-            true => store.marks().await?,
-            false => HashMap::new(),
-        },
-        hooks: store.hook_stops().await?,
-        lanes,
-    })
+    }
 }
 
 /// The bucket of a key; the one it had, so that no change of something else fills it.

@@ -18,6 +18,7 @@ use serde_json::json;
 use super::audit::By;
 use super::auth::Operator;
 use super::error::Error;
+use super::grant::Grant;
 use super::read::{Asked, limit, list, name, server_sent};
 use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
@@ -421,7 +422,12 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
 }
 
 /// New events as they are stored, each one a server-sent event.
-async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
+async fn tail(
+    _: Operator,
+    grant: Grant,
+    State(app): State<App>,
+    Asked(query): Asked<EventsQuery>,
+) -> Answer {
     let mut filter = query.filter()?;
     if filter.dead {
         return Err(Error::malformed(
@@ -442,12 +448,13 @@ async fn tail(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQue
         app,
         filter,
     };
-    Ok(server_sent(stream::unfold(tail, |mut tail| async move {
+    let rows = stream::unfold(tail, |mut tail| async move {
         let row = tail.next().await?;
         let event = sse::Event::default().event("event");
         let event = event.id(row.event.to_string()).json_data(&row).ok()?;
         Some((Ok::<_, Infallible>(event), tail))
-    })))
+    });
+    Ok(server_sent(grant, rows))
 }
 
 struct Tail {

@@ -13,7 +13,8 @@ use super::error::Error;
 use crate::domain::hook::HookId;
 use crate::domain::key::{KeyId, Kind, Malformed, Presented};
 use crate::domain::time::Timestamp;
-use crate::engine::catalog::{LiveKey, Snapshot};
+use crate::engine::Engine;
+use crate::engine::catalog::LiveKey;
 
 /// The header for senders that cannot set `Authorization`.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-hooklane-key");
@@ -64,18 +65,6 @@ impl Access {
         }
     }
 
-    /// Whether it still holds: a key may have been revoked, or be too old by now.
-    pub fn is_live(self, app: &App) -> bool {
-        let Self::Key { id, .. } = self else {
-            return true;
-        };
-        app.engine.as_ref().is_some_and(|engine| {
-            let catalog = engine.catalog.peek();
-            let live = catalog.keys.get(&id);
-            live.is_some_and(|live| live.key.is_live(Timestamp::now()))
-        })
-    }
-
     /// The number of the key that was used.
     pub fn key(self) -> Option<i64> {
         match self {
@@ -88,10 +77,10 @@ impl Access {
 /// Finds out who asks. `in_path` is the key that stood in the path, if one did.
 ///
 /// # Errors
-/// 401 for something that is no whole key; it tells nothing about hooks.
-pub fn access(
-    app: &App,
-    catalog: &Snapshot,
+/// 401 for something that is no whole key; it tells nothing about hooks. 503 when the database does not say in
+/// time which keys are good.
+pub async fn access(
+    engine: &Engine,
     peer: Peer,
     headers: &HeaderMap,
     in_path: Option<&str>,
@@ -108,7 +97,8 @@ pub fn access(
         Some(Err(malformed)) => return Err(damaged(malformed)),
         Some(Ok(presented)) => presented,
     };
-    let live = catalog.keys.get(&presented.id);
+    let catalog = engine.catalog.trusted().await?;
+    let live = catalog.key(presented.id);
     let now = Timestamp::now();
     if !presented.is(live.map(|live| &live.key)) {
         return Ok(Access::Nobody);
@@ -116,7 +106,7 @@ pub fn access(
     let Some(live) = live.filter(|live| live.key.is_live(now)) else {
         return Ok(Access::Nobody);
     };
-    note_use(app, live, now, peer);
+    note_use(engine, live, now, peer);
     Ok(of_key(live, in_path.is_some()))
 }
 
@@ -138,14 +128,12 @@ fn of_key(live: &LiveKey, in_path: bool) -> Access {
     }
 }
 
-fn note_use(app: &App, live: &LiveKey, now: Timestamp, peer: Peer) {
-    if let Some(engine) = &app.engine {
-        let from = match peer {
-            Peer::Address(address) => Some(address.ip()),
-            Peer::User(_) => None,
-        };
-        engine.catalog.key_used(live, now, from);
-    }
+fn note_use(engine: &Engine, live: &LiveKey, now: Timestamp, peer: Peer) {
+    let from = match peer {
+        Peer::Address(address) => Some(address.ip()),
+        Peer::User(_) => None,
+    };
+    engine.catalog.key_used(live, now, from);
 }
 
 fn damaged(malformed: Malformed) -> Error {
@@ -181,8 +169,9 @@ fn parse(bytes: &[u8]) -> Result<Presented, Malformed> {
 pub fn who(access: Access, parts: &Parts, app: &App) -> String {
     match (access, parts.extensions.get::<Peer>()) {
         (Access::Key { id, .. }, _) => {
-            let catalog = app.engine.as_ref().map(|engine| engine.catalog.now());
-            let live = catalog.as_ref().and_then(|catalog| catalog.keys.get(&id));
+            let engine = app.engine.as_ref();
+            let catalog = engine.and_then(|engine| engine.catalog.trusted_now());
+            let live = catalog.as_ref().and_then(|catalog| catalog.key(id));
             live.map_or_else(
                 || format!("key {id}"),
                 |live| format!("key {}", live.key.name),
@@ -200,7 +189,7 @@ impl FromRequestParts<App> for Operator {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
-        match of_parts(parts, app)? {
+        match of_parts(parts, app).await? {
             access if access.may_admin() => Ok(Self),
             Access::Nobody | Access::Socket => Err(Error::unauthorized()),
             access @ Access::Key { kind, .. } => {
@@ -231,15 +220,15 @@ impl FromRequestParts<App> for Access {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
-        of_parts(parts, app)
+        of_parts(parts, app).await
     }
 }
 
-fn of_parts(parts: &Parts, app: &App) -> Result<Access, Error> {
+async fn of_parts(parts: &Parts, app: &App) -> Result<Access, Error> {
     let peer = parts.extensions.get::<Peer>().copied();
     let peer = peer.ok_or_else(Error::unauthorized)?;
     match &app.engine {
-        Some(engine) => access(app, &engine.catalog.peek(), peer, &parts.headers, None),
+        Some(engine) => access(engine, peer, &parts.headers, None).await,
         None => Ok(Access::Socket),
     }
 }

@@ -11,6 +11,7 @@ use http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::engine::catalog::Stale;
 use crate::{admin, store};
 
 /// A refusal.
@@ -239,6 +240,12 @@ impl From<admin::Error> for Error {
                 Self::internal()
             }
         }
+    }
+}
+
+impl From<Stale> for Error {
+    fn from(stale: Stale) -> Self {
+        Self::unavailable("configuration_stale", stale.to_string(), 1)
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::auth::Access;
 use super::edge::Peer;
 use super::error::Error;
+use super::grant::Grant;
 use super::{App, json};
 use crate::admin::StreamsFilter;
 use crate::api::{self, List};
@@ -61,7 +62,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// A hook that the caller may read.
-struct Readable(Arc<Hook>, Arc<Engine>);
+struct Readable(Arc<Hook>, Arc<Engine>, Grant);
 
 impl FromRequestParts<App> for Readable {
     type Rejection = Error;
@@ -76,7 +77,9 @@ impl FromRequestParts<App> for Readable {
         };
         let hook = engine.catalog.peek().hooks.get(name.as_str()).cloned();
         match hook {
-            Some(hook) if access.may_read(Some(hook.id)) => Ok(Self(hook, engine)),
+            Some(hook) if access.may_read(Some(hook.id)) => {
+                Ok(Self(hook, engine, Grant::of(access, app)))
+            }
             None if access.may_read(None) => Err(Error::not_found(format!("no hook {name:?}"))),
             _ => Err(Error::unauthorized()),
         }
@@ -108,7 +111,7 @@ struct StateQuery {
 
 async fn state(
     State(app): State<App>,
-    Readable(hook, engine): Readable,
+    Readable(hook, engine, grant): Readable,
     Asked(query): Asked<StateQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
@@ -119,7 +122,8 @@ async fn state(
     };
     let wanted = Position(query.min_seq.unwrap_or(0));
     let deadline = Instant::now() + wait.min(WAIT_MAX);
-    let state = state_at(&app, &engine, &hook, &key, wanted, deadline).await?;
+    let state = state_at(&app, &engine, &hook, &key, wanted, deadline);
+    let state = grant.cover(state).await??;
     let tag = format!("\"{}-{}\"", state.era, state.position);
     let status = match state.position >= wanted {
         true if is_known(&headers, &tag) => StatusCode::NOT_MODIFIED,
@@ -199,7 +203,7 @@ struct StreamsQuery {
 
 async fn streams(
     State(app): State<App>,
-    Readable(hook, _): Readable,
+    Readable(hook, ..): Readable,
     Asked(query): Asked<StreamsQuery>,
 ) -> Result<Response, Error> {
     let filter = StreamsFilter {
@@ -224,7 +228,7 @@ struct EventsQuery {
 
 async fn events(
     State(app): State<App>,
-    Readable(hook, _): Readable,
+    Readable(hook, ..): Readable,
     Asked(query): Asked<EventsQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
@@ -254,7 +258,7 @@ struct Watch {
 
 async fn watch(
     State(app): State<App>,
-    Readable(hook, engine): Readable,
+    Readable(hook, engine, grant): Readable,
     Asked(query): Asked<WatchQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
@@ -267,13 +271,14 @@ async fn watch(
         key,
         seen: None,
     };
-    Ok(server_sent(stream::unfold(watch, |mut watch| async move {
+    let states = stream::unfold(watch, |mut watch| async move {
         let state = watch.next().await?;
         let id = format!("{}-{}", state.era, state.position);
         let event = sse::Event::default().event("state").id(id);
         let event = event.json_data(&state).ok()?;
         Some((Ok(event), watch))
-    })))
+    });
+    Ok(server_sent(grant, states))
 }
 
 impl Watch {
@@ -310,12 +315,16 @@ impl Watch {
     }
 }
 
-/// Events without an end, with a sign of life now and then so that a client that is gone is noticed.
+/// Events for as long as somebody may see them, with a sign of life now and then so that a client that is gone is
+/// noticed.
 pub(super) fn server_sent(
+    grant: Grant,
     events: impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static,
 ) -> Response {
     let alive = KeepAlive::new().interval(Duration::from_secs(15));
-    Sse::new(events).keep_alive(alive).into_response()
+    Sse::new(grant.cover_all(events))
+        .keep_alive(alive)
+        .into_response()
 }
 
 /// Able to commit and to run lanes.

@@ -8,12 +8,14 @@ use std::time::Instant;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::auth::{self, Access, KEY_HEADER};
 use super::edge::Peer;
 use super::error::Error;
+use super::grant::Grant;
 use super::{App, body, json};
 use crate::api::Accepted;
 use crate::domain::event::EventId;
@@ -23,7 +25,7 @@ use crate::domain::name::{OrderingKey, kept};
 use crate::domain::pointer;
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
-use crate::engine::catalog::Snapshot;
+use crate::engine::catalog::{Stale, Trusted};
 use crate::engine::intake::Refused;
 use crate::metrics;
 use crate::store::{self, Appended, NewEvent};
@@ -70,8 +72,8 @@ async fn accept(
     request: Request<Incoming>,
     peer: Peer,
 ) -> Result<(StatusCode, Accepted), Refusal> {
-    let (hook, access) = admit(app, engine, &request, peer)?;
     let (head, body) = request.into_parts();
+    let (hook, access) = admit(engine, &head, peer).await?;
     let too_large = |error: body::Error| Refusal::new(reason_of(error), error.into());
     body::check(&head.headers, &body, hook.body_max).map_err(too_large)?;
     engine.intake.has_room(hook.id).map_err(no_room)?;
@@ -80,6 +82,11 @@ async fn accept(
         .map_err(too_large)?;
     // What was read is a slice of its connection's buffer, which must not live as long as the event.
     let body = Bytes::copy_from_slice(&body);
+    let grant = Grant::of(access, app);
+    // A body may take longer than its key lives.
+    if !grant.holds().await.map_err(stale)? {
+        return Err(unauthorized(Error::unauthorized()));
+    }
     let key = ordering_key(&hook, &head.headers, &body)?;
 
     let received_at = Timestamp::now();
@@ -126,20 +133,18 @@ async fn accept(
 }
 
 /// Who sends, and to which hook. An unknown hook and a wrong key get the same answer.
-fn admit(
-    app: &App,
-    engine: &Engine,
-    request: &Request<Incoming>,
-    peer: Peer,
-) -> Result<(Arc<Hook>, Access), Refusal> {
-    let path = request.uri().path().strip_prefix(PATH).unwrap_or_default();
+async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, Access), Refusal> {
+    let path = head.uri.path().strip_prefix(PATH).unwrap_or_default();
     let (name, in_path) = match path.split_once('/') {
         Some((name, key)) => (name, Some(key)),
         None => (path, None),
     };
-    let catalog = engine.catalog.peek();
-    let access =
-        auth::access(app, &catalog, peer, request.headers(), in_path).map_err(unauthorized)?;
+    let access = auth::access(engine, peer, &head.headers, in_path).await;
+    let access = match access.map_err(not_admitted)? {
+        Access::Nobody => return Err(unauthorized(Error::unauthorized())),
+        access => access,
+    };
+    let catalog = engine.catalog.trusted().await.map_err(stale)?;
     let hook = catalog.hooks.get(name);
     let hook = match (hook, access) {
         (Some(hook), access) if access.may_write(hook.id) => hook.clone(),
@@ -149,7 +154,7 @@ fn admit(
         }
         _ => return Err(unauthorized(Error::unauthorized())),
     };
-    if request.method() != Method::POST {
+    if head.method != Method::POST {
         let error = Error::method("POST");
         return Err(Refusal::new(metrics::Refused::Malformed, error));
     }
@@ -158,11 +163,11 @@ fn admit(
 }
 
 /// Takes a token out of the key's bucket, if it has one. Each request costs one, whatever comes of it.
-fn within_rate(catalog: &Snapshot, access: Access) -> Result<(), Refusal> {
+fn within_rate(catalog: &Trusted, access: Access) -> Result<(), Refusal> {
     let Access::Key { id, .. } = access else {
         return Ok(());
     };
-    let bucket = catalog.keys.get(&id).and_then(|live| live.bucket.as_ref());
+    let bucket = catalog.key(id).and_then(|live| live.bucket.as_ref());
     let taken = bucket.map_or(Ok(()), |bucket| bucket.take(Instant::now()));
     taken.map_err(|wait| {
         let seconds = wait.as_millis().div_ceil(1_000);
@@ -173,6 +178,18 @@ fn within_rate(catalog: &Snapshot, access: Access) -> Result<(), Refusal> {
 
 fn unauthorized(error: Error) -> Refusal {
     Refusal::new(metrics::Refused::Key, error)
+}
+
+fn not_admitted(error: Error) -> Refusal {
+    let reason = match error.status() {
+        StatusCode::SERVICE_UNAVAILABLE => metrics::Refused::Busy,
+        _ => metrics::Refused::Key,
+    };
+    Refusal::new(reason, error)
+}
+
+fn stale(stale: Stale) -> Refusal {
+    not_admitted(stale.into())
 }
 
 fn reason_of(error: body::Error) -> metrics::Refused {

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use super::admin::Answer;
 use super::auth::{Access, who};
 use super::error::Error;
+use super::grant::Grant;
 use super::read::{Asked, name, server_sent};
 use super::{App, json};
 use crate::api::{Viewer, Window};
@@ -33,7 +34,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// Somebody who may see everything, and perhaps do it too.
-struct Sees(Viewer, Access);
+struct Sees(Viewer, Grant);
 
 impl FromRequestParts<App> for Sees {
     type Rejection = Error;
@@ -47,7 +48,7 @@ impl FromRequestParts<App> for Sees {
                     name: who(access, parts, app),
                     may_act: access.may_admin(),
                 },
-                access,
+                Grant::of(access, app),
             )),
             _ => Err(Error::forbidden("this key may not see all hooks")
                 .hint("needs a read key for all hooks, an admin key, or the socket")),
@@ -82,27 +83,23 @@ async fn snapshot(
 
 /// The snapshot, then what changes in it, each a server-sent event; until the key is revoked.
 async fn live(
-    Sees(viewer, access): Sees,
+    Sees(viewer, grant): Sees,
     State(app): State<App>,
     Asked(query): Asked<OfNamespace>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let namespace = query.namespace()?;
     let follower = app.admin.follow(&namespace, query.window, viewer).await?;
-    let following = (app, access, follower);
-    let frames = stream::unfold(following, |(app, access, mut follower)| async move {
+    let frames = stream::unfold((app, follower), |(app, mut follower)| async move {
         let mut stopping = app.stopping.clone();
         let frame = tokio::select! {
             frame = follower.next() => frame?,
             _ = stopping.wait_for(|stopping| *stopping) => return None,
         };
-        if !access.is_live(&app) {
-            return None;
-        }
         let event = sse::Event::default().json_data(&frame).ok()?;
-        Some((Ok::<_, Infallible>(event), (app, access, follower)))
+        Some((Ok::<_, Infallible>(event), (app, follower)))
     });
-    let response = server_sent(frames);
+    let response = server_sent(grant, frames);
     match reads_gzip(&headers) {
         true => Ok(compressed(response)),
         false => Ok(response),

@@ -1,7 +1,16 @@
 //! The counters of the database, and counts over its tables.
 
+use sqlx::{Any, Executor};
+
 use super::{Error, Store};
 use crate::domain::hook::HookId;
+
+pub(super) async fn config_version<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<i64, Error> {
+    const READ: &str = "select value from counters where name = 'config_version'";
+    Ok(sqlx::query_scalar(READ).fetch_one(db).await?)
+}
 
 impl Store {
     /// Changes with every change of hooks, handlers, keys, namespaces or lane sets.
@@ -9,8 +18,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn config_version(&self) -> Result<i64, Error> {
-        const READ: &str = "select value from counters where name = 'config_version'";
-        Ok(sqlx::query_scalar(READ).fetch_one(&self.reader).await?)
+        config_version(&self.reader).await
     }
 
     /// Draws an epoch: greater than every one drawn before.

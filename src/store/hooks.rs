@@ -127,26 +127,32 @@ const REMOVE_HANDLERS: &str =
 const PURGEABLE: &str = "select s.id from streams s join hooks h on h.id = s.hook
     where h.deleted_at < $1 limit $2";
 
+/// Every hook with its handlers, by name. `tx` reads one snapshot, or a hook may be there and its handlers not.
+pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Hook>, Error> {
+    let handlers: Vec<HandlerRow> = sqlx::query_as(HANDLERS).fetch_all(&mut *tx).await?;
+    let mut of_hook: HashMap<i64, Vec<Arc<Handler>>> = HashMap::new();
+    for row in handlers {
+        let (hook, handler) = (row.hook, row.handler()?);
+        of_hook.entry(hook).or_default().push(Arc::new(handler));
+    }
+    let hooks: Vec<HookRow> = sqlx::query_as(HOOKS).fetch_all(&mut *tx).await?;
+    let with_handlers = |row: HookRow| {
+        let handlers = of_hook.remove(&row.id).unwrap_or_default();
+        row.hook(handlers)
+    };
+    hooks.into_iter().map(with_handlers).collect()
+}
+
 impl Store {
     /// Every hook with its handlers, by name.
     ///
     /// # Errors
     /// Those of the database; a row that says nothing sensible is one.
     pub async fn hooks(&self) -> Result<Vec<Hook>, Error> {
-        let handlers: Vec<HandlerRow> = sqlx::query_as(HANDLERS).fetch_all(&self.reader).await?;
-        let mut of_hook: HashMap<i64, Vec<Arc<Handler>>> = HashMap::new();
-        for row in handlers {
-            let (hook, handler) = (row.hook, row.handler()?);
-            of_hook.entry(hook).or_default().push(Arc::new(handler));
-        }
-        let hooks: Vec<HookRow> = sqlx::query_as(HOOKS).fetch_all(&self.reader).await?;
-        hooks
-            .into_iter()
-            .map(|row| {
-                let handlers = of_hook.remove(&row.id).unwrap_or_default();
-                row.hook(handlers)
-            })
-            .collect()
+        let mut tx = self.snapshot().await?;
+        let hooks = list(&mut tx).await?;
+        tx.commit().await?;
+        Ok(hooks)
     }
 
     /// Makes hooks, all or none; `None` when one of the names is taken.

@@ -1,6 +1,6 @@
 //! Access keys: their hashes, never their texts.
 
-use sqlx::FromRow;
+use sqlx::{Any, Executor, FromRow};
 
 use super::{Error, Store};
 use crate::domain::hook::HookId;
@@ -46,14 +46,20 @@ const REVOKE: &str = "update keys set revoked_at = coalesce(revoked_at, $2) wher
 
 const USED: &str = "update keys set last_used_at = $2, last_used_from = $3 where id = $1";
 
+pub(super) async fn list<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<Vec<(Key, Option<LastUse>)>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(db).await?;
+    rows.into_iter().map(Row::key).collect()
+}
+
 impl Store {
     /// Every key, in the order of making.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn keys(&self) -> Result<Vec<(Key, Option<LastUse>)>, Error> {
-        let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&self.reader).await?;
-        rows.into_iter().map(Row::key).collect()
+        list(&self.reader).await
     }
 
     /// Stores a key; its number is given by the database.

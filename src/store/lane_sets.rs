@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::FromRow;
+use sqlx::{Any, Executor, FromRow};
 
 use super::nodes::lane_id;
 use super::{Error, Store, Writing};
@@ -209,6 +209,48 @@ fn lane_set(namespace: &str, generation: i64, lanes: i64) -> Result<LaneSet, Err
     })
 }
 
+pub(super) async fn modes<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<HashMap<LaneId, LaneMode>, Error> {
+    #[derive(FromRow)]
+    struct Row {
+        namespace: String,
+        generation: i64,
+        lane: i64,
+        mode: String,
+        mode_at: Option<i64>,
+        mode_by: Option<String>,
+        mode_reason: Option<String>,
+    }
+    let rows: Vec<Row> = sqlx::query_as(MODES).fetch_all(db).await?;
+    let mode = |row: Row| {
+        let lane = lane_id(&row.namespace, row.generation, row.lane)?;
+        let wrong = |error: crate::domain::lane::Unknown| Error::Integrity(error.to_string());
+        let mode = LaneMode {
+            mode: row.mode.parse().map_err(wrong)?,
+            by: row.mode_by,
+            at: row.mode_at.map(Timestamp::from_millis),
+            reason: row.mode_reason,
+        };
+        Ok((lane, mode))
+    };
+    rows.into_iter().map(mode).collect()
+}
+
+pub(super) async fn marks<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<HashMap<CursorId, Position>, Error> {
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(MARKS).fetch_all(db).await?;
+    let mark = |(stream, handler, mark)| {
+        let cursor = CursorId {
+            stream: StreamId(stream),
+            handler: HandlerId(handler),
+        };
+        (cursor, Position(mark))
+    };
+    Ok(rows.into_iter().map(mark).collect())
+}
+
 impl Store {
     /// Begins a resize: `from` closes, a set of `lanes` opens.
     ///
@@ -381,29 +423,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn lane_modes(&self) -> Result<HashMap<LaneId, LaneMode>, Error> {
-        #[derive(FromRow)]
-        struct Row {
-            namespace: String,
-            generation: i64,
-            lane: i64,
-            mode: String,
-            mode_at: Option<i64>,
-            mode_by: Option<String>,
-            mode_reason: Option<String>,
-        }
-        let rows: Vec<Row> = sqlx::query_as(MODES).fetch_all(&self.reader).await?;
-        let mode = |row: Row| {
-            let lane = lane_id(&row.namespace, row.generation, row.lane)?;
-            let wrong = |error: crate::domain::lane::Unknown| Error::Integrity(error.to_string());
-            let mode = LaneMode {
-                mode: row.mode.parse().map_err(wrong)?,
-                by: row.mode_by,
-                at: row.mode_at.map(Timestamp::from_millis),
-                reason: row.mode_reason,
-            };
-            Ok((lane, mode))
-        };
-        rows.into_iter().map(mode).collect()
+        modes(&self.reader).await
     }
 
     /// Up to where cursors of draining lanes move.
@@ -411,15 +431,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn marks(&self) -> Result<HashMap<CursorId, Position>, Error> {
-        let rows: Vec<(i64, i64, i64)> = sqlx::query_as(MARKS).fetch_all(&self.reader).await?;
-        let mark = |(stream, handler, mark)| {
-            let cursor = CursorId {
-                stream: StreamId(stream),
-                handler: HandlerId(handler),
-            };
-            (cursor, Position(mark))
-        };
-        Ok(rows.into_iter().map(mark).collect())
+        marks(&self.reader).await
     }
 
     /// Pauses lanes of a set; those that are paused already stay as they are. `false` when another set has

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow;
+use sqlx::{Any, Executor, FromRow};
 
 use super::{Error, Store, Writing};
 use crate::domain::lane::LaneSet;
@@ -69,14 +69,20 @@ const DELETE: &str = "delete from namespaces where name = $1
     and not exists (select 1 from hooks
       where (namespace = $1 or moves_to = $1) and deleted_at is null)";
 
+pub(super) async fn list<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<Vec<Namespace>, Error> {
+    let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(db).await?;
+    rows.into_iter().map(Row::namespace).collect()
+}
+
 impl Store {
     /// Every namespace, by name.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
-        let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&self.reader).await?;
-        rows.into_iter().map(Row::namespace).collect()
+        list(&self.reader).await
     }
 
     /// Makes a namespace with its first lane set; `false` when it exists already.

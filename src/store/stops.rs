@@ -8,6 +8,8 @@
 
 use std::collections::HashMap;
 
+use sqlx::{Any, Executor};
+
 use super::{Error, Store, Why, namespaces};
 use crate::domain::hook::HookId;
 use crate::domain::name::Name;
@@ -63,43 +65,49 @@ const GIVE_UP_MOVE: &str = "update hooks set moves_at = null, moves_to = null, m
 const UNMARK: &str = "delete from marks where namespace <> $2
     and handler in (select id from handlers where hook = $1)";
 
+pub(super) async fn list<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<HashMap<HookId, HookStop>, Error> {
+    type Row = (
+        i64,
+        Option<String>,
+        Option<i64>,
+        Option<i64>,
+        Option<String>,
+        Option<String>,
+    );
+    let rows: Vec<Row> = sqlx::query_as(STOPS).fetch_all(db).await?;
+    let stop = |(id, to, since, at, by, reason): Row| {
+        let hook = HookId(id);
+        let pause = at.map(|at| Why {
+            by: by.unwrap_or_default(),
+            reason,
+            at: Timestamp::from_millis(at),
+        });
+        let moving = match since {
+            Some(since) => {
+                let to = to.and_then(|to| to.parse().ok());
+                let wrong = || Error::Integrity(format!("hook {id} moves nowhere"));
+                Some(Move {
+                    hook,
+                    to: to.ok_or_else(wrong)?,
+                    since,
+                })
+            }
+            None => None,
+        };
+        Ok((hook, HookStop { moving, pause }))
+    };
+    rows.into_iter().map(stop).collect()
+}
+
 impl Store {
     /// The hooks whose cursors take no turns, and why.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn hook_stops(&self) -> Result<HashMap<HookId, HookStop>, Error> {
-        type Row = (
-            i64,
-            Option<String>,
-            Option<i64>,
-            Option<i64>,
-            Option<String>,
-            Option<String>,
-        );
-        let rows: Vec<Row> = sqlx::query_as(STOPS).fetch_all(&self.reader).await?;
-        let stop = |(id, to, since, at, by, reason): Row| {
-            let hook = HookId(id);
-            let pause = at.map(|at| Why {
-                by: by.unwrap_or_default(),
-                reason,
-                at: Timestamp::from_millis(at),
-            });
-            let moving = match since {
-                Some(since) => {
-                    let to = to.and_then(|to| to.parse().ok());
-                    let wrong = || Error::Integrity(format!("hook {id} moves nowhere"));
-                    Some(Move {
-                        hook,
-                        to: to.ok_or_else(wrong)?,
-                        since,
-                    })
-                }
-                None => None,
-            };
-            Ok((hook, HookStop { moving, pause }))
-        };
-        rows.into_iter().map(stop).collect()
+        list(&self.reader).await
     }
 
     /// Pauses the cursors of a hook; `false` when they are paused already.

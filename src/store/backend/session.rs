@@ -36,6 +36,11 @@ const LOOKS: usize = 8;
 const BEGIN: &str = "begin; set local idle_in_transaction_session_timeout = '60s';
     select case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
 
+/// The same for a transaction of which every statement sees the database as the first one did.
+const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read;
+    set local idle_in_transaction_session_timeout = '60s';
+    select case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
+
 /// How the sessions of a server are given to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {
@@ -155,8 +160,8 @@ async fn in_time<T>(
 }
 
 /// Begins a transaction of what is not hot.
-async fn begin(pool: &AnyPool) -> Result<Session<Any>, sqlx::Error> {
-    let (session, row) = Session::begin(pool, BEGIN).await?;
+async fn begin(pool: &AnyPool, text: &'static str) -> Result<Session<Any>, sqlx::Error> {
+    let (session, row) = Session::begin(pool, text).await?;
     match row.try_get::<i64, _>(0)? {
         0 => Ok(session),
         _ => Err(sqlx::Error::Protocol("the server only follows".into())),
@@ -170,7 +175,7 @@ pub struct Reader {
     pub sessions: Sessions,
 }
 
-/// A transaction that writes, and is not hot.
+/// A transaction that is not hot.
 #[derive(Debug)]
 pub enum Tx {
     Own(Transaction<'static, Any>),
@@ -186,8 +191,13 @@ impl Tx {
     ) -> Result<Self, sqlx::Error> {
         Ok(match sessions {
             Sessions::Own => Self::Own(pool.begin_with(text).await?),
-            Sessions::Shared => Self::Shared(begin(pool).await?),
+            Sessions::Shared => Self::Shared(begin(pool, BEGIN).await?),
         })
+    }
+
+    /// Begins one in a shared session that reads one snapshot.
+    pub async fn snapshot(pool: &AnyPool) -> Result<Self, sqlx::Error> {
+        Ok(Self::Shared(begin(pool, BEGIN_SNAPSHOT).await?))
     }
 
     pub async fn commit(self) -> Result<(), sqlx::Error> {
@@ -305,7 +315,7 @@ impl<'c> Executor<'c> for &'c Reader {
             return (&self.pool).fetch_many(query);
         }
         let read = async {
-            let mut session = begin(&self.pool).await?;
+            let mut session = begin(&self.pool, BEGIN).await?;
             let read: Vec<_> = (&mut session).fetch_many(query).try_collect().await?;
             session.end().await?;
             Ok(stream::iter(read.into_iter().map(Ok)))
@@ -325,7 +335,7 @@ impl<'c> Executor<'c> for &'c Reader {
             return (&self.pool).fetch_optional(query);
         }
         let read = async {
-            let mut session = begin(&self.pool).await?;
+            let mut session = begin(&self.pool, BEGIN).await?;
             let row = (&mut session).fetch_optional(query).await?;
             session.end().await?;
             Ok(row)

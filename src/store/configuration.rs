@@ -1,0 +1,78 @@
+//! The configuration as it stood at one moment: everything in one snapshot of the database.
+
+use std::collections::HashMap;
+
+use super::backend::session::{Sessions, Tx};
+use super::{
+    Error, HookStop, LaneMode, LastUse, Namespace, Statement, Store, counts, hooks, keys,
+    lane_sets, namespaces, stops,
+};
+use crate::domain::cursor::CursorId;
+use crate::domain::hook::{Hook, HookId};
+use crate::domain::key::Key;
+use crate::domain::lane::LaneId;
+use crate::domain::position::Position;
+
+/// Hooks, keys, lanes and what is stopped, at one version.
+#[derive(Debug)]
+pub struct Configuration {
+    /// Which version.
+    pub version: i64,
+    /// Every hook with its handlers, by name.
+    pub hooks: Vec<Hook>,
+    /// Every key, in the order of making.
+    pub keys: Vec<(Key, Option<LastUse>)>,
+    /// Every namespace, by name.
+    pub namespaces: Vec<Namespace>,
+    /// The lanes that do not just take turns.
+    pub lane_modes: HashMap<LaneId, LaneMode>,
+    /// Up to where cursors of draining lanes move. Empty while no lane drains.
+    pub marks: HashMap<CursorId, Position>,
+    /// The hooks whose cursors take no turns.
+    pub hook_stops: HashMap<HookId, HookStop>,
+}
+
+/// Every statement of the transaction sees the database as the first one did.
+const SNAPSHOT: Statement = Statement {
+    sqlite: "begin",
+    postgres: "begin isolation level repeatable read, read only",
+};
+
+impl Store {
+    /// Reads the configuration. Changes that commit meanwhile are not in it, not even in part.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn configuration(&self) -> Result<Configuration, Error> {
+        let mut tx = self.snapshot().await?;
+        let version = counts::config_version(&mut tx).await?;
+        let hooks = hooks::list(&mut tx).await?;
+        let keys = keys::list(&mut tx).await?;
+        let namespaces = namespaces::list(&mut tx).await?;
+        let lane_modes = lane_sets::modes(&mut tx).await?;
+        let has_marks = lane_modes.values().any(|lane| lane.mode.has_marks());
+        let configuration = Configuration {
+            version,
+            hooks,
+            keys,
+            namespaces,
+            marks: match has_marks {
+                true => lane_sets::marks(&mut tx).await?,
+                false => HashMap::new(),
+            },
+            hook_stops: stops::list(&mut tx).await?,
+            lane_modes,
+        };
+        tx.commit().await?;
+        Ok(configuration)
+    }
+
+    /// Begins a transaction that reads one snapshot.
+    pub(super) async fn snapshot(&self) -> Result<Tx, Error> {
+        let (pool, text) = (&self.reader.pool, self.words(SNAPSHOT));
+        match self.reader.sessions {
+            Sessions::Own => Ok(Tx::begin(pool, Sessions::Own, text).await?),
+            Sessions::Shared => Ok(Tx::snapshot(pool).await?),
+        }
+    }
+}
