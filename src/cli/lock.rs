@@ -4,6 +4,9 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::config::DataDir;
 
@@ -47,11 +50,29 @@ const NETWORK: [i64; 8] = [
     0x00c3_6400,
 ];
 
-/// Makes the directory if it is missing, and locks it.
+/// How long a lock is waited for: commands that act on the database themselves hold it for less.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is tried meanwhile.
+const TRY_EVERY: Duration = Duration::from_millis(20);
+
+/// Makes the directory if it is missing, and locks it. Whoever holds it has two seconds to end.
 ///
 /// # Errors
 /// [`Error::InUse`] says which process holds it.
-pub fn take(data: &DataDir) -> Result<Lock, Error> {
+pub async fn wait(data: &DataDir) -> Result<Lock, Error> {
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        match take(data) {
+            Err(Error::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(TRY_EVERY).await;
+            }
+            taken => return taken,
+        }
+    }
+}
+
+fn take(data: &DataDir) -> Result<Lock, Error> {
     let dir = data.path();
     let shown = || dir.display().to_string();
     let system = |error| Error::System(shown(), error);
@@ -140,6 +161,21 @@ mod tests {
         }
         drop(lock);
         take(&data).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_holds_the_directory_for_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::at(dir.path().join("data"));
+        let lock = take(&data).unwrap();
+        let short_command = async {
+            tokio::time::sleep(TRY_EVERY * 3).await;
+            drop(lock);
+        };
+        let (waited, ()) = tokio::join!(wait(&data), short_command);
+        let _lock = waited.unwrap();
+        let held = wait(&data).await;
+        assert!(matches!(held, Err(Error::InUse { .. })), "{held:?}");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Migrate {
             let message = format!("there is no database at {}", file.display());
             return Err(Trouble::new(Exit::Missing, "no_database", message).into());
         }
-        let _lock = lock::take(&data)?;
+        let _lock = lock::wait(&data).await?;
         // What a crash left is finished, and the index of the log is brought to its end.
         Store::open(&file, Box::new(|_| ())).await?.close().await;
         let (streams, events) = store::migrate_size(&file)?;

@@ -276,7 +276,7 @@ fn no_daemon(error: client::Error, data_from: &str) -> Trouble {
 
 /// Takes the lock of the data directory and opens its database.
 async fn open(data: &DataDir) -> anyhow::Result<Reach> {
-    let lock = lock::take(data)?;
+    let lock = lock::wait(data).await?;
     let store = Store::open(&data.database(), Box::new(|_| ())).await?;
     Admin::prepare(&store, LANES_DEFAULT).await?;
     Ok(Reach::Offline(Offline {

@@ -196,7 +196,7 @@ impl Started {
     /// When it cannot start.
     pub async fn begin(config: &Config) -> anyhow::Result<Self> {
         refuse_moved(config)?;
-        let lock = lock::take(&config.data)?;
+        let lock = lock::wait(&config.data).await?;
         let log = super::log::begin(&config.data, config.log)?;
         raise_file_limit();
         let metrics = Metrics::new();
