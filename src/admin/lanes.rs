@@ -74,19 +74,14 @@ impl Admin {
         let (survey, reading) = worker.survey(now);
         let worst = self.worst(survey.worst, now).await?;
         let lane = running(id, &self.node, &survey, &reading, worst, now);
-        let gathers = self.gathers(id, &survey).await?;
+        let gathers = self.gathers(&survey).await?;
         Ok(Some(api::Lane { gathers, ..lane }))
     }
 
-    /// What gathers events in a lane that drains here.
-    pub(super) async fn gathers(
-        &self,
-        lane: &LaneId,
-        survey: &Survey,
-    ) -> Result<Option<api::Gathers>, Error> {
+    /// What gathers events in a lane that runs here.
+    pub(super) async fn gathers(&self, survey: &Survey) -> Result<Option<api::Gathers>, Error> {
         let catalog = self.engine()?.catalog.now();
-        let drains = catalog.stops.mode(lane) == Mode::Draining;
-        let Some((until, cursor)) = survey.gathers_longest.filter(|_| drains) else {
+        let Some((until, cursor)) = survey.gathers_longest else {
             return Ok(None);
         };
         let Some((_, stream, handler)) = self.cursor_named(&catalog, cursor).await? else {

@@ -399,7 +399,7 @@ impl Admin {
             };
             let (survey, reading) = worker.survey(now);
             let lane = super::lanes::running(&id, &self.node, &survey, &reading, None, now);
-            let gathers = self.gathers(&id, &survey).await?;
+            let gathers = self.gathers(&survey).await?;
             own.push(Own {
                 lane: api::Lane { gathers, ..lane },
                 lines: match survey.cursors {

@@ -1,11 +1,13 @@
 //! Why a stream is where it is, in one answer; and where it belongs.
 
+use std::time::Duration;
+
 use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
 use super::{Admin, Error, stops};
 use crate::api::{self, Class, Help, LaneState, WhyCursor, WhyEvent};
 use crate::domain::cursor::{Condition, CursorId};
-use crate::domain::event::EventId;
+use crate::domain::event::{Event, EventId};
 use crate::domain::hook::Hook;
 use crate::domain::keep::Keep;
 use crate::domain::lane::{Mode, Slot};
@@ -49,7 +51,10 @@ impl Admin {
                 continue;
             };
             if handler.is_none_or(|wanted| *wanted == of.name) {
-                cursors.push(self.why_cursor(&hook, &of.name, name, row, &lane).await?);
+                cursors.push(
+                    self.why_cursor(&hook, &of.name, name, row, (&lane, stream.slot))
+                        .await?,
+                );
             }
         }
         if let Some(wanted) = handler.filter(|_| cursors.is_empty()) {
@@ -94,7 +99,7 @@ impl Admin {
         handler: &Name,
         stream: &StreamName,
         row: CursorRow,
-        lane: &api::Lane,
+        (lane, slot): (&api::Lane, Slot),
     ) -> Result<WhyCursor, Error> {
         let after = Seq(row.position.0);
         let next = self.store.events_after(row.id.stream, after, 1).await?;
@@ -107,6 +112,12 @@ impl Admin {
             _ => self.store.cursor(row.id).await?.map(|(.., at)| at),
         };
         let behind = row.position.behind(row.head);
+        let gathers_until = match (&row.condition, &stop) {
+            (Condition::Flowing, Stop::Nothing) if behind > 0 => {
+                self.gathers_until(hook, &row, next, slot).await?
+            }
+            _ => None,
+        };
         let is_paused = matches!(stop, Stop::Lane | Stop::Hook(_)) && behind > 0;
         let mut why = WhyCursor {
             handler: handler.clone(),
@@ -123,6 +134,7 @@ impl Admin {
                 Condition::Waiting { retry_at, .. } => Some(retry_at),
                 _ => None,
             },
+            gathers_until,
             mark,
             next: next.map(|event| event.id),
             next_received_at: next.map(|event| event.received_at),
@@ -144,6 +156,39 @@ impl Admin {
             why.ends = "nothing waits".to_owned();
         }
         Ok(why)
+    }
+
+    /// Until when a cursor gathers events. The node that runs its lane knows; of another one it is told by the events,
+    /// as if they had come by the clock of this node.
+    async fn gathers_until(
+        &self,
+        hook: &Hook,
+        row: &CursorRow,
+        first: Option<&Event>,
+        slot: Slot,
+    ) -> Result<Option<Timestamp>, Error> {
+        let handler = hook.handlers.iter().find(|of| of.id == row.id.handler);
+        let debounce = handler.and_then(|handler| handler.debounce);
+        let (Some(debounce), Some(first)) = (debounce, first) else {
+            return Ok(None);
+        };
+        let engine = self.engine()?;
+        let lane = engine
+            .catalog
+            .peek()
+            .lanes_of(hook)
+            .map(|set| set.lane(slot));
+        if let Some(worker) = lane.and_then(|lane| engine.worker(&lane)) {
+            return Ok(worker.gathers_until(row.id));
+        }
+        let before = Seq(row.head.0 - 1);
+        let last = self.store.events_after(row.id.stream, before, 1).await?;
+        let last = last
+            .first()
+            .map_or(first.received_at, |last| last.event.received_at);
+        let now = Timestamp::now();
+        let left = debounce.left((first.received_at, last), now, Duration::ZERO);
+        Ok((!left.is_zero()).then(|| now.after(left)))
     }
 
     /// The event up to which a cursor of a lane that drains moves; its position when it has no mark.
@@ -310,6 +355,13 @@ fn advise(
             });
             why.does_not = does_not(&["more lanes (a node is missing)"]);
         }
+        (Condition::Flowing, Stop::Nothing) if why.gathers_until.is_some() => {
+            let until = why.gathers_until.unwrap_or_default();
+            let left = duration(until.since(Timestamp::now()));
+            why.reason = Some("it gathers events (debounce)".to_owned());
+            why.ends = format!("by itself: it goes on in {left} if no more come");
+            why.does_not = does_not(&[one_lane, "lanes rebuild (it waits for its time)"]);
+        }
         (Condition::Flowing, Stop::Nothing) => {
             why.ends = match why.mark {
                 Some(mark) => format!("by itself: it moves up to its mark, {mark}, then stays"),
@@ -394,5 +446,14 @@ fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Cla
         return (Class::Us, format!("lane {} has no node", lane.lane));
     }
     let events = counted(waits, "event", "events");
+    let until = cursors
+        .iter()
+        .filter_map(|cursor| cursor.gathers_until)
+        .max();
+    if let Some(until) = until {
+        let left = duration(until.since(Timestamp::now()));
+        let text = format!("it gathers events (debounce) and goes on in {left}: {events} to go");
+        return (Class::Ok, text);
+    }
     (Class::Ok, format!("it takes turns: {events} to go"))
 }

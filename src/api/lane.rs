@@ -61,7 +61,7 @@ pub struct Lane {
     /// Events that a draining lane still has to apply.
     #[serde(default)]
     pub left: Option<u64>,
-    /// While it drains: the cursors of it that gather events.
+    /// The cursors of it that gather events.
     #[serde(default)]
     pub gathers: Option<Gathers>,
     /// Who stopped it.
@@ -102,7 +102,7 @@ pub struct Gathers {
     pub stream: StreamName,
     /// Its handler.
     pub handler: Name,
-    /// When it goes on, unless more comes that a drain does not wait for.
+    /// When it looks again: it goes on then if nothing came meanwhile.
     pub until: Timestamp,
 }
 

@@ -54,6 +54,9 @@ pub struct WhyCursor {
     pub tries: u32,
     /// When it is tried again.
     pub retry_at: Option<Timestamp>,
+    /// Until when it gathers events, as its debounce asks; later when more come.
+    #[serde(default)]
+    pub gathers_until: Option<Timestamp>,
     /// The event it moves to and no further, while its lane drains.
     pub mark: Option<Position>,
     /// The event it needs next; none at the head.

@@ -11,7 +11,7 @@ use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
 use crate::api::{Class, Lane, LaneState, NodeLine, Snapshot, Total, Verdict};
 use crate::domain::name::Name;
-use crate::domain::time::parse_duration;
+use crate::domain::time::{Timestamp, parse_duration};
 use crate::text::{count, duration, printable_line};
 
 /// Say whether all is well: whose fault it is, what it holds up, whether more lanes help
@@ -101,7 +101,7 @@ fn text(snapshot: &Snapshot) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         text,
-        "oldest     {}     backlog {} {}     set aside {}\n\
+        "oldest     {}     backlog {} {}     set aside {}\n{}\
          accepting  {accepting}, {}/s{commit}\n\
          lanes      {}{}\n\
          nodes      {}",
@@ -109,6 +109,7 @@ fn text(snapshot: &Snapshot) -> String {
         count(total.backlog),
         change(total.backlog_per_s),
         crate::text::counted(total.set_aside, "cursor", "cursors"),
+        gathering(&snapshot.lanes),
         count(storage.accepted_per_s.round() as u64),
         lanes_of(
             &snapshot.namespace,
@@ -146,6 +147,22 @@ fn oldest(total: &Total) -> String {
     };
     let flow = total.flow_ms.map_or_else(|| "-".to_owned(), age);
     format!("{} {what}, {flow} flowing", age(oldest))
+}
+
+/// A line about cursors that gather events, and which one of them goes on last; nothing when there are none.
+fn gathering(lanes: &[Lane]) -> String {
+    let gathers = lanes.iter().filter_map(|lane| lane.gathers.as_ref());
+    let cursors = gathers.clone().map(|gathers| gathers.cursors).sum();
+    let Some(last) = gathers.max_by_key(|gathers| gathers.until) else {
+        return String::new();
+    };
+    format!(
+        "gathering  {} (debounce); {} -> {} goes on in {}\n",
+        crate::text::counted(cursors, "cursor", "cursors"),
+        last.stream,
+        last.handler,
+        duration(last.until.since(Timestamp::now()))
+    )
 }
 
 /// The lanes of the other namespaces.

@@ -152,9 +152,18 @@ pub struct Debounce {
 }
 
 impl Debounce {
-    /// When the events that wait may be folded.
-    pub fn due(&self, first: Timestamp, last: Timestamp) -> Timestamp {
-        last.after(self.quiet).min(first.after(self.longest))
+    /// How much longer events are gathered: the first and the last of them were received at these moments by the
+    /// wall clock, which may have been ahead then, and stands at `now`. `gathered` says for how long they have been,
+    /// by a clock that does not jump. With it they are never gathered for more than `longest`.
+    pub fn left(
+        &self,
+        (first, last): (Timestamp, Timestamp),
+        now: Timestamp,
+        gathered: Duration,
+    ) -> Duration {
+        let quiet = self.quiet.saturating_sub(now.since(last));
+        let longest = self.longest.saturating_sub(now.since(first).max(gathered));
+        quiet.min(longest)
     }
 }
 
@@ -267,7 +276,18 @@ mod tests {
             longest: Duration::from_secs(1),
         };
         let at = Timestamp::from_millis;
-        assert_eq!(debounce.due(at(0), at(50)), at(150));
-        assert_eq!(debounce.due(at(0), at(950)), at(1_000));
+        let left = |first, last, now, gathered| {
+            let gathered = Duration::from_millis(gathered);
+            let left = debounce.left((at(first), at(last)), at(now), gathered);
+            left.as_millis()
+        };
+        assert_eq!(left(0, 50, 50, 50), 100, "quiet from the last on");
+        assert_eq!(left(0, 950, 950, 950), 50, "the first has waited");
+        assert_eq!(left(0, 50, 150, 150), 0);
+        // The clock was an hour ahead when they came.
+        let hour = 3_600_000;
+        assert_eq!(left(hour, hour + 50, 60, 0), 100, "as if it came now");
+        assert_eq!(left(hour, hour + 50, 60, 940), 60);
+        assert_eq!(left(hour, hour + 50, 60, 1_000), 0, "never longer");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -17,6 +18,19 @@ impl Timestamp {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// A clock that never jumps: the wall clock as it was when the process began, and what has passed since by the
+    /// boot clock. For waits inside the process: people and other nodes have the wall clock.
+    pub fn steady() -> Self {
+        static BEGAN: OnceLock<(Timestamp, Duration)> = OnceLock::new();
+        let (wall, boot) = BEGAN.get_or_init(|| (Self::now(), since_boot()));
+        wall.after(since_boot().saturating_sub(*boot))
+    }
+
+    /// This moment by another clock, which says `to` when the one of this moment says `from`.
+    pub fn by_other_clock(self, from: Self, to: Self) -> Self {
+        to.after(self.since(from))
     }
 
     /// A moment as the database keeps it.

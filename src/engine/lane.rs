@@ -1,4 +1,5 @@
-//! The lane as a plain machine: who is next, who waits, who was set aside. No clock, no I/O.
+//! The lane as a plain machine: who is next, who waits, who was set aside. No clock, no I/O. Moments at which
+//! cursors come back are those of a clock that does not jump, [`Timestamp::steady`]; those of events are not.
 //!
 //! ```text
 //!            hinted                 next_batch               turned: done
@@ -50,6 +51,8 @@ struct Entry {
     taken: u64,
     /// The oldest event of which a hint has come since it runs.
     came: Option<Timestamp>,
+    /// When the first turn began of those that have folded nothing, as events are gathered.
+    gathers_since: Option<Timestamp>,
 }
 
 impl Entry {
@@ -131,6 +134,23 @@ pub struct Span {
     pub events: u64,
 }
 
+impl Outcome {
+    /// The same with the moment at which the cursor comes back by another clock, which says `to` when the one of
+    /// that moment says `from`.
+    #[must_use]
+    pub fn by_other_clock(self, from: Timestamp, to: Timestamp) -> Self {
+        match self {
+            Self::Aside(Aside::Waiting(at), rest) => {
+                Self::Aside(Aside::Waiting(at.by_other_clock(from, to)), rest)
+            }
+            Self::Aside(Aside::Gathering(at), rest) => {
+                Self::Aside(Aside::Gathering(at.by_other_clock(from, to)), rest)
+            }
+            other => other,
+        }
+    }
+}
+
 impl At {
     fn is_set_aside(&self) -> bool {
         matches!(self, Self::Aside(Aside::Waiting(_) | Aside::Held))
@@ -185,6 +205,7 @@ impl Lane {
                 behind: hint.behind,
                 taken: 0,
                 came: None,
+                gathers_since: None,
             };
             self.cursors.insert(hint.cursor, entry);
             self.ready.push_back(hint.cursor);
@@ -235,6 +256,7 @@ impl Lane {
                 entry.at = At::Running(None);
                 entry.taken = entry.behind.events();
                 entry.behind = Behind::More(0);
+                entry.gathers_since.get_or_insert(now);
             }
         }
         self.watch_round(&batch, now);
@@ -275,6 +297,21 @@ impl Lane {
         self.round.runs = watched.is_some_and(|cursor| others && batch.contains(&cursor));
     }
 
+    /// For how long the cursors of a batch have gathered events by `now`, in their order.
+    pub fn gathered(&self, batch: &[CursorId], now: Timestamp) -> Vec<Duration> {
+        let since = |cursor: &CursorId| self.cursors.get(cursor)?.gathers_since;
+        let gathered = |cursor| since(cursor).map_or(Duration::ZERO, |since| now.since(since));
+        batch.iter().map(gathered).collect()
+    }
+
+    /// Until when a cursor gathers events, if it does.
+    pub fn gathers_until(&self, cursor: CursorId) -> Option<Timestamp> {
+        match self.cursors.get(&cursor)?.at {
+            At::Aside(Aside::Gathering(until)) => Some(until),
+            _ => None,
+        }
+    }
+
     /// How long a cursor that may run waits for its turn, as far as is known at `now`.
     pub fn turn_wait(&self, now: Timestamp) -> Option<Duration> {
         let watched = self.round.watched.map(|(_, since)| now.since(since));
@@ -301,6 +338,9 @@ impl Lane {
         };
         let fresh = entry.behind;
         entry.taken = 0;
+        if !matches!(outcome, Outcome::Aside(Aside::Gathering(_), _)) {
+            entry.gathers_since = None;
+        }
         // When it has done all that it had read, only what came meanwhile waits.
         entry.oldest = entry.came.take().unwrap_or(entry.oldest);
         if let Outcome::More(rest) | Outcome::Aside(_, rest) = outcome {
@@ -594,6 +634,23 @@ mod tests {
         assert_eq!(given_up, [3]);
         assert!(lane.give_up_new(|_| true).is_empty(), "looked at already");
         assert_eq!(batch(&mut lane, 9, 0), [2, 4]);
+    }
+
+    #[test]
+    fn a_cursor_gathers_from_its_first_turn_until_one_that_folds() {
+        let seconds = Duration::from_secs;
+        let mut lane = lane_with(&[1]);
+        let gathers = |until| Outcome::Aside(Aside::Gathering(at(until)), rest(1));
+        assert_eq!(batch(&mut lane, 9, 5_000), [1]);
+        assert_eq!(lane.gathered(&[cursor(1)], at(5_000)), [seconds(0)]);
+        lane.turned(cursor(1), gathers(6_000));
+        assert_eq!(lane.gathers_until(cursor(1)), Some(at(6_000)));
+        assert_eq!(batch(&mut lane, 9, 6_000), [1]);
+        assert_eq!(lane.gathered(&[cursor(1)], at(6_000)), [seconds(1)]);
+        lane.turned(cursor(1), Outcome::More(rest(1)));
+        assert_eq!(lane.gathers_until(cursor(1)), None);
+        assert_eq!(batch(&mut lane, 9, 9_000), [1]);
+        assert_eq!(lane.gathered(&[cursor(1)], at(9_000)), [seconds(0)]);
     }
 
     #[test]

@@ -75,11 +75,13 @@ pub struct FoldedTurn {
     turn: Turn,
     folded: Vec<Folded>,
     steps: Vec<Step>,
+    /// The moment at which it was judged, by the wall clock and by the one that does not jump.
     at: Timestamp,
+    steady: Timestamp,
 }
 
-/// Begins a turn for the cursors of `batch`: reads and folds. `alone` is the queue of their lane when no other
-/// cursor is ready.
+/// Begins a turn for the cursors of `batch`: reads and folds. `gathered` says for how long each has gathered events,
+/// `alone` is the queue of their lane when no other cursor is ready.
 ///
 /// # Errors
 /// Those of the database: nothing is lost, and the same turn may be taken again.
@@ -87,6 +89,7 @@ pub async fn fold(
     engine: &Engine,
     lane: &LaneId,
     batch: &[CursorId],
+    gathered: &[Duration],
     alone: Option<Arc<Queue>>,
 ) -> Result<FoldedTurn, Error> {
     let (events_max, budget) = match (batch, alone) {
@@ -94,9 +97,14 @@ pub async fn fold(
         _ => (EVENTS_MAX, BUDGET.into()),
     };
     let inputs = engine.store.turn_inputs(wants(batch, events_max)).await?;
-    let at = Timestamp::now();
+    let (at, steady) = (Timestamp::now(), Timestamp::steady());
     let catalog = engine.catalog.now();
-    let (mut turn, tasks) = Turn::begin(&catalog, lane, batch, inputs, at);
+    let taken: Vec<_> = batch
+        .iter()
+        .copied()
+        .zip(gathered.iter().copied())
+        .collect();
+    let (mut turn, tasks) = Turn::begin(&catalog, lane, &taken, inputs, at);
     for halted in &turn.halted {
         engine.metrics.gaps.inc();
         let (stream, reason) = (halted.cursor.stream.0, halted.condition.reason());
@@ -110,6 +118,7 @@ pub async fn fold(
         folded,
         steps,
         at,
+        steady,
     })
 }
 
@@ -127,7 +136,11 @@ impl FoldedTurn {
             true => engine.store.advance(steps).await?,
             false => vec![Advance::Lost; steps.len()],
         };
-        Ok(self.turn.end(&self.folded, &moved, self.at))
+        let mut turned = self.turn.end(&self.folded, &moved, self.at);
+        for (_, outcome) in &mut turned.outcomes {
+            *outcome = outcome.by_other_clock(self.at, self.steady);
+        }
+        Ok(turned)
     }
 }
 
@@ -151,22 +164,23 @@ pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
 }
 
 impl Turn {
-    /// Judges what was read, and says what is to be folded.
+    /// Judges what was read, and says what is to be folded. `batch`: each cursor, and for how long it has gathered
+    /// events.
     pub fn begin(
         catalog: &Snapshot,
         lane: &LaneId,
-        batch: &[CursorId],
+        batch: &[(CursorId, Duration)],
         inputs: Vec<Option<Input>>,
         now: Timestamp,
     ) -> (Self, Vec<Task>) {
         let (mut turn, mut tasks) = (Self::default(), Vec::new());
-        for (cursor, input) in batch.iter().zip(inputs) {
+        for ((cursor, gathered), input) in batch.iter().zip(inputs) {
             let handler = catalog.handlers.get(&cursor.handler);
             let (Some(mut input), Some(handler)) = (input, handler) else {
                 turn.outcomes.push((*cursor, Outcome::Done));
                 continue;
             };
-            let outcome = match judge(catalog, lane, &mut input, handler, now) {
+            let outcome = match judge(catalog, lane, &mut input, handler, (now, *gathered)) {
                 Plan::Leave(outcome) => outcome,
                 Plan::Elsewhere => {
                     turn.strangers.push(hint(&input, now));
@@ -234,7 +248,7 @@ fn judge(
     lane: &LaneId,
     input: &mut Input,
     handler: &Handler,
-    now: Timestamp,
+    (now, gathered): (Timestamp, Duration),
 ) -> Plan {
     let kept = |input: &Input| match input.events.is_empty() {
         true => Plan::Leave(Outcome::Done),
@@ -255,7 +269,7 @@ fn judge(
         };
         input.events.retain(|event| event.seq.0 <= mark.0);
     }
-    plan(input, handler, now)
+    plan(input, handler, now, gathered)
 }
 
 /// For the lane that has a cursor now. It may have set it aside, and what came here may have been that somebody
@@ -271,12 +285,15 @@ fn hint(input: &Input, now: Timestamp) -> Hint {
     }
 }
 
-fn plan(input: &Input, handler: &Handler, now: Timestamp) -> Plan {
+fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) -> Plan {
     match input.cursor.condition {
         Condition::Held { .. } => {
             return Plan::Leave(Outcome::Aside(Aside::Held, rest(input, 0, now)));
         }
-        Condition::Waiting { retry_at, .. } if now < retry_at => {
+        // Nobody waits for longer than the cap: the clock was ahead when that moment was chosen.
+        Condition::Waiting { retry_at, .. }
+            if now < retry_at && retry_at.since(now) <= backoff::DELAY_MAX =>
+        {
             let aside = Aside::Waiting(retry_at);
             return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
         }
@@ -290,11 +307,11 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp) -> Plan {
     };
     match handler.debounce {
         Some(debounce) => {
-            let due = debounce.due(first.received_at, last.received_at);
+            let left = debounce.left((first.received_at, last.received_at), now, gathered);
             // A full read is no quiet one: the events behind it are already there. The head was read first,
             // so it may be passed.
-            if now < due && last.seq >= input.head {
-                let aside = Aside::Gathering(due);
+            if !left.is_zero() && last.seq >= input.head {
+                let aside = Aside::Gathering(now.after(left));
                 return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
             }
             Plan::Fold

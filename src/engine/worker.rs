@@ -30,6 +30,9 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// The same, while the disk is full.
 const PAUSE_WITHOUT_SPACE: Duration = Duration::from_secs(5);
 
+/// How often a lane looks at its clock while nothing else happens.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
 /// One lane that is run here.
 pub struct Worker {
     /// Which lane.
@@ -48,6 +51,8 @@ pub struct Worker {
 /// A turn that may begin.
 struct Next<'a> {
     batch: Vec<CursorId>,
+    /// For how long each of them has gathered events.
+    gathered: Vec<Duration>,
     /// The lane's queue, if nobody else waits.
     alone: Option<Arc<Queue>>,
     turn: RwLockReadGuard<'a, ()>,
@@ -94,11 +99,12 @@ impl Worker {
             let turn = self.turns.read().await;
             changes.mark_unchanged();
             self.take_hints();
-            let (batch, alone) = self.next_batch(engine);
+            let (batch, gathered, alone) = self.next_batch(engine);
             if !batch.is_empty() {
                 let alone = alone.filter(|_| is_only);
                 return Next {
                     batch,
+                    gathered,
                     alone,
                     turn,
                     fold,
@@ -166,14 +172,24 @@ impl Worker {
         self.take_hints();
         let (survey, spans) = {
             let lane = self.lane.lock();
+            let (survey, steady) = (lane.survey(), Timestamp::steady());
+            let by_wall =
+                |(until, cursor): (Timestamp, _)| (until.by_other_clock(steady, now), cursor);
             let survey = Survey {
-                turn_wait: lane.turn_wait(now),
-                ..lane.survey()
+                turn_wait: lane.turn_wait(steady),
+                gathers_longest: survey.gathers_longest.map(by_wall),
+                ..survey
             };
             (survey, lane.spans())
         };
         let reading = self.gauge.lock().reading(now, &spans);
         (survey, reading)
+    }
+
+    /// Until when a cursor gathers events here, by the wall clock; none when it does not, or not here.
+    pub fn gathers_until(&self, cursor: CursorId) -> Option<Timestamp> {
+        let until = self.lane.lock().gathers_until(cursor)?;
+        Some(until.by_other_clock(Timestamp::steady(), Timestamp::now()))
     }
 
     /// The cursors that have work and are worth a look: those set aside that wait longest, then those that
@@ -208,17 +224,19 @@ impl Worker {
 
     /// Who is next, and the lane's queue if nobody else waits. A paused lane takes no turns, but passes on hints
     /// that are about streams of another namespace: a node that had not heard of their move sent them here.
-    fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, Option<Arc<Queue>>) {
+    fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, Vec<Duration>, Option<Arc<Queue>>) {
         if self.is_paused(engine) {
             let is_strange = |cursor| engine.catalog.peek().is_stranger(&self.id, cursor);
             let strangers = self.lane.lock().give_up_new(is_strange);
             engine.place_later(strangers);
-            return (Vec::new(), None);
+            return (Vec::new(), Vec::new(), None);
         }
         let mut lane = self.lane.lock();
-        let batch = lane.next_batch(turn::CURSORS_MAX, Timestamp::now());
+        let now = Timestamp::steady();
+        let batch = lane.next_batch(turn::CURSORS_MAX, now);
+        let gathered = lane.gathered(&batch, now);
         let alone = lane.is_idle().then(|| self.queue.clone());
-        (batch, alone)
+        (batch, gathered, alone)
     }
 
     /// Takes a turn to its end, or waits before it is taken again. Whether others may follow.
@@ -245,6 +263,7 @@ impl Worker {
     async fn try_turn(&self, engine: &Engine, next: Next<'_>) -> Result<(), Error> {
         let Next {
             batch,
+            gathered,
             alone,
             turn: _turn,
             fold,
@@ -252,7 +271,7 @@ impl Worker {
         let began = Instant::now();
         let running = batch.first().map(|cursor| (began, *cursor));
         self.running.lock().extend(running);
-        let folded = turn::fold(engine, &self.id, &batch, alone).await;
+        let folded = turn::fold(engine, &self.id, &batch, &gathered, alone).await;
         drop(fold);
         let turned = match folded {
             Ok(folded) => folded.commit(engine).await,
@@ -298,7 +317,9 @@ impl Worker {
             return self.queue.poked().await;
         };
         // Rounded up, so that the time has come when this returns.
-        let wait = due.since(Timestamp::now()) + Duration::from_millis(1);
+        let wait = due.since(Timestamp::steady()) + Duration::from_millis(1);
+        // A timer stands still while the machine sleeps.
+        let wait = wait.min(LOOK_EVERY);
         let _ = tokio::time::timeout(wait, self.queue.poked()).await;
     }
 }

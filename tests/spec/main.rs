@@ -29,6 +29,7 @@ mod cli;
 mod cluster;
 mod complete;
 mod daemon;
+mod debounce;
 mod demo;
 mod doctor;
 mod failover;

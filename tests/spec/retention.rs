@@ -47,7 +47,7 @@ fn fill(world: &World, streams: i64, events: i64) {
 }
 
 /// Runs a statement in the database of a daemon that runs.
-fn tamper(home: &Home, in_file: &str, on_server: &str) {
+pub fn tamper(home: &Home, in_file: &str, on_server: &str) {
     match &home.servers {
         Some(servers) => drop(servers.ask(on_server)),
         None => {

@@ -1394,7 +1394,9 @@ impl Run {
             return true;
         };
         let now = out.time();
-        let (mut turn, tasks) = Turn::begin(catalog, id, &taken.batch, inputs, now);
+        let gathered = self.lane.gathered(&taken.batch, now);
+        let batch: Vec<_> = taken.batch.iter().copied().zip(gathered).collect();
+        let (mut turn, tasks) = Turn::begin(catalog, id, &batch, inputs, now);
         strangers.append(&mut turn.strangers);
         let folded = tasks.iter().map(|task| fold_all(task, false, out));
         let folded: Vec<_> = folded.collect();
