@@ -2,8 +2,8 @@
 //! life (storms of events, repeats, lost hints, stops, crashes, operators), and beside them a reference
 //! model says what must have come of it.
 //!
-//! Each seed is a world of its own. `HOOKLANE_SEED` repeats the choices of one; how threads interleave
-//! is up to the machine. The steps printed before a failure are the shortest prefix that led to it.
+//! Each seed is a world of its own. A seed repeats the choices; how threads interleave is up to the
+//! machine. The steps printed before a failure are the shortest prefix that led to it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 
 use crate::home::{Home, On};
 
-const SEEDS: usize = 64;
+const SEEDS: u64 = 64;
 const SEEDS_AT_ONCE: usize = 4;
 const STEPS: usize = 16;
 const HOOKS: [&str; 2] = ["billing", "orders"];
@@ -57,11 +57,8 @@ async fn through_a_pooler_too_each_state_is_the_fold_of_its_stream_in_order() {
     live(On::Pooler, SEEDS / 8).await;
 }
 
-async fn live(on: On, seeds: usize) {
-    let mut seeds: Vec<u64> = match std::env::var("HOOKLANE_SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..seeds).map(|_| rand::random::<u32>().into()).collect(),
-    };
+async fn live(on: On, seeds: u64) {
+    let mut seeds = crate::seeds::seeds(seeds);
     let mut worlds = JoinSet::new();
     while !seeds.is_empty() || !worlds.is_empty() {
         while worlds.len() < SEEDS_AT_ONCE

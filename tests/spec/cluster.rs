@@ -381,14 +381,14 @@ async fn the_old_lanes_of_a_dead_node_are_sealed_when_its_lease_is_over() {
 async fn a_node_that_is_killed_in_the_middle_of_a_resize_leaves_it_to_the_others() {
     let mut cluster = Cluster::start(postgres::shared());
     let (load, senders) = cluster.load();
-    for count in ["16", "5"] {
+    for (count, pause_ms) in [("16", 45), ("5", 120)] {
         let resize =
             cluster.homes[0].command(&["lanes", "resize", count, "--yes", "--confirm", count]);
         let mut resize = { resize }
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..150))).await;
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         cluster.kill(0);
         resize.wait().unwrap();
         cluster.restart(0);

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tokio::task::JoinSet;
@@ -258,7 +261,8 @@ fn short_batch() -> Vec<NewEvent> {
 
 fn batch_with_repeats(times: usize) -> Vec<NewEvent> {
     let mut keys: Vec<u8> = (0..8).collect();
-    keys.sort_by_key(|_| rand::random::<u32>());
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    keys.shuffle(&mut StdRng::seed_from_u64(MADE.fetch_add(1, Relaxed)));
     let event = |key: u8, dedupe_key: Option<String>| {
         let key = OrderingKey::new(format!("hot{key}").as_bytes());
         NewEvent {

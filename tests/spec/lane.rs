@@ -24,14 +24,7 @@ const TURNS_TO_REST_MAX: usize = 1_000;
 
 #[test]
 fn no_order_of_hints_turns_and_moments_forgets_a_cursor_or_lets_one_go_twice_before_another() {
-    let seeds = match std::env::var("HOOKLANE_SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => {
-            let first = rand::random::<u32>().into();
-            (first..first + SEEDS).collect()
-        }
-    };
-    for seed in seeds {
+    for seed in crate::seeds::seeds(SEEDS) {
         let failed = std::panic::catch_unwind(|| World::new(seed).live()).is_err();
         assert!(!failed, "repeat with HOOKLANE_SEED={seed}");
     }

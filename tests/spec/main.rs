@@ -55,6 +55,7 @@ mod refused;
 mod resize;
 mod retention;
 mod revoked;
+mod seeds;
 mod session;
 mod shipped;
 mod slow;
@@ -68,7 +69,7 @@ mod world;
 /// What is asked of any daemon, asked of one with a file.
 #[path = "."]
 mod embedded {
-    use super::{checker, daemon, world};
+    use super::{checker, daemon, seeds, world};
 
     const SETUP: daemon::Setup = daemon::Setup::Embedded;
 
@@ -82,7 +83,7 @@ mod embedded {
 /// The same, asked of a node on Postgres and Redis.
 #[path = "."]
 mod production {
-    use super::{checker, daemon, world};
+    use super::{checker, daemon, seeds, world};
 
     const SETUP: daemon::Setup = daemon::Setup::Production;
 

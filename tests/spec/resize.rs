@@ -134,8 +134,8 @@ async fn a_storm_of_resizes_under_load_keeps_every_order(setup: Setup) {
 async fn a_resize_survives_a_kill_at_any_moment(setup: Setup) {
     const STREAMS: usize = 20;
     let mut world = world(setup);
-    let counts = [16, 3, 64, 5];
-    for (round, count) in (1..).zip(counts) {
+    let counts = [(16, 5), (3, 40), (64, 90), (5, 140)];
+    for (round, (count, pause_ms)) in (1..).zip(counts) {
         for account in 0..STREAMS {
             let body = json!({"account": account.to_string(), "number": round, "amount": 1});
             world.accepted("orders", body.to_string());
@@ -150,7 +150,7 @@ async fn a_resize_survives_a_kill_at_any_moment(setup: Setup) {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
+        std::thread::sleep(Duration::from_millis(pause_ms));
         world.kill();
         resize.wait().unwrap();
         world.restart();

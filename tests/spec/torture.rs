@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::SETUP;
 use super::checker::{self, Attempt, Outcome, Receipt, TRAIL_JS, trail};
 use super::daemon::{Answer, Client, Home, Lost, Setup};
+use super::seeds;
 
 const SENDERS: u64 = 16;
 const HOOKS: [&str; 3] = ["plain", "billing", "orders"];
@@ -90,7 +91,7 @@ struct Chance {
 
 impl Chance {
     fn new() -> Self {
-        let seed = from_env("HOOKLANE_SEED").unwrap_or_else(rand::random);
+        let seed = seeds::seed();
         println!("seed {seed}");
         Self {
             rng: StdRng::seed_from_u64(seed),
