@@ -411,6 +411,50 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_paused_lane_passes_on_what_takes_its_turns_in_another_namespace() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, hook, handler) = node(&dir.path().join("hooklane.db")).await;
+        let engine = node.engine();
+        let now = Timestamp::now();
+        let other: Name = "other".parse().unwrap();
+        let made = engine
+            .store
+            .create_namespace(&other, 1, Default::default(), now);
+        assert!(made.await.unwrap());
+        engine.config_changed().await.unwrap();
+        let set = engine.catalog.now().lane_sets[&other].clone();
+        let lanes: Vec<_> = set.ids().collect();
+        let why = crate::store::Why {
+            by: "somebody".to_owned(),
+            reason: None,
+            at: now,
+        };
+        let paused = engine.store.pause_lanes(&set, &lanes, &why).await;
+        assert!(paused.unwrap());
+        engine.config_changed().await.unwrap();
+        engine.acts_by(engine.catalog.now().version).await;
+        // As from a node that takes the hook to be there still. No sweep takes it out of that lane again.
+        let stream = store_unseen(&engine.store, hook, "a").await;
+        let cursor = CursorId { stream, handler };
+        let hint = Hint {
+            cursor,
+            oldest: now,
+            newest: now,
+            behind: Behind::More(1),
+            aside: Aside::Stay,
+        };
+        engine.lanes.hint(&lanes[0], vec![hint]).unwrap();
+        let paused = engine.worker(&lanes[0]).unwrap();
+        until("passed on", async || !paused.knows(cursor)).await;
+        until("applied", async || {
+            let read = engine.store.cursor(cursor).await.unwrap();
+            read.is_some_and(|(cursor, ..)| cursor.position.0 == 1)
+        })
+        .await;
+        node.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn while_a_turn_commits_the_next_one_folds_and_no_third_begins() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hooklane.db");

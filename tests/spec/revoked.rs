@@ -219,10 +219,8 @@ const CHANGING: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by =
 
 fn a_new_configuration_is_acted_by_while_it_changes_all_the_time(setup: Setup) {
     let world = World::at(Home::new(setup), &[], CHANGING);
-    let far = match &world.home.servers {
-        Some(servers) => Some(Home::of(servers, "b")),
-        None => None,
-    };
+    let servers = world.home.servers.as_ref();
+    let far = servers.map(|servers| Home::of(servers, "b"));
     let _other = far.as_ref().map(Home::start);
     let home = far.as_ref().unwrap_or(&world.home);
     while_it_changes(&world, || {

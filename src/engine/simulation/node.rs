@@ -1358,10 +1358,8 @@ impl Run {
     ) -> bool {
         self.lane.hinted(self.queue.take());
         if catalog.stops.mode(id) == Mode::Paused {
-            if out.mutant != Mutant::PausedKeepsStrangers {
-                let is_strange = |cursor| catalog.is_stranger(id, cursor);
-                strangers.append(&mut self.lane.give_up_new(is_strange));
-            }
+            let is_strange = |cursor| catalog.is_stranger(id, cursor);
+            strangers.append(&mut self.lane.give_up_new(is_strange));
             return !strangers.is_empty();
         }
         let max = out.below(3) as usize + 1;
