@@ -284,7 +284,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     let number: Option<u64> = number.parse().ok();
     match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
         Some(bytes) if (1..=BODY_MAX_LIMIT).contains(&bytes) => Ok(bytes),
-        _ => Err("it is a number of bytes such as 65536, 64KiB or 2MiB, 16MiB at most".to_owned()),
+        _ => Err("it is a number of bytes such as 65536, 64KiB or 2MiB, 32MiB at most".to_owned()),
     }
 }
 
