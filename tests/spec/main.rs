@@ -69,6 +69,7 @@ mod embedded {
 
     const SETUP: daemon::Setup = daemon::Setup::Embedded;
 
+    mod door;
     mod http;
     mod https;
     mod order;
@@ -83,6 +84,7 @@ mod production {
 
     const SETUP: daemon::Setup = daemon::Setup::Production;
 
+    mod door;
     mod http;
     mod https;
     mod order;
