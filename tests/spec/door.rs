@@ -158,10 +158,11 @@ fn running_out_of_files_is_no_end() {
         world.write
     );
     let mut sender = connect(&world);
-    assert!(ask(&mut sender, &post).contains(" 202 "));
     let mut reader = connect(&world);
     let healthy = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-    assert!(ask(&mut reader, healthy).contains(" 200 "));
+    for accepted in [&mut sender, &mut reader] {
+        assert!(ask(accepted, healthy).contains(" 200 "));
+    }
     let read = format!(
         "GET /v1/hooks/plain/events HTTP/1.1\r\nhost: x\r\nx-hooklane-key: {}\r\n\r\n",
         world.read
@@ -173,7 +174,8 @@ fn running_out_of_files_is_no_end() {
         maximum: before.maximum,
     };
     prlimit(pid, Resource::Nofile, none).unwrap();
-    let mut accepted = 1;
+    // The first turn opens the database to read.
+    let mut accepted = 0;
     for _ in 0..20 {
         let answer = ask(&mut sender, &post);
         assert!(
