@@ -33,8 +33,8 @@ pub use namespace::{Namespace, NamespaceSpec};
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use snapshot::{
-    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Sample, Severity, Snapshot,
-    Storage, Total, Verdict, Viewer, Window,
+    Class, CursorLine, HintsServer, HintsTrouble, HookLine, LogLine, NamespaceLine, NodeLine,
+    Noted, Sample, Severity, Snapshot, Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{
     Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,

@@ -14,6 +14,7 @@ pub mod membership;
 pub mod ownership;
 mod place;
 pub mod prune;
+mod readiness;
 pub mod rebuild;
 pub mod reduce;
 mod relay;
@@ -119,6 +120,7 @@ pub struct Engine {
     misplaced: place::Misplaced,
     /// Changes with every commit that stored events.
     stored: watch::Sender<()>,
+    readiness: readiness::Readiness,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -159,9 +161,11 @@ pub fn observer(
                 store::Clash::Serialization => Retried::Serialization,
             });
         }
-        if let Some(error) = &commit.error {
-            metrics.pulse.failed(error.to_string(), Timestamp::now());
-        }
+        let outcome = commit
+            .error
+            .as_ref()
+            .map_or(Ok(()), |error| Err(error.to_string()));
+        metrics.pulse.ended(outcome, Timestamp::now());
         // Once when it begins and once when it is over: a full disk refuses thousands a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {
             (_, Some(error)) if error.is_fatal() => {
@@ -217,6 +221,7 @@ impl Engine {
             acting: watch::channel(0).0,
             misplaced: place::Misplaced::default(),
             stored: watch::channel(()).0,
+            readiness: readiness::Readiness::default(),
             failed,
         });
         let began = engine.catalog.now();
@@ -241,6 +246,7 @@ impl Engine {
         duties.spawn(prune::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().purge_deleted());
+        duties.spawn(readiness::run(engine.clone()));
         Ok(Running {
             engine,
             committer,

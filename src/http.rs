@@ -18,6 +18,7 @@ mod rebuild;
 mod receive;
 mod snapshot;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -34,7 +35,7 @@ use tower_service::Service as _;
 
 use crate::admin::Admin;
 use crate::engine::Engine;
-use edge::Peer;
+use edge::{Admission, Peer};
 
 /// What every request needs. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub struct App {
     pub admin: Admin,
     /// What runs; nothing when a command acts on the database itself.
     pub engine: Option<Arc<Engine>>,
+    /// Where it listens; none when nothing does.
+    pub address: Option<SocketAddr>,
     /// Becomes true when answers without an end must end.
     pub stopping: watch::Receiver<bool>,
 }
@@ -68,11 +71,13 @@ pub async fn answer(
     mut routes: Router,
     mut request: Request<Incoming>,
     peer: Peer,
+    admission: Admission,
 ) -> Response {
     if request.uri().path().starts_with(receive::PATH) {
-        return receive::receive(app, request, peer).await;
+        return receive::receive(app, request, peer, &admission).await;
     }
     request.extensions_mut().insert(peer);
+    request.extensions_mut().insert(admission);
     let call = async move { routes.call(request.map(Body::new)).await };
     let answered = match &app.engine {
         Some(engine) => engine.front.elsewhere(call).await,
@@ -92,6 +97,7 @@ pub async fn answer_offline(admin: Admin, request: Request<Bytes>) -> http::Resp
     let app = App {
         admin,
         engine: None,
+        address: None,
         stopping,
     };
     let mut request = request.map(Body::from);

@@ -16,7 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
-pub use pulse::{Folds, Normal, Pulse};
+pub use pulse::{Failing, Folds, Normal, Noted, Pulse};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,7 +38,7 @@ pub struct Metrics {
     events_refused: Labelled,
     /// Events that wait for the committer.
     pub queue_events: Gauge,
-    /// Bytes of the bodies and headers that wait for the committer.
+    /// Bytes of bodies that are being read, and of those that wait for the committer.
     pub queue_bytes: Gauge,
     /// Commits of events and cursors.
     pub commits: Counter,
@@ -86,6 +86,8 @@ pub struct Metrics {
     /// Connections accepted.
     pub connections_accepted: Counter,
     connections_refused: Labelled,
+    /// Idle connections without a valid key that made room for others.
+    pub connections_evicted: Counter,
     connections_timed_out: Labelled,
     /// Connections that ended in a panic. Must stay 0.
     pub connections_panicked: Counter,
@@ -193,7 +195,10 @@ impl Metrics {
                 Refused::ALL.iter().map(|reason| reason.labels()),
             ),
             queue_events: page.gauge("queue_events", "Events that wait for the committer"),
-            queue_bytes: page.gauge("queue_bytes", "Bytes that wait for the committer"),
+            queue_bytes: page.gauge(
+                "queue_bytes",
+                "Bytes that are read or wait for the committer",
+            ),
             commits: page.counter("commits", "Commits of events and cursors"),
             commit_seconds: page.seconds(
                 "commit_seconds",
@@ -244,6 +249,10 @@ impl Metrics {
                 "connections_refused",
                 "Connections turned away unread, by reason",
                 Turned::ALL.iter().map(|reason| reason.labels()),
+            ),
+            connections_evicted: page.counter(
+                "connections_evicted",
+                "Idle connections without a valid key that made room for others",
             ),
             connections_timed_out: page.labelled(
                 "connections_timed_out",

@@ -13,6 +13,7 @@ mod cursors;
 mod database;
 mod error;
 mod events;
+mod files;
 mod hints;
 mod history;
 mod hooks;

@@ -63,8 +63,8 @@ const ASK_WARN: Duration = Duration::from_millis(10);
 const CLOCK_WARN: Duration = Duration::from_secs(1);
 const CLOCK_FAIL: Duration = Duration::from_secs(60);
 
-/// Files beside connections: the database, the log, threads.
-const FILES_BESIDE: u64 = 256;
+/// Files beside connections of senders: the database, the log, threads, the socket.
+pub const FILES_BESIDE: u64 = 256;
 
 /// The magic number of a file system that is memory.
 const TMPFS: i64 = 0x0102_1994;

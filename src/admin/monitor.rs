@@ -726,14 +726,28 @@ impl Admin {
         let Some(engine) = &self.engine else {
             return api::Storage::default();
         };
-        let error = engine.metrics.pulse.error(now);
+        let pulse = &engine.metrics.pulse;
+        let failing = pulse.failing();
         api::Storage {
-            accepting: error.is_none() && !engine.is_failing(),
+            accepting: failing.is_none() && !engine.is_failing(),
             accepted_per_s: hundredths(seen.accepted.2),
             commit_p99_ms: commit_p99(engine, now),
             commit_normal_ms: seen.commit.value().map(hundredths),
             fsync_p99_ms: fsync_p99(engine, now),
-            error,
+            since: failing.as_ref().map(|failing| failing.since),
+            error: failing.map(|failing| failing.error),
+            noted: pulse.noted(now).map(|noted| api::Noted {
+                from: noted.from,
+                until: noted.until,
+                error: noted.error,
+            }),
+            hints: engine.relay.server().map(|server| api::HintsServer {
+                server,
+                trouble: engine
+                    .relay
+                    .trouble()
+                    .map(|(since, error)| api::HintsTrouble { since, error }),
+            }),
         }
     }
 

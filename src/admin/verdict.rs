@@ -117,6 +117,7 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all.extend(no_owner(facts));
     all.extend(lost(facts));
     all.extend(storage(facts));
+    all.extend(hints(facts));
     all.extend(hangs(facts));
     all.extend(flood(facts));
     all.extend(slow_code(facts));
@@ -285,8 +286,14 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
         format!("{accepting} More lanes: no.")
     };
     if let Some(error) = &storage.error {
-        let text = format!("storage: {}", printable_line(error));
-        return Some(verdict(2, Class::Us, text, more(storage.accepting)));
+        let since = storage
+            .since
+            .map_or_else(String::new, |at| format!(", since {}", clock(at)));
+        let text = format!("storage: {}{since}", printable_line(error));
+        return Some(Verdict {
+            since: storage.since,
+            ..verdict(2, Class::Us, text, more(storage.accepting))
+        });
     }
     let (p99, normal) = (storage.commit_p99_ms?, storage.commit_normal_ms?);
     if p99 < COMMIT_SLOW_MS || p99 < 5.0 * normal {
@@ -300,6 +307,26 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     Some(Verdict {
         events: facts.backlog(),
         ..verdict(2, Class::Us, text, more(true))
+    })
+}
+
+/// How long hints may be without their server before somebody should know: sweeps find the work meanwhile.
+const HINTS_AWAY_MAX: Duration = Duration::from_secs(60);
+
+fn hints(facts: &Facts<'_>) -> Option<Verdict> {
+    let trouble = facts.storage.hints.as_ref()?.trouble.as_ref()?;
+    if facts.at.since(trouble.since) < HINTS_AWAY_MAX {
+        return None;
+    }
+    let (error, since) = (printable_line(&trouble.error), clock(trouble.since));
+    let text = format!("hints: {error}, since {since}");
+    let more = "Holds up nothing: work is found by sweeping every second, up to a second later. \
+        More lanes: no."
+        .to_owned();
+    Some(Verdict {
+        severity: Severity::Unusual,
+        since: Some(trouble.since),
+        ..verdict(2, Class::Us, text, more)
     })
 }
 

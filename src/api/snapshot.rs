@@ -284,8 +284,46 @@ pub struct Storage {
     /// 99 of 100 times the log of the file was synced in at most this; none where a server does that.
     #[serde(default)]
     pub fsync_p99_ms: Option<f64>,
-    /// What went wrong last, within the last minute.
+    /// Why transactions fail now: the last one did.
     pub error: Option<String>,
+    /// Since when they do.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// When they failed last, where that is over for less than an hour.
+    #[serde(default)]
+    pub noted: Option<Noted>,
+    /// The server that keeps hints; none where memory does.
+    #[serde(default)]
+    pub hints: Option<HintsServer>,
+}
+
+/// A time in which no event was stored, and that is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Noted {
+    /// When it began.
+    pub from: Timestamp,
+    /// When a commit succeeded again.
+    pub until: Timestamp,
+    /// Why there was none.
+    pub error: String,
+}
+
+/// The server that keeps hints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HintsServer {
+    /// Its address, without a password.
+    pub server: String,
+    /// Why it cannot be used now.
+    pub trouble: Option<HintsTrouble>,
+}
+
+/// Why hints cannot be kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HintsTrouble {
+    /// Since when.
+    pub since: Timestamp,
+    /// In words, with what to do.
+    pub error: String,
 }
 
 /// A cursor with work.

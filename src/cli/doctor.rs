@@ -215,7 +215,17 @@ fn storage(snapshot: &Snapshot) -> Check {
             Check::fail("commits", text, "see the disk and the database above")
         }
         (None, false) => Check::fail("commits", "events are refused", "hooklane status"),
-        (None, true) => Check::ok("commits", text),
+        (None, true) => match &storage.noted {
+            Some(noted) => {
+                let error = printable_line(&noted.error);
+                let text = format!(
+                    "{text}; none from {} to {}: {error}",
+                    noted.from, noted.until
+                );
+                Check::ok("commits", text)
+            }
+            None => Check::ok("commits", text),
+        },
     }
 }
 

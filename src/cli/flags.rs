@@ -284,7 +284,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     let number: Option<u64> = number.parse().ok();
     match number.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
         Some(bytes) if (1..=BODY_MAX_LIMIT).contains(&bytes) => Ok(bytes),
-        _ => Err("it is a number of bytes such as 65536, 64KiB or 2MiB, 16MiB at most".to_owned()),
+        _ => Err("it is a number of bytes such as 65536, 64KiB or 2MiB, 32MiB at most".to_owned()),
     }
 }
 
@@ -367,7 +367,7 @@ mod tests {
     fn a_body_limit_is_a_sane_number_of_bytes() {
         assert_eq!(bytes("65536"), Ok(65_536));
         assert_eq!(bytes("64KiB"), Ok(65_536));
-        for wrong in ["", "0", "17MiB", "-1", "1GB", "99999999999999999999", "KiB"] {
+        for wrong in ["", "0", "33MiB", "-1", "1GB", "99999999999999999999", "KiB"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }

@@ -13,12 +13,12 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 use super::{Exit, Printer, Trouble, flags, lock};
 use crate::admin::Admin;
-use crate::admin::doctor::Surroundings;
+use crate::admin::doctor::{FILES_BESIDE, Surroundings};
 use crate::config::{self, Config, DataDir, Setting};
 use crate::domain::time::parse_duration;
 use crate::engine::ownership::Node;
 use crate::engine::{self, Engine, Running};
-use crate::http::edge::{self, Limits, Listener, Peer};
+use crate::http::edge::{self, Admission, Limits, Listener, Peer};
 use crate::http::{self, App};
 use crate::lanes::redis::Redis;
 use crate::metrics::Metrics;
@@ -198,14 +198,14 @@ impl Started {
         refuse_moved(config)?;
         let lock = lock::wait(&config.data).await?;
         let log = super::log::begin(&config.data, config.log)?;
-        raise_file_limit();
+        let connections_max = connections_max()?;
         let metrics = Metrics::new();
         let (failed, failing) = watch::channel(None);
         let running = start(config, metrics.clone(), failed).await?;
         // Ready means that a row was committed, not only that a port is open.
         let epoch = running.engine().store.draw_epoch().await?;
         Ok(Self {
-            doors: Doors::open(config, &running, metrics).await?,
+            doors: Doors::open(config, &running, metrics, connections_max).await?,
             running,
             epoch,
             failing,
@@ -254,8 +254,13 @@ async fn reason(failing: &mut watch::Receiver<Option<String>>) -> Option<String>
     }
 }
 
-/// Every connection is a file, and the limit that shells give is lower than the one of the door.
-fn raise_file_limit() {
+/// How many connections the door takes. Each one is an open file. The limit of open files is raised as far
+/// as it goes, because shells give a lower one, and [`FILES_BESIDE`] of them are kept back for the database,
+/// the log and the socket.
+///
+/// # Errors
+/// When the limit leaves no room for senders.
+fn connections_max() -> anyhow::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -265,7 +270,30 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, limit = ?limit.current, "the limit of open files stays");
     }
+    let wanted = Limits::default().connections_max;
+    let Some(files) = getrlimit(Resource::Nofile).current else {
+        return Ok(wanted);
+    };
+    let left = usize::try_from(files.saturating_sub(FILES_BESIDE)).unwrap_or(usize::MAX);
+    if left < CONNECTIONS_MIN {
+        let least = FILES_BESIDE + CONNECTIONS_MIN as u64;
+        let message = format!("the limit of open files is {files}, and a node needs {least}");
+        return Err(Trouble::new(Exit::Usage, "files", message)
+            .fact("raise", "ulimit -n, or LimitNOFILE= in its unit")
+            .into());
+    }
+    if left < wanted {
+        let connections = left;
+        tracing::warn!(files, connections, "few open files are allowed: ulimit -n");
+    }
+    Ok(left.min(wanted))
 }
+
+/// The fewest senders that a node is worth starting for.
+const CONNECTIONS_MIN: usize = 16;
+
+/// Connections through the socket: commands and dashboards on this machine.
+const SOCKET_CONNECTIONS_MAX: usize = 64;
 
 /// What closing the store may take beyond the grace that requests are given.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
@@ -364,6 +392,7 @@ struct Doors {
     open: JoinSet<()>,
     stop: watch::Sender<bool>,
     address: std::net::SocketAddr,
+    connections_max: usize,
 }
 
 impl Doors {
@@ -371,6 +400,7 @@ impl Doors {
         config: &Config,
         running: &Running,
         metrics: Arc<Metrics>,
+        connections_max: usize,
     ) -> anyhow::Result<Self> {
         let engine = running.engine().clone();
         let front = engine.front.handle().clone();
@@ -385,22 +415,26 @@ impl Doors {
         let app = App {
             admin,
             engine: Some(engine),
+            address: Some(address),
             stopping: stopping.clone(),
         };
         let routes = http::routes(app.clone());
-        let limits = Limits {
-            stop: config.grace,
-            ..Limits::default()
-        };
-        for listener in [tcp, socket] {
+        for (listener, connections_max) in
+            [(tcp, connections_max), (socket, SOCKET_CONNECTIONS_MAX)]
+        {
+            let limits = Limits {
+                connections_max,
+                stop: config.grace,
+                ..Limits::default()
+            };
             let (app, routes) = (app.clone(), routes.clone());
-            let service =
-                move |request, peer: Peer| http::answer(app.clone(), routes.clone(), request, peer);
+            let service = move |request, peer: Peer, admission: Admission| {
+                http::answer(app.clone(), routes.clone(), request, peer, admission)
+            };
             let mut stopping = stopping.clone();
             let stopped = async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            let limits = limits.clone();
             let serve = edge::serve(listener, limits, metrics.clone(), service, stopped);
             open.spawn_on(serve, &front);
         }
@@ -408,6 +442,7 @@ impl Doors {
             open,
             stop,
             address,
+            connections_max,
         })
     }
 
@@ -480,6 +515,13 @@ fn greet(
         "  data   {data}{new}       every command here works through its socket, without a key"
     ))?;
     out.say(format_args!("  in     POST http://{address}/in/HOOK"))?;
+    let connections = started.doors.connections_max;
+    if connections < Limits::default().connections_max {
+        let connections = text::count(connections as u64);
+        out.say(format_args!(
+            "  limit  {connections} connections: ulimit -n allows no more open files"
+        ))?;
+    }
     if is_new {
         out.say(format_args!(
             "  next   hooklane hooks create hello --reduce latest"
@@ -494,6 +536,8 @@ fn greet(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// None where it is ignored, as `nohup` wants it.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -501,13 +545,34 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: match is_ignored(SignalKind::hangup()) {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
         })
     }
 
     async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            _ = hangup => "SIGHUP",
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// True if the process that started this one has the signal ignored. Known on Linux only.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1)
 }

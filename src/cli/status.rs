@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
-use crate::api::{Class, Lane, LaneState, NodeLine, Snapshot, Total, Verdict};
+use crate::api::{Class, Lane, LaneState, NodeLine, Snapshot, Storage, Total, Verdict};
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::text::{count, duration, printable_line};
@@ -103,6 +103,7 @@ fn text(snapshot: &Snapshot) -> String {
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
          accepting  {accepting}, {}/s{commit}\n\
+         {}{}\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
@@ -111,6 +112,8 @@ fn text(snapshot: &Snapshot) -> String {
         crate::text::counted(total.set_aside, "cursor", "cursors"),
         gathering(&snapshot.lanes),
         count(storage.accepted_per_s.round() as u64),
+        noted(storage),
+        hints(storage),
         lanes_of(
             &snapshot.namespace,
             snapshot.lanes.len(),
@@ -120,6 +123,33 @@ fn text(snapshot: &Snapshot) -> String {
         nodes(snapshot)
     );
     text
+}
+
+/// When nothing was accepted, where that is over.
+fn noted(storage: &Storage) -> String {
+    storage.noted.as_ref().map_or_else(String::new, |noted| {
+        format!(
+            "           not from {} to {}: {}\n",
+            noted.from,
+            noted.until,
+            printable_line(&noted.error)
+        )
+    })
+}
+
+/// The server that keeps hints, where there is one.
+fn hints(storage: &Storage) -> String {
+    storage.hints.as_ref().map_or_else(String::new, |hints| {
+        let server = printable_line(&hints.server).to_string();
+        match &hints.trouble {
+            None => format!("hints      Redis {server}\n"),
+            Some(trouble) => format!(
+                "hints      since {}: {}; work is found by sweeping every second\n",
+                trouble.since,
+                printable_line(&trouble.error)
+            ),
+        }
+    })
 }
 
 /// How the backlog changes, as the dashboard writes it: `+16/s`, `-1,207/s`, `=0/s`.

@@ -21,7 +21,7 @@ pub struct HandlerId(pub i64);
 pub const BODY_MAX_DEFAULT: u64 = 1024 * 1024;
 
 /// The largest body a hook may be told to accept, in bytes.
-pub const BODY_MAX_LIMIT: u64 = 16 * 1024 * 1024;
+pub const BODY_MAX_LIMIT: u64 = 32 * 1024 * 1024;
 
 /// A configured receiver.
 #[derive(Clone, Debug)]

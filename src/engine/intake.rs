@@ -1,5 +1,8 @@
 //! The bounded queue between the doors and the committer: full means "not now", and nothing that was
 //! let in is ever dropped.
+//!
+//! One bound holds for the bytes of bodies from before their first byte is read until they are committed.
+//! Nobody waits for room: a body that has none is refused, so slow bodies cannot block each other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,8 +17,8 @@ use crate::store::{Appended, Error, NewEvent};
 /// Events that may wait for their commit.
 pub const EVENTS_MAX: usize = 4_096;
 
-/// Bytes of bodies and headers that may wait for their commit.
-pub const BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of bodies that are being read, and of bodies and headers that wait for their commit.
+pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// One hook may fill a quarter of the queue, so that a flood leaves room for the others.
 const SHARE_OF_ONE_HOOK: usize = 4;
@@ -64,7 +67,7 @@ pub struct Intake {
 #[derive(Default)]
 struct Queue {
     lines: Vec<VecDeque<Waiting>>,
-    /// What waits or is being committed.
+    /// What waits or is being committed; bytes also while they are read.
     load: Load,
     of_hook: HashMap<HookId, Load>,
     stopping: bool,
@@ -77,18 +80,61 @@ struct Load {
 }
 
 impl Load {
-    fn fits(self, share: usize) -> bool {
-        self.events < EVENTS_MAX / share && self.bytes < BYTES_MAX / share
+    /// True if a share of the queue has room for an event and so many bytes more.
+    fn fits(self, share: usize, bytes: usize) -> bool {
+        self.events < EVENTS_MAX / share && self.bytes.saturating_add(bytes) <= BYTES_MAX / share
     }
 
-    fn add(&mut self, bytes: usize) {
-        self.events += 1;
+    fn is_nothing(self) -> bool {
+        self.events == 0 && self.bytes == 0
+    }
+}
+
+/// Room for the body of an event that is being read; given back when dropped.
+pub struct Room<'i> {
+    intake: &'i Intake,
+    hook: HookId,
+    bytes: usize,
+}
+
+impl Room<'_> {
+    /// Makes it larger, before so many bytes more are read.
+    ///
+    /// # Errors
+    /// [`Refused`], with the reason; it has the size that it had.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
+        let mut queue = self.intake.queue.lock();
+        queue.room(self.hook, bytes)?;
+        queue.takes(self.hook, 0, bytes);
         self.bytes += bytes;
+        Ok(())
     }
 
-    fn remove(&mut self, bytes: usize) {
-        self.events -= 1;
-        self.bytes -= bytes;
+    /// Lets the event in for which it was taken. Its place in the queue is its place among the events of
+    /// its stream, so this is called when its last byte is in and everything about it is good.
+    ///
+    /// # Errors
+    /// [`Refused`], with the reason; it is not stored.
+    pub fn let_in(mut self, event: NewEvent) -> Result<oneshot::Receiver<Answer>, Refused> {
+        let (answer, wait) = oneshot::channel();
+        let intake = self.intake;
+        let line = usize::from(event.slot.0) % intake.filled.len();
+        let mut queue = intake.queue.lock();
+        queue.gives(self.hook, 0, std::mem::take(&mut self.bytes));
+        queue.room(event.hook, size(&event))?;
+        queue.takes(event.hook, 1, size(&event));
+        queue.lines[line].push_back(Waiting { event, answer });
+        drop(queue);
+        intake.filled[line].notify_one();
+        Ok(wait)
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.intake.queue.lock().gives(self.hook, 0, self.bytes);
+        }
     }
 }
 
@@ -105,31 +151,26 @@ impl Intake {
         }
     }
 
-    /// Whether an event of `hook` would be let in now: asked before its body is read.
+    /// Room for an event of `hook` with a body of so many bytes, as far as that is known: asked before
+    /// its body is read.
     ///
     /// # Errors
     /// [`Refused`], with the reason.
-    pub fn has_room(&self, hook: HookId) -> Result<(), Refused> {
-        self.queue.lock().room(hook)
+    pub fn room(&self, hook: HookId, bytes: usize) -> Result<Room<'_>, Refused> {
+        let mut room = Room {
+            intake: self,
+            hook,
+            bytes: 0,
+        };
+        room.grow(bytes).map(|()| room)
     }
 
-    /// Lets an event in. Its place in this queue is its place among the events of its stream, so this
-    /// is called when its last byte is in and everything about it is good.
+    /// Lets an event in whose body was not read in a [`Room`].
     ///
     /// # Errors
-    /// [`Refused`], with the reason; it is not stored.
+    /// As [`Room::let_in`].
     pub fn let_in(&self, event: NewEvent) -> Result<oneshot::Receiver<Answer>, Refused> {
-        let (answer, wait) = oneshot::channel();
-        let mut queue = self.queue.lock();
-        queue.room(event.hook)?;
-        let (hook, bytes) = (event.hook, size(&event));
-        let line = usize::from(event.slot.0) % self.filled.len();
-        queue.load.add(bytes);
-        queue.of_hook.entry(hook).or_default().add(bytes);
-        queue.lines[line].push_back(Waiting { event, answer });
-        drop(queue);
-        self.filled[line].notify_one();
-        Ok(wait)
+        self.room(event.hook, 0)?.let_in(event)
     }
 
     /// Waits until an event waits in a committer's line; `false` when the node is stopping and none is left.
@@ -157,13 +198,7 @@ impl Intake {
     pub fn committed(&self, batch: &[(HookId, usize)]) {
         let mut queue = self.queue.lock();
         for (hook, bytes) in batch {
-            queue.load.remove(*bytes);
-            if let Some(load) = queue.of_hook.get_mut(hook) {
-                load.remove(*bytes);
-                if load.events == 0 {
-                    queue.of_hook.remove(hook);
-                }
-            }
+            queue.gives(*hook, 1, *bytes);
         }
     }
 
@@ -173,7 +208,7 @@ impl Intake {
         self.filled.iter().for_each(Notify::notify_one);
     }
 
-    /// Events and bytes that wait or are being committed.
+    /// Events that wait or are being committed, and bytes that do or are being read.
     pub fn depth(&self) -> (usize, usize) {
         let queue = self.queue.lock();
         (queue.load.events, queue.load.bytes)
@@ -181,17 +216,40 @@ impl Intake {
 }
 
 impl Queue {
-    fn room(&self, hook: HookId) -> Result<(), Refused> {
+    /// A body that is larger than its hook's share has room when the hook has nothing else in flight.
+    fn room(&self, hook: HookId, bytes: usize) -> Result<(), Refused> {
         if self.stopping {
             return Err(Refused::Stopping);
         }
-        if !self.load.fits(1) {
+        if !self.load.fits(1, bytes) {
             return Err(Refused::Full);
         }
         let of_hook = self.of_hook.get(&hook).copied().unwrap_or_default();
-        match of_hook.fits(SHARE_OF_ONE_HOOK) {
+        match of_hook.fits(SHARE_OF_ONE_HOOK, bytes) || of_hook.is_nothing() {
             true => Ok(()),
             false => Err(Refused::HookFull),
+        }
+    }
+
+    fn takes(&mut self, hook: HookId, events: usize, bytes: usize) {
+        if events + bytes == 0 {
+            return;
+        }
+        for load in [&mut self.load, self.of_hook.entry(hook).or_default()] {
+            load.events += events;
+            load.bytes += bytes;
+        }
+    }
+
+    fn gives(&mut self, hook: HookId, events: usize, bytes: usize) {
+        self.load.events -= events;
+        self.load.bytes -= bytes;
+        if let Some(load) = self.of_hook.get_mut(&hook) {
+            load.events -= events;
+            load.bytes -= bytes;
+            if load.is_nothing() {
+                self.of_hook.remove(&hook);
+            }
         }
     }
 }
@@ -254,6 +312,12 @@ mod tests {
             .collect()
     }
 
+    impl Intake {
+        fn has_room(&self, hook: HookId) -> Result<(), Refused> {
+            self.room(hook, 1).map(drop)
+        }
+    }
+
     #[tokio::test]
     async fn one_hook_fills_its_share_and_leaves_room_for_the_others() {
         let intake = Intake::new(1);
@@ -279,6 +343,36 @@ mod tests {
         intake.stop();
         assert!(!intake.is_filled(0).await);
         assert_eq!(intake.has_room(HookId(1)), Err(Refused::Stopping));
+    }
+
+    #[test]
+    fn bytes_that_are_being_read_count_and_nobody_waits_for_them() {
+        let intake = Intake::new(1);
+        let (slow, other) = (HookId(1), HookId(2));
+        let share = BYTES_MAX / SHARE_OF_ONE_HOOK;
+        let mut first = intake.room(slow, share / 2).unwrap();
+        let second = intake.room(slow, share / 2).unwrap();
+        assert_eq!(intake.has_room(slow), Err(Refused::HookFull));
+        assert_eq!(first.grow(1), Err(Refused::HookFull));
+        assert_eq!(intake.has_room(other), Ok(()));
+        drop(second);
+        assert_eq!(first.grow(1), Ok(()));
+        first.let_in(event(1, "", 7)).unwrap();
+        assert_eq!(intake.depth(), (1, 7), "what was read too much is free");
+        intake.committed(&room_of(&intake.take_batch(0)));
+        assert_eq!(intake.depth(), (0, 0));
+
+        let whole: Vec<_> = (3..7)
+            .map(|hook| intake.room(HookId(hook), share))
+            .collect();
+        assert!(whole.iter().all(Result::is_ok));
+        assert_eq!(intake.has_room(slow), Err(Refused::Full));
+        drop(whole);
+        let large = intake.room(slow, share + 1).unwrap();
+        assert_eq!(intake.has_room(slow), Err(Refused::HookFull));
+        assert_eq!(intake.room(other, BYTES_MAX).err(), Some(Refused::Full));
+        drop(large);
+        assert_eq!(intake.depth(), (0, 0));
     }
 
     #[test]

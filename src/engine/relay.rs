@@ -67,6 +67,16 @@ impl Relay {
         self.redis.is_some()
     }
 
+    /// The address of the server through which hints go, without a password.
+    pub fn server(&self) -> Option<String> {
+        self.redis.as_ref().map(Redis::address)
+    }
+
+    /// Since when and why it cannot be used, with what to do.
+    pub fn trouble(&self) -> Option<(Timestamp, String)> {
+        self.redis.as_ref().and_then(Redis::trouble)
+    }
+
     /// Whether Redis does not answer.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
@@ -366,17 +376,20 @@ async fn recover(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) {
 async fn watch(engine: Arc<Engine>, redis: Redis) {
     let mut clock = tokio::time::interval(PULSE_EVERY);
     let mut ahead: HashMap<Name, i64> = HashMap::new();
+    let mut told = String::new();
     loop {
         clock.tick().await;
         let sign = redis.pulse().await;
+        let why = redis.trouble().map(|(_, why)| why).unwrap_or_default();
         let was_away = engine
             .relay
             .away
             .swap(sign == Sign::Away, Ordering::Relaxed);
         match sign {
             Sign::Away => {
-                if !was_away {
-                    tracing::warn!("Redis does not answer: work is found by sweeping");
+                if told != why {
+                    tracing::warn!("{why}; until then work is found by sweeping");
+                    told = why;
                 }
                 engine.sweep_soon();
             }
@@ -384,6 +397,7 @@ async fn watch(engine: Arc<Engine>, redis: Redis) {
                 recover(&engine, &redis, &engine.held()).await;
             }
             Sign::Fine if was_away => {
+                told.clear();
                 tracing::info!("Redis answers again");
                 recover(&engine, &redis, &engine.held()).await;
             }

@@ -12,7 +12,7 @@ use super::lane::{Aside, Outcome, Rest};
 use super::reduce::{Budget, Failure, Folded, Task};
 use crate::domain::backoff;
 use crate::domain::cursor::{Condition, Cursor, CursorId};
-use crate::domain::hook::{Handler, HandlerId};
+use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -96,7 +96,9 @@ pub async fn fold(
         ([cursor], Some(queue)) => (EVENTS_ALONE_MAX, alone_until(queue, *cursor)),
         _ => (EVENTS_MAX, BUDGET.into()),
     };
-    let inputs = engine.store.turn_inputs(wants(batch, events_max)).await?;
+    let mut wants = wants(batch, events_max);
+    bound_bytes(&engine.catalog.peek(), &mut wants);
+    let inputs = engine.store.turn_inputs(wants).await?;
     let (at, steady) = (Timestamp::now(), Timestamp::steady());
     let catalog = engine.catalog.now();
     let taken: Vec<_> = batch
@@ -161,6 +163,18 @@ pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
         events_max,
     };
     batch.iter().map(want).collect()
+}
+
+/// Reads fewer events at once of hooks that take large ones: a full turn of any hook needs no more memory
+/// than one of a hook with the usual limit.
+fn bound_bytes(catalog: &Snapshot, wants: &mut [Want]) {
+    for want in wants {
+        let handler = catalog.handlers.get(&want.cursor.handler);
+        let hook = handler.and_then(|handler| catalog.hooks_by_id.get(&handler.hook));
+        let times = hook.map_or(1, |hook| hook.body_max.div_ceil(BODY_MAX_DEFAULT).max(1));
+        let times = usize::try_from(times).unwrap_or(usize::MAX);
+        want.events_max = (want.events_max / times).max(1);
+    }
 }
 
 impl Turn {

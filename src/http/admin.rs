@@ -76,7 +76,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Error> {
         let (head, body) = request.into_parts();
-        let body = body::read(&head.headers, body, BODY_MAX).await?;
+        let body = body::read(&head.headers, body, BODY_MAX, |_| true).await?;
         let request = Request::from_parts(head, body.into());
         match axum::Json::<T>::from_request(request, app).await {
             Ok(axum::Json(body)) => Ok(Self(body)),

@@ -1,14 +1,17 @@
 //! Who may do what: a key from wherever a sender could put it, or the socket, which needs none.
 
+use std::net::{IpAddr, SocketAddr};
+
 use axum::extract::FromRequestParts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, Method, Uri};
 
 use super::App;
-use super::edge::Peer;
+use super::edge::{Admission, Peer};
 use super::error::Error;
 use crate::domain::hook::HookId;
 use crate::domain::key::{KeyId, Kind, Malformed, Presented};
@@ -165,6 +168,33 @@ fn parse(bytes: &[u8]) -> Result<Presented, Malformed> {
     Presented::parse(text.trim())
 }
 
+/// True if a request comes from this machine and is meant for it. A page in a browser here and a proxy in
+/// front come from the same address too, but they name another host, or the client for whom they ask.
+pub fn is_near(app: &App, peer: Peer, uri: &Uri, headers: &HeaderMap) -> bool {
+    let Peer::Address(address) = peer else {
+        return true;
+    };
+    let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let here = |authority: &Authority| is_here(authority.host(), app.address);
+    address.ip().to_canonical().is_loopback()
+        && !is_passed_on
+        && uri.authority().is_none_or(here)
+        && host.is_some_and(|host| host.parse::<Authority>().is_ok_and(|host| here(&host)))
+}
+
+/// Headers by which proxies name their client.
+const PASSED_ON: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+
+/// True if a host is a name of this machine that no other machine can have.
+fn is_here(host: &str, listening: Option<SocketAddr>) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || listening.is_some_and(|address| address.ip() == ip),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
+}
+
 /// Who asks, as people know him.
 pub fn who(access: Access, parts: &Parts, app: &App) -> String {
     match (access, parts.extensions.get::<Peer>()) {
@@ -227,8 +257,39 @@ impl FromRequestParts<App> for Access {
 async fn of_parts(parts: &Parts, app: &App) -> Result<Access, Error> {
     let peer = parts.extensions.get::<Peer>().copied();
     let peer = peer.ok_or_else(Error::unauthorized)?;
-    match &app.engine {
-        Some(engine) => access(engine, peer, &parts.headers, None).await,
-        None => Ok(Access::Socket),
+    let Some(engine) = &app.engine else {
+        return Ok(Access::Socket);
+    };
+    let access = access(engine, peer, &parts.headers, None).await?;
+    if let (Access::Key { .. }, Some(admission)) = (access, parts.extensions.get::<Admission>()) {
+        admission.grant();
+    }
+    Ok(access)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_this_machine_are_those_that_no_other_can_have() {
+        let listening = Some(SocketAddr::from(([192, 0, 2, 7], 8420)));
+        for (host, here) in [
+            ("localhost", true),
+            ("LOCALHOST", true),
+            ("127.0.0.1", true),
+            ("127.9.8.7", true),
+            ("[::1]", true),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("0.0.0.0", false),
+            ("localhost.example", false),
+            ("evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("", false),
+        ] {
+            assert_eq!(is_here(host, listening), here, "{host:?}");
+        }
+        assert!(!is_here("192.0.2.7", None));
     }
 }

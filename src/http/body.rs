@@ -34,10 +34,13 @@ pub enum Error {
     /// The connection ended before it did.
     #[error("the body ended too early")]
     Aborted,
+    /// There is no memory for it now.
+    #[error("there is no room for the body now")]
+    NoRoom,
 }
 
-/// How much is set aside at once for a body on the word of its sender, in bytes.
-const TRUSTED_MAX: usize = 64 * 1024;
+/// The first room for a body of unknown length, in bytes; it is doubled when it is full.
+const STEP: usize = 16 * 1024;
 
 /// What the head alone tells: whether the body is worth reading.
 ///
@@ -57,35 +60,41 @@ pub fn check(headers: &HeaderMap, body: &impl Body, max: u64) -> Result<(), Erro
     }
 }
 
-/// Reads a body of at most `max` bytes. Nothing is copied when it comes in one piece.
+/// Reads a body of at most `max` bytes into memory of its own. `take_room` is asked for the room of so
+/// many bytes more before they are read: for all of a body whose length is known, else step by step.
 ///
 /// # Errors
-/// Each [`Error`]; those of [`check`] before anything is read.
-pub async fn read<B>(headers: &HeaderMap, mut body: B, max: u64) -> Result<Bytes, Error>
+/// Each [`Error`]; those of [`check`] before anything is read; [`Error::NoRoom`] when `take_room` says no.
+pub async fn read<B>(
+    headers: &HeaderMap,
+    mut body: B,
+    max: u64,
+    mut take_room: impl FnMut(usize) -> bool,
+) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: StdError + 'static,
 {
     check(headers, &body, max)?;
-    let Some(first) = next(&mut body).await? else {
-        return Ok(Bytes::new());
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut whole = BytesMut::new();
+    let mut room = 0;
+    let mut make_room = |whole: &mut BytesMut, wanted: usize| {
+        if wanted > room && !take_room(wanted - room) {
+            return Err(Error::NoRoom);
+        }
+        room = room.max(wanted);
+        whole.reserve(room - whole.len());
+        Ok(room)
     };
-    within(first.len(), max)?;
-    if body.is_end_stream() {
-        return Ok(first);
-    }
-    let Some(second) = next(&mut body).await? else {
-        return Ok(first);
-    };
-    let to_come = usize::try_from(body.size_hint().lower()).unwrap_or(TRUSTED_MAX);
-    let known = first.len() + second.len() + to_come.min(TRUSTED_MAX);
-    let mut whole = BytesMut::with_capacity(known);
-    whole.extend_from_slice(&first);
-    let mut piece = Some(second);
-    while let Some(bytes) = piece {
-        within(whole.len() + bytes.len(), max)?;
-        whole.extend_from_slice(&bytes);
-        piece = next(&mut body).await?;
+    let mut room = make_room(&mut whole, declared)?;
+    while let Some(piece) = next(&mut body).await? {
+        let len = whole.len() + piece.len();
+        within(len, max)?;
+        if len > room {
+            room = make_room(&mut whole, len.max(2 * room).max(STEP))?;
+        }
+        whole.extend_from_slice(&piece);
     }
     Ok(whole.freeze())
 }
@@ -144,13 +153,43 @@ mod tests {
         ))
     }
 
+    async fn read<B>(headers: &HeaderMap, body: B, max: u64) -> Result<Bytes, Error>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: StdError + 'static,
+    {
+        super::read(headers, body, max, |_| true).await
+    }
+
     #[tokio::test]
-    async fn a_body_in_one_piece_is_not_copied() {
-        let sent = Bytes::from(vec![7; 512]);
-        let read = read(&HeaderMap::new(), Full::new(sent.clone()), 512)
-            .await
-            .unwrap();
-        assert_eq!(read.as_ptr(), sent.as_ptr());
+    async fn room_is_taken_before_bytes_are_read_and_refused_when_there_is_none() {
+        let none = HeaderMap::new();
+        let known = || Full::new(Bytes::from(vec![7; 512]));
+        let mut taken = 0;
+        let take = |bytes| {
+            taken += bytes;
+            true
+        };
+        super::read(&none, known(), 512, take).await.unwrap();
+        assert_eq!(taken, 512, "all of it, and once");
+        let nothing = |_| false;
+        assert_eq!(
+            super::read(&none, known(), 512, nothing).await,
+            Err(Error::NoRoom)
+        );
+        let unknown = |each: usize| pieces((0..each).map(|_| Ok(&[7; 9_000][..])).collect());
+        let mut left = 3 * STEP;
+        let take = |bytes| {
+            let has_room = bytes <= left;
+            left -= if has_room { bytes } else { 0 };
+            has_room
+        };
+        let few = super::read(&none, unknown(3), 1 << 20, take).await;
+        assert_eq!(few.unwrap().len(), 27_000);
+        assert_eq!(left, STEP);
+        let take = |bytes| bytes <= left;
+        let many = super::read(&none, unknown(9), 1 << 20, take).await;
+        assert_eq!(many, Err(Error::NoRoom));
     }
 
     #[tokio::test]

@@ -5,16 +5,16 @@
 //! silent or hostile costs one of the connections it is allowed and no time of anybody else; a panic
 //! ends one connection; running out of files pauses accepting and nothing more.
 
+mod crowd;
+mod framing;
+mod head;
 mod listener;
 mod patience;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,15 +26,16 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, warn};
 
+pub use crowd::Admission;
 pub use listener::{Listener, Peer};
 
 use super::error::Error;
 use crate::metrics::{Metrics, Turned};
+use crowd::{Crowd, Seat};
 use listener::Stream;
 use patience::{Course, Patient};
 
@@ -101,10 +102,6 @@ impl Limits {
 /// How long to wait with accepting when the system has nothing left to accept with.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The last word to somebody who is turned away.
-const TURNED_AWAY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-
 /// Answers every request that comes to `listener` with `service`, until `stop` resolves. Then it
 /// accepts no more, closes idle connections, and returns when requests on their way are answered or
 /// [`Limits::stop`] has passed. Answers without an end must watch for the stop themselves, and write
@@ -116,7 +113,7 @@ pub async fn serve<S, F>(
     service: S,
     stop: impl Future<Output = ()>,
 ) where
-    S: Fn(Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
+    S: Fn(Request<Incoming>, Peer, Admission) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let (stopping, stop_seen) = watch::channel(false);
@@ -132,7 +129,8 @@ pub async fn serve<S, F>(
                 Ok((stream, peer)) => {
                     is_failing = false;
                     if let Some(seat) = door.admit(&stream, peer) {
-                        open.spawn(door.converse(stream, peer, seat, service.clone()));
+                        let conversation = door.converse(stream, peer, seat.clone(), service.clone());
+                        seat.served_by(open.spawn(conversation));
                     }
                 }
                 Err(error) => door.survive(&error, &mut is_failing).await,
@@ -149,7 +147,9 @@ struct Door {
     http: http1::Builder,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
-    crowd: Arc<Mutex<Crowd>>,
+    crowd: Arc<Crowd>,
+    /// The last word to somebody who is turned away.
+    turned_away: String,
     stop_seen: watch::Receiver<bool>,
 }
 
@@ -160,19 +160,21 @@ impl Door {
         http.max_buf_size(limits.head_max.max(8 * 1024))
             .max_header_size(limits.head_max)
             .half_close(true);
+        let limits = Arc::new(limits);
         Self {
             http,
-            limits: Arc::new(limits),
+            crowd: Crowd::new(limits.clone(), metrics.clone()),
+            turned_away: no_place().as_bytes_sent(),
+            limits,
             metrics,
-            crowd: Arc::default(),
             stop_seen,
         }
     }
 
     /// A seat for the connection, unless it is turned away.
-    fn admit(&self, stream: &Stream, peer: Peer) -> Option<Seat> {
+    fn admit(&self, stream: &Stream, peer: Peer) -> Option<Arc<Seat>> {
         let seat = match peer.is_welcome() {
-            true => Seat::take(&self.crowd, &self.limits, peer, &self.metrics),
+            true => self.crowd.seat(peer),
             false => Err(Turned::User),
         };
         match seat {
@@ -182,7 +184,7 @@ impl Door {
             }
             Err(reason) => {
                 self.metrics.turned_away(reason);
-                let _ = stream.try_write(TURNED_AWAY);
+                let _ = stream.try_write(self.turned_away.as_bytes());
                 None
             }
         }
@@ -193,11 +195,11 @@ impl Door {
         &self,
         stream: Stream,
         peer: Peer,
-        seat: Seat,
+        seat: Arc<Seat>,
         service: S,
     ) -> impl Future<Output = ()> + Send + 'static
     where
-        S: Fn(Request<Incoming>, Peer) -> F + Send + Sync + 'static,
+        S: Fn(Request<Incoming>, Peer, Admission) -> F + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
         let course = Arc::new(Course::default());
@@ -207,26 +209,26 @@ impl Door {
             self.limits.clone(),
             self.metrics.clone(),
         );
-        let headers_max = self.limits.headers_max;
         let mut stop_seen = self.stop_seen.clone();
         let http = self.http.clone();
         async move {
-            let _seat = seat;
             let answers = course.clone();
             let service = service_fn(move |request: Request<Incoming>| {
+                let refused = answers.refused();
                 answers.turn();
-                let course = answers.clone();
-                let answer = if request.headers().len() > headers_max {
-                    Err(Error::head_too_large(headers_max))
-                } else {
-                    Ok(service(request, peer))
+                let is_seated = seat.begins_request();
+                let place = (answers.clone(), seat.clone());
+                let answer = match refused {
+                    Some(refused) => Err(refused),
+                    None if !is_seated => Err(no_place()),
+                    None => Ok(service(request, peer, Admission(seat.clone()))),
                 };
                 async move {
                     let response = match answer {
                         Ok(answer) => answer.await,
                         Err(refused) => refused.into_response(),
                     };
-                    Ok::<_, Infallible>(response.map(|body| Answer { body, course }))
+                    Ok::<_, Infallible>(response.map(|body| Answer { body, place }))
                 }
             });
             let mut conversation = pin!(http.serve_connection(TokioIo::new(io), service));
@@ -286,75 +288,24 @@ impl Door {
     }
 }
 
-/// Who is inside.
-#[derive(Debug, Default)]
-struct Crowd {
-    total: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-/// One connection's place in the crowd, until dropped.
-struct Seat {
-    crowd: Arc<Mutex<Crowd>>,
-    address: Option<IpAddr>,
-    metrics: Arc<Metrics>,
-}
-
-impl Seat {
-    fn take(
-        crowd: &Arc<Mutex<Crowd>>,
-        limits: &Limits,
-        peer: Peer,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, Turned> {
-        let address = peer.counted_as();
-        let mut inside = crowd.lock();
-        if inside.total >= limits.connections_max {
-            return Err(Turned::Total);
-        }
-        if let Some(address) = address {
-            let same = inside.by_address.entry(address).or_default();
-            if *same >= limits.per_address_max {
-                return Err(Turned::Address);
-            }
-            *same += 1;
-        }
-        inside.total += 1;
-        metrics.connections.inc();
-        Ok(Self {
-            crowd: crowd.clone(),
-            address,
-            metrics: metrics.clone(),
-        })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.metrics.connections.dec();
-        let mut inside = self.crowd.lock();
-        inside.total -= 1;
-        if let Some(address) = self.address
-            && let Entry::Occupied(mut same) = inside.by_address.entry(address)
-        {
-            *same.get_mut() -= 1;
-            if *same.get() == 0 {
-                same.remove();
-            }
-        }
-    }
-}
-
 /// An answer's body, which tells its connection when it has been handed over.
 struct Answer {
     body: axum::body::Body,
-    course: Arc<Course>,
+    place: (Arc<Course>, Arc<Seat>),
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.course.turn();
+        let (course, seat) = &self.place;
+        course.turn();
+        seat.ends_request();
     }
+}
+
+/// Said to connections that have no place.
+fn no_place() -> Error {
+    let message = "there are as many connections as there may be";
+    Error::unavailable("too_many_connections", message, 1)
 }
 
 impl Body for Answer {

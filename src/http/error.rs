@@ -57,6 +57,26 @@ impl Error {
         }
     }
 
+    /// The same, after which the connection is closed: what follows cannot be read, or is not.
+    pub fn closing(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(status, code, message).with(Extra::Close)
+    }
+
+    /// As it stands on the wire where no request was read, with the connection closed after it.
+    pub fn as_bytes_sent(&self) -> String {
+        let body = serde_json::to_string(&Failure { error: self }).unwrap_or_default();
+        format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            self.status,
+            body.len()
+        )
+    }
+
     /// The same with what would help.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -256,6 +276,7 @@ impl From<super::body::Error> for Error {
             Body::TooLarge { max } => Self::too_large(max),
             Body::Encoded => Self::encoded(),
             Body::TooSlow => Self::too_slow(),
+            Body::NoRoom => Self::unavailable("queue_full", error.to_string(), 1),
             Body::Malformed | Body::Aborted => {
                 Self::malformed(error.to_string()).with(Extra::Close)
             }

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::auth::{self, Access, KEY_HEADER};
-use super::edge::Peer;
+use super::edge::{Admission, Peer};
 use super::error::Error;
 use super::grant::Grant;
 use super::{App, body, json};
@@ -26,7 +26,7 @@ use crate::domain::pointer;
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::engine::catalog::{Stale, Trusted};
-use crate::engine::intake::Refused;
+use crate::engine::intake::{Refused, Room};
 use crate::metrics;
 use crate::store::{self, Appended, NewEvent};
 
@@ -40,11 +40,16 @@ const DEDUPE_HEADERS: [HeaderName; 2] = [
 ];
 
 /// Answers a request under [`PATH`].
-pub async fn receive(app: App, request: Request<Incoming>, peer: Peer) -> Response {
+pub async fn receive(
+    app: App,
+    request: Request<Incoming>,
+    peer: Peer,
+    admission: &Admission,
+) -> Response {
     let Some(engine) = app.engine.clone() else {
         return Error::not_found("nothing receives here").into_response();
     };
-    match accept(&app, &engine, request, peer).await {
+    match accept(&app, &engine, request, peer, admission).await {
         Ok((status, accepted)) => json(status, &accepted),
         Err(refusal) => {
             engine.metrics.refused(refusal.reason);
@@ -71,19 +76,16 @@ async fn accept(
     engine: &Engine,
     request: Request<Incoming>,
     peer: Peer,
+    admission: &Admission,
 ) -> Result<(StatusCode, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let (hook, access) = admit(engine, &head, peer).await?;
-    let too_large = |error: body::Error| Refusal::new(reason_of(error), error.into());
-    body::check(&head.headers, &body, hook.body_max).map_err(too_large)?;
-    engine.intake.has_room(hook.id).map_err(no_room)?;
-    let body = body::read(&head.headers, body, hook.body_max)
-        .await
-        .map_err(too_large)?;
-    // What was read is a slice of its connection's buffer, which must not live as long as the event.
-    let body = Bytes::copy_from_slice(&body);
-    let grant = Grant::of(access, app);
+    admission.grant();
+    body::check(&head.headers, &body, hook.body_max).map_err(unread)?;
+    let mut room = engine.intake.room(hook.id, 0).map_err(no_room)?;
+    let body = read(&mut room, &hook, &head.headers, body).await?;
     // A body may take longer than its key lives.
+    let grant = Grant::of(access, app);
     if !grant.holds().await.map_err(stale)? {
         return Err(unauthorized(Error::unauthorized()));
     }
@@ -102,7 +104,7 @@ async fn accept(
         body,
     };
     let id = event.id;
-    let answer = engine.intake.let_in(event).map_err(no_room)?;
+    let answer = room.let_in(event).map_err(no_room)?;
     // The sender of the answer is dropped only when the process is going down.
     let outcome = answer.await.unwrap_or(Err(Arc::new(store::Error::Closed)));
     let accepted = |event, seq, received_at, duplicate| Accepted {
@@ -130,6 +132,27 @@ async fn accept(
         Ok(Appended::Refused) => Err(not_stored(&store::Error::Integrity(String::new()))),
         Err(error) => Err(not_stored(&error)),
     }
+}
+
+/// The body, in room that was taken before it was read.
+async fn read(
+    room: &mut Room<'_>,
+    hook: &Hook,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Bytes, Refusal> {
+    let mut refused = None;
+    let take_room = |bytes| {
+        let grown = room.grow(bytes);
+        refused = grown.err();
+        refused.is_none()
+    };
+    let read = body::read(headers, body, hook.body_max, take_room).await;
+    read.map_err(|error| refused.map_or_else(|| unread(error), no_room))
+}
+
+fn unread(error: body::Error) -> Refusal {
+    Refusal::new(reason_of(error), error.into())
 }
 
 /// Who sends, and to which hook. An unknown hook and a wrong key get the same answer.
@@ -199,6 +222,7 @@ fn reason_of(error: body::Error) -> metrics::Refused {
         body::Error::Encoded => metrics::Refused::Encoded,
         body::Error::Aborted => metrics::Refused::Aborted,
         body::Error::Malformed => metrics::Refused::Malformed,
+        body::Error::NoRoom => metrics::Refused::QueueFull,
     }
 }
 

@@ -25,6 +25,7 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
 
 pub use self::link::{Address, Looked, look};
 
@@ -82,7 +83,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// No answer in time, or none that is understood.
-    #[error("Redis: {0}")]
+    #[error("{0}")]
     Away(String),
 }
 
@@ -305,6 +306,16 @@ impl Redis {
         self.0.link.ask::<()>(delete.arg(keys)).await
     }
 
+    /// Since when and why it cannot be used, with what to do; none when the last call was answered.
+    pub fn trouble(&self) -> Option<(Timestamp, String)> {
+        self.0.link.trouble()
+    }
+
+    /// Its address, without a password.
+    pub fn address(&self) -> String {
+        self.0.link.address()
+    }
+
     /// Writes a counter and reads what stood there: less than was written means that the server has
     /// forgotten or gone back. To be asked every second. A loss is told once; who hears of it raises, claims
     /// and sweeps until that has succeeded.
@@ -344,7 +355,9 @@ impl Redis {
             Some("BEHIND") => Ok(Answer::Behind(number().unwrap_or(0))),
             Some("NOTOWNER") => Ok(Answer::NotOwner(number())),
             Some("FENCED") => Ok(Answer::Fenced(number().unwrap_or(i64::MAX))),
-            _ => Err(Error::Away(format!("not understood: {said:?}"))),
+            _ => Err(Error::Away(format!(
+                "Redis says what is not understood: {said:?}"
+            ))),
         }
     }
 }

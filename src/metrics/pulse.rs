@@ -16,17 +16,45 @@ const COMMITS_KEPT: usize = 4_096;
 /// How long a commit counts.
 const COMMITS_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long an error is news.
-const ERROR_FOR: Duration = Duration::from_secs(60);
+/// How long a time without commits is told of after its end.
+const NOTED_FOR: Duration = Duration::from_secs(3600);
 
 /// Fills itself from commits and turns.
 #[derive(Debug, Default)]
 pub struct Pulse {
     commits: Mutex<Recent>,
     syncs: Mutex<Recent>,
-    error: Mutex<Option<(Timestamp, String)>>,
+    standing: Mutex<Standing>,
     accepted: Mutex<HashMap<HookId, u64>>,
     folds: Mutex<HashMap<HandlerId, Folds>>,
+}
+
+/// The success of transactions: the present follows the last one, the past is a note.
+#[derive(Debug, Default)]
+struct Standing {
+    last: Option<Timestamp>,
+    failing: Option<Failing>,
+    noted: Option<Noted>,
+}
+
+/// Since when transactions fail, and why the last one did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// When the first one of them failed.
+    pub since: Timestamp,
+    /// Why the last one did.
+    pub error: String,
+}
+
+/// A time in which transactions failed, and that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// When it began.
+    pub from: Timestamp,
+    /// When the first one succeeded again.
+    pub until: Timestamp,
+    /// Why the last one had failed.
+    pub error: String,
 }
 
 /// How long something took each time of late.
@@ -76,9 +104,46 @@ impl Pulse {
         }
     }
 
-    /// Notes that a transaction failed.
-    pub fn failed(&self, error: String, now: Timestamp) {
-        *self.error.lock() = Some((now, error));
+    /// Notes how a transaction ended.
+    pub fn ended(&self, outcome: Result<(), String>, now: Timestamp) {
+        let mut standing = self.standing.lock();
+        standing.last = Some(now);
+        let before = standing.failing.take();
+        match (outcome, before) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(Failing { since, error })) => {
+                standing.noted = Some(Noted {
+                    from: since,
+                    until: now,
+                    error,
+                });
+            }
+            (Err(error), before) => {
+                let since = before.map_or(now, |failing| failing.since);
+                standing.failing = Some(Failing { since, error });
+            }
+        }
+    }
+
+    /// True if the last transaction succeeded, and how long ago that was; none when there was none.
+    pub fn last(&self, now: Timestamp) -> Option<(bool, Duration)> {
+        let standing = self.standing.lock();
+        let last = standing.last?;
+        Some((standing.failing.is_none(), now.since(last)))
+    }
+
+    /// Why transactions fail now.
+    pub fn failing(&self) -> Option<Failing> {
+        self.standing.lock().failing.clone()
+    }
+
+    /// When and why they failed last, for an hour after that is over.
+    pub fn noted(&self, now: Timestamp) -> Option<Noted> {
+        let standing = self.standing.lock();
+        let noted = standing.noted.as_ref();
+        noted
+            .filter(|noted| now.since(noted.until) < NOTED_FOR)
+            .cloned()
     }
 
     /// Notes that a hook got events.
@@ -107,13 +172,6 @@ impl Pulse {
     /// The same of the syncs in them; none where a server does them.
     pub fn sync_p99(&self, now: Timestamp) -> Option<Duration> {
         self.syncs.lock().p99(now)
-    }
-
-    /// What went wrong last, while it is news.
-    pub fn error(&self, now: Timestamp) -> Option<String> {
-        let error = self.error.lock();
-        let news = error.as_ref().filter(|(at, _)| now.since(*at) < ERROR_FOR);
-        news.map(|(_, error)| error.clone())
     }
 
     /// Events that each hook got since the last call.
@@ -173,6 +231,7 @@ impl Normal {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -190,6 +249,28 @@ mod tests {
         pulse.committed(Duration::from_millis(900), None, at(101));
         assert_eq!(pulse.commit_p99(at(102)), Some(Duration::from_millis(900)));
         assert_eq!(pulse.commit_p99(at(70_000)), None, "a minute later");
+    }
+
+    #[test]
+    fn what_is_now_follows_the_last_transaction_and_what_was_is_a_note() {
+        let at = Timestamp::from_millis;
+        let pulse = Pulse::default();
+        assert_eq!(pulse.last(at(0)), None);
+        pulse.ended(Ok(()), at(1));
+        pulse.ended(Err("busy".into()), at(2));
+        pulse.ended(Err("full".into()), at(3));
+        let failing = pulse.failing().unwrap();
+        assert_eq!((failing.since, failing.error.as_str()), (at(2), "full"));
+        assert_eq!(pulse.last(at(9)), Some((false, Duration::from_millis(6))));
+        assert_eq!(pulse.noted(at(9)), None);
+        pulse.ended(Ok(()), at(4));
+        assert_eq!(pulse.failing(), None);
+        assert_eq!(pulse.last(at(4)), Some((true, Duration::ZERO)));
+        let noted = pulse.noted(at(9)).unwrap();
+        assert_eq!((noted.from, noted.until), (at(2), at(4)));
+        pulse.ended(Ok(()), at(5));
+        assert_eq!(pulse.noted(at(9)), Some(noted));
+        assert_eq!(pulse.noted(at(4_000_000)), None, "an hour later");
     }
 
     #[test]

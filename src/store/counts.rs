@@ -2,6 +2,7 @@
 
 use sqlx::{Any, Executor};
 
+use super::backend::Backend;
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 
@@ -32,6 +33,24 @@ impl Store {
         let epoch = sqlx::query_scalar(DRAW).fetch_one(&mut writing.tx).await?;
         writing.commit().await?;
         Ok(epoch)
+    }
+
+    /// Commits a row that stays as it is, to find out whether an event could be stored: with the locks
+    /// that storing one takes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn try_commit(&self) -> Result<(), Error> {
+        const TOUCH: &str = "update counters set value = value where name = 'epoch'";
+        const WAIT: &str = "set local lock_timeout = '2s'";
+        const LOCK: &str = "lock table streams, events in row exclusive mode";
+        let mut writing = self.begin().await?;
+        if let Backend::Postgres(_) = &*self.backend {
+            sqlx::query(WAIT).execute(&mut writing.tx).await?;
+            sqlx::query(LOCK).execute(&mut writing.tx).await?;
+        }
+        sqlx::query(TOUCH).execute(&mut writing.tx).await?;
+        writing.commit().await
     }
 
     /// The streams of a hook, and their events.

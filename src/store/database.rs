@@ -52,6 +52,39 @@ impl FromStr for Database {
     }
 }
 
+/// Refuses a list of hosts, whose parts would be taken for one name.
+fn one_host(text: &str) -> Result<(), NoDatabase> {
+    let (_, rest) = text.split_once("://").unwrap_or(("", text));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (_, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let listed = query.split('&').any(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        matches!(key, "host" | "hostaddr" | "port")
+            && (value.contains(',') || value.to_ascii_lowercase().contains("%2c"))
+    });
+    if hosts.contains(',') || listed {
+        return Err(NoDatabase(
+            "it names several hosts, and one is used: give one address that leads to the primary, \
+             such as that of a proxy, or a name that moves with it"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Asks for what is insisted on anyway, or for a server that nodes cannot use.
+const SESSION: &str = "target_session_attrs";
+
+fn only_primary(asked: &str) -> Result<(), NoDatabase> {
+    match asked {
+        "any" | "primary" | "read-write" => Ok(()),
+        _ => Err(NoDatabase(format!(
+            "{SESSION} asks for a server that takes no writes, and nodes need the primary: leave it out"
+        ))),
+    }
+}
+
 impl Server {
     fn parse(text: &str) -> Result<Self, NoDatabase> {
         // What the parsers say names the part that is wrong and does not repeat it.
@@ -62,8 +95,15 @@ impl Server {
                 "{said}; give postgres://USER:PASSWORD@HOST:PORT/NAME"
             ))
         };
+        one_host(text)?;
         let mut any: AnyConnectOptions = text.parse().map_err(wrong)?;
         let url = &mut any.database_url;
+        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        if let Some((_, asked)) = pairs.iter().find(|(key, _)| key == SESSION) {
+            only_primary(asked)?;
+            let others = pairs.iter().filter(|(key, _)| key != SESSION);
+            url.query_pairs_mut().clear().extend_pairs(others);
+        }
         if !url.query_pairs().any(|(key, _)| key == "application_name") {
             url.query_pairs_mut()
                 .append_pair("application_name", APPLICATION_NAME);
@@ -164,6 +204,33 @@ mod tests {
                 .is_err()
         );
         assert!("mysql://u:secret@h/n".parse::<Database>().is_err());
+    }
+
+    #[test]
+    fn several_hosts_are_refused_in_words_and_the_primary_may_be_asked_for() {
+        for text in [
+            "postgres://u:secret@a,b/n",
+            "postgres://u:secret@a:1,b:2/n?target_session_attrs=read-write",
+            "postgres:///n?host=a,b",
+            "postgres:///n?user=u&host=a%2Cb",
+        ] {
+            let error = text.parse::<Database>().unwrap_err().to_string();
+            assert!(error.contains("several hosts"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        for wanted in ["any", "primary", "read-write"] {
+            let text = format!("postgres://u@h/n?target_session_attrs={wanted}&sslmode=disable");
+            assert_eq!(parsed(&text).to_string(), "postgres://u@h:5432/n");
+        }
+        for other in ["standby", "read-only", "prefer-standby", "x"] {
+            let text = format!("postgres://u@h/n?target_session_attrs={other}");
+            let error = text.parse::<Database>().unwrap_err().to_string();
+            assert!(error.contains("need the primary"), "{error}");
+        }
+        // A comma of a password or a name is none of a host.
+        for text in ["postgres://u:a,b@h/n", "postgres://u@h/a,b"] {
+            assert!(text.parse::<Database>().is_ok(), "{text}");
+        }
     }
 
     #[test]

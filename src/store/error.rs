@@ -82,6 +82,10 @@ impl Error {
         match rusqlite::ffi::Error::new(primary).code {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy(what),
             ErrorCode::DiskFull => Self::Space,
+            // Nothing was written through a file that was never open. Else the file itself is gone.
+            ErrorCode::CannotOpen if super::files::are_short() => Self::Busy(format!(
+                "no file descriptor is free ({what}): raise ulimit -n"
+            )),
             ErrorCode::SystemIoFailure
             | ErrorCode::DatabaseCorrupt
             | ErrorCode::NotADatabase

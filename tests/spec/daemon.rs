@@ -102,6 +102,8 @@ pub struct Home {
     pub addr: SocketAddr,
     /// What commands and daemons find in their environment beside that of the tests.
     pub environment: Vec<(&'static str, &'static str)>,
+    /// How many files its daemon may have open; none: as many as the tests.
+    pub files_max: Option<u32>,
     /// What its daemon shares with other nodes; none: it has a file.
     pub servers: Option<Arc<Servers>>,
     /// What its daemon is called.
@@ -132,6 +134,7 @@ impl Home {
             dir,
             addr: SocketAddr::from(([127, 0, 0, 1], free_port())),
             environment: Vec::new(),
+            files_max: None,
             servers,
             node: node.to_owned(),
         }
@@ -225,8 +228,22 @@ impl Home {
             .open(self.log_path())
             .unwrap();
         let listen = self.addr.to_string();
-        let child = self
-            .command(&["serve", "--listen", &listen, "--node", &self.node])
+        let serve = ["serve", "--listen", &listen, "--node", &self.node];
+        let mut command = self.command(&serve);
+        if let Some(files) = self.files_max {
+            let mut limited = Command::new("sh");
+            let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+            limited.args(["-c", &script]).arg(command.get_program());
+            limited.args(command.get_args());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => limited.env(name, value),
+                    None => limited.env_remove(name),
+                };
+            }
+            command = limited;
+        }
+        let child = command
             .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -291,7 +308,6 @@ pub struct Daemon {
 
 impl Daemon {
     /// The number of its process.
-    #[allow(dead_code, reason = "only the benchmark looks under /proc")]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -320,7 +336,12 @@ impl Daemon {
 
     /// Asks it to stop with SIGTERM; none when it still runs after `patience`.
     pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.stops_by(Signal::TERM, patience)
+    }
+
+    /// The same with another signal.
+    pub fn stops_by(&mut self, signal: Signal, patience: Duration) -> Option<ExitStatus> {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
         let began = Instant::now();
         while began.elapsed() < patience {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -73,6 +73,7 @@ mod embedded {
 
     const SETUP: daemon::Setup = daemon::Setup::Embedded;
 
+    mod door;
     mod http;
     mod https;
     mod order;
@@ -87,6 +88,7 @@ mod production {
 
     const SETUP: daemon::Setup = daemon::Setup::Production;
 
+    mod door;
     mod http;
     mod https;
     mod order;

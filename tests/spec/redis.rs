@@ -496,7 +496,10 @@ async fn a_server_that_cannot_be_used_is_refused_in_one_line() {
 
     let full = RedisServer::start();
     ask(&full, &["CONFIG", "SET", "maxmemory", "1"]);
-    refused(open(&full.url(), CLUSTER).await, &["OOM"]);
+    refused(
+        open(&full.url(), CLUSTER).await,
+        &["is out of memory", "maxmemory"],
+    );
 }
 
 /// Nodes of a Redis Cluster: three that divide the keys, and three that follow them.

@@ -191,7 +191,7 @@ pub struct Ask {
 impl Ask {
     /// A request without headers, except for those every request has.
     pub fn new(method: &str, path: &str) -> Self {
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
         Self {
             head: head.into_bytes(),
             body: Vec::new(),

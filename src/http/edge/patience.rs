@@ -19,8 +19,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use parking_lot::Mutex;
+
 use super::Limits;
+use super::framing::{Framing, Refusal};
 use super::listener::Stream;
+use crate::http::error::Error;
 use crate::metrics::{Awaited, Metrics};
 
 /// What a connection's stream must know of its requests.
@@ -29,6 +33,8 @@ pub(super) struct Course {
     /// Odd while a request is answered.
     turns: AtomicU64,
     stopping: AtomicBool,
+    is_refused: AtomicBool,
+    refusal: Mutex<Option<Refusal>>,
 }
 
 impl Course {
@@ -41,6 +47,23 @@ impl Course {
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
     }
+
+    fn refuse(&self, refusal: Refusal) {
+        *self.refusal.lock() = Some(refusal);
+        self.is_refused.store(true, Relaxed);
+    }
+
+    /// Why the request that has arrived just now is answered by nobody but the door. Asked before
+    /// [`Course::turn`], by the task that also reads.
+    pub(super) fn refused(&self) -> Option<Error> {
+        if !self.is_refused.load(Relaxed) {
+            return None;
+        }
+        let number = self.turns.load(Relaxed) / 2;
+        let mut refusal = self.refusal.lock();
+        let refusal = refusal.take_if(|(refused, _)| *refused == number);
+        refusal.map(|(_, error)| error)
+    }
 }
 
 /// A stream that ends with `TimedOut` when it keeps us waiting for too long.
@@ -52,6 +75,7 @@ pub(super) struct Patient {
     metrics: Arc<Metrics>,
     timer: Pin<Box<Sleep>>,
     reading: Reading,
+    framing: Framing,
     /// Since when the client does not read its answer.
     stalled: Option<Instant>,
     closing: Closing,
@@ -94,8 +118,29 @@ impl Patient {
             metrics,
             timer,
             reading: Reading::default(),
+            framing: Framing::default(),
             stalled: None,
             closing: Closing::NotYet,
+        }
+    }
+
+    /// Reads what has come, and waits for it no longer than it may take.
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let awaited = self.awaited();
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                self.got(awaited, buf.filled().len() - before);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                self.closing = Closing::Abrupt;
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                let since = *self.reading.since.get_or_insert_with(Instant::now);
+                self.poll_give_up(cx, awaited, since).map(Err)
+            }
         }
     }
 
@@ -110,7 +155,7 @@ impl Patient {
         }
         match turn {
             _ if turn % 2 == 1 => Awaited::Body,
-            _ if self.reading.is_begun => Awaited::Head,
+            _ if self.reading.is_begun || self.framing.is_mid_head() => Awaited::Head,
             0 => Awaited::FirstByte,
             _ => Awaited::Request,
         }
@@ -209,20 +254,24 @@ impl AsyncRead for Patient {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let awaited = this.awaited();
-        let before = buf.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                this.got(awaited, buf.filled().len() - before);
-                Poll::Ready(Ok(()))
+        loop {
+            if this.framing.is_ready() {
+                this.framing.read(buf);
+                return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Err(error)) => {
-                this.closing = Closing::Abrupt;
-                Poll::Ready(Err(error))
+            let before = buf.filled().len();
+            ready!(this.poll_stream(cx, buf))?;
+            let new = &buf.filled()[before..];
+            if new.is_empty() {
+                return Poll::Ready(Ok(()));
             }
-            Poll::Pending => {
-                let since = *this.reading.since.get_or_insert_with(Instant::now);
-                this.poll_give_up(cx, awaited, since).map(Err)
+            let (at_once, refusal) = this.framing.arrived(new, &this.limits);
+            buf.set_filled(before + at_once);
+            if let Some(refusal) = refusal {
+                this.course.refuse(refusal);
+            }
+            if at_once > 0 {
+                return Poll::Ready(Ok(()));
             }
         }
     }

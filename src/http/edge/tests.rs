@@ -64,7 +64,9 @@ impl Edge {
         let (stop, stopped) = oneshot::channel();
         let service = {
             let (gate, arrivals) = (gate.clone(), Arc::new(arrivals));
-            move |request, peer| answer(request, peer, gate.clone(), arrivals.clone())
+            move |request, peer, admission| {
+                answer(request, peer, admission, gate.clone(), arrivals.clone())
+            }
         };
         let stop_asked = async move { drop(stopped.await) };
         let ended = tokio::spawn(serve(
@@ -125,17 +127,19 @@ impl Edge {
     }
 }
 
-/// `/wait` answers when the gate opens, `/panic` does not, `/large` answers 64 MB, `/peek` refuses
+/// `/key` is a request with a valid key, `/wait` answers when the gate opens, `/panic` does not, `/large` answers 64 MB, `/peek` refuses
 /// unread, everything else says how long its body was.
 async fn answer(
     request: Request<Incoming>,
     peer: Peer,
+    admission: Admission,
     gate: Arc<Semaphore>,
     arrivals: Arc<watch::Sender<usize>>,
 ) -> Response {
     arrivals.send_modify(|seen| *seen += 1);
     let (head, body) = request.into_parts();
     match head.uri.path() {
+        "/key" => admission.grant(),
         "/wait" => gate.acquire().await.unwrap().forget(),
         "/panic" => panic!("as asked"),
         "/large" => return Response::new(vec![b'x'; 64_000_000].into()),
@@ -143,7 +147,7 @@ async fn answer(
         "/who" => return json(StatusCode::OK, &format!("{peer:?}")),
         _ => {}
     }
-    match body::read(&head.headers, body, BODY_MAX).await {
+    match body::read(&head.headers, body, BODY_MAX, |_| true).await {
         Ok(body) => json(StatusCode::OK, &body.len()),
         Err(refused) => Error::from(refused).into_response(),
     }
@@ -441,7 +445,10 @@ async fn a_head_that_is_too_long_or_has_too_many_headers_is_answered_431() {
             .1
             .starts_with("http/1.1 431")
     );
-    let many = |headers: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(headers));
+    let many = |headers: usize| {
+        let more = "x: y\r\n".repeat(headers - 1);
+        format!("GET / HTTP/1.1\r\nhost: x\r\n{more}\r\n")
+    };
     assert_eq!(status(&edge.connect().await.ask(many(64)).await), 200);
     for headers in [65, 100, 101, 1_000] {
         assert_eq!(
@@ -521,7 +528,6 @@ async fn what_is_not_http_1_is_refused_and_closed() {
         hello,
         &[0; 64],
         b"\xff\xfe\xfd garbage\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
         b"GET\r\n\r\n",
     ] {
         let mut client = edge.connect().await;
@@ -529,12 +535,20 @@ async fn what_is_not_http_1_is_refused_and_closed() {
         client.0.shutdown().await.unwrap();
         let answer = client.rest().await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{garbage:?}: {answer}");
+        assert!(
+            answer.contains(r#"{"error":{"code":"malformed","#),
+            "{answer}"
+        );
     }
-    let mut client = edge.connect().await;
-    client
-        .send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .await;
-    assert_eq!(client.rest().await, "");
+    for other in [
+        "GET / HTTP/9.9\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ] {
+        let mut client = edge.connect().await;
+        client.send(other).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 505"), "{answer}");
+    }
     let mut smuggler = edge.connect().await;
     let both = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd";
     assert_eq!(status(&smuggler.ask(both).await), 400);
@@ -677,53 +691,119 @@ async fn a_panic_ends_its_own_connection_only() {
 }
 
 #[tokio::test]
-async fn beyond_the_cap_connections_are_turned_away_until_one_closes() {
-    let edge = Edge::with(Limits {
+async fn beyond_the_cap_connections_are_turned_away_until_one_is_idle() {
+    let mut edge = Edge::with(Limits {
         connections_max: 2,
         ..patient()
     })
     .await;
-    let (mut first, mut second) = (edge.connect().await, edge.connect().await);
-    first.ask(post("/", b"abc")).await;
-    second.ask(post("/", b"abc")).await;
+    let mut first = edge.connect().await;
+    first.ask(post("/key", b"abc")).await;
+    let mut second = edge.connect().await;
+    second.send(post("/wait", b"abc")).await;
+    edge.arrived(2).await;
     let turned_away = edge.connect().await.rest().await;
     assert!(turned_away.starts_with("HTTP/1.1 503"), "{turned_away}");
-    assert!(edge.counted("hooklane_connections_refused_total{reason=\"total\"} 1"));
-    drop(first);
-    edge.closed_all_but(1).await;
-    assert_eq!(
-        status(&edge.connect().await.ask(post("/", b"abc")).await),
-        200
+    assert!(
+        turned_away.contains(r#"{"error":{"code":"too_many_connections","#),
+        "{turned_away}"
     );
+    assert!(edge.counted("hooklane_connections_refused_total{reason=\"total\"} 1"));
+    edge.gate.add_permits(1);
+    assert_eq!(status(&second.answer().await), 200);
+    // It is idle now, has no key, and makes room.
+    let mut third = edge.connect().await;
+    assert_eq!(status(&third.ask(post("/", b"abc")).await), 200);
+    assert_eq!(second.rest().await, "");
 }
 
-#[test]
-fn an_address_has_its_cap_and_this_machine_has_none() {
-    let (crowd, metrics) = (Arc::default(), Metrics::new());
-    let limits = Limits {
-        per_address_max: 2,
-        ..Limits::default()
-    };
-    let from = |address: &str| Peer::Address(address.parse().unwrap());
-    let take = |peer| Seat::take(&crowd, &limits, peer, &metrics);
-    let first = take(from("203.0.113.9:1")).unwrap();
-    let second = take(from("203.0.113.9:2")).unwrap();
-    assert_eq!(take(from("203.0.113.9:3")).err(), Some(Turned::Address));
-    let other = take(from("203.0.113.10:1")).unwrap();
-    drop(second);
-    let again = take(from("203.0.113.9:4")).unwrap();
-    let many: Vec<_> = (0..9)
-        .map(|_| [take(from("127.0.0.1:1")), take(Peer::User(0))])
-        .collect();
-    assert!(many.iter().flatten().all(Result::is_ok));
-    assert_eq!(crowd.lock().total, 3 + 18);
-    drop((first, other, again, many));
-    assert_eq!(crowd.lock().total, 0);
-    assert!(
-        crowd.lock().by_address.is_empty(),
-        "nothing is kept of those who left"
-    );
-    assert_eq!(metrics.connections.get(), 0);
+#[tokio::test]
+async fn silent_strangers_make_room_and_a_sender_with_a_key_stays() {
+    let edge = Edge::with(Limits {
+        connections_max: 8,
+        ..patient()
+    })
+    .await;
+    let mut sender = edge.connect().await;
+    sender.ask(post("/key", b"abc")).await;
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        let mut stranger = edge.connect().await;
+        assert_eq!(status(&stranger.ask(post("/", b"abc")).await), 200);
+        strangers.push(stranger);
+    }
+    assert_eq!(strangers[0].rest().await, "", "the first one had to go");
+    let mut other = edge.connect().await;
+    assert_eq!(status(&other.ask(post("/key", b"abc")).await), 200);
+    assert_eq!(status(&sender.ask(post("/", b"abc")).await), 200);
+    assert!(edge.metrics.connections.get() <= 8);
+    assert!(edge.metrics.connections_evicted.get() >= 36);
+}
+
+#[tokio::test]
+async fn a_refused_head_is_answered_in_json_behind_the_answers_before_it() {
+    let edge = Edge::with(patient()).await;
+    for (bad, status, code) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400, "malformed"),
+        (
+            "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
+            501,
+            "transfer_encoding",
+        ),
+        ("POST / HTTP/1.0\r\n\r\n{}", 411, "length_required"),
+        (
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551616\r\n\r\n",
+            413,
+            "too_large",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: x\r\nno colon\r\n\r\n",
+            400,
+            "malformed",
+        ),
+    ] {
+        let mut client = edge.connect().await;
+        let chunked = "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n\
+            3\r\nabc\r\n0\r\n\r\n";
+        let wire = [
+            post("/", b"abc"),
+            chunked.into(),
+            bad.into(),
+            post("/", b""),
+        ]
+        .concat();
+        client.send(wire).await;
+        for _ in 0..2 {
+            assert_eq!(client.answer().await.0, 200);
+        }
+        let answer = client.answer().await;
+        assert_eq!(answer.0, status, "{answer:?}");
+        let form = format!("{{\"error\":{{\"code\":\"{code}\",");
+        assert!(answer.1.contains(&form), "{answer:?}");
+        assert!(answer.1.contains("connection: close"), "{answer:?}");
+        assert_eq!(client.rest().await, "", "nothing behind it is answered");
+    }
+}
+
+#[tokio::test]
+async fn a_head_in_single_bytes_is_read_like_any_other_and_has_the_time_of_a_head() {
+    let edge = Edge::with(Limits {
+        head: SHORT * 20,
+        ..patient()
+    })
+    .await;
+    let mut client = edge.connect().await;
+    for byte in post("/", b"abc") {
+        client.send([byte]).await;
+    }
+    assert_eq!(client.answer().await.0, 200);
+    // The beginning of the next head comes together with a whole request.
+    client
+        .send([post("/", b"abc"), b"GET / HT".to_vec()].concat())
+        .await;
+    assert_eq!(client.answer().await.0, 200);
+    assert_eq!(client.rest().await, "");
+    assert!(edge.counted("hooklane_connections_timed_out_total{waiting_for=\"head\"} 1"));
 }
 
 #[tokio::test]

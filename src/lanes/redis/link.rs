@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline,
-    RedisError, RedisResult, ScriptInvocation, ServerErrorKind,
+    RedisError, RedisResult, ScriptInvocation, ServerError, ServerErrorKind,
 };
 use tokio::time::{Instant, timeout};
 
@@ -98,6 +98,8 @@ pub(super) struct Link {
     found: Mutex<Client>,
     tries: tokio::sync::Mutex<Tries>,
     lost: AtomicBool,
+    /// Since when calls fail, and why the last one did.
+    trouble: Mutex<Option<(Timestamp, String)>>,
 }
 
 /// A connection; its number tells it from the ones before.
@@ -146,6 +148,7 @@ impl Link {
             found: Mutex::new(address.client.clone()),
             tries: tokio::sync::Mutex::default(),
             lost: AtomicBool::new(false),
+            trouble: Mutex::new(None),
         };
         let begun = async {
             let open = link.connect(&mut *link.tries.lock().await).await?;
@@ -155,6 +158,23 @@ impl Link {
             Ok(begun) => begun.map(|()| link),
             Err(_) => Err(unfit(address, "cannot be reached: no answer", RUNS)),
         }
+    }
+
+    /// Since when and why calls fail.
+    pub fn trouble(&self) -> Option<(Timestamp, String)> {
+        self.trouble.lock().clone()
+    }
+
+    /// The address, without a password.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Notes how a call ended.
+    fn ended(&self, error: Option<&Error>) {
+        let mut trouble = self.trouble.lock();
+        let since = trouble.take().map(|(since, _)| since);
+        *trouble = error.map(|error| (since.unwrap_or_else(Timestamp::now), error.to_string()));
     }
 
     /// Runs one command.
@@ -189,16 +209,17 @@ impl Link {
     /// Calls `poked` for each poke, and once in the beginning, until they cannot be heard any more.
     pub async fn hear(&self, poked: impl Fn()) -> Result<(), Error> {
         let pokes = timeout(PATIENCE, self.subscribe());
-        let pokes = pokes.await.map_err(|_| no_answer())?.map_err(away)?;
+        let away = |error| refusal(&self.address, &error);
+        let pokes = pokes.await.map_err(|_| self.no_answer())?.map_err(away)?;
         let (mut asks, mut pokes) = pokes.split();
         poked();
         loop {
             match timeout(SILENCE_MAX, pokes.next()).await {
                 Ok(Some(_)) => poked(),
-                Ok(None) => return Err(Error::Away("the subscription ended".into())),
+                Ok(None) => return Err(Error::Away("Redis ended the subscription".into())),
                 Err(_) => {
                     let ping = timeout(PATIENCE, asks.ping::<redis::Value>()).await;
-                    ping.map_err(|_| no_answer())?.map_err(away)?;
+                    ping.map_err(|_| self.no_answer())?.map_err(away)?;
                 }
             }
         }
@@ -232,10 +253,12 @@ impl Link {
             self.tell(&mut tries, failed);
             opened
         });
-        match opened.await {
+        let opened = match opened.await {
             Ok(opened) => opened.map_err(|error| Error::Away(error.to_string())),
-            Err(_) => Err(no_answer()),
-        }
+            Err(_) => Err(self.no_answer()),
+        };
+        // A connection is no answer yet: a server without memory for hints lets us in.
+        opened.inspect_err(|error| self.ended(Some(error)))
     }
 
     /// Says why the server is away, once.
@@ -298,6 +321,13 @@ impl Link {
         }
     }
 
+    fn no_answer(&self) -> Error {
+        Error::Away(format!(
+            "Redis at {} does not answer within a second",
+            self.address
+        ))
+    }
+
     /// Does once, under a namespace that cannot exist, what scripts do.
     async fn try_permissions(&self, mut open: Open) -> Result<(), Error> {
         let said: Vec<RedisResult<redis::Value>> = everything()
@@ -322,16 +352,20 @@ impl Link {
         said: Result<RedisResult<T>, tokio::time::error::Elapsed>,
     ) -> Result<T, Error> {
         let error = match said {
-            Ok(Ok(said)) => return Ok(said),
+            Ok(Ok(said)) => {
+                self.ended(None);
+                return Ok(said);
+            }
             Ok(Err(error)) => {
                 // It follows another server now, and what it knew may be gone.
                 if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
                     self.note_loss();
                 }
-                away(error)
+                Error::Away(refusal(&self.address, &error).to_string())
             }
-            Err(_) => no_answer(),
+            Err(_) => self.no_answer(),
         };
+        self.ended(Some(&error));
         let mut open = self.open.lock();
         if open.as_ref().is_some_and(|open| open.number == number) {
             tracing::debug!(redis = %self.address, %error, "the connection is given up");
@@ -457,6 +491,10 @@ async fn facts(
     let time = redis::cmd("TIME");
     let (seconds, micros): (i64, i64) = time.query_async(&mut server).await?;
     let answers_in = began.elapsed();
+    // Refused like any write, and writes nothing: nobody has this key.
+    let mut write = redis::cmd("SET");
+    let write = write.arg("{hooklane}:nothing").arg(0).arg("XX");
+    let written = write.query_async::<redis::Value>(&mut server).await;
     let is_other = found.is_some() && cluster.is_some() && found != cluster;
     if let Err(error) = check(address, &info) {
         return Ok(Err(error));
@@ -464,6 +502,7 @@ async fn facts(
     if is_other {
         return Ok(Err(unfit(address, OF_ANOTHER, OWN_REDIS)));
     }
+    written?;
     let now = before.as_millis() + millis(answers_in) / 2;
     Ok(Ok(Looked {
         version: field(&info, "redis_version").unwrap_or_default().to_owned(),
@@ -525,46 +564,60 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-fn away(error: RedisError) -> Error {
-    Error::Away(error.to_string())
-}
-
-fn no_answer() -> Error {
-    Error::Away("no answer within a second".into())
-}
-
 const OF_ANOTHER: &str = "keeps the hints of another hooklane database";
 const OWN_REDIS: &str = "give this one a Redis of its own, or another number at the end of its address; if \
     that database is gone for ever: redis-cli del {hooklane}:cluster";
 const RUNS: &str = "does it run, and is the address right?";
 const FOLLOWS: &str = "follows another server and takes no writes";
+const FULL: &str = "is out of memory and takes no hints";
+const ROOM: &str = "raise its maxmemory, or remove what others keep there";
 const PRIMARY: &str = "give the address of the primary";
 const ALLOW: &str = "allow it ~{hooklane}:* &{hooklane}:lanes:*:poke +get +set +del +scan +hget +hset +zadd +zpopmin \
     +time +info +evalsha +script|load +publish +psubscribe";
 
-/// Why the server does not let us in, and what to do about it.
+/// Why the server cannot be used, and what to do about it: the same words at the start, in the log, in
+/// `status` and in `doctor`.
 fn refusal(address: &Address, error: &RedisError) -> Error {
     let said = error.to_string();
     let said = said.lines().next().unwrap_or_default();
     let strange = format!("does not let us in: {said}");
     let password = "see user and password in its address";
-    match error.code() {
+    match code(error).as_deref() {
         Some("NOPERM") => {
             let what = format!("does not let this user do what hints need: {said}");
             unfit(address, &what, ALLOW)
         }
         Some("NOAUTH" | "WRONGPASS") => unfit(address, &strange, password),
-        Some("OOM" | "MISCONF") => unfit(
-            address,
-            &format!("takes no writes: {said}"),
-            "give it room, and see its log",
-        ),
-        _ => match error.kind() {
-            ErrorKind::AuthenticationFailed => unfit(address, &strange, password),
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => unfit(address, FOLLOWS, PRIMARY),
-            _ => unfit(address, &format!("cannot be reached: {said}"), RUNS),
-        },
+        Some("OOM") => unfit(address, FULL, ROOM),
+        Some("MISCONF") => {
+            let what = format!("takes no writes: {said}");
+            unfit(address, &what, "see its log and its disk")
+        }
+        Some("LOADING") => unfit(address, "is loading its data", "wait until it has"),
+        Some("READONLY") => unfit(address, FOLLOWS, PRIMARY),
+        Some("MASTERDOWN" | "CLUSTERDOWN") => {
+            unfit(address, &format!("is not whole: {said}"), "see its nodes")
+        }
+        Some(_) => unfit(address, &format!("refuses: {said}"), "see its log"),
+        None if error.kind() == ErrorKind::AuthenticationFailed => {
+            unfit(address, &strange, password)
+        }
+        None => unfit(address, &format!("cannot be reached: {said}"), RUNS),
     }
+}
+
+/// The word with which a server begins its refusal; the first one of several commands.
+fn code(error: &RedisError) -> Option<String> {
+    let first = |errors: std::sync::Arc<[(usize, ServerError)]>| {
+        let (_, first) = errors.first()?;
+        Some(first.code().to_owned())
+    };
+    let own = || error.code().map(str::to_owned);
+    error
+        .clone()
+        .into_server_errors()
+        .and_then(first)
+        .or_else(own)
 }
 
 fn unfit(address: &Address, what: &str, remedy: &str) -> Error {

@@ -1,0 +1,312 @@
+//! The connections of one listener: how many there may be, and which goes when there are too many.
+//!
+//! A connection is a stranger until it has presented a valid key. Strangers may take half of the places,
+//! and the one that has been idle for longest makes room for the next. Senders with a key are never
+//! closed for somebody else, and leave an eighth of the places to newcomers: beyond that a sender is
+//! served and stays a stranger.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use super::{Limits, Peer};
+use crate::metrics::{Metrics, Turned};
+
+/// All connections that are open.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    inside: Mutex<Inside>,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    total: usize,
+    admitted: usize,
+    by_address: HashMap<IpAddr, usize>,
+    /// Strangers that are idle, by when that began.
+    idle: BTreeMap<u64, Arc<Stranger>>,
+    /// Counts the moments at which connections became idle.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    address: Option<IpAddr>,
+    task: OnceLock<AbortHandle>,
+    /// Had to go; changed under the crowd's lock.
+    is_out: AtomicBool,
+}
+
+/// One connection's place in the crowd, until dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    crowd: Arc<Crowd>,
+    stranger: Arc<Stranger>,
+    is_admitted: AtomicBool,
+    /// Its key in [`Inside::idle`]; 0 while a request is answered. Changed under the crowd's lock.
+    idle_since: Mutex<u64>,
+}
+
+/// Tells the door that the connection of a request has presented a valid key.
+#[derive(Clone, Debug)]
+pub struct Admission(pub(super) Arc<Seat>);
+
+impl Admission {
+    /// A valid key came with the request: its connection does not have to make room for others any more.
+    pub fn grant(&self) {
+        self.0.admit();
+    }
+}
+
+impl Crowd {
+    pub(super) fn new(limits: Arc<Limits>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            inside: Mutex::default(),
+            limits,
+            metrics,
+        })
+    }
+
+    /// A place for a new connection, if need be that of the stranger who has been idle for longest.
+    pub(super) fn seat(self: &Arc<Self>, peer: Peer) -> Result<Arc<Seat>, Turned> {
+        let address = peer.counted_as();
+        let mut inside = self.inside.lock();
+        if let Some(address) = address
+            && inside.by_address.get(&address).copied().unwrap_or(0) >= self.limits.per_address_max
+            && !self.evict(&mut inside, |idle| idle.address == Some(address))
+        {
+            return Err(Turned::Address);
+        }
+        let strangers = inside.total - inside.admitted;
+        let is_full = inside.total >= self.limits.connections_max;
+        if (is_full || strangers >= self.limits.connections_max.div_ceil(2))
+            && !self.evict(&mut inside, |_| true)
+        {
+            return Err(Turned::Total);
+        }
+        if let Some(address) = address {
+            *inside.by_address.entry(address).or_default() += 1;
+        }
+        inside.total += 1;
+        self.metrics.connections.inc();
+        let stranger = Arc::new(Stranger {
+            address,
+            task: OnceLock::new(),
+            is_out: AtomicBool::new(false),
+        });
+        let since = inside.idles(&stranger);
+        Ok(Arc::new(Seat {
+            crowd: self.clone(),
+            stranger,
+            is_admitted: AtomicBool::new(false),
+            idle_since: Mutex::new(since),
+        }))
+    }
+
+    /// Ends the connection of the idle stranger who has waited longest among some. Its place is free at
+    /// once, its task ends soon.
+    fn evict(&self, inside: &mut Inside, is_meant: impl Fn(&Stranger) -> bool) -> bool {
+        let longest = inside.idle.iter().find(|(_, idle)| is_meant(idle));
+        let Some(since) = longest.map(|(since, _)| *since) else {
+            return false;
+        };
+        if let Some(stranger) = inside.idle.remove(&since) {
+            stranger.is_out.store(true, Relaxed);
+            if let Some(task) = stranger.task.get() {
+                task.abort();
+            }
+            self.leave(inside, stranger.address);
+            self.metrics.connections_evicted.inc();
+        }
+        true
+    }
+
+    fn leave(&self, inside: &mut Inside, address: Option<IpAddr>) {
+        self.metrics.connections.dec();
+        inside.total -= 1;
+        if let Some(address) = address
+            && let Entry::Occupied(mut same) = inside.by_address.entry(address)
+        {
+            *same.get_mut() -= 1;
+            if *same.get() == 0 {
+                same.remove();
+            }
+        }
+    }
+
+    /// How many there are in all, with a key, and idle without one; and of how many addresses.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize, usize, usize) {
+        let inside = self.inside.lock();
+        (
+            inside.total,
+            inside.admitted,
+            inside.idle.len(),
+            inside.by_address.len(),
+        )
+    }
+}
+
+impl Inside {
+    fn idles(&mut self, stranger: &Arc<Stranger>) -> u64 {
+        self.clock += 1;
+        self.idle.insert(self.clock, stranger.clone());
+        self.clock
+    }
+}
+
+impl Seat {
+    /// The task to end when the connection has to make room.
+    pub(super) fn served_by(&self, task: AbortHandle) {
+        let _ = self.stranger.task.set(task);
+    }
+
+    /// A request has arrived; false: too late, its connection has made room for another one.
+    pub(super) fn begins_request(&self) -> bool {
+        if self.is_admitted.load(Relaxed) {
+            return true;
+        }
+        let mut inside = self.crowd.inside.lock();
+        let since = std::mem::take(&mut *self.idle_since.lock());
+        inside.idle.remove(&since);
+        !self.stranger.is_out.load(Relaxed)
+    }
+
+    /// Its answer has been handed over.
+    pub(super) fn ends_request(&self) {
+        if self.is_admitted.load(Relaxed) {
+            return;
+        }
+        let mut inside = self.crowd.inside.lock();
+        let mut since = self.idle_since.lock();
+        if *since == 0 && !self.stranger.is_out.load(Relaxed) {
+            *since = inside.idles(&self.stranger);
+        }
+    }
+
+    fn admit(&self) {
+        if self.is_admitted.load(Relaxed) {
+            return;
+        }
+        let mut inside = self.crowd.inside.lock();
+        let places = self.crowd.limits.connections_max;
+        if inside.admitted < places - places / 8 && !self.stranger.is_out.load(Relaxed) {
+            inside.admitted += 1;
+            inside.idle.remove(&*self.idle_since.lock());
+            self.is_admitted.store(true, Relaxed);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inside = self.crowd.inside.lock();
+        if self.stranger.is_out.load(Relaxed) {
+            return;
+        }
+        inside.idle.remove(&*self.idle_since.lock());
+        inside.admitted -= usize::from(self.is_admitted.load(Relaxed));
+        self.crowd.leave(&mut inside, self.stranger.address);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn crowd(connections_max: usize, per_address_max: usize) -> Arc<Crowd> {
+        let limits = Limits {
+            connections_max,
+            per_address_max,
+            ..Limits::default()
+        };
+        Crowd::new(limits.into(), Metrics::new())
+    }
+
+    fn from(address: &str) -> Peer {
+        Peer::Address(address.parse().unwrap())
+    }
+
+    fn near() -> Peer {
+        from("127.0.0.1:1")
+    }
+
+    #[test]
+    fn an_address_has_its_cap_and_this_machine_has_none() {
+        let crowd = crowd(10_240, 2);
+        let busy = |address: &str| {
+            let seat = crowd.seat(from(address));
+            seat.inspect(|seat| assert!(seat.begins_request()))
+        };
+        let first = busy("203.0.113.9:1").unwrap();
+        let second = busy("203.0.113.9:2").unwrap();
+        assert_eq!(busy("203.0.113.9:3").err(), Some(Turned::Address));
+        let other = busy("203.0.113.10:1").unwrap();
+        drop(second);
+        let again = busy("203.0.113.9:4").unwrap();
+        let many: Vec<_> = (0..9)
+            .map(|_| [crowd.seat(near()), crowd.seat(Peer::User(0))])
+            .collect();
+        assert!(many.iter().flatten().all(Result::is_ok));
+        assert_eq!(crowd.counts(), (3 + 18, 0, 18, 2));
+        drop((first, other, again, many));
+        assert_eq!(crowd.counts(), (0, 0, 0, 0), "nothing is kept");
+        assert_eq!(crowd.metrics.connections.get(), 0);
+    }
+
+    #[test]
+    fn the_stranger_who_has_been_idle_for_longest_makes_room() {
+        let crowd = crowd(4, 9);
+        let (first, second) = (crowd.seat(near()).unwrap(), crowd.seat(near()).unwrap());
+        // The first one has asked something since the second one came.
+        assert!(first.begins_request());
+        first.ends_request();
+        let third = crowd.seat(near()).unwrap();
+        assert!(!second.begins_request(), "it has made room");
+        assert!(first.begins_request());
+        assert!(third.begins_request());
+        assert_eq!(crowd.seat(near()).err(), Some(Turned::Total), "nobody idle");
+        third.ends_request();
+        assert!(crowd.seat(near()).is_ok());
+        second.ends_request();
+        drop((first, second, third));
+        assert_eq!(crowd.counts(), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn an_address_at_its_cap_makes_room_of_its_own() {
+        let crowd = crowd(100, 1);
+        let other = crowd.seat(from("203.0.113.10:1")).unwrap();
+        let first = crowd.seat(from("203.0.113.9:1")).unwrap();
+        let second = crowd.seat(from("203.0.113.9:2")).unwrap();
+        assert!(!first.begins_request() && second.begins_request() && other.begins_request());
+    }
+
+    #[test]
+    fn senders_with_a_key_have_places_that_strangers_do_not_get() {
+        let crowd = crowd(16, 99);
+        let mut senders = Vec::new();
+        for _ in 0..16 {
+            let sender = crowd.seat(near()).unwrap();
+            assert!(sender.begins_request());
+            sender.admit();
+            sender.ends_request();
+            senders.push(sender);
+        }
+        assert_eq!(crowd.counts(), (16, 14, 2, 0), "an eighth is for newcomers");
+        let strangers: Vec<_> = (0..50).map(|_| crowd.seat(near()).unwrap()).collect();
+        assert_eq!(crowd.counts(), (16, 14, 2, 0));
+        let kept = senders.iter().filter(|sender| sender.begins_request());
+        assert_eq!(kept.count(), 14);
+        drop((strangers, senders));
+        assert_eq!(crowd.counts(), (0, 0, 0, 0));
+    }
+}
