@@ -7,6 +7,7 @@ pub mod doctor;
 mod error;
 mod eta;
 mod events;
+mod forwards;
 mod hints;
 mod hooks;
 mod keys;

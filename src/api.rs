@@ -9,6 +9,7 @@ mod audit;
 mod doctor;
 mod event;
 pub mod feed;
+mod forward;
 mod hook;
 mod key;
 mod lane;
@@ -23,6 +24,7 @@ mod words;
 pub use audit::{AuditRow, Here};
 pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
+pub use forward::{ForwardEdit, ForwardSpec, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
     HookStopSpec, HookStopped, Paused, Test, Tested,

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::domain::lane::LANES_MAX;
 use crate::lanes::redis::Address;
 use crate::store::{Database, NoDatabase};
@@ -56,6 +58,8 @@ pub struct Config {
     pub node: String,
     /// How long running turns get at the end.
     pub grace: Duration,
+    /// Ranges of private addresses that deliveries may reach.
+    pub allow_destinations: Vec<IpNet>,
     /// How the log is written.
     pub log: Log,
     /// The same for people, with where each value came from.
@@ -255,6 +259,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_before_anything_starts() {
         let right = Config {
+            allow_destinations: Vec::new(),
             data: DataDir::at("/x"),
             database: None,
             redis: None,

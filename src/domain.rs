@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod cursor;
 pub mod event;
+pub mod forward;
 pub mod hook;
 pub mod keep;
 pub mod key;
@@ -13,5 +14,6 @@ pub mod name;
 pub mod pointer;
 pub mod position;
 pub mod rate;
+pub mod secret;
 pub mod thresholds;
 pub mod time;

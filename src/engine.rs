@@ -6,6 +6,7 @@
 pub mod applied;
 pub mod catalog;
 mod committer;
+pub mod forward;
 pub mod front;
 mod gauge;
 pub mod intake;
@@ -70,6 +71,9 @@ const PURGE_AFTER: Duration = Duration::from_secs(3600);
 /// Streams removed at a time.
 const PURGE_STREAMS: i64 = 100;
 
+/// How long the deliveries in flight of a lane that is given away may take to be named.
+const MARK_MAX: Duration = Duration::from_secs(5);
+
 /// Threads lost to reducers that never return before the process ends itself to get them back.
 const STUCK_MAX: usize = 4;
 
@@ -87,6 +91,8 @@ pub struct Engine {
     pub lanes: Lanes,
     /// The threads that fold.
     pub folds: reduce::Folds,
+    /// Deliveries to destinations.
+    pub forwards: forward::Forwards,
     /// Who waits for a state to move.
     pub applied: applied::Applied,
     /// Every counter.
@@ -186,6 +192,7 @@ impl Engine {
     pub async fn start(
         store: Store,
         node: Option<ownership::Node>,
+        guard: forward::Guard,
         metrics: Arc<Metrics>,
         failed: watch::Sender<Option<String>>,
     ) -> Result<Running, Error> {
@@ -204,6 +211,7 @@ impl Engine {
             lanes: Lanes::default(),
             folds: reduce::Folds::start(threads)
                 .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?,
+            forwards: forward::Forwards::new(guard),
             applied: applied::Applied::default(),
             metrics,
             relay: relay::Relay::new(node.and_then(|node| node.redis)),
@@ -239,6 +247,7 @@ impl Engine {
         duties.spawn(engine.clone().follow_catalog(began));
         duties.spawn(engine.clone().sweep_now_and_then());
         duties.spawn(place::run(engine.clone()));
+        duties.spawn(forward::Flights::watch(engine.clone()));
         duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().watch_moves());
         duties.spawn(rebuild::run(engine.clone()));
@@ -520,7 +529,7 @@ impl Engine {
             return;
         }
         let queue = self.lanes.open(&lane);
-        let worker = Arc::new(Worker::new(lane.clone(), queue));
+        let worker = Arc::new(Worker::new(lane.clone(), epoch, queue));
         let (stop, stopping) = watch::channel(false);
         let (engine, runs) = (self.clone(), worker.clone());
         let task = tokio::spawn(async move { runs.run(&engine, stopping).await });
@@ -649,6 +658,7 @@ impl Engine {
             hints.extend(lane.worker.give_up());
             left.push((id, hints));
         }
+        self.mark_flights(lanes).await;
         left
     }
 
@@ -674,6 +684,18 @@ impl Engine {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Names the deliveries of these lanes that are in flight, for the nodes that take them.
+    async fn mark_flights(&self, lanes: &[LaneId]) {
+        let Some(member) = &self.member else { return };
+        let me = member.id();
+        let marked = self.forwards.flights.mark(self, lanes, &me);
+        match tokio::time::timeout(MARK_MAX, marked).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a delivery in flight may be repeated"),
+            Err(_) => tracing::warn!("a delivery in flight may be repeated"),
         }
     }
 
@@ -710,6 +732,11 @@ impl Engine {
         for worker in workers.iter().chain(&stopping) {
             worker.turns_end().await;
         }
+        if now.stops != before.stops {
+            // What somebody has stopped stands still when this node acts by it, deliveries included.
+            self.forwards.flights.ended_before(now.version).await;
+        }
+        self.forwards.forget_all_but(&now.handlers);
         let lets_go = now.lets_go(before);
         for worker in &workers {
             if lets_go {
@@ -813,6 +840,7 @@ impl Running {
         while self.committer.join_next().await.is_some() {}
         engine.is_ending.store(true, Ordering::Relaxed);
         engine.close_lanes(&engine.held_lanes()).await;
+        engine.forwards.flights.ended().await;
         if engine.relay.is_shared() {
             // What came last is hinted where it goes on.
             place::place_now(engine).await;

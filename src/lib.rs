@@ -74,4 +74,5 @@ pub mod lanes;
 pub mod metrics;
 pub mod store;
 pub mod text;
+pub mod trust;
 pub mod tui;

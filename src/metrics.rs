@@ -75,6 +75,10 @@ pub struct Metrics {
     /// Streams that keep events past their time, of those whose turns are taken here.
     pub streams_overdue: Gauge,
 
+    deliveries: Labelled,
+    /// From the begin of a request to a destination to the end of its answer, or of its time.
+    pub delivery_seconds: Histogram,
+
     database_retries: Labelled,
     /// Servers that took the place of another one, as seen by this node.
     pub failovers: Counter,
@@ -149,6 +153,16 @@ label! {
         Deadlock = "deadlock",
         /// What it had read was changed before it could write.
         Serialization = "serialization",
+    }
+}
+
+label! {
+    /// How a delivery ended.
+    Delivered "outcome" {
+        /// The destination answered 2xx.
+        Acknowledged = "acknowledged",
+        /// It answered something else, or not at all.
+        Failed = "failed",
     }
 }
 
@@ -230,6 +244,15 @@ impl Metrics {
                 "streams_overdue",
                 "Streams that keep events past the time that their hook says",
             ),
+            deliveries: page.labelled(
+                "deliveries",
+                "Requests to destinations, by how they ended",
+                Delivered::ALL.iter().map(|outcome| outcome.labels()),
+            ),
+            delivery_seconds: page.seconds(
+                "delivery_seconds",
+                "From the begin of a request to a destination to the end of its answer",
+            ),
             database_retries: page.labelled(
                 "database_retries",
                 "Statements that Postgres rolled back and that were tried again; must stay 0",
@@ -277,6 +300,12 @@ impl Metrics {
     /// Counts a statement that is tried again.
     pub fn retried(&self, reason: Retried) {
         self.database_retries.get_or_create(&reason.labels()).inc();
+    }
+
+    /// Counts a request to a destination.
+    pub fn delivered(&self, outcome: Delivered, took: std::time::Duration) {
+        self.deliveries.get_or_create(&outcome.labels()).inc();
+        self.delivery_seconds.observe(took.as_secs_f64());
     }
 
     /// Counts a connection that was turned away.

@@ -8,11 +8,13 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::namespaces::{check_lanes, thresholds};
-use super::{Admin, Error};
+use super::{Admin, Error, forwards};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::cursor::Chain;
 use crate::domain::event::{Event, EventId, StreamId};
-use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, Hook, HookId, OnError, Reducer, Unordered};
+use crate::domain::hook::{
+    BODY_MAX_LIMIT, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered, Work,
+};
 use crate::domain::name::Name;
 use crate::domain::position::Seq;
 use crate::domain::thresholds::Thresholds;
@@ -22,7 +24,7 @@ use crate::store::{Batch, CursorRow, CursorsFilter, HookPlan};
 use crate::text::duration;
 
 /// The longest debounce: beyond it an event would be forgotten by people.
-const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
+pub(super) const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
 
 /// Set-aside cursors read at a time. A stream has one for each handler of its hook, and a page must not
 /// end between them: a hook has one handler now.
@@ -59,16 +61,19 @@ impl Admin {
     pub async fn create_hook(&self, spec: &api::HookSpec) -> Result<api::Hook, Error> {
         self.namespace(&spec.namespace).await?;
         check(spec).await?;
-        let made = self
-            .store
-            .create_hooks(&[plan(spec)], Timestamp::now())
-            .await?;
+        let plan = plan(spec, None)?;
+        let new_secrets = forwards::new_secrets(&plan, spec, None);
+        let made = self.store.create_hooks(&[plan], Timestamp::now()).await?;
         made.ok_or_else(|| Error::Exists {
             kind: "hook",
             name: spec.name.to_string(),
         })?;
         self.changed().await?;
-        self.show_hook(&spec.name).await
+        let made = self.show_hook(&spec.name).await?;
+        Ok(api::Hook {
+            new_secrets,
+            ..made
+        })
     }
 
     /// Changes a hook; what the edit does not name stays.
@@ -77,11 +82,15 @@ impl Admin {
     /// As for [`Admin::create_hook`].
     pub async fn edit_hook(&self, name: &Name, edit: &api::HookEdit) -> Result<api::Hook, Error> {
         let hook = self.hook(name).await?;
-        let spec = edited(spec_of(&hook), edit);
+        let spec = edited(spec_of(&hook), edit)?;
         self.namespace(&spec.namespace).await?;
         check(&spec).await?;
-        self.set_hook(&hook, &spec).await?;
-        self.show_hook(name).await
+        let new_secrets = self.set_hook(&hook, &spec).await?;
+        let after = self.show_hook(name).await?;
+        Ok(api::Hook {
+            new_secrets,
+            ..after
+        })
     }
 
     /// Deletes a hook with its events and states.
@@ -131,6 +140,7 @@ impl Admin {
         }
 
         let (mut changes, mut batch) = (Vec::new(), Batch::default());
+        let mut new_secrets = Vec::new();
         for spec in &wanted.namespaces {
             let Some(there) = namespaces.iter().find(|n| n.lanes.namespace == spec.name) else {
                 changes.push(change(
@@ -160,18 +170,22 @@ impl Admin {
         for spec in &wanted.hooks {
             let Some(hook) = there.iter().find(|hook| hook.name == spec.name) else {
                 changes.push(change(Action::Create, ChangeKind::Hook, &spec.name, vec![]));
-                batch.new_hooks.push(plan(spec));
+                let plan = plan(spec, None)?;
+                new_secrets.extend(forwards::new_secrets(&plan, spec, None));
+                batch.new_hooks.push(plan);
                 continue;
             };
             let what = differences(&spec_of(hook), spec);
             if !what.is_empty() {
                 changes.push(change(Action::Edit, ChangeKind::Hook, &spec.name, what));
-                batch.edited.push((hook, plan(spec)));
+                let plan = plan(spec, Some(hook))?;
+                new_secrets.extend(forwards::new_secrets(&plan, spec, Some(hook)));
+                batch.edited.push((hook, plan));
             }
             if hook.namespace != spec.namespace {
                 moves.push((hook, &spec.namespace));
             }
-            if hook.reduce().is_some() && spec.reduce.is_none() {
+            if loses_handlers(hook, spec) {
                 bereft.push(hook);
             }
         }
@@ -183,7 +197,10 @@ impl Admin {
             bereft.push(hook);
         }
         if dry_run || changes.is_empty() {
-            return Ok(api::Changes { changes });
+            return Ok(api::Changes {
+                changes,
+                new_secrets: Vec::new(),
+            });
         }
 
         self.store.amend_note(|note| {
@@ -216,7 +233,10 @@ impl Admin {
             })?;
         }
         self.changed().await?;
-        Ok(api::Changes { changes })
+        Ok(api::Changes {
+            changes,
+            new_secrets,
+        })
     }
 
     /// Folds one event with a hook's reducer and stores nothing.
@@ -225,9 +245,9 @@ impl Admin {
     /// [`Error::Reducer`] with what it said; [`Error::Invalid`] when the hook has none.
     pub async fn test_hook(&self, name: &Name, test: &api::Test) -> Result<api::Tested, Error> {
         let hook = self.hook(name).await?;
-        let handler = hook
-            .reduce()
-            .ok_or_else(|| Error::Invalid(format!("hook {name} has no reducer")))?;
+        let reducer = hook.reduce().and_then(|handler| handler.reducer());
+        let reducer =
+            reducer.ok_or_else(|| Error::Invalid(format!("hook {name} has no reducer")))?;
         let now = Timestamp::now();
         let headers = serde_json::to_string(&test.headers)
             .map_err(|error| Error::Invalid(error.to_string()))?;
@@ -242,7 +262,7 @@ impl Admin {
             body: test.body.clone().into(),
         };
         let task = Task {
-            reducer: handler.reducer.clone(),
+            reducer: reducer.clone(),
             state: test.state.as_ref().map(|state| state.get().to_owned()),
             chain: Chain::default(),
             on_error: OnError::Hold,
@@ -264,21 +284,27 @@ impl Admin {
         })
     }
 
-    async fn set_hook(&self, hook: &Hook, spec: &api::HookSpec) -> Result<(), Error> {
+    async fn set_hook(
+        &self,
+        hook: &Hook,
+        spec: &api::HookSpec,
+    ) -> Result<Vec<api::NewSecret>, Error> {
         let now = Timestamp::now();
-        let aside = match (hook.reduce(), &spec.reduce) {
-            (Some(_), None) => self.set_aside(hook.id).await?,
-            _ => Vec::new(),
+        let plan = plan(spec, Some(hook))?;
+        let new_secrets = forwards::new_secrets(&plan, spec, Some(hook));
+        let aside = match loses_handlers(hook, spec) {
+            true => self.set_aside(hook.id).await?,
+            false => Vec::new(),
         };
         if hook.namespace != spec.namespace {
             self.move_hook(hook, &spec.namespace).await?;
         }
-        if !self.store.edit_hook(hook, &plan(spec), now).await? {
+        if !self.store.edit_hook(hook, &plan, now).await? {
             return Err(Error::missing("hook", &hook.name));
         }
         self.changed().await?;
         self.forget(hook, &aside);
-        Ok(())
+        Ok(new_secrets)
     }
 
     /// Moves the streams of a hook to the lanes of another namespace: no turn of the old lanes runs any more
@@ -367,6 +393,7 @@ impl Admin {
                 at: pause.at,
                 reason: pause.reason,
             }),
+            new_secrets: Vec::new(),
         })
     }
 }
@@ -415,6 +442,7 @@ async fn check(spec: &api::HookSpec) -> Result<(), Error> {
 }
 
 fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
+    forwards::check(&spec.forward)?;
     if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
         return Err(Error::Invalid(format!(
             "the largest body is 1 to {BODY_MAX_LIMIT} bytes, got {}",
@@ -441,8 +469,11 @@ fn change(action: Action, kind: ChangeKind, name: &Name, what: Vec<String>) -> C
     }
 }
 
-fn plan(spec: &api::HookSpec) -> HookPlan {
-    HookPlan {
+/// The row of a hook and its handlers; `there` is what exists of it.
+fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
+    let forwards = spec.forward.iter();
+    let forwards = forwards.map(|forward| forwards::plan(forward, there));
+    Ok(HookPlan {
         name: spec.name.clone(),
         namespace: spec.namespace.clone(),
         order_by: spec.order_by.clone(),
@@ -452,7 +483,18 @@ fn plan(spec: &api::HookSpec) -> HookPlan {
         reducer: spec.reduce.clone(),
         on_error: spec.on_error,
         debounce: spec.debounce,
-    }
+        forwards: forwards.collect::<Result<_, _>>()?,
+    })
+}
+
+/// True if a handler of the hook goes, and with it its cursors.
+fn loses_handlers(hook: &Hook, spec: &api::HookSpec) -> bool {
+    let stays = |name: &Name| spec.forward.iter().any(|forward| forward.name == *name);
+    let goes = |handler: &Arc<Handler>| match handler.work {
+        Work::Reduce(_) => spec.reduce.is_none(),
+        Work::Forward { .. } => !stays(&handler.name),
+    };
+    hook.handlers.iter().any(goes)
 }
 
 fn spec_of(hook: &Hook) -> api::HookSpec {
@@ -462,15 +504,16 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         namespace: hook.namespace.clone(),
         order_by: hook.order_by.clone(),
         unordered: hook.unordered,
-        reduce: reduce.map(|handler| handler.reducer.clone()),
+        reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
         body_max: hook.body_max,
         keep: hook.keep,
+        forward: forwards::specs_of(hook),
     }
 }
 
-fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> api::HookSpec {
+fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> Result<api::HookSpec, Error> {
     fn set<T: Clone>(field: &mut T, value: &Option<T>) {
         if let Some(value) = value {
             field.clone_from(value);
@@ -484,7 +527,8 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> api::HookSpec {
     set(&mut spec.body_max, &edit.body_max);
     set(&mut spec.keep, &edit.keep);
     set(&mut spec.reduce, &edit.reduce);
-    spec
+    forwards::edit(&mut spec.forward, edit)?;
+    Ok(spec)
 }
 
 /// What a change of when a namespace is late changes, in words.
@@ -528,6 +572,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
         to.body_max.to_string(),
     );
     note("keep", from.keep.to_string(), to.keep.to_string());
+    what.extend(forwards::differences(&from.forward, &to.forward));
     if from.reduce != to.reduce && reducer(&from.reduce) == reducer(&to.reduce) {
         what.push(format!("reduce: {} has new code", reducer(&to.reduce)));
     }

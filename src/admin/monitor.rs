@@ -1379,9 +1379,7 @@ fn hook_lines(
         streams: counts.hooks.get(&hook.id).copied().unwrap_or(0),
         handlers: {
             let handlers = hook.handlers.iter();
-            let told: Vec<_> = handlers
-                .map(|h| format!("{} {}", h.name, h.reducer))
-                .collect();
+            let told: Vec<_> = handlers.map(|h| h.described()).collect();
             told.join(", ")
         },
         verify: "write key".to_owned(),

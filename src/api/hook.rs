@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::NamespaceSpec;
+use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret};
 use crate::domain::hook::{BODY_MAX_DEFAULT, Debounce, OnError, OrderBy, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -41,6 +41,9 @@ pub struct HookSpec {
     /// For how long it keeps events that every handler has passed: `30d`, `10GB` or `forever`.
     #[serde(default)]
     pub keep: Keep,
+    /// Where events are delivered, in order, each to its 2xx before the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forward: Vec<ForwardSpec>,
 }
 
 fn body_max_default() -> u64 {
@@ -60,6 +63,7 @@ impl HookSpec {
             debounce: None,
             body_max: BODY_MAX_DEFAULT,
             keep: Keep::default(),
+            forward: Vec::new(),
         }
     }
 }
@@ -93,6 +97,12 @@ pub struct HookEdit {
     /// For how long it keeps events that every handler has passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
+    /// Forward handlers to make or to change, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forward: Vec<ForwardEdit>,
+    /// Forward handlers to remove: their positions are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove_forward: Vec<Name>,
 }
 
 /// Tells a field that is `null` from one that is not there.
@@ -121,6 +131,9 @@ pub struct Hook {
     /// Who paused its cursors; none while they take turns.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// Secrets that were made for new forward handlers; they are shown in this one answer only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub new_secrets: Vec<NewSecret>,
 }
 
 /// Who paused something, when and why.
@@ -187,6 +200,9 @@ pub struct Apply {
 pub struct Changes {
     /// In the order in which they are made.
     pub changes: Vec<Change>,
+    /// Secrets that were made for new forward handlers; they are shown in this one answer only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub new_secrets: Vec<NewSecret>,
 }
 
 /// One hook or namespace that changes.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
@@ -31,7 +32,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(Keep, OrderBy, StreamName, Rate);
+as_text!(Batch, Destination, Keep, OrderBy, StreamName, Rate);
 
 fn parsed<'de, T, D>(from: D) -> Result<T, D::Error>
 where
@@ -64,6 +65,7 @@ macro_rules! as_word {
 }
 
 as_word!(Unordered { "refuse" = Unordered::Refuse, "keep" = Unordered::Keep });
+as_word!(Begin { "beginning" = Begin::Beginning, "now" = Begin::Now });
 as_word!(OnError { "hold" = OnError::Hold, "skip" = OnError::Skip });
 
 impl Serialize for OrderingKey {

@@ -304,6 +304,7 @@ const HOOKS: [(&str, &str, &str, &str); 2] = [
 
 fn config(dir: &TempDir) -> Config {
     Config {
+        allow_destinations: Vec::new(),
         data: DataDir::at(dir.path()),
         database: None,
         redis: None,

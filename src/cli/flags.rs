@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, ValueEnum as _, value_parser};
+use ipnet::IpNet;
 
 use super::Style;
 use super::print::{Agreed, Color, Output};
 use super::reach::Place;
 use crate::client::Target;
 use crate::config::Setting;
+use crate::domain::forward::{Begin, Destination};
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
+use crate::domain::name::Name;
 use crate::domain::time::parse_duration;
 use crate::text;
 
@@ -300,6 +303,34 @@ pub fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), Strin
         .parse()
         .map_err(|_| "a header cannot have that value")?;
     Ok((name, value))
+}
+
+/// `NAME=URL`, or the name of a handler that exists.
+pub fn forward(text: &str) -> Result<(Name, Option<Destination>), String> {
+    let (name, url) = match text.split_once('=') {
+        Some((name, url)) => (name, Some(url)),
+        None => (text, None),
+    };
+    let name = name.parse::<Name>().map_err(|error| error.to_string())?;
+    let url = url.map(str::parse::<Destination>).transpose();
+    Ok((name, url.map_err(|error| error.to_string())?))
+}
+
+/// Where a new handler begins.
+pub fn begin(text: &str) -> Result<Begin, String> {
+    match text {
+        "beginning" => Ok(Begin::Beginning),
+        "now" => Ok(Begin::Now),
+        _ => Err("beginning or now".into()),
+    }
+}
+
+/// A range of addresses; one address is a range of itself.
+pub fn range(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>()
+        .or(address)
+        .map_err(|_| "not a range of addresses such as 10.1.0.0/16".into())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod stop;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -14,11 +15,13 @@ use serde_json::value::RawValue;
 use super::print::{Columns, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
-use crate::api::{Changes, Deleted, Hook, HookEdit, HookSpec, List, Test, Tested};
+use crate::api::{Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, Test, Tested};
+use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
-use crate::domain::time::millis;
+use crate::domain::rate::Rate;
+use crate::domain::time::{millis, parse_duration};
 use crate::text;
 
 /// Make, change, try and delete receivers of webhooks
@@ -134,15 +137,87 @@ struct Settings {
     #[arg(long, value_name = "BYTES", value_parser = flags::bytes)]
     body_max: Option<u64>,
 
+    /// Deliver each event to NAME=URL, in order, the next one after a 2xx; may be given often. In `edit`, NAME alone
+    /// names a handler to change
+    #[arg(long = "forward", value_name = "NAME=URL", value_parser = flags::forward)]
+    forwards: Vec<(Name, Option<Destination>)>,
+
+    #[command(flatten)]
+    deliveries: Deliveries,
+
     /// Events that every handler has passed: keep them for a time such as 30d, as many as fit into an amount
     /// such as 10GB, or forever [default: forever]
     #[arg(long, value_name = "TIME|AMOUNT|forever")]
     keep: Option<Keep>,
 }
 
+/// How the forward handlers deliver that the command names.
+#[derive(Args, Default)]
+struct Deliveries {
+    /// The time for one request of --forward, 10s at most [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "forwards")]
+    request_timeout: Option<Duration>,
+
+    /// Tries of one event before --on-error decides; 0 tries for ever [default: for ever]
+    #[arg(long, value_name = "COUNT", requires = "forwards")]
+    attempts: Option<u32>,
+
+    /// Requests in flight at once from one node [default: 64]
+    #[arg(long, value_name = "COUNT", requires = "forwards")]
+    max_in_flight: Option<u32>,
+
+    /// Requests from one node, such as 50/s [default: no limit]
+    #[arg(long, value_name = "RATE", requires = "forwards")]
+    rate: Option<Rate>,
+
+    /// Consecutive events of one stream in one request, such as 100 or 100,256KiB [default: one event]
+    #[arg(long, value_name = "EVENTS[,BYTES]", requires = "forwards")]
+    batch: Option<Batch>,
+
+    /// Of the events that --debounce gathered, deliver the newest alone
+    #[arg(long, requires = "forwards")]
+    coalesce: bool,
+
+    /// Where a new handler begins [default: beginning]
+    #[arg(long, value_name = "beginning|now", value_parser = flags::begin, requires = "forwards")]
+    from: Option<Begin>,
+
+    /// A file with the secret that signs, whsec_…; - for stdin [default: one is made and shown once]
+    #[arg(long, value_name = "FILE", requires = "forwards")]
+    secret_file: Option<PathBuf>,
+}
+
 impl Settings {
+    /// The forward handlers that the command names, each with the settings that it gives.
+    fn forward_edits(&self) -> Result<Vec<ForwardEdit>, Trouble> {
+        let given = &self.deliveries;
+        let secret = given.secret_file.as_deref().map(file::text).transpose()?;
+        let edits = self.forwards.iter().map(|(name, url)| ForwardEdit {
+            name: Some(name.clone()),
+            url: url.clone(),
+            timeout_ms: given
+                .request_timeout
+                .map(|time| millis(time).unsigned_abs()),
+            attempts: given.attempts,
+            on_error: self.on_error,
+            max_in_flight: given.max_in_flight,
+            rate: given.rate,
+            batch: given.batch,
+            debounce: self.debounce,
+            coalesce: given.coalesce.then_some(true),
+            from: given.from,
+            secret: secret.as_deref().map(|text| text.trim().to_owned()),
+        });
+        Ok(edits.collect())
+    }
+
     fn edit(self) -> Result<HookEdit, Trouble> {
+        let forward = self.forward_edits()?;
+        // The failure policy and the debounce are those of the handlers that the command names.
+        let reduces = self.reduce.is_some() || forward.is_empty();
         Ok(HookEdit {
+            forward,
+            remove_forward: Vec::new(),
             namespace: self.namespace,
             order_by: self.order_by,
             unordered: self.unordered,
@@ -151,8 +226,8 @@ impl Settings {
                 .map(|text| reducer(&text, Path::new("")))
                 .transpose()?
                 .map(Some),
-            on_error: self.on_error,
-            debounce: self.debounce.map(Some),
+            on_error: self.on_error.filter(|_| reduces),
+            debounce: self.debounce.filter(|_| reduces).map(Some),
             body_max: self.body_max,
             keep: self.keep,
         })
@@ -214,6 +289,7 @@ impl Create {
             facts.push(("next", format!("hooklane send {name}")));
             facts.push(("undo", format!("hooklane hooks delete {name}")));
         }
+        facts.extend(made.iter().flat_map(secrets));
         out.facts(&facts)?;
         for hook in &made {
             out.object(hook)?;
@@ -222,10 +298,23 @@ impl Create {
     }
 }
 
+/// The secrets that were made with a hook, for the one time that they are shown.
+fn secrets(hook: &Hook) -> Vec<(&'static str, String)> {
+    let told = hook.new_secrets.iter().map(|new| {
+        let text = format!("{}   {}   shown this once", new.handler, new.secret);
+        ("secret", text)
+    });
+    told.collect()
+}
+
 fn created(hook: &Hook) -> String {
     let (name, order_by) = (&hook.spec.name, &hook.spec.order_by);
     let reduce = plan::reduce(hook.spec.reduce.as_ref());
-    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}")
+    let forwards = hook.spec.forward.iter();
+    let forwards: String = forwards
+        .map(|forward| format!(", forward {}", forward.name))
+        .collect();
+    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{forwards}")
 }
 
 /// Make hooks and namespaces as a TOML file says; the same file twice changes nothing
@@ -390,6 +479,9 @@ pub struct Edit {
     /// Gather events no longer
     #[arg(long, conflicts_with = "debounce")]
     no_debounce: bool,
+    /// Remove a forward handler; its positions are gone. May be given often
+    #[arg(long, value_name = "NAME")]
+    remove_forward: Vec<Name>,
     /// Show what would change, change nothing
     #[arg(long)]
     dry_run: bool,
@@ -404,6 +496,7 @@ impl Edit {
         if self.no_debounce {
             edit.debounce = Some(None);
         }
+        edit.remove_forward = self.remove_forward;
         if edit == HookEdit::default() {
             let message = "nothing to change: name a setting, such as --reduce latest";
             return Err(Trouble::usage(message).into());
@@ -444,10 +537,11 @@ impl Edit {
         let hook: Hook = reach
             .call(Method::PATCH, &path(&self.name), Some(&edit))
             .await?;
+        let mut facts = secrets(&hook);
         if let Some(back) = plan::way_back(&before.spec, &after) {
-            let back = format!("hooklane hooks edit {} {back}", self.name);
-            out.facts(&[("undo", back)])?;
+            facts.push(("undo", format!("hooklane hooks edit {} {back}", self.name)));
         }
+        out.facts(&facts)?;
         out.object(&hook)?;
         Ok(Exit::Done)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Args, ValueEnum as _};
+use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,6 +17,7 @@ use crate::admin::Admin;
 use crate::admin::doctor::{FILES_BESIDE, Surroundings};
 use crate::config::{self, Config, DataDir, Setting};
 use crate::domain::time::parse_duration;
+use crate::engine::forward::Guard;
 use crate::engine::ownership::Node;
 use crate::engine::{self, Engine, Running};
 use crate::http::edge::{self, Admission, Limits, Listener, Peer};
@@ -78,6 +80,16 @@ pub struct Serve {
     #[arg(env = "HOOKLANE_GRACE", hide_env_values = true)]
     grace: Duration,
 
+    /// Private addresses that deliveries may reach, as a CIDR range such as 10.1.0.0/16; may be given often
+    /// [default: public addresses only]
+    #[arg(long = "allow-destination", value_name = "CIDR", value_parser = flags::range)]
+    #[arg(
+        env = "HOOKLANE_ALLOW_DESTINATION",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    allow_destinations: Vec<IpNet>,
+
     /// How the log is written: auto is short on a terminal and json elsewhere
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Auto)]
     #[arg(env = "HOOKLANE_LOG", hide_env_values = true)]
@@ -108,6 +120,7 @@ impl Serve {
             lanes: self.lanes,
             node: self.node.unwrap_or_else(config::host_name),
             grace: self.grace,
+            allow_destinations: self.allow_destinations,
             log: match self.log {
                 Log::Auto => config::Log::Auto,
                 Log::Short => config::Log::Short,
@@ -311,7 +324,8 @@ async fn start(
         Database::Sqlite(_) => None,
         Database::Postgres(_) => Some(node(config, &store).await?),
     };
-    Ok(Engine::start(store, node, metrics, failed).await?)
+    let guard = Guard::new(config.allow_destinations.clone());
+    Ok(Engine::start(store, node, guard, metrics, failed).await?)
 }
 
 /// How long a server that does not answer is waited for: it may be starting, as this node is.

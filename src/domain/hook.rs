@@ -5,8 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::forward::Forward;
 use super::keep::Keep;
 use super::name::Name;
+use super::secret::Secret;
 use super::time::Timestamp;
 
 /// Which hook, as the database numbers them; a number is never given twice.
@@ -49,7 +51,8 @@ pub struct Hook {
 impl Hook {
     /// Its reduce handler; a hook has one at most.
     pub fn reduce(&self) -> Option<&Arc<Handler>> {
-        self.handlers.first()
+        let mut handlers = self.handlers.iter();
+        handlers.find(|handler| handler.reducer().is_some())
     }
 }
 
@@ -121,14 +124,63 @@ pub struct Handler {
     pub hook: HookId,
     /// `reduce` for the reduce handler.
     pub name: Name,
-    /// How it folds.
-    pub reducer: Reducer,
+    /// What it does with the events.
+    pub work: Work,
     /// Counts the versions of its reducer, from 1.
     pub fold: i64,
-    /// What an event that can never be folded leads to.
+    /// The failure policy, once no further try is made.
     pub on_error: OnError,
     /// Gathers events into one turn.
     pub debounce: Option<Debounce>,
+}
+
+/// What a handler does with the events of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// Folds them into a state.
+    Reduce(Reducer),
+    /// Delivers them to a destination, and signs each request with every one of `secrets`: the newest first,
+    /// two while they are rotated.
+    Forward {
+        /// Where, and within which limits.
+        to: Forward,
+        /// What receivers verify requests with.
+        secrets: Vec<Secret>,
+    },
+}
+
+impl Handler {
+    /// How it folds; `None` unless it is a reduce handler.
+    pub fn reducer(&self) -> Option<&Reducer> {
+        match &self.work {
+            Work::Reduce(reducer) => Some(reducer),
+            Work::Forward { .. } => None,
+        }
+    }
+
+    /// Where it delivers; `None` unless it is a forward handler.
+    pub fn forward(&self) -> Option<&Forward> {
+        match &self.work {
+            Work::Forward { to, .. } => Some(to),
+            Work::Reduce(_) => None,
+        }
+    }
+
+    /// The handler in two words: `reduce latest`, `forward crm`.
+    pub fn described(&self) -> String {
+        match &self.work {
+            Work::Reduce(reducer) => format!("reduce {reducer}"),
+            Work::Forward { .. } => format!("forward {}", self.name),
+        }
+    }
+
+    /// The word for its kind in tables, JSON and the database.
+    pub fn kind(&self) -> &'static str {
+        match self.work {
+            Work::Reduce(_) => "reduce",
+            Work::Forward { .. } => "forward",
+        }
+    }
 }
 
 /// What an event that can never be folded leads to.

@@ -53,6 +53,8 @@ struct Entry {
     came: Option<Timestamp>,
     /// When the first turn began of those that have folded nothing, as events are gathered.
     gathers_since: Option<Timestamp>,
+    /// True while it runs outside of turns, as a delivery does.
+    is_in_flight: bool,
 }
 
 impl Entry {
@@ -84,6 +86,8 @@ pub enum Aside {
     Held,
     /// It gathers events until a moment.
     Gathering(Timestamp),
+    /// A delivery of it is in flight from another lane or node; it looks again at a moment.
+    Busy(Timestamp),
     /// An operator has stopped it, or its lane, at its mark.
     Kept,
 }
@@ -182,6 +186,8 @@ pub struct Survey {
     pub largest: Option<(CursorId, u64)>,
     /// How long a cursor that may run waits for its turn.
     pub turn_wait: Option<Duration>,
+    /// Cursors whose deliveries are in flight, or next in line at their destination.
+    pub in_flight: u64,
     /// Cursors that gather events.
     pub gathering: u64,
     /// The one of them that goes on last, and when.
@@ -206,6 +212,7 @@ impl Lane {
                 taken: 0,
                 came: None,
                 gathers_since: None,
+                is_in_flight: false,
             };
             self.cursors.insert(hint.cursor, entry);
             self.ready.push_back(hint.cursor);
@@ -232,7 +239,8 @@ impl Lane {
 
     fn make_ready(&mut self, cursor: CursorId) {
         if let Some(entry) = self.cursors.get_mut(&cursor) {
-            if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at)) = entry.at {
+            if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at) | Aside::Busy(at)) = entry.at
+            {
                 self.due.remove(&(at, cursor));
             }
             entry.at = At::Ready;
@@ -267,7 +275,8 @@ impl Lane {
         // Its turn commits still, and this is the next.
         let commits = |(cursor, _): &(CursorId, Timestamp)| {
             let entry = self.cursors.get(cursor);
-            let runs = entry.is_some_and(|entry| matches!(entry.at, At::Running(_)));
+            let runs = entry
+                .is_some_and(|entry| matches!(entry.at, At::Running(_)) && !entry.is_in_flight);
             runs && !batch.contains(cursor)
         };
         if self.round.runs && self.round.watched.as_ref().is_some_and(commits) {
@@ -328,6 +337,15 @@ impl Lane {
         self.due.first().map(|(at, _)| *at)
     }
 
+    /// Notes that these cursors of a batch run outside of the turn, each until [`Lane::turned`].
+    pub fn delivers(&mut self, cursors: impl Iterator<Item = CursorId>) {
+        for cursor in cursors {
+            if let Some(entry) = self.cursors.get_mut(&cursor) {
+                entry.is_in_flight = true;
+            }
+        }
+    }
+
     /// Notes what a turn led to.
     pub fn turned(&mut self, cursor: CursorId, outcome: Outcome) {
         let Some(entry) = self.cursors.get_mut(&cursor) else {
@@ -337,7 +355,7 @@ impl Lane {
             return;
         };
         let fresh = entry.behind;
-        entry.taken = 0;
+        (entry.taken, entry.is_in_flight) = (0, false);
         if !matches!(outcome, Outcome::Aside(Aside::Gathering(_), _)) {
             entry.gathers_since = None;
         }
@@ -352,12 +370,21 @@ impl Lane {
             (Outcome::Done, None) => drop(self.cursors.remove(&cursor)),
             (Outcome::Aside(aside, _), None | Some(Again::MoreEvents)) => {
                 entry.at = At::Aside(aside);
-                if let Aside::Waiting(at) | Aside::Gathering(at) = aside {
+                if let Aside::Waiting(at) | Aside::Gathering(at) | Aside::Busy(at) = aside {
                     self.due.insert((at, cursor));
                 }
             }
             _ => self.make_ready(cursor),
         }
+    }
+
+    /// What is left for a cursor, as far as the lane knows.
+    pub fn rest(&self, cursor: CursorId) -> Option<Rest> {
+        let entry = self.cursors.get(&cursor)?;
+        Some(Rest {
+            oldest: entry.oldest,
+            events: entry.events(),
+        })
     }
 
     /// Notes that a turn could not be taken: the cursor goes behind the others as it was.
@@ -367,7 +394,7 @@ impl Lane {
             return;
         };
         entry.behind = Behind::All(entry.events());
-        (entry.taken, entry.came) = (0, None);
+        (entry.taken, entry.came, entry.is_in_flight) = (0, None, false);
         self.make_ready(cursor);
     }
 
@@ -393,7 +420,8 @@ impl Lane {
             let Some(entry) = self.cursors.remove(cursor) else {
                 continue;
             };
-            if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at)) = entry.at {
+            if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at) | Aside::Busy(at)) = entry.at
+            {
                 self.due.remove(&(at, *cursor));
             }
             hints.push(hint((*cursor, entry)));
@@ -518,6 +546,7 @@ impl Lane {
                 survey.kept += entry.events();
             }
             survey.cursors += 1;
+            survey.in_flight += u64::from(entry.is_in_flight);
             survey.backlog += entry.events();
             survey.oldest = earlier(survey.oldest, entry.oldest);
             if kept {

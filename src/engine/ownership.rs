@@ -122,6 +122,11 @@ impl Member {
         self.state.lock().watch.silences(since_boot())
     }
 
+    /// For how long this node may still run its lanes.
+    pub fn lease_left(&self) -> Duration {
+        self.state.lock().lease.left(since_boot())
+    }
+
     /// Says what the lanes of this node do.
     pub fn report(&self, json: String) {
         *self.report.lock() = json;
@@ -432,6 +437,7 @@ async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Er
     // opened for want of an answer are given back at the next look.
     engine.catalog.refresh().await?;
     engine.catalog_changed();
+    in_time(engine.forwards.flights.look(engine, me)).await?;
     tracing::info!(lanes = taken.len(), "lanes taken");
     for (lane, epoch) in &taken {
         engine.open_lane(lane.clone(), *epoch);

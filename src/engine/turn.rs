@@ -12,7 +12,7 @@ use super::lane::{Aside, Outcome, Rest};
 use super::reduce::{Budget, Failure, Folded, Task};
 use crate::domain::backoff;
 use crate::domain::cursor::{Condition, Cursor, CursorId};
-use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId};
+use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, Reducer};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -48,13 +48,14 @@ pub struct Turned {
 }
 
 /// What is to be done with a cursor, judged by what was read.
-enum Plan {
+pub(super) enum Plan {
     Leave(Outcome),
     /// It takes its turns in the lanes of another namespace now.
     Elsewhere,
     /// Somebody must know: events are missing.
     HaltAtGap,
-    Fold,
+    /// Its events are taken up.
+    Go,
 }
 
 /// A turn between its read, its fold and its commit. It decides; whoever takes it asks database and reducers.
@@ -190,7 +191,8 @@ impl Turn {
         let (mut turn, mut tasks) = (Self::default(), Vec::new());
         for ((cursor, gathered), input) in batch.iter().zip(inputs) {
             let handler = catalog.handlers.get(&cursor.handler);
-            let (Some(mut input), Some(handler)) = (input, handler) else {
+            let reducer = handler.and_then(|handler| handler.reducer());
+            let (Some(mut input), Some(handler), Some(reducer)) = (input, handler, reducer) else {
                 turn.outcomes.push((*cursor, Outcome::Done));
                 continue;
             };
@@ -204,8 +206,8 @@ impl Turn {
                     turn.halted.push(hold_at_gap(&input, now));
                     Outcome::Aside(Aside::Held, rest(&input, 0, now))
                 }
-                Plan::Fold => {
-                    tasks.push(task(&mut input, handler));
+                Plan::Go => {
+                    tasks.push(task(&mut input, handler, reducer));
                     turn.folding.push(input);
                     continue;
                 }
@@ -257,7 +259,7 @@ impl Turn {
 }
 
 /// What becomes of a cursor in this lane. One that moves up to its mark is left with no event behind it.
-fn judge(
+pub(super) fn judge(
     catalog: &Snapshot,
     lane: &LaneId,
     input: &mut Input,
@@ -288,7 +290,7 @@ fn judge(
 
 /// For the lane that has a cursor now. It may have set it aside, and what came here may have been that somebody
 /// has let it go.
-fn hint(input: &Input, now: Timestamp) -> Hint {
+pub(super) fn hint(input: &Input, now: Timestamp) -> Hint {
     let rest = rest(input, 0, now);
     Hint {
         cursor: input.cursor.id,
@@ -328,15 +330,15 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) ->
                 let aside = Aside::Gathering(now.after(left));
                 return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
             }
-            Plan::Fold
+            Plan::Go
         }
-        None => Plan::Fold,
+        None => Plan::Go,
     }
 }
 
-fn task(input: &mut Input, handler: &Handler) -> Task {
+fn task(input: &mut Input, handler: &Handler, reducer: &Reducer) -> Task {
     Task {
-        reducer: handler.reducer.clone(),
+        reducer: reducer.clone(),
         state: input.cursor.state.take(),
         chain: input.cursor.chain.clone(),
         on_error: handler.on_error,
@@ -345,7 +347,7 @@ fn task(input: &mut Input, handler: &Handler) -> Task {
 }
 
 /// What is left when `passed` of the events that were read are done.
-fn rest(input: &Input, passed: usize, now: Timestamp) -> Rest {
+pub(super) fn rest(input: &Input, passed: usize, now: Timestamp) -> Rest {
     let position = Position(input.cursor.position.0 + i64::try_from(passed).unwrap_or(0));
     let next = input.events.get(passed).or(input.events.last());
     Rest {
@@ -401,7 +403,7 @@ fn condition(
     }
 }
 
-fn hold_at_gap(input: &Input, now: Timestamp) -> Step {
+pub(super) fn hold_at_gap(input: &Input, now: Timestamp) -> Step {
     let cursor = &input.cursor;
     let reason = format!(
         "gap: seq {} is missing, the head is {}",
@@ -423,7 +425,7 @@ fn hold_at_gap(input: &Input, now: Timestamp) -> Step {
 }
 
 /// Where a cursor in this condition stands in its lane.
-fn aside(condition: &Condition) -> Option<Aside> {
+pub(super) fn aside(condition: &Condition) -> Option<Aside> {
     match condition {
         Condition::Held { .. } => Some(Aside::Held),
         Condition::Waiting { retry_at, .. } => Some(Aside::Waiting(*retry_at)),
@@ -431,7 +433,7 @@ fn aside(condition: &Condition) -> Option<Aside> {
     }
 }
 
-fn outcome(advance: Advance, aside: Option<Aside>, rest: Rest) -> Outcome {
+pub(super) fn outcome(advance: Advance, aside: Option<Aside>, rest: Rest) -> Outcome {
     match (advance, aside) {
         // Somebody else moved it: read it again.
         (Advance::Lost, _) => Outcome::More(rest),

@@ -4,6 +4,7 @@
 //! a stream with little to do does not wait until a spike beside it is on stable storage.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -13,8 +14,8 @@ use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, watch};
 
 use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
-use super::lane::{Lane, Line, Survey};
-use super::{Engine, turn};
+use super::lane::{Aside, Lane, Line, Outcome, Survey};
+use super::{Engine, forward, turn};
 use crate::domain::cursor::CursorId;
 use crate::domain::lane::{LaneId, Mode};
 use crate::domain::time::Timestamp;
@@ -37,6 +38,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 pub struct Worker {
     /// Which lane.
     pub id: LaneId,
+    /// Names this take of the lane; grows with each.
+    pub epoch: i64,
+    /// True once it takes no more turns: its cursors belong to another worker.
+    has_stopped: AtomicBool,
     queue: Arc<Queue>,
     lane: Mutex<Lane>,
     gauge: Mutex<Gauge>,
@@ -48,11 +53,17 @@ pub struct Worker {
     fold: tokio::sync::Mutex<()>,
 }
 
+/// Cursors, and for how long each has gathered events.
+type Gathered = Vec<(CursorId, Duration)>;
+
 /// A turn that may begin.
 struct Next<'a> {
+    /// Cursors that fold.
     batch: Vec<CursorId>,
     /// For how long each of them has gathered events.
     gathered: Vec<Duration>,
+    /// Cursors whose next events are delivered, and for how long each has gathered events.
+    deliveries: Gathered,
     /// The lane's queue, if nobody else waits.
     alone: Option<Arc<Queue>>,
     turn: RwLockReadGuard<'a, ()>,
@@ -60,10 +71,12 @@ struct Next<'a> {
 }
 
 impl Worker {
-    /// A worker for the lane of `queue`.
-    pub fn new(id: LaneId, queue: Arc<Queue>) -> Self {
+    /// A worker for the lane of `queue`, which was taken with `epoch`.
+    pub fn new(id: LaneId, epoch: i64, queue: Arc<Queue>) -> Self {
         Self {
             id,
+            epoch,
+            has_stopped: AtomicBool::new(false),
             queue,
             lane: Mutex::default(),
             gauge: Mutex::default(),
@@ -74,7 +87,7 @@ impl Worker {
     }
 
     /// Takes turns until `stop` is asked for; those that run are finished first.
-    pub async fn run(&self, engine: &Engine, mut stop: watch::Receiver<bool>) {
+    pub async fn run(self: &Arc<Self>, engine: &Arc<Engine>, mut stop: watch::Receiver<bool>) {
         let mut turns = FuturesUnordered::new();
         let mut goes_on = true;
         while goes_on && !*stop.borrow() {
@@ -83,12 +96,62 @@ impl Worker {
                 biased;
                 _ = stop.changed() => {}
                 Some(ended) = turns.next() => goes_on = ended,
-                next = self.next(engine, running == 0), if running < TURNS_MAX => {
-                    turns.push(self.take_turn(engine, next, stop.clone()));
+                mut next = self.next(engine, running == 0), if running < TURNS_MAX => {
+                    let deliveries = std::mem::take(&mut next.deliveries);
+                    forward::deliver(engine, self, &deliveries);
+                    if !next.batch.is_empty() {
+                        turns.push(self.take_turn(engine, next, stop.clone()));
+                    }
                 }
             }
         }
+        self.has_stopped.store(true, Ordering::Release);
         while turns.next().await.is_some() {}
+    }
+
+    /// True once the cursors of this lane belong to another worker.
+    pub fn has_stopped(&self) -> bool {
+        self.has_stopped.load(Ordering::Acquire)
+    }
+
+    /// Takes back a cursor whose delivery came to nothing, as it was.
+    pub fn not_turned(&self, cursor: CursorId) {
+        self.lane.lock().not_turned(cursor);
+        self.queue.poke();
+    }
+
+    /// Takes back a cursor that could not be delivered now.
+    pub fn set_aside(&self, cursor: CursorId, aside: Aside) {
+        let mut lane = self.lane.lock();
+        let rest = lane.rest(cursor);
+        lane.turned(
+            cursor,
+            rest.map_or(Outcome::Done, |rest| Outcome::Aside(aside, rest)),
+        );
+        drop(lane);
+        self.queue.poke();
+    }
+
+    /// Takes back a cursor that is gone or has nothing to do.
+    pub fn turned(&self, cursor: CursorId, outcome: Outcome) {
+        self.lane.lock().turned(cursor, outcome);
+        self.queue.poke();
+    }
+
+    /// Takes back a cursor after its delivery.
+    pub fn delivered(&self, turned: &turn::Turned, now: Timestamp) {
+        {
+            let steady = Timestamp::steady();
+            let mut lane = self.lane.lock();
+            for (cursor, outcome) in &turned.outcomes {
+                lane.turned(*cursor, outcome.by_other_clock(now, steady));
+            }
+        }
+        let mut gauge = self.gauge.lock();
+        gauge.went(&turned.received, &turned.work, now);
+        gauge.turned(Duration::ZERO, turned.failed, now);
+        drop(gauge);
+        self.queue.poke();
     }
 
     /// Waits until cursors may take a turn. Whoever does not wait to the end has taken none.
@@ -99,12 +162,14 @@ impl Worker {
             let turn = self.turns.read().await;
             changes.mark_unchanged();
             self.take_hints();
-            let (batch, gathered, alone) = self.next_batch(engine);
-            if !batch.is_empty() {
+            let (batch, deliveries, alone) = self.next_batch(engine);
+            if !batch.is_empty() || !deliveries.is_empty() {
                 let alone = alone.filter(|_| is_only);
+                let (batch, gathered) = batch.into_iter().unzip();
                 return Next {
                     batch,
                     gathered,
+                    deliveries,
                     alone,
                     turn,
                     fold,
@@ -222,21 +287,31 @@ impl Worker {
         self.gauge.lock().came(came, Timestamp::now());
     }
 
-    /// Who is next, and the lane's queue if nobody else waits. A paused lane takes no turns, but passes on hints
-    /// that are about streams of another namespace: a node that had not heard of their move sent them here.
-    fn next_batch(&self, engine: &Engine) -> (Vec<CursorId>, Vec<Duration>, Option<Arc<Queue>>) {
+    /// Who is next, to fold and to be delivered, and the lane's queue if nobody else waits. A paused lane takes no
+    /// turns, but passes on hints that are about streams of another namespace: a node that had not heard of their
+    /// move sent them here.
+    fn next_batch(&self, engine: &Engine) -> (Gathered, Gathered, Option<Arc<Queue>>) {
         if self.is_paused(engine) {
             let is_strange = |cursor| engine.catalog.peek().is_stranger(&self.id, cursor);
             let strangers = self.lane.lock().give_up_new(is_strange);
             engine.place_later(strangers);
             return (Vec::new(), Vec::new(), None);
         }
+        let catalog = engine.catalog.peek();
+        let delivers = |cursor: &CursorId| {
+            let handler = catalog.handlers.get(&cursor.handler);
+            handler.is_some_and(|handler| handler.forward().is_some())
+        };
         let mut lane = self.lane.lock();
         let now = Timestamp::steady();
         let batch = lane.next_batch(turn::CURSORS_MAX, now);
         let gathered = lane.gathered(&batch, now);
+        let batch = batch.into_iter().zip(gathered);
+        let (deliveries, batch): (Gathered, Gathered) =
+            batch.partition(|(cursor, _)| delivers(cursor));
+        lane.delivers(deliveries.iter().map(|(cursor, _)| *cursor));
         let alone = lane.is_idle().then(|| self.queue.clone());
-        (batch, gathered, alone)
+        (batch, deliveries, alone)
     }
 
     /// Takes a turn to its end, or waits before it is taken again. Whether others may follow.
@@ -264,6 +339,7 @@ impl Worker {
         let Next {
             batch,
             gathered,
+            deliveries: _,
             alone,
             turn: _turn,
             fold,
@@ -343,7 +419,7 @@ mod tests {
     use crate::domain::lane::Slot;
     use crate::domain::name::{Name, OrderingKey};
     use crate::engine::{Running, observer};
-    use crate::lanes::{Aside, Lanes};
+    use crate::lanes::{Aside as HintAside, Lanes};
     use crate::metrics::Metrics;
     use crate::store::{Appended, HookPlan, NewEvent, Store};
 
@@ -366,7 +442,9 @@ mod tests {
         let (namespace, now) = (Name::default_namespace(), Timestamp::now());
         let made = store.create_namespace(&namespace, 1, Default::default(), now);
         made.await.unwrap();
-        let running = Engine::start(store, None, metrics, failed).await.unwrap();
+        let running = Engine::start(store, None, Default::default(), metrics, failed)
+            .await
+            .unwrap();
         let engine = running.engine();
         let plan = HookPlan {
             name: "orders".parse().unwrap(),
@@ -378,6 +456,7 @@ mod tests {
             reducer: Some(Reducer::Count),
             on_error: OnError::Hold,
             debounce: None,
+            forwards: Vec::new(),
         };
         let made = engine.store.create_hooks(&[plan], now).await;
         made.unwrap().unwrap();
@@ -441,7 +520,7 @@ mod tests {
             oldest: now,
             newest: now,
             behind: Behind::More(1),
-            aside: Aside::Stay,
+            aside: HintAside::Stay,
         };
         engine.lanes.hint(&lanes[0], vec![hint]).unwrap();
         let paused = engine.worker(&lanes[0]).unwrap();
@@ -469,7 +548,7 @@ mod tests {
             cursors.push(CursorId { stream, handler });
         }
         let queue = Lanes::default().open(&lane);
-        let worker = Arc::new(Worker::new(lane, queue.clone()));
+        let worker = Arc::new(Worker::new(lane, 0, queue.clone()));
         let (stop, stopping) = watch::channel(false);
         let (takes, on) = (worker.clone(), engine.clone());
         let taking = tokio::spawn(async move { takes.run(&on, stopping).await });
@@ -478,7 +557,7 @@ mod tests {
             oldest: Timestamp::now(),
             newest: Timestamp::now(),
             behind: Behind::More(1),
-            aside: Aside::Stay,
+            aside: HintAside::Stay,
         };
         let position = async |cursor| {
             let read = engine.store.cursor(cursor).await.unwrap();

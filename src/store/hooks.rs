@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
+mod terms;
+
 use super::backend::Backend;
 use super::backend::session::Tx;
 use super::{Error, Store, Writing};
 use crate::domain::event::StreamId;
+use crate::domain::forward::{Begin, Forward};
 use crate::domain::hook::{
-    Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
+    Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered, Work,
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::secret::Secret;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
 
@@ -39,6 +43,25 @@ pub struct HookPlan {
     pub on_error: OnError,
     /// Gathers events into one turn.
     pub debounce: Option<Debounce>,
+    /// Its forward handlers, by name.
+    pub forwards: Vec<ForwardPlan>,
+}
+
+/// What a forward handler shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardPlan {
+    /// Its name, unique in its hook.
+    pub name: Name,
+    /// Where it delivers.
+    pub to: Forward,
+    /// What signs its requests, the newest first.
+    pub secrets: Vec<Secret>,
+    /// What an event leads to that used up its tries.
+    pub on_error: OnError,
+    /// Gathers events.
+    pub debounce: Option<Debounce>,
+    /// The first event that a new handler delivers; of no effect on one that exists.
+    pub from: Begin,
 }
 
 /// Changes that belong together.
@@ -59,6 +82,7 @@ pub struct Batch<'a> {
 impl From<&Hook> for HookPlan {
     fn from(hook: &Hook) -> Self {
         let reduce = hook.reduce();
+        let forwards = hook.handlers.iter();
         Self {
             name: hook.name.clone(),
             namespace: hook.namespace.clone(),
@@ -66,10 +90,30 @@ impl From<&Hook> for HookPlan {
             unordered: hook.unordered,
             body_max: hook.body_max,
             keep: hook.keep,
-            reducer: reduce.map(|handler| handler.reducer.clone()),
+            reducer: reduce.and_then(|handler| handler.reducer().cloned()),
             on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
             debounce: reduce.and_then(|handler| handler.debounce),
+            forwards: forwards
+                .filter_map(|handler| ForwardPlan::of(handler))
+                .collect(),
         }
+    }
+}
+
+impl ForwardPlan {
+    /// What a handler is now; `None` unless it is a forward handler.
+    pub fn of(handler: &Handler) -> Option<Self> {
+        let Work::Forward { to, secrets } = &handler.work else {
+            return None;
+        };
+        Some(Self {
+            name: handler.name.clone(),
+            to: to.clone(),
+            secrets: secrets.clone(),
+            on_error: handler.on_error,
+            debounce: handler.debounce,
+            from: Begin::default(),
+        })
     }
 }
 
@@ -96,13 +140,17 @@ struct HandlerRow {
     on_error: String,
     quiet_ms: Option<i64>,
     longest_ms: Option<i64>,
+    kind: String,
+    terms: Option<String>,
+    secrets: Option<String>,
 }
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, body_max, keep, created_at
     from hooks where deleted_at is null order by name";
 
-const HANDLERS: &str = "select id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms
-    from handlers where deleted_at is null order by id";
+const HANDLERS: &str =
+    "select id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms,
+    kind, terms, secrets from handlers where deleted_at is null order by id";
 
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep)
@@ -115,11 +163,14 @@ const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
 
 const ADD_HANDLER: &str = "insert into handlers
-    (hook, name, reduce, source, on_error, quiet_ms, longest_ms, created_at)
-    values ($1, 'reduce', $2, $3, $4, $5, $6, $7)";
+    (hook, name, kind, reduce, source, on_error, quiet_ms, longest_ms, terms, secrets, created_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning id";
 
-const EDIT_HANDLER: &str = "update handlers set reduce = $2, source = $3,
-    on_error = $4, quiet_ms = $5, longest_ms = $6, fold = fold + $7 where id = $1";
+const EDIT_HANDLER: &str =
+    "update handlers set reduce = $2, source = $3, on_error = $4, quiet_ms = $5,
+    longest_ms = $6, terms = $7, secrets = $8, fold = fold + $9 where id = $1";
+
+const REMOVE_HANDLER: &str = "update handlers set deleted_at = $2 where id = $1";
 
 const REMOVE_HANDLERS: &str =
     "update handlers set deleted_at = $2 where hook = $1 and deleted_at is null";
@@ -187,6 +238,7 @@ impl Store {
         plan: &HookPlan,
         at: Timestamp,
     ) -> Result<bool, Error> {
+        self.heads_for(plan).await?;
         let mut writing = self.begin().await?;
         if !writing.edit_hook(hook, plan, at).await? {
             return Ok(false);
@@ -194,6 +246,15 @@ impl Store {
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
+    }
+
+    /// Brings the heads in the rows of streams up to the log where a new handler begins at them.
+    async fn heads_for(&self, plan: &HookPlan) -> Result<(), Error> {
+        let mut forwards = plan.forwards.iter();
+        match forwards.any(|forward| forward.from == Begin::Now) {
+            true => self.backend.index().await,
+            false => Ok(()),
+        }
     }
 
     /// Marks a hook as deleted: its name is free and nothing reads it any more. [`Store::purge`] removes
@@ -219,6 +280,9 @@ impl Store {
     /// # Errors
     /// Those of the database; nothing was changed.
     pub async fn apply(&self, changes: &Batch<'_>, at: Timestamp) -> Result<bool, Error> {
+        for (_, plan) in &changes.edited {
+            self.heads_for(plan).await?;
+        }
         let mut writing = self.begin().await?;
         for (name, lanes, thresholds) in &changes.new_namespaces {
             if !writing
@@ -333,7 +397,9 @@ impl Writing<'_> {
         let Some(id) = id else {
             return Ok(false);
         };
-        add_handler(&mut self.tx, HookId(id), plan, at).await?;
+        for wanted in wanted(plan) {
+            add_handler(&mut self.tx, HookId(id), &wanted, at).await?;
+        }
         Ok(true)
     }
 
@@ -355,14 +421,19 @@ impl Writing<'_> {
         if edited.rows_affected() == 0 {
             return Ok(false);
         }
-        match (hook.reduce(), &plan.reducer) {
-            (Some(handler), Some(_)) => edit_handler(&mut self.tx, handler, plan).await?,
-            (None, Some(_)) => {
-                add_handler(&mut self.tx, hook.id, plan, at).await?;
-                begin_at_floors(&mut self.tx, hook.id, at).await?;
+        let plans = wanted(plan);
+        for handler in &hook.handlers {
+            if !plans.iter().any(|wanted| wanted.is(handler)) {
+                remove_handler(&mut self.tx, handler.id, at).await?;
             }
-            (Some(_), None) => remove_handlers(&mut self.tx, hook.id, at).await?,
-            (None, None) => {}
+        }
+        for wanted in &plans {
+            if let Some(handler) = hook.handlers.iter().find(|handler| wanted.is(handler)) {
+                edit_handler(&mut self.tx, handler, wanted).await?;
+                continue;
+            }
+            let new = add_handler(&mut self.tx, hook.id, wanted, at).await?;
+            begin(&mut self.tx, hook.id, new, wanted.from, at).await?;
         }
         Ok(true)
     }
@@ -382,37 +453,94 @@ impl Writing<'_> {
     }
 }
 
+/// A handler as its row shall be.
+struct Wanted<'a> {
+    name: Name,
+    kind: &'static str,
+    reducer: Option<&'a Reducer>,
+    on_error: OnError,
+    debounce: Option<Debounce>,
+    terms: Option<String>,
+    secrets: Option<String>,
+    from: Begin,
+}
+
+impl Wanted<'_> {
+    fn is(&self, handler: &Handler) -> bool {
+        self.name == handler.name && self.kind == handler.kind()
+    }
+}
+
+/// The handlers that a hook shall have.
+fn wanted(plan: &HookPlan) -> Vec<Wanted<'_>> {
+    let reduce = plan.reducer.as_ref().map(|reducer| Wanted {
+        name: Name::reduce(),
+        kind: "reduce",
+        reducer: Some(reducer),
+        on_error: plan.on_error,
+        debounce: plan.debounce,
+        terms: None,
+        secrets: None,
+        from: Begin::Beginning,
+    });
+    let forwards = plan.forwards.iter().map(|forward| Wanted {
+        name: forward.name.clone(),
+        kind: "forward",
+        reducer: None,
+        on_error: forward.on_error,
+        debounce: forward.debounce,
+        terms: Some(terms::write(&forward.to)),
+        secrets: Some(terms::write_secrets(&forward.secrets)),
+        from: forward.from,
+    });
+    reduce.into_iter().chain(forwards).collect()
+}
+
 async fn add_handler(
     tx: &mut Tx,
     hook: HookId,
-    plan: &HookPlan,
+    wanted: &Wanted<'_>,
     at: Timestamp,
-) -> Result<(), Error> {
-    let Some(reducer) = &plan.reducer else {
-        return Ok(());
-    };
-    sqlx::query(ADD_HANDLER)
+) -> Result<HandlerId, Error> {
+    let id: i64 = sqlx::query_scalar(ADD_HANDLER)
         .bind(hook.0)
-        .bind(reducer.to_string())
-        .bind(source_of(reducer))
-        .bind(on_error_word(plan.on_error))
-        .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
-        .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
+        .bind(wanted.name.as_str())
+        .bind(wanted.kind)
+        .bind(wanted.reducer.map(Reducer::to_string).unwrap_or_default())
+        .bind(wanted.reducer.and_then(source_of))
+        .bind(on_error_word(wanted.on_error))
+        .bind(wanted.debounce.map(|debounce| millis(debounce.quiet)))
+        .bind(wanted.debounce.map(|debounce| millis(debounce.longest)))
+        .bind(wanted.terms.as_deref())
+        .bind(wanted.secrets.as_deref())
         .bind(at.as_millis())
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
-    Ok(())
+    Ok(HandlerId(id))
 }
 
-/// Makes the cursors of a new handler where retention has removed events: they begin at the floors, which
-/// cannot rise meanwhile, as the row of the hook was written before.
-async fn begin_at_floors(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(), Error> {
-    const BEGIN: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
-        select s.id, h.id, s.floor, s.floor, $2, $3 from streams s
-        join handlers h on h.hook = s.hook and h.deleted_at is null
+/// Makes the cursors of a new handler that do not begin at zero: at the floors, where retention has removed
+/// events, or at the heads. Neither moves meanwhile, as the row of the hook was written before.
+async fn begin(
+    tx: &mut Tx,
+    hook: HookId,
+    handler: HandlerId,
+    from: Begin,
+    at: Timestamp,
+) -> Result<(), Error> {
+    const FLOOR: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
+        select s.id, $2, s.floor, s.floor, $3, $4 from streams s
         where s.hook = $1 and s.floor > 0 order by s.id";
-    sqlx::query(BEGIN)
+    const HEAD: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
+        select s.id, $2, s.head, s.head, $3, $4 from streams s
+        where s.hook = $1 and s.head > 0 order by s.id";
+    let insert = match from {
+        Begin::Beginning => FLOOR,
+        Begin::Now => HEAD,
+    };
+    sqlx::query(insert)
         .bind(hook.0)
+        .bind(handler.0)
         .bind(Vec::<u8>::new())
         .bind(at.as_millis())
         .execute(&mut *tx)
@@ -420,18 +548,27 @@ async fn begin_at_floors(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(),
     Ok(())
 }
 
-async fn edit_handler(tx: &mut Tx, handler: &Handler, plan: &HookPlan) -> Result<(), Error> {
-    let Some(reducer) = &plan.reducer else {
-        return Ok(());
-    };
+async fn edit_handler(tx: &mut Tx, handler: &Handler, wanted: &Wanted<'_>) -> Result<(), Error> {
+    let is_new_code = wanted.reducer.is_some() && wanted.reducer != handler.reducer();
     sqlx::query(EDIT_HANDLER)
         .bind(handler.id.0)
-        .bind(reducer.to_string())
-        .bind(source_of(reducer))
-        .bind(on_error_word(plan.on_error))
-        .bind(plan.debounce.map(|debounce| millis(debounce.quiet)))
-        .bind(plan.debounce.map(|debounce| millis(debounce.longest)))
-        .bind(i64::from(*reducer != handler.reducer))
+        .bind(wanted.reducer.map(Reducer::to_string).unwrap_or_default())
+        .bind(wanted.reducer.and_then(source_of))
+        .bind(on_error_word(wanted.on_error))
+        .bind(wanted.debounce.map(|debounce| millis(debounce.quiet)))
+        .bind(wanted.debounce.map(|debounce| millis(debounce.longest)))
+        .bind(wanted.terms.as_deref())
+        .bind(wanted.secrets.as_deref())
+        .bind(i64::from(is_new_code))
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
+}
+
+async fn remove_handler(tx: &mut Tx, handler: HandlerId, at: Timestamp) -> Result<(), Error> {
+    sqlx::query(REMOVE_HANDLER)
+        .bind(handler.0)
+        .bind(at.as_millis())
         .execute(&mut *tx)
         .await?;
     Ok(())
@@ -495,12 +632,24 @@ impl HandlerRow {
             id: HandlerId(self.id),
             hook: HookId(self.hook),
             name: self.name.parse().map_err(|_| wrong("name"))?,
-            reducer: match self.source {
-                Some(text) => Reducer::Script(Arc::new(Source {
+            work: match (self.kind.as_str(), self.source) {
+                ("reduce", Some(text)) => Work::Reduce(Reducer::Script(Arc::new(Source {
                     file: self.reduce,
                     text,
-                })),
-                None => Reducer::built_in(&self.reduce).map_err(|_| wrong("reducer"))?,
+                }))),
+                ("reduce", None) => {
+                    let built_in = Reducer::built_in(&self.reduce);
+                    Work::Reduce(built_in.map_err(|_| wrong("reducer"))?)
+                }
+                ("forward", _) => Work::Forward {
+                    to: (self.terms.as_deref())
+                        .and_then(terms::read)
+                        .ok_or_else(|| wrong("terms"))?,
+                    secrets: (self.secrets.as_deref())
+                        .and_then(terms::read_secrets)
+                        .ok_or_else(|| wrong("secrets"))?,
+                },
+                _ => return Err(wrong("kind")),
             },
             fold: self.fold,
             on_error: match self.on_error.as_str() {

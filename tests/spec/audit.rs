@@ -68,6 +68,7 @@ fn plan(hook: &str) -> HookPlan {
         reducer: Some(Reducer::Count),
         on_error: OnError::Hold,
         debounce: None,
+        forwards: Vec::new(),
     }
 }
 

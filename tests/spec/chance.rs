@@ -252,7 +252,9 @@ async fn start(home: &Home) -> Running {
     let observer = engine::observer(metrics.clone(), failed.clone());
     let store = Store::open(home.database(), observer).await.unwrap();
     Admin::prepare(&store, 3).await.unwrap();
-    Engine::start(store, None, metrics, failed).await.unwrap()
+    Engine::start(store, None, Default::default(), metrics, failed)
+        .await
+        .unwrap()
 }
 
 /// What a crash leaves: the file, and then as much of the log as was written.
@@ -356,6 +358,7 @@ impl World {
                 false => OnError::Skip,
             },
             debounce: None,
+            forwards: Vec::new(),
         }
     }
 
@@ -625,7 +628,7 @@ impl World {
             of_hook.for_each(|(_, stream)| stream.begin_anew());
         }
         let fold = |hook: &Hook| hook.reduce().map(|handler| (handler.id, handler.fold));
-        let reducer = |hook: &Hook| hook.reduce().map(|handler| handler.reducer.clone());
+        let reducer = |hook: &Hook| hook.reduce().and_then(|handler| handler.reducer().cloned());
         let edited = self.hook(&name).await;
         if let (Some((old, before)), Some((new, after))) = (fold(&hook), fold(&edited)) {
             let changed = i64::from(reducer(&hook) != reducer(&edited));

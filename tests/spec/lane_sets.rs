@@ -66,6 +66,7 @@ impl World {
             reducer: Some(Reducer::Count),
             on_error: OnError::Hold,
             debounce: None,
+            forwards: Vec::new(),
         };
         let made = store.create_hooks(&[plan], Timestamp::now()).await;
         made.unwrap().unwrap();

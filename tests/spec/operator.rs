@@ -472,7 +472,9 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
     let observer = engine::observer(metrics.clone(), failed.clone());
     let store = Store::open(home.database(), observer).await.unwrap();
     Admin::prepare(&store, 3).await.unwrap();
-    let running = Engine::start(store, None, metrics, failed).await.unwrap();
+    let running = Engine::start(store, None, Default::default(), metrics, failed)
+        .await
+        .unwrap();
     let engine = running.engine();
     let plan = HookPlan {
         name: "orders".parse().unwrap(),
@@ -484,6 +486,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         reducer: Some(Reducer::Count),
         on_error: OnError::Hold,
         debounce: None,
+        forwards: Vec::new(),
     };
     let made = engine.store.create_hooks(&[plan], Timestamp::now()).await;
     made.unwrap().unwrap();

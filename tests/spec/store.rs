@@ -164,6 +164,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         reducer,
         on_error: OnError::Hold,
         debounce: None,
+        forwards: Vec::new(),
     }
 }
 

@@ -1,16 +1,18 @@
 //! The TOML file of `hooks apply`: hooks and namespaces as people write them down.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::{Trouble, flags, reducer};
-use crate::api::{Apply, HookSpec, NamespaceSpec};
+use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec};
 use crate::cli::Exit;
+use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
 
 #[derive(Deserialize)]
@@ -52,6 +54,28 @@ struct Entry {
     body_max: Option<Bytes>,
     #[serde(default)]
     keep: Keep,
+    #[serde(default)]
+    forward: Vec<ForwardEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForwardEntry {
+    name: Name,
+    url: Destination,
+    timeout: Option<String>,
+    attempts: Option<u32>,
+    #[serde(default)]
+    on_error: OnError,
+    max_in_flight: Option<u32>,
+    rate: Option<Rate>,
+    batch: Option<Batch>,
+    debounce: Option<String>,
+    #[serde(default)]
+    coalesce: bool,
+    #[serde(default)]
+    from: Begin,
+    secret_file: Option<PathBuf>,
 }
 
 /// `65536` or `"64KiB"`.
@@ -141,6 +165,37 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
         let wrong = |error| named(format!("body_max {text:?}: {error}"));
         spec.body_max = flags::bytes(&text).map_err(wrong)?;
     }
+    for entry in entry.forward {
+        spec.forward.push(forward(entry, base).map_err(named)?);
+    }
+    Ok(spec)
+}
+
+fn forward(entry: ForwardEntry, base: &Path) -> Result<ForwardSpec, String> {
+    let name = entry.name.clone();
+    let of =
+        |what: &str, text: &str, error: String| format!("forward {name}: {what} {text:?}: {error}");
+    let mut spec = ForwardSpec::new(entry.name, entry.url);
+    if let Some(text) = &entry.timeout {
+        let timeout =
+            parse_duration(text).map_err(|error| of("timeout", text, error.to_string()))?;
+        spec.timeout_ms = millis(timeout).unsigned_abs();
+    }
+    if let Some(text) = &entry.debounce {
+        let debounce = flags::debounce(text).map_err(|error| of("debounce", text, error))?;
+        spec.debounce = Some(debounce);
+    }
+    if let Some(file) = &entry.secret_file {
+        let secret = text(&base.join(file)).map_err(|error| error.message)?;
+        spec.secret = Some(secret.trim().to_owned());
+    }
+    spec.attempts = entry.attempts;
+    spec.on_error = entry.on_error;
+    spec.max_in_flight = entry.max_in_flight.unwrap_or(spec.max_in_flight);
+    spec.rate = entry.rate;
+    spec.batch = entry.batch;
+    spec.coalesce = entry.coalesce;
+    spec.from = entry.from;
     Ok(spec)
 }
 

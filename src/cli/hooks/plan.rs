@@ -1,7 +1,9 @@
 //! What changes in a hook, in words, and the way back. Plain functions of what is and what shall be.
 
+use std::time::Duration;
+
 use super::debounce_text;
-use crate::api::{Action, ChangeKind, Changes, Hook, HookEdit, HookSpec};
+use crate::api::{Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec};
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -24,6 +26,20 @@ pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
     spec.debounce = edit.debounce.unwrap_or(spec.debounce);
     spec.body_max = edit.body_max.unwrap_or(spec.body_max);
     spec.keep = edit.keep.unwrap_or(spec.keep);
+    spec.forward
+        .retain(|forward| !edit.remove_forward.contains(&forward.name));
+    for change in &edit.forward {
+        let there = spec
+            .forward
+            .iter()
+            .position(|forward| Some(&forward.name) == change.name.as_ref());
+        let after = change.applied(there.map(|at| &spec.forward[at]));
+        match (there, after) {
+            (Some(at), Some(after)) => spec.forward[at] = after,
+            (None, Some(after)) => spec.forward.push(after),
+            (_, None) => {}
+        }
+    }
     spec
 }
 
@@ -77,12 +93,21 @@ pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
             lines.push(format!("{}: {}, another text", new.label, new.shown));
         }
     }
+    lines.extend(forward_differences(before, after));
+    let gets_secret = |forward: &&ForwardSpec| forward.secret.is_some();
+    let secrets = after.forward.iter().filter(gets_secret);
+    lines.extend(
+        secrets.map(|forward| format!("forward: {} signs with another secret too", forward.name)),
+    );
     lines
 }
 
 /// The flags of `edit` that bring back what was; none when a script was replaced, whose text only
 /// its owner has.
 pub fn way_back(before: &HookSpec, after: &HookSpec) -> Option<String> {
+    if !forward_differences(before, after).is_empty() {
+        return None;
+    }
     let changed = settings(before).into_iter().zip(settings(after));
     let reducer_changed = before.reduce != after.reduce;
     let changed = changed
@@ -102,10 +127,72 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
         };
         facts.push((setting.label, shown));
     }
+    for forward in &hook.spec.forward {
+        facts.push(("forward", forwarded(forward)));
+    }
     facts.push(("streams", counted(hook.streams)));
     facts.push(("events", counted(hook.events)));
     facts.push(("created", hook.created_at.to_string()));
     facts
+}
+
+/// A forward handler in one line: its name, its URL, and the settings that are not the default.
+fn forwarded(forward: &ForwardSpec) -> String {
+    let plain = ForwardSpec::new(forward.name.clone(), forward.url.clone());
+    let mut parts = vec![forward.name.to_string(), forward.url.to_string()];
+    let mut differs = |is: bool, text: String| {
+        if is {
+            parts.push(text);
+        }
+    };
+    let timeout = Duration::from_millis(forward.timeout_ms);
+    differs(
+        forward.timeout_ms != plain.timeout_ms,
+        format!("timeout {}", text::duration(timeout)),
+    );
+    if let Some(attempts) = forward.attempts {
+        differs(
+            true,
+            format!("{attempts} attempts, then {}", on_error(forward.on_error)),
+        );
+    }
+    differs(
+        forward.max_in_flight != plain.max_in_flight,
+        format!("{} in flight", forward.max_in_flight),
+    );
+    if let Some(rate) = forward.rate {
+        differs(true, rate.to_string());
+    }
+    if let Some(batch) = forward.batch {
+        differs(true, format!("batch {batch}"));
+    }
+    if let Some(one) = forward.debounce {
+        differs(true, format!("debounce {}", debounce_text(one)));
+    }
+    differs(forward.coalesce, "coalesce".into());
+    parts.join("  ")
+}
+
+/// The forward handlers that differ, a line each.
+fn forward_differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
+    let named = |spec: &HookSpec, name: &Name| {
+        let found = spec.forward.iter().find(|forward| forward.name == *name);
+        found.map_or_else(|| "none".into(), forwarded)
+    };
+    let mut names: Vec<_> = before.forward.iter().map(|forward| &forward.name).collect();
+    let is_new = |name: &&Name| !before.forward.iter().any(|forward| forward.name == **name);
+    names.extend(
+        after
+            .forward
+            .iter()
+            .map(|forward| &forward.name)
+            .filter(is_new),
+    );
+    let lines = names.into_iter().map(|name| {
+        let (old, new) = (named(before, name), named(after, name));
+        (old != new).then(|| format!("forward: {old} -> {new}"))
+    });
+    lines.flatten().collect()
 }
 
 /// What somebody should know of how long events are kept.

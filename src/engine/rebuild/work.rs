@@ -122,7 +122,7 @@ impl Work {
         let mut events = self.events.split_off(begin);
         events.reverse();
         Some(Task {
-            reducer: handler.reducer.clone(),
+            reducer: handler.reducer()?.clone(),
             state: self.shadow.state.clone(),
             chain: self.shadow.chain.clone(),
             on_error: handler.on_error,

@@ -8,7 +8,7 @@ use super::Mutant;
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{
-    Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
+    Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered, Work,
 };
 use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, overlap, slots};
@@ -129,7 +129,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         id: HandlerId(id),
         hook: HookId(id),
         name: "reduce".parse().unwrap(),
-        reducer: reducer(1),
+        work: Work::Reduce(reducer(1)),
         fold: 1,
         on_error,
         debounce: None,
@@ -408,7 +408,7 @@ impl Database {
             let mut edited = (**hook).clone();
             let mut handler = (*edited.handlers[0]).clone();
             handler.fold += 1;
-            handler.reducer = reducer(handler.fold);
+            handler.work = Work::Reduce(reducer(handler.fold));
             edited.handlers = vec![Arc::new(handler)];
             *hook = Arc::new(edited);
         }

@@ -1,0 +1,504 @@
+//! Deliveries: the next events of a stream go to a destination, and the position moves after its 2xx.
+//!
+//! A lane hands a cursor over and goes on with its other cursors; the cursor counts as running until its delivery
+//! has ended. So a lane never waits for a destination, and a stream has one delivery in flight at most: within this
+//! node because [`Flights`] has one entry a cursor, between nodes because a lane that is given away names the
+//! deliveries still in flight, which its next owner leaves alone.
+//!
+//! ```text
+//! lane ── ready cursor ──▶ gate of the destination ── room ──▶ read, judge, send ──▶ advance ──▶ back to the lane
+//!                          (in flight, rate, window)
+//! ```
+//! The gate's window is halved by each failure and grows by one with each success, so that a destination that comes
+//! back after an outage is asked gently at first (RFC 5681, slow start and multiplicative decrease).
+
+pub mod client;
+pub mod flights;
+pub mod gate;
+pub mod guard;
+pub mod request;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::lane::{Aside, Outcome};
+use super::turn::{self, Plan, Turned};
+use super::worker::Worker;
+use super::{Engine, catalog};
+use crate::domain::backoff;
+use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter};
+use crate::domain::event::{Event, StreamId};
+use crate::domain::forward::Forward;
+use crate::domain::hook::{Handler, HandlerId, OnError, Work};
+use crate::domain::name::{Name, OrderingKey};
+use crate::domain::position::Position;
+use crate::domain::time::Timestamp;
+use crate::metrics::Delivered;
+use crate::store::{Advance, Error, Input, Mover, Step, Want};
+
+pub use client::Client;
+pub use flights::Flights;
+use gate::{Gate, Waiting};
+pub use guard::Guard;
+use request::{Delivery, Verdict};
+
+/// How soon a cursor is looked at again whose former delivery is still in flight.
+const BUSY_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long a delivery waits after the database refused to read or to advance.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// A request is not begun unless the lease lasts for this long.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+
+/// Events that are read at once: enough for a quiet time to be seen, and for most batches.
+const EVENTS_MAX: usize = 256;
+
+/// Ordering keys kept in memory.
+const KEYS_MAX: usize = 100_000;
+
+/// The deliveries of this node.
+pub struct Forwards {
+    client: Client,
+    gates: Mutex<HashMap<HandlerId, Arc<Gate>>>,
+    /// Deliveries in flight.
+    pub flights: Flights,
+    keys: Mutex<HashMap<StreamId, OrderingKey>>,
+}
+
+impl Forwards {
+    /// No delivery yet. Connects where `guard` lets it.
+    pub fn new(guard: Guard) -> Self {
+        Self {
+            client: Client::new(guard),
+            gates: Mutex::default(),
+            flights: Flights::default(),
+            keys: Mutex::default(),
+        }
+    }
+
+    /// The gate of a handler, with the limits that it has now.
+    fn gate(&self, handler: HandlerId, to: &Forward) -> Arc<Gate> {
+        let mut gates = self.gates.lock();
+        let gate = gates.entry(handler).or_default().clone();
+        gate.limit(to.in_flight_max, to.rate);
+        gate
+    }
+
+    /// Forgets the gates of handlers that are gone.
+    pub fn forget_all_but(&self, handlers: &HashMap<HandlerId, Arc<Handler>>) {
+        self.gates.lock().retain(|id, _| handlers.contains_key(id));
+    }
+}
+
+/// Hands cursors over to the gates of their destinations.
+pub fn deliver(engine: &Arc<Engine>, worker: &Arc<Worker>, cursors: &[(CursorId, Duration)]) {
+    let catalog = engine.catalog.now();
+    for (cursor, gathered) in cursors {
+        let handler = catalog.handlers.get(&cursor.handler);
+        let Some(to) = handler.and_then(|handler| handler.forward()) else {
+            worker.turned(*cursor, Outcome::Done);
+            continue;
+        };
+        let gate = engine.forwards.gate(cursor.handler, to);
+        gate.queue(Waiting {
+            worker: worker.clone(),
+            cursor: *cursor,
+            gathered: *gathered,
+        });
+        admit(engine, &gate);
+    }
+}
+
+/// Begins as many deliveries of a gate as it has room for.
+fn admit(engine: &Arc<Engine>, gate: &Arc<Gate>) {
+    while let Some(next) = gate.next(Instant::now()) {
+        match next {
+            gate::Next::Begin(waiting) => {
+                let (engine, gate) = (engine.clone(), gate.clone());
+                tokio::spawn(async move {
+                    let pass = Pass { engine, gate };
+                    run(&pass, &waiting).await;
+                });
+            }
+            gate::Next::After(wait) => {
+                let (engine, gate) = (engine.clone(), gate.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    gate.wait_is_over();
+                    admit(&engine, &gate);
+                });
+                return;
+            }
+        }
+    }
+}
+
+/// A place in a gate. It is given back however the delivery ends, a panic included.
+struct Pass {
+    engine: Arc<Engine>,
+    gate: Arc<Gate>,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.leave();
+        admit(&self.engine, &self.gate);
+    }
+}
+
+/// One delivery of one cursor, from the look at its row until its lane has it back.
+async fn run(pass: &Pass, waiting: &Waiting) {
+    let (engine, worker, cursor) = (&pass.engine, &waiting.worker, waiting.cursor);
+    if worker.has_stopped() {
+        // Its lane has given the cursor up already.
+        return;
+    }
+    let version = engine.catalog.peek().version;
+    let Some(_flight) = engine
+        .forwards
+        .flights
+        .begin(engine, cursor, &worker.id, version)
+    else {
+        let again = Timestamp::steady().after(BUSY_AGAIN);
+        return worker.set_aside(cursor, Aside::Busy(again));
+    };
+    match try_delivery(pass, waiting).await {
+        Ok(turned) => {
+            let now = Timestamp::now();
+            worker.delivered(&turned, now);
+            engine.metrics.pulse.folded(&turned.work);
+        }
+        Err(error) => {
+            if engine.fail_if_fatal(&error) {
+                return;
+            }
+            tracing::warn!(lane = %worker.id, %error, "a delivery is begun again");
+            tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            worker.not_turned(cursor);
+        }
+    }
+}
+
+/// What is to be sent.
+struct Parcel<'c> {
+    handler: &'c Handler,
+    hook: &'c Name,
+    input: Input,
+    /// Events from the front of `input` that move on with it.
+    taken: usize,
+    /// The first of them that is sent; those before it are passed.
+    first: usize,
+}
+
+async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
+    let (worker, cursor) = (&waiting.worker, waiting.cursor);
+    let engine = &pass.engine;
+    let want = Want {
+        cursor,
+        events_max: EVENTS_MAX,
+    };
+    let handler = engine.catalog.now().handlers.get(&cursor.handler).cloned();
+    let want = match handler.as_deref().and_then(Handler::forward) {
+        Some(to) => Want {
+            events_max: reads(to, handler.as_deref()),
+            ..want
+        },
+        None => want,
+    };
+    let mut inputs = engine.store.turn_inputs(vec![want]).await?;
+    let catalog = engine.catalog.now();
+    let now = Timestamp::now();
+    let leave = |outcome| Turned {
+        outcomes: vec![(cursor, outcome)],
+        ..Turned::default()
+    };
+    let (Some(input), Some(handler)) = (
+        inputs.pop().flatten(),
+        catalog.handlers.get(&cursor.handler),
+    ) else {
+        return Ok(leave(Outcome::Done));
+    };
+    let parcel = match pack(&catalog, worker, input, handler, (now, waiting.gathered)) {
+        Packed::Send(parcel) => parcel,
+        Packed::Leave(outcome) => return Ok(leave(outcome)),
+        Packed::Elsewhere(hint) => {
+            engine.place_later([hint]);
+            return Ok(leave(Outcome::Done));
+        }
+        Packed::Halt(step, outcome) => {
+            engine.metrics.gaps.inc();
+            tracing::error!(stream = cursor.stream.0, position = %step.from, "events are missing: the cursor is held");
+            engine.store.advance(vec![*step]).await?;
+            return Ok(leave(outcome));
+        }
+    };
+    let Some(time) = engine.time_to_send(&parcel.handler.work) else {
+        return Ok(leave(Outcome::More(turn::rest(&parcel.input, 0, now))));
+    };
+    let sent = send(engine, worker, &parcel, time).await?;
+    let now = Timestamp::now();
+    pass.gate
+        .went(matches!(sent.verdict, Verdict::Acknowledged(_)));
+    engine.metrics.delivered(sent.kind(), sent.took);
+    let (step, passed) = settle(&parcel, &sent.verdict, now, rand::random());
+    let aside = turn::aside(&step.condition);
+    let moved = advance(engine, worker, step).await?;
+    let outcome = turn::outcome(moved, aside, turn::rest(&parcel.input, passed, now));
+    let received = parcel.input.events[..passed]
+        .iter()
+        .map(|event| event.received_at);
+    Ok(Turned {
+        outcomes: vec![(cursor, outcome)],
+        received: received.collect(),
+        work: vec![(
+            cursor.handler,
+            sent.took,
+            u32::try_from(passed.max(1)).unwrap_or(u32::MAX),
+        )],
+        failed: u64::from(aside.is_some()),
+    })
+}
+
+/// How many events of a stream are read for one delivery.
+fn reads(to: &Forward, handler: Option<&Handler>) -> usize {
+    let gathers = to.coalesce || handler.is_some_and(|handler| handler.debounce.is_some());
+    match (to.batch, gathers) {
+        (Some(batch), _) => usize::try_from(batch.events).map_or(EVENTS_MAX, |n| n.min(EVENTS_MAX)),
+        (None, true) => EVENTS_MAX,
+        (None, false) => 1,
+    }
+}
+
+/// What is to be done with a cursor whose events were read.
+enum Packed<'c> {
+    Send(Parcel<'c>),
+    Leave(Outcome),
+    Elsewhere(crate::lanes::Hint),
+    Halt(Box<Step>, Outcome),
+}
+
+/// Judges a cursor, and takes as many events as go into one request.
+fn pack<'c>(
+    catalog: &'c catalog::Snapshot,
+    worker: &Worker,
+    mut input: Input,
+    handler: &'c Arc<Handler>,
+    (now, gathered): (Timestamp, Duration),
+) -> Packed<'c> {
+    let hook = catalog.hooks_by_id.get(&handler.hook);
+    let (Some(hook), Work::Forward { to, .. }) = (hook, &handler.work) else {
+        return Packed::Leave(Outcome::Done);
+    };
+    match turn::judge(catalog, &worker.id, &mut input, handler, (now, gathered)) {
+        Plan::Leave(outcome) => Packed::Leave(outcome),
+        Plan::Elsewhere => Packed::Elsewhere(turn::hint(&input, now)),
+        Plan::HaltAtGap => {
+            let outcome = Outcome::Aside(Aside::Held, turn::rest(&input, 0, now));
+            Packed::Halt(Box::new(turn::hold_at_gap(&input, now)), outcome)
+        }
+        Plan::Go => {
+            let taken = fits(to, &input.events);
+            Packed::Send(Parcel {
+                handler,
+                hook: &hook.name,
+                first: if to.coalesce { taken - 1 } else { 0 },
+                taken,
+                input,
+            })
+        }
+    }
+}
+
+/// How many events from the front go together; at least one.
+fn fits(to: &Forward, events: &[Arc<Event>]) -> usize {
+    if to.coalesce {
+        return events.len().max(1);
+    }
+    let Some(batch) = to.batch else {
+        return 1;
+    };
+    let mut bytes = 0_u64;
+    let within = |event: &&Arc<Event>| {
+        bytes = bytes.saturating_add(event.body.len() as u64);
+        bytes <= batch.bytes
+    };
+    let most = usize::try_from(batch.events).unwrap_or(EVENTS_MAX);
+    events.iter().take(most).take_while(within).count().max(1)
+}
+
+/// What came of one request.
+struct Sent {
+    verdict: Verdict,
+    took: Duration,
+}
+
+impl Sent {
+    fn kind(&self) -> Delivered {
+        match self.verdict {
+            Verdict::Acknowledged(_) => Delivered::Acknowledged,
+            Verdict::Failed { .. } | Verdict::Gone { .. } => Delivered::Failed,
+        }
+    }
+}
+
+async fn send(
+    engine: &Engine,
+    worker: &Worker,
+    parcel: &Parcel<'_>,
+    time: Duration,
+) -> Result<Sent, Error> {
+    let events = parcel
+        .input
+        .events
+        .get(parcel.first..parcel.taken)
+        .unwrap_or_default();
+    let Work::Forward { to, secrets } = &parcel.handler.work else {
+        return Err(Error::Integrity(
+            "a delivery of a handler that has no destination".into(),
+        ));
+    };
+    let key = engine.ordering_key(parcel.input.cursor.id.stream).await?;
+    let delivery = Delivery {
+        to,
+        secrets,
+        hook: parcel.hook,
+        key: &key,
+        handler: &parcel.handler.name,
+        events,
+        attempt: parcel.input.cursor.condition.tries().saturating_add(1),
+        epoch: worker.epoch,
+    };
+    let Some(request) = request::request(&delivery, Timestamp::now()) else {
+        return Err(Error::Integrity("a delivery without an event".into()));
+    };
+    let began = Instant::now();
+    let answer = engine
+        .forwards
+        .client
+        .send(request, time.min(to.timeout))
+        .await;
+    let took = began.elapsed();
+    let verdict = request::verdict(answer, took, events);
+    Ok(Sent { verdict, took })
+}
+
+/// Where the cursor goes after a request, and how many events it passes. `jitter`: a number from 0 to 1.
+fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
+    let cursor = &parcel.input.cursor;
+    let mut skipped = Vec::new();
+    let (passed, condition) = match verdict {
+        Verdict::Acknowledged(events) => (parcel.first + events, Condition::Flowing),
+        Verdict::Gone { reason } => (
+            0,
+            Condition::Held {
+                reason: reason.clone(),
+            },
+        ),
+        Verdict::Failed { reason, after } => {
+            let tries = cursor.condition.tries().saturating_add(1);
+            let attempts = parcel.handler.forward().and_then(|to| to.attempts);
+            match attempts.is_some_and(|attempts| tries >= attempts) {
+                false => {
+                    let asked = after.unwrap_or_default().min(backoff::DELAY_MAX);
+                    let wait = backoff::delay(tries, jitter).max(asked);
+                    let (retry_at, reason) = (now.after(wait), reason.clone());
+                    (
+                        0,
+                        Condition::Waiting {
+                            retry_at,
+                            tries,
+                            reason,
+                        },
+                    )
+                }
+                true => {
+                    let reason = format!("{reason}, {tries} tries");
+                    match parcel.handler.on_error {
+                        OnError::Hold => (0, Condition::Held { reason }),
+                        OnError::Skip => {
+                            skipped.push(DeadLetter {
+                                seq: cursor.position.next(),
+                                reason,
+                            });
+                            (1, Condition::Flowing)
+                        }
+                    }
+                }
+            }
+        }
+    };
+    let passed = passed.min(parcel.input.events.len());
+    let applied = match skipped.is_empty() {
+        true => Applied::Folded,
+        false => Applied::Skipped,
+    };
+    let events = parcel.input.events.iter().take(passed);
+    let chain = events.fold(cursor.chain.clone(), |chain, event| {
+        chain.next(event.id, applied)
+    });
+    let step = Step {
+        cursor: cursor.id,
+        era: cursor.era,
+        from: cursor.position,
+        to: Position(cursor.position.0 + i64::try_from(passed).unwrap_or(0)),
+        state: None,
+        chain,
+        condition,
+        skipped,
+        mover: Mover::Turn,
+        at: now,
+    };
+    (step, passed)
+}
+
+/// Moves the cursor. The destination has answered, so the request is not sent again while the database fails: the
+/// move is, until it is known to have been made or to be another's.
+async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance, Error> {
+    loop {
+        match engine.store.advance(vec![step.clone()]).await {
+            Ok(moved) => return Ok(moved.first().copied().unwrap_or(Advance::Lost)),
+            Err(error) if error.is_fatal() || engine.is_failing() || worker.has_stopped() => {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::warn!(stream = step.cursor.stream.0, %error, "a delivery is noted later");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// The time that a request may take now; `None` when the lease of this node does not last for one.
+    fn time_to_send(&self, work: &Work) -> Option<Duration> {
+        let Work::Forward { to, .. } = work else {
+            return None;
+        };
+        let Some(member) = &self.member else {
+            return Some(to.timeout);
+        };
+        let left = member.lease_left();
+        (left >= LEASE_MIN).then(|| left.min(to.timeout))
+    }
+
+    /// The ordering key of a stream: it never changes, so it is read once.
+    async fn ordering_key(&self, stream: StreamId) -> Result<OrderingKey, Error> {
+        if let Some(key) = self.forwards.keys.lock().get(&stream) {
+            return Ok(key.clone());
+        }
+        let found = self.store.cursors_of(&[stream]).await?.pop();
+        let key = found
+            .map(|found| found.key)
+            .ok_or(Error::Integrity("a stream is gone".into()))?;
+        let mut keys = self.forwards.keys.lock();
+        if keys.len() >= KEYS_MAX {
+            keys.clear();
+        }
+        keys.insert(stream, key.clone());
+        Ok(key)
+    }
+}

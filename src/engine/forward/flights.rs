@@ -1,0 +1,165 @@
+//! Which cursors have a delivery in flight: on this node, and on nodes that gave their lanes to this one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::domain::cursor::CursorId;
+use crate::domain::lane::LaneId;
+use crate::engine::Engine;
+use crate::store::Error;
+
+/// How often the deliveries of other nodes are looked at, while there are any.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The deliveries in flight. At most one a cursor.
+pub struct Flights {
+    own: Mutex<HashMap<CursorId, Flight>>,
+    /// Those that other nodes had in flight when they gave their lanes away.
+    others: Mutex<HashSet<CursorId>>,
+    ended: watch::Sender<()>,
+}
+
+struct Flight {
+    lane: LaneId,
+    /// The version of the configuration by which it began.
+    version: i64,
+    /// True once the database names it, for the next owner of its lane.
+    is_marked: bool,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self {
+            own: Mutex::default(),
+            others: Mutex::default(),
+            ended: watch::channel(()).0,
+        }
+    }
+}
+
+/// A delivery in flight; it ends when this is dropped.
+pub struct InFlight {
+    engine: Arc<Engine>,
+    cursor: CursorId,
+}
+
+impl Flights {
+    /// Begins a delivery; `None` while another one of the cursor is in flight.
+    pub fn begin(
+        &self,
+        engine: &Arc<Engine>,
+        cursor: CursorId,
+        lane: &LaneId,
+        version: i64,
+    ) -> Option<InFlight> {
+        if self.others.lock().contains(&cursor) {
+            return None;
+        }
+        let mut own = self.own.lock();
+        if own.contains_key(&cursor) {
+            return None;
+        }
+        let flight = Flight {
+            lane: lane.clone(),
+            version,
+            is_marked: false,
+        };
+        own.insert(cursor, flight);
+        Some(InFlight {
+            engine: engine.clone(),
+            cursor,
+        })
+    }
+
+    /// Returns when no delivery is in flight that began by a configuration older than `version`.
+    pub async fn ended_before(&self, version: i64) {
+        let mut ended = self.ended.subscribe();
+        while (self.own.lock().values()).any(|flight| flight.version < version) {
+            if ended.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns when none is in flight.
+    pub async fn ended(&self) {
+        self.ended_before(i64::MAX).await;
+    }
+
+    /// Notes in the database which deliveries of these lanes are in flight: whoever takes the lanes leaves those
+    /// cursors alone until they have ended.
+    ///
+    /// # Errors
+    /// Those of the database. Each cursor may then see one stale delivery, as after a crash.
+    pub async fn mark(&self, engine: &Engine, lanes: &[LaneId], node: &str) -> Result<(), Error> {
+        let cursors: Vec<_> = {
+            let mut own = self.own.lock();
+            let of_lanes = own
+                .iter_mut()
+                .filter(|(_, flight)| lanes.contains(&flight.lane));
+            of_lanes
+                .map(|(cursor, flight)| {
+                    flight.is_marked = true;
+                    *cursor
+                })
+                .collect()
+        };
+        if cursors.is_empty() {
+            return Ok(());
+        }
+        engine.store.mark_in_flight(&cursors, node).await?;
+        // One that ended meanwhile found no row to remove.
+        let gone = |cursor: &CursorId| !self.own.lock().contains_key(cursor);
+        for cursor in cursors.into_iter().filter(gone) {
+            engine.store.unmark_in_flight(cursor, node).await?;
+        }
+        Ok(())
+    }
+
+    /// Learns which deliveries other nodes still have in flight. Called after lanes were taken and before their
+    /// first turn.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn look(&self, engine: &Engine, me: &str) -> Result<(), Error> {
+        let found = engine.store.in_flight_elsewhere(me).await?;
+        *self.others.lock() = found.into_iter().collect();
+        Ok(())
+    }
+
+    /// Looks again while other nodes have deliveries in flight, for ever.
+    pub async fn watch(engine: Arc<Engine>) {
+        let Some(member) = &engine.member else { return };
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let flights = &engine.forwards.flights;
+            if !flights.others.lock().is_empty()
+                && let Err(error) = flights.look(&engine, &member.id()).await
+            {
+                tracing::debug!(%error, "deliveries of other nodes are looked at again");
+            }
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let flights = &self.engine.forwards.flights;
+        let ended = flights.own.lock().remove(&self.cursor);
+        flights.ended.send_replace(());
+        let is_marked = ended.is_some_and(|flight| flight.is_marked);
+        let Some(member) = self.engine.member.as_ref().filter(|_| is_marked) else {
+            return;
+        };
+        let (engine, cursor, me) = (self.engine.clone(), self.cursor, member.id());
+        tokio::spawn(async move {
+            if let Err(error) = engine.store.unmark_in_flight(cursor, &me).await {
+                tracing::warn!(%error, "a cursor waits until this node is gone");
+            }
+        });
+    }
+}

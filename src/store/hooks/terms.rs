@@ -1,0 +1,85 @@
+//! The settings of forward handlers as their rows keep them: JSON, to which fields are only added.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::forward::Forward;
+use crate::domain::secret::Secret;
+use crate::domain::time::millis;
+
+#[derive(Serialize, Deserialize)]
+struct Terms {
+    url: String,
+    timeout_ms: u64,
+    attempts: Option<u32>,
+    in_flight_max: u32,
+    rate: Option<String>,
+    batch: Option<String>,
+    #[serde(default)]
+    coalesce: bool,
+}
+
+/// The settings as text.
+pub fn write(forward: &Forward) -> String {
+    let terms = Terms {
+        url: forward.url.to_string(),
+        timeout_ms: millis(forward.timeout).unsigned_abs(),
+        attempts: forward.attempts,
+        in_flight_max: forward.in_flight_max,
+        rate: forward.rate.map(|rate| rate.to_string()),
+        batch: forward.batch.map(|batch| batch.to_string()),
+        coalesce: forward.coalesce,
+    };
+    serde_json::to_string(&terms).unwrap_or_default()
+}
+
+/// The settings that [`write`] has written; `None` for any other text.
+pub fn read(text: &str) -> Option<Forward> {
+    let terms: Terms = serde_json::from_str(text).ok()?;
+    Some(Forward {
+        url: terms.url.parse().ok()?,
+        timeout: Duration::from_millis(terms.timeout_ms),
+        attempts: terms.attempts,
+        in_flight_max: terms.in_flight_max,
+        rate: terms.rate.map(|rate| rate.parse()).transpose().ok()?,
+        batch: terms.batch.map(|batch| batch.parse()).transpose().ok()?,
+        coalesce: terms.coalesce,
+    })
+}
+
+/// Secrets as text, the newest first.
+pub fn write_secrets(secrets: &[Secret]) -> String {
+    let texts: Vec<_> = secrets.iter().map(Secret::expose).collect();
+    serde_json::to_string(&texts).unwrap_or_default()
+}
+
+/// The secrets that [`write_secrets`] has written; `None` for any other text.
+pub fn read_secrets(text: &str) -> Option<Vec<Secret>> {
+    let texts: Vec<String> = serde_json::from_str(text).ok()?;
+    texts.iter().map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::forward::Batch;
+
+    #[test]
+    fn settings_and_secrets_read_back_as_they_were_written() {
+        let mut forward = Forward::to("https://crm.example/hooks".parse().unwrap());
+        assert_eq!(read(&write(&forward)), Some(forward.clone()));
+        forward.attempts = Some(7);
+        forward.rate = Some("50/s".parse().unwrap());
+        forward.batch = Some(Batch {
+            events: 9,
+            bytes: 77,
+        });
+        forward.coalesce = true;
+        assert_eq!(read(&write(&forward)), Some(forward));
+        let secrets = vec![Secret::generate(), Secret::generate()];
+        assert_eq!(read_secrets(&write_secrets(&secrets)), Some(secrets));
+        assert_eq!(read("{}"), None);
+        assert_eq!(read_secrets("[\"x\"]"), None);
+    }
+}
