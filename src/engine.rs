@@ -160,7 +160,9 @@ pub fn observer(
             });
         }
         if let Some(error) = &commit.error {
-            metrics.pulse.failed(error.to_string(), Timestamp::now());
+            metrics.pulse.failed(error.told(), Timestamp::now());
+        } else {
+            metrics.pulse.recovered();
         }
         // Once when it begins and once when it is over: a full disk refuses thousands a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {

@@ -87,6 +87,19 @@ fn text(snapshot: &Snapshot) -> String {
     if let Some(worst) = snapshot.verdicts.first() {
         text.push_str(&verdict(worst, &snapshot.verdicts[1..]));
     }
+    // Writing to a string cannot fail.
+    for operation in &snapshot.operations {
+        let told = printable_line(&operation.told()).to_string();
+        let _ = writeln!(
+            text,
+            "under way  {told}\n           watch: {}",
+            operation.watch
+        );
+    }
+    if let Some(since) = snapshot.old_since {
+        let since = since.clock_at(snapshot.at);
+        let _ = writeln!(text, "OLD DATA   what follows was true at {since}");
+    }
     let total = &snapshot.total;
     let storage = &snapshot.storage;
     let accepting = match (&storage.error, storage.accepting) {
@@ -98,11 +111,10 @@ fn text(snapshot: &Snapshot) -> String {
         let p99 = Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default();
         format!(", commit p99 {}", duration(p99))
     });
-    // Writing to a string cannot fail.
     let _ = write!(
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
-         accepting  {accepting}, {}/s{commit}\n\
+         accepting  {accepting}, {}/s now{commit}\n\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
@@ -198,15 +210,18 @@ fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
     let more = rest.iter().filter(|other| !other.class.is_well()).count();
     let more = match more {
         0 => String::new(),
-        more => format!(" (+{more} more)"),
+        more => format!(" (+{more} more, !)"),
     };
     let indent = " ".repeat(class.len() + 2);
     let second = worst.more.as_ref();
     let second = second.map(|second| format!("{indent}{}\n", printable_line(second)));
+    let next = worst.next.as_ref();
+    let next = next.map(|next| format!("{indent}Next: {next}\n"));
     format!(
-        "{class}  {}{more}\n{}",
+        "{class}  {}{more}\n{}{}",
         printable_line(&worst.text),
-        second.unwrap_or_default()
+        second.unwrap_or_default(),
+        next.unwrap_or_default()
     )
 }
 

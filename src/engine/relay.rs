@@ -45,6 +45,8 @@ pub struct Relay {
     /// Batches of hints that have not gone out.
     unsent: watch::Sender<usize>,
     away: AtomicBool,
+    /// Why Redis does not answer, and since when; written by the pulse once a second.
+    trouble: Mutex<Option<(String, Timestamp)>>,
 }
 
 type Outgoing = (LaneId, Vec<CursorId>);
@@ -59,6 +61,7 @@ impl Relay {
             waiting: Mutex::new(Some(waiting)),
             unsent: watch::channel(0).0,
             away: AtomicBool::new(false),
+            trouble: Mutex::default(),
         }
     }
 
@@ -70,6 +73,21 @@ impl Relay {
     /// Whether Redis does not answer.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
+    }
+
+    /// Why Redis does not answer, and since when; none while it does.
+    pub fn trouble(&self) -> Option<(String, Timestamp)> {
+        self.trouble.lock().clone()
+    }
+
+    /// Notes whether Redis answers: since when it does not is the first moment at which it did not.
+    fn note_sign(&self, sign: Sign, said: impl FnOnce() -> String) {
+        let mut trouble = self.trouble.lock();
+        *trouble = match (sign, trouble.take()) {
+            (Sign::Away, Some((_, since))) => Some((said(), since)),
+            (Sign::Away, None) => Some((said(), Timestamp::now())),
+            _ => None,
+        };
     }
 
     /// Sends hints out, without waiting.
@@ -369,6 +387,7 @@ async fn watch(engine: Arc<Engine>, redis: Redis) {
     loop {
         clock.tick().await;
         let sign = redis.pulse().await;
+        engine.relay.note_sign(sign, || redis.said());
         let was_away = engine
             .relay
             .away

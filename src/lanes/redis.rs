@@ -305,6 +305,11 @@ impl Redis {
         self.0.link.ask::<()>(delete.arg(keys)).await
     }
 
+    /// Why the server does not answer, as the last try to connect found.
+    pub fn said(&self) -> String {
+        self.0.link.said()
+    }
+
     /// Writes a counter and reads what stood there: less than was written means that the server has
     /// forgotten or gone back. To be asked every second. A loss is told once; who hears of it raises, claims
     /// and sweeps until that has succeeded.

@@ -24,9 +24,17 @@ const ERROR_FOR: Duration = Duration::from_secs(60);
 pub struct Pulse {
     commits: Mutex<Recent>,
     syncs: Mutex<Recent>,
-    error: Mutex<Option<(Timestamp, String)>>,
+    error: Mutex<Option<Failing>>,
     accepted: Mutex<HashMap<HookId, u64>>,
     folds: Mutex<HashMap<HandlerId, Folds>>,
+}
+
+/// Transactions that have failed since the last one that did not.
+#[derive(Clone, Debug)]
+struct Failing {
+    why: String,
+    since: Timestamp,
+    last: Timestamp,
 }
 
 /// How long something took each time of late.
@@ -78,7 +86,18 @@ impl Pulse {
 
     /// Notes that a transaction failed.
     pub fn failed(&self, error: String, now: Timestamp) {
-        *self.error.lock() = Some((now, error));
+        let mut failing = self.error.lock();
+        let since = failing.as_ref().map_or(now, |known| known.since);
+        *failing = Some(Failing {
+            why: error,
+            since,
+            last: now,
+        });
+    }
+
+    /// Notes that a transaction did not fail: nothing is wrong any more.
+    pub fn recovered(&self) {
+        *self.error.lock() = None;
     }
 
     /// Notes that a hook got events.
@@ -109,11 +128,12 @@ impl Pulse {
         self.syncs.lock().p99(now)
     }
 
-    /// What went wrong last, while it is news.
-    pub fn error(&self, now: Timestamp) -> Option<String> {
-        let error = self.error.lock();
-        let news = error.as_ref().filter(|(at, _)| now.since(*at) < ERROR_FOR);
-        news.map(|(_, error)| error.clone())
+    /// Why transactions fail, and since when; none if the last one did not, or was long ago.
+    pub fn error(&self, now: Timestamp) -> Option<(String, Timestamp)> {
+        let failing = self.error.lock();
+        let news = failing.as_ref();
+        let news = news.filter(|known| now.since(known.last) < ERROR_FOR);
+        news.map(|known| (known.why.clone(), known.since))
     }
 
     /// Events that each hook got since the last call.
@@ -190,6 +210,21 @@ mod tests {
         pulse.committed(Duration::from_millis(900), None, at(101));
         assert_eq!(pulse.commit_p99(at(102)), Some(Duration::from_millis(900)));
         assert_eq!(pulse.commit_p99(at(70_000)), None, "a minute later");
+    }
+
+    #[test]
+    fn what_is_wrong_is_wrong_since_the_first_failure_and_until_the_next_success() {
+        let at = Timestamp::from_millis;
+        let pulse = Pulse::default();
+        pulse.failed("busy".to_owned(), at(1_000));
+        pulse.failed("disk full".to_owned(), at(5_000));
+        let error = pulse.error(at(6_000));
+        assert_eq!(error, Some(("disk full".to_owned(), at(1_000))));
+        assert_eq!(pulse.error(at(70_000)), None, "nobody has tried since");
+        pulse.recovered();
+        assert_eq!(pulse.error(at(6_000)), None);
+        pulse.failed("busy".to_owned(), at(9_000));
+        assert_eq!(pulse.error(at(9_000)), Some(("busy".to_owned(), at(9_000))));
     }
 
     #[test]

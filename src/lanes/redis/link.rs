@@ -98,6 +98,8 @@ pub(super) struct Link {
     found: Mutex<Client>,
     tries: tokio::sync::Mutex<Tries>,
     lost: AtomicBool,
+    /// What the last try to connect found wrong; empty when it found nothing.
+    said: Mutex<String>,
 }
 
 /// A connection; its number tells it from the ones before.
@@ -146,6 +148,7 @@ impl Link {
             found: Mutex::new(address.client.clone()),
             tries: tokio::sync::Mutex::default(),
             lost: AtomicBool::new(false),
+            said: Mutex::default(),
         };
         let begun = async {
             let open = link.connect(&mut *link.tries.lock().await).await?;
@@ -169,6 +172,15 @@ impl Link {
         let mut open = self.open().await?;
         let said = timeout(PATIENCE, call.invoke_async(&mut open.server)).await;
         self.heard(open.number, said)
+    }
+
+    /// Why the server is away, as the last try to connect found.
+    pub fn said(&self) -> String {
+        let said = self.said.lock().clone();
+        match said.is_empty() {
+            true => format!("Redis at {} does not answer", self.address),
+            false => said,
+        }
     }
 
     /// Gives the connection up: the next one begins with a look at the server.
@@ -244,6 +256,7 @@ impl Link {
         if said != tries.said && !said.is_empty() {
             tracing::warn!("{said}");
         }
+        self.said.lock().clone_from(&said);
         tries.said = said;
     }
 
