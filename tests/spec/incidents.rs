@@ -244,7 +244,8 @@ fn a_flood_of_one_sender_is_named() {
         "SENDERS hook orders gets ",
         "/s (normal ",
         "since ",
-        "events wait. More lanes: yes, ",
+        "events wait; orders -> reduce takes ",
+        "More lanes: yes, ",
         "Or lanes of its own: hooklane hooks edit orders --namespace NAME",
     ];
     let said = told(&world.home, &words);

@@ -18,6 +18,17 @@ fn said(home: &Home, args: &[&str]) -> String {
     String::from_utf8(text).unwrap()
 }
 
+/// Sends events; `--data` may be their body here.
+fn sent(home: &Home, args: &[&str]) -> String {
+    let mut send = std::process::Command::new(env!("CARGO_BIN_EXE_hooklane"));
+    let send = send.arg("send").args(args);
+    let done = send.env("HOOKLANE_DATA", home.data()).output().unwrap();
+    let text = [done.stdout, done.stderr].concat();
+    let text = String::from_utf8(text).unwrap();
+    assert!(done.status.success(), "{text}");
+    text
+}
+
 fn states(home: &Home) -> Vec<String> {
     let lanes = home.run(&["lanes", "list", "-o", "json"]);
     let lanes: Value = serde_json::from_str(&lanes).unwrap();
@@ -33,9 +44,9 @@ fn a_namespace_whose_name_begins_like_another_has_lanes_of_its_own() {
     home.run(&["namespaces", "create", "default-eu", "--lanes", "2"]);
     let hooks = "[[hooks]]\nname = 'eu'\nnamespace = 'default-eu'\nreduce = 'count'\n";
     home.apply(hooks);
-    let sent = said(&home, &["send", "eu"]);
-    assert!(sent.contains("in lane default-eu-1-"), "{sent}");
-    home.run(&["send", "eu", "--count", "50"]);
+    let told = sent(&home, &["eu"]);
+    assert!(told.contains("in lane default-eu-1-"), "{told}");
+    sent(&home, &["eu", "--count", "50"]);
     let busy = |namespace| snapshot(&home, namespace)["nodes"][0]["busy"].take();
     until(|| busy("default-eu").is_number().then_some(()));
     assert_eq!(
@@ -93,7 +104,7 @@ fn an_operation_under_way_is_seen_by_whoever_looks_and_taken_up_again() {
     let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'slow.js'\n";
     let world = World::new(Setup::Embedded, &[("slow.js", SLOW_JS)], hooks);
     let home = &world.home;
-    home.run(&["send", "orders", "--count", "200"]);
+    sent(home, &["orders", "--count", "200"]);
     let rebuild = ["state", "rebuild", "orders", "--yes", "--confirm", "orders"];
     home.run(&[&rebuild[..], &["--no-wait"]].concat());
     let under_way = until(|| {
