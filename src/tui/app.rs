@@ -242,7 +242,7 @@ pub enum Action {
     /// `pause`, `resume` or `drain` of a lane.
     Lane(&'static str, String),
     /// Another number of lanes, as planned.
-    Resize(Resize),
+    Resize(Box<Resize>),
     /// `pause` or `resume` of a hook.
     Hook(&'static str, Name),
     /// `retry`, `hold` or `release` of a cursor.

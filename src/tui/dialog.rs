@@ -124,7 +124,7 @@ impl Dialog {
             plan: facts,
             asks: Asks::Typed {
                 due: plan.to.to_string(),
-                action: Action::Resize(plan.clone()),
+                action: Action::Resize(Box::new(plan.clone())),
                 typed: String::new(),
             },
             stands_on: Basis::Generation(plan.generation),
