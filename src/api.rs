@@ -6,6 +6,7 @@
 //! written is in `words`; what the operations mean is left to `admin` and `http`.
 
 mod audit;
+pub mod command;
 mod doctor;
 mod event;
 pub mod feed;
@@ -33,10 +34,10 @@ pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Gathers, Lane, LaneShown, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
-pub use resize::{LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
+pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use snapshot::{
-    Class, CursorLine, HintsServer, HintsTrouble, HookLine, LogLine, NamespaceLine, NodeLine,
-    Noted, Sample, Severity, Snapshot, Storage, Total, Verdict, Viewer, Window,
+    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Noted, Operation, Outage,
+    Sample, Severity, Snapshot, Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{
     Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,

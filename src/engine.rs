@@ -170,7 +170,7 @@ pub fn observer(
         let outcome = commit
             .error
             .as_ref()
-            .map_or(Ok(()), |error| Err(error.to_string()));
+            .map_or(Ok(()), |error| Err(error.told()));
         metrics.pulse.ended(outcome, Timestamp::now());
         // Once when it begins and once when it is over: a full disk refuses thousands a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {

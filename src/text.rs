@@ -4,9 +4,13 @@
 //! rounded up, so that `59s` never reads `60s` and nothing looks older or larger than it is. Whatever
 //! came from outside passes through [`Printable`] before it is shown.
 
+mod shell;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+pub use shell::{escaped, quoted, unescaped};
 
 /// A whole number with its thousands apart: `17,596`.
 pub fn count(number: u64) -> String {
@@ -91,6 +95,18 @@ pub fn duration(long: Duration) -> String {
     }
 }
 
+/// The text in `most` characters at most: what is too long keeps its beginning and its end, with `..` between.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    let length = text.chars().count();
+    if length <= most {
+        return text.into();
+    }
+    let kept = most.saturating_sub(2);
+    let begin: String = text.chars().take(kept - kept / 2).collect();
+    let end: String = text.chars().skip(length - kept / 2).collect();
+    (begin + ".." + &end).into()
+}
+
 /// How long ago: `22ms ago`, `18m07 ago`.
 pub fn ago(age: Duration) -> String {
     duration(age) + " ago"
@@ -115,15 +131,15 @@ pub struct Printable<'t>(Cow<'t, str>);
 
 /// Text of many lines made printable: line ends and tabs stay.
 pub fn printable(text: &str) -> Printable<'_> {
-    escaped(text, |c| acts(c) && c != '\n' && c != '\t')
+    visible(text, |c| acts(c) && c != '\n' && c != '\t')
 }
 
 /// Text made printable in one line: line ends and tabs become visible too.
 pub fn printable_line(text: &str) -> Printable<'_> {
-    escaped(text, acts)
+    visible(text, acts)
 }
 
-fn escaped(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
+fn visible(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
     if !text.contains(&unsafe_to_show) {
         return Printable(text.into());
     }
@@ -140,13 +156,15 @@ fn escaped(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
 
 /// Whether a terminal would act on it, or a reader could not see that it is there: control characters
 /// (C0, DEL, C1), marks of direction, characters without width, other line ends, and tags. Joiners
-/// are among them, so some emoji and scripts show their seams; combining marks are not.
+/// are among them, so some emoji and scripts show their seams; combining marks are not. So are characters that
+/// change how wide their neighbour is: terminals do not agree on such pairs, and leave parts of them behind.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
             | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{20e3}' | '\u{fe00}'..='\u{fe0f}' | '\u{1f1e6}'..='\u{1f1ff}' | '\u{1f3fb}'..='\u{1f3ff}'
             | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
@@ -187,6 +205,14 @@ mod tests {
         ] {
             assert_eq!(count(number), text);
         }
+    }
+
+    #[test]
+    fn a_long_name_keeps_both_ends() {
+        assert_eq!(shortened("billing/acme", 12), "billing/acme");
+        assert_eq!(shortened("billing/acme-corporation", 12), "billi..ation");
+        assert_eq!(shortened("billing/日本日本日本", 12), "billi..本日本日本");
+        assert_eq!(shortened("abc", 1), "..");
     }
 
     #[test]

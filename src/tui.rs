@@ -46,7 +46,7 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         return Vec::new();
     }
     let mut lines = match &app.view {
-        _ if app.shows_help && width >= 60 => detail::help(app, width),
+        _ if app.shows_help => detail::help(app, width, height),
         _ if width < 60 || height < 16 => overview::small(app, width, height),
         View::Overview => overview::whole(app, width, height),
         View::Lane(lane) => detail::lane(app, lane, width, height),
@@ -69,12 +69,19 @@ pub fn stamp(at: crate::domain::time::Timestamp) -> String {
     overview::clock(at).replace(':', "")
 }
 
+/// The lines above what is old while the database is silent: header, note, totals, verdict.
+const OLD_FROM: usize = 6;
+
 /// The line as it looks while the daemon is silent: old numbers are dim, and where that may not be
 /// seen the first line is underlined.
 fn aged(app: &App, nth: usize, line: Line<'static>) -> Line<'static> {
+    let is_old = app.snapshot().is_some_and(|seen| seen.old_since.is_some());
     match (&app.link, app.theme.colour, nth) {
         (app::Link::Lost { .. }, true, 2..) => line.patch_style(Modifier::DIM),
         (app::Link::Lost { .. }, false, 0) => line.patch_style(Modifier::UNDERLINED),
+        // What is wrong is new: the figures below it are old.
+        (app::Link::Live, true, OLD_FROM..) if is_old => line.patch_style(Modifier::DIM),
+        (app::Link::Live, false, 0) if is_old => line.patch_style(Modifier::UNDERLINED),
         _ => line,
     }
 }
@@ -95,14 +102,20 @@ fn clipped(mut line: Line<'static>, width: usize) -> Line<'static> {
     line
 }
 
-/// The screen as plain text, for a terminal that is none.
+/// The height of a picture: room for everything, and a last line with the keys.
+const LONG: usize = 200;
+
+/// The screen as plain text, for a terminal that is none: without the line that says which keys there are.
 pub fn plain(app: &App, width: usize) -> String {
-    let mut text = String::new();
-    for line in lines(app, width, 200) {
-        text += line.to_string().trim_end();
-        text.push('\n');
+    let mut lines = lines(app, width, LONG);
+    if lines.len() == LONG {
+        lines.pop();
     }
-    text
+    let lines = lines
+        .iter()
+        .map(|line| line.to_string().trim_end().to_owned());
+    let text = lines.collect::<Vec<_>>().join("\n");
+    text.trim_end().to_owned() + "\n"
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod feed;
 mod normals;
+mod operations;
 mod past;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -27,6 +28,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::catalog;
+use crate::engine::membership::LEASE;
 use crate::engine::ownership::{Member, View};
 use crate::engine::{self, Waits};
 use crate::metrics::Normal;
@@ -66,8 +68,20 @@ const COUNTED_OFTEN: u64 = 10_000;
 /// How long one look may take before it is told that the database does not answer.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
-/// A node whose beat has not changed for so long, three beats, is silent.
+/// A node whose beat has not changed for so long, three beats, has lost its lanes as far as people are told.
 const SILENT: Duration = Duration::from_secs(9);
+
+/// A node whose beat has not changed for so long, a beat and a half, is said to be silent.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// A node whose beat has not changed for so long may know less of its lanes than the database.
+const UNHEARD: Duration = Duration::from_secs(2);
+
+/// Other nodes are told of a turn that has run for so long.
+const LONG_TURN: Duration = Duration::from_secs(2);
+
+/// Other nodes are told of a reducer that takes longer than this for an event, in seconds.
+const SLOW_FOLD: f64 = 0.005;
 
 /// What one node tells the others of itself, once a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -87,6 +101,16 @@ pub(super) struct NodeReport {
     pub slow: Vec<(i64, f64, f64)>,
     /// Streams that keep events past their time: of which namespace, and in words.
     pub overdue: Vec<(Name, String)>,
+    /// What is normal for its commits.
+    pub commit_normal_ms: Option<f64>,
+    /// What is wrong with Redis, as it sees it.
+    pub hints: Option<api::Outage>,
+    /// Turns of its lanes that have run for long: the lane, the cursor, and the time in milliseconds.
+    pub turns: Vec<(String, String, u64)>,
+    /// In each of its lanes that is late the stream with most to go, and how much.
+    pub largest: Vec<(String, StreamName, u64)>,
+    /// Reducers that take long for an event, and how long in seconds.
+    pub folds: Vec<(i64, f64)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
     /// What waits now, by how long so far.
@@ -115,6 +139,12 @@ struct Seen {
     accepted: (u64, Duration, f64),
     cpu: (Duration, Duration, f64),
     nodes: HashSet<String>,
+    /// Since when the database does not answer.
+    unanswered: Option<Timestamp>,
+    /// What was wrong with database and Redis a second ago, for the log.
+    troubles: Vec<(&'static str, String)>,
+    /// The newest operation of an operator that stands in the log.
+    noted: Option<i64>,
     /// Lost events that no operator knows of.
     lost: u64,
     log: VecDeque<api::LogLine>,
@@ -145,6 +175,8 @@ struct Space {
     help: Option<u16>,
     counts: Option<store::NamespaceCounts>,
     since: verdict::Since,
+    /// Resizes and rebuilds that were under way a second ago.
+    operations: Vec<String>,
 }
 
 #[derive(Default)]
@@ -170,6 +202,9 @@ impl Default for Monitor {
                 accepted: (0, since_boot(), 0.0),
                 cpu: (processor_time(), since_boot(), 0.0),
                 nodes: HashSet::new(),
+                unanswered: None,
+                troubles: Vec::new(),
+                noted: None,
                 lost: 0,
                 log: VecDeque::new(),
             }),
@@ -198,19 +233,20 @@ impl Admin {
         let engine = self.engine()?;
         let catalog = engine.catalog.now();
         let now = Timestamp::now();
-        let recalled = self.recall().await;
-        self.tick(&catalog, now);
-        recalled?;
-        let looked = match tokio::time::timeout(LOOK_MAX, self.look_at_all(&catalog, now)).await {
+        let looked = tokio::time::timeout(LOOK_MAX, async {
+            let recalled = self.recall().await;
+            self.tick(&catalog, now);
+            recalled?;
+            self.look_at_all(&catalog, now).await
+        });
+        let looked = match looked.await {
             Ok(looked) => looked,
-            Err(_) => {
-                let why = "the database does not answer".to_owned();
-                self.note_failure(why, now);
-                Ok(())
-            }
+            Err(_) => Err(store::Error::Away("no answer in time".to_owned()).into()),
         };
-        if let Err(error) = &looked {
-            self.note_failure(error.to_string(), now);
+        match &looked {
+            Ok(()) => self.monitor.seen.lock().unanswered = None,
+            Err(Error::Store(error)) => self.note_failure(error.told(), now),
+            Err(error) => self.note_failure(error.to_string(), now),
         }
         let mut seen = self.monitor.seen.lock();
         let is_there = |name: &Name| catalog.lane_sets.contains_key(name);
@@ -242,7 +278,11 @@ impl Admin {
             .nodes
             .iter()
             .filter(|node| Some(&node.id) != me.as_ref());
-        let reports = told.map(|node| Whole::report(&node.report)).collect();
+        let reports = told
+            .map(|node| (node.name.clone(), Whole::report(&node.report)))
+            .collect();
+        let operations = self.operations(catalog).await?;
+        self.note_acts().await?;
         let mut namespaces: Vec<_> = catalog.lane_sets.keys().cloned().collect();
         namespaces.sort();
         let whole = Whole {
@@ -252,6 +292,7 @@ impl Admin {
             own: &own,
             names: &names,
             reports,
+            operations,
             now,
         };
         for namespace in &namespaces {
@@ -263,17 +304,27 @@ impl Admin {
     /// The snapshots as they were, and first of all that the database does not answer.
     fn note_failure(&self, why: String, now: Timestamp) {
         let mut seen = self.monitor.seen.lock();
+        let seen = &mut *seen;
         let ticks = seen.ticks;
+        let failing = self.engine.as_ref();
+        let failing = failing.and_then(|engine| engine.metrics.pulse.failing());
+        let first = failing.map_or(now, |failing| failing.since);
+        let since = *seen.unanswered.get_or_insert(first);
+        seen.note_troubles(vec![("storage", why.clone())], now);
+        let log: Vec<_> = seen.log.iter().take(LOG_SHOWN).cloned().collect();
         for snapshot in seen.snapshots.values_mut() {
             let known = Arc::make_mut(snapshot);
-            let since = known.at;
+            known.old_since.get_or_insert(known.at);
             (known.seq, known.at) = (ticks, now);
-            if known.storage.error.is_none() {
-                known.storage.error = Some(format!("{why}; what is shown is of {since}"));
-                known.storage.accepting = false;
-            }
-            known.verdicts.retain(|verdict| verdict.rule != 2);
+            known.storage.error = Some(why.clone());
+            known.storage.error_since = Some(since);
+            known.storage.accepting = false;
+            known.log.clone_from(&log);
+            known
+                .verdicts
+                .retain(|verdict| verdict.rule != 2 && verdict.class != api::Class::Ok);
             let storage = verdict::storage(&verdict::Facts {
+                at: now,
                 storage: known.storage.clone(),
                 ..verdict::Facts::default()
             });
@@ -500,8 +551,13 @@ impl Admin {
             commit_p99_ms: commit_p99(engine, now),
             fsync_p99_ms: fsync_p99(engine, now),
             overdue: overdue(engine),
+            hints: failing_hints(engine),
             ..self.monitor.seen.lock().told()
         };
+        let catalog = engine.catalog.peek();
+        for own in own {
+            report.tell_worst(own, names, catalog.thresholds(&own.id.namespace));
+        }
         for own in own {
             let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
             let told = told.filter_map(|line| names.get(&line.cursor));
@@ -549,7 +605,11 @@ impl Admin {
         lanes: &mut [Lane],
         whole: &Whole<'_>,
     ) -> Result<(), Error> {
-        let is_orphan = |lane: &&mut Lane| lane.state == LaneState::NoOwner;
+        let unheard = whole.unheard();
+        let is_orphan = |lane: &&mut Lane| {
+            let node = lane.node.as_ref();
+            lane.state == LaneState::NoOwner || node.is_some_and(|node| unheard.contains(node))
+        };
         let is_small = {
             let seen = self.monitor.seen.lock();
             let space = seen.spaces.get(&set.namespace);
@@ -564,11 +624,12 @@ impl Admin {
             let lane = set.lane(Slot(slot.slot)).to_string();
             *waiting.entry(lane).or_insert(0) += slot.events;
         }
-        let silent: HashMap<_, _> = whole.silent().into_iter().collect();
+        let silent = whole.silent();
         for lane in lanes.iter_mut().filter(is_orphan) {
-            let silent = lane.node.as_ref().and_then(|node| silent.get(node));
+            let mut silent = silent.iter();
+            let silent = silent.find(|silent| lane.node.as_ref() == Some(&silent.node));
             let events = waiting.get(&lane.lane).copied().unwrap_or(0);
-            waits_unseen(lane, events, silent.copied());
+            waits_unseen(lane, events, silent.map(|silent| silent.silent));
         }
         Ok(())
     }
@@ -635,22 +696,31 @@ impl Admin {
         news.extend(note_nodes(&mut seen.nodes, whole));
         super::lanes::hide_flow_of_stopped(&mut lanes);
         let mut storage = self.storage(seen, now);
-        let accepted = whole.reports.iter().map(|report| report.accepted_per_s);
+        let accepted = whole.reports().map(|report| report.accepted_per_s);
         storage.accepted_per_s += accepted.sum::<f64>();
         let (hooks, paces) = hook_lines(seen, set, whole, &counts);
         let handlers = handler_paces(seen, set, whole);
         let turns = whole.turns(&set.namespace);
+        let operations = whole.operations.get(&set.namespace);
+        let operations = operations.cloned().unwrap_or_default();
+        news.extend(space.note_operations(&operations));
+        seen.note_troubles(whole.troubles(&storage), now);
+        let commits = whole.slow_commits(&storage, &self.node);
         let silent = whole.silent();
         let largest = whole.largest(&set.namespace);
         let paused = paused_hooks(set, whole.catalog, now);
         let overdue = self.overdue(&set.namespace, whole);
         let mut verdicts = verdict::verdicts(&verdict::Facts {
             at: now,
+            namespace: Some(set.namespace.clone()),
             thresholds,
             lanes: &lanes,
             cursors: &cursors,
             silent: &silent,
+            heirs: &whole.heirs(),
             storage: storage.clone(),
+            commits: &commits,
+            hints: whole.failing_hints(&storage),
             turns: &turns,
             hooks: &paces,
             handlers: &handlers,
@@ -662,10 +732,7 @@ impl Admin {
         });
         space.since.date(&mut verdicts, now);
         for (severity, scope, what) in news {
-            if seen.log.len() == LOG_KEPT {
-                seen.log.pop_back();
-            }
-            seen.log.push_front(api::LogLine {
+            seen.add_log(api::LogLine {
                 at: now,
                 severity,
                 scope,
@@ -690,6 +757,8 @@ impl Admin {
             warn_ms: millis(thresholds.warn),
             crit_ms: millis(thresholds.crit),
             verdicts,
+            operations,
+            old_since: None,
             total,
             storage,
             lanes,
@@ -711,10 +780,7 @@ impl Admin {
     /// What nodes tell of streams of a namespace that keep events past their time.
     fn overdue(&self, namespace: &Name, whole: &Whole<'_>) -> Vec<String> {
         let own = self.engine.as_deref().map(overdue).unwrap_or_default();
-        let told = whole
-            .reports
-            .iter()
-            .flat_map(|report| report.overdue.clone());
+        let told = whole.reports().flat_map(|report| report.overdue.clone());
         let of_space = own
             .into_iter()
             .chain(told)
@@ -730,23 +796,18 @@ impl Admin {
         let failing = pulse.failing();
         api::Storage {
             accepting: failing.is_none() && !engine.is_failing(),
+            hints: failing_hints(engine),
+            hints_server: engine.relay.server(),
             accepted_per_s: hundredths(seen.accepted.2),
             commit_p99_ms: commit_p99(engine, now),
             commit_normal_ms: seen.commit.value().map(hundredths),
             fsync_p99_ms: fsync_p99(engine, now),
-            since: failing.as_ref().map(|failing| failing.since),
+            error_since: failing.as_ref().map(|failing| failing.since),
             error: failing.map(|failing| failing.error),
             noted: pulse.noted(now).map(|noted| api::Noted {
                 from: noted.from,
                 until: noted.until,
                 error: noted.error,
-            }),
-            hints: engine.relay.server().map(|server| api::HintsServer {
-                server,
-                trouble: engine
-                    .relay
-                    .trouble()
-                    .map(|(since, error)| api::HintsTrouble { since, error }),
             }),
         }
     }
@@ -784,7 +845,7 @@ impl Admin {
             let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
             let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
             let indexes: Vec<_> = of_space.map(|lane| lane.id.index).collect();
-            let is_of_space = |lane: &&Lane| lane.lane.starts_with(&format!("{namespace}-"));
+            let is_of_space = |lane: &&Lane| lane.id().is_some_and(|id| id.namespace == *namespace);
             api::NodeLine {
                 node: node.name.clone(),
                 lanes: mine.count() as u64,
@@ -822,8 +883,10 @@ struct Whole<'w> {
     silences: &'w HashMap<String, Duration>,
     own: &'w [Own],
     names: &'w HashMap<CursorId, api::CursorLine>,
-    /// What the other nodes tell.
-    reports: Vec<NodeReport>,
+    /// What the other nodes tell, by their names.
+    reports: Vec<(String, NodeReport)>,
+    /// What is under way, by namespace.
+    operations: HashMap<Name, Vec<api::Operation>>,
     now: Timestamp,
 }
 
@@ -838,12 +901,64 @@ impl Whole<'_> {
             .is_some_and(|silent| *silent >= SILENT)
     }
 
-    fn silent(&self) -> Vec<(String, Duration)> {
+    fn reports(&self) -> impl Iterator<Item = &NodeReport> {
+        self.reports.iter().map(|(_, report)| report)
+    }
+
+    /// The names of nodes whose beat has not changed for this long, and for how long.
+    fn silent_for(&self, least: Duration) -> impl Iterator<Item = (&String, Duration)> {
         let nodes = self.view.nodes.iter();
-        let silent = nodes.filter(|node| self.is_silent(&node.id));
-        silent
-            .filter_map(|node| Some((node.name.clone(), *self.silences.get(&node.id)?)))
-            .collect()
+        let silent = nodes.filter_map(|node| Some((&node.name, *self.silences.get(&node.id)?)));
+        silent.filter(move |(_, silent)| *silent >= least)
+    }
+
+    fn silent(&self) -> Vec<verdict::Silent> {
+        let silent = self.silent_for(QUIET);
+        let silent = silent.map(|(node, silent)| verdict::Silent {
+            node: node.clone(),
+            silent,
+            left: LEASE.saturating_sub(silent),
+        });
+        silent.collect()
+    }
+
+    fn unheard(&self) -> HashSet<&String> {
+        self.silent_for(UNHEARD).map(|(node, _)| node).collect()
+    }
+
+    /// Nodes that beat, and so take over what others leave.
+    fn heirs(&self) -> Vec<String> {
+        let is_quiet = |id| self.silences.get(id).is_some_and(|silent| *silent >= QUIET);
+        let nodes = self.view.nodes.iter();
+        let heirs = nodes.filter(|node| !is_quiet(&node.id) && !node.is_leaving());
+        heirs.map(|node| node.name.clone()).collect()
+    }
+
+    /// What is wrong with Redis: what this node sees, else what another one does.
+    fn failing_hints(&self, storage: &api::Storage) -> Option<api::Outage> {
+        let own = storage.hints.iter();
+        let told = self.reports().filter_map(|report| report.hints.as_ref());
+        own.chain(told).min_by_key(|outage| outage.since).cloned()
+    }
+
+    fn troubles(&self, storage: &api::Storage) -> Vec<(&'static str, String)> {
+        let storage_error = storage.error.iter().map(|why| ("storage", why.clone()));
+        let hints = self.failing_hints(storage);
+        let hints = hints.into_iter().map(|outage| ("hints", outage.why));
+        storage_error.chain(hints).collect()
+    }
+
+    /// How long commits take on each node, and what is normal there: the same list on all of them.
+    fn slow_commits(&self, own: &api::Storage, node: &str) -> Vec<(Option<String>, f64, f64)> {
+        let is_alone = self.view.nodes.len() < 2;
+        let own = (node, own.commit_p99_ms, own.commit_normal_ms);
+        let told = self.reports.iter();
+        let told = told.map(|(node, told)| (&**node, told.commit_p99_ms, told.commit_normal_ms));
+        let all = std::iter::once(own).chain(told);
+        all.filter_map(|(node, p99, normal)| {
+            Some(((!is_alone).then(|| node.to_owned()), p99?, normal?))
+        })
+        .collect()
     }
 
     /// The lanes of a set, wherever they run; while it is resized, those of the older one that are not
@@ -875,7 +990,7 @@ impl Whole<'_> {
     fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
         let own = seen.hooks.iter();
         let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
-        let told = self.reports.iter().flat_map(|report| &report.hooks);
+        let told = self.reports().flat_map(|report| &report.hooks);
         let told = told.map(|(hook, now, normal)| (HookId(*hook), *now, *normal));
         let mut paces: HashMap<_, (f64, Option<f64>)> = HashMap::new();
         for (hook, now, normal) in own.chain(told) {
@@ -922,7 +1037,16 @@ impl Whole<'_> {
             let name = name.map(|line| format!("{} -> {}", line.stream, line.handler));
             Some((own.id.clone(), name.unwrap_or_default(), ran))
         };
-        own.filter_map(turn).collect()
+        let told = self.reports().flat_map(|report| &report.turns);
+        let told = told.filter_map(|(lane, cursor, ms)| {
+            Some((
+                lane.parse().ok()?,
+                cursor.clone(),
+                Duration::from_millis(*ms),
+            ))
+        });
+        let told = told.filter(|(lane, ..): &(LaneId, _, _)| lane.namespace == *namespace);
+        own.filter_map(turn).chain(told).collect()
     }
 
     fn largest(&self, namespace: &Name) -> Vec<(LaneId, StreamName, u64)> {
@@ -935,7 +1059,12 @@ impl Whole<'_> {
                 events,
             ))
         });
-        largest.collect()
+        let told = self.reports().flat_map(|report| &report.largest);
+        let told = told.filter_map(|(lane, stream, events)| {
+            Some((lane.parse().ok()?, stream.clone(), *events))
+        });
+        let told = told.filter(|(lane, ..): &(LaneId, _, _)| lane.namespace == *namespace);
+        largest.chain(told).collect()
     }
 
     /// What was finished since the nodes began, and what waits now.
@@ -945,7 +1074,7 @@ impl Whole<'_> {
             past::add(&mut counted.finished, own.reading.waits);
             past::add(&mut counted.waiting, own.reading.waiting);
         }
-        for report in &self.reports {
+        for report in self.reports() {
             let of_space = |waits: &HashMap<Name, Waits>| waits.get(namespace).copied();
             past::add(
                 &mut counted.finished,
@@ -970,7 +1099,7 @@ impl Whole<'_> {
             gather(&mut wait, counts(&own.reading.wait));
             gather(&mut work, counts(&own.reading.work));
         }
-        for report in &self.reports {
+        for report in self.reports() {
             gather(
                 &mut wait,
                 report.wait.get(namespace).into_iter().flatten().copied(),
@@ -1000,7 +1129,15 @@ impl Seen {
         let slow = slow.filter_map(|(of, pace)| Some((of.0, pace.is_slow()?)));
         let mut slow: Vec<_> = slow.map(|(of, (now, normal))| (of, now, normal)).collect();
         slow.sort_by_key(|(of, ..)| *of);
+        let folds = self.handlers.iter();
+        let mut folds: Vec<_> = folds
+            .filter(|(_, pace)| pace.now > SLOW_FOLD)
+            .map(|(of, pace)| (of.0, pace.now))
+            .collect();
+        folds.sort_by_key(|(of, _)| *of);
         NodeReport {
+            folds,
+            commit_normal_ms: self.commit.value().map(hundredths),
             cpu: Some(hundredths(self.cpu.2)),
             accepted_per_s: self.accepted.2.round(),
             hooks,
@@ -1010,7 +1147,59 @@ impl Seen {
     }
 }
 
+impl Seen {
+    fn add_log(&mut self, line: api::LogLine) {
+        if self.log.len() == LOG_KEPT {
+            self.log.pop_back();
+        }
+        self.log.push_front(line);
+    }
+
+    /// Says in the log what is wrong with database and Redis now and was not, and what is over.
+    fn note_troubles(&mut self, now: Vec<(&'static str, String)>, at: Timestamp) {
+        let before = std::mem::replace(&mut self.troubles, now.clone());
+        let is_in =
+            |all: &[(&str, String)], scope: &str| all.iter().any(|(known, _)| *known == scope);
+        let began = now.iter().filter(|(scope, _)| !is_in(&before, scope));
+        let began = began.map(|(scope, why)| (Severity::Trouble, *scope, why.clone()));
+        let over = before.iter().filter(|(scope, _)| !is_in(&now, scope));
+        let over = over.map(|(scope, why)| (Severity::Fine, *scope, format!("over: {why}")));
+        let news: Vec<_> = began.chain(over).collect();
+        for (severity, scope, what) in news {
+            self.add_log(api::LogLine {
+                at,
+                severity,
+                scope: scope.to_owned(),
+                what,
+            });
+        }
+    }
+}
+
 impl NodeReport {
+    /// Adds what the verdict of every node needs to know of a lane: a turn that runs for long, and, where the
+    /// lane is late, the stream with most to go.
+    fn tell_worst(
+        &mut self,
+        own: &Own,
+        names: &HashMap<CursorId, api::CursorLine>,
+        thresholds: Thresholds,
+    ) {
+        if let Some((ran, cursor)) = own.turn.filter(|(ran, _)| *ran >= LONG_TURN) {
+            let line = names.get(&cursor);
+            let name = line.map(|line| format!("{} -> {}", line.stream, line.handler));
+            let name = name.unwrap_or_default();
+            self.turns.push((own.lane.lane.clone(), name, millis(ran)));
+        }
+        let is_late = own.lane.flow_ms.is_some_and(|ms| is_over(ms, thresholds));
+        if let Some((cursor, events)) = own.largest.filter(|_| is_late)
+            && let Some(line) = names.get(&cursor)
+        {
+            let lane = own.lane.lane.clone();
+            self.largest.push((lane, line.stream.clone(), events));
+        }
+    }
+
     /// Adds what the lanes of each namespace make together.
     fn sum_up(&mut self, own: &[Own]) {
         let mut spaces: HashMap<_, (Histogram<u64>, Histogram<u64>)> = HashMap::new();
@@ -1131,6 +1320,24 @@ impl Space {
         news
     }
 
+    /// Says which resizes and rebuilds have begun and ended since the last look.
+    fn note_operations(&mut self, operations: &[api::Operation]) -> Vec<News> {
+        let now: Vec<_> = operations.iter().map(|known| known.what.clone()).collect();
+        let begun = operations
+            .iter()
+            .filter(|o| !self.operations.contains(&o.what));
+        let begun = begun.map(|o| {
+            let by = o.by.as_ref().map(|by| format!(" by {by}"));
+            let what = format!("under way{}", by.unwrap_or_default());
+            (Severity::Unusual, o.what.clone(), what)
+        });
+        let over = self.operations.iter().filter(|known| !now.contains(known));
+        let over = over.map(|known| (Severity::Fine, known.clone(), "ended".to_owned()));
+        let news = begun.chain(over).collect();
+        self.operations = now;
+        news
+    }
+
     fn note_set_aside(&mut self, cursors: &[api::CursorLine]) -> Vec<News> {
         let is_aside = |line: &&api::CursorLine| matches!(&*line.condition, "waiting" | "held");
         let now: HashMap<_, _> = cursors
@@ -1235,9 +1442,7 @@ fn keep<T>(ring: &mut VecDeque<T>, value: T, most: usize) {
 fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
     for line in cursors {
         let lane = lanes.iter().find(|lane| line.is_in(lane));
-        let is_stopped =
-            lane.is_some_and(|lane| matches!(lane.state, LaneState::Paused | LaneState::Drained));
-        if is_stopped && line.condition == "flowing" {
+        if lane.is_some_and(Lane::is_stopped) && line.condition == "flowing" {
             line.condition = "paused".to_owned();
         }
     }
@@ -1266,7 +1471,9 @@ fn line_of(
             .to_owned(),
     };
     let kept = kept.filter(|_| is_aside);
+    let by_operator = kept.is_some_and(|kept| kept.condition.is_by_operator());
     api::CursorLine {
+        by_operator,
         stream,
         handler: handler.clone(),
         lane: line.map_or(0, |(lane, _)| lane.index),
@@ -1290,7 +1497,7 @@ fn line_of(
 fn total(lanes: &[Lane]) -> api::Total {
     let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
     let rate = |of: fn(&Lane) -> Option<f64>| hundredths(lanes.iter().filter_map(of).sum());
-    let is_running = |lane: &&Lane| !matches!(lane.state, LaneState::Paused | LaneState::Drained);
+    let is_running = |lane: &&Lane| !lane.is_stopped();
     let etas = lanes.iter().map(|lane| (lane.eta.as_deref(), lane.eta_ms));
     let (eta, eta_ms) = eta::worst(etas);
     let busiest = lanes.iter().filter_map(|lane| lane.busy);
@@ -1320,16 +1527,12 @@ fn total(lanes: &[Lane]) -> api::Total {
 }
 
 /// The hooks of a namespace that operators have paused, and who, when and why.
-fn paused_hooks(
-    set: &LaneSet,
-    catalog: &catalog::Snapshot,
-    now: Timestamp,
-) -> Vec<(String, String)> {
+fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> Vec<(Name, String)> {
     let told = |(id, stop): (&HookId, &crate::store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
         let is_here = hook.namespace == set.namespace;
         let told = super::stops::told(&hook.name, stop, now).filter(|_| is_here)?;
-        Some((hook.name.to_string(), told))
+        Some((hook.name.clone(), told))
     };
     let mut paused: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
     paused.sort_unstable();
@@ -1354,7 +1557,7 @@ fn hook_lines(
     set: &LaneSet,
     whole: &Whole<'_>,
     counts: &store::NamespaceCounts,
-) -> (Vec<api::HookLine>, Vec<(String, f64, f64)>) {
+) -> (Vec<api::HookLine>, Vec<(Name, f64, f64)>) {
     let catalog = whole.catalog;
     let hooks = catalog.hooks.values();
     let mut hooks: Vec<_> = hooks
@@ -1368,7 +1571,7 @@ fn hook_lines(
     });
     let told = hooks.iter().filter_map(|hook| {
         let (now, normal) = pace(hook.id);
-        Some((hook.name.to_string(), now, normal?))
+        Some((hook.name.clone(), now, normal?))
     });
     let told = told.collect();
     let line = |hook: &&Arc<crate::domain::hook::Hook>| api::HookLine {
@@ -1388,19 +1591,24 @@ fn hook_lines(
 }
 
 /// Handlers with the time that they take for an event, and the normal one; in lanes of several nodes, that of each.
-fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, f64, f64)> {
+fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, f64, Option<f64>)> {
     let hooks = whole.catalog.hooks.values();
     let hooks = hooks.filter(|hook| hook.namespace == set.namespace);
     let mut paces = Vec::new();
     for hook in hooks {
         for handler in &hook.handlers {
             let own = seen.handlers.get(&handler.id);
-            let own = own.and_then(|pace| pace.is_slow());
-            let told = whole.reports.iter().flat_map(|report| &report.slow);
+            let slow = own.and_then(|pace| pace.is_slow());
+            let own = own.filter(|pace| pace.now > SLOW_FOLD).map(|pace| pace.now);
+            let told = whole.reports().flat_map(|report| &report.slow);
             let told = told.filter(|(id, ..)| *id == handler.id.0);
             let told = told.map(|(_, now, normal)| (*now, *normal));
+            let folds = whole.reports().flat_map(|report| &report.folds);
+            let folds = folds.filter(|(id, _)| *id == handler.id.0);
+            let folds = folds.map(|(_, now)| *now).chain(own).map(|now| (now, None));
             let name = format!("{} -> {}", hook.name, handler.name);
-            let slow = own.into_iter().chain(told);
+            let slow = slow.into_iter().chain(told);
+            let slow = slow.map(|(now, normal)| (now, Some(normal))).chain(folds);
             paces.extend(slow.map(|(now, normal)| (name.clone(), now, normal)));
         }
     }
@@ -1434,6 +1642,13 @@ fn namespace_lines(
             oldest_ms: total.and_then(|total| total.oldest_ms),
             flow_ms: total.and_then(|total| total.flow_ms),
             backlog: total.map_or(0, |total| total.backlog),
+            severity: {
+                let verdicts = known.iter().flat_map(|known| &known.verdicts);
+                verdicts
+                    .map(|verdict| verdict.severity)
+                    .max()
+                    .unwrap_or_default()
+            },
         }
     };
     let mut lines: Vec<_> = catalog.lane_sets.values().map(line).collect();
@@ -1466,6 +1681,12 @@ fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<
         }
     }
     None
+}
+
+/// What is wrong with Redis, as this node sees it.
+fn failing_hints(engine: &crate::engine::Engine) -> Option<api::Outage> {
+    let (since, why) = engine.relay.trouble()?;
+    Some(api::Outage { why, since })
 }
 
 pub(super) fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {

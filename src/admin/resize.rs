@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::namespaces::check_lanes;
 use super::{Admin, Error};
-use crate::api;
+use crate::api::{self, LaneState};
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
@@ -57,7 +57,8 @@ impl Admin {
             .tell_note(json!({"from": set.lanes, "to": spec.lanes,
             "generation": set.generation + 1, "drain_first": spec.drain_first}));
         let why = why(by, spec.reason.as_ref());
-        let begun = match spec.drain_first {
+        // Paused lanes apply nothing, so there is nothing to wait for.
+        let begun = match spec.drain_first && !plan.is_paused() {
             true => self.store.plan_resize(&set, spec.lanes, &why).await?,
             false => self.store.begin_resize(&set, spec.lanes, &why).await?,
         };
@@ -130,6 +131,7 @@ impl Admin {
             fullest_index_after: fullest_stream.as_ref().map(|full| full.slot.lane(to)),
             fullest: fullest_stream.map(|full| full.stream),
             in_the_way: self.in_the_way(set).await?,
+            stopped: carried(&lanes),
         })
     }
 
@@ -166,6 +168,7 @@ impl Admin {
                 sealed: 0,
                 of: 0,
                 waits_for: None,
+                to: None,
             });
         };
         let of = resize.from.lanes;
@@ -177,6 +180,7 @@ impl Admin {
             sealed: of.saturating_sub(unsealed),
             of,
             waits_for: self.resize_waits_for(&resize).await?,
+            to: Some(resize.to.lanes),
         })
     }
 
@@ -305,6 +309,22 @@ impl Admin {
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// What an operator has stopped all lanes of a set for, which the new lanes take over.
+fn carried(lanes: &[api::Lane]) -> Option<api::Carried> {
+    let first = lanes.first()?;
+    let state = match first.state {
+        LaneState::Paused => LaneState::Paused,
+        LaneState::Draining | LaneState::Drained => LaneState::Draining,
+        LaneState::Active | LaneState::NoOwner => return None,
+    };
+    Some(api::Carried {
+        state,
+        by: first.by.clone(),
+        since: first.since,
+        reason: first.reason.clone(),
+    })
 }
 
 /// No lane of the set is called so.

@@ -5,19 +5,24 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::eta;
-use crate::api::{Class, CursorLine, Lane, LaneState, Severity, Storage, Verdict};
-use crate::domain::cursor::Condition;
+use crate::api::{Class, CursorLine, Lane, LaneState, Outage, Severity, Storage, Verdict, command};
 use crate::domain::lane::LaneId;
-use crate::domain::name::StreamName;
+use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
-use crate::text::{count, counted, duration, printable_line};
+use crate::text::{count, counted, duration, printable_line, shortened};
 
 /// A try again that is further away than this needs somebody.
 const WAITS_LONG: Duration = Duration::from_secs(300);
 
 /// A turn that runs for longer hangs.
 const HANGS: Duration = Duration::from_secs(10);
+
+/// A reducer that takes longer than this for an event is named when events wait, normal or not.
+const FOLD_SLOW: f64 = 0.005;
+
+/// The longest name in a sentence. A longer one is cut in its middle; the command beside it has it whole.
+const NAME_MAX: usize = 36;
 
 /// A commit slower than this, and than five times the normal one, is a slow disk.
 const COMMIT_SLOW_MS: f64 = 50.0;
@@ -36,18 +41,27 @@ pub struct Facts<'f> {
     pub lanes: &'f [Lane],
     /// Its cursors with work, those set aside first.
     pub cursors: &'f [CursorLine],
-    /// Nodes that are silent, and for how long.
-    pub silent: &'f [(String, Duration)],
+    /// The namespace that the verdict is about; none: the default one.
+    pub namespace: Option<Name>,
+    /// Nodes that are silent.
+    pub silent: &'f [Silent],
+    /// Live nodes, which take over the lanes of silent ones.
+    pub heirs: &'f [String],
+    /// What is wrong with Redis.
+    pub hints: Option<Outage>,
     /// How events are stored.
     pub storage: Storage,
+    /// How long commits take on each node of a cluster, named, and what is normal there, in milliseconds.
+    pub commits: &'f [(Option<String>, f64, f64)],
     /// Turns that run: the lane, the cursor, and for how long.
     pub turns: &'f [(LaneId, String, Duration)],
     /// Hooks with what they get a second, and what is normal.
-    pub hooks: &'f [(String, f64, f64)],
-    /// Handlers with the time they take for an event in seconds, and what is normal.
-    pub handlers: &'f [(String, f64, f64)],
+    pub hooks: &'f [(Name, f64, f64)],
+    /// Handlers, such as `orders -> reduce`, with the time they take for an event in seconds, and what is normal
+    /// where that is known.
+    pub handlers: &'f [(String, f64, Option<f64>)],
     /// Hooks that operators have paused, and who, when and why.
-    pub paused: &'f [(String, String)],
+    pub paused: &'f [(Name, String)],
     /// Streams that keep events past their time, in words, a line a hook.
     pub overdue: &'f [String],
     /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
@@ -58,9 +72,32 @@ pub struct Facts<'f> {
     pub lost: u64,
 }
 
+/// A node that has not been heard for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// What people call it.
+    pub node: String,
+    /// For how long.
+    pub silent: Duration,
+    /// How long until others may take its lanes.
+    pub left: Duration,
+}
+
 impl Facts<'_> {
+    fn namespace(&self) -> Name {
+        let named = self.namespace.clone();
+        named.unwrap_or_else(Name::default_namespace)
+    }
+
+    /// The slowest reducer and its time for an event, in seconds, where that is long.
+    fn slowest(&self) -> Option<(&str, f64)> {
+        let handlers = self.handlers.iter().map(|(name, now, _)| (&**name, *now));
+        let slow = handlers.filter(|(_, now)| *now > FOLD_SLOW);
+        slow.max_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
     fn flow(&self) -> Option<Duration> {
-        let running = self.lanes.iter().filter(|lane| !is_stopped(lane));
+        let running = self.lanes.iter().filter(|lane| !lane.is_stopped());
         running
             .filter_map(|lane| lane.flow_ms)
             .max()
@@ -82,7 +119,7 @@ impl Facts<'_> {
     }
 
     fn is_late_lane(&self, lane: &Lane) -> bool {
-        !is_stopped(lane) && lane.flow_ms.is_some_and(over(self.thresholds.warn))
+        !lane.is_stopped() && lane.flow_ms.is_some_and(over(self.thresholds.warn))
     }
 
     /// Busy lanes in which turns wait behind other cursors. However short a round is there: what waits in such a
@@ -153,16 +190,9 @@ impl Since {
             let since = before.get(&finding).copied().unwrap_or(now);
             self.0.insert(finding, since);
             verdict.since = Some(since);
-            verdict.text += &format!(", since {}", clock(since));
+            verdict.text += &format!(", since {}", since.clock_at(now));
         }
     }
-}
-
-/// `02:41:07Z`
-fn clock(at: Timestamp) -> String {
-    let text = at.to_string();
-    let time = text.get(11..19).unwrap_or(&text);
-    format!("{time}Z")
 }
 
 /// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
@@ -180,7 +210,7 @@ pub fn severity(
         "waiting" => cursor.oldest_ms.is_some_and(over(WAITS_LONG)),
         _ => false,
     };
-    let is_running = !is_stopped(lane);
+    let is_running = !lane.is_stopped();
     let rises = eta::slope(flow_ms).is_some_and(|slope| slope >= 0.95);
     if lane.state == LaneState::NoOwner
         || lane.held > held_by_hand
@@ -203,10 +233,6 @@ fn over(bound: Duration) -> impl Fn(u64) -> bool {
     move |ms| Duration::from_millis(ms) > bound
 }
 
-fn is_stopped(lane: &Lane) -> bool {
-    matches!(lane.state, LaneState::Paused | LaneState::Drained)
-}
-
 fn verdict(rule: u8, class: Class, text: String, more: String) -> Verdict {
     Verdict {
         rule,
@@ -214,35 +240,53 @@ fn verdict(rule: u8, class: Class, text: String, more: String) -> Verdict {
         severity: Severity::Trouble,
         text,
         more: Some(more),
+        next: None,
         since: None,
         events: 0,
         lanes_that_help: None,
         lane: None,
         stream: None,
+        hook: None,
     }
 }
 
+/// `billing/acme -> reduce`, cut in its middle where the name is long.
+fn named(stream: &StreamName, handler: &Name) -> String {
+    format!("{} -> {handler}", short_name(stream))
+}
+
+fn short_name(stream: &StreamName) -> String {
+    let name = printable_line(&stream.to_string()).to_string();
+    shortened(&name, NAME_MAX).into_owned()
+}
+
+/// Lanes that nobody runs, and lanes of nodes that are silent.
 fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
-    let orphans = facts.lanes.iter();
-    let orphans: Vec<_> = orphans
-        .filter(|lane| lane.state == LaneState::NoOwner)
-        .collect();
-    let longest = facts.silent.iter().max_by_key(|(_, silent)| *silent);
+    let longest = facts.silent.iter().max_by_key(|silent| silent.silent);
+    let is_silent = |lane: &&Lane| {
+        let mut silent = facts.silent.iter();
+        lane.state == LaneState::NoOwner
+            || silent.any(|silent| lane.node.as_ref() == Some(&silent.node))
+    };
+    let orphans: Vec<_> = facts.lanes.iter().filter(is_silent).collect();
     if orphans.is_empty() && longest.is_none() {
         return None;
     }
     let events = orphans.iter().map(|lane| lane.backlog).sum();
-    let have = match orphans.is_empty() {
-        true => "its lanes stand still".to_owned(),
-        false => format!(
-            "{} no owner",
-            listed(&orphans, "lane", "lanes", "has", "have")
-        ),
+    let is_lost = orphans.iter().any(|lane| lane.state == LaneState::NoOwner);
+    let have = match (orphans.is_empty(), is_lost) {
+        (true, _) => "it has no lanes".to_owned(),
+        (_, true) => {
+            let lanes = listed(&orphans, "lane", "lanes", "has", "have");
+            format!("{lanes} no owner")
+        }
+        (_, false) => listed(&orphans, "lane", "lanes", "stands still", "stand still"),
     };
-    let since = longest.map(|(_, silent)| facts.at.before(*silent));
+    let since = longest.map(|silent| facts.at.before(silent.silent));
     let text = match (longest, since) {
-        (Some((node, silent)), Some(since)) => {
-            let (silent, since) = (duration(*silent), clock(since));
+        (Some(Silent { node, silent, .. }), Some(since)) => {
+            let (node, silent) = (printable_line(node), duration(*silent));
+            let since = since.clock_at(facts.at);
             format!("node {node} silent for {silent}, since {since}: {have}")
         }
         _ => have,
@@ -251,29 +295,49 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
         0 => String::new(),
         _ => format!(", {}", counted(events, "event waits", "events wait")),
     };
-    let heir = match orphans
-        .iter()
-        .any(|lane| lane.eta.as_deref() == Some("never"))
-    {
-        true => "No node lives that could take them: start one.",
-        false => "Another node takes them within 15s.",
-    };
+    let left = longest.map(|silent| silent.left).unwrap_or_default();
+    let heir = take_over(facts.heirs, left);
     let more = format!("Accepting goes on{wait}. More lanes: no. {heir}");
     Some(Verdict {
         since,
         events,
         lane: orphans.first().map(|lane| lane.lane.clone()),
+        severity: match is_lost || orphans.is_empty() {
+            true => Severity::Trouble,
+            false => Severity::Unusual,
+        },
+        next: Some(match facts.heirs.is_empty() {
+            true => "hooklane serve".to_owned(),
+            false => "hooklane status --wait 30s".to_owned(),
+        }),
         ..verdict(1, Class::Us, text, more)
     })
+}
+
+/// Who takes the lanes of a silent node, and when.
+fn take_over(heirs: &[String], left: Duration) -> String {
+    // The others look twice a second.
+    let when = match left.as_secs() {
+        0 => "within 2s".to_owned(),
+        _ => format!("in {}", duration(left)),
+    };
+    match heirs {
+        [] => "No node is running: start one.".to_owned(),
+        [heir] => format!("Node {} takes them over {when}.", printable_line(heir)),
+        heirs => format!("The other {} nodes take them over {when}.", heirs.len()),
+    }
 }
 
 fn lost(facts: &Facts<'_>) -> Option<Verdict> {
     let events = counted(facts.lost, "acknowledged event", "acknowledged events");
     let text = format!("storage: Postgres failed over and lost {events}");
-    let more = "Holds up nothing; their senders must send them again: hooklane events lost. \
-        More lanes: no. Until somebody knows: hooklane events lost --acknowledge"
+    let more = "Holds up nothing. Their senders must send them again. More lanes: no. This stays until you \
+        acknowledge them: hooklane events lost --acknowledge"
         .to_owned();
-    (facts.lost > 0).then(|| verdict(2, Class::Us, text, more))
+    (facts.lost > 0).then(|| Verdict {
+        next: Some("hooklane events lost".to_owned()),
+        ..verdict(2, Class::Us, text, more)
+    })
 }
 
 pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
@@ -281,52 +345,60 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     let more = |accepting| {
         let accepting = match accepting {
             true => "Accepting goes on, slowly.",
-            false => "Senders are told to try again: nothing is lost that was answered.",
+            false => "Senders get 503 and try again; no acknowledged event is lost.",
         };
         format!("{accepting} More lanes: no.")
     };
+    let doctor = Some("hooklane doctor".to_owned());
     if let Some(error) = &storage.error {
-        let since = storage
-            .since
-            .map_or_else(String::new, |at| format!(", since {}", clock(at)));
-        let text = format!("storage: {}{since}", printable_line(error));
+        let since = storage.error_since;
+        let when = since.map_or_else(String::new, |at| {
+            format!(", since {}", at.clock_at(facts.at))
+        });
+        let text = format!("storage: {}{when}", printable_line(error));
         return Some(Verdict {
-            since: storage.since,
+            since,
+            next: doctor,
             ..verdict(2, Class::Us, text, more(storage.accepting))
         });
     }
-    let (p99, normal) = (storage.commit_p99_ms?, storage.commit_normal_ms?);
-    if p99 < COMMIT_SLOW_MS || p99 < 5.0 * normal {
-        return None;
-    }
+    let own = storage.commit_p99_ms.zip(storage.commit_normal_ms);
+    let own = own.map(|(p99, normal)| (None, p99, normal));
+    let own = own.filter(|_| facts.commits.is_empty());
+    let slow = facts.commits.iter().cloned().chain(own);
+    let slow = slow.filter(|(_, p99, normal)| *p99 >= COMMIT_SLOW_MS && *p99 >= 5.0 * normal);
+    let (node, p99, normal) = slow.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let lanes = match node {
+        Some(node) => format!("the lanes of node {} are slow", printable_line(&node)),
+        None => "all lanes slow".to_owned(),
+    };
     let text = format!(
-        "storage: commit p99 {} (normal {}), all lanes slow",
+        "storage: commit p99 {} (normal {}), {lanes}",
         millis(p99),
         millis(normal)
     );
     Some(Verdict {
         events: facts.backlog(),
+        next: doctor,
         ..verdict(2, Class::Us, text, more(true))
     })
 }
 
-/// How long hints may be without their server before somebody should know: sweeps find the work meanwhile.
-const HINTS_AWAY_MAX: Duration = Duration::from_secs(60);
-
+/// Redis is away: work is found by sweeping the database, which takes a second.
 fn hints(facts: &Facts<'_>) -> Option<Verdict> {
-    let trouble = facts.storage.hints.as_ref()?.trouble.as_ref()?;
-    if facts.at.since(trouble.since) < HINTS_AWAY_MAX {
-        return None;
-    }
-    let (error, since) = (printable_line(&trouble.error), clock(trouble.since));
-    let text = format!("hints: {error}, since {since}");
-    let more = "Holds up nothing: work is found by sweeping every second, up to a second later. \
-        More lanes: no."
-        .to_owned();
+    let Outage { why, since } = facts.hints.as_ref()?;
+    let text = format!(
+        "{}, since {}",
+        printable_line(why),
+        since.clock_at(facts.at)
+    );
+    let more =
+        "Holds up nothing: events are accepted, and processed up to 1s later. More lanes: no.";
     Some(Verdict {
+        since: Some(*since),
         severity: Severity::Unusual,
-        since: Some(trouble.since),
-        ..verdict(2, Class::Us, text, more)
+        next: Some("hooklane doctor".to_owned()),
+        ..verdict(2, Class::Us, text, more.to_owned())
     })
 }
 
@@ -341,13 +413,21 @@ fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
     let of_lane = facts.lanes.iter().find(|known| is_lane(known, lane));
     let events = of_lane.map_or(0, |lane| lane.backlog_flowing);
     let lane = lane.index;
-    let text = format!("lane {lane}: turn of {cursor} runs for {}", duration(*ran));
+    let since = facts.at.before(*ran);
+    let text = format!(
+        "lane {lane}: turn of {} runs for {}, since {}",
+        printable_line(cursor),
+        duration(*ran),
+        since.clock_at(facts.at)
+    );
     let more = format!(
         "Holds up the {} of its lane. More lanes: no.",
         counted(events, "event", "events")
     );
     Some(Verdict {
         events,
+        since: Some(since),
+        next: of_lane.and_then(|lane| Some(command::lanes("show", &lane.id()?))),
         lane: of_lane.map(|lane| lane.lane.clone()),
         ..verdict(3, Class::UsPerhaps, text, more)
     })
@@ -365,15 +445,17 @@ fn flood(facts: &Facts<'_>) -> Option<Verdict> {
         rate(*now),
         rate(*normal)
     );
-    // Two lines have room for all of it.
     let more = format!(
-        "{} wait. {} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
+        "{} wait{}. {} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
         counted(facts.flowing(), "event", "events"),
+        slow_reducer(facts),
         lanes_help(facts)
     );
     Some(Verdict {
         events: facts.flowing(),
         lanes_that_help: facts.lanes_that_help,
+        next: resize(facts).or_else(|| Some(format!("hooklane hooks show {hook}"))),
+        hook: Some(hook.clone()),
         ..verdict(5, Class::Senders, text, more)
     })
 }
@@ -383,6 +465,7 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
         return None;
     }
     let slow = facts.handlers.iter();
+    let slow = slow.filter_map(|(name, now, normal)| Some((name, *now, (*normal)?)));
     let slow = slow.filter(|(_, now, normal)| *now > 0.001 && *now > 3.0 * normal);
     let (handler, now, normal) = slow.max_by(|a, b| a.1.total_cmp(&b.1))?;
     let text = format!(
@@ -396,9 +479,13 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
         duration(facts.flow().unwrap_or_default()),
         lanes_help(facts)
     );
+    let hook: Option<Name> = hook_of(handler);
+    let show = hook.as_ref().map(|hook| command::hooks("show", hook));
     Some(Verdict {
         events: facts.flowing(),
         lanes_that_help: facts.lanes_that_help,
+        next: resize(facts).or(show),
+        hook,
         ..verdict(6, Class::Code, text, more)
     })
 }
@@ -430,22 +517,25 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
     let share = percent(events as f64 / facts.flowing().max(1) as f64);
     let went: f64 = late.iter().filter_map(|lane| lane.out_per_s).sum();
     let went = rate(went);
+    let name = short_name(stream);
     let text = match streams {
         1 => {
-            format!("{stream} is {share} of what flows: one stream, one event at a time, {went}/s")
+            format!("{name} is {share} of what flows: one stream, one event at a time, {went}/s")
         }
         _ => format!(
-            "{streams} streams are {share} of what flows, {stream} the longest: each one event at a time, \
+            "{streams} streams are {share} of what flows, {name} the longest: each one event at a time, \
              {went}/s"
         ),
     };
     let more = format!(
-        "{} of it wait. More lanes: no, {}; a finer ordering key would help.",
+        "{} of it wait{}. More lanes: no, {}; a finer ordering key would help.",
         counted(events, "event", "events"),
+        slow_reducer(facts),
         counted(streams as u64, "stream", "streams")
     );
     Some(Verdict {
         events,
+        next: Some(command::why(stream)),
         stream: Some(stream.clone()),
         ..verdict(7, Class::Order, text, more)
     })
@@ -461,12 +551,38 @@ fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
         duration(facts.flow().unwrap_or_default()),
         listed(&busy, "lane", "lanes", "is", "are")
     );
+    let more = format!(
+        "{} wait{}. {}",
+        counted(facts.flowing(), "event", "events"),
+        slow_reducer(facts),
+        lanes_help(facts)
+    );
     Some(Verdict {
         events: facts.flowing(),
         lanes_that_help: facts.lanes_that_help,
         lane: busy.first().map(|lane| lane.lane.clone()),
-        ..verdict(8, Class::Lanes, text, lanes_help(facts))
+        next: resize(facts).or_else(|| Some(command::lanes("show", &busy.first()?.id()?))),
+        ..verdict(8, Class::Lanes, text, more)
     })
+}
+
+/// Names the slowest reducer: `; orders -> reduce takes 48ms an event`.
+fn slow_reducer(facts: &Facts<'_>) -> String {
+    let slow = facts.slowest();
+    slow.map_or_else(String::new, |(name, each)| {
+        format!("; {name} takes {} an event", millis(each * 1_000.0))
+    })
+}
+
+/// The hook of `orders -> reduce`.
+fn hook_of(handler: &str) -> Option<Name> {
+    handler.split(" -> ").next()?.parse().ok()
+}
+
+/// The command that makes as many lanes as help.
+fn resize(facts: &Facts<'_>) -> Option<String> {
+    let lanes = facts.lanes_that_help?;
+    (!facts.crowded().is_empty()).then(|| command::resize(lanes, &facts.namespace()))
 }
 
 /// Late, and none of the rules says why.
@@ -481,12 +597,14 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
         duration(Duration::from_millis(lane.turn_wait_ms.unwrap_or(0)))
     );
     let more = format!(
-        "{} wait. {}",
+        "{} wait{}. {}",
         counted(facts.flowing(), "event", "events"),
+        slow_reducer(facts),
         lanes_help(facts)
     );
     Some(Verdict {
         events: facts.flowing(),
+        next: lane.id().map(|id| command::lanes("show", &id)),
         lane: Some(lane.lane.clone()),
         ..verdict(8, Class::UsPerhaps, text, more)
     })
@@ -498,15 +616,13 @@ fn lanes_help(facts: &Facts<'_>) -> String {
         _ if facts.crowded().is_empty() => {
             "More lanes: no, no turn waits behind another cursor.".to_owned()
         }
-        Some(lanes) => format!("More lanes: yes, {lanes}: hooklane lanes resize {lanes}"),
+        Some(lanes) => format!("More lanes: yes, {lanes}."),
         None => "More lanes: no, what waits is of too few streams.".to_owned(),
     }
 }
 
-/// Whether an operator holds it.
 fn is_by_hand(cursor: &CursorLine) -> bool {
-    let reason = cursor.result.as_deref().unwrap_or_default();
-    cursor.condition == "held" && reason.starts_with(Condition::HELD_BY)
+    cursor.condition == "held" && cursor.by_operator
 }
 
 fn is_set_aside(cursor: &CursorLine) -> bool {
@@ -542,7 +658,9 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     let age = worst.oldest_ms.map(Duration::from_millis);
     let since = age.map(|age| facts.at.before(age));
     // What fits in two lines comes first: a reducer's error may be long.
-    let since_when = since.map_or_else(String::new, |at| format!(" since {}", clock(at)));
+    let since_when = since.map_or_else(String::new, |at| {
+        format!(" since {}", at.clock_at(facts.at))
+    });
     let next = match worst.retry_at {
         Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
         None => String::new(),
@@ -580,24 +698,29 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
         since,
         events,
         stream: Some(stream.clone()),
+        hook: Some(stream.hook.clone()),
+        next: Some(command::why(stream)),
         ..verdict(
             9,
             Class::Code,
-            format!("{stream} -> {handler} {condition}{since_when}{next}: {result}"),
+            format!(
+                "{} {condition}{since_when}{next}: {result}",
+                named(stream, handler)
+            ),
             more,
         )
     })
 }
 
 fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
-    let stopped = |lane: &&Lane| is_stopped(lane) || lane.state == LaneState::Draining;
+    let stopped = |lane: &&Lane| lane.is_stopped() || lane.state == LaneState::Draining;
     let line = |lane: &Lane| {
         let by = lane
             .by
             .as_ref()
             .map(|by| format!(" by {}", printable_line(by)));
-        let since = lane.since.map(|at| facts.at.since(at));
-        let since = since.map(|age| format!(" {} ago", duration(age)));
+        let since = lane.since;
+        let since = since.map(|at| format!(" since {}", at.clock_at(facts.at)));
         let reason = lane.reason.as_ref();
         let reason = reason.map(|reason| format!(" \"{}\"", printable_line(reason)));
         let text = format!(
@@ -609,12 +732,12 @@ fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
             reason.unwrap_or_default()
         );
         let more = format!(
-            "Keeps {}. More lanes: no. Go on: hooklane lanes resume {}",
-            counted(lane.backlog, "event", "events"),
-            lane.index
+            "{} waiting. More lanes: no.",
+            counted(lane.backlog, "event", "events")
         );
         Verdict {
             severity: Severity::Unusual,
+            next: lane.id().map(|id| command::lanes("resume", &id)),
             events: lane.backlog,
             lane: Some(lane.lane.clone()),
             since: lane.since,
@@ -625,14 +748,14 @@ fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
 }
 
 fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
-    let line = |(hook, told): &(String, String)| {
-        let of_hook = |cursor: &&CursorLine| cursor.stream.hook.as_str() == hook;
+    let line = |(hook, told): &(Name, String)| {
+        let of_hook = |cursor: &&CursorLine| cursor.stream.hook == *hook;
         let waiting = facts.cursors.iter().filter(of_hook);
-        let more = format!(
-            "Its events are accepted and kept. More lanes: no. Go on: hooklane hooks resume {hook}"
-        );
+        let more = "Its events are accepted and kept. More lanes: no.".to_owned();
         Verdict {
             severity: Severity::Unusual,
+            next: Some(command::hooks("resume", hook)),
+            hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
             ..verdict(11, Class::OnPurpose, printable_line(told).to_string(), more)
         }
@@ -645,19 +768,17 @@ fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
         let (stream, handler) = (&cursor.stream, &cursor.handler);
         let result = printable_line(cursor.result.as_deref().unwrap_or_default());
         let more = format!(
-            "Keeps its own {}. More lanes: no, 1 stream. Go on: hooklane streams release {stream}",
+            "{} waiting. More lanes: no, 1 stream.",
             counted(cursor.behind, "event", "events")
         );
+        let name = named(stream, handler);
         Verdict {
             severity: Severity::Unusual,
+            next: Some(command::streams("release", stream, handler)),
             events: cursor.behind,
             stream: Some(stream.clone()),
-            ..verdict(
-                11,
-                Class::OnPurpose,
-                format!("{stream} -> {handler} {result}"),
-                more,
-            )
+            hook: Some(stream.hook.clone()),
+            ..verdict(11, Class::OnPurpose, format!("{name} {result}"), more)
         }
     };
     let by_hand = facts.cursors.iter().filter(|cursor| is_by_hand(cursor));
@@ -666,12 +787,12 @@ fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
 
 fn overdue(facts: &Facts<'_>) -> Vec<Verdict> {
     let line = |told: &String| {
-        let more = "Holds up nothing; the disk fills. More lanes: no. Let what is set aside go on, or mend the \
-            reducer: hooklane streams list --condition held"
+        let more = "Holds up nothing, but the disk fills. More lanes: no. Release what is held, or fix its reducer."
             .to_owned();
         let text = format!("retention: {}", printable_line(told));
         Verdict {
             severity: Severity::Unusual,
+            next: Some("hooklane streams list --condition held".to_owned()),
             ..verdict(11, Class::Us, text, more)
         }
     };
@@ -775,6 +896,7 @@ mod tests {
             result: Some("at seq 912: TypeError in sum.js:12: x".to_owned()),
             retry_at: None,
             next: None,
+            by_operator: false,
         }
     }
 
@@ -805,19 +927,120 @@ mod tests {
             ..lane(index)
         };
         let (lanes, cursors) = ([orphan(4), orphan(5)], [cursor("held", 9_000)]);
-        let silent = [("eu-2".to_owned(), Duration::from_secs(12))];
+        let silent = [Silent {
+            node: "eu-2".to_owned(),
+            silent: Duration::from_secs(12),
+            left: Duration::from_secs(3),
+        }];
+        let heirs = ["eu-1".to_owned()];
         let facts = Facts {
             lanes: &lanes,
             cursors: &cursors,
             silent: &silent,
+            heirs: &heirs,
+            at: Timestamp::from_millis(86_400_000),
             ..Facts::default()
         };
         let (rule, class, text) = first(&facts);
         assert_eq!((rule, class), (1, Class::Us));
         let said = "node eu-2 silent for 12s, since 23:59:48Z: lanes 4 and 5 have no owner | ";
         assert!(text.starts_with(said), "{text}");
-        assert!(text.contains("1,600 events wait") && text.contains("More lanes: no"));
+        let more = "1,600 events wait. More lanes: no. Node eu-1 takes them over in 3.0s.";
+        assert!(text.ends_with(more), "{text}");
         assert_eq!(verdicts(&facts).len(), 2);
+
+        let alone = verdicts(&Facts {
+            heirs: &[],
+            ..facts
+        })
+        .remove(0);
+        assert_eq!(alone.next.as_deref(), Some("hooklane serve"));
+        assert!(
+            alone
+                .more
+                .unwrap()
+                .ends_with("No node is running: start one.")
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_silent_for_a_moment_has_its_lanes_still_and_they_stand() {
+        let lanes = [Lane {
+            node: Some("eu-2".to_owned()),
+            backlog: 7,
+            ..lane(4)
+        }];
+        let silent = [Silent {
+            node: "eu-2".to_owned(),
+            silent: Duration::from_secs(6),
+            left: Duration::from_secs(9),
+        }];
+        let facts = Facts {
+            lanes: &lanes,
+            silent: &silent,
+            ..Facts::default()
+        };
+        let worst = verdicts(&facts).remove(0);
+        assert_eq!(worst.severity, Severity::Unusual);
+        assert!(
+            worst.text.ends_with(": lane 4 stands still"),
+            "{}",
+            worst.text
+        );
+        assert_eq!(worst.events, 7);
+    }
+
+    #[test]
+    fn database_and_redis_say_which_since_when_and_what_to_type() {
+        let at = Timestamp::from_millis(86_400_000);
+        let facts = Facts {
+            at,
+            storage: Storage {
+                error: Some("the database does not answer".to_owned()),
+                error_since: Some(at.before(Duration::from_secs(5))),
+                ..Storage::default()
+            },
+            hints: Some(Outage {
+                why: "Redis at 10.0.0.7:6379 cannot be reached".to_owned(),
+                since: at.before(Duration::from_secs(86_400)),
+            }),
+            ..Facts::default()
+        };
+        let all = verdicts(&facts);
+        let told =
+            |nth: usize| format!("{} | {}", all[nth].text, all[nth].next.as_deref().unwrap());
+        assert_eq!(
+            told(0),
+            "storage: the database does not answer, since 23:59:55Z | hooklane doctor"
+        );
+        assert_eq!(
+            told(1),
+            "Redis at 10.0.0.7:6379 cannot be reached, since 01-01 00:00:00Z | hooklane doctor"
+        );
+        assert_eq!(all[1].severity, Severity::Unusual, "it holds up nothing");
+    }
+
+    #[test]
+    fn names_are_cut_in_their_middle_and_commands_have_them_whole_and_quoted() {
+        let key = format!("y;touch PWNED;#{}end", "x".repeat(100));
+        let hostile = CursorLine {
+            stream: format!("pay/{key}").parse().unwrap(),
+            ..cursor("held", 9_000)
+        };
+        let cursors = [hostile];
+        let facts = Facts {
+            cursors: &cursors,
+            ..Facts::default()
+        };
+        let worst = verdicts(&facts).remove(0);
+        let name = worst.text.split(" -> ").next().unwrap();
+        assert!(
+            name.starts_with("pay/y;touch PW") && name.ends_with("xend"),
+            "{name}"
+        );
+        assert!(name.chars().count() <= NAME_MAX);
+        let why = format!("hooklane why 'pay/{key}'");
+        assert_eq!(worst.next, Some(why));
     }
 
     #[test]
@@ -844,8 +1067,8 @@ mod tests {
     #[test]
     fn what_is_late_is_told_apart_by_who_made_it_so() {
         let lanes = [late(2), late(3), lane(4)];
-        let flood = [("billing".to_owned(), 1_900.0, 101.0)];
-        let slow = [("orders -> reduce".to_owned(), 0.048, 0.000_1)];
+        let flood = [("billing".parse().unwrap(), 1_900.0, 101.0)];
+        let slow = [("orders -> reduce".to_owned(), 0.048, Some(0.000_1))];
         let facts = |hooks, handlers| Facts {
             lanes: &lanes,
             hooks,
@@ -866,6 +1089,27 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("More lanes: yes, 16"), "{text}");
+        // A reducer that was never quicker is named too.
+        let always = [("orders -> reduce".to_owned(), 0.048, None)];
+        let worst = verdicts(&facts(&[], &always)).remove(0);
+        assert_eq!(worst.rule, 8);
+        assert!(
+            worst
+                .more
+                .unwrap()
+                .contains("; orders -> reduce takes 48ms an event. ")
+        );
+        assert_eq!(worst.next.as_deref(), Some("hooklane lanes resize 16"));
+    }
+
+    #[test]
+    fn a_reason_that_only_sounds_like_an_operator_is_a_failure() {
+        let failed = CursorLine {
+            result: Some("held by the customs office".to_owned()),
+            ..cursor("held", 1_000)
+        };
+        let severity = severity(&lane(3), &[failed], &[], Thresholds::default());
+        assert_eq!(severity, Severity::Trouble);
     }
 
     #[test]
@@ -875,7 +1119,7 @@ mod tests {
             ..late(2)
         };
         let lanes = [idle];
-        let slow = [("orders -> reduce".to_owned(), 0.048, 0.000_1)];
+        let slow = [("orders -> reduce".to_owned(), 0.048, Some(0.000_1))];
         let facts = Facts {
             lanes: &lanes,
             handlers: &slow,
@@ -993,7 +1237,7 @@ mod tests {
         );
         let by_hand = CursorLine {
             lane: 2,
-            result: Some("held by uid 0".to_owned()),
+            by_operator: true,
             ..cursor("held", 1_000)
         };
         let by_hand = [by_hand];

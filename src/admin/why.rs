@@ -5,21 +5,26 @@ use std::time::Duration;
 use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
 use super::{Admin, Error, stops};
-use crate::api::{self, Class, Help, LaneState, WhyCursor, WhyEvent};
+use crate::api::{self, Class, Help, LaneState, Verdict, WhyCursor, WhyEvent, command};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
 use crate::domain::hook::Hook;
 use crate::domain::keep::Keep;
-use crate::domain::lane::{Mode, Slot};
+use crate::domain::lane::{LaneId, Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::{CursorRow, CursorsFilter};
 use crate::text::{counted, duration};
 
+/// A hint that has not come for so long may be lost.
+const HINT_MAX: Duration = Duration::from_secs(2);
+
 /// What keeps a cursor from moving, other than itself.
 enum Stop {
     Nothing,
+    /// Its lane takes turns and does not know that it has work: its hint may be lost.
+    NoHint,
     NoOwner,
     Lane,
     /// Who paused it; none while it changes its namespace.
@@ -66,6 +71,13 @@ impl Admin {
             None => None,
         };
         let (mut class, mut verdict) = verdict(name, &cursors, &lane);
+        if class == Class::Ok
+            && cursors.iter().any(|cursor| cursor.behind > 0)
+            && let Some(whole) = self.verdict_of(name, &hook, &lane)
+        {
+            blame(&whole, &mut cursors);
+            (class, verdict) = (whole.class, format!("{}; {verdict}", whole.text));
+        }
         let lost = self.store.count_lost(Some(stream.id)).await?;
         if lost > 0 {
             class = Class::Us;
@@ -84,6 +96,24 @@ impl Admin {
             cursors,
             event,
         })
+    }
+
+    /// What the verdict on the namespace says of a stream that waits without a fault of its own: as `status` and
+    /// the dashboard say it.
+    fn verdict_of(&self, stream: &StreamName, hook: &Hook, lane: &api::Lane) -> Option<Verdict> {
+        let seen = self.last_seen(&hook.namespace)?;
+        let is_late = lane.flow_ms.is_some_and(|ms| ms > seen.warn_ms);
+        let is_about = |verdict: &&Verdict| match verdict.rule {
+            1 | 3 => verdict.lane.as_ref() == Some(&lane.lane),
+            2 => true,
+            5..=8 => {
+                is_late
+                    || verdict.stream.as_ref() == Some(stream)
+                    || verdict.hook.as_ref() == Some(&stream.hook)
+            }
+            _ => false,
+        };
+        seen.verdicts.iter().find(is_about).cloned()
     }
 
     async fn lane_by_slot(&self, hook: &Hook, slot: Slot) -> Result<api::Lane, Error> {
@@ -106,10 +136,19 @@ impl Admin {
         let next = next.first().map(|stored| &stored.event);
         let mark = self.mark(row.id, lane).await?;
         let stop = self.stop(hook, row.position, mark, lane)?;
+        let received = next.map(|event| event.received_at);
+        let stop = match stop {
+            Stop::Nothing if self.has_no_hint(row.id, lane, received)? => Stop::NoHint,
+            stop => stop,
+        };
+        // Of what failed since its event came, as the verdict says: a try more does not change that.
         let since = match (&row.condition, &stop) {
             (Condition::Flowing, Stop::Lane) => lane.since,
             (Condition::Flowing, _) => None,
-            _ => self.store.cursor(row.id).await?.map(|(.., at)| at),
+            (condition, _) if condition.is_by_operator() => {
+                self.store.cursor(row.id).await?.map(|(.., at)| at)
+            }
+            _ => received,
         };
         let behind = row.position.behind(row.head);
         let gathers_until = match (&row.condition, &stop) {
@@ -128,6 +167,7 @@ impl Admin {
             position: row.position,
             behind,
             reason: row.condition.reason().map(str::to_owned),
+            by_operator: row.condition.is_by_operator(),
             since,
             tries: row.condition.tries(),
             retry_at: match row.condition {
@@ -189,6 +229,23 @@ impl Admin {
         let now = Timestamp::now();
         let left = debounce.left((first.received_at, last), now, Duration::ZERO);
         Ok((!left.is_zero()).then(|| now.after(left)))
+    }
+
+    /// True if the lane takes turns and does not know of a cursor whose next event was received a while ago.
+    fn has_no_hint(
+        &self,
+        cursor: CursorId,
+        lane: &api::Lane,
+        received: Option<Timestamp>,
+    ) -> Result<bool, Error> {
+        let is_old = received.is_some_and(|at| Timestamp::now().since(at) > HINT_MAX);
+        let id: Option<LaneId> = lane.id();
+        let worker = id.and_then(|id| self.engine().ok()?.worker(&id));
+        let is_known = match worker {
+            Some(worker) => worker.knows(cursor),
+            None => lane.cursors > 0,
+        };
+        Ok(is_old && !is_known)
     }
 
     /// The event up to which a cursor of a lane that drains moves; its position when it has no mark.
@@ -294,24 +351,24 @@ fn advise(
 ) {
     let does_not = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let one_lane = "more lanes (one stream stays in one lane)";
-    let retry = help("streams retry", stream, &why.handler, "", "try now");
+    let retry = help("retry", stream, &why.handler, "", "try now");
     let skip = why.next.map(|next| {
         let event = format!(" --event {next}");
         let what = "if it is this one event";
-        help("streams skip", stream, &why.handler, &event, what)
+        help("skip", stream, &why.handler, &event, what)
     });
     match (condition, stop) {
-        (Condition::Held { reason }, _) if reason.starts_with(Condition::HELD_BY) => {
+        (held @ Condition::Held { .. }, _) if held.is_by_operator() => {
             why.ends = "when it is released".to_owned();
             let what = "let it flow again";
             why.helps
-                .push(help("streams release", stream, &why.handler, "", what));
+                .push(help("release", stream, &why.handler, "", what));
             why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
         }
         (Condition::Held { .. }, _) => {
-            why.ends = "when an operator acts: not by itself".to_owned();
+            why.ends = "it will not recover by itself".to_owned();
             why.helps.push(Help {
-                what: "once its reducer is mended (hooks edit)".to_owned(),
+                what: "after you fix the reducer (hooks edit)".to_owned(),
                 ..retry
             });
             why.helps.extend(skip);
@@ -328,7 +385,7 @@ fn advise(
             why.reason = Some(paused.clone());
             why.ends = "when the hook is resumed".to_owned();
             why.helps.push(Help {
-                command: format!("hooklane hooks resume {}", stream.hook),
+                command: command::hooks("resume", &stream.hook),
                 what: "let the hook go on".to_owned(),
             });
             why.does_not = does_not(&["more lanes (it stays as it is)", "lanes rebuild"]);
@@ -340,10 +397,10 @@ fn advise(
         (Condition::Flowing, Stop::Lane) => {
             why.reason = Some(stopped(lane));
             why.ends = "when the lane is resumed".to_owned();
-            why.helps.push(Help {
-                command: resume(lane),
+            why.helps.extend(lane.id().map(|id| Help {
+                command: command::lanes("resume", &id),
                 what: "let the lane go on".to_owned(),
-            });
+            }));
             why.does_not = does_not(&["more lanes (they stay as they are)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::NoOwner) => {
@@ -367,9 +424,18 @@ fn advise(
                 Some(mark) => format!("by itself: it moves up to its mark, {mark}, then stays"),
                 None => "by itself: it takes turns".to_owned(),
             };
+            why.does_not = does_not(&["lanes rebuild (its hint is there)"]);
+        }
+        (Condition::Flowing, Stop::NoHint) => {
+            why.ends = "by itself within 30s, when the next sweep finds it".to_owned();
+            let namespace = lane.id().map(|id| id.namespace);
+            let rebuild = "hooklane lanes rebuild".to_owned();
             why.helps.push(Help {
-                command: "hooklane lanes rebuild".to_owned(),
-                what: "if it does not move: its hint may be lost".to_owned(),
+                command: match namespace {
+                    Some(namespace) => command::in_namespace(rebuild, &namespace),
+                    None => rebuild,
+                },
+                what: "find it now: its hint is lost".to_owned(),
             });
         }
     }
@@ -377,19 +443,19 @@ fn advise(
 
 fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str) -> Help {
     Help {
-        command: format!("hooklane {verb} {stream} --handler {handler}{more}"),
+        command: command::streams(verb, stream, handler) + more,
         what: what.to_owned(),
     }
 }
 
-fn resume(lane: &api::Lane) -> String {
-    let namespace = lane.lane.rsplitn(3, '-').nth(2).unwrap_or_default();
-    match namespace == Name::default_namespace().as_str() {
-        true => format!("hooklane lanes resume {}", lane.index),
-        false => format!(
-            "hooklane lanes resume {} --namespace {namespace}",
-            lane.index
-        ),
+/// Says of cursors that wait for what is wrong with the whole what ends that.
+fn blame(whole: &Verdict, cursors: &mut [WhyCursor]) {
+    let waiting = cursors.iter_mut();
+    for cursor in waiting.filter(|cursor| cursor.behind > 0 && cursor.condition == "flowing") {
+        cursor.helps.extend(whole.next.iter().map(|next| Help {
+            command: next.clone(),
+            what: "as status says".to_owned(),
+        }));
     }
 }
 
@@ -418,9 +484,9 @@ fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Cla
     let failed = cursors.iter().find(is("held"));
     if let Some(cursor) = failed.or_else(|| cursors.iter().find(is("waiting"))) {
         let reason = cursor.reason.as_deref().unwrap_or_default();
-        if reason.starts_with(Condition::HELD_BY) {
+        if cursor.by_operator {
             let (handler, events) = (&cursor.handler, counted(cursor.behind, "event", "events"));
-            let text = format!("{stream} -> {handler} {reason}; keeps its own {events}");
+            let text = format!("{stream} -> {handler} {reason}; {events} waiting");
             return (Class::OnPurpose, text);
         }
         let tries = match cursor.tries {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Severity;
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
@@ -91,6 +92,18 @@ pub struct Lane {
     /// Its backlog in the last quarter of an hour, oldest first, ten steps.
     #[serde(default)]
     pub trend: Vec<u64>,
+}
+
+impl Lane {
+    /// Its name in parts; none if the name is malformed.
+    pub fn id(&self) -> Option<LaneId> {
+        self.lane.parse().ok()
+    }
+
+    /// True if an operator keeps it from taking turns.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state, LaneState::Paused | LaneState::Drained)
+    }
 }
 
 /// Cursors that gather events before they take a turn, as a debounce asks.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Worst;
+use super::{LaneState, Worst, command};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration};
@@ -92,16 +92,36 @@ pub struct Resize {
     pub fullest_index_after: Option<u16>,
     /// What is in the way.
     pub in_the_way: Vec<String>,
+    /// What an operator has stopped the lanes for: the new ones take it over.
+    #[serde(default)]
+    pub stopped: Option<Carried>,
+}
+
+/// A stop that the lanes of a new set take over from those of the old one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// `paused` or `draining`.
+    pub state: LaneState,
+    /// Who stopped them.
+    pub by: Option<String>,
+    /// When.
+    pub since: Option<Timestamp>,
+    /// Why.
+    pub reason: Option<String>,
 }
 
 impl Resize {
     /// What it means, in words, as everybody who plans one reads it: label and text.
     pub fn told(&self, drain_first: bool, now: Timestamp) -> Vec<(&'static str, String)> {
         let mut told = vec![("how", self.how(drain_first)), ("split", self.split())];
+        told.extend(self.carries(drain_first, now).map(|text| ("stopped", text)));
         if self.set_aside > 0 {
             told.push(("set aside", self.moves_as_it_is(now)));
         }
-        told.push(("helps", self.helps()));
+        told.push(match self.is_idle() {
+            true => ("effect", "none, the lanes are idle".to_owned()),
+            false => ("helps", self.helps()),
+        });
         if let Some(stream) = &self.fullest
             && self.fullest_stream * 2 > self.backlog
         {
@@ -119,9 +139,42 @@ impl Resize {
         told
     }
 
+    /// True if the lanes are paused: they apply nothing, whatever is resized.
+    pub fn is_paused(&self) -> bool {
+        let stopped = self.stopped.as_ref();
+        stopped.is_some_and(|stopped| stopped.state == LaneState::Paused)
+    }
+
+    /// That a stop stays, and how it ends.
+    fn carries(&self, drain_first: bool, now: Timestamp) -> Option<String> {
+        let Carried {
+            state,
+            by,
+            since,
+            reason,
+        } = self.stopped.as_ref()?;
+        let by = by.as_ref().map(|by| format!(" by {by}"));
+        let since = since.map(|at| format!(" since {}", at.clock_at(now)));
+        let reason = reason.as_ref().map(|reason| format!(" \"{reason}\""));
+        let (stay, nothing) = match state {
+            LaneState::Paused if drain_first => ("paused", "; nothing is drained first"),
+            LaneState::Paused => ("paused", ""),
+            _ => ("drained", ""),
+        };
+        let resume =
+            command::in_namespace("hooklane lanes resume --all".to_owned(), &self.namespace);
+        Some(format!(
+            "the lanes are {}{}{}{}, and the new ones stay {stay}{nothing}. Resume: {resume}",
+            state.word(),
+            by.unwrap_or_default(),
+            since.unwrap_or_default(),
+            reason.unwrap_or_default()
+        ))
+    }
+
     fn how(&self, drain_first: bool) -> String {
         let (from, next) = (self.generation, self.generation + 1);
-        match drain_first {
+        match drain_first && !self.is_paused() {
             true => {
                 format!("generation {from} finishes what waits now, then generation {next} goes on")
             }
@@ -166,6 +219,12 @@ impl Resize {
         }
     }
 
+    /// True if no lane has been busy for half a percent of the time, and no turn waits.
+    fn is_idle(&self) -> bool {
+        let is_busy = self.busiest.is_some_and(|busy| busy >= 0.005);
+        !is_busy && self.turn_wait_ms.unwrap_or(0) == 0
+    }
+
     fn helps(&self) -> String {
         let busiest = self.busiest.zip(self.busiest_after).map(|(now, after)| {
             format!(
@@ -203,6 +262,9 @@ pub struct ResizeProgress {
     pub of: u16,
     /// What the rest waits for.
     pub waits_for: Option<String>,
+    /// How many lanes there will be; none when no resize is under way.
+    #[serde(default)]
+    pub to: Option<u16>,
 }
 
 /// Which lanes, and why.

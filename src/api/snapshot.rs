@@ -10,6 +10,7 @@ use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
+use crate::text::count;
 
 /// A namespace at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,12 @@ pub struct Snapshot {
     pub crit_ms: u64,
     /// What is wrong, in words: the worst first; at least one, which may be `OK`.
     pub verdicts: Vec<Verdict>,
+    /// Resizes and rebuilds that are under way, whoever began them; the oldest first.
+    #[serde(default)]
+    pub operations: Vec<Operation>,
+    /// When the figures were true, if the database has not answered since; none while they are fresh.
+    #[serde(default)]
+    pub old_since: Option<Timestamp>,
     /// All lanes together.
     pub total: Total,
     /// How events are stored.
@@ -63,6 +70,44 @@ pub struct Snapshot {
     pub history: Vec<Sample>,
     /// The newest entries of the log, newest first: 200 at most.
     pub log: Vec<LogLine>,
+}
+
+/// An operator's change that takes a while and goes on by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// What it is and what it is about: `resize default 8 -> 16`, `rebuild orders`.
+    pub what: String,
+    /// Who began it, where that is known.
+    pub by: Option<String>,
+    /// When.
+    pub since: Timestamp,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much there is to do.
+    pub of: u64,
+    /// What is counted: `lanes sealed`, `events`.
+    pub unit: String,
+    /// What it waits for.
+    pub waits_for: Option<String>,
+    /// The command that shows how far it has come.
+    pub watch: String,
+}
+
+impl Operation {
+    /// How far it has come, in one line.
+    pub fn told(&self) -> String {
+        let (done, of, unit) = (count(self.done), count(self.of), &self.unit);
+        let by = self.by.as_ref().map(|by| format!(" by {by}"));
+        let waits = self.waits_for.as_ref();
+        let waits = waits.map(|waits| format!("; waits for {waits}"));
+        format!(
+            "{}: {done} of {of} {unit}, begun{} at {}{}",
+            self.what,
+            by.unwrap_or_default(),
+            self.since.clock(),
+            waits.unwrap_or_default()
+        )
+    }
 }
 
 /// How far back somebody looks.
@@ -139,6 +184,9 @@ pub struct Verdict {
     pub text: String,
     /// What it holds up, and whether more lanes help; none when all is well.
     pub more: Option<String>,
+    /// The command to type next, whole and quoted; none when there is nothing to do.
+    #[serde(default)]
+    pub next: Option<String>,
     /// Since when.
     pub since: Option<Timestamp>,
     /// Events that it holds up.
@@ -149,6 +197,9 @@ pub struct Verdict {
     pub lane: Option<String>,
     /// The stream it is about.
     pub stream: Option<StreamName>,
+    /// The hook it is about.
+    #[serde(default)]
+    pub hook: Option<Name>,
 }
 
 /// Whose fault something is.
@@ -284,17 +335,20 @@ pub struct Storage {
     /// 99 of 100 times the log of the file was synced in at most this; none where a server does that.
     #[serde(default)]
     pub fsync_p99_ms: Option<f64>,
-    /// Why transactions fail now: the last one did.
+    /// What is wrong with the database now.
     pub error: Option<String>,
-    /// Since when they do.
+    /// Since when.
     #[serde(default)]
-    pub since: Option<Timestamp>,
-    /// When they failed last, where that is over for less than an hour.
+    pub error_since: Option<Timestamp>,
+    /// What is wrong with Redis now, as this node sees it; none where hints are in memory.
+    #[serde(default)]
+    pub hints: Option<Outage>,
+    /// The address of the Redis that keeps hints, without a password; none where they are in memory.
+    #[serde(default)]
+    pub hints_server: Option<String>,
+    /// When the database failed last, where that is over for less than an hour.
     #[serde(default)]
     pub noted: Option<Noted>,
-    /// The server that keeps hints; none where memory does.
-    #[serde(default)]
-    pub hints: Option<HintsServer>,
 }
 
 /// A time in which no event was stored, and that is over.
@@ -308,22 +362,13 @@ pub struct Noted {
     pub error: String,
 }
 
-/// The server that keeps hints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HintsServer {
-    /// Its address, without a password.
-    pub server: String,
-    /// Why it cannot be used now.
-    pub trouble: Option<HintsTrouble>,
-}
-
-/// Why hints cannot be kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HintsTrouble {
+/// Something outside that does not work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// In words.
+    pub why: String,
     /// Since when.
     pub since: Timestamp,
-    /// In words, with what to do.
-    pub error: String,
 }
 
 /// A cursor with work.
@@ -356,6 +401,9 @@ pub struct CursorLine {
     pub retry_at: Option<Timestamp>,
     /// The event it needs next.
     pub next: Option<EventId>,
+    /// True if an operator holds it; false if it failed.
+    #[serde(default)]
+    pub by_operator: bool,
 }
 
 impl CursorLine {
@@ -419,6 +467,9 @@ pub struct NamespaceLine {
     pub flow_ms: Option<u64>,
     /// Events still to apply.
     pub backlog: u64,
+    /// How much it needs somebody, as its verdict says.
+    #[serde(default)]
+    pub severity: Severity,
 }
 
 /// A hook in a line.

@@ -48,6 +48,9 @@ pub struct WhyCursor {
     pub behind: u64,
     /// Why it does not move: the last error, or what its operator said; none while it flows.
     pub reason: Option<String>,
+    /// True if an operator holds it; false if it failed.
+    #[serde(default)]
+    pub by_operator: bool,
     /// Since when it has not moved.
     pub since: Option<Timestamp>,
     /// Tries so far of the next event.

@@ -13,6 +13,7 @@ use super::reach::Reach;
 use super::{Exit, Printer, Trouble, events, flags, state, streams};
 use crate::api::{Accepted, Hook, State};
 use crate::client;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Seq;
 use crate::text;
@@ -420,11 +421,10 @@ async fn tell_end(
 }
 
 /// A lane of the default namespace by its place alone.
-fn plain(lane: &str) -> &str {
-    match lane.strip_prefix("default-").map(|rest| rest.rsplit('-')) {
-        Some(mut parts) => parts.next().unwrap_or(lane),
-        None => lane,
-    }
+fn plain(lane: &str) -> String {
+    let id = lane.parse::<LaneId>().ok();
+    let id = id.filter(|id| id.namespace == Name::default_namespace());
+    id.map_or_else(|| lane.to_owned(), |id| id.index.to_string())
 }
 
 /// Waits until the last event of every stream is folded and counts.
@@ -495,6 +495,13 @@ mod tests {
             received_at: Timestamp::from_millis(0),
             duplicate,
         }
+    }
+
+    #[test]
+    fn only_a_lane_of_the_default_namespace_goes_by_its_number() {
+        assert_eq!(plain("default-115-3"), "3");
+        assert_eq!(plain("default-eu-1-1"), "default-eu-1-1");
+        assert_eq!(plain("acme-1-0"), "acme-1-0");
     }
 
     #[test]

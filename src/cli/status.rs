@@ -87,6 +87,19 @@ fn text(snapshot: &Snapshot) -> String {
     if let Some(worst) = snapshot.verdicts.first() {
         text.push_str(&verdict(worst, &snapshot.verdicts[1..]));
     }
+    // Writing to a string cannot fail.
+    for operation in &snapshot.operations {
+        let told = printable_line(&operation.told()).to_string();
+        let _ = writeln!(
+            text,
+            "under way  {told}\n           watch: {}",
+            operation.watch
+        );
+    }
+    if let Some(since) = snapshot.old_since {
+        let since = since.clock_at(snapshot.at);
+        let _ = writeln!(text, "OLD DATA   what follows was true at {since}");
+    }
     let total = &snapshot.total;
     let storage = &snapshot.storage;
     let accepting = match (&storage.error, storage.accepting) {
@@ -98,11 +111,10 @@ fn text(snapshot: &Snapshot) -> String {
         let p99 = Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default();
         format!(", commit p99 {}", duration(p99))
     });
-    // Writing to a string cannot fail.
     let _ = write!(
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
-         accepting  {accepting}, {}/s{commit}\n\
+         accepting  {accepting}, {}/s now{commit}\n\
          {}{}\
          lanes      {}{}\n\
          nodes      {}",
@@ -139,17 +151,15 @@ fn noted(storage: &Storage) -> String {
 
 /// The server that keeps hints, where there is one.
 fn hints(storage: &Storage) -> String {
-    storage.hints.as_ref().map_or_else(String::new, |hints| {
-        let server = printable_line(&hints.server).to_string();
-        match &hints.trouble {
-            None => format!("hints      Redis {server}\n"),
-            Some(trouble) => format!(
-                "hints      since {}: {}; work is found by sweeping every second\n",
-                trouble.since,
-                printable_line(&trouble.error)
-            ),
-        }
-    })
+    match (&storage.hints, &storage.hints_server) {
+        (Some(outage), _) => format!(
+            "hints      since {}: {}; work is found by sweeping every second\n",
+            outage.since,
+            printable_line(&outage.why)
+        ),
+        (None, Some(server)) => format!("hints      Redis {}\n", printable_line(server)),
+        (None, None) => String::new(),
+    }
 }
 
 /// How the backlog changes, as the dashboard writes it: `+16/s`, `-1,207/s`, `=0/s`.
@@ -228,15 +238,18 @@ fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
     let more = rest.iter().filter(|other| !other.class.is_well()).count();
     let more = match more {
         0 => String::new(),
-        more => format!(" (+{more} more)"),
+        more => format!(" (+{more} more, !)"),
     };
     let indent = " ".repeat(class.len() + 2);
     let second = worst.more.as_ref();
     let second = second.map(|second| format!("{indent}{}\n", printable_line(second)));
+    let next = worst.next.as_ref();
+    let next = next.map(|next| format!("{indent}Next: {next}\n"));
     format!(
-        "{class}  {}{more}\n{}",
+        "{class}  {}{more}\n{}{}",
         printable_line(&worst.text),
-        second.unwrap_or_default()
+        second.unwrap_or_default(),
+        next.unwrap_or_default()
     )
 }
 

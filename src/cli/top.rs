@@ -131,7 +131,8 @@ impl Top {
         let ended = show(&mut app, journal, reach).await;
         guard::restore();
         if ended? {
-            out.line(&tui::plain(&app, WIDTH))?;
+            let width = usize::from(app.size.0).max(1);
+            out.line(tui::plain(&app, width).trim_end())?;
         }
         Ok(Exit::Done)
     }
@@ -194,11 +195,7 @@ async fn picture(
             journal.note(&message, app.now)?;
         }
         app.update(message);
-        let mut text = tui::plain(&app, WIDTH);
-        // The last line says which keys there are.
-        let keys = text.trim_end().rfind('\n').unwrap_or(0);
-        text.truncate(keys);
-        out.line(text.trim_end())?;
+        out.line(tui::plain(&app, WIDTH).trim_end())?;
     }
     Ok(Exit::Done)
 }
@@ -584,7 +581,7 @@ async fn act(reach: &Reach, namespace: Name, action: Action) -> Message {
             let skipped = reach
                 .call::<serde_json::Value, _>(post, path, Some(&spec))
                 .await;
-            said(skipped).map(|_| format!("{stream} goes on behind {event}"))
+            said(skipped).map(|_| format!("skipped {event} of {stream}"))
         }
     })
 }

@@ -50,6 +50,11 @@ impl Condition {
     /// What the reason of a cursor begins with that an operator holds; his name follows.
     pub const HELD_BY: &str = "held by ";
 
+    /// True if an operator holds the cursor; false if its handler failed, or nothing is wrong.
+    pub fn is_by_operator(&self) -> bool {
+        matches!(self, Self::Held { reason } if reason.starts_with(Self::HELD_BY))
+    }
+
     /// The word for it in tables, JSON and the database.
     pub fn word(&self) -> &'static str {
         match self {

@@ -152,6 +152,26 @@ impl fmt::Display for LaneId {
     }
 }
 
+impl FromStr for LaneId {
+    type Err = Unknown;
+
+    /// Reads the parts from the right: the name of a namespace may have hyphens, and end in a number.
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let mut parts = text.rsplitn(3, '-');
+        let mut part = || parts.next();
+        let lane = (|| {
+            let index = part()?.parse().ok()?;
+            let generation = part()?.parse().ok()?;
+            Some(Self {
+                namespace: part()?.parse().ok()?,
+                generation,
+                index,
+            })
+        })();
+        lane.ok_or_else(|| Unknown(text.to_owned(), "lane"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -191,6 +211,24 @@ mod tests {
             let overlap = overlap((a, from), (b, to));
             prop_assert!(!share || overlap);
             prop_assert!(touch || !overlap);
+        }
+    }
+
+    #[test]
+    fn a_lane_is_read_from_its_name_whatever_its_namespace_is_called() {
+        for (name, namespace) in [
+            ("default-115-3", "default"),
+            ("default-eu-1-1", "default-eu"),
+            ("default-2-1-0", "default-2"),
+        ] {
+            let lane: LaneId = name.parse().unwrap();
+            assert_eq!(
+                (lane.namespace.as_str(), lane.to_string().as_str()),
+                (namespace, name)
+            );
+        }
+        for wrong in ["", "3", "115-3", "default-x-3", "default-1-99999", "Up-1-1"] {
+            assert!(wrong.parse::<LaneId>().is_err(), "{wrong}");
         }
     }
 

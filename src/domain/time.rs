@@ -53,6 +53,23 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
+    /// The time of day, `02:59:14Z`.
+    pub fn clock(self) -> String {
+        let text = self.to_string();
+        text.get(11..19)
+            .map_or(text.clone(), |time| format!("{time}Z"))
+    }
+
+    /// The time of day, and before it the day where it was long before `now`: `11-23 02:41:07Z`.
+    pub fn clock_at(self, now: Self) -> String {
+        const LONG: Duration = Duration::from_secs(20 * 3_600);
+        let text = self.to_string();
+        match text.get(5..10).filter(|_| now.since(self) >= LONG) {
+            Some(day) => format!("{day} {}", self.clock()),
+            None => self.clock(),
+        }
+    }
+
     /// How long ago `earlier` was; zero when it lies ahead, as after a clock was set back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

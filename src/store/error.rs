@@ -48,7 +48,19 @@ pub enum Clash {
     Serialization,
 }
 
+/// What people read of a database that cannot be reached now, whatever the driver says.
+const NO_ANSWER: &str = "the database does not answer";
+
 impl Error {
+    /// What is wrong with the database, for people who look at the whole of it.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Space => "the disk of the database is full".to_owned(),
+            Self::Lost(_) | Self::Away(_) => NO_ANSWER.to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the same is worth trying again without a restart.
     pub fn is_passing(&self) -> bool {
         matches!(
@@ -147,7 +159,7 @@ impl From<sqlx::Error> for Error {
                     None => Self::Integrity(what),
                 }
             }
-            sqlx::Error::PoolTimedOut => Self::Busy(what),
+            sqlx::Error::PoolTimedOut => Self::Away(NO_ANSWER.to_owned()),
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
             // SQLite has no connection that could break: its errors have codes.
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => Self::Lost(what),

@@ -287,6 +287,9 @@ impl Store {
         if !writing.lock(from).await? || writing.has_plan(&from.namespace).await? {
             return Ok(Begun::Changed);
         }
+        if writing.is_mixed(from).await? {
+            return Ok(Begun::Mixed);
+        }
         let to = writing.follow(from, lanes, "planned", why).await?;
         let all: Vec<_> = from.ids().collect();
         writing
@@ -297,7 +300,8 @@ impl Store {
         Ok(Begun::Begun(to))
     }
 
-    /// Begins a planned resize, whose time has come: the lanes of the new set take turns without marks.
+    /// Begins a planned resize, whose time has come: the lanes of the new set take turns without marks. Lanes that
+    /// an operator had drained before the resize was planned stay so: the new ones keep what the old ones kept.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
@@ -313,8 +317,10 @@ impl Store {
             return Ok(false);
         }
         writing.add_lanes(from, to).await?;
-        writing.change_set(ACTIVE, to).await?;
-        writing.unmark(&from.namespace, 0..65_536).await?;
+        if !writing.was_drained_before(to).await? {
+            writing.change_set(ACTIVE, to).await?;
+            writing.unmark(&from.namespace, 0..65_536).await?;
+        }
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
@@ -416,6 +422,18 @@ impl Store {
             by: to.asked_by.clone(),
             at: Timestamp::from_millis(to.created_at),
         }))
+    }
+
+    /// The namespaces whose lanes are being resized, or will be when they are drained.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn resized_namespaces(&self) -> Result<Vec<Name>, Error> {
+        const RESIZED: &str = "select distinct namespace from lane_sets
+            where state in ('opening', 'planned') order by namespace";
+        let names: Vec<String> = sqlx::query_scalar(RESIZED).fetch_all(&self.reader).await?;
+        let parsed = names.iter().filter_map(|name| name.parse().ok());
+        Ok(parsed.collect())
     }
 
     /// The lanes that do not just take turns.
@@ -610,6 +628,20 @@ impl Writing<'_> {
             .fetch_one(&mut self.tx)
             .await?;
         Ok(modes > 1)
+    }
+
+    /// True if the mode that the lanes of a set have taken over is older than the set: then an operator had
+    /// stopped them before the resize was asked for.
+    async fn was_drained_before(&mut self, to: &LaneSet) -> Result<bool, Error> {
+        const BEFORE: &str = "select count(*) from lanes l
+            join lane_sets s on s.namespace = l.namespace and s.generation = l.generation
+            where l.namespace = $1 and l.generation = $2 and l.mode_at < s.created_at";
+        let before: i64 = sqlx::query_scalar(BEFORE)
+            .bind(to.namespace.as_str())
+            .bind(to.generation)
+            .fetch_one(&mut self.tx)
+            .await?;
+        Ok(before > 0)
     }
 
     /// Makes the row of the set that follows `from`.

@@ -51,6 +51,10 @@ pub struct Rebuild {
     pub samples: String,
     /// Why it failed as a whole.
     pub error: Option<String>,
+    /// Who asked for it.
+    pub asked_by: String,
+    /// When, in milliseconds.
+    pub asked_at: i64,
 }
 
 /// What is asked for.
@@ -122,7 +126,8 @@ const BEGIN: &str = "insert into rebuilds (hook, handler, ordering_key, check_on
 
 const SHOW: &str =
     "select id, hook, handler, fold, ordering_key, check_only, state, after_stream, streams,
-    streams_done, events, events_done, differ, failed, samples, error from rebuilds";
+    streams_done, events, events_done, differ, failed, samples, error, asked_by, asked_at
+    from rebuilds";
 
 const CLAIM: &str = "update rebuilds set node = $1
     where id = $2 and state = 'running'

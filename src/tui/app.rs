@@ -20,6 +20,15 @@ use crate::domain::time::Timestamp;
 /// Events that are asked for at once, and kept.
 pub const EVENTS_MAX: usize = 100;
 
+/// Rows that the first screen has for lanes on the smallest terminal with a table.
+const LANES_SHOWN: usize = 8;
+
+/// Lines of the first screen that are not rows of lanes.
+const LINES_BESIDE: usize = 16;
+
+/// How long after a key the rows of lanes stay in their order.
+const READS: Duration = Duration::from_secs(10);
+
 /// Everything that is on the screen.
 pub struct App {
     /// The namespace that is shown.
@@ -88,6 +97,14 @@ pub struct App {
     pub shows_heat: bool,
     /// Whether help is shown.
     pub shows_help: bool,
+    /// How far it is scrolled.
+    pub help_scroll: usize,
+    /// The finding that `!` showed last, as it is named in the verdicts.
+    pub worst: Option<Target>,
+    /// The lanes in the order in which they are shown where they are more than rows, by name.
+    pub order: Vec<String>,
+    /// When a key was pressed last: while somebody reads, rows stay where they are.
+    pub touched: Timestamp,
     /// What is asked.
     pub dialog: Option<Dialog>,
     /// What came of the last action.
@@ -113,6 +130,15 @@ pub enum View {
     Nodes,
     /// The namespaces.
     Namespaces,
+}
+
+/// What `!` goes to: what a finding is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A stream.
+    Stream(StreamName),
+    /// A lane, by name.
+    Lane(String),
 }
 
 /// A stream, why it is where it is, and what waits in it.
@@ -216,7 +242,7 @@ pub enum Action {
     /// `pause`, `resume` or `drain` of a lane.
     Lane(&'static str, String),
     /// Another number of lanes, as planned.
-    Resize(Resize),
+    Resize(Box<Resize>),
     /// `pause` or `resume` of a hook.
     Hook(&'static str, Name),
     /// `retry`, `hold` or `release` of a cursor.
@@ -291,6 +317,10 @@ impl App {
             is_short: false,
             shows_heat: false,
             shows_help: false,
+            help_scroll: 0,
+            worst: None,
+            order: Vec::new(),
+            touched: Timestamp::default(),
             dialog: None,
             note: None,
         }
@@ -327,11 +357,66 @@ impl App {
             }
         };
         let mut lanes: Vec<_> = snapshot.lanes.iter().filter(is_shown).collect();
+        if self.sort == Sort::Lane && self.is_crowded(lanes.len()) {
+            let places = self.order.iter().enumerate();
+            let places: std::collections::HashMap<_, _> =
+                places.map(|(place, name)| (name.as_str(), place)).collect();
+            let place = |lane: &&Lane| places.get(lane.lane.as_str()).copied();
+            lanes.sort_by_key(|lane| place(lane).unwrap_or(usize::MAX));
+        }
         self.sort.apply(&mut lanes);
         if self.is_reversed {
             lanes.reverse();
         }
         lanes
+    }
+
+    /// True if there are more lanes than the first screen has rows for them.
+    fn is_crowded(&self, lanes: usize) -> bool {
+        lanes > LANES_SHOWN.max(usize::from(self.size.1).saturating_sub(LINES_BESIDE))
+    }
+
+    /// Puts the lanes that need somebody first. While somebody reads only new ones are added, at the end.
+    fn put_in_order(&mut self) {
+        let reads = self.dialog.is_some() || self.now.since(self.touched) < READS;
+        let Some(seen) = self.snapshot() else { return };
+        let mut lanes: Vec<&Lane> = seen.lanes.iter().collect();
+        lanes.sort_by_key(|lane| std::cmp::Reverse(lane.severity));
+        let ranked: Vec<_> = lanes.iter().map(|lane| lane.lane.clone()).collect();
+        if !reads || self.order.is_empty() {
+            self.order = ranked;
+            return;
+        }
+        let known: std::collections::HashSet<_> = self.order.iter().cloned().collect();
+        let new = ranked.into_iter().filter(|name| !known.contains(name));
+        self.order.extend(new);
+    }
+
+    /// The findings that have a place to go to, the worst first, and behind them the other lanes in trouble.
+    pub fn targets(&self) -> Vec<Target> {
+        let Some(seen) = self.snapshot() else {
+            return Vec::new();
+        };
+        let mut targets: Vec<Target> = Vec::new();
+        let found = seen.verdicts.iter().filter_map(|verdict| {
+            let stream = verdict.stream.clone().map(Target::Stream);
+            stream.or_else(|| verdict.lane.clone().map(Target::Lane))
+        });
+        let lanes = seen.lanes.iter();
+        let lanes = lanes.filter(|lane| lane.severity == Severity::Trouble);
+        for target in found.chain(lanes.map(|lane| Target::Lane(lane.lane.clone()))) {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        targets
+    }
+
+    /// True if the handler that the stream view is about is held: its key releases it then.
+    pub fn is_held(&self) -> bool {
+        let shown = self.stream.as_ref();
+        let row = shown.and_then(|shown| self.handler_row(&shown.stream));
+        row.is_some_and(|row| row.condition == "held")
     }
 
     fn shows_lane(&self, lane: &Lane, cursors: &[&CursorLine]) -> bool {
@@ -546,6 +631,7 @@ impl App {
             self.note = Some(format!("restarted {at}, counters from there"));
         }
         self.latest = Some(snapshot);
+        self.put_in_order();
         self.keep_selection();
         self.keep_dialog();
         match self.frozen {

@@ -195,7 +195,8 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(cut(word, width)),
+            // A word that has no room is broken: a command or a name is read whole.
+            _ => lines.extend(chunked(word, width).iter().map(|piece| cut(piece, width))),
         }
     }
     lines

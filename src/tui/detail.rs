@@ -90,7 +90,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
         verdict.lane.as_deref() == Some(name) || its_stream
     };
     if let Some(worst) = snapshot.verdicts.iter().find(of_lane) {
-        lines.extend(sentences(app, worst, &[], width));
+        lines.extend(sentences(app, worst, &[], width, 2));
     }
     lines.extend(note(app, width));
     lines.push(rule(
@@ -346,7 +346,7 @@ fn why_of(
         let received = why.next_received_at.map(clock).unwrap_or_default();
         let since = why
             .since
-            .map(|at| format!(", stands since {}", clock(at)))
+            .map(|at| format!(", since {}", at.clock_at(app.now)))
             .unwrap_or_default();
         let seq = why.position.next();
         say(
@@ -361,11 +361,15 @@ fn why_of(
     if is_behind {
         say("ends", &why.ends, Tone::Plain);
         for (nth, help) in why.helps.iter().take(2).enumerate() {
-            say(
-                if nth == 0 { "helps" } else { "" },
-                &format!("{}   {}", help.command, help.what),
-                Tone::Plain,
-            );
+            let label = if nth == 0 { "helps" } else { "" };
+            let room = width.saturating_sub(11).max(10);
+            // A command is whole on every screen: it is there to be typed.
+            let parts = super::columns::wrapped(printable_line(&help.command).as_str(), room);
+            for (nth, part) in parts.iter().enumerate() {
+                let label = if nth == 0 { label } else { "" };
+                say(label, part, Tone::Plain);
+            }
+            say("", &format!("  {}", help.what), Tone::Plain);
         }
         if let Some(no) = why.does_not.first() {
             say("does not", no, Tone::Plain);
@@ -455,7 +459,7 @@ const HELP: &str = "  MOVE                               LOOK
   Up Down j k   row                  f        freeze / resume the screen
   PgUp PgDn g G page, first, last    [  ]     window 1m 5m 15m 1h (charts)
   Enter  Esc    open, back           +  -     redraw every 1s 2s 5s 10s
-  !             jump to the worst    s  S     sort column, reverse
+  !             worst, next worst    s  S     sort column, reverse
   /             filter (Esc clears)  h        heat map of the waits
   e  l  n  Tab  events, log,         u        numbers in full / short
                 namespaces, nodes    1 2 3 x  log: levels, fold
@@ -474,13 +478,47 @@ const HELP: &str = "  MOVE                               LOOK
   ETA      by the slope of FLOW: - steady grows never, or a time; what waits
            for someone says so: retry, held, lease, resume (you)";
 
-/// What keys and marks mean.
-pub fn help(app: &App, width: usize) -> Vec<Line<'static>> {
+/// The width that the help is written for.
+const HELP_WIDTH: usize = 79;
+
+/// What keys and marks mean; where there is no room for all of it, a part that is scrolled.
+pub fn help(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "help", width)];
-    lines.extend(HELP.lines().map(|line| Line::from(line.to_owned())));
-    lines.push(
-        app.theme
-            .line(Tone::Quiet, " any key closes   man hooklane-top"),
-    );
+    let text = help_lines(width);
+    let room = height.saturating_sub(2).max(1);
+    let last = text.len().saturating_sub(room);
+    let first = app.help_scroll.min(last);
+    let below = text.len().saturating_sub(first + room);
+    lines.extend(text.into_iter().skip(first).take(room).map(Line::from));
+    let foot = match last {
+        0 => " any key closes   man hooklane-top".to_owned(),
+        _ => format!(" Up Down scroll ({below} more)  any other key closes"),
+    };
+    lines.push(app.theme.line(Tone::Quiet, cut(&foot, width)));
     lines
 }
+
+/// The help in lines of this width: as it is written where it has room, else word by word.
+pub fn help_lines(width: usize) -> Vec<String> {
+    if width >= HELP_WIDTH {
+        return HELP.lines().map(str::to_owned).collect();
+    }
+    // Its first lines are two columns side by side: here they follow one another.
+    let (left, right): (Vec<_>, Vec<_>) = HELP
+        .lines()
+        .take(HELP_PAIRS)
+        .map(|line| line.split_at_checked(37).unwrap_or((line, "")))
+        .unzip();
+    let rest = HELP.lines().skip(HELP_PAIRS);
+    let all = left.into_iter().chain(right).chain(rest);
+    let all = all.filter(|line| !line.trim().is_empty());
+    all.flat_map(|line| {
+        let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        super::columns::wrapped(&words, width.saturating_sub(2).max(1))
+    })
+    .map(|line| format!(" {line}"))
+    .collect()
+}
+
+/// Lines of the help that are two columns.
+const HELP_PAIRS: usize = 8;

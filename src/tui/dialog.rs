@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::columns::{chunked, wrapped};
 use super::theme::Tone;
-use crate::api::{LaneState, Resize, Snapshot};
+use crate::api::{Lane, LaneState, Resize, Snapshot, command};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -124,7 +124,7 @@ impl Dialog {
             plan: facts,
             asks: Asks::Typed {
                 due: plan.to.to_string(),
-                action: Action::Resize(plan.clone()),
+                action: Action::Resize(Box::new(plan.clone())),
                 typed: String::new(),
             },
             stands_on: Basis::Generation(plan.generation),
@@ -135,10 +135,10 @@ impl Dialog {
     pub fn cursor(verb: &'static str, stream: StreamName, handler: Name, condition: &str) -> Self {
         let how = match verb {
             "retry" => "its next event is tried now, and it flows if that goes well",
-            "hold" => "it is set aside by hand; its events are accepted and kept until released",
-            _ => "it flows again, and what was kept is applied in order",
+            "hold" => "it is held: its events are accepted, and wait until it is released",
+            _ => "it flows again, and the events that waited are applied in order",
         };
-        let command = format!("hooklane streams {verb} {stream} --handler {handler}");
+        let command = command::streams(verb, &stream, &handler);
         Self::yes(
             format!("{verb} {stream} -> {handler}"),
             vec![
@@ -154,35 +154,40 @@ impl Dialog {
     /// `pause` or `resume` of a hook.
     pub fn hook(verb: &'static str, hook: Name, is_paused: Option<bool>) -> Self {
         let how = match verb {
-            "pause" => "its cursors take no turns; its events are accepted and kept",
-            _ => "its cursors take turns again, and what was kept is applied in order",
+            "pause" => "its cursors take no turns; its events are accepted, and wait",
+            _ => "its cursors take turns again, and the events that waited are applied in order",
         };
         Self::yes(
             format!("{verb} hook {hook}"),
             vec![
                 ("how", how.to_owned()),
-                ("same as", format!("hooklane hooks {verb} {hook}")),
+                ("same as", command::hooks(verb, &hook)),
             ],
             Basis::Hook(hook.clone(), is_paused),
             Action::Hook(verb, hook),
         )
     }
 
-    /// Skipping an event; the name of its stream is to be typed.
+    /// Skipping an event; the end of its id is to be typed, which is short whatever its stream is called.
     pub fn skip(stream: StreamName, handler: Name, event: EventId) -> Self {
+        let short = super::events::short(event);
+        let command = command::streams("skip", &stream, &handler);
         Self {
-            title: format!("skip an event of {stream} -> {handler}"),
+            title: format!("skip {short}"),
             plan: vec![
                 ("event", event.to_string()),
+                ("of", format!("{stream} -> {handler}")),
                 (
                     "how",
-                    "it goes to the dead letters, the stream goes on behind it".to_owned(),
+                    "it goes to the dead letters, and the stream goes on with the next event"
+                        .to_owned(),
                 ),
                 ("look", format!("hooklane events show {event} --body")),
+                ("same as", format!("{command} --event {event}")),
             ],
             stands_on: Basis::Next(stream.clone(), handler.clone(), event),
             asks: Asks::Typed {
-                due: stream.to_string(),
+                due: short.rsplit('.').next().unwrap_or(&short).to_owned(),
                 action: Action::Skip(stream, handler, event),
                 typed: String::new(),
             },
@@ -190,20 +195,20 @@ impl Dialog {
     }
 
     /// `drain`, `pause` or `resume` of a lane.
-    pub fn lane(verb: &'static str, lane: String, state: LaneState) -> Self {
+    pub fn lane(verb: &'static str, lane: &Lane) -> Self {
         let how = match verb {
-            "drain" => "applies what waits now, keeps what comes later until resume",
-            "pause" => "no turn begins any more; events are accepted as ever",
-            _ => "takes turns again, and what was kept is applied",
+            "drain" => "it applies the events that wait now; later ones wait until it is resumed",
+            "pause" => "it begins no turn; events are accepted, and wait until it is resumed",
+            _ => "it takes turns again, and applies the events that waited",
         };
+        let same = lane.id().map(|id| ("same as", command::lanes(verb, &id)));
+        let how = std::iter::once(("how", how.to_owned()));
+        let (name, state) = (lane.lane.clone(), lane.state);
         Self::yes(
-            format!("{verb} {lane}"),
-            vec![
-                ("how", how.to_owned()),
-                ("same as", format!("hooklane lanes {verb} {lane}")),
-            ],
-            Basis::Lane(lane.clone(), state),
-            Action::Lane(verb, lane),
+            format!("{verb} {name}"),
+            how.chain(same).collect(),
+            Basis::Lane(name.clone(), state),
+            Action::Lane(verb, name),
         )
     }
 

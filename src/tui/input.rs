@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::app::{App, View, Want};
+use super::app::{App, Target, View, Want};
 use super::dialog::{Dialog, Item};
 use super::fold::Entry;
 use crate::api::{LaneState, Severity, Snapshot, Window};
@@ -22,6 +22,7 @@ impl App {
                 _ => None,
             };
         }
+        self.touched = self.now;
         if let Some(dialog) = &mut self.dialog {
             let (is_over, want) = dialog.key(key.code);
             if is_over {
@@ -30,7 +31,7 @@ impl App {
             return want;
         }
         if self.shows_help {
-            self.shows_help = false;
+            self.turn_help(key.code);
             return None;
         }
         if self.is_filtering {
@@ -70,7 +71,7 @@ impl App {
     /// Keys that only change how the screen looks.
     fn turn(&mut self, code: KeyCode) {
         match code {
-            KeyCode::Char('?') => self.shows_help = true,
+            KeyCode::Char('?') => (self.shows_help, self.help_scroll) = (true, 0),
             KeyCode::Char('f') => {
                 self.frozen = match self.frozen.take() {
                     Some(_) => None,
@@ -96,6 +97,29 @@ impl App {
             KeyCode::Char('G') | KeyCode::End => self.go(isize::MAX / 2),
             _ => {}
         }
+    }
+
+    /// Scrolls the help as far as there is more of it; any other key closes it.
+    fn turn_help(&mut self, code: KeyCode) {
+        let (width, height) = (usize::from(self.size.0), usize::from(self.size.1));
+        let lines = super::detail::help_lines(width).len();
+        let room = height.saturating_sub(2).max(1);
+        let (page, last) = (room.saturating_sub(1).max(1), lines.saturating_sub(room));
+        let at = self.help_scroll;
+        let to = match code {
+            KeyCode::Up | KeyCode::Char('k') => at.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => at + 1,
+            KeyCode::PageUp => at.saturating_sub(page),
+            KeyCode::PageDown | KeyCode::Char(' ') => at + page,
+            KeyCode::Home | KeyCode::Char('g') => 0,
+            KeyCode::End | KeyCode::Char('G') => last,
+            _ => {
+                self.shows_help = false;
+                return;
+            }
+        };
+        self.shows_help = last > 0;
+        self.help_scroll = to.min(last);
     }
 
     fn rows(&self) -> isize {
@@ -353,24 +377,37 @@ impl App {
         }
     }
 
+    /// Shows the worst finding; from there the next one, and after the last the first again.
     fn go_to_worst(&mut self) -> Option<Want> {
-        let snapshot = self.snapshot()?;
-        let worst = snapshot.verdicts.first()?.clone();
-        if let Some(stream) = worst.stream {
-            let of_stream = snapshot.cursors.iter().find(|line| line.stream == stream);
-            let handler = of_stream.map(|line| line.handler.clone());
-            let lane = of_stream.and_then(|line| snapshot.lanes.iter().find(|l| line.is_in(l)));
-            if let Some(name) = lane.map(|lane| lane.lane.clone()) {
-                self.lane = Some(name);
+        let targets = self.targets();
+        let shown = self.worst.as_ref();
+        let before = shown.filter(|target| match (&self.view, target) {
+            (View::Stream(shown), Target::Stream(stream)) => shown == stream,
+            (View::Lane(shown), Target::Lane(lane)) => shown == lane,
+            (View::Overview, Target::Lane(lane)) => self.lane.as_ref() == Some(lane),
+            _ => false,
+        });
+        let before = before.and_then(|shown| targets.iter().position(|target| target == shown));
+        let next = before.map_or(0, |at| (at + 1) % targets.len().max(1));
+        let target = targets.get(next)?.clone();
+        self.worst = Some(target.clone());
+        match target {
+            Target::Stream(stream) => {
+                let snapshot = self.snapshot()?;
+                let of_stream = snapshot.cursors.iter().find(|line| line.stream == stream);
+                let handler = of_stream.map(|line| line.handler.clone());
+                let lane = of_stream.and_then(|line| snapshot.lanes.iter().find(|l| line.is_in(l)));
+                if let Some(name) = lane.map(|lane| lane.lane.clone()) {
+                    self.lane = Some(name);
+                }
+                self.open_stream(stream, handler)
             }
-            return self.open_stream(stream, handler);
+            Target::Lane(lane) => {
+                self.lane = Some(lane.clone());
+                self.cursor = None;
+                self.show(View::Lane(lane))
+            }
         }
-        let lanes = self.lanes();
-        let bad = lanes.iter().find(|lane| lane.severity == Severity::Trouble);
-        let lane = worst.lane.or_else(|| bad.map(|lane| lane.lane.clone()))?;
-        self.lane = Some(lane.clone());
-        self.cursor = None;
-        self.show(View::Lane(lane))
     }
 
     fn copied(&self) -> Option<String> {
@@ -441,7 +478,8 @@ impl App {
                 let mut items = stream_items(name, &row.handler, &row.condition);
                 if let (true, Some(event)) = (row.behind > 0, row.next) {
                     let skip = Dialog::skip(name.clone(), row.handler.clone(), event);
-                    items.push(Item::new(format!("skip {event}"), skip));
+                    let short = super::events::short(event);
+                    items.push(Item::new(format!("skip {short}"), skip));
                 }
                 items.extend(self.hook_items(&name.hook));
                 (name.to_string(), items)
@@ -472,7 +510,7 @@ impl App {
             LaneState::Drained | LaneState::Paused => &["resume"],
         };
         let item = |verb: &&'static str| {
-            let dialog = Dialog::lane(verb, name.to_owned(), lane.state);
+            let dialog = Dialog::lane(verb, lane);
             Item::new(format!("{verb} lane {}", lane.index), dialog)
         };
         Some(verbs.iter().map(item).collect())

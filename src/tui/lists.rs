@@ -216,10 +216,7 @@ pub fn namespace_line(
         ("FLOW", age(line.flow_ms)),
         ("BACKLOG", number(line.backlog, 8)),
     ];
-    let severity = match line.set_aside {
-        0 => Severity::Fine,
-        _ => Severity::Unusual,
-    };
+    let severity = line.severity;
     row(app, table.named_row(&cells), severity, is_selected)
 }
 

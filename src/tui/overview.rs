@@ -5,7 +5,7 @@ use ratatui::text::{Line, Span};
 
 use super::app::{App, Link, Sort, View};
 use super::chart::{bar, sparks};
-use super::columns::{Column, Table, age, cut, fit, number, paragraph, rate, share, took};
+use super::columns::{Column, Table, age, cut, fit, number, paragraph, rate, share, took, wrapped};
 use super::fold;
 use super::lists::{node_header, node_line};
 use super::theme::Tone;
@@ -29,7 +29,7 @@ pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     };
     lines.extend(lost(app, width));
     lines.push(totals(app, snapshot, width));
-    lines.extend(verdict(app, snapshot, width));
+    lines.extend(verdict(app, snapshot, width, height));
     let foot = foot(app, width);
     if app.shows_heat {
         lines.push(rule(
@@ -133,12 +133,15 @@ fn trust(app: &App) -> (String, Tone) {
 
 /// `02:59:14Z`
 pub fn clock(at: Timestamp) -> String {
-    let text = at.to_string();
-    text.get(11..19)
-        .map_or(text.clone(), |time| format!("{time}Z"))
+    at.clock()
 }
 
 fn lost(app: &App, width: usize) -> Option<Line<'static>> {
+    if let (Link::Live, Some(since)) = (&app.link, app.snapshot()?.old_since) {
+        let since = since.clock_at(app.now);
+        let text = format!(" SHOWING OLD DATA from {since}: the database does not answer");
+        return Some(app.theme.line(Tone::Trouble, cut(&text, width)));
+    }
     let Link::Lost { why, .. } = &app.link else {
         return None;
     };
@@ -222,12 +225,18 @@ pub fn figure(app: &App, number: u64, width: usize) -> String {
 }
 
 /// The worst of what there is to say, in two sentences.
-fn verdict(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
+fn verdict(app: &App, snapshot: &Snapshot, width: usize, height: usize) -> Vec<Line<'static>> {
     let Some(worst) = snapshot.verdicts.first() else {
         return Vec::new();
     };
     let others = &snapshot.verdicts[1..];
-    let mut lines = sentences(app, worst, others, width);
+    let mut lines = sentences(app, worst, others, width, height / 4);
+    for operation in &snapshot.operations {
+        let text = format!("under way: {}", operation.told());
+        let text = printable_line(&text).to_string();
+        let parts = paragraph(&text, "", width.saturating_sub(4), 2);
+        lines.extend(parts.iter().map(|part| Line::from(format!("    {part}"))));
+    }
     if let Some(note) = &app.note {
         let text = format!(" {}", printable_line(note));
         lines.push(app.theme.line(Tone::Unusual, cut(&text, width)));
@@ -235,12 +244,13 @@ fn verdict(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// A verdict, and how many more there are.
+/// A verdict, how many more there are, and what to type. The first sentence has `most` lines at most.
 pub fn sentences(
     app: &App,
     worst: &Verdict,
     others: &[Verdict],
     width: usize,
+    most: usize,
 ) -> Vec<Line<'static>> {
     let more = how_many(others);
     let (mark, tone) = match (worst.class, worst.severity) {
@@ -254,7 +264,8 @@ pub fn sentences(
         printable_line(&worst.text)
     );
     let room = width.saturating_sub(4);
-    let parts = paragraph(&first, &more, room, 2).into_iter().enumerate();
+    let parts = paragraph(&first, &more, room, most.max(2));
+    let parts = parts.into_iter().enumerate();
     let indent = |nth| if nth == 0 { " " } else { "    " };
     let line = |(nth, part)| {
         let tone = if nth > 0 && tone == Tone::Unusual {
@@ -266,8 +277,12 @@ pub fn sentences(
     };
     let mut lines: Vec<_> = parts.map(line).collect();
     if let Some(second) = &worst.more {
-        let parts = paragraph(printable_line(second).as_str(), "", room, 2).into_iter();
+        let parts = paragraph(printable_line(second).as_str(), "", room, most.max(2)).into_iter();
         lines.extend(parts.map(|part| Line::from(format!("    {part}"))));
+    }
+    if let Some(next) = &worst.next {
+        let parts = wrapped(printable_line(&format!("Next: {next}")).as_str(), room);
+        lines.extend(parts.iter().map(|part| Line::from(format!("    {part}"))));
     }
     lines
 }
@@ -283,7 +298,8 @@ fn how_many(others: &[Verdict]) -> String {
     }
 }
 
-fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
+/// The columns; `flies` says whether any lane delivers, since a column without figures says nothing.
+fn columns(width: usize, label: usize, node: usize, flies: bool) -> Vec<Column> {
     let bar = if width >= WIDE { 16 } else { 10 };
     let mut columns = vec![
         Column::numbers("LN", label),
@@ -322,6 +338,7 @@ fn columns(width: usize, label: usize, node: usize) -> Vec<Column> {
         ];
         columns.retain(|column| !narrow.contains(&column.title));
     }
+    columns.retain(|column| flies || column.title != "FLY");
     columns
 }
 
@@ -343,7 +360,9 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     let labels = lanes.iter().map(|lane| label(lane, generation).len());
     let nodes = lanes.iter().filter_map(|lane| lane.node.as_deref());
     let node = nodes.map(|node| node.chars().count()).max().unwrap_or(0);
-    let columns = columns(width, labels.max().unwrap_or(0).max(2), node.clamp(4, 8));
+    let flies = lanes.iter().any(|lane| lane.in_flight.is_some());
+    let label = labels.max().unwrap_or(0).max(2);
+    let columns = columns(width, label, node.clamp(4, 8), flies);
     let columns = shown_columns(columns, width.saturating_sub(2));
     let mut lines = vec![app.theme.line(
         Tone::Header,
@@ -367,15 +386,9 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     }
     if has_more {
         let last = (first + rows).min(lanes.len());
-        lines.push(Line::from(cut(
-            &format!(
-                "  lanes {first}-{} of {}  {}",
-                last.saturating_sub(1),
-                lanes.len(),
-                strip(&lanes, app.snapshot().map_or(u64::MAX, |seen| seen.crit_ms))
-            ),
-            width,
-        )));
+        let text = format!("  rows {}-{last} of {}  ", first + 1, lanes.len());
+        let room = width.saturating_sub(text.len() + FOLDED.len());
+        lines.push(Line::from(text + &strip(app, room)));
     }
     if lanes.is_empty() {
         let filter = printable_line(app.filter.text());
@@ -426,25 +439,37 @@ fn plain(number: u64) -> String {
     }
 }
 
-/// Every lane as one character.
-fn strip(lanes: &[&Lane], crit_ms: u64) -> String {
+/// The longest note on how many lanes a character of the strip stands for.
+const FOLDED: &str = " (1,024 each)";
+
+/// Every lane of the namespace in the order of their places, as one character; where they are too many for that,
+/// several as the one that needs somebody most.
+fn strip(app: &App, room: usize) -> String {
     use crate::api::LaneState::{Active, NoOwner};
-    let mark = |lane: &&Lane| match lane.state {
+    let Some(seen) = app.snapshot() else {
+        return String::new();
+    };
+    let mark = |lane: &Lane| match lane.state {
         NoOwner => 'X',
-        Active if lane.flow_ms.is_some_and(|ms| ms > crit_ms) => '#',
+        Active if lane.flow_ms.is_some_and(|ms| ms > seen.crit_ms) => '#',
         Active if lane.set_aside > 0 => 'h',
         Active => '.',
         _ => '~',
     };
-    lanes.iter().map(mark).collect()
+    let rank = |mark: &char| "X#h~.".find(*mark);
+    let each = seen.lanes.len().div_ceil(room.max(1)).max(1);
+    let worst = |lanes: &[Lane]| lanes.iter().map(mark).min_by_key(rank).unwrap_or('.');
+    let strip: String = seen.lanes.chunks(each).map(worst).collect();
+    match each {
+        1 => strip,
+        each => format!("{strip} ({} each)", count(each as u64)),
+    }
 }
 
 /// What a lane is called where its namespace is plain; one that is sealed soon has its generation too.
 fn label(lane: &Lane, generation: i64) -> String {
-    match lane.lane.rsplit('-').nth(1) {
-        Some(of) if of != generation.to_string() => {
-            format!("{}-{}", printable_line(of), lane.index)
-        }
+    match lane.id() {
+        Some(id) if id.generation != generation => format!("{}-{}", id.generation, id.index),
         _ => lane.index.to_string(),
     }
 }
@@ -651,7 +676,13 @@ pub fn foot(app: &App, width: usize) -> Line<'static> {
             " Esc back  Enter stream  / filter  a act  f freeze  c copy  ? help  q".into()
         }
         (View::Stream(_), _) => {
-            " Esc back  Enter event  R retry  K skip  H hold  a act  c copy id  ? help  q".into()
+            let hold = match app.is_held() {
+                true => "release",
+                false => "hold",
+            };
+            format!(
+                " Esc back  Enter event  R retry  K skip  H {hold}  a act  c copy id  ? help  q"
+            )
         }
         (View::Events, _) => {
             " Esc back  Space follow/hold  Enter whole event  / filter  c copy  ? help  q".into()
@@ -699,11 +730,13 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         let text = format!("{} {}", worst.class.word(), worst.text);
         // What it is and whether lanes help both have room, however long one of them is.
         let room = width.saturating_sub(3);
+        let next = worst.next.iter();
+        let next = next.flat_map(|next| wrapped(printable_line(next).as_str(), room));
         let others = how_many(&snapshot.verdicts[1..]);
         let first = paragraph(printable_line(&text).as_str(), &others, room, 3);
         let more = worst.more.iter();
         let more = more.flat_map(|more| paragraph(printable_line(more).as_str(), "", room, 3));
-        for (nth, part) in first.into_iter().chain(more).enumerate() {
+        for (nth, part) in first.into_iter().chain(more).chain(next).enumerate() {
             let sign = if nth == 0 { sign } else { "  " };
             let tone = match (nth, worst.severity) {
                 (1.., Severity::Unusual) => Tone::Plain,

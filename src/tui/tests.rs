@@ -413,9 +413,9 @@ fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
     }
     let mut app = stream();
     press(&mut app, KeyCode::Char('K'));
-    typed(&mut app, "billing/zeta");
-    assert_eq!(press(&mut app, KeyCode::Enter), None, "another name");
-    typed(&mut app, "billing/acme");
+    typed(&mut app, "7k2m9qx5");
+    assert_eq!(press(&mut app, KeyCode::Enter), None, "another event");
+    typed(&mut app, "7k2m9qx4");
     let done = press(&mut app, KeyCode::Enter);
     assert_eq!(
         done,
@@ -791,6 +791,152 @@ fn control_c_ends_it_wherever_one_is() {
     for mut app in views() {
         assert_eq!(app.update(control('c')), Some(Want::Interrupt));
     }
+}
+
+#[test]
+fn lanes_that_need_somebody_come_first_where_rows_are_few_and_stay_while_one_reads() {
+    let mut app = app(PLAIN, 64);
+    (app.size, app.now) = ((80, 24), at());
+    let needy = |lanes: &[usize]| {
+        let mut seen = snapshot(64);
+        for lane in &mut seen.lanes {
+            lane.severity = Severity::Fine;
+        }
+        for lane in lanes {
+            seen.lanes[*lane].severity = Severity::Trouble;
+        }
+        Message::Snapshot(Box::new(seen))
+    };
+    let first = |app: &App| app.lanes()[..3].iter().map(|l| l.index).collect::<Vec<_>>();
+    app.update(needy(&[40, 50]));
+    assert_eq!(first(&app), [40, 50, 0]);
+    press(&mut app, KeyCode::Down);
+    app.update(needy(&[7]));
+    assert_eq!(first(&app), [40, 50, 0], "somebody reads");
+    app.now = at().after(Duration::from_secs(11));
+    app.update(needy(&[7]));
+    assert_eq!(first(&app), [7, 0, 1]);
+    let rows = text(&app, 80, 24).join("\n");
+    assert!(
+        rows.contains("rows 1-") && rows.contains(" of 64  "),
+        "{rows}"
+    );
+    assert_eq!(self::app(PLAIN, 8).lanes()[0].index, 0, "all have rows");
+}
+
+#[test]
+fn the_strip_has_every_lane_at_any_count() {
+    for lanes in [64, 200, 1_024] {
+        let mut app = app(PLAIN, lanes);
+        let mut seen = snapshot(lanes);
+        seen.lanes.last_mut().unwrap().state = crate::api::LaneState::NoOwner;
+        app.update(Message::Snapshot(Box::new(seen)));
+        for (width, height) in [(60, 20), (80, 24), (140, 40)] {
+            let rows = text(&app, width, height);
+            let strip = rows.iter().find(|row| row.contains("  rows 1-")).unwrap();
+            let words = strip.trim_end();
+            let last = words.strip_suffix(" each)").map_or(words, |rest| {
+                rest.rsplit_once(" (").map_or(rest, |(strip, _)| strip)
+            });
+            assert!(last.ends_with('X'), "{lanes} at {width}: {strip}");
+        }
+    }
+}
+
+#[test]
+fn the_key_of_the_worst_goes_through_all_that_need_somebody() {
+    let mut app = app(PLAIN, 8);
+    let mut seen = snapshot(8);
+    seen.lanes[6].severity = Severity::Trouble;
+    app.update(Message::Snapshot(Box::new(seen)));
+    let mut shown = Vec::new();
+    for _ in 0..5 {
+        press(&mut app, KeyCode::Char('!'));
+        shown.push(app.view.clone());
+    }
+    let lane = |index: u16| View::Lane(format!("default-115-{index}"));
+    let worst = View::Stream("billing/acme".parse().unwrap());
+    assert_eq!(shown, [worst.clone(), lane(5), lane(3), lane(6), worst]);
+}
+
+#[test]
+fn help_is_scrolled_where_it_has_no_room_and_any_other_key_closes_it() {
+    for (width, height) in [(140, 40), (80, 24), (60, 16), (40, 10), (20, 5)] {
+        let mut app = app(PLAIN, 8);
+        app.size = (width, height);
+        press(&mut app, KeyCode::Char('?'));
+        let mut seen = text(&app, width, height).join("\n");
+        for _ in 0..300 {
+            if !app.shows_help {
+                break;
+            }
+            let before = text(&app, width, height);
+            press(&mut app, KeyCode::Down);
+            let now = text(&app, width, height);
+            seen += &now.join("\n");
+            if now == before {
+                break;
+            }
+        }
+        let bare: String = seen.split_whitespace().collect();
+        for words in ["copy", "suspend", "resume", "HELD", "(you)"] {
+            assert!(bare.contains(words), "{width}x{height} {words}\n{seen}");
+        }
+        app.shows_help = true;
+        press(&mut app, KeyCode::Char('x'));
+        assert!(!app.shows_help);
+    }
+}
+
+#[test]
+fn a_command_is_whole_at_every_width() {
+    let mut app = app(PLAIN, 8);
+    let next = format!("hooklane why 'pay/{} end'", "x".repeat(150));
+    app.latest.as_mut().unwrap().verdicts[0].next = Some(next.clone());
+    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    for (width, height) in [(140, 40), (80, 24), (60, 20), (40, 24)] {
+        let rows = text(&app, width, height);
+        assert!(bare(&rows.concat()).contains(&bare(&next)), "{rows:#?}");
+    }
+}
+
+#[test]
+fn figures_look_old_while_the_database_is_silent() {
+    let mut app = app(PLAIN, 8);
+    app.latest.as_mut().unwrap().old_since = Some(at().before(Duration::from_secs(12)));
+    let rows = text(&app, 80, 24);
+    assert!(
+        rows[1].contains("SHOWING OLD DATA from 02:59:02Z"),
+        "{}",
+        rows[1]
+    );
+    app.theme.colour = true;
+    let terminal = screen(&app, 80, 24);
+    let row = rows
+        .iter()
+        .position(|row| row.contains(" 3 active"))
+        .unwrap();
+    let cell = &terminal.backend().buffer()[(4, u16::try_from(row).unwrap())];
+    assert!(cell.modifier.contains(Modifier::DIM));
+}
+
+#[test]
+fn what_is_under_way_is_on_the_first_screen_and_no_column_is_empty() {
+    let mut app = app(PLAIN, 8);
+    let operation = serde_json::json!({"what": "resize default 8 -> 16 lanes", "by": "uid 0",
+        "since": at(), "done": 7, "of": 8, "unit": "lanes sealed", "waits_for": null,
+        "watch": "hooklane lanes resize 16"});
+    let seen = app.latest.as_mut().unwrap();
+    seen.operations = vec![serde_json::from_value(operation).unwrap()];
+    for (width, height) in [(140, 40), (80, 24), (60, 20)] {
+        let rows = text(&app, width, height).join(" ");
+        let rows = rows.split_whitespace().collect::<Vec<_>>().join(" ");
+        let told = "under way: resize default 8 -> 16 lanes: 7 of 8 lanes sealed, begun by uid 0 at 02:59:14Z";
+        assert!(rows.contains(told), "{rows}");
+        assert!(!rows.contains(" FLY "), "nothing is delivered");
+    }
+    app.latest.as_mut().unwrap().lanes[0].in_flight = Some(1);
+    assert!(text(&app, 160, 40).join(" ").contains(" FLY "));
 }
 
 /// A style in a few letters; none for a plain one.

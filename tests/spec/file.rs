@@ -183,10 +183,11 @@ fn a_data_directory_that_others_could_write_to_is_refused() {
 }
 
 /// A file system of its own over the data directory, taken away when dropped.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn over(dir: PathBuf, size: &str) -> Self {
+    /// Mounts one of this size, such as `24m`.
+    pub fn over(dir: PathBuf, size: &str) -> Self {
         fs::create_dir(&dir).unwrap();
         let options = format!("size={size},mode=700");
         let mounted = Command::new("mount")
@@ -201,7 +202,8 @@ impl SmallDisk {
         panic!("this test fills a disk and must be allowed to mount a small tmpfs: {why}");
     }
 
-    fn fill(&self) -> PathBuf {
+    /// Fills it with a file that may be removed.
+    pub fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
         let mut file = fs::File::create(&path).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}

@@ -66,6 +66,7 @@ mod stops;
 mod store;
 mod terminal;
 mod top;
+mod truth;
 mod world;
 
 /// What is asked of any daemon, asked of one with a file.

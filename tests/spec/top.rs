@@ -149,6 +149,17 @@ fn a_quit_leaves_the_terminal_as_it_was_and_so_does_a_signal() {
     assert!(!left.contains("LIVE"), "the other screen is gone:\n{left}");
 
     let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
+    terminal.sees(&["LIVE", " 7 active"]);
+    terminal.keys(&["Q"]);
+    let left = terminal.sees(&["ended 0", "OK  nothing waits", " 7 active"]);
+    assert!(
+        !left.contains("? help"),
+        "there are no keys any more:\n{left}"
+    );
+    let widest = left.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80) && left.contains("VERSION"), "{left}");
+
+    let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
     terminal.sees(&["LIVE"]);
     let pid = rustix::process::Pid::from_raw(terminal.pid()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -345,6 +356,31 @@ fn what_senders_put_into_an_event_is_seen_whole_and_the_terminal_does_not_obey_i
     );
     let title = terminal.tmux(&["display-message", "-p", "#{pane_title}"]);
     assert!(!String::from_utf8_lossy(&title.stdout).contains("owned"));
+}
+
+/// Terminals do not agree on how wide a character with its modifiers is: whatever was drawn is gone when it should be.
+#[test]
+fn emoji_leave_nothing_behind() {
+    let (home, _daemon) = home();
+    home.apply("[[hooks]]\nname = 'fun'\nreduce = 'count'\norder_by = 'body:/k'\n");
+    for key in [
+        "\u{2764}\u{fe0f}",
+        "\u{1f44d}\u{1f3fd}",
+        "\u{1f1e9}\u{1f1ea}",
+        "1\u{fe0f}\u{20e3}",
+    ] {
+        let body = serde_json::json!({"k": format!("{key}|{key}")}).to_string();
+        send(&home, &["fun", "--data", &body]);
+    }
+    let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
+    terminal.sees(&["LIVE"]);
+    terminal.keys(&["e"]);
+    terminal.sees(&["FOLLOW", "fun/", r"\u{fe0f}"]);
+    terminal.keys(&["n"]);
+    let shown = terminal.sees(&["NAMESPACE", "default"]);
+    assert!(!shown.contains("fun/") && !shown.contains('|'), "{shown}");
+    let below = shown.lines().skip(4).filter(|line| !line.trim().is_empty());
+    assert_eq!(below.count(), 1, "nothing but the keys:\n{shown}");
 }
 
 #[test]

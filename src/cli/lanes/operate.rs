@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::api::{
     Hints, HintsSpec, Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec,
-    Stopped, Worst,
+    Stopped, Worst, command,
 };
 use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
@@ -74,6 +74,19 @@ impl Grow {
             drain_first: self.drain_first,
             reason: self.reason.clone(),
         };
+        let running = self.running(spec.lanes, reach).await;
+        if let Some(running) = running.filter(|_| !self.dry_run) {
+            let (namespace, from, to) = (&self.namespace, running.of, spec.lanes);
+            out.say(format_args!(
+                "already under way: {namespace} {from} -> {to} lanes"
+            ))?;
+            let ended = match self.no_wait {
+                true => Exit::Done,
+                false => self.watch(from, reach, limit, out).await?,
+            };
+            out.object(&running)?;
+            return Ok(ended);
+        }
         let plan: Resize = reach.call(Method::POST, RESIZE, Some(&spec)).await?;
         if plan.from == plan.to {
             out.say(format_args!("already {} lanes", plan.to))?;
@@ -114,10 +127,18 @@ impl Grow {
         let begun: Resize = reach.call(Method::POST, RESIZE, Some(&spec)).await?;
         let ended = match self.no_wait {
             true => Exit::Done,
-            false => self.watch(&begun, reach, limit, out).await?,
+            false => self.watch(begun.from, reach, limit, out).await?,
         };
         out.object(&begun)?;
         Ok(ended)
+    }
+
+    /// The resize to this number of lanes that is under way, whoever began it.
+    async fn running(&self, lanes: u16, reach: &Reach) -> Option<ResizeProgress> {
+        let path = with_query(RESIZE, &[("namespace", Some(self.namespace.to_string()))]);
+        // Errors are left to the plan, which is asked for next.
+        let progress: ResizeProgress = reach.get(&path).await.ok()?;
+        Some(progress).filter(|now| now.under_way && now.to == Some(lanes))
     }
 
     /// The number of lanes that is asked for.
@@ -134,20 +155,14 @@ impl Grow {
 
     async fn watch(
         &self,
-        begun: &Resize,
+        from: u16,
         reach: &Reach,
         limit: Option<Duration>,
         out: &mut Printer,
     ) -> anyhow::Result<Exit> {
         let began = Instant::now();
         let path = with_query(RESIZE, &[("namespace", Some(self.namespace.to_string()))]);
-        let back = match begun.namespace == Name::default_namespace() {
-            true => format!("hooklane lanes resize {}", begun.from),
-            false => format!(
-                "hooklane lanes resize {} --namespace {}",
-                begun.from, begun.namespace
-            ),
-        };
+        let back = command::resize(from, &self.namespace);
         let ctrl_c = format!("Ctrl-C stops watching, the resize goes on. Back: {back}");
         let mut bar = Progress::new("resize", ctrl_c).of_things("lanes sealed");
         loop {
@@ -175,7 +190,7 @@ impl Grow {
                 let limit = text::duration(limit);
                 let message = format!(
                     "{} is not resized after {limit}: {sealed} of {of} lanes sealed; it goes on",
-                    begun.namespace
+                    self.namespace
                 );
                 let trouble = Trouble::new(Exit::Unfinished, "not_done", message)
                     .fact("why", now.waits_for.unwrap_or_default())

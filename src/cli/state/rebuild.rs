@@ -71,6 +71,11 @@ impl Again {
         }
         let here = reach.here().await?;
         let specs = self.specs(reach).await?;
+        if let (false, [spec]) = (self.dry_run, &specs[..])
+            && let Some(running) = running(spec, reach).await?
+        {
+            return self.attach(running, reach, limit, out).await;
+        }
         let mut plans = Vec::new();
         for spec in &specs {
             let spec = RebuildSpec {
@@ -118,6 +123,30 @@ impl Again {
             Some(error) => Err(Trouble::new(Exit::Failed, "not_rebuilt", error.clone()).into()),
             None if ended.iter().any(|rebuild| rebuild.failed > 0) => Ok(Exit::Unfinished),
             None => Ok(Exit::Done),
+        }
+    }
+
+    /// Shows how far a rebuild has come that somebody has begun before.
+    async fn attach(
+        &self,
+        running: Rebuild,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
+        out.say(format_args!("already under way: {}", self.whose()))?;
+        let mut now = running;
+        if !self.no_wait {
+            now = watch(now, reach, limit, out).await?;
+        }
+        out.object(&[&now])?;
+        match (&now.error, now.state == "running", limit) {
+            (Some(error), ..) => {
+                Err(Trouble::new(Exit::Failed, "not_rebuilt", error.clone()).into())
+            }
+            (None, true, Some(limit)) if !self.no_wait => Err(not_done(&now, limit, &[]).into()),
+            _ if now.failed > 0 => Ok(Exit::Unfinished),
+            _ => Ok(Exit::Done),
         }
     }
 
@@ -198,6 +227,18 @@ impl Again {
         };
         (what, stake)
     }
+}
+
+/// The same rebuild as is asked for, if it is under way already.
+async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Option<Rebuild>> {
+    let all: List<Rebuild> = reach.get(REBUILDS).await?;
+    let hook = spec.stream.as_ref().map(|stream| &stream.hook);
+    let hook = hook.or(spec.hook.as_ref());
+    let is_same = |rebuild: &Rebuild| {
+        let subject = (Some(&rebuild.hook), &rebuild.stream);
+        subject == (hook, &spec.stream) && rebuild.check == spec.check
+    };
+    Ok(all.items.into_iter().find(is_same))
 }
 
 /// How long it will take, by what the last ones took; none where one of the hooks has had none.
