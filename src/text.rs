@@ -4,9 +4,13 @@
 //! rounded up, so that `59s` never reads `60s` and nothing looks older or larger than it is. Whatever
 //! came from outside passes through [`Printable`] before it is shown.
 
+mod shell;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+pub use shell::{escaped, quoted, unescaped};
 
 /// A whole number with its thousands apart: `17,596`.
 pub fn count(number: u64) -> String {
@@ -115,15 +119,15 @@ pub struct Printable<'t>(Cow<'t, str>);
 
 /// Text of many lines made printable: line ends and tabs stay.
 pub fn printable(text: &str) -> Printable<'_> {
-    escaped(text, |c| acts(c) && c != '\n' && c != '\t')
+    visible(text, |c| acts(c) && c != '\n' && c != '\t')
 }
 
 /// Text made printable in one line: line ends and tabs become visible too.
 pub fn printable_line(text: &str) -> Printable<'_> {
-    escaped(text, acts)
+    visible(text, acts)
 }
 
-fn escaped(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
+fn visible(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
     if !text.contains(&unsafe_to_show) {
         return Printable(text.into());
     }
