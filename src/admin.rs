@@ -19,6 +19,7 @@ mod rebuild;
 mod resize;
 mod stops;
 mod streams;
+mod tryout;
 mod verdict;
 mod why;
 

@@ -15,7 +15,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::{CursorRow, CursorsFilter};
-use crate::text::{counted, duration};
+use crate::text::{counted, duration, quoted};
 
 /// What keeps a cursor from moving, other than itself.
 enum Stop {
@@ -303,38 +303,38 @@ fn advise(
     match (condition, stop) {
         (Condition::Held { reason }, _) if reason.starts_with(Condition::HELD_BY) => {
             why.ends = "when it is released".to_owned();
-            let what = "let it flow again";
+            let what = "release it";
             why.helps
                 .push(help("streams release", stream, &why.handler, "", what));
-            why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
         (Condition::Held { .. }, _) => {
-            why.ends = "when an operator acts: not by itself".to_owned();
+            why.ends = "it will not recover by itself".to_owned();
             why.helps.push(Help {
-                what: "once its reducer is mended (hooks edit)".to_owned(),
+                what: "after you fix the reducer with hooks edit".to_owned(),
                 ..retry
             });
             why.helps.extend(skip);
-            why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
         (Condition::Waiting { retry_at, .. }, _) => {
             let left = duration(retry_at.since(Timestamp::now()));
-            why.ends = format!("by itself if the next try succeeds: in {left}");
+            why.ends = format!("by itself if the next try succeeds, in {left}");
             why.helps.push(retry);
             why.helps.extend(skip);
-            why.does_not = does_not(&[one_lane, "lanes rebuild (it waits for its time)"]);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
         (Condition::Flowing, Stop::Hook(Some(paused))) => {
             why.reason = Some(paused.clone());
             why.ends = "when the hook is resumed".to_owned();
             why.helps.push(Help {
                 command: format!("hooklane hooks resume {}", stream.hook),
-                what: "let the hook go on".to_owned(),
+                what: "resume the hook".to_owned(),
             });
-            why.does_not = does_not(&["more lanes (it stays as it is)", "lanes rebuild"]);
+            why.does_not = does_not(&["more lanes (the hook stays paused)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::Hook(None)) => {
-            why.reason = Some("its hook changes its namespace".to_owned());
+            why.reason = Some("its hook moves to another namespace".to_owned());
             why.ends = "by itself, within seconds".to_owned();
         }
         (Condition::Flowing, Stop::Lane) => {
@@ -342,16 +342,16 @@ fn advise(
             why.ends = "when the lane is resumed".to_owned();
             why.helps.push(Help {
                 command: resume(lane),
-                what: "let the lane go on".to_owned(),
+                what: "resume the lane".to_owned(),
             });
-            why.does_not = does_not(&["more lanes (they stay as they are)", "lanes rebuild"]);
+            why.does_not = does_not(&["more lanes (the lane stays stopped)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::NoOwner) => {
             why.reason = Some(format!("no node runs lane {}", lane.lane));
-            why.ends = "when a node takes the lane".to_owned();
+            why.ends = "when a node takes over the lane".to_owned();
             why.helps.push(Help {
                 command: "hooklane serve".to_owned(),
-                what: "another node, if none lives".to_owned(),
+                what: "start a node if none is running".to_owned(),
             });
             why.does_not = does_not(&["more lanes (a node is missing)"]);
         }
@@ -364,7 +364,9 @@ fn advise(
         }
         (Condition::Flowing, Stop::Nothing) => {
             why.ends = match why.mark {
-                Some(mark) => format!("by itself: it moves up to its mark, {mark}, then stays"),
+                Some(mark) => {
+                    format!("by itself: the drain takes it to {mark}, then it waits for resume")
+                }
                 None => "by itself: it takes turns".to_owned(),
             };
             why.helps.push(Help {
@@ -377,7 +379,10 @@ fn advise(
 
 fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str) -> Help {
     Help {
-        command: format!("hooklane {verb} {stream} --handler {handler}{more}"),
+        command: format!(
+            "hooklane {verb} {} --handler {handler}{more}",
+            quoted(stream)
+        ),
         what: what.to_owned(),
     }
 }
@@ -420,7 +425,7 @@ fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Cla
         let reason = cursor.reason.as_deref().unwrap_or_default();
         if reason.starts_with(Condition::HELD_BY) {
             let (handler, events) = (&cursor.handler, counted(cursor.behind, "event", "events"));
-            let text = format!("{stream} -> {handler} {reason}; keeps its own {events}");
+            let text = format!("{stream} -> {handler} {reason}; {events} waiting");
             return (Class::OnPurpose, text);
         }
         let tries = match cursor.tries {
