@@ -13,6 +13,7 @@ use super::reach::Place;
 use crate::client::Target;
 use crate::config::Setting;
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
+use crate::domain::name::{InvalidName, StreamName};
 use crate::domain::time::parse_duration;
 use crate::text;
 
@@ -45,6 +46,10 @@ pub struct Global {
     #[arg(env = "HOOKLANE_OUTPUT", hide_env_values = true)]
     output: Output,
 
+    /// With -o names: end each name with a NUL byte, for xargs -0
+    #[arg(short = '0', long, global = true)]
+    null: bool,
+
     /// Print errors and the data that was asked for, nothing else
     #[arg(
         short,
@@ -60,7 +65,7 @@ pub struct Global {
     #[arg(short, long, global = true)]
     yes: bool,
 
-    /// With --yes, what a severe action is about: the name that would be typed
+    /// With --yes, the name that a severe action would ask you to type
     #[arg(long, global = true, value_name = "NAME")]
     confirm: Option<String>,
 
@@ -85,6 +90,7 @@ impl Global {
     pub fn style(&self) -> Style {
         Style {
             output: self.output,
+            null: self.null,
             quiet: self.quiet,
             color: self.color,
             agreed: Agreed {
@@ -141,6 +147,9 @@ impl Global {
 /// The output that a call asks for which cannot be read.
 pub fn output_of(args: &[OsString]) -> Output {
     let words: Vec<_> = args.iter().filter_map(|word| word.to_str()).collect();
+    if words.contains(&"serve") && logs_json(&words) {
+        return Output::Json;
+    }
     let apart = words.iter().zip(words.iter().skip(1));
     let apart = apart.filter(|(flag, _)| matches!(**flag, "-o" | "--output"));
     let joined = words.iter().filter_map(|word| {
@@ -153,6 +162,13 @@ pub fn output_of(args: &[OsString]) -> Output {
     given
         .and_then(|word| Output::from_str(&word, false).ok())
         .unwrap_or_default()
+}
+
+/// Whether a call of `serve` asks for a log in JSON; then its errors are JSON too.
+fn logs_json(words: &[&str]) -> bool {
+    let apart = words.windows(2).any(|pair| pair == ["--log", "json"]);
+    let from_environment = || std::env::var("HOOKLANE_LOG").is_ok_and(|log| log == "json");
+    apart || words.contains(&"--log=json") || from_environment()
 }
 
 const DATA: &str = "data_dir";
@@ -190,7 +206,7 @@ pub fn setting(matches: &ArgMatches, name: &'static str, value: impl ToString) -
 }
 
 /// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be one of clap's
-/// global flags, because the `--data` of `send` is an event's body; `demo` has a directory of its own.
+/// global flags, because `send --data` was an event's body and is an alias for one release; `demo` has a directory of its own.
 pub fn with_data_everywhere(command: clap::Command) -> clap::Command {
     let taken = |arg: &Arg| arg.get_long() == Some("data");
     let is_taken = command.get_arguments().any(taken) || command.get_name() == "demo";
@@ -229,6 +245,11 @@ fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
         true => here(),
         false => inner.or_else(here),
     }
+}
+
+/// A stream, HOOK or HOOK/KEY, as it is printed: `\u{202e}` stands for a character that nobody sees.
+pub fn stream(text: &str) -> Result<StreamName, InvalidName> {
+    text::unescaped(text).parse()
 }
 
 /// `refuse` or `keep`.
@@ -322,6 +343,8 @@ mod tests {
             data_of(&["--data", "/a", "hooks", "list", "--data", "/b"]),
             dir("/b")
         );
+        let send = ["--data", "/a", "send", "hello", "--body", "{}"];
+        assert_eq!(data_of(&send), dir("/a"));
         let send = ["--data", "/a", "send", "hello", "--data", "{}"];
         assert_eq!(data_of(&send), dir("/a"), "the body is not the directory");
         assert_eq!(data_of(&["send", "hello", "--data", "{}"]), None);
