@@ -20,6 +20,7 @@ mod rebuild;
 mod resize;
 mod stops;
 mod streams;
+mod tryout;
 mod verdict;
 mod why;
 

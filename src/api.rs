@@ -28,7 +28,7 @@ pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
 pub use forward::{ForwardEdit, ForwardSpec, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
-    HookStopSpec, HookStopped, Paused, Test, Tested,
+    HookStopSpec, HookStopped, NewHooks, Paused, Test, Tested,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Gathers, Lane, LaneShown, LaneState, Percentiles, Worst};

@@ -12,6 +12,7 @@ mod doctor;
 mod events;
 mod exit;
 mod flags;
+mod help;
 mod hooks;
 mod keys;
 mod lanes;
@@ -42,7 +43,7 @@ pub use exit::{Exit, Trouble};
 use flags::Global;
 pub use print::Printer;
 use print::{Output, Style};
-use reach::Reach;
+use reach::{Offline, Reach};
 
 use crate::text::printable;
 
@@ -95,7 +96,7 @@ hooklane receives webhooks, keeps each one, and processes them strictly in order
   hooklane demo                                see it work; nothing to set up, nothing left behind
   hooklane serve                               run it
   hooklane hooks create hello --reduce latest  in a second window: a hook to post to
-  hooklane send hello --data '{\"n\":1}'         post an event and follow it to the end
+  hooklane send hello --body '{\"n\":1}'         post an event and follow it to the end
   hooklane state show hello                    what came of it
   hooklane keys create --type write --hook hello --name me
                                                a key for senders outside of this machine
@@ -105,7 +106,7 @@ All commands: hooklane --help     One of them: hooklane send --help";
 
 /// The tree of commands, with the flags that all of them take.
 pub fn tree() -> clap::Command {
-    flags::with_data_everywhere(Cli::command())
+    help::flowed(flags::with_data_everywhere(Cli::command()))
 }
 
 /// Runs the program with these arguments, the first being its own name.
@@ -115,15 +116,23 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         return Exit::Done;
     }
     let output = flags::output_of(&args);
-    let matches = match tree().try_get_matches_from(args) {
+    let matches = match tree().try_get_matches_from(&args) {
         Ok(matches) => matches,
-        Err(error) => return misread(&error, output),
+        Err(error) => return misread(&error, output, &args),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => return misread(&error, output),
+        Err(error) => return misread(&error, output, &args),
     };
-    let mut out = Printer::new(cli.global.style());
+    let mut style = cli.global.style();
+    if style.null && style.output != Output::Names {
+        let trouble = Trouble::usage("--null ends names: it goes with -o names");
+        return tell(trouble.into(), &mut Printer::new(style));
+    }
+    if matches!(cli.command, Some(Command::Serve(_))) && output == Output::Json {
+        style.output = Output::Json;
+    }
+    let mut out = Printer::new(style);
     let ended = run(cli, &matches, &mut out);
     // Data that nobody can have got must not look like success.
     let ended = ended.and_then(|exit| {
@@ -135,7 +144,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 /// Help and version go to stdout and are no error; everything else clap says is wrong use, said for
 /// programs where they asked for it.
-fn misread(error: &clap::Error, output: Output) -> Exit {
+fn misread(error: &clap::Error, output: Output, args: &[OsString]) -> Exit {
     if error.exit_code() == 0 {
         // Whoever closed the stream does not want to read it.
         let _ = error.print();
@@ -148,8 +157,9 @@ fn misread(error: &clap::Error, output: Output) -> Exit {
         };
         let _ = Printer::new(style).trouble(&exit::misread(error));
     } else {
+        let text = help::with_usage(&error.to_string(), &help::usage(tree(), args));
         // What was typed is in it.
-        let _ = write!(std::io::stderr(), "{}", printable(&error.to_string()));
+        let _ = write!(std::io::stderr(), "{}", printable(&text));
     }
     Exit::Usage
 }
@@ -186,7 +196,17 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(migrate.run(out))
+            runtime.block_on(async {
+                let stopped = out.ctrl_c();
+                let moved = tokio::select! {
+                    moved = migrate.run(out) => Some(moved),
+                    () = stopped => None,
+                };
+                match moved {
+                    Some(moved) => moved,
+                    None => Ok(out.interrupted().map(|()| Exit::Interrupted)?),
+                }
+            })
         }
         Command::Doctor(doctor) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -211,15 +231,29 @@ async fn ask(
     limit: Option<Duration>,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {
-    let offline = matches!(
-        command,
-        Command::Audit(_) | Command::Hooks(_) | Command::Keys(_) | Command::Namespaces(_)
-    );
+    let offline = match &command {
+        Command::Audit(_) => Offline::Open,
+        Command::Hooks(hooks) => hooks.offline(),
+        Command::Keys(keys) => keys.offline(),
+        Command::Namespaces(namespaces) => namespaces.offline(),
+        _ => Offline::Never,
+    };
     if let Command::Lanes(lanes) = &command {
         lanes.check()?;
     }
     let reach = Reach::find(place, offline).await?;
-    let ended = act(command, &reach, limit, out).await;
+    let stopped = out.ctrl_c();
+    let ended = tokio::select! {
+        ended = act(command, &reach, limit, out) => Some(ended),
+        () = stopped => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => out
+            .interrupted()
+            .map(|()| Exit::Interrupted)
+            .map_err(Into::into),
+    };
     reach.close().await;
     ended
 }

@@ -34,6 +34,9 @@
 //! What is old goes: `engine/prune.rs` finds it and folds it once more, `prune.rs` of the database removes it and
 //! keeps the checkpoint, where a fold from the beginning begins from then on.
 //!
+//! A reducer is tried before it is live in `admin/tryout.rs`. Commands that are printed to be pasted are quoted in
+//! `text/shell.rs`.
+//!
 //! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`. Who
 //! did what is noted in the transaction that does it: `store/note.rs`; `store/audit.rs` lists it.
 //!

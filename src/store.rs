@@ -57,13 +57,13 @@ pub use history::{Accepted, LostEvent};
 pub use hooks::{Batch, ForwardPlan, HookPlan};
 pub use keys::LastUse;
 pub use lane_sets::{Begun, Closed, Fullest, LaneMode, Left, Progress, Size, Waiting, Why};
-pub use migrate::{Moved, Proof, migrate, size as migrate_size};
+pub use migrate::{Moved, Proof, may as may_migrate, migrate, size as migrate_size};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
 pub use normals::NormalRow;
 pub use note::Note;
 pub use prune::{Aged, Beginning, Prunable};
-pub use rebuilds::{NewRebuild, Rebuild, RebuildProgress, Shadow, Swap};
+pub use rebuilds::{NewRebuild, Rebuild, RebuildProgress, RebuildStep, Shadow, Stepped, Swap};
 pub use stops::{HookStop, Move};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

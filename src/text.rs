@@ -4,12 +4,14 @@
 //! rounded up, so that `59s` never reads `60s` and nothing looks older or larger than it is. Whatever
 //! came from outside passes through [`Printable`] before it is shown.
 
+mod json;
 mod shell;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+pub use json::differences;
 pub use shell::{escaped, quoted, unescaped};
 
 /// A whole number with its thousands apart: `17,596`.
@@ -112,13 +114,15 @@ pub fn ago(age: Duration) -> String {
     duration(age) + " ago"
 }
 
-/// The name that is most like `wanted`, if one is like it at all.
+/// The name that was perhaps meant: one slip of the keyboard in four letters apart, three at most.
 pub fn closest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
-    const LIKE: f64 = 0.8;
+    const SLIPS_MAX: usize = 3;
+    let most = (wanted.chars().count() / 4).clamp(1, SLIPS_MAX);
     names
-        .map(|name| (strsim::jaro_winkler(wanted, name), name))
-        .filter(|(like, _)| *like >= LIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|name| name.len().abs_diff(wanted.len()) <= 4 * most)
+        .map(|name| (strsim::osa_distance(wanted, name), name))
+        .filter(|(slips, _)| *slips <= most)
+        .min_by_key(|(slips, _)| *slips)
         .map(|(_, name)| name.to_owned())
 }
 
@@ -346,6 +350,10 @@ mod tests {
     fn a_slip_is_recognised_and_a_stranger_is_not() {
         let names = || ["billing", "orders"].into_iter();
         assert_eq!(closest("biling", names()), Some("billing".into()));
-        assert_eq!(closest("shipping", names()), None);
+        for stranger in ["shipping", "b", "order-items", "bill", "o"] {
+            assert_eq!(closest(stranger, names()), None, "{stranger}");
+        }
+        assert_eq!(closest("oders", names()), Some("orders".into()));
+        assert_eq!(closest("b", ["a", "billing"].into_iter()), Some("a".into()));
     }
 }

@@ -276,7 +276,7 @@ fn disk(data: &DataDir) -> Check {
         return Check::fail("disk", text, remedy);
     }
     if is_memory {
-        let text = format!("{text}; it is memory: nothing there outlives a power cut");
+        let text = format!("{text}; it is in memory: data is lost on reboot");
         return Check::warn("disk", text, "--data DIR on a disk");
     }
     if room < ROOM_WARN {
@@ -311,7 +311,7 @@ fn limits(connections_max: usize) -> Check {
     let Some(most) = limit.maximum else {
         return Check::ok("limits", "any number of open files");
     };
-    let text = format!("{most} open files, a full house of senders needs {wanted}");
+    let text = format!("{most} open files, {wanted} needed at full load");
     match most < wanted {
         true => Check::warn("limits", text, "LimitNOFILE= in its unit, or ulimit -Hn"),
         false => Check::ok("limits", text),

@@ -134,6 +134,19 @@ pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Ve
     .collect()
 }
 
+/// The secrets of a hook that was made just now.
+pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
+    let secrets = hook.handlers.iter().filter_map(|handler| {
+        let secret = secrets_of(hook, &handler.name)?.first()?;
+        Some(NewSecret {
+            hook: hook.name.clone(),
+            handler: handler.name.clone(),
+            secret: secret.expose(),
+        })
+    });
+    secrets.collect()
+}
+
 /// The forward handlers of a hook, without their secrets.
 pub fn specs_of(hook: &Hook) -> Vec<ForwardSpec> {
     let handlers = hook.handlers.iter();

@@ -1,26 +1,21 @@
 //! Hooks: made, changed, tried, deleted, and brought in line with a declaration.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::namespaces::{check_lanes, thresholds};
 use super::{Admin, Error, forwards};
 use crate::api::{self, Action, Change, ChangeKind};
-use crate::domain::cursor::Chain;
-use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{
     BODY_MAX_LIMIT, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered, Work,
 };
 use crate::domain::name::Name;
-use crate::domain::position::Seq;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
-use crate::engine::reduce::{self, Folds, Task};
-use crate::store::{Batch, CursorRow, CursorsFilter, HookPlan};
+use crate::engine::reduce;
+use crate::store::{Batch, CursorRow, CursorsFilter, HookPlan, Why};
 use crate::text::duration;
 
 /// The longest debounce: beyond it an event would be forgotten by people.
@@ -38,11 +33,14 @@ impl Admin {
     pub async fn hooks(&self, namespace: Option<&Name>) -> Result<Vec<api::Hook>, Error> {
         let hooks = self.store.hooks().await?;
         let wanted = |hook: &&Hook| namespace.is_none_or(|name| hook.namespace == *name);
-        let mut shown = Vec::new();
+        let mut all = Vec::new();
+        let mut stops = self.store.hook_stops().await?;
         for hook in hooks.iter().filter(wanted) {
-            shown.push(self.shown(hook).await?);
+            let size = self.store.hook_size(hook.id).await?;
+            let pause = stops.remove(&hook.id).and_then(|stop| stop.pause);
+            all.push(shown(hook, pause, size));
         }
-        Ok(shown)
+        Ok(all)
     }
 
     /// One hook.
@@ -74,6 +72,46 @@ impl Admin {
             new_secrets,
             ..made
         })
+    }
+
+    /// Makes hooks that differ in their names only: all of them in one transaction, or none.
+    ///
+    /// # Errors
+    /// As for [`Admin::create_hook`].
+    pub async fn create_hooks(&self, new: &api::NewHooks) -> Result<Vec<api::Hook>, Error> {
+        let like = |name: &Name| api::HookSpec {
+            name: name.clone(),
+            ..new.like.clone()
+        };
+        let specs: Vec<_> = new.names.iter().map(like).collect();
+        self.namespace(&new.like.namespace).await?;
+        let wanted = api::Apply {
+            hooks: specs,
+            ..api::Apply::default()
+        };
+        check_all(&wanted).await?;
+        let there = self.store.hooks().await?;
+        let taken = there.iter().find(|hook| new.names.contains(&hook.name));
+        let exists = |name: &Name| Error::Exists {
+            kind: "hook",
+            name: name.to_string(),
+        };
+        if let Some(hook) = taken {
+            return Err(exists(&hook.name));
+        }
+        let plans = wanted.hooks.iter().map(|spec| plan(spec, None));
+        let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        let made = self.store.create_hooks(&plans, Timestamp::now()).await?;
+        made.ok_or_else(|| Error::Conflict("one of these hooks was made a moment ago".into()))?;
+        self.changed().await?;
+        let hooks = self.store.hooks().await?;
+        let hooks: HashMap<_, _> = hooks.iter().map(|hook| (&hook.name, hook)).collect();
+        let made = new.names.iter().filter_map(|name| hooks.get(name));
+        let shown = made.map(|hook| api::Hook {
+            new_secrets: forwards::all_secrets(hook),
+            ..shown(hook, None, (0, 0))
+        });
+        Ok(shown.collect())
     }
 
     /// Changes a hook; what the edit does not name stays.
@@ -239,51 +277,6 @@ impl Admin {
         })
     }
 
-    /// Folds one event with a hook's reducer and stores nothing.
-    ///
-    /// # Errors
-    /// [`Error::Reducer`] with what it said; [`Error::Invalid`] when the hook has none.
-    pub async fn test_hook(&self, name: &Name, test: &api::Test) -> Result<api::Tested, Error> {
-        let hook = self.hook(name).await?;
-        let reducer = hook.reduce().and_then(|handler| handler.reducer());
-        let reducer =
-            reducer.ok_or_else(|| Error::Invalid(format!("hook {name} has no reducer")))?;
-        let now = Timestamp::now();
-        let headers = serde_json::to_string(&test.headers)
-            .map_err(|error| Error::Invalid(error.to_string()))?;
-        let event = Event {
-            stream: StreamId(0),
-            seq: Seq(1),
-            id: EventId::new(now),
-            received_at: now,
-            key_id: None,
-            dedupe_key: None,
-            headers: headers.into(),
-            body: test.body.clone().into(),
-        };
-        let task = Task {
-            reducer: reducer.clone(),
-            state: test.state.as_ref().map(|state| state.get().to_owned()),
-            chain: Chain::default(),
-            on_error: OnError::Hold,
-            events: vec![Arc::new(event)],
-        };
-        let folds = match &self.engine {
-            Some(engine) => engine.folds.clone(),
-            None => Folds::start(1).map_err(|error| Error::Reducer(error.to_string()))?,
-        };
-        let folded = folds.fold(vec![task], Duration::from_secs(1)).await.pop();
-        let folded = folded.ok_or_else(|| Error::Reducer("the fold did not begin".into()))?;
-        if let Some(failure) = folded.failure {
-            return Err(Error::Reducer(failure.to_string()));
-        }
-        let state = folded.state.unwrap_or_else(|| "null".into());
-        Ok(api::Tested {
-            state: RawValue::from_string(state).map_err(|e| Error::Reducer(e.to_string()))?,
-            took_ms: folded.took.as_secs_f64() * 1_000.0,
-        })
-    }
-
     async fn set_hook(
         &self,
         hook: &Hook,
@@ -381,20 +374,24 @@ impl Admin {
     async fn shown(&self, hook: &Hook) -> Result<api::Hook, Error> {
         let stop = self.store.hook_stops().await?.remove(&hook.id);
         let pause = stop.and_then(|stop| stop.pause);
-        let (streams, events) = self.store.hook_size(hook.id).await?;
-        Ok(api::Hook {
-            spec: spec_of(hook),
-            fold: hook.reduce().map(|handler| handler.fold),
-            created_at: hook.created_at,
-            streams: u64::try_from(streams).ok(),
-            events: u64::try_from(events).ok(),
-            paused: pause.map(|pause| api::Paused {
-                by: pause.by,
-                at: pause.at,
-                reason: pause.reason,
-            }),
-            new_secrets: Vec::new(),
-        })
+        let size = self.store.hook_size(hook.id).await?;
+        Ok(shown(hook, pause, size))
+    }
+}
+
+fn shown(hook: &Hook, pause: Option<Why>, (streams, events): (i64, i64)) -> api::Hook {
+    api::Hook {
+        spec: spec_of(hook),
+        fold: hook.reduce().map(|handler| handler.fold),
+        created_at: hook.created_at,
+        streams: u64::try_from(streams).ok(),
+        events: u64::try_from(events).ok(),
+        paused: pause.map(|pause| api::Paused {
+            by: pause.by,
+            at: pause.at,
+            reason: pause.reason,
+        }),
+        new_secrets: Vec::new(),
     }
 }
 
@@ -429,7 +426,15 @@ async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
 
 async fn check(spec: &api::HookSpec) -> Result<(), Error> {
     check_sizes(spec)?;
-    let Some(Reducer::Script(source)) = spec.reduce.clone() else {
+    match &spec.reduce {
+        Some(reducer) => check_reducer(reducer).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether a reducer can be compiled.
+pub(super) async fn check_reducer(reducer: &Reducer) -> Result<(), Error> {
+    let Reducer::Script(source) = reducer.clone() else {
         return Ok(());
     };
     // Compiling is work of milliseconds and must not hold up the node.
@@ -490,11 +495,11 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
 /// True if a handler of the hook goes, and with it its cursors.
 fn loses_handlers(hook: &Hook, spec: &api::HookSpec) -> bool {
     let stays = |name: &Name| spec.forward.iter().any(|forward| forward.name == *name);
-    let goes = |handler: &Arc<Handler>| match handler.work {
+    let goes = |handler: &Handler| match handler.work {
         Work::Reduce(_) => spec.reduce.is_none(),
         Work::Forward { .. } => !stays(&handler.name),
     };
-    hook.handlers.iter().any(goes)
+    hook.handlers.iter().any(|handler| goes(handler))
 }
 
 fn spec_of(hook: &Hook) -> api::HookSpec {

@@ -1,5 +1,6 @@
 //! States folded again: planned, asked for, looked at.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -45,13 +46,66 @@ impl Admin {
             .tell_note(json!({"streams": plan.streams, "events": plan.events}));
         let id = self.store.begin_rebuild(&new, Timestamp::now()).await?;
         let Some(id) = id else {
-            return Err(Error::Conflict(format!(
-                "states of hook {} are being rebuilt already. Nothing was changed.",
-                hook.name
-            )));
+            return Err(under_way_already(Some(&hook.name)));
         };
         engine.rebuild_soon();
         self.show_rebuild(id).await
+    }
+
+    /// Begins to fold the states of every hook again, all or none, or says how much it would be.
+    ///
+    /// # Errors
+    /// As for [`Admin::rebuild`].
+    pub async fn rebuild_all(
+        &self,
+        spec: &api::RebuildSpec,
+        by: &str,
+    ) -> Result<Vec<api::Rebuild>, Error> {
+        let engine = self.engine()?;
+        let hooks = self.store.hooks().await?;
+        let hooks: Vec<_> = hooks
+            .iter()
+            .filter(|hook| hook.reduce().is_some())
+            .collect();
+        let mut plans = Vec::with_capacity(hooks.len());
+        for hook in &hooks {
+            plans.push(self.plan_rebuild(hook, None, spec).await?);
+        }
+        if spec.dry_run || hooks.is_empty() {
+            return Ok(plans);
+        }
+        for plan in plans.iter().filter(|_| !spec.from_checkpoints) {
+            are_foldable(&plan.hook, plan.older)?;
+        }
+        self.changed().await?;
+        let mut new = Vec::with_capacity(hooks.len());
+        for hook in &hooks {
+            let handler = reduce(hook)?;
+            new.push(NewRebuild {
+                hook: hook.id,
+                handler: handler.id,
+                fold: handler.fold,
+                only: None,
+                check_only: spec.check,
+                by: by.to_owned(),
+            });
+        }
+        let sum = |of: fn(&api::Rebuild) -> u64| plans.iter().map(of).sum::<u64>();
+        let (streams, events) = (sum(|plan| plan.streams), sum(|plan| plan.events));
+        self.store
+            .tell_note(json!({"hooks": hooks.len(), "streams": streams, "events": events}));
+        let begun = self.store.begin_rebuilds(&new, Timestamp::now()).await?;
+        let ids = begun.map_err(|under_way| {
+            let hook = hooks.iter().find(|hook| hook.id == under_way);
+            under_way_already(hook.map(|hook| &hook.name))
+        })?;
+        engine.rebuild_soon();
+        let begun = plans.into_iter().zip(ids).map(|(plan, id)| api::Rebuild {
+            id: Some(id),
+            state: "running".to_owned(),
+            ..plan
+        });
+        Ok(begun.collect())
     }
 
     /// A rebuild as it stands.
@@ -61,7 +115,10 @@ impl Admin {
     pub async fn show_rebuild(&self, id: i64) -> Result<api::Rebuild, Error> {
         let rebuild = self.store.rebuild(id).await?;
         let rebuild = rebuild.ok_or_else(|| Error::missing("rebuild", id))?;
-        self.as_shown(rebuild).await
+        let mut shown = self.as_shown(vec![rebuild]).await?;
+        shown
+            .pop()
+            .ok_or_else(|| Error::missing("hook", "that was deleted"))
     }
 
     /// Rebuilds that are under way.
@@ -69,11 +126,21 @@ impl Admin {
     /// # Errors
     /// Those of the database.
     pub async fn rebuilds(&self) -> Result<Vec<api::Rebuild>, Error> {
-        let mut shown = Vec::new();
-        for rebuild in self.store.running_rebuilds().await? {
-            shown.push(self.as_shown(rebuild).await?);
-        }
-        Ok(shown)
+        let running = self.store.running_rebuilds().await?;
+        self.as_shown(running).await
+    }
+
+    /// Rebuilds by their numbers, from the first to the last, in any state.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rebuilds_between(
+        &self,
+        first: i64,
+        last: i64,
+    ) -> Result<Vec<api::Rebuild>, Error> {
+        let rebuilds = self.store.rebuilds_between(first, last).await?;
+        self.as_shown(rebuilds).await
     }
 
     /// The state of a stream up to and with an event, as today's reducer folds it. Changes nothing.
@@ -173,35 +240,47 @@ impl Admin {
             .await?)
     }
 
-    async fn as_shown(&self, rebuild: store::Rebuild) -> Result<api::Rebuild, Error> {
+    /// Rebuilds for people and programs; those of deleted hooks are left out.
+    async fn as_shown(&self, rebuilds: Vec<store::Rebuild>) -> Result<Vec<api::Rebuild>, Error> {
         let hooks = self.store.hooks().await?;
-        let hook = hooks
-            .into_iter()
-            .find(|hook| hook.id == HookId(rebuild.hook));
-        let hook = hook.map(|hook| hook.name);
-        let hook = hook.ok_or_else(|| Error::missing("hook", "that was deleted"))?;
-        let samples = rebuild.samples();
-        let check = rebuild.is_check();
-        let key = rebuild.ordering_key.map(OrderingKey::stored);
-        Ok(api::Rebuild {
-            id: Some(rebuild.id),
-            stream: key.map(|key| named(&hook, key)),
-            hook,
-            check,
-            state: rebuild.state,
-            streams: number(rebuild.streams),
-            streams_done: number(rebuild.streams_done),
-            events: number(rebuild.events),
-            events_done: number(rebuild.events_done),
-            checkpoints: 0,
-            older: 0,
-            per_s_before: None,
-            differ: number(rebuild.differ),
-            failed: number(rebuild.failed),
-            samples,
-            error: rebuild.error,
-        })
+        let names: HashMap<_, _> = hooks.iter().map(|hook| (hook.id, &hook.name)).collect();
+        let shown = rebuilds.into_iter().filter_map(|rebuild| {
+            let hook = names.get(&HookId(rebuild.hook))?;
+            Some(shown(rebuild, hook))
+        });
+        Ok(shown.collect())
     }
+}
+
+fn shown(rebuild: store::Rebuild, hook: &Name) -> api::Rebuild {
+    let samples = rebuild.samples();
+    let check = rebuild.is_check();
+    let key = rebuild.ordering_key.map(OrderingKey::stored);
+    api::Rebuild {
+        id: Some(rebuild.id),
+        stream: key.map(|key| named(hook, key)),
+        hook: hook.clone(),
+        check,
+        state: rebuild.state,
+        streams: number(rebuild.streams),
+        streams_done: number(rebuild.streams_done),
+        events: number(rebuild.events),
+        events_done: number(rebuild.events_done),
+        checkpoints: 0,
+        older: 0,
+        per_s_before: None,
+        differ: number(rebuild.differ),
+        failed: number(rebuild.failed),
+        samples,
+        error: rebuild.error,
+    }
+}
+
+fn under_way_already(hook: Option<&Name>) -> Error {
+    let hook = hook.map_or("?", Name::as_str);
+    Error::Conflict(format!(
+        "states of hook {hook} are being rebuilt already. Nothing was changed."
+    ))
 }
 
 /// Whether today's code can fold a hook's streams from their beginnings.

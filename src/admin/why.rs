@@ -360,38 +360,38 @@ fn advise(
     match (condition, stop) {
         (held @ Condition::Held { .. }, _) if held.is_by_operator() => {
             why.ends = "when it is released".to_owned();
-            let what = "let it flow again";
+            let what = "release it";
             why.helps
                 .push(help("release", stream, &why.handler, "", what));
-            why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
         (Condition::Held { .. }, _) => {
             why.ends = "it will not recover by itself".to_owned();
             why.helps.push(Help {
-                what: "after you fix the reducer (hooks edit)".to_owned(),
+                what: "after you fix the reducer with hooks edit".to_owned(),
                 ..retry
             });
             why.helps.extend(skip);
-            why.does_not = does_not(&[one_lane, "lanes rebuild (it needs no hint)"]);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
         (Condition::Waiting { retry_at, .. }, _) => {
             let left = duration(retry_at.since(Timestamp::now()));
-            why.ends = format!("by itself if the next try succeeds: in {left}");
+            why.ends = format!("by itself if the next try succeeds, in {left}");
             why.helps.push(retry);
             why.helps.extend(skip);
-            why.does_not = does_not(&[one_lane, "lanes rebuild (it waits for its time)"]);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
         (Condition::Flowing, Stop::Hook(Some(paused))) => {
             why.reason = Some(paused.clone());
             why.ends = "when the hook is resumed".to_owned();
             why.helps.push(Help {
                 command: command::hooks("resume", &stream.hook),
-                what: "let the hook go on".to_owned(),
+                what: "resume the hook".to_owned(),
             });
-            why.does_not = does_not(&["more lanes (it stays as it is)", "lanes rebuild"]);
+            why.does_not = does_not(&["more lanes (the hook stays paused)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::Hook(None)) => {
-            why.reason = Some("its hook changes its namespace".to_owned());
+            why.reason = Some("its hook moves to another namespace".to_owned());
             why.ends = "by itself, within seconds".to_owned();
         }
         (Condition::Flowing, Stop::Lane) => {
@@ -399,16 +399,16 @@ fn advise(
             why.ends = "when the lane is resumed".to_owned();
             why.helps.extend(lane.id().map(|id| Help {
                 command: command::lanes("resume", &id),
-                what: "let the lane go on".to_owned(),
+                what: "resume the lane".to_owned(),
             }));
-            why.does_not = does_not(&["more lanes (they stay as they are)", "lanes rebuild"]);
+            why.does_not = does_not(&["more lanes (the lane stays stopped)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::NoOwner) => {
             why.reason = Some(format!("no node runs lane {}", lane.lane));
-            why.ends = "when a node takes the lane".to_owned();
+            why.ends = "when a node takes over the lane".to_owned();
             why.helps.push(Help {
                 command: "hooklane serve".to_owned(),
-                what: "another node, if none lives".to_owned(),
+                what: "start a node if none is running".to_owned(),
             });
             why.does_not = does_not(&["more lanes (a node is missing)"]);
         }
@@ -421,7 +421,9 @@ fn advise(
         }
         (Condition::Flowing, Stop::Nothing) => {
             why.ends = match why.mark {
-                Some(mark) => format!("by itself: it moves up to its mark, {mark}, then stays"),
+                Some(mark) => {
+                    format!("by itself: the drain takes it to {mark}, then it waits for resume")
+                }
                 None => "by itself: it takes turns".to_owned(),
             };
             why.does_not = does_not(&["lanes rebuild (its hint is there)"]);

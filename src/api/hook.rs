@@ -6,9 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret};
+use crate::domain::event::EventId;
 use crate::domain::hook::{BODY_MAX_DEFAULT, Debounce, OnError, OrderBy, Reducer, Unordered};
 use crate::domain::keep::Keep;
-use crate::domain::name::Name;
+use crate::domain::name::{Name, StreamName};
+use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
 /// A hook as it is asked for.
@@ -250,6 +252,28 @@ pub struct Test {
     pub body: String,
     /// The state before it; none for the first event of a stream.
     pub state: Option<Box<RawValue>>,
+    /// Its id, seq and time, where it is an event that came.
+    pub event: Option<EventId>,
+    /// See [`Self::event`].
+    pub seq: Option<Seq>,
+    /// See [`Self::event`].
+    pub received_at: Option<Timestamp>,
+    /// The reducer to try; none: the hook's own.
+    pub reduce: Option<Reducer>,
+    /// Instead of one event: the stored events of this stream.
+    pub stream: Option<StreamName>,
+    /// The first of them; none: the first that is kept.
+    pub from_seq: Option<Seq>,
+}
+
+/// Hooks to be made that differ in their names only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewHooks {
+    /// Their names.
+    pub names: Vec<Name>,
+    /// Everything else about them; the name in it counts for nothing.
+    pub like: HookSpec,
 }
 
 /// What a reducer made of a [`Test`].
@@ -259,4 +283,16 @@ pub struct Tested {
     pub state: Box<RawValue>,
     /// How long the fold took.
     pub took_ms: f64,
+    /// The state before.
+    #[serde(default)]
+    pub before: Option<Box<RawValue>>,
+    /// The last event that is in the state, where stored events were folded.
+    #[serde(default)]
+    pub position: Option<i64>,
+    /// Events folded.
+    #[serde(default)]
+    pub events: u64,
+    /// Why it came no further, where stored events were folded.
+    #[serde(default)]
+    pub failure: Option<String>,
 }

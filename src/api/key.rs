@@ -12,6 +12,7 @@ use crate::domain::time::Timestamp;
 #[serde(deny_unknown_fields)]
 pub struct KeySpec {
     /// What it may do.
+    #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
     /// The hook it is for; none for all of them, and for an admin key.
     pub hook: Option<Name>,
@@ -35,6 +36,7 @@ pub struct Key {
     /// What people call it.
     pub name: Name,
     /// What it may do.
+    #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
     /// The hook it is for; none for all of them, and for an admin key.
     pub hook: Option<Name>,

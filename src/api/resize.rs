@@ -118,10 +118,7 @@ impl Resize {
         if self.set_aside > 0 {
             told.push(("set aside", self.moves_as_it_is(now)));
         }
-        told.push(match self.is_idle() {
-            true => ("effect", "none, the lanes are idle".to_owned()),
-            false => ("helps", self.helps()),
-        });
+        told.push(("effect", self.effect()));
         if let Some(stream) = &self.fullest
             && self.fullest_stream * 2 > self.backlog
         {
@@ -176,10 +173,12 @@ impl Resize {
         let (from, next) = (self.generation, self.generation + 1);
         match drain_first && !self.is_paused() {
             true => {
-                format!("generation {from} finishes what waits now, then generation {next} goes on")
+                format!(
+                    "generation {from} finishes what waits now, then generation {next} takes over"
+                )
             }
             false => format!(
-                "live: each lane of generation {from} finishes its running turn and seals, generation {next} goes on"
+                "live: each lane of generation {from} finishes its running turn, then generation {next} takes over"
             ),
         }
     }
@@ -209,23 +208,21 @@ impl Resize {
         });
         let worst = worst.unwrap_or_default();
         match (self.set_aside, worst.is_empty()) {
-            (1, true) => "1 cursor moves as it is and delays nothing".to_owned(),
-            (1, false) => format!("1 cursor moves as it is and delays nothing: {worst}"),
-            (n, true) => format!("{} cursors move as they are and delay nothing", count(n)),
+            (1, true) => "1 cursor stays set aside and delays nothing".to_owned(),
+            (1, false) => format!("1 cursor stays set aside and delays nothing: {worst}"),
+            (n, true) => format!("{} cursors stay set aside and delay nothing", count(n)),
             (n, false) => format!(
-                "{} cursors move as they are and delay nothing, such as {worst}",
+                "{} cursors stay set aside and delay nothing, such as {worst}",
                 count(n)
             ),
         }
     }
 
-    /// True if no lane has been busy for half a percent of the time, and no turn waits.
-    fn is_idle(&self) -> bool {
-        let is_busy = self.busiest.is_some_and(|busy| busy >= 0.005);
-        !is_busy && self.turn_wait_ms.unwrap_or(0) == 0
-    }
-
-    fn helps(&self) -> String {
+    fn effect(&self) -> String {
+        let is_idle = self.busiest.is_some_and(|busy| busy < IDLE);
+        if is_idle && self.turn_wait_ms.unwrap_or(0) == 0 {
+            return "none, lanes are idle".to_owned();
+        }
         let busiest = self.busiest.zip(self.busiest_after).map(|(now, after)| {
             format!(
                 "busiest lane {} -> about {}; ",
@@ -235,13 +232,16 @@ impl Resize {
         });
         let age = |ms| duration(Duration::from_millis(ms));
         let turns = match self.turn_wait_ms {
-            None | Some(0) => "no turn waits behind another cursor now".to_owned(),
-            Some(ms) => format!("turns wait {} behind other cursors now", age(ms)),
+            None | Some(0) => "no turn waits for another now".to_owned(),
+            Some(ms) => format!("turns wait {} for others now", age(ms)),
         };
         let flow = self.flow_ms.map_or_else(|| "-".to_owned(), age);
         format!("{}{turns} (FLOW {flow})", busiest.unwrap_or_default())
     }
 }
+
+/// A lane that is busy for less than this share of the time is idle.
+const IDLE: f64 = 0.01;
 
 fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
@@ -323,7 +323,7 @@ mod tests {
             [
                 (
                     "how",
-                    "live: each lane of generation 115 finishes its running turn and seals, generation 116 goes on"
+                    "live: each lane of generation 115 finishes its running turn, then generation 116 takes over"
                 ),
                 (
                     "split",
@@ -331,11 +331,11 @@ mod tests {
                 ),
                 (
                     "set aside",
-                    "1 cursor moves as it is and delays nothing: billing/acme -> crm, retry in 41s"
+                    "1 cursor stays set aside and delays nothing: billing/acme -> crm, retry in 41s"
                 ),
                 (
-                    "helps",
-                    "busiest lane 38% -> about 20%; no turn waits behind another cursor now (FLOW 88ms)"
+                    "effect",
+                    "busiest lane 38% -> about 20%; no turn waits for another now (FLOW 88ms)"
                 ),
                 (
                     "does not",
@@ -344,11 +344,9 @@ mod tests {
             ]
         );
         let unknown = plan(serde_json::Value::Null, 2_000).told(true, now);
-        assert_eq!(unknown[2].1, "1 cursor moves as it is and delays nothing");
+        assert_eq!(unknown[2].1, "1 cursor stays set aside and delays nothing");
         assert!(
-            unknown[3]
-                .1
-                .contains("turns wait 2.0s behind other cursors now"),
+            unknown[3].1.contains("turns wait 2.0s for others now"),
             "{unknown:?}"
         );
     }

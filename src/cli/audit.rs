@@ -9,7 +9,7 @@ use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
 use crate::api::{AuditRow, List};
 use crate::domain::time::{Timestamp, millis, parse_duration};
-use crate::text::ago;
+use crate::text::{ago, unescaped};
 
 /// See who changed what, when and why
 #[derive(Subcommand)]
@@ -63,8 +63,8 @@ impl Row for AuditRow {
 
 /// List what operators changed, the newest first
 ///
-/// One row for each operation that changed something, kept for 90 days. What was refused, and what was
-/// only planned, is not among it.
+/// One row for each operation that changed something, kept for 90 days. Refused operations and plans have no
+/// row.
 ///
 /// Examples:
 ///   hooklane audit list --since 7d
@@ -95,7 +95,10 @@ impl All {
         let since = Timestamp::from_millis(now.saturating_sub(millis(self.since)).max(0));
         let query = [
             ("since", Some(since.to_string())),
-            ("subject", self.subject),
+            (
+                "subject",
+                self.subject.map(|name| unescaped(&name).into_owned()),
+            ),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after.map(|after| after.to_string())),
         ];

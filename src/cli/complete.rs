@@ -5,16 +5,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Arg, Command};
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::engine::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter as _,
+};
 use clap_complete::env::Shells;
 
-use super::reach::{Place, Reach, with_query};
+use super::reach::{Offline, Place, Reach, with_query};
 use crate::api::List;
+use crate::text::{escaped, quoted, unescaped};
 
 /// Set by the scripts; its value is the shell.
 const VARIABLE: &str = "HOOKLANE_COMPLETE";
@@ -65,6 +68,8 @@ struct Where {
     url: Option<String>,
     key_file: Option<PathBuf>,
     namespace: Option<String>,
+    /// Whether bash asks, which takes names as they are; zsh and fish quote them themselves.
+    is_bash: bool,
 }
 
 fn place_of(args: &[OsString]) -> Where {
@@ -98,6 +103,7 @@ fn place_of(args: &[OsString]) -> Where {
         url: flag("--url").or_else(|| env("HOOKLANE_URL")),
         key_file: key_file.map(PathBuf::from),
         namespace: flag("--namespace"),
+        is_bash: env(VARIABLE).as_deref() == Some("bash"),
     }
 }
 
@@ -128,6 +134,7 @@ fn kind(path: &str, arg: &Arg) -> Option<&'static str> {
         "handler" => "handler",
         "lane" | "lanes" if is_lane => "lane",
         "id" if noun == "keys" => "key",
+        "reduce" => "reducer",
         "name" if noun == "hooks" => "hook",
         "name" if path.ends_with("namespaces delete") => "namespace",
         _ => return None,
@@ -138,11 +145,42 @@ fn completer(kind: &'static str, place: Where) -> ArgValueCompleter {
     ArgValueCompleter::new(move |start: &OsStr| {
         let names = match (kind, start.to_str()) {
             (_, None) => Vec::new(),
+            ("reducer", Some(start)) => return reducers(start),
             ("handler", Some(start)) if "reduce".starts_with(start) => vec!["reduce".to_owned()],
-            (kind, Some(start)) => ask(kind, start, &place).unwrap_or_default(),
+            (kind, Some(start)) => {
+                let start = unescaped(start.trim_start_matches(['\'', '"']));
+                ask(kind, &start, &place).unwrap_or_default()
+            }
         };
-        names.into_iter().map(CompletionCandidate::new).collect()
+        names
+            .iter()
+            .map(|name| CompletionCandidate::new(inserted(name, place.is_bash)))
+            .collect()
     })
+}
+
+/// A name as the shell puts it into the line.
+fn inserted(name: &str, is_bash: bool) -> String {
+    match is_bash {
+        true => quoted(name),
+        false => escaped(name).into_owned(),
+    }
+}
+
+/// The built-in reducers, and the scripts in the directory that is being typed.
+fn reducers(start: &str) -> Vec<CompletionCandidate> {
+    const BUILT_IN: [&str; 5] = ["latest", "merge", "patch", "append:", "count"];
+    let built_in = BUILT_IN.into_iter().filter(|name| name.starts_with(start));
+    let is_script = |path: &Path| {
+        path.extension()
+            .is_some_and(|end| end == "js" || end == "mjs")
+    };
+    let scripts = PathCompleter::any().filter(move |path| path.is_dir() || is_script(path));
+    let scripts = scripts.complete(OsStr::new(start));
+    built_in
+        .map(CompletionCandidate::new)
+        .chain(scripts)
+        .collect()
 }
 
 /// Asks the daemon; nothing when it does not answer at once.
@@ -163,7 +201,7 @@ fn ask(kind: &str, start: &str, place: &Where) -> Option<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().ok()?;
     let names = async {
-        let reach = Reach::find(&place_to_ask, false).await.ok()?;
+        let reach = Reach::find(&place_to_ask, Offline::Never).await.ok()?;
         reach.get::<List<String>>(&path).await.ok()
     };
     let names = runtime.block_on(async { tokio::time::timeout(PATIENCE, names).await });
@@ -206,6 +244,8 @@ mod tests {
             ("state rebuild", "stream", Some("stream")),
             ("hooks pause", "name", Some("hook")),
             ("hooks create", "names", None),
+            ("hooks edit", "reduce", Some("reducer")),
+            ("hooks test", "stream", Some("stream")),
             ("send", "hook", Some("hook")),
             ("keys create", "hook", Some("hook")),
             ("keys create", "name", None),

@@ -37,12 +37,12 @@ use crate::{text, tui::guard};
 use check::Found;
 use traffic::{Ledger, Sender, Wish};
 
-/// See it work: a node with traffic and the dashboard; nothing to set up, nothing left behind
+/// See it work: a node with traffic and the dashboard, nothing to set up
 ///
-/// Real POSTs over HTTP to a node of its own. Now and then one customer sends an event that its reducer
-/// rejects: that stream alone is held, until the event is skipped. And now and then everybody sends at
-/// once. At the end (q) it checks that nothing was lost, doubled or reordered. Where there is no terminal
-/// it runs for 20 seconds, and ends with 1 if anything is off.
+/// It starts a node in a temporary directory and posts real webhooks to it over HTTP. From time to time the
+/// reducer rejects an event of one customer: only that stream is held, until the event is skipped. From time to
+/// time all customers send at once. q ends it; then it checks that nothing was lost, doubled or reordered, and
+/// deletes the directory. Without a terminal it runs for 20 seconds. Exit 1 if a check fails.
 ///
 /// Examples:
 ///   hooklane demo
@@ -62,10 +62,10 @@ pub struct Demo {
     /// How long [default: until q; 20s without a terminal]
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Option<Duration>,
-    /// Leave the data directory behind, and say where it is
+    /// Keep the data directory, and say where it is
     #[arg(long)]
     keep: bool,
-    /// A dashboard in nothing but ASCII
+    /// Draw the dashboard in ASCII only
     #[arg(long)]
     ascii: bool,
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::exit;
-use super::reach::{Place, Reach};
+use super::reach::{Offline, Place, Reach};
 use super::top;
 use super::{Exit, Printer, Trouble, flags};
 use crate::admin::doctor::{Surroundings, clock, examine};
@@ -21,15 +21,14 @@ use crate::http::edge::Limits;
 use crate::store::Database;
 use crate::text::{counted, duration, printable_line};
 
-/// Look at everything a node needs, and say what to do about what is wrong
+/// Check everything a node needs, and say what to do about each problem
 ///
-/// A daemon that runs is asked: through its socket, or at --url. Without one the same is looked at from
-/// here, as before a first start. Nothing is changed; passwords and keys are never shown. Exit 0 when
-/// nothing fails, also with warnings, else 3.
+/// It asks the daemon, through its socket or at --url. If no daemon runs, it checks from here, as before a first
+/// start. It changes nothing and shows no passwords or keys. Exit 0 if nothing fails, also with warnings, else 3.
 ///
 /// Examples:
 ///   hooklane doctor
-///   hooklane doctor --database postgres://hooklane@db/hooklane --redis redis://cache
+///   hooklane doctor --database postgres://me@db/hl --redis redis://cache
 ///   hooklane doctor -o json
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -73,7 +72,7 @@ impl Doctor {
         let around = self.surroundings(place, matches)?;
         let data = around.data.path().display();
         settings.insert(0, flags::setting(matches, "data", data));
-        let mut checks = match Reach::find(place, false).await {
+        let mut checks = match Reach::find(place, Offline::Never).await {
             Ok(reach) => with_daemon(&reach, &around, place).await,
             Err(error) => {
                 let trouble = exit::trouble(error).ok_or_else(|| Trouble::usage("no output"))?;
@@ -292,7 +291,7 @@ fn verdicts(snapshot: &Snapshot) -> Vec<Check> {
         let text = printable_line(&verdict.text).to_string();
         let text = format!("{}  {text}", verdict.class.word());
         let remedy = match &verdict.stream {
-            Some(stream) => format!("hooklane why {stream}"),
+            Some(stream) => format!("hooklane why {}", crate::text::quoted(stream)),
             None => "hooklane status".to_owned(),
         };
         match (verdict.class.is_well(), verdict.severity) {
@@ -312,7 +311,7 @@ fn terminal() -> Check {
     let (term, locale) = (printable_line(&term), printable_line(&locale));
     let dashboard = match top::has_terminal() {
         true => "",
-        false => "; hooklane top prints one plain picture here",
+        false => "; top prints one plain picture here",
     };
     Check::ok("terminal", format!("{term}, {locale}{dashboard}"))
 }

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::print::{Columns, Output, Row};
 use super::reach::{Reach, with_query};
-use super::{Exit, Printer, Trouble};
+use super::{Exit, Printer, Trouble, flags};
 use crate::api::{EventRow, Fate, List, LostEvent, Outcome, SeenLost};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
-use crate::text;
+use crate::text::{self, quoted};
 
 /// See events: list, show and follow them
 #[derive(Subcommand)]
@@ -51,7 +51,7 @@ impl Row for EventRow {
     fn cells(&self) -> Vec<String> {
         vec![
             short(self.event),
-            self.stream.to_string(),
+            quoted(self.stream.short()),
             self.seq.to_string(),
             self.received_at.to_string(),
             text::size(self.size),
@@ -60,7 +60,9 @@ impl Row for EventRow {
     }
 
     fn whole(&self) -> Vec<String> {
-        with_whole_id(self.event, self.cells())
+        let mut cells = with_whole_id(self.event, self.cells());
+        cells[1] = quoted(&self.stream);
+        cells
     }
 
     fn name(&self) -> String {
@@ -87,7 +89,7 @@ impl Row for Dead {
         let handlers: Vec<_> = dead.map(|fate| fate.handler.as_str()).collect();
         vec![
             short(row.event),
-            row.stream.to_string(),
+            quoted(row.stream.short()),
             row.seq.to_string(),
             row.received_at.to_string(),
             handlers.join(", "),
@@ -96,7 +98,9 @@ impl Row for Dead {
     }
 
     fn whole(&self) -> Vec<String> {
-        with_whole_id(self.0.event, self.cells())
+        let mut cells = with_whole_id(self.0.event, self.cells());
+        cells[1] = quoted(&self.0.stream);
+        cells
     }
 
     fn name(&self) -> String {
@@ -155,7 +159,7 @@ pub struct All {
     #[arg(long, value_name = "NAME")]
     hook: Option<Name>,
     /// Only those of one stream, HOOK or HOOK/KEY
-    #[arg(long)]
+    #[arg(long, value_parser = flags::stream)]
     stream: Option<StreamName>,
     /// Only those received in this time
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
@@ -179,7 +183,7 @@ impl All {
         let since = crate::domain::time::millis(self.since);
         let query = [
             ("hook", self.hook.map(|hook| hook.to_string())),
-            ("stream", self.stream.map(|stream| stream.to_string())),
+            ("stream", meant(reach, self.stream).await?),
             (
                 "since",
                 Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string()),
@@ -207,7 +211,7 @@ impl All {
 
 /// List events that were acknowledged and that a failover of Postgres has lost
 ///
-/// Their senders must send them again. They are part of `status` until somebody says that he knows.
+/// Their senders must send them again. `status` names them until you acknowledge them.
 ///
 /// Examples:
 ///   hooklane events lost
@@ -215,7 +219,7 @@ impl All {
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Lost {
-    /// Say that you know of all of them
+    /// Acknowledge all of them: `status` stops naming them
     #[arg(long)]
     acknowledge: bool,
     #[command(flatten)]
@@ -245,7 +249,7 @@ impl Row for LostEvent {
 
     fn cells(&self) -> Vec<String> {
         let hook = || self.hook.as_ref().map(|hook| format!("{hook}/?"));
-        let stream = self.stream.as_ref().map(ToString::to_string);
+        let stream = self.stream.as_ref().map(|stream| quoted(stream.short()));
         vec![
             short(self.event),
             stream.or_else(hook).unwrap_or_else(|| "-".to_owned()),
@@ -332,6 +336,14 @@ impl Show {
     }
 }
 
+/// The name of the stream that a list is about, if it is about one.
+async fn meant(reach: &Reach, typed: Option<StreamName>) -> Result<Option<String>, Trouble> {
+    match typed {
+        Some(typed) => Ok(Some(reach.meant(typed).await?.to_string())),
+        None => Ok(None),
+    }
+}
+
 fn body(event: &EventRow) -> Result<Vec<u8>, Trouble> {
     match (&event.body, &event.body_base64) {
         (Some(text), _) => Ok(text.clone().into_bytes()),
@@ -384,7 +396,7 @@ pub struct Tail {
     #[arg(long, value_name = "NAME")]
     hook: Option<Name>,
     /// Only those of one stream, HOOK or HOOK/KEY
-    #[arg(long)]
+    #[arg(long, value_parser = flags::stream)]
     stream: Option<StreamName>,
 }
 
@@ -392,7 +404,7 @@ impl Tail {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let query = [
             ("hook", self.hook.map(|hook| hook.to_string())),
-            ("stream", self.stream.map(|stream| stream.to_string())),
+            ("stream", meant(reach, self.stream).await?),
         ];
         let path = with_query(&format!("{EVENTS}/tail"), &query);
         let mut followed = reach.follow(&path).await?;

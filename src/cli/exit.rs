@@ -9,7 +9,7 @@ use super::lock;
 use crate::client::{self, Target};
 use crate::config;
 use crate::domain::key::{KEY_LEN, Malformed};
-use crate::text::closest;
+use crate::text::{closest, quoted};
 
 /// What the program's caller may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Exit {
     Unreachable = 6,
     /// Something else than was expected or planned on: read again, decide.
     Conflict = 7,
+    /// Ctrl-C, after it was said what is done and what is not.
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -101,7 +103,10 @@ impl From<client::Error> for Trouble {
                 let trouble = Self::new(Exit::Unreachable, "no_daemon", message);
                 match target {
                     Target::Socket(_) => trouble,
-                    Target::Tcp { .. } => trouble.fact("check", format!("curl {target}/healthz")),
+                    Target::Tcp { .. } => {
+                        let healthz = quoted(format!("{target}/healthz"));
+                        trouble.fact("check", format!("curl {healthz}"))
+                    }
                 }
             }
             Error::Forbidden { .. } => Self::new(Exit::Key, "socket_forbidden", message)

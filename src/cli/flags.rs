@@ -13,9 +13,9 @@ use super::print::{Agreed, Color, Output};
 use super::reach::Place;
 use crate::client::Target;
 use crate::config::Setting;
-use crate::domain::forward::{Begin, Destination};
+use crate::domain::forward::Begin;
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
-use crate::domain::name::Name;
+use crate::domain::name::{InvalidName, Name, StreamName};
 use crate::domain::time::parse_duration;
 use crate::text;
 
@@ -48,6 +48,10 @@ pub struct Global {
     #[arg(env = "HOOKLANE_OUTPUT", hide_env_values = true)]
     output: Output,
 
+    /// With -o names: end each name with a NUL byte, for xargs -0
+    #[arg(short = '0', long, global = true)]
+    null: bool,
+
     /// Print errors and the data that was asked for, nothing else
     #[arg(
         short,
@@ -63,7 +67,7 @@ pub struct Global {
     #[arg(short, long, global = true)]
     yes: bool,
 
-    /// With --yes, what a severe action is about: the name that would be typed
+    /// With --yes, the name that a severe action would ask you to type
     #[arg(long, global = true, value_name = "NAME")]
     confirm: Option<String>,
 
@@ -88,6 +92,7 @@ impl Global {
     pub fn style(&self) -> Style {
         Style {
             output: self.output,
+            null: self.null,
             quiet: self.quiet,
             color: self.color,
             agreed: Agreed {
@@ -144,6 +149,9 @@ impl Global {
 /// The output that a call asks for which cannot be read.
 pub fn output_of(args: &[OsString]) -> Output {
     let words: Vec<_> = args.iter().filter_map(|word| word.to_str()).collect();
+    if words.contains(&"serve") && logs_json(&words) {
+        return Output::Json;
+    }
     let apart = words.iter().zip(words.iter().skip(1));
     let apart = apart.filter(|(flag, _)| matches!(**flag, "-o" | "--output"));
     let joined = words.iter().filter_map(|word| {
@@ -156,6 +164,13 @@ pub fn output_of(args: &[OsString]) -> Output {
     given
         .and_then(|word| Output::from_str(&word, false).ok())
         .unwrap_or_default()
+}
+
+/// Whether a call of `serve` asks for a log in JSON; then its errors are JSON too.
+fn logs_json(words: &[&str]) -> bool {
+    let apart = words.windows(2).any(|pair| pair == ["--log", "json"]);
+    let from_environment = || std::env::var("HOOKLANE_LOG").is_ok_and(|log| log == "json");
+    apart || words.contains(&"--log=json") || from_environment()
 }
 
 const DATA: &str = "data_dir";
@@ -193,7 +208,7 @@ pub fn setting(matches: &ArgMatches, name: &'static str, value: impl ToString) -
 }
 
 /// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be one of clap's
-/// global flags, because the `--data` of `send` is an event's body; `demo` has a directory of its own.
+/// global flags, because `send --data` was an event's body and is an alias for one release; `demo` has a directory of its own.
 pub fn with_data_everywhere(command: clap::Command) -> clap::Command {
     let taken = |arg: &Arg| arg.get_long() == Some("data");
     let is_taken = command.get_arguments().any(taken) || command.get_name() == "demo";
@@ -232,6 +247,11 @@ fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
         true => here(),
         false => inner.or_else(here),
     }
+}
+
+/// A stream, HOOK or HOOK/KEY, as it is printed: `\u{202e}` stands for a character that nobody sees.
+pub fn stream(text: &str) -> Result<StreamName, InvalidName> {
+    text::unescaped(text).parse()
 }
 
 /// `refuse` or `keep`.
@@ -305,15 +325,15 @@ pub fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), Strin
     Ok((name, value))
 }
 
-/// `NAME=URL`, or the name of a handler that exists.
-pub fn forward(text: &str) -> Result<(Name, Option<Destination>), String> {
+/// `NAME=URL`, or the name of a handler that exists. The URL is checked later: what is wrong here is shown with its
+/// whole text, and a URL may hold a password.
+pub fn forward(text: &str) -> Result<(Name, Option<String>), String> {
     let (name, url) = match text.split_once('=') {
-        Some((name, url)) => (name, Some(url)),
+        Some((name, url)) => (name, Some(url.to_owned())),
         None => (text, None),
     };
     let name = name.parse::<Name>().map_err(|error| error.to_string())?;
-    let url = url.map(str::parse::<Destination>).transpose();
-    Ok((name, url.map_err(|error| error.to_string())?))
+    Ok((name, url))
 }
 
 /// Where a new handler begins.
@@ -353,6 +373,8 @@ mod tests {
             data_of(&["--data", "/a", "hooks", "list", "--data", "/b"]),
             dir("/b")
         );
+        let send = ["--data", "/a", "send", "hello", "--body", "{}"];
+        assert_eq!(data_of(&send), dir("/a"));
         let send = ["--data", "/a", "send", "hello", "--data", "{}"];
         assert_eq!(data_of(&send), dir("/a"), "the body is not the directory");
         assert_eq!(data_of(&["send", "hello", "--data", "{}"]), None);

@@ -3,19 +3,18 @@
 mod file;
 mod plan;
 mod stop;
+mod tryout;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::value::RawValue;
 
 use super::print::{Columns, Row, Stake};
-use super::reach::{Reach, with_query};
+use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
-use crate::api::{Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, Test, Tested};
+use crate::api::{Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks};
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
@@ -32,13 +31,21 @@ pub enum Hooks {
     List(All),
     Show(Show),
     Edit(Edit),
-    Test(Try),
+    Test(tryout::Try),
     Delete(Delete),
     Pause(stop::Pause),
     Resume(stop::Resume),
 }
 
 impl Hooks {
+    /// What it may do without a daemon: only making something makes a database.
+    pub fn offline(&self) -> Offline {
+        match self {
+            Self::Create(_) | Self::Apply(Apply { dry_run: false, .. }) => Offline::Make,
+            _ => Offline::Open,
+        }
+    }
+
     /// Does what the verb says.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
@@ -56,6 +63,7 @@ impl Hooks {
 }
 
 const HOOKS: &str = "/v1/admin/hooks";
+const BATCH: &str = "/v1/admin/batch/hooks";
 
 fn path(name: &Name) -> String {
     format!("{HOOKS}/{name}")
@@ -113,7 +121,8 @@ struct Settings {
     #[arg(long, value_name = "NAME")]
     namespace: Option<Name>,
 
-    /// What divides its events into streams: body:/JSON/POINTER, header:NAME, or none for one stream
+    /// The ordering key, which divides its events into streams: body:/JSON/POINTER, header:NAME, or none for one
+    /// stream
     #[arg(long, value_name = "RULE")]
     order_by: Option<OrderBy>,
 
@@ -140,13 +149,13 @@ struct Settings {
     /// Deliver each event to NAME=URL, in order, the next one after a 2xx; may be given often. In `edit`, NAME alone
     /// names a handler to change
     #[arg(long = "forward", value_name = "NAME=URL", value_parser = flags::forward)]
-    forwards: Vec<(Name, Option<Destination>)>,
+    forwards: Vec<(Name, Option<String>)>,
 
     #[command(flatten)]
     deliveries: Deliveries,
 
-    /// Events that every handler has passed: keep them for a time such as 30d, as many as fit into an amount
-    /// such as 10GB, or forever [default: forever]
+    /// How long events are kept after every handler has passed them: a time such as 30d, an amount such as 10GB, or
+    /// forever [default: forever]
     #[arg(long, value_name = "TIME|AMOUNT|forever")]
     keep: Option<Keep>,
 }
@@ -192,9 +201,10 @@ impl Settings {
     fn forward_edits(&self) -> Result<Vec<ForwardEdit>, Trouble> {
         let given = &self.deliveries;
         let secret = given.secret_file.as_deref().map(file::text).transpose()?;
-        let edits = self.forwards.iter().map(|(name, url)| ForwardEdit {
+        let parsed = |url: &String| url.parse::<Destination>();
+        let edit = |name: &Name, url| ForwardEdit {
             name: Some(name.clone()),
-            url: url.clone(),
+            url,
             timeout_ms: given
                 .request_timeout
                 .map(|time| millis(time).unsigned_abs()),
@@ -207,8 +217,13 @@ impl Settings {
             coalesce: given.coalesce.then_some(true),
             from: given.from,
             secret: secret.as_deref().map(|text| text.trim().to_owned()),
+        };
+        let edits = self.forwards.iter().map(|(name, url)| {
+            let url = url.as_ref().map(parsed).transpose();
+            let url = url.map_err(|error| Trouble::usage(format!("--forward {name}: {error}")))?;
+            Ok(edit(name, url))
         });
-        Ok(edits.collect())
+        edits.collect()
     }
 
     fn edit(self) -> Result<HookEdit, Trouble> {
@@ -259,7 +274,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 /// Examples:
 ///   hooklane hooks create hello --reduce latest
 ///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
-///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID --unordered keep
+///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Create {
@@ -273,16 +288,13 @@ pub struct Create {
 impl Create {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let edit = self.settings.edit()?;
+        let made = make(self.names, &edit, reach).await?;
         let mut facts = Vec::new();
-        let mut made = Vec::new();
-        for name in self.names {
-            let spec = plan::edited(HookSpec::new(name), &edit);
-            let hook: Hook = reach.call(Method::POST, HOOKS, Some(&spec)).await?;
-            facts.push(("created", created(&hook)));
+        for hook in &made {
+            facts.push(("created", created(hook)));
             if let Some(warning) = plan::warning(&hook.spec.name, hook.spec.keep) {
                 out.say(format_args!("{warning}"))?;
             }
-            made.push(hook);
         }
         if let [hook, ..] = &made[..] {
             let name = &hook.spec.name;
@@ -305,6 +317,22 @@ fn secrets(hook: &Hook) -> Vec<(&'static str, String)> {
         ("secret", text)
     });
     told.collect()
+}
+
+/// Makes hooks, several of them in one transaction.
+async fn make(names: Vec<Name>, edit: &HookEdit, reach: &Reach) -> anyhow::Result<Vec<Hook>> {
+    let like = |name: &Name| plan::edited(HookSpec::new(name.clone()), edit);
+    if let [name] = &names[..] {
+        return Ok(vec![
+            reach.call(Method::POST, HOOKS, Some(&like(name))).await?,
+        ]);
+    }
+    let Some(like) = names.first().map(like) else {
+        return Ok(Vec::new());
+    };
+    let new = NewHooks { names, like };
+    let made: List<Hook> = reach.call(Method::POST, BATCH, Some(&new)).await?;
+    Ok(made.items)
 }
 
 fn created(hook: &Hook) -> String {
@@ -373,7 +401,7 @@ impl Apply {
             }
         }
         if planned.changes.is_empty() {
-            out.say(format_args!("all is so already"))?;
+            out.say(format_args!("nothing to change"))?;
         }
         let changes = match self.dry_run || planned.changes.is_empty() {
             true => planned,
@@ -451,15 +479,15 @@ impl Show {
     }
 }
 
-/// Change a hook; what no flag names stays as it is
+/// Change a hook; settings without a flag stay as they are
 ///
-/// A new reducer folds what comes from now on; old state stays. Without a reducer the hook only stores
-/// events; one that comes back folds them again from the first that is kept.
+/// A new reducer applies the events from now on, and the old states stay; `state rebuild` computes them again.
+/// With --no-reduce the hook only stores events. A reducer that is added later begins at the first event that is
+/// kept.
 ///
-/// Events are removed once they are older than --keep says and every handler has passed them: the oldest first,
-/// never one that a held or paused stream still needs. What the reducer made of them stays as a checkpoint, where
-/// `state rebuild` begins. A dedupe key is remembered as long as its event, and so are dead letters. In the embedded
-/// set-up the file does not shrink: its free pages are used again.
+/// An event is removed once it is older than --keep and every handler has passed it. Held and paused streams keep
+/// their events. Their state is kept as a checkpoint, where `state rebuild` begins. The dedupe key and the dead
+/// letter of an event go with it. The SQLite file does not shrink: free pages are used again.
 ///
 /// Examples:
 ///   hooklane hooks edit orders --reduce orders.js
@@ -473,10 +501,10 @@ pub struct Edit {
     name: Name,
     #[command(flatten)]
     settings: Settings,
-    /// Fold no longer, only store; the states are gone
+    /// Remove the reducer and the states; only store events
     #[arg(long, conflicts_with_all = ["reduce", "on_error", "debounce"])]
     no_reduce: bool,
-    /// Gather events no longer
+    /// End the debounce
     #[arg(long, conflicts_with = "debounce")]
     no_debounce: bool,
     /// Remove a forward handler; its positions are gone. May be given often
@@ -506,7 +534,7 @@ impl Edit {
         let after = plan::edited(before.spec.clone(), &edit);
         let changes = plan::differences(&before.spec, &after);
         if changes.is_empty() {
-            out.say(format_args!("{} is so already", self.name))?;
+            out.say(format_args!("{}: nothing to change", self.name))?;
             out.object(&before)?;
             return Ok(Exit::Done);
         }
@@ -525,7 +553,7 @@ impl Edit {
         if before.spec.reduce.is_some() && after.reduce.is_none() {
             let states = text::counted(before.streams.unwrap_or(0), "state goes", "states go");
             out.say(format_args!(
-                "  {states}; a reducer that comes back folds from the first event that is kept"
+                "  {states}; a reducer that is added later begins at the first event that is kept"
             ))?;
         }
         if let Some(warning) = plan::warning(&self.name, after.keep) {
@@ -545,62 +573,6 @@ impl Edit {
         out.object(&hook)?;
         Ok(Exit::Done)
     }
-}
-
-/// Run a hook's reducer on one event; nothing is stored
-///
-/// Examples:
-///   hooklane hooks test orders --event order.json
-///   echo '{"n":1}' | hooklane hooks test hello --event - --state state.json
-#[derive(Args)]
-#[command(verbatim_doc_comment)]
-pub struct Try {
-    /// The hook
-    name: Name,
-    /// The event's body, - for stdin
-    #[arg(long, value_name = "FILE")]
-    event: PathBuf,
-    /// A header of the event; may be given often
-    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = flags::header)]
-    headers: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// The state before it, as JSON [default: none, as for the first event]
-    #[arg(long, value_name = "FILE")]
-    state: Option<PathBuf>,
-}
-
-impl Try {
-    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let test = Test {
-            headers: header_texts(&self.headers),
-            body: file::text(&self.event)?,
-            state: self.state.as_deref().map(json).transpose()?,
-        };
-        let path = format!("{}/test", path(&self.name));
-        let tested: Tested = reach.call(Method::POST, &path, Some(&test)).await?;
-        if !out.object(&tested)? {
-            out.line(tested.state.get())?;
-            out.flush()?;
-        }
-        out.say(format_args!(
-            "folded in {:.1}ms, nothing was stored",
-            tested.took_ms
-        ))?;
-        Ok(Exit::Done)
-    }
-}
-
-fn header_texts(headers: &[(http::HeaderName, http::HeaderValue)]) -> BTreeMap<String, String> {
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let texts = headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), text(value)));
-    texts.collect()
-}
-
-fn json(path: &Path) -> Result<Box<RawValue>, Trouble> {
-    let text = file::text(path)?;
-    serde_json::from_str(text.trim())
-        .map_err(|error| Trouble::usage(format!("{} is not JSON: {error}", path.display())))
 }
 
 /// Delete a hook with its events and states

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 
 use super::print::{Columns, Row, Stake};
-use super::reach::{Reach, with_query};
+use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble};
 use crate::api::{Key, KeySpec, KeyState, List, NewKey};
 use crate::domain::key::{KeyId, Kind};
@@ -28,6 +28,14 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// What it may do without a daemon: only making something makes a database.
+    pub fn offline(&self) -> Offline {
+        match self {
+            Self::Create(_) => Offline::Make,
+            _ => Offline::Open,
+        }
+    }
+
     /// Does what the verb says.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
@@ -148,26 +156,26 @@ impl From<Type> for Kind {
     }
 }
 
-/// Make an access key; it is shown once, on stdout and alone
+/// Make an access key; stdout gets the key alone, once
 ///
 /// Examples:
 ///   hooklane keys create --type write --hook orders --name shop
-///   hooklane keys create --type read --all-hooks --name grafana --expires 90d --out grafana.key
-///   hooklane keys create --type write --all-hooks --name noisy --rate 100/s --burst 500
+///   hooklane keys create --type read --all-hooks --name grafana --out grafana.key
+///   hooklane keys create --type write --all-hooks --name noisy --rate 100/s
 ///   hooklane keys create --type admin --name ops-ana
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Create {
-    /// What it may do: write posts events, read reads states and events, admin does everything
+    /// Its rights: write posts events, read reads states and events, admin does everything
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     kind: Type,
     /// The hook it is for
     #[arg(long, value_name = "NAME", conflicts_with = "all_hooks")]
     hook: Option<Name>,
-    /// It is for every hook, also those made later
+    /// For every hook, also those made later
     #[arg(long)]
     all_hooks: bool,
-    /// What people call it
+    /// Its name, for people
     #[arg(long)]
     name: Name,
     /// How long it lives, such as 90d [default: for ever]
@@ -258,7 +266,7 @@ impl Create {
         let once = match &self.out {
             Some(path) => format!("in {}; only a hash is stored here", path.display()),
             None => {
-                "shown this once, only a hash is stored. To a file only you can read: --out FILE"
+                "it is shown only now, because only a hash is stored. --out FILE writes it to a private file"
                     .into()
             }
         };

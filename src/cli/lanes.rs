@@ -208,8 +208,9 @@ fn look(lane: &Lane, worst: &Worst) -> String {
     };
     format!(
         "lane {index}: {cursors} set aside, {stream} -> {handler} ({}{tries}, {}). \
-         Look: hooklane why {stream}",
+         Look: hooklane why {}",
         worst.result,
-        or_dash(age)
+        or_dash(age),
+        text::quoted(stream)
     )
 }

@@ -22,7 +22,7 @@ pub enum Error {
         pid: String,
     },
     /// Others could replace the database.
-    #[error("{0} can be written by others; run: chmod 700 {0}")]
+    #[error("{0} can be written by others; run: chmod 700 {quoted}", quoted = crate::text::quoted(.0))]
     Shared(String),
     /// Locks and syncs do not hold there.
     #[error("{0} is on a network file system, where neither locks nor syncs can be relied on")]

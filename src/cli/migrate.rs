@@ -13,13 +13,13 @@ use crate::text::counted;
 
 /// Move everything from a data directory to Postgres: events, states, positions, hooks, keys
 ///
-/// No daemon may run on either side. What is moved is proved at the end, by counts and by a chain of hashes
-/// over every event of every stream. Broken off, it goes on when it is run again. The directory keeps what
-/// it has, and a daemon does not start there any more.
+/// Stop the daemons on both sides first. At the end both sides are read and compared: the counts, and a chain of
+/// hashes over every event of every stream. If it is interrupted, run the same command again and it goes on. The
+/// directory keeps its data, but no daemon starts there any more.
 ///
 /// Examples:
-///   hooklane migrate --from sqlite:/var/lib/hooklane --to postgres://hooklane@db/hooklane
-///   hooklane migrate --from /var/lib/hooklane --to postgres://hooklane@db/hooklane --dry-run
+///   hooklane migrate --from /var/lib/hooklane --to postgres://me@db/hl --dry-run
+///   hooklane migrate --from /var/lib/hooklane --to postgres://me@db/hl
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Migrate {
@@ -58,7 +58,7 @@ impl Migrate {
             let message = format!("there is no database at {}", file.display());
             return Err(Trouble::new(Exit::Missing, "no_database", message).into());
         }
-        let _lock = lock::wait(&data).await?;
+        let _lock = lock::wait(&data).await.map_err(stop_first)?;
         // What a crash left is finished, and the index of the log is brought to its end.
         Store::open(&file, Box::new(|_| ())).await?.close().await;
         let (streams, events) = store::migrate_size(&file)?;
@@ -80,14 +80,16 @@ impl Migrate {
             ),
             (
                 "  how",
-                "every row under its own number; then both sides are read and compared".to_owned(),
+                "copies every row, then reads both sides and compares them".to_owned(),
             ),
             (
                 "  after",
-                "serve --database; the directory keeps what it has".to_owned(),
+                "start with serve --database; the directory keeps its data".to_owned(),
             ),
         ])?;
         if self.dry_run {
+            // It says today what would stop it tomorrow.
+            store::may_migrate(&file, server).await.map_err(not_moved)?;
             return Ok(Exit::Done);
         }
         if !out.confirm("Move it?", "everything", &Stake::Moderate)? {
@@ -95,7 +97,7 @@ impl Migrate {
         }
         let mut bar = Progress::new(
             "move",
-            "Ctrl-C breaks it off; run again, it goes on from there",
+            "Ctrl-C stops it; run the same command again to go on",
         );
         let moving = store::migrate(&file, server, |moved| {
             // A bar that cannot be shown stops nothing.
@@ -103,10 +105,7 @@ impl Migrate {
         });
         let moved = moving.await;
         out.progress_ends(&bar)?;
-        let proof = moved.map_err(|error| {
-            Trouble::new(Exit::Conflict, "not_moved", error.to_string())
-                .fact("again", "the same command goes on where it was")
-        })?;
+        let proof = moved.map_err(not_moved)?;
         std::fs::write(data.path().join(MOVED), format!("{server}\n"))?;
         tell(&proof, out)?;
         Ok(Exit::Done)
@@ -126,6 +125,30 @@ impl Migrate {
         }
         Ok(DataDir::at(&dir))
     }
+}
+
+fn not_moved(error: store::Error) -> Trouble {
+    Trouble::new(Exit::Conflict, "not_moved", error.to_string())
+        .fact("again", "run the same command: it goes on where it stopped")
+}
+
+/// A directory that is in use belongs to a daemon that goes on writing.
+fn stop_first(error: lock::Error) -> Trouble {
+    let pid = match &error {
+        lock::Error::InUse { pid, .. } => Some(pid.clone()),
+        _ => None,
+    };
+    let mut trouble = Trouble::from(error);
+    if let Some(pid) = pid {
+        trouble.facts = vec![
+            (
+                "stop it",
+                format!("systemctl stop hooklane, or kill {pid}: nothing is lost"),
+            ),
+            ("then", "run the same command again".to_owned()),
+        ];
+    }
+    trouble
 }
 
 fn tell(proof: &Proof, out: &mut Printer) -> std::io::Result<()> {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, value_parser};
 use http::Method;
 
 use super::print::{Columns, Row, Stake};
-use super::reach::Reach;
+use super::reach::{Offline, Reach};
 use super::{Exit, Printer, Trouble};
 use crate::api::{List, Namespace, NamespaceSpec};
 use crate::domain::lane::LANES_MAX;
@@ -23,6 +23,14 @@ pub enum Namespaces {
 }
 
 impl Namespaces {
+    /// What it may do without a daemon: only making something makes a database.
+    pub fn offline(&self) -> Offline {
+        match self {
+            Self::Create(_) => Offline::Make,
+            _ => Offline::Open,
+        }
+    }
+
     /// Does what the verb says.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
@@ -70,10 +78,10 @@ pub struct Create {
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     #[arg(value_parser = value_parser!(u16).range(1..=i64::from(LANES_MAX)))]
     lanes: u16,
-    /// Age of the oldest event that may flow (FLOW) from which on it is late [default: 10s]
+    /// Age of the oldest flowing event (FLOW) from which the namespace is late [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     warn: Option<Duration>,
-    /// The same from which on somebody must look [default: 1m]
+    /// Age of that event from which an operator must look [default: 1m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     crit: Option<Duration>,
 }
@@ -140,6 +148,13 @@ pub struct Delete {
 
 impl Delete {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        if self.name == Name::default_namespace() {
+            let message = "namespace default always exists: hooks without a namespace belong to it";
+            return Err(Trouble::new(Exit::Conflict, "conflict", message)
+                .fact("fewer lanes", "hooklane lanes resize 1")
+                .fact("others", "hooklane namespaces list")
+                .into());
+        }
         let here = reach.here().await?;
         let namespaces: List<Namespace> = reach.get(NAMESPACES).await?;
         let found = namespaces.items.iter().find(|n| n.name == self.name);

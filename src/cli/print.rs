@@ -9,12 +9,14 @@ use std::io::{self, BufRead, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::sync::watch;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::exit::{Exit, Trouble};
 use super::table::{self, Sheet};
 use crate::api;
-use crate::text::{self, printable, printable_line};
+use crate::domain::name::StreamName;
+use crate::text::{self, escaped, printable, printable_line, quoted, unescaped};
 
 /// How data is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -72,6 +74,8 @@ pub struct Agreed {
 pub struct Style {
     /// How data is written.
     pub output: Output,
+    /// Names end with a NUL byte.
+    pub null: bool,
     /// Nothing but errors and data.
     pub quiet: bool,
     /// When colour is used.
@@ -295,6 +299,8 @@ pub struct Printer {
     /// Columns of the terminal that shows data, if one does.
     width: Option<u16>,
     color: bool,
+    /// What Ctrl-C would say now; none while it ends the program at once.
+    stopped: watch::Sender<Option<Vec<(&'static str, String)>>>,
 }
 
 impl Printer {
@@ -312,7 +318,35 @@ impl Printer {
             watched,
             data_seen: io::stdout().is_terminal(),
             width: width(),
+            stopped: watch::Sender::default(),
         }
+    }
+
+    /// From now on Ctrl-C says this, and no question is asked any more.
+    pub fn on_ctrl_c(&mut self, facts: Vec<(&'static str, String)>) {
+        self.stopped.send_replace(Some(facts));
+    }
+
+    /// Waits for a Ctrl-C that has something to say. Until [`Printer::on_ctrl_c`] the system's own way holds,
+    /// so that a question can be left.
+    pub fn ctrl_c(&self) -> impl Future<Output = ()> + use<> {
+        let mut stopped = self.stopped.subscribe();
+        async move {
+            let ended = stopped.wait_for(Option::is_some).await.is_err();
+            if ended || tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Says what was done until Ctrl-C, what was not, and how to go on.
+    pub fn interrupted(&mut self) -> io::Result<()> {
+        self.data.flush()?;
+        if self.watched {
+            write!(self.talk, "\r\u{1b}[K")?;
+        }
+        let facts = self.stopped.borrow().clone().unwrap_or_default();
+        self.facts(&facts)
     }
 
     /// How data is written.
@@ -331,7 +365,7 @@ impl Printer {
             Output::Table => {
                 self.table(&list.items, columns)?;
                 if let Some(next) = &list.next {
-                    self.say(format_args!("there are more: --after {next}"))?;
+                    self.say(format_args!("there are more: --after {}", quoted(next)))?;
                 }
             }
             Output::Json => self.json(list)?,
@@ -342,7 +376,7 @@ impl Printer {
             }
             Output::Names => {
                 for item in &list.items {
-                    self.line(&item.name())?;
+                    self.name(&item.name())?;
                 }
             }
         }
@@ -364,7 +398,7 @@ impl Printer {
             }
             Output::Json => self.json(item)?,
             Output::Jsonl => self.json_line(item)?,
-            Output::Names => self.line(name)?,
+            Output::Names => self.name(name)?,
         }
         self.data.flush()
     }
@@ -402,7 +436,7 @@ impl Printer {
                 self.line(line.trim_end())?;
             }
             Output::Json | Output::Jsonl => self.json_line(item)?,
-            Output::Names => self.line(&item.name())?,
+            Output::Names => self.name(&item.name())?,
         }
         self.data.flush()
     }
@@ -415,6 +449,13 @@ impl Printer {
         of: u64,
         still: Option<&str>,
     ) -> io::Result<()> {
+        let come = format!(
+            "{}, {} of {} done",
+            bar.name,
+            text::count(done),
+            text::count(of)
+        );
+        self.on_ctrl_c(vec![("stopped", come), ("", bar.ctrl_c.clone())]);
         let is_first = bar.said.is_none();
         let is_bar = self.watched && self.style.output != Output::Jsonl;
         let Some(step) = bar.step(Instant::now(), (done, of), still, is_bar) else {
@@ -451,6 +492,15 @@ impl Printer {
             write!(self.talk, "\r\u{1b}[K")?;
         }
         self.talk.flush()
+    }
+
+    /// A name that other commands take: a line that `xargs` and a shell read as one word, or the name and
+    /// a NUL byte.
+    pub fn name(&mut self, name: &str) -> io::Result<()> {
+        match self.style.null {
+            true => write!(self.data, "{}\0", escaped(name)),
+            false => writeln!(self.data, "{}", quoted(name)),
+        }
     }
 
     /// One line of data.
@@ -573,8 +623,12 @@ impl Printer {
         let given = agreed.name.as_deref();
         match stake {
             Stake::Moderate if agreed.yes => return Ok(true),
-            Stake::Severe(name) if agreed.yes && given == Some(name) => return Ok(true),
-            Stake::Severe(name) if given.is_some_and(|given| given != name) => {
+            Stake::Severe(name)
+                if agreed.yes && given.is_some_and(|given| is_typed(given, name)) =>
+            {
+                return Ok(true);
+            }
+            Stake::Severe(name) if given.is_some_and(|given| !is_typed(given, name)) => {
                 let given = given.unwrap_or_default();
                 let message = format!("--confirm says {given:?}, but this is about {name:?}");
                 return Err(Trouble::usage(message));
@@ -583,7 +637,7 @@ impl Printer {
         }
         match self.asks && !agreed.never_ask {
             true => Ok(false),
-            false => Err(unanswered(what, stake, self.asks)),
+            false => Err(unanswered(what, stake, self.asks, agreed.yes)),
         }
     }
 
@@ -594,7 +648,7 @@ impl Printer {
                 None
             }
             Stake::Severe(name) => {
-                write!(self.talk, "Type {} to go on: ", printable_line(name))?;
+                write!(self.talk, "Type {} to go on: ", escaped(name))?;
                 Some(name)
             }
         };
@@ -603,7 +657,7 @@ impl Printer {
         self.answers.read_line(&mut answer)?;
         let answer = answer.trim();
         let agreed = match expected {
-            Some(name) => answer == name,
+            Some(name) => is_typed(answer, name),
             None => ["y", "yes"].contains(&answer.to_lowercase().as_str()),
         };
         if !agreed {
@@ -640,6 +694,12 @@ impl Printer {
     }
 }
 
+/// Whether an answer names the thing: as it is, as it is shown, or with a hashed key cut as tables have it.
+fn is_typed(answer: &str, name: &str) -> bool {
+    let is_short = |name: StreamName| name.short() == answer;
+    *unescaped(answer) == *name || answer == name || name.parse().is_ok_and(is_short)
+}
+
 /// How wide the terminal is that shows data; one that does not know is taken for 80 columns.
 fn width() -> Option<u16> {
     let stdout = io::stdout();
@@ -655,21 +715,22 @@ fn columns(terminal: impl std::os::fd::AsFd) -> u16 {
 }
 
 /// What is said when a question would be needed and cannot be put.
-fn unanswered(what: &str, stake: &Stake, terminal: bool) -> Trouble {
+fn unanswered(what: &str, stake: &Stake, terminal: bool, yes: bool) -> Trouble {
     let why = match terminal {
         true => "--no-input forbids it",
         false => "there is no terminal",
     };
     let answer = match stake {
         Stake::Moderate => "--yes".to_owned(),
-        Stake::Severe(name) => format!("--yes --confirm {name}"),
+        Stake::Severe(name) => format!("--yes --confirm {}", quoted(name)),
     };
-    Trouble::new(
-        Exit::Usage,
-        "would_ask",
-        format!("this would ask ({what}), and {why}"),
-    )
-    .fact("answer", answer)
+    let message = match yes {
+        true => {
+            format!("--yes is not enough for this ({what}): it also needs --confirm with the name")
+        }
+        false => format!("this would ask ({what}), and {why}"),
+    };
+    Trouble::new(Exit::Usage, "would_ask", message).fact("answer", answer)
 }
 
 fn trouble_json(trouble: &Trouble) -> String {
@@ -710,12 +771,15 @@ pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
 
 /// The text in lines of so many columns, broken between words; a command stays whole, to be copied.
 fn folded(text: &str, room: usize) -> String {
-    if text.starts_with("hooklane ") {
-        return text.to_owned();
-    }
+    let (prose, command) = match text.find("hooklane ") {
+        Some(at) => (text[..at].trim_end(), Some(&text[at..])),
+        None => (text, None),
+    };
+    let words = prose.split(' ').skip(usize::from(prose.is_empty()));
+    let words = words.chain(command);
     let mut folded = String::with_capacity(text.len());
     let mut used = 0;
-    for word in text.split(' ') {
+    for word in words {
         let wide = word.width();
         match used {
             0 => {}
@@ -798,6 +862,7 @@ mod tests {
             data_seen: false,
             width: None,
             color: false,
+            stopped: watch::Sender::default(),
         };
         Desk {
             printer,
@@ -1006,6 +1071,8 @@ mod tests {
             folded("hooklane lanes resume 3", 9),
             "hooklane lanes resume 3"
         );
+        let folded = folded("it goes on. Back: hooklane lanes resume 3", 12);
+        assert_eq!(folded, "it goes on.\nBack:\nhooklane lanes resume 3");
     }
 
     #[test]

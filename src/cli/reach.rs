@@ -18,11 +18,12 @@ use serde::de::DeserializeOwned;
 use super::exit::{Exit, Trouble};
 use super::lock::{self, Lock};
 use crate::admin::Admin;
-use crate::api::Here;
+use crate::api::{Here, List};
 use crate::client::{self, Client, Followed, Secret, Target};
 use crate::config::{DataDir, LANES_DEFAULT};
+use crate::domain::name::StreamName;
 use crate::store::Store;
-use crate::text::printable_line;
+use crate::text::{printable_line, quoted};
 
 /// What the flags and the environment say about where to go.
 pub struct Place {
@@ -74,7 +75,7 @@ impl Place {
 }
 
 /// The database of a data directory that no daemon has; locked for as long as this lives.
-pub struct Offline {
+pub struct Opened {
     admin: Admin,
     store: Store,
     _lock: Lock,
@@ -85,15 +86,26 @@ pub enum Reach {
     /// A running daemon.
     Daemon(Client),
     /// The database itself.
-    Offline(Offline),
+    Offline(Opened),
+}
+
+/// What a command may do where no daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offline {
+    /// Nothing: it is about what runs.
+    Never,
+    /// Open the database that is there.
+    Open,
+    /// Open the database, and make a new one where there is none.
+    Make,
 }
 
 impl Reach {
-    /// Finds out where to go; `offline` allows the database itself.
+    /// Finds out where to go. A command that only reads makes no directory and no database.
     ///
     /// # Errors
     /// [`Trouble`] when nothing can answer, or the key is missing or not whole.
-    pub async fn find(place: &Place, offline: bool) -> anyhow::Result<Self> {
+    pub async fn find(place: &Place, offline: Offline) -> anyhow::Result<Self> {
         if let Some(url) = &place.url {
             let target = Target::parse(url)?;
             let key = place.key()?;
@@ -103,10 +115,12 @@ impl Reach {
         let client = Client::new(Target::Socket(data.socket()), None, place.patience);
         match client.greet().await {
             Ok(()) => Ok(Self::Daemon(client)),
-            Err(client::Error::Unreachable { .. }) if offline => open(&data).await,
-            Err(error @ client::Error::Unreachable { .. }) => {
-                Err(no_daemon(error, &place.data_from).into())
-            }
+            Err(error @ client::Error::Unreachable { .. }) => match offline {
+                Offline::Make => open(&data).await,
+                Offline::Open if data.database().exists() => open(&data).await,
+                Offline::Open => Err(no_database(&data, &place.data_from).into()),
+                Offline::Never => Err(no_daemon(error, &place.data_from).into()),
+            },
             Err(error) => Err(error.into()),
         }
     }
@@ -211,6 +225,34 @@ impl Reach {
         }
     }
 
+    /// The stream that was typed: one whose hashed key was cut, as tables show it, is looked for.
+    ///
+    /// # Errors
+    /// [`Trouble`] when several streams begin so.
+    pub async fn meant(&self, typed: StreamName) -> Result<StreamName, Trouble> {
+        if !typed.is_short() {
+            return Ok(typed);
+        }
+        let query = [
+            ("kind", Some("stream".to_owned())),
+            ("start", Some(typed.to_string())),
+        ];
+        // With a key that may not list names the stream is asked for as it was typed.
+        let path = with_query("/v1/admin/names", &query);
+        let found: Result<List<String>, _> = self.get(&path).await;
+        let found = found.map_or_else(|_| Vec::new(), |found| found.items);
+        match &found[..] {
+            [] => Ok(typed),
+            [name] => Ok(name.parse().unwrap_or(typed)),
+            [first, second, ..] => {
+                let message = format!("{typed} is the beginning of several streams");
+                Err(Trouble::new(Exit::Missing, "ambiguous", message)
+                    .fact("such as", quoted(first))
+                    .fact("and", quoted(second)))
+            }
+        }
+    }
+
     /// Follows the server-sent events at `path`.
     ///
     /// # Errors
@@ -228,7 +270,7 @@ impl Reach {
     /// Ends it: what was changed in the database is on disk before the lock is free again.
     pub async fn close(self) {
         if let Self::Offline(offline) = self {
-            let Offline { admin, store, .. } = offline;
+            let Opened { admin, store, .. } = offline;
             drop(admin);
             store.close().await;
         }
@@ -268,18 +310,35 @@ impl Reach {
 }
 
 fn no_daemon(error: client::Error, data_from: &str) -> Trouble {
-    let elsewhere = format!("--url http[s]://HOST:8420 or HOOKLANE_URL      now: {data_from}");
     Trouble::from(error)
         .fact("start", "hooklane serve")
-        .fact("elsewhere", elsewhere)
+        .fact("elsewhere", ELSEWHERE.to_owned() + data_from)
 }
+
+fn no_database(data: &DataDir, data_from: &str) -> Trouble {
+    let place = data.path().display();
+    let message = format!("no daemon and no database in {place}");
+    Trouble::new(Exit::Unreachable, "no_database", message)
+        .fact("start", serve(data_from, data))
+        .fact("elsewhere", ELSEWHERE.to_owned() + data_from)
+}
+
+/// The command that starts a daemon in the same directory.
+fn serve(data_from: &str, data: &DataDir) -> String {
+    match data_from {
+        "--data" => format!("hooklane serve --data {}", quoted(data.path().display())),
+        _ => "hooklane serve".to_owned(),
+    }
+}
+
+const ELSEWHERE: &str = "--data DIR, --url http[s]://HOST:8420 or HOOKLANE_URL   now: ";
 
 /// Takes the lock of the data directory and opens its database.
 async fn open(data: &DataDir) -> anyhow::Result<Reach> {
     let lock = lock::wait(data).await?;
     let store = Store::open(&data.database(), Box::new(|_| ())).await?;
     Admin::prepare(&store, LANES_DEFAULT).await?;
-    Ok(Reach::Offline(Offline {
+    Ok(Reach::Offline(Opened {
         admin: Admin::offline(store.clone()),
         store,
         _lock: lock,
@@ -343,7 +402,7 @@ mod tests {
             data_from: String::new(),
             patience: Duration::from_secs(1),
         };
-        let error = Reach::find(&place, true).await.err().unwrap();
+        let error = Reach::find(&place, Offline::Open).await.err().unwrap();
         let trouble = super::super::exit::trouble(error).unwrap();
         assert_eq!(trouble.exit, Exit::Key);
         assert!(trouble.facts[0].1.contains("21 of 49"), "{trouble}");
@@ -359,7 +418,7 @@ mod tests {
             data_from: "--data".to_owned(),
             patience: Duration::from_secs(1),
         };
-        let error = Reach::find(&place, false).await.err().unwrap();
+        let error = Reach::find(&place, Offline::Never).await.err().unwrap();
         let trouble = super::super::exit::trouble(error).unwrap();
         assert_eq!(
             (trouble.exit, trouble.code.as_str()),

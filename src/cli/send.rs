@@ -9,6 +9,7 @@ use clap::Args;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use serde::Serialize;
 
+use super::print::Progress;
 use super::reach::Reach;
 use super::{Exit, Printer, Trouble, events, flags, state, streams};
 use crate::api::{Accepted, Hook, State};
@@ -16,16 +17,16 @@ use crate::client;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Seq;
-use crate::text;
+use crate::text::{self, quoted};
 
-/// Post test events to a hook and follow them until they are folded
+/// Post test events to a hook and follow them until they are applied to its state
 ///
 /// Through the socket it needs no key. With --url the key must be a write key of the hook; the events
 /// are followed as far as that key may read.
 ///
 /// Examples:
-///   hooklane send hello --data '{"n":1}'
-///   hooklane send orders --data @order.json --header 'X-Account: c07' --timeout 30s
+///   hooklane send hello --body '{"n":1}'
+///   hooklane send orders -d @order.json --header 'X-Account: c07' --timeout 30s
 ///   hooklane send hello --count 1000 --rate 200
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -33,13 +34,11 @@ pub struct Send {
     /// The hook
     hook: Name,
     /// The body: a text, @FILE, or - for stdin
-    #[arg(
-        id = "event",
-        long = "data",
-        value_name = "TEXT|@FILE|-",
-        default_value = "{}"
-    )]
+    #[arg(short = 'd', long, value_name = "TEXT|@FILE|-", default_value = "{}")]
     body: String,
+    /// The body, as --body was called before
+    #[arg(id = "event", long = "data", hide = true, conflicts_with = "body")]
+    data: Option<String>,
     /// A header; may be given often
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = flags::header)]
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -49,7 +48,7 @@ pub struct Send {
     /// How many a second at most [default: no limit]
     #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
-    /// Do not wait until they are folded
+    /// Do not wait until they are applied
     #[arg(long)]
     no_wait: bool,
 }
@@ -91,7 +90,12 @@ impl Send {
         limit: Option<Duration>,
         out: &mut Printer,
     ) -> anyhow::Result<Exit> {
-        let body = body(&self.body)?;
+        if self.data.is_some() {
+            out.say(format_args!(
+                "warning: send --data is now --body (-d). In the next release --data names the data directory"
+            ))?;
+        }
+        let body = body(self.data.as_ref().unwrap_or(&self.body))?;
         match self.count {
             1 => self.one(body, reach, limit, out).await,
             _ => self.many(body, reach, limit, out).await,
@@ -124,13 +128,21 @@ impl Send {
         if self.no_wait {
             return Ok(Exit::Done);
         }
-        let ended = follow(reach, &stream, accepted.seq, Wait::new(limit)).await?;
+        let seq = accepted.seq;
+        out.on_ctrl_c(vec![
+            (
+                "stopped",
+                format!("watching: {stream} seq {seq} is stored and will be applied"),
+            ),
+            ("look", format!("hooklane why {}", quoted(&stream))),
+        ]);
+        let ended = follow(reach, &stream, seq, Wait::new(limit)).await?;
         let exit = tell_end(ended, answered.elapsed(), &stream, reach, out).await?;
         if exit == Exit::Done {
             let hook = &self.hook;
             let next = format!(
-                "hooklane send {hook} --count 1000 --rate 200   and beside it: hooklane top\n\
-                 hooklane keys create --type write --hook {hook} --name me   for senders outside this machine"
+                "hooklane send {hook} --count 1000 --rate 200   # and in a second window: hooklane top\n\
+                 hooklane keys create --type write --hook {hook} --name me   # a key for senders elsewhere"
             );
             out.facts(&[("next     ", next)])?;
         }
@@ -147,20 +159,25 @@ impl Send {
         let mut summary = Summary::default();
         let mut took = Vec::new();
         let began = Instant::now();
+        let mut bar = Progress::new("send", "Ctrl-C stops sending; what was sent is stored");
         for nth in 0..self.count {
+            out.progress(&mut bar, nth, self.count, None)?;
+            out.on_ctrl_c(self.stopped(nth));
             if let Some(rate) = self.rate {
                 let due = Duration::from_secs_f64(nth as f64 / f64::from(rate));
                 tokio::time::sleep_until((began + due).into()).await;
             }
             let posted = self.post(body.clone(), reach).await;
             let posted = posted.inspect_err(|_| {
-                let _ = out.say(format_args!("stopped after {nth} of {}", self.count));
+                let _ = out.progress_ends(&bar);
+                let _ = out.facts(&self.stopped(nth));
             })?;
             took.push(posted.took);
             summary.add(&posted.accepted);
         }
         summary.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         took.sort_unstable();
+        out.progress_ends(&bar)?;
         self.tell(&summary, &took, began.elapsed(), out)?;
         let settled = match self.no_wait {
             true => Ok(Exit::Done),
@@ -173,6 +190,32 @@ impl Send {
             0 => exit,
             _ => Exit::Failed,
         })
+    }
+
+    /// What was done when it is stopped after so many, and how to go on.
+    fn stopped(&self, sent: u64) -> Vec<(&'static str, String)> {
+        let (count, left) = (text::count(self.count), self.count - sent);
+        let rate = self.rate.map(|rate| format!(" --rate {rate}"));
+        let body = match &*self.body {
+            "{}" => String::new(),
+            body => format!(" --body={}", quoted(body)),
+        };
+        let hook = &self.hook;
+        let go_on = format!(
+            "hooklane send {hook} --count {left}{}{body}",
+            rate.unwrap_or_default()
+        );
+        vec![
+            (
+                "stopped",
+                format!(
+                    "{} of {count} sent: they are stored and will be applied",
+                    text::count(sent)
+                ),
+            ),
+            ("go on", go_on),
+            ("look", format!("hooklane streams list --hook {hook}")),
+        ]
     }
 
     fn tell(
@@ -306,11 +349,8 @@ impl Wait {
         );
         Some(
             Trouble::new(Exit::Unfinished, "not_folded", message)
-                .fact(
-                    "goes on",
-                    "by itself: it is stored, and is folded when its turn comes",
-                )
-                .fact("look", format!("hooklane why {stream}")),
+                .fact("goes on", "by itself: it is stored and will be applied")
+                .fact("look", format!("hooklane why {}", quoted(stream))),
         )
     }
 }
@@ -393,8 +433,9 @@ async fn tell_end(
                 Err(_) => String::new(),
             };
             out.say(format_args!(
-                "folded     {} later{lane}   state {state}   hooklane state show {stream}",
-                fine(later)
+                "folded     {} later{lane}   state {state}   hooklane state show {}",
+                fine(later),
+                quoted(stream)
             ))?;
             Ok(Exit::Done)
         }
@@ -442,7 +483,25 @@ async fn settle(
         .iter()
         .filter_map(|(name, sent)| Some((name.parse().ok()?, *sent)))
         .collect();
-    for (stream, sent) in streams {
+    let mut bar = Progress::new(
+        "apply",
+        "Ctrl-C stops watching; the events are stored and will be applied",
+    );
+    let of = streams.len() as u64;
+    for (nth, (stream, sent)) in (0..).zip(streams) {
+        out.progress(&mut bar, nth, of, None)?;
+        out.on_ctrl_c(vec![
+            (
+                "stopped",
+                format!(
+                    "watching: {} of {} sent events were seen in a state",
+                    text::count(summary.folded),
+                    text::count(summary.accepted)
+                ),
+            ),
+            ("", "all of them are stored and will be applied".to_owned()),
+            ("look", format!("hooklane streams list --hook {hook}")),
+        ]);
         match follow(reach, &stream, sent.last, waiting).await? {
             Ended::Folded(_) => summary.folded += sent.accepted,
             ended @ Ended::SetAside(..) => {
@@ -452,6 +511,7 @@ async fn settle(
             ended => return tell_end(ended, began.elapsed(), &stream, reach, out).await,
         }
     }
+    out.progress_ends(&bar)?;
     let (folded, accepted) = (text::count(summary.folded), text::count(summary.accepted));
     let later = fine(began.elapsed());
     let fate = match summary.unfolded {

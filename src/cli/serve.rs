@@ -32,7 +32,7 @@ use crate::text;
 /// Examples:
 ///   hooklane serve
 ///   hooklane serve --listen 0.0.0.0:8420 --data /var/lib/hooklane
-///   hooklane serve --database postgres://hooklane@db/hooklane --redis redis://cache
+///   hooklane serve --database postgres://me@db/hl --redis redis://cache
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Serve {
@@ -41,8 +41,8 @@ pub struct Serve {
     #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
     listen: SocketAddr,
 
-    /// What keeps events and states: a path, or postgres://USER:PASSWORD@HOST/NAME, which any number
-    /// of nodes may share [default: a file in the data directory]
+    /// The database for events and states: a path, or postgres://USER:PASSWORD@HOST/NAME, which any number of nodes
+    /// may share [default: a file in the data directory]
     #[arg(
         long,
         value_name = "URL",
@@ -51,7 +51,7 @@ pub struct Serve {
     )]
     database: Option<String>,
 
-    /// What nodes that share a database tell each other of work through: redis://USER:PASSWORD@HOST
+    /// The Redis through which nodes that share a database tell each other of work: redis://USER:PASSWORD@HOST
     /// [default: memory, for one node]
     #[arg(
         long,
@@ -66,7 +66,7 @@ pub struct Serve {
     #[arg(env = "HOOKLANE_LANES", hide_env_values = true)]
     lanes: u16,
 
-    /// What this node is called [default: the host's name]
+    /// The name of this node [default: the host's name]
     #[arg(
         long,
         value_name = "NAME",
@@ -168,7 +168,10 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let mut node = tokio::select! {
         node = Started::begin(&config) => node?,
         name = signals.next() => {
-            out.say(format_args!("stopped by {name} before it was ready"))?;
+            match config.log {
+                config::Log::Json => tracing::info!(signal = name, "stopped before it was ready"),
+                _ => out.say(format_args!("stopped by {name} before it was ready"))?,
+            }
             return Ok(Exit::Done);
         }
     };
@@ -255,7 +258,7 @@ impl Started {
             self.running.stop().await;
         };
         let ended = tokio::time::timeout(grace + STOP_MARGIN, stop).await;
-        ended.context("not everything was finished in time; the next start goes on from there")
+        ended.context("not everything was finished in time; the next start continues from there")
     }
 }
 
@@ -355,7 +358,10 @@ async fn open(
             let message = format!("{error} {tries} tries in {waited}");
             let trouble = Trouble::new(Exit::Unreachable, "database_away", message)
                 .fact("now", "nothing listens: senders are refused and will retry")
-                .fact("check", format!("hooklane doctor --database {database}"));
+                .fact(
+                    "check",
+                    format!("hooklane doctor --database {}", text::quoted(database)),
+                );
             return Err(trouble.into());
         }
         tracing::warn!(%error, tries, "the database does not answer yet");
@@ -418,7 +424,8 @@ impl Doors {
     ) -> anyhow::Result<Self> {
         let engine = running.engine().clone();
         let front = engine.front.handle().clone();
-        let tcp = front.spawn(Listener::tcp(config.listen)).await??;
+        let tcp = front.spawn(Listener::tcp(config.listen)).await?;
+        let tcp = tcp.map_err(|error| not_listening(error, config.listen))?;
         let address = tcp.address().unwrap_or(config.listen);
         let socket = Listener::socket(&config.data.socket())?;
         let (stop, stopping) = watch::channel(false);
@@ -465,6 +472,18 @@ impl Doors {
         self.stop.send_replace(true);
         while self.open.join_next().await.is_some() {}
     }
+}
+
+/// That a port cannot be had, with who may have it.
+fn not_listening(error: std::io::Error, address: SocketAddr) -> anyhow::Error {
+    if error.kind() != std::io::ErrorKind::AddrInUse {
+        return error.into();
+    }
+    let (port, next) = (address.port(), SocketAddr::new(address.ip(), 0));
+    Trouble::new(Exit::Failed, "port_in_use", error.to_string())
+        .fact("who", format!("ss -ltnp 'sport = :{port}'"))
+        .fact("or", format!("--listen {next} takes a free port"))
+        .into()
 }
 
 /// Looks at everything once a second, for all who watch, and for the other nodes.
@@ -519,6 +538,10 @@ fn greet(
     let (node, address, epoch) = (&config.node, started.address(), started.epoch);
     let data = config.data.path().display();
     tracing::info!(version, node, %data, %address, epoch, "ready");
+    if config.log == config::Log::Json {
+        // Whatever reads the log reads JSON, from the first byte.
+        return Ok(());
+    }
     let new = if is_new { " (new)" } else { "" };
     out.say(format_args!(
         "hooklane {version}   node {node}   {}, {}",

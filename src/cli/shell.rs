@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap_complete::Shell;
-use clap_mangen::Man as Page;
 
-use super::{Exit, Printer, Trouble, complete, tree};
+use super::{Exit, Printer, Trouble, complete, help, tree};
 
 /// The shells whose completions are shipped, and in which files.
 const SHELLS: [(&str, &str); 3] = [
@@ -17,11 +16,14 @@ const SHELLS: [(&str, &str); 3] = [
 
 /// Write shell completions
 ///
-/// The scripts ask this program while a line is typed: commands, flags, and the names of hooks, streams,
-/// lanes, namespaces and keys, as the daemon knows them at that moment.
+/// The scripts ask this program while a line is typed: for commands and flags, and for the names of hooks,
+/// streams, lanes, namespaces and keys, which the daemon knows. A new shell loads them. The packages for Debian
+/// bring all three.
 ///
 /// Examples:
-///   hooklane completions bash > ~/.local/share/bash-completion/completions/hooklane
+///   hooklane completions bash > /etc/bash_completion.d/hooklane
+///   hooklane completions zsh > /usr/local/share/zsh/site-functions/_hooklane
+///   hooklane completions fish > ~/.config/fish/completions/hooklane.fish
 ///   hooklane completions --dir completions
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -69,16 +71,24 @@ impl Man {
         match &self.dir {
             Some(dir) => {
                 make(dir)?;
-                clap_mangen::generate_to(tree(), dir)?;
+                for (file, page) in help::pages(&built())? {
+                    std::fs::write(dir.join(file), page)?;
+                }
             }
             None => {
-                let mut text = Vec::new();
-                Page::new(tree()).render(&mut text)?;
-                out.bytes(&text)?;
+                let (_, page) = help::page(&built())?;
+                out.bytes(page.as_bytes())?;
             }
         }
         Ok(Exit::Done)
     }
+}
+
+/// The tree in which every command knows its whole name.
+fn built() -> clap::Command {
+    let mut tree = tree().disable_help_subcommand(true);
+    tree.build();
+    tree
 }
 
 fn make(dir: &Path) -> Result<(), Trouble> {

@@ -5,15 +5,18 @@ mod rebuild;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use http::StatusCode;
 use serde_json::value::RawValue;
 
 use super::print::Output;
 use super::reach::{Reach, with_query};
-use super::{Exit, Printer};
+use super::{Exit, Printer, flags};
 use crate::api;
+use crate::client;
 use crate::domain::name::StreamName;
+use crate::text::quoted;
 
-/// Read the state of a stream, or fold it again
+/// Read the state of a stream, or compute it again
 #[derive(Subcommand)]
 pub enum State {
     Show(Show),
@@ -35,7 +38,7 @@ impl State {
     }
 }
 
-/// Print the folded JSON of a stream to stdout, its position and time to stderr
+/// Print the state of a stream to stdout, its position and time to stderr
 ///
 /// Examples:
 ///   hooklane state show hello
@@ -45,11 +48,12 @@ impl State {
 #[command(verbatim_doc_comment)]
 pub struct Show {
     /// The stream, HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
-    /// Fold the same events again by today's reducer, print that, and say whether it is the same; changes nothing
+    /// Compute the state again with today's reducer, print that, and say whether it differs; changes nothing
     #[arg(long)]
     rebuilt: bool,
-    /// With --rebuilt, begin at checkpoints even where older code had a part in them
+    /// With --rebuilt, begin at checkpoints that an older reducer made, too
     #[arg(long, requires = "rebuilt")]
     from_checkpoints: bool,
 }
@@ -63,7 +67,8 @@ pub fn path(stream: &StreamName, more: &[(&str, Option<String>)]) -> String {
 }
 
 impl Show {
-    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    async fn run(mut self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        self.stream = reach.meant(self.stream).await?;
         let state: api::State = match reach.get(&path(&self.stream, &[])).await {
             Ok(state) => state,
             Err(error) => {
@@ -72,13 +77,25 @@ impl Show {
                 return Err(error.into());
             }
         };
+        if state.head.0 == 0 {
+            // A hook that nothing was sent to is asked in the same way as a stream that does not exist. With a
+            // key that may only read, the empty state is all there is to see.
+            match super::streams::look_up(reach, &self.stream).await {
+                Ok(_)
+                | Err(client::Error::Refused {
+                    status: StatusCode::FORBIDDEN,
+                    ..
+                }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         if self.rebuilt && state.position.0 > 0 {
             let (stream, to) = (&self.stream, state.position.0);
             let folded = rebuild::fold(stream, to, self.from_checkpoints, reach).await?;
             return show_rebuilt(&state, &folded, &self.stream, out);
         }
         match out.output() {
-            Output::Names => out.line(&self.stream.to_string())?,
+            Output::Names => out.name(&self.stream.to_string())?,
             _ if out.object(&state)? => {}
             _ => out.line(state.state.as_deref().map_or("null", |state| state.get()))?,
         }
@@ -107,7 +124,7 @@ fn show_rebuilt(
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {
     match out.output() {
-        Output::Names => out.line(&stream.to_string())?,
+        Output::Names => out.name(&stream.to_string())?,
         _ if out.object(folded)? => {}
         _ => out.line(folded.state.as_deref().map_or("null", |state| state.get()))?,
     }
@@ -125,7 +142,8 @@ fn show_rebuilt(
             out.say(format_args!(
                 "position {position}, folded again by today's reducer: the live state differs"
             ))?;
-            out.facts(&[("switch", format!("hooklane state rebuild {stream}"))])?;
+            let switch = format!("hooklane state rebuild {}", quoted(stream));
+            out.facts(&[("switch", switch)])?;
         }
     }
     Ok(Exit::Done)

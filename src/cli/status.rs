@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::print::Progress;
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
 use crate::api::{Class, Lane, LaneState, NodeLine, Snapshot, Storage, Total, Verdict};
@@ -16,8 +17,8 @@ use crate::text::{count, duration, printable_line};
 
 /// Say whether all is well: whose fault it is, what it holds up, whether more lanes help
 ///
-/// Exit 0 when all is well or stopped on purpose, else 3. With --ours also when what is wrong is not ours:
-/// senders that send more than usual, destinations that fail.
+/// Exit 0 if all is well or stopped on purpose, else 3. With --ours senders that send more than usual and
+/// destinations that fail count as well.
 ///
 /// Examples:
 ///   hooklane status
@@ -35,7 +36,7 @@ pub struct Status {
     /// Wait until all is well, for so long at most
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "watch")]
     wait: Option<Duration>,
-    /// Take what senders and destinations do for well
+    /// Exit 0 also if only senders or destinations are at fault
     #[arg(long)]
     ours: bool,
 }
@@ -51,13 +52,21 @@ impl Status {
         let deadline = self.wait.map(|wait| Instant::now() + wait);
         let mut due = tokio::time::interval(EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut bar = Progress::new("wait", "Ctrl-C stops waiting").of_things("seconds");
+        let began = Instant::now();
         loop {
             due.tick().await;
             let snapshot: Snapshot = reach.get(&path).await?;
             let is_well = self.is_well(&snapshot);
             if !is_well && deadline.is_some_and(|deadline| Instant::now() < deadline) {
+                let of = self.wait.unwrap_or_default().as_secs().max(1);
+                let worst = snapshot.verdicts.first();
+                let worst = worst.map(|worst| format!("{}  {}", worst.class.word(), worst.text));
+                out.progress(&mut bar, began.elapsed().as_secs(), of, worst.as_deref())?;
+                out.on_ctrl_c(stopped(began.elapsed(), worst.unwrap_or_default()));
                 continue;
             }
+            out.progress_ends(&bar)?;
             if self.watch {
                 out.clear()?;
             }
@@ -79,6 +88,18 @@ impl Status {
         let mut classes = verdicts.map(|verdict| verdict.class);
         classes.all(|class| class.is_well() || self.ours && theirs(class))
     }
+}
+
+/// What Ctrl-C says while all is not well yet.
+fn stopped(after: Duration, worst: String) -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "stopped",
+            format!("waiting after {}: not well yet", duration(after)),
+        ),
+        ("now", worst),
+        ("look", "hooklane status".to_owned()),
+    ]
 }
 
 /// Everything in a few lines.

@@ -8,7 +8,7 @@ use http::Method;
 use super::print::{Columns, Output, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::table::{self, Sheet};
-use super::{Exit, Printer, Trouble, events};
+use super::{Exit, Printer, Trouble, events, flags};
 use crate::api::{
     Held, Hold as HoldSpec, HookRetry, List, Released, Retry as RetrySpec, Skip as SkipSpec,
     Skipped, Stream, StreamRow, Waiting, WaitingEvent,
@@ -17,9 +17,9 @@ use crate::domain::cursor::Condition;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
-use crate::text;
+use crate::text::{self, quoted};
 
-/// See streams and their cursors, let go what is set aside
+/// See streams and their cursors; retry, skip, hold and release them
 #[derive(Subcommand)]
 pub enum Streams {
     List(All),
@@ -61,8 +61,14 @@ impl Row for StreamRow {
     const DROPS: &'static [&'static str] = &["LANE", "HEAD", "POSITION", "HANDLER"];
 
     fn cells(&self) -> Vec<String> {
-        let mut cells = vec![self.stream.to_string()];
+        let mut cells = vec![quoted(self.stream.short())];
         cells.extend(cursor_cells(self));
+        cells
+    }
+
+    fn whole(&self) -> Vec<String> {
+        let mut cells = self.cells();
+        cells[0] = quoted(&self.stream);
         cells
     }
 
@@ -106,8 +112,8 @@ pub struct All {
     /// Only those in one condition
     #[arg(long, value_parser = ["flowing", "waiting", "held"])]
     condition: Option<String>,
-    /// oldest: what waits longest first, and what waits for nothing last; created: by the age of the
-    /// stream, in pages [default: oldest, or created with --after]
+    /// oldest: the longest wait first; created: the oldest stream first, in pages [default: oldest, or created with
+    /// --after]
     #[arg(long, value_parser = ["oldest", "created"])]
     sort: Option<String>,
     /// How many at most
@@ -181,6 +187,7 @@ async fn look_at(
 #[command(verbatim_doc_comment)]
 pub struct Show {
     /// The stream, HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
     /// The cursor of one handler [default: all]
     #[arg(long, value_name = "NAME")]
@@ -192,7 +199,8 @@ pub struct Show {
 }
 
 impl Show {
-    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    async fn run(mut self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        self.stream = reach.meant(self.stream).await?;
         let mut stream = look_at(reach, &self.stream, self.events).await?;
         if let Some(handler) = &self.handler {
             let handlers = handlers(&stream);
@@ -316,9 +324,9 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
     if row.condition == "flowing" {
         return Vec::new();
     }
-    let (stream, handler) = (&row.stream, &row.handler);
+    let (stream, handler) = (quoted(&row.stream), &row.handler);
     if row.condition == "paused" {
-        let resume = format!("hooklane hooks resume {}", stream.hook);
+        let resume = format!("hooklane hooks resume {}", row.stream.hook);
         return vec![("helps", resume)];
     }
     let reason = row.reason.as_deref().unwrap_or_default();
@@ -337,9 +345,10 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
     ways
 }
 
-/// Let cursors that are set aside try again now
+/// Retry cursors that are set aside now
 ///
-/// Of a whole hook all but those that somebody holds by hand: these are released one by one.
+/// With --hook: all of them, but not the ones that an operator holds. Those are released one by one, with
+/// `streams release`.
 ///
 /// Examples:
 ///   hooklane streams retry orders/c07
@@ -349,6 +358,7 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
 pub struct Retry {
     /// The stream, HOOK or HOOK/KEY
     #[arg(required_unless_present = "hook", conflicts_with = "hook")]
+    #[arg(value_parser = flags::stream)]
     stream: Option<StreamName>,
     /// All streams of a hook
     #[arg(long, value_name = "NAME")]
@@ -363,6 +373,7 @@ impl Retry {
         let post = Method::POST;
         let (of, released): (String, Released) = match (self.stream, self.hook) {
             (Some(stream), _) => {
+                let stream = reach.meant(stream).await?;
                 let (of, handler) = (stream.to_string(), self.handler);
                 let spec = RetrySpec { stream, handler };
                 let path = format!("{STREAMS}/retry");
@@ -382,7 +393,7 @@ impl Retry {
             0 => out.say(format_args!("nothing is set aside in {of}"))?,
             n => {
                 let cursors = text::counted(n, "cursor", "cursors");
-                out.say(format_args!("let go   {cursors} of {of}, to try again now"))?;
+                out.say(format_args!("retrying  {cursors} of {of} now"))?;
             }
         }
         out.object(&released)?;
@@ -390,7 +401,7 @@ impl Retry {
     }
 }
 
-/// Set cursors of a stream aside by hand, until they are released
+/// Hold cursors of a stream, until they are released
 ///
 /// Its events are accepted and kept; the other streams of its lane go on.
 ///
@@ -400,6 +411,7 @@ impl Retry {
 #[command(verbatim_doc_comment)]
 pub struct Hold {
     /// The stream, HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
     /// One handler [default: all]
     #[arg(long, value_name = "NAME")]
@@ -412,7 +424,7 @@ pub struct Hold {
 impl Hold {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let spec = HoldSpec {
-            stream: self.stream,
+            stream: reach.meant(self.stream).await?,
             handler: self.handler,
             reason: self.reason,
         };
@@ -426,13 +438,14 @@ impl Hold {
                 out.say(format_args!("held   {cursors} of {stream}"))?;
             }
         }
-        out.facts(&[("back", format!("hooklane streams release {stream}"))])?;
+        let back = format!("hooklane streams release {}", quoted(stream));
+        out.facts(&[("back", back)])?;
         out.object(&held)?;
         Ok(Exit::Done)
     }
 }
 
-/// Let held cursors of a stream flow again
+/// Release held cursors of a stream
 ///
 /// Examples:
 ///   hooklane streams release orders/c07
@@ -440,6 +453,7 @@ impl Hold {
 #[command(verbatim_doc_comment)]
 pub struct Release {
     /// The stream, HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
     /// One handler [default: all]
     #[arg(long, value_name = "NAME")]
@@ -449,7 +463,7 @@ pub struct Release {
 impl Release {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let spec = RetrySpec {
-            stream: self.stream,
+            stream: reach.meant(self.stream).await?,
             handler: self.handler,
         };
         let path = format!("{STREAMS}/release");
@@ -466,7 +480,7 @@ impl Release {
     }
 }
 
-/// Put the event that a cursor needs next into the dead letters and go on behind it
+/// Move the next event of a cursor to the dead letters and go on after it
 ///
 /// Examples:
 ///   hooklane streams skip orders/c07 --event evt_01m834emheemq8k9w37k2m9qx4
@@ -474,6 +488,7 @@ impl Release {
 #[command(verbatim_doc_comment)]
 pub struct Skip {
     /// The stream, HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
     /// The event, which must be the next one
     #[arg(long, value_name = "ID")]
@@ -484,7 +499,8 @@ pub struct Skip {
 }
 
 impl Skip {
-    async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+    async fn run(mut self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
+        self.stream = reach.meant(self.stream).await?;
         let here = reach.here().await?;
         let stream = look_up(reach, &self.stream).await?;
         let handler = self.handler.clone().unwrap_or_else(Name::reduce);
@@ -507,7 +523,8 @@ impl Skip {
             ("  reason", row.reason.clone().unwrap_or_else(|| "-".into())),
             (
                 "  then",
-                "it stands in the dead letters, and the stream goes on without it".into(),
+                "the event goes to the dead letters, and the stream goes on with the one after it"
+                    .into(),
             ),
         ])?;
         if !out.confirm("Skip?", &what, &stake)? {

@@ -41,10 +41,10 @@ use crate::tui::app::{Action, App, Message, StreamShown, Want};
 use crate::tui::theme::Theme;
 use crate::tui::{self, guard};
 
-/// Watch the lanes live: depth, latency, whose fault it is; and operate them
+/// Watch the lanes live and operate them: what is late, whose fault it is, what helps
 ///
-/// Every action shows a plan and asks. Where stdout is no terminal, one plain picture is printed; with
-/// -o json one snapshot, with -o jsonl one a line for as long as it runs.
+/// Every action shows a plan and asks first. If stdout is not a terminal, it prints one plain picture. -o json
+/// prints one snapshot, -o jsonl one a second for as long as it runs.
 ///
 /// Examples:
 ///   hooklane top
@@ -61,19 +61,19 @@ pub struct Top {
     /// Print one picture and end
     #[arg(long)]
     once: bool,
-    /// How often the screen has news
+    /// How often the screen is updated
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
     /// How far back the charts look: 1m, 5m, 15m or 1h
     #[arg(long, value_name = "WINDOW", default_value = "15m", value_parser = window)]
     window: Window,
-    /// Nothing but ASCII; so it is too where the locale has no UTF-8
+    /// Draw in ASCII only, as where the locale has no UTF-8
     #[arg(long)]
     ascii: bool,
-    /// Change nothing, whoever looks
+    /// Allow no actions
     #[arg(long)]
     read_only: bool,
-    /// Add what happens meanwhile to this file, a line each
+    /// Append the log of the dashboard to this file
     #[arg(long, value_name = "PATH", conflicts_with = "once")]
     log_file: Option<PathBuf>,
 }

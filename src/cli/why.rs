@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::reach::{Reach, with_query};
-use super::{Exit, Printer, events};
+use super::{Exit, Printer, events, flags};
 use crate::api::{self, LaneState, WhyCursor};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -21,6 +21,7 @@ use crate::text::{count, counted, duration, printable_line};
 #[command(verbatim_doc_comment)]
 pub struct Why {
     /// The stream: HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
     /// Only one handler
     #[arg(long, value_name = "NAME")]
@@ -38,7 +39,7 @@ impl Why {
             None => None,
         };
         let query = [
-            ("stream", Some(self.stream.to_string())),
+            ("stream", Some(reach.meant(self.stream).await?.to_string())),
             ("handler", self.handler.map(|handler| handler.to_string())),
             ("event", event.map(|event| event.to_string())),
         ];
@@ -72,7 +73,7 @@ fn text(why: &api::Why) -> Vec<String> {
         facts.push(("ends", cursor.ends.clone()));
         let mut label = "helps";
         for help in &cursor.helps {
-            facts.push((label, format!("{}   {}", help.command, help.what)));
+            facts.push((label, format!("{}   # {}", help.command, help.what)));
             label = "";
         }
         if !cursor.does_not.is_empty() {
@@ -117,7 +118,7 @@ fn place(cursor: &WhyCursor) -> String {
         line += &format!(", received {}, {}", clock(at), ago(at));
     }
     if let Some(since) = cursor.since {
-        line += &format!("; so since {}, {}", clock(since), ago(since));
+        line += &format!("; {condition} since {}, {}", clock(since), ago(since));
     }
     line
 }

@@ -88,7 +88,7 @@ pub struct Destination(Uri);
 
 /// A text that cannot be a destination.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{url:?} is not a destination: {why}")]
+#[error("{url} is not a destination: {why}")]
 pub struct InvalidDestination {
     url: String,
     why: &'static str,
@@ -113,12 +113,12 @@ impl FromStr for Destination {
 
     fn from_str(text: &str) -> Result<Self, InvalidDestination> {
         let wrong = |why| InvalidDestination {
-            url: text.chars().take(200).collect(),
+            url: format!("{:?}", text.chars().take(200).collect::<String>()),
             why,
         };
         // A user part may be a password, so it is not repeated.
         let without_user = |why| InvalidDestination {
-            url: String::new(),
+            url: "this URL".to_owned(),
             why,
         };
         if text.contains('#') {

@@ -121,7 +121,7 @@ pub fn kept(given: &[u8]) -> String {
         Ok(text) if given.len() <= KEPT_KEY_MAX && !text.chars().any(char::is_control) => {
             text.to_owned()
         }
-        _ => format!("sha256:{}", hex(&Sha256::digest(given))),
+        _ => format!("{HASHED}{}", hex(&Sha256::digest(given))),
     }
 }
 
@@ -143,6 +143,35 @@ pub struct StreamName {
     /// What they share.
     pub key: OrderingKey,
 }
+
+impl StreamName {
+    /// The name as tables show it: of a hashed key enough digits to tell it from others. Commands take
+    /// this form too.
+    pub fn short(&self) -> String {
+        match hashed(&self.key).filter(|digits| digits.len() == HASH_LEN) {
+            Some(digits) => format!("{}/{HASHED}{}", self.hook, &digits[..HASH_SHOWN]),
+            None => self.to_string(),
+        }
+    }
+
+    /// Whether the key may be the beginning of a hashed one, as [`StreamName::short`] writes it.
+    pub fn is_short(&self) -> bool {
+        hashed(&self.key).is_some_and(|digits| (HASH_SHORTEST..HASH_LEN).contains(&digits.len()))
+    }
+}
+
+/// The digits of a hashed key, or of its beginning.
+fn hashed(key: &OrderingKey) -> Option<&str> {
+    let digits = key.as_str().strip_prefix(HASHED)?;
+    let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    digits.bytes().all(is_hex).then_some(digits)
+}
+
+/// How a hashed key begins, and how many hexadecimal digits follow: all, in tables, and at the least.
+const HASHED: &str = "sha256:";
+const HASH_LEN: usize = 64;
+const HASH_SHOWN: usize = 12;
+const HASH_SHORTEST: usize = 8;
 
 impl FromStr for StreamName {
     type Err = InvalidName;
@@ -195,6 +224,30 @@ mod tests {
                 key,
                 "kept forms stay"
             );
+        }
+    }
+
+    #[test]
+    fn a_hashed_key_has_a_short_form_and_other_keys_are_whole() {
+        let of = |key: &[u8]| StreamName {
+            hook: "pay".parse().unwrap(),
+            key: OrderingKey::new(key),
+        };
+        let hashed = of(&[b'x'; 300]);
+        assert!(hashed.to_string().starts_with(&hashed.short()));
+        assert_eq!(hashed.short().len(), "pay/sha256:".len() + 12);
+        assert!(hashed.short().parse::<StreamName>().unwrap().is_short());
+        assert!(!hashed.is_short(), "it is whole");
+        for key in [
+            "acme",
+            "",
+            "sha256:",
+            "sha256:1234567",
+            "sha256:xyzxyzxyzxyz",
+        ] {
+            let name = of(key.as_bytes());
+            assert_eq!(name.short(), name.to_string());
+            assert!(!name.is_short(), "{name}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! that are not at their end. A swap raises the era of its cursor, so a turn that was computed from the
 //! old state loses its compare-and-set and reads again. Nothing else is written, nothing is sent.
 
+mod steps;
 pub(super) mod work;
 
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::Semaphore;
 
+use self::steps::Steps;
 use self::work::{Settled, Work, may_pass};
 use super::Engine;
 use super::reduce::{Folded, Folds, Task};
@@ -22,7 +26,7 @@ use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-use crate::store::{Error, Range, Rebuild, RebuildProgress, Shadow, StreamRow, Want};
+use crate::store::{Error, Range, Rebuild, RebuildProgress, RebuildStep, Shadow, StreamRow, Want};
 
 /// How often it is looked for rebuilds that nobody works on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,7 +41,10 @@ const STREAMS_MAX: i64 = 256;
 const EVENTS_MAX: usize = 5_000;
 const EVENTS_ALL_MAX: usize = 20_000;
 
-/// Works on rebuilds, one at a time, for as long as the node runs.
+/// Rebuilds that are worked on side by side, if their events are few.
+const SIDE_BY_SIDE: usize = 64;
+
+/// Works on rebuilds for as long as the node runs, on small ones side by side.
 pub async fn run(engine: Arc<Engine>) {
     let mut seen = Vec::new();
     loop {
@@ -64,46 +71,94 @@ async fn work_on_all(engine: &Engine, seen: &mut Vec<i64>) -> Result<(), Error> 
         // Nothing of its hook was removed meanwhile, on whichever node it ended.
         engine.prune_soon();
     }
-    for rebuild in running {
-        let me = engine.member.as_ref().map(|member| member.id());
-        let me = me.unwrap_or_default();
-        if engine.store.claim_rebuild(rebuild.id, &me).await? {
-            work_on(engine, rebuild).await?;
-        }
+    let me = engine.member.as_ref().map(|member| member.id());
+    let me = me.unwrap_or_default();
+    let claimed = engine.store.claim_rebuilds(running, &me).await?;
+    if claimed.is_empty() {
+        return Ok(());
     }
-    Ok(())
-}
-
-async fn work_on(engine: &Engine, mut rebuild: Rebuild) -> Result<(), Error> {
-    // It may be about a reducer that another node has changed a moment ago.
+    // They may be about reducers that another node has changed a moment ago.
     engine.config_changed().await?;
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let folds = Folds::start(threads)
         .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?;
+    let (steps, asked) = steps::channel();
+    let room = Semaphore::new(EVENTS_ALL_MAX);
+    let shared = Shared {
+        folds,
+        threads,
+        steps,
+    };
+    let (shared, room) = (&shared, &room);
+    let work = async {
+        let works = claimed.into_iter().map(async |rebuild| {
+            // Together they read no more at a time than one large one does.
+            let events = rebuild.events.clamp(1, EVENTS_ALL_MAX as i64);
+            let _events = room.acquire_many(u32::try_from(events).unwrap_or(1)).await;
+            work_on(engine, rebuild, shared).await
+        });
+        let mut works = stream::iter(works).buffer_unordered(SIDE_BY_SIDE);
+        while let Some(worked) = works.next().await {
+            worked?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        worked = work => worked,
+        Err(error) = steps::run(&engine.store, asked) => Err(error),
+    }
+}
+
+/// What the rebuilds that run side by side have in common.
+struct Shared {
+    folds: Folds,
+    threads: usize,
+    steps: Steps,
+}
+
+async fn work_on(engine: &Engine, mut rebuild: Rebuild, shared: &Shared) -> Result<(), Error> {
     let mut kept = engine.store.shadows(rebuild.id).await?;
     loop {
         let catalog = engine.catalog.now();
         let handler = catalog.handlers.get(&HandlerId(rebuild.handler)).cloned();
         let hook = catalog.hooks_by_id.get(&HookId(rebuild.hook)).cloned();
         let (Some(handler), Some(hook)) = (handler, hook) else {
-            return end(engine, &rebuild, Some("its hook was deleted")).await;
+            return end(engine, &rebuild, "its hook was deleted").await;
         };
         if handler.fold != rebuild.fold {
             let why = "the reducer was changed meanwhile: ask for it again";
-            return end(engine, &rebuild, Some(why)).await;
+            return end(engine, &rebuild, why).await;
         }
         let streams = page(engine, &rebuild).await?;
         if streams.is_empty() {
-            return end(engine, &rebuild, None).await;
+            let step = RebuildStep {
+                ends: true,
+                ..RebuildStep::of(&rebuild)
+            };
+            shared.steps.take(step).await?;
+            return Ok(());
         }
+        let is_last = streams.len() < STREAMS_MAX as usize;
         let page = Page {
             engine,
-            folds: &folds,
-            threads,
+            folds: &shared.folds,
+            threads: shared.threads,
             hook: &hook,
             handler: &handler,
         };
-        page.rebuild(&mut rebuild, streams, &mut kept).await?;
+        let streams = page
+            .rebuild(&mut rebuild, streams, &mut kept, &shared.steps)
+            .await?;
+        let step = RebuildStep {
+            come: streams,
+            ends: is_last,
+            ..RebuildStep::of(&rebuild)
+        };
+        (rebuild, _) = shared.steps.take(step).await?;
+        if is_last {
+            tracing::info!(rebuild = rebuild.id, "a rebuild has ended");
+            return Ok(());
+        }
     }
 }
 
@@ -120,10 +175,11 @@ async fn page(engine: &Engine, rebuild: &Rebuild) -> Result<Vec<StreamRow>, Erro
     }
 }
 
-async fn end(engine: &Engine, rebuild: &Rebuild, error: Option<&str>) -> Result<(), Error> {
-    tracing::info!(rebuild = rebuild.id, error, "a rebuild has ended");
+/// Ends a rebuild that cannot go on.
+async fn end(engine: &Engine, rebuild: &Rebuild, error: &str) -> Result<(), Error> {
+    tracing::info!(rebuild = rebuild.id, error, "a rebuild has failed");
     let now = Timestamp::now();
-    engine.store.end_rebuild(rebuild, error, now).await
+    engine.store.end_rebuild(rebuild, Some(error), now).await
 }
 
 /// The state of a stream as today's reducer folds it, up to and with an event. Nothing is changed.
@@ -218,35 +274,29 @@ struct Page<'p> {
 }
 
 impl Page<'_> {
-    /// Rebuilds some streams, to their ends.
+    /// Rebuilds some streams, to their ends. What came of them is left to be noted.
     async fn rebuild(
         &self,
         rebuild: &mut Rebuild,
         streams: Vec<StreamRow>,
         kept: &mut HashMap<StreamId, Shadow>,
-    ) -> Result<(), Error> {
+        steps: &Steps,
+    ) -> Result<RebuildProgress, Error> {
         let last = streams.last().map(|stream| stream.id);
         let mut works = self.begin(streams, kept).await?;
-        let number = i64::try_from(works.len()).unwrap_or(0);
-        loop {
-            self.fold(&mut works).await?;
-            self.settle(rebuild, &mut works).await?;
-            works.retain(|work| !work.is_done);
-            if works.is_empty() {
-                break;
-            }
-        }
-        let come = RebuildProgress {
+        let mut come = RebuildProgress {
             after_stream: last,
-            streams: number,
+            streams: i64::try_from(works.len()).unwrap_or(0),
             ..RebuildProgress::default()
         };
-        let now = Timestamp::now();
-        self.engine
-            .store
-            .advance_rebuild(rebuild, &[], &[], come, now)
-            .await?;
-        Ok(())
+        loop {
+            self.fold(&mut works).await?;
+            self.settle(rebuild, &mut works, &mut come, steps).await?;
+            works.retain(|work| !work.is_done);
+            if works.is_empty() {
+                return Ok(come);
+            }
+        }
     }
 
     async fn begin(
@@ -371,8 +421,15 @@ impl Page<'_> {
         join_all(folding).await.into_iter().flatten().collect()
     }
 
-    /// Puts states in their places where they have reached their cursors, and notes how far it has come.
-    async fn settle(&self, rebuild: &mut Rebuild, works: &mut [Work]) -> Result<(), Error> {
+    /// Puts states in their places where they have reached their cursors, and notes how far it has come. How
+    /// many of them differ is added to `later`, for the next note.
+    async fn settle(
+        &self,
+        rebuild: &mut Rebuild,
+        works: &mut [Work],
+        later: &mut RebuildProgress,
+        steps: &Steps,
+    ) -> Result<(), Error> {
         let (mut swaps, mut swapping) = (Vec::new(), Vec::new());
         let (mut shadows, mut come) = (Vec::new(), RebuildProgress::default());
         for (place, work) in works.iter_mut().enumerate() {
@@ -394,12 +451,15 @@ impl Page<'_> {
                 }
             }
         }
-        let now = Timestamp::now();
-        let store = &self.engine.store;
-        let swapped = store
-            .advance_rebuild(rebuild, &swaps, &shadows, come, now)
-            .await?;
-        let (mut differ, mut lost) = (RebuildProgress::default(), Vec::new());
+        let step = RebuildStep {
+            swaps,
+            shadows,
+            come,
+            ..RebuildStep::of(rebuild)
+        };
+        let swapped;
+        (*rebuild, swapped) = steps.take(step).await?;
+        let mut lost = Vec::new();
         for (place, is_swapped) in swapping.into_iter().zip(swapped) {
             let work = &mut works[place];
             if !is_swapped {
@@ -407,13 +467,8 @@ impl Page<'_> {
                 continue;
             }
             work.is_done = true;
-            self.note_difference(work, &mut differ);
+            self.note_difference(work, later);
             self.let_go(work);
-        }
-        if differ.differ > 0 {
-            store
-                .advance_rebuild(rebuild, &[], &[], differ, now)
-                .await?;
         }
         self.read_again(works, &lost).await
     }

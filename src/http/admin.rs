@@ -22,9 +22,10 @@ use super::grant::Grant;
 use super::read::{Asked, limit, list, name, server_sent};
 use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
+use crate::api;
 use crate::api::{
     Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, NamespaceSpec,
-    Retry, SeenLost, Skip, Test,
+    NewHooks, Retry, SeenLost, Skip, Test,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -34,6 +35,7 @@ use crate::domain::time::Timestamp;
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/admin/hooks", get(hooks).post(create_hook))
+        .route("/v1/admin/batch/hooks", post(create_hooks))
         .route("/v1/admin/hooks/apply", post(apply))
         .route(
             "/v1/admin/hooks/{hook}",
@@ -122,6 +124,18 @@ async fn create_hook(By(actor): By, State(app): State<App>, Body(spec): Body<Hoo
     let act = Act::new("hooks create", &spec.name).details(details);
     let hook = app.admin.acting(&actor, act).create_hook(&spec).await?;
     Ok(json(StatusCode::CREATED, &hook))
+}
+
+async fn create_hooks(By(actor): By, State(app): State<App>, Body(new): Body<NewHooks>) -> Answer {
+    let reduce = new.like.reduce.as_ref().map(ToString::to_string);
+    let details = json!({"namespace": new.like.namespace, "reduce": reduce, "names": new.names});
+    let subject = crate::text::counted(new.names.len() as u64, "hook", "hooks");
+    let act = Act::new("hooks create", subject).details(details);
+    let hooks = app.admin.acting(&actor, act).create_hooks(&new).await?;
+    Ok(json(
+        StatusCode::CREATED,
+        &api::List::new(Timestamp::now(), hooks, None),
+    ))
 }
 
 async fn show_hook(_: Operator, State(app): State<App>, Named(hook): Named<Name>) -> Answer {

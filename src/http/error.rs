@@ -245,15 +245,24 @@ impl From<admin::Error> for Error {
                     _ => missing,
                 }
             }
-            admin::Error::Exists { .. } => Self::conflict("exists", message),
+            admin::Error::Exists { kind, name } => {
+                let exists = Self::conflict("exists", message);
+                match kind {
+                    "hook" => exists
+                        .next(format!("hooklane hooks show {name}"))
+                        .next(format!("hooklane hooks edit {name} --help")),
+                    "namespace" => exists.next("hooklane namespaces list"),
+                    _ => exists,
+                }
+            }
             admin::Error::Conflict(_) => Self::conflict("conflict", message),
             admin::Error::Invalid(_) => Self::unprocessable("invalid", message),
             admin::Error::Reducer(_) => Self::unprocessable("reducer", message),
             admin::Error::NeedsDaemon => needs_daemon(),
-            admin::Error::Away(_) => Self::unavailable("away", message, 1),
+            admin::Error::Away(_) => Self::unavailable("away", message, 1).next("hooklane doctor"),
             admin::Error::Store(store::Error::Changed) => Self::changed(),
             admin::Error::Store(error) if error.is_passing() => {
-                Self::unavailable("busy", message, 1)
+                Self::unavailable("busy", message, 1).next("hooklane status")
             }
             admin::Error::Store(error) => {
                 tracing::error!(%error, "an operation failed");

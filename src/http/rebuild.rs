@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -20,12 +20,39 @@ use crate::domain::position::Seq;
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/admin/rebuilds", get(rebuilds).post(rebuild))
+        .route("/v1/admin/rebuilds/all", post(rebuild_all))
         .route("/v1/admin/rebuilds/fold", get(fold))
         .route("/v1/admin/rebuilds/{id}", get(show))
 }
 
-async fn rebuilds(_: Operator, State(app): State<App>) -> Answer {
-    Ok(list(app.admin.rebuilds().await?, None))
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Between {
+    first: Option<i64>,
+    last: Option<i64>,
+}
+
+async fn rebuilds(_: Operator, State(app): State<App>, Asked(between): Asked<Between>) -> Answer {
+    let rebuilds = match (between.first, between.last) {
+        (None, None) => app.admin.rebuilds().await?,
+        (first, last) => {
+            let (first, last) = (first.unwrap_or(1), last.unwrap_or(i64::MAX));
+            app.admin.rebuilds_between(first, last).await?
+        }
+    };
+    Ok(list(rebuilds, None))
+}
+
+async fn rebuild_all(
+    By(actor): By,
+    State(app): State<App>,
+    Body(spec): Body<RebuildSpec>,
+) -> Answer {
+    let admin = match spec.check || spec.dry_run {
+        true => app.admin.clone(),
+        false => app.admin.acting(&actor, Act::new("state rebuild", "all")),
+    };
+    Ok(list(admin.rebuild_all(&spec, &actor.by).await?, None))
 }
 
 async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<RebuildSpec>) -> Answer {

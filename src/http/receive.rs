@@ -256,7 +256,7 @@ fn not_stored(error: &store::Error) -> Refusal {
         _ => (
             Reason::Busy,
             "busy",
-            "the database did not take it; nothing was stored",
+            "database unavailable; nothing was stored",
             1,
         ),
     };

@@ -165,17 +165,54 @@ fn open(file: &Path) -> Result<Connection, Error> {
     Ok(Connection::open_with_flags(file, flags)?)
 }
 
+/// Refuses as [`migrate`] would, before anything is moved. Writes nothing.
+///
+/// # Errors
+/// [`Error::Refused`] with what stands in the way.
+pub async fn may(file: &Path, to: &Server) -> Result<(), Error> {
+    let db = open(file)?;
+    let pool = PgPool::connect_with(to.native.clone()).await?;
+    let mut tx = begin(&pool).await?;
+    let is_empty: bool = sqlx::query_scalar("select to_regclass('moves') is null")
+        .fetch_one(&mut tx)
+        .await?;
+    if !is_empty {
+        progress(&mut tx, source(&db)?).await?;
+    }
+    tx.end().await?;
+    pool.close().await;
+    Ok(())
+}
+
+/// How far a move into the server has come.
+#[derive(PartialEq, Eq)]
+enum Progress {
+    NotBegun,
+    Begun,
+    Finished,
+}
+
 /// Finds out whether this is where the file goes; whether all of it is there.
 async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
-    const OTHERS: &str = "select (select count(*) from hooks) + (select count(*) from streams)";
-    let source: i64 = db.query_row(
-        "select value from counters where name = 'cluster'",
-        [],
-        |row| row.get(0),
-    )?;
+    let source = source(db)?;
     let mut tx = begin(pool).await?;
+    let progress = progress(&mut tx, source).await?;
+    if progress == Progress::NotBegun {
+        note(&mut tx, "source", source).await?;
+    }
+    tx.end().await?;
+    Ok(progress == Progress::Finished)
+}
+
+fn source(db: &Connection) -> Result<i64, Error> {
+    const SOURCE: &str = "select value from counters where name = 'cluster'";
+    Ok(db.query_row(SOURCE, [], |row| row.get(0))?)
+}
+
+async fn progress(tx: &mut Session<Postgres>, source: i64) -> Result<Progress, Error> {
+    const OTHERS: &str = "select (select count(*) from hooks) + (select count(*) from streams)";
     let nodes: i64 = sqlx::query_scalar("select count(*) from nodes")
-        .fetch_one(&mut tx)
+        .fetch_one(&mut *tx)
         .await?;
     if nodes > 0 {
         return Err(Error::Refused(
@@ -183,11 +220,12 @@ async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
                 .into(),
         ));
     }
-    match noted(&mut tx, "source").await? {
+    match noted(tx, "source").await? {
         Some(known) if known == source => {
-            let finished = noted(&mut tx, "finished").await?;
-            tx.end().await?;
-            return Ok(finished.is_some());
+            return Ok(match noted(tx, "finished").await? {
+                Some(_) => Progress::Finished,
+                None => Progress::Begun,
+            });
         }
         Some(_) => {
             return Err(Error::Refused(
@@ -196,15 +234,13 @@ async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
         }
         None => {}
     }
-    let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut tx).await?;
+    let others: i64 = sqlx::query_scalar(OTHERS).fetch_one(&mut *tx).await?;
     if others > 0 {
         return Err(Error::Refused(
             "the target database has hooks already: take an empty one".into(),
         ));
     }
-    note(&mut tx, "source", source).await?;
-    tx.end().await?;
-    Ok(false)
+    Ok(Progress::NotBegun)
 }
 
 /// Begins a transaction, in a way that is right also behind a pooler that shares sessions.

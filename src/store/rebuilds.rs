@@ -117,6 +117,37 @@ pub struct Swap {
     pub skipped: Vec<DeadLetter>,
 }
 
+/// What one rebuild has come to, for a transaction that it may share with others.
+#[derive(Clone, Debug)]
+pub struct RebuildStep {
+    /// As it stood before.
+    pub rebuild: Rebuild,
+    /// New states for their places.
+    pub swaps: Vec<Swap>,
+    /// Folds that go on.
+    pub shadows: Vec<Shadow>,
+    /// What came of it.
+    pub come: RebuildProgress,
+    /// Whether this is its end.
+    pub ends: bool,
+}
+
+impl RebuildStep {
+    /// Nothing new about a rebuild.
+    pub fn of(rebuild: &Rebuild) -> Self {
+        Self {
+            rebuild: rebuild.clone(),
+            swaps: Vec::new(),
+            shadows: Vec::new(),
+            come: RebuildProgress::default(),
+            ends: false,
+        }
+    }
+}
+
+/// A rebuild after a [`RebuildStep`], and of each swap whether it was done.
+pub type Stepped = (Rebuild, Vec<bool>);
+
 const BEGIN: &str = "insert into rebuilds (hook, handler, ordering_key, check_only, asked_by, asked_at,
       streams, events, fold)
     select $1, $2, $3, $4, $5, $6,
@@ -182,30 +213,44 @@ impl Store {
         new: &NewRebuild,
         at: Timestamp,
     ) -> Result<Option<i64>, Error> {
+        let begun = self.begin_rebuilds(std::slice::from_ref(new), at).await?;
+        Ok(begun.ok().and_then(|ids| ids.first().copied()))
+    }
+
+    /// Notes wishes for rebuilds, all or none; the hook of one that is under way when there is such a one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn begin_rebuilds(
+        &self,
+        new: &[NewRebuild],
+        at: Timestamp,
+    ) -> Result<Result<Vec<i64>, HookId>, Error> {
         self.backend.index().await?;
-        let key = new.only.as_ref().map(|(key, _)| key.as_str().to_owned());
         let mut writing = self.begin().await?;
-        // Whoever removes events of the hook has done so before, or sees this rebuild.
-        sqlx::query("update hooks set name = name where id = $1")
-            .bind(new.hook.0)
-            .execute(&mut writing.tx)
-            .await?;
-        let id: Option<i64> = sqlx::query_scalar(BEGIN)
-            .bind(new.hook.0)
-            .bind(new.handler.0)
-            .bind(key)
-            .bind(i64::from(new.check_only))
-            .bind(&new.by)
-            .bind(at.as_millis())
-            .bind(new.only.as_ref().map(|(_, events)| *events))
-            .bind(new.fold)
-            .fetch_optional(&mut writing.tx)
-            .await?;
-        if id.is_some() {
-            writing.tell_note(serde_json::json!({"rebuild": id}));
-            writing.commit().await?;
+        let mut ids = Vec::with_capacity(new.len());
+        for new in new {
+            match begin(&mut writing.tx, new, at).await? {
+                Some(id) => ids.push(id),
+                None => return Ok(Err(new.hook)),
+            }
         }
-        Ok(id)
+        writing.tell_note(match &ids[..] {
+            [id] => serde_json::json!({"rebuild": id}),
+            ids => serde_json::json!({"rebuilds": ids.len()}),
+        });
+        writing.commit().await?;
+        Ok(Ok(ids))
+    }
+
+    /// Rebuilds by their numbers, from the first to the last.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rebuilds_between(&self, first: i64, last: i64) -> Result<Vec<Rebuild>, Error> {
+        let text = const_format(SHOW, " where id between $1 and $2 order by id");
+        let query = sqlx::query_as(text).bind(first).bind(last);
+        Ok(query.fetch_all(&self.reader).await?)
     }
 
     /// A rebuild by its number.
@@ -243,19 +288,28 @@ impl Store {
         Ok(per_s.filter(|per_s| *per_s > 0))
     }
 
-    /// Takes a rebuild on for a node, unless another that lives has it.
+    /// Takes rebuilds on for a node, but those that another node has that lives.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn claim_rebuild(&self, id: i64, node: &str) -> Result<bool, Error> {
+    pub async fn claim_rebuilds(
+        &self,
+        rebuilds: Vec<Rebuild>,
+        node: &str,
+    ) -> Result<Vec<Rebuild>, Error> {
+        if rebuilds.is_empty() {
+            return Ok(rebuilds);
+        }
         let mut writing = self.begin().await?;
-        let claimed = sqlx::query(CLAIM)
-            .bind(node)
-            .bind(id)
-            .execute(&mut writing.tx)
-            .await?;
+        let mut claimed = Vec::with_capacity(rebuilds.len());
+        for rebuild in rebuilds {
+            let query = sqlx::query(CLAIM).bind(node).bind(rebuild.id);
+            if query.execute(&mut writing.tx).await?.rows_affected() == 1 {
+                claimed.push(rebuild);
+            }
+        }
         writing.commit().await?;
-        Ok(claimed.rows_affected() == 1)
+        Ok(claimed)
     }
 
     /// Ends a rebuild; `error` says why it failed.
@@ -268,58 +322,28 @@ impl Store {
         error: Option<&str>,
         at: Timestamp,
     ) -> Result<(), Error> {
-        const FORGET: &str = "delete from shadows where rebuild = $1";
         let mut writing = self.begin().await?;
-        sqlx::query(FORGET)
-            .bind(rebuild.id)
-            .execute(&mut writing.tx)
-            .await?;
-        sqlx::query(END)
-            .bind(rebuild.id)
-            .bind(if error.is_some() { "failed" } else { "done" })
-            .bind(error)
-            .bind(at.as_millis())
-            .execute(&mut writing.tx)
-            .await?;
+        end(&mut writing.tx, rebuild.id, error, at).await?;
         writing.commit().await
     }
 
     /// In one transaction: puts new states in their places, keeps folds that go on, notes how far the
-    /// rebuild has come. Says of each swap whether it was done; one that was not is not counted.
+    /// rebuilds have come. Says of each swap whether it was done; one that was not is not counted.
     ///
     /// # Errors
     /// Those of the database; nothing was changed.
-    pub async fn advance_rebuild(
+    pub async fn advance_rebuilds(
         &self,
-        rebuild: &mut Rebuild,
-        swaps: &[Swap],
-        shadows: &[Shadow],
-        come: RebuildProgress,
+        steps: Vec<RebuildStep>,
         at: Timestamp,
-    ) -> Result<Vec<bool>, Error> {
+    ) -> Result<Vec<Stepped>, Error> {
         let mut writing = self.begin().await?;
-        let mut swapped = Vec::with_capacity(swaps.len());
-        for swap in swaps {
-            swapped.push(put(&mut writing.tx, swap, at).await?);
+        let mut stepped = Vec::with_capacity(steps.len());
+        for step in steps {
+            stepped.push(advance(&mut writing.tx, step, at).await?);
         }
-        for shadow in shadows {
-            keep(&mut writing.tx, rebuild.id, shadow).await?;
-        }
-        let mut after = rebuild.clone();
-        after.note(come);
-        sqlx::query(ADVANCE)
-            .bind(after.id)
-            .bind(after.after_stream)
-            .bind(after.streams_done - rebuild.streams_done)
-            .bind(after.events_done - rebuild.events_done)
-            .bind(after.differ - rebuild.differ)
-            .bind(after.failed - rebuild.failed)
-            .bind(&after.samples)
-            .execute(&mut writing.tx)
-            .await?;
         writing.commit().await?;
-        *rebuild = after;
-        Ok(swapped)
+        Ok(stepped)
     }
 
     /// The folds of a rebuild that were under way, of streams after `after`.
@@ -414,6 +438,65 @@ impl Rebuild {
         samples.truncate(Self::SAMPLES_MAX);
         self.samples = serde_json::to_string(&samples).unwrap_or_default();
     }
+}
+
+async fn begin(tx: &mut Tx, new: &NewRebuild, at: Timestamp) -> Result<Option<i64>, Error> {
+    // Whoever removes events of the hook has done so before, or sees this rebuild.
+    sqlx::query("update hooks set name = name where id = $1")
+        .bind(new.hook.0)
+        .execute(&mut *tx)
+        .await?;
+    Ok(sqlx::query_scalar(BEGIN)
+        .bind(new.hook.0)
+        .bind(new.handler.0)
+        .bind(new.only.as_ref().map(|(key, _)| key.as_str().to_owned()))
+        .bind(i64::from(new.check_only))
+        .bind(&new.by)
+        .bind(at.as_millis())
+        .bind(new.only.as_ref().map(|(_, events)| *events))
+        .bind(new.fold)
+        .fetch_optional(&mut *tx)
+        .await?)
+}
+
+async fn end(tx: &mut Tx, id: i64, error: Option<&str>, at: Timestamp) -> Result<(), Error> {
+    const FORGET: &str = "delete from shadows where rebuild = $1";
+    sqlx::query(FORGET).bind(id).execute(&mut *tx).await?;
+    sqlx::query(END)
+        .bind(id)
+        .bind(if error.is_some() { "failed" } else { "done" })
+        .bind(error)
+        .bind(at.as_millis())
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
+}
+
+async fn advance(tx: &mut Tx, step: RebuildStep, at: Timestamp) -> Result<Stepped, Error> {
+    let before = step.rebuild;
+    let mut swapped = Vec::with_capacity(step.swaps.len());
+    for swap in &step.swaps {
+        swapped.push(put(tx, swap, at).await?);
+    }
+    for shadow in &step.shadows {
+        keep(tx, before.id, shadow).await?;
+    }
+    let mut after = before.clone();
+    after.note(step.come);
+    sqlx::query(ADVANCE)
+        .bind(after.id)
+        .bind(after.after_stream)
+        .bind(after.streams_done - before.streams_done)
+        .bind(after.events_done - before.events_done)
+        .bind(after.differ - before.differ)
+        .bind(after.failed - before.failed)
+        .bind(&after.samples)
+        .execute(&mut *tx)
+        .await?;
+    if step.ends {
+        end(tx, after.id, None, at).await?;
+    }
+    Ok((after, swapped))
 }
 
 async fn put(tx: &mut Tx, swap: &Swap, at: Timestamp) -> Result<bool, Error> {

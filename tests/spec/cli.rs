@@ -115,7 +115,7 @@ fn configuration_is_made_without_a_daemon_and_is_there_when_one_starts() {
     );
     let sent = home
         .command()
-        .args(["send", "hello", "--url", &home.url, "--data", "{\"n\":1}"])
+        .args(["send", "hello", "--url", &home.url, "--body", "{\"n\":1}"])
         .env("HOOKLANE_KEY", key.trim())
         .output()
         .unwrap();
@@ -128,7 +128,7 @@ fn an_event_is_followed_until_its_state_is_read_and_survives_the_daemon() {
     let mut home = Home::new();
     home.serve();
     home.out(&["hooks", "create", "hello", "--reduce", "count"]);
-    let ended = home.run(&["send", "hello", "--data", "{\"n\":1}"]);
+    let ended = home.run(&["send", "hello", "--body", "{\"n\":1}"]);
     let text = String::from_utf8(ended.stderr).unwrap();
     assert!(
         text.contains("hello seq 1, on disk before the answer"),
@@ -160,7 +160,7 @@ fn an_event_that_cannot_be_folded_names_its_line_and_the_ways_out() {
         "--order-by",
         "body:/c",
     ]);
-    let (code, text) = home.err(&["send", "orders", "--data", "{\"c\":\"a b\"}"]);
+    let (code, text) = home.err(&["send", "orders", "--body", "{\"c\":\"a b\"}"]);
     assert_eq!(code, 3, "{text}");
     assert!(text.contains("sum.js:2"), "{text}");
 
@@ -193,6 +193,8 @@ fn a_file_is_applied_once_and_says_nothing_the_second_time() {
         "hooks.toml",
         "[[namespaces]]\nname = 'acme'\n[[hooks]]\nname = 'orders'\nnamespace = 'acme'\nreduce = 'orders.js'\n",
     );
+    // A plan reads, and what reads makes no database.
+    home.out(&["namespaces", "create", "first"]);
     let changes = |args: &[&str]| home.json(args)["changes"].as_array().unwrap().len();
     assert_eq!(changes(&["hooks", "apply", &file, "--dry-run"]), 2);
     assert_eq!(changes(&["hooks", "apply", &file]), 2);

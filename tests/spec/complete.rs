@@ -55,6 +55,10 @@ fn names_are_those_that_the_daemon_knows(setup: Setup) {
     let streams =
         until(|| Some(offered(&["hooklane", "why", "orders/c"])).filter(|s| s.len() == 2));
     assert_eq!(streams, ["orders/c01", "orders/c02"]);
+    // bash puts it into the line as it is.
+    world.accepted("orders", "{\"account\":\"y;touch PWNED;#\"}");
+    let hostile = until(|| offered(&["hooklane", "why", "orders/y"]).pop());
+    assert_eq!(hostile, "'orders/y;touch PWNED;#'");
     assert_eq!(
         offered(&["hooklane", "lanes", "show", "default-1-7"]),
         ["default-1-7"]
@@ -113,6 +117,8 @@ fn the_tab_key_completes_a_name_in_every_shell() {
         terminal.sees(&["hooklane hooks show ordinals"]);
         terminal.keys(&["C-u", "hooklane streams rel", "Tab"]);
         terminal.sees(&["hooklane streams release"]);
+        terminal.keys(&["C-u", "hooklane hooks edit bills --reduce lat", "Tab"]);
+        terminal.sees(&["--reduce latest"]);
     }
 }
 

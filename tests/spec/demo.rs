@@ -100,7 +100,7 @@ fn an_event_that_it_did_not_send_is_found() {
     let demo = place.start(&["--for", "6s", "--keep"]);
     let data = place.data();
     let body = r#"{"customer":"c01","n":1,"amount":1}"#;
-    let sent = hooklane(&data, &["send", "orders", "--data", body]);
+    let sent = hooklane(&data, &["send", "orders", "--body", body]);
     assert!(sent.status.success(), "{}", words(&sent.stderr));
     let ended = demo.wait_with_output().unwrap();
     let said = words(&ended.stderr);

@@ -1055,7 +1055,7 @@ fn a_key_was_used_as_soon_as_it_was_and_from_where_a_restart_remembers() {
     let used = |world: &World| {
         let keys = world.admin("GET", "/v1/admin/keys", &Value::Null).json();
         let keys = keys["items"].as_array().unwrap().clone();
-        let key = keys.into_iter().find(|key| key["kind"] == "write").unwrap();
+        let key = keys.into_iter().find(|key| key["type"] == "write").unwrap();
         (key["last_used_at"].clone(), key["last_used_from"].clone())
     };
     assert_eq!(used(&world), (Value::Null, Value::Null));

@@ -21,6 +21,7 @@ macro_rules! on_both_setups {
     };
 }
 
+mod advice;
 mod audit;
 mod chance;
 mod checker;
@@ -46,6 +47,7 @@ mod models;
 mod nodes;
 mod operator;
 mod package;
+mod paste;
 mod pooler;
 mod postgres;
 mod prune;

@@ -413,7 +413,7 @@ async fn a_plan_says_what_it_helps_and_what_it_does_not(setup: Setup) {
             lane * 2,
             lane * 2 + 1
         ),
-        "1 cursor moves as it is and delays nothing: orders/a -> reduce, held".to_owned(),
+        "1 cursor stays set aside and delays nothing: orders/a -> reduce, held".to_owned(),
         format!(
             "clear orders/a sooner: one stream stays in one lane ({after}), and it is 100% of the backlog"
         ),

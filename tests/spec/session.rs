@@ -208,7 +208,7 @@ fn first_steps() {
         &[
             "hooklane lanes list",
             "hooklane lanes list --state paused -o names",
-            "hooklane send hello --data '{\"n\":1}'",
+            "hooklane send hello --body '{\"n\":1}'",
             "hooklane send hello --count 20",
             "hooklane send helo",
             "hooklane state show hello",
@@ -251,7 +251,7 @@ fn a_held_stream() {
     let seen = session(
         &world.home,
         &[
-            "hooklane send orders --data '{\"account\":\"acme\",\"bad\":true}'",
+            "hooklane send orders --body '{\"account\":\"acme\",\"bad\":true}'",
             "hooklane why orders/acme",
             "hooklane why orders/acm",
             "until hooklane status | grep -q CODE; do :; done; hooklane status -q | tail -n 4 | head -n 1",
@@ -266,7 +266,7 @@ fn a_held_stream() {
             "EVT=$(hooklane events list -o names); \
              hooklane streams skip orders/acme --event $EVT --yes --confirm orders/acme",
             "hooklane events list --dead",
-            "hooklane status --wait 20s | head -n 1",
+            "hooklane status --wait 20s -q | head -n 1",
         ],
     );
     is_as_written("a_held_stream", &seen);
@@ -393,7 +393,7 @@ fn a_table_shows_nothing_that_json_does_not_have() {
         "OUT/S" => vec!["/out_per_s"],
         "WAIT P99" => vec!["/wait_ms"],
         "LAST USED" => vec!["/last_used_at", "/last_used_from"],
-        "TYPE" => vec!["/kind"],
+        "TYPE" => vec!["/type"],
         "CREATED" => vec!["/created_at"],
         "BY" => vec!["/created_by"],
         "WARN" => vec!["/warn_ms"],

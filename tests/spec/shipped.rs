@@ -224,3 +224,51 @@ fn without_a_daemon_the_next_step_is_shown_for_people_and_for_programs() {
     assert_eq!(json["error"]["exit"], 6);
     assert!(ended.stdout.is_empty());
 }
+
+#[test]
+fn help_and_manual_fit_80_columns_and_their_examples_can_be_pasted() {
+    let pages = tempfile::tempdir().unwrap();
+    let ended = hooklane(&["man", "--dir", pages.path().to_str().unwrap()]);
+    assert!(ended.status.success(), "{ended:?}");
+    let shown = |page: &str| {
+        let page = pages.path().join(page);
+        let nroff = Command::new("nroff")
+            .args(["-man", "-Tutf8", "-rLL=80n"])
+            .arg(page)
+            .output();
+        // Where there is no nroff nobody reads manuals.
+        let text = nroff.ok().filter(|done| done.status.success())?;
+        Some(String::from_utf8_lossy(&text.stdout).into_owned())
+    };
+    walk(&tree(), "hooklane", &mut |command, words| {
+        let mut call = Command::new(env!("CARGO_BIN_EXE_hooklane"));
+        call.args(words.split_whitespace().skip(1)).arg("--help");
+        let help = call
+            .env_clear()
+            .env("COLUMNS", "80")
+            .output()
+            .unwrap()
+            .stdout;
+        let help = String::from_utf8(help).unwrap();
+        let too_wide = help.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(too_wide, None, "{words}");
+        let long = command.get_long_about().map(ToString::to_string);
+        let long = long.unwrap_or_default();
+        let manual = shown(&format!("{}.1", words.replace(' ', "-")));
+        let blocks = long.split("\n\n").filter(|block| block.contains("\n  "));
+        for line in blocks
+            .flat_map(str::lines)
+            .filter(|line| line.starts_with("  "))
+        {
+            assert!(
+                help.lines().any(|shown| shown == line),
+                "{words}: {line}\n{help}"
+            );
+            let is_shown = |page: &String| page.lines().any(|shown| shown.trim() == line.trim());
+            assert!(
+                manual.as_ref().is_none_or(is_shown),
+                "{words}: {line}\n{manual:?}"
+            );
+        }
+    });
+}

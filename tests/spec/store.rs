@@ -19,7 +19,7 @@ use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
     Advance, Appended, Batch, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent,
-    NewRebuild, NormalRow, RebuildProgress, Shadow, Skip, Step, Store, Swap, Want, Why,
+    NewRebuild, NormalRow, RebuildStep, Shadow, Skip, Step, Store, Swap, Want, Why,
 };
 
 use crate::home::{Home, On};
@@ -429,12 +429,14 @@ async fn a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before(
         skipped: Vec::new(),
     };
     let mut put = async |swaps: &[Swap]| {
-        let come = RebuildProgress::default();
-        let store = &world.store;
-        store
-            .advance_rebuild(&mut rebuild, swaps, &[], come, now)
-            .await
-            .unwrap()
+        let step = RebuildStep {
+            swaps: swaps.to_vec(),
+            ..RebuildStep::of(&rebuild)
+        };
+        let mut stepped = world.store.advance_rebuilds(vec![step], now).await.unwrap();
+        let swapped;
+        (rebuild, swapped) = stepped.pop().unwrap();
+        swapped
     };
     // One below its cursor is not put there; one at it is, and one for a cursor without a row.
     let swaps = [
@@ -504,9 +506,14 @@ async fn a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_n
             condition: Condition::Flowing,
             skipped: Vec::new(),
         };
-        let (swaps, come) = ([swap], RebuildProgress::default());
-        let put = store.advance_rebuild(&mut rebuild, &swaps, &[], come, now);
-        put.await.unwrap()[0]
+        let step = RebuildStep {
+            swaps: vec![swap],
+            ..RebuildStep::of(&rebuild)
+        };
+        let mut stepped = store.advance_rebuilds(vec![step], now).await.unwrap();
+        let swapped;
+        (rebuild, swapped) = stepped.pop().unwrap();
+        swapped[0]
     };
     let why = Why {
         by: "ana".into(),

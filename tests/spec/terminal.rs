@@ -52,7 +52,7 @@ fn an_event_is_followed_for_as_long_as_is_asked_and_then_goes_on_by_itself(setup
     let send = [
         "send",
         "orders",
-        "--data",
+        "--body",
         r#"{"account":"a"}"#,
         "--timeout",
         "1s",
@@ -108,11 +108,7 @@ fn a_rebuild_is_watched_for_as_long_as_is_asked_and_then_goes_on_by_itself(setup
     let (code, printed, said) = ended(&world, &[&rebuild[..], &["-o", "json"]].concat());
     assert_eq!(code, Some(3), "{said}");
     let told = first(&printed);
-    assert_eq!(
-        told.as_array().unwrap().len(),
-        1,
-        "the other had no turn: {told}"
-    );
+    assert_eq!(told[1]["state"], "done", "the other did not wait: {told}");
     assert_eq!(
         (&told[0]["hook"], &told[0]["state"]),
         (&json!("orders"), &json!("running"))
@@ -125,10 +121,7 @@ fn a_rebuild_is_watched_for_as_long_as_is_asked_and_then_goes_on_by_itself(setup
         "{message}"
     );
     let next = error["next"].to_string();
-    assert!(
-        next.contains("by itself") && next.contains("ship"),
-        "{next}"
-    );
+    assert!(next.contains("by itself"), "{next}");
 
     let running = || {
         world

@@ -337,7 +337,7 @@ fn what_senders_put_into_an_event_is_seen_whole_and_the_terminal_does_not_obey_i
     let body = "{\"a\":\"\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}31m\"}";
     send(
         &home,
-        &["orders", "--data", body, "--header", "x-evil: \u{9b}1m"],
+        &["orders", "--body", body, "--header", "x-evil: \u{9b}1m"],
     );
     let terminal = Terminal::start(&home, "LANG=C.UTF-8", WIDE);
     terminal.sees(&["LIVE"]);
@@ -715,7 +715,7 @@ fn a_viewer_is_sent_little_and_a_revoked_key_nothing_more() {
                 let body = format!("{{\"k\":{k}}}");
                 send(
                     &home,
-                    &["orders", "--data", &body, "--count", "20", "--no-wait"],
+                    &["orders", "--body", &body, "--count", "20", "--no-wait"],
                 );
             }
         });

@@ -67,7 +67,11 @@ impl Admin {
         Ok(overdue.next().map(|overdue| {
             let (keep, stream) = (hook.keep, &overdue.example);
             let text = format!("{stream} keeps more than {keep}: {}", overdue.why);
-            Check::warn("retention", text, format!("hooklane why {stream}"))
+            Check::warn(
+                "retention",
+                text,
+                format!("hooklane why {}", crate::text::quoted(&stream)),
+            )
         }))
     }
 }
@@ -105,6 +109,6 @@ fn late(hook: &Hook, age: Duration, row: CursorRow, now: Timestamp) -> Option<Ch
     Some(Check::warn(
         "retention",
         text,
-        format!("hooklane why {stream}"),
+        format!("hooklane why {}", crate::text::quoted(&stream)),
     ))
 }

@@ -113,13 +113,31 @@ pub fn text(path: &Path) -> Result<String, Trouble> {
 }
 
 fn parse(text: &str, base: &Path) -> Result<Apply, Trouble> {
-    let wrong = |error: toml::de::Error| Trouble::usage(error.to_string().trim_end());
+    let wrong = |error: toml::de::Error| {
+        let trouble = Trouble::usage(error.to_string().trim_end());
+        match named_table(text) {
+            Some((kind, name)) => {
+                let instead = format!("[[{kind}]] and, in the next line, name = {name:?}");
+                trouble.fact("write", instead)
+            }
+            None => trouble,
+        }
+    };
     let file: File = toml::from_str(text).map_err(wrong)?;
     let hooks = file.hooks.into_iter().map(|entry| spec(entry, base));
     let namespaces = file.namespaces.into_iter().map(namespace);
     Ok(Apply {
         namespaces: namespaces.collect::<Result<_, _>>()?,
         hooks: hooks.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The kind and name of a table such as `[hooks.orders]`, which reads well and is not the format.
+fn named_table(text: &str) -> Option<(&'static str, String)> {
+    let table: toml::Table = text.parse().ok()?;
+    ["hooks", "namespaces"].into_iter().find_map(|kind| {
+        let (name, _) = table.get(kind)?.as_table()?.iter().next()?;
+        Some((kind, name.clone()))
     })
 }
 
@@ -275,5 +293,8 @@ mod tests {
             let error = parse(text, Path::new("")).unwrap_err();
             assert!(error.message.contains(part), "{text}: {error}");
         }
+        let error = parse("[hooks.orders]\nreduce = 'count'", Path::new("")).unwrap_err();
+        let write = "[[hooks]] and, in the next line, name = \"orders\"";
+        assert_eq!(error.facts, [("write", write.to_owned())]);
     }
 }

@@ -53,7 +53,7 @@ struct Setting {
 fn settings(spec: &HookSpec) -> Vec<Setting> {
     let plain = |label, flag: &str, shown: String| Setting {
         label,
-        flag: Some(format!("{flag} {shown}")),
+        flag: Some(format!("{flag} {}", text::quoted(&shown))),
         shown,
     };
     vec![

@@ -12,7 +12,7 @@ use crate::domain::name::Name;
 
 /// Stop the turns of a hook's streams; events are still accepted
 ///
-/// It stays so through restarts, until it is resumed.
+/// The pause outlives restarts, until `hooks resume`.
 ///
 /// Examples:
 ///   hooklane hooks pause orders --reason 'the new reducer is not there yet'
@@ -38,7 +38,7 @@ impl Pause {
     }
 }
 
-/// Let the streams of a paused hook go on
+/// Resume a paused hook
 ///
 /// Examples:
 ///   hooklane hooks resume orders

@@ -7,15 +7,15 @@ use http::Method;
 
 use crate::api::{Hints, HintsSpec, LaneOf};
 use crate::cli::reach::{Reach, with_query};
-use crate::cli::{Exit, Printer};
+use crate::cli::{Exit, Printer, flags};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::{Name, StreamName};
 use crate::text::{count, counted, duration, printable_line};
 
-/// Wipe the hints and make them again from the database, while everything goes on
+/// Make all hints again from the database, while everything runs
 ///
-/// No cursor is touched and no lane stops, so it is always safe to try. Every node does it for the lanes that
-/// it runs; one that does not answer is named, and does its part when it goes on.
+/// This is always safe: it touches no cursor and stops no lane. Every node does it for its own lanes. A node that
+/// does not answer is named, and does it later.
 ///
 /// Examples:
 ///   hooklane lanes rebuild --dry-run
@@ -26,7 +26,7 @@ pub struct Rebuild {
     /// Which namespace [default: all]
     #[arg(long, value_name = "NAME")]
     namespace: Option<Name>,
-    /// Only look what there would be to find
+    /// Only say which hints are missing
     #[arg(long)]
     dry_run: bool,
     /// Why, for the others
@@ -71,7 +71,7 @@ fn tell(found: &Hints, out: &mut Printer) -> std::io::Result<()> {
         let silent = found.silent.join(", ");
         let silent = printable_line(&silent);
         out.say(format_args!(
-            "hints  NOT MOVING: no answer yet from {silent}, whose lanes are not counted; done when it goes on"
+            "hints  NOT MOVING: no answer yet from {silent}, whose lanes are not counted yet"
         ))?;
     }
     let cursors = |number| counted(number, "cursor", "cursors");
@@ -97,6 +97,7 @@ fn tell(found: &Hints, out: &mut Printer) -> std::io::Result<()> {
 #[command(verbatim_doc_comment)]
 pub struct Of {
     /// The stream: HOOK or HOOK/KEY
+    #[arg(value_parser = flags::stream)]
     stream: StreamName,
     /// Also where it would be with so many lanes
     #[arg(long, value_name = "COUNT")]
@@ -107,7 +108,7 @@ pub struct Of {
 impl Of {
     pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let query = [
-            ("stream", Some(self.stream.to_string())),
+            ("stream", Some(reach.meant(self.stream).await?.to_string())),
             ("lanes", self.lanes.map(|lanes| lanes.to_string())),
         ];
         let found: LaneOf = reach.get(&with_query("/v1/admin/lanes/of", &query)).await?;

@@ -15,7 +15,7 @@ use crate::cli::{Exit, Printer, Trouble};
 use crate::domain::lane::LANES_MAX;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::text;
+use crate::text::{self, quoted};
 
 const RESIZE: &str = "/v1/admin/lanes/resize";
 
@@ -33,8 +33,8 @@ const LOOK: Duration = Duration::from_millis(100);
 #[command(verbatim_doc_comment)]
 pub struct Grow {
     /// New number of lanes
-    #[arg(value_name = "COUNT", allow_negative_numbers = true)]
-    lanes: i64,
+    #[arg(value_name = "COUNT", allow_hyphen_values = true)]
+    lanes: String,
     /// Which namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
@@ -143,11 +143,14 @@ impl Grow {
 
     /// The number of lanes that is asked for.
     pub(super) fn count(&self) -> Result<u16, Trouble> {
-        let count = u16::try_from(self.lanes).ok();
+        let count: Option<u16> = self.lanes.parse().ok();
         count
             .filter(|count| (1..=LANES_MAX).contains(count))
             .ok_or_else(|| {
-                let message = format!("lane count is 1 to {LANES_MAX}, got {}", self.lanes);
+                let message = format!(
+                    "lane count is 1 to {LANES_MAX}, got {}",
+                    quoted(&self.lanes)
+                );
                 Trouble::new(Exit::Usage, "lane_count", message)
                     .fact("to stop and keep everything", "hooklane lanes pause --all")
             })
@@ -310,7 +313,10 @@ impl Which {
     fn back(&self) -> String {
         let lanes = match self.all {
             true => "--all".to_owned(),
-            false => self.lanes.join(" "),
+            false => {
+                let lanes = self.lanes.iter().map(quoted);
+                lanes.collect::<Vec<_>>().join(" ")
+            }
         };
         match self.namespace == Name::default_namespace() {
             true => format!("hooklane lanes resume {lanes}"),
@@ -507,14 +513,15 @@ impl Drain {
         let gathers = still.iter().find_map(|lane| lane.gathers.as_ref());
         let stream = worst.map(|worst| &worst.stream);
         if let Some(stream) = stream.or(gathers.map(|gathers| &gathers.stream)) {
-            trouble = trouble.fact("look", format!("hooklane why {stream}"));
+            trouble = trouble.fact("look", format!("hooklane why {}", quoted(stream)));
         }
         if let Some(Worst {
             stream, handler, ..
         }) = worst
         {
             let hold = format!(
-                "hooklane streams hold {stream} --handler {handler}     held cursors are not waited for"
+                "hooklane streams hold {} --handler {handler}   # a drain does not wait for held cursors",
+                quoted(stream)
             );
             trouble = trouble.fact("or", hold);
         }

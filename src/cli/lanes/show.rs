@@ -112,7 +112,7 @@ fn cells(line: &CursorLine) -> Vec<String> {
         .oldest_ms
         .map(|ms| text::duration(Duration::from_millis(ms)));
     vec![
-        line.stream.to_string(),
+        text::quoted(line.stream.short()),
         line.handler.to_string(),
         line.condition.clone(),
         or_dash(age),

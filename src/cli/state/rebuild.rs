@@ -1,5 +1,6 @@
 //! `state rebuild`: folds events again, and shows how far it has come and what it changed.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -7,23 +8,26 @@ use http::Method;
 
 use super::super::print::{Progress, Stake};
 use super::super::reach::{Reach, with_query};
-use super::super::{Exit, Printer, Trouble};
-use crate::api::{FoldedTo, Hook, List, Rebuild, RebuildSpec};
+use super::super::{Exit, Printer, Trouble, flags};
+use crate::api::{FoldedTo, Here, Hook, List, Rebuild, RebuildSpec};
 use crate::client;
+use crate::domain::hook::OrderBy;
 use crate::domain::name::StreamName;
 use crate::text::{count, counted, duration, printable_line};
 
 const REBUILDS: &str = "/v1/admin/rebuilds";
 
-/// How often it is looked how far it has come.
+const ALL: &str = "/v1/admin/rebuilds/all";
+
+/// How long it takes until it is looked again how far it has come: at first, and at the most.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Fold the events of a hook or a stream again, from the first, with today's reducer
+/// Compute states again from the first event, with today's reducer
 ///
-/// Folds beside the live states, which stay readable and go on; a stream switches in the commit in which
-/// the new fold has reached it. Nothing is sent, no event is written. Where retention (hooks edit --keep) has
-/// removed events, the fold begins at the checkpoint that stands in their place; if older code had a part in
-/// it, that must be asked for by name.
+/// The live states stay readable and go on meanwhile. A stream switches to its new state when that has caught up.
+/// Where retention (hooks edit --keep) has removed events, the rebuild begins at a checkpoint. If an older reducer
+/// made that checkpoint, the rebuild is refused unless --from-checkpoints is given.
 ///
 /// Examples:
 ///   hooklane state rebuild orders
@@ -37,8 +41,9 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Again {
     /// The hook, or a stream of one that has an ordering key: HOOK or HOOK/KEY
     #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_parser = flags::stream)]
     stream: Option<StreamName>,
-    /// Every hook, one after the other
+    /// Every hook, side by side
     #[arg(long)]
     all: bool,
     /// Only compare, and say which streams would get another state
@@ -50,8 +55,7 @@ pub struct Again {
     /// Print the state as it was at this event, by today's reducer; changes nothing
     #[arg(long, value_name = "SEQ", conflicts_with_all = ["all", "check", "dry_run"])]
     to_seq: Option<i64>,
-    /// Begin at checkpoints even where older code had a part in them: what it made of the events that are
-    /// gone stays
+    /// Begin at checkpoints that an older reducer made, too
     #[arg(long)]
     from_checkpoints: bool,
     /// Return when it has begun
@@ -61,30 +65,32 @@ pub struct Again {
 
 impl Again {
     pub(super) async fn run(
-        self,
+        mut self,
         reach: &Reach,
         limit: Option<Duration>,
         out: &mut Printer,
     ) -> anyhow::Result<Exit> {
+        if let Some(stream) = self.stream.take() {
+            self.stream = Some(reach.meant(stream).await?);
+        }
         if let (Some(stream), Some(to)) = (&self.stream, self.to_seq) {
+            if stream.key.as_str().is_empty() {
+                is_one_stream(stream, reach).await?;
+            }
             return show(stream, to, self.from_checkpoints, reach, out).await;
         }
         let here = reach.here().await?;
-        let specs = self.specs(reach).await?;
-        if let (false, [spec]) = (self.dry_run, &specs[..])
-            && let Some(running) = running(spec, reach).await?
+        let mut spec = self.spec();
+        let is_one = spec.hook.is_some() || spec.stream.is_some();
+        if is_one
+            && !self.dry_run
+            && let Some(running) = running(&spec, reach).await?
         {
-            return self.attach(running, reach, limit, out).await;
+            out.say(format_args!("already under way: {}", self.whose()))?;
+            return self.finish(vec![running], reach, limit, out).await;
         }
-        let mut plans = Vec::new();
-        for spec in &specs {
-            let spec = RebuildSpec {
-                dry_run: true,
-                ..spec.clone()
-            };
-            let plan: Rebuild = reach.call(Method::POST, REBUILDS, Some(&spec)).await?;
-            plans.push(plan);
-        }
+        spec.dry_run = true;
+        let plans = self.call(&spec, None, reach).await?;
         let asks = !self.dry_run && !self.check;
         let (what, stake) = self.stake(&plans);
         if asks {
@@ -99,77 +105,75 @@ impl Again {
         if asks && !out.confirm(&question, &what, &stake)? {
             return Ok(Exit::Failed);
         }
-        let began = Instant::now();
-        let mut ended = Vec::new();
-        for (place, spec) in specs.iter().enumerate() {
-            let begun: Rebuild = reach
-                .call_planned(&here, Method::POST, REBUILDS, Some(spec))
-                .await?;
-            if self.no_wait {
-                ended.push(begun);
-                continue;
-            }
-            let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
-            let now = watch(begun, reach, left, out).await?;
-            let is_running = now.state == "running";
-            ended.push(now);
-            if let (true, Some(limit)) = (is_running, limit) {
-                out.object(&ended)?;
-                return Err(not_done(&ended[place], limit, &specs[place + 1..]).into());
-            }
-        }
+        spec.dry_run = false;
+        let begun = self.call(&spec, Some(&here), reach).await?;
+        self.finish(begun, reach, limit, out).await
+    }
+
+    /// Follows rebuilds to their end, if that is asked for, and says how they ended.
+    async fn finish(
+        &self,
+        begun: Vec<Rebuild>,
+        reach: &Reach,
+        limit: Option<Duration>,
+        out: &mut Printer,
+    ) -> anyhow::Result<Exit> {
+        let ended = match self.no_wait {
+            true => begun,
+            false => watch(begun, &self.of(), reach, limit, out).await?,
+        };
         out.object(&ended)?;
-        match ended.iter().find_map(|rebuild| rebuild.error.as_ref()) {
-            Some(error) => Err(Trouble::new(Exit::Failed, "not_rebuilt", error.clone()).into()),
+        let running: Vec<_> = ended.iter().filter(|now| now.state == "running").collect();
+        if let (Some(first), Some(limit), false) = (running.first(), limit, self.no_wait) {
+            return Err(not_done(first, running.len() - 1, limit).into());
+        }
+        match ended.iter().find_map(failure) {
+            Some(failure) => Err(Trouble::new(Exit::Failed, "not_rebuilt", failure).into()),
             None if ended.iter().any(|rebuild| rebuild.failed > 0) => Ok(Exit::Unfinished),
             None => Ok(Exit::Done),
         }
     }
 
-    /// Shows how far a rebuild has come that somebody has begun before.
-    async fn attach(
-        &self,
-        running: Rebuild,
-        reach: &Reach,
-        limit: Option<Duration>,
-        out: &mut Printer,
-    ) -> anyhow::Result<Exit> {
-        out.say(format_args!("already under way: {}", self.whose()))?;
-        let mut now = running;
-        if !self.no_wait {
-            now = watch(now, reach, limit, out).await?;
-        }
-        out.object(&[&now])?;
-        match (&now.error, now.state == "running", limit) {
-            (Some(error), ..) => {
-                Err(Trouble::new(Exit::Failed, "not_rebuilt", error.clone()).into())
-            }
-            (None, true, Some(limit)) if !self.no_wait => Err(not_done(&now, limit, &[]).into()),
-            _ if now.failed > 0 => Ok(Exit::Unfinished),
-            _ => Ok(Exit::Done),
-        }
-    }
-
-    /// A request for each hook.
-    async fn specs(&self, reach: &Reach) -> anyhow::Result<Vec<RebuildSpec>> {
-        let spec = |hook, stream| RebuildSpec {
-            hook,
-            stream,
+    fn spec(&self) -> RebuildSpec {
+        let is_whole = |stream: &&StreamName| stream.key.as_str().is_empty();
+        let hook = self.stream.as_ref().filter(is_whole);
+        RebuildSpec {
+            hook: hook.map(|stream| stream.hook.clone()),
+            stream: self.stream.clone().filter(|stream| !is_whole(&stream)),
             check: self.check,
             dry_run: false,
             from_checkpoints: self.from_checkpoints,
+        }
+    }
+
+    /// Asks for one rebuild, or for those of all hooks at once; of what was planned `here`, if it was.
+    async fn call(
+        &self,
+        spec: &RebuildSpec,
+        here: Option<&Here>,
+        reach: &Reach,
+    ) -> Result<Vec<Rebuild>, client::Error> {
+        let post = Method::POST;
+        if self.stream.is_none() {
+            let all: List<Rebuild> = match here {
+                Some(here) => reach.call_planned(here, post, ALL, Some(spec)).await?,
+                None => reach.call(post, ALL, Some(spec)).await?,
+            };
+            return Ok(all.items);
+        }
+        let one: Rebuild = match here {
+            Some(here) => reach.call_planned(here, post, REBUILDS, Some(spec)).await?,
+            None => reach.call(post, REBUILDS, Some(spec)).await?,
         };
-        Ok(match &self.stream {
-            Some(stream) if stream.key.as_str().is_empty() => {
-                vec![spec(Some(stream.hook.clone()), None)]
-            }
-            Some(stream) => vec![spec(None, Some(stream.clone()))],
-            None => {
-                let hooks: List<Hook> = reach.get("/v1/admin/hooks").await?;
-                let hooks = hooks.items.into_iter();
-                hooks.map(|hook| spec(Some(hook.spec.name), None)).collect()
-            }
-        })
+        Ok(vec![one])
+    }
+
+    /// Whose events are folded, in a few words.
+    fn of(&self) -> String {
+        match &self.stream {
+            Some(stream) => stream.hook.to_string(),
+            None => "every hook".to_owned(),
+        }
     }
 
     fn explain(&self, plans: &[Rebuild], place: &str, out: &mut Printer) -> anyhow::Result<()> {
@@ -188,9 +192,9 @@ impl Again {
         );
         let meanwhile = "events are accepted, the live state stays readable and goes on folding";
         let how = match self.check {
-            true => "folds beside the live state and compares; nothing is changed",
+            true => "computes beside the live state and compares; nothing is changed",
             false => {
-                "folds beside the live state; a stream switches in the commit in which the new fold reaches it"
+                "computes beside the live state; a stream switches when its new state has caught up"
             }
         };
         let mut facts = vec![("  amount", amount)];
@@ -283,6 +287,23 @@ pub(super) async fn fold(
         .await
 }
 
+/// Refuses a hook that has many streams: at a seq only one of them has a state.
+async fn is_one_stream(hook: &StreamName, reach: &Reach) -> anyhow::Result<()> {
+    let path = format!("/v1/admin/hooks/{}", hook.hook);
+    let found: Hook = reach.get(&path).await?;
+    if found.spec.order_by == OrderBy::Nothing {
+        return Ok(());
+    }
+    let message = format!(
+        "--to-seq needs one stream: hook {hook} orders by {}",
+        found.spec.order_by
+    );
+    Err(Trouble::usage(message)
+        .fact("give", format!("{hook}/KEY"))
+        .fact("all", format!("hooklane streams list --hook {hook}"))
+        .into())
+}
+
 async fn show(
     stream: &StreamName,
     to: i64,
@@ -303,36 +324,81 @@ async fn show(
     Ok(Exit::Done)
 }
 
-/// Looks until it has ended, for `limit` at most: what is still running then goes on without us.
+/// Looks until all have ended, for `limit` at most: what is still running then goes on without us.
 async fn watch(
-    begun: Rebuild,
+    begun: Vec<Rebuild>,
+    of: &str,
     reach: &Reach,
     limit: Option<Duration>,
     out: &mut Printer,
-) -> anyhow::Result<Rebuild> {
-    let Some(id) = begun.id else {
+) -> anyhow::Result<Vec<Rebuild>> {
+    let ids: HashSet<i64> = begun.iter().filter_map(|rebuild| rebuild.id).collect();
+    let (Some(first), Some(last)) = (ids.iter().min(), ids.iter().max()) else {
         return Ok(begun);
     };
-    let path = format!("{REBUILDS}/{id}");
+    let events: u64 = begun.iter().map(|rebuild| rebuild.events).sum();
     let began = Instant::now();
-    let mut bar = Progress::new("fold", "Ctrl-C stops watching, the rebuild goes on");
-    let mut now = begun;
-    while now.state == "running" {
-        out.progress(&mut bar, now.events_done, now.events, None)?;
-        if limit.is_some_and(|limit| began.elapsed() >= limit) {
-            out.progress_ends(&bar)?;
-            return Ok(now);
+    let goes_on = "Ctrl-C stops watching, the rebuild goes on; hooklane top shows the load";
+    let mut bar = Progress::new("fold", goes_on);
+    let mut look = LOOK_FIRST;
+    let is_late = loop {
+        let running: List<Rebuild> = reach.get(REBUILDS).await?;
+        let ours = running
+            .items
+            .iter()
+            .filter(|now| now.id.is_some_and(|id| ids.contains(&id)));
+        let left = |now: &Rebuild| now.events.saturating_sub(now.events_done);
+        let left: Vec<u64> = ours.map(left).collect();
+        if left.is_empty() {
+            break false;
         }
-        tokio::time::sleep(LOOK).await;
-        now = reach.get(&path).await?;
-    }
+        let done = events.saturating_sub(left.iter().sum());
+        out.progress(&mut bar, done, events, None)?;
+        if limit.is_some_and(|limit| began.elapsed() >= limit) {
+            break true;
+        }
+        tokio::time::sleep(look).await;
+        look = (look * 2).min(LOOK);
+    };
     out.progress_ends(&bar)?;
-    tell(&now, began.elapsed(), out)?;
+    let between = [
+        ("first", Some(first.to_string())),
+        ("last", Some(last.to_string())),
+    ];
+    let now: List<Rebuild> = reach.get(&with_query(REBUILDS, &between)).await?;
+    let mut now = now.items;
+    now.retain(|now| now.id.is_some_and(|id| ids.contains(&id)));
+    if let (false, Some(sum)) = (is_late, sum(&now)) {
+        tell(&sum, of, began.elapsed(), out)?;
+    }
     Ok(now)
 }
 
-/// That the time was over before it was done; `unbegun` are those whose turn had not come.
-fn not_done(now: &Rebuild, limit: Duration, unbegun: &[RebuildSpec]) -> Trouble {
+/// What came of several rebuilds as if it were one.
+fn sum(rebuilds: &[Rebuild]) -> Option<Rebuild> {
+    let (first, rest) = rebuilds.split_first()?;
+    let mut sum = first.clone();
+    for rebuild in rest {
+        sum.streams += rebuild.streams;
+        sum.streams_done += rebuild.streams_done;
+        sum.events += rebuild.events;
+        sum.events_done += rebuild.events_done;
+        sum.differ += rebuild.differ;
+        sum.failed += rebuild.failed;
+        sum.samples.extend(rebuild.samples.iter().cloned());
+        sum.error = sum.error.or_else(|| rebuild.error.clone());
+    }
+    Some(sum)
+}
+
+/// Why a rebuild failed as a whole.
+fn failure(rebuild: &Rebuild) -> Option<String> {
+    let error = rebuild.error.as_ref()?;
+    Some(format!("hook {}: {error}", rebuild.hook))
+}
+
+/// That the time was over before it was done; so many others were not done either.
+fn not_done(now: &Rebuild, others: usize, limit: Duration) -> Trouble {
     let what = match &now.stream {
         Some(stream) => stream.to_string(),
         None => now.hook.to_string(),
@@ -346,21 +412,18 @@ fn not_done(now: &Rebuild, limit: Duration, unbegun: &[RebuildSpec]) -> Trouble 
     );
     let goes_on = format!("by itself; until it has ended {} takes no other", now.hook);
     let trouble = Trouble::new(Exit::Unfinished, "not_done", message).fact("goes on", goes_on);
-    let unbegun: Vec<_> = (unbegun.iter())
-        .filter_map(|spec| spec.hook.as_ref().map(ToString::to_string))
-        .collect();
-    match unbegun.is_empty() {
-        true => trouble,
-        false => trouble.fact("not begun", unbegun.join(", ")),
+    match others {
+        0 => trouble,
+        others => trouble.fact("too", counted(others as u64, "other hook", "other hooks")),
     }
 }
 
-fn tell(rebuild: &Rebuild, took: Duration, out: &mut Printer) -> std::io::Result<()> {
+fn tell(rebuild: &Rebuild, of: &str, took: Duration, out: &mut Printer) -> std::io::Result<()> {
     let rate = rebuild.events_done as f64 / took.as_secs_f64().max(0.001);
     out.say(format_args!(
         "fold    {} of {} in {}, {}/s",
         counted(rebuild.events_done, "event", "events"),
-        rebuild.hook,
+        of,
         duration(took),
         count(rate as u64)
     ))?;

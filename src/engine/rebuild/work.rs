@@ -14,6 +14,7 @@ use crate::domain::position::{Position, Seq};
 use crate::engine::catalog::Snapshot;
 use crate::engine::reduce::{Folded, Task};
 use crate::store::{Beginning, Shadow, StreamRow, Swap};
+use crate::text::differences;
 
 /// Swaps that may be lost to turns before a fold goes beyond the cursor's position.
 const LOST_MAX: u32 = 2;
@@ -209,44 +210,7 @@ fn difference(old: Option<&str>, new: Option<&str>) -> Option<String> {
         Some(text) => serde_json::from_str(text).unwrap_or(Value::Null),
         None => Value::Null,
     };
-    first_difference("", &read(old), &read(new))
-}
-
-fn first_difference(path: &str, old: &Value, new: &Value) -> Option<String> {
-    let text = |value: Option<&Value>| match value {
-        None => "nothing".to_owned(),
-        Some(value) => {
-            let text = value.to_string();
-            match text.char_indices().nth(40) {
-                Some((end, _)) => format!("{}..", &text[..end]),
-                None => text,
-            }
-        }
-    };
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            let keys = old
-                .keys()
-                .chain(new.keys().filter(|key| !old.contains_key(*key)));
-            for key in keys {
-                let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
-                match (old.get(key), new.get(key)) {
-                    (Some(old), Some(new)) => {
-                        if let Some(found) = first_difference(&path, old, new) {
-                            return Some(found);
-                        }
-                    }
-                    (old, new) => return Some(format!("{path} {} -> {}", text(old), text(new))),
-                }
-            }
-            None
-        }
-        (old, new) if old == new => None,
-        (old, new) => {
-            let path = if path.is_empty() { "/" } else { path };
-            Some(format!("{path} {} -> {}", text(Some(old)), text(Some(new))))
-        }
-    }
+    differences(&read(old), &read(new), 1).pop()
 }
 
 #[cfg(test)]

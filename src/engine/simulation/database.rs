@@ -326,7 +326,7 @@ impl Database {
         Advance::Moved
     }
 
-    /// `Store::advance_rebuild`, of one stream. `acted`: as for [`Self::advance`].
+    /// `Store::advance_rebuilds`, of one stream. `acted`: as for [`Self::advance`].
     pub fn swap(&mut self, swap: &Swap, acted: Option<i64>) -> bool {
         let (cursor, to) = (swap.shadow.cursor, swap.shadow.position);
         let Some(stream) = self.streams.get(&cursor.stream) else {
