@@ -173,6 +173,11 @@ impl Queue {
             .is_some_and(|hints| hints.len() > usize::from(hints.contains_key(&cursor)))
     }
 
+    /// Wakes who runs the lane.
+    pub fn poke(&self) {
+        self.poke.notify_one();
+    }
+
     /// Waits until something was pushed since the last wait.
     pub async fn poked(&self) {
         self.poke.notified().await;

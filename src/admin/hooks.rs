@@ -242,6 +242,7 @@ impl Admin {
             body: test.body.clone().into(),
         };
         let task = Task {
+            handler: handler.id,
             reducer: handler.reducer.clone(),
             state: test.state.as_ref().map(|state| state.get().to_owned()),
             chain: Chain::default(),
@@ -249,13 +250,16 @@ impl Admin {
             events: vec![Arc::new(event)],
         };
         let folds = match &self.engine {
-            Some(engine) => engine.folds.clone(),
+            Some(engine) => engine.slow_folds.clone(),
             None => Folds::start(1).map_err(|error| Error::Reducer(error.to_string()))?,
         };
         let folded = folds.fold(vec![task], Duration::from_secs(1)).await.pop();
         let folded = folded.ok_or_else(|| Error::Reducer("the fold did not begin".into()))?;
         if let Some(failure) = folded.failure {
             return Err(Error::Reducer(failure.to_string()));
+        }
+        if folded.passed == 0 {
+            return Err(Error::Reducer("the fold did not begin: try again".into()));
         }
         let state = folded.state.unwrap_or_else(|| "null".into());
         Ok(api::Tested {

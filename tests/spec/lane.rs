@@ -157,7 +157,7 @@ impl World {
     fn begin_turns(&mut self) -> bool {
         let max = self.rng.random_range(1..4);
         let now = Timestamp::from_millis(self.now);
-        let batch = self.lane.next_batch(max, now);
+        let batch = self.lane.next_batch(max, now, |_| false);
         assert!(batch.len() <= max);
         for cursor in &batch {
             let before = self.running.insert(*cursor, None);

@@ -45,6 +45,7 @@ mod models;
 mod nodes;
 mod operator;
 mod package;
+mod poison;
 mod pooler;
 mod postgres;
 mod prune;
