@@ -11,7 +11,7 @@
 //! ```
 //! Handlers take turns one after the other, each with the cursor of it that became ready first; a cursor with
 //! more to do goes behind the others of its handler. So a handler has no larger part in a turn for having many
-//! cursors. Those that failed and try again come after those that have not failed, but for every fourth time.
+//! cursors. Those whose next try has come come after the others, but for every fourth time.
 //! A cursor that is aside takes no place in the order: its lane goes on without it.
 //!
 //! Handlers beyond their share of fold time (`share.rs`) are left out: their cursors stay ready until somebody
@@ -329,17 +329,16 @@ impl Lane {
                     false => again.or(Some(Again::MoreEvents)),
                 };
             }
-            At::Aside(_) if returns => self.make_ready(hint.cursor),
+            At::Aside(_) if returns => self.make_ready(hint.cursor, false),
             At::Aside(_) => {}
         }
     }
 
-    fn make_ready(&mut self, cursor: CursorId) {
+    fn make_ready(&mut self, cursor: CursorId, is_repeat: bool) {
         if let Some(entry) = self.cursors.get_mut(&cursor) {
             if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at)) = entry.at {
                 self.due.remove(&(at, cursor));
             }
-            let is_repeat = matches!(entry.at, At::Aside(Aside::Waiting(_)));
             entry.at = At::Ready;
             self.ready.push(cursor, is_repeat);
         }
@@ -351,7 +350,9 @@ impl Lane {
             if at > now {
                 break;
             }
-            self.make_ready(cursor);
+            let at = self.cursors.get(&cursor).map(|entry| &entry.at);
+            let is_repeat = matches!(at, Some(At::Aside(Aside::Waiting(_))));
+            self.make_ready(cursor, is_repeat);
         }
     }
 
@@ -496,7 +497,7 @@ impl Lane {
                     self.due.insert((at, cursor));
                 }
             }
-            _ => self.make_ready(cursor),
+            _ => self.make_ready(cursor, false),
         }
     }
 
@@ -508,7 +509,7 @@ impl Lane {
         };
         entry.behind = Behind::All(entry.events());
         (entry.taken, entry.came) = (0, None);
-        self.make_ready(cursor);
+        self.make_ready(cursor, false);
     }
 
     /// Gives up every cursor, as hints for whoever has them next.
@@ -569,7 +570,7 @@ impl Lane {
             .collect();
         kept.sort_unstable();
         for cursor in kept {
-            self.make_ready(cursor);
+            self.make_ready(cursor, false);
         }
     }
 

@@ -58,6 +58,8 @@ struct World {
     aside: BTreeSet<CursorId>,
     /// Cursors that surely wait for a turn, and who went before them since they do.
     ready: BTreeMap<CursorId, BTreeSet<CursorId>>,
+    /// Those whose next try comes, or has come: others may go before them more than once.
+    repeats: BTreeSet<CursorId>,
     /// Whether turns go well.
     calm: bool,
 }
@@ -77,6 +79,7 @@ impl World {
             running: BTreeMap::new(),
             aside: BTreeSet::new(),
             ready: BTreeMap::new(),
+            repeats: BTreeSet::new(),
             calm: false,
         }
     }
@@ -164,10 +167,12 @@ impl World {
             assert!(before.is_none(), "{cursor:?} has two turns at once");
             self.aside.remove(cursor);
             self.ready.remove(cursor);
+            self.repeats.remove(cursor);
         }
         for (waits, went) in &mut self.ready {
             for cursor in &batch {
-                assert!(went.insert(*cursor), "{cursor:?} twice before {waits:?}");
+                let is_first = went.insert(*cursor) || self.repeats.contains(waits);
+                assert!(is_first, "{cursor:?} twice before {waits:?}");
             }
         }
         !batch.is_empty()
@@ -188,6 +193,9 @@ impl World {
         let read = self.running.remove(&cursor).unwrap();
         let outcome = self.turn(cursor, read.unwrap_or(self.rows[&cursor]));
         self.lane.turned(cursor, outcome);
+        if let Outcome::Aside(Aside::Waiting(_), _) = outcome {
+            self.repeats.insert(cursor);
+        }
         match outcome {
             Outcome::Done => {}
             Outcome::More(_) => drop(self.ready.insert(cursor, BTreeSet::new())),

@@ -121,7 +121,7 @@ fn a_thousand_events_that_do_not_end_stop_their_hook_and_nothing_else(setup: Set
             home,
             &["streams", "list", "--hook", "poison", "--condition", "held"],
         );
-        rows.as_array().map_or(0, Vec::len)
+        rows["items"].as_array().map_or(0, Vec::len)
     };
     until(|| (1..=6).contains(&held()).then_some(()));
 
