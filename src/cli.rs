@@ -45,6 +45,7 @@ pub use print::Printer;
 use print::{Output, Style};
 use reach::{Offline, Reach};
 
+use crate::engine::reduce;
 use crate::text::printable;
 
 /// Receives webhooks, keeps each one, and processes them strictly in order
@@ -112,6 +113,10 @@ pub fn tree() -> clap::Command {
 /// Runs the program with these arguments, the first being its own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|first| first == reduce::ARGUMENT) {
+        reduce::serve();
+        return Exit::Done;
+    }
     if complete::answer(&args, tree) {
         return Exit::Done;
     }

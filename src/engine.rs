@@ -19,8 +19,10 @@ mod readiness;
 pub mod rebuild;
 pub mod reduce;
 mod relay;
+mod share;
 #[cfg(test)]
 mod simulation;
+mod slow;
 mod sweep;
 mod turn;
 mod wipe;
@@ -37,7 +39,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::{HandlerId, Hook};
+use crate::domain::hook::{HandlerId, Hook, HookId};
 use crate::domain::lane::{LaneId, LaneSet, Slot};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
@@ -74,8 +76,11 @@ const PURGE_STREAMS: i64 = 100;
 /// How long the deliveries in flight of a lane that is given away may take to be named.
 const MARK_MAX: Duration = Duration::from_secs(5);
 
-/// Threads lost to reducers that never return before the process ends itself to get them back.
-const STUCK_MAX: usize = 4;
+/// Within this time of an event that did not end, a second one of the same hook stops it.
+const STUCK_WITHIN: Duration = Duration::from_secs(60);
+
+/// Threads that fold for handlers beyond their share of time: one of them leaves the others a thread.
+const SLOW_THREADS: usize = 2;
 
 /// Everything that runs on this node.
 pub struct Engine {
@@ -93,6 +98,8 @@ pub struct Engine {
     pub folds: reduce::Folds,
     /// Deliveries to destinations.
     pub forwards: forward::Forwards,
+    /// Those that fold for handlers beyond their share of time.
+    pub slow_folds: reduce::Folds,
     /// Who waits for a state to move.
     pub applied: applied::Applied,
     /// Every counter.
@@ -201,6 +208,16 @@ impl Engine {
             None => None,
         };
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let shares = Arc::<reduce::SharedShares>::default();
+        let folds = |threads, is_slow| {
+            let shares = shares.clone();
+            reduce::Folds::start_pool(reduce::Pool {
+                threads,
+                is_slow,
+                shares,
+            })
+            .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))
+        };
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
             front: front::Front::start(threads).map_err(|error| {
@@ -209,9 +226,10 @@ impl Engine {
             intake: intake::Intake::new(store.committers().count),
             store,
             lanes: Lanes::default(),
-            folds: reduce::Folds::start(threads)
-                .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?,
             forwards: forward::Forwards::new(guard),
+            // One more than processors: an event that does not end leaves the others as many.
+            folds: folds(threads + 1, false)?,
+            slow_folds: folds(SLOW_THREADS, true)?,
             applied: applied::Applied::default(),
             metrics,
             relay: relay::Relay::new(node.and_then(|node| node.redis)),
@@ -250,6 +268,7 @@ impl Engine {
         duties.spawn(forward::Flights::watch(engine.clone()));
         duties.spawn(engine.clone().watch_drains());
         duties.spawn(engine.clone().watch_moves());
+        duties.spawn(slow::run(engine.clone()));
         duties.spawn(rebuild::run(engine.clone()));
         duties.spawn(wipe::run(engine.clone(), asked));
         duties.spawn(prune::run(engine.clone()));
@@ -340,6 +359,12 @@ impl Engine {
     pub fn worker(&self, lane: &LaneId) -> Option<Arc<Worker>> {
         let running = self.running.read();
         running.get(lane).map(|lane| lane.worker.clone())
+    }
+
+    /// The workers of every lane that runs here.
+    fn workers(&self) -> Vec<Arc<Worker>> {
+        let running = self.running.read();
+        running.values().map(|lane| lane.worker.clone()).collect()
     }
 
     /// The workers of the lanes of some namespaces that run here.
@@ -456,11 +481,21 @@ impl Engine {
         for (_, took, _) in &turned.work {
             self.metrics.fold_seconds.observe(took.as_secs_f64());
         }
-        let stuck = self.folds.stuck();
-        if stuck >= STUCK_MAX {
-            self.failed.send_replace(Some(format!(
-                "{stuck} threads are lost to reducers that never return; their streams are held"
-            )));
+    }
+
+    /// Notes that an event of a hook did not end. After the second one within a minute, on whichever node, the
+    /// hook is paused: nothing more of it folds anywhere until an operator resumes it.
+    async fn found_stuck(&self, hook: HookId, reason: &str, at: Timestamp) {
+        self.metrics.folds_stuck.inc();
+        match self.store.hook_stuck(hook, reason, STUCK_WITHIN, at).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!(hook = hook.0, reason, "a hook is stopped");
+                if let Err(error) = self.config_changed().await {
+                    tracing::warn!(%error, "the configuration could not be read");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "an event that did not end could not be noted"),
         }
     }
 

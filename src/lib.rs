@@ -20,9 +20,11 @@
 //! `store/backend/postgres/append.rs` has one function of the database do the same. Only then is the sender answered, and [`lanes`] gets a hint for each cursor of the
 //! stream, in the lane its slot points to. Door and committer have threads of their own, those of
 //! `engine/front.rs`. In the lane `engine/worker.rs` takes the hint, `engine/lane.rs` says who is next,
-//! `engine/turn.rs` reads the events after the position, `engine/reduce.rs` folds them, and
+//! `engine/turn.rs` reads the events after the position, `engine/reduce.rs` folds them (scripts in processes of
+//! their own: `engine/reduce/process.rs`), and
 //! `advance.rs` of the database moves state and position in one row, by compare-and-set. On failure that cursor
-//! alone is set aside; its lane goes on. `engine/sweep.rs` finds what a lost hint left behind.
+//! alone is set aside; its lane goes on. Hooks that fold for longer than their share (`engine/share.rs`) take turns
+//! beside their lanes: `engine/slow.rs`. `engine/sweep.rs` finds what a lost hint left behind.
 //!
 //! Lanes change under way: `admin/resize.rs` asks, `store/lane_sets.rs` has the rows, `engine.rs` ends the
 //! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the

@@ -708,7 +708,8 @@ impl Admin {
         let commits = whole.slow_commits(&storage, &self.node);
         let silent = whole.silent();
         let largest = whole.largest(&set.namespace);
-        let paused = paused_hooks(set, whole.catalog, now);
+        let paused = stopped_hooks(set, whole.catalog, now, false);
+        let stuck = stopped_hooks(set, whole.catalog, now, true);
         let overdue = self.overdue(&set.namespace, whole);
         let mut verdicts = verdict::verdicts(&verdict::Facts {
             at: now,
@@ -725,6 +726,7 @@ impl Admin {
             hooks: &paces,
             handlers: &handlers,
             paused: &paused,
+            stuck: &stuck,
             overdue: &overdue,
             largest: &largest,
             lanes_that_help: space.help,
@@ -1526,11 +1528,17 @@ fn total(lanes: &[Lane]) -> api::Total {
     }
 }
 
-/// The hooks of a namespace that operators have paused, and who, when and why.
-fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> Vec<(Name, String)> {
+/// The hooks of a namespace that operators have paused, or that are stuck, and who, when and why.
+fn stopped_hooks(
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+    now: Timestamp,
+    is_stuck: bool,
+) -> Vec<(Name, String)> {
     let told = |(id, stop): (&HookId, &crate::store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
-        let is_here = hook.namespace == set.namespace;
+        let is_meant = stop.stuck().is_some() == is_stuck;
+        let is_here = hook.namespace == set.namespace && is_meant;
         let told = super::stops::told(&hook.name, stop, now).filter(|_| is_here)?;
         Some((hook.name.clone(), told))
     };

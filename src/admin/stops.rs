@@ -218,9 +218,14 @@ fn held(cursor: Cursor, because: &str) -> Step {
     }
 }
 
-/// Who paused a hook, when and why: `hook orders paused by uid 0 5m ago "deploy"`.
+/// Who paused a hook, when and why: `hook orders paused by uid 0 5m ago "deploy"`; or with which event it was
+/// stopped by itself.
 pub(super) fn told(hook: &Name, stop: &HookStop, now: Timestamp) -> Option<String> {
     let pause = stop.pause.as_ref()?;
+    if stop.stuck().is_some() {
+        let reason = pause.reason.as_deref().unwrap_or_default();
+        return Some(format!("hook {hook} is stopped: {reason}"));
+    }
     let reason = pause.reason.as_ref().map(|reason| format!(" {reason:?}"));
     Some(format!(
         "hook {hook} paused by {} {} ago{}",
@@ -228,4 +233,22 @@ pub(super) fn told(hook: &Name, stop: &HookStop, now: Timestamp) -> Option<Strin
         duration(now.since(pause.at)),
         reason.unwrap_or_default()
     ))
+}
+
+/// What to type once the reducer of a stopped hook is mended, step by step.
+pub(super) fn restart(hook: &Name) -> [(String, &'static str); 3] {
+    [
+        (
+            format!("hooklane hooks edit {hook} --reduce FILE"),
+            "a reducer that ends with every event",
+        ),
+        (
+            format!("hooklane hooks resume {hook}"),
+            "let the hook go on",
+        ),
+        (
+            format!("hooklane streams retry --hook {hook}"),
+            "then those that it has held",
+        ),
+    ]
 }

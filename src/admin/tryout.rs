@@ -11,7 +11,7 @@ use super::{Admin, Error};
 use crate::api;
 use crate::domain::cursor::{Chain, CursorId};
 use crate::domain::event::{Event, EventId, StreamId};
-use crate::domain::hook::{Handler, Hook, OnError, Reducer};
+use crate::domain::hook::{Handler, HandlerId, Hook, OnError, Reducer};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
@@ -203,6 +203,8 @@ impl Admin {
         time: Duration,
     ) -> Result<Folded, Error> {
         let task = Task {
+            // Of no handler: what it costs is nobody's share.
+            handler: HandlerId(0),
             reducer,
             state,
             chain: Chain::default(),
@@ -210,7 +212,7 @@ impl Admin {
             events,
         };
         let folds = match &self.engine {
-            Some(engine) => engine.folds.clone(),
+            Some(engine) => engine.slow_folds.clone(),
             None => Folds::start(1).map_err(|error| Error::Reducer(error.to_string()))?,
         };
         let folded = folds.fold(vec![task], time).await.pop();

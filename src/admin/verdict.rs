@@ -62,6 +62,8 @@ pub struct Facts<'f> {
     pub handlers: &'f [(String, f64, Option<f64>)],
     /// Hooks that operators have paused, and who, when and why.
     pub paused: &'f [(Name, String)],
+    /// Hooks that are stopped because their events do not end, and with which.
+    pub stuck: &'f [(Name, String)],
     /// Streams that keep events past their time, in words, a line a hook.
     pub overdue: &'f [String],
     /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
@@ -163,6 +165,7 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     if all.is_empty() {
         all.extend(late(facts));
     }
+    all.extend(stuck_hooks(facts));
     all.extend(set_aside(facts));
     all.extend(on_purpose(facts));
     all.extend(paused_hooks(facts));
@@ -761,6 +764,22 @@ fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
         }
     };
     facts.paused.iter().map(line).collect()
+}
+
+fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
+    let line = |(hook, told): &(Name, String)| {
+        let of_hook = |cursor: &&CursorLine| cursor.stream.hook == *hook;
+        let waiting = facts.cursors.iter().filter(of_hook);
+        let more = format!(
+            "Its events are accepted and kept. More lanes: no. Mend its reducer: hooklane hooks edit {hook} \
+             --reduce FILE; then: hooklane hooks resume {hook}"
+        );
+        Verdict {
+            events: waiting.map(|cursor| cursor.behind).sum(),
+            ..verdict(9, Class::Code, printable_line(told).to_string(), more)
+        }
+    };
+    facts.stuck.iter().map(line).collect()
 }
 
 fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {

@@ -29,6 +29,8 @@ enum Stop {
     Lane,
     /// Who paused it; none while it changes its namespace.
     Hook(Option<String>),
+    /// Its events do not end: which.
+    Stuck(String),
 }
 
 impl Admin {
@@ -70,7 +72,10 @@ impl Admin {
             Some(id) => Some(self.why_event(id, name, &cursors).await?),
             None => None,
         };
-        let (mut class, mut verdict) = verdict(name, &cursors, &lane);
+        let catalog = self.engine()?.catalog.now();
+        let stop = catalog.stops.hooks.get(&hook.id);
+        let is_stuck = stop.is_some_and(|stop| stop.stuck().is_some());
+        let (mut class, mut verdict) = verdict(name, &cursors, &lane, is_stuck);
         if class == Class::Ok
             && cursors.iter().any(|cursor| cursor.behind > 0)
             && let Some(whole) = self.verdict_of(name, &hook, &lane)
@@ -157,7 +162,7 @@ impl Admin {
             }
             _ => None,
         };
-        let is_paused = matches!(stop, Stop::Lane | Stop::Hook(_)) && behind > 0;
+        let is_paused = matches!(stop, Stop::Lane | Stop::Hook(_) | Stop::Stuck(_)) && behind > 0;
         let mut why = WhyCursor {
             handler: handler.clone(),
             condition: match row.condition {
@@ -266,7 +271,11 @@ impl Admin {
         let catalog = self.engine()?.catalog.now();
         let is_before_mark = mark.is_some_and(|mark| position.0 < mark.0);
         if let Some(stop) = catalog.stops.hooks.get(&hook.id) {
-            return Ok(Stop::Hook(stops::told(&hook.name, stop, Timestamp::now())));
+            let told = stops::told(&hook.name, stop, Timestamp::now());
+            return Ok(match told {
+                Some(told) if stop.stuck().is_some() => Stop::Stuck(told),
+                told => Stop::Hook(told),
+            });
         }
         Ok(match lane.state {
             LaneState::NoOwner => Stop::NoOwner,
@@ -390,6 +399,16 @@ fn advise(
             });
             why.does_not = does_not(&["more lanes (the hook stays paused)", "lanes rebuild"]);
         }
+        (Condition::Flowing, Stop::Stuck(stopped)) => {
+            why.reason = Some(stopped.clone());
+            why.ends = "when its reducer is mended and the hook is resumed".to_owned();
+            let steps = stops::restart(&stream.hook);
+            why.helps.extend(steps.map(|(command, what)| Help {
+                command,
+                what: what.to_owned(),
+            }));
+            why.does_not = does_not(&["more lanes (it stays as it is)", "lanes rebuild"]);
+        }
         (Condition::Flowing, Stop::Hook(None)) => {
             why.reason = Some("its hook moves to another namespace".to_owned());
             why.ends = "by itself, within seconds".to_owned();
@@ -481,7 +500,12 @@ fn stopped(lane: &api::Lane) -> String {
 }
 
 /// Whose fault it is: the worst of its cursors decides.
-fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Class, String) {
+fn verdict(
+    stream: &StreamName,
+    cursors: &[WhyCursor],
+    lane: &api::Lane,
+    is_stuck: bool,
+) -> (Class, String) {
     let is = |word: &'static str| move |cursor: &&WhyCursor| cursor.condition == word;
     let failed = cursors.iter().find(is("held"));
     if let Some(cursor) = failed.or_else(|| cursors.iter().find(is("waiting"))) {
@@ -508,7 +532,11 @@ fn verdict(stream: &StreamName, cursors: &[WhyCursor], lane: &api::Lane) -> (Cla
     }
     if let Some(cursor) = cursors.iter().find(is("paused")) {
         let reason = cursor.reason.clone().unwrap_or_default();
-        return (Class::OnPurpose, reason);
+        let class = match is_stuck {
+            true => Class::Code,
+            false => Class::OnPurpose,
+        };
+        return (class, reason);
     }
     if lane.state == LaneState::NoOwner {
         return (Class::Us, format!("lane {} has no node", lane.lane));

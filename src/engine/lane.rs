@@ -9,25 +9,129 @@
 //!                       │ its time has come,          │ turned: aside
 //!                       └─ or hinted to return ── aside ◀┘
 //! ```
-//! Cursors take turns in the order in which they became ready; one with more to do goes behind the
-//! others. A cursor that is aside takes no place in the order: its lane goes on without it.
+//! Handlers take turns one after the other, each with the cursor of it that became ready first; a cursor with
+//! more to do goes behind the others of its handler. So a handler has no larger part in a turn for having many
+//! cursors. Those whose next try has come come after the others, but for every fourth time.
+//! A cursor that is aside takes no place in the order: its lane goes on without it.
+//!
+//! Handlers beyond their share of fold time (`share.rs`) are left out: their cursors stay ready until somebody
+//! asks for them by name.
 
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::domain::cursor::CursorId;
+use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Behind, Hint};
+
+/// Of so many cursors of a handler that are taken, one is a repeat while others wait for their first try.
+const REPEAT_EVERY: u8 = 4;
 
 /// The cursors of one lane that have work.
 #[derive(Debug, Default)]
 pub struct Lane {
-    ready: VecDeque<CursorId>,
+    ready: Ready,
     cursors: HashMap<CursorId, Entry>,
     due: BTreeSet<(Timestamp, CursorId)>,
     /// Cursors that came since the last batch: while the lane is paused, no turn judges them.
     unjudged: Vec<CursorId>,
     round: Round,
+}
+
+/// Cursors that are ready, by handler.
+#[derive(Debug, Default)]
+struct Ready {
+    /// The handlers that have any, in the order in which they take turns.
+    order: VecDeque<HandlerId>,
+    handlers: HashMap<HandlerId, OfHandler>,
+}
+
+/// The cursors of one handler that are ready, each in the order in which it became so.
+#[derive(Debug, Default)]
+struct OfHandler {
+    fresh: VecDeque<CursorId>,
+    /// Those that try again.
+    repeats: VecDeque<CursorId>,
+    /// Taken since the last repeat.
+    since_repeat: u8,
+}
+
+impl OfHandler {
+    fn len(&self) -> usize {
+        self.fresh.len() + self.repeats.len()
+    }
+
+    fn take(&mut self) -> Option<CursorId> {
+        let repeats = self.fresh.is_empty() || self.since_repeat + 1 >= REPEAT_EVERY;
+        if repeats && let Some(cursor) = self.repeats.pop_front() {
+            self.since_repeat = 0;
+            return Some(cursor);
+        }
+        self.since_repeat = self.since_repeat.saturating_add(1).min(REPEAT_EVERY);
+        self.fresh.pop_front()
+    }
+}
+
+impl Ready {
+    fn push(&mut self, cursor: CursorId, is_repeat: bool) {
+        let of = self.handlers.entry(cursor.handler).or_default();
+        if of.len() == 0 {
+            self.order.push_back(cursor.handler);
+        }
+        match is_repeat {
+            true => of.repeats.push_back(cursor),
+            false => of.fresh.push_back(cursor),
+        }
+    }
+
+    /// Takes the next cursor of the handler that is first in the order; the handler goes to its end.
+    fn take_first(&mut self) -> Option<CursorId> {
+        let handler = self.order.pop_front()?;
+        let of = self.handlers.get_mut(&handler)?;
+        let cursor = of.take();
+        match of.len() {
+            0 => drop(self.handlers.remove(&handler)),
+            _ => self.order.push_back(handler),
+        }
+        cursor
+    }
+
+    /// Takes at most `max` cursors, in turns, of handlers that are not left out.
+    fn take(&mut self, max: usize, left_out: impl Fn(HandlerId) -> bool) -> Vec<CursorId> {
+        let (mut batch, mut passed_over) = (Vec::new(), 0);
+        while batch.len() < max
+            && passed_over < self.order.len()
+            && let Some(handler) = self.order.front().copied()
+        {
+            if left_out(handler) {
+                self.order.rotate_left(1);
+                passed_over += 1;
+            } else {
+                batch.extend(self.take_first());
+                passed_over = 0;
+            }
+        }
+        batch
+    }
+
+    /// The cursor that waits longest from now on, of handlers that are not left out.
+    fn last(&self, left_out: impl Fn(HandlerId) -> bool) -> Option<CursorId> {
+        let handlers = self.order.iter().filter(|handler| !left_out(**handler));
+        let of = handlers.filter_map(|handler| self.handlers.get(handler));
+        let of = of.max_by_key(|of| of.len())?;
+        of.fresh.back().or(of.repeats.back()).copied()
+    }
+
+    fn retain(&mut self, stays: impl Fn(&CursorId) -> bool) {
+        self.handlers.retain(|_, of| {
+            of.fresh.retain(&stays);
+            of.repeats.retain(&stays);
+            of.len() > 0
+        });
+        self.order
+            .retain(|handler| self.handlers.contains_key(handler));
+    }
 }
 
 /// How long cursors wait for their turns, by one at a time: the last of those that are ready is watched until
@@ -215,7 +319,7 @@ impl Lane {
                 is_in_flight: false,
             };
             self.cursors.insert(hint.cursor, entry);
-            self.ready.push_back(hint.cursor);
+            self.ready.push(hint.cursor, false);
             self.unjudged.push(hint.cursor);
             return;
         };
@@ -232,34 +336,67 @@ impl Lane {
                     false => again.or(Some(Again::MoreEvents)),
                 };
             }
-            At::Aside(_) if returns => self.make_ready(hint.cursor),
+            At::Aside(_) if returns => self.make_ready(hint.cursor, false),
             At::Aside(_) => {}
         }
     }
 
-    fn make_ready(&mut self, cursor: CursorId) {
+    fn make_ready(&mut self, cursor: CursorId, is_repeat: bool) {
         if let Some(entry) = self.cursors.get_mut(&cursor) {
             if let At::Aside(Aside::Waiting(at) | Aside::Gathering(at) | Aside::Busy(at)) = entry.at
             {
                 self.due.remove(&(at, cursor));
             }
             entry.at = At::Ready;
-            self.ready.push_back(cursor);
+            self.ready.push(cursor, is_repeat);
         }
     }
 
-    /// Takes at most `max` cursors that are ready, in their order; those whose time has come by `now`
-    /// became ready first.
-    pub fn next_batch(&mut self, max: usize, now: Timestamp) -> Vec<CursorId> {
+    /// Makes ready the cursors whose time has come.
+    fn make_due_ready(&mut self, now: Timestamp) {
         while let Some((at, cursor)) = self.due.first().copied() {
             if at > now {
                 break;
             }
-            self.make_ready(cursor);
+            let at = self.cursors.get(&cursor).map(|entry| &entry.at);
+            let is_repeat = matches!(at, Some(At::Aside(Aside::Waiting(_))));
+            self.make_ready(cursor, is_repeat);
         }
-        self.unjudged.clear();
-        let batch: Vec<_> = self.ready.drain(..max.min(self.ready.len())).collect();
-        for cursor in &batch {
+    }
+
+    /// Takes at most `max` cursors that are ready, in their order, but for those of handlers that are
+    /// `left_out`; those whose time has come by `now` became ready first.
+    pub fn next_batch(
+        &mut self,
+        max: usize,
+        now: Timestamp,
+        left_out: impl Fn(HandlerId) -> bool,
+    ) -> Vec<CursorId> {
+        self.make_due_ready(now);
+        self.unjudged.retain(|cursor| left_out(cursor.handler));
+        let batch = self.ready.take(max, &left_out);
+        self.run(&batch, now);
+        self.watch_round(&batch, now, left_out);
+        batch
+    }
+
+    /// The handlers among these that have cursors that are ready by `now`.
+    pub fn ready_of(&mut self, handlers: &[HandlerId], now: Timestamp) -> Vec<HandlerId> {
+        self.make_due_ready(now);
+        let ready = |handler: &&HandlerId| self.ready.handlers.contains_key(handler);
+        handlers.iter().filter(ready).copied().collect()
+    }
+
+    /// Takes at most `max` cursors of one handler that are ready, whether it is left out of the lane's turns or not.
+    pub fn next_of(&mut self, handler: HandlerId, max: usize, now: Timestamp) -> Vec<CursorId> {
+        self.unjudged.retain(|cursor| cursor.handler != handler);
+        let batch = self.ready.take(max, |other| other != handler);
+        self.run(&batch, now);
+        batch
+    }
+
+    fn run(&mut self, batch: &[CursorId], now: Timestamp) {
+        for cursor in batch {
             if let Some(entry) = self.cursors.get_mut(cursor) {
                 entry.at = At::Running(None);
                 entry.taken = entry.behind.events();
@@ -267,11 +404,14 @@ impl Lane {
                 entry.gathers_since.get_or_insert(now);
             }
         }
-        self.watch_round(&batch, now);
-        batch
     }
 
-    fn watch_round(&mut self, batch: &[CursorId], now: Timestamp) {
+    fn watch_round(
+        &mut self,
+        batch: &[CursorId],
+        now: Timestamp,
+        left_out: impl Fn(HandlerId) -> bool,
+    ) {
         // Its turn commits still, and this is the next.
         let commits = |(cursor, _): &(CursorId, Timestamp)| {
             let entry = self.cursors.get(cursor);
@@ -287,7 +427,7 @@ impl Lane {
         let waits = |cursor: &CursorId| {
             let entry = self.cursors.get(cursor);
             let is_ready = entry.is_some_and(|entry| entry.at == At::Ready);
-            is_ready || others && batch.contains(cursor)
+            is_ready && !left_out(cursor.handler) || others && batch.contains(cursor)
         };
         match self.round.watched {
             Some((cursor, since)) if self.round.runs || !waits(&cursor) => {
@@ -295,12 +435,13 @@ impl Lane {
                 self.round.watched = None;
             }
             Some(_) => {}
-            None if self.ready.is_empty() && !others => self.round.took = Some(Duration::ZERO),
+            None if self.is_idle(&left_out) && !others => self.round.took = Some(Duration::ZERO),
             None => {}
         }
         if self.round.watched.is_none() {
-            let last = self.ready.back().or(batch.last().filter(|_| others));
-            self.round.watched = last.map(|cursor| (*cursor, now));
+            let last = self.ready.last(left_out);
+            let last = last.or(batch.last().copied().filter(|_| others));
+            self.round.watched = last.map(|cursor| (cursor, now));
         }
         let watched = self.round.watched.map(|(cursor, _)| cursor);
         self.round.runs = watched.is_some_and(|cursor| others && batch.contains(&cursor));
@@ -327,9 +468,9 @@ impl Lane {
         watched.max(self.round.took)
     }
 
-    /// Whether no other cursor waits for its turn.
-    pub fn is_idle(&self) -> bool {
-        self.ready.is_empty()
+    /// Whether no other cursor waits for its turn, but for those of handlers that are `left_out`.
+    pub fn is_idle(&self, left_out: impl Fn(HandlerId) -> bool) -> bool {
+        self.ready.order.iter().all(|handler| left_out(*handler))
     }
 
     /// When the next cursor comes back by itself.
@@ -374,7 +515,7 @@ impl Lane {
                     self.due.insert((at, cursor));
                 }
             }
-            _ => self.make_ready(cursor),
+            _ => self.make_ready(cursor, false),
         }
     }
 
@@ -395,7 +536,7 @@ impl Lane {
         };
         entry.behind = Behind::All(entry.events());
         (entry.taken, entry.came, entry.is_in_flight) = (0, None, false);
-        self.make_ready(cursor);
+        self.make_ready(cursor, false);
     }
 
     /// Gives up every cursor, as hints for whoever has them next.
@@ -427,8 +568,8 @@ impl Lane {
             hints.push(hint((*cursor, entry)));
         }
         if !gone.is_empty() {
-            self.ready
-                .retain(|cursor| self.cursors.contains_key(cursor));
+            let cursors = &self.cursors;
+            self.ready.retain(|cursor| cursors.contains_key(cursor));
         }
         in_order(hints)
     }
@@ -457,7 +598,7 @@ impl Lane {
             .collect();
         kept.sort_unstable();
         for cursor in kept {
-            self.make_ready(cursor);
+            self.make_ready(cursor, false);
         }
     }
 
@@ -641,7 +782,7 @@ mod tests {
     }
 
     fn batch(lane: &mut Lane, max: usize, now: i64) -> Vec<i64> {
-        let cursors = lane.next_batch(max, at(now));
+        let cursors = lane.next_batch(max, at(now), |_| false);
         cursors.iter().map(|cursor| cursor.stream.0).collect()
     }
 
@@ -651,6 +792,57 @@ mod tests {
         assert_eq!(batch(&mut lane, 1, 0), [1]);
         lane.turned(cursor(1), Outcome::More(rest(5)));
         assert_eq!(batch(&mut lane, 9, 0), [2, 3, 1]);
+    }
+
+    fn of(handler: i64, stream: i64) -> Hint {
+        Hint {
+            cursor: CursorId {
+                stream: StreamId(stream),
+                handler: HandlerId(handler),
+            },
+            ..hint(stream, lanes::Aside::Stay)
+        }
+    }
+
+    #[test]
+    fn handlers_take_turns_however_many_cursors_each_has() {
+        let mut lane = Lane::default();
+        lane.hinted((1..=50).map(|stream| of(1, stream)));
+        lane.hinted([of(2, 51), of(2, 52), of(3, 53)]);
+        assert_eq!(batch(&mut lane, 6, 0), [1, 51, 53, 2, 52, 3]);
+    }
+
+    #[test]
+    fn a_handler_that_is_left_out_stays_ready_and_nobody_waits_for_it() {
+        let mut lane = Lane::default();
+        lane.hinted([of(1, 1), of(2, 2), of(1, 3)]);
+        let slow = |handler| handler == HandlerId(1);
+        let taken = lane.next_batch(9, at(0), slow);
+        assert_eq!(taken, [of(2, 2).cursor]);
+        assert!(lane.is_idle(slow) && lane.next_batch(9, at(0), slow).is_empty());
+        assert_eq!(lane.turn_wait(at(90_000)), Some(Duration::ZERO));
+        assert_eq!(
+            lane.ready_of(&[HandlerId(1), HandlerId(2)], at(0)),
+            [HandlerId(1)]
+        );
+        assert_eq!(lane.next_of(HandlerId(1), 1, at(0)), [of(1, 1).cursor]);
+        assert_eq!(batch(&mut lane, 9, 0), [3], "it is left out no more");
+    }
+
+    #[test]
+    fn first_tries_come_before_repeats_but_for_every_fourth() {
+        let mut lane = lane_with(&[1, 2]);
+        assert_eq!(batch(&mut lane, 9, 0), [1, 2]);
+        for stream in [1, 2] {
+            let waiting = Aside::Waiting(at(5));
+            lane.turned(cursor(stream), Outcome::Aside(waiting, rest(1)));
+        }
+        lane.hinted((3..=9).map(|stream| hint(stream, lanes::Aside::Stay)));
+        let mut order = Vec::new();
+        for _ in 0..9 {
+            order.extend(batch(&mut lane, 1, 9));
+        }
+        assert_eq!(order, [3, 4, 5, 1, 6, 7, 8, 2, 9]);
     }
 
     #[test]

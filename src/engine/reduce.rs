@@ -6,25 +6,28 @@
 //! the daemon down or keeps a thread from the others. Leaves reading events and storing states to
 //! the turn that calls it.
 //!
-//! - `fold.rs`: the threads, the budget of a turn, the hard deadline
+//! - `fold.rs`: the threads, whose turn is next, the budget of a turn
+//! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
 //! - `builtin.rs`: `latest`, `merge`, `patch`, `append:N`, `count`
 //! - `script.rs`, `realm.js`: JavaScript, its realm and its limits
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::cursor::{Chain, DeadLetter};
+use crate::domain::cursor::{Applied, Chain, DeadLetter};
 use crate::domain::event::Event;
-use crate::domain::hook::{OnError, Reducer};
+use crate::domain::hook::{HandlerId, OnError, Reducer};
 
 mod builtin;
 mod fold;
+mod process;
 mod script;
 #[cfg(test)]
 mod tests;
+mod wire;
 
-pub use fold::{Budget, Folds};
-pub use script::check;
+pub use fold::{Budget, Folds, Pool, SharedShares, Until};
+pub use process::{ARGUMENT, check, serve};
 
 /// The largest state, in bytes of JSON.
 pub const STATE_MAX: usize = 256 * 1024;
@@ -38,6 +41,8 @@ const MESSAGE_MAX: usize = 500;
 /// One cursor's share of a turn.
 #[derive(Clone, Debug)]
 pub struct Task {
+    /// Whose time it takes.
+    pub handler: HandlerId,
     /// How its events become its state.
     pub reducer: Reducer,
     /// The state so far; none before the first event.
@@ -67,6 +72,18 @@ pub struct Folded {
     pub took: Duration,
 }
 
+/// What folding made of the events of a task.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Outcome {
+    passed: usize,
+    skipped: Vec<DeadLetter>,
+    state: Option<String>,
+    failure: Option<Failure>,
+    took: Duration,
+    /// The time of events that took longer than [`SHORT`].
+    over: Duration,
+}
+
 /// Why an event was not folded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -79,22 +96,58 @@ pub enum Failure {
     /// It needed too much memory, which may be due to what others need: try again later.
     #[error("{0}")]
     OutOfMemory(String),
-    /// It did not end and could not be ended; its thread is lost. Hold at once, do not try again.
+    /// It did not end, and its process was ended for it. Hold at once, do not try again.
     #[error("{0}")]
     Stuck(String),
 }
 
+impl Failure {
+    /// True if the event had to be ended for its time, which others had to do without.
+    pub fn is_out_of_time(&self) -> bool {
+        matches!(self, Self::OutOfTime(_) | Self::Stuck(_))
+    }
+}
+
 impl Folded {
+    /// What a task has come to; its chain goes by what became of each event.
+    fn of(task: &Task, outcome: Outcome) -> Self {
+        let mut skipped = outcome.skipped.iter().peekable();
+        let mut chain = task.chain.clone();
+        for event in &task.events[..outcome.passed] {
+            let applied = match skipped.next_if(|letter| letter.seq == event.seq) {
+                Some(_) => Applied::Skipped,
+                None => Applied::Folded,
+            };
+            chain = chain.next(event.id, applied);
+        }
+        Self {
+            passed: outcome.passed,
+            state: outcome.state,
+            chain,
+            skipped: outcome.skipped,
+            failure: outcome.failure,
+            took: outcome.took,
+        }
+    }
+}
+
+impl Outcome {
     /// Nothing folded yet.
     fn nothing(task: &Task) -> Self {
         Self {
-            passed: 0,
             state: task.state.clone(),
-            chain: task.chain.clone(),
-            skipped: Vec::new(),
-            failure: None,
-            took: Duration::ZERO,
+            ..Self::default()
         }
+    }
+
+    /// Adds what became of the events after these.
+    fn add(&mut self, next: Self) {
+        self.passed += next.passed;
+        self.skipped.extend(next.skipped);
+        self.state = next.state;
+        self.failure = next.failure;
+        self.took += next.took;
+        self.over += next.over;
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use super::Engine;
 use super::catalog::Snapshot;
 use super::lane::{Aside, Outcome, Rest};
-use super::reduce::{Budget, Failure, Folded, Task};
+use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
 use crate::domain::cursor::{Condition, Cursor, CursorId};
-use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, Reducer};
+use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -27,6 +27,9 @@ pub const EVENTS_MAX: usize = 64;
 
 /// Events of one cursor in one turn, while it has no neighbours.
 const EVENTS_ALONE_MAX: usize = 1_024;
+
+/// Cursors in one turn of a handler beyond its share of fold time.
+pub const SLOW_CURSORS_MAX: usize = 16;
 
 /// How long a turn may fold.
 const BUDGET: Duration = Duration::from_millis(50);
@@ -88,14 +91,20 @@ pub struct FoldedTurn {
 /// Those of the database: nothing is lost, and the same turn may be taken again.
 pub async fn fold(
     engine: &Engine,
+    folds: &Folds,
     lane: &LaneId,
     batch: &[CursorId],
     gathered: &[Duration],
     alone: Option<Arc<Queue>>,
 ) -> Result<FoldedTurn, Error> {
-    let (events_max, budget) = match (batch, alone) {
-        ([cursor], Some(queue)) => (EVENTS_ALONE_MAX, alone_until(queue, *cursor)),
-        _ => (EVENTS_MAX, BUDGET.into()),
+    let (events_max, until) = match (batch, alone) {
+        ([cursor], Some(queue)) => (EVENTS_ALONE_MAX, Some(alone_until(queue, *cursor))),
+        _ => (EVENTS_MAX, None),
+    };
+    let budget = Budget {
+        time: BUDGET,
+        until,
+        of: Some(lane.namespace.clone()),
     };
     let mut wants = wants(batch, events_max);
     bound_bytes(&engine.catalog.peek(), &mut wants);
@@ -114,7 +123,10 @@ pub async fn fold(
         tracing::error!(stream, position = %halted.from, reason, "events are missing: the cursor is held");
     }
     engine.place_later(std::mem::take(&mut turn.strangers));
-    let folded = engine.folds.fold(tasks, budget).await;
+    let folded = folds.fold(tasks, budget).await;
+    for (stuck, reason) in turn.stuck(&catalog, &folded) {
+        engine.found_stuck(stuck, &reason, at).await;
+    }
     let steps = turn.steps(&folded, at, rand::random);
     Ok(FoldedTurn {
         turn,
@@ -148,13 +160,8 @@ impl FoldedTurn {
 }
 
 /// The budget of a cursor without neighbours: once another one is hinted it has no more than any.
-fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Budget {
-    Budget {
-        time: BUDGET,
-        until: Some(Arc::new(move |folded| {
-            folded >= EVENTS_MAX && queue.has_other(cursor)
-        })),
-    }
+fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Until {
+    Arc::new(move |folded| folded >= EVENTS_MAX && queue.has_other(cursor))
 }
 
 /// What is to be read for a turn, so many events of each cursor.
@@ -215,6 +222,21 @@ impl Turn {
             turn.outcomes.push((*cursor, outcome));
         }
         (turn, tasks)
+    }
+
+    /// The hooks of events that did not end, and what to say of each.
+    fn stuck(&self, catalog: &Snapshot, folded: &[Folded]) -> Vec<(HookId, String)> {
+        let folding = self.folding.iter().zip(folded);
+        let stuck = folding.filter_map(|(input, folded)| {
+            let is_stuck = matches!(folded.failure, Some(Failure::Stuck(_)));
+            let event = input.events.get(folded.passed).filter(|_| is_stuck)?;
+            let handler = catalog.handlers.get(&input.cursor.id.handler)?;
+            let (reducer, id) = (handler.reducer()?, event.id);
+            let reason =
+                format!("2 events within a minute did not end in {reducer}, the last one {id}");
+            Some((handler.hook, reason))
+        });
+        stuck.collect()
     }
 
     /// Where every cursor goes. Those at which events are missing come first. `jitter`: numbers from 0 to 1.
@@ -338,6 +360,7 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) ->
 
 fn task(input: &mut Input, handler: &Handler, reducer: &Reducer) -> Task {
     Task {
+        handler: handler.id,
         reducer: reducer.clone(),
         state: input.cursor.state.take(),
         chain: input.cursor.chain.clone(),

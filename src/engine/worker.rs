@@ -1,7 +1,8 @@
 //! Runs one lane: everything that waits is in this loop, everything that decides is in the lane.
 //!
 //! A lane folds one turn at a time. While that one is committed the next may fold, which has other cursors:
-//! a stream with little to do does not wait until a spike beside it is on stable storage.
+//! a stream with little to do does not wait until a spike beside it is on stable storage. Handlers beyond their
+//! share of fold time take turns beside these (`slow.rs`), with cursors of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use super::gauge::{Gauge, Reading};
 use super::lane::{Aside, Lane, Line, Outcome, Survey};
 use super::{Engine, forward, turn};
 use crate::domain::cursor::CursorId;
+use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, Mode};
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Behind, Hint, Queue};
@@ -51,6 +53,10 @@ pub struct Worker {
     turns: RwLock<()>,
     /// Held by the turn that reads and folds.
     fold: tokio::sync::Mutex<()>,
+    /// Changes when somebody waits for the turns to end: those of slow handlers are given up, and taken again.
+    hurry: watch::Sender<()>,
+    /// Whether no turn begins any more.
+    is_closed: AtomicBool,
 }
 
 /// Cursors, and for how long each has gathered events.
@@ -67,7 +73,8 @@ struct Next<'a> {
     /// The lane's queue, if nobody else waits.
     alone: Option<Arc<Queue>>,
     turn: RwLockReadGuard<'a, ()>,
-    fold: MutexGuard<'a, ()>,
+    /// None for the turn of a slow handler.
+    fold: Option<MutexGuard<'a, ()>>,
 }
 
 impl Worker {
@@ -83,6 +90,8 @@ impl Worker {
             running: Mutex::default(),
             turns: RwLock::default(),
             fold: tokio::sync::Mutex::default(),
+            hurry: watch::channel(()).0,
+            is_closed: AtomicBool::new(false),
         }
     }
 
@@ -107,6 +116,8 @@ impl Worker {
         }
         self.has_stopped.store(true, Ordering::Release);
         while turns.next().await.is_some() {}
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.turns_end().await;
     }
 
     /// True once the cursors of this lane belong to another worker.
@@ -172,7 +183,7 @@ impl Worker {
                     deliveries,
                     alone,
                     turn,
-                    fold,
+                    fold: Some(fold),
                 };
             }
             drop((turn, fold));
@@ -185,6 +196,7 @@ impl Worker {
 
     /// Returns when the turns that run have ended. Every later one goes by the configuration as it is now.
     pub async fn turns_end(&self) {
+        self.hurry.send_replace(());
         drop(self.turns.write().await);
     }
 
@@ -203,6 +215,52 @@ impl Worker {
     /// Lets cursors that an operator had stopped, or that gather events, find out whether they still have to.
     pub fn let_kept_go(&self) {
         self.lane.lock().let_kept_go();
+    }
+
+    /// The handlers among these that have cursors that are ready.
+    pub fn ready_of(&self, handlers: &[HandlerId], engine: &Engine) -> Vec<HandlerId> {
+        if self.is_closed.load(Ordering::Relaxed) || self.is_paused(engine) {
+            return Vec::new();
+        }
+        self.take_hints();
+        self.lane.lock().ready_of(handlers, Timestamp::steady())
+    }
+
+    /// Looks for cursors to take their turns, as when a handler is slow no more.
+    pub fn wake(&self) {
+        self.queue.poke();
+    }
+
+    /// Takes a turn of a slow handler, beside those of the lane.
+    pub async fn take_slow_turn(&self, engine: &Engine, handler: HandlerId) {
+        let hurry = self.hurry.subscribe();
+        let turn = self.turns.read().await;
+        if self.is_closed.load(Ordering::Relaxed) || self.is_paused(engine) {
+            return;
+        }
+        let (batch, gathered) = {
+            let (mut lane, now) = (self.lane.lock(), Timestamp::steady());
+            let batch = lane.next_of(handler, turn::SLOW_CURSORS_MAX, now);
+            let gathered = lane.gathered(&batch, now);
+            (batch, gathered)
+        };
+        if batch.is_empty() {
+            return;
+        }
+        let next = Next {
+            batch,
+            gathered,
+            deliveries: Vec::new(),
+            alone: None,
+            turn,
+            fold: None,
+        };
+        if let Err(error) = self.try_turn(engine, next, Some(hurry)).await
+            && !engine.fail_if_fatal(&error)
+        {
+            tracing::warn!(lane = %self.id, %error, "a turn is taken again");
+            tokio::time::sleep(pause(&error)).await;
+        }
     }
 
     fn is_paused(&self, engine: &Engine) -> bool {
@@ -303,15 +361,19 @@ impl Worker {
             handler.is_some_and(|handler| handler.forward().is_some())
         };
         let mut lane = self.lane.lock();
-        let now = Timestamp::steady();
-        let batch = lane.next_batch(turn::CURSORS_MAX, now);
-        let gathered = lane.gathered(&batch, now);
-        let batch = batch.into_iter().zip(gathered);
-        let (deliveries, batch): (Gathered, Gathered) =
-            batch.partition(|(cursor, _)| delivers(cursor));
-        lane.delivers(deliveries.iter().map(|(cursor, _)| *cursor));
-        let alone = lane.is_idle().then(|| self.queue.clone());
-        (batch, deliveries, alone)
+        let shares = engine.folds.shares();
+        shares.with(|shares, _| {
+            let is_slow = |handler| shares.is_slow(handler);
+            let now = Timestamp::steady();
+            let batch = lane.next_batch(turn::CURSORS_MAX, now, is_slow);
+            let gathered = lane.gathered(&batch, now);
+            let batch = batch.into_iter().zip(gathered);
+            let (deliveries, batch): (Gathered, Gathered) =
+                batch.partition(|(cursor, _)| delivers(cursor));
+            lane.delivers(deliveries.iter().map(|(cursor, _)| *cursor));
+            let alone = lane.is_idle(is_slow).then(|| self.queue.clone());
+            (batch, deliveries, alone)
+        })
     }
 
     /// Takes a turn to its end, or waits before it is taken again. Whether others may follow.
@@ -321,7 +383,7 @@ impl Worker {
         next: Next<'_>,
         mut stop: watch::Receiver<bool>,
     ) -> bool {
-        let Err(error) = self.try_turn(engine, next).await else {
+        let Err(error) = self.try_turn(engine, next, None).await else {
             return true;
         };
         if engine.fail_if_fatal(&error) {
@@ -335,7 +397,13 @@ impl Worker {
         true
     }
 
-    async fn try_turn(&self, engine: &Engine, next: Next<'_>) -> Result<(), Error> {
+    /// Takes a turn to its end. A turn that `gives_way` is given up while it folds when that changes.
+    async fn try_turn(
+        &self,
+        engine: &Engine,
+        next: Next<'_>,
+        gives_way: Option<watch::Receiver<()>>,
+    ) -> Result<(), Error> {
         let Next {
             batch,
             gathered,
@@ -347,8 +415,25 @@ impl Worker {
         let began = Instant::now();
         let running = batch.first().map(|cursor| (began, *cursor));
         self.running.lock().extend(running);
-        let folded = turn::fold(engine, &self.id, &batch, &gathered, alone).await;
+        let folded = match gives_way {
+            None => {
+                let folds = &engine.folds;
+                Some(turn::fold(engine, folds, &self.id, &batch, &gathered, alone).await)
+            }
+            Some(mut hurry) => {
+                let folds = &engine.slow_folds;
+                tokio::select! {
+                    folded = turn::fold(engine, folds, &self.id, &batch, &gathered, alone) => Some(folded),
+                    _ = hurry.changed() => None,
+                }
+            }
+        };
         drop(fold);
+        let Some(folded) = folded else {
+            self.running.lock().retain(|one| Some(*one) != running);
+            self.again(&batch);
+            return Ok(());
+        };
         let turned = match folded {
             Ok(folded) => folded.commit(engine).await,
             Err(error) => Err(error),

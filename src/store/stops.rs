@@ -7,13 +7,17 @@
 //! ```
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sqlx::{Any, Executor};
 
 use super::{Error, Store, Why, namespaces};
 use crate::domain::hook::HookId;
 use crate::domain::name::Name;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Timestamp, millis};
+
+/// Who pauses a hook of which events do not end.
+pub const ITSELF: &str = "hooklane";
 
 /// Why the cursors of a hook take no turns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +26,13 @@ pub struct HookStop {
     pub moving: Option<Move>,
     /// An operator wants it so.
     pub pause: Option<Why>,
+}
+
+impl HookStop {
+    /// Why the node itself has paused it: events of it do not end.
+    pub fn stuck(&self) -> Option<&Why> {
+        self.pause.as_ref().filter(|pause| pause.by == ITSELF)
+    }
 }
 
 /// A hook on its way. No two are the same: whoever is late with one that is over changes nothing.
@@ -42,7 +53,16 @@ const STOPS: &str =
 const PAUSE: &str = "update hooks set paused_at = $2, paused_by = $3, paused_reason = $4
     where id = $1 and deleted_at is null and paused_at is null";
 
-const RESUME: &str = "update hooks set paused_at = null, paused_by = null, paused_reason = null
+const STUCK: &str = "update hooks set
+      paused_by = case when paused_at is null and stuck_at >= $3 then $4 else paused_by end,
+      paused_reason = case when paused_at is null and stuck_at >= $3 then $5 else paused_reason end,
+      paused_at = case when paused_at is null and stuck_at >= $3 then $2 else paused_at end,
+      stuck_at = $2
+    where id = $1 and deleted_at is null
+    returning cast(case when paused_at = $2 and paused_by = $4 then 1 else 0 end as bigint)";
+
+const RESUME: &str =
+    "update hooks set paused_at = null, paused_by = null, paused_reason = null, stuck_at = null
     where id = $1 and paused_at is not null";
 
 const BEGIN_MOVE: &str = "update hooks set moves_at = $4, moves_to = $3, moves_version = 0
@@ -129,6 +149,35 @@ impl Store {
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
+    }
+
+    /// Notes that an event of a hook did not end, and pauses the hook when there was another one `within` this
+    /// time, on whichever node; `true` if it did that.
+    ///
+    /// # Errors
+    /// Those of the database; nothing was changed.
+    pub async fn hook_stuck(
+        &self,
+        hook: HookId,
+        reason: &str,
+        within: Duration,
+        at: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut writing = self.begin().await?;
+        let paused: Option<i64> = sqlx::query_scalar(STUCK)
+            .bind(hook.0)
+            .bind(at.as_millis())
+            .bind(at.as_millis() - millis(within))
+            .bind(ITSELF)
+            .bind(reason)
+            .fetch_optional(&mut writing.tx)
+            .await?;
+        let is_paused = paused == Some(1);
+        if is_paused {
+            writing.config_changed().await?;
+        }
+        writing.commit().await?;
+        Ok(is_paused)
     }
 
     /// Lets the cursors of a paused hook go on; `false` when they were not paused.

@@ -216,7 +216,8 @@ fn whatever_a_destination_does_no_event_is_passed_over(setup: Setup) {
         (1, 1) => Answer::Drop,
         (2, 1) => Answer::Half,
         (3, 1) => Answer::Full(302, "location: http://127.0.0.1:1/", String::new()),
-        (4, 1) => Answer::Hang(Duration::from_secs(2)),
+        // Longer than the timeout, shorter than the timeout and the wait for the next try.
+        (4, 1) => Answer::Hang(Duration::from_millis(800)),
         (5, 1) => Answer::Status(404),
         (6, 1) => Answer::Full(200, "x: y", "x".repeat(100_000)),
         (7, 1) => Answer::Status(410),

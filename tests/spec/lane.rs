@@ -58,6 +58,9 @@ struct World {
     aside: BTreeSet<CursorId>,
     /// Cursors that surely wait for a turn, and who went before them since they do.
     ready: BTreeMap<CursorId, BTreeSet<CursorId>>,
+    /// Those whose next try comes, or has come: they wait longer than others, and every fourth time they
+    /// go before them.
+    repeats: BTreeSet<CursorId>,
     /// Whether turns go well.
     calm: bool,
 }
@@ -77,6 +80,7 @@ impl World {
             running: BTreeMap::new(),
             aside: BTreeSet::new(),
             ready: BTreeMap::new(),
+            repeats: BTreeSet::new(),
             calm: false,
         }
     }
@@ -157,17 +161,23 @@ impl World {
     fn begin_turns(&mut self) -> bool {
         let max = self.rng.random_range(1..4);
         let now = Timestamp::from_millis(self.now);
-        let batch = self.lane.next_batch(max, now);
+        let batch = self.lane.next_batch(max, now, |_| false);
         assert!(batch.len() <= max);
+        let repeats = self.repeats.clone();
         for cursor in &batch {
             let before = self.running.insert(*cursor, None);
             assert!(before.is_none(), "{cursor:?} has two turns at once");
             self.aside.remove(cursor);
             self.ready.remove(cursor);
+            self.repeats.remove(cursor);
         }
         for (waits, went) in &mut self.ready {
             for cursor in &batch {
-                assert!(went.insert(*cursor), "{cursor:?} twice before {waits:?}");
+                let is_repeat = repeats.contains(waits) || repeats.contains(cursor);
+                assert!(
+                    went.insert(*cursor) || is_repeat,
+                    "{cursor:?} twice before {waits:?}"
+                );
             }
         }
         !batch.is_empty()
@@ -188,6 +198,9 @@ impl World {
         let read = self.running.remove(&cursor).unwrap();
         let outcome = self.turn(cursor, read.unwrap_or(self.rows[&cursor]));
         self.lane.turned(cursor, outcome);
+        if let Outcome::Aside(Aside::Waiting(_), _) = outcome {
+            self.repeats.insert(cursor);
+        }
         match outcome {
             Outcome::Done => {}
             Outcome::More(_) => drop(self.ready.insert(cursor, BTreeSet::new())),

@@ -48,6 +48,7 @@ mod nodes;
 mod operator;
 mod package;
 mod paste;
+mod poison;
 mod pooler;
 mod postgres;
 mod prune;

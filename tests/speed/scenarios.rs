@@ -34,13 +34,14 @@ impl Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const SCENARIOS: [Scenario; 13] = [
+pub const SCENARIOS: [Scenario; 14] = [
     by_default("bare", bare),
     by_default("accept", accept),
     by_default("applied", applied),
     by_default("one", one),
     by_default("latency", latency),
     by_default("spike", spike),
+    by_default("poison", poison),
     by_default("memory", memory),
     Scenario {
         name: "million",
@@ -383,6 +384,95 @@ fn report_spikes(seen: &[Seen], spikes: &[(Instant, Instant)], events: u64) {
         quiet.len(),
         spiked.len()
     ));
+}
+
+/// Reducers that never end: one that can be interrupted, and one in a native call, which cannot.
+const POISONS: [(&str, &str); 2] = [
+    ("for(;;)", "for (;;);"),
+    ("a native call", "return [Array(4e9).join('-').length];"),
+];
+
+/// What a hook whose events never end does to others: their p99 beside it, by theirs without.
+fn poison(scale: &Scale) {
+    for (what, body) in POISONS {
+        let mut world = World::of(50, Kind::Sum);
+        world.open(
+            50,
+            neighbours_pace(scale.time(5.0), &AtomicBool::new(false)),
+        );
+        let without = neighbours_p99(&mut world, scale.time(20.0));
+        row(
+            &format!("p99 of 50 hooks without {what}"),
+            without,
+            " ms",
+            Target::None,
+        );
+        let text = format!("export default function reduce(state, event) {{ {body} }}");
+        let file = world.homes[0].write("poison.js", &text);
+        let file = file.to_str().unwrap();
+        for per_second in [2, 50, 500] {
+            let hook = format!("poison{per_second}");
+            let key = "body:/customer";
+            world.homes[0].run(&[
+                "hooks",
+                "create",
+                &hook,
+                "--reduce",
+                file,
+                "--order-by",
+                key,
+            ]);
+            let with = beside_poison(&mut world, &hook, per_second, scale.time(20.0));
+            let what =
+                format!("p99 of 50 hooks beside {per_second} events/s of {what}, by p99 without");
+            row(&what, with / without, " times", Target::AtMost(3.0));
+            row("the same, absolute", with, " ms", Target::None);
+            world.homes[0].run(&["hooks", "delete", &hook, "--yes", "--confirm", &hook]);
+        }
+        world.settle_and_check();
+    }
+}
+
+/// The neighbours' p99 while another hook gets so many events a second, each in a stream of its own.
+fn beside_poison(world: &mut World, hook: &str, per_second: u32, time: Duration) -> f64 {
+    let addrs = world.addrs.clone();
+    let mut requests = Requests::new(vec![hook.to_owned()], &world.write_key, &world.read_key);
+    let (mut ledger, stop) = (Ledger::new(1), AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let pace = Pace {
+                per_second,
+                every: u32::MAX,
+                longest: Duration::from_secs(600),
+                stop: &stop,
+            };
+            let mut plan = Open::new(&mut ledger, 1, pace);
+            generator::run(&addrs, connections(), &mut requests, &mut plan);
+        });
+        let p99 = neighbours_p99(world, time);
+        stop.store(true, Ordering::Relaxed);
+        p99
+    })
+}
+
+fn neighbours_pace(time: Duration, stop: &AtomicBool) -> Pace<'_> {
+    Pace {
+        per_second: 500,
+        every: 1,
+        longest: time,
+        stop,
+    }
+}
+
+/// From sent to seen in the state, of the hooks of a world, in milliseconds.
+fn neighbours_p99(world: &mut World, time: Duration) -> f64 {
+    let stop = AtomicBool::new(false);
+    let open = world.open(50, neighbours_pace(time, &stop));
+    let mut latencies = latencies();
+    for seen in &open.seen {
+        latencies.saturating_record(micros(seen.due_at, seen.at));
+    }
+    quantile(&latencies, 0.99)
 }
 
 fn memory(scale: &Scale) {

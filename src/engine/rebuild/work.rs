@@ -123,6 +123,7 @@ impl Work {
         let mut events = self.events.split_off(begin);
         events.reverse();
         Some(Task {
+            handler: handler.id,
             reducer: handler.reducer()?.clone(),
             state: self.shadow.state.clone(),
             chain: self.shadow.chain.clone(),

@@ -1,50 +1,90 @@
-//! The threads that fold, the budget of a turn, and the deadline for calls that cannot be ended.
+//! The threads that fold, whose tasks are next, and the budget of a turn.
 //!
-//! Scripts may compute for as long as they are let, so folding has threads of its own. Each event
-//! is marked as it begins. When a mark stays where it is for a second although its thread had the
-//! chance to run, the thread is given up and another takes its place; what it had folded of that
-//! stream is folded again, which gives the same, since folding is deterministic.
+//! Built-in reducers fold on these threads. Scripts fold in processes, one for each thread that needs one: the
+//! thread sends all the tasks of a turn that have scripts, folds the others meanwhile, and gathers what comes back.
+//! An event with which a process ends costs the tasks after it this turn, and its own task is folded again up to it:
+//! folding is deterministic, so that gives the same.
+//!
+//! Tasks of several turns wait by namespace; the one that has used least time is next.
 //!
 //! ```text
-//! fold ──▶ queue ──▶ thread: task by task, event by event ──▶ what was folded
-//!   └─ looks at the mark every 100 ms ── 10 times the same ──▶ Stuck, a new thread
+//! fold ──▶ queue, fair among namespaces ──▶ thread ──▶ built-in: here
+//!                                              └──▶ process: scripts ──▶ what was folded
 //! ```
 
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{Notify, oneshot};
 
 use super::builtin::{Append, Count, Document, Latest};
+use super::process::{EVENT_MAX, End, Piece, Process};
 use super::script::{ByScript, Scripts};
-use super::{Failure, Folded, Reduce, Task, Unable, printable};
-use crate::domain::cursor::{Applied, DeadLetter};
-use crate::domain::event::Event;
-use crate::domain::hook::{OnError, Reducer};
+use super::{Failure, Folded, Outcome, Reduce, Task, Unable, printable};
+use crate::domain::cursor::DeadLetter;
+use crate::domain::hook::{HandlerId, OnError, Reducer, Source};
+use crate::domain::name::Name;
+use crate::engine::share::{Cost, Fair, SHORT, Shares};
 
-/// How often the mark of a batch is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a process without work is kept.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// How often in a row it may be found unmoved. Counting looks instead of time keeps a machine that
-/// was halted for a while from calling its threads stuck.
-const LOOKS_MAX: u32 = 10;
+/// How long a thread rests after the system had no room for a process.
+const REST: Duration = Duration::from_secs(1);
 
-/// The stack of a thread in bytes: what scripts may use, and room for the engine itself.
-const STACK: usize = 4 * 1024 * 1024;
+/// The bytes of events after which no more are sent to a process at once.
+const SEND_MAX: usize = 4 * 1024 * 1024;
+
+/// Events of one task that are sent at once while something else may end its turn.
+const EVENTS_BETWEEN: usize = 64;
 
 /// A handle to the threads that fold. They end when the last handle is gone.
 #[derive(Clone)]
 pub struct Folds {
-    queue: mpsc::Sender<Arc<Batch>>,
-    waiting: Waiting,
-    stuck: Arc<AtomicUsize>,
+    queue: Arc<Handle>,
+    pool: Pool,
+}
+
+/// Threads of one kind.
+#[derive(Clone)]
+pub struct Pool {
+    /// How many.
+    pub threads: usize,
+    /// True if these fold for handlers beyond their share: with lower priority.
+    pub is_slow: bool,
+    /// What each handler uses of their time.
+    pub shares: Arc<SharedShares>,
+}
+
+/// The shares of a node, and a clock for them.
+pub struct SharedShares {
+    shares: Mutex<Shares>,
+    began: Instant,
+    /// Called when a handler has become slow.
+    pub slower: Notify,
+}
+
+impl Default for SharedShares {
+    fn default() -> Self {
+        Self {
+            shares: Mutex::default(),
+            began: Instant::now(),
+            slower: Notify::new(),
+        }
+    }
+}
+
+impl SharedShares {
+    /// The shares, and their now.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Shares, Duration) -> T) -> T {
+        act(&mut self.shares.lock(), self.began.elapsed())
+    }
 }
 
 /// When folding ends although there is more to fold. The first event is always tried.
@@ -52,8 +92,10 @@ pub struct Folds {
 pub struct Budget {
     /// After this long.
     pub time: Duration,
-    /// When this says so, asked after each event.
+    /// When this says so, asked now and then.
     pub until: Option<Until>,
+    /// Whose time it is. With none it counts for nobody, and no share ends it.
+    pub of: Option<Name>,
 }
 
 /// Whether to go no further, by how many events of the task are folded.
@@ -61,225 +103,652 @@ pub type Until = Arc<dyn Fn(usize) -> bool + Send + Sync>;
 
 impl From<Duration> for Budget {
     fn from(time: Duration) -> Self {
-        Self { time, until: None }
+        Self {
+            time,
+            until: None,
+            of: None,
+        }
     }
 }
 
-type Waiting = Arc<Mutex<mpsc::Receiver<Arc<Batch>>>>;
+/// Whether the tasks of a turn fold in slices, so that one of them does not take the time of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slices {
+    None,
+    Short,
+}
+
+impl Slices {
+    /// When a task that begins now ends.
+    pub(super) fn end(self, until: Option<Instant>) -> Option<Instant> {
+        let slice = match self {
+            Self::None => return until,
+            Self::Short => Instant::now().checked_add(SHORT),
+        };
+        until.into_iter().chain(slice).min()
+    }
+}
 
 /// The tasks of one turn.
-struct Batch {
-    tasks: Vec<Task>,
+struct Job {
+    tasks: Arc<Vec<Task>>,
     budget: Budget,
-    mark: Mark,
-    progress: Mutex<Progress>,
+    done: oneshot::Sender<Vec<Folded>>,
 }
 
-struct Progress {
-    /// What was folded, in the order of the tasks.
-    folded: Vec<Folded>,
-    /// Takes the word that this is all; none once the thread was given up.
-    done: Option<oneshot::Sender<()>>,
-}
-
-impl Folds {
-    /// Starts `threads` threads.
-    ///
-    /// # Errors
-    /// The system has no room for another thread.
-    pub fn start(threads: usize) -> io::Result<Self> {
-        let (queue, waiting) = mpsc::channel();
-        let folds = Self {
-            queue,
-            waiting: Arc::new(Mutex::new(waiting)),
-            stuck: Arc::default(),
-        };
-        for _ in 0..threads.max(1) {
-            folds.start_thread()?;
+impl Job {
+    fn slices(&self) -> Slices {
+        match self.budget.of.is_some() && self.tasks.len() > 1 {
+            true => Slices::Short,
+            false => Slices::None,
         }
-        Ok(folds)
-    }
-
-    /// How many threads are lost to calls that have not come back. They still use processors: with
-    /// several of them the daemon had better stop and start again.
-    pub fn stuck(&self) -> usize {
-        self.stuck.load(Relaxed)
-    }
-
-    /// Folds the tasks one after the other until they are done or `budget` is spent; the answer has
-    /// one entry for each, in their order. A task that was not reached has passed nothing and has no
-    /// failure. The first event is always tried. May be dropped: the fold then ends unheard.
-    pub async fn fold(&self, tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
-        let (done, mut is_done) = oneshot::channel();
-        let batch = Arc::new(Batch::new(tasks, budget.into(), done));
-        // It cannot fail: the other end is in `waiting`.
-        let _ = self.queue.send(Arc::clone(&batch));
-        let mut folded = match timeout(LOOK_EVERY, &mut is_done).await {
-            Ok(_) => std::mem::take(&mut batch.progress.lock().folded),
-            // On its own, so that a lost thread is replaced even if nobody waits for this answer.
-            Err(_) => tokio::spawn(self.clone().watch(Arc::clone(&batch), is_done))
-                .await
-                .unwrap_or_default(),
-        };
-        let rest = &batch.tasks[folded.len()..];
-        folded.extend(rest.iter().map(Folded::nothing));
-        folded
-    }
-
-    /// Waits for what is folded, or gives the thread up.
-    fn watch(
-        self,
-        batch: Arc<Batch>,
-        mut is_done: oneshot::Receiver<()>,
-    ) -> BoxFuture<'static, Vec<Folded>> {
-        Box::pin(async move {
-            let (mut seen, mut looks) = (None, 0);
-            while timeout(LOOK_EVERY, &mut is_done).await.is_err() {
-                let place = batch.mark.get();
-                looks = if place == seen { looks + 1 } else { 0 };
-                seen = place;
-                if let Some(place) = place
-                    && looks >= LOOKS_MAX
-                    && let Some(folded) = batch.give_up(place)
-                {
-                    return self.replace(&batch, place, folded).await;
-                }
-            }
-            std::mem::take(&mut batch.progress.lock().folded)
-        })
-    }
-
-    /// Replaces the thread that is stuck, and folds again what it had folded of that stream.
-    async fn replace(&self, batch: &Batch, place: Place, mut folded: Vec<Folded>) -> Vec<Folded> {
-        self.stuck.fetch_add(1, Relaxed);
-        if let Err(error) = self.start_thread() {
-            tracing::error!(%error, "no thread to replace one that is stuck");
-        }
-        let task = &batch.tasks[place.task];
-        tracing::error!(reducer = %task.reducer, "a fold is stuck; its thread is lost");
-        let before = Task {
-            events: task.events[..place.event].to_vec(),
-            ..task.clone()
-        };
-        for mut again in self.fold(vec![before], Duration::MAX).await {
-            again.failure.get_or_insert_with(|| {
-                Failure::Stuck(format!(
-                    "{}: a call inside the engine did not come back for a second",
-                    task.reducer
-                ))
-            });
-            folded.push(again);
-        }
-        folded
-    }
-
-    fn start_thread(&self) -> io::Result<()> {
-        let (waiting, stuck) = (Arc::clone(&self.waiting), Arc::clone(&self.stuck));
-        thread::Builder::new()
-            .name("fold".to_owned())
-            .stack_size(STACK)
-            .spawn(move || work(&waiting, &stuck))
-            .map(drop)
-    }
-}
-
-/// Folds batches until there is no handle any more, or until this thread was given up.
-fn work(waiting: &Waiting, stuck: &AtomicUsize) {
-    let mut scripts = Scripts::default();
-    loop {
-        let next = waiting.lock().recv();
-        let Ok(batch) = next else { return };
-        if batch.fold(&mut scripts).is_err() {
-            stuck.fetch_sub(1, Relaxed);
-            return;
-        }
-    }
-}
-
-/// Nobody waits for this thread any more.
-struct GivenUp;
-
-impl Batch {
-    fn new(tasks: Vec<Task>, budget: Budget, done: oneshot::Sender<()>) -> Self {
-        Self {
-            tasks,
-            budget,
-            mark: Mark::default(),
-            progress: Mutex::new(Progress {
-                folded: Vec::new(),
-                done: Some(done),
-            }),
-        }
-    }
-
-    fn fold(&self, scripts: &mut Scripts) -> Result<(), GivenUp> {
-        let until = Instant::now().checked_add(self.budget.time);
-        for task in 0..self.tasks.len() {
-            let folded = self.fold_task(task, scripts, until);
-            let mut progress = self.progress.lock();
-            if progress.done.is_none() {
-                return Err(GivenUp);
-            }
-            progress.folded.push(folded);
-        }
-        let done = self.progress.lock().done.take().ok_or(GivenUp)?;
-        let _ = done.send(());
-        Ok(())
-    }
-
-    fn fold_task(&self, task: usize, scripts: &mut Scripts, until: Option<Instant>) -> Folded {
-        let started = Instant::now();
-        let (at, task) = (task, &self.tasks[task]);
-        let mut folded = Folded::nothing(task);
-        let mut reducer = begin(task, scripts);
-        for (n, event) in task.events.iter().enumerate() {
-            let is_first = at == 0 && n == 0;
-            if !is_first && (until.is_some_and(|until| Instant::now() >= until) || self.ends(n)) {
-                break;
-            }
-            self.mark.set(at, n);
-            match caught(|| reducer.reduce(event)) {
-                Ok(Ok(())) => folded.pass(event, Applied::Folded),
-                Ok(Err(Failure::Rejected(reason))) if task.on_error == OnError::Skip => {
-                    folded.skip(event, reason);
-                }
-                Ok(Err(failure)) | Err(failure) => {
-                    folded.failure = Some(failure);
-                    break;
-                }
-            }
-        }
-        folded.state = reducer.state();
-        folded.took = started.elapsed();
-        folded
     }
 
     fn ends(&self, folded: usize) -> bool {
         let until = self.budget.until.as_ref();
         until.is_some_and(|until| until(folded))
     }
+}
 
-    /// Takes what is folded away from the thread, if it still is where it was seen.
-    fn give_up(&self, place: Place) -> Option<Vec<Folded>> {
-        let mut progress = self.progress.lock();
-        if self.mark.get() != Some(place) {
-            return None;
-        }
-        progress.done.take()?;
-        Some(std::mem::take(&mut progress.folded))
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: HashMap<Option<Name>, VecDeque<Job>>,
+    fair: Fair<Option<Name>>,
+    is_closed: bool,
+}
+
+/// The end of the queue that lets its threads end.
+struct Handle(Arc<Queue>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.waiting.lock().is_closed = true;
+        self.0.wake.notify_all();
     }
 }
 
-impl Folded {
-    fn pass(&mut self, event: &Event, applied: Applied) {
-        self.chain = self.chain.next(event.id, applied);
-        self.passed += 1;
+enum Next {
+    Job(Job),
+    Nothing,
+    Closed,
+}
+
+impl Queue {
+    fn put(&self, job: Job) {
+        let mut waiting = self.waiting.lock();
+        let of = waiting.jobs.entry(job.budget.of.clone());
+        of.or_default().push_back(job);
+        drop(waiting);
+        self.wake.notify_one();
     }
 
-    fn skip(&mut self, event: &Event, reason: String) {
-        let seq = event.seq;
-        self.skipped.push(DeadLetter { seq, reason });
-        self.pass(event, Applied::Skipped);
+    fn next(&self) -> Next {
+        let mut waiting = self.waiting.lock();
+        loop {
+            if waiting.is_closed {
+                return Next::Closed;
+            }
+            if let Some(job) = waiting.take() {
+                return Next::Job(job);
+            }
+            if self.wake.wait_for(&mut waiting, IDLE_MAX).timed_out() {
+                return Next::Nothing;
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<Job> {
+        let of = self.fair.first(self.jobs.keys())?.clone();
+        let jobs = self.jobs.get_mut(&of)?;
+        let job = jobs.pop_front();
+        if jobs.is_empty() {
+            self.jobs.remove(&of);
+        }
+        job
+    }
+}
+
+impl Folds {
+    /// Starts `threads` threads that fold for whoever asks.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn start(threads: usize) -> io::Result<Self> {
+        Self::start_pool(Pool {
+            threads,
+            is_slow: false,
+            shares: Arc::default(),
+        })
+    }
+
+    /// Starts the threads of a pool.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn start_pool(pool: Pool) -> io::Result<Self> {
+        let queue = Arc::<Queue>::default();
+        let folds = Self {
+            queue: Arc::new(Handle(Arc::clone(&queue))),
+            pool: pool.clone(),
+        };
+        for _ in 0..pool.threads.max(1) {
+            let mut folder = Folder {
+                queue: Arc::clone(&queue),
+                pool: pool.clone(),
+                process: None,
+            };
+            thread::Builder::new()
+                .name("fold".to_owned())
+                .spawn(move || folder.run())?;
+        }
+        Ok(folds)
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.pool.threads
+    }
+
+    /// Whose fold time is used how much.
+    pub fn shares(&self) -> &Arc<SharedShares> {
+        &self.pool.shares
+    }
+
+    /// Folds the tasks until they are done or `budget` is spent; the answer has one entry for each, in their
+    /// order. A task that was not reached has passed nothing and has no failure. The first event is always tried.
+    /// May be dropped: the fold then ends unheard.
+    pub async fn fold(&self, tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
+        let (done, folded) = oneshot::channel();
+        let tasks = Arc::new(tasks);
+        self.queue.0.put(Job {
+            tasks: Arc::clone(&tasks),
+            budget: budget.into(),
+            done,
+        });
+        folded.await.unwrap_or_else(|_| {
+            let nothing = |task| Folded::of(task, Outcome::nothing(task));
+            tasks.iter().map(nothing).collect()
+        })
+    }
+}
+
+/// A thread that folds, and its process.
+struct Folder {
+    queue: Arc<Queue>,
+    pool: Pool,
+    process: Option<Process>,
+}
+
+/// Where the scripts of a job are.
+struct Scripted<'j> {
+    job: &'j Job,
+    until: Option<Instant>,
+    /// Which tasks they are.
+    tasks: Vec<(usize, &'j Arc<Source>)>,
+    /// How many of those are done.
+    done: usize,
+}
+
+impl Folder {
+    fn run(&mut self) {
+        loop {
+            match self.queue.next() {
+                Next::Job(job) if job.done.is_closed() => {}
+                Next::Job(job) => {
+                    let began = Instant::now();
+                    let folded = self.fold(&job);
+                    let mut waiting = self.queue.waiting.lock();
+                    waiting.fair.charge(&job.budget.of, began.elapsed());
+                    drop(waiting);
+                    let _ = job.done.send(folded);
+                }
+                Next::Nothing => self.process = None,
+                Next::Closed => return,
+            }
+        }
+    }
+
+    fn fold(&mut self, job: &Job) -> Vec<Folded> {
+        let until = Instant::now().checked_add(job.budget.time);
+        let mut outcomes: Vec<_> = job.tasks.iter().map(Outcome::nothing).collect();
+        let (mut scripts, mut built_in) = (Vec::new(), Vec::new());
+        let is_slow = self.slow_ones(job);
+        for (at, task) in job.tasks.iter().enumerate() {
+            match &task.reducer {
+                _ if is_slow(task.handler) => {}
+                Reducer::Script(source) => scripts.push((at, source)),
+                _ => built_in.push(at),
+            }
+        }
+        let mut scripts = Scripted {
+            job,
+            until,
+            tasks: scripts,
+            done: 0,
+        };
+        let sent = self.send(&mut scripts, &outcomes);
+        fold_built_in(job, &built_in, until, &mut outcomes);
+        if let Some(pieces) = sent {
+            self.receive(&mut scripts, pieces, &mut outcomes);
+        }
+        while !scripts.is_over(&outcomes)
+            && let Some(pieces) = self.send(&mut scripts, &outcomes)
+        {
+            self.receive(&mut scripts, pieces, &mut outcomes);
+        }
+        self.charge(job, &outcomes);
+        let tasks = job.tasks.iter().zip(outcomes);
+        tasks
+            .map(|(task, outcome)| Folded::of(task, outcome))
+            .collect()
+    }
+
+    /// Which handlers do not fold here: those that have become slow since their turn began.
+    fn slow_ones(&self, job: &Job) -> impl Fn(HandlerId) -> bool + use<> {
+        let is_fast = !self.pool.is_slow && job.budget.of.is_some();
+        let slow = |shares: &mut Shares, _| {
+            let handlers = job.tasks.iter().map(|task| task.handler);
+            handlers
+                .filter(|handler| shares.is_slow(*handler))
+                .collect()
+        };
+        let slow: Vec<_> = match is_fast {
+            true => self.pool.shares.with(slow),
+            false => Vec::new(),
+        };
+        move |handler| slow.contains(&handler)
+    }
+
+    /// Notes what each handler has used.
+    fn charge(&self, job: &Job, outcomes: &[Outcome]) {
+        let Some(namespace) = &job.budget.of else {
+            return;
+        };
+        let mut costs: HashMap<HandlerId, Cost> = HashMap::new();
+        for (task, outcome) in job.tasks.iter().zip(outcomes) {
+            let cost = costs.entry(task.handler).or_default();
+            cost.took += outcome.took;
+            cost.over += outcome.over;
+            let failure = outcome.failure.as_ref();
+            cost.ran_out |= failure.is_some_and(Failure::is_out_of_time);
+        }
+        let slower = self.pool.shares.with(|shares, now| {
+            let mut slower = false;
+            for (handler, cost) in costs {
+                slower |= shares.charge(handler, cost, now);
+                if self.pool.is_slow {
+                    shares.used(namespace, handler, cost.took);
+                }
+            }
+            slower
+        });
+        if slower {
+            self.pool.shares.slower.notify_one();
+        }
+    }
+
+    /// Sends what is next to the process; none when there is nothing.
+    fn send<'j>(
+        &mut self,
+        scripts: &mut Scripted<'j>,
+        outcomes: &[Outcome],
+    ) -> Option<Vec<(usize, Piece<'j>)>> {
+        let pieces = scripts.next(outcomes);
+        if pieces.is_empty() {
+            return None;
+        }
+        let left = scripts.until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(Instant::now())
+        });
+        let (places, pieces): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
+        // One that has died while it had nothing to do is replaced.
+        for _ in 0..2 {
+            let slices = scripts.job.slices();
+            match self
+                .process()
+                .map(|process| process.send(&pieces, slices, left))
+            {
+                None | Some(Ok(())) => break,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a process that folds takes nothing");
+                    self.process = None;
+                }
+            }
+        }
+        Some(places.into_iter().zip(pieces).collect())
+    }
+
+    /// The process, a new one where there is none.
+    fn process(&mut self) -> Option<&mut Process> {
+        if self.process.is_none() {
+            match Process::start(self.pool.is_slow) {
+                Ok(process) => self.process = Some(process),
+                Err(error) => {
+                    tracing::warn!(%error, "no process to fold in; it is tried again");
+                    thread::sleep(REST);
+                }
+            }
+        }
+        self.process.as_mut()
+    }
+
+    /// Notes what became of pieces that were sent.
+    fn receive(
+        &mut self,
+        scripts: &mut Scripted<'_>,
+        pieces: Vec<(usize, Piece<'_>)>,
+        outcomes: &mut [Outcome],
+    ) {
+        let Some(process) = self.process.take() else {
+            // Nothing is known against these events: their cursors come again.
+            scripts.done = scripts.tasks.len();
+            return;
+        };
+        let (answers, ended) = process.receive();
+        let mut pieces = pieces.into_iter();
+        for answer in answers {
+            if let Some((at, piece)) = pieces.next() {
+                scripts.note(at, &piece, answer, outcomes);
+            }
+        }
+        match ended {
+            Ok(process) => self.process = Some(process),
+            Err(End::Stuck(event)) => {
+                if let Some((at, piece)) = pieces.next() {
+                    let outcome = self.stuck(&piece, event);
+                    scripts.note(at, &piece, outcome, outcomes);
+                }
+            }
+            Err(End::Died(why)) => {
+                tracing::warn!(
+                    why,
+                    "a process that folds has ended; another one folds again"
+                );
+                self.one_by_one(scripts, pieces.collect(), outcomes);
+            }
+        }
+    }
+
+    /// What becomes of a piece of which an event does not end: those before it are folded again.
+    fn stuck(&mut self, piece: &Piece<'_>, event: usize) -> Outcome {
+        let mut outcome = Outcome {
+            state: piece.state.clone(),
+            ..Outcome::default()
+        };
+        if event > 0 {
+            outcome.add(self.fold_again(piece, &outcome, event));
+        }
+        if outcome.failure.is_none() && outcome.passed == event {
+            outcome.fail(Failure::stuck(&piece.task.reducer));
+        }
+        outcome
+    }
+
+    /// Folds pieces with which a process has died for no known reason, event by event.
+    fn one_by_one(
+        &mut self,
+        scripts: &mut Scripted<'_>,
+        pieces: Vec<(usize, Piece<'_>)>,
+        outcomes: &mut [Outcome],
+    ) {
+        for (nth, (at, piece)) in pieces.into_iter().enumerate() {
+            let mut outcome = Outcome {
+                state: piece.state.clone(),
+                ..Outcome::default()
+            };
+            while outcome.passed < piece.to - piece.from && outcome.failure.is_none() {
+                let is_first = nth == 0 && outcome.passed == 0;
+                if !is_first && scripts.is_late() {
+                    break;
+                }
+                let next = self.fold_again(&piece, &outcome, outcome.passed + 1);
+                outcome.add(next);
+            }
+            scripts.note(at, &piece, outcome, outcomes);
+        }
+    }
+
+    /// Folds the events of a piece that come after `outcome` and before `to`. A process that dies twice in that
+    /// dies of it.
+    fn fold_again(&mut self, piece: &Piece<'_>, outcome: &Outcome, to: usize) -> Outcome {
+        match self.try_again(piece, outcome, to) {
+            Ok(next) => next,
+            Err(_) => match self.try_again(piece, outcome, to) {
+                Ok(next) => next,
+                Err(why) => {
+                    let mut next = Outcome {
+                        state: outcome.state.clone(),
+                        ..Outcome::default()
+                    };
+                    next.fail(Failure::died(&piece.task.reducer, &why));
+                    next
+                }
+            },
+        }
+    }
+
+    /// The same; an error says in the words of the system how the process died.
+    fn try_again(
+        &mut self,
+        piece: &Piece<'_>,
+        outcome: &Outcome,
+        to: usize,
+    ) -> Result<Outcome, String> {
+        let mut next = Outcome {
+            state: outcome.state.clone(),
+            ..Outcome::default()
+        };
+        let again = Piece {
+            state: outcome.state.clone(),
+            from: piece.from + outcome.passed,
+            to: piece.from + to,
+            ..*piece
+        };
+        let Some(process) = self.process() else {
+            next.failure = Some(Failure::OutOfMemory("no process to fold in".to_owned()));
+            return Ok(next);
+        };
+        let sent = process.send(std::slice::from_ref(&again), Slices::None, Duration::MAX);
+        let process = self.process.take();
+        sent.map_err(|error| error.to_string())?;
+        let process = process.ok_or("it is gone")?;
+        let (answers, ended) = process.receive();
+        for answer in answers {
+            next.add(answer);
+        }
+        match ended {
+            Ok(process) => self.process = Some(process),
+            Err(End::Stuck(_)) => next.fail(Failure::stuck(&piece.task.reducer)),
+            Err(End::Died(why)) => return Err(why),
+        }
+        Ok(next)
+    }
+}
+
+impl Outcome {
+    /// Fails at an event for which a process was ended.
+    fn fail(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.took += EVENT_MAX;
+        self.over += EVENT_MAX;
+    }
+}
+
+impl<'j> Scripted<'j> {
+    /// The pieces that are next: as many events as are sent at once.
+    fn next(&self, outcomes: &[Outcome]) -> Vec<(usize, Piece<'j>)> {
+        let mut pieces = Vec::new();
+        let mut bytes = 0;
+        let events_max = match self.job.budget.until {
+            Some(_) => EVENTS_BETWEEN,
+            None => usize::MAX,
+        };
+        for (at, source) in &self.tasks[self.done..] {
+            let (task, outcome) = (&self.job.tasks[*at], &outcomes[*at]);
+            let from = outcome.passed;
+            let left = task.events[from..].iter().take(events_max);
+            let fits = left.take_while(|event| {
+                let fits = bytes < SEND_MAX;
+                bytes += event.body.len() + event.headers.len();
+                fits
+            });
+            let to = from + fits.count();
+            let piece = Piece {
+                task,
+                source,
+                state: outcome.state.clone(),
+                from,
+                to,
+            };
+            if to > from {
+                pieces.push((*at, piece));
+            }
+            // The rest begins where this ends.
+            if to < task.events.len() {
+                break;
+            }
+        }
+        pieces
+    }
+
+    /// Notes what became of a piece. Its task is done when it did not come to the end of the piece.
+    fn note(&mut self, at: usize, piece: &Piece<'_>, answer: Outcome, outcomes: &mut [Outcome]) {
+        let all = piece.to - piece.from;
+        let goes_on = answer.passed == all
+            && answer.failure.is_none()
+            && piece.to < piece.task.events.len()
+            && !self.job.ends(piece.to);
+        outcomes[at].add(answer);
+        if !goes_on {
+            let place = self.tasks.iter().position(|(task, _)| *task == at);
+            self.done = place.map_or(self.done, |place| place + 1);
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// True if nothing more is to be sent.
+    fn is_over(&self, outcomes: &[Outcome]) -> bool {
+        let passed = outcomes.iter().map(|outcome| outcome.passed).sum::<usize>();
+        let tried = passed > 0 || outcomes.iter().any(|outcome| outcome.failure.is_some());
+        self.done == self.tasks.len() || tried && self.is_late()
+    }
+}
+
+/// Folds the tasks of a job that need no script.
+fn fold_built_in(job: &Job, built_in: &[usize], until: Option<Instant>, outcomes: &mut [Outcome]) {
+    let mut none = Scripts::default();
+    for (nth, at) in built_in.iter().enumerate() {
+        let end = job.slices().end(until);
+        let mut folded = 0;
+        // Built-in reducers are asked event by event whether to go on.
+        let ends = |event: usize| {
+            folded = event;
+            event > 0 && job.ends(event)
+        };
+        outcomes[*at] = fold_task_while(&job.tasks[*at], &mut none, end, nth == 0, ends);
+    }
+}
+
+/// Folds the events of a task in order, until `until`; `begin` is called with each before it.
+pub(super) fn fold_task(
+    task: &Task,
+    scripts: &mut Scripts,
+    until: Option<Instant>,
+    is_first: bool,
+    mut begin: impl FnMut(usize),
+) -> Outcome {
+    fold_task_while(task, scripts, until, is_first, |event| {
+        begin(event);
+        false
+    })
+}
+
+/// The same; `ends` says before each event whether it is folded no more.
+fn fold_task_while(
+    task: &Task,
+    scripts: &mut Scripts,
+    until: Option<Instant>,
+    is_first: bool,
+    mut ends: impl FnMut(usize) -> bool,
+) -> Outcome {
+    let mut outcome = Outcome::nothing(task);
+    let mut reducer = begin(task, scripts);
+    let mut clock = Clock::start();
+    for (n, event) in task.events.iter().enumerate() {
+        let is_tried = is_first && n == 0;
+        if !is_tried && until.is_some_and(|until| Instant::now() >= until) || ends(n) {
+            break;
+        }
+        let folded = caught(|| reducer.reduce(event));
+        outcome.over += clock.over();
+        match folded {
+            Ok(Ok(())) => outcome.passed += 1,
+            Ok(Err(Failure::Rejected(reason))) if task.on_error == OnError::Skip => {
+                outcome.skipped.push(DeadLetter {
+                    seq: event.seq,
+                    reason,
+                });
+                outcome.passed += 1;
+            }
+            Ok(Err(failure)) | Err(failure) => {
+                outcome.failure = Some(failure);
+                break;
+            }
+        }
+    }
+    outcome.state = reducer.state();
+    outcome.took = clock.began.elapsed();
+    outcome
+}
+
+/// Measures the events of a task. A long one is judged by the processor's time, as a busy machine is not its fault.
+struct Clock {
+    began: Instant,
+    last: Instant,
+    /// The processor's time when it was looked at last, and the time of short events since.
+    used: Duration,
+    short: Duration,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            last: now,
+            used: Self::used(),
+            short: Duration::ZERO,
+        }
+    }
+
+    fn used() -> Duration {
+        let used = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::try_from(used).unwrap_or_default()
+    }
+
+    /// The time of the event that ends now, if it was longer than a short one.
+    fn over(&mut self) -> Duration {
+        let now = Instant::now();
+        let took = now - std::mem::replace(&mut self.last, now);
+        if took <= SHORT {
+            self.short += took;
+            return Duration::ZERO;
+        }
+        let used = Self::used();
+        let before = std::mem::replace(&mut self.used, used) + std::mem::take(&mut self.short);
+        let took = used.saturating_sub(before);
+        if took > SHORT { took } else { Duration::ZERO }
     }
 }
 
@@ -293,6 +762,7 @@ fn begin<'a>(task: &'a Task, scripts: &'a mut Scripts) -> Box<dyn Reduce + 'a> {
         Reducer::Merge => Document::merged(state).map(boxed),
         Reducer::Patch => Document::patched(state).map(boxed),
         Reducer::Script(source) => {
+            scripts.prepare(source);
             return Box::new(ByScript {
                 scripts,
                 source,
@@ -318,35 +788,4 @@ fn caught<T>(reduce: impl FnOnce() -> T) -> Result<T, Failure> {
         let reason = format!("the reducer panicked: {}", text.unwrap_or("unknown"));
         Failure::Rejected(printable(&reason))
     })
-}
-
-/// Which event of which task is being folded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
-    task: usize,
-    event: usize,
-}
-
-/// Where a thread is, for others to see.
-struct Mark(AtomicU64);
-
-impl Default for Mark {
-    fn default() -> Self {
-        Self(AtomicU64::new(u64::MAX))
-    }
-}
-
-impl Mark {
-    fn set(&self, task: usize, event: usize) {
-        self.0.store((task as u64) << 32 | event as u64, Relaxed);
-    }
-
-    /// None before the first event.
-    fn get(&self) -> Option<Place> {
-        let mark = self.0.load(Relaxed);
-        (mark != u64::MAX).then_some(Place {
-            task: (mark >> 32) as usize,
-            event: (mark & u64::from(u32::MAX)) as usize,
-        })
-    }
 }

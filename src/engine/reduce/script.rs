@@ -9,7 +9,7 @@
 //!                                                        │ kept per realm, called per event
 //! state, event ──────────────────────────────────────────▼──▶ state as JSON text
 //! ```
-//! Native calls that do not come back are not noticed here: see `fold.rs`.
+//! Native calls that do not come back are not noticed here: see `process.rs`.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -17,8 +17,6 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use rquickjs::context::{EvalOptions, intrinsic};
@@ -37,9 +35,6 @@ const STACK_MAX: usize = 256 * 1024;
 
 /// The longest text of a script, in bytes.
 const SOURCE_MAX: usize = 1024 * 1024;
-
-/// How long a check may take.
-const CHECK_MAX: Duration = Duration::from_secs(1);
 
 /// How many scripts a realm keeps; with one more it begins anew.
 const SCRIPTS_MAX: usize = 4096;
@@ -68,29 +63,21 @@ type Intrinsics = (
 /// A function that outlives the borrow of its context; the realm drops it before its runtime.
 type Kept = Persistent<Function<'static>>;
 
-/// Compiles a script and finds its default export. Blocks, for a second at most.
-///
-/// # Errors
-/// What is wrong with it, and in which line.
-pub fn check(source: &Source) -> Result<(), String> {
-    if source.text.len() > SOURCE_MAX {
-        return Err(format!(
+/// Refuses a script that is too long.
+pub(super) fn check_len(source: &Source) -> Result<(), String> {
+    match source.text.len() <= SOURCE_MAX {
+        true => Ok(()),
+        false => Err(format!(
             "{}: a script has {SOURCE_MAX} bytes at most",
             source.file
-        ));
+        )),
     }
-    let (answer, answered) = mpsc::sync_channel(1);
-    let script = Arc::new(source.clone());
-    // On a thread of its own, which is left behind if a native call does not come back.
-    let inspect = move || {
-        let outcome = Realm::new().and_then(|mut realm| realm.inspect(&script));
-        answer.send(outcome).ok()
-    };
-    (thread::Builder::new().spawn(inspect)).map_err(|error| error.to_string())?;
-    match answered.recv_timeout(CHECK_MAX) {
-        Ok(outcome) => outcome.map_err(|failure| failure.to_string()),
-        Err(_) => Err(format!("{} does not even begin", source.file)),
-    }
+}
+
+/// Compiles a script and finds its default export.
+pub(super) fn inspect(source: &Arc<Source>) -> Result<(), String> {
+    let outcome = Realm::new().and_then(|mut realm| realm.inspect(source));
+    outcome.map_err(|failure| failure.to_string())
 }
 
 /// The scripts of one thread.
@@ -100,6 +87,19 @@ pub(super) struct Scripts {
 }
 
 impl Scripts {
+    /// Compiles a script before its first event, whose time it would take. What is wrong with it is
+    /// said when it folds.
+    pub(super) fn prepare(&mut self, source: &Arc<Source>) {
+        let realm = match self.realm.take() {
+            Some(realm) if !realm.is_full() => Ok(realm),
+            _ => Realm::new(),
+        };
+        self.realm = realm.ok().map(|mut realm| {
+            let _ = realm.script(source);
+            realm
+        });
+    }
+
     /// Folds one event into a state, with `source` as the reducer.
     pub(super) fn reduce(
         &mut self,
@@ -563,6 +563,7 @@ fn identifier(text: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::engine::reduce::check;
     use crate::engine::reduce::tests::{event, source};
 
     const BODIES: [&str; 7] = [

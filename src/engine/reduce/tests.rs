@@ -47,6 +47,7 @@ fn reducing(body: &str) -> Reducer {
 fn task<B: Into<Bytes>>(reducer: Reducer, bodies: impl IntoIterator<Item = B>) -> Task {
     let events = (1..).zip(bodies).map(|(seq, body)| event(seq, body).into());
     Task {
+        handler: HandlerId(1),
         reducer,
         state: None,
         chain: Chain::default(),
@@ -494,7 +495,7 @@ async fn a_spent_budget_ends_a_turn_between_events() {
     let busy = "const end = 2e4; let n = 0; while (n < end) n++; return event.seq";
     let tasks = vec![
         task(reducing(busy), [""; 300]),
-        task(Reducer::Count, [""; 3]),
+        task(reducing("return event.seq"), [""; 3]),
     ];
     let folds = Folds::start(1).unwrap();
     let first = folds.fold(tasks.clone(), Duration::from_millis(20)).await;
@@ -514,6 +515,7 @@ async fn a_fold_ends_after_the_event_at_which_it_is_told_to() {
     let budget = Budget {
         time: Duration::MAX,
         until: Some(Arc::new(|folded| folded >= 5)),
+        of: None,
     };
     let tasks = vec![task(Reducer::Count, [""; 9])];
     let folded = Folds::start(1).unwrap().fold(tasks, budget).await;
@@ -522,7 +524,7 @@ async fn a_fold_ends_after_the_event_at_which_it_is_told_to() {
 }
 
 #[tokio::test]
-async fn a_native_call_that_does_not_come_back_costs_its_stream_and_a_thread() {
+async fn a_native_call_that_does_not_come_back_costs_its_stream_and_nobody_else() {
     let stuck = "if (event.seq === 3) [].reverse.call({ length: 2 ** 53 - 1 }); return event.seq";
     let tasks = ["return 'before'", stuck, "return 'after'"];
     let tasks = tasks.map(|body| task(reducing(body), [""; 4])).to_vec();
@@ -533,11 +535,138 @@ async fn a_native_call_that_does_not_come_back_costs_its_stream_and_a_thread() {
         (folded[1].passed, folded[1].state.as_deref()),
         (2, Some("2"))
     );
-    assert!(matches!(folded[1].failure, Some(Failure::Stuck(_))));
-    assert_eq!((folded[2].passed, &folded[2].failure), (0, &None));
-    assert_eq!(folds.stuck(), 1);
+    let why = "x.js: a call inside the engine did not come back in 250 ms; its process was ended";
+    assert_eq!(folded[1].failure, Some(Failure::Stuck(why.to_owned())));
+    assert_eq!((folded[2].passed, &folded[2].failure), (4, &None));
     let next = folds.fold(vec![tasks[2].clone()], Duration::MAX).await;
-    assert_eq!(next[0].passed, 4, "another thread took its place");
+    assert_eq!(next[0].passed, 4, "another process took its place");
+}
+
+#[tokio::test]
+async fn no_native_call_outlives_its_time() {
+    for body in [
+        "return Array(4e9).join('-').length",
+        "return [].reverse.call({ length: 2 ** 53 - 1 })",
+        "return [].fill.call({ length: 2 ** 53 - 1 }, 0)",
+        "return [].indexOf.call({ length: 2 ** 53 - 1 }, 7)",
+        "return 'a'.repeat(8e6).normalize('NFKD').length",
+        "const s = 'ab'.repeat(1e6); return [...s.matchAll(/a/g)].length",
+        "return 'a'.repeat(1e6).replaceAll('a', 'b').split('b').length",
+        "const a = new Float64Array(35e5); for (;;) a.fill(1)",
+    ] {
+        let began = std::time::Instant::now();
+        let folded = fold(task(reducing(body), [""])).await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(10), "{body} took {took:?}");
+        assert!(
+            folded.took < Duration::from_secs(2),
+            "{body}: {:?}",
+            folded.took
+        );
+    }
+}
+
+/// The processes that fold for this one.
+fn processes() -> Vec<i32> {
+    let this = std::process::id().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+        if fields.is_some_and(|mut fields| fields.nth(1) == Some(&this)) {
+            found.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+    }
+    found
+}
+
+/// Runs a test of this file in a process of its own, whose children are its own.
+fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "HOOKLANE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args([&format!("engine::reduce::tests::{test}"), "--exact"])
+        .env(ALONE, "1")
+        .status();
+    assert!(status.unwrap().success());
+    false
+}
+
+#[tokio::test]
+async fn a_process_that_dies_is_replaced_and_what_it_was_asked_is_folded_all_the_same() {
+    if !is_alone("a_process_that_dies_is_replaced_and_what_it_was_asked_is_folded_all_the_same") {
+        return;
+    }
+    let busy = "let n = 0; while (n < 2e5) n++; return [...(state ?? []), event.seq]";
+    let tasks: Vec<_> = (0..20).map(|_| task(reducing(busy), [""; 20])).collect();
+    let folds = Folds::start(1).unwrap();
+    let undisturbed = folds.fold(tasks.clone(), Duration::MAX).await;
+    let killer = async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            for pid in processes() {
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    };
+    let (disturbed, ()) = tokio::join!(folds.fold(tasks, Duration::MAX), killer);
+    for (one, other) in undisturbed.iter().zip(&disturbed) {
+        assert_eq!((one.passed, &one.failure), (20, &None));
+        let both = [one, other].map(|folded| (folded.passed, &folded.state, &folded.chain));
+        assert_eq!(both[0], both[1]);
+    }
+    let processes_of = |folds: Folds| {
+        drop(folds);
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !processes().is_empty() {
+            assert!(std::time::Instant::now() < until, "{:?}", processes());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    processes_of(folds);
+}
+
+#[tokio::test]
+async fn a_handler_beyond_its_share_folds_on_the_slow_threads_only() {
+    let shares = Arc::<SharedShares>::default();
+    let pool = |is_slow| Pool {
+        threads: 1,
+        is_slow,
+        shares: shares.clone(),
+    };
+    let [fast, slow] = [false, true].map(|is_slow| Folds::start_pool(pool(is_slow)).unwrap());
+    let budget = || Budget {
+        of: Some("default".parse().unwrap()),
+        ..Budget::from(Duration::from_secs(5))
+    };
+    let other = |reducer| Task {
+        handler: HandlerId(2),
+        ..task(reducer, ["1"])
+    };
+    let tasks = vec![
+        task(reducing("for (;;);"), ["1"]),
+        other(reducing("return 2")),
+    ];
+    let folded = fast.fold(tasks.clone(), budget()).await;
+    assert!(matches!(folded[0].failure, Some(Failure::OutOfTime(_))));
+    assert!(shares.with(|shares, _| shares.is_slow(HandlerId(1)) && !shares.is_slow(HandlerId(2))));
+    let folded = fast.fold(tasks.clone(), budget()).await;
+    assert_eq!(
+        (folded[0].passed, &folded[0].failure),
+        (0, &None),
+        "left out"
+    );
+    assert_eq!(folded[1].passed, 1);
+    let folded = slow.fold(tasks, budget()).await;
+    assert!(matches!(folded[0].failure, Some(Failure::OutOfTime(_))));
 }
 
 #[tokio::test]

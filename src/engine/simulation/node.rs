@@ -20,6 +20,7 @@ use crate::engine::place::placed;
 use crate::engine::rebuild::work::{Settled, Work, may_pass};
 use crate::engine::reduce::{Failure, Folded, Task as Fold};
 use crate::engine::relay::{Popped, Pushed, hint_of};
+use crate::engine::share::{Cost, Shares};
 use crate::engine::sweep;
 use crate::engine::turn::{self, Turn};
 use crate::engine::worker::TURNS_MAX;
@@ -215,6 +216,8 @@ pub struct Node {
     leave: Option<Leave>,
     /// Whether it is gone.
     pub has_left: bool,
+    /// Handlers that fold for too long take turns of their own.
+    shares: Shares,
 }
 
 impl Node {
@@ -270,6 +273,7 @@ impl Node {
             refold_at: now,
             leave: None,
             has_left: false,
+            shares: Shares::default(),
         };
         if is_member {
             node.join(out);
@@ -475,14 +479,18 @@ impl Node {
         };
         if run.turns.last().is_some_and(|turn| turn.read.is_none()) {
             let mut strangers = Vec::new();
-            let read = run.read(id, &self.catalog, &mut strangers, out);
+            let read = run.read(id, &self.catalog, &mut self.shares, &mut strangers, out);
             self.place_later(strangers);
             return read;
         }
         let may_begin = !ends && run.turns.len() < TURNS_MAX;
         let begins = may_begin && (run.turns.is_empty() || out.chance(0.5));
         let mut strangers = Vec::new();
-        if begins && run.begin(id, &self.catalog, number, &mut strangers, out) {
+        let begins = begins && {
+            let (shares, strangers) = (&mut self.shares, &mut strangers);
+            run.begin(id, &self.catalog, number, shares, strangers, out)
+        };
+        if begins {
             self.place_later(strangers);
             return true;
         }
@@ -1353,6 +1361,7 @@ impl Run {
         id: &LaneId,
         catalog: &Snapshot,
         number: u64,
+        shares: &mut Shares,
         strangers: &mut Vec<Hint>,
         out: &mut Outside,
     ) -> bool {
@@ -1363,7 +1372,17 @@ impl Run {
             return !strangers.is_empty();
         }
         let max = out.below(3) as usize + 1;
-        let batch = self.lane.next_batch(max, out.time());
+        shares.relax(Duration::from_millis(out.now));
+        let slow = shares.may_fold(Duration::from_millis(out.now));
+        let mut slow = self.lane.ready_of(&slow, out.time());
+        slow.sort_unstable();
+        let batch = match slow.first() {
+            Some(handler) if out.chance(0.5) => self.lane.next_of(*handler, max, out.time()),
+            _ => {
+                let is_slow = |handler| shares.is_slow(handler);
+                self.lane.next_batch(max, out.time(), is_slow)
+            }
+        };
         if batch.is_empty() {
             return false;
         }
@@ -1380,6 +1399,7 @@ impl Run {
         &mut self,
         id: &LaneId,
         catalog: &Snapshot,
+        shares: &mut Shares,
         strangers: &mut Vec<Hint>,
         out: &mut Outside,
     ) -> bool {
@@ -1398,6 +1418,17 @@ impl Run {
         strangers.append(&mut turn.strangers);
         let folded = tasks.iter().map(|task| fold_all(task, false, out));
         let folded: Vec<_> = folded.collect();
+        for (task, folded) in tasks.iter().zip(&folded) {
+            let failure = folded.failure.as_ref();
+            let ran_out = failure.is_some_and(Failure::is_out_of_time);
+            let took = Duration::from_millis(if ran_out { 50 } else { 1 });
+            let cost = Cost {
+                took,
+                over: if ran_out { took } else { Duration::ZERO },
+                ran_out,
+            };
+            shares.charge(task.handler, cost, Duration::from_millis(out.now));
+        }
         let steps = turn.steps(&folded, now, || 0.5);
         taken.read = Some((turn, folded, steps, now));
         self.turns.push(taken);

@@ -1,0 +1,574 @@
+//! Processes that fold with scripts, so that a script can be ended whatever it does.
+//!
+//! A native call inside the engine cannot be interrupted, so JavaScript never runs in the node itself. A process
+//! is the same program again, and gets tasks through a socket. It watches itself: a second thread sees an event
+//! that has used its processor time without an end, says which one that is, and ends the process. One that
+//! dies in another way, or is silent for too long, is replaced, and what it was asked is asked again event by event.
+//!
+//! ```text
+//! node: Process::send ──▶ tasks ──▶ thread that folds ──▶ outcomes ──▶ Process::receive
+//!                                     │ marks each event
+//!                                   watch ── no end ──▶ "stuck at event 3", and the process ends
+//! ```
+//! It ends with the thread that has it: the socket is closed, and the system kills what does not notice.
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::fold::{Slices, fold_task};
+use super::script::{self, Scripts};
+use super::wire::{Reader, Writer};
+use super::{Failure, Outcome, Task};
+use crate::domain::cursor::Chain;
+use crate::domain::hook::{HandlerId, OnError, Reducer, Source};
+
+/// The argument that makes the program a process that folds.
+pub const ARGUMENT: &str = "__fold";
+
+/// The processor time after which an event is not waited for any more. The engine itself ends what it can
+/// after a fifth of that.
+pub(super) const EVENT_MAX: Duration = Duration::from_millis(250);
+
+/// The same for the check of a script, which may be long.
+const CHECK_MAX: Duration = Duration::from_secs(1);
+
+/// How long a process may say nothing; while it folds it says every second that it does.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the watch looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Outcomes are sent in pieces of this many bytes.
+const SEND_AT: usize = 64 * 1024;
+
+/// The stack of the thread that folds: what scripts may use, and room for the engine itself.
+const STACK: usize = 4 * 1024 * 1024;
+
+/// The address space of a process: scripts have limits of their own, and this one ends what they miss.
+const MEMORY_MAX: u64 = 2 * 1024 * 1024 * 1024;
+
+/// How much less a process with low priority weighs than others.
+const NICE: i32 = 10;
+
+/// Scripts that a process keeps; with one more it forgets all of them.
+const SOURCES_MAX: usize = 4096;
+
+const FOLD: u8 = 0;
+const CHECK: u8 = 1;
+
+const DONE: u8 = 0;
+const FOLDED: u8 = 1;
+const STUCK: u8 = 2;
+const ALIVE: u8 = 3;
+const CHECKED: u8 = 4;
+
+/// A process that folds, as the node has it. It dies when this is dropped.
+pub(super) struct Process {
+    child: Child,
+    socket: BufReader<UnixStream>,
+    /// Scripts that it has, and their numbers there. They are kept here, so that no address is used twice.
+    sources: HashMap<usize, (usize, Arc<Source>)>,
+}
+
+/// Events of one task that are asked for together.
+pub(super) struct Piece<'t> {
+    pub(super) task: &'t Task,
+    pub(super) source: &'t Arc<Source>,
+    /// The state that they begin with.
+    pub(super) state: Option<String>,
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+/// Why a process did not do all that it was asked for. It is gone.
+pub(super) enum End {
+    /// This event of the first piece without an outcome does not end.
+    Stuck(usize),
+    /// It died, in the words of the system.
+    Died(String),
+}
+
+impl Process {
+    /// Starts a process.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(super) fn start(is_nice: bool) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(SILENCE_MAX))?;
+        ours.set_write_timeout(Some(SILENCE_MAX))?;
+        let child = command()
+            .env_clear()
+            .env("TZ", "UTC")
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            // A Ctrl-C is for the node, which lets running turns end.
+            .process_group(0)
+            .spawn()?;
+        if is_nice {
+            let pid = i32::try_from(child.id()).ok();
+            let pid = pid.and_then(rustix::process::Pid::from_raw);
+            // Where it is forbidden the process has the priority of the node.
+            let _ = pid.map(|pid| rustix::process::setpriority_process(Some(pid), NICE));
+        }
+        Ok(Self {
+            child,
+            socket: BufReader::new(ours),
+            sources: HashMap::new(),
+        })
+    }
+
+    /// Asks for what comes of some pieces, within a time. [`Process::receive`] gives the answer.
+    pub(super) fn send(
+        &mut self,
+        pieces: &[Piece<'_>],
+        slices: Slices,
+        time: Duration,
+    ) -> io::Result<()> {
+        let forgets = self.sources.len() + pieces.len() > SOURCES_MAX;
+        if forgets {
+            self.sources.clear();
+        }
+        let mut frame = Writer::new();
+        frame.u8(FOLD);
+        frame.u8(u8::from(forgets));
+        frame.u8(u8::from(slices == Slices::Short));
+        frame.duration(time);
+        frame.u32(pieces.len());
+        for piece in pieces {
+            let next = self.sources.len();
+            let key = Arc::as_ptr(piece.source) as usize;
+            let known = self.sources.entry(key);
+            let known = known.or_insert_with(|| (next, Arc::clone(piece.source)));
+            frame.u32(known.0);
+            if known.0 == next {
+                frame.source(piece.source);
+            }
+            frame.u8(u8::from(piece.task.on_error == OnError::Skip));
+            frame.optional(piece.state.as_deref());
+            frame.u32(piece.to - piece.from);
+            for event in &piece.task.events[piece.from..piece.to] {
+                frame.event(event);
+            }
+        }
+        frame.send(self.socket.get_mut())
+    }
+
+    /// Waits for the outcomes of the pieces that were sent last, in their order: all of them, or the first few
+    /// and why there are no more.
+    pub(super) fn receive(mut self) -> (Vec<Outcome>, Result<Self, End>) {
+        let mut outcomes = Vec::new();
+        let end = loop {
+            let answer = Reader::receive(&mut self.socket).and_then(|frame| {
+                let Some(mut frame) = frame else {
+                    return Ok(None);
+                };
+                Ok(Some(match frame.u8()? {
+                    FOLDED => {
+                        outcomes.push(frame.outcome()?);
+                        None
+                    }
+                    STUCK => Some(Err(End::Stuck(frame.u32()?))),
+                    DONE => Some(Ok(())),
+                    _ => None,
+                }))
+            });
+            match answer {
+                Ok(Some(None)) => {}
+                Ok(Some(Some(end))) => break end,
+                Ok(None) => break Err(End::Died(self.death())),
+                Err(error) => break Err(End::Died(self.told(&error))),
+            }
+        };
+        (outcomes, end.map(|()| self))
+    }
+
+    /// Compiles a script and looks whether it is a reducer.
+    fn check(&mut self, source: &Source) -> io::Result<Option<Result<(), String>>> {
+        let mut frame = Writer::new();
+        frame.u8(CHECK);
+        frame.source(source);
+        frame.send(self.socket.get_mut())?;
+        while let Some(mut frame) = Reader::receive(&mut self.socket)? {
+            match frame.u8()? {
+                CHECKED => {
+                    let fault = frame.optional()?;
+                    return Ok(Some(fault.map_or(Ok(()), Err)));
+                }
+                STUCK => break,
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// What ended it, once it says nothing more.
+    fn death(&mut self) -> String {
+        match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn told(&mut self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("no answer for {} s", SILENCE_MAX.as_secs())
+            }
+            _ => error.to_string(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that is gone already cannot be killed; it is waited for all the same.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Compiles a script and finds its default export. Blocks, for a second at most.
+///
+/// # Errors
+/// What is wrong with it, and in which line.
+pub fn check(source: &Source) -> Result<(), String> {
+    script::check_len(source)?;
+    let mut process = Process::start(false)
+        .map_err(|error| format!("no process to compile {} in: {error}", source.file))?;
+    match process.check(source) {
+        Ok(Some(answer)) => answer,
+        Ok(None) => Err(format!("{} does not even begin", source.file)),
+        Err(error) => Err(format!("{} could not be compiled: {error}", source.file)),
+    }
+}
+
+/// This program, as it was when it started: a newer one may have taken its place on disk.
+#[cfg(not(test))]
+fn command() -> Command {
+    let program = match cfg!(target_os = "linux") {
+        true => "/proc/self/exe".into(),
+        false => std::env::current_exe().unwrap_or_default(),
+    };
+    let mut command = Command::new(program);
+    command.arg0("hooklane").arg(ARGUMENT);
+    command
+}
+
+/// The test program, told to run the one test that is such a process.
+#[cfg(test)]
+fn command() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    let this = "engine::reduce::process::tests::is_a_process_that_folds";
+    command.args([this, "--exact", "--ignored", "--nocapture"]);
+    command
+}
+
+// ---- the process itself
+
+/// What the thread that folds and the watch both see.
+#[derive(Default)]
+struct Shared {
+    /// Events begun so far, and none while nothing is asked.
+    mark: AtomicU64,
+    /// Which of its piece that one is.
+    event: AtomicU64,
+    /// Its time in milliseconds.
+    limit: AtomicU64,
+    /// True while the watch sleeps until something is asked.
+    watch_sleeps: AtomicBool,
+    outbox: Mutex<Outbox>,
+}
+
+impl Shared {
+    fn limit_to(&self, limit: Duration) {
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+}
+
+/// Frames on their way to the node.
+#[derive(Default)]
+struct Outbox {
+    frames: Vec<u8>,
+    socket: Option<UnixStream>,
+    sent: Option<Instant>,
+}
+
+impl Outbox {
+    fn put(&mut self, frame: Writer) -> io::Result<()> {
+        frame.send(&mut self.frames)?;
+        match self.frames.len() >= SEND_AT {
+            true => self.send(),
+            false => Ok(()),
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        self.sent = Some(Instant::now());
+        let frames = std::mem::take(&mut self.frames);
+        self.socket
+            .as_mut()
+            .map_or(Ok(()), |to| to.write_all(&frames))
+    }
+}
+
+/// Marks the events of a process as they begin, for its watch.
+struct Marker<'s> {
+    shared: &'s Shared,
+    begun: u64,
+}
+
+impl Marker<'_> {
+    /// Says which event of its piece begins.
+    fn begin(&mut self, event: usize) {
+        self.begun += 1;
+        self.shared.limit_to(EVENT_MAX);
+        self.shared.event.store(event as u64, Ordering::Relaxed);
+        self.shared.mark.store(self.begun, Ordering::Release);
+    }
+}
+
+/// Folds what a node asks for on standard input, until it is gone.
+pub fn serve() {
+    confine();
+    let input = io::stdin().as_fd().try_clone_to_owned();
+    let Ok(input) = input.map(UnixStream::from) else {
+        return;
+    };
+    let Ok(output) = input.try_clone() else {
+        return;
+    };
+    let shared = Arc::new(Shared::default());
+    shared.outbox.lock().socket = Some(output);
+    let fold = {
+        let shared = Arc::clone(&shared);
+        let watch = thread::current();
+        move || {
+            let mut folds = Served {
+                shared: &shared,
+                watch,
+                input: BufReader::new(input),
+                scripts: Scripts::default(),
+                sources: Vec::new(),
+                begun: 0,
+            };
+            // The node is gone, or says what makes no sense: there is nobody to tell.
+            let _ = folds.run();
+            std::process::exit(0);
+        }
+    };
+    let folding = thread::Builder::new()
+        .name("fold".to_owned())
+        .stack_size(STACK)
+        .spawn(fold);
+    if folding.is_ok() {
+        watch(&shared);
+    }
+}
+
+/// Takes from the process what a fold does not need.
+fn confine() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    for (resource, max) in [
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Nofile, 16),
+        (Resource::As, MEMORY_MAX),
+    ] {
+        let limit = Rlimit {
+            current: Some(max),
+            maximum: Some(max),
+        };
+        let _ = setrlimit(resource, limit);
+    }
+}
+
+/// Ends the process when an event has had its time, and else says every second that there is progress.
+fn watch(shared: &Shared) {
+    let used = || {
+        let used = clock_gettime(ClockId::ProcessCPUTime);
+        Duration::try_from(used).unwrap_or_default()
+    };
+    let (mut seen, mut since) = (0, used());
+    loop {
+        let mark = shared.mark.load(Ordering::Acquire);
+        if mark == 0 {
+            shared.watch_sleeps.store(true, Ordering::SeqCst);
+            if shared.mark.load(Ordering::SeqCst) == 0 {
+                thread::park();
+            }
+            shared.watch_sleeps.store(false, Ordering::SeqCst);
+            (seen, since) = (0, used());
+            continue;
+        }
+        if mark != seen {
+            (seen, since) = (mark, used());
+        }
+        let limit = Duration::from_millis(shared.limit.load(Ordering::Relaxed));
+        if used().saturating_sub(since) >= limit {
+            let mut outbox = shared.outbox.lock();
+            if shared.mark.load(Ordering::Acquire) == mark {
+                let mut frame = Writer::new();
+                frame.u8(STUCK);
+                frame.u32(usize::try_from(shared.event.load(Ordering::Relaxed)).unwrap_or(0));
+                let _ = outbox.put(frame).and_then(|()| outbox.send());
+                std::process::exit(1);
+            }
+        }
+        let mut outbox = shared.outbox.lock();
+        if outbox.sent.is_some_and(|at| at.elapsed() >= ALIVE_EVERY) {
+            let mut frame = Writer::new();
+            frame.u8(ALIVE);
+            let _ = outbox.put(frame).and_then(|()| outbox.send());
+        }
+        drop(outbox);
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The thread of a process that folds.
+struct Served<'s> {
+    shared: &'s Shared,
+    watch: thread::Thread,
+    input: BufReader<UnixStream>,
+    scripts: Scripts,
+    sources: Vec<Arc<Source>>,
+    begun: u64,
+}
+
+impl Served<'_> {
+    fn run(&mut self) -> io::Result<()> {
+        while let Some(frame) = Reader::receive(&mut self.input)? {
+            let last = self.answer(frame);
+            // Before the last word, after which the node may ask for more: no watch ends the process in between.
+            self.shared.mark.store(0, Ordering::SeqCst);
+            let mut outbox = self.shared.outbox.lock();
+            outbox.put(last?)?;
+            outbox.send()?;
+        }
+        Ok(())
+    }
+
+    /// Does what a frame asks for, and gives the last frame of the answer.
+    fn answer(&mut self, mut frame: Reader) -> io::Result<Writer> {
+        let mut last = Writer::new();
+        match frame.u8()? {
+            CHECK => {
+                let source = Arc::new(frame.source()?);
+                self.begin_watch();
+                let fault = script::inspect(&source).err();
+                last.u8(CHECKED);
+                last.optional(fault.as_deref());
+            }
+            _ => {
+                self.fold(frame)?;
+                last.u8(DONE);
+            }
+        }
+        Ok(last)
+    }
+
+    fn fold(&mut self, mut frame: Reader) -> io::Result<()> {
+        if frame.u8()? != 0 {
+            (self.sources, self.scripts) = Default::default();
+        }
+        let slices = match frame.u8()? {
+            0 => Slices::None,
+            _ => Slices::Short,
+        };
+        let until = Instant::now().checked_add(frame.duration()?);
+        for at in 0..frame.u32()? {
+            let task = self.task(&mut frame)?;
+            self.begin_watch();
+            let mut marker = Marker {
+                shared: self.shared,
+                begun: self.begun,
+            };
+            self.begun += task.events.len() as u64;
+            let until = slices.end(until);
+            let outcome = fold_task(&task, &mut self.scripts, until, at == 0, |event| {
+                marker.begin(event);
+            });
+            let mut answer = Writer::new();
+            answer.u8(FOLDED);
+            answer.outcome(&outcome);
+            self.shared.outbox.lock().put(answer)?;
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, frame: &mut Reader) -> io::Result<Task> {
+        let number = frame.u32()?;
+        if number == self.sources.len() {
+            self.sources.push(Arc::new(frame.source()?));
+        }
+        let source = self.sources.get(number).cloned();
+        let source = source.ok_or(io::ErrorKind::InvalidData)?;
+        let on_error = frame.on_error()?;
+        let state = frame.optional()?;
+        let events = frame.u32()?;
+        let events: io::Result<_> = (0..events).map(|_| frame.event()).collect();
+        Ok(Task {
+            handler: HandlerId(0),
+            reducer: Reducer::Script(source),
+            state,
+            chain: Chain::default(),
+            on_error,
+            events: events?,
+        })
+    }
+
+    /// Has it watched from now on. A script may be long: until its first event begins it has more time.
+    fn begin_watch(&mut self) {
+        self.begun += 1;
+        self.shared.limit_to(CHECK_MAX);
+        self.shared.event.store(0, Ordering::Relaxed);
+        self.shared.mark.store(self.begun, Ordering::SeqCst);
+        if self.shared.watch_sleeps.swap(false, Ordering::SeqCst) {
+            self.shared.outbox.lock().sent = Some(Instant::now());
+            self.watch.unpark();
+        }
+    }
+}
+
+impl Failure {
+    /// An event whose process was ended for it.
+    pub(super) fn stuck(reducer: &Reducer) -> Self {
+        let limit = EVENT_MAX.as_millis();
+        Self::Stuck(format!(
+            "{reducer}: a call inside the engine did not come back in {limit} ms; its process was ended"
+        ))
+    }
+
+    /// An event with which processes die.
+    pub(super) fn died(reducer: &Reducer, why: &str) -> Self {
+        Self::Stuck(format!("{reducer}: the process that folds it ends ({why})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Not a test: what the processes of the tests run.
+    #[test]
+    #[ignore = "the processes of other tests run it"]
+    fn is_a_process_that_folds() {
+        super::serve();
+    }
+}

@@ -1,0 +1,302 @@
+//! Shares of fold time: whose fold is next, and which handlers fold beside the lanes. No clock, no I/O.
+//!
+//! A fold that is over after a few milliseconds delays nobody. Time beyond that fills the handler's bucket,
+//! which leaks slowly. A handler with a full bucket is *slow*: its turns are taken beside those of the lanes,
+//! one at a time, in processes of their own with a lower priority, until the bucket is nearly empty again. So the
+//! lanes of a node lose at most one percent of their time to the long folds of one handler.
+//!
+//! A handler whose folds fail one after the other for want of time waits before its next one, each time twice as
+//! long. Among handlers that may fold, the namespace that has used least time is next, then the handler that has.
+//!
+//! `now` is a time since some moment of this process: it never goes back.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use crate::domain::hook::HandlerId;
+use crate::domain::name::Name;
+
+/// A fold that is over by then delays nobody.
+pub const SHORT: Duration = Duration::from_millis(5);
+
+/// The bucket of time beyond [`SHORT`]: it is full at this, which is one fold that ran out of time.
+const FULL: Duration = Duration::from_millis(45);
+
+/// The most that a bucket holds: it is empty after a minute.
+const MOST: Duration = Duration::from_millis(600);
+
+/// A handler is slow no more when its bucket has leaked down to this.
+const LOW: Duration = Duration::from_millis(10);
+
+/// A bucket leaks one part in so many of the time that passes.
+const LEAK: u32 = 100;
+
+/// How long a handler waits after its first fold without success; each further one doubles it.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// The longest such wait.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What folding cost one handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// All of its time.
+    pub took: Duration,
+    /// The time of folds that were longer than [`SHORT`].
+    pub over: Duration,
+    /// True if a fold had to be ended.
+    pub ran_out: bool,
+}
+
+/// What each handler has used, and what each namespace has.
+#[derive(Debug, Default)]
+pub struct Shares {
+    handlers: HashMap<HandlerId, Share>,
+    by_namespace: Fair<Name>,
+    by_handler: HashMap<Name, Fair<HandlerId>>,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    bucket: Duration,
+    seen: Duration,
+    is_slow: bool,
+    /// Folds in a row that had to be ended.
+    ran_out: u32,
+    not_before: Duration,
+}
+
+impl Share {
+    fn leak(&mut self, now: Duration) {
+        self.bucket = self
+            .bucket
+            .saturating_sub(now.saturating_sub(self.seen) / LEAK);
+        self.seen = now;
+    }
+}
+
+impl Shares {
+    /// Notes what a handler has used; true if it is slow from now on.
+    pub fn charge(&mut self, handler: HandlerId, cost: Cost, now: Duration) -> bool {
+        let is_known = self.handlers.contains_key(&handler);
+        if !is_known && cost.over.is_zero() && !cost.ran_out {
+            return false;
+        }
+        let share = self.handlers.entry(handler).or_default();
+        share.leak(now);
+        share.bucket = (share.bucket + cost.over).min(MOST);
+        if cost.ran_out {
+            let wait = WAIT.saturating_mul(1 << share.ran_out.min(16));
+            share.not_before = now + wait.min(WAIT_MAX);
+            share.ran_out += 1;
+        } else if !cost.took.is_zero() {
+            (share.ran_out, share.not_before) = (0, now);
+        }
+        let was_slow = share.is_slow;
+        share.is_slow |= share.bucket >= FULL;
+        share.is_slow && !was_slow
+    }
+
+    /// Notes a fold of a slow handler, for the order among them.
+    pub fn used(&mut self, namespace: &Name, handler: HandlerId, took: Duration) {
+        self.by_namespace.charge(namespace, took);
+        let handlers = self.by_handler.entry(namespace.clone());
+        handlers.or_default().charge(&handler, took);
+    }
+
+    /// True if the turns of a handler are taken beside those of the lanes.
+    pub fn is_slow(&self, handler: HandlerId) -> bool {
+        let share = self.handlers.get(&handler);
+        share.is_some_and(|share| share.is_slow)
+    }
+
+    /// True if any handler is slow.
+    pub fn has_slow(&self) -> bool {
+        self.handlers.values().any(|share| share.is_slow)
+    }
+
+    /// The slow handlers that may fold now, in no order.
+    pub fn may_fold(&self, now: Duration) -> Vec<HandlerId> {
+        let may = self.handlers.iter();
+        let may = may.filter(|(_, share)| share.is_slow && share.not_before <= now);
+        may.map(|(handler, _)| *handler).collect()
+    }
+
+    /// Which of these is next: of the namespace that has used least, the handler that has.
+    pub fn first(&mut self, waiting: &[(Name, HandlerId)]) -> Option<(Name, HandlerId)> {
+        let namespaces = waiting.iter().map(|(namespace, _)| namespace);
+        let namespace = self.by_namespace.first(namespaces)?.clone();
+        let of_it = waiting.iter().filter(|(of, _)| *of == namespace);
+        let handlers = self.by_handler.entry(namespace.clone()).or_default();
+        let handler = *handlers.first(of_it.map(|(_, handler)| handler))?;
+        Some((namespace, handler))
+    }
+
+    /// Handlers that have been within their share for long enough are slow no more; true if there are any.
+    pub fn relax(&mut self, now: Duration) -> bool {
+        let mut relaxed = false;
+        self.handlers.retain(|_, share| {
+            share.leak(now);
+            if share.is_slow && share.bucket <= LOW && share.not_before <= now {
+                share.is_slow = false;
+                relaxed = true;
+            }
+            share.is_slow || !share.bucket.is_zero()
+        });
+        relaxed
+    }
+}
+
+/// The order of start-time fair queueing: who has used least is next. Nobody saves up: one who comes
+/// after a while begins at what the least of those who waited had used.
+#[derive(Debug)]
+pub struct Fair<K> {
+    used: HashMap<K, Duration>,
+    least: Duration,
+}
+
+impl<K> Default for Fair<K> {
+    fn default() -> Self {
+        Self {
+            used: HashMap::new(),
+            least: Duration::ZERO,
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord> Fair<K> {
+    /// The one of these that is next.
+    pub fn first<'k>(&mut self, waiting: impl Iterator<Item = &'k K>) -> Option<&'k K>
+    where
+        K: 'k,
+    {
+        let (used, first) = waiting.map(|key| (self.of(key), key)).min()?;
+        self.least = used;
+        self.used.retain(|_, of| *of > used);
+        Some(first)
+    }
+
+    /// Notes what one has used.
+    pub fn charge(&mut self, key: &K, took: Duration) {
+        let used = self.of(key) + took;
+        self.used.insert(key.clone(), used);
+    }
+
+    fn of(&self, key: &K) -> Duration {
+        self.used.get(key).map_or(self.least, |used| *used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: HandlerId = HandlerId(1);
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    const RAN_OUT: Cost = Cost {
+        took: ms(50),
+        over: ms(50),
+        ran_out: true,
+    };
+
+    #[test]
+    fn a_fold_without_an_end_makes_its_handler_slow_for_a_while_and_many_for_a_minute() {
+        let mut shares = Shares::default();
+        assert!(shares.charge(BAD, RAN_OUT, ms(0)), "at once");
+        assert!(shares.is_slow(BAD) && !shares.is_slow(HandlerId(2)));
+        assert!(!shares.relax(ms(3_000)));
+        assert!(shares.relax(ms(4_500)) && !shares.is_slow(BAD));
+        for _ in 0..1_000 {
+            shares.charge(BAD, RAN_OUT, ms(5_000));
+        }
+        assert!(!shares.relax(ms(60_000)));
+        assert!(shares.relax(ms(65_000)));
+    }
+
+    #[test]
+    fn long_folds_count_by_their_time_and_short_ones_do_not() {
+        let mut shares = Shares::default();
+        let fold = |took, over| Cost {
+            took,
+            over,
+            ran_out: false,
+        };
+        for n in 0..10_000 {
+            shares.charge(BAD, fold(ms(4), ms(0)), ms(4 * n));
+            assert!(!shares.is_slow(BAD));
+        }
+        // One of 10 ms a second is one percent.
+        for n in 0..1_000 {
+            shares.charge(BAD, fold(ms(10), ms(10)), ms(40_000 + 1_000 * n));
+            assert!(!shares.is_slow(BAD), "{n}");
+        }
+        let slow =
+            (0..10).any(|n| shares.charge(BAD, fold(ms(10), ms(10)), ms(2_000_000 + 100 * n)));
+        assert!(slow, "ten a second are not");
+    }
+
+    #[test]
+    fn the_same_handler_waits_twice_as_long_after_each_fold_without_an_end() {
+        let mut shares = Shares::default();
+        let mut now = ms(0);
+        for wait in [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000] {
+            shares.charge(BAD, RAN_OUT, now);
+            assert!(shares.may_fold(now + ms(wait - 1)).is_empty(), "{wait}");
+            now += ms(wait);
+            assert_eq!(shares.may_fold(now), [BAD]);
+        }
+        let success = Cost {
+            took: ms(1),
+            ..Cost::default()
+        };
+        shares.charge(BAD, success, now);
+        assert_eq!(shares.may_fold(now), [BAD]);
+        shares.charge(BAD, RAN_OUT, now);
+        assert_eq!(shares.may_fold(now + ms(50)), [BAD], "it begins anew");
+    }
+
+    #[test]
+    fn time_is_shared_among_namespaces_then_among_handlers() {
+        let names: [Name; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        let mut shares = Shares::default();
+        let waiting: Vec<_> = [(0, 1), (0, 2), (0, 3), (1, 4)]
+            .map(|(namespace, handler): (usize, i64)| {
+                (names[namespace].clone(), HandlerId(handler))
+            })
+            .into();
+        let mut used = [0; 5];
+        for _ in 0..600 {
+            let (namespace, handler) = shares.first(&waiting).unwrap();
+            // The first handler of the first namespace takes ten times as long as any.
+            let took = if handler == HandlerId(1) { 10 } else { 1 };
+            shares.used(&namespace, handler, ms(took));
+            used[usize::try_from(handler.0).unwrap()] += took;
+        }
+        let of_a: u64 = used[1..4].iter().sum();
+        assert!(of_a.abs_diff(used[4]) <= 20, "{used:?}");
+        for handler in 1..4 {
+            assert!(used[handler].abs_diff(of_a / 3) <= 20, "{used:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_saves_up_while_he_does_not_wait() {
+        let mut fair = Fair::default();
+        for _ in 0..100 {
+            assert_eq!(fair.first([1].iter()), Some(&1));
+            fair.charge(&1, ms(10));
+        }
+        let mut times = [0, 0];
+        for _ in 0..10 {
+            let first = *fair.first([1, 2].iter()).unwrap();
+            fair.charge(&first, ms(10));
+            times[first - 1] += 1;
+        }
+        assert!(times[0] >= 4 && times[1] >= 4, "{times:?}");
+    }
+}
