@@ -7,6 +7,7 @@ pub mod cursor;
 pub mod event;
 pub mod forward;
 pub mod hook;
+pub mod json;
 pub mod keep;
 pub mod key;
 pub mod lane;

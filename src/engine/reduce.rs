@@ -8,7 +8,8 @@
 //!
 //! - `fold.rs`: the threads, whose turn is next, the budget of a turn
 //! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
-//! - `builtin.rs`: `latest`, `merge`, `patch`, `append:N`, `count`
+//! - `builtin.rs`: `latest`, `append:N`, `count`
+//! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps what is not touched to the byte
 //! - `script.rs`, `realm.js`: JavaScript, its realm and its limits
 
 use std::sync::Arc;
@@ -17,13 +18,16 @@ use std::time::Duration;
 use crate::domain::cursor::{Applied, Chain, DeadLetter};
 use crate::domain::event::Event;
 use crate::domain::hook::{HandlerId, OnError, Reducer};
+use crate::text;
 
 mod builtin;
+mod document;
 mod fold;
 mod process;
 mod script;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wire;
 
 pub use fold::{Budget, Folds, Pool, SharedShares, Until};
@@ -185,17 +189,9 @@ fn check_size(len: usize) -> Result<(), Failure> {
     )))
 }
 
-/// `text` on one line, without control characters, of [`MESSAGE_MAX`] characters at most.
+/// `text` on one line as it may be shown (`text.rs`), cut after [`MESSAGE_MAX`] characters.
 fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars().take(MESSAGE_MAX) {
-        match c {
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    if text.chars().nth(MESSAGE_MAX).is_some() {
-        out.push('…');
-    }
-    out
+    let cut = text.char_indices().nth(MESSAGE_MAX).map(|(at, _)| at);
+    let shown = text::printable_line(&text[..cut.unwrap_or(text.len())]);
+    format!("{shown}{}", if cut.is_some() { "…" } else { "" })
 }

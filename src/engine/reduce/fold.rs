@@ -23,7 +23,8 @@ use parking_lot::{Condvar, Mutex};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, oneshot};
 
-use super::builtin::{Append, Count, Document, Latest};
+use super::builtin::{Append, Count, Latest};
+use super::document::Document;
 use super::process::{EVENT_MAX, End, Piece, Process};
 use super::script::{ByScript, Scripts};
 use super::{Failure, Folded, Outcome, Reduce, Task, Unable, printable};

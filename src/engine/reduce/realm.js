@@ -9,7 +9,7 @@
   const { apply, construct, ownKeys } = Reflect;
   const { defineProperty, freeze, getOwnPropertyDescriptor, getPrototypeOf } = Object;
   const prototype_of = { promise: Promise.prototype, function: Function.prototype };
-  const { toWellFormed } = String.prototype;
+  const { slice, toWellFormed } = String.prototype;
   const NativeDate = Date;
 
   // What the event that is folded now gives to the realm.
@@ -194,13 +194,25 @@
     return undefined;
   };
 
-  const read_body = (text) => {
-    try {
-      return parse(text);
-    } catch (error) {
-      if (error instanceof SyntaxError) return text;
-      throw error;
-    }
+  // The daemon has said whether it is JSON, which a byte-order mark does not change.
+  const read_body = (text, is_json) => {
+    if (!is_json) return text;
+    return parse(apply(charCodeAt, text, [0]) === 0xfeff ? apply(slice, text, [1]) : text);
+  };
+
+  // What an event has beside its own members: read when it is asked for, and in no copy of an event.
+  let received = { headers: "{}", text: "", bytes: undefined };
+  const beside = freeze({
+    get query() { return parse(received.headers)[":query"] ?? ""; },
+    get raw() { return received.bytes ?? received.text; },
+  });
+  for (const key of ownKeys(beside)) freeze(getOwnPropertyDescriptor(beside, key).get);
+
+  // The query of the URL is kept with the headers and is none of them.
+  const parse_headers = (text) => {
+    const headers = parse(text);
+    delete headers[":query"];
+    return headers;
   };
 
   const begin = (id, at) => {
@@ -211,23 +223,25 @@
 
   // One event: the new state as JSON text, or what went wrong as an array. `factory` is the script
   // as a function, called anew for each event, so none of its variables outlives one.
-  const fold = (factory, before, id, seq, at, headers_text, body) => {
+  const fold = (factory, before, id, seq, at, headers_text, text, is_json, bytes) => {
     begin(id, at);
     try {
       const state = before === undefined ? undefined : parse(before);
       let headers;
+      received = { headers: headers_text, text, bytes };
       const event = {
+        __proto__: beside,
         id,
         seq,
         received_at: apply(toISOString, new NativeDate(at), []),
         // Most reducers never look at them.
-        get headers() { return (headers ??= parse(headers_text)); },
+        get headers() { return (headers ??= parse_headers(headers_text)); },
         set headers(value) { headers = value; },
-        body: read_body(body),
+        body: read_body(text, is_json),
       };
       const after = factory()(state, event);
-      const text = refusal(after) === undefined ? stringify(after) : undefined;
-      if (text !== undefined) return text;
+      const written = refusal(after) === undefined ? stringify(after) : undefined;
+      if (written !== undefined) return written;
       return ["", refusal(after) ?? "its toJSON returned nothing", ""];
     } catch (error) {
       return describe(error);

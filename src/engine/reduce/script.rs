@@ -2,7 +2,7 @@
 //!
 //! A script is one file with one default export, a function. It is wrapped into a function of its
 //! own, which is called anew for every event: no variable of a script outlives an event. The realm
-//! is frozen (`realm.js`), so nothing else does either, and all scripts of a thread can share it.
+//! is frozen (`realm.js`, after `web.js` is added), so nothing else does either, and all scripts of a thread can share it.
 //!
 //! ```text
 //! text ── is it a module? ── where is its export? ──▶ (function(){"use strict"; … return NAME;})
@@ -20,12 +20,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rquickjs::context::{EvalOptions, intrinsic};
-use rquickjs::{Array, Context, Ctx, Error, Function, Module, Persistent, Runtime, Value};
+use rquickjs::function::Args;
+use rquickjs::{
+    Array, Context, Ctx, Error, Function, Module, Persistent, Runtime, TypedArray, Value,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Failure, Reduce, TIME_MAX, check_size, printable};
 use crate::domain::event::{Event, EventId};
 use crate::domain::hook::Source;
+use crate::domain::json;
 
 /// How much memory one event may take beyond the realm and its scripts, in bytes.
 const MEMORY_MAX: usize = 32 * 1024 * 1024;
@@ -43,6 +47,9 @@ const SCRIPTS_MAX: usize = 4096;
 const EXPORTS_MAX: usize = 32;
 
 const PRELUDE: &str = include_str!("realm.js");
+
+/// What is there before the prelude freezes it.
+const WEB: &str = include_str!("web.js");
 
 /// What stands for the prelude where files are named.
 const REALM: &str = "<realm>";
@@ -216,6 +223,7 @@ impl Realm {
         runtime.set_max_stack_size(STACK_MAX);
         let context = Context::custom::<Intrinsics>(&runtime)?;
         let (fold, inspect) = context.with(|ctx| {
+            ctx.eval_with_options::<(), _>(WEB, named(REALM))?;
             let parts: Array = ctx.eval_with_options(PRELUDE, named(REALM))?;
             let part = |i| Ok::<_, Error>(Persistent::save(&ctx, parts.get::<Function>(i)?));
             Ok::<_, Error>((part(0)?, part(1)?))
@@ -393,19 +401,23 @@ fn call<'js>(
     state: Option<&str>,
     event: &Event,
 ) -> Result<Answer, Error> {
-    let body = match std::str::from_utf8(&event.body) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => String::from_utf8_lossy(&event.body),
+    let text = String::from_utf8_lossy(&event.body);
+    let is_json = json::text(&event.body).is_ok();
+    let bytes = match &text {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(_) => Some(TypedArray::new(ctx.clone(), &*event.body)?),
     };
-    let answer: Value = fold.clone().restore(ctx)?.call((
-        factory,
-        state,
-        event.id.to_string(),
-        event.seq.0,
-        event.received_at.as_millis(),
-        &*event.headers,
-        &*body,
-    ))?;
+    let mut args = Args::new(ctx.clone(), 9);
+    args.push_arg(factory)?;
+    args.push_arg(state)?;
+    args.push_arg(event.id.to_string())?;
+    args.push_arg(event.seq.0)?;
+    args.push_arg(event.received_at.as_millis())?;
+    args.push_arg(&*event.headers)?;
+    args.push_arg(&*text)?;
+    args.push_arg(is_json)?;
+    args.push_arg(bytes)?;
+    let answer: Value = fold.clone().restore(ctx)?.call_arg(args)?;
     Answer::read(&answer)
 }
 

@@ -703,10 +703,10 @@ async fn many_turns_fold_side_by_side() {
 
 // ---- built-in reducers
 
-async fn states(reducer: &str, bodies: &[&'static str]) -> Option<String> {
+async fn states(reducer: &str, bodies: &[&str]) -> Option<String> {
     let folded = fold(task(
         Reducer::built_in(reducer).unwrap(),
-        bodies.iter().copied(),
+        bodies.iter().map(|body| (*body).to_owned()),
     ))
     .await;
     assert_eq!(folded.failure, None);
@@ -769,7 +769,6 @@ async fn a_state_of_another_reducer_is_refused() {
 
 #[tokio::test]
 async fn a_patch_that_fails_or_swells_changes_nothing() {
-    let nest = |n: usize| format!("{}1{}", "[".repeat(n), "]".repeat(n));
     let wide = format!(
         r#"[{{"op":"add","path":"/a","value":"{}"}}]"#,
         "x".repeat(1000)
@@ -777,7 +776,6 @@ async fn a_patch_that_fails_or_swells_changes_nothing() {
     let copies: Vec<String> = (0..40)
         .map(|n| format!(r#"{{"op":"copy","from":"","path":"/c{n}"}}"#))
         .collect();
-    let deepen: Vec<String> = vec![r#"{"op":"copy","from":"","path":"/a"}"#.to_owned(); 130];
     for bad in [
         r#"[{"op":"add","path":"/b","value":1},{"op":"remove","path":"/none"}]"#.to_owned(),
         r#"[{"op":"add","path":"/b","value":1},{"op":"test","path":"/a","value":1}]"#.to_owned(),
@@ -786,9 +784,6 @@ async fn a_patch_that_fails_or_swells_changes_nothing() {
         "{}".to_owned(),
         "not JSON".to_owned(),
         format!("[{}]", copies.join(",")),
-        format!("[{}]", deepen.join(",")),
-        format!(r#"[{{"op":"add","path":"/b","value":{}}}]"#, nest(127)),
-        format!(r#"[{{"op":"add","path":"/b","value":{}}}]"#, nest(100_000)),
         format!(
             r#"[{{"op":"add","path":"/b","value":"{}"}}]"#,
             "x".repeat(STATE_MAX)
@@ -809,7 +804,7 @@ async fn a_patch_that_fails_or_swells_changes_nothing() {
             format!(r#"{{"a":"{}"}}"#, "x".repeat(1000))
         );
     }
-    let slow = vec![r#"{"op":"add","path":"/0","value":1}"#; 50_000].join(",");
+    let slow = vec![r#"{"op":"add","path":"/0","value":1}"#; 30_000].join(",");
     let slow = format!(r#"[{{"op":"replace","path":"","value":[]}},{slow}]"#);
     let failure = fold(task(Reducer::Patch, [slow])).await.failure.unwrap();
     assert!(matches!(failure, Failure::OutOfTime(_)), "{failure}");
@@ -821,13 +816,227 @@ async fn deep_bodies_are_refused_or_kept_and_never_overflow() {
     for (reducer, passes) in [
         ("latest", 1),
         ("append:2", 1),
-        ("merge", 0),
+        ("merge", 1),
         ("patch", 0),
         ("count", 1),
     ] {
         let folded = fold(task(Reducer::built_in(reducer).unwrap(), [deep.clone()])).await;
         assert_eq!(folded.passed, passes, "{reducer}");
     }
+}
+
+/// Bodies that a parser into numbers and texts changes or refuses.
+const AWKWARD: [&str; 6] = [
+    "123456789012345678901234567890",
+    "1E2",
+    "0.1234567890123456789012",
+    "1e400",
+    r#""\ud800""#,
+    r#""caf\u00e9""#,
+];
+
+#[tokio::test]
+async fn merge_and_patch_leave_what_they_do_not_touch_as_it_was_sent() {
+    let deep = format!("{}1{}", r#"{"d":["#.repeat(1000), "]}".repeat(1000));
+    for value in AWKWARD.into_iter().chain([deep.as_str(), "-0", "1.50"]) {
+        let first = format!(r#"{{ "\ud800k": {value}, "list": [ {value} ], "gone": 1 }}"#);
+        let left = format!(r#"{{"\ud800k":{value},"list":[{value}],"new":{value}}}"#);
+        let merge = format!(r#"{{"gone":null,"new":{value}}}"#);
+        assert_eq!(states("merge", &[&first, &merge]).await.unwrap(), left);
+        let set = format!(r#"[{{"op":"add","path":"","value":{first}}}]"#);
+        let change = format!(
+            r#"[{{"op":"test","path":"/list/0","value":{value}}},{{"op":"remove","path":"/gone"}},
+                {{"op":"copy","from":"/\ud800k","path":"/new"}}]"#
+        );
+        assert_eq!(states("patch", &[&set, &change]).await.unwrap(), left);
+    }
+}
+
+#[tokio::test]
+async fn every_reducer_takes_a_byte_order_mark_and_the_same_bodies() {
+    for body in AWKWARD.into_iter().chain([" {\"a\": 1}\n"]) {
+        let marked = format!("\u{feff}{body}");
+        for reducer in ["latest", "merge", "append:2"] {
+            let of = |body: &str| task(Reducer::built_in(reducer).unwrap(), [body.to_owned()]);
+            let (plain, marked) = (fold(of(body)).await, fold(of(&marked)).await);
+            assert_eq!(plain.failure, None, "{reducer} {body}");
+            assert_eq!(plain.state, marked.state, "{reducer} {body}");
+        }
+        let kind = "return typeof event.body";
+        assert_eq!(
+            folded(reducing(kind), body).await,
+            folded(reducing(kind), &marked).await
+        );
+    }
+    for (reducer, state) in [
+        ("latest", "\"caf\u{fffd}\""),
+        ("append:1", "[\"caf\u{fffd}\"]"),
+    ] {
+        let latin = task(Reducer::built_in(reducer).unwrap(), [&b"caf\xe9"[..]]);
+        assert_eq!(fold(latin).await.state.unwrap(), state);
+    }
+    let latin = task(reducing("return event.body"), [&b"{\"a\":\"caf\xe9\"}"[..]]);
+    assert_eq!(
+        fold(latin).await.state.unwrap(),
+        "\"{\\\"a\\\":\\\"caf\u{fffd}\\\"}\""
+    );
+    let latin = task(Reducer::Merge, [&b"{\"a\":\"caf\xe9\"}"[..]]);
+    let why = fold(latin).await.failure.unwrap().to_string();
+    assert_eq!(why, "the body is not JSON: byte 10 is not UTF-8");
+}
+
+#[tokio::test]
+async fn a_test_compares_numbers_by_value_and_texts_by_meaning() {
+    for (left, right, passes) in [
+        ("1", "1.0", 1),
+        ("1e2", "100", 1),
+        ("9007199254740993", "9007199254740992", 0),
+        (r#""\u00e9""#, "\"é\"", 1),
+        (r#""1""#, "1", 0),
+        (r#"{"a":1,"b":[2]}"#, r#"{"b":[2.0],"\u0061":1}"#, 1),
+        ("[1,2]", "[2,1]", 0),
+        ("null", "false", 0),
+    ] {
+        let body = format!(
+            r#"[{{"op":"add","path":"/v","value":{left}}},{{"op":"test","path":"/v","value":{right}}}]"#
+        );
+        assert_eq!(
+            fold(task(Reducer::Patch, [body])).await.passed,
+            passes,
+            "{left} {right}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_would_reorder_or_hide_in_a_reason_is_visible_there() {
+    let failure = failure(reducing("throw new Error('a\\u202eb\\u200bc\\n')"), "").await;
+    assert_eq!(
+        failure.to_string(),
+        r"Error in x.js:1: a\u{202e}b\u{200b}c\n"
+    );
+    let path = "[{\"op\":\"remove\",\"path\":\"/\u{2066}x\"}]";
+    let body = task(Reducer::Patch, [path]);
+    let why = fold(body).await.failure.unwrap().to_string();
+    assert!(
+        why.contains("u{2066}") && !why.contains('\u{2066}'),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn an_event_has_its_query_and_its_body_as_it_was_sent() {
+    let with = |body: &[u8], headers: &str, code: &str| {
+        let mut task = task(reducing(code), [body.to_vec()]);
+        Arc::get_mut(&mut task.events[0]).unwrap().headers = headers.into();
+        async move { fold(task).await.state.unwrap() }
+    };
+    let all = "return [event.query, event.headers, event.raw, Object.keys(event).includes('raw')]";
+    assert_eq!(
+        with(
+            b" {\"id\":9007199254740993}",
+            r#"{":query":"a=1&b=%20","x-a":"1"}"#,
+            all
+        )
+        .await,
+        r#"["a=1&b=%20",{"x-a":"1"}," {\"id\":9007199254740993}",false]"#
+    );
+    assert_eq!(with(b"", "{}", all).await, r#"["",{},"",false]"#);
+    let bytes = "return [event.raw instanceof Uint8Array, Array.from(event.raw), event.body]";
+    assert_eq!(
+        with(b"\xffa", "{}", bytes).await,
+        "[true,[255,97],\"\u{fffd}a\"]"
+    );
+}
+
+#[tokio::test]
+async fn texts_bytes_base_64_and_forms_are_as_the_standards_say() {
+    let body = "
+        const bytes = (text) => Array.from(new TextEncoder().encode(text));
+        const text = (...bytes) => new TextDecoder().decode(Uint8Array.from(bytes));
+        const fails = (what) => { try { what(); return 'no'; } catch (error) { return error.name; } };
+        const form = new URLSearchParams('?a=1&b=%C3%A9+x&a=2&%zz=&&c');
+        const made = new URLSearchParams({ 'k y': 'é&=', z: '~*' });
+        made.append('z', '2'); made.set('k y', '1'); made.delete('z', '2');
+        return [
+            btoa('h\u{e9}llo'), atob('aOlsbG8='), atob(' aOls bG8 '), btoa(''), fails(() => btoa('€')),
+            fails(() => atob('a')), fails(() => atob('a=a=')), fails(() => atob('ab=')),
+            bytes('é€🦊\\ud800'), text(0xc3, 0xa9, 0xf0, 0x9f, 0xa6, 0x8a), text(0xef, 0xbb, 0xbf, 0x61),
+            text(0xf0, 0x9f, 0x41, 0xed, 0xa0, 0x80, 0xc0), fails(() => new TextDecoder('utf-8', { fatal: true }).decode(Uint8Array.of(255))),
+            fails(() => new TextDecoder('latin1')),
+            form.get('a'), form.getAll('a'), form.get('b'), form.get('none'), form.has('c', ''), form.size, `${form}`,
+            `${made}`, [...made.keys()], Object.fromEntries(new URLSearchParams([['x', '1'], ['y', 2]])),
+            fails(() => { URLSearchParams.prototype.get = 1; }), fails(() => { globalThis.atob = 1; }),
+        ];";
+    assert_eq!(
+        folded(reducing(body), "").await,
+        json!([
+            "aOlsbG8=", "h\u{e9}llo", "h\u{e9}llo", "", "InvalidCharacterError",
+            "InvalidCharacterError", "InvalidCharacterError", "InvalidCharacterError",
+            [0xc3, 0xa9, 0xe2, 0x82, 0xac, 0xf0, 0x9f, 0xa6, 0x8a, 0xef, 0xbf, 0xbd], "é🦊", "a",
+            "\u{fffd}A\u{fffd}\u{fffd}\u{fffd}\u{fffd}", "TypeError",
+            "RangeError",
+            "1", ["1", "2"], "é x", null, true, 5, "a=1&b=%C3%A9+x&a=2&%25zz=&c=",
+            "k+y=1&z=%7E*", ["k y", "z"], {"x": "1", "y": "2"},
+            "TypeError", "TypeError",
+        ])
+    );
+}
+
+/// JSON whose numbers and strings are texts here, as they are written, and nothing else.
+fn any_written() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        3 => prop::sample::select(AWKWARD.to_vec()),
+        2 => Just("null"),
+        1 => Just("true"),
+        1 => Just("1.0"),
+    ];
+    leaf.prop_map(Value::from)
+        .prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-c~/]{1,2}", inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+}
+
+/// The JSON text, with `space` where there may be some.
+fn written(value: &Value, space: &str) -> String {
+    let parts = |parts: Vec<String>| parts.join(&format!(",{space}"));
+    match value {
+        Value::Array(items) => {
+            let items = items.iter().map(|item| written(item, space)).collect();
+            format!("[{space}{}]", parts(items))
+        }
+        Value::Object(members) => {
+            let member = |(name, value): (&String, _)| {
+                format!("{}{space}:{}", json!(name), written(value, space))
+            };
+            format!("{{{}{space}}}", parts(members.iter().map(member).collect()))
+        }
+        leaf => leaf.as_str().unwrap().to_owned(),
+    }
+}
+
+/// The pseudo-code of RFC 7396, over texts as they are written.
+fn merged_as_written(target: Value, patch: Value) -> Value {
+    let Value::Object(patch) = patch else {
+        return patch;
+    };
+    let mut target = match target {
+        Value::Object(target) => target,
+        _ => serde_json::Map::new(),
+    };
+    for (name, value) in patch {
+        if value == "null" {
+            target.shift_remove(&name);
+        } else {
+            let before = target.get(&name).cloned().unwrap_or_default();
+            target.insert(name, merged_as_written(before, value));
+        }
+    }
+    Value::Object(target)
 }
 
 /// The pseudo-code of RFC 7396.
@@ -901,6 +1110,49 @@ proptest! {
         let folded = run(task(Reducer::Merge, bodies.iter().map(Value::to_string)));
         let expected = bodies.into_iter().fold(Value::Null, merged);
         prop_assert_eq!(serde_json::from_str::<Value>(&folded.state.unwrap()).unwrap(), expected);
+    }
+
+    #[test]
+    fn merging_changes_no_byte_of_what_it_does_not_touch(
+        bodies in prop::collection::vec(any_written(), 1..5), space in "[ \n\t]{0,2}",
+    ) {
+        let folded = run(task(Reducer::Merge, bodies.iter().map(|body| written(body, &space))));
+        let expected = bodies.into_iter().fold(Value::from("null"), merged_as_written);
+        prop_assert_eq!(folded.state.unwrap(), written(&expected, ""));
+    }
+
+    #[test]
+    fn patching_is_what_a_plain_implementation_does(
+        document in any_written(), other in any_written(),
+        steps in prop::collection::vec((0..6_usize, "(/[a-c0-2-]){0,3}", "(/[a-c0-2-]){0,3}"), 1..6),
+    ) {
+        let words = ["add", "remove", "replace", "move", "copy", "test"];
+        let operations = |value: &dyn Fn() -> Value| -> Vec<Value> {
+            steps.iter().map(|(word, path, from)| {
+                json!({ "op": words[*word], "path": path, "from": from, "value": value() })
+            }).collect()
+        };
+        let mut expected = document.clone();
+        let mut passed = 0;
+        for operation in operations(&|| other.clone()) {
+            let patch: json_patch::Patch = serde_json::from_value(json!([operation])).unwrap();
+            // On a copy, as this one does not undo a move that fails half-way.
+            let mut after = expected.clone();
+            let is_whole = operation["op"] == "remove" && operation["path"] == ""
+                || operation["op"] == "move" && operation["from"] == "";
+            if is_whole || json_patch::patch(&mut after, &patch).is_err() {
+                break;
+            }
+            expected = after;
+            passed += 1;
+        }
+        let value = "\"the other value\"";
+        let first = format!(r#"[{{"op":"add","path":"","value":{}}}]"#, written(&document, " "));
+        let rest = operations(&|| json!("the other value"));
+        let rest = rest.iter().map(|one| format!("[{one}]").replace(value, &written(&other, "")));
+        let folded = run(task(Reducer::Patch, [first].into_iter().chain(rest)));
+        prop_assert_eq!(folded.passed, passed + 1, "{:?}", folded.failure);
+        prop_assert_eq!(folded.state.unwrap(), written(&expected, ""));
     }
 
     #[test]
