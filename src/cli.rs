@@ -32,7 +32,7 @@ mod table;
 mod top;
 mod why;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         return Exit::Done;
     }
     let output = flags::output_of(&args);
-    let matches = match tree().try_get_matches_from(&args) {
+    let matches = match without_empty_variables(tree()).try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) => return misread(&error, output, &args),
     };
@@ -145,6 +145,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(exit)
     });
     ended.unwrap_or_else(|error| tell(error, &mut out))
+}
+
+/// The same commands, to which an environment variable that is empty is one that is not set, as where a
+/// unit file or a container has `HOOKLANE_REDIS=`.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(None::<&str>),
+            false => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Help and version go to stdout and are no error; everything else clap says is wrong use, said for

@@ -12,6 +12,7 @@ pub mod keep;
 pub mod key;
 pub mod lane;
 pub mod name;
+pub mod place;
 pub mod pointer;
 pub mod position;
 pub mod rate;

@@ -9,6 +9,7 @@ mod admin;
 mod audit;
 pub mod auth;
 pub mod body;
+mod dedupe;
 pub mod edge;
 pub mod error;
 mod grant;

@@ -133,6 +133,10 @@ label! {
         Aborted = "aborted",
         /// It has no ordering key.
         OrderingKey = "ordering_key",
+        /// It has two keys by which a repeat is known, and they differ.
+        DedupeKey = "dedupe_key",
+        /// Its idempotency key came before with another body.
+        IdempotencyKey = "idempotency_key",
         /// Its key sends too many.
         Rate = "rate",
         /// The queue before the committer is full.

@@ -104,6 +104,14 @@ impl Admin {
         events.iter().map(|stored| whole(stored, &keys)).collect()
     }
 
+    /// True if the hook has a stream with this ordering key.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn has_stream(&self, hook: &Hook, key: &OrderingKey) -> Result<bool, Error> {
+        Ok(self.store.stream(hook.id, key).await?.is_some())
+    }
+
     async fn key_ids(&self) -> Result<HashMap<i64, KeyId>, Error> {
         let keys = self.store.keys().await?.into_iter();
         Ok(keys.map(|(key, _)| (key.number, key.id)).collect())
@@ -165,6 +173,7 @@ fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, E
         size: event.body.len() as u64,
         key: event.key_id.and_then(|number| keys.get(&number).copied()),
         dedupe_key: event.dedupe_key.clone(),
+        query: None,
         headers: None,
         body: None,
         body_base64: None,
@@ -176,8 +185,9 @@ fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, E
 fn whole(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {
     let mut row = shown(stored, keys)?;
     let headers: BTreeMap<String, String> =
-        serde_json::from_str(&stored.event.headers).unwrap_or_default();
+        serde_json::from_str(&stored.event.headers_alone()).unwrap_or_default();
     row.headers = Some(headers);
+    row.query = Some(stored.event.query()).filter(|query| !query.is_empty());
     match std::str::from_utf8(&stored.event.body) {
         Ok(text) => row.body = Some(text.to_owned()),
         Err(_) => row.body_base64 = Some(STANDARD.encode(&stored.event.body)),

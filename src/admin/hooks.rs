@@ -483,6 +483,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         namespace: spec.namespace.clone(),
         order_by: spec.order_by.clone(),
         unordered: spec.unordered,
+        dedupe_by: spec.dedupe_by.clone(),
         body_max: spec.body_max,
         keep: spec.keep,
         reducer: spec.reduce.clone(),
@@ -509,6 +510,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         namespace: hook.namespace.clone(),
         order_by: hook.order_by.clone(),
         unordered: hook.unordered,
+        dedupe_by: hook.dedupe_by.clone(),
         reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
@@ -527,6 +529,7 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> Result<api::HookSpec
     set(&mut spec.namespace, &edit.namespace);
     set(&mut spec.order_by, &edit.order_by);
     set(&mut spec.unordered, &edit.unordered);
+    set(&mut spec.dedupe_by, &edit.dedupe_by);
     set(&mut spec.on_error, &edit.on_error);
     set(&mut spec.debounce, &edit.debounce);
     set(&mut spec.body_max, &edit.body_max);
@@ -567,6 +570,11 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
         "unordered",
         unordered(from.unordered),
         unordered(to.unordered),
+    );
+    note(
+        "dedupe_by",
+        from.dedupe_by.to_string(),
+        to.dedupe_by.to_string(),
     );
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));

@@ -44,6 +44,9 @@ pub struct EventRow {
     pub key: Option<KeyId>,
     /// The delivery id or idempotency key its sender gave.
     pub dedupe_key: Option<String>,
+    /// The query of the URL to which it was posted, as sent and without `?`; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
     /// Its headers, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,

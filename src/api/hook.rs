@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 
 use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret};
 use crate::domain::event::EventId;
-use crate::domain::hook::{BODY_MAX_DEFAULT, Debounce, OnError, OrderBy, Reducer, Unordered};
+use crate::domain::hook::{
+    BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
+};
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
@@ -28,6 +30,9 @@ pub struct HookSpec {
     /// What becomes of an event without an ordering key: `refuse`, or `keep` in the hook's own stream.
     #[serde(default)]
     pub unordered: Unordered,
+    /// How it knows a repeat of an event.
+    #[serde(default)]
+    pub dedupe_by: DedupeBy,
     /// How events are folded; none stores them only.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -60,6 +65,7 @@ impl HookSpec {
             namespace: Name::default_namespace(),
             order_by: OrderBy::default(),
             unordered: Unordered::default(),
+            dedupe_by: DedupeBy::default(),
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -83,6 +89,9 @@ pub struct HookEdit {
     /// What becomes of an event without an ordering key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unordered: Option<Unordered>,
+    /// How it knows a repeat of an event, from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedupe_by: Option<DedupeBy>,
     /// How events are folded from now on; old state stays as it is. `null` folds no longer: the states
     /// are gone, and a reducer that comes later begins at the first event that is kept.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]

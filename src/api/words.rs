@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::domain::forward::{Batch, Begin, Destination};
-use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
+use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
 use crate::domain::name::{OrderingKey, StreamName};
@@ -32,7 +32,15 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(Batch, Destination, Keep, OrderBy, StreamName, Rate);
+as_text!(
+    Batch,
+    DedupeBy,
+    Destination,
+    Keep,
+    OrderBy,
+    StreamName,
+    Rate
+);
 
 fn parsed<'de, T, D>(from: D) -> Result<T, D::Error>
 where

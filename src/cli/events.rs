@@ -327,6 +327,9 @@ impl Show {
         if let Some(key) = &event.dedupe_key {
             facts.push(("dedupe key", key.clone()));
         }
+        if let Some(query) = &event.query {
+            facts.push(("query", query.clone()));
+        }
         if self.headers {
             for (name, value) in event.headers.iter().flatten() {
                 facts.push((name.as_str(), value.clone()));

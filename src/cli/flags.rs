@@ -160,7 +160,11 @@ pub fn output_of(args: &[OsString]) -> Output {
     });
     let given = apart.map(|(_, value)| *value).chain(joined).last();
     let given = given.map(str::to_owned);
-    let given = given.or_else(|| std::env::var("HOOKLANE_OUTPUT").ok());
+    let given = given.or_else(|| {
+        std::env::var("HOOKLANE_OUTPUT")
+            .ok()
+            .filter(|value| !value.is_empty())
+    });
     given
         .and_then(|word| Output::from_str(&word, false).ok())
         .unwrap_or_default()

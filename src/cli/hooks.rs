@@ -16,7 +16,7 @@ use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks};
 use crate::domain::forward::{Batch, Begin, Destination};
-use crate::domain::hook::{Debounce, OnError, OrderBy, Reducer, Source, Unordered};
+use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::rate::Rate;
@@ -121,14 +121,19 @@ struct Settings {
     #[arg(long, value_name = "NAME")]
     namespace: Option<Name>,
 
-    /// The ordering key, which divides its events into streams: body:/JSON/POINTER, header:NAME, or none for one
-    /// stream
+    /// The ordering key, which divides its events into streams: body:/JSON/POINTER, header:NAME, form:NAME, or none
+    /// for one stream
     #[arg(long, value_name = "RULE")]
     order_by: Option<OrderBy>,
 
     /// Events without an ordering key: refuse (422), or keep in the hook's own stream
     #[arg(long, value_name = "refuse|keep", value_parser = flags::unordered)]
     unordered: Option<Unordered>,
+
+    /// How it knows a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the headers
+    /// Idempotency-Key and webhook-id, which also count where the place has nothing [default: standard]
+    #[arg(long, value_name = "RULE")]
+    dedupe_by: Option<DedupeBy>,
 
     /// How events become a state: latest, merge, patch, append:N, count or a FILE.js
     #[arg(long, value_name = "NAME|FILE.js")]
@@ -236,6 +241,7 @@ impl Settings {
             namespace: self.namespace,
             order_by: self.order_by,
             unordered: self.unordered,
+            dedupe_by: self.dedupe_by,
             reduce: self
                 .reduce
                 .map(|text| reducer(&text, Path::new("")))

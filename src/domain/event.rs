@@ -1,5 +1,6 @@
 //! What arrived, byte for byte, and the id it got.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -90,6 +91,10 @@ impl<'de> Deserialize<'de> for EventId {
     }
 }
 
+/// The name under which the query of the URL is kept with the headers. As with the pseudo-headers of
+/// HTTP/2, no header can have a name with a colon.
+pub const QUERY: &str = ":query";
+
 /// One accepted webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -105,13 +110,41 @@ pub struct Event {
     pub key_id: Option<i64>,
     /// The delivery id or idempotency key its sender gave.
     pub dedupe_key: Option<String>,
-    /// Its headers as one JSON object of lower-case names and texts, without credentials.
+    /// Its headers as one JSON object of lower-case names and texts, without credentials. Where the URL
+    /// had a query, that stands first, under [`QUERY`].
     pub headers: Arc<str>,
     /// Its body, byte for byte.
     pub body: Bytes,
 }
 
+impl Event {
+    /// The query of the URL to which it was posted, as sent and without `?`; empty when there was none.
+    pub fn query(&self) -> String {
+        self.split_headers().0.unwrap_or_default()
+    }
+
+    /// Its headers alone, as one JSON object.
+    pub fn headers_alone(&self) -> Cow<'_, str> {
+        match self.split_headers() {
+            (Some(_), rest) => format!("{{{}", rest.strip_prefix(',').unwrap_or(rest)).into(),
+            (None, whole) => whole.into(),
+        }
+    }
+
+    /// The query, and what follows it; all when there is none.
+    fn split_headers(&self) -> (Option<String>, &str) {
+        let whole = &*self.headers;
+        let query = whole.strip_prefix("{\":query\":").and_then(|rest| {
+            let mut texts = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+            let query = texts.next()?.ok()?;
+            Some((Some(query), rest.get(texts.byte_offset()..)?))
+        });
+        query.unwrap_or((None, whole))
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

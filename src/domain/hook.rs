@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::forward::Forward;
 use super::keep::Keep;
 use super::name::Name;
+use super::place::Place;
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -38,6 +39,8 @@ pub struct Hook {
     pub order_by: OrderBy,
     /// What becomes of an event that has no ordering key.
     pub unordered: Unordered,
+    /// How it knows a repeat of an event.
+    pub dedupe_by: DedupeBy,
     /// The largest body it accepts, in bytes.
     pub body_max: u64,
     /// For how long it keeps events that every handler has passed.
@@ -56,42 +59,31 @@ impl Hook {
     }
 }
 
-/// What divides a hook's events into streams. Written `body:/data/customer`, `header:x-account`
-/// or, for a hook with one stream, `none`.
+/// What divides a hook's events into streams. Written as a [`Place`] or, for a hook with one stream,
+/// `none`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum OrderBy {
     /// One stream.
     #[default]
     Nothing,
-    /// The value at a JSON pointer (RFC 6901) into the body.
-    Body(String),
-    /// The value of a header, by its lower-case name.
-    Header(String),
+    /// Events with the same key at this place.
+    Place(Place),
 }
 
 /// A rule that is none.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not an ordering rule: body:/JSON/POINTER, header:NAME or none")]
+#[error("{0:?} is not an ordering rule: body:/JSON/POINTER, header:NAME, form:NAME or none")]
 pub struct InvalidOrderBy(String);
 
 impl FromStr for OrderBy {
     type Err = InvalidOrderBy;
 
     fn from_str(text: &str) -> Result<Self, InvalidOrderBy> {
-        let wrong = || InvalidOrderBy(text.chars().take(200).collect());
         if text == "none" {
             return Ok(Self::Nothing);
         }
-        if let Some(header) = text.strip_prefix("header:") {
-            let name: http::HeaderName = header.parse().map_err(|_| wrong())?;
-            return Ok(Self::Header(name.as_str().to_owned()));
-        }
-        let pointer = text.strip_prefix("body:").unwrap_or(text);
-        if pointer.starts_with('/') && pointer.len() <= 200 {
-            Ok(Self::Body(pointer.to_owned()))
-        } else {
-            Err(wrong())
-        }
+        let wrong = |_| InvalidOrderBy(text.chars().take(200).collect());
+        text.parse().map(Self::Place).map_err(wrong)
     }
 }
 
@@ -99,8 +91,45 @@ impl fmt::Display for OrderBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("none"),
-            Self::Body(pointer) => write!(f, "body:{pointer}"),
-            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Place(place) => place.fmt(f),
+        }
+    }
+}
+
+/// How a hook knows a repeat. Written as a [`Place`] or `standard`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DedupeBy {
+    /// By the header `Idempotency-Key`, else `webhook-id`.
+    #[default]
+    Standard,
+    /// By the key at this place; an event without one there by the standard headers.
+    Place(Place),
+}
+
+/// A rule that is none.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0:?} does not say how to know a repeat: header:NAME, body:/JSON/POINTER, form:NAME or standard"
+)]
+pub struct InvalidDedupeBy(String);
+
+impl FromStr for DedupeBy {
+    type Err = InvalidDedupeBy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDedupeBy> {
+        if text == "standard" {
+            return Ok(Self::Standard);
+        }
+        let wrong = |_| InvalidDedupeBy(text.chars().take(200).collect());
+        text.parse().map(Self::Place).map_err(wrong)
+    }
+}
+
+impl fmt::Display for DedupeBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard => f.write_str("standard"),
+            Self::Place(place) => place.fmt(f),
         }
     }
 }
@@ -300,6 +329,7 @@ mod tests {
             ("/data/customer", "body:/data/customer"),
             ("body:/a", "body:/a"),
             ("header:X-Account", "header:x-account"),
+            ("form:who", "form:who"),
             ("none", "none"),
         ] {
             let rule: OrderBy = given.parse().unwrap();
@@ -308,6 +338,22 @@ mod tests {
         }
         for wrong in ["", "customer", "header:", "header:a b", "body:x"] {
             assert!(wrong.parse::<OrderBy>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rule_for_repeats_reads_back_as_it_was_written() {
+        for (given, written) in [
+            ("standard", "standard"),
+            ("/id", "body:/id"),
+            ("header:X-Delivery", "header:x-delivery"),
+        ] {
+            let rule: DedupeBy = given.parse().unwrap();
+            assert_eq!(rule.to_string(), written);
+            assert_eq!(written.parse::<DedupeBy>().unwrap(), rule);
+        }
+        for wrong in ["", "none", "id", "header:"] {
+            assert!(wrong.parse::<DedupeBy>().is_err(), "{wrong}");
         }
     }
 

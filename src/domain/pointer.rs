@@ -10,31 +10,41 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// A body that is not JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body is not JSON")]
-pub struct NotJson;
+use super::json::{self, NotJson};
 
-/// The ordering key at `pointer` in `body`: the text of a string, a number exactly as it was sent,
-/// `true` or `false`. None for `null`, an object, an array, an empty string, text that is not Unicode
-/// (`"\ud800"`), and when there is nothing.
+/// What stands at a pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A key: the text of a string, a number in its one form ([`json::number`]), `true` or `false`.
+    Key(String),
+    /// Something that is no key, in words: `an object`, `no value`.
+    NoKey(&'static str),
+}
+
+use Found::{Key, NoKey};
+
+/// Where the pointer leads nowhere.
+const NO_VALUE: Found = NoKey("no value");
+
+/// What stands at `pointer` in `body`. No key are `null`, an object, an array, an empty string, and
+/// text that is not Unicode (`"\ud800"`).
 ///
 /// # Errors
 /// [`NotJson`] unless the whole body is one JSON value.
-pub fn find(body: &[u8], pointer: &str) -> Result<Option<String>, NotJson> {
-    let body = std::str::from_utf8(body).map_err(|_| NotJson)?;
-    match descend(body, pointer) {
-        Ok(found) => Ok(found),
-        // Serde minds more than JSON does: half a surrogate pair in a name, a number beyond f64, a
-        // pointer of more than 127 steps. With any of these on the way there is nothing to be found.
-        Err(_) => match serde_json::from_str::<IgnoredAny>(body) {
-            Ok(_) => Ok(None),
-            Err(_) => Err(NotJson),
-        },
+pub fn find(body: &[u8], pointer: &str) -> Result<Found, NotJson> {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let found = std::str::from_utf8(text)
+        .ok()
+        .map(|text| descend(text, pointer));
+    match found {
+        Some(Ok(found)) => Ok(found),
+        // Serde minds more than JSON does: a number beyond f64 or more than 127 steps on the way. With
+        // any of these there is nothing to be found, unless the body is no JSON at all.
+        _ => json::text(body).map(|_| NO_VALUE),
     }
 }
 
-fn descend(body: &str, pointer: &str) -> serde_json::Result<Option<String>> {
+fn descend(body: &str, pointer: &str) -> serde_json::Result<Found> {
     let mut json = serde_json::Deserializer::from_str(body);
     let found = Rest(pointer).deserialize(&mut json)?;
     json.end()?;
@@ -46,16 +56,16 @@ fn descend(body: &str, pointer: &str) -> serde_json::Result<Option<String>> {
 struct Rest<'p>(&'p str);
 
 impl<'de> DeserializeSeed<'de> for Rest<'_> {
-    type Value = Option<String>;
+    type Value = Found;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Found, D::Error> {
         if self.0.is_empty() {
             let value = <&RawValue>::deserialize(json)?;
             return Ok(key_of(value.get()));
         }
         let Some(steps) = self.0.strip_prefix('/') else {
             IgnoredAny::deserialize(json)?;
-            return Ok(None);
+            return Ok(NO_VALUE);
         };
         let (step, rest) = match steps.find('/') {
             Some(end) => steps.split_at(end),
@@ -69,13 +79,18 @@ impl<'de> DeserializeSeed<'de> for Rest<'_> {
 }
 
 /// The ordering key that a JSON value gives.
-fn key_of(value: &str) -> Option<String> {
-    match value.as_bytes().first()? {
-        b'"' => serde_json::from_str(value)
-            .ok()
-            .filter(|text: &String| !text.is_empty()),
-        b'n' | b'{' | b'[' => None,
-        _ => Some(value.to_owned()),
+fn key_of(value: &str) -> Found {
+    match value.as_bytes().first() {
+        Some(b'"') => match serde_json::from_str::<String>(value) {
+            Ok(text) if text.is_empty() => NoKey("an empty text"),
+            Ok(text) => Key(text),
+            Err(_) => NoKey("a text that is not Unicode"),
+        },
+        Some(b'n') => NoKey("null"),
+        Some(b'{') => NoKey("an object"),
+        Some(b'[') => NoKey("an array"),
+        Some(b't' | b'f') => Key(value.to_owned()),
+        _ => Key(json::number(value).into_owned()),
     }
 }
 
@@ -102,14 +117,14 @@ impl Step<'_> {
 }
 
 impl<'de> Visitor<'de> for Step<'_> {
-    type Value = Option<String>;
+    type Value = Found;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
+        let mut found = NO_VALUE;
         while let Some(here) = map.next_key_seed(Is(&self.step))? {
             if here {
                 found = map.next_value_seed(self.rest)?;
@@ -123,40 +138,40 @@ impl<'de> Visitor<'de> for Step<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let Some(index) = self.index() else {
             IgnoredAny.visit_seq(seq)?;
-            return Ok(None);
+            return Ok(NO_VALUE);
         };
         for _ in 0..index {
             if seq.next_element::<IgnoredAny>()?.is_none() {
-                return Ok(None);
+                return Ok(NO_VALUE);
             }
         }
-        let found = seq.next_element_seed(self.rest)?.flatten();
+        let found = seq.next_element_seed(self.rest)?.unwrap_or(NO_VALUE);
         IgnoredAny.visit_seq(seq)?;
         Ok(found)
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(NO_VALUE)
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(NO_VALUE)
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(NO_VALUE)
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(NO_VALUE)
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(NO_VALUE)
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(NO_VALUE)
     }
 }
 
@@ -167,7 +182,7 @@ impl<'de> DeserializeSeed<'de> for Is<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<bool, D::Error> {
-        name.deserialize_str(self)
+        name.deserialize_bytes(self)
     }
 }
 
@@ -178,8 +193,9 @@ impl Visitor<'_> for Is<'_> {
         f.write_str("a name")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
+    /// As bytes, so that a name with half a surrogate pair is no error.
+    fn visit_bytes<E>(self, name: &[u8]) -> Result<bool, E> {
+        Ok(name == self.0.as_bytes())
     }
 }
 
@@ -192,18 +208,23 @@ mod tests {
     use super::*;
 
     fn found(body: &str, pointer: &str) -> Option<String> {
-        find(body.as_bytes(), pointer).unwrap()
+        match find(body.as_bytes(), pointer).unwrap() {
+            Key(key) => Some(key),
+            NoKey(_) => None,
+        }
     }
 
     #[test]
     fn scalars_give_their_text_and_nothing_else_gives_a_key() {
         let body = r#"{"s":"aé\n","n":1.50e+2,"big":123456789012345678901234567890,"t":true,
-            "f":false,"z":null,"o":{"a":1},"l":[1],"e":"","half":"\ud800","huge":1e999}"#;
+            "f":false,"z":null,"o":{"a":1},"l":[1],"e":"","half":"\ud800","huge":1e999,"\ud800":1,
+            "after":"x"}"#;
         for (pointer, key) in [
             ("/s", Some("aé\n")),
-            ("/n", Some("1.50e+2")),
+            ("/n", Some("150")),
             ("/big", Some("123456789012345678901234567890")),
             ("/huge", Some("1e999")),
+            ("/after", Some("x")),
             ("/t", Some("true")),
             ("/f", Some("false")),
             ("/z", None),
@@ -269,11 +290,26 @@ mod tests {
             "{\"b\":\"\n\",\"a\":1}",
             r#"{"b":"\x","a":1}"#,
             "{a:1}",
-            "\u{feff}{}",
         ] {
-            assert_eq!(find(body.as_bytes(), "/a"), Err(NotJson), "{body}");
+            assert!(find(body.as_bytes(), "/a").is_err(), "{body}");
         }
-        assert_eq!(find(b"{\"a\":1,\"b\":\"\xff\"}", "/a"), Err(NotJson));
+        assert!(find(b"{\"a\":1,\"b\":\"\xff\"}", "/a").is_err());
+        assert_eq!(found("\u{feff}{\"a\":1}", "/a").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn it_is_said_what_stands_where_a_key_was_looked_for() {
+        for (body, what) in [
+            ("{}", "no value"),
+            ("7", "no value"),
+            (r#"{"a":null}"#, "null"),
+            (r#"{"a":{}}"#, "an object"),
+            (r#"{"a":[1]}"#, "an array"),
+            (r#"{"a":""}"#, "an empty text"),
+            (r#"{"a":"\ud800"}"#, "a text that is not Unicode"),
+        ] {
+            assert_eq!(find(body.as_bytes(), "/a"), Ok(NoKey(what)), "{body}");
+        }
     }
 
     #[test]
@@ -286,10 +322,7 @@ mod tests {
         );
         assert_eq!(found(&deep, &"/0".repeat(100)), None);
         assert_eq!(found(&deep, &"/0".repeat(1000)), None);
-        assert_eq!(
-            find("[".repeat(500_000).as_bytes(), &"/0".repeat(1000)),
-            Err(NotJson)
-        );
+        assert!(find("[".repeat(500_000).as_bytes(), &"/0".repeat(1000)).is_err());
     }
 
     fn json() -> impl Strategy<Value = Value> {
@@ -331,7 +364,9 @@ mod tests {
     fn expected(value: Option<&Value>) -> Option<String> {
         match value? {
             Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-            scalar @ (Value::Bool(_) | Value::Number(_)) => Some(scalar.to_string()),
+            scalar @ (Value::Bool(_) | Value::Number(_)) => {
+                Some(json::number(&scalar.to_string()).into_owned())
+            }
             _ => None,
         }
     }

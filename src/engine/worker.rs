@@ -499,10 +499,11 @@ mod tests {
 
     use super::*;
     use crate::domain::event::{EventId, StreamId};
-    use crate::domain::hook::{HandlerId, HookId, OnError, OrderBy, Reducer, Unordered};
+    use crate::domain::hook::{DedupeBy, HandlerId, HookId, OnError, OrderBy, Reducer, Unordered};
     use crate::domain::keep::Keep;
     use crate::domain::lane::Slot;
     use crate::domain::name::{Name, OrderingKey};
+    use crate::domain::place::Place;
     use crate::engine::{Running, observer};
     use crate::lanes::{Aside as HintAside, Lanes};
     use crate::metrics::Metrics;
@@ -534,8 +535,9 @@ mod tests {
         let plan = HookPlan {
             name: "orders".parse().unwrap(),
             namespace,
-            order_by: OrderBy::Header("x-account".into()),
+            order_by: OrderBy::Place(Place::Header("x-account".into())),
             unordered: Unordered::Keep,
+            dedupe_by: DedupeBy::default(),
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),

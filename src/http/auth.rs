@@ -91,6 +91,7 @@ pub async fn access(
     if let Peer::User(_) = peer {
         return Ok(Access::Socket);
     }
+    let in_path = in_path.filter(|text| !text.is_empty());
     let presented = match in_path {
         Some(text) => Some(Presented::parse(text)),
         None => presented(headers),
@@ -145,10 +146,14 @@ fn damaged(malformed: Malformed) -> Error {
 
 /// The key in `Authorization: Bearer`, in `X-Hooklane-Key`, or in the password of basic authentication.
 fn presented(headers: &HeaderMap) -> Option<Result<Presented, Malformed>> {
-    if let Some(value) = headers.get(KEY_HEADER) {
-        return Some(parse(value.as_bytes()));
+    let given = |name| {
+        let value = headers.get(name).map(http::HeaderValue::as_bytes);
+        value.filter(|value| !value.is_empty())
+    };
+    if let Some(value) = given(KEY_HEADER) {
+        return Some(parse(value));
     }
-    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let value = given(AUTHORIZATION)?;
     let space = value.iter().position(|byte| *byte == b' ')?;
     let (scheme, rest) = value.split_at(space);
     let rest = rest.trim_ascii();

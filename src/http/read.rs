@@ -23,7 +23,7 @@ use super::grant::Grant;
 use super::{App, json};
 use crate::admin::StreamsFilter;
 use crate::api::{self, List};
-use crate::domain::hook::Hook;
+use crate::domain::hook::{Hook, OrderBy};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::{Timestamp, parse_duration};
@@ -86,14 +86,24 @@ impl FromRequestParts<App> for Readable {
     }
 }
 
-/// Numbers and texts of a query, refused in our own words.
+/// Numbers and texts of a query, refused in our own words. A parameter without a value is not there.
 pub struct Asked<T>(pub T);
 
 impl<T: serde::de::DeserializeOwned> FromRequestParts<App> for Asked<T> {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
-        match Query::<T>::from_request_parts(parts, app).await {
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Error> {
+        let query = parts.uri.query().unwrap_or_default().split('&');
+        let has_value = |part: &&str| {
+            part.split_once('=')
+                .is_some_and(|(_, value)| !value.is_empty())
+        };
+        let query: Vec<&str> = query.filter(has_value).collect();
+        let uri = format!("/?{}", query.join("&"));
+        let uri = uri
+            .parse()
+            .map_err(|_| Error::malformed("the query is malformed"))?;
+        match Query::<T>::try_from_uri(&uri) {
             Ok(Query(asked)) => Ok(Self(asked)),
             Err(wrong) => Err(Error::malformed(wrong.body_text())),
         }
@@ -120,6 +130,7 @@ async fn state(
         Some(text) => parse_duration(text).map_err(|e| Error::malformed(e.to_string()))?,
         None => WAIT_DEFAULT,
     };
+    is_one_stream(&app, &hook, &key).await?;
     let wanted = Position(query.min_seq.unwrap_or(0));
     let deadline = Instant::now() + wait.min(WAIT_MAX);
     let state = state_at(&app, &engine, &hook, &key, wanted, deadline);
@@ -138,6 +149,23 @@ async fn state(
         response.headers_mut().insert(ETAG, tag);
     }
     Ok(response)
+}
+
+/// Refuses a question that names no stream of a hook with ordering keys: an empty answer would look as if
+/// there were no events. Such a hook may have a stream without a key all the same, of events that had
+/// none; that one is answered.
+async fn is_one_stream(app: &App, hook: &Hook, key: &OrderingKey) -> Result<(), Error> {
+    let is_named = !key.as_str().is_empty() || hook.order_by == OrderBy::Nothing;
+    if is_named || app.admin.has_stream(hook, key).await? {
+        return Ok(());
+    }
+    let (name, order_by) = (&hook.name, &hook.order_by);
+    let message =
+        format!("hook {name} has a stream for each ordering key ({order_by}); none is named");
+    let hint = format!("name one: ?stream=KEY here, {name}/KEY in a command");
+    Err(Error::unprocessable("stream_missing", message)
+        .hint(hint)
+        .next(format!("hooklane streams list --hook {name}")))
 }
 
 /// Whether the reader has what `tag` names. Proxies may have marked it as weak (RFC 9110 §13.1.2).
@@ -233,6 +261,7 @@ async fn events(
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
     let (after, limit) = (Seq(query.after_seq.unwrap_or(0)), limit(query.limit)?);
+    is_one_stream(&app, &hook, &key).await?;
     let rows = app.admin.stream_events(&hook, &key, after, limit).await?;
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
     let last = rows.last().filter(|_| is_full);
@@ -262,6 +291,7 @@ async fn watch(
     Asked(query): Asked<WatchQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
+    is_one_stream(&app, &hook, &key).await?;
     // Says at once what is wrong with the hook, instead of in the middle of a stream.
     app.admin.state(&hook, &key).await?;
     let watch = Watch {

@@ -13,16 +13,16 @@ use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::auth::{self, Access, KEY_HEADER};
+use super::dedupe::{DedupeKey, dedupe_key};
 use super::edge::{Admission, Peer};
 use super::error::Error;
 use super::grant::Grant;
 use super::{App, body, json};
 use crate::api::Accepted;
-use crate::domain::event::EventId;
+use crate::domain::event::{EventId, QUERY};
 use crate::domain::hook::{Hook, OrderBy, Unordered};
 use crate::domain::lane::Slot;
-use crate::domain::name::{OrderingKey, kept};
-use crate::domain::pointer;
+use crate::domain::name::OrderingKey;
 use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::engine::catalog::{Stale, Trusted};
@@ -32,12 +32,6 @@ use crate::store::{self, Appended, NewEvent};
 
 /// The path under which hooks receive.
 pub const PATH: &str = "/in/";
-
-/// Headers that name one delivery, the first that is there counts.
-const DEDUPE_HEADERS: [HeaderName; 2] = [
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("webhook-id"),
-];
 
 /// Answers a request under [`PATH`].
 pub async fn receive(
@@ -90,6 +84,8 @@ async fn accept(
         return Err(unauthorized(Error::unauthorized()));
     }
     let key = ordering_key(&hook, &head.headers, &body)?;
+    let dedupe_key = dedupe_key(&hook, &head.headers, &body).map_err(ambiguous)?;
+    let promised = Promised::of(dedupe_key.as_ref(), &body);
 
     let received_at = Timestamp::now();
     let event = NewEvent {
@@ -99,8 +95,8 @@ async fn accept(
         id: EventId::new(received_at),
         received_at,
         key_id: access.key(),
-        dedupe_key: dedupe_key(&head.headers),
-        headers: headers_of(&head.headers).into(),
+        dedupe_key: dedupe_key.map(|key| key.text),
+        headers: headers_of(&head.headers, head.uri.query()).into(),
         body,
     };
     let id = event.id;
@@ -110,7 +106,7 @@ async fn accept(
     let accepted = |event, seq, received_at, duplicate| Accepted {
         event,
         hook: hook.name.clone(),
-        stream: key,
+        stream: key.clone(),
         seq,
         received_at,
         duplicate,
@@ -125,6 +121,9 @@ async fn accept(
             seq,
             received_at,
         }) => {
+            if let Some(promised) = promised {
+                promised.keep(engine, &hook, &key, id).await?;
+            }
             engine.metrics.events_duplicate.inc();
             Ok((StatusCode::OK, accepted(id, seq, received_at, true)))
         }
@@ -265,43 +264,75 @@ fn not_stored(error: &store::Error) -> Refusal {
 
 /// The stream of an event, by its hook's rule.
 fn ordering_key(hook: &Hook, headers: &HeaderMap, body: &[u8]) -> Result<OrderingKey, Refusal> {
-    let found = match &hook.order_by {
-        OrderBy::Nothing => return Ok(OrderingKey::none()),
-        OrderBy::Header(name) => headers
-            .get(name.as_str())
-            .map(|value| value.as_bytes())
-            .filter(|value| !value.is_empty())
-            .map(OrderingKey::new),
-        OrderBy::Body(at) => pointer::find(body, at)
-            .ok()
-            .flatten()
-            .map(|key| OrderingKey::new(key.as_bytes())),
+    let OrderBy::Place(place) = &hook.order_by else {
+        return Ok(OrderingKey::none());
     };
-    match (found, hook.unordered) {
-        (Some(key), _) => Ok(key),
-        (None, Unordered::Keep) => Ok(OrderingKey::none()),
-        (None, Unordered::Refuse) => Err(Refusal::new(
+    match (place.find(headers, body), hook.unordered) {
+        (Ok(key), _) => Ok(OrderingKey::new(&key)),
+        (Err(_), Unordered::Keep) => Ok(OrderingKey::none()),
+        (Err(absent), Unordered::Refuse) => Err(Refusal::new(
             metrics::Refused::OrderingKey,
             Error::unprocessable(
                 "ordering_key_missing",
-                format!("the event has no ordering key at {}", hook.order_by),
+                format!("the event has no ordering key ({place}): {absent}"),
             )
             .hint("send it, or let such events into the hook's own stream: --unordered keep"),
         )),
     }
 }
 
-fn dedupe_key(headers: &HeaderMap) -> Option<String> {
-    DEDUPE_HEADERS
-        .iter()
-        .find_map(|name| headers.get(name))
-        .filter(|value| !value.is_empty())
-        .map(|value| kept(value.as_bytes()))
+/// Nobody knows which of two values is the key.
+fn ambiguous(why: String) -> Refusal {
+    let error = Error::unprocessable("dedupe_key_ambiguous", format!("the event has {why}"));
+    let error = error.hint("send one value: it is the key by which a repeat is known");
+    Refusal::new(metrics::Refused::DedupeKey, error)
 }
 
-/// The headers as one JSON object, in their order, without credentials and without what concerned the
-/// connection only. What came more than once is joined as HTTP allows (RFC 9110 §5.3).
-fn headers_of(headers: &HeaderMap) -> String {
+/// A key whose sender promises that it always comes with the same body.
+struct Promised {
+    key: String,
+    body: Bytes,
+}
+
+impl Promised {
+    fn of(key: Option<&DedupeKey>, body: &Bytes) -> Option<Self> {
+        let key = key.filter(|key| key.names_one_body)?;
+        Some(Self {
+            key: key.text.clone(),
+            body: body.clone(),
+        })
+    }
+
+    /// Compares the body with that of the first event with this key, `first`. A first event that is
+    /// gone by now has nothing to be compared with.
+    async fn keep(
+        self,
+        engine: &Engine,
+        hook: &Hook,
+        key: &OrderingKey,
+        first: EventId,
+    ) -> Result<(), Refusal> {
+        let is_kept = engine
+            .store
+            .repeats_body(hook.id, key, &self.key, &self.body)
+            .await
+            .map_err(|error| not_stored(&error))?;
+        if is_kept {
+            return Ok(());
+        }
+        let message = format!(
+            "the idempotency key {:?} came before with another body, as event {first}",
+            self.key
+        );
+        let error = Error::unprocessable("idempotency_key_reused", message)
+            .hint("nothing was stored; give each event an idempotency key of its own");
+        Err(Refusal::new(metrics::Refused::IdempotencyKey, error))
+    }
+}
+
+/// The query of the URL and the headers as one JSON object, in their order, without credentials and
+/// without what concerned the connection only. What came more than once is joined as HTTP allows (RFC 9110 §5.3).
+fn headers_of(headers: &HeaderMap, query: Option<&str>) -> String {
     const LEFT_OUT: [&str; 7] = [
         "connection",
         "keep-alive",
@@ -313,6 +344,11 @@ fn headers_of(headers: &HeaderMap) -> String {
     ];
     let mut text = String::with_capacity(256);
     text.push('{');
+    if let Some(query) = query.filter(|query| !query.is_empty()) {
+        push_text(&mut text, QUERY);
+        text.push(':');
+        push_text(&mut text, query);
+    }
     for name in headers.keys() {
         let secret = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE, KEY_HEADER].contains(name);
         if secret || LEFT_OUT.contains(&name.as_str()) {
@@ -365,7 +401,7 @@ mod tests {
         headers.append("x-a", "1".parse().unwrap());
         headers.append("x-a", "\"2\"".parse().unwrap());
         headers.insert("x-b", http::HeaderValue::from_bytes(b"\xff").unwrap());
-        let kept: serde_json::Value = serde_json::from_str(&headers_of(&headers)).unwrap();
+        let kept: serde_json::Value = serde_json::from_str(&headers_of(&headers, None)).unwrap();
         let wanted = serde_json::json!({"x-a": "1, \"2\"", "x-b": "\u{fffd}"});
         assert_eq!(kept, wanted);
     }

@@ -6,6 +6,7 @@ use super::backend::ops::{Appended, NewEvent};
 use super::{Error, Statement, Store};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
+use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
@@ -131,7 +132,39 @@ const GET: Statement = Statement {
     ),
 };
 
+/// How many events have the dedupe key and not the body: one or none.
+const OTHER_BODY: Statement = Statement {
+    sqlite: "select count(*) from streams s
+        join log e on e.stream = s.id and e.dedupe_key = $3
+        where s.hook = $1 and s.ordering_key = $2 and e.body <> $4",
+    postgres: "select count(*) from streams s
+        join events e on e.stream = s.id and e.dedupe_key = $3
+        where s.hook = $1 and s.ordering_key = $2 and e.body <> $4",
+};
+
 impl Store {
+    /// True unless a stored event of the stream has this dedupe key and another body. It can be asked
+    /// only for as long as that event is kept, which is as long as its key counts.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn repeats_body(
+        &self,
+        hook: HookId,
+        key: &OrderingKey,
+        dedupe_key: &str,
+        body: &[u8],
+    ) -> Result<bool, Error> {
+        let others: i64 = sqlx::query_scalar(self.words(OTHER_BODY))
+            .bind(hook.0)
+            .bind(key.as_str())
+            .bind(dedupe_key)
+            .bind(body)
+            .fetch_one(&self.reader)
+            .await?;
+        Ok(others == 0)
+    }
+
     /// Stores a batch in one transaction, in its order, and says what became of each. When the future is
     /// done, what is new is on stable storage and readable.
     ///

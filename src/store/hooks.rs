@@ -14,7 +14,8 @@ use super::{Error, Store, Writing};
 use crate::domain::event::StreamId;
 use crate::domain::forward::{Begin, Forward};
 use crate::domain::hook::{
-    Debounce, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered, Work,
+    Debounce, DedupeBy, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source,
+    Unordered, Work,
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -33,6 +34,8 @@ pub struct HookPlan {
     pub order_by: OrderBy,
     /// What becomes of an event without an ordering key.
     pub unordered: Unordered,
+    /// How it knows a repeat of an event.
+    pub dedupe_by: DedupeBy,
     /// The largest body, in bytes.
     pub body_max: u64,
     /// For how long it keeps events that every handler has passed.
@@ -88,6 +91,7 @@ impl From<&Hook> for HookPlan {
             namespace: hook.namespace.clone(),
             order_by: hook.order_by.clone(),
             unordered: hook.unordered,
+            dedupe_by: hook.dedupe_by.clone(),
             body_max: hook.body_max,
             keep: hook.keep,
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
@@ -124,6 +128,7 @@ struct HookRow {
     name: String,
     order_by: String,
     unordered: String,
+    dedupe_by: String,
     body_max: i64,
     keep: String,
     created_at: i64,
@@ -145,7 +150,8 @@ struct HandlerRow {
     secrets: Option<String>,
 }
 
-const HOOKS: &str = "select id, namespace, name, order_by, unordered, body_max, keep, created_at
+const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
+    created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str =
@@ -153,11 +159,12 @@ const HANDLERS: &str =
     kind, terms, secrets from handlers where deleted_at is null order by id";
 
 const CREATE: &str = "insert into hooks
-    (namespace, name, order_by, unordered, body_max, created_at, keep)
-    values ($1, $2, $3, $4, $5, $6, $7)
+    (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by)
+    values ($1, $2, $3, $4, $5, $6, $7, $8)
     on conflict do nothing returning id";
 
-const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5
+const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5,
+    dedupe_by = $6
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -392,6 +399,7 @@ impl Writing<'_> {
             .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
             .bind(at.as_millis())
             .bind(plan.keep.to_string())
+            .bind(plan.dedupe_by.to_string())
             .fetch_optional(&mut self.tx)
             .await?;
         let Some(id) = id else {
@@ -416,6 +424,7 @@ impl Writing<'_> {
             .bind(unordered_word(plan.unordered))
             .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
             .bind(plan.keep.to_string())
+            .bind(plan.dedupe_by.to_string())
             .execute(&mut self.tx)
             .await?;
         if edited.rows_affected() == 0 {
@@ -616,6 +625,7 @@ impl HookRow {
                 "keep" => Unordered::Keep,
                 _ => Unordered::Refuse,
             },
+            dedupe_by: self.dedupe_by.parse().map_err(|_| wrong("dedupe_by"))?,
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
             keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,

@@ -31,7 +31,7 @@ const SMALL: [(&str, &str); 10] = [
     ),
     (
         "hooks",
-        "id, namespace, name, order_by, unordered, body_max, keep, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
+        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
     ),
     (
         "handlers",

@@ -135,6 +135,10 @@ pub fn event(app: &App, id: EventId, width: usize, height: usize) -> Vec<Line<'s
     };
     lines.extend(facts(app, row, width));
     let mut body = Vec::new();
+    if let Some(query) = &row.query {
+        let text = format!(" ?{}", printable_line(query));
+        body.push(Line::from(cut(&text, width)));
+    }
     for (name, value) in row.headers.iter().flatten() {
         let text = format!(" {}: {}", printable_line(name), printable_line(value));
         body.push(Line::from(cut(&text, width)));
@@ -155,6 +159,7 @@ pub fn event(app: &App, id: EventId, width: usize, height: usize) -> Vec<Line<'s
 pub fn body_lines(row: &EventRow) -> usize {
     let headers = row.headers.as_ref().map_or(0, |headers| headers.len());
     headers
+        + usize::from(row.query.is_some())
         + body_of(row)
             .iter()
             .map(|line| 1 + line.len() / 20)

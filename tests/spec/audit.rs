@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 
 use hooklane::domain::cursor::{Chain, Condition, CursorId, Era};
-use hooklane::domain::hook::{HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::hook::{
+    DedupeBy, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Unordered,
+};
 use hooklane::domain::keep::Keep;
 use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::LaneSet;
 use hooklane::domain::name::{Name, OrderingKey};
+use hooklane::domain::place::Place;
 use hooklane::domain::position::Position;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
@@ -61,8 +64,9 @@ fn plan(hook: &str) -> HookPlan {
     HookPlan {
         name: name(hook),
         namespace: name("default"),
-        order_by: OrderBy::Header("x-account".into()),
+        order_by: OrderBy::Place(Place::Header("x-account".into())),
         unordered: Unordered::Keep,
+        dedupe_by: DedupeBy::default(),
         body_max: 1_000,
         keep: Keep::default(),
         reducer: Some(Reducer::Count),

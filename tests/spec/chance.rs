@@ -14,10 +14,11 @@ use hooklane::admin::{self, Admin};
 use hooklane::api;
 use hooklane::domain::cursor::{Applied, Chain, Condition, CursorId};
 use hooklane::domain::event::EventId;
-use hooklane::domain::hook::{Hook, OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::hook::{DedupeBy, Hook, OnError, OrderBy, Reducer, Unordered};
 use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::{Name, OrderingKey, StreamName};
+use hooklane::domain::place::Place;
 use hooklane::domain::position::Seq;
 use hooklane::domain::time::Timestamp;
 use hooklane::engine::prune::prune_before;
@@ -348,8 +349,9 @@ impl World {
         HookPlan {
             name,
             namespace: Name::default_namespace(),
-            order_by: OrderBy::Header("x-account".into()),
+            order_by: OrderBy::Place(Place::Header("x-account".into())),
             unordered: Unordered::Keep,
+            dedupe_by: DedupeBy::default(),
             body_max: 1_000,
             keep: Keep::Forever,
             reducer,

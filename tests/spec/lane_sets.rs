@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use hooklane::domain::event::EventId;
-use hooklane::domain::hook::{Hook, OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::hook::{DedupeBy, Hook, OnError, OrderBy, Reducer, Unordered};
 use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use hooklane::domain::name::{Name, OrderingKey};
+use hooklane::domain::place::Place;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{Begun, HookPlan, Move, NewEvent, NodeRow, Store, Why};
@@ -59,8 +60,9 @@ impl World {
         let plan = HookPlan {
             name: name("orders"),
             namespace: name("default"),
-            order_by: OrderBy::Header("x-account".into()),
+            order_by: OrderBy::Place(Place::Header("x-account".into())),
             unordered: Unordered::Keep,
+            dedupe_by: DedupeBy::default(),
             body_max: 1_000,
             keep: Keep::default(),
             reducer: Some(Reducer::Count),

@@ -82,6 +82,7 @@ mod embedded {
     mod door;
     mod http;
     mod https;
+    mod keys_of_events;
     mod order;
     pub mod serve;
     pub mod torture;
@@ -97,6 +98,7 @@ mod production {
     mod door;
     mod http;
     mod https;
+    mod keys_of_events;
     mod order;
     mod serve;
     mod torture;

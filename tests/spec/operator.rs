@@ -7,10 +7,11 @@ use bytes::Bytes;
 use hooklane::admin::Admin;
 use hooklane::api::HintsSpec;
 use hooklane::domain::event::EventId;
-use hooklane::domain::hook::{OnError, OrderBy, Reducer, Unordered};
+use hooklane::domain::hook::{DedupeBy, OnError, OrderBy, Reducer, Unordered};
 use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::{Name, OrderingKey};
+use hooklane::domain::place::Place;
 use hooklane::domain::time::Timestamp;
 use hooklane::engine::{self, Engine};
 use hooklane::metrics::Metrics;
@@ -479,8 +480,9 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
     let plan = HookPlan {
         name: "orders".parse().unwrap(),
         namespace: Name::default_namespace(),
-        order_by: OrderBy::Header("x-account".into()),
+        order_by: OrderBy::Place(Place::Header("x-account".into())),
         unordered: Unordered::Keep,
+        dedupe_by: DedupeBy::default(),
         body_max: 1_000,
         keep: Keep::Forever,
         reducer: Some(Reducer::Count),

@@ -7,12 +7,13 @@ use std::time::Duration;
 use hooklane::domain::cursor::{Applied, Chain, Condition, CursorId, DeadLetter, Era};
 use hooklane::domain::event::{EventId, StreamId};
 use hooklane::domain::hook::{
-    Debounce, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
+    Debounce, DedupeBy, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
 };
 use hooklane::domain::keep::Keep;
 use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::Slot;
 use hooklane::domain::name::OrderingKey;
+use hooklane::domain::place::Place;
 use hooklane::domain::position::{Position, Seq};
 use hooklane::domain::rate::Limit;
 use hooklane::domain::thresholds::Thresholds;
@@ -157,8 +158,9 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
     HookPlan {
         name: name.parse().unwrap(),
         namespace: "default".parse().unwrap(),
-        order_by: OrderBy::Body("/c".into()),
+        order_by: OrderBy::Place(Place::Body("/c".into())),
         unordered: Unordered::Refuse,
+        dedupe_by: DedupeBy::default(),
         body_max: 1_000,
         keep: Keep::Forever,
         reducer,
@@ -763,8 +765,9 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
         })))
     };
     let mut wanted = HookPlan {
-        order_by: OrderBy::Header("x-account".into()),
+        order_by: OrderBy::Place(Place::Header("x-account".into())),
         unordered: Unordered::Keep,
+        dedupe_by: DedupeBy::default(),
         on_error: OnError::Skip,
         debounce: Some(Debounce {
             quiet: Duration::from_millis(5),

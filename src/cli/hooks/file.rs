@@ -9,7 +9,7 @@ use super::{Trouble, flags, reducer};
 use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec};
 use crate::cli::Exit;
 use crate::domain::forward::{Batch, Begin, Destination};
-use crate::domain::hook::{OnError, OrderBy, Unordered};
+use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::rate::Rate;
@@ -47,6 +47,8 @@ struct Entry {
     order_by: OrderBy,
     #[serde(default)]
     unordered: Unordered,
+    #[serde(default)]
+    dedupe_by: DedupeBy,
     reduce: Option<String>,
     #[serde(default)]
     on_error: OnError,
@@ -166,6 +168,7 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     spec.namespace = entry.namespace.unwrap_or(spec.namespace);
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;
+    spec.dedupe_by = entry.dedupe_by;
     spec.on_error = entry.on_error;
     spec.keep = entry.keep;
     if let Some(text) = &entry.reduce {

@@ -16,6 +16,7 @@ pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
     spec.namespace = edit.namespace.unwrap_or(spec.namespace);
     spec.order_by = edit.order_by.unwrap_or(spec.order_by);
     spec.unordered = edit.unordered.unwrap_or(spec.unordered);
+    spec.dedupe_by = edit.dedupe_by.unwrap_or(spec.dedupe_by);
     // What to do with an error goes with the reducer that could make one.
     let kept = match edit.reduce {
         Some(None) => OnError::default(),
@@ -60,6 +61,7 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
         plain("namespace", "--namespace", spec.namespace.to_string()),
         plain("order by", "--order-by", spec.order_by.to_string()),
         plain("unordered", "--unordered", unordered(spec.unordered).into()),
+        plain("dedupe by", "--dedupe-by", spec.dedupe_by.to_string()),
         Setting {
             label: "reduce",
             shown: reduce(spec.reduce.as_ref()),

@@ -3,7 +3,7 @@
 //! One event goes as it came: its body byte for byte with its content headers. A batch goes as JSON:
 //! ```json
 //! {"hook": "orders", "stream": "acme", "handler": "crm",
-//!  "events": [{"id": "evt_…", "seq": 7, "received_at": "…", "headers": {…}, "body": "…"}]}
+//!  "events": [{"id": "evt_…", "seq": 7, "received_at": "…", "query": "…", "headers": {…}, "body": "…"}]}
 //! ```
 //! where `body` is the body as text, or `body_base64` its base64 if it is not UTF-8. A 2xx acknowledges all of it,
 //! or, with the body `{"seq": 9}`, the events up to that one.
@@ -94,7 +94,9 @@ struct BatchEvent<'d> {
     id: String,
     seq: i64,
     received_at: Timestamp,
-    headers: Option<&'d RawValue>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    query: String,
+    headers: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<&'d str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,7 +206,8 @@ fn batch(delivery: &Delivery<'_>) -> Bytes {
             id: event.id.to_string(),
             seq: event.seq.0,
             received_at: event.received_at,
-            headers: serde_json::from_str(&event.headers).ok(),
+            query: event.query(),
+            headers: RawValue::from_string(event.headers_alone().into_owned()).ok(),
             body: text,
             body_base64: text.is_none().then(|| STANDARD.encode(&event.body)),
         }

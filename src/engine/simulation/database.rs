@@ -8,7 +8,7 @@ use super::Mutant;
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{
-    Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered, Work,
+    DedupeBy, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered, Work,
 };
 use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, overlap, slots};
@@ -140,6 +140,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         namespace: namespace.clone(),
         order_by: OrderBy::Nothing,
         unordered: Unordered::Keep,
+        dedupe_by: DedupeBy::default(),
         body_max: 1,
         keep: Keep::default(),
         handlers: vec![Arc::new(handler)],
