@@ -237,6 +237,10 @@ impl Batch {
             if !is_first && (until.is_some_and(|until| Instant::now() >= until) || self.ends(n)) {
                 break;
             }
+            if event.is_damaged {
+                folded.failure = Some(Failure::Damaged);
+                break;
+            }
             self.mark.set(at, n);
             match caught(|| reducer.reduce(event)) {
                 Ok(Ok(())) => folded.pass(event, Applied::Folded),
