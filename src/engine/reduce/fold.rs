@@ -266,19 +266,33 @@ impl Folds {
     /// Folds the tasks until they are done or `budget` is spent; the answer has one entry for each, in their
     /// order. A task that was not reached has passed nothing and has no failure. The first event is always tried.
     /// May be dropped: the fold then ends unheard.
-    pub async fn fold(&self, tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
+    pub async fn fold(&self, mut tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
         let (done, folded) = oneshot::channel();
+        let damaged: Vec<_> = tasks.iter_mut().map(cut_at_damage).collect();
         let tasks = Arc::new(tasks);
         self.queue.0.put(Job {
             tasks: Arc::clone(&tasks),
             budget: budget.into(),
             done,
         });
-        folded.await.unwrap_or_else(|_| {
+        let mut folded = folded.await.unwrap_or_else(|_| {
             let nothing = |task| Folded::of(task, Outcome::nothing(task));
             tasks.iter().map(nothing).collect()
-        })
+        });
+        for ((folded, task), is_damaged) in folded.iter_mut().zip(&*tasks).zip(damaged) {
+            if is_damaged && folded.passed == task.events.len() {
+                folded.failure.get_or_insert(Failure::Damaged);
+            }
+        }
+        folded
     }
+}
+
+/// Leaves the events before the first one whose checksum does not match; true if there is one.
+fn cut_at_damage(task: &mut Task) -> bool {
+    let damaged = task.events.iter().position(|event| event.is_damaged);
+    task.events.truncate(damaged.unwrap_or(task.events.len()));
+    damaged.is_some()
 }
 
 /// A thread that folds, and its process.
