@@ -15,6 +15,7 @@ mod flags;
 mod hooks;
 mod keys;
 mod lanes;
+mod listen;
 mod lock;
 mod log;
 mod migrate;
@@ -64,6 +65,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
     Send(send::Send),
+    Listen(listen::Listen),
     Status(status::Status),
     Top(top::Top),
     #[command(subcommand)]
@@ -233,6 +235,7 @@ async fn act(
     match command {
         Command::Bench(command) => command.run(reach, out).await,
         Command::Send(command) => command.run(reach, limit, out).await,
+        Command::Listen(command) => command.run(reach, out).await,
         Command::Status(command) => command.run(reach, out).await,
         Command::Top(command) => command.run(reach, out).await,
         Command::Hooks(command) => command.run(reach, out).await,

@@ -15,6 +15,7 @@ pub mod membership;
 pub mod ownership;
 mod place;
 pub mod prune;
+pub mod pull;
 mod readiness;
 pub mod rebuild;
 pub mod reduce;
@@ -93,6 +94,8 @@ pub struct Engine {
     pub folds: reduce::Folds,
     /// Deliveries to destinations.
     pub forwards: forward::Forwards,
+    /// Deliveries to consumers that ask.
+    pub pulls: pull::Pulls,
     /// Who waits for a state to move.
     pub applied: applied::Applied,
     /// Every counter.
@@ -212,6 +215,7 @@ impl Engine {
             folds: reduce::Folds::start(threads)
                 .map_err(|error| Error::Refused(format!("no threads to fold on: {error}")))?,
             forwards: forward::Forwards::new(guard),
+            pulls: pull::Pulls::default(),
             applied: applied::Applied::default(),
             metrics,
             relay: relay::Relay::new(node.and_then(|node| node.redis)),
@@ -301,6 +305,10 @@ impl Engine {
     /// Hints a cursor that may move again.
     pub fn let_go(&self, namespace: &Name, slot: Slot, cursor: CursorId, events: u64) {
         let catalog = self.catalog.peek();
+        let handler = catalog.handlers.get(&cursor.handler);
+        if handler.is_some_and(|handler| handler.pull().is_some()) {
+            return self.pulls.hint(cursor);
+        }
         let Some(set) = catalog.lane_sets.get(namespace) else {
             return;
         };
@@ -732,6 +740,8 @@ impl Engine {
         for worker in workers.iter().chain(&stopping) {
             worker.turns_end().await;
         }
+        self.pulls.claims_end().await;
+        self.pulls.forget_all_but(&now.handlers);
         if now.stops != before.stops {
             // What somebody has stopped stands still when this node acts by it, deliveries included.
             self.forwards.flights.ended_before(now.version).await;
@@ -841,6 +851,7 @@ impl Running {
         engine.is_ending.store(true, Ordering::Relaxed);
         engine.close_lanes(&engine.held_lanes()).await;
         engine.forwards.flights.ended().await;
+        engine.pulls.claims_end().await;
         if engine.relay.is_shared() {
             // What came last is hinted where it goes on.
             place::place_now(engine).await;

@@ -69,6 +69,7 @@ fn plan(hook: &str) -> HookPlan {
         on_error: OnError::Hold,
         debounce: None,
         forwards: Vec::new(),
+        pulls: Vec::new(),
     }
 }
 
@@ -80,6 +81,7 @@ fn new_key() -> Key {
         name: name("shop"),
         kind: Kind::Write,
         scope: Scope::All,
+        consume: None,
         limit: None,
         hash: minted.hash,
         created_by: None,

@@ -359,6 +359,7 @@ impl World {
             },
             debounce: None,
             forwards: Vec::new(),
+            pulls: Vec::new(),
         }
     }
 
