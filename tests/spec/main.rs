@@ -49,6 +49,7 @@ mod package;
 mod pooler;
 mod postgres;
 mod prune;
+mod pull;
 mod rebuild;
 mod redis;
 mod redis_server;
