@@ -56,6 +56,7 @@ struct Entry {
     keep: Keep,
     #[serde(default)]
     forward: Vec<ForwardEntry>,
+    #[serde(default)]
     pull: Vec<PullEntry>,
 }
 
