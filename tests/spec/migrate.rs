@@ -266,6 +266,7 @@ fn no_table_is_forgotten() {
         "cursors",
         "checkpoints",
         "dead_letters",
+        "deliveries",
         "handlers",
         "hooks",
         "keys",
@@ -283,6 +284,7 @@ fn no_table_is_forgotten() {
         "counters",
         "hint_answers",
         "hint_requests",
+        "in_flight",
         "log_ids",
         "log_index",
         // Of a server that failed over.
