@@ -69,7 +69,7 @@ enum Command {
     Status(status::Status),
     Top(top::Top),
     #[command(subcommand)]
-    Hooks(hooks::Hooks),
+    Hooks(Box<hooks::Hooks>),
     #[command(subcommand)]
     Events(events::Events),
     #[command(subcommand)]
