@@ -59,11 +59,9 @@ impl Access {
             return self == Self::Socket;
         };
         let is_for = |engine: &std::sync::Arc<crate::engine::Engine>| {
-            let catalog = engine.catalog.peek();
-            let consume = catalog
-                .keys
-                .get(&id)
-                .and_then(|live| live.key.consume.as_ref());
+            let catalog = engine.catalog.trusted_now();
+            let live = catalog.as_ref().and_then(|catalog| catalog.key(id));
+            let consume = live.and_then(|live| live.key.consume.as_ref());
             consume.is_some_and(|name| name.as_str() == handler)
         };
         kind == Kind::Admin || kind == Kind::Read && app.engine.as_ref().is_some_and(is_for)

@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 
 use super::auth::{Access, who};
 use super::error::Error;
+use super::grant::Grant;
 use super::{App, body, json};
 use crate::admin::{self, lease_range};
 use crate::api::{
@@ -48,9 +49,6 @@ const ANSWERS_MAX: usize = 1_000;
 /// The longest reason, in characters.
 const REASON_MAX: usize = 500;
 
-/// How often a call that waits looks whether its key still holds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/hooks/{hook}/pull/{handler}", post(pull))
@@ -61,7 +59,7 @@ pub(super) fn routes() -> Router<App> {
 struct Consumer {
     engine: Arc<Engine>,
     handler: Arc<Handler>,
-    access: Access,
+    grant: Grant,
     name: String,
 }
 
@@ -97,7 +95,7 @@ impl FromRequestParts<App> for Consumer {
         Ok(Self {
             engine,
             handler: handler.clone(),
-            access,
+            grant: Grant::of(access, app),
             name: by,
         })
     }
@@ -121,7 +119,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Said<T> {
 
     async fn from_request(request: Request, _: &App) -> Result<Self, Error> {
         let (head, body) = request.into_parts();
-        let body = body::read(&head.headers, body, BODY_MAX).await?;
+        let body = body::read(&head.headers, body, BODY_MAX, |_| true).await?;
         if body.trim_ascii().is_empty() {
             return Ok(Self(T::default()));
         }
@@ -138,31 +136,22 @@ async fn pull(
 ) -> Result<Response, Error> {
     let ask = ask(&asked, consumer.handler.pull(), &consumer.name)?;
     let mut stopping = app.stopping.clone();
-    let pulled = tokio::select! {
-        biased;
-        () = consumer.access_ended(&app) => return Err(Error::unauthorized()),
-        _ = stopping.wait_for(|stops| *stops) => None,
-        pulled = consumer.engine.pull(consumer.handler.id, ask) => Some(pulled.map_err(admin::Error::from)?),
-    };
-    match pulled {
-        // A key that was revoked meanwhile is given nothing: what was claimed goes back.
-        Some(_) if !consumer.access.is_live(&app) => Err(Error::unauthorized()),
-        Some(deliveries) => Ok(given(deliveries)),
+    let pulled = consumer.grant.cover(async {
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stops| *stops) => None,
+            pulled = consumer.engine.pull(consumer.handler.id, ask) => Some(pulled),
+        }
+    });
+    // Under a key that was revoked meanwhile nothing comes back: what was claimed is given back.
+    match pulled.await? {
+        Some(deliveries) => Ok(given(deliveries.map_err(admin::Error::from)?)),
         None => Ok(json(
             StatusCode::OK,
             &Pulled {
                 deliveries: Vec::new(),
             },
         )),
-    }
-}
-
-impl Consumer {
-    /// Returns when the key does not hold any more.
-    async fn access_ended(&self, app: &App) {
-        while self.access.is_live(app) {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::catalog::Snapshot;
 use super::super::turn::{self, Plan};
@@ -157,11 +158,15 @@ impl Engine {
         for mut input in inputs.into_iter().flatten() {
             let stream = input.cursor.id.stream;
             let judged = match lanes.get(&stream) {
-                Some(lane) => match turn::judge(&catalog, lane, &mut input, handler, now) {
-                    Plan::Leave(_) | Plan::Elsewhere => Judged::Nothing,
-                    Plan::HaltAtGap => Judged::Move(Box::new(turn::hold_at_gap(&input, now))),
-                    Plan::Go => judge(handler, ask, &input, before.get(&stream), &mut room, now),
-                },
+                Some(lane) => {
+                    match turn::judge(&catalog, lane, &mut input, handler, (now, Duration::ZERO)) {
+                        Plan::Leave(_) | Plan::Elsewhere => Judged::Nothing,
+                        Plan::HaltAtGap => Judged::Move(Box::new(turn::hold_at_gap(&input, now))),
+                        Plan::Go => {
+                            judge(handler, ask, &input, before.get(&stream), &mut room, now)
+                        }
+                    }
+                }
                 None => Judged::Nothing,
             };
             match judged {
