@@ -16,6 +16,7 @@ mod lost;
 mod monitor;
 mod names;
 mod namespaces;
+mod pulls;
 mod rebuild;
 mod resize;
 mod stops;
@@ -31,6 +32,7 @@ pub use error::Error;
 pub use events::EventsFilter;
 pub use monitor::Follower;
 use monitor::Monitor;
+pub use pulls::lease_range;
 pub use streams::StreamsFilter;
 
 use crate::api;

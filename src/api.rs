@@ -15,6 +15,7 @@ mod hook;
 mod key;
 mod lane;
 mod namespace;
+mod pull;
 mod rebuild;
 mod resize;
 mod snapshot;
@@ -33,6 +34,10 @@ pub use hook::{
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Gathers, Lane, LaneShown, LaneState, Percentiles, Worst};
 pub use namespace::{Namespace, NamespaceSpec};
+pub use pull::{
+    PullAck, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEdit, PullEvent, PullExtend,
+    PullNack, PullSettled, PullSpec, Pulled,
+};
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use snapshot::{

@@ -16,6 +16,7 @@ mod help;
 mod hooks;
 mod keys;
 mod lanes;
+mod listen;
 mod lock;
 mod log;
 mod migrate;
@@ -66,10 +67,11 @@ enum Command {
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
     Send(send::Send),
+    Listen(listen::Listen),
     Status(status::Status),
     Top(top::Top),
     #[command(subcommand)]
-    Hooks(hooks::Hooks),
+    Hooks(Box<hooks::Hooks>),
     #[command(subcommand)]
     Events(events::Events),
     #[command(subcommand)]
@@ -288,6 +290,7 @@ async fn act(
     match command {
         Command::Bench(command) => command.run(reach, out).await,
         Command::Send(command) => command.run(reach, limit, out).await,
+        Command::Listen(command) => command.run(reach, out).await,
         Command::Status(command) => command.run(reach, out).await,
         Command::Top(command) => command.run(reach, out).await,
         Command::Hooks(command) => command.run(reach, out).await,

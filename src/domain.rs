@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod cursor;
 pub mod event;
+pub mod failure;
 pub mod forward;
 pub mod hook;
 pub mod json;
@@ -15,6 +16,7 @@ pub mod name;
 pub mod place;
 pub mod pointer;
 pub mod position;
+pub mod pull;
 pub mod rate;
 pub mod secret;
 pub mod thresholds;

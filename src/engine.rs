@@ -15,6 +15,7 @@ pub mod membership;
 pub mod ownership;
 mod place;
 pub mod prune;
+pub mod pull;
 mod readiness;
 pub mod rebuild;
 pub mod reduce;
@@ -100,6 +101,8 @@ pub struct Engine {
     pub forwards: forward::Forwards,
     /// Those that fold for handlers beyond their share of time.
     pub slow_folds: reduce::Folds,
+    /// Deliveries to consumers that ask.
+    pub pulls: pull::Pulls,
     /// Who waits for a state to move.
     pub applied: applied::Applied,
     /// Every counter.
@@ -230,6 +233,7 @@ impl Engine {
             // One more than processors: an event that does not end leaves the others as many.
             folds: folds(threads + 1, false)?,
             slow_folds: folds(SLOW_THREADS, true)?,
+            pulls: pull::Pulls::default(),
             applied: applied::Applied::default(),
             metrics,
             relay: relay::Relay::new(node.and_then(|node| node.redis)),
@@ -320,6 +324,10 @@ impl Engine {
     /// Hints a cursor that may move again.
     pub fn let_go(&self, namespace: &Name, slot: Slot, cursor: CursorId, events: u64) {
         let catalog = self.catalog.peek();
+        let handler = catalog.handlers.get(&cursor.handler);
+        if handler.is_some_and(|handler| handler.pull().is_some()) {
+            return self.pulls.hint(cursor);
+        }
         let Some(set) = catalog.lane_sets.get(namespace) else {
             return;
         };
@@ -767,6 +775,8 @@ impl Engine {
         for worker in workers.iter().chain(&stopping) {
             worker.turns_end().await;
         }
+        self.pulls.claims_end().await;
+        self.pulls.forget_all_but(&now.handlers);
         if now.stops != before.stops {
             // What somebody has stopped stands still when this node acts by it, deliveries included.
             self.forwards.flights.ended_before(now.version).await;
@@ -876,6 +886,7 @@ impl Running {
         engine.is_ending.store(true, Ordering::Relaxed);
         engine.close_lanes(&engine.held_lanes()).await;
         engine.forwards.flights.ended().await;
+        engine.pulls.claims_end().await;
         if engine.relay.is_shared() {
             // What came last is hinted where it goes on.
             place::place_now(engine).await;

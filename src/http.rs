@@ -3,7 +3,7 @@
 //!
 //! `edge` owns connections and their patience, `body` what is read after a head, `auth` who may do
 //! what and `grant` for how long, `error` what is answered when something is refused. `receive` takes events in, `read` gives
-//! states and events out, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
+//! states and events out, `pull` hands deliveries to consumers, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
 
 mod admin;
 mod audit;
@@ -14,6 +14,7 @@ pub mod edge;
 pub mod error;
 mod grant;
 mod lanes;
+mod pull;
 mod read;
 mod rebuild;
 mod receive;
@@ -55,6 +56,7 @@ pub struct App {
 pub fn routes(app: App) -> Router {
     Router::new()
         .merge(read::routes())
+        .merge(pull::routes())
         .merge(admin::routes())
         .merge(lanes::routes())
         .merge(audit::routes())

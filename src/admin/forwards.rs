@@ -112,7 +112,7 @@ fn secrets_of<'h>(hook: &'h Hook, name: &Name) -> Option<&'h [Secret]> {
     let handler = hook.handlers.iter().find(|handler| handler.name == *name)?;
     match &handler.work {
         Work::Forward { secrets, .. } => Some(secrets),
-        Work::Reduce(_) => None,
+        Work::Reduce(_) | Work::Pull(_) => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::namespaces::{check_lanes, thresholds};
-use super::{Admin, Error, forwards};
+use super::{Admin, Error, forwards, pulls};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::hook::{
     BODY_MAX_LIMIT, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered, Work,
@@ -448,6 +448,7 @@ pub(super) async fn check_reducer(reducer: &Reducer) -> Result<(), Error> {
 
 fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
     forwards::check(&spec.forward)?;
+    pulls::check(spec)?;
     if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
         return Err(Error::Invalid(format!(
             "the largest body is 1 to {BODY_MAX_LIMIT} bytes, got {}",
@@ -490,6 +491,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         on_error: spec.on_error,
         debounce: spec.debounce,
         forwards: forwards.collect::<Result<_, _>>()?,
+        pulls: spec.pull.iter().map(pulls::plan).collect(),
     })
 }
 
@@ -499,6 +501,7 @@ fn loses_handlers(hook: &Hook, spec: &api::HookSpec) -> bool {
     let goes = |handler: &Handler| match handler.work {
         Work::Reduce(_) => spec.reduce.is_none(),
         Work::Forward { .. } => !stays(&handler.name),
+        Work::Pull(_) => !spec.pull.iter().any(|pull| pull.name == handler.name),
     };
     hook.handlers.iter().any(|handler| goes(handler))
 }
@@ -517,6 +520,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         body_max: hook.body_max,
         keep: hook.keep,
         forward: forwards::specs_of(hook),
+        pull: pulls::specs_of(hook),
     }
 }
 
@@ -536,6 +540,7 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> Result<api::HookSpec
     set(&mut spec.keep, &edit.keep);
     set(&mut spec.reduce, &edit.reduce);
     forwards::edit(&mut spec.forward, edit)?;
+    pulls::edit(&mut spec.pull, edit)?;
     Ok(spec)
 }
 
@@ -586,6 +591,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
     );
     note("keep", from.keep.to_string(), to.keep.to_string());
     what.extend(forwards::differences(&from.forward, &to.forward));
+    what.extend(pulls::differences(&from.pull, &to.pull));
     if from.reduce != to.reduce && reducer(&from.reduce) == reducer(&to.reduce) {
         what.push(format!("reduce: {} has new code", reducer(&to.reduce)));
     }

@@ -58,6 +58,7 @@ impl Admin {
             name: spec.name.clone(),
             kind: spec.kind,
             scope,
+            consume: self.consumed(spec).await?,
             limit,
             hash: minted.hash,
             created_at: now,
@@ -91,6 +92,29 @@ impl Admin {
         }
         self.changed().await?;
         self.key(id).await
+    }
+
+    /// The pull handler that a key is for, which must be there.
+    async fn consumed(&self, spec: &api::KeySpec) -> Result<Option<Name>, Error> {
+        let Some(handler) = &spec.consume else {
+            return Ok(None);
+        };
+        let (Kind::Read, Some(hook)) = (spec.kind, &spec.hook) else {
+            return Err(Error::Invalid(
+                "only a read key of one hook may consume: --type read --hook NAME".into(),
+            ));
+        };
+        let hook = self.hook(hook).await?;
+        let pulls = hook.handlers.iter().filter(|of| of.pull().is_some());
+        let mut names = pulls.map(|of| of.name.as_str());
+        match names.clone().any(|name| name == handler.as_str()) {
+            true => Ok(Some(handler.clone())),
+            false => Err(Error::missing_like(
+                "pull handler",
+                handler.as_str(),
+                names.by_ref(),
+            )),
+        }
     }
 
     async fn key(&self, id: KeyId) -> Result<api::Key, Error> {
@@ -129,6 +153,7 @@ fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api
         name: key.name.clone(),
         kind: key.kind,
         hook: hook.flatten().cloned(),
+        consume: key.consume.clone(),
         created_at: key.created_at,
         created_by: key.created_by.clone(),
         last_used_at,

@@ -197,6 +197,7 @@ impl Admin {
         };
         if behind > 0 {
             advise(&mut why, stream, &row.condition, &stop, lane);
+            self.advise_pull(&mut why, hook, row.id).await?;
         } else {
             why.ends = "nothing waits".to_owned();
         }
@@ -251,6 +252,59 @@ impl Admin {
             None => lane.cursors > 0,
         };
         Ok(is_old && !is_known)
+    }
+
+    /// Says who has the next events of a pull cursor, or that nobody asks for them: no lane moves it.
+    async fn advise_pull(
+        &self,
+        why: &mut WhyCursor,
+        hook: &Hook,
+        cursor: CursorId,
+    ) -> Result<(), Error> {
+        let mut handlers = hook.handlers.iter();
+        let handler = handlers.find(|handler| handler.id == cursor.handler);
+        if handler.is_none_or(|handler| handler.pull().is_none()) || why.condition != "flowing" {
+            return Ok(());
+        }
+        let found = self
+            .store
+            .deliveries(cursor.handler, &[cursor.stream])
+            .await?;
+        let now = self.store.clock().await?;
+        let open = found.into_iter().find(|delivery| delivery.is_open(now));
+        let engine = self.engine()?;
+        (why.ends, why.helps) = match open {
+            Some(open) => {
+                let left = open
+                    .lease_until
+                    .map_or_else(Default::default, |at| at.since(now));
+                let seqs = format!("seq {} to {}", open.token.position.next(), open.upto);
+                why.reason = Some(format!(
+                    "{} has {seqs}, try {}",
+                    open.consumer, open.attempt
+                ));
+                let ends = format!(
+                    "when it is acknowledged; the lease ends in {}",
+                    duration(left)
+                );
+                (ends, Vec::new())
+            }
+            None if engine.pulls.waiting(cursor.handler) > 0 => {
+                ("by itself, within seconds".to_owned(), Vec::new())
+            }
+            None => {
+                why.reason = Some("no consumer waits for it on this node".to_owned());
+                let help = Help {
+                    command: format!(
+                        "hooklane listen {} --handler {} --to URL",
+                        hook.name, why.handler
+                    ),
+                    what: "or start a consumer that pulls".to_owned(),
+                };
+                ("when a consumer asks for it".to_owned(), vec![help])
+            }
+        };
+        Ok(())
     }
 
     /// The event up to which a cursor of a lane that drains moves; its position when it has no mark.

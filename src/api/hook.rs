@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret};
+use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec};
 use crate::domain::event::EventId;
 use crate::domain::hook::{
     BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
@@ -51,6 +51,9 @@ pub struct HookSpec {
     /// Where events are delivered, in order, each to its 2xx before the next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<ForwardSpec>,
+    /// Handlers whose consumers ask for events, in order, each acknowledged before the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pull: Vec<PullSpec>,
 }
 
 fn body_max_default() -> u64 {
@@ -72,6 +75,7 @@ impl HookSpec {
             body_max: BODY_MAX_DEFAULT,
             keep: Keep::default(),
             forward: Vec::new(),
+            pull: Vec::new(),
         }
     }
 }
@@ -114,6 +118,12 @@ pub struct HookEdit {
     /// Forward handlers to remove: their positions are gone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove_forward: Vec<Name>,
+    /// Pull handlers to make or to change, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pull: Vec<PullEdit>,
+    /// Pull handlers to remove: their positions are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove_pull: Vec<Name>,
 }
 
 /// Tells a field that is `null` from one that is not there.

@@ -18,6 +18,9 @@ pub struct KeySpec {
     pub hook: Option<Name>,
     /// What people call it.
     pub name: Name,
+    /// The pull handler of the hook that it may take deliveries of. Read keys only.
+    #[serde(default)]
+    pub consume: Option<Name>,
     /// How long it lives; none for ever.
     pub expires_in_ms: Option<u64>,
     /// How many requests it may send, such as `100/s`; none for any number. Write keys only.
@@ -40,6 +43,9 @@ pub struct Key {
     pub kind: Kind,
     /// The hook it is for; none for all of them, and for an admin key.
     pub hook: Option<Name>,
+    /// The pull handler of the hook that it may take deliveries of.
+    #[serde(default)]
+    pub consume: Option<Name>,
     /// When it was made.
     pub created_at: Timestamp,
     /// By whom, as the audit trail calls him; none of a key that is older than this note.

@@ -234,6 +234,7 @@ async fn make(name: &Name, target: &Target, reach: &Reach) -> anyhow::Result<Opt
         kind: Kind::Write,
         hook: Some(name.clone()),
         name: name.clone(),
+        consume: None,
         expires_in_ms: Some(24 * 3_600_000),
         rate: None,
         burst: None,

@@ -222,6 +222,7 @@ impl Demo {
             kind: Kind::Write,
             hook: None,
             name: "demo".parse()?,
+            consume: None,
             expires_in_ms: None,
             rate: None,
             burst: None,

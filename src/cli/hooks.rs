@@ -14,7 +14,9 @@ use http::Method;
 use super::print::{Columns, Row, Stake};
 use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
-use crate::api::{Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks};
+use crate::api::{
+    Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks, PullEdit,
+};
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
@@ -76,12 +78,14 @@ impl Row for Hook {
         "CONDITION",
         "ORDER BY",
         "REDUCE",
+        "PULL",
         "ON ERROR",
         "KEEP",
         "STREAMS ",
         "EVENTS ",
         "CREATED",
     ];
+    const RARE: &'static [&'static str] = &["PULL"];
     const DROPS: &'static [&'static str] = &[
         "CREATED",
         "ON ERROR",
@@ -101,6 +105,7 @@ impl Row for Hook {
             },
             self.spec.order_by.to_string(),
             plan::reduce(self.spec.reduce.as_ref()),
+            plan::pulls(&self.spec),
             plan::on_error(self.spec.on_error).to_owned(),
             self.spec.keep.to_string(),
             plan::counted(self.streams),
@@ -159,6 +164,15 @@ struct Settings {
     #[command(flatten)]
     deliveries: Deliveries,
 
+    /// Keep each event for consumers of this name that ask for it, in order, the next one after it is acknowledged.
+    /// May be given often
+    #[arg(long = "pull", value_name = "NAME")]
+    pulls: Vec<Name>,
+
+    /// How long a delivery of --pull stays open unless its consumer says otherwise, 12h at most [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "pulls")]
+    lease: Option<Duration>,
+
     /// How long events are kept after every handler has passed them: a time such as 30d, an amount such as 10GB, or
     /// forever [default: forever]
     #[arg(long, value_name = "TIME|AMOUNT|forever")]
@@ -172,8 +186,8 @@ struct Deliveries {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "forwards")]
     request_timeout: Option<Duration>,
 
-    /// Tries of one event before --on-error decides; 0 tries for ever [default: for ever]
-    #[arg(long, value_name = "COUNT", requires = "forwards")]
+    /// Tries of one event of --forward or --pull before --on-error decides; 0 tries for ever [default: for ever]
+    #[arg(long, value_name = "COUNT")]
     attempts: Option<u32>,
 
     /// Requests in flight at once from one node [default: 64]
@@ -192,8 +206,8 @@ struct Deliveries {
     #[arg(long, requires = "forwards")]
     coalesce: bool,
 
-    /// Where a new handler begins [default: beginning]
-    #[arg(long, value_name = "beginning|now", value_parser = flags::begin, requires = "forwards")]
+    /// Where a new handler of --forward or --pull begins [default: beginning]
+    #[arg(long, value_name = "beginning|now", value_parser = flags::begin)]
     from: Option<Begin>,
 
     /// A file with the secret that signs, whsec_…; - for stdin [default: one is made and shown once]
@@ -231,13 +245,36 @@ impl Settings {
         edits.collect()
     }
 
+    /// The pull handlers that the command names, each with the settings that it gives.
+    fn pull_edits(&self) -> Vec<PullEdit> {
+        let edits = self.pulls.iter().map(|name| PullEdit {
+            name: name.clone(),
+            attempts: self.deliveries.attempts,
+            on_error: self.on_error,
+            lease_ms: self.lease.map(|lease| millis(lease).unsigned_abs()),
+            from: self.deliveries.from,
+        });
+        edits.collect()
+    }
+
     fn edit(self) -> Result<HookEdit, Trouble> {
-        let forward = self.forward_edits()?;
+        let (forward, pull) = (self.forward_edits()?, self.pull_edits());
+        let delivers = !forward.is_empty() || !pull.is_empty();
+        let given = &self.deliveries;
+        if !delivers && (given.attempts.is_some() || given.from.is_some()) {
+            return Err(
+                Trouble::usage("--attempts and --from are for handlers that deliver")
+                    .fact("give", "--forward NAME=URL or --pull NAME with them"),
+            );
+        }
         // The failure policy and the debounce are those of the handlers that the command names.
-        let reduces = self.reduce.is_some() || forward.is_empty();
+        let reduces = self.reduce.is_some() || !delivers;
+        let debounces = self.reduce.is_some() || forward.is_empty();
         Ok(HookEdit {
             forward,
             remove_forward: Vec::new(),
+            pull,
+            remove_pull: Vec::new(),
             namespace: self.namespace,
             order_by: self.order_by,
             unordered: self.unordered,
@@ -248,7 +285,7 @@ impl Settings {
                 .transpose()?
                 .map(Some),
             on_error: self.on_error.filter(|_| reduces),
-            debounce: self.debounce.filter(|_| reduces).map(Some),
+            debounce: self.debounce.filter(|_| debounces).map(Some),
             body_max: self.body_max,
             keep: self.keep,
         })
@@ -281,6 +318,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 ///   hooklane hooks create hello --reduce latest
 ///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
 ///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
+///   hooklane hooks create jobs --order-by body:/account --pull worker --lease 2m
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Create {
@@ -305,6 +343,13 @@ impl Create {
         if let [hook, ..] = &made[..] {
             let name = &hook.spec.name;
             facts.push(("next", format!("hooklane send {name}")));
+            if let Some(pull) = hook.spec.pull.first() {
+                let key = format!(
+                    "hooklane keys create --type read --hook {name} --consume {} --name {}",
+                    pull.name, pull.name
+                );
+                facts.push(("key", key));
+            }
             facts.push(("undo", format!("hooklane hooks delete {name}")));
         }
         facts.extend(made.iter().flat_map(secrets));
@@ -345,10 +390,11 @@ fn created(hook: &Hook) -> String {
     let (name, order_by) = (&hook.spec.name, &hook.spec.order_by);
     let reduce = plan::reduce(hook.spec.reduce.as_ref());
     let forwards = hook.spec.forward.iter();
-    let forwards: String = forwards
-        .map(|forward| format!(", forward {}", forward.name))
-        .collect();
-    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{forwards}")
+    let forwards = forwards.map(|forward| format!(", forward {}", forward.name));
+    let pulls = hook.spec.pull.iter();
+    let pulls = pulls.map(|pull| format!(", pull {}", pull.name));
+    let delivers: String = forwards.chain(pulls).collect();
+    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{delivers}")
 }
 
 /// Make hooks and namespaces as a TOML file says; the same file twice changes nothing
@@ -369,6 +415,10 @@ fn created(hook: &Hook) -> String {
 ///   reduce = "orders.js"             # beside the file, or a built-in
 ///   debounce = "500ms,5s"
 ///   keep = "30d"                     # or "10GB"; without it, for ever
+///
+///   [[hooks.pull]]
+///   name = "worker"
+///   lease = "2m"                     # attempts, on_error and from as the flags
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Apply {
@@ -516,6 +566,9 @@ pub struct Edit {
     /// Remove a forward handler; its positions are gone. May be given often
     #[arg(long, value_name = "NAME")]
     remove_forward: Vec<Name>,
+    /// Remove a pull handler; its positions are gone. May be given often
+    #[arg(long, value_name = "NAME")]
+    remove_pull: Vec<Name>,
     /// Show what would change, change nothing
     #[arg(long)]
     dry_run: bool,
@@ -531,6 +584,7 @@ impl Edit {
             edit.debounce = Some(None);
         }
         edit.remove_forward = self.remove_forward;
+        edit.remove_pull = self.remove_pull;
         if edit == HookEdit::default() {
             let message = "nothing to change: name a setting, such as --reduce latest";
             return Err(Trouble::usage(message).into());

@@ -93,7 +93,10 @@ impl Row for Key {
 
 fn scope(key: &Key) -> String {
     match (&key.hook, key.kind, key.state) {
-        (Some(hook), ..) => hook.to_string(),
+        (Some(hook), ..) => match &key.consume {
+            Some(handler) => format!("{hook} -> {handler}"),
+            None => hook.to_string(),
+        },
         (None, Kind::Admin, _) | (None, _, KeyState::Revoked) => "-".to_owned(),
         (None, ..) => "all".to_owned(),
     }
@@ -162,6 +165,7 @@ impl From<Type> for Kind {
 ///   hooklane keys create --type write --hook orders --name shop
 ///   hooklane keys create --type read --all-hooks --name grafana --out grafana.key
 ///   hooklane keys create --type write --all-hooks --name noisy --rate 100/s
+///   hooklane keys create --type read --hook jobs --consume worker --name worker-pool
 ///   hooklane keys create --type admin --name ops-ana
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -175,6 +179,9 @@ pub struct Create {
     /// For every hook, also those made later
     #[arg(long)]
     all_hooks: bool,
+    /// It may also take deliveries of this pull handler of the hook; read keys only
+    #[arg(long, value_name = "HANDLER", requires = "hook")]
+    consume: Option<Name>,
     /// Its name, for people
     #[arg(long)]
     name: Name,
@@ -271,6 +278,10 @@ impl Create {
                     .fact("one", "--hook NAME")
                     .fact("all", "--all-hooks"));
             }
+            _ if self.consume.is_some() && (kind != Kind::Read || self.hook.is_none()) => {
+                return Err(Trouble::usage("--consume is for a read key of one hook")
+                    .fact("give", "--type read --hook NAME --consume HANDLER"));
+            }
             Kind::Read | Kind::Admin if self.rate.is_some() => {
                 return Err(Trouble::usage("only a write key takes a rate"));
             }
@@ -279,6 +290,7 @@ impl Create {
         Ok(KeySpec {
             kind,
             hook: self.hook.clone(),
+            consume: self.consume.clone(),
             name: self.name.clone(),
             expires_in_ms: self.expires.map(|long| millis(long).unsigned_abs()),
             rate: self.rate,

@@ -935,7 +935,11 @@ mod tests {
             desk.printer.list(&fruits(), Columns::default()).unwrap();
             desk.data.text()
         };
-        assert_eq!(text(Output::Names), "fig\nevil\\u{1b}[2J\nplum\n");
+        assert_eq!(
+            text(Output::Names),
+            "fig\n'evil\\u{1b}[2J\\u{a}plum'\n",
+            "one item a line, quoted where xargs needs it"
+        );
         assert_eq!(text(Output::Jsonl).lines().count(), 2);
         let json: serde_json::Value = serde_json::from_str(&text(Output::Json)).unwrap();
         assert_eq!(json["schema"], 1);

@@ -209,7 +209,8 @@ mod tests {
             assert!(right.parse::<Destination>().is_ok(), "{right}");
         }
         for (wrong, why) in [
-            ("crm.example/hooks", "does not begin with"),
+            ("crm.example/hooks", "not a URL"),
+            ("/hooks", "no host"),
             ("ftp://crm.example", "does not begin with"),
             ("https://", "not a URL"),
             ("https://crm.example/#part", "fragment"),

@@ -9,6 +9,7 @@ use super::forward::Forward;
 use super::keep::Keep;
 use super::name::Name;
 use super::place::Place;
+use super::pull::Pull;
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -176,6 +177,8 @@ pub enum Work {
         /// What receivers verify requests with.
         secrets: Vec<Secret>,
     },
+    /// Keeps them for consumers that ask.
+    Pull(Pull),
 }
 
 impl Handler {
@@ -183,7 +186,7 @@ impl Handler {
     pub fn reducer(&self) -> Option<&Reducer> {
         match &self.work {
             Work::Reduce(reducer) => Some(reducer),
-            Work::Forward { .. } => None,
+            Work::Forward { .. } | Work::Pull(_) => None,
         }
     }
 
@@ -191,7 +194,15 @@ impl Handler {
     pub fn forward(&self) -> Option<&Forward> {
         match &self.work {
             Work::Forward { to, .. } => Some(to),
-            Work::Reduce(_) => None,
+            Work::Reduce(_) | Work::Pull(_) => None,
+        }
+    }
+
+    /// The terms of its deliveries; `None` unless it is a pull handler, whose cursors take no turns in lanes.
+    pub fn pull(&self) -> Option<&Pull> {
+        match &self.work {
+            Work::Pull(pull) => Some(pull),
+            Work::Reduce(_) | Work::Forward { .. } => None,
         }
     }
 
@@ -200,6 +211,7 @@ impl Handler {
         match &self.work {
             Work::Reduce(reducer) => format!("reduce {reducer}"),
             Work::Forward { .. } => format!("forward {}", self.name),
+            Work::Pull(_) => format!("pull {}", self.name),
         }
     }
 
@@ -208,6 +220,7 @@ impl Handler {
         match self.work {
             Work::Reduce(_) => "reduce",
             Work::Forward { .. } => "forward",
+            Work::Pull(_) => "pull",
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct Key {
     pub kind: Kind,
     /// Where it may do it.
     pub scope: Scope,
+    /// The pull handler that it may take deliveries of; a read key of one hook only.
+    pub consume: Option<Name>,
     /// How many requests it may send; none for any number.
     pub limit: Option<Limit>,
     /// SHA-256 of its whole text.
@@ -278,6 +280,7 @@ mod tests {
             name: Name::default_namespace(),
             kind: Kind::Admin,
             scope: Scope::All,
+            consume: None,
             limit: None,
             hash: minted.hash,
             created_at: Timestamp::now(),

@@ -91,6 +91,13 @@ fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
             continue;
         };
         for handler in &hook.handlers {
+            if handler.pull().is_some() {
+                engine.pulls.hint(CursorId {
+                    stream: *stream,
+                    handler: handler.id,
+                });
+                continue;
+            }
             hints.entry(lanes.lane(*slot)).or_default().push(Hint {
                 cursor: CursorId {
                     stream: *stream,

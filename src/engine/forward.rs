@@ -31,8 +31,9 @@ use super::{Engine, catalog};
 use crate::domain::backoff;
 use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter};
 use crate::domain::event::{Event, StreamId};
+use crate::domain::failure::{Failure, Next};
 use crate::domain::forward::Forward;
-use crate::domain::hook::{Handler, HandlerId, OnError, Work};
+use crate::domain::hook::{Handler, HandlerId, Work};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
@@ -415,33 +416,21 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
         ),
         Verdict::Failed { reason, after } => {
             let tries = cursor.condition.tries().saturating_add(1);
+            let asked = after.unwrap_or_default().min(backoff::DELAY_MAX);
+            let failure = Failure {
+                tries,
+                reason: reason.clone(),
+                wait: backoff::delay(tries, jitter).max(asked),
+            };
             let attempts = parcel.handler.forward().and_then(|to| to.attempts);
-            match attempts.is_some_and(|attempts| tries >= attempts) {
-                false => {
-                    let asked = after.unwrap_or_default().min(backoff::DELAY_MAX);
-                    let wait = backoff::delay(tries, jitter).max(asked);
-                    let (retry_at, reason) = (now.after(wait), reason.clone());
-                    (
-                        0,
-                        Condition::Waiting {
-                            retry_at,
-                            tries,
-                            reason,
-                        },
-                    )
-                }
-                true => {
-                    let reason = format!("{reason}, {tries} tries");
-                    match parcel.handler.on_error {
-                        OnError::Hold => (0, Condition::Held { reason }),
-                        OnError::Skip => {
-                            skipped.push(DeadLetter {
-                                seq: cursor.position.next(),
-                                reason,
-                            });
-                            (1, Condition::Flowing)
-                        }
-                    }
+            match failure.next(attempts, parcel.handler.on_error, now) {
+                Next::SetAside(condition) => (0, condition),
+                Next::Skip(reason) => {
+                    skipped.push(DeadLetter {
+                        seq: cursor.position.next(),
+                        reason,
+                    });
+                    (1, Condition::Flowing)
                 }
             }
         }

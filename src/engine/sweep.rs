@@ -101,8 +101,12 @@ async fn count_forgotten(engine: &Engine, page: &[store::Behind]) -> Result<(), 
 /// Cursors of a page that are looked at closely: more than a few means that hints were lost at large.
 const LOOKED_AT_MAX: usize = 256;
 
-/// The lane in which a cursor takes its turns.
+/// The lane in which a cursor takes its turns; none of a pull handler, whose consumers ask.
 pub(super) fn lane_of(catalog: &Snapshot, behind: &store::Behind) -> Option<LaneId> {
+    let handler = catalog.handlers.get(&behind.cursor.handler)?;
+    if handler.pull().is_some() {
+        return None;
+    }
     let hook = catalog.hook_of(behind.cursor.handler)?;
     Some(catalog.lanes_of(hook)?.lane(behind.slot))
 }

@@ -544,6 +544,7 @@ mod tests {
             on_error: OnError::Hold,
             debounce: None,
             forwards: Vec::new(),
+            pulls: Vec::new(),
         };
         let made = engine.store.create_hooks(&[plan], now).await;
         made.unwrap().unwrap();

@@ -53,6 +53,20 @@ impl Access {
         self.may(Kind::Read, hook)
     }
 
+    /// Whether deliveries of a handler may be taken, by who may read its hook.
+    pub fn may_consume(self, app: &App, handler: &str) -> bool {
+        let Self::Key { id, kind, .. } = self else {
+            return self == Self::Socket;
+        };
+        let is_for = |engine: &std::sync::Arc<crate::engine::Engine>| {
+            let catalog = engine.catalog.trusted_now();
+            let live = catalog.as_ref().and_then(|catalog| catalog.key(id));
+            let consume = live.and_then(|live| live.key.consume.as_ref());
+            consume.is_some_and(|name| name.as_str() == handler)
+        };
+        kind == Kind::Admin || kind == Kind::Read && app.engine.as_ref().is_some_and(is_for)
+    }
+
     /// Whether everything may be done.
     pub fn may_admin(self) -> bool {
         self.may(Kind::Admin, None)

@@ -19,6 +19,7 @@ use crate::domain::hook::{
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::pull::Pull;
 use crate::domain::secret::Secret;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
@@ -48,6 +49,8 @@ pub struct HookPlan {
     pub debounce: Option<Debounce>,
     /// Its forward handlers, by name.
     pub forwards: Vec<ForwardPlan>,
+    /// Its pull handlers, by name.
+    pub pulls: Vec<PullPlan>,
 }
 
 /// What a forward handler shall be.
@@ -63,6 +66,19 @@ pub struct ForwardPlan {
     pub on_error: OnError,
     /// Gathers events.
     pub debounce: Option<Debounce>,
+    /// The first event that a new handler delivers; of no effect on one that exists.
+    pub from: Begin,
+}
+
+/// What a pull handler shall be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PullPlan {
+    /// Its name, unique in its hook.
+    pub name: Name,
+    /// The terms of its deliveries.
+    pub terms: Pull,
+    /// What an event leads to that used up its tries.
+    pub on_error: OnError,
     /// The first event that a new handler delivers; of no effect on one that exists.
     pub from: Begin,
 }
@@ -86,6 +102,7 @@ impl From<&Hook> for HookPlan {
     fn from(hook: &Hook) -> Self {
         let reduce = hook.reduce();
         let forwards = hook.handlers.iter();
+        let pulls = hook.handlers.iter();
         Self {
             name: hook.name.clone(),
             namespace: hook.namespace.clone(),
@@ -100,6 +117,7 @@ impl From<&Hook> for HookPlan {
             forwards: forwards
                 .filter_map(|handler| ForwardPlan::of(handler))
                 .collect(),
+            pulls: pulls.filter_map(|handler| PullPlan::of(handler)).collect(),
         }
     }
 }
@@ -116,6 +134,18 @@ impl ForwardPlan {
             secrets: secrets.clone(),
             on_error: handler.on_error,
             debounce: handler.debounce,
+            from: Begin::default(),
+        })
+    }
+}
+
+impl PullPlan {
+    /// What a handler is now; `None` unless it is a pull handler.
+    pub fn of(handler: &Handler) -> Option<Self> {
+        Some(Self {
+            name: handler.name.clone(),
+            terms: handler.pull()?.clone(),
+            on_error: handler.on_error,
             from: Begin::default(),
         })
     }
@@ -257,8 +287,9 @@ impl Store {
 
     /// Brings the heads in the rows of streams up to the log where a new handler begins at them.
     async fn heads_for(&self, plan: &HookPlan) -> Result<(), Error> {
-        let mut forwards = plan.forwards.iter();
-        match forwards.any(|forward| forward.from == Begin::Now) {
+        let forwards = plan.forwards.iter().map(|forward| forward.from);
+        let mut from = forwards.chain(plan.pulls.iter().map(|pull| pull.from));
+        match from.any(|from| from == Begin::Now) {
             true => self.backend.index().await,
             false => Ok(()),
         }
@@ -341,16 +372,18 @@ impl Store {
             "delete from log where n in (select n from log_index where stream = $1)",
             "delete from log_index where stream = $1",
             CURSORS,
+            DELIVERIES,
             DEAD_LETTERS,
             CHECKPOINTS,
             SIZES,
             STREAM,
         ]];
         const ON_SERVER: &[&[&str]] = &[
-            &[CURSORS, DEAD_LETTERS, CHECKPOINTS, SIZES],
+            &[CURSORS, DELIVERIES, DEAD_LETTERS, CHECKPOINTS, SIZES],
             &[STREAM, "delete from events where stream = $1"],
         ];
         const CURSORS: &str = "delete from cursors where stream = $1";
+        const DELIVERIES: &str = "delete from deliveries where stream = $1";
         const DEAD_LETTERS: &str = "delete from dead_letters where stream = $1";
         const CHECKPOINTS: &str = "delete from checkpoints where stream = $1";
         const SIZES: &str = "delete from sizes where stream = $1";
@@ -502,7 +535,17 @@ fn wanted(plan: &HookPlan) -> Vec<Wanted<'_>> {
         secrets: Some(terms::write_secrets(&forward.secrets)),
         from: forward.from,
     });
-    reduce.into_iter().chain(forwards).collect()
+    let pulls = plan.pulls.iter().map(|pull| Wanted {
+        name: pull.name.clone(),
+        kind: "pull",
+        reducer: None,
+        on_error: pull.on_error,
+        debounce: None,
+        terms: Some(terms::write_pull(&pull.terms)),
+        secrets: None,
+        from: pull.from,
+    });
+    reduce.into_iter().chain(forwards).chain(pulls).collect()
 }
 
 async fn add_handler(
@@ -578,6 +621,11 @@ async fn remove_handler(tx: &mut Tx, handler: HandlerId, at: Timestamp) -> Resul
     sqlx::query(REMOVE_HANDLER)
         .bind(handler.0)
         .bind(at.as_millis())
+        .execute(&mut *tx)
+        .await?;
+    // A lane that drains does not wait for it.
+    sqlx::query("delete from marks where handler = $1")
+        .bind(handler.0)
         .execute(&mut *tx)
         .await?;
     Ok(())
@@ -659,6 +707,11 @@ impl HandlerRow {
                         .and_then(terms::read_secrets)
                         .ok_or_else(|| wrong("secrets"))?,
                 },
+                ("pull", _) => Work::Pull(
+                    (self.terms.as_deref())
+                        .and_then(terms::read_pull)
+                        .ok_or_else(|| wrong("terms"))?,
+                ),
                 _ => return Err(wrong("kind")),
             },
             fold: self.fold,

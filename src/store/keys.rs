@@ -5,6 +5,7 @@ use sqlx::{Any, Executor, FromRow};
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 use crate::domain::key::{Key, KeyId, Kind, Scope};
+use crate::domain::name::Name;
 use crate::domain::rate::Limit;
 use crate::domain::time::Timestamp;
 
@@ -33,14 +34,15 @@ struct Row {
     rate: Option<String>,
     burst: Option<i64>,
     created_by: Option<String>,
+    consume: Option<String>,
 }
 
 const LIST: &str = "select id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at,
-    last_used_at, last_used_from, rate, burst, created_by from keys order by id";
+    last_used_at, last_used_from, rate, burst, created_by, consume from keys order by id";
 
 const CREATE: &str = "insert into keys
-    (key_id, name, kind, hook, hash, created_at, expires_at, rate, burst, created_by)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    (key_id, name, kind, hook, hash, created_at, expires_at, rate, burst, created_by, consume)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 const REVOKE: &str = "update keys set revoked_at = coalesce(revoked_at, $2) where key_id = $1";
 
@@ -83,6 +85,7 @@ impl Store {
             .bind(key.limit.map(|limit| limit.rate.to_string()))
             .bind(key.limit.map(|limit| i64::from(limit.burst)))
             .bind(&key.created_by)
+            .bind(key.consume.as_ref().map(Name::as_str))
             .execute(&mut writing.tx)
             .await?;
         writing.config_changed().await?;
@@ -142,6 +145,10 @@ impl Row {
             scope: self
                 .hook
                 .map_or(Scope::All, |hook| Scope::Hook(HookId(hook))),
+            consume: match &self.consume {
+                Some(name) => Some(name.parse().map_err(|_| wrong("handler"))?),
+                None => None,
+            },
             limit: self.limit().ok_or_else(|| wrong("rate"))?,
             hash: self.hash.as_slice().try_into().map_err(|_| wrong("hash"))?,
             created_at: Timestamp::from_millis(self.created_at),

@@ -35,11 +35,11 @@ const SMALL: [(&str, &str); 10] = [
     ),
     (
         "handlers",
-        "id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms, created_at, deleted_at",
+        "id, hook, name, kind, reduce, source, fold, on_error, quiet_ms, longest_ms, terms, secrets, created_at, deleted_at",
     ),
     (
         "keys",
-        "id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at, last_used_at, last_used_from, rate, burst, created_by",
+        "id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at, last_used_at, last_used_from, rate, burst, created_by, consume",
     ),
     ("dead_letters", "handler, stream, seq, reason, created_at"),
     ("marks", "stream, handler, namespace, slot, mark"),
@@ -51,7 +51,7 @@ const SMALL: [(&str, &str); 10] = [
 ];
 
 /// Tables that may be long, each moved by itself.
-const LONG: [(&str, &str); 3] = [
+const LONG: [(&str, &str); 4] = [
     (
         "streams",
         "id, hook, ordering_key, slot, head, floor, created_at",
@@ -63,6 +63,10 @@ const LONG: [(&str, &str); 3] = [
     (
         "checkpoints",
         "stream, handler, position, fold, state, chain",
+    ),
+    (
+        "deliveries",
+        "stream, handler, number, era, position, upto, attempt, lease_until, consumer",
     ),
 ];
 

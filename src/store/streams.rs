@@ -90,6 +90,7 @@ struct Found {
     stream: i64,
     hook: i64,
     ordering_key: String,
+    slot: i64,
     handler: Option<i64>,
     position: Option<i64>,
     condition: Option<String>,
@@ -189,7 +190,8 @@ const LIST_OLDEST: &str = "select * from (select s.id as stream, h.id as handler
     order by oldest, stream limit $5";
 
 /// Streams with their cursors, by numbers that are not from outside.
-const WITH_CURSORS: &str = "select s.id as stream, s.hook, s.ordering_key, c.handler, c.position,
+const WITH_CURSORS: &str =
+    "select s.id as stream, s.hook, s.ordering_key, s.slot, c.handler, c.position,
     c.condition, c.retry_at, c.tries, c.reason
     from streams s left join cursors c on c.stream = s.id where s.id in ";
 
@@ -224,6 +226,8 @@ pub struct StreamCursors {
     pub hook: HookId,
     /// Its ordering key.
     pub key: OrderingKey,
+    /// Where its lane is found.
+    pub slot: Slot,
     cursors: Vec<CursorState>,
 }
 
@@ -311,6 +315,7 @@ impl Store {
                 stream: StreamId(row.stream),
                 hook: HookId(row.hook),
                 key: OrderingKey::stored(row.ordering_key.clone()),
+                slot: Slot(u16::try_from(row.slot).unwrap_or_default()),
                 cursors: Vec::new(),
             });
             stream.cursors.extend(row.cursor());

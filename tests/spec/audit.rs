@@ -73,6 +73,7 @@ fn plan(hook: &str) -> HookPlan {
         on_error: OnError::Hold,
         debounce: None,
         forwards: Vec::new(),
+        pulls: Vec::new(),
     }
 }
 
@@ -84,6 +85,7 @@ fn new_key() -> Key {
         name: name("shop"),
         kind: Kind::Write,
         scope: Scope::All,
+        consume: None,
         limit: None,
         hash: minted.hash,
         created_by: None,

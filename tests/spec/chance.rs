@@ -361,6 +361,7 @@ impl World {
             },
             debounce: None,
             forwards: Vec::new(),
+            pulls: Vec::new(),
         }
     }
 

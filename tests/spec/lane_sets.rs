@@ -69,6 +69,7 @@ impl World {
             on_error: OnError::Hold,
             debounce: None,
             forwards: Vec::new(),
+            pulls: Vec::new(),
         };
         let made = store.create_hooks(&[plan], Timestamp::now()).await;
         made.unwrap().unwrap();

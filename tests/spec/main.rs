@@ -54,6 +54,7 @@ mod pooler;
 mod postgres;
 mod private;
 mod prune;
+mod pull;
 mod rebuild;
 mod redis;
 mod redis_server;

@@ -267,6 +267,7 @@ fn no_table_is_forgotten() {
         "cursors",
         "checkpoints",
         "dead_letters",
+        "deliveries",
         "handlers",
         "hooks",
         "keys",
@@ -284,6 +285,7 @@ fn no_table_is_forgotten() {
         "counters",
         "hint_answers",
         "hint_requests",
+        "in_flight",
         "log_ids",
         "log_index",
         // Of a server that failed over.

@@ -489,6 +489,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         on_error: OnError::Hold,
         debounce: None,
         forwards: Vec::new(),
+        pulls: Vec::new(),
     };
     let made = engine.store.create_hooks(&[plan], Timestamp::now()).await;
     made.unwrap().unwrap();

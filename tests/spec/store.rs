@@ -167,6 +167,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         on_error: OnError::Hold,
         debounce: None,
         forwards: Vec::new(),
+        pulls: Vec::new(),
     }
 }
 
@@ -853,6 +854,7 @@ async fn keys_keep_everything_but_their_text(on: On) {
         name: "me".parse().unwrap(),
         kind: Kind::Write,
         scope: Scope::Hook(HookId(1)),
+        consume: None,
         limit,
         hash: minted.hash,
         created_at: Timestamp::from_millis(1),

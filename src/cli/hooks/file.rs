@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Trouble, flags, reducer};
-use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec};
+use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec, PullSpec};
 use crate::cli::Exit;
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
@@ -58,6 +58,8 @@ struct Entry {
     keep: Keep,
     #[serde(default)]
     forward: Vec<ForwardEntry>,
+    #[serde(default)]
+    pull: Vec<PullEntry>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +80,18 @@ struct ForwardEntry {
     #[serde(default)]
     from: Begin,
     secret_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PullEntry {
+    name: Name,
+    attempts: Option<u32>,
+    #[serde(default)]
+    on_error: OnError,
+    lease: Option<String>,
+    #[serde(default)]
+    from: Begin,
 }
 
 /// `65536` or `"64KiB"`.
@@ -189,6 +203,9 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     for entry in entry.forward {
         spec.forward.push(forward(entry, base).map_err(named)?);
     }
+    for entry in entry.pull {
+        spec.pull.push(pull(entry).map_err(named)?);
+    }
     Ok(spec)
 }
 
@@ -220,6 +237,20 @@ fn forward(entry: ForwardEntry, base: &Path) -> Result<ForwardSpec, String> {
     Ok(spec)
 }
 
+fn pull(entry: PullEntry) -> Result<PullSpec, String> {
+    let (of, mut spec) = (format!("pull {}", entry.name), PullSpec::new(entry.name));
+    spec.attempts = entry.attempts;
+    spec.on_error = entry.on_error;
+    spec.from = entry.from;
+    if let Some(text) = &entry.lease {
+        let wrong = |error| format!("{of}: lease {text:?}: {error}");
+        spec.lease_ms = parse_duration(text)
+            .map(|lease| millis(lease).unsigned_abs())
+            .map_err(wrong)?;
+    }
+    Ok(spec)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -248,6 +279,11 @@ mod tests {
             body_max = "64KiB"
             keep = "30d"
 
+            [[hooks.pull]]
+            name = "worker"
+            lease = "2m"
+            attempts = 3
+
             [[hooks]]
             name = "hello"
         "#;
@@ -263,6 +299,10 @@ mod tests {
         };
         assert_eq!(orders.body_max, 65_536);
         assert_eq!(orders.keep.to_string(), "30d");
+        assert_eq!(
+            (orders.pull[0].lease_ms, orders.pull[0].attempts),
+            (120_000, Some(3))
+        );
         assert!(matches!(&orders.reduce, Some(Reducer::Script(s)) if s.text == "export default 1"));
         assert_eq!(*hello, HookSpec::new("hello".parse().unwrap()));
     }
@@ -273,7 +313,7 @@ mod tests {
             ("[[hooks]]\nname = 'A'", "not a name"),
             (
                 "[[hooks]]\nname = 'a'\nforward = 'x'",
-                "unknown field `forward`",
+                "expected a sequence",
             ),
             (
                 "[[hooks]]\nname = 'a'\nreduce = 'sum'",
@@ -287,6 +327,10 @@ mod tests {
             ("[[hooks]]\nname = 'a'\nbody_max = 0", "hook a: body_max"),
             ("[[hooks]]\nname = 'a'\ndebounce = '5'", "hook a: debounce"),
             ("[[hooks]]\nname = 'a'\nkeep = '30'", "such as 30d or 12h"),
+            (
+                "[[hooks]]\nname = 'a'\n[[hooks.pull]]\nname = 'w'\nlease = '5'",
+                "hook a: pull w: lease \"5\"",
+            ),
             (
                 "[[namespaces]]\nname = 'a'\nwarn = '5'",
                 "namespace a: warn \"5\"",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::debounce_text;
-use crate::api::{Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec};
+use crate::api::{Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, PullSpec};
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -39,6 +39,14 @@ pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
             (Some(at), Some(after)) => spec.forward[at] = after,
             (None, Some(after)) => spec.forward.push(after),
             (_, None) => {}
+        }
+    }
+    spec.pull
+        .retain(|pull| !edit.remove_pull.contains(&pull.name));
+    for change in &edit.pull {
+        match spec.pull.iter_mut().find(|pull| pull.name == change.name) {
+            Some(pull) => *pull = change.applied(Some(pull)),
+            None => spec.pull.push(change.applied(None)),
         }
     }
     spec
@@ -101,6 +109,11 @@ pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
     lines.extend(
         secrets.map(|forward| format!("forward: {} signs with another secret too", forward.name)),
     );
+    lines.extend(
+        pull_changes(before, after)
+            .into_iter()
+            .map(|(line, _)| line),
+    );
     lines
 }
 
@@ -114,8 +127,71 @@ pub fn way_back(before: &HookSpec, after: &HookSpec) -> Option<String> {
     let reducer_changed = before.reduce != after.reduce;
     let changed = changed
         .filter(|(old, new)| old.shown != new.shown || (old.label == "reduce" && reducer_changed));
-    let flags: Option<Vec<String>> = changed.map(|(old, _)| old.flag).collect();
+    let pulls = pull_changes(before, after);
+    let pulls = pulls.into_iter().map(|(_, back)| back);
+    let flags: Option<Vec<String>> = changed.map(|(old, _)| old.flag).chain(pulls).collect();
     flags.map(|flags| flags.join(" "))
+}
+
+/// The pull handlers that differ, each with the flags that bring back what was. The positions of one that goes do not
+/// come back.
+fn pull_changes(before: &HookSpec, after: &HookSpec) -> Vec<(String, Option<String>)> {
+    fn find<'s>(specs: &'s [PullSpec], like: &PullSpec) -> Option<&'s PullSpec> {
+        specs.iter().find(|spec| spec.name == like.name)
+    }
+    let mut changes = Vec::new();
+    for old in &before.pull {
+        let name = &old.name;
+        match find(&after.pull, old) {
+            None => changes.push((
+                format!("pull {name}: {} -> -; its positions are gone", pull(old)),
+                None,
+            )),
+            Some(new) if pull(new) != pull(old) => changes.push((
+                format!("pull {name}: {} -> {}", pull(old), pull(new)),
+                Some(pull_flags(old)),
+            )),
+            Some(_) => {}
+        }
+    }
+    let new = after
+        .pull
+        .iter()
+        .filter(|new| find(&before.pull, new).is_none());
+    changes.extend(new.map(|new| {
+        let name = &new.name;
+        let line = format!("pull {name}: - -> {}", pull(new));
+        (line, Some(format!("--remove-pull {name}")))
+    }));
+    changes
+}
+
+/// The settings of a pull handler.
+fn pull(spec: &PullSpec) -> String {
+    let lease = text::duration(Duration::from_millis(spec.lease_ms));
+    match spec.attempts {
+        Some(attempts) => {
+            let on_error = on_error(spec.on_error);
+            format!("lease {lease}, {attempts} attempts, then {on_error}")
+        }
+        None => format!("lease {lease}"),
+    }
+}
+
+fn pull_flags(spec: &PullSpec) -> String {
+    let (name, attempts) = (&spec.name, spec.attempts.unwrap_or(0));
+    let on_error = on_error(spec.on_error);
+    let lease = spec.lease_ms;
+    format!("--pull {name} --lease {lease}ms --attempts {attempts} --on-error {on_error}")
+}
+
+/// The names of the pull handlers.
+pub fn pulls(spec: &HookSpec) -> String {
+    let names: Vec<_> = spec.pull.iter().map(|pull| pull.name.as_str()).collect();
+    match names.is_empty() {
+        true => "-".to_owned(),
+        false => names.join(", "),
+    }
 }
 
 /// Everything about a hook.
@@ -131,6 +207,9 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     }
     for forward in &hook.spec.forward {
         facts.push(("forward", forwarded(forward)));
+    }
+    for spec in &hook.spec.pull {
+        facts.push(("pull", format!("{}   {}", spec.name, pull(spec))));
     }
     facts.push(("streams", counted(hook.streams)));
     facts.push(("events", counted(hook.events)));

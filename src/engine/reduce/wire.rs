@@ -81,7 +81,8 @@ impl Writer {
         self.optional(outcome.state.as_deref());
         let kind = match &outcome.failure {
             None => 0,
-            Some(Failure::Rejected(_)) => 1,
+            // Damaged events stay with who asks for the fold; none comes this far.
+            Some(Failure::Rejected(_) | Failure::Damaged) => 1,
             Some(Failure::OutOfTime(_)) => 2,
             Some(Failure::OutOfMemory(_)) => 3,
             Some(Failure::Stuck(_)) => 4,
@@ -188,6 +189,7 @@ impl Reader {
             dedupe_key: None,
             headers: self.text()?.into(),
             body: self.bytes()?,
+            is_damaged: false,
         }))
     }
 

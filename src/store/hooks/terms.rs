@@ -1,10 +1,11 @@
-//! The settings of forward handlers as their rows keep them: JSON, to which fields are only added.
+//! The settings of forward and pull handlers as their rows keep them: JSON, to which fields are only added.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::forward::Forward;
+use crate::domain::pull::Pull;
 use crate::domain::secret::Secret;
 use crate::domain::time::millis;
 
@@ -45,6 +46,30 @@ pub fn read(text: &str) -> Option<Forward> {
         rate: terms.rate.map(|rate| rate.parse()).transpose().ok()?,
         batch: terms.batch.map(|batch| batch.parse()).transpose().ok()?,
         coalesce: terms.coalesce,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct PullTerms {
+    attempts: Option<u32>,
+    lease_ms: u64,
+}
+
+/// The settings of a pull handler as text.
+pub fn write_pull(pull: &Pull) -> String {
+    let terms = PullTerms {
+        attempts: pull.attempts,
+        lease_ms: millis(pull.lease).unsigned_abs(),
+    };
+    serde_json::to_string(&terms).unwrap_or_default()
+}
+
+/// The settings that [`write_pull`] has written; `None` for any other text.
+pub fn read_pull(text: &str) -> Option<Pull> {
+    let terms: PullTerms = serde_json::from_str(text).ok()?;
+    Some(Pull {
+        attempts: terms.attempts,
+        lease: Duration::from_millis(terms.lease_ms),
     })
 }
 

@@ -1,0 +1,268 @@
+//! What consumers answer: acknowledged up to an event, given back, extended. Each answer stands or falls alone, by
+//! compare-and-set on its token; all of one call are durable together before it is answered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use crate::domain::backoff;
+use crate::domain::cursor::{Applied, Chain, CursorId, DeadLetter};
+use crate::domain::event::{EventId, StreamId};
+use crate::domain::failure::{Failure, Next};
+use crate::domain::hook::Handler;
+use crate::domain::position::{Position, Seq};
+use crate::domain::pull::Token;
+use crate::domain::time::Timestamp;
+use crate::store::{Error, Found, Range, Settle};
+
+/// What a consumer says of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has done the events up to this one.
+    Ack(Seq),
+    /// It gives the rest back.
+    Nack(Nack),
+    /// It needs so much longer.
+    Extend(Duration),
+}
+
+/// A delivery that is given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nack {
+    /// The last event that was done; none when none was.
+    pub seq: Option<Seq>,
+    /// How long to wait before the next try; none waits as after a failed push.
+    pub retry_in: Option<Duration>,
+    /// Why, for people.
+    pub reason: Option<String>,
+}
+
+/// What became of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// It is durable; also when the same was answered before.
+    Done {
+        /// Where the cursor stands now.
+        position: Position,
+        /// Until when the delivery is open, if it is.
+        lease_until: Option<Timestamp>,
+    },
+    /// The delivery is not this consumer's any more; nothing was changed.
+    Stale {
+        /// Where the cursor stands.
+        position: Position,
+    },
+    /// The event is none of the delivery; nothing was changed.
+    OutOfRange {
+        /// Where the cursor stands.
+        position: Position,
+    },
+}
+
+/// The events that an answer may pass: their ids make the chain.
+type Ids = HashMap<StreamId, Vec<(Seq, EventId)>>;
+
+impl Engine {
+    /// Settles answers of a handler's consumers; what became of each, in order.
+    ///
+    /// # Errors
+    /// Those of the database. Nothing was changed, unless the connection was lost: then it is unknown, and the same
+    /// answers may be given again.
+    pub async fn answer(
+        self: &Arc<Self>,
+        handler: &Handler,
+        answers: &[(Token, Answer)],
+    ) -> Result<Vec<Answered>, Error> {
+        let ids = self.ids(answers).await?;
+        let cursors: Vec<CursorId> = answers.iter().map(|(token, _)| token.cursor).collect();
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; answers.len()];
+        let settled = self
+            .store
+            .settle(&cursors, |index, found| {
+                let (token, answer) = &answers[index];
+                let of_stream = ids.get(&token.cursor.stream).map_or(&[][..], Vec::as_slice);
+                let (outcome, settle) = decide(handler, token, answer, found, of_stream);
+                outcomes[index] = Some(outcome);
+                settle
+            })
+            .await?;
+        for cursor in &cursors {
+            self.pulls.hint(*cursor);
+        }
+        let mut answered = Vec::with_capacity(answers.len());
+        for (settled, outcome) in settled.into_iter().zip(outcomes) {
+            let position = settled.map_or(Position::default(), |settled| settled.position);
+            answered.push(match outcome {
+                Some(Outcome::Done) => Answered::Done {
+                    position,
+                    lease_until: settled.and_then(|settled| settled.lease_until),
+                },
+                Some(Outcome::OutOfRange) => Answered::OutOfRange { position },
+                Some(Outcome::Stale) | None => Answered::Stale { position },
+            });
+        }
+        Ok(answered)
+    }
+
+    /// The ids of the events between the tokens' positions and the seqs of their answers.
+    async fn ids(&self, answers: &[(Token, Answer)]) -> Result<Ids, Error> {
+        let mut spans: HashMap<StreamId, (Position, Seq)> = HashMap::new();
+        for (token, answer) in answers {
+            // The event after the last one that is done may go to the dead letters.
+            let last = match answer {
+                Answer::Ack(seq) => seq.0,
+                Answer::Nack(nack) => nack.seq.map_or(token.position.0, |seq| seq.0) + 1,
+                Answer::Extend(_) => continue,
+            };
+            let most = i64::from(crate::domain::pull::EVENTS_MAX) + 1;
+            let last = last.min(token.position.0.saturating_add(most));
+            let span = spans
+                .entry(token.cursor.stream)
+                .or_insert((token.position, Seq(last)));
+            *span = (span.0.min(token.position), span.1.max(Seq(last)));
+        }
+        let ranges = spans.into_iter().map(|(stream, (after, last))| Range {
+            stream,
+            after: Seq(after.0),
+            limit: usize::try_from(last.0 - after.0).unwrap_or(0),
+        });
+        let ranges: Vec<_> = ranges.filter(|range| range.limit > 0).collect();
+        let streams: Vec<_> = ranges.iter().map(|range| range.stream).collect();
+        if ranges.is_empty() {
+            return Ok(Ids::new());
+        }
+        let events = self.store.ranges(ranges).await?;
+        let ids = streams.into_iter().zip(events).map(|(stream, events)| {
+            let ids = events.iter().map(|event| (event.seq, event.id));
+            (stream, ids.collect())
+        });
+        Ok(ids.collect())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Stale,
+    OutOfRange,
+}
+
+/// What an answer leads to, by what stands in the database. The delivery must be the last one of its cursor, open, and
+/// the cursor must stand where the delivery has it: an operator may have moved it.
+fn decide(
+    handler: &Handler,
+    token: &Token,
+    answer: &Answer,
+    found: &Found,
+    ids: &[(Seq, EventId)],
+) -> (Outcome, Settle) {
+    let delivery = &found.delivery;
+    let nothing = |outcome| (outcome, Settle::Nothing);
+    if (token.number, token.era) != (delivery.token.number, delivery.token.era) {
+        return nothing(Outcome::Stale);
+    }
+    let done = match answer {
+        Answer::Ack(seq) => Position(seq.0),
+        Answer::Nack(nack) => nack.seq.map_or(token.position, |seq| Position(seq.0)),
+        Answer::Extend(_) => found.position,
+    };
+    let stands = (found.era, found.position) == (delivery.token.era, delivery.token.position);
+    if done < token.position || done > delivery.upto {
+        return nothing(match stands {
+            true => Outcome::OutOfRange,
+            false => Outcome::Stale,
+        });
+    }
+    if !stands {
+        // Its consumer drops it now, so the next one may begin.
+        return (Outcome::Stale, Settle::Drop);
+    }
+    if delivery.lease_until.is_none() {
+        // The answer to the same one was lost, and it is given again.
+        let is_repeat = matches!(answer, Answer::Ack(_)) && done <= found.position;
+        return nothing(match is_repeat {
+            true => Outcome::Done,
+            false => Outcome::Stale,
+        });
+    }
+    let to = done.max(found.position);
+    let Some(chain) = chain(&found.chain, found.position, to, ids) else {
+        // Events that are acknowledged were delivered, so they are there.
+        return nothing(Outcome::Stale);
+    };
+    let settle = match answer {
+        Answer::Ack(_) if to == found.position => Settle::Nothing,
+        Answer::Ack(_) => Settle::Acknowledge { to, chain },
+        Answer::Extend(lease) => Settle::Extend(*lease),
+        Answer::Nack(_) if to == delivery.upto => Settle::Acknowledge { to, chain },
+        Answer::Nack(nack) => give_back(handler, nack, found, to, chain, ids),
+    };
+    (Outcome::Done, settle)
+}
+
+/// A failed try of the event after `to`.
+fn give_back(
+    handler: &Handler,
+    nack: &Nack,
+    found: &Found,
+    to: Position,
+    chain: Chain,
+    ids: &[(Seq, EventId)],
+) -> Settle {
+    let delivery = &found.delivery;
+    // Tries count for one event: the one after an acknowledged one begins anew.
+    let tries = match to == found.position {
+        true => delivery.attempt,
+        false => 1,
+    };
+    let next = to.next();
+    let reason = match &nack.reason {
+        Some(reason) => format!("at seq {next}: {}: {reason}", delivery.consumer),
+        None => format!("at seq {next}: {} gave it back", delivery.consumer),
+    };
+    let failure = Failure {
+        tries,
+        reason,
+        wait: nack
+            .retry_in
+            .unwrap_or_else(|| backoff::delay(tries, rand::random())),
+    };
+    let attempts = handler.pull().and_then(|pull| pull.attempts);
+    let now = Timestamp::now();
+    match failure.next(attempts, handler.on_error, now) {
+        Next::SetAside(condition) => Settle::Close {
+            to,
+            chain,
+            condition,
+            skipped: None,
+        },
+        Next::Skip(reason) => {
+            let skipped = ids.iter().find(|(seq, _)| *seq == next);
+            let chain = match skipped {
+                Some((_, id)) => chain.next(*id, Applied::Skipped),
+                None => chain,
+            };
+            Settle::Close {
+                to: skipped.map_or(to, |(seq, _)| Position(seq.0)),
+                chain,
+                condition: Default::default(),
+                skipped: skipped.map(|(seq, _)| DeadLetter { seq: *seq, reason }),
+            }
+        }
+    }
+}
+
+/// The chain at `to`; none when one of the events is not known.
+fn chain(at: &Chain, from: Position, to: Position, ids: &[(Seq, EventId)]) -> Option<Chain> {
+    let passed = ids
+        .iter()
+        .filter(|(seq, _)| seq.0 > from.0 && seq.0 <= to.0);
+    let mut chain = at.clone();
+    let mut last = from.0;
+    for (seq, id) in passed {
+        chain = chain.next(*id, Applied::Folded);
+        last = seq.0;
+    }
+    (last == to.0).then_some(chain)
+}

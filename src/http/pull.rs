@@ -1,0 +1,336 @@
+//! Pull: consumers take deliveries, and answer for them. A call waits for something to deliver and ends with its
+//! wait, with the right of its key, or when the node stops; deliveries that do not reach their consumer are given back.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::response::Response;
+use axum::routing::post;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::auth::{Access, who};
+use super::error::Error;
+use super::grant::Grant;
+use super::{App, body, json};
+use crate::admin::{self, lease_range};
+use crate::api::{
+    self, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEvent, PullSettled, Pulled,
+};
+use crate::domain::backoff::DELAY_MAX;
+use crate::domain::event::Event;
+use crate::domain::hook::{Handler, Hook};
+use crate::domain::pull::{
+    EVENTS_DEFAULT, EVENTS_MAX, LEASES, Pull, STREAMS_DEFAULT, STREAMS_MAX, Token, WAIT_DEFAULT,
+    WAIT_MAX,
+};
+use crate::domain::time::parse_duration;
+use crate::engine::Engine;
+use crate::engine::pull::{Answer, Answered, Ask, Delivered, Deliveries, Nack};
+use crate::text::duration;
+
+/// The longest body of a call, in bytes.
+const BODY_MAX: u64 = 1024 * 1024;
+
+/// Answers in one call.
+const ANSWERS_MAX: usize = 1_000;
+
+/// The longest reason, in characters.
+const REASON_MAX: usize = 500;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/hooks/{hook}/pull/{handler}", post(pull))
+        .route("/v1/hooks/{hook}/pull/{handler}/ack", post(answer))
+}
+
+/// Somebody who may take deliveries of a handler, as he is shown.
+struct Consumer {
+    engine: Arc<Engine>,
+    handler: Arc<Handler>,
+    grant: Grant,
+    name: String,
+}
+
+impl FromRequestParts<App> for Consumer {
+    type Rejection = Error;
+
+    /// Without a right to the hook, one that exists looks like one that does not.
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
+        let access = Access::from_request_parts(parts, app).await?;
+        let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
+        let path = Path::<(String, String)>::from_request_parts(parts, app).await;
+        let Ok(Path((hook_name, name))) = path else {
+            return Err(Error::malformed("the path is no text"));
+        };
+        let by = who(access, parts, app);
+        let hook = engine.catalog.peek().hooks.get(hook_name.as_str()).cloned();
+        let hook = match hook {
+            Some(hook) if access.may_read(Some(hook.id)) => hook,
+            None if access.may_read(None) => {
+                return Err(Error::not_found(format!("no hook {hook_name:?}")));
+            }
+            _ => return Err(Error::unauthorized()),
+        };
+        if !access.may_consume(app, &name) {
+            return Err(forbidden(&by, &hook, &name));
+        }
+        let mut pulls = hook.handlers.iter().filter(|of| of.pull().is_some());
+        let Some(handler) = pulls.find(|of| of.name.as_str() == name) else {
+            let message = format!("hook {} has no pull handler {name:?}", hook.name);
+            let make = format!("hooklane hooks edit {} --pull NAME", hook.name);
+            return Err(Error::not_found(message).next(make));
+        };
+        Ok(Self {
+            engine,
+            handler: handler.clone(),
+            grant: Grant::of(access, app),
+            name: by,
+        })
+    }
+}
+
+fn forbidden(by: &str, hook: &Hook, handler: &str) -> Error {
+    let hook = &hook.name;
+    let make = format!("hooklane keys create --type read --hook {hook} --consume NAME --name NAME");
+    Error::forbidden(format!(
+        "{by} may not take deliveries of {hook} -> {handler}"
+    ))
+    .hint("needs a read key that was made with --consume for this handler, or type admin")
+    .next(make)
+}
+
+/// A body in JSON, whatever content type a client gives it; an empty one asks for the defaults.
+struct Said<T>(T);
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for Said<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, Error> {
+        let (head, body) = request.into_parts();
+        let body = body::read(&head.headers, body, BODY_MAX, |_| true).await?;
+        if body.trim_ascii().is_empty() {
+            return Ok(Self(T::default()));
+        }
+        let said = serde_json::from_slice(&body);
+        said.map(Self)
+            .map_err(|wrong| Error::malformed(format!("the body is not as documented: {wrong}")))
+    }
+}
+
+async fn pull(
+    State(app): State<App>,
+    consumer: Consumer,
+    Said(asked): Said<PullAsk>,
+) -> Result<Response, Error> {
+    let ask = ask(&asked, consumer.handler.pull(), &consumer.name)?;
+    let mut stopping = app.stopping.clone();
+    let pulled = consumer.grant.cover(async {
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stops| *stops) => None,
+            pulled = consumer.engine.pull(consumer.handler.id, ask) => Some(pulled),
+        }
+    });
+    // Under a key that was revoked meanwhile nothing comes back: what was claimed is given back.
+    match pulled.await? {
+        Some(deliveries) => Ok(given(deliveries.map_err(admin::Error::from)?)),
+        None => Ok(json(
+            StatusCode::OK,
+            &Pulled {
+                deliveries: Vec::new(),
+            },
+        )),
+    }
+}
+
+/// An answer that counts as handed over once the connection takes it.
+fn given(deliveries: Deliveries) -> Response {
+    let shown = Pulled {
+        deliveries: deliveries.items.iter().map(shown).collect(),
+    };
+    if shown.deliveries.is_empty() {
+        return json(StatusCode::OK, &shown);
+    }
+    let Ok(text) = serde_json::to_vec(&shown) else {
+        return axum::response::IntoResponse::into_response(Error::internal());
+    };
+    let length = text.len();
+    let mut response = json(StatusCode::OK, &());
+    let taken = stream::once(async move {
+        deliveries.handed_over();
+        Ok::<_, std::convert::Infallible>(Bytes::from(text))
+    });
+    *response.body_mut() = Body::from_stream(taken);
+    let length = HeaderValue::from(length);
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response
+}
+
+fn shown(delivered: &Delivered) -> PullDelivery {
+    PullDelivery {
+        token: delivered.token.to_string(),
+        stream: delivered.stream.clone(),
+        attempt: delivered.attempt,
+        epoch: delivered.token.number,
+        lease_until: delivered.lease_until,
+        events: delivered
+            .events
+            .iter()
+            .map(|event| event_of(event))
+            .collect(),
+    }
+}
+
+fn event_of(event: &Event) -> PullEvent {
+    let text = std::str::from_utf8(&event.body).ok();
+    PullEvent {
+        id: event.id,
+        seq: event.seq,
+        received_at: event.received_at,
+        headers: RawValue::from_string(event.headers.to_string()).unwrap_or_default(),
+        body: text.map(str::to_owned),
+        body_base64: text.is_none().then(|| STANDARD.encode(&event.body)),
+    }
+}
+
+fn ask(asked: &PullAsk, pull: Option<&Pull>, consumer: &str) -> Result<Ask, Error> {
+    let count =
+        |field: &str, given: Option<u32>, default: u32, most: u32| match given.unwrap_or(default) {
+            count if (1..=most).contains(&count) => Ok(usize::try_from(count).unwrap_or(1)),
+            other => Err(Error::malformed(format!(
+                "{field} is 1 to {most}, got {other}"
+            ))),
+        };
+    let wait = match &asked.wait {
+        Some(text) => period("wait", text)?,
+        None => WAIT_DEFAULT,
+    };
+    if wait > WAIT_MAX {
+        let (most, got) = (duration(WAIT_MAX), duration(wait));
+        return Err(Error::malformed(format!("wait is 0s to {most}, got {got}")));
+    }
+    Ok(Ask {
+        streams_max: count(
+            "max_streams",
+            asked.max_streams,
+            STREAMS_DEFAULT,
+            STREAMS_MAX,
+        )?,
+        events_max: count("max_events", asked.max_events, EVENTS_DEFAULT, EVENTS_MAX)?,
+        wait,
+        lease: lease(asked.lease.as_deref(), pull)?,
+        consumer: consumer.to_owned(),
+    })
+}
+
+fn period(field: &str, text: &str) -> Result<Duration, Error> {
+    parse_duration(text).map_err(|wrong| Error::malformed(format!("{field}: {wrong}")))
+}
+
+fn lease(text: Option<&str>, pull: Option<&Pull>) -> Result<Duration, Error> {
+    let Some(text) = text else {
+        return Ok(pull.map_or(crate::domain::pull::LEASE_DEFAULT, |pull| pull.lease));
+    };
+    let lease = period("lease", text)?;
+    match LEASES.contains(&lease) {
+        true => Ok(lease),
+        false => Err(Error::malformed(lease_range(text))),
+    }
+}
+
+async fn answer(consumer: Consumer, Said(said): Said<PullAnswers>) -> Result<Response, Error> {
+    let given = answers(&said, &consumer.handler)?;
+    if given.is_empty() {
+        return Err(Error::malformed(
+            "there is nothing in it: acks, nacks or extends",
+        ));
+    }
+    let answered = consumer.engine.answer(&consumer.handler, &given).await;
+    let answered = answered.map_err(admin::Error::from)?;
+    let status = match answered[..] {
+        [Answered::Stale { .. }] => StatusCode::CONFLICT,
+        _ => StatusCode::OK,
+    };
+    let mut settled = given
+        .iter()
+        .zip(answered)
+        .map(|((token, _), answered)| settled(token, answered));
+    let answered = PullAnswered {
+        acks: settled.by_ref().take(said.acks.len()).collect(),
+        nacks: settled.by_ref().take(said.nacks.len()).collect(),
+        extends: settled.collect(),
+    };
+    Ok(json(status, &answered))
+}
+
+/// What is answered, in the order acks, nacks, extends; all of it is understood, or nothing is done.
+fn answers(said: &PullAnswers, handler: &Handler) -> Result<Vec<(Token, Answer)>, Error> {
+    let number = said.acks.len() + said.nacks.len() + said.extends.len();
+    if number > ANSWERS_MAX {
+        return Err(Error::malformed(format!(
+            "at most {ANSWERS_MAX} answers in one call, got {number}"
+        )));
+    }
+    let token = |text: &str| match Token::from_str(text) {
+        Ok(token) if token.cursor.handler == handler.id => Ok(token),
+        Ok(_) => Err(Error::unprocessable(
+            "other_handler",
+            format!("the token is of another handler than {}", handler.name),
+        )),
+        Err(wrong) => Err(Error::malformed(wrong.to_string())),
+    };
+    let acks = said.acks.iter();
+    let acks = acks.map(|ack| Ok((token(&ack.token)?, Answer::Ack(ack.seq))));
+    let nacks = said.nacks.iter();
+    let nacks = nacks.map(|nack| Ok((token(&nack.token)?, Answer::Nack(given_back(nack)?))));
+    let extends = said.extends.iter().map(|extend| {
+        let lease = lease(extend.lease.as_deref(), handler.pull())?;
+        Ok((token(&extend.token)?, Answer::Extend(lease)))
+    });
+    acks.chain(nacks).chain(extends).collect()
+}
+
+fn given_back(said: &api::PullNack) -> Result<Nack, Error> {
+    let retry_in = said.retry_in.as_deref();
+    let retry_in = retry_in.map(|text| period("retry_in", text)).transpose()?;
+    if retry_in.is_some_and(|wait| wait > DELAY_MAX) {
+        let most = duration(DELAY_MAX);
+        return Err(Error::malformed(format!("retry_in is 0s to {most}")));
+    }
+    let reason = said.reason.as_ref();
+    Ok(Nack {
+        seq: said.seq,
+        retry_in,
+        reason: reason.map(|text| text.chars().take(REASON_MAX).collect()),
+    })
+}
+
+fn settled(token: &Token, answered: Answered) -> PullSettled {
+    let (code, position, lease_until) = match answered {
+        Answered::Done {
+            position,
+            lease_until,
+        } => (None, position, lease_until),
+        Answered::Stale { position } => (Some("stale"), position, None),
+        Answered::OutOfRange { position } => (Some("out_of_range"), position, None),
+    };
+    PullSettled {
+        token: token.to_string(),
+        ok: code.is_none(),
+        code: code.map(str::to_owned),
+        position,
+        lease_until,
+    }
+}
