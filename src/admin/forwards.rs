@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Error;
-use super::hooks::DEBOUNCE_MAX;
 use crate::api::{ForwardSpec, HookEdit, HookSpec, NewSecret};
 use crate::domain::forward::{IN_FLIGHT_MAX, TIMEOUT_MAX};
-use crate::domain::hook::{Hook, Work};
+use crate::domain::hook::{DEBOUNCE_MAX, Hook, Work};
 use crate::domain::name::Name;
 use crate::domain::secret::Secret;
 use crate::domain::time::millis;

@@ -9,7 +9,8 @@ use super::namespaces::{check_lanes, thresholds};
 use super::{Admin, Error, forwards, pulls};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::hook::{
-    BODY_MAX_LIMIT, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered, Work,
+    BODY_MAX_LIMIT, DEBOUNCE_MAX, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered,
+    Work,
 };
 use crate::domain::name::Name;
 use crate::domain::thresholds::Thresholds;
@@ -17,9 +18,6 @@ use crate::domain::time::Timestamp;
 use crate::engine::reduce;
 use crate::store::{Batch, CursorRow, CursorsFilter, HookPlan, Why};
 use crate::text::duration;
-
-/// The longest debounce: beyond it an event would be forgotten by people.
-pub(super) const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
 
 /// Set-aside cursors read at a time. A stream has one for each handler of its hook, and a page must not
 /// end between them: a hook has one handler now.

@@ -48,7 +48,7 @@ const WIDTHS: &[usize] = &[14, 24, 8, 24, 5];
 ///
 /// Examples:
 ///   hooklane listen orders --to http://localhost:3000/webhooks
-///   hooklane listen orders --to http://localhost:3000/webhooks --from beginning --once
+///   hooklane listen orders --to http://localhost:3000 --from beginning --once
 ///   hooklane listen jobs --to http://localhost:3000/webhooks --handler worker
 #[derive(Args)]
 #[command(verbatim_doc_comment)]

@@ -235,6 +235,9 @@ pub enum OnError {
     Skip,
 }
 
+/// The longest debounce: beyond it an event would be forgotten by people.
+pub const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
+
 /// Gathers events into one turn: it begins when none came for `quiet`, or when the first has waited
 /// for `longest`, whichever is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
