@@ -183,6 +183,10 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
         out.line(WELCOME)?;
         return Ok(Exit::Done);
     };
+    if !matches!(command, Command::Completions(_) | Command::Man(_)) {
+        // What is written here holds keys, events and states: for its owner only, whatever the shell says.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    }
     let place = cli.global.place(matches);
     match command {
         Command::Serve(serve) => {

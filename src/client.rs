@@ -83,7 +83,7 @@ impl Target {
     /// # Errors
     /// [`Error::Url`] says what is wrong with it.
     pub fn parse(url: &str) -> Result<Self, Error> {
-        let wrong = |why: &str| Error::Url(url.to_owned(), why.to_owned());
+        let wrong = |why: &str| Error::Url(crate::text::masked_url(url), why.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
         let scheme = match uri.scheme_str() {
             Some("http") => Scheme::Http,

@@ -210,6 +210,21 @@ impl DataDir {
         self.0.join("hooklane.lock")
     }
 
+    /// Whether a node ran here: it left lines in its logs.
+    pub fn was_used(&self) -> bool {
+        let logs = std::fs::read_dir(self.log()).into_iter().flatten();
+        logs.flatten()
+            .any(|file| file.metadata().is_ok_and(|meta| meta.len() > 0))
+    }
+
+    /// Every file of its own, there or not, but the logs.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of_database = |end| self.0.join(format!("hooklane.db{end}"));
+        let mut files = vec![self.lock(), self.word(), self.socket()];
+        files.extend(["", "-wal", "-shm"].map(of_database));
+        files
+    }
+
     /// The directory of the daily log files.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")

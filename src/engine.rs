@@ -182,7 +182,7 @@ pub fn observer(
         // Once when it begins and once when it is over: a full disk refuses thousands a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {
             (_, Some(error)) if error.is_fatal() => {
-                failed.send_replace(Some(error.to_string()));
+                failed.send_replace(error.last_words());
             }
             (false, Some(error)) => tracing::error!(%error, "transactions fail"),
             (true, None) => tracing::info!("transactions succeed again"),
@@ -434,7 +434,7 @@ impl Engine {
     /// Ends the process when an error leaves no other way; says whether it does.
     pub fn fail_if_fatal(&self, error: &Error) -> bool {
         if error.is_fatal() {
-            self.failed.send_replace(Some(error.to_string()));
+            self.failed.send_replace(error.last_words());
         }
         error.is_fatal()
     }

@@ -48,6 +48,9 @@
 //! What is seen of the whole is computed once a second: `admin/monitor.rs` looks, `admin/verdict.rs` says
 //! in words what is wrong, `admin/eta.rs` when it will be over; `status` and `tui` show it.
 //!
+//! Damage: each database's `inspect.rs` in `store/backend/` looks for it, `store/error.rs` says what ends the process,
+//! `domain/event.rs` has the checksum. A server that is silent: `store/backend/silence.rs`.
+//!
 //! Which session of a server a statement runs in, also behind a pooler: `store/backend/session.rs`. Why a server
 //! does not let us in: `store/backend/postgres/refusal.rs`.
 //!

@@ -67,6 +67,8 @@ pub struct Metrics {
     pub cursors_held: Gauge,
     /// Cursors halted because the event after their position was missing. Must stay 0.
     pub gaps: Counter,
+    /// Turns that met an event that is not as it was stored. Must stay 0.
+    pub damaged: Counter,
     /// Cursors with work that nobody had hinted, found by a sweep: none in a healthy run.
     pub forgotten: Counter,
 
@@ -234,6 +236,10 @@ impl Metrics {
             gaps: page.counter(
                 "gaps",
                 "Cursors halted because the next event was missing; must stay 0",
+            ),
+            damaged: page.counter(
+                "events_damaged",
+                "Turns that met an event that is not as it was stored; must stay 0",
             ),
             forgotten: page.counter(
                 "forgotten_cursors",

@@ -37,15 +37,16 @@ use sqlx::AnyPool;
 use tokio::sync::MutexGuard;
 
 use self::backend::postgres::{Postgres, server};
-use self::backend::session::{Reader, Sessions, Tx};
-use self::backend::sqlite::{Sqlite, file};
+use self::backend::session::{Alarm, Reader, Sessions, Tx};
+use self::backend::silence::Silence;
+use self::backend::sqlite::{Sqlite, file, inspect};
 use self::backend::{Backend, Statement, tables};
 
 pub use audit::{AuditFilter, AuditRow};
 pub use backend::look;
 pub use backend::ops::{
-    Advance, Appended, Checkpoint, Commit, Committers, Cut, History, Input, Inspection, Mover,
-    NewEvent, Observer, Prune, Range, Step, Want,
+    Advance, Appended, Checkpoint, Commit, Committers, Cut, DamageCheck, History, Input,
+    Inspection, Mover, NewEvent, Observer, Prune, Range, Step, Want,
 };
 pub use configuration::Configuration;
 pub use cursors::{Behind, Skip};
@@ -146,13 +147,19 @@ impl Store {
         sqlx::migrate!("migrations/sqlite")
             .run(&writer)
             .await
-            .map_err(|error| Error::Refused(tables::mismatch(&error)))?;
-        let backend = Backend::Sqlite(Sqlite::start(path, connection, commits)?);
+            .map_err(tables::not_migrated)?;
+        inspect::at_start(&connection)?;
+        let commits = Arc::new(commits);
+        let alarm = alarm(commits.clone());
+        let backend = Sqlite::start(path, connection, commits, &alarm)?;
+        let backend = Backend::Sqlite(backend);
         Ok(Self {
             writer,
             reader: Reader {
                 pool: file::reader_pool(path).await?,
                 sessions: Sessions::Own,
+                alarm,
+                silence: None,
             },
             backend: backend.into(),
             noting: None,
@@ -161,16 +168,21 @@ impl Store {
 
     async fn open_server(server: &Server, commits: Observer) -> Result<Self, Error> {
         let sessions = server::prepare(server).await?;
-        let pool = server::pool(server, sessions).await?;
+        let silence = Silence::of(&server.native);
+        let pool = server::pool(server, sessions, &silence).await?;
+        let commits = Arc::new(commits);
+        let alarm = alarm(commits.clone());
         let reader = Reader {
             pool: pool.clone(),
             sessions,
+            alarm: alarm.clone(),
+            silence: Some(silence.clone()),
         };
         if let Some(why) = migrate::unfinished(&reader).await? {
             return Err(Error::Refused(why));
         }
         let options = server.native.clone();
-        let backend = Postgres::open(options, sessions, commits.into()).await?;
+        let backend = Postgres::open(options, sessions, silence, commits, alarm).await?;
         backend.check_functions().await?;
         Ok(Self {
             writer: pool,
@@ -198,7 +210,7 @@ impl Store {
     /// Begins a transaction that writes; on SQLite, when it is this caller's turn to.
     async fn begin(&self) -> Result<Writing<'_>, Error> {
         let (turn, begin) = self.backend.turn_to_write().await;
-        let tx = Tx::begin(&self.writer, self.reader.sessions, begin).await?;
+        let tx = Tx::begin(&self.writer, &self.reader, begin).await?;
         Ok(Writing {
             tx,
             _turn: turn,
@@ -211,4 +223,9 @@ impl Store {
     fn words(&self, statement: Statement) -> &'static str {
         self.backend.words(statement)
     }
+}
+
+/// Tells of an error as of a transaction that failed: whoever is told of those ends the process.
+fn alarm(commits: Arc<Observer>) -> Alarm {
+    Alarm::new(move |error| commits(Commit::failed(error)))
 }

@@ -14,6 +14,36 @@ use std::time::Duration;
 pub use json::differences;
 pub use shell::{escaped, quoted, unescaped};
 
+/// Refuses an address whose user and password may end elsewhere than they seem to: a piece of the password would be
+/// taken for a host, and shown. Nothing of the address is in the error.
+///
+/// # Errors
+/// What to do about it.
+pub fn check_userinfo(url: &str) -> Result<(), &'static str> {
+    const WHY: &str = "it can be read in several ways; percent-encode user and password: \
+        %40 for @, %2F for /, %23 for #, %3A for :, %3F for ?";
+    let Some((_, rest)) = url.split_once("://") else {
+        return Ok(());
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, after) = rest.split_at(end);
+    let userinfo = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let is_clear = !userinfo.contains('@')
+        && userinfo.matches(':').count() <= 1
+        && !after.contains('#')
+        && (authority.is_empty() || !after.contains('@'));
+    if is_clear { Ok(()) } else { Err(WHY) }
+}
+
+/// An address without whatever may be a user or a password in it, also where it is no right address.
+pub fn masked_url(url: &str) -> String {
+    let begin = url.find("://").map_or(0, |at| at + "://".len());
+    match url.rfind('@') {
+        Some(end) if end >= begin => format!("{}***{}", &url[..begin], &url[end..]),
+        _ => url.to_owned(),
+    }
+}
+
 /// A whole number with its thousands apart: `17,596`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -196,6 +226,33 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_address_is_clear_or_refused_and_masked_either_way() {
+        for clear in [
+            "postgres://h/n",
+            "postgres://u:p@h:1/n?sslmode=require",
+            "postgres://u%40x:p%2F@[::1]:5/n",
+            "postgres:///n?user=u@x",
+            "redis://:p@h",
+        ] {
+            assert_eq!(check_userinfo(clear), Ok(()), "{clear}");
+        }
+        for unclear in [
+            "redis://:pa/ss@h",
+            "redis://:pa?ss@h",
+            "redis://:pa#ss@h",
+            "redis://:pa@ss@h",
+            "redis://u:pa:ss@h",
+            "redis://u:pa@ss/x@h",
+            "redis://:pa#ss",
+        ] {
+            assert!(check_userinfo(unclear).is_err(), "{unclear}");
+        }
+        assert_eq!(masked_url("http://u:p/q@h:1/x"), "http://***@h:1/x");
+        assert_eq!(masked_url("u:p@h"), "***@h");
+        assert_eq!(masked_url("http://h/x"), "http://h/x");
+    }
 
     #[test]
     fn whole_numbers_keep_every_digit() {

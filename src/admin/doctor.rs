@@ -14,8 +14,8 @@ use super::{Admin, Error};
 use crate::api::Check;
 use crate::config::{self, Config, DataDir, Setting};
 use crate::lanes::redis::{self, Address};
-use crate::store::{self, Database, Inspection};
-use crate::text::{duration, size};
+use crate::store::{self, DamageCheck, Database, Inspection};
+use crate::text::{counted, duration, size};
 
 /// What there is to be looked at.
 #[derive(Clone, Debug)]
@@ -76,7 +76,12 @@ impl Admin {
     /// [`Error::NeedsDaemon`].
     pub async fn examine(&self) -> Result<Vec<Check>, Error> {
         let around = self.surroundings.as_ref().ok_or(Error::NeedsDaemon)?;
-        let mut checks = examine(around).await;
+        let looked = store::look(&around.database).await;
+        if let (Err(error), Some(engine)) = (&looked, &self.engine) {
+            // A malformed page ends the node, also when it is found by looking for it.
+            engine.fail_if_fatal(error);
+        }
+        let mut checks = judge(around, looked).await;
         match self.retention().await {
             Ok(found) => checks.extend(found),
             Err(error) => checks.push(refused("retention", &error.to_string())),
@@ -87,13 +92,19 @@ impl Admin {
 
 /// Looks at everything.
 pub async fn examine(around: &Surroundings) -> Vec<Check> {
-    let looked = store::look(&around.database).await;
+    judge(around, store::look(&around.database).await).await
+}
+
+/// Looks at everything but the database, which was looked at.
+async fn judge(around: &Surroundings, looked: Result<Inspection, store::Error>) -> Vec<Check> {
     let cluster = looked.as_ref().ok().and_then(|looked| looked.cluster);
     let mut checks = Vec::new();
     if !around.settings.is_empty() {
         checks.push(Check::ok("serve", config::told(&around.settings)));
     }
-    checks.push(database(&around.database, &looked));
+    checks.push(database(around, &looked));
+    let found = looked.as_ref().ok().and_then(|l| l.damage.as_ref());
+    checks.extend(found.map(damage));
     let mut clocks = Vec::new();
     if let Ok(looked) = &looked {
         clocks.extend(looked.clock.map(|at| ("Postgres", at)));
@@ -127,7 +138,8 @@ fn refused(name: &str, error: &str) -> Check {
     }
 }
 
-fn database(of: &Database, looked: &Result<Inspection, store::Error>) -> Check {
+fn database(around: &Surroundings, looked: &Result<Inspection, store::Error>) -> Check {
+    let of = &around.database;
     let looked = match looked {
         Ok(looked) => looked,
         Err(error) => return refused("database", &error.to_string()),
@@ -137,6 +149,10 @@ fn database(of: &Database, looked: &Result<Inspection, store::Error>) -> Check {
         false => "",
     };
     let Some(tables) = looked.tables else {
+        if matches!(of, Database::Sqlite(_)) && around.data.was_used() {
+            let text = format!("{of}: nothing is in it, and a node ran here");
+            return Check::fail("database", text, "restore a backup, or give --database URL");
+        }
         let text = format!("{of}{way}: no tables yet, the first start makes them");
         return Check::ok("database", text);
     };
@@ -172,6 +188,30 @@ fn database(of: &Database, looked: &Result<Inspection, store::Error>) -> Check {
         }
         None => Check::ok("database", text),
     }
+}
+
+/// Whether what is kept is what was stored, as far as that was looked at.
+fn damage(found: &DamageCheck) -> Check {
+    let events = counted(found.events, "event", "events");
+    let pages = match found.all_pages {
+        Some(true) => "every page can be read, ",
+        Some(false) => "pages can be read as far as the time for it went, ",
+        None => "",
+    };
+    let text = match found.damaged.as_slice() {
+        [] => {
+            let text = format!("{pages}{events} of a sample as stored");
+            return Check::ok("damage", text);
+        }
+        [first, ..] => format!(
+            "{} of {events} of a sample not as stored (hash mismatch), such as {}",
+            found.damaged.len(),
+            first.id
+        ),
+    };
+    let remedy =
+        "restore a backup, or ask the sender for it; its cursor is held when it comes there";
+    Check::fail("damage", text, remedy)
 }
 
 fn hints(address: &Address, looked: &redis::Looked) -> Check {

@@ -2,7 +2,9 @@
 
 use std::fmt::Display;
 
+use crate::domain::event::EventId;
 use crate::domain::name::Name;
+use crate::domain::position::Seq;
 use crate::lanes::redis;
 use crate::store;
 use crate::text::closest;
@@ -37,6 +39,14 @@ pub enum Error {
     /// A reducer refused an event that it was tried on.
     #[error("{0}")]
     Reducer(String),
+    /// An event was read that is not what was stored.
+    #[error("event {id} (seq {seq}) is not as it was stored: its checksum differs")]
+    Damaged {
+        /// Its id.
+        id: EventId,
+        /// Its place in its stream.
+        seq: Seq,
+    },
     /// Only a running daemon can do this.
     #[error("this needs a running daemon")]
     NeedsDaemon,

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Admin, Error};
 use crate::api::{self, Fate, Outcome};
 use crate::domain::cursor::{Condition, CursorId};
-use crate::domain::event::EventId;
+use crate::domain::event::{Event, EventId};
 use crate::domain::hook::Hook;
 use crate::domain::key::KeyId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
@@ -70,7 +70,7 @@ impl Admin {
     /// One event whole: headers, body and what became of it.
     ///
     /// # Errors
-    /// [`Error::Missing`].
+    /// [`Error::Missing`], [`Error::Damaged`].
     pub async fn show_event(&self, id: EventId) -> Result<api::EventRow, Error> {
         let stored = self.store.event(id).await?;
         let stored = stored.ok_or_else(|| {
@@ -88,7 +88,7 @@ impl Admin {
     /// The events of a stream after `after`, in order and whole.
     ///
     /// # Errors
-    /// Those of the database; a stream without events has none.
+    /// Those of the database, [`Error::Damaged`]; a stream without events has none.
     pub async fn stream_events(
         &self,
         hook: &Hook,
@@ -174,6 +174,10 @@ fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, E
 }
 
 fn whole(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {
+    let Event { id, seq, .. } = stored.event;
+    if stored.event.is_damaged {
+        return Err(Error::Damaged { id, seq });
+    }
     let mut row = shown(stored, keys)?;
     let headers: BTreeMap<String, String> =
         serde_json::from_str(&stored.event.headers).unwrap_or_default();

@@ -263,7 +263,10 @@ const START_MAX: usize = 120;
 fn waits(stored: &Stored) -> api::WaitingEvent {
     let event = &stored.event;
     // No character has more than four bytes.
-    let start = &event.body[..event.body.len().min(START_MAX * 4)];
+    let start = match event.is_damaged {
+        true => b"(hash mismatch: it is not as it was stored)".as_slice(),
+        false => &event.body[..event.body.len().min(START_MAX * 4)],
+    };
     api::WaitingEvent {
         event: event.id,
         seq: event.seq,

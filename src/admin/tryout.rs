@@ -242,6 +242,7 @@ fn event(test: &api::Test) -> Result<Event, Error> {
         dedupe_key: None,
         headers: headers.into(),
         body: test.body.clone().into(),
+        is_damaged: false,
     })
 }
 

@@ -160,7 +160,14 @@ impl From<lock::Error> for Trouble {
             lock::Error::InUse { pid, .. } => Self::new(Exit::Conflict, "in_use", message)
                 .fact("look", format!("ps -p {pid}"))
                 .fact("or", "--data DIR for another one"),
-            lock::Error::Shared(_) | lock::Error::Network(_) => {
+            lock::Error::Emptied(ref dir, _) => Self::new(Exit::Conflict, "emptied", message)
+                .fact("restore", format!("the backup of {dir}/hooklane.db"))
+                .fact("server", "--database URL, if its events are kept there")
+                .fact(
+                    "anew",
+                    format!("rm -r {dir}/log, or --data DIR for another one"),
+                ),
+            lock::Error::Shared(_) | lock::Error::Network(_) | lock::Error::Open(..) => {
                 Self::new(Exit::Usage, "data_directory", message)
             }
             lock::Error::System(..) => Self::new(Exit::Failed, "data_directory", message),

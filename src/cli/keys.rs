@@ -208,20 +208,57 @@ impl Create {
                 return Err(error.into());
             }
         };
-        let is_json = match file {
-            Some(mut file) => {
-                writeln!(file, "{}", made.text)?;
-                file.sync_all()?;
-                false
-            }
-            None => out.object(&made)?,
-        };
-        if self.out.is_none() && !is_json {
-            out.line(&made.text)?;
-            out.flush()?;
+        if let Err(error) = self.hand_over(&made, file, out) {
+            return Err(self.take_back(&made.facts, &error, reach).await.into());
         }
         self.tell(&made.facts, out)?;
         Ok(Exit::Done)
+    }
+
+    /// Writes the key's text, which nobody can read again: to where it was asked for, and out of every buffer.
+    fn hand_over(
+        &self,
+        made: &NewKey,
+        file: Option<File>,
+        out: &mut Printer,
+    ) -> std::io::Result<()> {
+        if let Some(mut file) = file {
+            writeln!(file, "{}", made.text)?;
+            return file.sync_all();
+        }
+        if !out.object(made)? {
+            out.line(&made.text)?;
+        }
+        out.flush()
+    }
+
+    /// Revokes a key that nobody has got.
+    async fn take_back(&self, key: &Key, error: &std::io::Error, reach: &Reach) -> Trouble {
+        let to = match &self.out {
+            Some(path) => {
+                // Part of a key may be in it.
+                let _ = std::fs::remove_file(path);
+                path.display().to_string()
+            }
+            None => "stdout".to_owned(),
+        };
+        let reason = Some("its text could not be handed over".to_owned());
+        let path = with_query(&format!("{KEYS}/{}", key.id), &[("reason", reason)]);
+        let revoked = reach.call::<Key, ()>(Method::DELETE, &path, None).await;
+        let message = format!("the key could not be written to {to}: {error}");
+        let trouble = Trouble::new(Exit::Failed, "not_handed_over", message);
+        match revoked {
+            Ok(_) => trouble.fact("key", format!("{} ({}) is revoked again", key.name, key.id)),
+            Err(error) => trouble
+                .fact(
+                    "key",
+                    format!(
+                        "{} ({}) is good, and nobody has it: {error}",
+                        key.name, key.id
+                    ),
+                )
+                .fact("revoke", format!("hooklane keys revoke {}", key.id)),
+        }
     }
 
     fn spec(&self) -> Result<KeySpec, Trouble> {

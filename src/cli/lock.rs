@@ -21,6 +21,12 @@ pub enum Error {
         /// Who holds it.
         pid: String,
     },
+    /// Others can read what is kept, and only the owner of the directory can end that.
+    #[error("{0} can be read by others, and is of uid {1}; its owner runs: chmod 700 {0}")]
+    Open(String, u32),
+    /// There was a database, and there is none.
+    #[error("a node ran in {0}, and its database hooklane.db is {1}")]
+    Emptied(String, &'static str),
     /// Others could replace the database.
     #[error("{0} can be written by others; run: chmod 700 {quoted}", quoted = crate::text::quoted(.0))]
     Shared(String),
@@ -36,6 +42,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    /// What was made private, for people; none where everything was.
+    pub mended: Option<String>,
 }
 
 /// Magic numbers of file systems on the network (statfs(2)): NFS, SMB, SMB2, CIFS, AFS, Coda, 9P, Ceph.
@@ -81,6 +89,7 @@ fn take(data: &DataDir) -> Result<Lock, Error> {
         std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(system)?;
     }
     check(dir)?;
+    let mended = make_private(data)?;
     let mut file = OpenOptions::new()
         .create(true)
         .read(true)
@@ -104,7 +113,62 @@ fn take(data: &DataDir) -> Result<Lock, Error> {
     file.set_len(0).map_err(system)?;
     file.rewind().map_err(system)?;
     writeln!(file, "{}", std::process::id()).map_err(system)?;
-    Ok(Lock { _file: file })
+    Ok(Lock {
+        _file: file,
+        mended,
+    })
+}
+
+/// Refuses a directory in which a node ran and whose database is gone: it would begin as a new one, without hooks and
+/// keys, and senders would be told that theirs are wrong.
+///
+/// # Errors
+/// [`Error::Emptied`]
+pub fn refuse_emptied(data: &DataDir) -> Result<(), Error> {
+    let is = match std::fs::metadata(data.database()) {
+        Ok(meta) if meta.len() > 0 => return Ok(()),
+        Ok(_) => "empty",
+        Err(_) => "not there",
+    };
+    match data.was_used() {
+        true => Err(Error::Emptied(data.path().display().to_string(), is)),
+        false => Ok(()),
+    }
+}
+
+/// Takes from others the right to look into the directory and its files; says so if they had it.
+fn make_private(data: &DataDir) -> Result<Option<String>, Error> {
+    let dir = data.path();
+    let system = |path: &Path, error| Error::System(path.display().to_string(), error);
+    let meta = std::fs::metadata(dir).map_err(|error| system(dir, error))?;
+    let ours = rustix::process::geteuid().as_raw();
+    if meta.mode() & 0o077 != 0 && meta.uid() != ours {
+        return Err(Error::Open(dir.display().to_string(), meta.uid()));
+    }
+    let mut mended = Vec::new();
+    let mut close = |path: &Path, mode: u32| {
+        let Ok(meta) = std::fs::symlink_metadata(path) else {
+            return Ok(());
+        };
+        if meta.mode() & 0o077 == 0 || meta.uid() != ours || meta.is_symlink() {
+            return Ok(());
+        }
+        let closed = std::fs::set_permissions(path, Permissions::from_mode(mode));
+        closed.map_err(|error| system(path, error))?;
+        mended.push(path.display().to_string());
+        Ok(())
+    };
+    close(dir, 0o700)?;
+    close(&data.log(), 0o700)?;
+    let logs = std::fs::read_dir(data.log()).into_iter().flatten();
+    let logs = logs.flatten().map(|file| file.path());
+    for file in data.files().into_iter().chain(logs) {
+        close(&file, 0o600)?;
+    }
+    Ok((!mended.is_empty()).then(|| {
+        let them = mended.join(", ");
+        format!("others on this machine could read {them}: closed to them now (chmod)")
+    }))
 }
 
 /// The word by which other nodes know this directory: a node that starts here again takes the place of

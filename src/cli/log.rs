@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal as _;
 
+use anyhow::Context as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::LevelFilter;
@@ -22,13 +23,16 @@ const FILES_MAX: usize = 14;
 /// When the directory of the log cannot be written.
 pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
     // The appender looks for old files before it makes the directory, and complains.
-    std::fs::create_dir_all(data.log())?;
+    let dir = data.log();
+    std::fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot make the directory {}", dir.display()))?;
     let files = tracing_appender::rolling::Builder::new()
         .rotation(tracing_appender::rolling::Rotation::DAILY)
         .filename_prefix("hooklane")
         .filename_suffix("log")
         .max_log_files(FILES_MAX)
-        .build(data.log())?;
+        .build(&dir)
+        .with_context(|| format!("cannot write logs in {}", dir.display()))?;
     let (file, file_guard) = tracing_appender::non_blocking(files);
     let (screen, screen_guard) = tracing_appender::non_blocking(std::io::stderr());
     let to_file = fmt::layer().json().with_writer(file).with_ansi(false);

@@ -1,6 +1,6 @@
 //! `migrate`: from a data directory to Postgres, with everything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -40,7 +40,45 @@ pub struct Migrate {
 }
 
 /// Says in a data directory where everything is now.
-pub const MOVED: &str = "moved-to";
+const MOVED: &str = "moved-to";
+
+/// Says in a data directory where everything is being moved to.
+const MOVING: &str = "moving-to";
+
+/// Refuses a file whose events go on elsewhere: it would number new ones as if they did not. And one that is being moved:
+/// what came meanwhile would be on this side only.
+///
+/// # Errors
+/// [`Trouble`] that says how to go on and how to go back.
+pub fn refuse_moved(data: &DataDir) -> Result<(), Trouble> {
+    let read = |name: &str| {
+        let mark = data.path().join(name);
+        let place = std::fs::read_to_string(&mark).ok()?;
+        let place = crate::text::printable_line(place.trim()).to_string();
+        Some((place, mark.display().to_string()))
+    };
+    if let Some((place, mark)) = read(MOVED) {
+        let message = format!("what was here has moved to {place}");
+        return Err(Trouble::new(Exit::Conflict, "moved", message)
+            .fact("go on", "hooklane serve --database URL --redis URL")
+            .fact(
+                "back",
+                format!("delete {mark}: what came after the move is not here"),
+            ));
+    }
+    if let Some((place, mark)) = read(MOVING) {
+        let message =
+            format!("what is here is being moved to {place}, and the move is not at its end");
+        let from = crate::text::quoted(data.path().display());
+        return Err(Trouble::new(Exit::Conflict, "moving", message)
+            .fact("go on", format!("hooklane migrate --from {from} --to URL"))
+            .fact(
+                "give up",
+                format!("delete {mark}: all is here still; a later move needs an empty target"),
+            ));
+    }
+    Ok(())
+}
 
 impl Migrate {
     /// Moves and proves.
@@ -58,7 +96,10 @@ impl Migrate {
             let message = format!("there is no database at {}", file.display());
             return Err(Trouble::new(Exit::Missing, "no_database", message).into());
         }
-        let _lock = lock::wait(&data).await.map_err(stop_first)?;
+        let lock = lock::wait(&data).await.map_err(stop_first)?;
+        if let Some(mended) = &lock.mended {
+            out.say(format_args!("{mended}"))?;
+        }
         // What a crash left is finished, and the index of the log is brought to its end.
         Store::open(&file, Box::new(|_| ())).await?.close().await;
         let (streams, events) = store::migrate_size(&file)?;
@@ -99,14 +140,19 @@ impl Migrate {
             "move",
             "Ctrl-C stops it; run the same command again to go on",
         );
-        let moving = store::migrate(&file, server, |moved| {
+        let (moving_to, moved_to) = (data.path().join(MOVING), data.path().join(MOVED));
+        let mark = format!("{server}\n");
+        let begun = || std::fs::write(&moving_to, &mark);
+        let moving = store::migrate(&file, server, begun, |moved| {
             // A bar that cannot be shown stops nothing.
             let _ = out.progress(&mut bar, moved.done, moved.of, None);
         });
         let moved = moving.await;
         out.progress_ends(&bar)?;
         let proof = moved.map_err(not_moved)?;
-        std::fs::write(data.path().join(MOVED), format!("{server}\n"))?;
+        std::fs::write(&moved_to, &mark).map_err(|error| unwritten(&moved_to, &error))?;
+        // Both say that nothing is served from here; the one that is read first stays.
+        let _ = std::fs::remove_file(&moving_to);
         tell(&proof, out)?;
         Ok(Exit::Done)
     }
@@ -149,6 +195,13 @@ fn stop_first(error: lock::Error) -> Trouble {
         ];
     }
     trouble
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> Trouble {
+    let message = format!("cannot write {}: {error}", path.display());
+    Trouble::new(Exit::Failed, "no_file", message)
+        .fact("state", "everything is moved and verified")
+        .fact("again", "the same command writes it")
 }
 
 fn tell(proof: &Proof, out: &mut Printer) -> std::io::Result<()> {

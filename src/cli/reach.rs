@@ -335,7 +335,12 @@ const ELSEWHERE: &str = "--data DIR, --url http[s]://HOST:8420 or HOOKLANE_URL  
 
 /// Takes the lock of the data directory and opens its database.
 async fn open(data: &DataDir) -> anyhow::Result<Reach> {
+    super::migrate::refuse_moved(data)?;
     let lock = lock::wait(data).await?;
+    lock::refuse_emptied(data)?;
+    if let Some(mended) = &lock.mended {
+        eprintln!("{mended}");
+    }
     let store = Store::open(&data.database(), Box::new(|_| ())).await?;
     Admin::prepare(&store, LANES_DEFAULT).await?;
     Ok(Reach::Offline(Opened {

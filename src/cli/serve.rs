@@ -191,7 +191,7 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     }
     match failure {
         None => Ok(Exit::Done),
-        Some(reason) => anyhow::bail!("{reason}; what was acknowledged is found at the next start"),
+        Some(reason) => anyhow::bail!(reason),
     }
 }
 
@@ -211,9 +211,18 @@ impl Started {
     /// # Errors
     /// When it cannot start.
     pub async fn begin(config: &Config) -> anyhow::Result<Self> {
-        refuse_moved(config)?;
+        let is_server = matches!(config.database, Some(Database::Postgres(_)));
+        if !is_server {
+            super::migrate::refuse_moved(&config.data)?;
+        }
         let lock = lock::wait(&config.data).await?;
+        if !is_server {
+            lock::refuse_emptied(&config.data)?;
+        }
         let log = super::log::begin(&config.data, config.log)?;
+        if let Some(mended) = &lock.mended {
+            tracing::warn!("{mended}");
+        }
         let connections_max = connections_max()?;
         let metrics = Metrics::new();
         let (failed, failing) = watch::channel(None);
@@ -367,30 +376,6 @@ async fn open(
         tracing::warn!(%error, tries, "the database does not answer yet");
         tokio::time::sleep(TRY_EVERY).await;
     }
-}
-
-/// A file whose events go on elsewhere would number new ones as if they did not.
-fn refuse_moved(config: &Config) -> anyhow::Result<()> {
-    let mark = config.data.path().join(super::migrate::MOVED);
-    let is_file = !matches!(config.database, Some(Database::Postgres(_)));
-    let Ok(place) = std::fs::read_to_string(&mark) else {
-        return Ok(());
-    };
-    if !is_file {
-        return Ok(());
-    }
-    let place = crate::text::printable_line(place.trim()).to_string();
-    let message = format!("what was here has moved to {place}");
-    Err(super::Trouble::new(Exit::Conflict, "moved", message)
-        .fact("go on", "hooklane serve --database URL --redis URL")
-        .fact(
-            "back",
-            format!(
-                "delete {}: what came after the move is not here",
-                mark.display()
-            ),
-        )
-        .into())
 }
 
 /// This node among those that share its server.

@@ -109,6 +109,21 @@ pub struct Event {
     pub headers: Arc<str>,
     /// Its body, byte for byte.
     pub body: Bytes,
+    /// It was read, and is not what was stored: its checksum differs. Nothing may be made of its headers and body.
+    pub is_damaged: bool,
+}
+
+/// The checksum that is stored with an event: CRC-32 of its id, its time, its headers and its body. One changed byte, and
+/// any run of up to four, is always found.
+pub fn checksum(id: EventId, received_at: Timestamp, headers: &[u8], body: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&id.0);
+    crc.update(&received_at.as_millis().to_be_bytes());
+    // The length tells where headers end and the body begins.
+    crc.update(&(headers.len() as u64).to_be_bytes());
+    crc.update(headers);
+    crc.update(body);
+    crc.finalize()
 }
 
 #[cfg(test)]

@@ -229,6 +229,12 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
             engine.place_later([hint]);
             return Ok(leave(Outcome::Done));
         }
+        Packed::Damaged(step, outcome) => {
+            engine.metrics.damaged.inc();
+            tracing::error!(stream = cursor.stream.0, position = %step.from, "hash mismatch: an event is not as it was stored, its cursor is held");
+            engine.store.advance(vec![*step]).await?;
+            return Ok(leave(outcome));
+        }
         Packed::Halt(step, outcome) => {
             engine.metrics.gaps.inc();
             tracing::error!(stream = cursor.stream.0, position = %step.from, "events are missing: the cursor is held");
@@ -279,6 +285,8 @@ enum Packed<'c> {
     Leave(Outcome),
     Elsewhere(crate::lanes::Hint),
     Halt(Box<Step>, Outcome),
+    /// The next event is not as it was stored: nobody gets it.
+    Damaged(Box<Step>, Outcome),
 }
 
 /// Judges a cursor, and takes as many events as go into one request.
@@ -301,6 +309,13 @@ fn pack<'c>(
             Packed::Halt(Box::new(turn::hold_at_gap(&input, now)), outcome)
         }
         Plan::Go => {
+            let intact = input.events.iter().take_while(|event| !event.is_damaged);
+            let intact = intact.count();
+            if intact == 0 {
+                let outcome = Outcome::Aside(Aside::Held, turn::rest(&input, 0, now));
+                return Packed::Damaged(Box::new(turn::hold_at_damage(&input, now)), outcome);
+            }
+            input.events.truncate(intact);
             let taken = fits(to, &input.events);
             Packed::Send(Parcel {
                 handler,

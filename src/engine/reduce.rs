@@ -99,6 +99,9 @@ pub enum Failure {
     /// It did not end, and its process was ended for it. Hold at once, do not try again.
     #[error("{0}")]
     Stuck(String),
+    /// It is not what was stored. Hold at once: no policy skips it, since nobody knows what it said.
+    #[error("hash mismatch: the event is not as it was stored; restore a backup, or skip it")]
+    Damaged,
 }
 
 impl Failure {

@@ -128,6 +128,7 @@ pub async fn fold(
         engine.found_stuck(stuck, &reason, at).await;
     }
     let steps = turn.steps(&folded, at, rand::random);
+    turn.alarm_of_damage(engine, &folded);
     Ok(FoldedTurn {
         turn,
         folded,
@@ -253,6 +254,24 @@ impl Turn {
         let asides = steps.iter().map(|step| aside(&step.condition));
         self.asides = asides.collect();
         self.halted.iter().cloned().chain(steps).collect()
+    }
+
+    /// Says which events are not as they were stored: their cursors are held.
+    fn alarm_of_damage(&self, engine: &Engine, folded: &[Folded]) {
+        for (input, folded) in self.folding.iter().zip(folded) {
+            if folded.failure != Some(Failure::Damaged) {
+                continue;
+            }
+            engine.metrics.damaged.inc();
+            let event = input.events.get(folded.passed);
+            let id = event.map(|event| event.id.to_string());
+            let stream = input.cursor.id.stream.0;
+            tracing::error!(
+                stream,
+                event = id,
+                "hash mismatch: an event is not as it was stored, its cursor is held"
+            );
+        }
     }
 
     /// What has become of the cursors, by what became of their steps. Steps of gaps are not looked at again:
@@ -427,12 +446,19 @@ fn condition(
 }
 
 pub(super) fn hold_at_gap(input: &Input, now: Timestamp) -> Step {
+    let (due, head) = (input.cursor.position.next(), input.head);
+    let reason = format!("gap: seq {due} is missing, the head is {head}");
+    hold(input, reason, now)
+}
+
+/// Holds a cursor before an event that is not as it was stored.
+pub(super) fn hold_at_damage(input: &Input, now: Timestamp) -> Step {
+    let due = input.cursor.position.next();
+    hold(input, format!("at seq {due}: {}", Failure::Damaged), now)
+}
+
+fn hold(input: &Input, reason: String, now: Timestamp) -> Step {
     let cursor = &input.cursor;
-    let reason = format!(
-        "gap: seq {} is missing, the head is {}",
-        cursor.position.next(),
-        input.head
-    );
     Step {
         cursor: cursor.id,
         era: cursor.era,

@@ -196,6 +196,13 @@ impl Error {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 
+    /// 500 `hash_mismatch`: an event is not as it was stored.
+    pub fn hash_mismatch(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "hash_mismatch", message).hint(
+            "what was stored is in a backup, or with its sender; the events beside it can be read",
+        )
+    }
+
     /// 503: not now, `seconds` later perhaps. Nothing was acknowledged.
     pub fn unavailable(
         code: &'static str,
@@ -260,6 +267,10 @@ impl From<admin::Error> for Error {
             admin::Error::Reducer(_) => Self::unprocessable("reducer", message),
             admin::Error::NeedsDaemon => needs_daemon(),
             admin::Error::Away(_) => Self::unavailable("away", message, 1).next("hooklane doctor"),
+            admin::Error::Damaged { .. } => {
+                tracing::error!(error = message, "hash mismatch");
+                Self::hash_mismatch(message).next("hooklane doctor")
+            }
             admin::Error::Store(store::Error::Changed) => Self::changed(),
             admin::Error::Store(error) if error.is_passing() => {
                 Self::unavailable("busy", message, 1).next("hooklane status")

@@ -246,11 +246,23 @@ fn not_stored(error: &store::Error) -> Refusal {
             "the disk is full; nothing was stored",
             10,
         ),
-        store::Error::Io(_) | store::Error::Lost(_) => (
+        store::Error::Memory(_) => (
+            Reason::Unknown,
+            "out_of_memory",
+            "the database is out of memory; whether this was stored is not known",
+            5,
+        ),
+        store::Error::Io(_) | store::Error::Malformed(_) | store::Error::Lost(_) => (
             Reason::Unknown,
             "unknown",
             "the database failed; whether this was stored is not known",
             5,
+        ),
+        store::Error::Away(_) => (
+            Reason::Busy,
+            "away",
+            "the database does not answer; nothing was stored",
+            1,
         ),
         store::Error::Closed => (Reason::Unknown, "stopping", "the node is stopping", 1),
         _ => (

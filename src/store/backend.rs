@@ -5,6 +5,7 @@ pub mod ops;
 pub mod postgres;
 pub mod rows;
 pub mod session;
+pub mod silence;
 pub mod sqlite;
 pub mod tables;
 

@@ -69,10 +69,10 @@ impl Store {
 
     /// Begins a transaction that reads one snapshot.
     pub(super) async fn snapshot(&self) -> Result<Tx, Error> {
-        let (pool, text) = (&self.reader.pool, self.words(SNAPSHOT));
-        match self.reader.sessions {
-            Sessions::Own => Ok(Tx::begin(pool, Sessions::Own, text).await?),
-            Sessions::Shared => Ok(Tx::snapshot(pool).await?),
+        let (reader, text) = (&self.reader, self.words(SNAPSHOT));
+        match reader.sessions {
+            Sessions::Own => Ok(Tx::begin(&reader.pool, reader, text).await?),
+            Sessions::Shared => Ok(Tx::snapshot(reader).await?),
         }
     }
 }

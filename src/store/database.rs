@@ -37,14 +37,22 @@ impl FromStr for Database {
 
     /// Reads `sqlite:PATH`, a path, or `postgres://USER:PASSWORD@HOST:PORT/NAME`.
     fn from_str(text: &str) -> Result<Self, NoDatabase> {
+        crate::text::check_userinfo(text).map_err(|why| NoDatabase(why.into()))?;
         let scheme = text.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
+            Some("postgres" | "postgresql") if !text.contains("://") => Err(NoDatabase(
+                "give postgres://USER@HOST/NAME, with both slashes".into(),
+            )),
             Some("postgres" | "postgresql") => {
                 Server::parse(text).map(|server| Self::Postgres(server.into()))
             }
             Some("sqlite") => Ok(Self::Sqlite(text["sqlite:".len()..].into())),
             // The text is not repeated: a password may be in it.
             Some(_) if text.contains("://") => Err(NoDatabase(
+                "give a path, sqlite:PATH or postgres://USER@HOST/NAME".into(),
+            )),
+            // An address without its scheme; a path that looks like one can begin with ./
+            Some(_) if text.contains('@') && !text.starts_with(['/', '.']) => Err(NoDatabase(
                 "give a path, sqlite:PATH or postgres://USER@HOST/NAME".into(),
             )),
             _ => Ok(Self::Sqlite(text.into())),
@@ -238,6 +246,17 @@ mod tests {
         for text in [
             "postgres://u:secret@h:5/n",
             "postgres://u@h:5/n?password=secret",
+            "postgres://u:sec/secret@h:5/n",
+            "postgres://u:1/secret@h:5/n",
+            "postgres://u:sec#secret@h:5/n",
+            "postgres://u:1?secret@h:5/n",
+            "postgres://u:sec@secret@h:5/n",
+            "postgres://u:sec:secret@h:5/n",
+            "postgres://secret@u:1/x@h",
+            "postgres:/u:secret@h:5/n",
+            "postgres//u:secret@h:5/n",
+            "Postgres://u:secret@h:5/n",
+            "u:secret@h:5/n",
             "postgres://u:secret@h:x/n",
             "postgres://u:secret@h:5/n?sslmode=never",
             "mysql://u:secret@h/n",
@@ -248,6 +267,14 @@ mod tests {
                 Err(error) => format!("{error} {error:?}"),
             };
             assert!(!shown.contains("secret"), "{shown}");
+        }
+        let refused = |text: &str| text.parse::<Database>().unwrap_err().to_string();
+        assert!(refused("postgres://u:a/b@h/n").contains("percent-encode user and password"));
+        for right in [
+            "postgres://u%40x:p%2f%23@h/n",
+            "postgres:///n?user=u@x&host=/r",
+        ] {
+            assert!(matches!(parsed(right), Database::Postgres(_)), "{right}");
         }
         let shown = parsed("postgres://u:secret@h:5/n").to_string();
         assert_eq!(shown, "postgres://u:***@h:5/n");

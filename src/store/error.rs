@@ -15,6 +15,9 @@ pub enum Error {
     /// The connection or its answer was lost: unknown whether stored, or changed. Worth trying again.
     #[error("connection to the database lost: {0}")]
     Lost(String),
+    /// Not stored, or not answered, for want of memory on the side of the database; goes on by itself when there is some.
+    #[error("the database is out of memory: {0}")]
+    Memory(String),
     /// Certainly not stored; goes on by itself when there is room.
     #[error("disk full")]
     Space,
@@ -25,6 +28,9 @@ pub enum Error {
     /// trusted, and only the checks of the next start can.
     #[error("database input/output failed: {0}")]
     Io(String),
+    /// What is kept cannot be read as a database. The process must end: what else is wrong is not known.
+    #[error("the database is malformed ({0}); keep a copy of it, then restore a backup")]
+    Malformed(String),
     /// The database cannot be opened as it must be.
     #[error("{0}")]
     Refused(String),
@@ -65,13 +71,31 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Busy(_) | Self::Contended(..) | Self::Lost(_) | Self::Space | Self::Away(_)
+            Self::Busy(_)
+                | Self::Contended(..)
+                | Self::Lost(_)
+                | Self::Memory(_)
+                | Self::Space
+                | Self::Away(_)
         )
     }
 
     /// Whether the process must end.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Io(_))
+        matches!(self, Self::Io(_) | Self::Malformed(_))
+    }
+
+    /// Why the process ends, if it must.
+    pub fn last_words(&self) -> Option<String> {
+        match self {
+            Self::Io(_) => Some(format!(
+                "{self}; what was acknowledged is found at the next start"
+            )),
+            Self::Malformed(_) => Some(format!(
+                "{self}. Nothing more is served from it; hooklane doctor looks at all of it"
+            )),
+            _ => None,
+        }
     }
 
     /// The same error for another one that waits for the same commit.
@@ -83,6 +107,8 @@ impl Error {
             Self::Space => Self::Space,
             Self::Integrity(what) => Self::Integrity(what.clone()),
             Self::Io(what) => Self::Io(what.clone()),
+            Self::Memory(what) => Self::Memory(what.clone()),
+            Self::Malformed(what) => Self::Malformed(what.clone()),
             Self::Refused(what) => Self::Refused(what.clone()),
             Self::Away(what) => Self::Away(what.clone()),
             Self::Changed => Self::Changed,
@@ -98,10 +124,9 @@ impl Error {
             ErrorCode::CannotOpen if super::files::are_short() => Self::Busy(format!(
                 "no file descriptor is free ({what}): raise ulimit -n"
             )),
-            ErrorCode::SystemIoFailure
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::NotADatabase
-            | ErrorCode::CannotOpen => Self::Io(what),
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Malformed(what),
+            ErrorCode::OutOfMemory => Self::Memory(what),
+            ErrorCode::SystemIoFailure | ErrorCode::CannotOpen => Self::Io(what),
             _ => Self::Integrity(what),
         }
     }
@@ -110,6 +135,10 @@ impl Error {
 /// The class of an error that Postgres names. Whatever ends the session leaves the outcome open; any
 /// other error has rolled everything back.
 fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
+    // Also where the server has no memory for a session.
+    if error.code() == "53200" {
+        return Error::Memory(what);
+    }
     if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) {
         return Error::Lost(what);
     }
@@ -127,7 +156,7 @@ fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
         // A lock that did not come, a cancelled statement.
         "55P03" | "57014" => Error::Busy(what),
         // What is on disk cannot be read as a table.
-        "XX001" | "XX002" => Error::Io(what),
+        "XX001" | "XX002" => Error::Malformed(what),
         code => match code.get(..2).unwrap_or_default() {
             "08" | "57" => Error::Lost(what),
             "53" | "58" => Error::Busy(what),
@@ -138,17 +167,32 @@ fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error as Sqlite;
         let what = error.to_string();
-        match error.sqlite_error() {
-            Some(code) => Self::of_code(code.extended_code, what),
-            None => Self::Integrity(what),
+        match (error.sqlite_error(), &error) {
+            (Some(code), _) => Self::of_code(code.extended_code, what),
+            // A page that reads well and says what no statement of ours has stored.
+            (
+                None,
+                Sqlite::FromSqlConversionFailure(..)
+                | Sqlite::InvalidColumnType(..)
+                | Sqlite::IntegralValueOutOfRange(..),
+            ) => Self::Malformed(what),
+            _ => Self::Integrity(what),
         }
     }
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let what = error.to_string();
+        Self::of_sqlx(&error)
+    }
+}
+
+impl Error {
+    /// The class of an error that goes its way.
+    pub(super) fn of_sqlx(error: &sqlx::Error) -> Self {
+        let what = words(error);
         match error {
             sqlx::Error::Database(inner) => {
                 if let Some(inner) = inner.try_downcast_ref::<PgDatabaseError>() {
@@ -168,6 +212,25 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// An error in words that somebody can act on.
+pub(super) fn words(error: &sqlx::Error) -> String {
+    let said = error.to_string();
+    let is_closed = match error {
+        // The one byte that is awaited first did not come.
+        sqlx::Error::Protocol(said) => said.contains("from SSLRequest: 0x00"),
+        sqlx::Error::Io(why) => why.kind() == std::io::ErrorKind::UnexpectedEof,
+        _ => false,
+    };
+    match error {
+        _ if is_closed => "it closed the connection".to_owned(),
+        sqlx::Error::Protocol(said) if said.contains("from SSLRequest") => {
+            "it does not answer as Postgres does".to_owned()
+        }
+        sqlx::Error::Io(why) => why.to_string(),
+        _ => said,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +242,13 @@ mod tests {
         assert!(matches!(class(13), Error::Space));
         assert!(matches!(class(2067), Error::Integrity(_)), "unique index");
         assert!(class(1034).is_fatal(), "fsync failed");
-        assert!(class(11).is_fatal(), "malformed");
+        for malformed in [11, 26, 267] {
+            let words = class(malformed).last_words().unwrap();
+            assert!(words.contains("restore a backup"), "{words}");
+        }
+        assert!(class(1034).last_words().unwrap().contains("next start"));
+        assert!(class(7).is_passing() && class(7).last_words().is_none());
+        assert!(class(7).to_string().contains("out of memory"));
     }
 
     #[test]
@@ -188,5 +257,17 @@ mod tests {
         let lost = Error::from(sqlx::Error::Io(reset));
         assert!(matches!(lost, Error::Lost(_)));
         assert!(lost.is_passing() && !lost.is_fatal());
+    }
+
+    #[test]
+    fn who_hangs_up_is_said_to_hang_up() {
+        let answer = |byte| {
+            let said = format!("unexpected response from SSLRequest: {byte}");
+            words(&sqlx::Error::Protocol(said))
+        };
+        assert_eq!(answer("0x00"), "it closed the connection");
+        assert_eq!(answer("0x48"), "it does not answer as Postgres does");
+        let ended = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        assert_eq!(words(&sqlx::Error::Io(ended)), "it closed the connection");
     }
 }

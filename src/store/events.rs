@@ -3,6 +3,7 @@
 use sqlx::FromRow;
 
 use super::backend::ops::{Appended, NewEvent};
+use super::backend::rows::EventColumns;
 use super::{Error, Statement, Store};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
@@ -45,71 +46,82 @@ struct Row {
     received_at: i64,
     key_id: Option<i64>,
     dedupe_key: Option<String>,
-    headers: String,
+    headers: Vec<u8>,
     body: Vec<u8>,
+    checksum: Option<i64>,
     hook: String,
     ordering_key: String,
 }
 
 impl From<Row> for Stored {
     fn from(row: Row) -> Self {
+        let columns = EventColumns {
+            id: &row.id,
+            received_at: row.received_at,
+            key_id: row.key_id,
+            dedupe_key: row.dedupe_key,
+            headers: &row.headers,
+            body: row.body,
+            checksum: row.checksum,
+        };
         Self {
-            event: Event {
-                stream: StreamId(row.stream),
-                seq: Seq(row.seq),
-                id: EventId::from_bytes(row.id.try_into().unwrap_or_default()),
-                received_at: Timestamp::from_millis(row.received_at),
-                key_id: row.key_id,
-                dedupe_key: row.dedupe_key,
-                headers: row.headers.into(),
-                body: row.body.into(),
-            },
+            event: columns.event(StreamId(row.stream), Seq(row.seq)),
             hook: row.hook,
             ordering_key: row.ordering_key,
         }
     }
 }
 
-/// Reads whole events; what follows names the relation `e` they are in.
+/// Reads whole events; what follows names the relation `e` they are in. Headers are read as bytes: damaged ones may be
+/// no text.
 macro_rules! select_events {
-    ($($rest:literal)*) => {
+    ($headers:literal, $($rest:tt)*) => {
         concat!(
-            "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body,
-             h.name as hook, s.ordering_key
-             from ", $($rest,)*
+            "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, ", $headers, " as headers, e.body,
+             e.checksum, h.name as hook, s.ordering_key
+             from ", $($rest)*
         )
     };
 }
 
-const READ: &str = select_events!(
+/// The same for both databases.
+macro_rules! select_events_from {
+    ($sqlite:literal, $postgres:literal) => {
+        Statement {
+            sqlite: select_events!("cast(e.headers as blob)", $sqlite),
+            postgres: select_events!("convert_to(e.headers, 'UTF8')", $postgres),
+        }
+    };
+    ($both:literal) => {
+        select_events_from!($both, $both)
+    };
+}
+
+const READ: Statement = select_events_from!(
     "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
      where e.stream = $1 and e.seq > $2 order by e.seq limit $3"
 );
 
 /// The newest first. On SQLite the row number is the order of storing; on Postgres the id stands for it.
-const LIST: Statement = Statement {
-    sqlite: select_events!(
-        "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
-         where h.deleted_at is null and ($1 is null or s.hook = $1)
-           and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
-           and ($4 is null or e.n < coalesce(
-             (select n from log_ids where id = $4 union all select n from log
-               where n > (select value from counters where name = 'indexed') and id = $4),
-             9223372036854775807))
-         order by e.n desc limit $5"
-    ),
-    postgres: select_events!(
-        "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
-         where h.deleted_at is null and ($1 is null or s.hook = $1)
-           and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
-           and ($4 is null or e.id < $4)
-         order by e.id desc limit $5"
-    ),
-};
+const LIST: Statement = select_events_from!(
+    "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+     where h.deleted_at is null and ($1 is null or s.hook = $1)
+       and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
+       and ($4 is null or e.n < coalesce(
+         (select n from log_ids where id = $4 union all select n from log
+           where n > (select value from counters where name = 'indexed') and id = $4),
+         9223372036854775807))
+     order by e.n desc limit $5",
+    "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+     where h.deleted_at is null and ($1 is null or s.hook = $1)
+       and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
+       and ($4 is null or e.id < $4)
+     order by e.id desc limit $5"
+);
 
 /// From the dead letters, which are few, and not through the log, which is long. By id, whose front is the
 /// clock: the order of storing is not asked of what is looked at one by one.
-const LIST_DEAD: &str = select_events!(
+const LIST_DEAD: Statement = select_events_from!(
     "(select distinct d.stream, d.seq from dead_letters d
       join handlers k on k.id = d.handler and k.deleted_at is null) d
      join events e on e.stream = d.stream and e.seq = d.seq
@@ -120,16 +132,12 @@ const LIST_DEAD: &str = select_events!(
      order by e.id desc limit $5"
 );
 
-const GET: Statement = Statement {
-    sqlite: select_events!(
-        "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
-         where e.n = (select n from log_ids where id = $1 union all select n from log
-           where n > (select value from counters where name = 'indexed') and id = $1)"
-    ),
-    postgres: select_events!(
-        "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.id = $1"
-    ),
-};
+const GET: Statement = select_events_from!(
+    "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
+     where e.n = (select n from log_ids where id = $1 union all select n from log
+       where n > (select value from counters where name = 'indexed') and id = $1)",
+    "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.id = $1"
+);
 
 impl Store {
     /// Stores a batch in one transaction, in its order, and says what became of each. When the future is
@@ -159,7 +167,7 @@ impl Store {
         after: Seq,
         limit: i64,
     ) -> Result<Vec<Stored>, Error> {
-        let rows: Vec<Row> = sqlx::query_as(READ)
+        let rows: Vec<Row> = sqlx::query_as(self.words(READ))
             .bind(stream.0)
             .bind(after.0)
             .bind(limit)
@@ -189,7 +197,7 @@ impl Store {
 
     async fn dead_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
         let before = filter.before.map(|id| id.as_bytes().to_vec());
-        let rows: Vec<Row> = sqlx::query_as(LIST_DEAD)
+        let rows: Vec<Row> = sqlx::query_as(self.words(LIST_DEAD))
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))

@@ -66,7 +66,7 @@ const LONG: [(&str, &str); 3] = [
     ),
 ];
 
-const EVENT: &str = "stream, seq, id, received_at, key_id, dedupe_key, headers, body";
+const EVENT: &str = "stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum";
 
 /// Tables whose numbers go on where those of the file end.
 const NUMBERED: [&str; 6] = [
@@ -121,13 +121,14 @@ pub fn size(file: &Path) -> Result<(u64, u64), Error> {
 }
 
 /// Moves all of a file to a server, and proves it. The file must have been closed by its last daemon, or
-/// opened and closed since.
+/// opened and closed since. `begun` is called once the target is found to be right, before anything goes there.
 ///
 /// # Errors
 /// [`Error::Refused`] when the server has something else, or the two sides differ at the end; it says what.
 pub async fn migrate(
     file: &Path,
     to: &Server,
+    begun: impl FnOnce() -> std::io::Result<()>,
     mut told: impl FnMut(Moved),
 ) -> Result<Proof, Error> {
     server::prepare(to).await?;
@@ -135,6 +136,9 @@ pub async fn migrate(
     let pool = PgPool::connect_with(to.native.clone()).await?;
     let was_moved = enter(&db, &pool).await?;
     if !was_moved {
+        begun().map_err(|error| {
+            Error::Refused(format!("the start of the move cannot be noted: {error}"))
+        })?;
         small(&db, &pool).await?;
         for (table, columns) in LONG {
             long(&db, &pool, table, columns).await?;
@@ -479,9 +483,9 @@ async fn prove(
         });
     };
     let events =
-        "select i.stream, i.seq, l.id, l.received_at, l.key_id, l.dedupe_key, l.headers, l.body
-        from log_index i join log l on l.n = i.n order by i.stream, i.seq";
-    let there = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
+        "select i.stream, i.seq, l.id, l.received_at, l.key_id, l.dedupe_key, l.headers, l.body,
+        l.checksum from log_index i join log l on l.n = i.n order by i.stream, i.seq";
+    let there = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum
         from events order by stream, seq";
     let (streams, events) = same(db, pool, events, there, false, "stream", &mut tell).await?;
     let columns = LONG[1].1;

@@ -334,6 +334,12 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
+    /// How it ended by itself; none while it runs.
+    #[allow(dead_code, reason = "the benchmark's daemons do not end")]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Asks it to stop with SIGTERM; none when it still runs after `patience`.
     pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
         self.stops_by(Signal::TERM, patience)

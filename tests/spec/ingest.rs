@@ -42,9 +42,10 @@ const BATCH: &str = "select count(*) from (
     array_agg(uuid_send(gen_random_uuid())) as id,
     array_agg(0::bigint) as at, array_agg(null::bigint) as kid,
     array_agg(case when random() < 0.25 then 'd' || floor(random() * 200) end) as dk,
-    array_agg('{}'::text) as hd, array_agg('x'::bytea) as body
+    array_agg('{}'::text) as hd, array_agg('x'::bytea) as body,
+    array_agg(null::bigint) as sum
   from generate_series(1, 12)) b,
-  lateral hooklane_ingest(b.hook, b.okey, b.slot, b.id, b.at, b.kid, b.dk, b.hd, b.body, false)";
+  lateral hooklane_ingest(b.hook, b.okey, b.slot, b.id, b.at, b.kid, b.dk, b.hd, b.body, b.sum, false)";
 
 /// Streams whose events are not exactly 1 to their head, in one snapshot.
 const HOLES: &str = "select count(*) from (
@@ -103,10 +104,7 @@ impl Load {
 
     /// Puts another text in the place of one that stands in one of the two functions that store.
     async fn break_ingest(&self, right: &str, wrong: &str) {
-        let all = concat!(
-            include_str!("../../migrations/postgres/0018_batches.sql"),
-            include_str!("../../migrations/postgres/0002_functions.sql")
-        );
+        let all = include_str!("../../migrations/postgres/0045_checksums.sql");
         let functions = ["hooklane_append", "hooklane_ingest"].map(|name| {
             let begin = all.find(&format!("create function {name}(")).unwrap();
             let end = begin + all[begin..].find("end $$;").unwrap() + "end $$;".len();

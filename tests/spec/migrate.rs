@@ -3,6 +3,7 @@
 use std::process::Output;
 use std::sync::Arc;
 
+use hooklane::store::{Database, Store};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -299,4 +300,57 @@ fn no_table_is_forgotten() {
         let is_known = moved.contains(&table.as_str()) || left.contains(&table.as_str());
         assert!(is_known, "what becomes of {table} when a file is moved?");
     }
+}
+
+/// Events that came in meanwhile would be on one side only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_not_at_its_end_keeps_daemons_and_commands_off_the_file() {
+    let mut world = filled();
+    world.kill();
+    let servers = Servers::on(postgres::shared());
+    let database: Database = servers.url().parse().unwrap();
+    let tables = Store::open(database, Box::new(|_| {})).await.unwrap();
+    tables.close().await;
+    servers.ask(
+        "create function fail() returns trigger language plpgsql
+         as $$ begin raise exception 'no more'; end $$",
+    );
+    servers.ask("create trigger fail before insert on events execute function fail()");
+    let begun = migrate(&world.home, &servers, &["--yes"]);
+    assert_eq!(begun.status.code(), Some(7), "{}", said(&begun));
+    for command in [&["serve"][..], &["hooks", "list"]] {
+        let refused = world.home.command(command).output().unwrap();
+        assert_eq!(refused.status.code(), Some(7), "{}", said(&refused));
+        for word in [
+            "being moved to postgres://",
+            "go on",
+            "give up",
+            "moving-to",
+        ] {
+            assert!(said(&refused).contains(word), "{word}: {}", said(&refused));
+        }
+    }
+    servers.ask("drop trigger fail on events");
+    let moved = migrate(&world.home, &servers, &["--yes"]);
+    assert_eq!(moved.status.code(), Some(0), "{}", said(&moved));
+    assert!(!world.home.data().join("moving-to").exists());
+
+    // Given up instead.
+    let data = world.home.data();
+    std::fs::rename(data.join("moved-to"), data.join("moving-to")).unwrap();
+    std::fs::remove_file(data.join("moving-to")).unwrap();
+    world.restart();
+    world.state("orders/s0", 6);
+}
+
+#[test]
+fn a_move_that_is_refused_before_it_began_keeps_nobody_off() {
+    let mut world = filled();
+    world.kill();
+    let servers = Servers::on(postgres::shared());
+    let other = Home::of(&servers, "b");
+    let _daemon = other.start();
+    let refused = migrate(&world.home, &servers, &["--yes"]);
+    assert_eq!(refused.status.code(), Some(7), "{}", said(&refused));
+    world.restart();
 }

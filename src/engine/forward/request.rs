@@ -309,6 +309,7 @@ mod tests {
             dedupe_key: None,
             headers: r#"{"content-type":"text/plain","x-other":"1"}"#.into(),
             body: Bytes::from_static(body),
+            is_damaged: false,
         })
     }
 

@@ -85,6 +85,8 @@ impl Writer {
             Some(Failure::OutOfTime(_)) => 2,
             Some(Failure::OutOfMemory(_)) => 3,
             Some(Failure::Stuck(_)) => 4,
+            // No process is given what is damaged.
+            Some(Failure::Damaged) => 5,
         };
         self.u8(kind);
         if let Some(failure) = &outcome.failure {
@@ -188,6 +190,7 @@ impl Reader {
             dedupe_key: None,
             headers: self.text()?.into(),
             body: self.bytes()?,
+            is_damaged: false,
         }))
     }
 
@@ -217,7 +220,8 @@ impl Reader {
                 1 => Some(Failure::Rejected(self.text()?)),
                 2 => Some(Failure::OutOfTime(self.text()?)),
                 3 => Some(Failure::OutOfMemory(self.text()?)),
-                _ => Some(Failure::Stuck(self.text()?)),
+                4 => Some(Failure::Stuck(self.text()?)),
+                _ => self.text().map(|_| Some(Failure::Damaged))?,
             },
             took: self.duration()?,
             over: self.duration()?,

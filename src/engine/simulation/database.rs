@@ -243,6 +243,7 @@ impl Database {
             dedupe_key: None,
             headers: "".into(),
             body: vec![body].into(),
+            is_damaged: false,
         };
         stored.events.push(Arc::new(event));
         stored.times.push((sent, None));

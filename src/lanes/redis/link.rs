@@ -57,6 +57,7 @@ impl FromStr for Address {
 
     /// Reads `redis://USER:PASSWORD@HOST:PORT/NUMBER`, `rediss://…` or `redis+unix:///PATH`.
     fn from_str(text: &str) -> Result<Self, Error> {
+        crate::text::check_userinfo(text).map_err(|why| Error::Refused(why.into()))?;
         let wrong = |_| {
             Error::Refused(
                 "not a Redis server: give redis://HOST:PORT or redis+unix:///PATH".into(),

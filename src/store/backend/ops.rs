@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::domain::cursor::{Chain, Condition, Cursor, CursorId, DeadLetter, Era};
-use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::event::{Event, EventId, StreamId, checksum};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
@@ -48,7 +48,19 @@ impl NewEvent {
             dedupe_key: self.dedupe_key.clone(),
             headers: self.headers.clone(),
             body: self.body.clone(),
+            is_damaged: false,
         }
+    }
+
+    /// Its checksum, as the database keeps it.
+    pub(in crate::store) fn checksum(&self) -> i64 {
+        checksum(
+            self.id,
+            self.received_at,
+            self.headers.as_bytes(),
+            &self.body,
+        )
+        .into()
     }
 }
 
@@ -277,6 +289,29 @@ pub struct Inspection {
     pub connections: Option<(i64, i64)>,
     /// Whether a pooler gives connections a session for one transaction only.
     pub shares_sessions: bool,
+    /// The look for damage; none where there is nothing yet.
+    pub damage: Option<DamageCheck>,
+}
+
+/// The result of a look for damage.
+#[derive(Clone, Debug, Default)]
+pub struct DamageCheck {
+    /// Whether every page was read; none where a server does that.
+    pub all_pages: Option<bool>,
+    /// Events compared with their checksums.
+    pub events: u64,
+    /// Those of them that are not as they were stored.
+    pub damaged: Vec<Event>,
+}
+
+impl DamageCheck {
+    pub(in crate::store) fn note(&mut self, event: Event) {
+        self.events += 1;
+        let is_known = self.damaged.iter().any(|known| known.id == event.id);
+        if event.is_damaged && !is_known {
+            self.damaged.push(event);
+        }
+    }
 }
 
 /// Tells one past of a server from others.

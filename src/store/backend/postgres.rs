@@ -10,11 +10,13 @@ mod advance;
 mod append;
 mod functions;
 mod inputs;
+mod inspect;
 mod memory;
 mod movers;
 mod past;
 mod prune;
 mod refusal;
+mod rows;
 pub mod server;
 
 use std::sync::Arc;
@@ -22,13 +24,14 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor as _};
-use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use self::memory::Memory;
 use self::movers::Movers;
 pub use self::past::HISTORY;
 use self::past::Past;
-use super::session::{Session, Sessions};
+use super::session::{Alarm, Session, Sessions};
+use super::silence::Silence;
 use crate::domain::cursor::CursorId;
 use crate::domain::event::StreamId;
 use crate::store::Error;
@@ -59,7 +62,7 @@ const SETTINGS: [(&str, &str); 9] = [
 ];
 
 /// Called after every transaction, by the task that ran it.
-pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
+pub type Observer = Arc<super::ops::Observer>;
 
 /// The hot path. Cheap to clone; closed when [`Postgres::close`] was called.
 #[derive(Clone)]
@@ -68,9 +71,11 @@ pub struct Postgres {
     /// Begins a transaction where sessions are shared.
     begin: Option<Arc<str>>,
     observer: Observer,
+    alarm: Alarm,
     memory: Arc<Memory>,
     movers: Arc<Movers>,
     past: Arc<Past>,
+    silence: Silence,
 }
 
 impl Postgres {
@@ -81,7 +86,9 @@ impl Postgres {
     pub async fn open(
         options: PgConnectOptions,
         sessions: Sessions,
+        silence: Silence,
         observer: Observer,
+        alarm: Alarm,
     ) -> Result<Self, Error> {
         let past = Arc::<Past>::default();
         let pool = PgPoolOptions::new()
@@ -89,6 +96,7 @@ impl Postgres {
             .acquire_timeout(ACQUIRE_MAX)
             // A broken connection shows itself by the first statement, whose outcome is then resolved.
             .test_before_acquire(false);
+        let pool = attentive(pool, &silence);
         let (pool, begin) = match sessions {
             Sessions::Own => (prepared(pool, past.clone()), None),
             Sessions::Shared => (pool, Some(begin())),
@@ -97,9 +105,11 @@ impl Postgres {
             pool: pool.connect_with(options).await?,
             begin,
             observer,
+            alarm,
             memory: Arc::default(),
             movers: Arc::default(),
             past,
+            silence,
         })
     }
 
@@ -147,19 +157,52 @@ impl Postgres {
     }
 
     /// A connection to the server that is known.
+    ///
+    /// # Errors
+    /// [`Error::Away`] while the server is silent: nothing was sent to it.
     async fn connection(&self) -> Result<Session<sqlx::Postgres>, Error> {
-        let db = match &self.begin {
-            None => Session::own(self.pool.acquire().await?),
-            Some(begin) => {
-                let begin = AssertSqlSafe(begin.clone());
-                let (db, server) = Session::begin(&self.pool, begin).await?;
-                self.past.note(&server)?;
-                db
+        let db = match self.silence.unless_silent(self.open_session()).await {
+            Ok(db) => db,
+            Err(_) if self.silence.lasts().is_some() => {
+                return Err(Error::Away("the database does not answer".into()));
+            }
+            Err(error) => {
+                if matches!(error, sqlx::Error::PoolTimedOut) {
+                    self.silence.find_out();
+                }
+                return Err(error.into());
             }
         };
         match self.past.is_other() {
             true => Err(Error::Lost("another server has taken its place".into())),
-            false => Ok(db),
+            false => Ok(db.watched(&self.alarm)),
+        }
+    }
+
+    async fn open_session(&self) -> Result<Session<sqlx::Postgres>, sqlx::Error> {
+        let Some(begin) = &self.begin else {
+            return Ok(Session::own(self.pool.acquire().await?));
+        };
+        let begin = AssertSqlSafe(begin.clone());
+        let (db, server) = Session::begin(&self.pool, begin).await?;
+        self.past.note(&server)?;
+        Ok(db)
+    }
+
+    /// Waits for an answer; none when it did not come in time, or when the server is silent.
+    async fn answer<T>(
+        &self,
+        answer: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Option<Result<T, sqlx::Error>> {
+        tokio::select! {
+            biased;
+            answer = timeout(ANSWER_MAX, answer) => {
+                if answer.is_err() {
+                    self.silence.suspect();
+                }
+                answer.ok()
+            }
+            () = self.silence.is_known() => None,
         }
     }
 
@@ -183,6 +226,22 @@ impl Postgres {
             error: result.as_ref().err().map(Error::again),
         });
     }
+}
+
+/// A connection that was idle for longer has to answer before it is used.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// Connections of which none is used that is as old as one that was silent.
+fn attentive(pool: PgPoolOptions, silence: &Silence) -> PgPoolOptions {
+    let (taken, given_back) = (silence.clone(), silence.clone());
+    pool.before_acquire(move |db, of| {
+        let silence = taken.clone();
+        Box::pin(async move { Ok(silence.may_use(db, of, IDLE_MAX).await) })
+    })
+    .after_release(move |_, _| {
+        let is_known = given_back.lasts().is_some();
+        Box::pin(std::future::ready(Ok(!is_known)))
+    })
 }
 
 /// Connections whose sessions know the settings, and whose servers are looked at, once.
@@ -220,16 +279,16 @@ fn settings(set: &str) -> String {
 /// come, is not used again.
 async fn settle<T>(
     mut db: Session<sqlx::Postgres>,
-    answer: Result<Result<T, sqlx::Error>, Elapsed>,
+    answer: Option<Result<T, sqlx::Error>>,
 ) -> Result<T, Error> {
     let settled = match answer {
-        Ok(answer) => answer.map_err(Error::from),
-        Err(_) => Err(Error::Lost(format!("no answer within {ANSWER_MAX:?}"))),
+        Some(answer) => answer.map_err(Error::from),
+        None => Err(Error::Lost("no answer in time".into())),
     };
     match &settled {
         Ok(_) => db.end().await?,
-        Err(Error::Lost(_)) => db.spoil(),
-        Err(_) => {}
+        Err(Error::Lost(_) | Error::Memory(_)) => db.spoil(),
+        Err(error) => db.hear(error),
     }
     settled
 }

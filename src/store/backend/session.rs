@@ -5,6 +5,8 @@
 //! the session next. Even a statement without a name goes out in two steps, between which the session may
 //! become another one. So every statement is in a transaction, has no name, and finds its settings made.
 
+use std::fmt::{self, Debug};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -21,6 +23,9 @@ use sqlx::{
     SqlSafeStr, SqlStr, Transaction,
 };
 use tokio::time::timeout;
+
+use super::silence::Silence;
+use crate::store::Error;
 
 /// How long the beginning of a transaction may take: a pooler has callers wait while the server is away.
 const BEGIN_MAX: Duration = Duration::from_secs(5);
@@ -40,6 +45,35 @@ const BEGIN: &str = "begin; set local idle_in_transaction_session_timeout = '60s
 const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read;
     set local idle_in_transaction_session_timeout = '60s';
     select case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
+
+/// Called with each error after which the process must end, whichever statement meets it. Cheap to clone.
+#[derive(Clone)]
+pub struct Alarm(Arc<dyn Fn(Error) + Send + Sync>);
+
+impl Alarm {
+    pub fn new(raise: impl Fn(Error) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(raise))
+    }
+
+    /// Raises the alarm if the process must end.
+    pub fn hear(&self, error: &Error) {
+        if error.is_fatal() {
+            (self.0)(error.again());
+        }
+    }
+
+    /// The same; gives the error on.
+    fn heard(&self, error: sqlx::Error) -> sqlx::Error {
+        self.hear(&Error::of_sqlx(&error));
+        error
+    }
+}
+
+impl Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Alarm")
+    }
+}
 
 /// How the sessions of a server are given to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +125,7 @@ pub struct Session<DB: Database> {
     is_shared: bool,
     /// Whether somebody else may have the connection next.
     is_clean: bool,
+    alarm: Option<Alarm>,
 }
 
 impl<DB: Database> Session<DB> {
@@ -100,6 +135,20 @@ impl<DB: Database> Session<DB> {
             db,
             is_shared: false,
             is_clean: true,
+            alarm: None,
+        }
+    }
+
+    /// Has errors of its statements heard.
+    pub fn watched(mut self, alarm: &Alarm) -> Self {
+        self.alarm = Some(alarm.clone());
+        self
+    }
+
+    /// Raises the alarm if the process must end.
+    pub fn hear(&self, error: &Error) {
+        if let Some(alarm) = &self.alarm {
+            alarm.hear(error);
         }
     }
 
@@ -127,6 +176,7 @@ where
             db: pool.acquire().await?,
             is_shared: true,
             is_clean: false,
+            alarm: None,
         };
         let begin = sqlx::raw_sql(text).fetch_all(&mut *session.db);
         let row = in_time(BEGIN_MAX, begin).await?.pop();
@@ -173,11 +223,21 @@ async fn begin(pool: &AnyPool, text: &'static str) -> Result<Session<Any>, sqlx:
 pub struct Reader {
     pub pool: AnyPool,
     pub sessions: Sessions,
+    pub alarm: Alarm,
+    /// That of the server; none in a file.
+    pub silence: Option<Silence>,
 }
 
 /// A transaction that is not hot.
 #[derive(Debug)]
-pub enum Tx {
+pub struct Tx {
+    open: Open,
+    alarm: Alarm,
+    silence: Option<Silence>,
+}
+
+#[derive(Debug)]
+enum Open {
     Own(Transaction<'static, Any>),
     Shared(Session<Any>),
 }
@@ -186,26 +246,73 @@ impl Tx {
     /// Begins one, by `text` where the session is the connection's own.
     pub async fn begin(
         pool: &AnyPool,
-        sessions: Sessions,
+        reader: &Reader,
         text: &'static str,
     ) -> Result<Self, sqlx::Error> {
-        Ok(match sessions {
-            Sessions::Own => Self::Own(pool.begin_with(text).await?),
-            Sessions::Shared => Self::Shared(begin(pool, BEGIN).await?),
+        let (alarm, silence) = (reader.alarm.clone(), reader.silence.clone());
+        let open = async {
+            Ok(match reader.sessions {
+                Sessions::Own => Open::Own(pool.begin_with(text).await?),
+                Sessions::Shared => Open::Shared(begin(pool, BEGIN).await?),
+            })
+        };
+        let open = unless_silent(silence.as_ref(), open).await;
+        let open = open.map_err(|error| alarm.heard(error))?;
+        Ok(Self {
+            open,
+            alarm,
+            silence,
         })
     }
 
     /// Begins one in a shared session that reads one snapshot.
-    pub async fn snapshot(pool: &AnyPool) -> Result<Self, sqlx::Error> {
-        Ok(Self::Shared(begin(pool, BEGIN_SNAPSHOT).await?))
+    pub async fn snapshot(reader: &Reader) -> Result<Self, sqlx::Error> {
+        let (alarm, silence) = (reader.alarm.clone(), reader.silence.clone());
+        let open = unless_silent(silence.as_ref(), begin(&reader.pool, BEGIN_SNAPSHOT)).await;
+        let open = open.map_err(|error| alarm.heard(error))?;
+        Ok(Self {
+            open: Open::Shared(open),
+            alarm,
+            silence,
+        })
     }
 
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        match self {
-            Self::Own(tx) => tx.commit().await,
-            Self::Shared(session) => session.end().await,
-        }
+        let commit = async {
+            match self.open {
+                Open::Own(tx) => tx.commit().await,
+                Open::Shared(session) => session.end().await,
+            }
+        };
+        let committed = unless_silent(self.silence.as_ref(), commit).await;
+        committed.map_err(|error| self.alarm.heard(error))
     }
+}
+
+/// Waits for an answer; from a server, not while that is silent.
+async fn unless_silent<T>(
+    silence: Option<&Silence>,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match silence {
+        Some(silence) => silence.unless_silent(answer).await,
+        None => answer.await,
+    }
+}
+
+/// Rows as they come; those of a server once they all came, since it may fall silent between two.
+fn rows_unless_silent<'e, T: Send + 'e>(
+    silence: Option<&'e Silence>,
+    rows: BoxStream<'e, Result<T, sqlx::Error>>,
+) -> BoxStream<'e, Result<T, sqlx::Error>> {
+    let Some(silence) = silence else {
+        return rows;
+    };
+    let read = async move {
+        let rows: Vec<_> = silence.unless_silent(rows.try_collect()).await?;
+        Ok(stream::iter(rows.into_iter().map(Ok)))
+    };
+    read.try_flatten_stream().boxed()
 }
 
 /// A statement, with a name where one may be kept.
@@ -300,15 +407,13 @@ macro_rules! session_runs_statements {
 session_runs_statements!(Any, AnyQueryResult, AnyRow, AnyStatement, AnyTypeInfo);
 session_runs_statements!(Postgres, PgQueryResult, PgRow, PgStatement, PgTypeInfo);
 
-impl<'c> Executor<'c> for &'c Reader {
-    type Database = Any;
-
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
+impl Reader {
+    /// Runs a statement, and hands out its rows as they come.
+    fn stream<'e, 'q: 'e, E>(
+        &'e self,
         query: E,
     ) -> BoxStream<'e, Result<Either<AnyQueryResult, AnyRow>, sqlx::Error>>
     where
-        'c: 'e,
         E: 'q + Execute<'q, Any>,
     {
         if self.sessions == Sessions::Own {
@@ -323,12 +428,9 @@ impl<'c> Executor<'c> for &'c Reader {
         read.try_flatten_stream().boxed()
     }
 
-    fn fetch_optional<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<Option<AnyRow>, sqlx::Error>>
+    /// Runs a statement that has one row at most.
+    fn row<'e, 'q: 'e, E>(&'e self, query: E) -> BoxFuture<'e, Result<Option<AnyRow>, sqlx::Error>>
     where
-        'c: 'e,
         E: 'q + Execute<'q, Any>,
     {
         if self.sessions == Sessions::Own {
@@ -341,6 +443,34 @@ impl<'c> Executor<'c> for &'c Reader {
             Ok(row)
         };
         read.boxed()
+    }
+}
+
+impl<'c> Executor<'c> for &'c Reader {
+    type Database = Any;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<AnyQueryResult, AnyRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Any>,
+    {
+        let rows = rows_unless_silent(self.silence.as_ref(), self.stream(query));
+        rows.map_err(|error| self.alarm.heard(error)).boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<AnyRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Any>,
+    {
+        let row = unless_silent(self.silence.as_ref(), self.row(query));
+        row.map_err(|error| self.alarm.heard(error)).boxed()
     }
 
     prepared_elsewhere!(Any, AnyStatement, AnyTypeInfo);
@@ -357,10 +487,17 @@ impl<'c> Executor<'c> for &'c mut Tx {
         'c: 'e,
         E: 'q + Execute<'q, Any>,
     {
-        match self {
-            Tx::Own(tx) => (&mut **tx).fetch_many(query),
-            Tx::Shared(session) => session.fetch_many(query),
-        }
+        let Tx {
+            open,
+            alarm,
+            silence,
+        } = self;
+        let rows = match open {
+            Open::Own(tx) => (&mut **tx).fetch_many(query),
+            Open::Shared(session) => session.fetch_many(query),
+        };
+        let rows = rows_unless_silent(silence.as_ref(), rows);
+        rows.map_err(|error| alarm.heard(error)).boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
@@ -371,10 +508,17 @@ impl<'c> Executor<'c> for &'c mut Tx {
         'c: 'e,
         E: 'q + Execute<'q, Any>,
     {
-        match self {
-            Tx::Own(tx) => (&mut **tx).fetch_optional(query),
-            Tx::Shared(session) => session.fetch_optional(query),
-        }
+        let Tx {
+            open,
+            alarm,
+            silence,
+        } = self;
+        let row = match open {
+            Open::Own(tx) => (&mut **tx).fetch_optional(query),
+            Open::Shared(session) => session.fetch_optional(query),
+        };
+        let row = unless_silent(silence.as_ref(), row);
+        row.map_err(|error| alarm.heard(error)).boxed()
     }
 
     prepared_elsewhere!(Any, AnyStatement, AnyTypeInfo);

@@ -7,6 +7,7 @@ mod cursor_cache;
 pub mod file;
 mod index;
 mod inputs;
+pub mod inspect;
 mod look;
 mod prune;
 mod readers;
@@ -23,7 +24,8 @@ use self::checkpoint::Checkpointer;
 use self::cursor_cache::CursorCache;
 use self::readers::Readers;
 use self::tail::Tail;
-use super::ops::{Advance, Appended, Commit, Input, NewEvent, Observer, Prune, Range, Step, Want};
+use super::ops::{Advance, Appended, Input, NewEvent, Observer, Prune, Range, Step, Want};
+use super::session::Alarm;
 use crate::domain::cursor::{Cursor, CursorId};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::hook::{HandlerId, HookId};
@@ -47,18 +49,17 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// Starts the thread, on a file whose tables are there.
-    pub fn start(file: &Path, connection: Connection, commits: Observer) -> Result<Self, Error> {
+    pub fn start(
+        file: &Path,
+        connection: Connection,
+        observer: Arc<Observer>,
+        alarm: &Alarm,
+    ) -> Result<Self, Error> {
         let turn_to_write = Arc::new(FairMutex::new(()));
         let tail = Arc::new(Tail::default());
         let cursors = Arc::new(CursorCache::default());
         let memory = (tail.clone(), cursors.clone());
-        let observer = Arc::new(commits);
-        let alarm = observer.clone();
-        let checkpointer = Checkpointer::start(
-            file,
-            turn_to_write.clone(),
-            Box::new(move |error| alarm(Commit::failed(error))),
-        )?;
+        let checkpointer = Checkpointer::start(file, turn_to_write.clone(), alarm.clone())?;
         let log = writer::start(
             connection,
             memory,
@@ -67,7 +68,7 @@ impl Sqlite {
             observer,
         )?;
         Ok(Self {
-            readers: Arc::new(Readers::new(file)),
+            readers: Arc::new(Readers::new(file, alarm.clone())),
             log,
             tail,
             cursors,

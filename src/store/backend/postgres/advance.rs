@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use super::movers::{Answer, Asked};
-use super::{ANSWER_MAX, Postgres, jitter, settle};
+use super::{Postgres, jitter, settle};
 use crate::domain::cursor::{Condition, CursorId, DeadLetter};
 use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
@@ -161,7 +160,7 @@ impl Postgres {
             .bind(letters(&dead, |_, letter| letter.reason.as_str()))
             .bind(letters(&dead, |step, _| step.at.as_millis()))
             .bind(is_durable);
-        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut db)).await;
+        let answer = self.answer(call.fetch_one(&mut db)).await;
         let (streams, handlers) = settle(db, answer).await?;
         let cursor = |(stream, handler)| CursorId {
             stream: StreamId(stream),

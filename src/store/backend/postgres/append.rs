@@ -4,9 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
-use super::{ANSWER_MAX, Postgres, jitter, settle};
+use super::{Postgres, jitter, settle};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::lane::Slot;
 use crate::domain::position::Seq;
@@ -17,14 +15,17 @@ use crate::store::backend::ops::{Acknowledged, Appended, NewEvent};
 /// How long an unknown outcome is worth resolving; those who wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);
 
+/// The same while the server is known to be silent: others wait behind it, and may be told at once.
+const RESOLVE_SILENT: Duration = Duration::from_millis(500);
+
 /// Between two tries to resolve it, beside the jitter.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 
 const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
-    from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 const APPEND: &str = "select r_stream, r_slot, r_head
-    from hooklane_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    from hooklane_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 /// Ids, slots and heads of the streams, in the order in which they were asked for; none: nothing was stored.
 type Placed = (Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
@@ -92,11 +93,15 @@ impl Postgres {
             match self.ingest(events, lost.is_some()).await {
                 Ok(appended) => return Ok(appended),
                 Err(Error::Contended(..)) if !contended => contended = true,
-                Err(error) if lost.is_none() && !matches!(error, Error::Lost(_)) => {
+                Err(error)
+                    if lost.is_none() && !matches!(error, Error::Lost(_) | Error::Memory(_)) =>
+                {
                     return Err(error);
                 }
-                // Nothing but an answer makes a lost outcome known.
-                Err(error) if Instant::now() > deadline => return Err(lost.unwrap_or(error)),
+                // Nothing but an answer makes a lost outcome known, and from a silent server none will come in time.
+                Err(error) if Instant::now() > deadline || self.is_silent() => {
+                    return Err(lost.unwrap_or(error));
+                }
                 Err(error) => {
                     lost = lost.or(Some(error));
                     tokio::time::sleep(RESOLVE_PAUSE).await;
@@ -104,6 +109,12 @@ impl Postgres {
             }
             jitter().await;
         }
+    }
+
+    /// Whether the server is silent for so long that no outcome is waited for.
+    fn is_silent(&self) -> bool {
+        let lasts = self.silence.lasts();
+        lasts.is_some_and(|lasts| lasts > RESOLVE_SILENT)
     }
 
     async fn ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
@@ -152,8 +163,9 @@ impl Postgres {
             .bind(column(events, |event| event.dedupe_key.as_deref()))
             .bind(column(events, |event| &*event.headers))
             .bind(column(events, |event| &*event.body))
+            .bind(column(events, NewEvent::checksum))
             .bind(plan.has_keys);
-        let answer = timeout(ANSWER_MAX, call.fetch_one(&mut db)).await;
+        let answer = self.answer(call.fetch_one(&mut db)).await;
         Ok(plan.outcomes(settle(db, answer).await?))
     }
 
@@ -169,8 +181,9 @@ impl Postgres {
             .bind(column(events, |event| event.dedupe_key.as_deref()))
             .bind(column(events, |event| &*event.headers))
             .bind(column(events, |event| &*event.body))
+            .bind(column(events, NewEvent::checksum))
             .bind(again);
-        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut db)).await;
+        let answer = self.answer(call.fetch_all(&mut db)).await;
         Ok(outcomes(events, settle(db, answer).await?))
     }
 }

@@ -5,7 +5,8 @@ use super::Postgres;
 use crate::store::Error;
 
 /// Where their text is; a later migration that changes one comes before the earlier.
-const TEXTS: [&str; 3] = [
+const TEXTS: [&str; 4] = [
+    include_str!("../../../../migrations/postgres/0045_checksums.sql"),
     include_str!("../../../../migrations/postgres/0018_batches.sql"),
     include_str!("../../../../migrations/postgres/0014_retention.sql"),
     include_str!("../../../../migrations/postgres/0002_functions.sql"),

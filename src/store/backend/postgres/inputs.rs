@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use tokio::time::timeout;
 
-use super::{ANSWER_MAX, Postgres, settle};
+use super::rows::event_at;
+use super::{Postgres, settle};
 use crate::domain::cursor::{Chain, Cursor, CursorId, Era};
-use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::event::{Event, StreamId};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
@@ -22,12 +22,12 @@ use crate::store::backend::rows::condition_of;
 const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
       case when coalesce(e.nth, 1) = 1 then c.reason end, case when coalesce(e.nth, 1) = 1 then c.state end,
       case when coalesce(e.nth, 1) = 1 then c.chain end, c.updated_at,
-      e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+      e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
     from unnest($1, $2, $3) with ordinality as w (stream, handler, events_max, ord)
     left join streams s on s.id = w.stream
     left join cursors c on c.stream = w.stream and c.handler = w.handler
     left join lateral (
-      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body,
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum,
         row_number() over (order by e.seq) as nth
       from events e where e.stream = s.id and e.seq > coalesce(c.position, 0)
       order by e.seq limit w.events_max) e on true";
@@ -47,10 +47,10 @@ const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retr
 
 /// Ends in the statement: so much of a stream, in order.
 const RANGES: &str =
-    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
     from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)
     cross join lateral (
-      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
       from events e where e.stream = w.stream and e.seq > w.after order by e.seq limit w.most) e
     order by w.ord, e.seq";
 
@@ -95,7 +95,7 @@ impl Postgres {
             .bind(hook.0)
             .bind(key.as_str())
             .bind(handler.0);
-        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut db)).await;
+        let answer = self.answer(read.fetch_optional(&mut db)).await;
         let Some(row) = settle(db, answer).await? else {
             return Ok(None);
         };
@@ -117,7 +117,7 @@ impl Postgres {
             .bind(streams)
             .bind(handlers)
             .bind(wants.iter().map(limit).collect::<Vec<_>>());
-        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut db)).await;
+        let answer = self.answer(read.fetch_all(&mut db)).await;
         let rows = settle(db, answer).await?;
         Ok(collect(&wants, &rows)?)
     }
@@ -135,14 +135,14 @@ impl Postgres {
             .bind(streams)
             .bind(after)
             .bind(ranges.iter().map(limit).collect::<Vec<_>>());
-        let answer = timeout(ANSWER_MAX, read.fetch_all(&mut db)).await;
+        let answer = self.answer(read.fetch_all(&mut db)).await;
         let rows = settle(db, answer).await?;
         let mut events = vec![Vec::new(); ranges.len()];
         for row in &rows {
             let ord: i64 = row.try_get(0)?;
             let at = usize::try_from(ord - 1).unwrap_or(usize::MAX);
             if let (Some(range), Some(list)) = (ranges.get(at), events.get_mut(at)) {
-                list.push(Arc::new(ranged(range.stream, row)?));
+                list.push(Arc::new(event_at(range.stream, row, 1)?));
             }
         }
         Ok(events)
@@ -155,7 +155,7 @@ impl Postgres {
     pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
         let mut db = self.connection().await?;
         let read = sqlx::query(CURSOR).bind(id.stream.0).bind(id.handler.0);
-        let answer = timeout(ANSWER_MAX, read.fetch_optional(&mut db)).await;
+        let answer = self.answer(read.fetch_optional(&mut db)).await;
         let Some(row) = settle(db, answer).await? else {
             return Ok(None);
         };
@@ -187,8 +187,8 @@ fn collect(wants: &[Want], rows: &[PgRow]) -> Result<Vec<Option<Input>>, sqlx::E
             });
         }
         let seq: Option<i64> = row.try_get(EVENT)?;
-        if let (Some(input), Some(seq)) = (&mut inputs[at], seq) {
-            let event = event_of(want.cursor.stream, Seq(seq), row)?;
+        if let (Some(input), Some(_)) = (&mut inputs[at], seq) {
+            let event = event_at(want.cursor.stream, row, EVENT)?;
             input.events.push(Arc::new(event));
         }
     }
@@ -213,36 +213,5 @@ fn cursor_of(id: CursorId, row: &PgRow) -> Result<Cursor, sqlx::Error> {
             u32::try_from(tries).unwrap_or(u32::MAX),
             reason.unwrap_or_default(),
         ),
-    })
-}
-
-fn event_of(stream: StreamId, seq: Seq, row: &PgRow) -> Result<Event, sqlx::Error> {
-    let headers: &str = row.try_get(EVENT + 5)?;
-    let body: Vec<u8> = row.try_get(EVENT + 6)?;
-    Ok(Event {
-        stream,
-        seq,
-        id: EventId::from_bytes(row.try_get(EVENT + 1)?),
-        received_at: Timestamp::from_millis(row.try_get(EVENT + 2)?),
-        key_id: row.try_get(EVENT + 3)?,
-        dedupe_key: row.try_get(EVENT + 4)?,
-        headers: headers.into(),
-        body: body.into(),
-    })
-}
-
-/// A row of [`RANGES`].
-fn ranged(stream: StreamId, row: &PgRow) -> Result<Event, sqlx::Error> {
-    let headers: &str = row.try_get(6)?;
-    let body: Vec<u8> = row.try_get(7)?;
-    Ok(Event {
-        stream,
-        seq: Seq(row.try_get(1)?),
-        id: EventId::from_bytes(row.try_get(2)?),
-        received_at: Timestamp::from_millis(row.try_get(3)?),
-        key_id: row.try_get(4)?,
-        dedupe_key: row.try_get(5)?,
-        headers: headers.into(),
-        body: body.into(),
     })
 }

@@ -1,8 +1,6 @@
 //! Removing the events at the front of streams, by one call.
 
-use tokio::time::timeout;
-
-use super::{ANSWER_MAX, Postgres, settle};
+use super::{Postgres, settle};
 use crate::domain::hook::HookId;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
@@ -43,7 +41,7 @@ impl Postgres {
             .bind(column(cuts, |cut| cut.checkpoint.fold))
             .bind(column(cuts, |cut| cut.checkpoint.state.as_deref()))
             .bind(column(cuts, |cut| cut.checkpoint.chain.as_bytes()));
-        let answer = timeout(ANSWER_MAX, call.fetch_all(&mut db)).await;
+        let answer = self.answer(call.fetch_all(&mut db)).await;
         let pruned = settle(db, answer).await?;
         Ok(column(cuts, |cut| pruned.contains(&cut.stream.0)))
     }

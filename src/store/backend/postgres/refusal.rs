@@ -5,6 +5,7 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::store::Error;
 use crate::store::database::Server;
+use crate::store::error::words;
 
 /// What an error on the way in means.
 pub fn refusal(server: &Server, error: &sqlx::Error) -> Error {
@@ -19,8 +20,7 @@ pub fn refusal(server: &Server, error: &sqlx::Error) -> Error {
         sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::InvalidData => {
             unfit(server, &format!("cannot be trusted: {why}"), tls)
         }
-        sqlx::Error::Io(why) => unreachable(server, &why.to_string()),
-        other => unreachable(server, &other.to_string()),
+        other => unreachable(server, &words(other)),
     }
 }
 
@@ -32,6 +32,10 @@ fn of_server(server: &Server, error: &PgDatabaseError) -> Error {
             let remedy = "raise max_connections, or close some: a node holds 20";
             return away(server, &format!("takes nobody now: {said}"), remedy);
         }
+        "53200" => {
+            let remedy = "give it some, or lower max_connections";
+            return away(server, &format!("is out of memory: {said}"), remedy);
+        }
         "57P03" => {
             let remedy = "it starts or stops: wait, and see its log";
             return away(server, &format!("takes nobody now: {said}"), remedy);
@@ -40,6 +44,10 @@ fn of_server(server: &Server, error: &PgDatabaseError) -> Error {
         "28P01" | "28000" => (
             format!("does not let {user} in: {said}"),
             "see the password, and pg_hba.conf on the server".to_owned(),
+        ),
+        "XX001" | "XX002" => (
+            format!("has a damaged page: {said}"),
+            "keep a copy of it, then restore a backup; pg_amcheck says what is wrong".to_owned(),
         ),
         "3D000" => (
             format!("has no database {name}"),

@@ -10,10 +10,12 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
+use super::inspect::look_for_damage;
 use super::past::HISTORY;
 use super::refusal::{away, refusal, unfit, unreachable};
 use crate::domain::time::{Timestamp, millis};
 use crate::store::backend::session::Sessions;
+use crate::store::backend::silence::Silence;
 use crate::store::backend::tables::{mismatch, newest};
 use crate::store::database::Server;
 use crate::store::{Error, Inspection};
@@ -151,6 +153,11 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
         true => sqlx::query_as(TABLES).fetch_one(&mut *db).await?,
         false => (None, None),
     };
+    let tables_known = newest(&sqlx::migrate!("migrations/postgres"));
+    let damage = match tables == Some(tables_known) {
+        true => Some(look_for_damage(db).await?),
+        false => None,
+    };
     let mut best = None;
     for _ in 0..ASKED {
         let (before, began) = (Timestamp::now(), Instant::now());
@@ -164,21 +171,37 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
     Ok(Inspection {
         version,
         tables,
-        tables_known: newest(&sqlx::migrate!("migrations/postgres")),
+        tables_known,
         bytes: u64::try_from(bytes).unwrap_or(0),
         cluster,
         clock: best.map(|(_, ahead)| ahead),
         answers_in: best.map(|(took, _)| took),
         connections: Some((used, most)),
         shares_sessions: false,
+        damage,
     })
 }
 
 /// Connections for what is not hot, to a server that was prepared.
-pub async fn pool(server: &Server, sessions: Sessions) -> Result<AnyPool, Error> {
+pub async fn pool(
+    server: &Server,
+    sessions: Sessions,
+    silence: &Silence,
+) -> Result<AnyPool, Error> {
+    let (taken, given_back) = (silence.clone(), silence.clone());
     let pool = AnyPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(PATIENCE);
+        .acquire_timeout(PATIENCE)
+        // Tested below, where it is not waited for without an end.
+        .test_before_acquire(false)
+        .before_acquire(move |db, of| {
+            let silence = taken.clone();
+            Box::pin(async move { Ok(silence.may_use(db, of, Duration::ZERO).await) })
+        })
+        .after_release(move |db, _| {
+            let silence = given_back.clone();
+            Box::pin(async move { Ok(silence.may_keep(db).await) })
+        });
     let greet = |pool: AnyPoolOptions| {
         pool.after_connect(|db, _| {
             Box::pin(async move {

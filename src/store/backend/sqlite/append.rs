@@ -70,7 +70,7 @@ impl Heads {
                 Err(not_new) => not_new,
                 Ok(head) => {
                     let event = new.at(head.id, Seq(head.head.0 + 1));
-                    put(&mut insert, n, &event)?;
+                    put(&mut insert, n, &event, new.checksum())?;
                     head.head = event.seq;
                     events.push((n, Arc::new(event)));
                     Appended::New {
@@ -142,10 +142,15 @@ fn find_duplicate(
 }
 
 const INSERT: &str = "insert into log
-    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
-fn put(insert: &mut rusqlite::Statement<'_>, n: i64, event: &Event) -> Result<(), Error> {
+fn put(
+    insert: &mut rusqlite::Statement<'_>,
+    n: i64,
+    event: &Event,
+    checksum: i64,
+) -> Result<(), Error> {
     insert.execute(params![
         n,
         event.stream.0,
@@ -156,6 +161,7 @@ fn put(insert: &mut rusqlite::Statement<'_>, n: i64, event: &Event) -> Result<()
         event.dedupe_key,
         &*event.headers,
         &*event.body,
+        checksum,
     ])?;
     Ok(())
 }

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use super::file;
 use crate::store::Error;
+use crate::store::backend::session::Alarm;
 
 /// Frames of the WAL, each a page, that may be left for the copy while nobody commits: half a megabyte, a
 /// millisecond or two. Each copy beside the commits leaves less than the one before it, as it takes less time.
@@ -21,9 +22,6 @@ const LEFT_MAX: i64 = 64;
 
 /// Copies beside the commits before the one in their place, however much is left by then.
 const PASSES_MAX: usize = 12;
-
-/// Is told of an error after which the process must end: what the file holds is not known any more.
-pub type Alarm = Box<dyn Fn(Error) + Send>;
 
 /// The thread that copies; it ends when this is dropped, after the copy it is at.
 pub struct Checkpointer {
@@ -66,11 +64,9 @@ impl Drop for Checkpointer {
 
 fn run(db: &Connection, woken: &Receiver<()>, turn_to_write: &Mutex<()>, alarm: &Alarm) {
     while woken.recv().is_ok() {
-        if let Err(error) = copy_all(db, turn_to_write)
-            && error.is_fatal()
-        {
-            // Anything else, a full disk, passes: the WAL is whole, and the next copy begins where it must.
-            alarm(error);
+        if let Err(error) = copy_all(db, turn_to_write) {
+            // What is not fatal, a full disk, passes: the WAL is whole, and the next copy begins where it must.
+            alarm.hear(&error);
         }
     }
 }

@@ -8,14 +8,14 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::cursor_cache::CursorCache;
 use super::tail::Tail;
 use crate::domain::cursor::{Chain, Cursor, CursorId, Era};
-use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::event::{Event, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Input, Range, Want};
-use crate::store::backend::rows::condition_of;
+use crate::store::backend::rows::{EventColumns, condition_of};
 
 /// An input of which memory knows everything: where the cursor stands, and what comes after it.
 pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &Want) -> Option<Input> {
@@ -97,7 +97,8 @@ pub fn read_cursor(
     Ok(row.optional()?)
 }
 
-/// Events between `after` and `before`, both excluded.
+/// Events between `after` and `before`, both excluded. A row that the index takes for another one has no
+/// checksum that could be right.
 fn read_indexed(
     db: &Connection,
     stream: StreamId,
@@ -106,8 +107,8 @@ fn read_indexed(
     limit: usize,
     events: &mut Vec<Arc<Event>>,
 ) -> Result<(), Error> {
-    const READ: &str = "select l.stream, l.seq, l.id, l.received_at, l.key_id, l.dedupe_key,
-        l.headers, l.body
+    const READ: &str = "select i.stream, i.seq, l.id, l.received_at, l.key_id, l.dedupe_key,
+        l.headers, l.body, case when l.stream = i.stream and l.seq = i.seq then l.checksum else -1 end
         from log_index i join log l on l.n = i.n
         where i.stream = ?1 and i.seq > ?2 and i.seq < ?3 order by i.seq limit ?4";
     let mut read = db.prepare_cached(READ)?;
@@ -120,22 +121,28 @@ fn read_indexed(
 }
 
 fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
-    const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body
-        from log where n = ?1";
+    const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body,
+        checksum from log where n = ?1";
     Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)
 }
 
-fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
-    Ok(Event {
-        stream: StreamId(row.get(0)?),
-        seq: Seq(row.get(1)?),
-        id: EventId::from_bytes(row.get(2)?),
-        received_at: Timestamp::from_millis(row.get(3)?),
-        key_id: row.get(4)?,
-        dedupe_key: row.get(5)?,
-        headers: row.get::<_, String>(6)?.into(),
-        body: row.get::<_, Vec<u8>>(7)?.into(),
-    })
+/// A row of the log with the event in it. Nothing of a damaged one is an error: its checksum tells.
+pub fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+    let dedupe_key = row.get_ref(5)?.as_bytes_or_null().unwrap_or_default();
+    let columns = EventColumns {
+        id: bytes(row, 2)?,
+        received_at: row.get_ref(3)?.as_i64().unwrap_or_default(),
+        key_id: row.get_ref(4)?.as_i64_or_null().unwrap_or_default(),
+        dedupe_key: dedupe_key.map(|key| String::from_utf8_lossy(key).into_owned()),
+        headers: bytes(row, 6)?,
+        body: bytes(row, 7)?.to_vec(),
+        checksum: row.get_ref(8)?.as_i64_or_null().unwrap_or(Some(-1)),
+    };
+    Ok(columns.event(StreamId(row.get(0)?), Seq(row.get(1)?)))
+}
+
+fn bytes<'r>(row: &'r rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'r [u8]> {
+    Ok(row.get_ref(column)?.as_bytes().unwrap_or_default())
 }
 
 /// Events of a stream after a place, in order: first those that have left the tail, out of the index.

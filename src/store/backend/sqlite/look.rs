@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
+use super::inspect::{ASKED, inspect};
 use crate::store::Error;
 use crate::store::backend::ops::Inspection;
 use crate::store::backend::tables::newest;
@@ -12,7 +13,8 @@ use crate::store::backend::tables::newest;
 /// Looks at the file.
 ///
 /// # Errors
-/// [`Error::Refused`] when a node could not start on it; it says what to do.
+/// [`Error::Refused`] when a node could not start on it, [`Error::Malformed`] when it is damaged; they say what
+/// to do.
 pub fn look_at_file(file: &Path) -> Result<Inspection, Error> {
     let mut looked = Inspection {
         version: format!("SQLite {}", rusqlite::version()),
@@ -26,11 +28,12 @@ pub fn look_at_file(file: &Path) -> Result<Inspection, Error> {
     let bytes = |file: &Path| file.metadata().map_or(0, |meta| meta.len());
     looked.bytes = bytes(file) + bytes(&wal);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let broken = |error: rusqlite::Error| {
-        let file = file.display();
-        Error::Refused(format!(
-            "{file} cannot be read: {error}; see who may read it, or take the copy of a backup"
-        ))
+    let broken = |error: rusqlite::Error| match Error::from(error) {
+        malformed @ Error::Malformed(_) => malformed,
+        error => Error::Refused(format!(
+            "{} cannot be read: {error}; see who may read it, or take the copy of a backup",
+            file.display()
+        )),
     };
     let db = Connection::open_with_flags(file, flags).map_err(broken)?;
     db.busy_timeout(Duration::from_secs(5))?;
@@ -46,11 +49,14 @@ pub fn look_at_file(file: &Path) -> Result<Inspection, Error> {
     const TABLES: &str = "select max(version) from _sqlx_migrations";
     const CLUSTER: &str = "select value from counters where name = 'cluster'";
     let has_tables = "select 1 from sqlite_master where name = '_sqlx_migrations'";
-    let has_tables: Option<i64> = db.query_row(has_tables, [], |row| row.get(0)).optional()?;
+    let has_tables = db.query_row(has_tables, [], |row| row.get::<_, i64>(0));
+    let has_tables = has_tables.optional().map_err(broken)?;
     if has_tables.is_some() {
         looked.tables = db.query_row(TABLES, [], |row| row.get(0)).map_err(broken)?;
         let cluster = db.query_row(CLUSTER, [], |row| row.get(0));
         looked.cluster = cluster.optional().unwrap_or_default();
+        let has_events = looked.tables == Some(looked.tables_known);
+        looked.damage = Some(inspect(&db, ASKED, has_events)?);
     }
     Ok(looked)
 }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::file::LOCK_WAIT;
 use crate::store::Error;
+use crate::store::backend::session::Alarm;
 
 /// Connections that are kept open between turns.
 const READERS_MAX: usize = 4;
@@ -17,13 +18,15 @@ const READERS_MAX: usize = 4;
 pub struct Readers {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    alarm: Alarm,
 }
 
 impl Readers {
-    pub fn new(file: &Path) -> Self {
+    pub fn new(file: &Path, alarm: Alarm) -> Self {
         Self {
             file: file.to_owned(),
             idle: Mutex::default(),
+            alarm,
         }
     }
 
@@ -39,7 +42,11 @@ impl Readers {
             readers.give_back(db);
             result
         });
-        reading.await.map_err(|_| Error::Closed)?
+        let read = reading.await.map_err(|_| Error::Closed)?;
+        if let Err(error) = &read {
+            self.alarm.hear(error);
+        }
+        read
     }
 
     fn take(&self) -> Result<Connection, Error> {

@@ -211,7 +211,13 @@ impl Writer {
                 (ops, None) => self.serve(ops),
                 (ops, Some(After::Index(answer))) => {
                     self.serve(ops);
-                    let _ = answer.send(self.index());
+                    let indexed = self.index();
+                    if let Err(error) = indexed.as_ref().map_err(Error::again)
+                        && error.is_fatal()
+                    {
+                        (self.observer)(Commit::failed(error));
+                    }
+                    let _ = answer.send(indexed);
                 }
                 (ops, Some(After::Stop(stopped))) => {
                     self.serve(ops);
