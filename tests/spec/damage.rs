@@ -23,7 +23,9 @@ on_both_setups! {
 
 /// Changes a stored event while no daemon has it.
 fn tamper(world: &mut World, in_file: &str, on_server: &str) {
-    world.kill();
+    // Stopped and not killed: then every event is in the index too.
+    let mut daemon = world.daemon.take().unwrap();
+    daemon.terminate(super::world::PATIENCE).unwrap();
     match &world.home.servers {
         Some(servers) => drop(servers.ask(on_server)),
         None => {
@@ -236,31 +238,20 @@ fn nudge(world: &World, ask: &Ask) {
     }
 }
 
-/// Each of these is read through another connection: by a turn, by a reader, by the writer, by the doctor.
+/// Each of these is read through another connection: by a reader, by a turn, by the doctor.
 #[test]
 fn a_node_that_meets_a_malformed_page_while_it_runs_ends_whichever_way_it_is_met() {
     type Meet = fn(&World);
-    let ways: [(&str, Meet); 5] = [
+    // None of these is written before it is read, which would put its page right.
+    let ways: [(&str, Meet); 3] = [
         ("audit", |world| {
             world.home.command(&["audit", "list"]).output().unwrap();
         }),
-        ("dead_letters", |world| {
-            let dead = ["events", "list", "--dead"];
-            world.home.command(&dead).output().unwrap();
-        }),
-        ("log", |world| {
-            nudge(
-                world,
-                &Ask::new("GET", "/v1/hooks/orders/events").key(&world.read),
-            );
-        }),
         ("cursors", |world| {
-            nudge(
-                world,
-                &Ask::post("orders").key(&world.write).body(r#"{"n":1}"#),
-            );
+            let ask = Ask::post("orders").key(&world.write);
+            nudge(world, &ask.body(r#"{"n":1}"#));
         }),
-        ("streams", |world| {
+        ("marks", |world| {
             world.home.command(&["doctor"]).output().unwrap();
         }),
     ];
