@@ -207,6 +207,14 @@ impl Store {
         self.writer.close().await;
     }
 
+    /// Waits until it is known that the server does not answer; without an end where there is none.
+    pub async fn falls_silent(&self) {
+        match &self.reader.silence {
+            Some(silence) => silence.is_known().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Begins a transaction that writes; on SQLite, when it is this caller's turn to.
     async fn begin(&self) -> Result<Writing<'_>, Error> {
         let (turn, begin) = self.backend.turn_to_write().await;

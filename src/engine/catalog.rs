@@ -204,11 +204,11 @@ impl Catalog {
                 looked.changed().await.ok()?;
             }
         };
-        timeout(READ_WAIT_MAX, next)
-            .await
-            .ok()
-            .flatten()
-            .ok_or(Stale)
+        tokio::select! {
+            trusted = timeout(READ_WAIT_MAX, next) => trusted.ok().flatten().ok_or(Stale),
+            // No look will end in time.
+            () = self.store.falls_silent() => Err(Stale),
+        }
     }
 
     /// The same, if nothing has to be waited for.
