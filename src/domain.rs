@@ -21,3 +21,4 @@ pub mod rate;
 pub mod secret;
 pub mod thresholds;
 pub mod time;
+pub mod token;

@@ -332,7 +332,7 @@ fn tell(checks: Vec<Check>, out: &mut Printer) -> anyhow::Result<Exit> {
         let (problems, warnings) = (report.problems as u64, report.warnings as u64);
         out.flush()?;
         out.say(format_args!(
-            "{}, {}. To paste: hooklane doctor -o json (keys and passwords are masked)",
+            "{}, {}. To paste: hooklane doctor -o json   # keys and passwords are masked",
             counted(problems, "problem", "problems"),
             counted(warnings, "warning", "warnings"),
         ))?;

@@ -165,7 +165,10 @@ impl From<lock::Error> for Trouble {
                 .fact("server", "--database URL, if its events are kept there")
                 .fact(
                     "anew",
-                    format!("rm -r {dir}/log, or --data DIR for another one"),
+                    format!(
+                        "rm -r {}, or --data DIR for another one",
+                        quoted(format!("{dir}/log"))
+                    ),
                 ),
             lock::Error::Shared(_) | lock::Error::Network(_) | lock::Error::Open(..) => {
                 Self::new(Exit::Usage, "data_directory", message)

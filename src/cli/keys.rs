@@ -165,7 +165,7 @@ impl From<Type> for Kind {
 ///   hooklane keys create --type write --hook orders --name shop
 ///   hooklane keys create --type read --all-hooks --name grafana --out grafana.key
 ///   hooklane keys create --type write --all-hooks --name noisy --rate 100/s
-///   hooklane keys create --type read --hook jobs --consume worker --name worker-pool
+///   hooklane keys create --type read --hook jobs --consume worker --name pool
 ///   hooklane keys create --type admin --name ops-ana
 #[derive(Args)]
 #[command(verbatim_doc_comment)]

@@ -32,10 +32,10 @@ use crate::domain::backoff::DELAY_MAX;
 use crate::domain::event::Event;
 use crate::domain::hook::{Handler, Hook};
 use crate::domain::pull::{
-    EVENTS_DEFAULT, EVENTS_MAX, LEASES, Pull, STREAMS_DEFAULT, STREAMS_MAX, Token, WAIT_DEFAULT,
-    WAIT_MAX,
+    EVENTS_DEFAULT, EVENTS_MAX, LEASES, Pull, STREAMS_DEFAULT, STREAMS_MAX, WAIT_DEFAULT, WAIT_MAX,
 };
 use crate::domain::time::parse_duration;
+use crate::domain::token::Token;
 use crate::engine::Engine;
 use crate::engine::pull::{Answer, Answered, Ask, Delivered, Deliveries, Nack};
 use crate::text::duration;

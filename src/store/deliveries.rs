@@ -22,8 +22,9 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::lane::Slot;
 use crate::domain::position::Position;
-use crate::domain::pull::{LEASE_MARGIN, Token};
+use crate::domain::pull::LEASE_MARGIN;
 use crate::domain::time::Timestamp;
+use crate::domain::token::Token;
 
 /// A stream, and where its lane is found.
 #[derive(Clone, Copy, Debug)]

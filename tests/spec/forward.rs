@@ -393,7 +393,7 @@ fn an_address_that_is_not_public_is_not_reached(setup: Setup) {
     for (url, why) in [
         ("crm=ftp://x.example", "does not begin with http"),
         ("crm=https://u:hunter2@x.example", "user part"),
-        ("crm=x", "not a URL"),
+        ("crm=x", "does not begin with http"),
         ("reduce=https://x.example", "choose another"),
         ("c r m=https://x.example", "not a name"),
     ] {

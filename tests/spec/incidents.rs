@@ -245,7 +245,7 @@ fn a_flood_of_one_sender_is_named() {
         "/s (normal ",
         "since ",
         "events wait; orders -> reduce takes ",
-        "More lanes: yes, ",
+        "More lanes: no, ",
         "Or lanes of its own: hooklane hooks edit orders --namespace NAME",
     ];
     let said = told(&world.home, &words);

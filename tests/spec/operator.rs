@@ -263,7 +263,10 @@ async fn a_stream_of_a_hook_on_the_move_says_so() {
     let cursor = &moving["cursors"][0];
     assert_eq!(
         (&cursor["condition"], &cursor["reason"]),
-        (&json!("paused"), &json!("its hook changes its namespace")),
+        (
+            &json!("paused"),
+            &json!("its hook moves to another namespace")
+        ),
         "{moving}"
     );
     servers.ask(stand);

@@ -67,7 +67,7 @@ fn a_directory_of_somebody_else_that_others_can_read_is_refused() {
         // Only root can give a directory away.
         return;
     }
-    for command in [&["serve"][..], &["hooks", "list"]] {
+    for command in [&["serve"][..], &["hooks", "create", "x"]] {
         let output = home.command(command).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains("chmod 700"), "{}", said(&output));
@@ -194,7 +194,7 @@ fn a_directory_whose_database_is_gone_does_not_begin_as_a_new_node() {
         if is_empty {
             fs::write(&file, "").unwrap();
         }
-        for command in [&["serve"][..], &["keys", "list"]] {
+        for command in [&["serve"][..], &["hooks", "create", "x"]] {
             let output = world.home.command(command).output().unwrap();
             assert_eq!(output.status.code(), Some(7), "{}", said(&output));
             for word in ["a node ran in", "hooklane.db", "backup", "--database"] {

@@ -12,8 +12,8 @@ use crate::domain::event::{EventId, StreamId};
 use crate::domain::failure::{Failure, Next};
 use crate::domain::hook::Handler;
 use crate::domain::position::{Position, Seq};
-use crate::domain::pull::Token;
 use crate::domain::time::Timestamp;
+use crate::domain::token::Token;
 use crate::store::{Error, Found, Range, Settle};
 
 /// What a consumer says of a delivery.

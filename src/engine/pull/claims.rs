@@ -15,8 +15,8 @@ use crate::domain::hook::{Handler, HandlerId};
 use crate::domain::lane::{LaneId, Mode, Slot};
 use crate::domain::name::OrderingKey;
 use crate::domain::position::Position;
-use crate::domain::pull::Token;
 use crate::domain::time::Timestamp;
+use crate::domain::token::Token;
 use crate::store::{Claim, Delivery, Error, Input, Mover, Opened, Step, Want};
 
 /// Events read for one answer, over all of its deliveries.

@@ -266,33 +266,39 @@ impl Folds {
     /// Folds the tasks until they are done or `budget` is spent; the answer has one entry for each, in their
     /// order. A task that was not reached has passed nothing and has no failure. The first event is always tried.
     /// May be dropped: the fold then ends unheard.
+    ///
+    /// An event that is not as it was stored ends its task: nothing of it reaches a reducer.
     pub async fn fold(&self, mut tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
-        let (done, folded) = oneshot::channel();
-        let damaged: Vec<_> = tasks.iter_mut().map(cut_at_damage).collect();
-        let tasks = Arc::new(tasks);
-        self.queue.0.put(Job {
-            tasks: Arc::clone(&tasks),
-            budget: budget.into(),
-            done,
-        });
-        let mut folded = folded.await.unwrap_or_else(|_| {
-            let nothing = |task| Folded::of(task, Outcome::nothing(task));
-            tasks.iter().map(nothing).collect()
-        });
-        for ((folded, task), is_damaged) in folded.iter_mut().zip(&*tasks).zip(damaged) {
-            if is_damaged && folded.passed == task.events.len() {
-                folded.failure.get_or_insert(Failure::Damaged);
+        let cut: Vec<_> = tasks.iter_mut().map(cut_at_damage).collect();
+        let mut folded = self.fold_intact(tasks, budget.into()).await;
+        for (folded, cut) in folded.iter_mut().zip(cut) {
+            if folded.failure.is_none() && cut == Some(folded.passed) {
+                folded.failure = Some(Failure::Damaged);
             }
         }
         folded
     }
+
+    async fn fold_intact(&self, tasks: Vec<Task>, budget: Budget) -> Vec<Folded> {
+        let (done, folded) = oneshot::channel();
+        let tasks = Arc::new(tasks);
+        self.queue.0.put(Job {
+            tasks: Arc::clone(&tasks),
+            budget,
+            done,
+        });
+        folded.await.unwrap_or_else(|_| {
+            let nothing = |task| Folded::of(task, Outcome::nothing(task));
+            tasks.iter().map(nothing).collect()
+        })
+    }
 }
 
-/// Leaves the events before the first one whose checksum does not match; true if there is one.
-fn cut_at_damage(task: &mut Task) -> bool {
-    let damaged = task.events.iter().position(|event| event.is_damaged);
-    task.events.truncate(damaged.unwrap_or(task.events.len()));
-    damaged.is_some()
+/// Takes the first damaged event and what is behind it out of a task; says how many are left, if there was one.
+fn cut_at_damage(task: &mut Task) -> Option<usize> {
+    let at = task.events.iter().position(|event| event.is_damaged)?;
+    task.events.truncate(at);
+    Some(at)
 }
 
 /// A thread that folds, and its process.
@@ -338,7 +344,7 @@ impl Folder {
         let is_slow = self.slow_ones(job);
         for (at, task) in job.tasks.iter().enumerate() {
             match &task.reducer {
-                _ if is_slow(task.handler) => {}
+                _ if task.events.is_empty() || is_slow(task.handler) => {}
                 Reducer::Script(source) => scripts.push((at, source)),
                 _ => built_in.push(at),
             }

@@ -81,11 +81,12 @@ impl Writer {
         self.optional(outcome.state.as_deref());
         let kind = match &outcome.failure {
             None => 0,
-            // Damaged events stay with who asks for the fold; none comes this far.
-            Some(Failure::Rejected(_) | Failure::Damaged) => 1,
+            Some(Failure::Rejected(_)) => 1,
             Some(Failure::OutOfTime(_)) => 2,
             Some(Failure::OutOfMemory(_)) => 3,
             Some(Failure::Stuck(_)) => 4,
+            // No process is given what is damaged.
+            Some(Failure::Damaged) => 5,
         };
         self.u8(kind);
         if let Some(failure) = &outcome.failure {
@@ -219,7 +220,8 @@ impl Reader {
                 1 => Some(Failure::Rejected(self.text()?)),
                 2 => Some(Failure::OutOfTime(self.text()?)),
                 3 => Some(Failure::OutOfMemory(self.text()?)),
-                _ => Some(Failure::Stuck(self.text()?)),
+                4 => Some(Failure::Stuck(self.text()?)),
+                _ => self.text().map(|_| Some(Failure::Damaged))?,
             },
             took: self.duration()?,
             over: self.duration()?,

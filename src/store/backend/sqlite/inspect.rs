@@ -19,7 +19,7 @@ pub const ASKED: Duration = Duration::from_secs(3);
 const EVENTS: u32 = 256;
 
 /// Steps of SQLite's machine between two looks at the clock.
-const STEPS: i32 = 1_000;
+const STEPS: i32 = 100;
 
 /// Looks at a file before anything is accepted. An event that is not as it was stored stops nobody else: it is logged.
 ///
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn pages_are_looked_at_as_far_as_the_time_goes() {
-        let db = file(50);
+        let db = file(100);
         let all = |time| inspect(&db, time, false).unwrap().all_pages;
         assert_eq!(all(Duration::from_secs(600)), Some(true));
         assert_eq!(all(Duration::ZERO), Some(false));
