@@ -26,6 +26,10 @@
 //! alone is set aside; its lane goes on. Hooks that fold for longer than their share (`engine/share.rs`) take turns
 //! beside their lanes: `engine/slow.rs`. `engine/sweep.rs` finds what a lost hint left behind.
 //!
+//! A forward handler's cursor goes from its lane to the gate of its destination, `engine/forward.rs`, which reads,
+//! sends and moves the position after a 2xx; the lane goes on meanwhile. Consumers that ask get theirs from
+//! `engine/pull`. Scripts fold in processes of their own: `engine/reduce/process.rs`.
+//!
 //! Lanes change under way: `admin/resize.rs` asks, `store/lane_sets.rs` has the rows, `engine.rs` ends the
 //! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the
 //! right one.
