@@ -70,7 +70,7 @@ impl Admin {
             Check::warn(
                 "retention",
                 text,
-                format!("hooklane why {}", crate::text::quoted(&stream)),
+                format!("hooklane why {}", crate::text::quoted(stream)),
             )
         }))
     }

@@ -92,11 +92,10 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
 fn is_public_v6(v6: Ipv6Addr) -> bool {
     // Only 2000::/3 is handed out; Teredo and the documentation ranges lie in it.
     let in_use = v6.segments()[0] & 0xe000 == 0x2000;
-    let is_special = match v6.segments() {
-        [0x2001, 0..0x200, ..] | [0x2001, 0xdb8, ..] => true,
-        [0x3fff, 0..0x1000, ..] => true,
-        _ => false,
-    };
+    let is_special = matches!(
+        v6.segments(),
+        [0x2001, 0..0x200 | 0xdb8, ..] | [0x3fff, 0..0x1000, ..]
+    );
     in_use && !is_special
 }
 
