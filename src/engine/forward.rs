@@ -95,25 +95,6 @@ impl Forwards {
     }
 }
 
-/// Hands cursors over to the gates of their destinations.
-pub fn deliver(engine: &Arc<Engine>, worker: &Arc<Worker>, cursors: &[(CursorId, Duration)]) {
-    let catalog = engine.catalog.now();
-    for (cursor, gathered) in cursors {
-        let handler = catalog.handlers.get(&cursor.handler);
-        let Some(to) = handler.and_then(|handler| handler.forward()) else {
-            worker.turned(*cursor, Outcome::Done);
-            continue;
-        };
-        let gate = engine.forwards.gate(cursor.handler, to);
-        gate.queue(Waiting {
-            worker: worker.clone(),
-            cursor: *cursor,
-            gathered: *gathered,
-        });
-        admit(engine, &gate);
-    }
-}
-
 /// Begins as many deliveries of a gate as it has room for.
 fn admit(engine: &Arc<Engine>, gate: &Arc<Gate>) {
     while let Some(next) = gate.next(Instant::now()) {
@@ -477,6 +458,25 @@ async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance
 }
 
 impl Engine {
+    /// Hands cursors over to the gates of their destinations.
+    pub fn deliver(self: &Arc<Self>, worker: &Arc<Worker>, cursors: &[(CursorId, Duration)]) {
+        let catalog = self.catalog.now();
+        for (cursor, gathered) in cursors {
+            let handler = catalog.handlers.get(&cursor.handler);
+            let Some(to) = handler.and_then(|handler| handler.forward()) else {
+                worker.turned(*cursor, Outcome::Done);
+                continue;
+            };
+            let gate = self.forwards.gate(cursor.handler, to);
+            gate.queue(Waiting {
+                worker: worker.clone(),
+                cursor: *cursor,
+                gathered: *gathered,
+            });
+            admit(self, &gate);
+        }
+    }
+
     /// The time that a request may take now; `None` when the lease of this node does not last for one.
     fn time_to_send(&self, work: &Work) -> Option<Duration> {
         let Work::Forward { to, .. } = work else {

@@ -16,7 +16,7 @@ use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, watch};
 use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
 use super::lane::{Aside, Lane, Line, Outcome, Survey};
-use super::{Engine, forward, turn};
+use super::{Engine, turn};
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, Mode};
@@ -107,7 +107,7 @@ impl Worker {
                 Some(ended) = turns.next() => goes_on = ended,
                 mut next = self.next(engine, running == 0), if running < TURNS_MAX => {
                     let deliveries = std::mem::take(&mut next.deliveries);
-                    forward::deliver(engine, self, &deliveries);
+                    engine.deliver(self, &deliveries);
                     if !next.batch.is_empty() {
                         turns.push(self.take_turn(engine, next, stop.clone()));
                     }
