@@ -658,6 +658,11 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     let (stream, handler) = (&worst.stream, &worst.handler);
     let result = printable_line(worst.result.as_deref().unwrap_or("set aside"));
     let condition = &worst.condition;
+    // Events leave a stream by its reducer, or to somebody else.
+    let (rule, class) = match *handler == Name::reduce() {
+        true => (9, Class::Code),
+        false => (10, Class::Them),
+    };
     let age = worst.oldest_ms.map(Duration::from_millis);
     let since = age.map(|age| facts.at.before(age));
     // What fits in two lines comes first: a reducer's error may be long.
@@ -704,8 +709,8 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
         hook: Some(stream.hook.clone()),
         next: Some(command::why(stream)),
         ..verdict(
-            9,
-            Class::Code,
+            rule,
+            class,
             format!(
                 "{} {condition}{since_when}{next}: {result}",
                 named(stream, handler)

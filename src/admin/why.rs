@@ -431,7 +431,10 @@ fn advise(
         (Condition::Held { .. }, _) => {
             why.ends = "it will not recover by itself".to_owned();
             why.helps.push(Help {
-                what: "after you fix the reducer with hooks edit".to_owned(),
+                what: match why.handler == Name::reduce() {
+                    true => "after you fix the reducer with hooks edit".to_owned(),
+                    false => "when the destination takes events again".to_owned(),
+                },
                 ..retry
             });
             why.helps.extend(skip);
@@ -578,7 +581,11 @@ fn verdict(
             "{stream} -> {handler}: {reason}{tries}; holds up only its own {}",
             counted(cursor.behind, "event", "events")
         );
-        return (Class::Code, text);
+        let class = match *handler == Name::reduce() {
+            true => Class::Code,
+            false => Class::Them,
+        };
+        return (class, text);
     }
     let waits: u64 = cursors.iter().map(|cursor| cursor.behind).sum();
     if waits == 0 {

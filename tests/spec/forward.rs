@@ -240,7 +240,12 @@ fn whatever_a_destination_does_no_event_is_passed_over(setup: Setup) {
         [2, 2, 2, 2, 2, 1, 1]
     );
     let why = world.home.run(&["why", "orders/a", "--handler", "crm"]);
-    assert!(why.contains("410"), "{why}");
+    assert!(why.contains("THEM") && why.contains("410"), "{why}");
+    until(|| {
+        let status = world.home.command(&["status"]).output().unwrap();
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        status.contains("THEM  orders/a -> crm held").then_some(())
+    });
     let retry = ["streams", "retry", "orders/a", "--handler", "crm"];
     sink.answers(|_| Answer::Status(204));
     world.home.run(&retry);

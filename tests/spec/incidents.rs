@@ -226,8 +226,8 @@ fn a_reducer_that_became_slow_is_named() {
         "an event (normal ",
         "since ",
         "the oldest for",
-        "More lanes: yes, ",
-        "Next: hooklane lanes resize ",
+        "More lanes: ",
+        "Next: hooklane ",
     ];
     let said = told(&world.home, &words);
     assert!(is_dated(&said), "{said}");
