@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::monitor::NodeReport;
+use super::report::NodeReport;
 use super::{Admin, Error};
 use crate::api::{self, LaneState, Percentiles, Worst};
 use crate::domain::cursor::{Condition, CursorId};
@@ -210,8 +210,8 @@ pub(super) fn hide_flow_of_stopped(lanes: &mut [api::Lane]) {
 
 /// What the nodes last said of their lanes, by the lane's name.
 pub(super) fn reports(view: &View) -> HashMap<String, api::Lane> {
-    let reports = view.nodes.iter().map(|node| &node.report);
-    let reports = reports.filter_map(|json| serde_json::from_str::<NodeReport>(json).ok());
+    let reports = view.nodes.iter();
+    let reports = reports.map(|node| NodeReport::read(&node.report));
     let lanes = reports.flat_map(|report| report.lanes);
     lanes.map(|lane| (lane.lane.clone(), lane)).collect()
 }

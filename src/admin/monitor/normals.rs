@@ -1,15 +1,11 @@
 //! What is normal outlives the process: what was learned is stored once a minute, and read at the start.
 
-use std::collections::HashMap;
-
-use super::{Admin, Error, Seen};
+use super::seen::{Kept, Seen};
+use crate::admin::{Admin, Error};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::time::Timestamp;
 use crate::metrics::Normal;
 use crate::store::NormalRow;
-
-/// What is stored, by kind and subject.
-pub(super) type Kept = HashMap<(String, i64), Normal>;
 
 impl Admin {
     /// Reads once what a node of this name knew before; until that has worked, nothing is learned.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Admin, Error};
+use crate::admin::{Admin, Error};
 use crate::api::{self, Severity, command};
 use crate::domain::hook::HookId;
 use crate::domain::name::{Name, OrderingKey, StreamName};

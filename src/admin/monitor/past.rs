@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{hundredths, keep};
+use crate::admin::figures::{hundredths, keep};
 use crate::api::{Sample, Total, Window};
 use crate::domain::time::Timestamp;
 use crate::engine::Waits;

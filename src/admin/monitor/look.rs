@@ -1,0 +1,295 @@
+//! One look at everything, once a second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::STEP;
+use super::seen::LOG_SHOWN;
+use super::snapshot::lanes_that_help;
+use super::space::is_over;
+use super::whole::Whole;
+use crate::admin::figures::millis;
+use crate::admin::report::NodeReport;
+use crate::admin::{Admin, Error, verdict};
+use crate::api::{self, Lane, LaneState};
+use crate::domain::lane::{LaneSet, Slot};
+use crate::domain::name::Name;
+use crate::domain::thresholds::Thresholds;
+use crate::domain::time::Timestamp;
+use crate::engine::catalog;
+use crate::engine::ownership::Member;
+use crate::store;
+
+/// Seconds between counts of streams.
+const COUNTS_EVERY: u64 = 60;
+
+/// Streams that are counted every ten seconds.
+const COUNTED_OFTEN: u64 = 10_000;
+
+/// How long one look may take before it is told that the database does not answer.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
+impl Admin {
+    /// Looks at everything once: tells the other nodes of this one, makes the snapshots, and tells those who
+    /// follow them. Where the database does not answer, that is what is told, and the rest stays as it was.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn observe(&self) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let catalog = engine.catalog.now();
+        let now = Timestamp::now();
+        let looked = tokio::time::timeout(LOOK_MAX, async {
+            let recalled = self.recall().await;
+            self.tick(&catalog, now);
+            recalled?;
+            self.look_at_all(&catalog, now).await
+        });
+        let looked = match looked.await {
+            Ok(looked) => looked,
+            Err(_) => Err(store::Error::Away("no answer in time".to_owned()).into()),
+        };
+        match &looked {
+            Ok(()) => self.monitor.seen.lock().unanswered = None,
+            Err(Error::Store(error)) => self.note_failure(error.told(), now),
+            Err(error) => self.note_failure(error.to_string(), now),
+        }
+        let mut seen = self.monitor.seen.lock();
+        let is_there = |name: &Name| catalog.lane_sets.contains_key(name);
+        seen.spaces.retain(|name, _| is_there(name));
+        seen.snapshots.retain(|name, _| is_there(name));
+        self.monitor.feeds.keep(is_there);
+        let snapshots: Vec<_> = seen.snapshots.values().cloned().collect();
+        drop(seen);
+        for snapshot in &snapshots {
+            self.monitor.feeds.tell(snapshot);
+        }
+        looked
+    }
+
+    async fn look_at_all(&self, catalog: &catalog::Snapshot, now: Timestamp) -> Result<(), Error> {
+        let engine = self.engine()?;
+        let own = self.own_lanes(catalog, now).await?;
+        let names = self.names(catalog, &own, now).await?;
+        self.tell(&own, &names, now);
+        if engine.member.is_some() {
+            let lost = self.store.count_lost(None).await?;
+            self.monitor.seen.lock().lost = lost;
+        }
+        let view = engine.member.as_ref().map(Member::view).unwrap_or_default();
+        let silences = engine.member.as_ref().map(Member::silences);
+        let silences = silences.unwrap_or_default();
+        let me = engine.member.as_ref().map(Member::id);
+        let told = view
+            .nodes
+            .iter()
+            .filter(|node| Some(&node.id) != me.as_ref());
+        let reports = told
+            .map(|node| (node.name.clone(), NodeReport::read(&node.report)))
+            .collect();
+        let operations = self.operations(catalog).await?;
+        self.note_acts().await?;
+        let mut namespaces: Vec<_> = catalog.lane_sets.keys().cloned().collect();
+        namespaces.sort();
+        let whole = Whole {
+            catalog,
+            view: &view,
+            silences: &silences,
+            own: &own,
+            names: &names,
+            reports,
+            operations,
+            now,
+        };
+        for namespace in &namespaces {
+            self.look(namespace, &whole).await?;
+        }
+        Ok(())
+    }
+
+    /// The snapshots as they were, and first of all that the database does not answer.
+    fn note_failure(&self, why: String, now: Timestamp) {
+        let mut seen = self.monitor.seen.lock();
+        let seen = &mut *seen;
+        let ticks = seen.ticks;
+        let failing = self.engine.as_ref();
+        let failing = failing.and_then(|engine| engine.metrics.pulse.failing());
+        let first = failing.map_or(now, |failing| failing.since);
+        let since = *seen.unanswered.get_or_insert(first);
+        seen.note_troubles(vec![("storage", why.clone())], now);
+        let log: Vec<_> = seen.log.iter().take(LOG_SHOWN).cloned().collect();
+        for snapshot in seen.snapshots.values_mut() {
+            let known = Arc::make_mut(snapshot);
+            known.old_since.get_or_insert(known.at);
+            (known.seq, known.at) = (ticks, now);
+            known.storage.error = Some(why.clone());
+            known.storage.error_since = Some(since);
+            known.storage.accepting = false;
+            known.log.clone_from(&log);
+            known
+                .verdicts
+                .retain(|verdict| verdict.rule != 2 && verdict.class != api::Class::Ok);
+            let storage = verdict::storage(&verdict::Facts {
+                at: now,
+                storage: known.storage.clone(),
+                ..verdict::Facts::default()
+            });
+            if let Some(verdict) = storage {
+                known.verdicts.insert(0, verdict);
+            }
+        }
+    }
+
+    /// A namespace as last seen, and what a window shows of its past.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] namespace; [`Error::NeedsDaemon`].
+    pub async fn snapshot(
+        &self,
+        namespace: &Name,
+        viewer: api::Viewer,
+        window: api::Window,
+    ) -> Result<api::Snapshot, Error> {
+        let seen = self.seen(namespace).await?;
+        Ok(api::Snapshot {
+            viewer,
+            history: self.past(namespace, window, None),
+            ..(*seen).clone()
+        })
+    }
+
+    pub(in crate::admin) async fn seen(
+        &self,
+        namespace: &Name,
+    ) -> Result<Arc<api::Snapshot>, Error> {
+        let engine = self.engine()?;
+        if !engine.catalog.now().lane_sets.contains_key(namespace) {
+            // Another node may have made it just now; and if not, the error says what was perhaps meant.
+            self.namespace(namespace).await?;
+        }
+        if self.last_seen(namespace).is_none() {
+            self.observe().await?;
+        }
+        self.last_seen(namespace)
+            .ok_or_else(|| Error::missing("namespace", namespace))
+    }
+
+    /// What was seen a second ago, if anything was.
+    pub(in crate::admin) fn last_seen(&self, namespace: &Name) -> Option<Arc<api::Snapshot>> {
+        self.monitor.seen.lock().snapshots.get(namespace).cloned()
+    }
+
+    /// What a window shows of a namespace's past, without what was seen until `after`.
+    pub(super) fn past(
+        &self,
+        namespace: &Name,
+        window: api::Window,
+        after: Option<Timestamp>,
+    ) -> Vec<api::Sample> {
+        let seen = self.monitor.seen.lock();
+        let space = seen.spaces.get(namespace);
+        space.map_or_else(Vec::new, |space| space.past.shown(window, after))
+    }
+
+    async fn look(&self, namespace: &Name, whole: &Whole<'_>) -> Result<(), Error> {
+        let Some(set) = whole.catalog.lane_sets.get(namespace) else {
+            return Ok(());
+        };
+        let mut lanes = whole.lanes(set);
+        self.show_modes(set, &mut lanes).await?;
+        self.count_orphans(set, &mut lanes, whole).await?;
+        let cursors = whole.cursors(namespace, &lanes);
+        let thresholds = whole.catalog.thresholds(namespace);
+        let help = match self.wants_help(namespace, thresholds, &lanes) {
+            true => lanes_that_help(&self.store.waiting(namespace).await?, &lanes),
+            false => None,
+        };
+        let counts = match self.wants_counts(namespace, whole.catalog) {
+            true => Some(self.store.namespace_counts(namespace).await?),
+            false => None,
+        };
+        let mut seen = self.monitor.seen.lock();
+        let snapshot = self.compose(&mut seen, set, lanes, cursors, whole, help, counts);
+        seen.snapshots.insert(namespace.clone(), Arc::new(snapshot));
+        Ok(())
+    }
+
+    /// What waits in lanes that nobody runs: a node that is gone does not tell, the database does.
+    async fn count_orphans(
+        &self,
+        set: &LaneSet,
+        lanes: &mut [Lane],
+        whole: &Whole<'_>,
+    ) -> Result<(), Error> {
+        let unheard = whole.unheard();
+        let is_orphan = |lane: &&mut Lane| {
+            let node = lane.node.as_ref();
+            lane.state == LaneState::NoOwner || node.is_some_and(|node| unheard.contains(node))
+        };
+        let is_small = {
+            let seen = self.monitor.seen.lock();
+            let space = seen.spaces.get(&set.namespace);
+            let counts = space.and_then(|space| space.counts.as_ref());
+            counts.is_some_and(|counts| counts.streams() <= COUNTED_OFTEN)
+        };
+        if !is_small || !lanes.iter_mut().any(|lane| is_orphan(&lane)) {
+            return Ok(());
+        }
+        let mut waiting = HashMap::new();
+        for slot in self.store.waiting(&set.namespace).await? {
+            let lane = set.lane(Slot(slot.slot)).to_string();
+            *waiting.entry(lane).or_insert(0) += slot.events;
+        }
+        let silent = whole.silent();
+        for lane in lanes.iter_mut().filter(is_orphan) {
+            let mut silent = silent.iter();
+            let silent = silent.find(|silent| lane.node.as_ref() == Some(&silent.node));
+            let events = waiting.get(&lane.lane).copied().unwrap_or(0);
+            waits_unseen(lane, events, silent.map(|silent| silent.silent));
+        }
+        Ok(())
+    }
+
+    /// Whether it is worth a query which number of lanes would help.
+    fn wants_help(&self, namespace: &Name, thresholds: Thresholds, lanes: &[Lane]) -> bool {
+        let facts = verdict::Facts {
+            thresholds,
+            lanes,
+            ..verdict::Facts::default()
+        };
+        let seen = self.monitor.seen.lock();
+        let before = seen.spaces.get(namespace);
+        let before = before.and_then(|space| space.flow.back());
+        let was_late = before.is_some_and(|flow| is_over(*flow, thresholds));
+        facts.is_late() && (seen.ticks.is_multiple_of(STEP) || !was_late)
+    }
+
+    /// Whether it is time to count streams, which takes a while when there are many.
+    fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
+        let seen = self.monitor.seen.lock();
+        let space = seen.spaces.get(namespace);
+        let Some(known) = space.and_then(|space| space.counts.as_ref()) else {
+            return true;
+        };
+        let hooks = catalog.hooks.values();
+        let hooks = hooks.filter(|hook| hook.namespace == *namespace);
+        let every = match known.streams() < COUNTED_OFTEN {
+            true => STEP,
+            false => COUNTS_EVERY,
+        };
+        hooks.count() != known.hooks.len() || seen.ticks.is_multiple_of(every)
+    }
+}
+
+/// Notes how much waits in a lane whose node told of it last before it fell silent. What was set aside or kept then
+/// still is; the rest may flow, and waits at least since then.
+fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
+    let stands = lane.backlog.saturating_sub(lane.backlog_flowing);
+    lane.backlog = events.max(stands);
+    lane.backlog_flowing = lane.backlog - stands;
+    let Some(silent) = silent else { return };
+    let older = |ms: u64| ms.saturating_add(millis(silent));
+    lane.flow_ms = (lane.backlog_flowing > 0).then(|| older(lane.flow_ms.unwrap_or(0)));
+    lane.oldest_ms = lane.oldest_ms.map(older).max(lane.flow_ms);
+}

@@ -1,0 +1,181 @@
+//! The report of this node, from what was gathered here.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::past;
+use super::seen::Seen;
+use super::space::is_over;
+use super::survey::Own;
+use crate::admin::Admin;
+use crate::admin::figures::{counts, fine_millis, gather, hundredths, millis};
+use crate::admin::report::NodeReport;
+use crate::api;
+use crate::domain::cursor::CursorId;
+use crate::domain::name::Name;
+use crate::domain::thresholds::Thresholds;
+use crate::domain::time::Timestamp;
+use crate::engine;
+use crate::text::counted;
+
+/// Hooks that other nodes are told of.
+const HOOKS_TOLD: usize = 50;
+
+/// Other nodes are told of a turn that has run for so long.
+const LONG_TURN: Duration = Duration::from_secs(2);
+
+/// Other nodes are told of a reducer that takes longer than this for an event, in seconds.
+pub const SLOW_FOLD: f64 = 0.005;
+
+impl Admin {
+    /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
+    pub(super) fn tell(
+        &self,
+        own: &[Own],
+        names: &HashMap<CursorId, api::CursorLine>,
+        now: Timestamp,
+    ) {
+        let Some(engine) = &self.engine else { return };
+        let Some(member) = &engine.member else { return };
+        let is_told = |own: &&Own| own.lane.backlog > 0 || own.lane.wait_ms.is_some();
+        let mut report = NodeReport {
+            lanes: own
+                .iter()
+                .filter(is_told)
+                .map(|own| own.lane.clone())
+                .collect(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            commit_p99_ms: commit_p99(engine, now),
+            fsync_p99_ms: fsync_p99(engine, now),
+            overdue: overdue(engine),
+            hints: failing_hints(engine),
+            ..self.monitor.seen.lock().told()
+        };
+        let catalog = engine.catalog.peek();
+        for own in own {
+            report.tell_worst(own, names, catalog.thresholds(&own.id.namespace));
+        }
+        for own in own {
+            let told = own.lines.iter().filter(|line| line.is_set_aside).take(5);
+            let told = told.filter_map(|line| names.get(&line.cursor));
+            let space = &own.id.namespace;
+            report
+                .cursors
+                .extend(told.map(|line| (space.clone(), line.clone())));
+        }
+        report.sum_up(own);
+        for lane in &mut report.lanes {
+            // Rates to a whole number, so that a quiet cluster has no news to write.
+            lane.in_per_s = lane.in_per_s.map(f64::round);
+            lane.out_per_s = lane.out_per_s.map(f64::round);
+        }
+        member.report(serde_json::to_string(&report).unwrap_or_default());
+    }
+}
+
+impl Seen {
+    /// What other nodes are told of it. What does not happen is left out, so that a quiet cluster has no news.
+    fn told(&self) -> NodeReport {
+        let hooks = self.hooks.iter().filter(|(_, pace)| pace.now > 0.0);
+        let mut hooks: Vec<_> = hooks
+            .map(|(hook, pace)| (hook.0, pace.now, pace.normal.value().map(hundredths)))
+            .collect();
+        hooks.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        hooks.truncate(HOOKS_TOLD);
+        let slow = self.handlers.iter();
+        let slow = slow.filter_map(|(of, pace)| Some((of.0, pace.is_slow()?)));
+        let mut slow: Vec<_> = slow.map(|(of, (now, normal))| (of, now, normal)).collect();
+        slow.sort_by_key(|(of, ..)| *of);
+        let folds = self.handlers.iter();
+        let mut folds: Vec<_> = folds
+            .filter(|(_, pace)| pace.now > SLOW_FOLD)
+            .map(|(of, pace)| (of.0, pace.now))
+            .collect();
+        folds.sort_by_key(|(of, _)| *of);
+        NodeReport {
+            folds,
+            commit_normal_ms: self.commit.value().map(hundredths),
+            cpu: Some(hundredths(self.cpu.2)),
+            accepted_per_s: self.accepted.2.round(),
+            hooks,
+            slow,
+            ..NodeReport::default()
+        }
+    }
+}
+
+impl NodeReport {
+    /// Adds what the verdict of every node needs to know of a lane: a turn that runs for long, and, where the
+    /// lane is late, the stream with most to go.
+    fn tell_worst(
+        &mut self,
+        own: &Own,
+        names: &HashMap<CursorId, api::CursorLine>,
+        thresholds: Thresholds,
+    ) {
+        if let Some((ran, cursor)) = own.turn.filter(|(ran, _)| *ran >= LONG_TURN) {
+            let line = names.get(&cursor);
+            let name = line.map(|line| format!("{} -> {}", line.stream, line.handler));
+            let name = name.unwrap_or_default();
+            self.turns.push((own.lane.lane.clone(), name, millis(ran)));
+        }
+        let is_late = own.lane.flow_ms.is_some_and(|ms| is_over(ms, thresholds));
+        if let Some((cursor, events)) = own.largest.filter(|_| is_late)
+            && let Some(line) = names.get(&cursor)
+        {
+            let lane = own.lane.lane.clone();
+            self.largest.push((lane, line.stream.clone(), events));
+        }
+    }
+
+    /// Adds what the lanes of each namespace make together.
+    fn sum_up(&mut self, own: &[Own]) {
+        let mut spaces: HashMap<_, (Histogram<u64>, Histogram<u64>)> = HashMap::new();
+        for own in own {
+            let space = &own.id.namespace;
+            let waits = self.waits.entry(space.clone()).or_default();
+            past::add(waits, own.reading.waits);
+            if own.lane.backlog > 0 {
+                let waiting = self.waiting.entry(space.clone()).or_default();
+                past::add(waiting, own.reading.waiting);
+            }
+            let new = || (engine::times(), engine::times());
+            let (wait, work) = spaces.entry(space.clone()).or_insert_with(new);
+            gather(wait, counts(&own.reading.wait));
+            gather(work, counts(&own.reading.work));
+        }
+        for (space, (wait, work)) in spaces {
+            self.wait.insert(space.clone(), counts(&wait).collect());
+            self.work.insert(space, counts(&work).collect());
+        }
+    }
+}
+
+/// Streams of this node that keep events past their time, in words, and whose lanes they use.
+pub fn overdue(engine: &crate::engine::Engine) -> Vec<(Name, String)> {
+    let catalog = engine.catalog.peek();
+    let told = |found: crate::engine::prune::Overdue| {
+        let hook = catalog.hooks.get(&found.example.hook)?;
+        let streams = counted(found.streams, "stream keeps", "streams keep");
+        let (keep, why, example) = (found.keep, found.why, found.example);
+        let told = format!("{streams} events past {keep}, such as {example}: {why}");
+        Some((hook.namespace.clone(), told))
+    };
+    engine.overdue().into_iter().filter_map(told).collect()
+}
+
+/// What is wrong with Redis, as this node sees it.
+pub fn failing_hints(engine: &crate::engine::Engine) -> Option<api::Outage> {
+    let (since, why) = engine.relay.trouble()?;
+    Some(api::Outage { why, since })
+}
+
+pub fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+    engine.metrics.pulse.commit_p99(now).map(fine_millis)
+}
+
+pub fn fsync_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+    engine.metrics.pulse.sync_p99(now).map(fine_millis)
+}

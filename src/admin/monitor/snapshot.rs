@@ -1,0 +1,440 @@
+//! Composes the snapshot of a namespace from what was gathered, merged and remembered.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::STEP;
+use super::own_report::{SLOW_FOLD, commit_p99, failing_hints, fsync_p99, overdue};
+use super::seen::{LOG_SHOWN, Seen, note_nodes};
+use super::space::FLOWS_KEPT;
+use super::whole::Whole;
+use crate::admin::figures::{hundredths, keep, mean, millis, ranges};
+use crate::admin::report::NodeReport;
+use crate::admin::{Admin, eta, lanes, stops, verdict};
+use crate::api::{self, Lane};
+use crate::domain::hook::HookId;
+use crate::domain::lane::{LaneSet, Slot};
+use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::engine::catalog;
+use crate::store;
+
+/// Hooks shown.
+const HOOKS_SHOWN: usize = 20;
+
+impl Admin {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn compose(
+        &self,
+        seen: &mut Seen,
+        set: &LaneSet,
+        mut lanes: Vec<Lane>,
+        cursors: Vec<api::CursorLine>,
+        whole: &Whole<'_>,
+        help: Option<u16>,
+        counts: Option<store::NamespaceCounts>,
+    ) -> api::Snapshot {
+        let now = whole.now;
+        let ticks = seen.ticks;
+        let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
+        space.counts = counts.or(space.counts);
+        let counts = space.counts.clone().unwrap_or_default();
+        let thresholds = whole.catalog.thresholds(&set.namespace);
+        let mut news = space.note_lanes(&mut lanes, &cursors, whole.has_heir(), thresholds, ticks);
+        if ticks.is_multiple_of(STEP) || help.is_some() {
+            space.help = help;
+        }
+        let mut total = total(&lanes);
+        (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
+        total.dead = counts.dead;
+        total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
+        let waits = whole.waits(&set.namespace);
+        space.past.note(&total, waits, now);
+        keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
+        news.extend(space.note_set_aside(&cursors));
+        news.extend(note_nodes(&mut seen.nodes, whole.view));
+        lanes::hide_flow_of_stopped(&mut lanes);
+        let mut storage = self.storage(seen, now);
+        let accepted = whole.reports().map(|report| report.accepted_per_s);
+        storage.accepted_per_s += accepted.sum::<f64>();
+        let (hooks, paces) = hook_lines(seen, set, whole, &counts);
+        let handlers = handler_paces(seen, set, whole);
+        let turns = whole.turns(&set.namespace);
+        let operations = whole.operations.get(&set.namespace);
+        let operations = operations.cloned().unwrap_or_default();
+        news.extend(space.note_operations(&operations));
+        seen.note_troubles(whole.troubles(&storage), now);
+        let commits = whole.slow_commits(&storage, &self.node);
+        let silent = whole.silent();
+        let largest = whole.largest(&set.namespace);
+        let paused = stopped_hooks(set, whole.catalog, now, false);
+        let stuck = stopped_hooks(set, whole.catalog, now, true);
+        let overdue = self.overdue(&set.namespace, whole);
+        let mut verdicts = verdict::verdicts(&verdict::Facts {
+            at: now,
+            namespace: Some(set.namespace.clone()),
+            thresholds,
+            lanes: &lanes,
+            cursors: &cursors,
+            silent: &silent,
+            heirs: &whole.heirs(),
+            storage: storage.clone(),
+            commits: &commits,
+            hints: whole.failing_hints(&storage),
+            turns: &turns,
+            hooks: &paces,
+            handlers: &handlers,
+            paused: &paused,
+            stuck: &stuck,
+            overdue: &overdue,
+            largest: &largest,
+            lanes_that_help: space.help,
+            lost: seen.lost,
+        });
+        space.since.date(&mut verdicts, now);
+        for (severity, scope, what) in news {
+            seen.add_log(api::LogLine {
+                at: now,
+                severity,
+                scope,
+                what,
+            });
+        }
+        let snapshot = api::Snapshot {
+            schema: 1,
+            seq: ticks,
+            at: now,
+            started_at: self.monitor.began,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            viewer: api::Viewer {
+                name: String::new(),
+                may_act: false,
+            },
+            namespace: set.namespace.clone(),
+            generation: set.generation,
+            hooks_count: counts.hooks.len() as u64,
+            streams_count: counts.streams(),
+            warn_ms: millis(thresholds.warn),
+            crit_ms: millis(thresholds.crit),
+            verdicts,
+            operations,
+            old_since: None,
+            total,
+            storage,
+            lanes,
+            cursors,
+            nodes: self.nodes(seen, &set.namespace, whole),
+            namespaces: Vec::new(),
+            hooks,
+            history: Vec::new(),
+            log: seen.log.iter().take(LOG_SHOWN).cloned().collect(),
+        };
+        seen.spaces.insert(set.namespace.clone(), space);
+        let namespaces = namespace_lines(seen, &snapshot, whole.catalog);
+        api::Snapshot {
+            namespaces,
+            ..snapshot
+        }
+    }
+
+    /// What nodes tell of streams of a namespace that keep events past their time.
+    fn overdue(&self, namespace: &Name, whole: &Whole<'_>) -> Vec<String> {
+        let own = self.engine.as_deref().map(overdue).unwrap_or_default();
+        let told = whole.reports().flat_map(|report| report.overdue.clone());
+        let of_space = own
+            .into_iter()
+            .chain(told)
+            .filter(|(space, _)| space == namespace);
+        of_space.map(|(_, told)| told).collect()
+    }
+
+    fn storage(&self, seen: &Seen, now: Timestamp) -> api::Storage {
+        let Some(engine) = &self.engine else {
+            return api::Storage::default();
+        };
+        let pulse = &engine.metrics.pulse;
+        let failing = pulse.failing();
+        api::Storage {
+            accepting: failing.is_none() && !engine.is_failing(),
+            hints: failing_hints(engine),
+            hints_server: engine.relay.server(),
+            accepted_per_s: hundredths(seen.accepted.2),
+            commit_p99_ms: commit_p99(engine, now),
+            commit_normal_ms: seen.commit.value().map(hundredths),
+            fsync_p99_ms: fsync_p99(engine, now),
+            error_since: failing.as_ref().map(|failing| failing.since),
+            error: failing.map(|failing| failing.error),
+            noted: pulse.noted(now).map(|noted| api::Noted {
+                from: noted.from,
+                until: noted.until,
+                error: noted.error,
+            }),
+        }
+    }
+
+    fn nodes(&self, seen: &Seen, namespace: &Name, whole: &Whole<'_>) -> Vec<api::NodeLine> {
+        let Some(engine) = &self.engine else {
+            return Vec::new();
+        };
+        let now = whole.now;
+        let Some(member) = &engine.member else {
+            let own = whole
+                .own
+                .iter()
+                .filter(|own| own.id.namespace == *namespace);
+            let indexes: Vec<_> = own.clone().map(|own| own.id.index).collect();
+            return vec![api::NodeLine {
+                node: self.node.clone(),
+                lanes: whole.own.len() as u64,
+                lanes_here: indexes.len() as u64,
+                owns: ranges(&indexes),
+                busy: mean(own.filter_map(|own| own.lane.busy)),
+                cpu: Some(hundredths(seen.cpu.2)),
+                commit_p99_ms: commit_p99(engine, now),
+                fsync_p99_ms: fsync_p99(engine, now),
+                beat_ms: None,
+                up_ms: Some(millis(now.since(self.monitor.began))),
+                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                leaving: false,
+            }];
+        };
+        let me = member.id();
+        let line = |node: &crate::store::NodeRow| {
+            let report = NodeReport::read(&node.report);
+            let mine = whole.view.lanes.iter();
+            let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
+            let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
+            let indexes: Vec<_> = of_space.map(|lane| lane.id.index).collect();
+            let is_of_space = |lane: &&Lane| lane.id().is_some_and(|id| id.namespace == *namespace);
+            api::NodeLine {
+                node: node.name.clone(),
+                lanes: mine.count() as u64,
+                lanes_here: indexes.len() as u64,
+                owns: ranges(&indexes),
+                busy: mean(
+                    report
+                        .lanes
+                        .iter()
+                        .filter(is_of_space)
+                        .filter_map(|l| l.busy),
+                ),
+                cpu: report.cpu,
+                commit_p99_ms: report.commit_p99_ms,
+                fsync_p99_ms: report.fsync_p99_ms,
+                beat_ms: match node.id == me {
+                    true => Some(0),
+                    false => whole.silences.get(&node.id).map(|silent| millis(*silent)),
+                },
+                up_ms: Some(millis(now.since(node.started_at))),
+                version: report.version,
+                leaving: node.is_leaving(),
+            }
+        };
+        let mut lines: Vec<_> = whole.view.nodes.iter().map(line).collect();
+        lines.sort_by(|a, b| a.node.cmp(&b.node));
+        lines
+    }
+}
+
+fn total(lanes: &[Lane]) -> api::Total {
+    let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
+    let rate = |of: fn(&Lane) -> Option<f64>| hundredths(lanes.iter().filter_map(of).sum());
+    let is_running = |lane: &&Lane| !lane.is_stopped();
+    let etas = lanes.iter().map(|lane| (lane.eta.as_deref(), lane.eta_ms));
+    let (eta, eta_ms) = eta::worst(etas);
+    let busiest = lanes.iter().filter_map(|lane| lane.busy);
+    api::Total {
+        oldest_ms: lanes.iter().filter_map(|lane| lane.oldest_ms).max(),
+        flow_ms: lanes
+            .iter()
+            .filter(is_running)
+            .filter_map(|lane| lane.flow_ms)
+            .max(),
+        set_aside: sum(|lane| lane.set_aside),
+        waiting: sum(|lane| lane.waiting),
+        held: sum(|lane| lane.held),
+        backlog: sum(|lane| lane.backlog),
+        backlog_per_s: 0.0,
+        in_per_s: rate(|lane| lane.in_per_s),
+        out_per_s: rate(|lane| lane.out_per_s),
+        eta,
+        eta_ms,
+        wait_ms: None,
+        work_ms: None,
+        dead: 0,
+        failures: sum(|lane| lane.failures),
+        cursors: sum(|lane| lane.cursors),
+        busiest: busiest.max_by(f64::total_cmp),
+    }
+}
+
+/// The hooks of a namespace that operators have paused, or that are stuck, and who, when and why.
+fn stopped_hooks(
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+    now: Timestamp,
+    is_stuck: bool,
+) -> Vec<(Name, String)> {
+    let told = |(id, stop): (&HookId, &crate::store::HookStop)| {
+        let hook = catalog.hooks_by_id.get(id)?;
+        let is_meant = stop.stuck().is_some() == is_stuck;
+        let is_here = hook.namespace == set.namespace && is_meant;
+        let told = stops::told(&hook.name, stop, now).filter(|_| is_here)?;
+        Some((hook.name.clone(), told))
+    };
+    let mut paused: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
+    paused.sort_unstable();
+    paused
+}
+
+fn hook_lines(
+    seen: &Seen,
+    set: &LaneSet,
+    whole: &Whole<'_>,
+    counts: &store::NamespaceCounts,
+) -> (Vec<api::HookLine>, Vec<(Name, f64, f64)>) {
+    let catalog = whole.catalog;
+    let hooks = catalog.hooks.values();
+    let mut hooks: Vec<_> = hooks
+        .filter(|hook| hook.namespace == set.namespace)
+        .collect();
+    let paces = whole.hook_paces(seen);
+    let pace = |hook: HookId| paces.get(&hook).copied().unwrap_or_default();
+    hooks.sort_by(|a, b| {
+        let busier = pace(b.id).0.total_cmp(&pace(a.id).0);
+        busier.then_with(|| a.name.cmp(&b.name))
+    });
+    let told = hooks.iter().filter_map(|hook| {
+        let (now, normal) = pace(hook.id);
+        Some((hook.name.clone(), now, normal?))
+    });
+    let told = told.collect();
+    let line = |hook: &&Arc<crate::domain::hook::Hook>| api::HookLine {
+        hook: hook.name.clone(),
+        in_per_s: hundredths(pace(hook.id).0),
+        normal_per_s: pace(hook.id).1.map(hundredths),
+        paused: catalog.stops.hooks.contains_key(&hook.id),
+        streams: counts.hooks.get(&hook.id).copied().unwrap_or(0),
+        handlers: {
+            let handlers = hook.handlers.iter();
+            let told: Vec<_> = handlers.map(|h| h.described()).collect();
+            told.join(", ")
+        },
+        verify: "write key".to_owned(),
+    };
+    (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
+}
+
+impl Whole<'_> {
+    /// What each hook gets a second from all nodes, and what is normal.
+    fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
+        let own = seen.hooks.iter();
+        let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
+        let told = self.reports().flat_map(|report| &report.hooks);
+        let told = told.map(|(hook, now, normal)| (HookId(*hook), *now, *normal));
+        let mut paces: HashMap<_, (f64, Option<f64>)> = HashMap::new();
+        for (hook, now, normal) in own.chain(told) {
+            let pace = paces.entry(hook).or_default();
+            pace.0 += now;
+            pace.1 = match (pace.1, normal) {
+                (Some(one), Some(other)) => Some(one + other),
+                (one, other) => one.or(other),
+            };
+        }
+        paces
+    }
+}
+
+/// Handlers with the time that they take for an event, and the normal one; in lanes of several nodes, that of each.
+fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, f64, Option<f64>)> {
+    let hooks = whole.catalog.hooks.values();
+    let hooks = hooks.filter(|hook| hook.namespace == set.namespace);
+    let mut paces = Vec::new();
+    for hook in hooks {
+        for handler in &hook.handlers {
+            let own = seen.handlers.get(&handler.id);
+            let slow = own.and_then(|pace| pace.is_slow());
+            let own = own.filter(|pace| pace.now > SLOW_FOLD).map(|pace| pace.now);
+            let told = whole.reports().flat_map(|report| &report.slow);
+            let told = told.filter(|(id, ..)| *id == handler.id.0);
+            let told = told.map(|(_, now, normal)| (*now, *normal));
+            let folds = whole.reports().flat_map(|report| &report.folds);
+            let folds = folds.filter(|(id, _)| *id == handler.id.0);
+            let folds = folds.map(|(_, now)| *now).chain(own).map(|now| (now, None));
+            let name = format!("{} -> {}", hook.name, handler.name);
+            let slow = slow.into_iter().chain(told);
+            let slow = slow.map(|(now, normal)| (now, Some(normal))).chain(folds);
+            paces.extend(slow.map(|(now, normal)| (name.clone(), now, normal)));
+        }
+    }
+    paces
+}
+
+fn namespace_lines(
+    seen: &Seen,
+    fresh: &api::Snapshot,
+    catalog: &catalog::Snapshot,
+) -> Vec<api::NamespaceLine> {
+    let line = |set: &LaneSet| {
+        let known = match set.namespace == fresh.namespace {
+            true => Some(fresh),
+            false => seen.snapshots.get(&set.namespace).map(|known| &**known),
+        };
+        let total = known.map(|known| &known.total);
+        let space = seen.spaces.get(&set.namespace);
+        let counts = space.and_then(|space| space.counts.as_ref());
+        let mut states = BTreeMap::new();
+        for lane in known.iter().flat_map(|known| &known.lanes) {
+            *states.entry(lane.state).or_insert(0) += 1;
+        }
+        api::NamespaceLine {
+            namespace: set.namespace.clone(),
+            lanes: set.lanes,
+            generation: set.generation,
+            states,
+            streams: counts.map_or(0, store::NamespaceCounts::streams),
+            set_aside: total.map_or(0, |total| total.set_aside),
+            oldest_ms: total.and_then(|total| total.oldest_ms),
+            flow_ms: total.and_then(|total| total.flow_ms),
+            backlog: total.map_or(0, |total| total.backlog),
+            severity: {
+                let verdicts = known.iter().flat_map(|known| &known.verdicts);
+                verdicts
+                    .map(|verdict| verdict.severity)
+                    .max()
+                    .unwrap_or_default()
+            },
+        }
+    };
+    let mut lines: Vec<_> = catalog.lane_sets.values().map(line).collect();
+    lines.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+    lines
+}
+
+/// The least number of lanes after which none is above 70 % busy, were today's waiting work laid on them.
+pub fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<u16> {
+    const FULL: f64 = 0.7;
+    let events: u64 = waiting.iter().map(|slot| slot.events).sum();
+    let demand = |lane: &Lane| {
+        let (came, went) = (lane.in_per_s.unwrap_or(0.0), lane.out_per_s.unwrap_or(0.0));
+        lane.busy.unwrap_or(0.0) * (came / went.max(0.1)).max(1.0)
+    };
+    let demand: f64 = lanes.iter().map(demand).sum();
+    if events == 0 {
+        return None;
+    }
+    let mut count = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
+    while count < crate::domain::lane::LANES_MAX {
+        count = count.saturating_mul(2).min(crate::domain::lane::LANES_MAX);
+        let mut load = vec![0_u64; usize::from(count)];
+        for slot in waiting {
+            load[usize::from(Slot(slot.slot).lane(count))] += slot.events;
+        }
+        let fullest = load.iter().max().copied().unwrap_or(0);
+        if demand * fullest as f64 / events as f64 <= FULL {
+            return Some(count);
+        }
+    }
+    None
+}

@@ -1,0 +1,174 @@
+//! The history of one namespace, and the news that it makes.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use super::past::Past;
+use crate::admin::figures::keep;
+use crate::admin::{eta, verdict};
+use crate::api::{self, Lane, LaneState, Severity};
+use crate::domain::thresholds::Thresholds;
+use crate::store;
+
+/// Seconds of FLOW from which a slope is told.
+pub const FLOWS_KEPT: usize = 60;
+
+/// Steps of a lane's trend, and seconds in each.
+const TREND: usize = 10;
+
+const TREND_STEP: u64 = 90;
+
+/// A line of the log without its time: how bad it is, its subject, and what happened.
+pub type News = (Severity, String, String);
+
+/// What was seen of one namespace.
+#[derive(Default)]
+pub struct Space {
+    pub flow: VecDeque<u64>,
+    lanes: HashMap<String, History>,
+    pub past: Past,
+    set_aside: HashSet<String>,
+    pub help: Option<u16>,
+    pub counts: Option<store::NamespaceCounts>,
+    pub since: verdict::Since,
+    /// Resizes and rebuilds that were under way a second ago.
+    operations: Vec<String>,
+}
+
+#[derive(Default)]
+struct History {
+    flow: VecDeque<u64>,
+    trend: VecDeque<u64>,
+    state: Option<LaneState>,
+    node: Option<String>,
+}
+
+impl Space {
+    /// Adds to the lanes what their history tells, and says what is new about them.
+    pub fn note_lanes(
+        &mut self,
+        lanes: &mut [Lane],
+        cursors: &[api::CursorLine],
+        has_heir: bool,
+        thresholds: Thresholds,
+        ticks: u64,
+    ) -> Vec<News> {
+        let mut news = Vec::new();
+        for lane in lanes.iter_mut() {
+            let history = self.lanes.entry(lane.lane.clone()).or_default();
+            keep(&mut history.flow, lane.flow_ms.unwrap_or(0), FLOWS_KEPT);
+            match ticks % TREND_STEP {
+                0 => keep(&mut history.trend, lane.backlog, TREND),
+                _ => match history.trend.back_mut() {
+                    Some(last) => *last = (*last).max(lane.backlog),
+                    None => history.trend.push_back(lane.backlog),
+                },
+            }
+            let flow: Vec<_> = history.flow.iter().copied().collect();
+            let (word, ms) = eta::eta(&eta::Facts {
+                state: lane.state,
+                has_heir,
+                flow_ms: &flow,
+                backlog_flowing: lane.backlog_flowing,
+                waiting: lane.waiting,
+                held: lane.held,
+            });
+            (lane.eta, lane.eta_ms) = (word.map(str::to_owned), ms);
+            lane.trend = history.trend.iter().copied().collect();
+            lane.severity = verdict::severity(lane, cursors, &flow, thresholds);
+            news.extend(history.news(lane));
+        }
+        self.lanes
+            .retain(|name, _| lanes.iter().any(|lane| lane.lane == *name));
+        news
+    }
+
+    /// Says which resizes and rebuilds have begun and ended since the last look.
+    pub fn note_operations(&mut self, operations: &[api::Operation]) -> Vec<News> {
+        let now: Vec<_> = operations.iter().map(|known| known.what.clone()).collect();
+        let begun = operations
+            .iter()
+            .filter(|o| !self.operations.contains(&o.what));
+        let begun = begun.map(|o| {
+            let by = o.by.as_ref().map(|by| format!(" by {by}"));
+            let what = format!("under way{}", by.unwrap_or_default());
+            (Severity::Unusual, o.what.clone(), what)
+        });
+        let over = self.operations.iter().filter(|known| !now.contains(known));
+        let over = over.map(|known| (Severity::Fine, known.clone(), "ended".to_owned()));
+        let news = begun.chain(over).collect();
+        self.operations = now;
+        news
+    }
+
+    pub fn note_set_aside(&mut self, cursors: &[api::CursorLine]) -> Vec<News> {
+        let is_aside = |line: &&api::CursorLine| matches!(&*line.condition, "waiting" | "held");
+        let now: HashMap<_, _> = cursors
+            .iter()
+            .filter(is_aside)
+            .map(|line| (format!("{} -> {}", line.stream, line.handler), line))
+            .collect();
+        let mut news = Vec::new();
+        for (name, line) in &now {
+            if !self.set_aside.contains(name) {
+                let what = line
+                    .result
+                    .clone()
+                    .unwrap_or_else(|| line.condition.clone());
+                news.push((
+                    Severity::Trouble,
+                    name.clone(),
+                    format!("set aside: {what}"),
+                ));
+            }
+        }
+        for name in &self.set_aside {
+            if !now.contains_key(name) {
+                news.push((Severity::Fine, name.clone(), "flows again".to_owned()));
+            }
+        }
+        self.set_aside = now.into_keys().collect();
+        news
+    }
+}
+
+impl History {
+    fn news(&mut self, lane: &Lane) -> Option<News> {
+        let is_first = self.state.is_none();
+        let has_moved = self.node != lane.node;
+        let before = self.state.replace(lane.state);
+        self.node.clone_from(&lane.node);
+        let scope = format!("lane {}", lane.index);
+        if is_first {
+            return None;
+        }
+        if before != Some(lane.state) {
+            let by = lane.by.as_ref().filter(|_| lane.state != LaneState::Active);
+            let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+            let reason = lane.reason.as_ref().map(|reason| format!(" \"{reason}\""));
+            let kept = match lane.state {
+                LaneState::Drained => ", later events are kept until resume",
+                _ => "",
+            };
+            let (state, reason) = (lane.state.word(), reason.unwrap_or_default());
+            let what = format!("{state}{by}{reason}{kept}");
+            let severity = match lane.state {
+                LaneState::NoOwner => Severity::Trouble,
+                LaneState::Active => Severity::Fine,
+                _ => Severity::Unusual,
+            };
+            let what = match lane.node.as_ref().filter(|_| has_moved) {
+                Some(node) if lane.state == LaneState::Active => format!("{what}, taken by {node}"),
+                _ => what,
+            };
+            return Some((severity, scope, what));
+        }
+        let node = lane.node.as_ref().filter(|_| has_moved)?;
+        Some((Severity::Fine, scope, format!("taken by {node}")))
+    }
+}
+
+/// Whether a FLOW in milliseconds is late.
+pub fn is_over(flow_ms: u64, thresholds: Thresholds) -> bool {
+    Duration::from_millis(flow_ms) > thresholds.warn
+}
