@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::STEP;
 use super::seen::LOG_SHOWN;
-use super::snapshot::lanes_that_help;
+use super::snapshot::{Look, compose, lanes_that_help};
 use super::space::is_over;
 use super::whole::Whole;
 use crate::admin::figures::millis;
@@ -93,6 +93,7 @@ impl Admin {
         let mut namespaces: Vec<_> = catalog.lane_sets.keys().cloned().collect();
         namespaces.sort();
         let whole = Whole {
+            here: &self.this_process(engine, now),
             catalog,
             view: &view,
             silences: &silences,
@@ -210,7 +211,14 @@ impl Admin {
             false => None,
         };
         let mut seen = self.monitor.seen.lock();
-        let snapshot = self.compose(&mut seen, set, lanes, cursors, whole, help, counts);
+        let look = Look {
+            set,
+            lanes,
+            cursors,
+            help,
+            counts,
+        };
+        let snapshot = compose(&mut seen, look, whole);
         seen.snapshots.insert(namespace.clone(), Arc::new(snapshot));
         Ok(())
     }

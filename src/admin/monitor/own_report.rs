@@ -9,6 +9,7 @@ use super::past;
 use super::seen::Seen;
 use super::space::is_over;
 use super::survey::Own;
+use super::whole::Here;
 use crate::admin::Admin;
 use crate::admin::figures::{counts, fine_millis, gather, hundredths, millis};
 use crate::admin::report::NodeReport;
@@ -17,7 +18,7 @@ use crate::domain::cursor::CursorId;
 use crate::domain::name::Name;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
-use crate::engine;
+use crate::engine::{self, ownership::Member};
 use crate::text::counted;
 
 /// Hooks that other nodes are told of.
@@ -30,6 +31,17 @@ const LONG_TURN: Duration = Duration::from_secs(2);
 pub const SLOW_FOLD: f64 = 0.005;
 
 impl Admin {
+    /// This process as it is now, for the snapshots.
+    pub(super) fn this_process(&self, engine: &engine::Engine, now: Timestamp) -> Here {
+        Here {
+            node: self.node.clone(),
+            began: self.monitor.began,
+            member: engine.member.as_ref().map(Member::id),
+            storage: storage(engine, now),
+            overdue: overdue(engine),
+        }
+    }
+
     /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
     pub(super) fn tell(
         &self,
@@ -153,10 +165,30 @@ impl NodeReport {
     }
 }
 
+fn storage(engine: &engine::Engine, now: Timestamp) -> api::Storage {
+    let pulse = &engine.metrics.pulse;
+    let failing = pulse.failing();
+    api::Storage {
+        accepting: failing.is_none() && !engine.is_failing(),
+        hints: failing_hints(engine),
+        hints_server: engine.relay.server(),
+        commit_p99_ms: commit_p99(engine, now),
+        fsync_p99_ms: fsync_p99(engine, now),
+        error_since: failing.as_ref().map(|failing| failing.since),
+        error: failing.map(|failing| failing.error),
+        noted: pulse.noted(now).map(|noted| api::Noted {
+            from: noted.from,
+            until: noted.until,
+            error: noted.error,
+        }),
+        ..api::Storage::default()
+    }
+}
+
 /// Streams of this node that keep events past their time, in words, and whose lanes they use.
-pub fn overdue(engine: &crate::engine::Engine) -> Vec<(Name, String)> {
+fn overdue(engine: &engine::Engine) -> Vec<(Name, String)> {
     let catalog = engine.catalog.peek();
-    let told = |found: crate::engine::prune::Overdue| {
+    let told = |found: engine::prune::Overdue| {
         let hook = catalog.hooks.get(&found.example.hook)?;
         let streams = counted(found.streams, "stream keeps", "streams keep");
         let (keep, why, example) = (found.keep, found.why, found.example);
@@ -167,15 +199,15 @@ pub fn overdue(engine: &crate::engine::Engine) -> Vec<(Name, String)> {
 }
 
 /// What is wrong with Redis, as this node sees it.
-pub fn failing_hints(engine: &crate::engine::Engine) -> Option<api::Outage> {
+fn failing_hints(engine: &engine::Engine) -> Option<api::Outage> {
     let (since, why) = engine.relay.trouble()?;
     Some(api::Outage { why, since })
 }
 
-pub fn commit_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+pub fn commit_p99(engine: &engine::Engine, now: Timestamp) -> Option<f64> {
     engine.metrics.pulse.commit_p99(now).map(fine_millis)
 }
 
-pub fn fsync_p99(engine: &crate::engine::Engine, now: Timestamp) -> Option<f64> {
+fn fsync_p99(engine: &engine::Engine, now: Timestamp) -> Option<f64> {
     engine.metrics.pulse.sync_p99(now).map(fine_millis)
 }

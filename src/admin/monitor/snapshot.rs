@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::STEP;
-use super::own_report::{SLOW_FOLD, commit_p99, failing_hints, fsync_p99, overdue};
+use super::own_report::SLOW_FOLD;
 use super::seen::{LOG_SHOWN, Seen, note_nodes};
 use super::space::FLOWS_KEPT;
 use super::whole::Whole;
 use crate::admin::figures::{hundredths, keep, mean, millis, ranges};
 use crate::admin::report::NodeReport;
-use crate::admin::{Admin, eta, lanes, stops, verdict};
+use crate::admin::{eta, lanes, stops, verdict};
 use crate::api::{self, Lane};
 use crate::domain::hook::HookId;
 use crate::domain::lane::{LaneSet, Slot};
@@ -22,219 +22,195 @@ use crate::store;
 /// Hooks shown.
 const HOOKS_SHOWN: usize = 20;
 
-impl Admin {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn compose(
-        &self,
-        seen: &mut Seen,
-        set: &LaneSet,
-        mut lanes: Vec<Lane>,
-        cursors: Vec<api::CursorLine>,
-        whole: &Whole<'_>,
-        help: Option<u16>,
-        counts: Option<store::NamespaceCounts>,
-    ) -> api::Snapshot {
-        let now = whole.now;
-        let ticks = seen.ticks;
-        let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
-        space.counts = counts.or(space.counts);
-        let counts = space.counts.clone().unwrap_or_default();
-        let thresholds = whole.catalog.thresholds(&set.namespace);
-        let mut news = space.note_lanes(&mut lanes, &cursors, whole.has_heir(), thresholds, ticks);
-        if ticks.is_multiple_of(STEP) || help.is_some() {
-            space.help = help;
-        }
-        let mut total = total(&lanes);
-        (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
-        total.dead = counts.dead;
-        total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
-        let waits = whole.waits(&set.namespace);
-        space.past.note(&total, waits, now);
-        keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
-        news.extend(space.note_set_aside(&cursors));
-        news.extend(note_nodes(&mut seen.nodes, whole.view));
-        lanes::hide_flow_of_stopped(&mut lanes);
-        let mut storage = self.storage(seen, now);
-        let accepted = whole.reports().map(|report| report.accepted_per_s);
-        storage.accepted_per_s += accepted.sum::<f64>();
-        let (hooks, paces) = hook_lines(seen, set, whole, &counts);
-        let handlers = handler_paces(seen, set, whole);
-        let turns = whole.turns(&set.namespace);
-        let operations = whole.operations.get(&set.namespace);
-        let operations = operations.cloned().unwrap_or_default();
-        news.extend(space.note_operations(&operations));
-        seen.note_troubles(whole.troubles(&storage), now);
-        let commits = whole.slow_commits(&storage, &self.node);
-        let silent = whole.silent();
-        let largest = whole.largest(&set.namespace);
-        let paused = stopped_hooks(set, whole.catalog, now, false);
-        let stuck = stopped_hooks(set, whole.catalog, now, true);
-        let overdue = self.overdue(&set.namespace, whole);
-        let mut verdicts = verdict::verdicts(&verdict::Facts {
+/// What one look at a namespace has found, before it is composed.
+pub struct Look<'l> {
+    pub set: &'l LaneSet,
+    pub lanes: Vec<Lane>,
+    pub cursors: Vec<api::CursorLine>,
+    /// The number of lanes that would help, where that was asked.
+    pub help: Option<u16>,
+    /// The streams of the namespace, where they were counted this time.
+    pub counts: Option<store::NamespaceCounts>,
+}
+
+/// Makes the snapshot of a namespace, and notes in `seen` what the next one must know.
+pub fn compose(seen: &mut Seen, look: Look<'_>, whole: &Whole<'_>) -> api::Snapshot {
+    let Look {
+        set,
+        mut lanes,
+        cursors,
+        help,
+        counts,
+    } = look;
+    let now = whole.now;
+    let ticks = seen.ticks;
+    let mut space = seen.spaces.remove(&set.namespace).unwrap_or_default();
+    space.counts = counts.or(space.counts);
+    let counts = space.counts.clone().unwrap_or_default();
+    let thresholds = whole.catalog.thresholds(&set.namespace);
+    let mut news = space.note_lanes(&mut lanes, &cursors, whole.has_heir(), thresholds, ticks);
+    if ticks.is_multiple_of(STEP) || help.is_some() {
+        space.help = help;
+    }
+    let mut total = total(&lanes);
+    (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
+    total.dead = counts.dead;
+    total.backlog_per_s = space.past.backlog_per_s(total.backlog, now);
+    let waits = whole.waits(&set.namespace);
+    space.past.note(&total, waits, now);
+    keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
+    news.extend(space.note_set_aside(&cursors));
+    news.extend(note_nodes(&mut seen.nodes, whole.view));
+    lanes::hide_flow_of_stopped(&mut lanes);
+    let storage = storage(seen, whole);
+    let (hooks, paces) = hook_lines(seen, set, whole, &counts);
+    let handlers = handler_paces(seen, set, whole);
+    let turns = whole.turns(&set.namespace);
+    let operations = whole.operations.get(&set.namespace);
+    let operations = operations.cloned().unwrap_or_default();
+    news.extend(space.note_operations(&operations));
+    seen.note_troubles(whole.troubles(&storage), now);
+    let commits = whole.slow_commits(&storage);
+    let silent = whole.silent();
+    let largest = whole.largest(&set.namespace);
+    let paused = stopped_hooks(set, whole.catalog, now, false);
+    let stuck = stopped_hooks(set, whole.catalog, now, true);
+    let overdue = whole.overdue(&set.namespace);
+    let mut verdicts = verdict::verdicts(&verdict::Facts {
+        at: now,
+        namespace: Some(set.namespace.clone()),
+        thresholds,
+        lanes: &lanes,
+        cursors: &cursors,
+        silent: &silent,
+        heirs: &whole.heirs(),
+        storage: storage.clone(),
+        commits: &commits,
+        hints: whole.failing_hints(&storage),
+        turns: &turns,
+        hooks: &paces,
+        handlers: &handlers,
+        paused: &paused,
+        stuck: &stuck,
+        overdue: &overdue,
+        largest: &largest,
+        lanes_that_help: space.help,
+        lost: seen.lost,
+    });
+    space.since.date(&mut verdicts, now);
+    for (severity, scope, what) in news {
+        seen.add_log(api::LogLine {
             at: now,
-            namespace: Some(set.namespace.clone()),
-            thresholds,
-            lanes: &lanes,
-            cursors: &cursors,
-            silent: &silent,
-            heirs: &whole.heirs(),
-            storage: storage.clone(),
-            commits: &commits,
-            hints: whole.failing_hints(&storage),
-            turns: &turns,
-            hooks: &paces,
-            handlers: &handlers,
-            paused: &paused,
-            stuck: &stuck,
-            overdue: &overdue,
-            largest: &largest,
-            lanes_that_help: space.help,
-            lost: seen.lost,
+            severity,
+            scope,
+            what,
         });
-        space.since.date(&mut verdicts, now);
-        for (severity, scope, what) in news {
-            seen.add_log(api::LogLine {
-                at: now,
-                severity,
-                scope,
-                what,
-            });
-        }
-        let snapshot = api::Snapshot {
-            schema: 1,
-            seq: ticks,
-            at: now,
-            started_at: self.monitor.began,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: self.node.clone(),
-            viewer: api::Viewer {
-                name: String::new(),
-                may_act: false,
+    }
+    let snapshot = api::Snapshot {
+        schema: 1,
+        seq: ticks,
+        at: now,
+        started_at: whole.here.began,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: whole.here.node.clone(),
+        viewer: api::Viewer {
+            name: String::new(),
+            may_act: false,
+        },
+        namespace: set.namespace.clone(),
+        generation: set.generation,
+        hooks_count: counts.hooks.len() as u64,
+        streams_count: counts.streams(),
+        warn_ms: millis(thresholds.warn),
+        crit_ms: millis(thresholds.crit),
+        verdicts,
+        operations,
+        old_since: None,
+        total,
+        storage,
+        lanes,
+        cursors,
+        nodes: nodes(seen, &set.namespace, whole),
+        namespaces: Vec::new(),
+        hooks,
+        history: Vec::new(),
+        log: seen.log.iter().take(LOG_SHOWN).cloned().collect(),
+    };
+    seen.spaces.insert(set.namespace.clone(), space);
+    let namespaces = namespace_lines(seen, &snapshot, whole.catalog);
+    api::Snapshot {
+        namespaces,
+        ..snapshot
+    }
+}
+
+/// The storage of this node, with what all nodes accept together.
+fn storage(seen: &Seen, whole: &Whole<'_>) -> api::Storage {
+    let told = whole.reports().map(|report| report.accepted_per_s);
+    api::Storage {
+        accepted_per_s: hundredths(seen.accepted.2) + told.sum::<f64>(),
+        commit_normal_ms: seen.commit.value().map(hundredths),
+        ..whole.here.storage.clone()
+    }
+}
+
+fn nodes(seen: &Seen, namespace: &Name, whole: &Whole<'_>) -> Vec<api::NodeLine> {
+    let (now, here) = (whole.now, whole.here);
+    let Some(me) = &here.member else {
+        let own = whole
+            .own
+            .iter()
+            .filter(|own| own.id.namespace == *namespace);
+        let indexes: Vec<_> = own.clone().map(|own| own.id.index).collect();
+        return vec![api::NodeLine {
+            node: here.node.clone(),
+            lanes: whole.own.len() as u64,
+            lanes_here: indexes.len() as u64,
+            owns: ranges(&indexes),
+            busy: mean(own.filter_map(|own| own.lane.busy)),
+            cpu: Some(hundredths(seen.cpu.2)),
+            commit_p99_ms: here.storage.commit_p99_ms,
+            fsync_p99_ms: here.storage.fsync_p99_ms,
+            beat_ms: None,
+            up_ms: Some(millis(now.since(here.began))),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            leaving: false,
+        }];
+    };
+    let line = |node: &crate::store::NodeRow| {
+        let report = NodeReport::read(&node.report);
+        let mine = whole.view.lanes.iter();
+        let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
+        let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
+        let indexes: Vec<_> = of_space.map(|lane| lane.id.index).collect();
+        let is_of_space = |lane: &&Lane| lane.id().is_some_and(|id| id.namespace == *namespace);
+        api::NodeLine {
+            node: node.name.clone(),
+            lanes: mine.count() as u64,
+            lanes_here: indexes.len() as u64,
+            owns: ranges(&indexes),
+            busy: mean(
+                report
+                    .lanes
+                    .iter()
+                    .filter(is_of_space)
+                    .filter_map(|l| l.busy),
+            ),
+            cpu: report.cpu,
+            commit_p99_ms: report.commit_p99_ms,
+            fsync_p99_ms: report.fsync_p99_ms,
+            beat_ms: match node.id == *me {
+                true => Some(0),
+                false => whole.silences.get(&node.id).map(|silent| millis(*silent)),
             },
-            namespace: set.namespace.clone(),
-            generation: set.generation,
-            hooks_count: counts.hooks.len() as u64,
-            streams_count: counts.streams(),
-            warn_ms: millis(thresholds.warn),
-            crit_ms: millis(thresholds.crit),
-            verdicts,
-            operations,
-            old_since: None,
-            total,
-            storage,
-            lanes,
-            cursors,
-            nodes: self.nodes(seen, &set.namespace, whole),
-            namespaces: Vec::new(),
-            hooks,
-            history: Vec::new(),
-            log: seen.log.iter().take(LOG_SHOWN).cloned().collect(),
-        };
-        seen.spaces.insert(set.namespace.clone(), space);
-        let namespaces = namespace_lines(seen, &snapshot, whole.catalog);
-        api::Snapshot {
-            namespaces,
-            ..snapshot
+            up_ms: Some(millis(now.since(node.started_at))),
+            version: report.version,
+            leaving: node.is_leaving(),
         }
-    }
-
-    /// What nodes tell of streams of a namespace that keep events past their time.
-    fn overdue(&self, namespace: &Name, whole: &Whole<'_>) -> Vec<String> {
-        let own = self.engine.as_deref().map(overdue).unwrap_or_default();
-        let told = whole.reports().flat_map(|report| report.overdue.clone());
-        let of_space = own
-            .into_iter()
-            .chain(told)
-            .filter(|(space, _)| space == namespace);
-        of_space.map(|(_, told)| told).collect()
-    }
-
-    fn storage(&self, seen: &Seen, now: Timestamp) -> api::Storage {
-        let Some(engine) = &self.engine else {
-            return api::Storage::default();
-        };
-        let pulse = &engine.metrics.pulse;
-        let failing = pulse.failing();
-        api::Storage {
-            accepting: failing.is_none() && !engine.is_failing(),
-            hints: failing_hints(engine),
-            hints_server: engine.relay.server(),
-            accepted_per_s: hundredths(seen.accepted.2),
-            commit_p99_ms: commit_p99(engine, now),
-            commit_normal_ms: seen.commit.value().map(hundredths),
-            fsync_p99_ms: fsync_p99(engine, now),
-            error_since: failing.as_ref().map(|failing| failing.since),
-            error: failing.map(|failing| failing.error),
-            noted: pulse.noted(now).map(|noted| api::Noted {
-                from: noted.from,
-                until: noted.until,
-                error: noted.error,
-            }),
-        }
-    }
-
-    fn nodes(&self, seen: &Seen, namespace: &Name, whole: &Whole<'_>) -> Vec<api::NodeLine> {
-        let Some(engine) = &self.engine else {
-            return Vec::new();
-        };
-        let now = whole.now;
-        let Some(member) = &engine.member else {
-            let own = whole
-                .own
-                .iter()
-                .filter(|own| own.id.namespace == *namespace);
-            let indexes: Vec<_> = own.clone().map(|own| own.id.index).collect();
-            return vec![api::NodeLine {
-                node: self.node.clone(),
-                lanes: whole.own.len() as u64,
-                lanes_here: indexes.len() as u64,
-                owns: ranges(&indexes),
-                busy: mean(own.filter_map(|own| own.lane.busy)),
-                cpu: Some(hundredths(seen.cpu.2)),
-                commit_p99_ms: commit_p99(engine, now),
-                fsync_p99_ms: fsync_p99(engine, now),
-                beat_ms: None,
-                up_ms: Some(millis(now.since(self.monitor.began))),
-                version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-                leaving: false,
-            }];
-        };
-        let me = member.id();
-        let line = |node: &crate::store::NodeRow| {
-            let report = NodeReport::read(&node.report);
-            let mine = whole.view.lanes.iter();
-            let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
-            let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
-            let indexes: Vec<_> = of_space.map(|lane| lane.id.index).collect();
-            let is_of_space = |lane: &&Lane| lane.id().is_some_and(|id| id.namespace == *namespace);
-            api::NodeLine {
-                node: node.name.clone(),
-                lanes: mine.count() as u64,
-                lanes_here: indexes.len() as u64,
-                owns: ranges(&indexes),
-                busy: mean(
-                    report
-                        .lanes
-                        .iter()
-                        .filter(is_of_space)
-                        .filter_map(|l| l.busy),
-                ),
-                cpu: report.cpu,
-                commit_p99_ms: report.commit_p99_ms,
-                fsync_p99_ms: report.fsync_p99_ms,
-                beat_ms: match node.id == me {
-                    true => Some(0),
-                    false => whole.silences.get(&node.id).map(|silent| millis(*silent)),
-                },
-                up_ms: Some(millis(now.since(node.started_at))),
-                version: report.version,
-                leaving: node.is_leaving(),
-            }
-        };
-        let mut lines: Vec<_> = whole.view.nodes.iter().map(line).collect();
-        lines.sort_by(|a, b| a.node.cmp(&b.node));
-        lines
-    }
+    };
+    let mut lines: Vec<_> = whole.view.nodes.iter().map(line).collect();
+    lines.sort_by(|a, b| a.node.cmp(&b.node));
+    lines
 }
 
 fn total(lanes: &[Lane]) -> api::Total {

@@ -27,8 +27,21 @@ const QUIET: Duration = Duration::from_secs(5);
 /// A node whose beat has not changed for so long may know less of its lanes than the database.
 const UNHEARD: Duration = Duration::from_secs(2);
 
+/// This process, at the time of the look.
+pub struct Here {
+    pub node: String,
+    pub began: Timestamp,
+    /// Its id among the nodes, if there may be several.
+    pub member: Option<String>,
+    /// Its storage, without the figures that are learned over time.
+    pub storage: api::Storage,
+    /// Streams that keep events past their time: of which namespace, and in words.
+    pub overdue: Vec<(Name, String)>,
+}
+
 /// Everything that one look at the whole has found.
 pub struct Whole<'w> {
+    pub here: &'w Here,
     pub catalog: &'w catalog::Snapshot,
     pub view: &'w View,
     pub silences: &'w HashMap<String, Duration>,
@@ -102,9 +115,9 @@ impl Whole<'_> {
     }
 
     /// How long commits take on each node, and what is normal there: the same list on all of them.
-    pub fn slow_commits(&self, own: &api::Storage, node: &str) -> Vec<(Option<String>, f64, f64)> {
+    pub fn slow_commits(&self, own: &api::Storage) -> Vec<(Option<String>, f64, f64)> {
         let is_alone = self.view.nodes.len() < 2;
-        let own = (node, own.commit_p99_ms, own.commit_normal_ms);
+        let own = (&*self.here.node, own.commit_p99_ms, own.commit_normal_ms);
         let told = self.reports.iter();
         let told = told.map(|(node, told)| (&**node, told.commit_p99_ms, told.commit_normal_ms));
         let all = std::iter::once(own).chain(told);
@@ -112,6 +125,14 @@ impl Whole<'_> {
             Some(((!is_alone).then(|| node.to_owned()), p99?, normal?))
         })
         .collect()
+    }
+
+    /// Streams of a namespace that keep events past their time, on whichever node.
+    pub fn overdue(&self, namespace: &Name) -> Vec<String> {
+        let told = self.reports().flat_map(|report| &report.overdue);
+        let all = self.here.overdue.iter().chain(told);
+        let of_space = all.filter(|(space, _)| space == namespace);
+        of_space.map(|(_, told)| told.clone()).collect()
     }
 
     /// The lanes of a set, wherever they run; while it is resized, those of the older one that are not
