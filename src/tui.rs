@@ -4,10 +4,10 @@
 //! no key changes anything by itself, every action shows a plan first; whatever ends it, the terminal is
 //! as it was. What is seen is computed by the daemon, once a second for all who look.
 //!
-//! - `app.rs`: the state, and what an answer does to it; `input.rs`: what a key does; `filter.rs`: which rows
+//! - `app.rs`: the state, and what an answer does to it; `input.rs`: what a key does, `want.rs`: what it asks for; `filter.rs`: which rows
 //! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: one lane, one stream, help; `events.rs`: webhooks;
 //!   `lists.rs`: the log, nodes, namespaces; `fold.rs`: like entries of the log; `dialog.rs`: what is asked
-//! - `theme.rs`, `columns.rs`, `chart.rs`: how things look
+//! - `frame.rs`: the parts that screens share; `theme.rs`, `columns.rs`, `chart.rs`: how things look
 //! - `guard.rs`: the terminal, taken and given back
 
 pub mod app;
@@ -18,11 +18,13 @@ mod dialog;
 mod events;
 pub mod filter;
 mod fold;
+mod frame;
 pub mod guard;
 mod input;
 mod lists;
 mod overview;
 pub mod theme;
+pub mod want;
 mod wide;
 
 use ratatui::Frame;
@@ -37,7 +39,9 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
     let area = frame.area();
     let lines = lines(app, usize::from(area.width), usize::from(area.height));
     frame.render_widget(Paragraph::new(Text::from(lines)), area);
-    dialog::draw(app, frame);
+    if let Some(dialog) = &app.dialog {
+        dialog.draw(&app.theme, frame);
+    }
 }
 
 /// The screen without its dialog, a line each, none wider than `width`.
@@ -66,7 +70,7 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
 
 /// A moment as a part of a file's name.
 pub fn stamp(at: crate::domain::time::Timestamp) -> String {
-    overview::clock(at).replace(':', "")
+    frame::clock(at).replace(':', "")
 }
 
 /// The lines above what is old while the database is silent: header, note, totals, verdict.

@@ -37,8 +37,9 @@ use crate::client;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
-use crate::tui::app::{Action, App, Message, StreamShown, Want};
+use crate::tui::app::{App, Message, StreamShown};
 use crate::tui::theme::Theme;
+use crate::tui::want::{Action, Want};
 use crate::tui::{self, guard};
 
 /// Watch the lanes live and operate them: what is late, whose fault it is, what helps

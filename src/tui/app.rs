@@ -9,6 +9,7 @@ use super::dialog::Dialog;
 use super::filter::Filter;
 use super::fold::{self, Entry};
 use super::theme::Theme;
+use super::want::Want;
 use crate::api::{
     CursorLine, EventRow, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize, Severity,
     Snapshot, Stream, StreamRow, Why, Window,
@@ -202,53 +203,6 @@ pub enum Sort {
     In,
     /// How long 99 of 100 wait.
     Wait,
-}
-
-/// What is to be done for the dashboard.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Want {
-    /// End it; the screen stays behind or not.
-    Quit {
-        /// Whether it stays.
-        leave_screen: bool,
-    },
-    /// End it as Ctrl-C ends any command.
-    Interrupt,
-    /// Stop until the shell lets it go on.
-    Suspend,
-    /// Follow the daemon anew: another namespace, window or interval.
-    Follow,
-    /// A lane with its cursors.
-    Lane(String),
-    /// A stream, and what waits for a handler of it.
-    Stream(StreamName, Option<Name>),
-    /// So many of the newest events, of a hook or a stream where the filter says so.
-    Events(Option<Name>, Option<StreamName>, usize),
-    /// One event, whole.
-    Event(EventId),
-    /// What a resize would mean.
-    Plan(u16),
-    /// Change something.
-    Do(Action),
-    /// Put a text into the clipboard of the terminal.
-    Copy(String),
-    /// Write the screen to a file.
-    Save,
-}
-
-/// Something that is changed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// `pause`, `resume` or `drain` of a lane.
-    Lane(&'static str, String),
-    /// Another number of lanes, as planned.
-    Resize(Box<Resize>),
-    /// `pause` or `resume` of a hook.
-    Hook(&'static str, Name),
-    /// `retry`, `hold` or `release` of a cursor.
-    Cursor(&'static str, StreamName, Name),
-    /// The next event of a cursor goes to the dead letters.
-    Skip(StreamName, Name, EventId),
 }
 
 /// Something that happened.
@@ -627,7 +581,7 @@ impl App {
             before.node == snapshot.node && before.started_at < snapshot.started_at
         });
         if is_other_process {
-            let at = super::overview::clock(snapshot.started_at);
+            let at = super::frame::clock(snapshot.started_at);
             self.note = Some(format!("restarted {at}, counters from there"));
         }
         self.latest = Some(snapshot);
@@ -673,7 +627,12 @@ impl App {
     /// A dialog whose plan is not true any more goes, and nothing is done.
     fn keep_dialog(&mut self) {
         let Some(dialog) = &self.dialog else { return };
-        if !dialog.is_true(self) {
+        let shown = self.stream.as_ref().map(|shown| &shown.stream);
+        if self
+            .latest
+            .as_ref()
+            .is_some_and(|seen| !dialog.is_true(seen, shown))
+        {
             self.dialog = None;
             self.note = Some("changed meanwhile, nothing was done".to_owned());
         }

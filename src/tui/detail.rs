@@ -5,8 +5,9 @@ use ratatui::text::Line;
 use super::app::{App, StreamShown};
 use super::columns::{Column, Table, age, cut, fit, number, rate, share, took};
 use super::fold;
-use super::lists::row;
-use super::overview::{clock, eta, foot, header, log_line, rule, sentences};
+use super::frame::{clock, ended, eta, header, note, rule};
+use super::lists::{log_line, row};
+use super::overview::sentences;
 use super::theme::Tone;
 use crate::api::{CursorLine, NodeLine, Severity, Stream, StreamRow, WhyCursor};
 use crate::domain::name::StreamName;
@@ -431,27 +432,6 @@ fn waiting_rows(
     if more > 0 {
         lines.push(Line::from(format!("  ... {} more", count(more))));
     }
-    lines
-}
-
-/// What came of the last action.
-pub fn note(app: &App, width: usize) -> Option<Line<'static>> {
-    let note = app.note.as_ref()?;
-    let text = format!(" {}", printable_line(note));
-    Some(app.theme.line(Tone::Unusual, cut(&text, width)))
-}
-
-/// The lines as high as the screen, with the keys below.
-pub fn ended(
-    app: &App,
-    mut lines: Vec<Line<'static>>,
-    width: usize,
-    height: usize,
-) -> Vec<Line<'static>> {
-    lines.truncate(height.saturating_sub(1));
-    let blanks = height.saturating_sub(lines.len() + 1);
-    lines.extend(std::iter::repeat_n(Line::default(), blanks));
-    lines.push(foot(app, width));
     lines
 }
 

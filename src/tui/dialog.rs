@@ -6,13 +6,12 @@ use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Clear, Padding, Paragraph};
-
-use super::app::{Action, App, Want};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::columns::{chunked, wrapped};
-use super::theme::Tone;
-use crate::api::{Lane, LaneState, Resize, Snapshot, command};
+use super::theme::{Theme, Tone};
+use super::want::{Action, Want};
+use crate::api::{Lane, LaneState, Resize, Snapshot, Stream, command};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -230,9 +229,7 @@ impl Dialog {
     }
 
     /// Whether what the plan was made for is still so, as far as the dashboard knows.
-    pub fn is_true(&self, app: &App) -> bool {
-        let Some(seen) = &app.latest else { return true };
-        let shown = app.stream.as_ref().map(|shown| &shown.stream);
+    pub fn is_true(&self, seen: &Snapshot, shown: Option<&Stream>) -> bool {
         let cursor = |stream: &StreamName, handler: &Name| {
             let of = shown.filter(|shown| shown.stream == *stream)?;
             of.cursors.iter().find(|row| row.handler == *handler)
@@ -330,8 +327,8 @@ impl Dialog {
 
     /// The plan, and below it what is asked, in `room` lines at most: where they are too few, the plan is cut and not
     /// the question.
-    fn lines(&self, app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
-        let asked = self.question(app, width, room);
+    fn lines(&self, theme: &Theme, width: usize, room: usize) -> Vec<Line<'static>> {
+        let asked = self.question(theme, width, room);
         let mut lines = self.plan_lines(width);
         let room = room.saturating_sub(asked.len() + 1);
         if lines.len() > room {
@@ -367,7 +364,7 @@ impl Dialog {
         lines
     }
 
-    fn question(&self, app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
+    fn question(&self, theme: &Theme, width: usize, room: usize) -> Vec<Line<'static>> {
         let mut lines = Vec::new();
         match &self.asks {
             Asks::Menu {
@@ -379,8 +376,8 @@ impl Dialog {
                 for (nth, item) in items.skip((at + 1).saturating_sub(room)).take(room) {
                     let label = printable_line(&item.label);
                     lines.push(match forbidden {
-                        Some(_) => app.theme.line(Tone::Quiet, format!("  {label}")),
-                        None => choice(app, label.as_str(), nth == *at),
+                        Some(_) => theme.line(Tone::Quiet, format!("  {label}")),
+                        None => choice(theme, label.as_str(), nth == *at),
                     });
                 }
                 if let Some(why) = forbidden {
@@ -389,9 +386,9 @@ impl Dialog {
                 }
             }
             Asks::Yes { is_yes, .. } => lines.push(Line::from(vec![
-                button(app, "Cancel", !*is_yes),
+                button(theme, "Cancel", !*is_yes),
                 Span::raw("   "),
-                button(app, "Do it", *is_yes),
+                button(theme, "Do it", *is_yes),
                 Span::raw("     Tab chooses, Enter confirms"),
             ])),
             Asks::Count { typed } => lines.push(Line::from(format!(
@@ -412,6 +409,36 @@ impl Dialog {
         }
         lines
     }
+
+    /// Draws the dialog over the screen.
+    pub fn draw(&self, theme: &Theme, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        let width = area.width.min(76);
+        if width < 8 || area.height < 3 {
+            return;
+        }
+        let room = usize::from(area.height).saturating_sub(2);
+        let lines = self.lines(theme, usize::from(width).saturating_sub(4), room);
+        let lines: Vec<_> = lines.into_iter().map(|line| theme.shown(line)).collect();
+        let height = u16::try_from(lines.len() + 2)
+            .unwrap_or(area.height)
+            .min(area.height);
+        let place = Rect {
+            x: (area.width - width) / 2,
+            y: (area.height - height) / 2,
+            width,
+            height,
+        };
+        let title = format!("─ {} ", printable_line(&self.title));
+        let block = Block::bordered().padding(Padding::horizontal(1));
+        let mut block = block.title(theme.shown(Line::from(title)));
+        if theme.ascii {
+            block = block.border_set(ASCII_BORDER);
+        }
+        frame.render_widget(Clear, place);
+        let inner = Paragraph::new(Text::from(lines)).block(block);
+        frame.render_widget(inner, place);
+    }
 }
 
 fn write(typed: &mut String, key: KeyCode) {
@@ -422,50 +449,16 @@ fn write(typed: &mut String, key: KeyCode) {
     }
 }
 
-fn choice(app: &App, text: &str, is_chosen: bool) -> Line<'static> {
-    Line::from(button(app, text, is_chosen))
+fn choice(theme: &Theme, text: &str, is_chosen: bool) -> Line<'static> {
+    Line::from(button(theme, text, is_chosen))
 }
 
-fn button(app: &App, text: &str, is_chosen: bool) -> Span<'static> {
-    let style = app.theme.style(Tone::Plain);
+fn button(theme: &Theme, text: &str, is_chosen: bool) -> Span<'static> {
+    let style = theme.style(Tone::Plain);
     match is_chosen {
         true => Span::styled(format!("> {text} "), style.add_modifier(Modifier::REVERSED)),
         false => Span::styled(format!("  {text} "), style),
     }
-}
-
-/// Draws the dialog over the screen, if one is open.
-pub fn draw(app: &App, frame: &mut Frame<'_>) {
-    let Some(dialog) = &app.dialog else { return };
-    let area = frame.area();
-    let width = area.width.min(76);
-    if width < 8 || area.height < 3 {
-        return;
-    }
-    let room = usize::from(area.height).saturating_sub(2);
-    let lines = dialog.lines(app, usize::from(width).saturating_sub(4), room);
-    let lines: Vec<_> = lines
-        .into_iter()
-        .map(|line| app.theme.shown(line))
-        .collect();
-    let height = u16::try_from(lines.len() + 2)
-        .unwrap_or(area.height)
-        .min(area.height);
-    let place = Rect {
-        x: (area.width - width) / 2,
-        y: (area.height - height) / 2,
-        width,
-        height,
-    };
-    let title = format!("─ {} ", printable_line(&dialog.title));
-    let block = Block::bordered().padding(Padding::horizontal(1));
-    let mut block = block.title(app.theme.shown(Line::from(title)));
-    if app.theme.ascii {
-        block = block.border_set(ASCII_BORDER);
-    }
-    frame.render_widget(Clear, place);
-    let inner = Paragraph::new(Text::from(lines)).block(block);
-    frame.render_widget(inner, place);
 }
 
 const ASCII_BORDER: ratatui::symbols::border::Set<'static> = ratatui::symbols::border::Set {

@@ -5,8 +5,7 @@ use ratatui::text::Line;
 
 use super::app::{App, View, fate};
 use super::columns::{Column, Table, chunked, cut, fit, number};
-use super::detail::{ended, note};
-use super::overview::{header, rule};
+use super::frame::{ended, header, note, rule};
 use super::theme::Tone;
 use crate::api::{EventRow, Outcome, Severity};
 use crate::domain::event::EventId;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::app::{App, Target, View, Want};
+use super::app::{App, Target, View};
 use super::dialog::{Dialog, Item};
 use super::fold::Entry;
+use super::want::Want;
 use crate::api::{LaneState, Severity, Snapshot, Window};
 use crate::domain::name::{Name, StreamName};
 

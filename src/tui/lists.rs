@@ -4,9 +4,8 @@ use ratatui::text::Line;
 
 use super::app::{App, is_in_trouble};
 use super::columns::{Column, Table, age, cut, fit, number, share, took};
-use super::detail::{ended, note};
 use super::fold::Entry;
-use super::overview::{clock, folded, header, rule};
+use super::frame::{WIDE, clock, ended, header, note, rule};
 use super::theme::Tone;
 use crate::api::{LogLine, NamespaceLine, NodeLine, Severity};
 use crate::text::{count, counted, printable_line};
@@ -93,6 +92,31 @@ pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         lines.extend(whole(line, width, below - 1));
     }
     ended(app, lines, width, height)
+}
+
+/// One entry of the log.
+pub fn log_line(app: &App, entry: &Entry<'_>, width: usize) -> Line<'static> {
+    let line = entry.line;
+    let time = clock(line.at);
+    let text = format!(
+        " {} {} {}  {}",
+        time.trim_end_matches('Z'),
+        line.severity.mark(),
+        printable_line(&line.scope),
+        printable_line(&line.what)
+    );
+    let folded = folded(entry, width);
+    let text = cut(&text, width.saturating_sub(folded.len())) + &folded;
+    app.theme.line(Tone::from(line.severity), text)
+}
+
+/// How many entries are folded into one, and the key that opens them.
+fn folded(entry: &Entry<'_>, width: usize) -> String {
+    match entry.folded {
+        0 => String::new(),
+        like if width >= WIDE => format!("   ({} like it folded, x)", count(like as u64)),
+        like => format!(" ({} folded, x)", count(like as u64)),
+    }
 }
 
 fn whole(line: &LogLine, width: usize, room: usize) -> Vec<Line<'static>> {

@@ -3,18 +3,15 @@
 
 use ratatui::text::{Line, Span};
 
-use super::app::{App, Link, Sort, View};
+use super::app::{App, Link};
 use super::chart::{bar, sparks};
 use super::columns::{Column, Table, age, cut, fit, number, paragraph, rate, share, took, wrapped};
 use super::fold;
-use super::lists::{node_header, node_line};
+use super::frame::{WIDE, clock, eta, figure, foot, header, rule, trust};
+use super::lists::{log_line, node_header, node_line};
 use super::theme::Tone;
 use crate::api::{Class, Lane, Severity, Snapshot, Total, Verdict};
-use crate::domain::time::Timestamp;
-use crate::text::{count, counted, duration, printable_line, short};
-
-/// From this width on there is room for more than the lanes.
-const WIDE: usize = 120;
+use crate::text::{count, printable_line, short};
 
 /// The overview at 60x16 and more.
 pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
@@ -53,87 +50,6 @@ pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     lines.extend(std::iter::repeat_n(Line::default(), blanks));
     lines.push(foot);
     lines
-}
-
-/// The first line of every screen.
-pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
-    let snapshot = app.snapshot();
-    let node = snapshot.map_or("-", |seen| seen.node.as_str());
-    let node = printable_line(node);
-    let left = match (place, snapshot) {
-        ("", Some(seen)) => {
-            let mut left = format!(
-                " hooklane  {node}   {}{}: {} lanes gen {}, {} node{}",
-                reached(app, width),
-                seen.namespace,
-                seen.lanes.len(),
-                seen.generation,
-                seen.nodes.len(),
-                if seen.nodes.len() == 1 { "" } else { "s" }
-            );
-            if width >= WIDE {
-                left += &format!(
-                    ", {}, {}   you: {}{}",
-                    counted(seen.hooks_count, "hook", "hooks"),
-                    counted(seen.streams_count, "stream", "streams"),
-                    printable_line(&seen.viewer.name),
-                    if app.may_act() { "" } else { " (read only)" }
-                );
-            }
-            left
-        }
-        ("", None) => format!(" hooklane  {node}"),
-        (place, _) => format!(" {node} > {place}"),
-    };
-    let (right, tone) = trust(app);
-    let room = width.saturating_sub(right.len() + 2);
-    Line::from(vec![
-        Span::raw(fit(&left, room, false)),
-        Span::raw(" "),
-        app.theme.span(tone, right),
-    ])
-}
-
-/// Where the daemon is, where that has room.
-fn reached(app: &App, width: usize) -> String {
-    match width >= WIDE && !app.place.is_empty() {
-        true => format!("{}   ", cut(printable_line(&app.place).as_str(), 32)),
-        false => String::new(),
-    }
-}
-
-/// Whether the screen can be trusted, and its time.
-fn trust(app: &App) -> (String, Tone) {
-    let clock = clock(app.now);
-    if let Some(frozen) = &app.frozen {
-        let ago = duration(app.now.since(frozen.at));
-        let text = format!("FROZEN {}, {ago} ago", self::clock(frozen.at));
-        return (text, Tone::Unusual);
-    }
-    match &app.link {
-        Link::Live => {
-            let every = duration(app.interval);
-            let every = every.replace(".0s", "s");
-            let window = app.window.word();
-            (format!("LIVE {every}  win {window}  {clock}"), Tone::Good)
-        }
-        Link::Lost {
-            since,
-            retry_at,
-            tries,
-            ..
-        } => {
-            let lost = duration(app.now.since(*since));
-            let retry = duration(retry_at.since(app.now));
-            let text = format!("LOST {lost}  retry in {retry} ({tries})");
-            (text, Tone::Trouble)
-        }
-    }
-}
-
-/// `02:59:14Z`
-pub fn clock(at: Timestamp) -> String {
-    at.clock()
 }
 
 fn lost(app: &App, width: usize) -> Option<Line<'static>> {
@@ -205,23 +121,6 @@ fn slope(total: &Total) -> String {
 fn worst_lane(snapshot: &Snapshot) -> Severity {
     let lanes = snapshot.lanes.iter().filter(|lane| lane.set_aside > 0);
     lanes.map(|lane| lane.severity).max().unwrap_or_default()
-}
-
-/// When all is applied, in words or as a time.
-pub fn eta(word: Option<&String>, ms: Option<u64>) -> String {
-    match (word, ms) {
-        (Some(word), _) => printable_line(word).to_string(),
-        (None, Some(ms)) => format!("~{}", age(Some(ms))),
-        (None, None) => "-".to_owned(),
-    }
-}
-
-/// A number with all its digits where they have room, unless they are wanted short.
-pub fn figure(app: &App, number: u64, width: usize) -> String {
-    match app.is_short {
-        true => short(number),
-        false => super::columns::number(number, width),
-    }
 }
 
 /// The worst of what there is to say, in two sentences.
@@ -573,17 +472,6 @@ fn below_narrow(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Ve
     lines
 }
 
-/// A line with a title in it.
-pub fn rule(app: &App, title: &str, width: usize) -> Line<'static> {
-    let text = if title.is_empty() {
-        "─".repeat(width)
-    } else {
-        format!("── {title} {}", "─".repeat(width))
-    };
-    app.theme
-        .line(Tone::Quiet, super::columns::clip(&text, width))
-}
-
 fn chart(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let ascii = app.theme.ascii;
     // The words of the line take forty.
@@ -622,81 +510,6 @@ fn log(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'s
     let shown = log.iter().take(room.saturating_sub(1));
     lines.extend(shown.map(|entry| log_line(app, entry, width)));
     lines
-}
-
-/// One entry of the log.
-pub fn log_line(app: &App, entry: &fold::Entry<'_>, width: usize) -> Line<'static> {
-    let line = entry.line;
-    let time = clock(line.at);
-    let text = format!(
-        " {} {} {}  {}",
-        time.trim_end_matches('Z'),
-        line.severity.mark(),
-        printable_line(&line.scope),
-        printable_line(&line.what)
-    );
-    let folded = folded(entry, width);
-    let text = cut(&text, width.saturating_sub(folded.len())) + &folded;
-    app.theme.line(Tone::from(line.severity), text)
-}
-
-/// How many entries are folded into one, and the key that opens them.
-pub fn folded(entry: &fold::Entry<'_>, width: usize) -> String {
-    match entry.folded {
-        0 => String::new(),
-        like if width >= WIDE => format!("   ({} like it folded, x)", count(like as u64)),
-        like => format!(" ({} folded, x)", count(like as u64)),
-    }
-}
-
-/// The keys, or the filter that is being written.
-pub fn foot(app: &App, width: usize) -> Line<'static> {
-    let sort = match (app.sort, app.is_reversed) {
-        (Sort::Lane, false) => "s sort".to_owned(),
-        (other, false) => format!("s by {}", other.word()),
-        (other, true) => format!("s by {} rev", other.word()),
-    };
-    let filter = printable_line(app.filter.text());
-    let text = match (&app.view, app.is_filtering) {
-        (_, true) => format!(" filter: {filter}_   Enter keeps it, Esc clears"),
-        _ if !app.filter.is_empty() => {
-            format!(" filter: {filter}   / edit  Esc clears it  a act  ? help  q")
-        }
-        (View::Overview, _) if width >= WIDE => format!(
-            " Enter open  ! worst  / filter  {sort}  f freeze  [ ] window  e events  l log  n namespaces  \
-             Tab nodes  a act  r resize  ? help  q"
-        ),
-        (View::Overview, _) if width >= 78 => {
-            format!(
-                " Enter open  ! worst  / filter  {sort}  f freeze  [ ] window  a act  ? help  q"
-            )
-        }
-        (View::Overview, _) => format!(" Enter open  ! worst  / filter  {sort}  a act  ? help  q"),
-        (View::Lane(_), _) => {
-            " Esc back  Enter stream  / filter  a act  f freeze  c copy  ? help  q".into()
-        }
-        (View::Stream(_), _) => {
-            let hold = match app.is_held() {
-                true => "release",
-                false => "hold",
-            };
-            format!(
-                " Esc back  Enter event  R retry  K skip  H {hold}  a act  c copy id  ? help  q"
-            )
-        }
-        (View::Events, _) => {
-            " Esc back  Space follow/hold  Enter whole event  / filter  c copy  ? help  q".into()
-        }
-        (View::Event(_), _) => {
-            " Esc back  Up Down scroll  Enter its stream  a act  c copy id  ? help  q".into()
-        }
-        (View::Log, _) => {
-            " Esc back  Enter its stream  1 2 3 levels  / filter  f freeze  ? help  q".into()
-        }
-        (View::Nodes, _) => " Esc back  Enter its lanes  / filter  f freeze  ? help  q".into(),
-        (View::Namespaces, _) => " Esc back  Enter shows it  / filter  f freeze  ? help  q".into(),
-    };
-    app.theme.line(Tone::Quiet, cut(&text, width))
 }
 
 /// What a screen too small for a table shows, ordered by need.

@@ -7,8 +7,9 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{Action, App, Link, Message, StreamShown, View, Want};
+use super::app::{App, Link, Message, StreamShown, View};
 use super::theme::Theme;
+use super::want::{Action, Want};
 use crate::api::{EventRow, Lane, LaneShown, Severity, Snapshot, Window};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
