@@ -18,6 +18,7 @@ mod namespace;
 mod pull;
 mod rebuild;
 mod resize;
+mod severity;
 mod snapshot;
 mod stream;
 mod why;
@@ -40,9 +41,10 @@ pub use pull::{
 };
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
 pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
+pub use severity::Severity;
 pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Noted, Operation, Outage,
-    Sample, Severity, Snapshot, Storage, Total, Verdict, Viewer, Window,
+    Sample, Snapshot, Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{
     Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,

@@ -5,6 +5,7 @@
 //! what and `grant` for how long, `error` what is answered when something is refused. `receive` takes events in, `read` gives
 //! states and events out, `pull` hands deliveries to consumers, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
 
+mod actor;
 mod admin;
 mod audit;
 pub mod auth;

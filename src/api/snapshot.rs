@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::severity::Severity;
 use super::{Lane, LaneState, Percentiles};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -253,30 +254,6 @@ impl Class {
     /// Whether nobody needs to do anything.
     pub fn is_well(self) -> bool {
         matches!(self, Self::OnPurpose | Self::Ok)
-    }
-}
-
-/// How much something needs somebody.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// All is well.
-    #[default]
-    Fine,
-    /// Not as usual, or so on purpose.
-    Unusual,
-    /// Somebody must look.
-    Trouble,
-}
-
-impl Severity {
-    /// The mark that goes before a row, and before a line of the log.
-    pub fn mark(self) -> char {
-        match self {
-            Self::Fine => ' ',
-            Self::Unusual => '~',
-            Self::Trouble => '!',
-        }
     }
 }
 

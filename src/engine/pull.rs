@@ -13,6 +13,7 @@
 //! A delivery that nobody has got, because its consumer went away before the answer, is given back.
 
 mod answers;
+mod ask;
 mod claims;
 mod desk;
 
@@ -31,6 +32,7 @@ use crate::domain::hook::{Handler, HandlerId};
 use crate::store::Error;
 
 pub use answers::{Answer, Answered, Nack};
+pub use ask::Ask;
 pub use claims::{Delivered, Deliveries};
 use desk::{Desk, Waiter};
 
@@ -49,21 +51,6 @@ const LOOK_APART: Duration = Duration::from_millis(10);
 
 /// Streams found by one look.
 const FOUND_MAX: i64 = 1_000;
-
-/// What a consumer asks for.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// Deliveries, at most.
-    pub streams_max: usize,
-    /// Events in each, at most.
-    pub events_max: usize,
-    /// How long it waits if there is nothing.
-    pub wait: Duration,
-    /// For how long a delivery is its own.
-    pub lease: Duration,
-    /// Who it is, for people.
-    pub consumer: String,
-}
 
 /// The desks of this node.
 #[derive(Default)]

@@ -6,7 +6,8 @@
 //! the daemon down or keeps a thread from the others. Leaves reading events and storing states to
 //! the turn that calls it.
 //!
-//! - `fold.rs`: the threads, whose turn is next, the budget of a turn
+//! - `fold.rs`: the threads; `queue.rs`: whose turn is next; `budget.rs`: the time of a turn
+//! - `task.rs`: folds one task, on a thread or in a process
 //! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
 //! - `builtin.rs`: `latest`, `append:N`, `count`
 //! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps what is not touched to the byte
@@ -20,17 +21,21 @@ use crate::domain::event::Event;
 use crate::domain::hook::{HandlerId, OnError, Reducer};
 use crate::text;
 
+mod budget;
 mod builtin;
 mod document;
 mod fold;
 mod process;
+mod queue;
 mod script;
+mod task;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod wire;
 
-pub use fold::{Budget, Folds, Pool, SharedShares, Until};
+pub use budget::{Budget, SharedShares, Until};
+pub use fold::{Folds, Pool};
 pub use process::{ARGUMENT, check, serve};
 
 /// The largest state, in bytes of JSON.

@@ -15,7 +15,9 @@
 //! found out.
 
 mod database;
+mod mutant;
 mod node;
+mod outside;
 mod redis;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use self::database::{Database, Stage};
-use self::node::{DUTIES, Duty, Failed, Node};
+use self::mutant::Mutant;
+use self::node::{DUTIES, Duty, Node};
+use self::outside::Outside;
 use self::redis::Redis;
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
@@ -32,7 +36,6 @@ use crate::domain::hook::HookId;
 use crate::domain::lane::{LaneId, LaneSet, Mode, overlap};
 use crate::domain::name::Name;
 use crate::domain::position::{Position, Seq};
-use crate::domain::time::Timestamp;
 use crate::store::{Move, Mover, Step};
 
 /// How many seeds `cargo test` tries, from 0 on; a commit is to be worth ten thousand of them in two minutes.
@@ -55,28 +58,6 @@ const ROUNDS_MAX: usize = 400;
 
 /// How often somebody who moves a hook looks whether all nodes act by that, before he gives up.
 const LOOKS_MAX: usize = 25;
-
-/// A rule that is broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    None,
-    HintBeforeCommit,
-    NoCompare,
-    NoSealWait,
-    SealUnderTurns,
-    NoSweepOnTake,
-    PushAnyGeneration,
-    LossIgnored,
-    ActsUnderTurns,
-    MoveBeforeAllAct,
-    LateMover,
-    StopsCrossResizes,
-    PlacedByOldNews,
-    LeavesUnderTurns,
-    SwapKeepsEra,
-    SwapWhereStopped,
-    NoSweepForTheDead,
-}
 
 #[test]
 fn whatever_happens_to_lanes_no_event_is_lost_doubled_reordered_or_forgotten() {
@@ -154,63 +135,6 @@ fn each_rule_of_the_lanes_is_needed() {
         survived.extend(found.is_none().then_some(mutant));
     }
     assert_eq!(survived, [], "nobody finds them out");
-}
-
-/// What nodes ask, and chance.
-struct Outside {
-    random: SmallRng,
-    mutant: Mutant,
-    now: u64,
-    /// Whether there are several nodes, and Redis between them.
-    is_shared: bool,
-    database: Database,
-    redis: Redis,
-    /// Whether nodes sweep now and then.
-    sweeps: bool,
-    /// How often a call fails, or its answer is lost.
-    trouble: f64,
-    /// Whether events may fail.
-    fails: bool,
-    /// Whether states are folded again all the time.
-    refolds: bool,
-    /// Hooks that have moved just now.
-    moved: Vec<HookId>,
-}
-
-impl Outside {
-    fn chance(&mut self, of: f64) -> bool {
-        of > 0.0 && self.random.random_bool(of)
-    }
-
-    fn below(&mut self, max: u64) -> u64 {
-        self.random.random_range(0..max)
-    }
-
-    fn time(&self) -> Timestamp {
-        Timestamp::from_millis(i64::try_from(self.now).unwrap_or(0))
-    }
-
-    /// Asks the database; of a failure nobody knows whether it was before or after it was done.
-    fn ask<T>(&mut self, ask: impl FnOnce(&mut Database) -> T) -> Result<T, Failed> {
-        if !self.chance(self.trouble) {
-            return Ok(ask(&mut self.database));
-        }
-        if self.chance(0.5) {
-            ask(&mut self.database);
-        }
-        Err(Failed)
-    }
-
-    /// The same of Redis.
-    fn ask_redis<T>(&mut self, ask: impl FnOnce(&mut Redis) -> T) -> Result<T, Failed> {
-        if !self.chance(self.trouble) {
-            return Ok(ask(&mut self.redis));
-        }
-        if self.chance(0.5) {
-            ask(&mut self.redis);
-        }
-        Err(Failed)
-    }
 }
 
 /// What an operator has decided by what he saw, and has not done yet.

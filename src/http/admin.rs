@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::audit::By;
+use super::actor::By;
 use super::auth::Operator;
 use super::error::Error;
 use super::grant::Grant;

@@ -7,8 +7,8 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 
+use super::actor::By;
 use super::admin::{Answer, Body};
-use super::audit::By;
 use super::auth::Operator;
 use super::read::{Asked, list, name};
 use super::{App, json};

@@ -6,8 +6,8 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use serde::Deserialize;
 
+use super::actor::By;
 use super::admin::{Answer, Body};
-use super::audit::By;
 use super::auth::Operator;
 use super::error::Error;
 use super::read::{Asked, list};

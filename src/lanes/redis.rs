@@ -7,6 +7,7 @@
 //! them all: it is found like a single server, and its loss is noticed like that of one. Hints are too small
 //! to need more than one.
 
+mod error;
 mod link;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
+pub use self::error::Error;
 pub use self::link::{Address, Looked, look};
 
 /// Hints in one call: a script holds everybody else up.
@@ -74,17 +76,6 @@ pub enum Sign {
     Lost,
     /// No answer.
     Away,
-}
-
-/// Why Redis cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// What we were told to use cannot work; says what to do.
-    #[error("{0}")]
-    Refused(String),
-    /// No answer in time, or none that is understood.
-    #[error("{0}")]
-    Away(String),
 }
 
 /// A server that keeps hints. Cheap to clone.

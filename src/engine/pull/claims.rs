@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::Engine;
 use super::super::catalog::Snapshot;
 use super::super::turn::{self, Plan};
-use super::{Ask, Engine};
+use super::ask::Ask;
 use crate::domain::backoff;
 use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter};
 use crate::domain::event::{Event, StreamId};

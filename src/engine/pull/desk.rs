@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{Ask, Deliveries};
+use super::ask::Ask;
+use super::claims::Deliveries;
 use crate::domain::event::StreamId;
 use crate::store::Error;
 

@@ -1,40 +1,33 @@
-//! The threads that fold, whose tasks are next, and the budget of a turn.
+//! The threads that fold.
 //!
 //! Built-in reducers fold on these threads. Scripts fold in processes, one for each thread that needs one: the
 //! thread sends all the tasks of a turn that have scripts, folds the others meanwhile, and gathers what comes back.
 //! An event with which a process ends costs the tasks after it this turn, and its own task is folded again up to it:
 //! folding is deterministic, so that gives the same.
 //!
-//! Tasks of several turns wait by namespace; the one that has used least time is next.
+//! Tasks of several turns wait in `queue.rs`, by namespace; the one that has used least time is next.
 //!
 //! ```text
 //! fold ──▶ queue, fair among namespaces ──▶ thread ──▶ built-in: here
 //!                                              └──▶ process: scripts ──▶ what was folded
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-use super::builtin::{Append, Count, Latest};
-use super::document::Document;
+use super::budget::{Budget, SharedShares, Slices};
 use super::process::{EVENT_MAX, End, Piece, Process};
-use super::script::{ByScript, Scripts};
-use super::{Failure, Folded, Outcome, Reduce, Task, Unable, printable};
-use crate::domain::cursor::DeadLetter;
-use crate::domain::hook::{HandlerId, OnError, Reducer, Source};
-use crate::domain::name::Name;
-use crate::engine::share::{Cost, Fair, SHORT, Shares};
-
-/// How long a process without work is kept.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+use super::queue::{Handle, Job, Next, Queue};
+use super::script::Scripts;
+use super::task::fold_task_while;
+use super::{Failure, Folded, Outcome, Task};
+use crate::domain::hook::{HandlerId, Reducer, Source};
+use crate::engine::share::{Cost, Shares};
 
 /// How long a thread rests after the system had no room for a process.
 const REST: Duration = Duration::from_secs(1);
@@ -61,160 +54,6 @@ pub struct Pool {
     pub is_slow: bool,
     /// What each handler uses of their time.
     pub shares: Arc<SharedShares>,
-}
-
-/// The shares of a node, and a clock for them.
-pub struct SharedShares {
-    shares: Mutex<Shares>,
-    began: Instant,
-    /// Called when a handler has become slow.
-    pub slower: Notify,
-}
-
-impl Default for SharedShares {
-    fn default() -> Self {
-        Self {
-            shares: Mutex::default(),
-            began: Instant::now(),
-            slower: Notify::new(),
-        }
-    }
-}
-
-impl SharedShares {
-    /// The shares, and their now.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Shares, Duration) -> T) -> T {
-        act(&mut self.shares.lock(), self.began.elapsed())
-    }
-}
-
-/// When folding ends although there is more to fold. The first event is always tried.
-#[derive(Clone)]
-pub struct Budget {
-    /// After this long.
-    pub time: Duration,
-    /// When this says so, asked now and then.
-    pub until: Option<Until>,
-    /// Whose time it is. With none it counts for nobody, and no share ends it.
-    pub of: Option<Name>,
-}
-
-/// Whether to go no further, by how many events of the task are folded.
-pub type Until = Arc<dyn Fn(usize) -> bool + Send + Sync>;
-
-impl From<Duration> for Budget {
-    fn from(time: Duration) -> Self {
-        Self {
-            time,
-            until: None,
-            of: None,
-        }
-    }
-}
-
-/// Whether the tasks of a turn fold in slices, so that one of them does not take the time of all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slices {
-    None,
-    Short,
-}
-
-impl Slices {
-    /// When a task that begins now ends.
-    pub(super) fn end(self, until: Option<Instant>) -> Option<Instant> {
-        let slice = match self {
-            Self::None => return until,
-            Self::Short => Instant::now().checked_add(SHORT),
-        };
-        until.into_iter().chain(slice).min()
-    }
-}
-
-/// The tasks of one turn.
-struct Job {
-    tasks: Arc<Vec<Task>>,
-    budget: Budget,
-    done: oneshot::Sender<Vec<Folded>>,
-}
-
-impl Job {
-    fn slices(&self) -> Slices {
-        match self.budget.of.is_some() && self.tasks.len() > 1 {
-            true => Slices::Short,
-            false => Slices::None,
-        }
-    }
-
-    fn ends(&self, folded: usize) -> bool {
-        let until = self.budget.until.as_ref();
-        until.is_some_and(|until| until(folded))
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    jobs: HashMap<Option<Name>, VecDeque<Job>>,
-    fair: Fair<Option<Name>>,
-    is_closed: bool,
-}
-
-/// The end of the queue that lets its threads end.
-struct Handle(Arc<Queue>);
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.0.waiting.lock().is_closed = true;
-        self.0.wake.notify_all();
-    }
-}
-
-enum Next {
-    Job(Job),
-    Nothing,
-    Closed,
-}
-
-impl Queue {
-    fn put(&self, job: Job) {
-        let mut waiting = self.waiting.lock();
-        let of = waiting.jobs.entry(job.budget.of.clone());
-        of.or_default().push_back(job);
-        drop(waiting);
-        self.wake.notify_one();
-    }
-
-    fn next(&self) -> Next {
-        let mut waiting = self.waiting.lock();
-        loop {
-            if waiting.is_closed {
-                return Next::Closed;
-            }
-            if let Some(job) = waiting.take() {
-                return Next::Job(job);
-            }
-            if self.wake.wait_for(&mut waiting, IDLE_MAX).timed_out() {
-                return Next::Nothing;
-            }
-        }
-    }
-}
-
-impl Waiting {
-    fn take(&mut self) -> Option<Job> {
-        let of = self.fair.first(self.jobs.keys())?.clone();
-        let jobs = self.jobs.get_mut(&of)?;
-        let job = jobs.pop_front();
-        if jobs.is_empty() {
-            self.jobs.remove(&of);
-        }
-        job
-    }
 }
 
 impl Folds {
@@ -679,134 +518,4 @@ fn fold_built_in(job: &Job, built_in: &[usize], until: Option<Instant>, outcomes
         };
         outcomes[*at] = fold_task_while(&job.tasks[*at], &mut none, end, nth == 0, ends);
     }
-}
-
-/// Folds the events of a task in order, until `until`; `begin` is called with each before it.
-pub(super) fn fold_task(
-    task: &Task,
-    scripts: &mut Scripts,
-    until: Option<Instant>,
-    is_first: bool,
-    mut begin: impl FnMut(usize),
-) -> Outcome {
-    fold_task_while(task, scripts, until, is_first, |event| {
-        begin(event);
-        false
-    })
-}
-
-/// The same; `ends` says before each event whether it is folded no more.
-fn fold_task_while(
-    task: &Task,
-    scripts: &mut Scripts,
-    until: Option<Instant>,
-    is_first: bool,
-    mut ends: impl FnMut(usize) -> bool,
-) -> Outcome {
-    let mut outcome = Outcome::nothing(task);
-    let mut reducer = begin(task, scripts);
-    let mut clock = Clock::start();
-    for (n, event) in task.events.iter().enumerate() {
-        let is_tried = is_first && n == 0;
-        if !is_tried && until.is_some_and(|until| Instant::now() >= until) || ends(n) {
-            break;
-        }
-        let folded = caught(|| reducer.reduce(event));
-        outcome.over += clock.over();
-        match folded {
-            Ok(Ok(())) => outcome.passed += 1,
-            Ok(Err(Failure::Rejected(reason))) if task.on_error == OnError::Skip => {
-                outcome.skipped.push(DeadLetter {
-                    seq: event.seq,
-                    reason,
-                });
-                outcome.passed += 1;
-            }
-            Ok(Err(failure)) | Err(failure) => {
-                outcome.failure = Some(failure);
-                break;
-            }
-        }
-    }
-    outcome.state = reducer.state();
-    outcome.took = clock.began.elapsed();
-    outcome
-}
-
-/// Measures the events of a task. A long one is judged by the processor's time, as a busy machine is not its fault.
-struct Clock {
-    began: Instant,
-    last: Instant,
-    /// The processor's time when it was looked at last, and the time of short events since.
-    used: Duration,
-    short: Duration,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let now = Instant::now();
-        Self {
-            began: now,
-            last: now,
-            used: Self::used(),
-            short: Duration::ZERO,
-        }
-    }
-
-    fn used() -> Duration {
-        let used = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::try_from(used).unwrap_or_default()
-    }
-
-    /// The time of the event that ends now, if it was longer than a short one.
-    fn over(&mut self) -> Duration {
-        let now = Instant::now();
-        let took = now - std::mem::replace(&mut self.last, now);
-        if took <= SHORT {
-            self.short += took;
-            return Duration::ZERO;
-        }
-        let used = Self::used();
-        let before = std::mem::replace(&mut self.used, used) + std::mem::take(&mut self.short);
-        let took = used.saturating_sub(before);
-        if took > SHORT { took } else { Duration::ZERO }
-    }
-}
-
-/// The task's reducer at the task's state.
-fn begin<'a>(task: &'a Task, scripts: &'a mut Scripts) -> Box<dyn Reduce + 'a> {
-    let state = task.state.clone();
-    let begun: Result<Box<dyn Reduce>, Failure> = match &task.reducer {
-        Reducer::Latest => Ok(Box::new(Latest { state })),
-        Reducer::Count => Count::new(state.as_deref()).map(boxed),
-        Reducer::Append(max) => Append::new(*max, state.as_deref()).map(boxed),
-        Reducer::Merge => Document::merged(state).map(boxed),
-        Reducer::Patch => Document::patched(state).map(boxed),
-        Reducer::Script(source) => {
-            scripts.prepare(source);
-            return Box::new(ByScript {
-                scripts,
-                source,
-                state,
-            });
-        }
-    };
-    begun.unwrap_or_else(|why| {
-        let state = task.state.clone();
-        Box::new(Unable { why, state })
-    })
-}
-
-fn boxed<'a>(reducer: impl Reduce + 'a) -> Box<dyn Reduce + 'a> {
-    Box::new(reducer)
-}
-
-/// A panic is a bug of ours; it must cost one stream, not the thread.
-fn caught<T>(reduce: impl FnOnce() -> T) -> Result<T, Failure> {
-    catch_unwind(AssertUnwindSafe(reduce)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let reason = format!("the reducer panicked: {}", text.unwrap_or("unknown"));
-        Failure::Rejected(printable(&reason))
-    })
 }

@@ -27,8 +27,9 @@ use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::fold::{Slices, fold_task};
+use super::budget::Slices;
 use super::script::{self, Scripts};
+use super::task::fold_task;
 use super::wire::{Reader, Writer};
 use super::{Failure, Outcome, Task};
 use crate::domain::cursor::Chain;

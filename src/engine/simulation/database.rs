@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Mutant;
+use super::mutant::Mutant;
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::database::{Rebuild, code, fold};
-use super::{Mutant, Outside};
+use super::mutant::Mutant;
+use super::outside::{Failed, Outside};
 use crate::domain::cursor::{Applied, Cursor, CursorId, DeadLetter};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{Handler, OnError};
@@ -69,10 +70,6 @@ pub const DUTIES: [Duty; 14] = [
     Duty::Rebuild,
     Duty::Leave,
 ];
-
-/// The database or Redis has not done it, or has not answered.
-#[derive(Debug)]
-pub struct Failed;
 
 type Done = Result<bool, Failed>;
 

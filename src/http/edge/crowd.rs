@@ -14,7 +14,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::{Limits, Peer};
+use super::limits::Limits;
+use super::listener::Peer;
 use crate::metrics::{Metrics, Turned};
 
 /// All connections that are open.

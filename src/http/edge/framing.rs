@@ -11,8 +11,8 @@
 
 use bytes::{Buf as _, BytesMut};
 
-use super::Limits;
 use super::head::{self, Head, Length};
+use super::limits::Limits;
 use crate::http::error::Error;
 
 /// What hyper gets in place of a refused head; only our own answer ever belongs to it.

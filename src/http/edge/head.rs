@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 
 use http::{StatusCode, Uri};
 
-use super::Limits;
+use super::limits::Limits;
 use crate::http::error::Error;
 
 /// The result of a look at the bytes of a head.

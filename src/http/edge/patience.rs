@@ -21,8 +21,8 @@ use tokio::time::{Instant, Sleep};
 
 use parking_lot::Mutex;
 
-use super::Limits;
 use super::framing::{Framing, Refusal};
+use super::limits::Limits;
 use super::listener::Stream;
 use crate::http::error::Error;
 use crate::metrics::{Awaited, Metrics};

@@ -18,7 +18,7 @@ use redis::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::Error;
+use super::error::Error;
 use crate::domain::time::{Timestamp, millis};
 
 /// How long an answer may take: hints are worth no more.
