@@ -196,9 +196,6 @@ pub fn observer(
 
 impl Engine {
     /// Starts everything: when this returns, all unfinished work has been found.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn start(
         store: Store,
         node: Option<ownership::Node>,
@@ -331,7 +328,7 @@ impl Engine {
         let Some(set) = catalog.lane_sets.get(namespace) else {
             return;
         };
-        self.store.doubt(std::iter::once(cursor));
+        self.store.invalidate(std::iter::once(cursor));
         let hint = Hint {
             cursor,
             oldest: Timestamp::now(),
@@ -619,10 +616,7 @@ impl Engine {
 
     /// Lets a hook go on in the namespace that it moves to, if no turn of it runs any more, here or on
     /// another node; whether it was this that did.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn end_move(&self, moving: &store::Move) -> Result<bool, Error> {
+    pub async fn end_move(&self, moving: &store::NamespaceMove) -> Result<bool, Error> {
         if self.acted() < moving.since || !self.store.end_move(moving).await? {
             return Ok(false);
         }

@@ -226,9 +226,6 @@ struct Own {
 impl Admin {
     /// Looks at everything once: tells the other nodes of this one, makes the snapshots, and tells those who
     /// follow them. Where the database does not answer, that is what is told, and the rest stays as it was.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn observe(&self) -> Result<(), Error> {
         let engine = self.engine()?;
         let catalog = engine.catalog.now();
@@ -1665,7 +1662,7 @@ fn namespace_lines(
 }
 
 /// The least number of lanes after which none is above 70 % busy, were today's waiting work laid on them.
-fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<u16> {
+fn lanes_that_help(waiting: &[crate::store::SlotBacklog], lanes: &[Lane]) -> Option<u16> {
     const FULL: f64 = 0.7;
     let events: u64 = waiting.iter().map(|slot| slot.events).sum();
     let demand = |lane: &Lane| {

@@ -342,7 +342,7 @@ fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
     if cursors.is_empty() {
         return;
     }
-    engine.store.doubt(cursors.iter().copied());
+    engine.store.invalidate(cursors.iter().copied());
     let now = Timestamp::now();
     let hints = cursors.into_iter().map(|cursor| hint_of(cursor, now));
     let hints = hints.collect();

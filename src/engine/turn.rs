@@ -17,7 +17,7 @@ use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Behind, Hint, Queue};
-use crate::store::{Advance, Error, Input, Mover, Step, Want};
+use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 /// Cursors in one turn.
 pub const CURSORS_MAX: usize = 256;
@@ -166,8 +166,8 @@ fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Until {
 }
 
 /// What is to be read for a turn, so many events of each cursor.
-pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
-    let want = |cursor: &CursorId| Want {
+pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<InputRequest> {
+    let want = |cursor: &CursorId| InputRequest {
         cursor: *cursor,
         events_max,
     };
@@ -176,7 +176,7 @@ pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
 
 /// Reads fewer events at once of hooks that take large ones: a full turn of any hook needs no more memory
 /// than one of a hook with the usual limit.
-fn bound_bytes(catalog: &Snapshot, wants: &mut [Want]) {
+fn bound_bytes(catalog: &Snapshot, wants: &mut [InputRequest]) {
     for want in wants {
         let handler = catalog.handlers.get(&want.cursor.handler);
         let hook = handler.and_then(|handler| catalog.hooks_by_id.get(&handler.hook));

@@ -591,7 +591,7 @@ mod tests {
         engine.config_changed().await.unwrap();
         let set = engine.catalog.now().lane_sets[&other].clone();
         let lanes: Vec<_> = set.ids().collect();
-        let why = crate::store::Why {
+        let why = crate::store::Attribution {
             by: "somebody".to_owned(),
             reason: None,
             at: now,

@@ -13,9 +13,6 @@ pub(super) type Kept = HashMap<(String, i64), Normal>;
 
 impl Admin {
     /// Reads once what a node of this name knew before; until that has worked, nothing is learned.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub(super) async fn recall(&self) -> Result<(), Error> {
         if self.monitor.seen.lock().kept.is_some() {
             return Ok(());

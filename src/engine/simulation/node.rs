@@ -25,7 +25,7 @@ use crate::engine::sweep;
 use crate::engine::turn::{self, Turn};
 use crate::engine::worker::TURNS_MAX;
 use crate::lanes::{self, Behind, Hint, Lanes, Queue};
-use crate::store::{Behind as Found, LaneRow, NodeRow, SetState, Step, StreamRow};
+use crate::store::{CursorBacklog as Found, LaneRow, NodeRow, SetState, Step, StreamRow};
 
 const LOOK_EVERY: u64 = 500;
 const FOLLOW_EVERY: u64 = 1_000;
@@ -1312,7 +1312,7 @@ impl Node {
     }
 
     /// `Engine::end_move`.
-    pub fn end_move(&mut self, moving: &crate::store::Move, out: &mut Outside) -> Done {
+    pub fn end_move(&mut self, moving: &crate::store::NamespaceMove, out: &mut Outside) -> Done {
         let unseen = self.acted < moving.since && out.mutant != Mutant::MoveBeforeAllAct;
         if unseen || !out.ask(|database| database.end_move(moving))? {
             return Ok(false);
