@@ -44,7 +44,7 @@ use crate::domain::hook::{HandlerId, Hook, HookId};
 use crate::domain::lane::{LaneId, LaneSet, Slot};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
-use crate::lanes::{Aside, Behind, Hint, Lanes};
+use crate::lanes::{Backlog, Hint, Lanes, Recheck};
 use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
@@ -333,8 +333,8 @@ impl Engine {
             cursor,
             oldest: Timestamp::now(),
             newest: Timestamp::default(),
-            behind: Behind::All(events),
-            aside: Aside::Return,
+            backlog: Backlog::Total(events),
+            recheck: Recheck::Yes,
         };
         self.hint(set.lane(slot), vec![hint]);
     }

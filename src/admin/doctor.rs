@@ -214,7 +214,7 @@ fn damage(found: &DamageCheck) -> Check {
     Check::fail("damage", text, remedy)
 }
 
-fn hints(address: &Address, looked: &redis::Looked) -> Check {
+fn hints(address: &Address, looked: &redis::RedisInspection) -> Check {
     let text = format!(
         "Redis {} at {address}, answers in {}",
         looked.version,

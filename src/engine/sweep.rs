@@ -11,7 +11,7 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
-use crate::lanes::{Aside, Behind, Hint};
+use crate::lanes::{Backlog, Hint, Recheck};
 use crate::store::{self, Error, InputRequest};
 
 /// Cursors read at a time.
@@ -138,11 +138,11 @@ pub(super) fn hints(
             cursor: behind.cursor,
             oldest,
             newest,
-            behind: Behind::All(behind.events),
+            backlog: Backlog::Total(behind.events),
             // A lane may still have set aside what somebody has let go: that hint was lost too.
-            aside: match behind.flows {
-                true => Aside::Return,
-                false => Aside::Stay,
+            recheck: match behind.flows {
+                true => Recheck::Yes,
+                false => Recheck::No,
             },
         });
     }

@@ -16,7 +16,7 @@ use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer}
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-use crate::lanes::{self, Behind, Hint, Queue};
+use crate::lanes::{self, Backlog, Hint, Queue};
 use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 /// Cursors in one turn.
@@ -337,8 +337,8 @@ pub(super) fn hint(input: &Input, now: Timestamp) -> Hint {
         cursor: input.cursor.id,
         oldest: rest.oldest,
         newest: input.events.last().map_or(now, |event| event.received_at),
-        behind: Behind::All(rest.events),
-        aside: lanes::Aside::Return,
+        backlog: Backlog::Total(rest.events),
+        recheck: lanes::Recheck::Yes,
     }
 }
 

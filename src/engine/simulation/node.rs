@@ -24,7 +24,7 @@ use crate::engine::share::{Cost, Shares};
 use crate::engine::sweep;
 use crate::engine::turn::{self, Turn};
 use crate::engine::worker::TURNS_MAX;
-use crate::lanes::{self, Behind, Hint, Lanes, Queue};
+use crate::lanes::{self, Backlog, Hint, Lanes, Queue};
 use crate::store::{CursorBacklog as Found, LaneRow, NodeRow, SetState, Step, StreamRow};
 
 const LOOK_EVERY: u64 = 500;
@@ -419,8 +419,8 @@ impl Node {
             cursor: stored.cursor.id,
             oldest: out.time(),
             newest: out.time(),
-            behind: Behind::More(1),
-            aside: lanes::Aside::Stay,
+            backlog: Backlog::More(1),
+            recheck: lanes::Recheck::No,
         };
         if let Some(lane) = lane {
             self.hint(lane, vec![hint]);
@@ -437,8 +437,8 @@ impl Node {
             cursor: stored.cursor.id,
             oldest: out.time(),
             newest: out.time(),
-            behind: Behind::All(1),
-            aside: lanes::Aside::Return,
+            backlog: Backlog::Total(1),
+            recheck: lanes::Recheck::Yes,
         };
         if let Some(lane) = lane {
             self.hint(lane, vec![hint]);
