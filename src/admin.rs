@@ -90,9 +90,6 @@ impl Admin {
     }
 
     /// Makes the default namespace with its lanes on a new database; later, does nothing.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn prepare(store: &Store, lanes: u16) -> Result<(), Error> {
         let lanes = lanes.clamp(1, LANES_MAX);
         store
@@ -107,9 +104,6 @@ impl Admin {
     }
 
     /// Where `by` is: what he plans holds for this version of the configuration.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn here(&self, by: String) -> Result<api::Here, Error> {
         Ok(api::Here {
             version: self.store.config_version().await?,

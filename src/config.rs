@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::domain::lane::LANES_MAX;
 use crate::lanes::redis::Address;
-use crate::store::{Database, NoDatabase};
+use crate::store::{Database, InvalidDatabase};
 
 /// Where `serve` listens unless it is told otherwise.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
@@ -112,7 +112,7 @@ pub enum Error {
     RedisAlone,
     /// The text names no database.
     #[error("--database: {0}")]
-    Database(#[from] NoDatabase),
+    Database(#[from] InvalidDatabase),
     /// The text names no Redis.
     #[error("--redis: {0}")]
     Redis(String),

@@ -1,6 +1,6 @@
-//! The words of hooklane as types: no I/O, no async, no clock but the one that is handed in.
+//! The types of hooklane's vocabulary: no I/O, no async, and no clock except as an argument.
 //!
-//! Everything here is parsed once at a border and valid ever after; the floors above trust it.
+//! Everything here is parsed once at the border and valid from then on; the floors above rely on that.
 
 pub mod backoff;
 pub mod cursor;

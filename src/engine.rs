@@ -44,7 +44,7 @@ use crate::domain::hook::{HandlerId, Hook, HookId};
 use crate::domain::lane::{LaneId, LaneSet, Slot};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
-use crate::lanes::{Aside, Behind, Hint, Lanes};
+use crate::lanes::{Backlog, Hint, Lanes, Recheck};
 use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store};
 
@@ -196,9 +196,6 @@ pub fn observer(
 
 impl Engine {
     /// Starts everything: when this returns, all unfinished work has been found.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn start(
         store: Store,
         node: Option<ownership::Node>,
@@ -331,13 +328,13 @@ impl Engine {
         let Some(set) = catalog.lane_sets.get(namespace) else {
             return;
         };
-        self.store.doubt(std::iter::once(cursor));
+        self.store.invalidate(std::iter::once(cursor));
         let hint = Hint {
             cursor,
             oldest: Timestamp::now(),
             newest: Timestamp::default(),
-            behind: Behind::All(events),
-            aside: Aside::Return,
+            backlog: Backlog::Total(events),
+            recheck: Recheck::Yes,
         };
         self.hint(set.lane(slot), vec![hint]);
     }
@@ -619,10 +616,7 @@ impl Engine {
 
     /// Lets a hook go on in the namespace that it moves to, if no turn of it runs any more, here or on
     /// another node; whether it was this that did.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn end_move(&self, moving: &store::Move) -> Result<bool, Error> {
+    pub async fn end_move(&self, moving: &store::NamespaceMove) -> Result<bool, Error> {
         if self.acted() < moving.since || !self.store.end_move(moving).await? {
             return Ok(false);
         }

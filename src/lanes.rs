@@ -1,7 +1,9 @@
-//! Which cursors have work: hints, one queue in memory for each lane that runs here.
+//! Hints: which cursors may have work. Each lane that runs on this node has one queue of them in
+//! memory.
 //!
-//! A hint is a courtesy. Losing every one of them costs time, never an event or its order, because the
-//! sweep finds the same cursors in the database. Being in the queue is the only sign of being hinted.
+//! Hints are advisory. Losing all of them costs time, never an event or its order, because the sweep
+//! finds the same cursors in the database. A cursor is hinted exactly when it is in its lane's queue;
+//! nothing else records it.
 
 pub mod redis;
 
@@ -16,71 +18,71 @@ use crate::domain::cursor::CursorId;
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
 
-/// "This cursor has work."
+/// A message to a lane that a cursor has work.
 #[derive(Clone, Copy, Debug)]
 pub struct Hint {
-    /// Which cursor.
+    /// The cursor.
     pub cursor: CursorId,
-    /// When the oldest event that this hint is about was received.
+    /// Receive time of the oldest event that the hint is about.
     pub oldest: Timestamp,
-    /// When the newest was; [`Timestamp::default`] where that is not known.
+    /// Receive time of the newest one; [`Timestamp::default`] if unknown.
     pub newest: Timestamp,
-    /// How much.
-    pub behind: Behind,
-    /// What it asks of a cursor that was set aside.
-    pub aside: Aside,
+    /// Number of events that the cursor has to process.
+    pub backlog: Backlog,
+    /// Tells whether a cursor that was set aside must be looked at again.
+    pub recheck: Recheck,
 }
 
-/// How much a cursor has to do.
+/// Backlog of a cursor, as far as the author of a hint knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
-    /// So many events more than were known.
+pub enum Backlog {
+    /// Number of events in addition to those known before.
     More(u64),
-    /// So many in all.
-    All(u64),
+    /// Total number of events.
+    Total(u64),
 }
 
-/// What a hint asks of a cursor that was set aside.
+/// Tells whether a hint makes a cursor that was set aside take a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aside {
-    /// Nothing: another event has come, which waits behind the one that failed.
-    Stay,
-    /// To look again: somebody may have let it go.
-    Return,
+pub enum Recheck {
+    /// It stays set aside: the hint is about a new event, which waits behind the one that failed.
+    No,
+    /// It takes a turn, because it may have been released.
+    Yes,
 }
 
 impl Hint {
-    /// Puts a later hint for the same cursor into this one.
+    /// Merges a later hint for the same cursor into this one.
     pub fn merge(&mut self, later: Hint) {
         self.oldest = self.oldest.min(later.oldest);
         self.newest = self.newest.max(later.newest);
-        self.behind = self.behind.and(later.behind);
-        if later.aside == Aside::Return {
-            self.aside = Aside::Return;
+        self.backlog = self.backlog.and(later.backlog);
+        if later.recheck == Recheck::Yes {
+            self.recheck = Recheck::Yes;
         }
     }
 }
 
-impl Behind {
-    /// What is known after `later` is told too.
+impl Backlog {
+    /// The backlog after a `later` report.
     #[must_use]
-    pub fn and(self, later: Behind) -> Behind {
+    pub fn and(self, later: Backlog) -> Backlog {
         match (self, later) {
-            (_, Behind::All(events)) => Behind::All(events),
-            (Behind::All(known), Behind::More(events)) => Behind::All(known + events),
-            (Behind::More(known), Behind::More(events)) => Behind::More(known + events),
+            (_, Backlog::Total(events)) => Backlog::Total(events),
+            (Backlog::Total(known), Backlog::More(events)) => Backlog::Total(known + events),
+            (Backlog::More(known), Backlog::More(events)) => Backlog::More(known + events),
         }
     }
 
     /// The number of events.
     pub fn events(self) -> u64 {
         match self {
-            Behind::More(events) | Behind::All(events) => events,
+            Backlog::More(events) | Backlog::Total(events) => events,
         }
     }
 }
 
-/// The hints of the lanes that run here.
+/// The hint queues of the lanes that run on this node.
 #[derive(Default)]
 pub struct Lanes {
     queues: RwLock<HashMap<LaneId, Arc<Queue>>>,
@@ -88,7 +90,7 @@ pub struct Lanes {
 
 /// The hints of one lane, longest waiting first.
 pub struct Queue {
-    /// None once the lane does not run here any more.
+    /// `None` once the lane no longer runs here.
     hints: Mutex<Option<Hints>>,
     poke: Notify,
 }
@@ -105,29 +107,29 @@ impl Default for Queue {
 }
 
 impl Lanes {
-    /// The queue of a lane that runs here from now on.
+    /// Opens the queue of a lane that starts to run here, or returns the open one.
     pub fn open(&self, lane: &LaneId) -> Arc<Queue> {
         let mut queues = self.queues.write();
         queues.entry(lane.clone()).or_default().clone()
     }
 
-    /// Takes the queue of a lane away, with the hints that nobody took; every later one is given back to
-    /// who hints.
+    /// Closes the queue of a lane and returns the hints left in it. Later hints for the lane are
+    /// returned to their callers.
     pub fn close(&self, lane: &LaneId) -> Vec<Hint> {
         let queue = self.queues.write().remove(lane);
         let left = queue.and_then(|queue| queue.hints.lock().take());
         left.into_iter().flatten().map(|(_, hint)| hint).collect()
     }
 
-    /// Whether a lane runs here.
+    /// True if the lane runs here.
     pub fn is_open(&self, lane: &LaneId) -> bool {
         self.queues.read().contains_key(lane)
     }
 
-    /// Notes that cursors have work in `lane`. A cursor hinted twice is hinted once.
+    /// Adds hints to the queue of a lane. A cursor that is already hinted stays hinted once.
     ///
     /// # Errors
-    /// The lane does not run here: the hints are given back.
+    /// Returns the hints if the lane does not run here.
     pub fn hint(&self, lane: &LaneId, hints: Vec<Hint>) -> Result<(), Vec<Hint>> {
         let queue = self.queues.read().get(lane).cloned();
         match queue {
@@ -138,10 +140,10 @@ impl Lanes {
 }
 
 impl Queue {
-    /// Adds hints and wakes who runs the lane.
+    /// Adds hints and wakes the lane's worker.
     ///
     /// # Errors
-    /// The lane does not run here any more: the hints are given back.
+    /// Returns the hints if the lane no longer runs here.
     pub fn push(&self, new: Vec<Hint>) -> Result<(), Vec<Hint>> {
         let mut queue = self.hints.lock();
         let Some(hints) = &mut *queue else {
@@ -158,14 +160,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Removes every hint. What is read in the database after this sees what each was about.
+    /// Removes all hints. A database read after this call sees everything that the hints were about.
     pub fn take(&self) -> Vec<Hint> {
         let mut queue = self.hints.lock();
         let hints = queue.iter_mut().flat_map(|hints| hints.drain(..));
         hints.map(|(_, hint)| hint).collect()
     }
 
-    /// Whether a hint waits for a cursor other than this one.
+    /// True if another cursor than this one is hinted.
     pub fn has_other(&self, cursor: CursorId) -> bool {
         let queue = self.hints.lock();
         queue
@@ -173,22 +175,22 @@ impl Queue {
             .is_some_and(|hints| hints.len() > usize::from(hints.contains_key(&cursor)))
     }
 
-    /// Wakes who runs the lane, as a push does.
+    /// Wakes the lane's worker without a hint.
     pub fn poke(&self) {
         self.poke.notify_one();
     }
 
-    /// Waits until something was pushed since the last wait.
+    /// Waits until the queue was pushed to or poked since the last wait.
     pub async fn poked(&self) {
         self.poke.notified().await;
     }
 
-    /// Hints that wait to be taken.
+    /// Number of hints in the queue.
     pub fn len(&self) -> usize {
         self.hints.lock().as_ref().map_or(0, IndexMap::len)
     }
 
-    /// Whether none waits.
+    /// True if the queue has no hints.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -208,8 +210,8 @@ mod tests {
             },
             oldest: Timestamp::from_millis(oldest),
             newest: Timestamp::from_millis(oldest),
-            behind: Behind::More(1),
-            aside: Aside::Stay,
+            backlog: Backlog::More(1),
+            recheck: Recheck::No,
         }
     }
 
@@ -222,9 +224,9 @@ mod tests {
         let taken = queue.take();
         let seen: Vec<_> = taken
             .iter()
-            .map(|h| (h.cursor.stream.0, h.oldest.as_millis(), h.behind))
+            .map(|h| (h.cursor.stream.0, h.oldest.as_millis(), h.backlog))
             .collect();
-        assert_eq!(seen, [(1, 3, Behind::More(2)), (2, 6, Behind::More(1))]);
+        assert_eq!(seen, [(1, 3, Backlog::More(2)), (2, 6, Backlog::More(1))]);
         assert!(queue.is_empty());
     }
 

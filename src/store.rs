@@ -1,9 +1,10 @@
-//! What is kept: events, cursors, configuration. One concrete [`Store`] over SQLite and Postgres.
+//! Durable storage: events, cursors and configuration, in one concrete [`Store`] over SQLite and
+//! Postgres.
 //!
-//! What is hot (storing events, moving cursors, reading for a turn) goes through each database's own
-//! interface, [`Backend`]. Everything else goes through sqlx, in statements that both understand, over
-//! relations with the same columns. On SQLite both ways take the same fair lock before they write, so
-//! an operator's change never waits behind a busy log for more than one commit.
+//! The hot path (storing events, moving cursors, reading for a turn) goes through [`Backend`], which
+//! has an arm for each database. Everything else goes through sqlx, in statements that both databases
+//! understand, over relations with the same columns. On SQLite both paths take the same fair lock
+//! before they write, so an operator's change never waits behind a busy log for more than one commit.
 
 mod audit;
 mod backend;
@@ -44,57 +45,72 @@ use self::backend::sqlite::{Sqlite, file, inspect};
 use self::backend::{Backend, Statement, tables};
 
 pub use audit::{AuditFilter, AuditRow};
-pub use backend::look;
+pub use backend::examine;
 pub use backend::ops::{
     Advance, Appended, Checkpoint, Commit, Committers, Cut, DamageCheck, History, Input,
-    Inspection, Mover, NewEvent, Observer, Prune, Range, Step, Want,
+    InputRequest, Inspection, Mover, NewEvent, Observer, Prune, Range, Step,
 };
 pub use configuration::Configuration;
-pub use cursors::{Behind, Skip};
-pub use database::{Database, NoDatabase, Server};
-pub use deliveries::{Claim, Delivery, Found, Opened, Settle, Settled, StreamSlot};
+pub use cursors::{CursorBacklog, SkipOutcome};
+pub use database::{Database, InvalidDatabase, Server};
+pub use deliveries::{
+    Claim, Delivery, LockedDelivery, OpenedDelivery, SettledDelivery, Settlement, StreamSlot,
+};
 pub use error::{Clash, Error};
 pub use events::{Filter, Stored};
 pub use hints::{HintAnswer, HintRequest};
-pub use history::{Accepted, LostEvent};
+pub use history::{AcceptedServer, LostEvent};
 pub use hooks::{Batch, ForwardPlan, HookPlan, PullPlan};
 pub use keys::LastUse;
-pub use lane_sets::{Begun, Closed, Fullest, LaneMode, Left, Progress, Size, Waiting, Why};
-pub use migrate::{Moved, Proof, may as may_migrate, migrate, size as migrate_size};
+pub use lane_sets::{
+    Attribution, DrainRemainder, LaneMode, LargestBacklog, PendingResize, ResizeExtent,
+    ResizeStart, SlotBacklog,
+};
+pub use migrate::{
+    MigrationProgress, MigrationProof, check as check_migration, migrate, size as migration_size,
+};
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
 pub use normals::NormalRow;
 pub use note::Note;
 pub use prune::{Aged, Beginning, Prunable};
-pub use rebuilds::{NewRebuild, Rebuild, RebuildProgress, RebuildStep, Shadow, Stepped, Swap};
-pub use stops::{HookStop, Move};
+pub use rebuilds::{
+    NewRebuild, Rebuild, RebuildProgress, RebuildStep, RebuildStepResult, Shadow, Swap,
+};
+pub use stops::{HookStop, NamespaceMove};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,
 };
 
-/// The database. Cheap to clone; closed when [`Store::close`] was called.
+/// Handle on the database. Cheap to clone; all clones are closed by [`Store::close`].
+///
+/// # Errors
+/// This holds for every method. [`Error::is_passing`] tells whether the same call may be tried again,
+/// [`Error::is_fatal`] whether the process must end. A method that fails has changed nothing, except
+/// after [`Error::Lost`] or a fatal error: then the outcome is unknown. A method with an `# Errors`
+/// section of its own says what differs. A cancelled method has committed all of its changes or none.
 #[derive(Clone)]
 pub struct Store {
-    /// Configuration and operators' changes; see [`Store::begin`].
+    /// Connections for changes of the configuration and by operators; see [`Store::begin`].
     writer: AnyPool,
-    /// Everything that only reads and is not hot.
+    /// Connections for reads outside the hot path.
     reader: Reader,
     backend: Arc<Backend>,
-    /// What is noted with the next change; see [`Store::noting`].
+    /// Audit note of the current operation; see [`Store::noting`].
     noting: Option<Arc<note::Noting>>,
 }
 
-/// A transaction that writes, and, on SQLite, the right to.
+/// A write transaction; on SQLite it also holds the write lock. Dropping it rolls back.
 struct Writing<'a> {
     tx: Tx,
     _turn: Option<MutexGuard<'a, ()>>,
     noting: Option<&'a note::Noting>,
-    /// How often it has raised the version of the configuration.
+    /// Number of times that it has raised the version of the configuration.
     raised: i64,
 }
 
 impl Writing<'_> {
-    /// Commits, with the note of the operator who wants it.
+    /// Writes the audit note, if there is one, and commits.
     async fn commit(mut self) -> Result<(), Error> {
         let written = match self.noting {
             Some(noting) => noting.write(&mut self.tx, self.raised).await?,
@@ -107,7 +123,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Makes every node read the configuration again, once this has committed.
+    /// Raises the version of the configuration, so that every node reads it again after the commit.
     async fn config_changed(&mut self) -> Result<(), Error> {
         self.raised += 1;
         sqlx::query("update counters set value = value + 1 where name = 'config_version'")
@@ -116,7 +132,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Adds to what is noted.
+    /// Adds details to the audit note.
     fn tell_note(&self, details: serde_json::Value) {
         if let Some(noting) = self.noting {
             noting.tell(details);
@@ -125,15 +141,15 @@ impl Writing<'_> {
 }
 
 impl Store {
-    /// Opens the database and makes or moves its tables. Of every transaction on events and cursors,
-    /// `commits` is told.
+    /// Opens the database and migrates its tables. `commits` is called after every transaction on
+    /// events and cursors.
     ///
-    /// In a file, what a crash left is finished: the WAL is copied into the file and synced before
-    /// anything new is accepted, and the index of the log is brought up to its end.
+    /// On SQLite this also completes what a crash interrupted: the WAL is copied into the file and
+    /// synced before any event is accepted, and the index is built up to the end of the log.
     ///
     /// # Errors
-    /// [`Error::Refused`] when a setting that durability rests on does not hold, or a server cannot be
-    /// reached; it says what to do.
+    /// [`Error::Refused`] when a setting that durability depends on does not hold, [`Error::Away`] when
+    /// a server cannot be reached. The message says what to do.
     pub async fn open(database: impl Into<Database>, commits: Observer) -> Result<Self, Error> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
@@ -194,22 +210,23 @@ impl Store {
         })
     }
 
-    /// How events are best given to this store. In a file: one batch that is committed, one that gathers
-    /// until then. On a server: two, each with one batch, so that one commit is waited for while the other
-    /// one is made. More would cut the same events into smaller batches, and a batch costs as much as a
-    /// dozen events.
+    /// The number of committers and batches with the best throughput. SQLite: one batch commits while
+    /// the next one gathers. Postgres: two committers with one batch each, so that one commits while
+    /// the other waits for the server. More of them would split the same events into smaller batches,
+    /// and a batch costs as much as a dozen events.
     pub fn committers(&self) -> Committers {
         self.backend.committers()
     }
 
-    /// Finishes the transactions that run and closes. In a file, the log is indexed and the WAL copied.
+    /// Waits for running transactions and closes. On SQLite, also indexes the log and copies the WAL
+    /// into the file.
     pub async fn close(self) {
         self.backend.close().await;
         self.reader.pool.close().await;
         self.writer.close().await;
     }
 
-    /// Waits until it is known that the server does not answer; without an end where there is none.
+    /// Waits until the server is known not to answer. Never returns on SQLite.
     pub async fn falls_silent(&self) {
         match &self.reader.silence {
             Some(silence) => silence.is_known().await,
@@ -217,9 +234,9 @@ impl Store {
         }
     }
 
-    /// Begins a transaction that writes; on SQLite, when it is this caller's turn to.
+    /// Begins a write transaction. On SQLite it first waits for the write lock.
     async fn begin(&self) -> Result<Writing<'_>, Error> {
-        let (turn, begin) = self.backend.turn_to_write().await;
+        let (turn, begin) = self.backend.write_lock().await;
         let tx = Tx::begin(&self.writer, &self.reader, begin).await?;
         Ok(Writing {
             tx,
@@ -229,13 +246,14 @@ impl Store {
         })
     }
 
-    /// The words of this database.
-    fn words(&self, statement: Statement) -> &'static str {
-        self.backend.words(statement)
+    /// Selects the text of a statement for this database.
+    fn sql(&self, statement: Statement) -> &'static str {
+        self.backend.sql(statement)
     }
 }
 
-/// Tells of an error as of a transaction that failed: whoever is told of those ends the process.
+/// Reports an error as a failed transaction to the observer, which ends the process if the error is
+/// fatal.
 fn alarm(commits: Arc<Observer>) -> Alarm {
     Alarm::new(move |error| commits(Commit::failed(error)))
 }

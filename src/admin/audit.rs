@@ -78,9 +78,6 @@ impl Admin {
     }
 
     /// What operators changed, the newest first.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<api::AuditRow>, Error> {
         let rows = self.store.audit(filter).await?;
         Ok(rows.into_iter().map(shown).collect())

@@ -76,7 +76,7 @@ impl Admin {
     /// [`Error::NeedsDaemon`].
     pub async fn examine(&self) -> Result<Vec<Check>, Error> {
         let around = self.surroundings.as_ref().ok_or(Error::NeedsDaemon)?;
-        let looked = store::look(&around.database).await;
+        let looked = store::examine(&around.database).await;
         if let (Err(error), Some(engine)) = (&looked, &self.engine) {
             // A malformed page ends the node, also when it is found by looking for it.
             engine.fail_if_fatal(error);
@@ -92,7 +92,7 @@ impl Admin {
 
 /// Looks at everything.
 pub async fn examine(around: &Surroundings) -> Vec<Check> {
-    judge(around, store::look(&around.database).await).await
+    judge(around, store::examine(&around.database).await).await
 }
 
 /// Looks at everything but the database, which was looked at.
@@ -214,7 +214,7 @@ fn damage(found: &DamageCheck) -> Check {
     Check::fail("damage", text, remedy)
 }
 
-fn hints(address: &Address, looked: &redis::Looked) -> Check {
+fn hints(address: &Address, looked: &redis::RedisInspection) -> Check {
     let text = format!(
         "Redis {} at {address}, answers in {}",
         looked.version,

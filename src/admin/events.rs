@@ -105,9 +105,6 @@ impl Admin {
     }
 
     /// True if the hook has a stream with this ordering key.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn has_stream(&self, hook: &Hook, key: &OrderingKey) -> Result<bool, Error> {
         Ok(self.store.stream(hook.id, key).await?.is_some())
     }

@@ -16,7 +16,7 @@ use crate::domain::name::Name;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::engine::reduce;
-use crate::store::{Batch, CursorRow, CursorsFilter, HookPlan, Why};
+use crate::store::{Attribution, Batch, CursorRow, CursorsFilter, HookPlan};
 use crate::text::duration;
 
 /// Set-aside cursors read at a time. A stream has one for each handler of its hook, and a page must not
@@ -25,9 +25,6 @@ const ASIDE_PAGE: i64 = 1_000;
 
 impl Admin {
     /// Every hook, or those of one namespace, by name.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn hooks(&self, namespace: Option<&Name>) -> Result<Vec<api::Hook>, Error> {
         let hooks = self.store.hooks().await?;
         let wanted = |hook: &&Hook| namespace.is_none_or(|name| hook.namespace == *name);
@@ -377,7 +374,7 @@ impl Admin {
     }
 }
 
-fn shown(hook: &Hook, pause: Option<Why>, (streams, events): (i64, i64)) -> api::Hook {
+fn shown(hook: &Hook, pause: Option<Attribution>, (streams, events): (i64, i64)) -> api::Hook {
     api::Hook {
         spec: spec_of(hook),
         fold: hook.reduce().map(|handler| handler.fold),

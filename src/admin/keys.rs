@@ -16,9 +16,6 @@ use crate::store::LastUse;
 
 impl Admin {
     /// Every key, in the order of making.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn keys(&self) -> Result<Vec<api::Key>, Error> {
         let hooks = self.store.hooks().await?;
         let names: HashMap<HookId, Name> = hooks.into_iter().map(|h| (h.id, h.name)).collect();

@@ -14,7 +14,7 @@ use crate::engine::Reading;
 use crate::engine::catalog::Snapshot;
 use crate::engine::lane::Survey;
 use crate::engine::ownership::{Member, View};
-use crate::store::{CursorRow, CursorsFilter, LaneMode, Left};
+use crate::store::{CursorRow, CursorsFilter, DrainRemainder, LaneMode};
 
 impl Admin {
     /// The lanes of a namespace.
@@ -162,7 +162,7 @@ fn show_modes(
     set: &LaneSet,
     lanes: &mut [api::Lane],
     modes: &HashMap<LaneId, LaneMode>,
-    left: &HashMap<u16, Left>,
+    left: &HashMap<u16, DrainRemainder>,
 ) {
     let ids: HashMap<String, LaneId> = set.ids().map(|id| (id.to_string(), id)).collect();
     for lane in lanes {
@@ -409,7 +409,7 @@ mod tests {
         ]);
         let left = HashMap::from([(
             1,
-            Left {
+            DrainRemainder {
                 cursors: 1,
                 events: 9,
             },

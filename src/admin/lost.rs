@@ -11,9 +11,6 @@ const SHOWN_MAX: i64 = 10_000;
 
 impl Admin {
     /// Lost events that nobody has said to know of, by stream.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn lost_events(&self) -> Result<Vec<api::LostEvent>, Error> {
         let hooks = self.store.hooks().await?;
         let shown = |lost: crate::store::LostEvent| {
@@ -36,11 +33,8 @@ impl Admin {
     }
 
     /// Says that the operator knows of every lost event; how many those were.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn see_lost(&self) -> Result<u64, Error> {
-        let seen = self.store.see_lost(Timestamp::now()).await?;
+    pub async fn confirm_lost(&self) -> Result<u64, Error> {
+        let seen = self.store.confirm_lost(Timestamp::now()).await?;
         if self.engine.is_some() {
             self.observe().await?;
         }

@@ -12,9 +12,6 @@ use crate::store;
 
 impl Admin {
     /// Every namespace, by name.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn namespaces(&self) -> Result<Vec<api::Namespace>, Error> {
         let namespaces = self.store.namespaces().await?;
         Ok(namespaces.into_iter().map(shown).collect())

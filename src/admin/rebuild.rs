@@ -122,18 +122,12 @@ impl Admin {
     }
 
     /// Rebuilds that are under way.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn rebuilds(&self) -> Result<Vec<api::Rebuild>, Error> {
         let running = self.store.running_rebuilds().await?;
         self.as_shown(running).await
     }
 
     /// Rebuilds by their numbers, from the first to the last, in any state.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn rebuilds_between(
         &self,
         first: i64,

@@ -11,7 +11,7 @@ use crate::api::{self, LaneState};
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::store::{AuditFilter, Begun, Progress, Waiting, Why};
+use crate::store::{Attribution, AuditFilter, PendingResize, ResizeStart, SlotBacklog};
 use crate::text::duration;
 
 /// How long an operator waits for every node to act by a change before he is told who has not.
@@ -63,16 +63,16 @@ impl Admin {
             false => self.store.begin_resize(&set, spec.lanes, &why).await?,
         };
         match begun {
-            Begun::Begun(next) => {
+            ResizeStart::ResizeStart(next) => {
                 self.changed().await?;
                 plan.next_generation = Some(next.generation);
                 Ok(plan)
             }
-            Begun::Changed => Err(Error::Conflict(format!(
+            ResizeStart::Changed => Err(Error::Conflict(format!(
                 "the lanes of {} were changed meanwhile. Nothing was changed.",
                 spec.namespace
             ))),
-            Begun::Mixed => Err(Error::Conflict(plan.in_the_way.join("; "))),
+            ResizeStart::Mixed => Err(Error::Conflict(plan.in_the_way.join("; "))),
         }
     }
 
@@ -94,8 +94,8 @@ impl Admin {
 
     async fn plan_resize(&self, set: &LaneSet, to: u16) -> Result<api::Resize, Error> {
         let waiting = self.store.waiting(&set.namespace).await?;
-        let fullest_stream = self.store.fullest_stream(&set.namespace).await?;
-        let size = self.store.namespace_size(set, to).await?;
+        let fullest_stream = self.store.largest_backlog(&set.namespace).await?;
+        let size = self.store.resize_extent(set, to).await?;
         let number = |count: i64| u64::try_from(count).unwrap_or(0);
         let lanes = self.lanes(&set.namespace).await?;
         let busiest = lanes.iter().filter_map(|lane| lane.busy);
@@ -184,7 +184,7 @@ impl Admin {
         })
     }
 
-    async fn resize_waits_for(&self, resize: &Progress) -> Result<Option<String>, Error> {
+    async fn resize_waits_for(&self, resize: &PendingResize) -> Result<Option<String>, Error> {
         if resize.is_planned {
             let left = self.store.left(&resize.from).await?;
             let events: i64 = left.values().map(|left| left.events).sum();
@@ -333,15 +333,15 @@ pub(super) fn no_lane(set: &LaneSet, name: &str) -> Error {
     Error::missing_like("lane", name, there.iter().map(String::as_str))
 }
 
-pub(super) fn why(by: &str, reason: Option<&String>) -> Why {
-    Why {
+pub(super) fn why(by: &str, reason: Option<&String>) -> Attribution {
+    Attribution {
         by: by.to_owned(),
         reason: reason.cloned(),
         at: Timestamp::now(),
     }
 }
 
-fn busy(resize: &Progress) -> String {
+fn busy(resize: &PendingResize) -> String {
     format!(
         "{} is being resized already: {} -> {} lanes, by {}. Nothing was changed.",
         resize.from.namespace,
@@ -352,7 +352,7 @@ fn busy(resize: &Progress) -> String {
 }
 
 /// Events that would wait in the fullest of so many lanes.
-fn fullest(waiting: &[Waiting], lanes: u16) -> u64 {
+fn fullest(waiting: &[SlotBacklog], lanes: u16) -> u64 {
     let mut full = vec![0_u64; usize::from(lanes)];
     for slot in waiting {
         full[usize::from(Slot(slot.slot).lane(lanes))] += slot.events;

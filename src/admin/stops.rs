@@ -12,7 +12,7 @@ use crate::domain::cursor::{Condition, Cursor, CursorId};
 use crate::domain::hook::{HandlerId, Hook};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::store::{Advance, HookStop, Mover, Step, Want};
+use crate::store::{Advance, HookStop, InputRequest, Mover, Step};
 use crate::text::duration;
 
 /// Tries to hold a cursor that turns move meanwhile.
@@ -79,7 +79,7 @@ impl Admin {
             None => format!("{}{by}", Condition::HELD_BY),
         };
         let handlers = self.handlers(&hook, hold.handler.as_ref())?;
-        let wants = handlers.iter().map(|handler| Want {
+        let wants = handlers.iter().map(|handler| InputRequest {
             cursor: CursorId {
                 stream: stream.id,
                 handler: *handler,
@@ -97,7 +97,11 @@ impl Admin {
     }
 
     /// The cursors that are held now and were not.
-    async fn hold_all(&self, wants: Vec<Want>, because: &str) -> Result<Vec<CursorId>, Error> {
+    async fn hold_all(
+        &self,
+        wants: Vec<InputRequest>,
+        because: &str,
+    ) -> Result<Vec<CursorId>, Error> {
         for _ in 0..TRIES {
             let inputs = self.store.inputs(wants.clone()).await?.into_iter();
             let cursors = inputs.flatten().map(|input| input.cursor);

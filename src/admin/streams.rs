@@ -151,7 +151,7 @@ impl Admin {
             .store
             .skip(cursor, skip.event, "skipped by an operator", now)
             .await?;
-        if skipped == store::Skip::NotNext {
+        if skipped == store::SkipOutcome::NotNext {
             return Err(Error::Conflict(format!(
                 "{} is not the next event of {} -> {}",
                 skip.event, skip.stream, handler.name

@@ -17,7 +17,7 @@ use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::engine::rebuild::fold_to;
 use crate::engine::reduce::{Folded, Folds, Task};
-use crate::store::{Range, StreamRow, Want};
+use crate::store::{InputRequest, Range, StreamRow};
 
 /// The most stored events of one try; more of them are a rebuild.
 const EVENTS_MAX: i64 = 10_000;
@@ -170,7 +170,7 @@ impl Admin {
         let Some(handler) = hook.reduce().filter(|_| from > Seq(1)) else {
             return Ok(None);
         };
-        let want = Want {
+        let want = InputRequest {
             cursor: cursor(stream, handler),
             events_max: 0,
         };

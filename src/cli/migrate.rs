@@ -8,7 +8,7 @@ use super::lock;
 use super::print::{Progress, Stake};
 use super::{Exit, Printer, Trouble};
 use crate::config::DataDir;
-use crate::store::{self, Database, Proof, Store};
+use crate::store::{self, Database, MigrationProof, Store};
 use crate::text::counted;
 
 /// Move everything from a data directory to Postgres: events, states, positions, hooks, keys
@@ -86,7 +86,7 @@ impl Migrate {
         let to: Database = self
             .to
             .parse()
-            .map_err(|error: store::NoDatabase| Trouble::usage(error.to_string()))?;
+            .map_err(|error: store::InvalidDatabase| Trouble::usage(error.to_string()))?;
         let Database::Postgres(server) = &to else {
             return Err(Trouble::usage("--to takes postgres://USER@HOST/NAME").into());
         };
@@ -102,7 +102,7 @@ impl Migrate {
         }
         // What a crash left is finished, and the index of the log is brought to its end.
         Store::open(&file, Box::new(|_| ())).await?.close().await;
-        let (streams, events) = store::migrate_size(&file)?;
+        let (streams, events) = store::migration_size(&file)?;
         if !self.dry_run {
             out.is_answered("everything", &Stake::Moderate)?;
         }
@@ -130,7 +130,9 @@ impl Migrate {
         ])?;
         if self.dry_run {
             // It says today what would stop it tomorrow.
-            store::may_migrate(&file, server).await.map_err(not_moved)?;
+            store::check_migration(&file, server)
+                .await
+                .map_err(not_moved)?;
             return Ok(Exit::Done);
         }
         if !out.confirm("Move it?", "everything", &Stake::Moderate)? {
@@ -204,7 +206,7 @@ fn unwritten(path: &Path, error: &std::io::Error) -> Trouble {
         .fact("again", "the same command writes it")
 }
 
-fn tell(proof: &Proof, out: &mut Printer) -> std::io::Result<()> {
+fn tell(proof: &MigrationProof, out: &mut Printer) -> std::io::Result<()> {
     let done = if proof.was_moved {
         "already moved"
     } else {

@@ -1,12 +1,12 @@
-//! When to try again.
+//! Back-off: the delay before a failed event is tried again.
 
 use std::time::Duration;
 
-/// The longest wait between two tries.
+/// The longest delay between two tries.
 pub const DELAY_MAX: Duration = Duration::from_secs(600);
 
-/// The wait after `tries` failed tries: between half and all of 1 s doubled with each, at most ten
-/// minutes. `random` is a number from 0 to 1.
+/// The delay after `tries` failed tries: 1 s doubled with each failure up to ten minutes, of which a
+/// random part between half and all is taken. `random` is a number from 0 to 1.
 pub fn delay(tries: u32, random: f64) -> Duration {
     let doubled = Duration::from_secs(1 << tries.saturating_sub(1).min(16));
     let longest = doubled.min(DELAY_MAX);

@@ -1,4 +1,4 @@
-//! A handler's place in one stream, and whether it may move.
+//! A handler's cursor in one stream: its position, its result, and whether it may move.
 //!
 //! ```text
 //!             a try failed                  tries used up, or an error that cannot pass
@@ -15,47 +15,47 @@ use super::hook::HandlerId;
 use super::position::{Position, Seq};
 use super::time::Timestamp;
 
-/// One handler in one stream: what lanes schedule.
+/// Identifies a cursor: one handler in one stream. Lanes schedule cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CursorId {
-    /// The stream it reads.
+    /// The stream that it reads.
     pub stream: StreamId,
-    /// The handler it belongs to.
+    /// The handler that it belongs to.
     pub handler: HandlerId,
 }
 
-/// Whether a cursor may move.
+/// Tells whether a cursor may move.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// It moves whenever there is something after its position.
+    /// Moves whenever there is an event after its position.
     #[default]
     Flowing,
-    /// Set aside until a moment; its lane goes on without it.
+    /// Set aside until a retry; its lane goes on without it.
     Waiting {
-        /// When the next try is due.
+        /// Time of the next try.
         retry_at: Timestamp,
-        /// Tries so far of the event that failed.
+        /// Number of failed tries of the event.
         tries: u32,
-        /// What went wrong.
+        /// Error of the last try.
         reason: String,
     },
     /// Set aside until an operator acts.
     Held {
-        /// What went wrong, or who holds it.
+        /// Error of the last try, or who holds it.
         reason: String,
     },
 }
 
 impl Condition {
-    /// What the reason of a cursor begins with that an operator holds; his name follows.
+    /// Prefix of the reason of a cursor that an operator holds; the operator's name follows.
     pub const HELD_BY: &str = "held by ";
 
-    /// True if an operator holds the cursor; false if its handler failed, or nothing is wrong.
+    /// True if an operator holds the cursor; false if its handler failed, or it is not held.
     pub fn is_by_operator(&self) -> bool {
         matches!(self, Self::Held { reason } if reason.starts_with(Self::HELD_BY))
     }
 
-    /// The word for it in tables, JSON and the database.
+    /// The condition's name in tables, JSON and the database.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Flowing => "flowing",
@@ -64,7 +64,7 @@ impl Condition {
         }
     }
 
-    /// Why it is set aside; none while it flows.
+    /// Reason for being set aside; `None` while it flows.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Flowing => None,
@@ -72,7 +72,7 @@ impl Condition {
         }
     }
 
-    /// Tries so far of the event that is next.
+    /// Number of failed tries of the next event.
     pub fn tries(&self) -> u32 {
         match self {
             Self::Waiting { tries, .. } => *tries,
@@ -81,37 +81,37 @@ impl Condition {
     }
 }
 
-/// A counter in a cursor's row, raised by every change that is not an advance. Position and era
-/// together name one state: equal pairs mean equal bytes.
+/// Counter in a cursor's row, raised by every change other than an advance. Equal era and position mean
+/// equal bytes of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Era(pub i64);
 
-/// What became of an event in a fold.
+/// Outcome of an event in a fold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It is in the state.
+    /// The event is part of the state.
     Folded,
-    /// It is in the dead letters.
+    /// The event is in the dead letters.
     Skipped,
 }
 
-/// One value that shows that nothing was lost, repeated or reordered on the way to a position:
-/// `chain(n) = SHA-256(chain(n-1) ‖ event id ‖ outcome byte)`, empty at the base.
+/// Hash over everything that a fold went through, which shows that no event was lost, repeated or
+/// reordered: `chain(n) = SHA-256(chain(n-1) ‖ event id ‖ outcome byte)`, empty at the base.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain(Vec<u8>);
 
 impl Chain {
-    /// A chain as the database keeps it.
+    /// A chain read from the database.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// The chain as the database keeps it: empty, or 32 bytes.
+    /// The bytes to store: none, or 32.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The chain one event further.
+    /// The chain after one more event.
     #[must_use]
     pub fn next(&self, event: EventId, applied: Applied) -> Self {
         let mut hash = Sha256::new();
@@ -122,25 +122,25 @@ impl Chain {
     }
 }
 
-/// A cursor's row: its place and its result, which no crash can separate.
+/// A cursor's row. Position and state are in one row, so no crash can separate them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cursor {
-    /// Whose row it is.
+    /// Identifies the cursor.
     pub id: CursorId,
-    /// The seq of the last event applied.
+    /// Seq of the last event applied.
     pub position: Position,
-    /// Names the state together with the position.
+    /// Identifies the state together with the position.
     pub era: Era,
-    /// The folded JSON; none before the first event.
+    /// The folded state as JSON; `None` before the first event.
     pub state: Option<String>,
-    /// Shows what the fold went through.
+    /// Hash over the events that were folded.
     pub chain: Chain,
-    /// Whether it may move.
+    /// Tells whether it may move.
     pub condition: Condition,
 }
 
 impl Cursor {
-    /// A cursor that has no row yet.
+    /// A cursor that has no row yet, at the beginning of its stream.
     pub fn new(id: CursorId) -> Self {
         Self {
             id,
@@ -153,12 +153,12 @@ impl Cursor {
     }
 }
 
-/// An event that a cursor passed without applying it.
+/// An event that a cursor skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Which one.
+    /// Seq of the event.
     pub seq: Seq,
-    /// Why.
+    /// Reason for skipping it.
     pub reason: String,
 }
 

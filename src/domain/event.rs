@@ -1,4 +1,4 @@
-//! What arrived, byte for byte, and the id it got.
+//! An event: what arrived, byte for byte, and its id.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::position::Seq;
 use super::time::Timestamp;
 
-/// Which stream, as the database numbers them; a number is never given twice.
+/// Number of a stream in the database; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub i64);
 
-/// The id of an event: a UUIDv7 (RFC 9562), shown as `evt_` and 26 digits of Crockford's base 32.
+/// Id of an event: a UUIDv7 (RFC 9562), written as `evt_` and 26 digits of Crockford's base 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId([u8; 16]);
 
@@ -31,12 +31,12 @@ impl EventId {
         Self(uuid.into_bytes())
     }
 
-    /// An id as the database keeps it.
+    /// An id read from the database.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// The id as the database keeps it.
+    /// The bytes to store.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -55,7 +55,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// A text that is no event id.
+/// A text that is not an event id.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not an event id: evt_ and 26 digits")]
 pub struct InvalidEventId(String);
@@ -91,41 +91,41 @@ impl<'de> Deserialize<'de> for EventId {
     }
 }
 
-/// The name under which the query of the URL is kept with the headers. As with the pseudo-headers of
-/// HTTP/2, no header can have a name with a colon.
+/// Name under which the query of the URL is stored among the headers. As with the pseudo-headers of
+/// HTTP/2, no real header's name has a colon.
 pub const QUERY: &str = ":query";
 
-/// One accepted webhook.
+/// An accepted webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// The stream it stands in.
+    /// Its stream.
     pub stream: StreamId,
-    /// Its place there.
+    /// Its place in the stream.
     pub seq: Seq,
-    /// Its id, the same for ever.
+    /// Its id, which never changes.
     pub id: EventId,
-    /// When its last byte was in.
+    /// Time at which its last byte arrived.
     pub received_at: Timestamp,
-    /// The access key it came with; none when it came through the socket.
+    /// Number of the access key that it was sent with; `None` through the socket.
     pub key_id: Option<i64>,
-    /// The delivery id or idempotency key its sender gave.
+    /// Delivery id or idempotency key given by the sender.
     pub dedupe_key: Option<String>,
-    /// Its headers as one JSON object of lower-case names and texts, without credentials. Where the URL
-    /// had a query, that stands first, under [`QUERY`].
+    /// Headers as one JSON object of lower-case names and texts, without credentials. If the URL had a
+    /// query, it stands first, under [`QUERY`].
     pub headers: Arc<str>,
-    /// Its body, byte for byte.
+    /// Body, byte for byte.
     pub body: Bytes,
-    /// It was read, and is not what was stored: its checksum differs. Nothing may be made of its headers and body.
+    /// True if the stored event differs from its checksum. Headers and body must not be used then.
     pub is_damaged: bool,
 }
 
-/// The checksum that is stored with an event: CRC-32 of its id, its time, its headers and its body. One changed byte, and
-/// any run of up to four, is always found.
+/// Checksum stored with an event: CRC-32 of id, receive time, headers and body. Detects every change of
+/// one byte and every run of up to four changed bytes.
 pub fn checksum(id: EventId, received_at: Timestamp, headers: &[u8], body: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&id.0);
     crc.update(&received_at.as_millis().to_be_bytes());
-    // The length tells where headers end and the body begins.
+    // The length marks the border between headers and body.
     crc.update(&(headers.len() as u64).to_be_bytes());
     crc.update(headers);
     crc.update(body);
@@ -133,12 +133,12 @@ pub fn checksum(id: EventId, received_at: Timestamp, headers: &[u8], body: &[u8]
 }
 
 impl Event {
-    /// The query of the URL to which it was posted, as sent and without `?`; empty when there was none.
+    /// Query of the URL to which it was posted, as sent and without `?`; empty when there was none.
     pub fn query(&self) -> String {
         self.split_headers().0.unwrap_or_default()
     }
 
-    /// Its headers alone, as one JSON object.
+    /// Headers without the query, as one JSON object.
     pub fn headers_alone(&self) -> Cow<'_, str> {
         match self.split_headers() {
             (Some(_), rest) => format!("{{{}", rest.strip_prefix(',').unwrap_or(rest)).into(),
@@ -146,7 +146,7 @@ impl Event {
         }
     }
 
-    /// The query, and what follows it; all when there is none.
+    /// The query and the text after it; `None` and the whole text when there is no query.
     fn split_headers(&self) -> (Option<String>, &str) {
         let whole = &*self.headers;
         let query = whole.strip_prefix("{\":query\":").and_then(|rest| {

@@ -1,4 +1,4 @@
-//! The failure policy of handlers that deliver: how a failed try ends for its event.
+//! The failure policy of handlers that deliver: what follows a failed try.
 
 use std::time::Duration;
 
@@ -6,28 +6,28 @@ use super::cursor::Condition;
 use super::hook::OnError;
 use super::time::Timestamp;
 
-/// A delivery that failed.
+/// A failed try of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Tries of the event so far, with this one.
+    /// Number of failed tries of the event, this one included.
     pub tries: u32,
-    /// The cause, for people.
+    /// The error, for people.
     pub reason: String,
-    /// How long to wait before the next try.
+    /// Delay before the next try.
     pub wait: Duration,
 }
 
-/// How it goes on with the event.
+/// What happens to the event after a failed try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Its cursor is set aside.
+    /// The cursor is set aside, waiting or held.
     SetAside(Condition),
-    /// It goes to the dead letters, for this reason.
+    /// The event goes to the dead letters, for this reason.
     Skip(String),
 }
 
 impl Failure {
-    /// The decision of a policy with so many attempts; `None` tries for ever.
+    /// Decides what happens next. `attempts` is the number of tries; `None` tries without end.
     pub fn next(self, attempts: Option<u32>, on_error: OnError, now: Timestamp) -> Next {
         let Self {
             tries,

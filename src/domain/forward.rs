@@ -1,4 +1,4 @@
-//! Where a forward handler delivers, and within which limits.
+//! Settings of a forward handler: its destination and its limits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,46 +9,47 @@ use http::uri::Scheme;
 
 use super::rate::Rate;
 
-/// The longest time one request may take. A node may send a request only while its lease outlives it: 15 s,
-/// less the margin of 2 s and one renewal of 3 s. Work that takes longer is for a pull handler.
+/// Longest time-out of one request. A node sends a request only while its lease outlives it: 15 s, less
+/// the margin of 2 s and one renewal of 3 s. Longer work needs a pull handler.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
-/// The time one request may take unless its handler says otherwise.
+/// Default time-out of one request.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
-/// Requests in flight to one destination, from one node, unless its handler says otherwise.
+/// Default number of requests in flight from one node to one destination.
 pub const IN_FLIGHT_DEFAULT: u32 = 64;
 
-/// The most requests in flight that a handler may ask for.
+/// Largest number of requests in flight that a handler may be configured with.
 pub const IN_FLIGHT_MAX: u32 = 1_024;
 
-/// The most events in one request.
+/// Largest number of events in one request.
 pub const BATCH_MAX: u32 = 1_000;
 
-/// The bytes of bodies in one request unless its handler says otherwise.
+/// Default number of body bytes in one request.
 pub const BATCH_BYTES_DEFAULT: u64 = 256 * 1024;
 
-/// The settings of a forward handler.
+/// Settings of a forward handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Where it delivers.
+    /// Destination of its requests.
     pub url: Destination,
-    /// The time from connecting to the end of the answer; [`TIMEOUT_MAX`] at most.
+    /// Time-out of a request, from connecting to the end of the answer; at most [`TIMEOUT_MAX`].
     pub timeout: Duration,
-    /// Tries of one event before the failure policy decides; `None` tries for ever.
+    /// Number of tries of an event before the failure policy applies; `None` tries without end.
     pub attempts: Option<u32>,
-    /// Requests in flight at once from one node, over all streams; 1 to [`IN_FLIGHT_MAX`].
+    /// Number of requests in flight at once from one node, over all streams; 1 to [`IN_FLIGHT_MAX`].
     pub in_flight_max: u32,
-    /// Requests from one node in the long run; `None` is no limit.
+    /// Limit of requests per time from one node; `None` is no limit.
     pub rate: Option<Rate>,
-    /// Several consecutive events of one stream in one request; `None` sends each alone.
+    /// Limits for sending consecutive events of one stream in one request; `None` sends each event
+    /// alone.
     pub batch: Option<Batch>,
-    /// Of the events that gathered, the newest alone is delivered.
+    /// True if only the newest of the waiting events is delivered.
     pub coalesce: bool,
 }
 
 impl Forward {
-    /// A destination with every setting at its default.
+    /// A destination with default settings.
     pub fn to(url: Destination) -> Self {
         Self {
             url,
@@ -62,31 +63,31 @@ impl Forward {
     }
 }
 
-/// Where the cursors of a new handler begin.
+/// Place where the cursors of a new handler begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Begin {
-    /// At the first event that is kept.
+    /// The first event that is still stored.
     #[default]
     Beginning,
-    /// Behind the events that are there.
+    /// The end of each stream: only events received from now on.
     Now,
 }
 
-/// How much goes into one request. Written `100` or `100,256KiB`.
+/// Size limits of a request with several events. Written `100` or `100,256KiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Events; 2 to [`BATCH_MAX`].
+    /// Number of events; 2 to [`BATCH_MAX`].
     pub events: u32,
-    /// Bytes of their bodies together. A first event that is larger goes alone.
+    /// Bytes of their bodies together. A first event that is larger is sent alone.
     pub bytes: u64,
 }
 
-/// The URL of a destination: http or https, without user part and fragment. Its address is checked when
+/// URL of a destination: http or https, without user part and fragment. Its IP address is checked when
 /// connecting, not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination(Uri);
 
-/// A text that cannot be a destination.
+/// A text that is not a valid destination.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{url} is not a destination: {why}")]
 pub struct InvalidDestination {
@@ -100,7 +101,7 @@ impl Destination {
         &self.0
     }
 
-    /// Host and port, as logs and screens name it.
+    /// Host and port, as logs and screens show it.
     pub fn authority(&self) -> &str {
         self.0
             .authority()
@@ -116,7 +117,7 @@ impl FromStr for Destination {
             url: format!("{:?}", text.chars().take(200).collect::<String>()),
             why,
         };
-        // A user part may be a password, so it is not repeated.
+        // The text is not repeated, because the user part may be a password.
         let without_user = |why| InvalidDestination {
             url: "this URL".to_owned(),
             why,
@@ -148,7 +149,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// A text that is no batch.
+/// A text that is not a valid batch.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0:?} is not a batch: 2 to {BATCH_MAX} events, such as 100, or with bytes, such as 100,256KiB"

@@ -1,4 +1,4 @@
-//! A hook and its handlers: what is received, how it is ordered, who consumes it.
+//! A hook and its handlers: what is received, how it is ordered, and what consumes it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,65 +13,65 @@ use super::pull::Pull;
 use super::secret::Secret;
 use super::time::Timestamp;
 
-/// Which hook, as the database numbers them; a number is never given twice.
+/// Number of a hook in the database; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HookId(pub i64);
 
-/// Which handler, as the database numbers them; a number is never given twice.
+/// Number of a handler in the database; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandlerId(pub i64);
 
-/// The largest body a hook accepts unless it says otherwise, in bytes.
+/// Default size limit of a body, in bytes.
 pub const BODY_MAX_DEFAULT: u64 = 1024 * 1024;
 
-/// The largest body a hook may be told to accept, in bytes.
+/// Largest size limit of a body that a hook can be configured with, in bytes.
 pub const BODY_MAX_LIMIT: u64 = 32 * 1024 * 1024;
 
-/// A configured receiver.
+/// A configured receiver of webhooks.
 #[derive(Clone, Debug)]
 pub struct Hook {
     /// Its number.
     pub id: HookId,
-    /// Its name, unique among the hooks that exist.
+    /// Its name, unique among existing hooks.
     pub name: Name,
-    /// Whose lanes its streams use.
+    /// The namespace whose lanes its streams use.
     pub namespace: Name,
-    /// What divides its events into streams.
+    /// Rule that divides its events into streams.
     pub order_by: OrderBy,
-    /// What becomes of an event that has no ordering key.
+    /// Treatment of events without an ordering key.
     pub unordered: Unordered,
-    /// How it knows a repeat of an event.
+    /// Rule that recognizes a repeated event.
     pub dedupe_by: DedupeBy,
-    /// The largest body it accepts, in bytes.
+    /// Size limit of a body, in bytes.
     pub body_max: u64,
-    /// For how long it keeps events that every handler has passed.
+    /// Retention of events that every handler has passed.
     pub keep: Keep,
-    /// What consumes its streams.
+    /// Handlers that consume its streams.
     pub handlers: Vec<Arc<Handler>>,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
 }
 
 impl Hook {
-    /// Its reduce handler; a hook has one at most.
+    /// Its reduce handler, if it has one.
     pub fn reduce(&self) -> Option<&Arc<Handler>> {
         let mut handlers = self.handlers.iter();
         handlers.find(|handler| handler.reducer().is_some())
     }
 }
 
-/// What divides a hook's events into streams. Written as a [`Place`] or, for a hook with one stream,
-/// `none`.
+/// Rule that divides a hook's events into streams. Written as a [`Place`], or `none` for a hook with
+/// one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum OrderBy {
-    /// One stream.
+    /// All events form one stream.
     #[default]
     Nothing,
-    /// Events with the same key at this place.
+    /// Events with the same key at this place form a stream.
     Place(Place),
 }
 
-/// A rule that is none.
+/// A text that is not an ordering rule.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not an ordering rule: body:/JSON/POINTER, header:NAME, form:NAME or none")]
 pub struct InvalidOrderBy(String);
@@ -97,17 +97,17 @@ impl fmt::Display for OrderBy {
     }
 }
 
-/// How a hook knows a repeat. Written as a [`Place`] or `standard`.
+/// Rule that recognizes a repeated event. Written as a [`Place`] or `standard`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DedupeBy {
     /// By the header `Idempotency-Key`, else `webhook-id`.
     #[default]
     Standard,
-    /// By the key at this place; an event without one there by the standard headers.
+    /// By the key at this place; events without one there by the standard headers.
     Place(Place),
 }
 
-/// A rule that is none.
+/// A text that is not a dedupe rule.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{0:?} does not say how to know a repeat: header:NAME, body:/JSON/POINTER, form:NAME or standard"
@@ -135,7 +135,7 @@ impl fmt::Display for DedupeBy {
     }
 }
 
-/// What becomes of an event whose ordering key is missing.
+/// Treatment of an event without an ordering key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unordered {
     /// It is answered 422 and not stored.
@@ -145,22 +145,22 @@ pub enum Unordered {
     Keep,
 }
 
-/// What consumes a hook's streams.
+/// A consumer of a hook's streams.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handler {
     /// Its number.
     pub id: HandlerId,
-    /// The hook it belongs to.
+    /// The hook that it belongs to.
     pub hook: HookId,
-    /// `reduce` for the reduce handler.
+    /// Its name; `reduce` for the reduce handler.
     pub name: Name,
     /// What it does with the events.
     pub work: Work,
-    /// Counts the versions of its reducer, from 1.
+    /// Version of its reducer, from 1.
     pub fold: i64,
-    /// The failure policy, once no further try is made.
+    /// Failure policy, applied when an event will not be tried again.
     pub on_error: OnError,
-    /// Gathers events into one turn.
+    /// Rule for gathering events into one turn; `None` takes them at once.
     pub debounce: Option<Debounce>,
 }
 
@@ -169,20 +169,19 @@ pub struct Handler {
 pub enum Work {
     /// Folds them into a state.
     Reduce(Reducer),
-    /// Delivers them to a destination, and signs each request with every one of `secrets`: the newest first,
-    /// two while they are rotated.
+    /// Delivers them to a destination. Each request is signed with every one of `secrets`.
     Forward {
-        /// Where, and within which limits.
+        /// Destination and limits.
         to: Forward,
-        /// What receivers verify requests with.
+        /// Signing secrets, newest first; two while they are being rotated.
         secrets: Vec<Secret>,
     },
-    /// Keeps them for consumers that ask.
+    /// Keeps them for consumers that pull.
     Pull(Pull),
 }
 
 impl Handler {
-    /// How it folds; `None` unless it is a reduce handler.
+    /// Its reducer; `None` unless it is a reduce handler.
     pub fn reducer(&self) -> Option<&Reducer> {
         match &self.work {
             Work::Reduce(reducer) => Some(reducer),
@@ -190,7 +189,7 @@ impl Handler {
         }
     }
 
-    /// Where it delivers; `None` unless it is a forward handler.
+    /// Its settings; `None` unless it is a forward handler.
     pub fn forward(&self) -> Option<&Forward> {
         match &self.work {
             Work::Forward { to, .. } => Some(to),
@@ -198,7 +197,8 @@ impl Handler {
         }
     }
 
-    /// The terms of its deliveries; `None` unless it is a pull handler, whose cursors take no turns in lanes.
+    /// Its settings; `None` unless it is a pull handler. Cursors of pull handlers take no turns in
+    /// lanes.
     pub fn pull(&self) -> Option<&Pull> {
         match &self.work {
             Work::Pull(pull) => Some(pull),
@@ -206,7 +206,7 @@ impl Handler {
         }
     }
 
-    /// The handler in two words: `reduce latest`, `forward crm`.
+    /// The handler in two words, such as `reduce latest` or `forward crm`.
     pub fn described(&self) -> String {
         match &self.work {
             Work::Reduce(reducer) => format!("reduce {reducer}"),
@@ -215,7 +215,7 @@ impl Handler {
         }
     }
 
-    /// The word for its kind in tables, JSON and the database.
+    /// Name of its kind in tables, JSON and the database.
     pub fn kind(&self) -> &'static str {
         match self.work {
             Work::Reduce(_) => "reduce",
@@ -225,33 +225,33 @@ impl Handler {
     }
 }
 
-/// What an event that can never be folded leads to.
+/// Failure policy of a handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
-    /// Its cursor is held until an operator acts.
+    /// The cursor is held until an operator acts.
     #[default]
     Hold,
-    /// It goes to the dead letters, and its stream goes on.
+    /// The event goes to the dead letters, and the stream goes on.
     Skip,
 }
 
-/// The longest debounce: beyond it an event would be forgotten by people.
+/// The longest debounce. Longer ones would let people forget that events wait.
 pub const DEBOUNCE_MAX: Duration = Duration::from_secs(3600);
 
-/// Gathers events into one turn: it begins when none came for `quiet`, or when the first has waited
-/// for `longest`, whichever is first.
+/// Gathers events into one turn, which begins when no event has come for `quiet`, or when the first one
+/// has waited for `longest`, whichever is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Debounce {
-    /// How long none may have come.
+    /// Time without a new event after which the turn begins.
     pub quiet: Duration,
-    /// How long the first may wait.
+    /// Longest time that the first event waits.
     pub longest: Duration,
 }
 
 impl Debounce {
-    /// How much longer events are gathered: the first and the last of them were received at these moments by the
-    /// wall clock, which may have been ahead then, and stands at `now`. `gathered` says for how long they have been,
-    /// by a clock that does not jump. With it they are never gathered for more than `longest`.
+    /// Remaining time of gathering. The first and the last event were received at the given times by
+    /// the wall clock, which now shows `now` and may have been set back. `gathered` is the time of
+    /// gathering so far by a monotonic clock; it limits the total to `longest`.
     pub fn left(
         &self,
         (first, last): (Timestamp, Timestamp),
@@ -264,7 +264,7 @@ impl Debounce {
     }
 }
 
-/// How events become a state. Written as its word, `append:N`, or as the name of a script's file.
+/// How events become a state. Written as the reducer's name, `append:N`, or the file name of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reducer {
     /// The state is the last body.
@@ -277,23 +277,23 @@ pub enum Reducer {
     Append(u32),
     /// The state is the number of events.
     Count,
-    /// A JavaScript function folds.
+    /// A JavaScript function computes the state.
     Script(Arc<Source>),
 }
 
 /// A JavaScript reducer as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// The name of its file, for messages with line numbers.
+    /// File name, for messages with line numbers.
     pub file: String,
-    /// Its text.
+    /// Source text.
     pub text: String,
 }
 
-/// The most bodies that `append:N` keeps.
+/// The largest N of `append:N`.
 pub const APPEND_MAX: u32 = 10_000;
 
-/// A text that names no built-in reducer.
+/// A text that is not the name of a built-in reducer.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{0:?} is not a reducer: latest, merge, patch, append:N (N from 1 to {APPEND_MAX}), count or a FILE.js"
@@ -304,7 +304,7 @@ impl Reducer {
     /// The built-in reducer of this name.
     ///
     /// # Errors
-    /// [`InvalidReducer`] when there is none; scripts are not read here.
+    /// [`InvalidReducer`] when there is none. Scripts are not read here.
     pub fn built_in(text: &str) -> Result<Self, InvalidReducer> {
         Ok(match text {
             "latest" => Self::Latest,

@@ -1,23 +1,23 @@
-//! JSON as it was sent: the one answer to "is this body JSON?", and when two numbers are the same.
+//! JSON as it was sent: decides whether a body is JSON, and when two numbers are equal.
 //!
-//! The ordering rule, every reducer and `hooks test` ask [`text`], so a body cannot be JSON for one of
-//! them and a text for another.
+//! The ordering rule, every reducer and `hooks test` all call [`text`], so they agree on which bodies
+//! are JSON.
 
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-/// A body that is not one JSON value, and why.
+/// A body that is not one JSON value, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not JSON: {0}")]
 pub struct NotJson(String);
 
-/// What some senders put before UTF-8 text (RFC 8259 §8.1 lets a reader ignore it).
+/// Some senders put it before UTF-8 text; RFC 8259 §8.1 lets a reader ignore it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The body as JSON text, without a byte-order mark and without white space around it. It may be
-/// nested to any depth, have numbers of any length and halves of surrogate pairs (`"\ud800"`): JSON
-/// (RFC 8259) allows them.
+/// The body as JSON text, without byte-order mark and surrounding white space. Any depth of nesting,
+/// any length of numbers and unpaired surrogates (`"\ud800"`) are accepted, because RFC 8259 allows
+/// them.
 ///
 /// # Errors
 /// [`NotJson`] unless the whole body is one JSON value in UTF-8.
@@ -35,11 +35,11 @@ pub fn text(body: &[u8]) -> Result<&str, NotJson> {
     }
 }
 
-/// The longest number that is written out without an exponent, in bytes.
+/// Longest number written without an exponent, in bytes.
 const PLAIN_MAX: i64 = 200;
 
-/// A JSON number in the one form that all numbers of its value share: `1`, `1.0` and `1e0` are `1`.
-/// Exact, however many digits it has. An exponent beyond 64 bits leaves a number as it is written.
+/// A JSON number in a canonical form: `1`, `1.0` and `1e0` all become `1`. Exact for any number of
+/// digits. A number whose exponent exceeds 64 bits is returned as written.
 pub fn number(written: &str) -> Cow<'_, str> {
     let is_plain = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
     let digits = written.strip_prefix('-').unwrap_or(written);
@@ -49,7 +49,7 @@ pub fn number(written: &str) -> Cow<'_, str> {
     normal(written).map_or(written.into(), Cow::Owned)
 }
 
-/// None when the exponent is too large.
+/// The canonical form; `None` when the exponent is too large.
 fn normal(written: &str) -> Option<String> {
     let (sign, unsigned) = match written.strip_prefix('-') {
         Some(unsigned) => ("-", unsigned),
@@ -75,7 +75,7 @@ fn normal(written: &str) -> Option<String> {
 fn unsigned_text(digits: &str, power: i64) -> String {
     let len = i64::try_from(digits.len()).unwrap_or(i64::MAX);
     let zeros = |n: i64| "0".repeat(usize::try_from(n).unwrap_or(0));
-    // The place of the point, counted from the front of the digits.
+    // Position of the decimal point, counted from the first digit.
     match len.saturating_add(power) {
         point if power >= 0 && point <= PLAIN_MAX => format!("{digits}{}", zeros(power)),
         point if power < 0 && point > 0 => {

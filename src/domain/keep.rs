@@ -1,4 +1,4 @@
-//! For how long events are kept once every handler has passed them.
+//! Retention: how long events are kept once every handler has passed them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,23 +6,23 @@ use std::time::Duration;
 
 use super::time::{millis, parse_duration};
 
-/// Providers send what was not taken again for as long as this: a repeat that comes after its event was
-/// removed is a new event.
+/// Time for which providers resend events. A repeat that arrives after its event was removed counts as
+/// a new event.
 pub const RETRIES_LAST: Duration = Duration::from_secs(3 * 86_400);
 
-/// How long a hook keeps its events. Written `30d`, `10GB` or `forever`.
+/// Retention of a hook. Written `30d`, `10GB` or `forever`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
-    /// For ever: states can be folded again from the first event.
+    /// Events are never removed, so states can be rebuilt from the first event.
     #[default]
     Forever,
-    /// For so long after each was received.
+    /// Events are kept for this time after they were received.
     For(Duration),
-    /// As many of the newest as have so many bytes of bodies and headers together.
+    /// The newest events are kept, up to this many bytes of bodies and headers.
     Bytes(u64),
 }
 
-/// A text that says nothing of the kind.
+/// A text that is not a retention.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0:?} is not how long to keep events: a time such as 30d or 12h, an amount such as 10GB, or forever"
@@ -37,7 +37,8 @@ const SPANS: [(&str, i64); 5] = [
     ("ms", 1),
 ];
 
-/// The largest first of each kind, so that an amount is shown in the unit it was given in.
+/// Largest unit first within decimal and binary units, so that a size is displayed in the unit it was
+/// given in.
 const AMOUNTS: [(&str, u64); 9] = [
     ("TB", 1_000_000_000_000),
     ("GB", 1_000_000_000),
@@ -51,7 +52,7 @@ const AMOUNTS: [(&str, u64); 9] = [
 ];
 
 impl Keep {
-    /// Whether a repeat that a provider sends may come after its event was removed.
+    /// True if a provider may resend an event after it was removed.
     pub fn is_short(self) -> bool {
         matches!(self, Self::For(age) if age < RETRIES_LAST)
     }

@@ -1,8 +1,8 @@
 //! Access keys: `hl_<w|r|a>_<id8><secret30><crc6>`, base 62.
 //!
-//! The prefix lets scanners find leaks. The checksum lets garbage and cut-off keys be told without a
-//! look-up; it proves nothing. What is stored is the SHA-256 of the whole: the secret has over 170
-//! bits, so a slow hash would only invite overload.
+//! The prefix lets scanners find leaked keys. The checksum lets truncated keys be refused without a
+//! look-up; it is no proof of validity. The SHA-256 of the whole key is stored: the secret has over 170
+//! bits, so a slow hash would add only load.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -17,20 +17,20 @@ use super::name::Name;
 use super::rate::Limit;
 use super::time::Timestamp;
 
-/// What a key may do.
+/// Permissions of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Post events.
+    /// May post events.
     Write,
-    /// Read states and events.
+    /// May read states and events.
     Read,
-    /// Everything.
+    /// May do everything.
     Admin,
 }
 
 impl Kind {
-    /// The word for it in tables, JSON and the database.
+    /// Its name in tables, JSON and the database.
     pub fn word(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -48,53 +48,53 @@ impl Kind {
     }
 }
 
-/// Which hooks a key is for.
+/// Hooks that a key is valid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Every hook, also those made later.
+    /// Every hook, future ones included.
     All,
     /// One hook.
     Hook(HookId),
 }
 
 impl Scope {
-    /// Whether `hook` is in it.
+    /// True if the key is valid for `hook`.
     pub fn covers(self, hook: HookId) -> bool {
         self == Self::All || self == Self::Hook(hook)
     }
 }
 
-/// A key as the database keeps it: without its secret.
+/// A key as stored, without its secret.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// Its number, never given twice.
+    /// Its number; never reused.
     pub number: i64,
-    /// The public part of its text.
+    /// Public part of its text.
     pub id: KeyId,
-    /// What people call it.
+    /// Its name for people.
     pub name: Name,
-    /// What it may do.
+    /// Its permissions.
     pub kind: Kind,
-    /// Where it may do it.
+    /// The hooks that it is valid for.
     pub scope: Scope,
-    /// The pull handler that it may take deliveries of; a read key of one hook only.
+    /// Pull handler whose deliveries it may take; only for a read key of one hook.
     pub consume: Option<Name>,
-    /// How many requests it may send; none for any number.
+    /// Request limit; `None` is no limit.
     pub limit: Option<Limit>,
     /// SHA-256 of its whole text.
     pub hash: [u8; 32],
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
-    /// By whom; none of a key that is older than this note.
+    /// Name of the operator who created it; `None` for keys older than this column.
     pub created_by: Option<String>,
-    /// When it ends by itself.
+    /// Time at which it expires.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time at which it was revoked.
     pub revoked_at: Option<Timestamp>,
 }
 
 impl Key {
-    /// Whether it is good at `now`.
+    /// True if it is valid at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| now < at)
     }
@@ -105,12 +105,12 @@ const SECRET_LEN: usize = 30;
 const CHECK_LEN: usize = 6;
 const PREFIX_LEN: usize = "hl_w_".len();
 
-/// The length of a whole key, in characters.
+/// Length of a whole key, in characters.
 pub const KEY_LEN: usize = PREFIX_LEN + ID_LEN + SECRET_LEN + CHECK_LEN;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// The public part of a key, by which it is looked up; shown as `k_…`.
+/// Public part of a key, by which it is looked up; displayed as `k_…`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; ID_LEN]);
 
@@ -120,7 +120,7 @@ impl KeyId {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// An id as the database or, with `k_` before it, a person writes it.
+    /// Parses an id, with or without the prefix `k_`.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("k_").unwrap_or(text).as_bytes();
         let id = Self(digits.try_into().ok()?);
@@ -140,25 +140,25 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// A key somebody presents, whole but not yet believed. Cannot be printed.
+/// A well-formed key of a request, not yet compared with a stored one. It cannot be printed.
 pub struct Presented {
-    /// By which to look it up.
+    /// Id to look it up by.
     pub id: KeyId,
     hash: [u8; 32],
 }
 
-/// Why a text is no key at all.
+/// Reason why a text is not a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// It does not begin like one.
+    /// It does not begin like a key.
     #[error("that is not a hooklane key: keys begin with hl_w_, hl_r_ or hl_a_")]
     NoKey,
-    /// It begins like one, but is not whole.
+    /// It begins like a key, but is incomplete or altered; its number of characters.
     #[error("that is not a whole hooklane key: the checksum does not match, {}", guess(*.0))]
     Damaged(usize),
 }
 
-/// What may have happened to a key of so many characters.
+/// Guesses from its length what happened to a damaged key.
 fn guess(characters: usize) -> &'static str {
     match characters.cmp(&KEY_LEN) {
         Ordering::Less => "cut off when copied?",
@@ -168,10 +168,10 @@ fn guess(characters: usize) -> &'static str {
 }
 
 impl Presented {
-    /// Reads a key's text; needs no look-up to refuse garbage.
+    /// Parses a key. Needs no look-up to refuse a malformed one.
     ///
     /// # Errors
-    /// [`Malformed`] when it is no key, or not a whole one.
+    /// [`Malformed`] when it is no key, or not a complete one.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         let bytes = text.as_bytes();
         if !["hl_w_", "hl_r_", "hl_a_"]
@@ -199,25 +199,25 @@ impl Presented {
         })
     }
 
-    /// Whether this is `key`, in constant time. An unknown id is compared too, so that the time of
-    /// the answer does not tell whether an id exists.
+    /// Compares with `key` in constant time. A missing key is compared too, so that the time of the
+    /// answer does not reveal whether an id exists.
     pub fn is(&self, key: Option<&Key>) -> bool {
         let stored = key.map_or([0; 32], |key| key.hash);
         bool::from(self.hash.ct_eq(&stored)) && key.is_some()
     }
 }
 
-/// A key that was just made: the only time its text exists.
+/// A newly created key. Its text exists only here.
 pub struct Minted {
-    /// What to give to its user.
+    /// The text to give to its user.
     pub text: String,
-    /// The public part.
+    /// Public part.
     pub id: KeyId,
-    /// What to store.
+    /// Hash to store.
     pub hash: [u8; 32],
 }
 
-/// Makes a key of `kind` from the operating system's randomness.
+/// Creates a key of `kind` from the operating system's randomness.
 pub fn mint(kind: Kind) -> Minted {
     let mut rng = rand::rng();
     let mut text = format!("hl_{}_", kind.letter()).into_bytes();
@@ -234,7 +234,7 @@ pub fn mint(kind: Kind) -> Minted {
     }
 }
 
-/// CRC-32 (IEEE) of `body` in six base-62 digits, the most significant first.
+/// CRC-32 (IEEE) of `body` in six base-62 digits, most significant first.
 fn checksum(body: &[u8]) -> [u8; CHECK_LEN] {
     let mut rest = crc32fast::hash(body) as usize;
     let mut digits = [0; CHECK_LEN];

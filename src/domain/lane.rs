@@ -1,4 +1,4 @@
-//! Which lane a stream belongs to: slots, lane sets and their generations.
+//! Lanes: slots, lane sets and their generations, and the lane that a stream belongs to.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 
 use super::name::{Name, OrderingKey};
 
-/// A stable 16-bit hash of a stream's identity, stored when the stream is created. The stored value
-/// is the truth: it stays even if the rule ever changed.
+/// A stable 16-bit hash of a stream's identity. It is stored when the stream is created and never
+/// computed again, so it would stay the same if the rule changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot(pub u16);
 
 impl Slot {
-    /// The first two bytes, big-endian, of SHA-256(hook name, one zero byte, ordering key).
+    /// First two bytes, big-endian, of SHA-256(hook name, one zero byte, ordering key).
     pub fn of(hook: &Name, key: &OrderingKey) -> Self {
         let mut hash = Sha256::new();
         hash.update(hook.as_str());
@@ -24,27 +24,28 @@ impl Slot {
         Self(u16::from_be_bytes([digest[0], digest[1]]))
     }
 
-    /// The lane of this slot among `lanes`: ranges of slots, so that a resize moves few streams.
+    /// Index of the slot's lane among `lanes`. Lanes are ranges of slots, so that a resize moves few
+    /// streams.
     pub fn lane(self, lanes: u16) -> u16 {
         let index = u32::from(self.0) * u32::from(lanes) / SLOTS;
         u16::try_from(index).unwrap_or(u16::MAX)
     }
 }
 
-/// The most lanes a namespace may have.
+/// Largest number of lanes of a namespace.
 pub const LANES_MAX: u16 = 1024;
 
-/// How many slots there are, for ever.
+/// Number of slots; it never changes.
 const SLOTS: u32 = 65_536;
 
-/// The slots of the lane `index` among `lanes`.
+/// The slots of lane `index` among `lanes`.
 pub fn slots(index: u16, lanes: u16) -> Range<u32> {
     let first = |index: u32| (index * SLOTS).div_ceil(u32::from(lanes).max(1));
     first(u32::from(index))..first(u32::from(index) + 1)
 }
 
-/// Whether two lanes of different lane sets may have a slot in common, each given with the number of
-/// lanes of its set. The statement that takes a lane asks the same.
+/// True if two lanes of different lane sets share a slot. Each is given with the number of lanes of its
+/// set. The SQL statement that takes a lane contains the same condition.
 pub fn overlap((one, of): (u16, u16), (other, of_other): (u16, u16)) -> bool {
     let before = |a: u16, of_a: u16, b: u16, of_b: u16| {
         u32::from(a) * u32::from(of_b) < (u32::from(b) + 1) * u32::from(of_a)
@@ -52,28 +53,28 @@ pub fn overlap((one, of): (u16, u16), (other, of_other): (u16, u16)) -> bool {
     before(one, of, other, of_other) && before(other, of_other, one, of)
 }
 
-/// How many slots have another lane when `from` lanes become `to`.
+/// Number of slots whose lane changes when `from` lanes become `to`.
 pub fn moved_slots(from: u16, to: u16) -> u32 {
     let moves = |slot: &u16| Slot(*slot).lane(from) != Slot(*slot).lane(to);
     u32::try_from((0..=u16::MAX).filter(moves).count()).unwrap_or(SLOTS)
 }
 
-/// What a lane does with the work it has.
+/// Mode of a lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Takes turns.
+    /// Cursors take turns.
     #[default]
     Active,
-    /// Takes turns up to the marks that were set when this began.
+    /// Cursors take turns up to the marks that were set when draining began.
     Draining,
-    /// Has reached its marks; what came later waits.
+    /// All marks are reached; later events wait.
     Drained,
-    /// Begins no turn.
+    /// No turn begins.
     Paused,
 }
 
 impl Mode {
-    /// The mode as the database and people write it.
+    /// Its name in the database and for people.
     pub fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -83,13 +84,13 @@ impl Mode {
         }
     }
 
-    /// Whether cursors move up to their marks only.
+    /// True if cursors move only up to their marks.
     pub fn has_marks(self) -> bool {
         matches!(self, Self::Draining | Self::Drained)
     }
 }
 
-/// A text that is no mode, or no lane.
+/// A text that is not a mode, or not a lane.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is no {1}")]
 pub struct Unknown(String, &'static str);
@@ -104,14 +105,14 @@ impl FromStr for Mode {
     }
 }
 
-/// The lanes of one namespace; a resize makes a new generation.
+/// The lanes of one namespace. A resize creates a new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneSet {
-    /// Whose lanes these are.
+    /// The namespace.
     pub namespace: Name,
-    /// Counts the sets of a namespace; never given twice.
+    /// Number of the set within its namespace; never reused.
     pub generation: i64,
-    /// How many there are.
+    /// Number of lanes.
     pub lanes: u16,
 }
 
@@ -135,14 +136,14 @@ impl LaneSet {
     }
 }
 
-/// One lane, written `default-115-3`.
+/// A lane, written `default-115-3`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId {
-    /// Whose lane this is.
+    /// The namespace.
     pub namespace: Name,
-    /// The lane set it belongs to.
+    /// Generation of its lane set.
     pub generation: i64,
-    /// Its place in the set, from 0.
+    /// Its index in the set, from 0.
     pub index: u16,
 }
 
@@ -155,7 +156,7 @@ impl fmt::Display for LaneId {
 impl FromStr for LaneId {
     type Err = Unknown;
 
-    /// Reads the parts from the right: the name of a namespace may have hyphens, and end in a number.
+    /// Parsed from the right, because the name of a namespace may contain hyphens and end in a number.
     fn from_str(text: &str) -> Result<Self, Unknown> {
         let mut parts = text.rsplitn(3, '-');
         let mut part = || parts.next();

@@ -1,4 +1,4 @@
-//! Names of namespaces, hooks and handlers, and ordering keys: parsed once, valid ever after.
+//! Names of namespaces, hooks and handlers, and ordering keys: parsed once, valid from then on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,12 +7,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-/// The name of a namespace, hook or handler: 1 to 63 of `a-z 0-9 - _`, beginning with a letter or
-/// digit. Safe in a URL, a file name, a metric label and a shell as it is.
+/// Name of a namespace, hook or handler: 1 to 63 of `a-z 0-9 - _`, beginning with a letter or digit.
+/// Needs no escaping in a URL, a file name, a metric label or a shell.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
-/// The longest name, in bytes.
+/// Longest name, in bytes.
 pub const NAME_MAX: usize = 63;
 
 impl Name {
@@ -21,7 +21,7 @@ impl Name {
         Self("default".into())
     }
 
-    /// What the reduce handler of every hook is called.
+    /// Name of every hook's reduce handler.
     pub fn reduce() -> Self {
         Self("reduce".into())
     }
@@ -32,7 +32,7 @@ impl Name {
     }
 }
 
-/// A text that is no name.
+/// A text that is not a name.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a name: 1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit")]
 pub struct InvalidName(String);
@@ -83,39 +83,39 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// What separates the streams of one hook; empty for the hook's only stream. Compared as bytes.
+/// Key that identifies a stream within its hook; empty for the stream without a key. Compared as bytes.
 ///
-/// The rule is total, so that the same input gives the same stream on every database: longer than
-/// 200 bytes, not UTF-8 or with a control character, a key is replaced by `sha256:` and its digest.
+/// Any input gives a key, the same one on every database: an input longer than 200 bytes, not in UTF-8
+/// or with a control character is replaced by `sha256:` and its digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct OrderingKey(Arc<str>);
 
-/// The longest ordering or dedupe key that is kept as it came, in bytes.
+/// Longest ordering or dedupe key that is stored unchanged, in bytes.
 pub const KEPT_KEY_MAX: usize = 200;
 
 impl OrderingKey {
-    /// The key of a hook's only stream.
+    /// The empty key, of the stream without a key.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// The key for what a sender gave.
+    /// The key for the bytes that a sender gave.
     pub fn new(given: &[u8]) -> Self {
         Self(kept(given).into())
     }
 
-    /// A key that was stored, and is therefore in its kept form already.
+    /// A key read from the database, where it already has its stored form.
     pub fn stored(text: String) -> Self {
         Self(text.into())
     }
 
-    /// The key as text; empty for the hook's only stream.
+    /// The key as text; empty for the stream without a key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The form in which ordering and dedupe keys are kept.
+/// The stored form of an ordering or dedupe key.
 pub fn kept(given: &[u8]) -> String {
     match std::str::from_utf8(given) {
         Ok(text) if given.len() <= KEPT_KEY_MAX && !text.chars().any(char::is_control) => {
@@ -135,18 +135,18 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// A stream as people write it: `HOOK`, or `HOOK/KEY`.
+/// Name of a stream: `HOOK` or `HOOK/KEY`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StreamName {
-    /// The hook whose events these are.
+    /// The hook.
     pub hook: Name,
-    /// What they share.
+    /// The ordering key.
     pub key: OrderingKey,
 }
 
 impl StreamName {
-    /// The name as tables show it: of a hashed key enough digits to tell it from others. Commands take
-    /// this form too.
+    /// The name as tables show it: a hashed key is shortened to enough digits to tell it apart.
+    /// Commands accept this form too.
     pub fn short(&self) -> String {
         match hashed(&self.key).filter(|digits| digits.len() == HASH_LEN) {
             Some(digits) => format!("{}/{HASHED}{}", self.hook, &digits[..HASH_SHOWN]),
@@ -154,20 +154,20 @@ impl StreamName {
         }
     }
 
-    /// Whether the key may be the beginning of a hashed one, as [`StreamName::short`] writes it.
+    /// True if the key may be a hashed one shortened by [`StreamName::short`].
     pub fn is_short(&self) -> bool {
         hashed(&self.key).is_some_and(|digits| (HASH_SHORTEST..HASH_LEN).contains(&digits.len()))
     }
 }
 
-/// The digits of a hashed key, or of its beginning.
+/// The digits of a hashed key, or of the beginning of one.
 fn hashed(key: &OrderingKey) -> Option<&str> {
     let digits = key.as_str().strip_prefix(HASHED)?;
     let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     digits.bytes().all(is_hex).then_some(digits)
 }
 
-/// How a hashed key begins, and how many hexadecimal digits follow: all, in tables, and at the least.
+/// Prefix of a hashed key, and its number of hexadecimal digits: in full, in tables, and at least.
 const HASHED: &str = "sha256:";
 const HASH_LEN: usize = 64;
 const HASH_SHOWN: usize = 12;

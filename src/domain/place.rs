@@ -1,7 +1,7 @@
-//! Where in a request a key stands: at a JSON pointer, in a header, in a field of a form.
+//! The place of a key in a request: a JSON pointer, a header, or a field of a form.
 //!
-//! One rule for all of them: an empty value is no value, a value that is repeated is one, and values
-//! that differ are none, because nobody knows which of them counts.
+//! One rule for all places: an empty value counts as absent, equal values count as one, and different
+//! values are an error, because it is unknown which of them is meant.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,36 +12,36 @@ use percent_encoding::percent_decode;
 
 use super::pointer::{self, Found};
 
-/// The longest pointer or field name, in bytes.
+/// Longest pointer or field name, in bytes.
 const PLACE_MAX: usize = 200;
 
-/// Where a key stands. Written `body:/data/customer`, `header:x-account`, `form:customer`.
+/// Place of a key in a request. Written `body:/data/customer`, `header:x-account` or `form:customer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// At a JSON pointer (RFC 6901) into the body.
+    /// A JSON pointer (RFC 6901) into the body.
     Body(String),
-    /// In a header, by its lower-case name.
+    /// A header, by its lower-case name.
     Header(String),
-    /// In a field of a body that is a form (`application/x-www-form-urlencoded`).
+    /// A field of a body that is a form (`application/x-www-form-urlencoded`).
     Form(String),
 }
 
-/// Why there is no key at a place.
+/// Reason why a request has no key at a place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Absent {
-    /// Nothing stands there, or something that is no key.
+    /// There is no value, or one that cannot be a key.
     #[error("{0}")]
     Nothing(String),
-    /// Values stand there that differ.
+    /// There are different values.
     #[error("{0}")]
     Several(String),
 }
 
 impl Place {
-    /// The key that a request has at this place.
+    /// The key of a request at this place.
     ///
     /// # Errors
-    /// [`Absent`], in words that name the place.
+    /// [`Absent`]; the message names the place.
     pub fn find(&self, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, Absent> {
         match self {
             Self::Header(name) => header(headers, name).map(<[u8]>::to_vec),
@@ -63,7 +63,7 @@ impl Place {
 /// The value of a header.
 ///
 /// # Errors
-/// [`Absent`] unless it has exactly one.
+/// [`Absent`] unless it has exactly one value.
 pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h [u8], Absent> {
     let values = headers.get_all(name).iter();
     one(values.map(|value| value.as_bytes()), || {
@@ -87,7 +87,7 @@ fn one<V: AsRef<[u8]>>(
     found.ok_or_else(|| Absent::Nothing(format!("no value in {}", place())))
 }
 
-/// The fields of a form, decoded, as bytes.
+/// Decoded names and values of a form, as bytes.
 fn fields(form: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
     let parts = form.split(|byte| *byte == b'&');
     parts.filter(|part| !part.is_empty()).map(|part| {
@@ -111,7 +111,7 @@ fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     percent_decode(&spaced).collect::<Vec<u8>>().into()
 }
 
-/// A text that names no place.
+/// A text that is not a place.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not body:/JSON/POINTER, header:NAME or form:NAME")]
 pub struct InvalidPlace(String);

@@ -1,7 +1,7 @@
-//! The value at a JSON pointer (RFC 6901) in a body, found without building a tree.
+//! Finds the value at a JSON pointer (RFC 6901) in a body without building a tree.
 //!
-//! One pass: it descends along the pointer and skips the rest, which is still checked to be JSON.
-//! Where names repeat in an object the last one counts, as it does for `JSON.parse`.
+//! It reads the body once, follows the pointer and skips everything else, but checks all of it to be
+//! JSON. Of repeated names in an object the last one counts, as in `JSON.parse`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,22 +12,22 @@ use serde_json::value::RawValue;
 
 use super::json::{self, NotJson};
 
-/// What stands at a pointer.
+/// The value at a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A key: the text of a string, a number in its one form ([`json::number`]), `true` or `false`.
+    /// A key: the text of a string, a number in canonical form ([`json::number`]), `true` or `false`.
     Key(String),
-    /// Something that is no key, in words: `an object`, `no value`.
+    /// A value that cannot be a key, described in words such as `an object` or `no value`.
     NoKey(&'static str),
 }
 
 use Found::{Key, NoKey};
 
-/// Where the pointer leads nowhere.
+/// The pointer leads to nothing.
 const NO_VALUE: Found = NoKey("no value");
 
-/// What stands at `pointer` in `body`. No key are `null`, an object, an array, an empty string, and
-/// text that is not Unicode (`"\ud800"`).
+/// Finds the value at `pointer` in `body`. `null`, objects, arrays, empty strings and strings that are
+/// not Unicode (`"\ud800"`) are no keys.
 ///
 /// # Errors
 /// [`NotJson`] unless the whole body is one JSON value.
@@ -38,8 +38,8 @@ pub fn find(body: &[u8], pointer: &str) -> Result<Found, NotJson> {
         .map(|text| descend(text, pointer));
     match found {
         Some(Ok(found)) => Ok(found),
-        // Serde minds more than JSON does: a number beyond f64 or more than 127 steps on the way. With
-        // any of these there is nothing to be found, unless the body is no JSON at all.
+        // Serde refuses some valid JSON: numbers beyond f64, and more than 127 levels along the
+        // pointer. Such a body has no key, unless it is not JSON at all.
         _ => json::text(body).map(|_| NO_VALUE),
     }
 }
@@ -51,7 +51,7 @@ fn descend(body: &str, pointer: &str) -> serde_json::Result<Found> {
     Ok(found)
 }
 
-/// What is left of the pointer below the value that is read next.
+/// The rest of the pointer, below the value that is read next.
 #[derive(Clone, Copy)]
 struct Rest<'p>(&'p str);
 
@@ -78,7 +78,7 @@ impl<'de> DeserializeSeed<'de> for Rest<'_> {
     }
 }
 
-/// The ordering key that a JSON value gives.
+/// The key that a JSON value gives.
 fn key_of(value: &str) -> Found {
     match value.as_bytes().first() {
         Some(b'"') => match serde_json::from_str::<String>(value) {
@@ -102,14 +102,14 @@ fn unescaped(step: &str) -> Cow<'_, str> {
     }
 }
 
-/// One step down from a value.
+/// One step of the pointer, with the rest behind it.
 struct Step<'p> {
     step: Cow<'p, str>,
     rest: Rest<'p>,
 }
 
 impl Step<'_> {
-    /// The step as an index: digits without a leading zero.
+    /// The step as an array index: digits without a leading zero.
     fn index(&self) -> Option<usize> {
         let plain = self.step == "0" || !self.step.starts_with(['0', '+']);
         self.step.parse().ok().filter(|_| plain)
@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for Step<'_> {
     }
 }
 
-/// Whether the name that is read next is this one.
+/// Compares the next name with this one.
 struct Is<'p>(&'p str);
 
 impl<'de> DeserializeSeed<'de> for Is<'_> {
@@ -193,7 +193,7 @@ impl Visitor<'_> for Is<'_> {
         f.write_str("a name")
     }
 
-    /// As bytes, so that a name with half a surrogate pair is no error.
+    /// Compared as bytes, so that a name with an unpaired surrogate is no error.
     fn visit_bytes<E>(self, name: &[u8]) -> Result<bool, E> {
         Ok(name == self.0.as_bytes())
     }
@@ -342,7 +342,7 @@ mod tests {
         })
     }
 
-    /// Every pointer that leads somewhere, and some that lead nowhere.
+    /// Every pointer that leads to a value, and some that lead to none.
     fn pointers(value: &Value, here: &str, all: &mut Vec<String>) {
         all.extend([here.to_owned(), format!("{here}/zz"), format!("{here}/00")]);
         match value {

@@ -1,42 +1,42 @@
-//! Where a pull handler's consumers ask for deliveries: its settings and the limits of a call.
+//! Settings and limits of pull handlers, whose consumers ask for deliveries.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// How long a delivery stays open unless its handler or the call says otherwise.
+/// Default length of a lease.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
 
-/// How long a delivery may stay open without being extended.
+/// Permitted lengths of a lease without extension.
 pub const LEASES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(12 * 3_600);
 
-/// How long after its end a lease is taken as over: what a consumer has sent in time may still be on its way.
+/// Grace time after the end of a lease: an answer that a consumer sent in time may still be on its way.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(2);
 
-/// Deliveries in one answer unless the call says otherwise, and at most.
+/// Default number of deliveries in one answer.
 pub const STREAMS_DEFAULT: u32 = 10;
-/// The most deliveries in one answer.
+/// Largest number of deliveries in one answer.
 pub const STREAMS_MAX: u32 = 100;
 
-/// Events in one delivery unless the call says otherwise.
+/// Default number of events in one delivery.
 pub const EVENTS_DEFAULT: u32 = 100;
-/// The most events in one delivery.
+/// Largest number of events in one delivery.
 pub const EVENTS_MAX: u32 = 1_000;
 
-/// How long a call waits for something to deliver unless it says otherwise.
+/// Default time that a call waits for events.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(20);
-/// The longest that a call may wait.
+/// Longest time that a call may wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The most pull handlers of a hook.
+/// Largest number of pull handlers of a hook.
 pub const HANDLERS_MAX: usize = 32;
 
-/// The settings of a pull handler.
+/// Settings of a pull handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pull {
-    /// Tries of one event before the failure policy decides; `None` tries for ever.
+    /// Number of tries of an event before the failure policy applies; `None` tries without end.
     pub attempts: Option<u32>,
-    /// How long a delivery stays open unless the call says otherwise; within [`LEASES`].
+    /// Length of a lease unless the call gives another one; within [`LEASES`].
     pub lease: Duration,
 }
 

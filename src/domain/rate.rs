@@ -1,17 +1,17 @@
-//! How many requests a key may send, and the bucket that counts them.
+//! Rate limits of access keys and destinations, enforced by token buckets.
 //!
-//! A bucket is one number: the moment at which it will be full again. So it costs eight bytes a key,
-//! takes no lock, and needs nobody to refill it.
+//! A bucket is stored as one number: the time at which it will be full again. It takes eight bytes,
+//! needs no lock, and is never refilled by a timer.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The largest number in a [`Rate`] and the largest burst.
+/// Largest number in a [`Rate`], and largest burst.
 pub const RATE_MAX: u32 = 1_000_000;
 
-/// So many requests in a second or in a minute. Written `100/s` or `600/m`.
+/// A number of requests per second or per minute. Written `100/s` or `600/m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     requests: u32,
@@ -24,18 +24,18 @@ enum Per {
     Minute,
 }
 
-/// A text that is no rate.
+/// A text that is not a rate.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a rate such as 100/s or 600/m, {RATE_MAX} at most")]
 pub struct InvalidRate(String);
 
 impl Rate {
-    /// How many requests come in its second or minute.
+    /// Number of requests per second or minute.
     pub fn requests(self) -> u32 {
         self.requests
     }
 
-    /// From one request to the next.
+    /// Time between two requests.
     fn interval(self) -> Duration {
         let per = match self.per {
             Per::Second => Duration::from_secs(1),
@@ -74,26 +74,26 @@ impl fmt::Display for Rate {
     }
 }
 
-/// What a key may send: a rate in the long run, and so many requests at once.
+/// A limit: a long-term rate, and a number of requests at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// In the long run.
+    /// Long-term rate.
     pub rate: Rate,
-    /// At once, after a while without any; 1 to [`RATE_MAX`].
+    /// Number of requests at once after a pause; 1 to [`RATE_MAX`].
     pub burst: u32,
 }
 
-/// The tokens of one key. Full at first; any number of threads may take from it.
+/// Token bucket of one key. It starts full. Safe for use by many threads.
 #[derive(Debug)]
 pub struct Bucket {
     limit: Limit,
     begun: Instant,
-    /// When it will be full again, in nanoseconds since it was begun.
+    /// Time at which it will be full again, in nanoseconds since `begun`.
     full_at: AtomicU64,
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     pub fn new(limit: Limit) -> Self {
         Self {
             limit,
@@ -102,7 +102,7 @@ impl Bucket {
         }
     }
 
-    /// What it lets through.
+    /// Its limit.
     pub fn limit(&self) -> Limit {
         self.limit
     }
@@ -110,7 +110,7 @@ impl Bucket {
     /// Takes a token at `now`.
     ///
     /// # Errors
-    /// When there is none: how long until there is one. Nothing was taken then.
+    /// The time until there is a token, when there is none now. Nothing was taken.
     pub fn take(&self, now: Instant) -> Result<(), Duration> {
         let interval = nanos(self.limit.rate.interval());
         let depth = interval.saturating_mul(u64::from(self.limit.burst));

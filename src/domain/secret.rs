@@ -9,20 +9,20 @@ use base64::engine::general_purpose::STANDARD;
 
 const PREFIX: &str = "whsec_";
 
-/// The sizes that Standard Webhooks allows, in bytes.
+/// Sizes that Standard Webhooks allows, in bytes.
 const SIZES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The bytes of a shared secret. It cannot be printed by accident: see [`Secret::expose`].
+/// Bytes of a shared secret. `Debug` does not print them; see [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);
 
-/// A text that is no secret; the text is not repeated.
+/// A text that is not a secret. The error does not repeat the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a secret is whsec_ and the base64 of 24 to 64 bytes")]
 pub struct InvalidSecret;
 
 impl Secret {
-    /// A new one of 32 random bytes.
+    /// A new secret of 32 random bytes.
     pub fn generate() -> Self {
         Self(rand::random::<[u8; 32]>().to_vec())
     }
@@ -32,7 +32,7 @@ impl Secret {
         &self.0
     }
 
-    /// The secret as receivers configure it.
+    /// The secret in the form that receivers configure.
     pub fn expose(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }

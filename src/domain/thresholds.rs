@@ -1,19 +1,19 @@
-//! From which age of its events on a namespace needs somebody.
+//! Thresholds: the ages of events from which a namespace counts as late.
 
 use std::time::Duration;
 
 use super::time::millis;
 
-/// Ages of the oldest event that may flow in running lanes (FLOW).
+/// Ages of the oldest event that may flow in a running lane (FLOW).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Older than this, the namespace is late.
+    /// The namespace is late from this age on.
     pub warn: Duration,
-    /// Older than this, somebody must look.
+    /// An operator must look from this age on.
     pub crit: Duration,
 }
 
-/// The longest that may be asked for: what is longer is a slip of the pen.
+/// Longest threshold accepted; a longer one is taken for a typing error.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Default for Thresholds {
@@ -26,10 +26,10 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// These with what is given instead, in milliseconds.
+    /// These thresholds with the given ones replaced, in milliseconds.
     ///
     /// # Errors
-    /// What is wrong with them, as a sentence.
+    /// A sentence that says which value is wrong.
     pub fn with(self, warn_ms: Option<u64>, crit_ms: Option<u64>) -> Result<Self, String> {
         let these = Self {
             warn: warn_ms.map_or(self.warn, Duration::from_millis),

@@ -1,4 +1,4 @@
-//! Moments and durations: milliseconds inside, RFC 3339 UTC and `90d` outside.
+//! Times and durations: milliseconds inside, RFC 3339 UTC and `90d` outside.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A moment in milliseconds since 1970 UTC. For people and for time-outs: nothing is ordered by it.
+/// A time in milliseconds since 1970 UTC. For people and time-outs; events are never ordered by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -20,20 +20,20 @@ impl Timestamp {
         Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// A clock that never jumps: the wall clock as it was when the process began, and what has passed since by the
-    /// boot clock. For waits inside the process: people and other nodes have the wall clock.
+    /// A clock that never jumps: the wall clock at the start of the process, plus the time since then
+    /// by the boot clock. Used for waits inside the process; people and other nodes get the wall clock.
     pub fn steady() -> Self {
         static BEGAN: OnceLock<(Timestamp, Duration)> = OnceLock::new();
         let (wall, boot) = BEGAN.get_or_init(|| (Self::now(), since_boot()));
         wall.after(since_boot().saturating_sub(*boot))
     }
 
-    /// This moment by another clock, which says `to` when the one of this moment says `from`.
+    /// Converts this time to another clock, which shows `to` when the clock of this time shows `from`.
     pub fn by_other_clock(self, from: Self, to: Self) -> Self {
         to.after(self.since(from))
     }
 
-    /// A moment as the database keeps it.
+    /// A time read from the database.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
@@ -43,24 +43,25 @@ impl Timestamp {
         self.0
     }
 
-    /// This moment and `duration` later; stops at the end of time instead of overflowing.
+    /// The time `duration` later; saturates instead of overflowing.
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// This moment and `duration` earlier; stops at the begin of time instead of overflowing.
+    /// The time `duration` earlier; saturates instead of overflowing.
     pub fn before(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
-    /// The time of day, `02:59:14Z`.
+    /// Time of day, such as `02:59:14Z`.
     pub fn clock(self) -> String {
         let text = self.to_string();
         text.get(11..19)
             .map_or(text.clone(), |time| format!("{time}Z"))
     }
 
-    /// The time of day, and before it the day where it was long before `now`: `11-23 02:41:07Z`.
+    /// Time of day, preceded by the date if it is 20 hours or more before `now`, such as `11-23
+    /// 02:41:07Z`.
     pub fn clock_at(self, now: Self) -> String {
         const LONG: Duration = Duration::from_secs(20 * 3_600);
         let text = self.to_string();
@@ -70,7 +71,8 @@ impl Timestamp {
         }
     }
 
-    /// How long ago `earlier` was; zero when it lies ahead, as after a clock was set back.
+    /// Time elapsed since `earlier`; zero when `earlier` is in the future, as after a clock was set
+    /// back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -82,14 +84,14 @@ impl From<i64> for Timestamp {
     }
 }
 
-/// How long this machine has run, sleep included: what leases are counted on.
+/// Time since this machine was booted, sleep included. Leases are timed by it.
 pub fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// A duration in whole milliseconds, as the database keeps it.
+/// A duration in whole milliseconds, as stored in the database.
 pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -125,10 +127,10 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// A text that is no moment or no duration.
+/// A text that is not a time or not a duration.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
-    /// Not RFC 3339.
+    /// Not a time in RFC 3339.
     #[error("{0:?} is not a time such as 2026-11-23T02:59:14Z")]
     Timestamp(String),
     /// Not a number with a unit.
@@ -136,10 +138,10 @@ pub enum Invalid {
     Duration(String),
 }
 
-/// Reads `500ms`, `5s`, `10m`, `1h`, `90d`.
+/// Parses `500ms`, `5s`, `10m`, `1h` or `90d`.
 ///
 /// # Errors
-/// [`Invalid::Duration`] for anything else, a missing unit and a number beyond 100 years included.
+/// [`Invalid::Duration`] for anything else, including a missing unit and values over 100 years.
 pub fn parse_duration(text: &str) -> Result<Duration, Invalid> {
     let wrong = || Invalid::Duration(text.to_owned());
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;

@@ -1,4 +1,4 @@
-//! The token of a delivery that a consumer has pulled.
+//! Token that identifies a pulled delivery.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,20 +11,20 @@ use super::event::StreamId;
 use super::hook::HandlerId;
 use super::position::Position;
 
-/// Names one open delivery. Consumers give it back as they got it; it is opaque to them.
+/// Identifies one open delivery. Consumers return it as they got it; it is opaque to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Whose events were delivered.
+    /// Cursor whose events were delivered.
     pub cursor: CursorId,
-    /// The era of the cursor.
+    /// Era of the cursor.
     pub era: Era,
-    /// The position of the cursor.
+    /// Position of the cursor.
     pub position: Position,
-    /// Counts the deliveries of the cursor; a later one makes every earlier token stale.
+    /// Number of the delivery within its cursor; a later delivery makes earlier tokens stale.
     pub number: i64,
 }
 
-/// A text that is no token.
+/// A text that is not a token.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not the token of a delivery; give it back as the pull gave it")]
 pub struct InvalidToken(String);

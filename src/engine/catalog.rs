@@ -22,7 +22,7 @@ use crate::domain::position::Position;
 use crate::domain::rate::Bucket;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis, since_boot};
-use crate::store::{Configuration, Error, HookStop, LaneMode, LastUse, Move, Store};
+use crate::store::{Configuration, Error, HookStop, LaneMode, LastUse, NamespaceMove, Store};
 
 /// For how long a configuration that was read may be used to judge keys, by the clock that counts while the
 /// machine sleeps.
@@ -101,7 +101,7 @@ pub enum Drain {
 
 impl Stops {
     /// The hooks on their way to another namespace.
-    pub fn moving(&self) -> impl Iterator<Item = &Move> {
+    pub fn moving(&self) -> impl Iterator<Item = &NamespaceMove> {
         self.hooks.values().filter_map(|stop| stop.moving.as_ref())
     }
 
@@ -158,9 +158,6 @@ pub struct Stale;
 
 impl Catalog {
     /// Reads the configuration for the first time.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn load(store: Store) -> Result<Self, Error> {
         let catalog = Self {
             store,
@@ -295,9 +292,6 @@ impl Catalog {
     }
 
     /// Stores which keys were used since the last time.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn store_uses(&self) -> Result<(), Error> {
         let mut uses = Vec::new();
         for (number, used) in self.uses.lock().iter_mut().filter(|(_, u)| !u.is_stored) {

@@ -15,7 +15,7 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HookId;
 use crate::domain::lane::{LaneId, Slot};
 use crate::domain::time::Timestamp;
-use crate::lanes::{Aside, Behind, Hint};
+use crate::lanes::{Backlog, Hint, Recheck};
 use crate::store::{Appended, Error, NewEvent};
 
 /// Runs until the intake has stopped and everything it let in was answered. Batches of a line go to the
@@ -105,8 +105,8 @@ fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
                 },
                 oldest: *received_at,
                 newest: *received_at,
-                behind: Behind::More(1),
-                aside: Aside::Stay,
+                backlog: Backlog::More(1),
+                recheck: Recheck::No,
             });
         }
     }

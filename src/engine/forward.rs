@@ -38,7 +38,7 @@ use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 use crate::metrics::Delivered;
-use crate::store::{Advance, Error, Input, Mover, Step, Want};
+use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 pub use client::Client;
 pub use flights::Flights;
@@ -179,13 +179,13 @@ struct Parcel<'c> {
 async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     let (worker, cursor) = (&waiting.worker, waiting.cursor);
     let engine = &pass.engine;
-    let want = Want {
+    let want = InputRequest {
         cursor,
         events_max: EVENTS_MAX,
     };
     let handler = engine.catalog.now().handlers.get(&cursor.handler).cloned();
     let want = match handler.as_deref().and_then(Handler::forward) {
-        Some(to) => Want {
+        Some(to) => InputRequest {
             events_max: reads(to, handler.as_deref()),
             ..want
         },

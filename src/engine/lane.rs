@@ -23,7 +23,7 @@ use std::time::Duration;
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
-use crate::lanes::{self, Behind, Hint};
+use crate::lanes::{self, Backlog, Hint};
 
 /// Of so many cursors of a handler that are taken, one is a repeat while others wait for their first try.
 const REPEAT_EVERY: u8 = 4;
@@ -150,7 +150,7 @@ struct Entry {
     at: At,
     oldest: Timestamp,
     newest: Timestamp,
-    behind: Behind,
+    backlog: Backlog,
     /// Events that a running turn may be reading: they wait until it has said how many it did.
     taken: u64,
     /// The oldest event of which a hint has come since it runs.
@@ -163,7 +163,7 @@ struct Entry {
 
 impl Entry {
     fn events(&self) -> u64 {
-        self.behind.events().saturating_add(self.taken)
+        self.backlog.events().saturating_add(self.taken)
     }
 }
 
@@ -312,7 +312,7 @@ impl Lane {
                 at: At::Ready,
                 oldest: hint.oldest,
                 newest: hint.newest,
-                behind: hint.behind,
+                backlog: hint.backlog,
                 taken: 0,
                 came: None,
                 gathers_since: None,
@@ -325,8 +325,8 @@ impl Lane {
         };
         entry.oldest = entry.oldest.min(hint.oldest);
         entry.newest = entry.newest.max(hint.newest);
-        entry.behind = entry.behind.and(hint.behind);
-        let returns = hint.aside == lanes::Aside::Return;
+        entry.backlog = entry.backlog.and(hint.backlog);
+        let returns = hint.recheck == lanes::Recheck::Yes;
         match &mut entry.at {
             At::Ready => {}
             At::Running(again) => {
@@ -399,8 +399,8 @@ impl Lane {
         for cursor in batch {
             if let Some(entry) = self.cursors.get_mut(cursor) {
                 entry.at = At::Running(None);
-                entry.taken = entry.behind.events();
-                entry.behind = Behind::More(0);
+                entry.taken = entry.backlog.events();
+                entry.backlog = Backlog::More(0);
                 entry.gathers_since.get_or_insert(now);
             }
         }
@@ -495,7 +495,7 @@ impl Lane {
         let At::Running(again) = entry.at else {
             return;
         };
-        let fresh = entry.behind;
+        let fresh = entry.backlog;
         (entry.taken, entry.is_in_flight) = (0, false);
         if !matches!(outcome, Outcome::Aside(Aside::Gathering(_), _)) {
             entry.gathers_since = None;
@@ -505,7 +505,7 @@ impl Lane {
         if let Outcome::More(rest) | Outcome::Aside(_, rest) = outcome {
             entry.oldest = rest.oldest;
             // What came meanwhile may or may not be in the rest; the next turn reads it exactly.
-            entry.behind = Behind::All(rest.events.max(fresh.events()));
+            entry.backlog = Backlog::Total(rest.events.max(fresh.events()));
         }
         match (outcome, again) {
             (Outcome::Done, None) => drop(self.cursors.remove(&cursor)),
@@ -534,7 +534,7 @@ impl Lane {
         let Some(entry) = running.filter(|entry| matches!(entry.at, At::Running(_))) else {
             return;
         };
-        entry.behind = Behind::All(entry.events());
+        entry.backlog = Backlog::Total(entry.events());
         (entry.taken, entry.came, entry.is_in_flight) = (0, None, false);
         self.make_ready(cursor, false);
     }
@@ -715,8 +715,8 @@ fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
         cursor,
         oldest: entry.oldest,
         newest: entry.newest,
-        behind: entry.behind,
-        aside: lanes::Aside::Return,
+        backlog: entry.backlog,
+        recheck: lanes::Recheck::Yes,
     }
 }
 
@@ -754,13 +754,13 @@ mod tests {
         }
     }
 
-    fn hint(stream: i64, aside: lanes::Aside) -> Hint {
+    fn hint(stream: i64, recheck: lanes::Recheck) -> Hint {
         Hint {
             cursor: cursor(stream),
             oldest: Timestamp::from_millis(stream),
             newest: Timestamp::from_millis(stream),
-            behind: Behind::More(1),
-            aside,
+            backlog: Backlog::More(1),
+            recheck,
         }
     }
 
@@ -777,7 +777,7 @@ mod tests {
 
     fn lane_with(streams: &[i64]) -> Lane {
         let mut lane = Lane::default();
-        lane.hinted(streams.iter().map(|s| hint(*s, lanes::Aside::Stay)));
+        lane.hinted(streams.iter().map(|s| hint(*s, lanes::Recheck::No)));
         lane
     }
 
@@ -800,7 +800,7 @@ mod tests {
                 stream: StreamId(stream),
                 handler: HandlerId(handler),
             },
-            ..hint(stream, lanes::Aside::Stay)
+            ..hint(stream, lanes::Recheck::No)
         }
     }
 
@@ -837,7 +837,7 @@ mod tests {
             let waiting = Aside::Waiting(at(5));
             lane.turned(cursor(stream), Outcome::Aside(waiting, rest(1)));
         }
-        lane.hinted((3..=9).map(|stream| hint(stream, lanes::Aside::Stay)));
+        lane.hinted((3..=9).map(|stream| hint(stream, lanes::Recheck::No)));
         let mut order = Vec::new();
         for _ in 0..9 {
             order.extend(batch(&mut lane, 1, 9));
@@ -849,7 +849,7 @@ mod tests {
     fn only_what_came_since_the_last_batch_is_given_up_as_new() {
         let mut lane = lane_with(&[1, 2]);
         assert_eq!(batch(&mut lane, 1, 0), [1]);
-        lane.hinted([3, 4].map(|stream| hint(stream, lanes::Aside::Stay)));
+        lane.hinted([3, 4].map(|stream| hint(stream, lanes::Recheck::No)));
         let given_up = lane.give_up_new(|cursor| cursor.stream.0 != 4);
         let given_up: Vec<_> = given_up.iter().map(|hint| hint.cursor.stream.0).collect();
         assert_eq!(given_up, [3]);
@@ -918,7 +918,7 @@ mod tests {
     fn a_hint_while_running_is_not_forgotten() {
         let mut lane = lane_with(&[1]);
         assert_eq!(batch(&mut lane, 9, 0), [1]);
-        lane.hinted([hint(1, lanes::Aside::Stay)]);
+        lane.hinted([hint(1, lanes::Recheck::No)]);
         assert!(batch(&mut lane, 9, 0).is_empty(), "one turn at a time");
         lane.turned(cursor(1), Outcome::Done);
         assert_eq!(batch(&mut lane, 9, 0), [1]);
@@ -930,7 +930,7 @@ mod tests {
     fn what_a_running_turn_has_taken_waits_until_the_turn_says_what_became_of_it() {
         let mut lane = lane_with(&[1]);
         assert_eq!(batch(&mut lane, 9, 0), [1]);
-        lane.hinted([hint(1, lanes::Aside::Stay)]);
+        lane.hinted([hint(1, lanes::Recheck::No)]);
         assert_eq!(lane.survey().backlog_flowing, 2);
         assert_eq!(lane.lines(9, 9)[0].behind, 2);
         lane.turned(cursor(1), Outcome::More(rest(1)));
@@ -942,7 +942,7 @@ mod tests {
         let came_at = |millis| Hint {
             oldest: at(millis),
             newest: at(millis),
-            ..hint(1, lanes::Aside::Stay)
+            ..hint(1, lanes::Recheck::No)
         };
         let mut lane = Lane::default();
         lane.hinted([came_at(10)]);
@@ -966,7 +966,7 @@ mod tests {
         let came_at = |millis| Hint {
             oldest: at(millis),
             newest: at(millis),
-            ..hint(1, lanes::Aside::Stay)
+            ..hint(1, lanes::Recheck::No)
         };
         let mut lane = Lane::default();
         lane.hinted([10, 20, 30].map(came_at));
@@ -992,9 +992,9 @@ mod tests {
         lane.turned(cursor(1), Outcome::Aside(Aside::Waiting(at(100)), rest(1)));
         lane.turned(cursor(2), Outcome::Aside(Aside::Held, rest(1)));
         lane.hinted([
-            hint(1, lanes::Aside::Stay),
-            hint(2, lanes::Aside::Stay),
-            hint(3, lanes::Aside::Stay),
+            hint(1, lanes::Recheck::No),
+            hint(2, lanes::Recheck::No),
+            hint(3, lanes::Recheck::No),
         ]);
         assert_eq!(batch(&mut lane, 9, 99), [3]);
         lane.turned(cursor(3), Outcome::Done);
@@ -1004,7 +1004,7 @@ mod tests {
 
         assert_eq!(lane.next_due(), Some(at(100)));
         assert_eq!(batch(&mut lane, 9, 100), [1]);
-        lane.hinted([hint(2, lanes::Aside::Return)]);
+        lane.hinted([hint(2, lanes::Recheck::Yes)]);
         assert_eq!(batch(&mut lane, 9, 100), [2]);
         assert_eq!(lane.next_due(), None);
     }
@@ -1037,7 +1037,7 @@ mod tests {
     fn being_let_go_during_the_turn_that_sets_it_aside_counts() {
         let mut lane = lane_with(&[1]);
         assert_eq!(batch(&mut lane, 9, 0), [1]);
-        lane.hinted([hint(1, lanes::Aside::Return), hint(1, lanes::Aside::Stay)]);
+        lane.hinted([hint(1, lanes::Recheck::Yes), hint(1, lanes::Recheck::No)]);
         lane.turned(cursor(1), Outcome::Aside(Aside::Held, rest(1)));
         assert_eq!(batch(&mut lane, 9, 0), [1]);
     }
@@ -1050,7 +1050,7 @@ mod tests {
         now.turned(cursor(2), Outcome::Aside(Aside::Held, rest(1)));
 
         let mut before = Lane::default();
-        before.hinted([hint(1, lanes::Aside::Return), hint(2, lanes::Aside::Return)]);
+        before.hinted([hint(1, lanes::Recheck::Yes), hint(2, lanes::Recheck::Yes)]);
         now.hinted(before.give_up_those(|stranger| stranger == cursor(1)));
         assert_eq!(batch(&mut now, 9, 0), [1]);
         now.hinted(before.give_up());
@@ -1067,7 +1067,7 @@ mod tests {
         assert_eq!(known, [cursor(1), cursor(2), cursor(3)]);
         assert!(batch(&mut lane, 9, 9).is_empty(), "a turn still runs");
         assert_eq!(lane.next_due(), None);
-        lane.hinted([hint(1, lanes::Aside::Stay)]);
+        lane.hinted([hint(1, lanes::Recheck::No)]);
         lane.turned(cursor(1), Outcome::Done);
         assert_eq!(batch(&mut lane, 9, 9), [1], "its hint may have been wiped");
     }

@@ -264,7 +264,7 @@ impl Member {
         self.state.lock().history = Some(to);
         engine.metrics.failovers.inc();
         let (engine, name) = (engine.clone(), self.name.clone());
-        tokio::spawn(async move { look_for_lost(&engine, &name).await });
+        tokio::spawn(async move { find_lost(&engine, &name).await });
         Ok(())
     }
 
@@ -320,9 +320,6 @@ impl Member {
     }
 
     /// Takes the first lanes, and returns when this node runs what is its own.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn begin(&self, engine: &Arc<Engine>) -> Result<(), Error> {
         self.look(engine).await
     }
@@ -375,9 +372,9 @@ impl Member {
 }
 
 /// Says which of the events that this node has acknowledged are lost.
-async fn look_for_lost(engine: &Engine, node: &str) {
+async fn find_lost(engine: &Engine, node: &str) {
     let lost = loop {
-        match engine.store.look_for_lost(node).await {
+        match engine.store.find_lost(node).await {
             Ok(lost) => break lost,
             Err(error) => tracing::warn!(%error, "lost events are looked for again"),
         }

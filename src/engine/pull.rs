@@ -99,9 +99,6 @@ impl Pulls {
 impl Engine {
     /// The next deliveries for a consumer, as soon as there are any; none after its wait. Cancel-safe: what nobody
     /// takes is given back.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn pull(self: &Arc<Self>, handler: HandlerId, ask: Ask) -> Result<Deliveries, Error> {
         let until = Instant::now() + ask.wait;
         let (desk, is_new) = self.pulls.desk(handler);

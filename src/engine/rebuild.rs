@@ -26,7 +26,9 @@ use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-use crate::store::{Error, Range, Rebuild, RebuildProgress, RebuildStep, Shadow, StreamRow, Want};
+use crate::store::{
+    Error, InputRequest, Range, Rebuild, RebuildProgress, RebuildStep, Shadow, StreamRow,
+};
 
 /// How often it is looked for rebuilds that nobody works on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -150,7 +152,7 @@ async fn work_on(engine: &Engine, mut rebuild: Rebuild, shared: &Shared) -> Resu
             .rebuild(&mut rebuild, streams, &mut kept, &shared.steps)
             .await?;
         let step = RebuildStep {
-            come: streams,
+            progress: streams,
             ends: is_last,
             ..RebuildStep::of(&rebuild)
         };
@@ -183,9 +185,6 @@ async fn end(engine: &Engine, rebuild: &Rebuild, error: &str) -> Result<(), Erro
 }
 
 /// The state of a stream as today's reducer folds it, up to and with an event. Nothing is changed.
-///
-/// # Errors
-/// Those of the database.
 pub async fn fold_to(
     engine: &Engine,
     hook: &Hook,
@@ -224,9 +223,6 @@ pub struct UpTo {
 }
 
 /// Folds streams, in their order, each up to and with an event. Nothing is changed.
-///
-/// # Errors
-/// Those of the database.
 pub async fn fold_up_to(
     engine: &Engine,
     hook: &Hook,
@@ -284,17 +280,18 @@ impl Page<'_> {
     ) -> Result<RebuildProgress, Error> {
         let last = streams.last().map(|stream| stream.id);
         let mut works = self.begin(streams, kept).await?;
-        let mut come = RebuildProgress {
+        let mut progress = RebuildProgress {
             after_stream: last,
             streams: i64::try_from(works.len()).unwrap_or(0),
             ..RebuildProgress::default()
         };
         loop {
             self.fold(&mut works).await?;
-            self.settle(rebuild, &mut works, &mut come, steps).await?;
+            self.settle(rebuild, &mut works, &mut progress, steps)
+                .await?;
             works.retain(|work| !work.is_done);
             if works.is_empty() {
-                return Ok(come);
+                return Ok(progress);
             }
         }
     }
@@ -337,7 +334,7 @@ impl Page<'_> {
         &self,
         streams: impl Iterator<Item = StreamId>,
     ) -> Result<Vec<Option<(Cursor, Seq)>>, Error> {
-        let want = |stream| Want {
+        let want = |stream| InputRequest {
             cursor: CursorId {
                 stream,
                 handler: self.handler.id,
@@ -431,19 +428,19 @@ impl Page<'_> {
         steps: &Steps,
     ) -> Result<(), Error> {
         let (mut swaps, mut swapping) = (Vec::new(), Vec::new());
-        let (mut shadows, mut come) = (Vec::new(), RebuildProgress::default());
+        let (mut shadows, mut progress) = (Vec::new(), RebuildProgress::default());
         for (place, work) in works.iter_mut().enumerate() {
-            come.events += std::mem::take(&mut work.folded);
+            progress.events += std::mem::take(&mut work.folded);
             match work.settle() {
                 Settled::GoesOn => {
                     if work.shadow.position > work.beginning.shadow.position {
                         shadows.push(work.shadow.clone());
                     }
                 }
-                Settled::Failed => self.fail(work, &mut come),
+                Settled::Failed => self.fail(work, &mut progress),
                 Settled::IsThere if rebuild.is_check() => {
                     work.is_done = true;
-                    self.note_difference(work, &mut come);
+                    self.note_difference(work, &mut progress);
                 }
                 Settled::IsThere => {
                     swapping.push(place);
@@ -454,7 +451,7 @@ impl Page<'_> {
         let step = RebuildStep {
             swaps,
             shadows,
-            come,
+            progress,
             ..RebuildStep::of(rebuild)
         };
         let swapped;
@@ -473,19 +470,22 @@ impl Page<'_> {
         self.read_again(works, &lost).await
     }
 
-    fn fail(&self, work: &mut Work, come: &mut RebuildProgress) {
+    fn fail(&self, work: &mut Work, progress: &mut RebuildProgress) {
         work.is_done = true;
-        come.failed += 1;
+        progress.failed += 1;
         let failure = work.failure.as_deref().unwrap_or("it came to no end");
         let name = self.name(work);
-        come.samples
+        progress
+            .samples
             .push(format!("{name} kept its state: {failure}"));
     }
 
-    fn note_difference(&self, work: &Work, come: &mut RebuildProgress) {
+    fn note_difference(&self, work: &Work, progress: &mut RebuildProgress) {
         if let Some(differs) = &work.differs {
-            come.differ += 1;
-            come.samples.push(format!("{} {differs}", self.name(work)));
+            progress.differ += 1;
+            progress
+                .samples
+                .push(format!("{} {differs}", self.name(work)));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::lanes::redis::{Answer, Error, Redis, Sign};
-use crate::lanes::{Aside, Behind, Hint};
+use crate::lanes::{Backlog, Hint, Recheck};
 
 /// How often queues are looked at when nobody pokes.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -342,7 +342,7 @@ fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
     if cursors.is_empty() {
         return;
     }
-    engine.store.doubt(cursors.iter().copied());
+    engine.store.invalidate(cursors.iter().copied());
     let now = Timestamp::now();
     let hints = cursors.into_iter().map(|cursor| hint_of(cursor, now));
     let hints = hints.collect();
@@ -360,8 +360,8 @@ pub(super) fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
         cursor,
         oldest: now,
         newest: now,
-        behind: Behind::More(1),
-        aside: Aside::Return,
+        backlog: Backlog::More(1),
+        recheck: Recheck::Yes,
     }
 }
 

@@ -36,7 +36,7 @@ use crate::domain::hook::HookId;
 use crate::domain::lane::{LaneId, LaneSet, Mode, overlap};
 use crate::domain::name::Name;
 use crate::domain::position::{Position, Seq};
-use crate::store::{Move, Mover, Step};
+use crate::store::{Mover, NamespaceMove, Step};
 
 /// How many seeds `cargo test` tries, from 0 on; a commit is to be worth ten thousand of them in two minutes.
 const SEEDS: u64 = 10_000;
@@ -146,7 +146,7 @@ enum Wish {
     Resume(LaneSet, Vec<LaneId>),
     Move(HookId, Name, Name),
     /// Waits until every node acts by it.
-    EndMove(Move, usize),
+    EndMove(NamespaceMove, usize),
 }
 
 #[derive(Default)]

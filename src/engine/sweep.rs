@@ -11,8 +11,8 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
-use crate::lanes::{Aside, Behind, Hint};
-use crate::store::{self, Error, Want};
+use crate::lanes::{Backlog, Hint, Recheck};
+use crate::store::{self, Error, InputRequest};
 
 /// Cursors read at a time.
 pub(super) const PAGE: i64 = 10_000;
@@ -63,14 +63,14 @@ pub async fn run(engine: &Engine, why: Why) -> Result<(u64, Duration), Error> {
 }
 
 /// Counts the cursors that flow and that their lane, which runs here, knows nothing of.
-async fn count_forgotten(engine: &Engine, page: &[store::Behind]) -> Result<(), Error> {
+async fn count_forgotten(engine: &Engine, page: &[store::CursorBacklog]) -> Result<(), Error> {
     let catalog = engine.catalog.now();
-    let is_unknown = |behind: &&store::Behind| {
+    let is_unknown = |behind: &&store::CursorBacklog| {
         let lane = lane_of(&catalog, behind);
         let worker = lane.and_then(|lane| engine.worker(&lane));
         behind.flows && worker.is_some_and(|worker| !worker.knows(behind.cursor))
     };
-    let want = |behind: &store::Behind| Want {
+    let want = |behind: &store::CursorBacklog| InputRequest {
         cursor: behind.cursor,
         events_max: 1,
     };
@@ -102,7 +102,7 @@ async fn count_forgotten(engine: &Engine, page: &[store::Behind]) -> Result<(), 
 const LOOKED_AT_MAX: usize = 256;
 
 /// The lane in which a cursor takes its turns; none of a pull handler, whose consumers ask.
-pub(super) fn lane_of(catalog: &Snapshot, behind: &store::Behind) -> Option<LaneId> {
+pub(super) fn lane_of(catalog: &Snapshot, behind: &store::CursorBacklog) -> Option<LaneId> {
     let handler = catalog.handlers.get(&behind.cursor.handler)?;
     if handler.pull().is_some() {
         return None;
@@ -112,8 +112,10 @@ pub(super) fn lane_of(catalog: &Snapshot, behind: &store::Behind) -> Option<Lane
 }
 
 /// Hints cursors that are behind, each to its lane if that runs here.
-pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
-    engine.store.doubt(page.iter().map(|behind| behind.cursor));
+pub(super) fn hint(engine: &Engine, page: &[store::CursorBacklog]) {
+    engine
+        .store
+        .invalidate(page.iter().map(|behind| behind.cursor));
     for (lane, hints) in hints(&engine.catalog.peek(), page, Timestamp::now()) {
         // A lane that runs elsewhere is swept there.
         let _ = engine.lanes.hint(&lane, hints);
@@ -123,7 +125,7 @@ pub(super) fn hint(engine: &Engine, page: &[store::Behind]) {
 /// What is said to each lane about cursors that are behind.
 pub(super) fn hints(
     catalog: &Snapshot,
-    page: &[store::Behind],
+    page: &[store::CursorBacklog],
     now: Timestamp,
 ) -> BTreeMap<LaneId, Vec<Hint>> {
     let mut hints: BTreeMap<LaneId, Vec<Hint>> = BTreeMap::new();
@@ -136,11 +138,11 @@ pub(super) fn hints(
             cursor: behind.cursor,
             oldest,
             newest,
-            behind: Behind::All(behind.events),
+            backlog: Backlog::Total(behind.events),
             // A lane may still have set aside what somebody has let go: that hint was lost too.
-            aside: match behind.flows {
-                true => Aside::Return,
-                false => Aside::Stay,
+            recheck: match behind.flows {
+                true => Recheck::Yes,
+                false => Recheck::No,
             },
         });
     }

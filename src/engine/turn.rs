@@ -16,8 +16,8 @@ use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer}
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
-use crate::lanes::{self, Behind, Hint, Queue};
-use crate::store::{Advance, Error, Input, Mover, Step, Want};
+use crate::lanes::{self, Backlog, Hint, Queue};
+use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 /// Cursors in one turn.
 pub const CURSORS_MAX: usize = 256;
@@ -166,8 +166,8 @@ fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Until {
 }
 
 /// What is to be read for a turn, so many events of each cursor.
-pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
-    let want = |cursor: &CursorId| Want {
+pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<InputRequest> {
+    let want = |cursor: &CursorId| InputRequest {
         cursor: *cursor,
         events_max,
     };
@@ -176,7 +176,7 @@ pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<Want> {
 
 /// Reads fewer events at once of hooks that take large ones: a full turn of any hook needs no more memory
 /// than one of a hook with the usual limit.
-fn bound_bytes(catalog: &Snapshot, wants: &mut [Want]) {
+fn bound_bytes(catalog: &Snapshot, wants: &mut [InputRequest]) {
     for want in wants {
         let handler = catalog.handlers.get(&want.cursor.handler);
         let hook = handler.and_then(|handler| catalog.hooks_by_id.get(&handler.hook));
@@ -337,8 +337,8 @@ pub(super) fn hint(input: &Input, now: Timestamp) -> Hint {
         cursor: input.cursor.id,
         oldest: rest.oldest,
         newest: input.events.last().map_or(now, |event| event.received_at),
-        behind: Behind::All(rest.events),
-        aside: lanes::Aside::Return,
+        backlog: Backlog::Total(rest.events),
+        recheck: lanes::Recheck::Yes,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
-use crate::store::{Behind, Error, HintAnswer, HintRequest, Want};
+use crate::store::{CursorBacklog, Error, HintAnswer, HintRequest, InputRequest};
 
 /// How often it is looked for what other nodes were asked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -88,13 +88,13 @@ async fn make_again(engine: &Engine, me: &str, request: &HintRequest) -> Result<
             return Ok(found);
         };
         after = last.cursor;
-        let here = |behind: &Behind| {
+        let here = |behind: &CursorBacklog| {
             let lane = sweep::lane_of(&engine.catalog.peek(), behind);
             lane.is_some_and(|lane| {
                 namespaces.contains(&lane.namespace) && engine.lanes.is_open(&lane)
             })
         };
-        let page: Vec<Behind> = page.into_iter().filter(here).collect();
+        let page: Vec<CursorBacklog> = page.into_iter().filter(here).collect();
         found.behind += number(page.len());
         // Judged before it is hinted, and perhaps applied.
         found.forgotten += number(forgotten(engine, &page, &known, began).await?);
@@ -107,16 +107,16 @@ async fn make_again(engine: &Engine, me: &str, request: &HintRequest) -> Result<
 /// How many cursors of a page flow, were not known, and need an event that has waited for long.
 async fn forgotten(
     engine: &Engine,
-    page: &[Behind],
+    page: &[CursorBacklog],
     known: &HashSet<CursorId>,
     began: Timestamp,
 ) -> Result<usize, Error> {
-    let is_unknown = |behind: &&Behind| behind.flows && !known.contains(&behind.cursor);
+    let is_unknown = |behind: &&CursorBacklog| behind.flows && !known.contains(&behind.cursor);
     let unknown: Vec<_> = page.iter().filter(is_unknown).collect();
     let (looked_at, rest) = unknown.split_at(unknown.len().min(LOOKED_AT_MAX));
     let mut forgotten = rest.len();
     for behind in looked_at {
-        let want = Want {
+        let want = InputRequest {
             cursor: behind.cursor,
             events_max: 1,
         };

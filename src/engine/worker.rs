@@ -21,7 +21,7 @@ use crate::domain::cursor::CursorId;
 use crate::domain::hook::HandlerId;
 use crate::domain::lane::{LaneId, Mode};
 use crate::domain::time::Timestamp;
-use crate::lanes::{self, Behind, Hint, Queue};
+use crate::lanes::{self, Backlog, Hint, Queue};
 use crate::store::Error;
 
 /// Turns of a lane at once: one that folds, and one that commits.
@@ -335,9 +335,9 @@ impl Worker {
         if hints.is_empty() {
             return;
         }
-        let came = |hint: &lanes::Hint| match hint.behind {
-            Behind::More(events) => events,
-            Behind::All(_) => 0,
+        let came = |hint: &lanes::Hint| match hint.backlog {
+            Backlog::More(events) => events,
+            Backlog::Total(_) => 0,
         };
         let came = hints.iter().map(came).sum();
         lane.hinted(hints);
@@ -505,7 +505,7 @@ mod tests {
     use crate::domain::name::{Name, OrderingKey};
     use crate::domain::place::Place;
     use crate::engine::{Running, observer};
-    use crate::lanes::{Aside as HintAside, Lanes};
+    use crate::lanes::{Lanes, Recheck};
     use crate::metrics::Metrics;
     use crate::store::{Appended, HookPlan, NewEvent, Store};
 
@@ -591,7 +591,7 @@ mod tests {
         engine.config_changed().await.unwrap();
         let set = engine.catalog.now().lane_sets[&other].clone();
         let lanes: Vec<_> = set.ids().collect();
-        let why = crate::store::Why {
+        let why = crate::store::Attribution {
             by: "somebody".to_owned(),
             reason: None,
             at: now,
@@ -607,8 +607,8 @@ mod tests {
             cursor,
             oldest: now,
             newest: now,
-            behind: Behind::More(1),
-            aside: HintAside::Stay,
+            backlog: Backlog::More(1),
+            recheck: Recheck::No,
         };
         engine.lanes.hint(&lanes[0], vec![hint]).unwrap();
         let paused = engine.worker(&lanes[0]).unwrap();
@@ -644,8 +644,8 @@ mod tests {
             cursor,
             oldest: Timestamp::now(),
             newest: Timestamp::now(),
-            behind: Behind::More(1),
-            aside: HintAside::Stay,
+            backlog: Backlog::More(1),
+            recheck: Recheck::No,
         };
         let position = async |cursor| {
             let read = engine.store.cursor(cursor).await.unwrap();

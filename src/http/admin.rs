@@ -61,7 +61,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/streams/release", post(release))
         .route("/v1/admin/events", get(events))
         .route("/v1/admin/events/tail", get(tail))
-        .route("/v1/admin/events/lost", get(lost).delete(see_lost))
+        .route("/v1/admin/events/lost", get(lost).delete(confirm_lost))
         .route("/v1/admin/events/{id}", get(show_event))
 }
 
@@ -425,9 +425,9 @@ async fn lost(_: Operator, State(app): State<App>) -> Answer {
     Ok(list(app.admin.lost_events().await?, None))
 }
 
-async fn see_lost(By(actor): By, State(app): State<App>) -> Answer {
+async fn confirm_lost(By(actor): By, State(app): State<App>) -> Answer {
     let act = Act::new("events lost --acknowledge", "all");
-    let events = app.admin.acting(&actor, act).see_lost().await?;
+    let events = app.admin.acting(&actor, act).confirm_lost().await?;
     Ok(json(StatusCode::OK, &SeenLost { events }))
 }
 

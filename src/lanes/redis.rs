@@ -1,10 +1,10 @@
-//! Hints between nodes, in Redis: each lane has a queue there, from which its owner takes into the one
-//! in its memory.
+//! Hints between nodes, in Redis: each lane has a queue there, from which its owner takes hints into
+//! its queue in memory.
 //!
-//! Redis keeps hints only. What it forgets, repeats or rolls back costs time: every sign of a loss makes
-//! the owners claim their lanes again and find their work in the database. Nothing here blocks: a client
-//! that stalls must not swallow a hint. All keys share a hash tag, so that one node of a Redis Cluster has
-//! them all: it is found like a single server, and its loss is noticed like that of one. Hints are too small
+//! Redis holds hints only. What it forgets, repeats or rolls back costs time: every sign of a loss
+//! makes the owners claim their lanes again and find their work in the database. No command blocks on
+//! the server, because a stalled client must not swallow a hint. All keys share a hash tag, so one node
+//! of a Redis Cluster has them all, and the cluster behaves like a single server. The data is too small
 //! to need more than one.
 
 mod error;
@@ -29,24 +29,24 @@ use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
 pub use self::error::Error;
-pub use self::link::{Address, Looked, look};
+pub use self::link::{Address, RedisInspection, look};
 
-/// Hints in one call: a script holds everybody else up.
+/// Number of hints in one call; a Lua script blocks all other clients.
 const PUSH_MAX: usize = 2_048;
 
-/// The time from one try to hear pokes to the next.
+/// Pause between two attempts to subscribe.
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
-/// What Redis says about a lane or a namespace.
+/// Answer of Redis to a command about a lane or a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// Done.
+    /// The command succeeded.
     Done(T),
-    /// The namespace is unknown there: it was wiped, or is new.
+    /// Redis has no entry for the namespace: it is new, or Redis was wiped.
     Wiped,
-    /// A newer generation runs.
+    /// A newer generation than ours runs; its number.
     Stale(i64),
-    /// The generation there is older than ours.
+    /// Redis has an older generation than ours; its number.
     Behind(i64),
     /// The lane is claimed under another epoch, or under none.
     NotOwner(Option<i64>),
@@ -67,18 +67,18 @@ impl<T> Answer<T> {
     }
 }
 
-/// What the pulse shows.
+/// Result of a pulse, see [`Redis::pulse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// All is there that we wrote.
+    /// Redis has everything that this node wrote.
     Fine,
-    /// Something was forgotten or rolled back.
+    /// Redis has forgotten data or was rolled back.
     Lost,
-    /// No answer.
+    /// Redis does not answer.
     Away,
 }
 
-/// A server that keeps hints. Cheap to clone.
+/// A Redis server that holds hints. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis(Arc<Inner>);
 
@@ -87,9 +87,10 @@ struct Inner {
     scripts: Scripts,
     poked: Notify,
     pulse_key: String,
-    /// The last beat that was answered.
+    /// Number of the last pulse that was answered.
     pulse: AtomicI64,
-    /// The word that each namespace had when it was last raised: new after every loss.
+    /// For each namespace, the random word stored with it when this node last raised it. Another word
+    /// means that Redis lost the namespace meanwhile.
     boots: Mutex<HashMap<Name, String>>,
 }
 
@@ -101,11 +102,11 @@ struct Scripts {
 }
 
 impl Redis {
-    /// Connects, and checks that this server will do. `cluster` tells the nodes of one database from those
-    /// of another, `node` this node from the others.
+    /// Connects and checks that the server is fit. `cluster` identifies the nodes of one database,
+    /// `node` this node.
     ///
     /// # Errors
-    /// [`Error::Refused`] in one line that says what to do.
+    /// [`Error::Refused`]; the message says what to do.
     pub async fn connect(address: &Address, cluster: i64, node: &str) -> Result<Self, Error> {
         Ok(Self(Arc::new(Inner {
             link: Link::begin(address, cluster).await?,
@@ -122,7 +123,8 @@ impl Redis {
         })))
     }
 
-    /// Hears the pokes of every namespace, for ever; [`Redis::poked`] tells.
+    /// Subscribes to the pokes of all namespaces, and runs until dropped. Read them with
+    /// [`Redis::poked`].
     pub async fn listen(self) {
         loop {
             if let Err(error) = self.0.link.hear(|| self.0.poked.notify_one()).await {
@@ -132,25 +134,26 @@ impl Redis {
         }
     }
 
-    /// Waits until somebody has poked since the last wait.
+    /// Waits until a node has poked since the last wait.
     pub async fn poked(&self) {
         self.0.poked.notified().await;
     }
 
-    /// Pokes every node, as when lanes have become free.
+    /// Pokes all nodes, for example when lanes have become free.
     ///
     /// # Errors
-    /// [`Error::Away`].
+    /// [`Error::Away`]: nodes may not have noticed; they also look regularly.
     pub async fn poke(&self, namespace: &Name) -> Result<(), Error> {
         let mut poke = redis::cmd("PUBLISH");
         poke.arg(key(namespace, "poke")).arg(0);
         self.0.link.ask::<()>(&poke).await
     }
 
-    /// Says that cursors have work in lanes of one generation of a namespace; how many were not known to.
+    /// Hints cursors in lanes of one generation of a namespace. Returns the number that were not hinted
+    /// before.
     ///
     /// # Errors
-    /// [`Error::Away`]: unknown whether they are hinted.
+    /// [`Error::Away`]: unknown which cursors are hinted.
     pub async fn push(
         &self,
         namespace: &Name,
@@ -195,10 +198,10 @@ impl Redis {
         .await
     }
 
-    /// Fences every earlier owner of a lane.
+    /// Claims a lane under an epoch, which fences every earlier owner.
     ///
     /// # Errors
-    /// [`Error::Away`].
+    /// [`Error::Away`]: unknown whether the lane is claimed; claim it again.
     pub async fn claim(&self, lane: &LaneId, epoch: i64) -> Result<Answer<()>, Error> {
         let mut call = self.0.scripts.claim.prepare_invoke();
         call.key(key(&lane.namespace, "conf"))
@@ -209,10 +212,11 @@ impl Redis {
         self.run(&call, |_| ()).await
     }
 
-    /// Takes at most `max` hints off the queue of each lane, oldest first. Each lane has its own answer.
+    /// Takes at most `max` hints from the queue of each lane, oldest first. Each lane has its own
+    /// answer.
     ///
     /// # Errors
-    /// [`Error::Away`]: what was taken is lost, so sweep.
+    /// [`Error::Away`]: hints may be lost, so sweep.
     pub async fn pop(
         &self,
         lanes: &[(LaneId, i64)],
@@ -233,11 +237,11 @@ impl Redis {
         join_all(calls).await.into_iter().collect()
     }
 
-    /// Lifts a namespace to the generation that the database has. The next pulse tells when the namespace
-    /// was made anew since this node last raised it.
+    /// Raises a namespace to the generation that the database has. If Redis has lost the namespace
+    /// since this node last raised it, the next pulse reports the loss.
     ///
     /// # Errors
-    /// [`Error::Away`].
+    /// [`Error::Away`]: unknown whether it is raised; raise it again.
     pub async fn raise(&self, set: &LaneSet) -> Result<Answer<()>, Error> {
         let mut call = self.0.scripts.raise.prepare_invoke();
         call.key(key(&set.namespace, "conf"))
@@ -255,10 +259,10 @@ impl Redis {
         }
     }
 
-    /// Removes every hint of a namespace and what it knows of owners: they claim and sweep then.
+    /// Removes all hints of a namespace and the epochs of its owners, which then claim and sweep.
     ///
     /// # Errors
-    /// [`Error::Away`].
+    /// [`Error::Away`]: some keys may remain; wipe again.
     pub async fn wipe(&self, namespace: &Name) -> Result<(), Error> {
         let pattern = key(namespace, "*");
         let mut cursor = 0_u64;
@@ -275,16 +279,17 @@ impl Redis {
             }
             cursor = next;
             if cursor == 0 {
-                // Who came back while this went on may have lost hints since: he does so again.
+                // An owner that claimed again while the keys were being deleted may have lost hints
+                // since. Deleting the namespace's entry last makes it claim once more.
                 return self.delete(&[key(namespace, "conf")]).await;
             }
         }
     }
 
-    /// Removes what is left of a generation that is sealed.
+    /// Removes the keys of a sealed generation.
     ///
     /// # Errors
-    /// [`Error::Away`].
+    /// [`Error::Away`]: some keys may remain.
     pub async fn forget(&self, set: &LaneSet) -> Result<(), Error> {
         let owners = set.ids().take(1).map(|lane| owners(&lane));
         let queue = |lane: LaneId| queue(&lane.namespace, lane.generation, lane.index);
@@ -297,19 +302,20 @@ impl Redis {
         self.0.link.ask::<()>(delete.arg(keys)).await
     }
 
-    /// Since when and why it cannot be used, with what to do; none when the last call was answered.
+    /// Time since when Redis cannot be used, and the reason with what to do; `None` when the last call
+    /// was answered.
     pub fn trouble(&self) -> Option<(Timestamp, String)> {
         self.0.link.trouble()
     }
 
-    /// Its address, without a password.
+    /// Its address, without the password.
     pub fn address(&self) -> String {
         self.0.link.address()
     }
 
-    /// Writes a counter and reads what stood there: less than was written means that the server has
-    /// forgotten or gone back. To be asked every second. A loss is told once; who hears of it raises, claims
-    /// and sweeps until that has succeeded.
+    /// Writes a counter and reads the previous value. A smaller value than the one written before means
+    /// that the server has forgotten data or was rolled back. To be called every second. Each loss is
+    /// reported once; the caller then raises, claims and sweeps until that has succeeded.
     pub async fn pulse(&self) -> Sign {
         let last = self.0.pulse.load(Ordering::Relaxed);
         let mut beat = redis::cmd("SET");
@@ -323,9 +329,10 @@ impl Redis {
         };
         self.0.pulse.store(last + 1, Ordering::Relaxed);
         let is_older = stood.unwrap_or(0) < last;
-        // Both are asked: one loss is told once.
+        // Both are read, so that one loss is reported once.
         if self.0.link.take_loss() || is_older {
-            // What has forgotten us may belong to others by now: the next connection looks.
+            // A server that has forgotten us may belong to another cluster by now; a new connection
+            // checks that.
             self.0.link.close();
             return Sign::Lost;
         }
@@ -365,7 +372,7 @@ fn queue(namespace: &Name, generation: i64, lane: u16) -> String {
     key(namespace, &format!("q:{generation}:{lane}"))
 }
 
-/// A cursor as it stands in a queue: `HANDLER.STREAM`.
+/// The name of a cursor in a queue: `HANDLER.STREAM`.
 fn member(cursor: CursorId) -> String {
     format!("{}.{}", cursor.handler.0, cursor.stream.0)
 }

@@ -1,5 +1,5 @@
-//! What operators changed: one row for each operation, kept for a while. The row of an operation is written in
-//! the transaction that changes something, so that neither is there without the other.
+//! The audit log: one row for each operation of an operator, kept for 90 days. The row is written in
+//! the same transaction as the change, so neither exists without the other.
 
 use serde_json::Value;
 use sqlx::FromRow;
@@ -8,37 +8,37 @@ use super::note::{Note, Noting};
 use super::{Error, Store};
 use crate::domain::time::Timestamp;
 
-/// Something that an operator changed.
+/// One row of the audit log: an operation that changed something.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct AuditRow {
-    /// Grows with every row; zero for one that is not stored yet.
+    /// Row number; it grows with every row. Zero in a row that is not stored yet.
     pub id: i64,
-    /// When it was done, in milliseconds.
+    /// Time of the operation, in milliseconds since 1970.
     pub at: i64,
-    /// Who did it.
+    /// Name of the operator.
     pub actor: String,
-    /// From where: `socket`, an address, `offline`.
+    /// Origin of the request: `socket`, an address, or `offline`.
     pub came_from: String,
-    /// What was done, as the command line names it.
+    /// Name of the operation, as the command line spells it.
     pub operation: String,
-    /// To what.
+    /// The object that was changed, such as a hook or `HOOK/KEY`.
     pub subject: String,
-    /// Why, as he said.
+    /// The reason that the operator gave.
     pub reason: Option<String>,
-    /// More, as JSON.
+    /// Further details, as a JSON object.
     pub details: String,
 }
 
-/// Which rows a list is about.
+/// Selects rows of the audit log.
 #[derive(Clone, Debug, Default)]
 pub struct AuditFilter {
-    /// Those at or after a moment.
+    /// Only rows at or after this time.
     pub since: Option<Timestamp>,
-    /// Those about one subject, or about streams of one hook.
+    /// Only rows about this subject, or about streams of this hook.
     pub subject: Option<String>,
-    /// Those older than this row.
+    /// Only rows with a smaller number than this one, for paging.
     pub before: Option<i64>,
-    /// At most so many.
+    /// Number of rows at most.
     pub limit: i64,
 }
 
@@ -49,9 +49,10 @@ const LIST: &str = "select id, at, actor, came_from, operation, subject, reason,
     order by id desc limit $4";
 
 impl Store {
-    /// The same database for one operation of an operator: the first transaction that changes something for
-    /// it writes the note too, and is refused if the configuration is not the one that he planned for. An
-    /// operation that changes nothing leaves no note.
+    /// A handle on the same database for one operation of an operator. The first transaction that
+    /// changes something through it also writes the note, and fails with [`Error::Changed`] if the
+    /// configuration is not the one that the operator planned for. An operation that changes nothing
+    /// leaves no note.
     #[must_use]
     pub fn noting(&self, note: Note) -> Self {
         Self {
@@ -60,33 +61,27 @@ impl Store {
         }
     }
 
-    /// Changes the note of the operation, before a transaction that writes it; nothing where there is none.
+    /// Changes the note before a transaction writes it. Does nothing on a store without a note.
     pub fn amend_note(&self, change: impl FnOnce(&mut Note)) {
         if let Some(noting) = &self.noting {
             noting.amend(change);
         }
     }
 
-    /// Adds to the details of the note, as [`Store::amend_note`] does.
+    /// Adds fields to the details of the note, as [`Store::amend_note`] does.
     pub fn tell_note(&self, details: Value) {
         if let Some(noting) = &self.noting {
             noting.tell(details);
         }
     }
 
-    /// Adds to the details of a note that is written already, when an operation is done.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Adds fields to the details of a note that is already written, once the operation has ended.
     pub async fn finish_note(&self, details: Value) -> Result<(), Error> {
         self.tell_note(details);
         self.begin().await?.commit().await
     }
 
-    /// Rows, the newest first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Rows of the audit log, newest first.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, Error> {
         let rows = sqlx::query_as(LIST)
             .bind(filter.since.map(Timestamp::as_millis))

@@ -1,5 +1,5 @@
-//! The two databases behind one enum: each operation of the hot path once, an arm a database. Each has its
-//! wing, and the same rooms in it.
+//! The two databases behind one enum: each operation of the hot path once, with an arm for each
+//! database. Both wings, `sqlite` and `postgres`, have the same modules.
 
 pub mod ops;
 pub mod postgres;
@@ -15,8 +15,8 @@ use futures_util::future::Either;
 use tokio::sync::MutexGuard;
 
 use self::ops::{
-    Acknowledged, Advance, Appended, Committers, History, Input, Inspection, NewEvent, Prune,
-    Range, Step, Want,
+    Acknowledged, Advance, Appended, Committers, History, Input, InputRequest, Inspection,
+    NewEvent, Prune, Range, Step,
 };
 use self::postgres::{Postgres, server};
 use self::sqlite::Sqlite;
@@ -28,32 +28,31 @@ use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::{Database, Error};
 
-/// Storing events, moving cursors, reading for a turn: each database in its own words. What a method
-/// promises is said at the method of `Store` that calls it.
+/// Operations of the hot path. `Store` documents the promises of each method that it passes on.
 pub enum Backend {
-    /// A file.
+    /// A SQLite file.
     Sqlite(Sqlite),
-    /// A server.
+    /// A Postgres server.
     Postgres(Postgres),
 }
 
-/// A statement that the two databases understand differently.
+/// A statement with a different text for each database.
 #[derive(Clone, Copy)]
 pub struct Statement {
     pub sqlite: &'static str,
     pub postgres: &'static str,
 }
 
-/// Looks at a database.
+/// Examines a database without changing it.
 ///
 /// # Errors
-/// [`Error::Refused`] when a node could not start on it; it says what to do.
-pub async fn look(database: &Database) -> Result<Inspection, Error> {
+/// [`Error::Refused`] when a node could not start on it; the message says what to do.
+pub async fn examine(database: &Database) -> Result<Inspection, Error> {
     match database {
-        Database::Postgres(server) => server::look(server).await,
+        Database::Postgres(server) => server::examine(server).await,
         Database::Sqlite(file) => {
             let file = file.clone();
-            let looked = tokio::task::spawn_blocking(move || sqlite::look_at_file(&file));
+            let looked = tokio::task::spawn_blocking(move || sqlite::examine_file(&file));
             looked.await.map_err(|_| Error::Closed)?
         }
     }
@@ -74,7 +73,7 @@ impl Backend {
         }
     }
 
-    /// Moves cursors in one transaction; each stands or falls alone.
+    /// Moves cursors in one transaction; each step succeeds or fails on its own.
     pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
         match self {
             Self::Sqlite(file) => file.advance(steps).await,
@@ -82,31 +81,34 @@ impl Backend {
         }
     }
 
-    /// Reads what a turn starts from, one input a want, in order; none where the stream is gone.
-    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Reads the input of a turn for each request, in order; `None` where the stream no longer exists.
+    pub async fn inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         match self {
             Self::Sqlite(file) => file.inputs(wants).await,
             Self::Postgres(server) => server.inputs(wants).await,
         }
     }
 
-    /// As [`Backend::inputs`], but out of memory where this node has stored and moved everything itself.
-    pub async fn turn_inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Like [`Backend::inputs`], but answered from memory where this node has stored and moved
+    /// everything itself.
+    pub async fn turn_inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         match self {
             Self::Sqlite(file) => file.inputs(wants).await,
             Self::Postgres(server) => server.turn_inputs(wants).await,
         }
     }
 
-    /// Has the next turn of these cursors read them. No other node writes to a file.
-    pub fn doubt(&self, cursors: impl Iterator<Item = CursorId>) {
+    /// Makes the next turn of these cursors read from the database. Does nothing on SQLite, where no
+    /// other node writes.
+    pub fn invalidate(&self, cursors: impl Iterator<Item = CursorId>) {
         match self {
             Self::Sqlite(_) => {}
-            Self::Postgres(server) => server.doubt(cursors),
+            Self::Postgres(server) => server.invalidate(cursors),
         }
     }
 
-    /// A cursor as it stands, its stream's head and its last change; none when the stream is gone.
+    /// A cursor with its stream's head and the time of its last change; `None` when the stream no
+    /// longer exists.
     pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
         match self {
             Self::Sqlite(file) => file.cursor(id).await,
@@ -114,7 +116,7 @@ impl Backend {
         }
     }
 
-    /// The same, by the name of the stream.
+    /// Like [`Backend::cursor`], by hook and ordering key.
     pub async fn cursor_by_name(
         &self,
         hook: HookId,
@@ -127,7 +129,7 @@ impl Backend {
         }
     }
 
-    /// Events of many streams, each in order, one list a range.
+    /// Events of many streams, in order: one list for each range.
     pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
         match self {
             Self::Sqlite(file) => file.ranges(ranges).await,
@@ -135,7 +137,7 @@ impl Backend {
         }
     }
 
-    /// Removes events and keeps checkpoints in their place; says of each cut whether it was done.
+    /// Removes events and stores checkpoints in their place. Returns for each cut whether it was done.
     pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
         match self {
             Self::Sqlite(file) => file.prune(prune).await,
@@ -143,7 +145,7 @@ impl Backend {
         }
     }
 
-    /// When the event of a hook was received with which its oldest events come to `bytes`.
+    /// Receive time of the event at which the oldest events of a hook add up to `bytes`.
     pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
         match self {
             Self::Sqlite(file) => file.oldest_bytes(hook, bytes).await,
@@ -151,8 +153,8 @@ impl Backend {
         }
     }
 
-    /// Brings to its end what is built behind the log: heads, and what finds an event by its place.
-    /// Postgres moves them with the events.
+    /// Brings the log index and the heads in the rows of streams up to the end of the log. Does nothing
+    /// on Postgres, which updates them with the events.
     pub async fn index(&self) -> Result<(), Error> {
         match self {
             Self::Sqlite(file) => file.index().await,
@@ -160,7 +162,7 @@ impl Backend {
         }
     }
 
-    /// The head of a stream, where it is known before its row has it.
+    /// Head of a stream that is in memory but not yet in its row; `None` if the row has it.
     pub fn head_ahead(&self, stream: StreamId) -> Option<Seq> {
         match self {
             Self::Sqlite(file) => file.head_ahead(stream),
@@ -168,7 +170,7 @@ impl Backend {
         }
     }
 
-    /// Whether rows of streams get their heads only after their events were stored.
+    /// True if rows of streams get their heads only after their events are stored (SQLite).
     pub fn is_behind_log(&self) -> bool {
         match self {
             Self::Sqlite(_) => true,
@@ -176,7 +178,7 @@ impl Backend {
         }
     }
 
-    /// Called before the deletion of streams is committed.
+    /// Must be called before a transaction that deletes streams commits.
     pub fn streams_deleted(&self) {
         match self {
             Self::Sqlite(file) => file.streams_deleted(),
@@ -184,7 +186,7 @@ impl Backend {
         }
     }
 
-    /// Forgets what is kept in memory of streams that are gone.
+    /// Drops what is cached of streams that no longer exist.
     pub fn forget(&self, gone: &[StreamId]) {
         match self {
             Self::Sqlite(file) => file.forget(gone),
@@ -192,7 +194,7 @@ impl Backend {
         }
     }
 
-    /// The statement that says which server this is; none in a file.
+    /// Statement that reads the system number and timeline of the server; `None` on SQLite.
     pub fn history_statement(&self) -> Option<&'static str> {
         match self {
             Self::Sqlite(_) => None,
@@ -200,7 +202,7 @@ impl Backend {
         }
     }
 
-    /// Goes on with this server, forgetting everything that was known of the one before.
+    /// Accepts this server and drops everything that was cached from the previous one.
     pub fn accept(&self, history: History) {
         match self {
             Self::Sqlite(_) => {}
@@ -208,7 +210,7 @@ impl Backend {
         }
     }
 
-    /// What was acknowledged lately; none in a file, which has all of it.
+    /// Events that this node acknowledged lately; `None` on SQLite, which cannot lose them.
     pub fn acknowledged(&self) -> Option<Vec<Acknowledged>> {
         match self {
             Self::Sqlite(_) => None,
@@ -216,7 +218,7 @@ impl Backend {
         }
     }
 
-    /// Those of some acknowledged events that the database does not have, and retention has not removed.
+    /// Those of the given events that the database does not have and that retention has not removed.
     pub async fn missing(&self, events: &[Acknowledged]) -> Result<Vec<Acknowledged>, Error> {
         match self {
             Self::Sqlite(_) => Ok(Vec::new()),
@@ -224,15 +226,15 @@ impl Backend {
         }
     }
 
-    /// How a transaction that writes begins, and, in a file, the right to.
-    pub async fn turn_to_write(&self) -> (Option<MutexGuard<'_, ()>>, &'static str) {
+    /// The statement that begins a write transaction and, on SQLite, the write lock to hold meanwhile.
+    pub async fn write_lock(&self) -> (Option<MutexGuard<'_, ()>>, &'static str) {
         match self {
-            Self::Sqlite(file) => (Some(file.turn_to_write().await), "begin immediate"),
+            Self::Sqlite(file) => (Some(file.write_lock().await), "begin immediate"),
             Self::Postgres(_) => (None, "begin"),
         }
     }
 
-    /// How events are best given to this database; see `Store::committers`.
+    /// See `Store::committers`.
     pub fn committers(&self) -> Committers {
         match self {
             Self::Sqlite(_) => Committers {
@@ -246,15 +248,15 @@ impl Backend {
         }
     }
 
-    /// The words of this database.
-    pub fn words(&self, statement: Statement) -> &'static str {
+    /// Selects the text of a statement for this database.
+    pub fn sql(&self, statement: Statement) -> &'static str {
         match self {
             Self::Sqlite(_) => statement.sqlite,
             Self::Postgres(_) => statement.postgres,
         }
     }
 
-    /// Finishes what runs and closes the connections of the hot path.
+    /// Waits for running operations and closes the connections of the hot path.
     pub async fn close(&self) {
         match self {
             Self::Sqlite(file) => file.close().await,

@@ -1,4 +1,4 @@
-//! The configuration as it stood at one moment: everything in one snapshot of the database.
+//! The configuration as it stood at one moment, read in one snapshot of the database.
 
 use std::collections::HashMap;
 
@@ -13,36 +13,34 @@ use crate::domain::key::Key;
 use crate::domain::lane::LaneId;
 use crate::domain::position::Position;
 
-/// Hooks, keys, lanes and what is stopped, at one version.
+/// Hooks, keys, namespaces, lane modes and stops, all of the same version.
 #[derive(Debug)]
 pub struct Configuration {
-    /// Which version.
+    /// Version number; it grows with every change of the configuration.
     pub version: i64,
     /// Every hook with its handlers, by name.
     pub hooks: Vec<Hook>,
-    /// Every key, in the order of making.
+    /// Every access key with its last use, oldest key first.
     pub keys: Vec<(Key, Option<LastUse>)>,
     /// Every namespace, by name.
     pub namespaces: Vec<Namespace>,
-    /// The lanes that do not just take turns.
+    /// Lanes in another mode than `active`.
     pub lane_modes: HashMap<LaneId, LaneMode>,
-    /// Up to where cursors of draining lanes move. Empty while no lane drains.
+    /// Drain marks: the position up to which each cursor of a draining lane still moves. Empty while no
+    /// lane drains.
     pub marks: HashMap<CursorId, Position>,
     /// The hooks whose cursors take no turns.
     pub hook_stops: HashMap<HookId, HookStop>,
 }
 
-/// Every statement of the transaction sees the database as the first one did.
+/// Begins a read-only transaction in which every statement sees the database as the first one did.
 const SNAPSHOT: Statement = Statement {
     sqlite: "begin",
     postgres: "begin isolation level repeatable read, read only",
 };
 
 impl Store {
-    /// Reads the configuration. Changes that commit meanwhile are not in it, not even in part.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Reads the configuration in one snapshot: a change that commits meanwhile is absent as a whole.
     pub async fn configuration(&self) -> Result<Configuration, Error> {
         let mut tx = self.snapshot().await?;
         let version = counts::config_version(&mut tx).await?;
@@ -69,7 +67,7 @@ impl Store {
 
     /// Begins a transaction that reads one snapshot.
     pub(super) async fn snapshot(&self) -> Result<Tx, Error> {
-        let (reader, text) = (&self.reader, self.words(SNAPSHOT));
+        let (reader, text) = (&self.reader, self.sql(SNAPSHOT));
         match reader.sessions {
             Sessions::Own => Ok(Tx::begin(&reader.pool, reader, text).await?),
             Sessions::Shared => Ok(Tx::snapshot(reader).await?),

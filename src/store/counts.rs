@@ -1,4 +1,4 @@
-//! The counters of the database, and counts over its tables.
+//! The counter rows of the database, and counts over its tables.
 
 use sqlx::{Any, Executor};
 
@@ -14,18 +14,13 @@ pub(super) async fn config_version<'c>(
 }
 
 impl Store {
-    /// Changes with every change of hooks, handlers, keys, namespaces or lane sets.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Version of the configuration; it grows with every change of hooks, handlers, keys, namespaces or
+    /// lane sets.
     pub async fn config_version(&self) -> Result<i64, Error> {
         config_version(&self.reader).await
     }
 
-    /// Draws an epoch: greater than every one drawn before.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Draws a new epoch, greater than every epoch drawn before.
     pub async fn draw_epoch(&self) -> Result<i64, Error> {
         const DRAW: &str =
             "update counters set value = value + 1 where name = 'epoch' returning value";
@@ -35,11 +30,8 @@ impl Store {
         Ok(epoch)
     }
 
-    /// Commits a row that stays as it is, to find out whether an event could be stored: with the locks
-    /// that storing one takes.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Checks that an event could be stored: takes the locks that storing one takes and commits an
+    /// unchanged row.
     pub async fn try_commit(&self) -> Result<(), Error> {
         const TOUCH: &str = "update counters set value = value where name = 'epoch'";
         const WAIT: &str = "set local lock_timeout = '2s'";
@@ -53,10 +45,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// The streams of a hook, and their events.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Number of streams of a hook, and number of their stored events.
     pub async fn hook_size(&self, hook: HookId) -> Result<(i64, i64), Error> {
         const COUNT: &str = "select count(*), cast(coalesce(sum(head - floor), 0) as bigint)
             from streams where hook = $1";

@@ -1,6 +1,6 @@
-//! Cursors: read for a turn, moved by compare-and-set on (era, position), set aside.
+//! Cursors: read for a turn, moved by compare-and-set on (era, position), set aside and released.
 
-use super::backend::ops::{Advance, Input, Mover, Step, Want};
+use super::backend::ops::{Advance, Input, InputRequest, Mover, Step};
 use super::backend::session::Tx;
 use super::{Error, Statement, Store};
 use crate::domain::cursor::{Applied, Condition, Cursor, CursorId, DeadLetter, Era};
@@ -11,8 +11,9 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// Every cursor that is behind, with the times of the first event it needs and of the last one of its stream. In a
-/// file they are found by the index, which has every event up to the head that a stream's row has.
+/// Selects every cursor that is behind, with the receive times of the first and the last event it still
+/// needs. On SQLite those events are found through the log index, which covers every event up to the
+/// head in the stream's row.
 macro_rules! behind {
     ($received:literal, $seq:literal) => {
         concat!(
@@ -46,53 +47,49 @@ const BEHIND: Statement = Statement {
     ),
 };
 
-/// What became of an operator's wish to skip an event.
+/// Outcome of an operator's request to skip an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
-    /// It is in the dead letters, and the cursor stands behind it.
+pub enum SkipOutcome {
+    /// The event is in the dead letters, and the cursor stands behind it.
     Skipped,
-    /// Another event is next.
+    /// The cursor needs another event next; nothing was changed.
     NotNext,
 }
 
 impl Store {
-    /// Reads what a turn starts from, one input a want, in order; none where the stream is gone. Every
-    /// read begins after this is called, so whatever was committed before a hint is seen.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Reads the input of a turn for each request, in order; `None` where the stream no longer exists.
+    /// Every read begins after this call, so it sees whatever was committed before the hint that caused
+    /// it.
+    pub async fn inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         self.backend.inputs(wants).await
     }
 
-    /// As [`Store::inputs`], for a turn of this node: what this node has just stored and moved is not read
-    /// again. Whoever hears of work by anything but a commit of this node says so to [`Store::doubt`].
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn turn_inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Like [`Store::inputs`], for a turn of this node: cursors and events that this node has just
+    /// written come from memory. A caller that learns of work from another source than a commit of this
+    /// node must call [`Store::invalidate`] first.
+    pub async fn turn_inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         self.backend.turn_inputs(wants).await
     }
 
-    /// Has the next turn of these cursors read them and their events: other nodes may have moved them,
-    /// or stored some. Called before the hint is passed on that made doubtful what is known.
-    pub fn doubt(&self, cursors: impl Iterator<Item = CursorId>) {
-        self.backend.doubt(cursors);
+    /// Invalidates the cached state of these cursors, so that their next turn reads cursor and events
+    /// from the database. Call it before passing on a hint about work that this node did not commit
+    /// itself.
+    pub fn invalidate(&self, cursors: impl Iterator<Item = CursorId>) {
+        self.backend.invalidate(cursors);
     }
 
-    /// Moves cursors in one transaction; each stands or falls alone. When this returns, what moved is
-    /// on stable storage.
+    /// Moves cursors in one transaction; each step succeeds or fails on its own. On return, every moved
+    /// cursor is on stable storage, except for turns' steps on Postgres: those become durable within a
+    /// moment, and a crash before that sets their cursors back to an earlier state of the same fold.
     ///
     /// # Errors
-    /// Nothing moved, unless the error is fatal or the connection was lost: then it is unknown.
+    /// Nothing moved, except after a fatal error or a lost connection: then the outcome is unknown.
     pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
         self.backend.advance(steps).await
     }
 
-    /// Lets set-aside cursors of a stream flow again; of all handlers when none is named.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Releases the set-aside cursors of a stream: of one handler, or of all when `handler` is `None`.
+    /// Returns the cursors that were set aside.
     pub async fn release(
         &self,
         stream: StreamId,
@@ -107,10 +104,8 @@ impl Store {
         Ok(released)
     }
 
-    /// The same for many cursors, in one transaction.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Releases many set-aside cursors in one transaction, each by stream and handler. Returns those
+    /// that were set aside.
     pub async fn release_all(&self, cursors: &[CursorId]) -> Result<Vec<CursorId>, Error> {
         let mut writing = self.begin().await?;
         let mut released = Vec::new();
@@ -124,11 +119,8 @@ impl Store {
         Ok(released)
     }
 
-    /// Moves cursors, or sets them aside, as an operator wants it: all, or none when somebody else has moved
-    /// one first.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Applies an operator's steps in one transaction: all of them, or none when another writer has
+    /// moved one of the cursors first.
     pub async fn operate(&self, steps: &[Step]) -> Result<Advance, Error> {
         let mut writing = self.begin().await?;
         for step in steps {
@@ -140,40 +132,35 @@ impl Store {
         Ok(Advance::Moved)
     }
 
-    /// Puts the event that `cursor` needs next into the dead letters and moves the cursor behind it. It
-    /// must be the event `id`, or nothing is changed.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Puts the event that `cursor` needs next into the dead letters and moves the cursor behind it. If
+    /// that event is not `id`, nothing is changed.
     pub async fn skip(
         &self,
         cursor: CursorId,
         id: EventId,
         reason: &str,
         at: Timestamp,
-    ) -> Result<Skip, Error> {
-        let want = Want {
+    ) -> Result<SkipOutcome, Error> {
+        let want = InputRequest {
             cursor,
             events_max: 1,
         };
         let input = self.inputs(vec![want]).await?.pop().flatten();
         let Some(input) = input.filter(|input| !input.has_gap()) else {
-            return Ok(Skip::NotNext);
+            return Ok(SkipOutcome::NotNext);
         };
         let Some(next) = input.events.first().filter(|event| event.id == id) else {
-            return Ok(Skip::NotNext);
+            return Ok(SkipOutcome::NotNext);
         };
         let step = skip_step(&input, next, reason, at);
         Ok(match self.operate(&[step]).await? {
-            Advance::Moved => Skip::Skipped,
-            Advance::Lost => Skip::NotNext,
+            Advance::Moved => SkipOutcome::Skipped,
+            Advance::Lost => SkipOutcome::NotNext,
         })
     }
 
-    /// A cursor as it stands, and its stream's head; none when the stream is gone.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// A cursor with its stream's head and the time of its last change; `None` when the stream no
+    /// longer exists.
     pub async fn cursor(
         &self,
         cursor: CursorId,
@@ -181,10 +168,7 @@ impl Store {
         self.backend.cursor(cursor).await
     }
 
-    /// The same, by the name of the stream.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Like [`Store::cursor`], by hook and ordering key.
     pub async fn cursor_by_name(
         &self,
         hook: HookId,
@@ -194,10 +178,7 @@ impl Store {
         self.backend.cursor_by_name(hook, key, handler).await
     }
 
-    /// Why a handler passed an event without applying it; none when it did not.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The reason why a handler skipped an event; `None` when it did not skip it.
     pub async fn dead_letter(&self, cursor: CursorId, seq: Seq) -> Result<Option<String>, Error> {
         const READ: &str = "select reason from dead_letters
             where handler = $1 and stream = $2 and seq = $3";
@@ -209,41 +190,39 @@ impl Store {
             .await?)
     }
 
-    /// Every cursor that is behind its head and may move, now or later, with the slot of its stream, in
-    /// pages: those of streams after `after`.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn behind(&self, after: CursorId, limit: i64) -> Result<Vec<Behind>, Error> {
+    /// One page of the cursors that are behind their head and not held, with the slot of their stream:
+    /// those after `after`, in order, at most `limit`.
+    pub async fn behind(&self, after: CursorId, limit: i64) -> Result<Vec<CursorBacklog>, Error> {
         self.backend.index().await?;
-        let rows: Vec<BehindRow> = sqlx::query_as(self.words(BEHIND))
+        let rows: Vec<BehindRow> = sqlx::query_as(self.sql(BEHIND))
             .bind(after.stream.0)
             .bind(after.handler.0)
             .bind(limit)
             .fetch_all(&self.reader)
             .await?;
-        Ok(rows.into_iter().map(Behind::from).collect())
+        Ok(rows.into_iter().map(CursorBacklog::from).collect())
     }
 }
 
-/// A cursor that has work.
+/// A cursor with events to process.
 #[derive(Clone, Copy, Debug)]
-pub struct Behind {
-    /// Which cursor.
+pub struct CursorBacklog {
+    /// The cursor.
     pub cursor: CursorId,
-    /// The slot of its stream.
+    /// Slot of its stream.
     pub slot: Slot,
-    /// How many events it has to go.
+    /// Number of events between its position and the head.
     pub events: u64,
-    /// Whether it flows: nothing but a turn is missing.
+    /// True if the cursor is flowing, so that it only needs a turn; false if it waits for a retry.
     pub flows: bool,
-    /// When the first event it has to go was received, and the last; none where that event is missing.
+    /// Receive times of the first and the last of these events; `None` where the first event is
+    /// missing.
     pub received: Option<(Timestamp, Timestamp)>,
 }
 
 type BehindRow = (i64, i64, i64, i64, i64, Option<i64>, Option<i64>);
 
-impl From<BehindRow> for Behind {
+impl From<BehindRow> for CursorBacklog {
     fn from((stream, handler, slot, events, flows, first, last): BehindRow) -> Self {
         let at = Timestamp::from_millis;
         Self {

@@ -1,5 +1,5 @@
-//! Which database: a file of SQLite's, or a Postgres server. Parsed once; a password goes nowhere but
-//! into the connection, so whatever shows a [`Database`] may be shown to anybody.
+//! The address of a database: a SQLite file or a Postgres server. Parsed once. The password reaches
+//! only the connection, so a [`Database`] may be displayed anywhere.
 
 use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
@@ -8,51 +8,52 @@ use std::str::FromStr;
 use sqlx::any::AnyConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
-/// What connections of ours are called where the server lists them.
+/// Name of our connections in the server's own list (`pg_stat_activity`).
 const APPLICATION_NAME: &str = "hooklane";
 
-/// Where everything is kept.
+/// Address of a database.
 #[derive(Clone)]
 pub enum Database {
-    /// A file, for one node.
+    /// A SQLite file, for one node.
     Sqlite(PathBuf),
-    /// A server, for any number of nodes.
+    /// A Postgres server, for any number of nodes.
     Postgres(Box<Server>),
 }
 
-/// A Postgres server, and how to get in.
+/// A Postgres server with the options to connect to it, for the `Any` driver and for the native one.
 #[derive(Clone)]
 pub struct Server {
     pub(super) any: AnyConnectOptions,
     pub(super) native: PgConnectOptions,
 }
 
-/// A text that names no database.
+/// A text that is not the address of a database.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a database: {0}")]
-pub struct NoDatabase(String);
+pub struct InvalidDatabase(String);
 
 impl FromStr for Database {
-    type Err = NoDatabase;
+    type Err = InvalidDatabase;
 
     /// Reads `sqlite:PATH`, a path, or `postgres://USER:PASSWORD@HOST:PORT/NAME`.
-    fn from_str(text: &str) -> Result<Self, NoDatabase> {
-        crate::text::check_userinfo(text).map_err(|why| NoDatabase(why.into()))?;
+    fn from_str(text: &str) -> Result<Self, InvalidDatabase> {
+        crate::text::check_userinfo(text).map_err(|why| InvalidDatabase(why.into()))?;
         let scheme = text.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
-            Some("postgres" | "postgresql") if !text.contains("://") => Err(NoDatabase(
+            Some("postgres" | "postgresql") if !text.contains("://") => Err(InvalidDatabase(
                 "give postgres://USER@HOST/NAME, with both slashes".into(),
             )),
             Some("postgres" | "postgresql") => {
                 Server::parse(text).map(|server| Self::Postgres(server.into()))
             }
             Some("sqlite") => Ok(Self::Sqlite(text["sqlite:".len()..].into())),
-            // The text is not repeated: a password may be in it.
-            Some(_) if text.contains("://") => Err(NoDatabase(
+            // The error does not repeat the text, because a password may be in it.
+            Some(_) if text.contains("://") => Err(InvalidDatabase(
                 "give a path, sqlite:PATH or postgres://USER@HOST/NAME".into(),
             )),
-            // An address without its scheme; a path that looks like one can begin with ./
-            Some(_) if text.contains('@') && !text.starts_with(['/', '.']) => Err(NoDatabase(
+            // This is an address without its scheme. A path that looks like one can be written with a
+            // leading `./`.
+            Some(_) if text.contains('@') && !text.starts_with(['/', '.']) => Err(InvalidDatabase(
                 "give a path, sqlite:PATH or postgres://USER@HOST/NAME".into(),
             )),
             _ => Ok(Self::Sqlite(text.into())),
@@ -60,8 +61,8 @@ impl FromStr for Database {
     }
 }
 
-/// Refuses a list of hosts, whose parts would be taken for one name.
-fn one_host(text: &str) -> Result<(), NoDatabase> {
+/// Refuses a list of hosts: sqlx would take the whole list for one host name.
+fn one_host(text: &str) -> Result<(), InvalidDatabase> {
     let (_, rest) = text.split_once("://").unwrap_or(("", text));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (_, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -72,7 +73,7 @@ fn one_host(text: &str) -> Result<(), NoDatabase> {
             && (value.contains(',') || value.to_ascii_lowercase().contains("%2c"))
     });
     if hosts.contains(',') || listed {
-        return Err(NoDatabase(
+        return Err(InvalidDatabase(
             "it names several hosts, and one is used: give one address that leads to the primary, \
              such as that of a proxy, or a name that moves with it"
                 .into(),
@@ -84,22 +85,22 @@ fn one_host(text: &str) -> Result<(), NoDatabase> {
 /// Asks for what is insisted on anyway, or for a server that nodes cannot use.
 const SESSION: &str = "target_session_attrs";
 
-fn only_primary(asked: &str) -> Result<(), NoDatabase> {
+fn only_primary(asked: &str) -> Result<(), InvalidDatabase> {
     match asked {
         "any" | "primary" | "read-write" => Ok(()),
-        _ => Err(NoDatabase(format!(
+        _ => Err(InvalidDatabase(format!(
             "{SESSION} asks for a server that takes no writes, and nodes need the primary: leave it out"
         ))),
     }
 }
 
 impl Server {
-    fn parse(text: &str) -> Result<Self, NoDatabase> {
-        // What the parsers say names the part that is wrong and does not repeat it.
+    fn parse(text: &str) -> Result<Self, InvalidDatabase> {
+        // The parser's message names the wrong part and does not repeat the text.
         let wrong = |error: sqlx::Error| {
             let said = error.to_string();
             let said = said.trim_start_matches("error with configuration: ");
-            NoDatabase(format!(
+            InvalidDatabase(format!(
                 "{said}; give postgres://USER:PASSWORD@HOST:PORT/NAME"
             ))
         };
@@ -116,23 +117,24 @@ impl Server {
             url.query_pairs_mut()
                 .append_pair("application_name", APPLICATION_NAME);
         }
-        // Without a cache each run of a statement leaves another one behind in its session.
+        // Without a statement cache, each run of a statement leaves another prepared statement in its
+        // session.
         let cached = |(key, value): (_, _)| key == "statement-cache-capacity" && value == "0";
         if url.query_pairs().any(cached) {
             let why = "leave statement-cache-capacity=0 out: a pooler is found without it";
-            return Err(NoDatabase(why.into()));
+            return Err(InvalidDatabase(why.into()));
         }
         let native = url.as_str().parse().map_err(wrong)?;
         Ok(Self { any, native })
     }
 
-    /// The name of the database on the server.
+    /// Name of the database on the server.
     pub(super) fn name(&self) -> &str {
         let of_user = self.native.get_username();
         self.native.get_database().unwrap_or(of_user)
     }
 
-    /// The server without user and database.
+    /// Host and port, or the socket path, without user and database.
     pub(super) fn place(&self) -> String {
         match self.native.get_socket() {
             Some(socket) => socket.display().to_string(),
@@ -235,7 +237,7 @@ mod tests {
             let error = text.parse::<Database>().unwrap_err().to_string();
             assert!(error.contains("need the primary"), "{error}");
         }
-        // A comma of a password or a name is none of a host.
+        // A comma in a password or a name does not make a list of hosts.
         for text in ["postgres://u:a,b@h/n", "postgres://u@h/a,b"] {
             assert!(text.parse::<Database>().is_ok(), "{text}");
         }

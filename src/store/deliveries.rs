@@ -1,5 +1,5 @@
-//! Deliveries to consumers that ask: at most one a cursor is open, and each move of it is a compare-and-set on its
-//! number and on where its cursor stands.
+//! Deliveries to pull consumers. At most one delivery per cursor is open, and each change of it is a
+//! compare-and-set on its number and on the position of its cursor.
 //!
 //! ```text
 //!           claim (number + 1)            ack up to its end, nack, give back
@@ -26,118 +26,119 @@ use crate::domain::pull::LEASE_MARGIN;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Token;
 
-/// A stream, and where its lane is found.
+/// A stream and its slot.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamSlot {
-    /// Which.
+    /// The stream.
     pub stream: StreamId,
-    /// Its slot.
+    /// Its slot, which determines its lane.
     pub slot: Slot,
 }
 
-/// The last delivery of a cursor.
+/// The latest delivery of a cursor, open or closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Its token; the position is the one to which it is acknowledged.
+    /// Identifies the delivery; its position is the one up to which events are acknowledged.
     pub token: Token,
-    /// The last event in it.
+    /// Position of the last event in it.
     pub upto: Position,
-    /// The try of its first event, from 1.
+    /// Number of the try of its first unacknowledged event, from 1.
     pub attempt: u32,
-    /// Until when it is open; none once it is closed.
+    /// End of the lease, by the clock of the database; `None` once the delivery is closed.
     pub lease_until: Option<Timestamp>,
-    /// Who has it.
+    /// Name of the consumer that holds it.
     pub consumer: String,
 }
 
 impl Delivery {
-    /// Whether a consumer may still have it at `now`, by the clock of the database.
+    /// True if a consumer may still hold it at `now`, by the clock of the database. Includes a margin
+    /// for clock error.
     pub fn is_open(&self, now: Timestamp) -> bool {
         self.lease_until
             .is_some_and(|until| until >= now.before(LEASE_MARGIN))
     }
 }
 
-/// A delivery to be opened.
+/// A delivery to open, with the cursor as it was read.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Whose events.
+    /// The cursor whose events are delivered.
     pub cursor: CursorId,
-    /// The era in which the cursor was read.
+    /// Era of the cursor when it was read.
     pub era: Era,
-    /// The position at which it was read.
+    /// Position of the cursor when it was read.
     pub position: Position,
-    /// The last event to be delivered.
+    /// Position of the last event to deliver.
     pub upto: Position,
-    /// The number of the delivery before; 0 if there was none.
+    /// Number of the previous delivery of this cursor; 0 if there was none.
     pub before: i64,
-    /// The try of the first event.
+    /// Number of the try of the first event, from 1.
     pub attempt: u32,
-    /// For how long.
+    /// Length of the lease.
     pub lease: Duration,
-    /// Who gets it.
+    /// Name of the consumer.
     pub consumer: String,
 }
 
 /// A delivery that was opened.
 #[derive(Clone, Copy, Debug)]
-pub struct Opened {
-    /// Its token.
+pub struct OpenedDelivery {
+    /// Identifies the delivery in the consumer's answers.
     pub token: Token,
-    /// Until when it is open, by the clock of the database.
+    /// End of the lease, by the clock of the database.
     pub lease_until: Timestamp,
 }
 
-/// A cursor and its delivery, locked, as an answer of a consumer finds them.
+/// A cursor and its latest delivery, both locked, at the moment when a consumer's answer is settled.
 #[derive(Clone, Debug)]
-pub struct Found {
-    /// The last delivery.
+pub struct LockedDelivery {
+    /// The latest delivery.
     pub delivery: Delivery,
-    /// The era of the cursor.
+    /// Era of the cursor.
     pub era: Era,
-    /// The position of the cursor.
+    /// Position of the cursor.
     pub position: Position,
-    /// The chain there.
+    /// Chain at that position.
     pub chain: Chain,
-    /// The time of the database.
+    /// Current time of the database.
     pub now: Timestamp,
 }
 
-/// What is to be written of an answer.
+/// The change that a consumer's answer leads to.
 #[derive(Clone, Debug)]
-pub enum Settle {
-    /// Nothing.
+pub enum Settlement {
+    /// No change.
     Nothing,
-    /// The cursor goes to a position; what is behind it stays open, if anything is.
+    /// Moves the cursor to a position; the events behind it stay leased, if there are any.
     Acknowledge {
-        /// Where to.
+        /// New position.
         to: Position,
-        /// The chain there.
+        /// Chain at the new position.
         chain: Chain,
     },
-    /// The cursor goes to a position, the delivery is closed, and the failure policy has decided.
+    /// Moves the cursor, closes the delivery and applies the failure policy.
     Close {
-        /// Where to.
+        /// New position.
         to: Position,
-        /// The chain there.
+        /// Chain at the new position.
         chain: Chain,
-        /// Whether the cursor may go on.
+        /// New condition of the cursor.
         condition: Condition,
-        /// An event that is passed without having been handled.
+        /// An event that the cursor passes without having handled it.
         skipped: Option<DeadLetter>,
     },
-    /// The lease begins anew.
+    /// Restarts the lease with this length.
     Extend(Duration),
-    /// The delivery is closed; the cursor stays.
+    /// Closes the delivery; the cursor stays.
     Drop,
 }
 
-/// What became of an answer.
+/// State of cursor and delivery after an answer was settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// The position of the cursor now.
+pub struct SettledDelivery {
+    /// Position of the cursor.
     pub position: Position,
-    /// Until when the delivery is open, if it is.
+    /// End of the lease; `None` if the delivery is closed.
     pub lease_until: Option<Timestamp>,
 }
 
@@ -179,8 +180,8 @@ const CLOCK: Statement = Statement {
     postgres: "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)",
 };
 
-/// Streams behind their heads whose cursor may move as far as the database knows; in front those that became ready
-/// first, when their next event was received or when they were last delivered.
+/// Selects streams that are behind and whose cursor may move, in the order in which they became ready:
+/// when their next event was received, or when they were last delivered.
 macro_rules! ready {
     ($received:literal) => {
         concat!(
@@ -238,7 +239,7 @@ const CLAIM: &str = "insert into deliveries
       and (deliveries.lease_until is null or deliveries.lease_until < $10)
     returning number";
 
-/// An operator's hold stays: only its own end lets the cursor go.
+/// An operator's hold stays in place; only its release lets the cursor go on.
 const MOVE: &str = "update cursors set position = $3, chain = $4,
       reason = case when condition = 'held' then reason else $6 end,
       retry_at = case when condition = 'held' then retry_at else $7 end,
@@ -250,7 +251,7 @@ const MOVE: &str = "update cursors set position = $3, chain = $4,
 const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
     values ($1, $2, $3, $4, $5)";
 
-/// Tries count for one event: the one after an acknowledged one has had its first.
+/// Tries are counted per event: when the position has moved, the next event is at its first try.
 const LEASE: &str = "update deliveries set position = $3, lease_until = $4,
       attempt = case when position = $3 then attempt else 1 end
     where stream = $1 and handler = $2";
@@ -259,21 +260,16 @@ const GIVE_BACK: &str = "update deliveries set lease_until = null
     where stream = $1 and handler = $2 and number = $3";
 
 impl Store {
-    /// The time of the database.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Current time of the database.
     pub async fn clock(&self) -> Result<Timestamp, Error> {
-        let at: i64 = sqlx::query_scalar(self.words(CLOCK))
+        let at: i64 = sqlx::query_scalar(self.sql(CLOCK))
             .fetch_one(&self.reader)
             .await?;
         Ok(Timestamp::from_millis(at))
     }
 
-    /// Streams of a hook that may have something to deliver by one of its pull handlers, longest waiting first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Streams of a hook that may have events to deliver for a pull handler, longest waiting first, at
+    /// most `limit`.
     pub async fn ready(
         &self,
         handler: HandlerId,
@@ -282,7 +278,7 @@ impl Store {
     ) -> Result<Vec<StreamSlot>, Error> {
         self.backend.index().await?;
         let now = self.clock().await?;
-        let rows: Vec<(i64, i64)> = sqlx::query_as(self.words(READY))
+        let rows: Vec<(i64, i64)> = sqlx::query_as(self.sql(READY))
             .bind(handler.0)
             .bind(hook.0)
             .bind(now.as_millis())
@@ -297,10 +293,8 @@ impl Store {
         Ok(rows.into_iter().map(stream).collect())
     }
 
-    /// The last deliveries of a handler in some streams, in no order; none of a stream that never had one.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The latest deliveries of a handler in these streams, in no order. Streams without a delivery are
+    /// left out.
     pub async fn deliveries(
         &self,
         handler: HandlerId,
@@ -322,12 +316,13 @@ impl Store {
         Ok(rows.into_iter().map(Delivery::from).collect())
     }
 
-    /// Opens deliveries in one transaction; none for a cursor that has another one, or was moved meanwhile.
+    /// Opens deliveries in one transaction. The result is `None` for a cursor that has another delivery
+    /// or was moved meanwhile.
     ///
     /// # Errors
-    /// Those of the database. Nothing was opened, unless the connection was lost: then it is unknown, and what was
-    /// opened ends with its lease.
-    pub async fn claim(&self, claims: &[Claim]) -> Result<Vec<Option<Opened>>, Error> {
+    /// Nothing was opened, except after a lost connection: then the outcome is unknown, and opened
+    /// deliveries end with their leases.
+    pub async fn claim(&self, claims: &[Claim]) -> Result<Vec<Option<OpenedDelivery>>, Error> {
         let mut order: Vec<_> = (0..claims.len()).collect();
         order.sort_unstable_by_key(|index| claims[*index].cursor);
         let mut opened = vec![None; claims.len()];
@@ -341,7 +336,7 @@ impl Store {
     }
 
     async fn clock_of(&self, tx: &mut Tx) -> Result<Timestamp, Error> {
-        let at: i64 = sqlx::query_scalar(self.words(CLOCK))
+        let at: i64 = sqlx::query_scalar(self.sql(CLOCK))
             .fetch_one(&mut *tx)
             .await?;
         Ok(Timestamp::from_millis(at))
@@ -352,7 +347,7 @@ impl Store {
         tx: &mut Tx,
         claim: &Claim,
         now: Timestamp,
-    ) -> Result<Option<Opened>, Error> {
+    ) -> Result<Option<OpenedDelivery>, Error> {
         let CursorId { stream, handler } = claim.cursor;
         if claim.position == Position::default() {
             sqlx::query(MAKE_CURSOR)
@@ -384,7 +379,7 @@ impl Store {
             .bind(now.before(LEASE_MARGIN).as_millis())
             .fetch_optional(&mut *tx)
             .await?;
-        Ok(number.map(|number| Opened {
+        Ok(number.map(|number| OpenedDelivery {
             token: Token {
                 cursor: claim.cursor,
                 era: claim.era,
@@ -396,25 +391,26 @@ impl Store {
     }
 
     async fn locked(&self, tx: &mut Tx, cursor: CursorId) -> Result<Option<Locked>, Error> {
-        Ok(sqlx::query_as(self.words(LOCK_CURSOR))
+        Ok(sqlx::query_as(self.sql(LOCK_CURSOR))
             .bind(cursor.stream.0)
             .bind(cursor.handler.0)
             .fetch_optional(&mut *tx)
             .await?)
     }
 
-    /// Settles what consumers have answered, in one transaction: `decide` sees each cursor with its delivery, locked,
-    /// and says what is written; it is called once for each of `cursors`, by its index, in the order of cursors. None
-    /// comes back for a cursor that never had a delivery. When this returns, all of it is on stable storage.
+    /// Settles consumers' answers in one transaction. `decide` is called once per cursor, by its index
+    /// in `cursors`, in the order of cursors; it sees cursor and delivery, both locked, and returns the
+    /// change to write. The result is `None` for a cursor that never had a delivery. On return, every
+    /// change is on stable storage.
     ///
     /// # Errors
-    /// Those of the database. Nothing was changed, unless the connection was lost: then it is unknown, and the same
-    /// answers may be given again.
+    /// Nothing was changed, except after a lost connection: then the outcome is unknown, and the same
+    /// answers may be settled again.
     pub async fn settle(
         &self,
         cursors: &[CursorId],
-        mut decide: impl FnMut(usize, &Found) -> Settle + Send,
-    ) -> Result<Vec<Option<Settled>>, Error> {
+        mut decide: impl FnMut(usize, &LockedDelivery) -> Settlement + Send,
+    ) -> Result<Vec<Option<SettledDelivery>>, Error> {
         let mut order: Vec<_> = (0..cursors.len()).collect();
         order.sort_by_key(|index| cursors[*index]);
         let mut settled = vec![None; cursors.len()];
@@ -436,16 +432,16 @@ impl Store {
         tx: &mut Tx,
         cursor: CursorId,
         now: Timestamp,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<LockedDelivery>, Error> {
         let Some((era, position, _, chain)) = self.locked(tx, cursor).await? else {
             return Ok(None);
         };
-        let row: Option<Row> = sqlx::query_as(self.words(LOCK_DELIVERY))
+        let row: Option<Row> = sqlx::query_as(self.sql(LOCK_DELIVERY))
             .bind(cursor.stream.0)
             .bind(cursor.handler.0)
             .fetch_optional(&mut *tx)
             .await?;
-        Ok(row.map(|row| Found {
+        Ok(row.map(|row| LockedDelivery {
             delivery: row.into(),
             era: Era(era),
             position: Position(position),
@@ -454,10 +450,10 @@ impl Store {
         }))
     }
 
-    /// Closes deliveries that nobody has got; no try is counted.
+    /// Closes deliveries that no consumer received; the try is not counted.
     ///
     /// # Errors
-    /// Those of the database; they end with their leases.
+    /// The deliveries stay open until their leases end.
     pub async fn give_back(&self, tokens: &[Token]) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         for token in tokens {
@@ -472,20 +468,24 @@ impl Store {
     }
 }
 
-/// Era, position, condition and chain of a cursor.
+/// Era, position, condition and chain of a locked cursor.
 type Locked = (i64, i64, String, Vec<u8>);
 
-async fn write(tx: &mut Tx, found: &Found, settle: Settle) -> Result<Settled, Error> {
+async fn write(
+    tx: &mut Tx,
+    found: &LockedDelivery,
+    settle: Settlement,
+) -> Result<SettledDelivery, Error> {
     let delivery = &found.delivery;
-    let changes = !matches!(settle, Settle::Nothing);
-    let dropped = matches!(settle, Settle::Drop);
+    let changes = !matches!(settle, Settlement::Nothing);
+    let dropped = matches!(settle, Settlement::Drop);
     let (position, lease_until) = match settle {
-        Settle::Nothing => (found.position, delivery.lease_until),
-        Settle::Acknowledge { to, chain } => {
+        Settlement::Nothing => (found.position, delivery.lease_until),
+        Settlement::Acknowledge { to, chain } => {
             move_to(tx, found, to, &chain, &Condition::Flowing).await?;
             (to, delivery.lease_until.filter(|_| to < delivery.upto))
         }
-        Settle::Close {
+        Settlement::Close {
             to,
             chain,
             condition,
@@ -497,8 +497,8 @@ async fn write(tx: &mut Tx, found: &Found, settle: Settle) -> Result<Settled, Er
             }
             (to, None)
         }
-        Settle::Drop => (delivery.token.position, None),
-        Settle::Extend(lease) => (found.position, Some(found.now.after(lease))),
+        Settlement::Drop => (delivery.token.position, None),
+        Settlement::Extend(lease) => (found.position, Some(found.now.after(lease))),
     };
     if changes {
         sqlx::query(LEASE)
@@ -513,7 +513,7 @@ async fn write(tx: &mut Tx, found: &Found, settle: Settle) -> Result<Settled, Er
         true => found.position,
         false => position,
     };
-    Ok(Settled {
+    Ok(SettledDelivery {
         position,
         lease_until,
     })
@@ -521,7 +521,7 @@ async fn write(tx: &mut Tx, found: &Found, settle: Settle) -> Result<Settled, Er
 
 async fn move_to(
     tx: &mut Tx,
-    found: &Found,
+    found: &LockedDelivery,
     to: Position,
     chain: &Chain,
     condition: &Condition,
@@ -546,7 +546,7 @@ async fn move_to(
     Ok(())
 }
 
-async fn bury(tx: &mut Tx, found: &Found, letter: DeadLetter) -> Result<(), Error> {
+async fn bury(tx: &mut Tx, found: &LockedDelivery, letter: DeadLetter) -> Result<(), Error> {
     let cursor = found.delivery.token.cursor;
     sqlx::query(BURY)
         .bind(cursor.handler.0)

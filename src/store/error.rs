@@ -1,43 +1,47 @@
-//! What can go wrong in the store, sorted by what the caller must do (the classes of the protocol).
+//! Errors of the store, sorted by what the caller must do next.
 
 use rusqlite::ErrorCode;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// A surprise of the database. Outcomes, such as a lost compare-and-set, are not errors.
+/// An unexpected failure of the database. Expected outcomes, such as a lost compare-and-set, are not
+/// errors.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Certainly not stored, worth trying again.
+    /// Nothing was stored. The same call may be tried again.
     #[error("database busy: {0}")]
     Busy(String),
-    /// Certainly not stored: rolled back because others wanted the same rows, worth one more try at once.
+    /// Nothing was stored: the transaction conflicted with another one. Try again once, at once.
     #[error("database contended: {1}")]
     Contended(Clash, String),
-    /// The connection or its answer was lost: unknown whether stored, or changed. Worth trying again.
+    /// The connection, or the answer, was lost: the outcome is unknown. The same call may be tried
+    /// again.
     #[error("connection to the database lost: {0}")]
     Lost(String),
-    /// Not stored, or not answered, for want of memory on the side of the database; goes on by itself when there is some.
+    /// The database is out of memory; nothing was stored or read. Passes when memory is free again.
     #[error("the database is out of memory: {0}")]
     Memory(String),
-    /// Certainly not stored; goes on by itself when there is room.
+    /// Nothing was stored because the disk is full. Passes when there is room again.
     #[error("disk full")]
     Space,
-    /// Certainly not stored; trying again would fail again.
+    /// Nothing was stored, and the same call would fail again.
     #[error("database refused: {0}")]
     Integrity(String),
-    /// Unknown whether stored. The process must end: what the kernel says after a failed sync cannot be
-    /// trusted, and only the checks of the next start can.
+    /// The outcome is unknown, and the process must end: after a failed sync the kernel's answers
+    /// cannot be trusted, so only the checks of the next start can establish what is stored.
     #[error("database input/output failed: {0}")]
     Io(String),
-    /// What is kept cannot be read as a database. The process must end: what else is wrong is not known.
+    /// The stored data cannot be read as a database. The process must end, because the extent of the
+    /// damage is unknown.
     #[error("the database is malformed ({0}); keep a copy of it, then restore a backup")]
     Malformed(String),
-    /// The database cannot be opened as it must be.
+    /// The database cannot be opened with the settings that durability requires; the message says what
+    /// to do.
     #[error("{0}")]
     Refused(String),
-    /// The server does not answer, or takes nobody yet: it may be starting.
+    /// The server does not answer or accepts no connections; it may be starting.
     #[error("{0}")]
     Away(String),
-    /// The configuration is not the one that a change was planned for: nothing was changed.
+    /// The configuration is not the one that a change was planned for; nothing was changed.
     #[error("the configuration has changed meanwhile")]
     Changed,
     /// The store is being closed.
@@ -45,20 +49,20 @@ pub enum Error {
     Closed,
 }
 
-/// How others stood in the way of a transaction.
+/// Kind of conflict between two transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clash {
-    /// Each waited for the other's rows.
+    /// Each transaction waited for rows of the other.
     Deadlock,
-    /// What it had read was changed before it could write.
+    /// Rows that the transaction had read were changed before it could write.
     Serialization,
 }
 
-/// What people read of a database that cannot be reached now, whatever the driver says.
+/// Text shown for every database that cannot be reached, independent of the driver's words.
 const NO_ANSWER: &str = "the database does not answer";
 
 impl Error {
-    /// What is wrong with the database, for people who look at the whole of it.
+    /// The failure in the words of the status screens.
     pub fn told(&self) -> String {
         match self {
             Self::Space => "the disk of the database is full".to_owned(),
@@ -67,7 +71,7 @@ impl Error {
         }
     }
 
-    /// Whether the same is worth trying again without a restart.
+    /// True if the same call is worth trying again without a restart.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -80,12 +84,12 @@ impl Error {
         )
     }
 
-    /// Whether the process must end.
+    /// True if the process must end.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Malformed(_))
     }
 
-    /// Why the process ends, if it must.
+    /// The last line to log before the process ends; `None` if it need not end.
     pub fn last_words(&self) -> Option<String> {
         match self {
             Self::Io(_) => Some(format!(
@@ -98,7 +102,7 @@ impl Error {
         }
     }
 
-    /// The same error for another one that waits for the same commit.
+    /// A copy of the error for another caller that waits for the same commit.
     pub(super) fn again(&self) -> Self {
         match self {
             Self::Busy(what) => Self::Busy(what.clone()),
@@ -120,7 +124,8 @@ impl Error {
         match rusqlite::ffi::Error::new(primary).code {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Busy(what),
             ErrorCode::DiskFull => Self::Space,
-            // Nothing was written through a file that was never open. Else the file itself is gone.
+            // A process without free file descriptors has opened nothing, so nothing was written.
+            // Otherwise the file itself is gone.
             ErrorCode::CannotOpen if super::files::are_short() => Self::Busy(format!(
                 "no file descriptor is free ({what}): raise ulimit -n"
             )),
@@ -132,10 +137,10 @@ impl Error {
     }
 }
 
-/// The class of an error that Postgres names. Whatever ends the session leaves the outcome open; any
-/// other error has rolled everything back.
+/// Classifies an error by Postgres' code. An error that ends the session leaves the outcome unknown;
+/// any other one has rolled everything back.
 fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
-    // Also where the server has no memory for a session.
+    // The server also answers this when it has no memory for a new session.
     if error.code() == "53200" {
         return Error::Memory(what);
     }
@@ -146,16 +151,16 @@ fn of_postgres(error: &PgDatabaseError, what: String) -> Error {
         "53100" => Error::Space,
         "40001" => Error::Contended(Clash::Serialization, what),
         "40P01" => Error::Contended(Clash::Deadlock, what),
-        // A server that only reads is not the primary any more.
+        // A server that only reads is no longer the primary.
         "25006" => Error::Lost(what),
-        // A statement of ours is not there, or somebody else's is: sessions are not given as they were at
-        // the start, and only the next start finds out how.
+        // A prepared statement of ours is missing, or belongs to another client: the pooler hands out
+        // sessions differently than it did at the start. Only the next start can detect the new mode.
         "26000" | "42P05" => {
             Error::Io(format!("a pooler gives our sessions to others now: {what}"))
         }
-        // A lock that did not come, a cancelled statement.
+        // A lock timeout, or a cancelled statement.
         "55P03" | "57014" => Error::Busy(what),
-        // What is on disk cannot be read as a table.
+        // The data on disk cannot be read as a table.
         "XX001" | "XX002" => Error::Malformed(what),
         code => match code.get(..2).unwrap_or_default() {
             "08" | "57" => Error::Lost(what),
@@ -171,7 +176,7 @@ impl From<rusqlite::Error> for Error {
         let what = error.to_string();
         match (error.sqlite_error(), &error) {
             (Some(code), _) => Self::of_code(code.extended_code, what),
-            // A page that reads well and says what no statement of ours has stored.
+            // The page is readable but holds a value that no statement of ours has stored.
             (
                 None,
                 Sqlite::FromSqlConversionFailure(..)
@@ -190,9 +195,9 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
-    /// The class of an error that goes its way.
+    /// Classifies a borrowed error, which the caller passes on.
     pub(super) fn of_sqlx(error: &sqlx::Error) -> Self {
-        let what = words(error);
+        let what = describe(error);
         match error {
             sqlx::Error::Database(inner) => {
                 if let Some(inner) = inner.try_downcast_ref::<PgDatabaseError>() {
@@ -205,18 +210,18 @@ impl Error {
             }
             sqlx::Error::PoolTimedOut => Self::Away(NO_ANSWER.to_owned()),
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
-            // SQLite has no connection that could break: its errors have codes.
+            // SQLite has no connection that could break; its errors carry codes, so this is Postgres.
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => Self::Lost(what),
             _ => Self::Integrity(what),
         }
     }
 }
 
-/// An error in words that somebody can act on.
-pub(super) fn words(error: &sqlx::Error) -> String {
+/// The error in words that an operator can act on.
+pub(super) fn describe(error: &sqlx::Error) -> String {
     let said = error.to_string();
     let is_closed = match error {
-        // The one byte that is awaited first did not come.
+        // sqlx reads a zero when the server closes the connection before its first byte.
         sqlx::Error::Protocol(said) => said.contains("from SSLRequest: 0x00"),
         sqlx::Error::Io(why) => why.kind() == std::io::ErrorKind::UnexpectedEof,
         _ => false,
@@ -263,11 +268,14 @@ mod tests {
     fn who_hangs_up_is_said_to_hang_up() {
         let answer = |byte| {
             let said = format!("unexpected response from SSLRequest: {byte}");
-            words(&sqlx::Error::Protocol(said))
+            describe(&sqlx::Error::Protocol(said))
         };
         assert_eq!(answer("0x00"), "it closed the connection");
         assert_eq!(answer("0x48"), "it does not answer as Postgres does");
         let ended = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-        assert_eq!(words(&sqlx::Error::Io(ended)), "it closed the connection");
+        assert_eq!(
+            describe(&sqlx::Error::Io(ended)),
+            "it closed the connection"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Events: appended in batches, read in the order of their stream, listed for the eye.
+//! Events: appended in batches, read in stream order, listed for people.
 
 use sqlx::FromRow;
 
@@ -11,31 +11,31 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// A stored event with the names of its stream, for people and readers.
+/// A stored event with the names of its hook and its stream.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The event.
     pub event: Event,
-    /// The name of its hook.
+    /// Name of its hook.
     pub hook: String,
-    /// The ordering key of its stream.
+    /// Ordering key of its stream.
     pub ordering_key: String,
 }
 
-/// Which events a list is about.
+/// Selects events for a list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Those of one hook.
+    /// Only events of this hook.
     pub hook: Option<HookId>,
-    /// Those of one stream.
+    /// Only events of this stream.
     pub stream: Option<StreamId>,
-    /// Those received at or after a moment.
+    /// Only events received at or after this time.
     pub since: Option<Timestamp>,
-    /// Those older than this one.
+    /// Only events older than this one, for paging.
     pub before: Option<EventId>,
-    /// Those in the dead letters.
+    /// Only events in the dead letters.
     pub dead: bool,
-    /// At most so many.
+    /// Number of events at most.
     pub limit: i64,
 }
 
@@ -73,8 +73,8 @@ impl From<Row> for Stored {
     }
 }
 
-/// Reads whole events; what follows names the relation `e` they are in. Headers are read as bytes: damaged ones may be
-/// no text.
+/// Selects whole events from the relation that follows, which must be named `e`. Headers are read as
+/// bytes, because damaged headers may not be valid text.
 macro_rules! select_events {
     ($headers:literal, $($rest:tt)*) => {
         concat!(
@@ -85,7 +85,7 @@ macro_rules! select_events {
     };
 }
 
-/// The same for both databases.
+/// Builds a `select_events!` statement for both databases.
 macro_rules! select_events_from {
     ($sqlite:literal, $postgres:literal) => {
         Statement {
@@ -103,7 +103,8 @@ const READ: Statement = select_events_from!(
      where e.stream = $1 and e.seq > $2 order by e.seq limit $3"
 );
 
-/// The newest first. On SQLite the row number is the order of storing; on Postgres the id stands for it.
+/// Newest first. On SQLite the row number gives the order of storing; on Postgres the id stands in for
+/// it.
 const LIST: Statement = select_events_from!(
     "log e join streams s on s.id = e.stream join hooks h on h.id = s.hook
      where h.deleted_at is null and ($1 is null or s.hook = $1)
@@ -120,8 +121,8 @@ const LIST: Statement = select_events_from!(
      order by e.id desc limit $5"
 );
 
-/// From the dead letters, which are few, and not through the log, which is long. By id, whose front is the
-/// clock: the order of storing is not asked of what is looked at one by one.
+/// Starts from the dead letters, which are few, instead of the log, which is long. Sorted by id, whose
+/// first bytes are the receive time: exact storing order does not matter here.
 const LIST_DEAD: Statement = select_events_from!(
     "(select distinct d.stream, d.seq from dead_letters d
       join handlers k on k.id = d.handler and k.deleted_at is null) d
@@ -140,7 +141,7 @@ const GET: Statement = select_events_from!(
     "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.id = $1"
 );
 
-/// How many events have the dedupe key and not the body: one or none.
+/// Counts events (0 or 1) that have the dedupe key but another body.
 const OTHER_BODY: Statement = Statement {
     sqlite: "select count(*) from streams s
         join log e on e.stream = s.id and e.dedupe_key = $3
@@ -151,11 +152,8 @@ const OTHER_BODY: Statement = Statement {
 };
 
 impl Store {
-    /// True unless a stored event of the stream has this dedupe key and another body. It can be asked
-    /// only for as long as that event is kept, which is as long as its key counts.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// True unless a stored event of the stream has this dedupe key and another body. The answer is
+    /// known only while that event is kept, which is also as long as its dedupe key is honoured.
     pub async fn repeats_body(
         &self,
         hook: HookId,
@@ -163,7 +161,7 @@ impl Store {
         dedupe_key: &str,
         body: &[u8],
     ) -> Result<bool, Error> {
-        let others: i64 = sqlx::query_scalar(self.words(OTHER_BODY))
+        let others: i64 = sqlx::query_scalar(self.sql(OTHER_BODY))
             .bind(hook.0)
             .bind(key.as_str())
             .bind(dedupe_key)
@@ -173,16 +171,16 @@ impl Store {
         Ok(others == 0)
     }
 
-    /// Stores a batch in one transaction, in its order, and says what became of each. When the future is
-    /// done, what is new is on stable storage and readable.
+    /// Stores a batch in one transaction, in its order, and returns the outcome of each event. Once the
+    /// future has completed, the new events are on stable storage and readable.
     ///
-    /// In a file, `batch` is asked when its transaction begins, on another thread, so that what comes
-    /// until then is in it too; batches are stored in the order of these calls, awaited or not. On a
-    /// server it is asked at once, and stored while the future is awaited.
+    /// On SQLite, `batch` is called on the writer thread when its transaction begins, so it may include
+    /// events that arrive until then; batches are stored in the order of these calls, whether awaited
+    /// or not. On Postgres, `batch` is called at once, and stored while the future is awaited.
     ///
     /// # Errors
-    /// Nothing of the batch is stored, unless the error is fatal or the connection was lost: then it is
-    /// unknown.
+    /// No event of the batch is stored, except after a fatal error or a lost connection: then the
+    /// outcome is unknown.
     pub fn append(
         &self,
         batch: impl FnOnce() -> Vec<NewEvent> + Send + 'static,
@@ -190,17 +188,14 @@ impl Store {
         self.backend.append(batch)
     }
 
-    /// At most `limit` events of a stream after `after`, in order.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Events of a stream after `after`, in order, at most `limit`.
     pub async fn events_after(
         &self,
         stream: StreamId,
         after: Seq,
         limit: i64,
     ) -> Result<Vec<Stored>, Error> {
-        let rows: Vec<Row> = sqlx::query_as(self.words(READ))
+        let rows: Vec<Row> = sqlx::query_as(self.sql(READ))
             .bind(stream.0)
             .bind(after.0)
             .bind(limit)
@@ -209,15 +204,12 @@ impl Store {
         Ok(rows.into_iter().map(Stored::from).collect())
     }
 
-    /// The newest events first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Events that match the filter, newest first.
     pub async fn events_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
         if filter.dead {
             return self.dead_list(filter).await;
         }
-        let rows: Vec<Row> = sqlx::query_as(self.words(LIST))
+        let rows: Vec<Row> = sqlx::query_as(self.sql(LIST))
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))
@@ -230,7 +222,7 @@ impl Store {
 
     async fn dead_list(&self, filter: &Filter) -> Result<Vec<Stored>, Error> {
         let before = filter.before.map(|id| id.as_bytes().to_vec());
-        let rows: Vec<Row> = sqlx::query_as(self.words(LIST_DEAD))
+        let rows: Vec<Row> = sqlx::query_as(self.sql(LIST_DEAD))
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))
@@ -241,12 +233,9 @@ impl Store {
         Ok(rows.into_iter().map(Stored::from).collect())
     }
 
-    /// The event with this id.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The event with this id, if it is stored.
     pub async fn event(&self, id: EventId) -> Result<Option<Stored>, Error> {
-        let row: Option<Row> = sqlx::query_as(self.words(GET))
+        let row: Option<Row> = sqlx::query_as(self.sql(GET))
             .bind(id.as_bytes().to_vec())
             .fetch_optional(&self.reader)
             .await?;

@@ -1,4 +1,5 @@
-//! Tells a process that has run out of file descriptors: SQLite says only that it cannot open a file.
+//! Detects a process that has run out of file descriptors. SQLite reports only that it cannot open a
+//! file.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -6,10 +7,11 @@ use std::os::fd::AsRawFd as _;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// So few free descriptors count as none: some may have become free since the failure.
+/// Fewer free descriptors than this count as none, because some may have become free since the failure.
 const SHORT: u64 = 16;
 
-/// True if no descriptor is left, or none was a moment ago. A new one has the lowest number that is free.
+/// True if no descriptor is free, or none was a moment ago. Relies on a new descriptor having the
+/// lowest free number.
 pub(super) fn are_short() -> bool {
     match File::open("/dev/null") {
         Ok(file) => {

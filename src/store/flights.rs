@@ -51,9 +51,6 @@ impl Store {
     }
 
     /// The cursors that other live nodes than `me` have in flight.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn in_flight_elsewhere(&self, me: &str) -> Result<Vec<CursorId>, Error> {
         let rows: Vec<(i64, i64)> = sqlx::query_as(ELSEWHERE)
             .bind(me)

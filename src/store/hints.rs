@@ -1,4 +1,5 @@
-//! Requests to wipe hints and make them again, and what each node answers. Rows only.
+//! Requests to rebuild hints, and the answers of the nodes. Reads and writes rows only;
+//! `admin/hints.rs` asks, `engine/wipe.rs` answers.
 
 use std::time::Duration;
 
@@ -8,32 +9,32 @@ use super::{Error, Store};
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 
-/// How long a request is kept.
+/// Age after which a request and its answers are removed.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// What is asked of every node.
+/// A request to every node to wipe its hints and make them again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HintRequest {
-    /// Its number.
+    /// Number of the request.
     pub id: i64,
-    /// Whose hints; none for those of all namespaces.
+    /// Only hints of this namespace; of all namespaces when `None`.
     pub namespace: Option<Name>,
-    /// Whether it is only looked.
+    /// True if nodes only count and change nothing.
     pub dry_run: bool,
 }
 
-/// What a node found in the lanes that it runs.
+/// The answer of one node, about the lanes that it runs.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct HintAnswer {
-    /// Which node, by its number.
+    /// Id of the node.
     pub node: String,
-    /// Its lanes of the namespaces asked about.
+    /// Number of its lanes in the namespaces asked about.
     pub lanes: i64,
-    /// Cursors that they knew to have work.
+    /// Number of cursors that had a hint.
     pub hinted: i64,
-    /// Cursors of theirs that are behind.
+    /// Number of cursors that are behind.
     pub behind: i64,
-    /// Those of them that flow and that nobody had hinted.
+    /// Number of flowing cursors that are behind and had no hint.
     pub forgotten: i64,
 }
 
@@ -59,10 +60,7 @@ const ANSWERS: &str = "select node, lanes, hinted, behind, forgotten from hint_a
     where request = $1 order by node";
 
 impl Store {
-    /// Asks every node to wipe hints and to make them again.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was asked.
+    /// Asks every node to wipe its hints and make them again.
     pub async fn ask_for_hints(
         &self,
         namespace: Option<&Name>,
@@ -87,18 +85,12 @@ impl Store {
         })
     }
 
-    /// The number of the newest request; 0 when there is none.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Number of the newest request; 0 when there is none.
     pub async fn last_hint_request(&self) -> Result<i64, Error> {
         Ok(sqlx::query_scalar(LAST).fetch_one(&self.reader).await?)
     }
 
-    /// What a node has not answered yet, of what came after a request, oldest first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Requests after `after` that the node has not answered yet, oldest first.
     pub async fn open_hint_requests(
         &self,
         node: &str,
@@ -118,10 +110,7 @@ impl Store {
         rows.into_iter().map(request).collect()
     }
 
-    /// Answers a request, once.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was answered.
+    /// Stores the answer of a node. A second answer of the same node changes nothing.
     pub async fn answer_hints(&self, request: i64, answer: &HintAnswer) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         sqlx::query(ANSWER)
@@ -136,10 +125,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// What was answered to a request.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The answers to a request, by node.
     pub async fn hint_answers(&self, request: i64) -> Result<Vec<HintAnswer>, Error> {
         let answers = sqlx::query_as(ANSWERS).bind(request);
         Ok(answers.fetch_all(&self.reader).await?)

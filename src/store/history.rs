@@ -1,7 +1,7 @@
-//! Whether the server is still the one that was told everything, and what is missing when it is not.
+//! Detects that the database server was replaced, and finds acknowledged events that the new one lacks.
 //!
-//! A standby that was promoted has a new timeline; a server that was restored elsewhere is another system.
-//! Neither may have the newest of what was acknowledged. In a file there is nothing of this.
+//! A promoted standby has a new timeline; a server restored elsewhere has another system number. Either
+//! may lack the newest acknowledged events. A SQLite file has no such history.
 
 use sqlx::FromRow;
 
@@ -12,35 +12,37 @@ use crate::domain::hook::HookId;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// What was found when a server was accepted.
+/// Outcome of accepting a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accepted {
-    /// Whether it is another one than the one that was written to last, and nobody had noticed before.
+pub struct AcceptedServer {
+    /// True if this server is another one than the last that was written to, and no node had noticed
+    /// before.
     pub is_new: bool,
-    /// Cursors that were halted because they stood behind the head of their stream.
+    /// Number of cursors that were held because their position was beyond the head of their stream.
     pub halted: u64,
 }
 
 /// An acknowledged event that the server does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostEvent {
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
     /// Its hook.
     pub hook: HookId,
-    /// Its stream, and the ordering key of that, if the server has it.
+    /// Its stream.
     pub stream: StreamId,
-    /// Its ordering key, where the stream is not lost too.
+    /// Its ordering key; `None` where the stream is lost too.
     pub key: Option<String>,
-    /// The place that it had, which another event may have now.
+    /// Its former place in the stream, which another event may have now.
     pub seq: Seq,
-    /// The node that had acknowledged it.
+    /// Id of the node that acknowledged it.
     pub node: String,
-    /// When it was missed.
+    /// Time at which it was found missing.
     pub found_at: Timestamp,
 }
 
-/// A server that took over may not have seen the newest epochs, which Redis has.
+/// Step by which epochs are raised on a new server. It may lack the newest epochs that are already in
+/// use in Redis.
 const EPOCHS: i64 = 1 << 20;
 
 const NOTE: &str = "update counters set value = $2 where name = $1 and value <> $2";
@@ -58,14 +60,14 @@ const LIST: &str = "select l.id, l.hook, l.stream, s.ordering_key, l.seq, l.node
     from lost_events l left join streams s on s.id = l.stream and s.hook = l.hook
     where l.seen_at is null order by l.found_at, l.hook, l.stream, l.seq limit $1";
 
-/// Events looked up at a time.
+/// Number of events looked up by one query.
 const PAGE: usize = 10_000;
 
 impl Store {
-    /// Which server this is; none in a file.
+    /// System number and timeline of the server; `None` on SQLite.
     ///
     /// # Errors
-    /// Those of the database, also while it follows another server.
+    /// [`Error::Lost`] also while the server is a standby.
     pub async fn history(&self) -> Result<Option<History>, Error> {
         let Some(statement) = self.backend.history_statement() else {
             return Ok(None);
@@ -77,12 +79,9 @@ impl Store {
         Ok(Some(History { system, timeline }))
     }
 
-    /// Notes that this server goes on from here. Whoever is the first to see that it is another one raises
-    /// the epochs and halts what stands behind its head. May be repeated.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn accept_history(&self, history: History) -> Result<Accepted, Error> {
+    /// Accepts this server as the current one. The first node to notice a new server raises the epochs
+    /// and holds the cursors that stand beyond their head. Safe to repeat.
+    pub async fn accept_history(&self, history: History) -> Result<AcceptedServer, Error> {
         const READ: &str = "select value from counters where name = 'timeline'";
         let mut writing = self.begin().await?;
         let last: i64 = sqlx::query_scalar(READ).fetch_one(&mut writing.tx).await?;
@@ -91,12 +90,12 @@ impl Store {
             let note = sqlx::query(NOTE).bind(name).bind(value);
             changed += note.execute(&mut writing.tx).await?.rows_affected();
         }
-        let mut accepted = Accepted::default();
+        let mut accepted = AcceptedServer::default();
         if changed > 0 && last != 0 {
             let raise = sqlx::query(RAISE).bind(EPOCHS);
             raise.execute(&mut writing.tx).await?;
             let halted = sqlx::query(HALT).execute(&mut writing.tx).await?;
-            accepted = Accepted {
+            accepted = AcceptedServer {
                 is_new: true,
                 halted: halted.rows_affected(),
             };
@@ -106,11 +105,11 @@ impl Store {
         Ok(accepted)
     }
 
-    /// Looks for what this node has acknowledged lately; notes and gives what is missing.
+    /// Looks for the events that this node acknowledged lately; records and returns the missing ones.
     ///
     /// # Errors
-    /// Those of the database; it may be asked again.
-    pub async fn look_for_lost(&self, node: &str) -> Result<Vec<LostEvent>, Error> {
+    /// The search may be repeated; an event is recorded once.
+    pub async fn find_lost(&self, node: &str) -> Result<Vec<LostEvent>, Error> {
         let Some(acknowledged) = self.backend.acknowledged() else {
             return Ok(Vec::new());
         };
@@ -144,20 +143,14 @@ impl Store {
         Ok(lost)
     }
 
-    /// Lost events that no operator has said to know of, by stream.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Lost events that no operator has confirmed yet, oldest finding first, at most `limit`.
     pub async fn lost_events(&self, limit: i64) -> Result<Vec<LostEvent>, Error> {
         let rows = sqlx::query_as(LIST).bind(limit);
         let rows: Vec<RawLost> = rows.fetch_all(&self.reader).await?;
         Ok(rows.into_iter().map(RawLost::lost).collect())
     }
 
-    /// How many there are; of one stream, or of all.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Number of unconfirmed lost events, of one stream or of all.
     pub async fn count_lost(&self, stream: Option<StreamId>) -> Result<u64, Error> {
         const COUNT: &str = "select count(*) from lost_events where seen_at is null";
         const OF_STREAM: &str =
@@ -170,11 +163,8 @@ impl Store {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
-    /// Notes that an operator knows of every lost event; how many those were.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn see_lost(&self, now: Timestamp) -> Result<u64, Error> {
+    /// Marks every lost event as known to the operator. Returns their number.
+    pub async fn confirm_lost(&self, now: Timestamp) -> Result<u64, Error> {
         const SEE: &str = "update lost_events set seen_at = $1 where seen_at is null";
         let mut writing = self.begin().await?;
         let see = sqlx::query(SEE).bind(now.as_millis());

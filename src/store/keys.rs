@@ -1,4 +1,4 @@
-//! Access keys: their hashes, never their texts.
+//! Access keys. Only their hashes are stored, never the keys themselves.
 
 use sqlx::{Any, Executor, FromRow};
 
@@ -9,12 +9,12 @@ use crate::domain::name::Name;
 use crate::domain::rate::Limit;
 use crate::domain::time::Timestamp;
 
-/// When a key was last used, and from where.
+/// Last use of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastUse {
-    /// When.
+    /// Time of the request.
     pub at: Timestamp,
-    /// The address.
+    /// Address that it came from.
     pub from: String,
 }
 
@@ -56,18 +56,12 @@ pub(super) async fn list<'c>(
 }
 
 impl Store {
-    /// Every key, in the order of making.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Every key with its last use, oldest key first.
     pub async fn keys(&self) -> Result<Vec<(Key, Option<LastUse>)>, Error> {
         list(&self.reader).await
     }
 
-    /// Stores a key; its number is given by the database.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Stores a key. The database assigns its number; `key.number` is ignored.
     pub async fn create_key(&self, key: &Key) -> Result<(), Error> {
         let hook = match key.scope {
             Scope::All => None,
@@ -92,10 +86,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// Ends a key for good; `false` when there is none. Revoking twice keeps the first moment.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Revokes a key for good; `false` when it does not exist. Revoking twice keeps the first time.
     pub async fn revoke_key(&self, id: KeyId, at: Timestamp) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         let revoked = sqlx::query(REVOKE)
@@ -111,10 +102,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes when keys, by number, were last used.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Records the last use of keys, given by number.
     pub async fn keys_used(&self, uses: &[(i64, LastUse)]) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         for (number, last) in uses {
@@ -163,7 +151,7 @@ impl Row {
         Ok((key, last))
     }
 
-    /// `None` when it says nothing sensible.
+    /// The rate limit of the key; the outer `None` means a malformed row.
     fn limit(&self) -> Option<Option<Limit>> {
         let Some(rate) = &self.rate else {
             return Some(None);

@@ -1,5 +1,5 @@
-//! Lane sets that follow one another, and lanes that are stopped and let go again. Rows only: each
-//! change is one transaction, so that a crash finds it done or not begun, and any node carries it on.
+//! Lane sets that replace one another, and the modes of lanes. Reads and writes rows only. Each change
+//! is one transaction, so a crash leaves it done or not begun, and any node can carry it on.
 //!
 //! ```text
 //! resize    stable ──▶ closing ── every lane sealed ──▶ closed
@@ -21,72 +21,69 @@ use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 
-/// Who asks for a change, why, and when.
+/// Who asks for a change, with the reason and the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Why {
-    /// As people write it.
+pub struct Attribution {
+    /// Name of the operator, for people.
     pub by: String,
-    /// In the asker's words.
+    /// Reason, in the operator's words.
     pub reason: Option<String>,
-    /// Now.
+    /// Time of the request.
     pub at: Timestamp,
 }
 
-/// What became of the wish to resize.
+/// Outcome of the request to resize.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Begun {
-    /// This set follows.
-    Begun(LaneSet),
-    /// The set was not the only one, or not as it was seen: nothing was changed.
+pub enum ResizeStart {
+    /// The set that will replace the old one.
+    ResizeStart(LaneSet),
+    /// The old set was no longer the only one, or not the one that was seen; nothing was changed.
     Changed,
-    /// Its lanes do not all do the same: nothing was changed.
+    /// The lanes of the old set have different modes; nothing was changed.
     Mixed,
 }
 
-/// A lane that does not just take turns.
+/// Mode of a lane that is not `active`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneMode {
-    /// What it does.
+    /// The mode.
     pub mode: Mode,
-    /// Who wanted it, when and why.
+    /// Name of the operator who set it.
     pub by: Option<String>,
-    /// When.
+    /// Time at which it was set.
     pub at: Option<Timestamp>,
-    /// Why.
+    /// Reason that the operator gave.
     pub reason: Option<String>,
 }
 
-/// What a draining lane has to do before it is drained.
+/// Remaining work of a draining lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Cursors below their marks that are neither held nor of a paused hook.
+pub struct DrainRemainder {
+    /// Number of cursors below their marks, without held cursors and those of paused hooks.
     pub cursors: i64,
-    /// Their events up to the marks.
+    /// Number of their events up to the marks.
     pub events: i64,
 }
 
-/// A resize that is under way.
+/// A resize that is planned or under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// The set that goes.
+pub struct PendingResize {
+    /// The set that is being replaced.
     pub from: LaneSet,
-    /// The set that comes.
+    /// The set that replaces it.
     pub to: LaneSet,
-    /// Whether it waits until the old one is drained.
+    /// True while the resize waits until the old set is drained.
     pub is_planned: bool,
-    /// The lanes that are not sealed, and who runs each.
+    /// Lanes of the old set that are not sealed, each with the name of the node that runs it.
     pub unsealed: Vec<(u16, Option<String>)>,
-    /// Who wanted it.
+    /// Name of the operator who asked for it.
     pub by: Option<String>,
-    /// When.
+    /// Time of the request.
     pub at: Timestamp,
 }
 
-/// A lane set of which nothing runs any more.
-pub type Closed = LaneSet;
-
-/// Locks the stable set: whatever changes it, or what its lanes do, waits for its turn here, and finds what
-/// came before. The statements after it see that too.
+/// Locks the stable set. Every change of the set or of the modes of its lanes takes this lock first, so
+/// that changes run one after the other and later statements see all earlier ones.
 const LOCK: &str = "update lane_sets set state = 'stable'
     where namespace = $1 and generation = $2 and lanes = $3 and state = 'stable'";
 
@@ -103,7 +100,7 @@ const OPEN: &str = "insert into lane_sets
     (namespace, generation, lanes, state, created_at, asked_by, reason)
     values ($1, $2, $3, $4, $5, $6, $7)";
 
-/// The lanes of the new set do what the old ones did.
+/// The lanes of the new set get the mode of the old ones.
 const ADD_LANES: &str = "insert into lanes
     (namespace, generation, lane, mode, mode_at, mode_by, mode_reason)
     with recursive each(lane) as (
@@ -128,7 +125,7 @@ const CLOSE: &str = "update lane_sets set state = 'closed'
 const STABLE: &str = "update lane_sets set state = 'stable'
     where namespace = $1 and state = 'opening'";
 
-/// The lanes of the last closed set stay for people to look at.
+/// Rows of the last closed set's lanes are kept for people to look at.
 const FORGET: &str = "delete from lanes where namespace = $1 and generation < $2";
 
 const MODES: &str = "select namespace, generation, lane, mode, mode_at, mode_by, mode_reason
@@ -139,12 +136,12 @@ const MARKS: &str = "select stream, handler, mark from marks";
 const SET_MODE: &str = "update lanes set mode = $4, mode_at = $5, mode_by = $6, mode_reason = $7
     where namespace = $1 and generation = $2 and lane = $3 and sealed_at is null and mode <> $4";
 
-/// Draining what drains moves no mark that exists.
+/// Draining a lane that already drains moves no existing mark.
 const DRAIN: &str = "update lanes set mode = $4, mode_at = $5, mode_by = $6, mode_reason = $7
     where namespace = $1 and generation = $2 and lane = $3 and sealed_at is null
       and mode in ('active', 'paused')";
 
-/// A mark that a hook has left behind in another namespace is none.
+/// Overwrites a mark that a hook has left behind in another namespace.
 const MARK: &str = "insert into marks (stream, handler, namespace, slot, mark)
     select s.id, h.id, k.namespace, s.slot, s.head
     from streams s
@@ -168,7 +165,7 @@ const LEFT: &str = "select m.slot * $2 / 65536, count(*),
         where h.id = m.handler and k.paused_at is not null)
     group by 1 order by 1";
 
-/// What [`LEFT`] counts is looked at once more: the lane may have been let go and drained again.
+/// Counts again, as [`LEFT`] does: the lane may have been resumed and drained anew since.
 const DRAINED: &str = "update lanes set mode = 'drained'
     where namespace = $1 and generation = $2 and lane = $3 and sealed_at is null
       and mode = 'draining' and not exists (select 1
@@ -252,43 +249,42 @@ pub(super) async fn marks<'c>(
 }
 
 impl Store {
-    /// Begins a resize: `from` closes, a set of `lanes` opens.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Begins a resize: `from` starts to close, and a new set of `lanes` lanes opens.
     pub async fn begin_resize(
         &self,
         from: &LaneSet,
         lanes: u16,
-        why: &Why,
-    ) -> Result<Begun, Error> {
+        why: &Attribution,
+    ) -> Result<ResizeStart, Error> {
         let mut writing = self.begin().await?;
         if !writing.lock(from).await? || writing.has_plan(&from.namespace).await? {
-            return Ok(Begun::Changed);
+            return Ok(ResizeStart::Changed);
         }
         if writing.is_mixed(from).await? {
-            return Ok(Begun::Mixed);
+            return Ok(ResizeStart::Mixed);
         }
         writing.change_set(CLOSING, from).await?;
         let to = writing.follow(from, lanes, "opening", why).await?;
         writing.add_lanes(from, &to).await?;
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(Begun::Begun(to))
+        Ok(ResizeStart::ResizeStart(to))
     }
 
-    /// Plans a resize for when every lane of `from` is drained, and drains them.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn plan_resize(&self, from: &LaneSet, lanes: u16, why: &Why) -> Result<Begun, Error> {
+    /// Plans a resize for the time when every lane of `from` is drained, and drains them.
+    pub async fn plan_resize(
+        &self,
+        from: &LaneSet,
+        lanes: u16,
+        why: &Attribution,
+    ) -> Result<ResizeStart, Error> {
         self.backend.index().await?;
         let mut writing = self.begin().await?;
         if !writing.lock(from).await? || writing.has_plan(&from.namespace).await? {
-            return Ok(Begun::Changed);
+            return Ok(ResizeStart::Changed);
         }
         if writing.is_mixed(from).await? {
-            return Ok(Begun::Mixed);
+            return Ok(ResizeStart::Mixed);
         }
         let to = writing.follow(from, lanes, "planned", why).await?;
         let all: Vec<_> = from.ids().collect();
@@ -297,14 +293,12 @@ impl Store {
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(Begun::Begun(to))
+        Ok(ResizeStart::ResizeStart(to))
     }
 
-    /// Begins a planned resize, whose time has come: the lanes of the new set take turns without marks. Lanes that
-    /// an operator had drained before the resize was planned stay so: the new ones keep what the old ones kept.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Begins a planned resize once all lanes are drained; `false` when they are not, or the plan no
+    /// longer exists. The new lanes are active and have no marks, except where an operator had drained
+    /// the old lanes before the resize was planned: then the new lanes stay drained.
     pub async fn begin_planned(&self, from: &LaneSet, to: &LaneSet) -> Result<bool, Error> {
         const BEGIN: &str = "update lane_sets set state = 'opening'
             where namespace = $1 and generation = $2 and lanes = $3 and state = 'planned'
@@ -326,18 +320,18 @@ impl Store {
         Ok(true)
     }
 
-    /// Seals lanes of sets that close: those that `node` runs under these epochs, or that nobody runs.
-    /// No turn may be running in them.
+    /// Seals lanes of closing sets: those that `node` runs under these epochs, and those that no node
+    /// runs. The caller makes sure that no turn runs in them.
     ///
     /// # Errors
-    /// Those of the database; unknown what is sealed, until the rows are read again.
+    /// The outcome is unknown until the rows are read again.
     pub async fn seal_lanes(
         &self,
         lanes: &[(LaneId, i64)],
         node: &str,
         at: Timestamp,
     ) -> Result<(), Error> {
-        // In order, as they are taken, so that no two wait for each other.
+        // All callers lock lanes in this order, so no two of them deadlock.
         let mut lanes: Vec<_> = lanes.iter().collect();
         lanes.sort();
         let mut writing = self.begin().await?;
@@ -355,12 +349,10 @@ impl Store {
         writing.commit().await
     }
 
-    /// Ends every resize of which all old lanes are sealed; says which sets are closed now. To be called
-    /// after each seal has committed: of two who seal the last lanes, the later one sees both.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn close_sets(&self) -> Result<Vec<Closed>, Error> {
+    /// Ends every resize whose old lanes are all sealed, and returns the sets that are closed now. Call
+    /// it after each seal has committed: of two nodes that seal the last lanes, the later one sees both
+    /// seals.
+    pub async fn close_sets(&self) -> Result<Vec<LaneSet>, Error> {
         let mut writing = self.begin().await?;
         let rows: Vec<(String, i64, i64)> =
             sqlx::query_as(CLOSE).fetch_all(&mut writing.tx).await?;
@@ -386,11 +378,8 @@ impl Store {
         rows.iter().map(set).collect()
     }
 
-    /// The resize of a namespace that is under way, if one is.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn resize_under_way(&self, namespace: &Name) -> Result<Option<Progress>, Error> {
+    /// The resize of a namespace that is planned or under way.
+    pub async fn resize_under_way(&self, namespace: &Name) -> Result<Option<PendingResize>, Error> {
         let rows: Vec<SetRow> = sqlx::query_as(UNDER_WAY)
             .bind(namespace.as_str())
             .fetch_all(&self.reader)
@@ -411,7 +400,7 @@ impl Store {
             .fetch_all(&self.reader)
             .await?;
         let index = |lane: i64| u16::try_from(lane).unwrap_or(u16::MAX);
-        Ok(Some(Progress {
+        Ok(Some(PendingResize {
             from: from.set()?,
             to: to.set()?,
             is_planned: to.state == "planned",
@@ -424,10 +413,7 @@ impl Store {
         }))
     }
 
-    /// The namespaces whose lanes are being resized, or will be when they are drained.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Namespaces with a resize that is planned or under way.
     pub async fn resized_namespaces(&self) -> Result<Vec<Name>, Error> {
         const RESIZED: &str = "select distinct namespace from lane_sets
             where state in ('opening', 'planned') order by namespace";
@@ -436,32 +422,24 @@ impl Store {
         Ok(parsed.collect())
     }
 
-    /// The lanes that do not just take turns.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Lanes in another mode than `active`.
     pub async fn lane_modes(&self) -> Result<HashMap<LaneId, LaneMode>, Error> {
         modes(&self.reader).await
     }
 
-    /// Up to where cursors of draining lanes move.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Drain marks: the position up to which each cursor of a draining lane still moves.
     pub async fn marks(&self) -> Result<HashMap<CursorId, Position>, Error> {
         marks(&self.reader).await
     }
 
-    /// Pauses lanes of a set; those that are paused already stay as they are. `false` when another set has
-    /// followed, or is about to: nothing was changed, as those lanes do what these did.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Pauses lanes of a set; lanes that are already paused keep their reason. `false` when the set is
+    /// being replaced or was replaced: then nothing was changed, because the new lanes have copied the
+    /// modes of these.
     pub async fn pause_lanes(
         &self,
         set: &LaneSet,
         lanes: &[LaneId],
-        why: &Why,
+        why: &Attribution,
     ) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         if !writing.lock(set).await? {
@@ -475,16 +453,13 @@ impl Store {
         Ok(true)
     }
 
-    /// Drains lanes of a set: cursors that are behind now move up to where their streams are now. `false` as
-    /// for [`Store::pause_lanes`].
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Drains lanes of a set: cursors that are behind now move up to the present heads of their
+    /// streams. `false` as for [`Store::pause_lanes`].
     pub async fn drain_lanes(
         &self,
         set: &LaneSet,
         lanes: &[LaneId],
-        why: &Why,
+        why: &Attribution,
     ) -> Result<bool, Error> {
         self.backend.index().await?;
         let mut writing = self.begin().await?;
@@ -497,14 +472,11 @@ impl Store {
         Ok(true)
     }
 
-    /// Lets lanes of a set go on without marks. A planned resize, which waits for lanes to be drained, is
-    /// given up. `false` as for [`Store::pause_lanes`].
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Resumes lanes of a set and removes their marks. A planned resize, which waits for drained lanes,
+    /// is cancelled. `false` as for [`Store::pause_lanes`].
     pub async fn resume_lanes(&self, set: &LaneSet, lanes: &[LaneId]) -> Result<bool, Error> {
         const GIVE_UP: &str = "delete from lane_sets where namespace = $1 and state = 'planned'";
-        let nobody = Why {
+        let nobody = Attribution {
             by: String::new(),
             reason: None,
             at: Timestamp::default(),
@@ -529,12 +501,8 @@ impl Store {
         Ok(true)
     }
 
-    /// What each draining lane of a set has to do, by the lane's index; lanes that have nothing to do are
-    /// left out.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn left(&self, set: &LaneSet) -> Result<HashMap<u16, Left>, Error> {
+    /// Remaining work of the draining lanes of a set, by lane index. Lanes without work are left out.
+    pub async fn left(&self, set: &LaneSet) -> Result<HashMap<u16, DrainRemainder>, Error> {
         let rows: Vec<(i64, i64, i64)> = sqlx::query_as(LEFT)
             .bind(set.namespace.as_str())
             .bind(i64::from(set.lanes))
@@ -542,15 +510,13 @@ impl Store {
             .await?;
         let left = |(lane, cursors, events)| {
             let lane = u16::try_from(lane).unwrap_or(u16::MAX);
-            (lane, Left { cursors, events })
+            (lane, DrainRemainder { cursors, events })
         };
         Ok(rows.into_iter().map(left).collect())
     }
 
-    /// Notes which lanes of a set have reached their marks; those that have not, by now, stay as they are.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Marks as drained those of the lanes that have reached their marks by now; the others are
+    /// unchanged.
     pub async fn lanes_drained(&self, set: &LaneSet, lanes: &[LaneId]) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         if !writing.lock(set).await? {
@@ -571,10 +537,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// The slots of streams; those that are gone are left out.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Slots of streams. Streams that no longer exist are left out.
     pub async fn slots(&self, streams: &[StreamId]) -> Result<HashMap<StreamId, Slot>, Error> {
         const AT_A_TIME: usize = 1_000;
         let mut found = HashMap::with_capacity(streams.len());
@@ -583,7 +546,8 @@ impl Store {
                 sqlx::QueryBuilder::<sqlx::Any>::new("select id, slot from streams where id in (");
             let mut numbers = query.separated(", ");
             for stream in streams {
-                // A number, which needs no place of its own: there may be more than a statement has.
+                // Formatted into the text as a number: there may be more streams than a statement has
+                // parameters.
                 numbers.push(stream.0);
             }
             query.push(")");
@@ -596,7 +560,7 @@ impl Store {
 }
 
 impl Writing<'_> {
-    /// Changes the row of a set, or of what belongs to it; whether there was one as it was seen.
+    /// Runs an update bound to a lane set; true if it changed a row.
     async fn change_set(&mut self, change: &'static str, set: &LaneSet) -> Result<bool, Error> {
         let changed = sqlx::query(change)
             .bind(set.namespace.as_str())
@@ -607,12 +571,12 @@ impl Writing<'_> {
         Ok(changed.rows_affected() > 0)
     }
 
-    /// Locks a set; whether it is the stable one.
+    /// Locks a lane set; true if it is the stable one.
     async fn lock(&mut self, set: &LaneSet) -> Result<bool, Error> {
         self.change_set(LOCK, set).await
     }
 
-    /// Whether a resize is planned.
+    /// True if a resize of the namespace is planned.
     async fn has_plan(&mut self, namespace: &Name) -> Result<bool, Error> {
         let planned: i64 = sqlx::query_scalar(PLANNED)
             .bind(namespace.as_str())
@@ -630,8 +594,8 @@ impl Writing<'_> {
         Ok(modes > 1)
     }
 
-    /// True if the mode that the lanes of a set have taken over is older than the set: then an operator had
-    /// stopped them before the resize was asked for.
+    /// True if the mode that the lanes of a set have copied is older than the set: an operator had
+    /// stopped the old lanes before the resize was asked for.
     async fn was_drained_before(&mut self, to: &LaneSet) -> Result<bool, Error> {
         const BEFORE: &str = "select count(*) from lanes l
             join lane_sets s on s.namespace = l.namespace and s.generation = l.generation
@@ -644,13 +608,13 @@ impl Writing<'_> {
         Ok(before > 0)
     }
 
-    /// Makes the row of the set that follows `from`.
+    /// Inserts the row of the set that replaces `from`.
     async fn follow(
         &mut self,
         from: &LaneSet,
         lanes: u16,
         state: &str,
-        why: &Why,
+        why: &Attribution,
     ) -> Result<LaneSet, Error> {
         let to = LaneSet {
             namespace: from.namespace.clone(),
@@ -681,13 +645,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Sets modes; the lanes that had another one.
+    /// Sets the mode of lanes. Returns those that had another one.
     async fn set_modes<'a>(
         &mut self,
         change: &'static str,
         lanes: &'a [LaneId],
         mode: Mode,
-        why: &Why,
+        why: &Attribution,
     ) -> Result<Vec<&'a LaneId>, Error> {
         let is_stopped = mode != Mode::Active;
         let mut lanes: Vec<_> = lanes.iter().collect();
@@ -716,7 +680,7 @@ impl Writing<'_> {
         namespace: &Name,
         of: u16,
         lanes: &[LaneId],
-        why: &Why,
+        why: &Attribution,
     ) -> Result<(), Error> {
         let drained = self.set_modes(DRAIN, lanes, Mode::Draining, why).await?;
         let ranges = drained.iter().map(|lane| slots(lane.index, of));
@@ -742,7 +706,7 @@ impl Writing<'_> {
     }
 }
 
-/// Ranges in order, those that touch made one: each costs a look at every stream.
+/// Joins adjacent ranges, because each range costs a scan of all streams. The ranges come in order.
 fn joined(ranges: impl Iterator<Item = std::ops::Range<u32>>) -> Vec<std::ops::Range<u32>> {
     let mut joined: Vec<std::ops::Range<u32>> = Vec::new();
     for range in ranges {
@@ -754,43 +718,40 @@ fn joined(ranges: impl Iterator<Item = std::ops::Range<u32>>) -> Vec<std::ops::R
     joined
 }
 
-/// What waits in one slot.
+/// Backlog of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Which slot.
+pub struct SlotBacklog {
+    /// The slot.
     pub slot: u16,
-    /// Events.
+    /// Number of events that wait.
     pub events: u64,
 }
 
-/// A stream of which much waits.
+/// The stream with the largest backlog.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fullest {
-    /// Which.
+pub struct LargestBacklog {
+    /// Name of the stream.
     pub stream: StreamName,
-    /// Where it stands among the lanes.
+    /// Its slot.
     pub slot: Slot,
-    /// Events that wait for the handler that is furthest behind.
+    /// Number of events that wait for the handler that is furthest behind.
     pub events: u64,
 }
 
-/// How much would be resized.
+/// Number of streams and cursors that a resize affects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Size {
-    /// Streams of the namespace.
+pub struct ResizeExtent {
+    /// Number of streams of the namespace.
     pub streams: i64,
-    /// Those whose lane would have another number.
+    /// Number of streams whose lane index changes.
     pub moves: i64,
-    /// Cursors that are waiting or held.
+    /// Number of cursors that are waiting or held.
     pub set_aside: i64,
 }
 
 impl Store {
-    /// What waits in a namespace, by slot.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn waiting(&self, namespace: &Name) -> Result<Vec<Waiting>, Error> {
+    /// Backlog of a namespace by slot. Slots without one are left out.
+    pub async fn waiting(&self, namespace: &Name) -> Result<Vec<SlotBacklog>, Error> {
         const WAITING: &str = "select s.slot,
               cast(sum(s.head - coalesce(c.position, 0)) as bigint)
             from streams s
@@ -803,18 +764,15 @@ impl Store {
             .bind(namespace.as_str())
             .fetch_all(&self.reader)
             .await?;
-        let waiting = |(slot, events)| Waiting {
+        let waiting = |(slot, events)| SlotBacklog {
             slot: u16::try_from(slot).unwrap_or_default(),
             events: u64::try_from(events).unwrap_or(0),
         };
         Ok(rows.into_iter().map(waiting).collect())
     }
 
-    /// The stream of a namespace of which most waits; none when nothing does.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn fullest_stream(&self, namespace: &Name) -> Result<Option<Fullest>, Error> {
+    /// The stream of a namespace with the largest backlog; `None` when nothing waits.
+    pub async fn largest_backlog(&self, namespace: &Name) -> Result<Option<LargestBacklog>, Error> {
         const FULLEST: &str =
             "select k.name, s.ordering_key, s.slot, s.head - coalesce(c.position, 0)
             from streams s
@@ -832,7 +790,7 @@ impl Store {
             return Ok(None);
         };
         let hook = hook.parse();
-        Ok(Some(Fullest {
+        Ok(Some(LargestBacklog {
             stream: StreamName {
                 hook: hook.map_err(|_| Error::Integrity("a hook has no name".to_owned()))?,
                 key: OrderingKey::stored(key),
@@ -842,11 +800,8 @@ impl Store {
         }))
     }
 
-    /// How much a resize to `to` lanes is about.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn namespace_size(&self, from: &LaneSet, to: u16) -> Result<Size, Error> {
+    /// Number of streams and cursors that a resize to `to` lanes affects.
+    pub async fn resize_extent(&self, from: &LaneSet, to: u16) -> Result<ResizeExtent, Error> {
         const SIZE: &str = "select count(*), cast(coalesce(sum(case when
               s.slot * $2 / 65536 <> s.slot * $3 / 65536 then 1 else 0 end), 0) as bigint)
             from streams s join hooks k on k.id = s.hook
@@ -866,7 +821,7 @@ impl Store {
             .bind(namespace)
             .fetch_one(&self.reader)
             .await?;
-        Ok(Size {
+        Ok(ResizeExtent {
             streams,
             moves,
             set_aside,

@@ -1,8 +1,8 @@
-//! Moves everything from a file to a server: every row under its own number, then a proof that both sides
-//! say the same.
+//! Moves everything from a SQLite file to a Postgres server: every row under its own number, followed
+//! by a proof that both sides are equal.
 //!
-//! Goes on where it was broken off: each part is one transaction that also notes that it is done. The file
-//! is read and never written. Until the end the server refuses to be served.
+//! A broken-off migration resumes: each part is one transaction, which also records that the part is
+//! done. The file is only read. Until the migration has finished, no node starts on the server.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::backend::postgres::server;
 use super::backend::session::{Reader, Session};
 use super::database::Server;
 
-/// Tables with few rows, moved together, and their columns; both databases call them the same.
+/// Small tables, moved in one transaction, with their columns; both databases use the same names.
 const SMALL: [(&str, &str); 10] = [
     ("namespaces", "id, name, created_at, warn_ms, crit_ms"),
     (
@@ -50,7 +50,7 @@ const SMALL: [(&str, &str); 10] = [
     ),
 ];
 
-/// Tables that may be long, each moved by itself.
+/// Tables that may be long, each moved in its own transaction.
 const LONG: [(&str, &str); 4] = [
     (
         "streams",
@@ -72,7 +72,7 @@ const LONG: [(&str, &str); 4] = [
 
 const EVENT: &str = "stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum";
 
-/// Tables whose numbers go on where those of the file end.
+/// Tables whose number sequences continue after the last number of the file.
 const NUMBERED: [&str; 6] = [
     "namespaces",
     "hooks",
@@ -82,40 +82,38 @@ const NUMBERED: [&str; 6] = [
     "audit",
 ];
 
-/// Events moved by one transaction, a long stream being one.
+/// Number of events after which a transaction ends; a stream is never split.
 const EVENTS_MAX: i64 = 50_000;
 
-/// Bytes sent at a time.
+/// Bytes sent to the server at a time.
 const CHUNK: usize = 256 * 1024;
 
-/// How far it has come.
+/// Progress report of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moved {
-    /// What is being done: `move` or `verify`.
+pub struct MigrationProgress {
+    /// Current part: `move` or `verify`.
     pub what: &'static str,
-    /// Events done.
+    /// Number of events done.
     pub done: u64,
-    /// Of so many.
+    /// Number of events in all.
     pub of: u64,
 }
 
-/// What was moved, and proved to be there.
+/// Result of a finished migration: the rows that were compared and found equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proof {
-    /// Streams whose events are the same on both sides, by a chain of hashes over all of each event.
+pub struct MigrationProof {
+    /// Number of streams whose events are equal on both sides, compared by a chain of hashes over each
+    /// event.
     pub streams: u64,
-    /// Their events.
+    /// Number of their events.
     pub events: u64,
-    /// Cursors that are the same, states and all.
+    /// Number of cursors that are equal, states included.
     pub cursors: u64,
-    /// Whether it had been moved before.
+    /// True if an earlier run had already moved everything.
     pub was_moved: bool,
 }
 
-/// How much there is in a file that no daemon has open: streams and events.
-///
-/// # Errors
-/// Those of the database.
+/// Number of streams and events in a file that no daemon has open.
 pub fn size(file: &Path) -> Result<(u64, u64), Error> {
     let db = open(file)?;
     let count = |text| db.query_row(text, [], |row| row.get::<_, i64>(0));
@@ -124,17 +122,19 @@ pub fn size(file: &Path) -> Result<(u64, u64), Error> {
     Ok((number(streams), number(events)))
 }
 
-/// Moves all of a file to a server, and proves it. The file must have been closed by its last daemon, or
-/// opened and closed since. `begun` is called once the target is found to be right, before anything goes there.
+/// Moves all rows of a file to a server and proves that they are equal. The file must have been closed
+/// cleanly by its last daemon, or opened and closed since. `begun` is called after the target has been
+/// checked and before anything is written there; `told` is called with the progress.
 ///
 /// # Errors
-/// [`Error::Refused`] when the server has something else, or the two sides differ at the end; it says what.
+/// [`Error::Refused`] when the server has other data, or the two sides differ at the end; the message
+/// says which.
 pub async fn migrate(
     file: &Path,
     to: &Server,
     begun: impl FnOnce() -> std::io::Result<()>,
-    mut told: impl FnMut(Moved),
-) -> Result<Proof, Error> {
+    mut told: impl FnMut(MigrationProgress),
+) -> Result<MigrationProof, Error> {
     server::prepare(to).await?;
     let db = open(file)?;
     let pool = PgPool::connect_with(to.native.clone()).await?;
@@ -155,10 +155,10 @@ pub async fn migrate(
     note(&mut tx, "finished", 1).await?;
     tx.end().await?;
     pool.close().await;
-    Ok(Proof { was_moved, ..proof })
+    Ok(MigrationProof { was_moved, ..proof })
 }
 
-/// Why a server may not be served yet, if it may not.
+/// The message to show while a migration into this database is unfinished; `None` when there is none.
 pub(super) async fn unfinished(reader: &Reader) -> Result<Option<String>, Error> {
     const LOOK: &str = "select count(*) from moves where name = 'source'
         and not exists (select 1 from moves where name = 'finished')";
@@ -173,11 +173,11 @@ fn open(file: &Path) -> Result<Connection, Error> {
     Ok(Connection::open_with_flags(file, flags)?)
 }
 
-/// Refuses as [`migrate`] would, before anything is moved. Writes nothing.
+/// Makes the checks of [`migrate`] without writing anything.
 ///
 /// # Errors
-/// [`Error::Refused`] with what stands in the way.
-pub async fn may(file: &Path, to: &Server) -> Result<(), Error> {
+/// [`Error::Refused`] when the migration would be refused.
+pub async fn check(file: &Path, to: &Server) -> Result<(), Error> {
     let db = open(file)?;
     let pool = PgPool::connect_with(to.native.clone()).await?;
     let mut tx = begin(&pool).await?;
@@ -192,24 +192,25 @@ pub async fn may(file: &Path, to: &Server) -> Result<(), Error> {
     Ok(())
 }
 
-/// How far a move into the server has come.
+/// State of the migration into a server.
 #[derive(PartialEq, Eq)]
-enum Progress {
+enum MigrationState {
     NotBegun,
     Begun,
     Finished,
 }
 
-/// Finds out whether this is where the file goes; whether all of it is there.
+/// Checks that this file may go to the server, and records it as the source. True if everything was
+/// already moved.
 async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
     let source = source(db)?;
     let mut tx = begin(pool).await?;
     let progress = progress(&mut tx, source).await?;
-    if progress == Progress::NotBegun {
+    if progress == MigrationState::NotBegun {
         note(&mut tx, "source", source).await?;
     }
     tx.end().await?;
-    Ok(progress == Progress::Finished)
+    Ok(progress == MigrationState::Finished)
 }
 
 fn source(db: &Connection) -> Result<i64, Error> {
@@ -217,7 +218,7 @@ fn source(db: &Connection) -> Result<i64, Error> {
     Ok(db.query_row(SOURCE, [], |row| row.get(0))?)
 }
 
-async fn progress(tx: &mut Session<Postgres>, source: i64) -> Result<Progress, Error> {
+async fn progress(tx: &mut Session<Postgres>, source: i64) -> Result<MigrationState, Error> {
     const OTHERS: &str = "select (select count(*) from hooks) + (select count(*) from streams)";
     let nodes: i64 = sqlx::query_scalar("select count(*) from nodes")
         .fetch_one(&mut *tx)
@@ -231,8 +232,8 @@ async fn progress(tx: &mut Session<Postgres>, source: i64) -> Result<Progress, E
     match noted(tx, "source").await? {
         Some(known) if known == source => {
             return Ok(match noted(tx, "finished").await? {
-                Some(_) => Progress::Finished,
-                None => Progress::Begun,
+                Some(_) => MigrationState::Finished,
+                None => MigrationState::Begun,
             });
         }
         Some(_) => {
@@ -248,10 +249,10 @@ async fn progress(tx: &mut Session<Postgres>, source: i64) -> Result<Progress, E
             "the target database has hooks already: take an empty one".into(),
         ));
     }
-    Ok(Progress::NotBegun)
+    Ok(MigrationState::NotBegun)
 }
 
-/// Begins a transaction, in a way that is right also behind a pooler that shares sessions.
+/// Begins a transaction in a way that also works behind a pooler that shares sessions.
 async fn begin(pool: &PgPool) -> Result<Session<Postgres>, Error> {
     let (session, _) = Session::begin(pool, "begin; select 1").await?;
     Ok(session)
@@ -274,7 +275,7 @@ async fn small(db: &Connection, pool: &PgPool) -> Result<(), Error> {
     if noted(&mut tx, "small").await?.is_some() {
         return Ok(tx.end().await?);
     }
-    // A node that was started here for a look has made the default namespace.
+    // A node that was started on the target by mistake has created the default namespace.
     for table in ["lanes", "lane_sets", "namespaces", "keys", "audit"] {
         let text = format!("delete from {table}");
         sqlx::query(sqlx::AssertSqlSafe(text))
@@ -310,7 +311,11 @@ async fn long(db: &Connection, pool: &PgPool, table: &str, columns: &str) -> Res
     Ok(tx.end().await?)
 }
 
-async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) -> Result<(), Error> {
+async fn events(
+    db: &Connection,
+    pool: &PgPool,
+    told: &mut impl FnMut(MigrationProgress),
+) -> Result<(), Error> {
     const SIZES: &str =
         "select stream, count(*) from log_index where stream > ?1 group by stream order by stream";
     let mut tx = begin(pool).await?;
@@ -334,7 +339,7 @@ async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) ->
         });
         let (batch, later) = rest.split_at(take.count());
         let last = batch.last().map_or(after, |(stream, _)| *stream);
-        told(Moved {
+        told(MigrationProgress {
             what: "move",
             done: number(done),
             of: number(of),
@@ -361,7 +366,7 @@ async fn events(db: &Connection, pool: &PgPool, told: &mut impl FnMut(Moved)) ->
     Ok(())
 }
 
-/// Numbers that are drawn from now on are none that was drawn in the file.
+/// Sets the sequences so that new numbers continue after the last ones drawn in the file.
 async fn go_on_counting(db: &Connection, pool: &PgPool) -> Result<(), Error> {
     const LAST: &str = "select coalesce(max(seq), 0) from sqlite_sequence where name = ?1";
     let mut tx = begin(pool).await?;
@@ -376,7 +381,7 @@ async fn go_on_counting(db: &Connection, pool: &PgPool) -> Result<(), Error> {
     Ok(tx.end().await?)
 }
 
-/// Copies what a query of the file gives, in the text format of Postgres' COPY.
+/// Copies the rows of a query on the file into a table, in the text format of Postgres' COPY.
 async fn copy<const N: usize>(
     db: &Connection,
     to: &mut PgConnection,
@@ -410,7 +415,7 @@ async fn copy<const N: usize>(
     Ok(())
 }
 
-/// A value as COPY reads it.
+/// Appends a value in the text format of COPY.
 fn write(to: &mut Vec<u8>, value: ValueRef<'_>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     match value {
@@ -438,7 +443,7 @@ fn write(to: &mut Vec<u8>, value: ValueRef<'_>) {
     }
 }
 
-/// One value for a stream's events, or for a cursor.
+/// Hash over the rows of one key: the events of a stream, or one cursor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Link {
     key: (i64, i64),
@@ -446,14 +451,14 @@ struct Link {
     hash: [u8; 32],
 }
 
-/// Chains rows of the same key; the rows come in order.
+/// Hashes rows of the same key in order; rows come sorted by key.
 #[derive(Default)]
 struct Chain {
     open: Option<Link>,
 }
 
 impl Chain {
-    /// Adds a row; gives the link that it ends.
+    /// Adds a row. Returns the finished link when the row begins a new key.
     fn add(&mut self, key: (i64, i64), row: &[u8]) -> Option<Link> {
         let ended = self.open.take_if(|link| link.key != key);
         let link = self.open.get_or_insert(Link {
@@ -474,13 +479,13 @@ impl Chain {
 async fn prove(
     db: &Connection,
     pool: &PgPool,
-    told: &mut impl FnMut(Moved),
-) -> Result<Proof, Error> {
+    told: &mut impl FnMut(MigrationProgress),
+) -> Result<MigrationProof, Error> {
     let of: i64 = db.query_row("select count(*) from log", [], |row| row.get(0))?;
     let (mut done, of) = (0, number(of));
     let mut tell = |rows: u64| {
         done += rows;
-        told(Moved {
+        told(MigrationProgress {
             what: "verify",
             done,
             of,
@@ -518,7 +523,7 @@ async fn prove(
         }
     }
     tx.end().await?;
-    Ok(Proof {
+    Ok(MigrationProof {
         streams,
         events,
         cursors,
@@ -526,7 +531,7 @@ async fn prove(
     })
 }
 
-/// Compares the chains of both sides; gives how many, and of how many rows.
+/// Compares the hashes of both sides. Returns the number of links and of rows.
 async fn same(
     db: &Connection,
     pool: &PgPool,
@@ -597,7 +602,7 @@ async fn same(
 
 type Keyed = ((i64, i64), Vec<u8>);
 
-/// Reads on until a link ends.
+/// Reads rows until a link is finished.
 fn next_link(
     chain: &mut Chain,
     mut next: impl FnMut() -> Result<Option<Keyed>, Error>,
@@ -614,7 +619,7 @@ fn next_link(
     }
 }
 
-/// A value of the server, written as [`write`] writes that of the file.
+/// Appends a value of a server's row, formatted exactly as [`write`] formats the file's.
 fn write_row(to: &mut Vec<u8>, row: &sqlx::postgres::PgRow, at: usize) -> Result<(), Error> {
     use sqlx::{Column as _, TypeInfo as _};
     match row.column(at).type_info().name() {

@@ -10,16 +10,16 @@ use crate::domain::name::Name;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
 
-/// A namespace with its lanes.
+/// A namespace with its current lane set.
 #[derive(Clone, Debug)]
 pub struct Namespace {
     /// Its newest lane set.
     pub lanes: LaneSet,
-    /// Hooks in it.
+    /// Number of its hooks.
     pub hooks: i64,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
-    /// When it is late.
+    /// Ages from which its events count as late.
     pub thresholds: Thresholds,
 }
 
@@ -46,23 +46,24 @@ const CREATE: &str = "insert into namespaces (name, created_at, warn_ms, crit_ms
 
 const WARN: &str = "update namespaces set warn_ms = $2, crit_ms = $3 where name = $1";
 
-/// Generations of a namespace never repeat, not even after it was deleted and made again.
+/// Generations of a namespace are never reused, not even after it was deleted and created again.
 const OPEN: &str = "insert into lane_sets (namespace, generation, lanes, state, created_at)
     select $1, coalesce(max(generation), 0) + 1, $2, 'stable', $3
     from lane_sets where namespace = $1";
 
-/// One row for each lane of the newest set.
+/// Inserts one row for each lane of the newest set.
 const ADD_LANES: &str = "insert into lanes (namespace, generation, lane)
     with recursive each(lane) as (
       select cast(0 as bigint) union all select lane + 1 from each where lane + 1 < $2)
     select $1, (select max(generation) from lane_sets where namespace = $1), lane from each";
 
-/// Of a resize that was under way when its namespace went.
+/// Closes every lane set, including those of a resize that is under way when the namespace is deleted.
 const RETIRE: &str = "update lane_sets set state = 'closed' where namespace = $1";
 
 const REMOVE_LANES: &str = "delete from lanes where namespace = $1";
 
-/// Before anything is said about the hooks of a namespace: who brings one there does the same.
+/// Locks a namespace. Taken before checking or adding hooks of a namespace, so that deleting it and
+/// adding a hook exclude each other.
 pub(super) const LOCK: &str = "update namespaces set created_at = created_at where name = $1";
 
 const DELETE: &str = "delete from namespaces where name = $1
@@ -78,17 +79,11 @@ pub(super) async fn list<'c>(
 
 impl Store {
     /// Every namespace, by name.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn namespaces(&self) -> Result<Vec<Namespace>, Error> {
         list(&self.reader).await
     }
 
-    /// Makes a namespace with its first lane set; `false` when it exists already.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Creates a namespace with its first lane set; `false` when it already exists.
     pub async fn create_namespace(
         &self,
         name: &Name,
@@ -108,10 +103,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Deletes a namespace without hooks; `false` when it has some or does not exist.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Deletes a namespace without hooks; `false` when it has hooks or does not exist.
     pub async fn delete_namespace(&self, name: &Name) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         sqlx::query(LOCK)
@@ -138,7 +130,7 @@ impl Store {
 }
 
 impl Writing<'_> {
-    /// `false` when it exists already.
+    /// Creates a namespace; `false` when it already exists.
     pub(super) async fn create_namespace(
         &mut self,
         name: &Name,
@@ -170,7 +162,7 @@ impl Writing<'_> {
         Ok(true)
     }
 
-    /// `false` when it is gone.
+    /// Changes the thresholds of a namespace; `false` when it does not exist.
     pub(super) async fn set_thresholds(
         &mut self,
         name: &Name,

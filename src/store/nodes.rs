@@ -1,5 +1,5 @@
-//! The nodes that share this database, and which of them runs which lane. Rows only: who is dead and
-//! who should have what is decided elsewhere.
+//! The nodes that share this database, and which node runs which lane. Reads and writes rows only:
+//! `engine/membership.rs` decides which node is dead, `engine/share.rs` which node should run a lane.
 
 use sqlx::FromRow;
 
@@ -7,67 +7,67 @@ use super::{Error, Store};
 use crate::domain::lane::LaneId;
 use crate::domain::time::Timestamp;
 
-/// A node as the others see it.
+/// A node as the other nodes see it.
 #[derive(Clone, Debug, FromRow)]
 pub struct NodeRow {
-    /// Drawn when it joined; never given twice.
+    /// Id, drawn when it joined; never reused.
     pub id: String,
-    /// What people call it.
+    /// Name for people.
     pub name: String,
-    /// The word of its data directory: a restart there is the same place.
+    /// Identifies its data directory. A node that restarts there takes the place of this one.
     pub data_dir: String,
-    /// Where it keeps hints: `memory` or `redis`.
+    /// Place of its hints: `memory` or `redis`.
     pub hints: String,
-    /// `live`, or `leaving`: it takes no lanes any more.
+    /// `live`, or `leaving` once it takes no more lanes.
     pub state: String,
-    /// Grows while it lives.
+    /// Heartbeat counter; it grows while the node lives.
     pub beat: i64,
-    /// The version of the configuration that it acts by.
+    /// Version of the configuration that it acts by.
     pub config_seen: i64,
-    /// What its lanes do, as JSON.
+    /// Report on its lanes, as JSON.
     pub report: String,
-    /// When it joined.
+    /// Time at which it joined.
     #[sqlx(try_from = "i64")]
     pub started_at: Timestamp,
 }
 
 impl NodeRow {
-    /// Whether it gives its lanes away.
+    /// True if the node is giving its lanes away.
     pub fn is_leaving(&self) -> bool {
         self.state == "leaving"
     }
 }
 
-/// A lane that is not sealed, and who runs it.
+/// A lane that is not sealed, and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneRow {
-    /// Which lane.
+    /// The lane.
     pub id: LaneId,
-    /// The node that took it last. It is free when this names no node.
+    /// Id of the node that took it last. The lane is free when no such node exists.
     pub node: Option<String>,
-    /// That of the newest take.
+    /// Epoch of the newest take.
     pub epoch: i64,
-    /// How many lanes its set has.
+    /// Number of lanes in its set.
     pub lanes: u16,
-    /// Where its set is between being made and being gone.
+    /// State of its set.
     pub set: SetState,
 }
 
 impl LaneRow {
-    /// Whether it is to be sealed.
+    /// True if the lane is to be sealed.
     pub fn is_closing(&self) -> bool {
         self.set == SetState::Closing
     }
 }
 
-/// Where a lane set is between being made and being gone.
+/// State of a lane set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetState {
-    /// Its lanes are taken as those before it are sealed.
+    /// Replaces an older set: its lanes are taken as the older ones are sealed.
     Opening,
-    /// It is the only one.
+    /// The only set of its namespace.
     Stable,
-    /// Its lanes are sealed, each after the turn that runs.
+    /// Being replaced: each lane is sealed after the turn that runs in it.
     Closing,
 }
 
@@ -85,9 +85,10 @@ const LANES: &str = "select l.namespace, l.generation, l.lane, l.node, l.epoch, 
 
 const DRAW: &str = "update counters set value = value + $1 where name = 'epoch' returning value";
 
-/// A statement of its own after [`DRAW`]: it sees whatever was taken with an earlier epoch, and the row of
-/// the node that took it, because both were committed before the counter was free again. A lane of a new set
-/// waits until every older one that may have a slot of it is sealed; see [`crate::domain::lane::overlap`].
+/// Takes a lane for a node. Must run after [`DRAW`] as a statement of its own: it then sees whatever
+/// was taken under an earlier epoch, and the row of the node that took it, because both were committed
+/// before the counter was free again. A lane of a new set can be taken only when every older lane that
+/// shares a slot with it is sealed; see [`crate::domain::lane::overlap`].
 const TAKE: &str = "update lanes set node = $1, epoch = $2
     where namespace = $3 and generation = $4 and lane = $5 and sealed_at is null and epoch < $2
       and (node is null or not exists (select 1 from nodes n where n.id = lanes.node))
@@ -104,10 +105,7 @@ const RELEASE: &str = "update lanes set node = null
     where namespace = $1 and generation = $2 and lane = $3 and node = $4 and epoch = $5";
 
 impl Store {
-    /// Makes the row of a node under a fresh id.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Inserts the row of a node under its fresh id.
     pub async fn join(&self, node: &NodeRow) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         sqlx::query(JOIN)
@@ -121,11 +119,11 @@ impl Store {
         writing.commit().await
     }
 
-    /// Shows the others that a node lives. `false` when it has no row any more: its lease is lost, for
-    /// ever.
+    /// Raises the heartbeat of a node and publishes its report. `false` when the node has no row any
+    /// more: its lease is lost for good.
     ///
     /// # Errors
-    /// Those of the database: unknown whether the others saw it.
+    /// The outcome is unknown: other nodes may have seen the heartbeat or not.
     pub async fn beat(&self, id: &str, config_seen: i64, report: &str) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         let beaten = sqlx::query(BEAT)
@@ -139,17 +137,11 @@ impl Store {
     }
 
     /// Every node that has a row, by id.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn nodes(&self) -> Result<Vec<NodeRow>, Error> {
         Ok(sqlx::query_as(NODES).fetch_all(&self.reader).await?)
     }
 
-    /// Removes a node that has not beaten since `beat`; `false` when it has, or is gone.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Removes a node whose heartbeat is still `beat`; `false` when it has beaten since or is gone.
     pub async fn reap(&self, id: &str, beat: i64) -> Result<bool, Error> {
         const REAP: &str = "delete from nodes where id = $1 and beat = $2";
         let mut writing = self.begin().await?;
@@ -162,28 +154,20 @@ impl Store {
         Ok(reaped.rows_affected() == 1)
     }
 
-    /// Removes the nodes that ran on a data directory. Whoever holds its lock knows that they are dead.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Removes the nodes that ran on a data directory, and returns their number. The caller holds the
+    /// lock of that directory, which proves that they are dead.
     pub async fn reap_data_dir(&self, word: &str) -> Result<u64, Error> {
         self.change_node("delete from nodes where data_dir = $1", word)
             .await
     }
 
-    /// Tells the others that a node takes no lanes any more.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Marks a node as leaving, so that it is given no more lanes.
     pub async fn leave(&self, id: &str) -> Result<u64, Error> {
         self.change_node("update nodes set state = 'leaving' where id = $1", id)
             .await
     }
 
-    /// Removes a node that has handed over its lanes; should it still have some, they are free.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Removes a node that has handed over its lanes. Lanes that it still has become free.
     pub async fn remove_node(&self, id: &str) -> Result<u64, Error> {
         self.change_node("delete from nodes where id = $1", id)
             .await
@@ -200,18 +184,16 @@ impl Store {
     }
 
     /// Every lane that is not sealed, in order.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn lanes(&self) -> Result<Vec<LaneRow>, Error> {
         let rows: Vec<RawLane> = sqlx::query_as(LANES).fetch_all(&self.reader).await?;
         rows.into_iter().map(RawLane::lane).collect()
     }
 
-    /// Takes those of `lanes` that are free, if the node has a row, each under an epoch of its own, which is returned with it.
+    /// Takes those of `lanes` that are free, provided the node has a row. Returns each taken lane with
+    /// its new epoch.
     ///
     /// # Errors
-    /// Those of the database; unknown what was taken, until the rows are read again.
+    /// The outcome is unknown until the rows are read again.
     pub async fn take_lanes(
         &self,
         lanes: &[LaneId],
@@ -222,7 +204,7 @@ impl Store {
         }
         let count = i64::try_from(lanes.len()).unwrap_or(i64::MAX);
         let mut writing = self.begin().await?;
-        // The row of the counter is locked first by everybody, so that no two takers wait for each other.
+        // Every taker locks the counter row first, so no two takers deadlock.
         let newest: i64 = sqlx::query_scalar(DRAW)
             .bind(count)
             .fetch_one(&mut writing.tx)
@@ -247,10 +229,8 @@ impl Store {
         Ok(taken)
     }
 
-    /// Frees lanes that a node runs under these epochs; those that somebody took since stay theirs.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Frees lanes that a node runs under these epochs. A lane that another node has taken since is
+    /// left alone.
     pub async fn release_lanes(&self, lanes: &[(LaneId, i64)], node: &str) -> Result<(), Error> {
         // In order, as they are taken, so that no two wait for each other.
         let mut lanes: Vec<_> = lanes.iter().collect();
@@ -270,9 +250,6 @@ impl Store {
     }
 
     /// The number that tells this database from every other one.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn cluster(&self) -> Result<i64, Error> {
         const READ: &str = "select value from counters where name = 'cluster'";
         Ok(sqlx::query_scalar(READ).fetch_one(&self.reader).await?)

@@ -1,4 +1,5 @@
-//! What nodes have found to be normal, so that one that begins anew knows it.
+//! Baselines that nodes have learned (typical durations), stored so that a restarted node knows them at
+//! once.
 
 use std::time::Duration;
 
@@ -7,19 +8,19 @@ use sqlx::FromRow;
 use super::{Error, Store};
 use crate::domain::time::{Timestamp, millis};
 
-/// How long a figure is kept that is not learned any more.
+/// Age after which a baseline that is no longer updated is removed.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What is normal for one figure of a node.
+/// Baseline of one measured duration of a node.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct NormalRow {
-    /// `hook`, `handler` or `commit`.
+    /// Kind of the measurement: `hook`, `handler` or `commit`.
     pub kind: String,
-    /// The number of the hook or the handler; 0 for commits.
+    /// Number of the hook or handler; 0 for commits.
     pub subject: i64,
-    /// The mean of the logarithms, in millionths.
+    /// Mean of the logarithms of the samples, in millionths.
     pub mean: i64,
-    /// From how many samples.
+    /// Number of samples.
     pub samples: i64,
 }
 
@@ -33,19 +34,13 @@ const KEEP: &str = "insert into normals (node, kind, subject, mean, samples, lea
 const FORGET: &str = "delete from normals where learned_at < $1";
 
 impl Store {
-    /// What a node of this name had found to be normal.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Baselines stored under this node name.
     pub async fn normals(&self, node: &str) -> Result<Vec<NormalRow>, Error> {
         let rows = sqlx::query_as(OF_NODE).bind(node);
         Ok(rows.fetch_all(&self.reader).await?)
     }
 
-    /// Keeps what a node has found, and removes what nobody has learned for long.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was kept.
+    /// Stores the baselines of a node, and removes those that no node has updated for [`KEPT`].
     pub async fn keep_normals(
         &self,
         node: &str,

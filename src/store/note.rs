@@ -1,5 +1,5 @@
-//! The note of an operation on its way into the database: it is written in the transaction that changes
-//! something, so that neither is there without the other.
+//! The audit note of an operation that is under way. It is written in the transaction that changes
+//! something, so that neither is stored without the other.
 
 use std::time::Duration;
 
@@ -10,36 +10,37 @@ use super::Error;
 use super::backend::session::Tx;
 use crate::domain::time::{Timestamp, millis};
 
-/// How long rows are kept.
+/// Age after which rows of the audit log are removed.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// What an operator is about to do.
+/// Audit note of an operation that an operator is about to do.
 #[derive(Clone, Debug)]
 pub struct Note {
-    /// Who does it.
+    /// Name of the operator.
     pub by: String,
-    /// From where: `socket`, an address, `offline`.
+    /// Origin of the request: `socket`, an address, or `offline`.
     pub from: String,
-    /// What, as the command line names it.
+    /// Name of the operation, as the command line spells it.
     pub operation: &'static str,
-    /// To what.
+    /// The object to be changed.
     pub subject: String,
-    /// Why, as he said.
+    /// The reason that the operator gave.
     pub reason: Option<String>,
-    /// More, as far as it is known.
+    /// Further details, as far as they are known.
     pub details: Map<String, Value>,
-    /// The version of the configuration that his plan was about; none: any.
+    /// Version of the configuration that the operator's plan was based on; `None` accepts any.
     pub planned: Option<i64>,
 }
 
-/// A note on its way into the database.
+/// A [`Note`] shared by the transactions of one operation; the first one inserts its row, later ones
+/// update it.
 pub(super) struct Noting(Mutex<Noted>);
 
 struct Noted {
     note: Note,
-    /// Its row, once it has one.
+    /// Number of its row, once it is inserted.
     row: Option<i64>,
-    /// Whether the row says what the note says.
+    /// True if the row has the current content of the note.
     is_stored: bool,
 }
 
@@ -48,7 +49,8 @@ const ADD: &str = "insert into audit (at, actor, came_from, operation, subject, 
 
 const AMEND: &str = "update audit set details = $2 where id = $1";
 
-/// Locks the version of the configuration, if it is that one: whoever changes something meanwhile waits.
+/// Locks the configuration version, provided it has this value; other changes of the configuration
+/// wait.
 const IS_VERSION: &str =
     "update counters set value = value where name = 'config_version' and value = $1";
 
@@ -64,26 +66,27 @@ impl Noting {
         }))
     }
 
-    /// Changes the note before a transaction writes it.
+    /// Changes the note; the next transaction writes it.
     pub(super) fn amend(&self, change: impl FnOnce(&mut Note)) {
         let mut noted = self.0.lock();
         change(&mut noted.note);
         noted.is_stored = false;
     }
 
-    /// Adds what is known now to the details.
+    /// Adds fields to the details of the note.
     pub(super) fn tell(&self, details: Value) {
         if let Value::Object(details) = details {
             self.amend(|note| note.details.extend(details));
         }
     }
 
-    /// Writes the note, at the end of a transaction that has raised the version of the configuration so many
-    /// times; its row, if there was something to write.
+    /// Writes the note as the last statement of a transaction that has raised the configuration version
+    /// `raised` times. Returns the number of its row, or `None` if there was nothing to write. Call
+    /// [`Noting::written`] after the commit.
     ///
     /// # Errors
-    /// [`Error::Changed`] when the configuration is not the one that was planned for; the caller ends the
-    /// transaction. Those of the database.
+    /// [`Error::Changed`] when the configuration is not the one that was planned for. The caller must
+    /// roll back on any error.
     pub(super) async fn write(&self, tx: &mut Tx, raised: i64) -> Result<Option<i64>, Error> {
         let (note, row) = match &*self.0.lock() {
             noted if noted.is_stored => return Ok(None),
@@ -117,7 +120,7 @@ impl Noting {
         Ok(Some(row))
     }
 
-    /// Says that the transaction has committed.
+    /// Records that the transaction which wrote the row has committed.
     pub(super) fn written(&self, row: i64) {
         let mut noted = self.0.lock();
         if noted.row.replace(row).is_none() {

@@ -138,9 +138,6 @@ const SIZE: &str = "select cast(coalesce(sum(z.bytes), 0) as bigint)
 
 impl Store {
     /// The streams of a hook that have events, in order; those that are stored when this begins.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn streams_with_events(&self, hook: HookId) -> Result<Vec<StreamId>, Error> {
         const READ: &str = "select id from streams where hook = $1 and head > floor order by id";
         self.backend.index().await?;
@@ -150,15 +147,12 @@ impl Store {
     }
 
     /// How some streams stand, with the first event of each; those that have one, in order.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn prunable(&self, streams: &[StreamId]) -> Result<Vec<Prunable>, Error> {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
         let ids: Vec<_> = streams.iter().map(|stream| stream.0.to_string()).collect();
-        let text = format!("{} ({}) order by s.id", self.words(PRUNABLE), ids.join(","));
+        let text = format!("{} ({}) order by s.id", self.sql(PRUNABLE), ids.join(","));
         let rows = sqlx::query_as::<_, Row>(AssertSqlSafe(text))
             .persistent(false)
             .fetch_all(&self.reader)
@@ -167,9 +161,6 @@ impl Store {
     }
 
     /// The events of a stream after `after` and up to `to`, at most `limit`, in order.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn ages(
         &self,
         stream: StreamId,
@@ -177,7 +168,7 @@ impl Store {
         to: Seq,
         limit: i64,
     ) -> Result<Vec<Aged>, Error> {
-        Ok(sqlx::query_as(self.words(AGES))
+        Ok(sqlx::query_as(self.sql(AGES))
             .bind(stream.0)
             .bind(after.0)
             .bind(to.0)
@@ -187,9 +178,6 @@ impl Store {
     }
 
     /// Where folds of streams from the first to the last begin that do not begin at the first event.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn beginnings(
         &self,
         hook: HookId,
@@ -222,9 +210,6 @@ impl Store {
 
     /// How many streams of a hook, or of the one, begin at a checkpoint; and at how many of these another
     /// version of the reducer than `fold` had a part in what they begin with.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn checkpointed(
         &self,
         hook: HookId,
@@ -253,9 +238,6 @@ impl Store {
     }
 
     /// Bytes of all events of a hook that are stored when this begins.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn hook_bytes(&self, hook: HookId) -> Result<i64, Error> {
         self.backend.index().await?;
         let unmeasured = sqlx::query_as(UNMEASURED).bind(hook.0);
@@ -299,9 +281,6 @@ impl Store {
 
     /// When the event of a hook was received with which its oldest events come to `bytes`, or one before it
     /// where there are many; none when there are not so many bytes.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
         self.backend.oldest_bytes(hook, bytes).await
     }

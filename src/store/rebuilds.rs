@@ -1,5 +1,5 @@
-//! States folded again: what was asked for, how far it has come, and the swap of a new state for the old
-//! one. Reading whole streams, for who folds them.
+//! Rebuilds: folding stored events into fresh states. This file has the requests, their progress, and
+//! the swap of a new state for the old one. `engine/rebuild.rs` does the folding.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,137 +16,138 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// A rebuild as it stands.
+/// Row of a rebuild.
 #[derive(Clone, Debug, FromRow)]
 pub struct Rebuild {
-    /// Its number.
+    /// Number of the rebuild.
     pub id: i64,
-    /// The hook whose states are folded again.
+    /// Number of the hook whose states are folded again.
     pub hook: i64,
-    /// Its reduce handler.
+    /// Number of its reduce handler.
     pub handler: i64,
-    /// The version of its reducer.
+    /// Version of its reducer.
     pub fold: i64,
-    /// The ordering key of the only stream; none for all of the hook.
+    /// Ordering key of the only stream to rebuild; `None` for every stream of the hook.
     pub ordering_key: Option<String>,
-    /// Whether states are only compared: 0 or 1.
+    /// 1 if new states are only compared with the old ones, else 0.
     pub check_only: i64,
     /// `running`, `done` or `failed`.
     pub state: String,
-    /// Every stream up to this one is done.
+    /// Every stream up to this number is done.
     pub after_stream: i64,
-    /// Streams that it is about, and how many are done.
+    /// Number of streams to rebuild.
     pub streams: i64,
-    /// See [`Self::streams`].
+    /// Number of streams that are done.
     pub streams_done: i64,
-    /// Their events, and how many were folded.
+    /// Number of events of these streams.
     pub events: i64,
-    /// See [`Self::events`].
+    /// Number of events folded so far.
     pub events_done: i64,
-    /// Streams whose state is another one now.
+    /// Number of streams whose new state differs from the old one.
     pub differ: i64,
-    /// Streams that could not be folded, and kept their states.
+    /// Number of streams that could not be folded and kept their states.
     pub failed: i64,
-    /// Some of both, as a JSON array of strings.
+    /// Some streams that differ or failed, as a JSON array of strings.
     pub samples: String,
-    /// Why it failed as a whole.
+    /// Reason why the rebuild failed as a whole.
     pub error: Option<String>,
-    /// Who asked for it.
+    /// Name of the operator who asked for it.
     pub asked_by: String,
-    /// When, in milliseconds.
+    /// Time of the request, in milliseconds since 1970.
     pub asked_at: i64,
 }
 
-/// What is asked for.
+/// A request for a rebuild.
 #[derive(Clone, Debug)]
 pub struct NewRebuild {
     /// The hook.
     pub hook: HookId,
     /// Its reduce handler.
     pub handler: HandlerId,
-    /// The version of its reducer.
+    /// Version of its reducer.
     pub fold: i64,
-    /// The only stream, and its events; none for all streams of the hook.
+    /// The only stream to rebuild and its number of events; `None` for every stream of the hook.
     pub only: Option<(OrderingKey, i64)>,
-    /// Whether states are only compared.
+    /// True if new states are only compared with the old ones.
     pub check_only: bool,
-    /// Who asks.
+    /// Name of the operator.
     pub by: String,
 }
 
-/// What came of some streams of a rebuild.
+/// Progress of a rebuild since its row was last written.
 #[derive(Clone, Debug, Default)]
 pub struct RebuildProgress {
-    /// Every stream up to this one is done, if that has changed.
+    /// Every stream up to this one is done; `None` if unchanged.
     pub after_stream: Option<StreamId>,
-    /// Streams that are done.
+    /// Number of streams that are done.
     pub streams: i64,
-    /// Events that were folded.
+    /// Number of events folded.
     pub events: i64,
-    /// Streams whose state is another one now.
+    /// Number of streams whose new state differs.
     pub differ: i64,
-    /// Streams that could not be folded.
+    /// Number of streams that could not be folded.
     pub failed: i64,
-    /// Some of both.
+    /// Some streams that differ or failed.
     pub samples: Vec<String>,
 }
 
-/// The fold of a stream that is not at its end.
+/// The unfinished fold of a stream, stored so that a restart resumes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shadow {
-    /// Which cursor it is for.
+    /// The cursor that will get the new state.
     pub cursor: CursorId,
-    /// How far it has come.
+    /// Position of the last event folded.
     pub position: Position,
-    /// The state there.
+    /// State at that position.
     pub state: Option<String>,
-    /// The chain there.
+    /// Chain at that position.
     pub chain: Chain,
 }
 
-/// A new state for a cursor, put in its place if nobody but turns has moved it, and no turn beyond.
+/// Replaces the state of a cursor by a rebuilt one. It is refused when the cursor's era has changed,
+/// which every move by anything but a turn does, or when a turn has moved it beyond the new position.
 #[derive(Clone, Debug)]
 pub struct Swap {
-    /// What was folded.
+    /// The rebuilt state with its position.
     pub shadow: Shadow,
-    /// The era in which the cursor was read.
+    /// Era of the cursor when it was read.
     pub era: Era,
-    /// Whether the cursor may go on from there.
+    /// Condition of the cursor after the swap.
     pub condition: Condition,
-    /// Events that the new fold passes without applying them and the old one did not.
+    /// Events that the new fold skips and the old one applied.
     pub skipped: Vec<DeadLetter>,
 }
 
-/// What one rebuild has come to, for a transaction that it may share with others.
+/// The changes of one rebuild, for a transaction that may include other rebuilds.
 #[derive(Clone, Debug)]
 pub struct RebuildStep {
-    /// As it stood before.
+    /// The rebuild as it was before.
     pub rebuild: Rebuild,
-    /// New states for their places.
+    /// Rebuilt states to put in place.
     pub swaps: Vec<Swap>,
-    /// Folds that go on.
+    /// Unfinished folds to store.
     pub shadows: Vec<Shadow>,
-    /// What came of it.
-    pub come: RebuildProgress,
-    /// Whether this is its end.
+    /// Progress since the last step.
+    pub progress: RebuildProgress,
+    /// True if the rebuild ends with this step.
     pub ends: bool,
 }
 
 impl RebuildStep {
-    /// Nothing new about a rebuild.
+    /// A step that changes nothing yet.
     pub fn of(rebuild: &Rebuild) -> Self {
         Self {
             rebuild: rebuild.clone(),
             swaps: Vec::new(),
             shadows: Vec::new(),
-            come: RebuildProgress::default(),
+            progress: RebuildProgress::default(),
             ends: false,
         }
     }
 }
 
-/// A rebuild after a [`RebuildStep`], and of each swap whether it was done.
-pub type Stepped = (Rebuild, Vec<bool>);
+/// A rebuild after a [`RebuildStep`], and for each of its swaps whether it was done.
+pub type RebuildStepResult = (Rebuild, Vec<bool>);
 
 const BEGIN: &str = "insert into rebuilds (hook, handler, ordering_key, check_only, asked_by, asked_at,
       streams, events, fold)
@@ -176,7 +177,8 @@ const KEEP_SHADOW: &str = "insert into shadows (handler, stream, rebuild, positi
     on conflict (handler, stream) do update set rebuild = excluded.rebuild,
       position = excluded.position, state = excluded.state, chain = excluded.chain";
 
-/// A cursor goes no further by this where turns may not: its node may know an older configuration.
+/// Where turns may not move a cursor (paused, moving or draining), a swap may not move it forward
+/// either: the node that rebuilds may know an older configuration.
 const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, era = era + 1,
       condition = $7, retry_at = null, tries = 0, reason = $8, updated_at = $9
     where stream = $1 and handler = $2 and era = $3 and (position = $4 or position < $4 and exists (
@@ -187,7 +189,7 @@ const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, er
           and l.lane = s.slot * t.lanes / 65536 and l.mode = 'active'
         where s.id = $1))";
 
-/// As [`SWAP`], of a cursor that has no row.
+/// Like [`SWAP`], for a cursor that has no row yet.
 const FIRST: &str = "insert into cursors
       (stream, handler, era, position, state, chain, condition, reason, updated_at)
     select $1, $2, $3 + 1, $4, $5, $6, $7, $8, $9
@@ -204,10 +206,8 @@ const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, crea
     values ($1, $2, $3, $4, $5) on conflict do nothing";
 
 impl Store {
-    /// Notes a wish for a rebuild; none when one of that handler is under way.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Stores a request for a rebuild and returns its number; `None` when a rebuild of that handler is
+    /// under way.
     pub async fn begin_rebuild(
         &self,
         new: &NewRebuild,
@@ -217,10 +217,8 @@ impl Store {
         Ok(begun.ok().and_then(|ids| ids.first().copied()))
     }
 
-    /// Notes wishes for rebuilds, all or none; the hook of one that is under way when there is such a one.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Stores requests for rebuilds, all or none. Returns their numbers, or the hook that already has a
+    /// rebuild under way.
     pub async fn begin_rebuilds(
         &self,
         new: &[NewRebuild],
@@ -243,10 +241,7 @@ impl Store {
         Ok(Ok(ids))
     }
 
-    /// Rebuilds by their numbers, from the first to the last.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Rebuilds with numbers from `first` to `last`, both included.
     pub async fn rebuilds_between(&self, first: i64, last: i64) -> Result<Vec<Rebuild>, Error> {
         let text = const_format(SHOW, " where id between $1 and $2 order by id");
         let query = sqlx::query_as(text).bind(first).bind(last);
@@ -254,9 +249,6 @@ impl Store {
     }
 
     /// A rebuild by its number.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn rebuild(&self, id: i64) -> Result<Option<Rebuild>, Error> {
         let text = const_format(SHOW, " where id = $1");
         Ok(sqlx::query_as(text)
@@ -265,19 +257,13 @@ impl Store {
             .await?)
     }
 
-    /// Rebuilds that are not at their end, oldest first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Rebuilds that have not ended, oldest first.
     pub async fn running_rebuilds(&self) -> Result<Vec<Rebuild>, Error> {
         let text = const_format(SHOW, " where state = 'running' order by id");
         Ok(sqlx::query_as(text).fetch_all(&self.reader).await?)
     }
 
-    /// Events that the last rebuild of a hook has folded a second; none where it took too little time to tell.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Events per second of the hook's last finished rebuild; `None` where it took less than a second.
     pub async fn rebuilt_per_s(&self, hook: HookId) -> Result<Option<u64>, Error> {
         const LAST: &str = "select events_done * 1000 / (ended_at - asked_at) from rebuilds
             where hook = $1 and state = 'done' and ended_at >= asked_at + 1000 and events_done > 0
@@ -288,10 +274,7 @@ impl Store {
         Ok(per_s.filter(|per_s| *per_s > 0))
     }
 
-    /// Takes rebuilds on for a node, but those that another node has that lives.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Claims rebuilds for a node. Returns them without those that another live node has claimed.
     pub async fn claim_rebuilds(
         &self,
         rebuilds: Vec<Rebuild>,
@@ -312,10 +295,7 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Ends a rebuild; `error` says why it failed.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Ends a rebuild: as failed when there is an `error`, else as done.
     pub async fn end_rebuild(
         &self,
         rebuild: &Rebuild,
@@ -327,16 +307,14 @@ impl Store {
         writing.commit().await
     }
 
-    /// In one transaction: puts new states in their places, keeps folds that go on, notes how far the
-    /// rebuilds have come. Says of each swap whether it was done; one that was not is not counted.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Writes steps of rebuilds in one transaction: swaps states, stores unfinished folds, adds to the
+    /// progress. The result says of each swap whether it was done; a refused swap is not counted as
+    /// progress.
     pub async fn advance_rebuilds(
         &self,
         steps: Vec<RebuildStep>,
         at: Timestamp,
-    ) -> Result<Vec<Stepped>, Error> {
+    ) -> Result<Vec<RebuildStepResult>, Error> {
         let mut writing = self.begin().await?;
         let mut stepped = Vec::with_capacity(steps.len());
         for step in steps {
@@ -346,10 +324,7 @@ impl Store {
         Ok(stepped)
     }
 
-    /// The folds of a rebuild that were under way, of streams after `after`.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The unfinished folds of a rebuild, by stream.
     pub async fn shadows(&self, rebuild: i64) -> Result<HashMap<StreamId, Shadow>, Error> {
         const SHADOWS: &str =
             "select handler, stream, position, state, chain from shadows where rebuild = $1";
@@ -375,10 +350,7 @@ impl Store {
         Ok(rows.into_iter().map(shadow).collect())
     }
 
-    /// The dead letters of a handler in streams from the first to the last.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Dead letters of a handler in the streams from `first` to `last`, both included.
     pub async fn dead_letters(
         &self,
         handler: HandlerId,
@@ -398,9 +370,6 @@ impl Store {
     }
 
     /// Events of many streams, each in order, one list a range.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
         self.backend.ranges(ranges).await
     }
@@ -425,16 +394,16 @@ impl Rebuild {
         serde_json::from_str(&self.samples).unwrap_or_default()
     }
 
-    fn note(&mut self, come: RebuildProgress) {
-        if let Some(stream) = come.after_stream {
+    fn note(&mut self, progress: RebuildProgress) {
+        if let Some(stream) = progress.after_stream {
             self.after_stream = stream.0;
         }
-        self.streams_done += come.streams;
-        self.events_done += come.events;
-        self.differ += come.differ;
-        self.failed += come.failed;
+        self.streams_done += progress.streams;
+        self.events_done += progress.events;
+        self.differ += progress.differ;
+        self.failed += progress.failed;
         let mut samples = self.samples();
-        samples.extend(come.samples);
+        samples.extend(progress.samples);
         samples.truncate(Self::SAMPLES_MAX);
         self.samples = serde_json::to_string(&samples).unwrap_or_default();
     }
@@ -472,7 +441,11 @@ async fn end(tx: &mut Tx, id: i64, error: Option<&str>, at: Timestamp) -> Result
     Ok(())
 }
 
-async fn advance(tx: &mut Tx, step: RebuildStep, at: Timestamp) -> Result<Stepped, Error> {
+async fn advance(
+    tx: &mut Tx,
+    step: RebuildStep,
+    at: Timestamp,
+) -> Result<RebuildStepResult, Error> {
     let before = step.rebuild;
     let mut swapped = Vec::with_capacity(step.swaps.len());
     for swap in &step.swaps {
@@ -482,7 +455,7 @@ async fn advance(tx: &mut Tx, step: RebuildStep, at: Timestamp) -> Result<Steppe
         keep(tx, before.id, shadow).await?;
     }
     let mut after = before.clone();
-    after.note(step.come);
+    after.note(step.progress);
     sqlx::query(ADVANCE)
         .bind(after.id)
         .bind(after.after_stream)

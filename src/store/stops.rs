@@ -1,5 +1,5 @@
-//! Hooks whose cursors take no turns: those that an operator pauses, and those on their way to another
-//! namespace. Rows only: whether every node acts by them is known by the nodes.
+//! Hooks whose cursors take no turns: paused hooks, and hooks that move to another namespace. Reads and
+//! writes rows only; the engine knows whether every node has seen the stop.
 //!
 //! ```text
 //! move   begin ──▶ every node acts by it, so that no turn of the old lanes runs ──▶ end
@@ -11,38 +11,39 @@ use std::time::Duration;
 
 use sqlx::{Any, Executor};
 
-use super::{Error, Store, Why, namespaces};
+use super::{Attribution, Error, Store, namespaces};
 use crate::domain::hook::HookId;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 
-/// Who pauses a hook of which events do not end.
+/// Recorded as the operator when hooklane itself pauses a hook whose events do not end.
 pub const ITSELF: &str = "hooklane";
 
-/// Why the cursors of a hook take no turns.
+/// Reason why the cursors of a hook take no turns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HookStop {
-    /// It changes its namespace.
-    pub moving: Option<Move>,
-    /// An operator wants it so.
-    pub pause: Option<Why>,
+    /// The move to another namespace, if one is under way.
+    pub moving: Option<NamespaceMove>,
+    /// The pause by an operator or by hooklane itself.
+    pub pause: Option<Attribution>,
 }
 
 impl HookStop {
-    /// Why the node itself has paused it: events of it do not end.
-    pub fn stuck(&self) -> Option<&Why> {
+    /// The pause, if hooklane itself has set it because events of the hook do not end.
+    pub fn stuck(&self) -> Option<&Attribution> {
         self.pause.as_ref().filter(|pause| pause.by == ITSELF)
     }
 }
 
-/// A hook on its way. No two are the same: whoever is late with one that is over changes nothing.
+/// A hook on its way to another namespace. The version makes each move unique, so that a late caller
+/// with an old one changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Move {
-    /// Which hook.
+pub struct NamespaceMove {
+    /// The hook.
     pub hook: HookId,
-    /// Where it goes.
+    /// The namespace it moves to.
     pub to: Name,
-    /// The version of the configuration with which it stopped.
+    /// Version of the configuration in which the hook was stopped.
     pub since: i64,
 }
 
@@ -72,7 +73,8 @@ const BEGIN_MOVE: &str = "update hooks set moves_at = $4, moves_to = $3, moves_v
 const SINCE: &str = "update hooks set moves_version =
     (select value from counters where name = 'config_version') where id = $1 returning moves_version";
 
-/// A node that has no row yet reads a configuration in which the hook stands still, or a later one.
+/// A node without a row does not delay the end: it reads its first configuration later, and the hook is
+/// stopped in it or has moved.
 const END_MOVE: &str =
     "update hooks set namespace = moves_to, moves_at = null, moves_to = null, moves_version = null
     where id = $1 and moves_version = $2 and deleted_at is null
@@ -81,7 +83,7 @@ const END_MOVE: &str =
 const GIVE_UP_MOVE: &str = "update hooks set moves_at = null, moves_to = null, moves_version = null
     where id = $1 and moves_version = $2";
 
-/// Marks of the lanes that it has left.
+/// Removes marks that the hook had in lanes of its old namespace.
 const UNMARK: &str = "delete from marks where namespace <> $2
     and handler in (select id from handlers where hook = $1)";
 
@@ -99,7 +101,7 @@ pub(super) async fn list<'c>(
     let rows: Vec<Row> = sqlx::query_as(STOPS).fetch_all(db).await?;
     let stop = |(id, to, since, at, by, reason): Row| {
         let hook = HookId(id);
-        let pause = at.map(|at| Why {
+        let pause = at.map(|at| Attribution {
             by: by.unwrap_or_default(),
             reason,
             at: Timestamp::from_millis(at),
@@ -108,7 +110,7 @@ pub(super) async fn list<'c>(
             Some(since) => {
                 let to = to.and_then(|to| to.parse().ok());
                 let wrong = || Error::Integrity(format!("hook {id} moves nowhere"));
-                Some(Move {
+                Some(NamespaceMove {
                     hook,
                     to: to.ok_or_else(wrong)?,
                     since,
@@ -122,19 +124,13 @@ pub(super) async fn list<'c>(
 }
 
 impl Store {
-    /// The hooks whose cursors take no turns, and why.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The stopped hooks.
     pub async fn hook_stops(&self) -> Result<HashMap<HookId, HookStop>, Error> {
         list(&self.reader).await
     }
 
-    /// Pauses the cursors of a hook; `false` when they are paused already.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn pause_hook(&self, hook: HookId, why: &Why) -> Result<bool, Error> {
+    /// Pauses the cursors of a hook; `false` when they are already paused.
+    pub async fn pause_hook(&self, hook: HookId, why: &Attribution) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         let paused = sqlx::query(PAUSE)
             .bind(hook.0)
@@ -151,11 +147,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes that an event of a hook did not end, and pauses the hook when there was another one `within` this
-    /// time, on whichever node; `true` if it did that.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Records that an event of a hook did not end. Pauses the hook, and returns `true`, when this
+    /// already happened within the time `within`, on any node.
     pub async fn hook_stuck(
         &self,
         hook: HookId,
@@ -180,10 +173,7 @@ impl Store {
         Ok(is_paused)
     }
 
-    /// Lets the cursors of a paused hook go on; `false` when they were not paused.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Resumes the cursors of a paused hook; `false` when they are not paused.
     pub async fn resume_hook(&self, hook: HookId) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         let resumed = sqlx::query(RESUME)
@@ -198,18 +188,15 @@ impl Store {
         Ok(true)
     }
 
-    /// Stops the cursors of a hook of the namespace `from`, for it to go to another. None when it is not
-    /// there, or moves already, or when there is no such namespace as `to`.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Stops the cursors of a hook of the namespace `from` so that it can move to `to`. `None` when the
+    /// hook does not exist there, already moves, or `to` does not exist.
     pub async fn begin_move(
         &self,
         hook: HookId,
         from: &Name,
         to: &Name,
         at: Timestamp,
-    ) -> Result<Option<Move>, Error> {
+    ) -> Result<Option<NamespaceMove>, Error> {
         let mut writing = self.begin().await?;
         sqlx::query(namespaces::LOCK)
             .bind(to.as_str())
@@ -231,19 +218,16 @@ impl Store {
             .fetch_one(&mut writing.tx)
             .await?;
         writing.commit().await?;
-        Ok(Some(Move {
+        Ok(Some(NamespaceMove {
             hook,
             to: to.clone(),
             since,
         }))
     }
 
-    /// Lets a hook go on where it goes to, if every node acts by its being stopped; whether this was it. The
-    /// caller knows that no turn of it runs where there are no nodes.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn end_move(&self, moving: &Move) -> Result<bool, Error> {
+    /// Ends a move, provided every node acts by a configuration in which the hook is stopped; true if
+    /// this call ended it. With no nodes at all, the caller must know that no turn of the hook runs.
+    pub async fn end_move(&self, moving: &NamespaceMove) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         if !writing.change_move(END_MOVE, moving).await? {
             return Ok(false);
@@ -258,11 +242,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Lets a hook go on where it is, and notes why; whether it was still on that way.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn give_up_move(&self, moving: &Move, why: &str) -> Result<bool, Error> {
+    /// Cancels a move and adds the reason to the audit note; the hook goes on in its old namespace.
+    /// True if the move was still under way.
+    pub async fn give_up_move(&self, moving: &NamespaceMove, why: &str) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         if !writing.change_move(GIVE_UP_MOVE, moving).await? {
             return Ok(false);
@@ -275,7 +257,11 @@ impl Store {
 }
 
 impl super::Writing<'_> {
-    async fn change_move(&mut self, change: &'static str, moving: &Move) -> Result<bool, Error> {
+    async fn change_move(
+        &mut self,
+        change: &'static str,
+        moving: &NamespaceMove,
+    ) -> Result<bool, Error> {
         let changed = sqlx::query(change)
             .bind(moving.hook.0)
             .bind(moving.since)

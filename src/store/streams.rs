@@ -1,4 +1,4 @@
-//! Streams and their cursors, found and listed.
+//! Streams and their cursors: found by name, and listed.
 
 use std::collections::HashMap;
 
@@ -14,60 +14,60 @@ use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// A stream as it stands.
+/// A stream.
 #[derive(Clone, Debug)]
 pub struct StreamRow {
-    /// Its number.
+    /// Number of the stream.
     pub id: StreamId,
     /// Its hook.
     pub hook: HookId,
-    /// What its events share.
+    /// Ordering key that its events share.
     pub key: OrderingKey,
-    /// Where its lane is found.
+    /// Slot, which determines its lane.
     pub slot: Slot,
-    /// Its last seq.
+    /// Seq of its last event.
     pub head: Seq,
-    /// The last seq that retention has removed; 0 while it has every event.
+    /// Seq of the last event that retention has removed; 0 while it has every event.
     pub floor: Seq,
-    /// When its first event came.
+    /// Receive time of its first event.
     pub created_at: Timestamp,
 }
 
-/// One cursor with the names around it, for lists.
+/// A cursor with the names and numbers around it, for lists.
 #[derive(Clone, Debug)]
 pub struct CursorRow {
-    /// Which cursor.
+    /// The cursor.
     pub id: CursorId,
-    /// The hook's number.
+    /// Its hook.
     pub hook: HookId,
-    /// The stream's ordering key.
+    /// Ordering key of its stream.
     pub key: OrderingKey,
-    /// The stream's slot.
+    /// Slot of its stream.
     pub slot: Slot,
-    /// The stream's last seq.
+    /// Seq of the last event of its stream.
     pub head: Seq,
-    /// How far the handler has come.
+    /// Position of the cursor.
     pub position: Position,
-    /// Whether it may move.
+    /// Condition of the cursor.
     pub condition: Condition,
-    /// When the next event it needs was received; none when it is at its head.
+    /// Receive time of the next event that it needs; `None` when it is at the head.
     pub oldest: Option<Timestamp>,
-    /// Events of its in the dead letters.
+    /// Number of events that it has in the dead letters.
     pub dead: i64,
 }
 
-/// Which cursors a list is about.
+/// Selects cursors for a list.
 #[derive(Clone, Debug, Default)]
 pub struct CursorsFilter {
-    /// Those of one hook.
+    /// Only cursors of this hook.
     pub hook: Option<HookId>,
-    /// Those of one stream.
+    /// Only cursors of this stream.
     pub stream: Option<StreamId>,
-    /// Those in one condition, by its word.
+    /// Only cursors in this condition, as its row spells it.
     pub condition: Option<&'static str>,
-    /// Those of streams after this one.
+    /// Only cursors of streams after this one, for paging.
     pub after: Option<StreamId>,
-    /// At most so many.
+    /// Number of cursors at most.
     pub limit: i64,
 }
 
@@ -132,11 +132,8 @@ struct Listed {
 }
 
 impl Store {
-    /// Ordering keys of a hook that begin with `start`, in order, as far as the order of the database is that
-    /// of bytes.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Ordering keys of a hook that begin with `start`, in order, at most `limit`. Keys are found only
+    /// as far as the database sorts by bytes.
     pub async fn ordering_keys(
         &self,
         hook: HookId,
@@ -158,7 +155,7 @@ impl Store {
     }
 }
 
-/// By stream, so that it can be paged through.
+/// Sorted by stream, so that the list can be paged.
 const LIST: &str = "select s.id as stream, h.id as handler, s.hook, s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
     c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
@@ -173,7 +170,7 @@ const LIST: &str = "select s.id as stream, h.id as handler, s.hook, s.ordering_k
       and ($3 is null or coalesce(c.condition, 'flowing') = $3) and s.id > $4
     order by s.id, h.id limit $5";
 
-/// The oldest first; what waits for nothing comes last.
+/// Sorted by the receive time of the next event, oldest first; cursors without one come last.
 const LIST_OLDEST: &str = "select * from (select s.id as stream, h.id as handler, s.hook,
     s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
@@ -189,7 +186,7 @@ const LIST_OLDEST: &str = "select * from (select s.id as stream, h.id as handler
       and s.head > coalesce(c.position, 0)) behind
     order by oldest, stream limit $5";
 
-/// Streams with their cursors, by numbers that are not from outside.
+/// Streams with their cursors. The ids are formatted into the statement; they never come from outside.
 const WITH_CURSORS: &str =
     "select s.id as stream, s.hook, s.ordering_key, s.slot, c.handler, c.position,
     c.condition, c.retry_at, c.tries, c.reason
@@ -202,46 +199,46 @@ const DEAD: &str = "select count(*) from dead_letters d
     join handlers r on r.id = d.handler and r.deleted_at is null
     join hooks k on k.id = r.hook and k.deleted_at is null where k.namespace = $1";
 
-/// How much a namespace has.
+/// Sizes of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceCounts {
-    /// Its hooks, each with the number of its streams.
+    /// Number of streams of each of its hooks.
     pub hooks: HashMap<HookId, u64>,
-    /// Dead letters of their handlers.
+    /// Number of dead letters of its handlers.
     pub dead: u64,
 }
 
 impl NamespaceCounts {
-    /// Streams of all of its hooks.
+    /// Number of streams of all its hooks.
     pub fn streams(&self) -> u64 {
         self.hooks.values().sum()
     }
 }
 
-/// A stream, and where its handlers are.
+/// A stream with the cursors of its handlers.
 pub struct StreamCursors {
-    /// Which.
+    /// The stream.
     pub stream: StreamId,
     /// Its hook.
     pub hook: HookId,
     /// Its ordering key.
     pub key: OrderingKey,
-    /// Where its lane is found.
+    /// Slot, which determines its lane.
     pub slot: Slot,
     cursors: Vec<CursorState>,
 }
 
-/// Where a handler is in a stream.
+/// Position and condition of one handler in a stream.
 pub struct CursorState {
     handler: HandlerId,
-    /// Its position.
+    /// Position of the cursor.
     pub position: Position,
-    /// Whether it may move.
+    /// Condition of the cursor.
     pub condition: Condition,
 }
 
 impl CursorState {
-    /// When it is tried again, if it is.
+    /// Time of the next try; `None` unless the cursor waits.
     pub fn retry_at(&self) -> Option<Timestamp> {
         match self.condition {
             Condition::Waiting { retry_at, .. } => Some(retry_at),
@@ -251,7 +248,7 @@ impl CursorState {
 }
 
 impl StreamCursors {
-    /// Where a handler is; none before its first turn.
+    /// Cursor of a handler; `None` before its first turn.
     pub fn of(&self, handler: HandlerId) -> Option<&CursorState> {
         self.cursors.iter().find(|cursor| cursor.handler == handler)
     }
@@ -262,9 +259,6 @@ const OF_HOOK: &str = "select id as stream, hook, ordering_key, slot, head, floo
 
 impl Store {
     /// The stream of a hook with this ordering key.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn stream(
         &self,
         hook: HookId,
@@ -276,7 +270,7 @@ impl Store {
         match self.backend.head_ahead(found.id) {
             Some(head) => found.head = found.head.max(head),
             None if !self.backend.is_behind_log() => {}
-            // Its row has it, perhaps only since just now.
+            // The log index has caught up since the first read, so the row has the head now.
             None => return self.find_stream(hook, key).await,
         }
         Ok(Some(found))
@@ -295,10 +289,8 @@ impl Store {
         Ok(row.map(StreamRow::from))
     }
 
-    /// Streams and where their handlers are, in one query. A head is not among it: it may be in memory.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Streams with their cursors, in one query. Heads are not included, because they may be in memory
+    /// only.
     pub async fn cursors_of(&self, streams: &[StreamId]) -> Result<Vec<StreamCursors>, Error> {
         if streams.is_empty() {
             return Ok(Vec::new());
@@ -323,10 +315,7 @@ impl Store {
         Ok(found.into_values().collect())
     }
 
-    /// Hooks of a namespace, their streams, and what is in their dead letters.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Hooks of a namespace with their number of streams, and its dead letters.
     pub async fn namespace_counts(&self, namespace: &Name) -> Result<NamespaceCounts, Error> {
         let hooks: Vec<(i64, i64)> = sqlx::query_as(HOOKS)
             .bind(namespace.as_str())
@@ -344,10 +333,7 @@ impl Store {
         })
     }
 
-    /// The streams of a hook after `after`, in the order of their making.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Streams of a hook after `after`, in the order of their creation, at most `limit`.
     pub async fn streams(
         &self,
         hook: HookId,
@@ -364,18 +350,12 @@ impl Store {
         Ok(rows.into_iter().map(StreamRow::from).collect())
     }
 
-    /// Cursors by stream.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Cursors that match the filter, by stream.
     pub async fn cursors(&self, filter: &CursorsFilter) -> Result<Vec<CursorRow>, Error> {
         self.list_cursors(LIST, filter).await
     }
 
-    /// Cursors that are behind their heads, those that wait longest first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Cursors that are behind their head, longest waiting first.
     pub async fn cursors_behind(&self, filter: &CursorsFilter) -> Result<Vec<CursorRow>, Error> {
         self.list_cursors(LIST_OLDEST, filter).await
     }
@@ -385,7 +365,7 @@ impl Store {
         list: &'static str,
         filter: &CursorsFilter,
     ) -> Result<Vec<CursorRow>, Error> {
-        // Heads are moved, and the oldest event of each is found, by the index.
+        // The list reads heads and oldest events through the log index.
         self.backend.index().await?;
         let rows: Vec<Listed> = sqlx::query_as(list)
             .bind(filter.hook.map(|hook| hook.0))

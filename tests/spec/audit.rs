@@ -16,8 +16,8 @@ use hooklane::domain::position::Position;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    AuditFilter, AuditRow, CursorsFilter, Error, HookPlan, Mover, NewRebuild, Note, Step, Store,
-    Why,
+    Attribution, AuditFilter, AuditRow, CursorsFilter, Error, HookPlan, Mover, NewRebuild, Note,
+    Step, Store,
 };
 use serde_json::{Map, json};
 
@@ -52,8 +52,8 @@ fn note(operation: &'static str, planned: Option<i64>) -> Note {
     }
 }
 
-fn why() -> Why {
-    Why {
+fn why() -> Attribution {
+    Attribution {
         by: "ana".to_owned(),
         reason: None,
         at: Timestamp::from_millis(7),

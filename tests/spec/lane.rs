@@ -11,7 +11,7 @@ use hooklane::domain::event::StreamId;
 use hooklane::domain::hook::HandlerId;
 use hooklane::domain::time::Timestamp;
 use hooklane::engine::lane::{Aside, Lane, Outcome, Rest};
-use hooklane::lanes::{self, Behind, Hint, Queue};
+use hooklane::lanes::{self, Backlog, Hint, Queue};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -116,38 +116,41 @@ impl World {
     fn store_events(&mut self) {
         let (cursor, events) = (self.any(), self.rng.random_range(1..4));
         self.rows.get_mut(&cursor).unwrap().head += events;
-        self.hint(cursor, Behind::More(events), lanes::Aside::Stay);
+        self.hint(cursor, Backlog::More(events), lanes::Recheck::No);
     }
 
     fn release(&mut self) {
         let cursor = self.any();
         self.rows.get_mut(&cursor).unwrap().condition = Condition::Flowing;
-        self.hint(cursor, Behind::All(1), lanes::Aside::Return);
+        self.hint(cursor, Backlog::Total(1), lanes::Recheck::Yes);
     }
 
     fn sweep(&mut self) {
         for (cursor, row) in self.rows.clone() {
-            let behind = Behind::All(row.head - row.position);
-            self.hint(cursor, behind, lanes::Aside::Stay);
+            let behind = Backlog::Total(row.head - row.position);
+            self.hint(cursor, behind, lanes::Recheck::No);
         }
     }
 
-    fn hint(&self, cursor: CursorId, behind: Behind, aside: lanes::Aside) {
+    fn hint(&self, cursor: CursorId, behind: Backlog, recheck: lanes::Recheck) {
         let oldest = Timestamp::from_millis(self.now);
         let pushed = self.hints.push(vec![Hint {
             cursor,
             oldest,
             newest: oldest,
-            behind,
-            aside,
+            backlog: behind,
+            recheck,
         }]);
         assert!(pushed.is_ok(), "the lane runs here");
     }
 
     fn deliver_hints(&mut self) {
         let hints = self.hints.take();
-        for Hint { cursor, aside, .. } in &hints {
-            if *aside == lanes::Aside::Return {
+        for Hint {
+            cursor, recheck, ..
+        } in &hints
+        {
+            if *recheck == lanes::Recheck::Yes {
                 self.aside.remove(cursor);
             }
             if !self.running.contains_key(cursor) && !self.aside.contains(cursor) {

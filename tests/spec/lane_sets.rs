@@ -10,7 +10,9 @@ use hooklane::domain::name::{Name, OrderingKey};
 use hooklane::domain::place::Place;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
-use hooklane::store::{Begun, HookPlan, Move, NewEvent, NodeRow, Store, Why};
+use hooklane::store::{
+    Attribution, HookPlan, NamespaceMove, NewEvent, NodeRow, ResizeStart, Store,
+};
 
 use crate::home::{Home, On};
 use crate::store::on_each;
@@ -35,8 +37,8 @@ struct World {
     _home: Home,
 }
 
-fn why() -> Why {
-    Why {
+fn why() -> Attribution {
+    Attribution {
         by: "ana".to_owned(),
         reason: Some("a look".to_owned()),
         at: Timestamp::from_millis(7),
@@ -111,7 +113,7 @@ impl World {
         lanes.map(|row| (row.id.clone(), mode(&row.id))).collect()
     }
 
-    async fn begin_move(&self, from: &str, to: &str) -> Option<Move> {
+    async fn begin_move(&self, from: &str, to: &str) -> Option<NamespaceMove> {
         let (hook, from, to) = (self.hook().await.id, name(from), name(to));
         let begun = self.store.begin_move(hook, &from, &to, Timestamp::now());
         begun.await.unwrap()
@@ -149,7 +151,7 @@ async fn what_is_asked_of_lanes_that_are_being_resized_changes_nothing(on: On) {
     let old = world.set("default").await;
     let lanes: Vec<_> = old.ids().collect();
     let begun = world.store.begin_resize(&old, 2, &why()).await.unwrap();
-    assert!(matches!(begun, Begun::Begun(_)));
+    assert!(matches!(begun, ResizeStart::ResizeStart(_)));
     for _ in 0..2 {
         let store = &world.store;
         assert!(!store.pause_lanes(&old, &lanes, &why()).await.unwrap());
@@ -189,7 +191,7 @@ async fn of_a_stop_and_a_resize_at_once_the_new_lanes_do_what_was_asked_or_nothi
         let resize = world.store.begin_resize(&set, 2 + round as u16 % 3, &why);
         let (stopped, begun) = tokio::join!(stop, resize);
         let stopped = stopped.unwrap();
-        assert!(matches!(begun.unwrap(), Begun::Begun(_)));
+        assert!(matches!(begun.unwrap(), ResizeStart::ResizeStart(_)));
         let modes = world.modes("default").await;
         let all = |mode| modes.iter().all(|(_, is)| *is == mode);
         let expected = match (stopped, round % 2) {
@@ -213,11 +215,11 @@ async fn of_a_plan_and_a_resume_at_once_the_plan_is_given_up_or_the_resume_comes
         let from = world.set("default").await;
         let lanes: Vec<_> = from.ids().collect();
         let planned = world.store.plan_resize(&from, 3, &why()).await.unwrap();
-        let Begun::Begun(to) = planned else {
+        let ResizeStart::ResizeStart(to) = planned else {
             panic!("{planned:?}")
         };
         let second = world.store.begin_resize(&from, 5, &why()).await.unwrap();
-        assert_eq!(second, Begun::Changed, "one resize at a time");
+        assert_eq!(second, ResizeStart::Changed, "one resize at a time");
         world.store.lanes_drained(&from, &lanes).await.unwrap();
         let (begun, resumed) = tokio::join!(
             world.store.begin_planned(&from, &to),

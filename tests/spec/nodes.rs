@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use hooklane::domain::lane::LaneId;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
-use hooklane::store::{Begun, LaneRow, NodeRow, SetState, Store, Why};
+use hooklane::store::{Attribution, LaneRow, NodeRow, ResizeStart, SetState, Store};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -196,14 +196,14 @@ async fn a_new_lane_is_taken_only_when_every_older_one_it_overlaps_is_sealed(on:
     let (me, now) = (world.joined().await, Timestamp::now());
     let old: Vec<_> = world.lanes().await.into_iter().map(|row| row.id).collect();
     let owned = world.store.take_lanes(&old, &me).await.unwrap();
-    let why = Why {
+    let why = Attribution {
         by: "an operator".into(),
         reason: None,
         at: now,
     };
     let set = world.store.namespaces().await.unwrap().remove(0).lanes;
     let begun = world.store.begin_resize(&set, 2, &why).await.unwrap();
-    let Begun::Begun(new) = begun else {
+    let ResizeStart::ResizeStart(new) = begun else {
         panic!("{begun:?}")
     };
     let new: Vec<_> = new.ids().collect();

@@ -6,7 +6,7 @@ use hooklane::domain::hook::{HookId, Reducer};
 use hooklane::domain::position::{Position, Seq};
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, Checkpoint, Cut, HookPlan, NewEvent, NewRebuild, Prune, Step, Want,
+    Advance, Appended, Checkpoint, Cut, HookPlan, InputRequest, NewEvent, NewRebuild, Prune, Step,
 };
 
 use crate::home::On;
@@ -336,7 +336,7 @@ async fn a_log_without_its_newest_events_goes_on_counting(on: On) {
         moves(&world, step(a, 2 * round, 2 * round + 2, "x")).await;
         assert!(is_cut(&world, cut(&world, "a", 2 * round, 2 * round + 2).await).await);
         assert_eq!(world.home.rows("events"), 0);
-        let want = Want {
+        let want = InputRequest {
             cursor: a,
             events_max: 9,
         };

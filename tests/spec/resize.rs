@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
-use hooklane::store::{Begun, Database, Store, Why};
+use hooklane::store::{Attribution, Database, ResizeStart, Store};
 use serde_json::{Value, json};
 
 use super::checker::{self, Attempt, TRAIL_JS, trail};
@@ -346,7 +346,7 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     let store = Store::open(database(&world.home), Box::new(|_| {}))
         .await
         .unwrap();
-    let why = Why {
+    let why = Attribution {
         by: "a node that died".to_owned(),
         reason: None,
         at: Timestamp::now(),
@@ -354,10 +354,10 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     let set = store.namespaces().await.unwrap().remove(0).lanes;
     assert!(matches!(
         store.begin_resize(&set, 5, &why).await.unwrap(),
-        Begun::Begun(_)
+        ResizeStart::ResizeStart(_)
     ));
     let again = store.begin_resize(&set, 6, &why).await.unwrap();
-    assert_eq!(again, Begun::Changed, "one resize at a time");
+    assert_eq!(again, ResizeStart::Changed, "one resize at a time");
     let hook = store.hooks().await.unwrap().remove(0);
     let acme = "acme".parse().unwrap();
     assert!(

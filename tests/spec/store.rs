@@ -19,8 +19,8 @@ use hooklane::domain::rate::Limit;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, Batch, CursorsFilter, Filter, HookPlan, LastUse, Mover, NewEvent,
-    NewRebuild, NormalRow, RebuildStep, Shadow, Skip, Step, Store, Swap, Want, Why,
+    Advance, Appended, Attribution, Batch, CursorsFilter, Filter, HookPlan, InputRequest, LastUse,
+    Mover, NewEvent, NewRebuild, NormalRow, RebuildStep, Shadow, SkipOutcome, Step, Store, Swap,
 };
 
 use crate::home::{Home, On};
@@ -132,7 +132,7 @@ impl World {
     }
 
     pub async fn bodies(&self, cursor: CursorId) -> Vec<String> {
-        let want = Want {
+        let want = InputRequest {
             cursor,
             events_max: 10_000,
         };
@@ -518,7 +518,7 @@ async fn a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_n
         (rebuild, swapped) = stepped.pop().unwrap();
         swapped[0]
     };
-    let why = Why {
+    let why = Attribution {
         by: "ana".into(),
         reason: None,
         at: now,
@@ -565,8 +565,14 @@ async fn a_held_cursor_is_moved_by_operators_only(on: On) {
         .await
         .unwrap();
     let skip = |id| world.store.skip(cursor, id, "poison", Timestamp::now());
-    assert_eq!(skip(events[1].event.id).await.unwrap(), Skip::NotNext);
-    assert_eq!(skip(events[0].event.id).await.unwrap(), Skip::Skipped);
+    assert_eq!(
+        skip(events[1].event.id).await.unwrap(),
+        SkipOutcome::NotNext
+    );
+    assert_eq!(
+        skip(events[0].event.id).await.unwrap(),
+        SkipOutcome::Skipped
+    );
     let (position, condition, state) = world.position(cursor).await;
     assert_eq!((position, condition), (Position(1), Condition::Flowing));
     assert_eq!(state, Some("s".into()), "a skip leaves the state as it is");
@@ -732,7 +738,7 @@ async fn a_missing_event_is_seen_as_a_gap(on: On) {
                 .await
                 .unwrap();
         }
-        let want = Want {
+        let want = InputRequest {
             cursor,
             events_max: 10,
         };
@@ -1011,7 +1017,7 @@ async fn a_doubted_cursor_is_read_with_what_other_nodes_have_stored() {
     let cursor = world.cursor("a").await;
     let want = || {
         let events_max = 10;
-        vec![Want { cursor, events_max }]
+        vec![InputRequest { cursor, events_max }]
     };
     let turn = world.store.turn_inputs(want()).await.unwrap();
     assert_eq!(turn[0].as_ref().unwrap().head, Seq(1));
@@ -1022,7 +1028,7 @@ async fn a_doubted_cursor_is_read_with_what_other_nodes_have_stored() {
     world.append(&[("a", "2")]).await;
     let third = vec![event(1, "a", "3", None)];
     other.append(move || third).await.unwrap();
-    world.store.doubt(std::iter::once(cursor));
+    world.store.invalidate(std::iter::once(cursor));
     let turn = world.store.turn_inputs(want()).await.unwrap();
     let turn = turn[0].as_ref().unwrap();
     let seqs: Vec<_> = turn.events.iter().map(|event| event.seq).collect();

@@ -16,9 +16,6 @@ const SOON: u32 = 2;
 
 impl Admin {
     /// Of each hook that removes events: what is in the way, or soon will be. Nothing where none does.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub(super) async fn retention(&self) -> Result<Vec<Check>, Error> {
         let hooks = self.store.hooks().await?;
         let removing: Vec<_> = hooks

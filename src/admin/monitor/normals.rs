@@ -9,9 +9,6 @@ use crate::store::NormalRow;
 
 impl Admin {
     /// Reads once what a node of this name knew before; until that has worked, nothing is learned.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub(super) async fn recall(&self) -> Result<(), Error> {
         if self.monitor.seen.lock().kept.is_some() {
             return Ok(());

@@ -389,7 +389,7 @@ fn namespace_lines(
 }
 
 /// The least number of lanes after which none is above 70 % busy, were today's waiting work laid on them.
-pub fn lanes_that_help(waiting: &[crate::store::Waiting], lanes: &[Lane]) -> Option<u16> {
+pub fn lanes_that_help(waiting: &[crate::store::SlotBacklog], lanes: &[Lane]) -> Option<u16> {
     const FULL: f64 = 0.7;
     let events: u64 = waiting.iter().map(|slot| slot.events).sum();
     let demand = |lane: &Lane| {

@@ -122,9 +122,6 @@ impl Flights {
 
     /// Learns which deliveries other nodes still have in flight. Called after lanes were taken and before their
     /// first turn.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn look(&self, engine: &Engine, me: &str) -> Result<(), Error> {
         let found = engine.store.in_flight_elsewhere(me).await?;
         *self.others.lock() = found.into_iter().collect();

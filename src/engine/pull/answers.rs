@@ -14,7 +14,7 @@ use crate::domain::hook::Handler;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Token;
-use crate::store::{Error, Found, Range, Settle};
+use crate::store::{Error, LockedDelivery, Range, Settlement};
 
 /// What a consumer says of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,11 +154,11 @@ fn decide(
     handler: &Handler,
     token: &Token,
     answer: &Answer,
-    found: &Found,
+    found: &LockedDelivery,
     ids: &[(Seq, EventId)],
-) -> (Outcome, Settle) {
+) -> (Outcome, Settlement) {
     let delivery = &found.delivery;
-    let nothing = |outcome| (outcome, Settle::Nothing);
+    let nothing = |outcome| (outcome, Settlement::Nothing);
     if (token.number, token.era) != (delivery.token.number, delivery.token.era) {
         return nothing(Outcome::Stale);
     }
@@ -176,7 +176,7 @@ fn decide(
     }
     if !stands {
         // Its consumer drops it now, so the next one may begin.
-        return (Outcome::Stale, Settle::Drop);
+        return (Outcome::Stale, Settlement::Drop);
     }
     if delivery.lease_until.is_none() {
         // The answer to the same one was lost, and it is given again.
@@ -192,10 +192,10 @@ fn decide(
         return nothing(Outcome::Stale);
     };
     let settle = match answer {
-        Answer::Ack(_) if to == found.position => Settle::Nothing,
-        Answer::Ack(_) => Settle::Acknowledge { to, chain },
-        Answer::Extend(lease) => Settle::Extend(*lease),
-        Answer::Nack(_) if to == delivery.upto => Settle::Acknowledge { to, chain },
+        Answer::Ack(_) if to == found.position => Settlement::Nothing,
+        Answer::Ack(_) => Settlement::Acknowledge { to, chain },
+        Answer::Extend(lease) => Settlement::Extend(*lease),
+        Answer::Nack(_) if to == delivery.upto => Settlement::Acknowledge { to, chain },
         Answer::Nack(nack) => give_back(handler, nack, found, to, chain, ids),
     };
     (Outcome::Done, settle)
@@ -205,11 +205,11 @@ fn decide(
 fn give_back(
     handler: &Handler,
     nack: &Nack,
-    found: &Found,
+    found: &LockedDelivery,
     to: Position,
     chain: Chain,
     ids: &[(Seq, EventId)],
-) -> Settle {
+) -> Settlement {
     let delivery = &found.delivery;
     // Tries count for one event: the one after an acknowledged one begins anew.
     let tries = match to == found.position {
@@ -231,7 +231,7 @@ fn give_back(
     let attempts = handler.pull().and_then(|pull| pull.attempts);
     let now = Timestamp::now();
     match failure.next(attempts, handler.on_error, now) {
-        Next::SetAside(condition) => Settle::Close {
+        Next::SetAside(condition) => Settlement::Close {
             to,
             chain,
             condition,
@@ -243,7 +243,7 @@ fn give_back(
                 Some((_, id)) => chain.next(*id, Applied::Skipped),
                 None => chain,
             };
-            Settle::Close {
+            Settlement::Close {
                 to: skipped.map_or(to, |(seq, _)| Position(seq.0)),
                 chain,
                 condition: Default::default(),

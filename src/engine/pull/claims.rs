@@ -18,7 +18,7 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Token;
-use crate::store::{Claim, Delivery, Error, Input, Mover, Opened, Step, Want};
+use crate::store::{Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDelivery, Step};
 
 /// Events read for one answer, over all of its deliveries.
 const EVENTS_READ_MAX: usize = 2_000;
@@ -149,7 +149,7 @@ impl Engine {
             .collect();
         let free: Vec<_> = free.into_iter().filter(|s| lanes.contains_key(s)).collect();
         let events_max = (EVENTS_READ_MAX / free.len().max(1)).clamp(1, ask.events_max.max(1));
-        let want = |stream: &StreamId| Want {
+        let want = |stream: &StreamId| InputRequest {
             cursor: cursor(handler.id, *stream),
             events_max,
         };
@@ -191,7 +191,7 @@ impl Engine {
             .into_iter()
             .map(|named| (named.stream, named.key))
             .collect();
-        let delivered = |(opened, (claim, events)): (Option<Opened>, (&Claim, Vec<_>))| {
+        let delivered = |(opened, (claim, events)): (Option<OpenedDelivery>, (&Claim, Vec<_>))| {
             let opened = opened?;
             Some(Delivered {
                 token: opened.token,

@@ -4,12 +4,12 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::time::Timestamp;
-use crate::store::{Error, RebuildStep, Stepped, Store};
+use crate::store::{Error, RebuildStep, RebuildStepResult, Store};
 
 /// Steps that wait for a commit.
 const WAITING_MAX: usize = 64;
 
-type Asked = (RebuildStep, oneshot::Sender<Stepped>);
+type Asked = (RebuildStep, oneshot::Sender<RebuildStepResult>);
 
 /// Takes steps, and returns when they are committed.
 pub struct Steps(mpsc::Sender<Asked>);
@@ -25,7 +25,7 @@ impl Steps {
     ///
     /// # Errors
     /// [`Error::Closed`] when nobody commits any more; [`run`] says why.
-    pub async fn take(&self, step: RebuildStep) -> Result<Stepped, Error> {
+    pub async fn take(&self, step: RebuildStep) -> Result<RebuildStepResult, Error> {
         let (done, stepped) = oneshot::channel();
         let asked = self.0.send((step, done)).await;
         asked.map_err(|_| Error::Closed)?;

@@ -17,8 +17,8 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::engine::catalog::{Snapshot, Stops};
 use crate::store::{
-    Advance, Behind, HookStop, Input, LaneMode, LaneRow, Move, Mover, NodeRow, SetState, Step,
-    StreamRow, Swap, Want, Why,
+    Advance, Attribution, CursorBacklog, HookStop, Input, InputRequest, LaneMode, LaneRow, Mover,
+    NamespaceMove, NodeRow, SetState, Step, StreamRow, Swap,
 };
 
 /// Where a lane set is.
@@ -251,8 +251,8 @@ impl Database {
         Some(stored.events.len() - 1)
     }
 
-    pub fn inputs(&self, wants: &[Want]) -> Vec<Option<Input>> {
-        let input = |want: &Want| {
+    pub fn inputs(&self, wants: &[InputRequest]) -> Vec<Option<Input>> {
+        let input = |want: &InputRequest| {
             let stream = self.streams.get(&want.cursor.stream)?;
             let after = stream.cursor.position.0 as usize;
             let events = stream.events.iter().skip(after).take(want.events_max);
@@ -265,14 +265,14 @@ impl Database {
         wants.iter().map(input).collect()
     }
 
-    pub fn behind(&self) -> Vec<Behind> {
+    pub fn behind(&self) -> Vec<CursorBacklog> {
         let received = |stream: &Stream| {
             let next = usize::try_from(stream.cursor.position.0).unwrap_or(0);
             let first = stream.events.get(next)?.received_at;
             Some((first, stream.events.last()?.received_at))
         };
         let streams = self.streams.values();
-        let behind = streams.map(|stream| Behind {
+        let behind = streams.map(|stream| CursorBacklog {
             cursor: stream.cursor.id,
             slot: stream.slot,
             events: stream
@@ -875,7 +875,7 @@ impl Database {
             .stops
             .entry(hook)
             .or_insert((HookStop::default(), since));
-        stop.pause = Some(Why {
+        stop.pause = Some(Attribution {
             by: "somebody".to_owned(),
             reason: None,
             at: Timestamp::default(),
@@ -891,7 +891,7 @@ impl Database {
             .retain(|_, (stop, _)| *stop != HookStop::default());
     }
 
-    pub fn begin_move(&mut self, hook: HookId, from: &Name, to: &Name) -> Option<Move> {
+    pub fn begin_move(&mut self, hook: HookId, from: &Name, to: &Name) -> Option<NamespaceMove> {
         let is_moving = self
             .stops
             .get(&hook)
@@ -903,7 +903,7 @@ impl Database {
             return None;
         }
         let since = self.changed();
-        let moving = Move {
+        let moving = NamespaceMove {
             hook,
             to: to.clone(),
             since,
@@ -916,7 +916,7 @@ impl Database {
         Some(moving)
     }
 
-    pub fn end_move(&mut self, moving: &Move) -> bool {
+    pub fn end_move(&mut self, moving: &NamespaceMove) -> bool {
         let stop = self.stops.get_mut(&moving.hook);
         let late = self.mutant == Mutant::LateMover;
         let is_it = stop.is_some_and(|(stop, _)| stop.moving.as_ref() == Some(moving));
@@ -940,7 +940,7 @@ impl Database {
         true
     }
 
-    pub fn give_up_move(&mut self, moving: &Move) {
+    pub fn give_up_move(&mut self, moving: &NamespaceMove) {
         let stop = self.stops.get(&moving.hook);
         if stop.is_some_and(|(stop, _)| stop.moving.as_ref() == Some(moving)) {
             self.give_up(moving.hook);

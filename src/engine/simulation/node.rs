@@ -25,8 +25,8 @@ use crate::engine::share::{Cost, Shares};
 use crate::engine::sweep;
 use crate::engine::turn::{self, Turn};
 use crate::engine::worker::TURNS_MAX;
-use crate::lanes::{self, Behind, Hint, Lanes, Queue};
-use crate::store::{Behind as Found, LaneRow, NodeRow, SetState, Step, StreamRow};
+use crate::lanes::{self, Backlog, Hint, Lanes, Queue};
+use crate::store::{CursorBacklog as Found, LaneRow, NodeRow, SetState, Step, StreamRow};
 
 const LOOK_EVERY: u64 = 500;
 const FOLLOW_EVERY: u64 = 1_000;
@@ -416,8 +416,8 @@ impl Node {
             cursor: stored.cursor.id,
             oldest: out.time(),
             newest: out.time(),
-            behind: Behind::More(1),
-            aside: lanes::Aside::Stay,
+            backlog: Backlog::More(1),
+            recheck: lanes::Recheck::No,
         };
         if let Some(lane) = lane {
             self.hint(lane, vec![hint]);
@@ -434,8 +434,8 @@ impl Node {
             cursor: stored.cursor.id,
             oldest: out.time(),
             newest: out.time(),
-            behind: Behind::All(1),
-            aside: lanes::Aside::Return,
+            backlog: Backlog::Total(1),
+            recheck: lanes::Recheck::Yes,
         };
         if let Some(lane) = lane {
             self.hint(lane, vec![hint]);
@@ -1309,7 +1309,7 @@ impl Node {
     }
 
     /// `Engine::end_move`.
-    pub fn end_move(&mut self, moving: &crate::store::Move, out: &mut Outside) -> Done {
+    pub fn end_move(&mut self, moving: &crate::store::NamespaceMove, out: &mut Outside) -> Done {
         let unseen = self.acted < moving.since && out.mutant != Mutant::MoveBeforeAllAct;
         if unseen || !out.ask(|database| database.end_move(moving))? {
             return Ok(false);

@@ -1,12 +1,12 @@
-//! Why Redis cannot be used.
+//! Reasons why Redis cannot be used.
 
-/// Why Redis cannot be used.
+/// Reason why Redis cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What we were told to use cannot work; says what to do.
+    /// The server is not fit for use; the message says what to do.
     #[error("{0}")]
     Refused(String),
-    /// No answer in time, or none that is understood.
+    /// No answer in time, or one that cannot be understood.
     #[error("{0}")]
     Away(String),
 }

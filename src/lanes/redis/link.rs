@@ -1,8 +1,8 @@
-//! One connection to the server, made anew when it fails.
+//! The connection to Redis, opened again when it fails.
 //!
-//! Promises: no call takes much longer than [`PATIENCE`], nothing queues up while the server is away, and
-//! a connection that once failed to answer is never asked again. Each new connection begins with a look
-//! at the server: whether it is fit, is still the same, and is ours.
+//! Promises: no call takes much longer than [`PATIENCE`], calls do not queue up while the server is
+//! away, and a connection that once failed to answer is not used again. Each new connection begins with
+//! a check that the server is fit, is the same as before, and belongs to our cluster.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,31 +21,31 @@ use tokio::time::{Instant, timeout};
 use super::error::Error;
 use crate::domain::time::{Timestamp, millis};
 
-/// How long an answer may take: hints are worth no more.
+/// Time limit for an answer. Hints are not worth waiting longer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the server may take to let us in at the start.
+/// Time limit for connecting at the start.
 const PATIENCE_AT_START: Duration = Duration::from_secs(4);
 
-/// The time from one try to connect to the next.
+/// Pause between two attempts to connect.
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
-/// How long pokes may be silent before we ask whether they can still be heard.
+/// Time without a poke after which the subscription is checked with a ping.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The oldest server that is tested.
+/// The oldest server version that is tested.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
-/// Says which database's nodes use this server.
+/// Key of the number of the cluster that uses this server.
 const CLUSTER: &str = "{hooklane}:cluster";
 
-/// Where every namespace's pokes are heard.
+/// Channel pattern of the pokes of all namespaces.
 const POKES: &str = "{hooklane}:lanes:*:poke";
 
-/// How often a node of a Redis Cluster may name another one before the keys are found.
+/// Number of times that a node of a Redis Cluster may redirect us to another one.
 const MOVES_MAX: usize = 4;
 
-/// The address of a server. Its password is never shown.
+/// The address of a server. Its password is never displayed.
 #[derive(Clone)]
 pub struct Address {
     client: Client,
@@ -89,21 +89,21 @@ impl PartialEq for Address {
 
 impl Eq for Address {}
 
-/// The way to one server.
+/// The connection to one server, with the state of failures.
 pub(super) struct Link {
     address: Address,
-    /// What nodes of this database write under [`CLUSTER`].
+    /// Number of our cluster, written under [`CLUSTER`].
     cluster: i64,
     open: Mutex<Option<Open>>,
-    /// Where pokes are heard: the server that was found last.
+    /// The server that was found last; pokes are heard there.
     found: Mutex<Client>,
     tries: tokio::sync::Mutex<Tries>,
     lost: AtomicBool,
-    /// Since when calls fail, and why the last one did.
+    /// Time since when calls fail, and the reason of the last failure.
     trouble: Mutex<Option<(Timestamp, String)>>,
 }
 
-/// A connection; its number tells it from the ones before.
+/// An open connection. The number tells it from earlier ones.
 #[derive(Clone)]
 struct Open {
     number: u64,
@@ -116,9 +116,9 @@ struct Tries {
     next: Option<Instant>,
     run_id: String,
     said: String,
-    /// The nodes of a Redis Cluster: whichever answers knows who has the keys.
+    /// Nodes of a Redis Cluster that were seen before. Any of them can name the node that has our keys.
     others: Vec<Client>,
-    /// At which door the next try knocks: that of the address, then those of the others.
+    /// Counts attempts to connect: the address is tried first, then the other nodes in turn.
     door: usize,
 }
 
@@ -131,7 +131,7 @@ impl Tries {
     }
 }
 
-/// The server that keeps our keys, and what it says of itself and of whose it is.
+/// The server that holds our keys, with its INFO and the number of the cluster that uses it.
 struct Found {
     client: Client,
     server: MultiplexedConnection,
@@ -140,7 +140,7 @@ struct Found {
 }
 
 impl Link {
-    /// Connects for the first time, and makes sure that we may do all that hints need.
+    /// Connects for the first time, and checks that our user may run every command that hints need.
     pub async fn begin(address: &Address, cluster: i64) -> Result<Self, Error> {
         let link = Self {
             address: address.clone(),
@@ -161,17 +161,17 @@ impl Link {
         }
     }
 
-    /// Since when and why calls fail.
+    /// Time since when calls fail, and the reason.
     pub fn trouble(&self) -> Option<(Timestamp, String)> {
         self.trouble.lock().clone()
     }
 
-    /// The address, without a password.
+    /// The address, without the password.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Notes how a call ended.
+    /// Records the outcome of a call.
     fn ended(&self, error: Option<&Error>) {
         let mut trouble = self.trouble.lock();
         let since = trouble.take().map(|(since, _)| since);
@@ -185,29 +185,29 @@ impl Link {
         self.heard(open.number, said)
     }
 
-    /// Runs one script, in full if the server does not know it.
+    /// Runs a script; sends its full text if the server does not have it.
     pub async fn call<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T, Error> {
         let mut open = self.open().await?;
         let said = timeout(PATIENCE, call.invoke_async(&mut open.server)).await;
         self.heard(open.number, said)
     }
 
-    /// Gives the connection up: the next one begins with a look at the server.
+    /// Drops the connection, so that the next call opens one and checks the server.
     pub fn close(&self) {
         *self.open.lock() = None;
     }
 
-    /// Notes that the server has lost something.
+    /// Records that the server has lost data.
     pub fn note_loss(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the server has lost something since this was last asked.
+    /// True if the server has lost data since the last call of this method.
     pub fn take_loss(&self) -> bool {
         self.lost.swap(false, Ordering::Relaxed)
     }
 
-    /// Calls `poked` for each poke, and once in the beginning, until they cannot be heard any more.
+    /// Calls `poked` for each poke, and once at the beginning. Returns when the subscription fails.
     pub async fn hear(&self, poked: impl Fn()) -> Result<(), Error> {
         let pokes = timeout(PATIENCE, self.subscribe());
         let away = |error| refusal(&self.address, &error);
@@ -233,7 +233,7 @@ impl Link {
         Ok(pokes)
     }
 
-    /// The connection, a new one if there is none. One call at a time tries; the others wait for it.
+    /// The open connection, or a new one. One call at a time connects, the others wait for it.
     async fn open(&self) -> Result<Open, Error> {
         if let Some(open) = self.open.lock().clone() {
             return Ok(open);
@@ -246,7 +246,7 @@ impl Link {
             if tries.next.is_some_and(|next| Instant::now() < next) {
                 return Err(Error::Away(tries.said.clone()));
             }
-            // For the case that this one is cut off.
+            // Set before connecting, in case this call is cancelled.
             tries.next = Some(Instant::now() + PATIENCE + BETWEEN_TRIES);
             let opened = self.connect(&mut tries).await;
             let failed = opened.as_ref().err();
@@ -258,11 +258,12 @@ impl Link {
             Ok(opened) => opened.map_err(|error| Error::Away(error.to_string())),
             Err(_) => Err(self.no_answer()),
         };
-        // A connection is no answer yet: a server without memory for hints lets us in.
+        // A new connection does not clear the trouble: a server without memory for hints accepts
+        // connections too.
         opened.inspect_err(|error| self.ended(Some(error)))
     }
 
-    /// Says why the server is away, once.
+    /// Logs why the server is away, once for each reason.
     fn tell(&self, tries: &mut Tries, error: Option<&Error>) {
         let said = error.map(Error::to_string).unwrap_or_default();
         if said != tries.said && !said.is_empty() {
@@ -274,7 +275,7 @@ impl Link {
     async fn connect(&self, tries: &mut Tries) -> Result<Open, Error> {
         let refused = |error: RedisError| refusal(&self.address, &error);
         let door = tries.door(&self.address);
-        // Also for the case that this one is cut off.
+        // Set before connecting, in case this call is cancelled.
         tries.door += 1;
         let Found {
             client,
@@ -286,14 +287,14 @@ impl Link {
         let fit = check(&self.address, &info);
         let ours = async {
             fit?;
-            // After the look: who follows another server cannot be marked.
+            // Marked after the check, because a replica takes no writes.
             let mut mark = redis::pipe();
             let set = mark.cmd("SET").arg(CLUSTER).arg(self.cluster).arg("NX");
             set.ignore().cmd("GET").arg(CLUSTER);
             let (found,): (Option<i64>,) = mark.query_async(&mut server).await.map_err(refused)?;
             self.check_cluster(found)
         };
-        // What was not fit may have lost anything by the time it is.
+        // A server that was not fit may have lost data by the time it is.
         ours.await.inspect_err(|_| self.note_loss())?;
 
         let run_id = field(&info, "run_id").unwrap_or_default().to_owned();
@@ -312,7 +313,7 @@ impl Link {
         Ok(open)
     }
 
-    /// Nodes of two databases would take each other's hints.
+    /// Nodes of two databases on one server would take each other's hints.
     fn check_cluster(&self, found: Option<i64>) -> Result<(), Error> {
         match found {
             Some(found) if found != self.cluster => {
@@ -329,7 +330,7 @@ impl Link {
         ))
     }
 
-    /// Does once, under a namespace that cannot exist, what scripts do.
+    /// Runs each command that scripts use once, under a namespace that cannot exist.
     async fn try_permissions(&self, mut open: Open) -> Result<(), Error> {
         let said: Vec<RedisResult<redis::Value>> = everything()
             .ignore_errors()
@@ -337,7 +338,7 @@ impl Link {
             .await
             .map_err(|error| refusal(&self.address, &error))?;
         let heard = self.subscribe().await.map(|_| redis::Value::Nil);
-        // That no script has this digest is as it should be.
+        // NOSCRIPT is the expected answer, because no script has this digest.
         let is_wrong = |error: &RedisError| error.code() != Some("NOSCRIPT");
         let mut errors = said.into_iter().chain([heard]).filter_map(Result::err);
         match errors.find(is_wrong) {
@@ -346,7 +347,7 @@ impl Link {
         }
     }
 
-    /// What was answered; whoever does not answer well is not asked again.
+    /// The answer of a call. A connection that fails or times out is dropped.
     fn heard<T>(
         &self,
         number: u64,
@@ -358,7 +359,7 @@ impl Link {
                 return Ok(said);
             }
             Ok(Err(error)) => {
-                // It follows another server now, and what it knew may be gone.
+                // The server has become a replica, and what it had may be gone.
                 if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
                     self.note_loss();
                 }
@@ -376,10 +377,10 @@ impl Link {
     }
 }
 
-/// Finds the server that keeps our keys, from one that may be any node of a Redis Cluster: all keys share
-/// a hash tag, so that one node has them all, and each other one names it.
+/// Finds the server that holds our keys, starting from any node of a Redis Cluster. All keys share a
+/// hash tag, so one node has them all, and every other node redirects to it.
 async fn find(door: Client) -> RedisResult<Found> {
-    // Patience is ours: it covers what scripts ask twice.
+    // The time limit is ours, because it covers both requests of a script call.
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None);
@@ -410,13 +411,13 @@ async fn find(door: Client) -> RedisResult<Found> {
     }
 }
 
-/// The same access to another node of the cluster, at HOST:PORT.
+/// A client for another node of the cluster, at `HOST:PORT`, with the same credentials.
 fn at(client: &Client, node: &str) -> RedisResult<Client> {
     let info = client.get_connection_info().clone();
     let (host, port) = node.rsplit_once(':').unwrap_or((node, ""));
     let port = port.parse().unwrap_or(6379);
     let addr = match info.addr() {
-        // A node that does not know its own name names its port alone.
+        // A node that does not know its own host name gives the port alone.
         ConnectionAddr::Tcp(same, _) if host.is_empty() => ConnectionAddr::Tcp(same.clone(), port),
         ConnectionAddr::TcpTls {
             host: same,
@@ -434,7 +435,7 @@ fn at(client: &Client, node: &str) -> RedisResult<Client> {
     Client::open(info.set_addr(addr))
 }
 
-/// The nodes that a node of a cluster knows; none when it does not say.
+/// The nodes that a node of a cluster knows; empty when it does not answer.
 async fn others(client: &Client, server: &mut MultiplexedConnection) -> Vec<Client> {
     let mut nodes = redis::cmd("CLUSTER");
     let nodes: RedisResult<String> = nodes.arg("NODES").query_async(server).await;
@@ -448,24 +449,24 @@ fn is_clustered(info: &str) -> bool {
     field(info, "redis_mode") == Some("cluster")
 }
 
-/// What is found of a server.
+/// Result of examining a server.
 #[derive(Clone, Debug)]
-pub struct Looked {
-    /// Its version.
+pub struct RedisInspection {
+    /// Version of the server.
     pub version: String,
-    /// How long an answer takes.
+    /// Round-trip time of a command.
     pub answers_in: Duration,
-    /// How far its clock is ahead of ours, in milliseconds.
+    /// Difference between its clock and ours in milliseconds, positive when it is ahead.
     pub clock: i64,
-    /// Whether it may forget hints when its memory is full.
+    /// True if it may evict hints when its memory is full.
     pub evicts: bool,
 }
 
-/// Looks at a server, and changes nothing. `cluster` tells the nodes of our database from those of others.
+/// Examines a server without changing it. `cluster` is the number of our cluster.
 ///
 /// # Errors
-/// [`Error::Refused`] when no node can use it; it says what to do.
-pub async fn look(address: &Address, cluster: Option<i64>) -> Result<Looked, Error> {
+/// [`Error::Refused`] when no node can use it; the message says what to do.
+pub async fn look(address: &Address, cluster: Option<i64>) -> Result<RedisInspection, Error> {
     let looked = timeout(PATIENCE_AT_START, async {
         let found = find(address.client.clone()).await?;
         facts(address, found, cluster).await
@@ -481,7 +482,7 @@ async fn facts(
     address: &Address,
     found: Found,
     cluster: Option<i64>,
-) -> RedisResult<Result<Looked, Error>> {
+) -> RedisResult<Result<RedisInspection, Error>> {
     let Found {
         mut server,
         info,
@@ -492,7 +493,8 @@ async fn facts(
     let time = redis::cmd("TIME");
     let (seconds, micros): (i64, i64) = time.query_async(&mut server).await?;
     let answers_in = began.elapsed();
-    // Refused like any write, and writes nothing: nobody has this key.
+    // This write is refused like any other where writes are, and otherwise writes nothing, because the
+    // key does not exist.
     let mut write = redis::cmd("SET");
     let write = write.arg("{hooklane}:nothing").arg(0).arg("XX");
     let written = write.query_async::<redis::Value>(&mut server).await;
@@ -505,7 +507,7 @@ async fn facts(
     }
     written?;
     let now = before.as_millis() + millis(answers_in) / 2;
-    Ok(Ok(Looked {
+    Ok(Ok(RedisInspection {
         version: field(&info, "redis_version").unwrap_or_default().to_owned(),
         answers_in,
         clock: seconds * 1_000 + micros / 1_000 - now,
@@ -513,7 +515,7 @@ async fn facts(
     }))
 }
 
-/// Every command that hints need, on keys and a channel that stand for those of a namespace.
+/// Every command that hints need, on keys and a channel of a namespace that does not exist.
 fn everything() -> Pipeline {
     let key = |what| format!("{{hooklane}}:lanes::{what}:{:016x}", rand::random::<u64>());
     let (hash, queue) = (key("own"), key("q"));
@@ -531,7 +533,7 @@ fn everything() -> Pipeline {
     all
 }
 
-/// Whether a server is fit, by what its INFO says.
+/// Checks by its INFO that a server is fit.
 fn check(address: &Address, info: &str) -> Result<(), Error> {
     let version = field(info, "redis_version").unwrap_or_default();
     let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
@@ -540,7 +542,7 @@ fn check(address: &Address, info: &str) -> Result<(), Error> {
         let what = format!("is version {version}");
         return Err(unfit(address, &what, "6.2 or later is needed"));
     }
-    // A follower in a cluster names its primary.
+    // A replica in a cluster redirects to its primary.
     if field(info, "role").is_some_and(|role| role != "master") && !is_clustered(info) {
         return Err(unfit(address, FOLLOWS, PRIMARY));
     }
@@ -551,13 +553,13 @@ fn check(address: &Address, info: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether keys may go when the memory is full.
+/// True if the server evicts keys when its memory is full.
 fn evicts(info: &str) -> bool {
     let evicts = field(info, "maxmemory_policy").is_some_and(|policy| policy != "noeviction");
     evicts && field(info, "maxmemory") != Some("0")
 }
 
-/// A line of what INFO says.
+/// A field of the answer to INFO.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| {
         let (field, value) = line.split_once(':')?;
@@ -576,7 +578,7 @@ const PRIMARY: &str = "give the address of the primary";
 const ALLOW: &str = "allow it ~{hooklane}:* &{hooklane}:lanes:*:poke +get +set +del +scan +hget +hset +zadd +zpopmin \
     +time +info +evalsha +script|load +publish +psubscribe";
 
-/// Why the server cannot be used, and what to do about it: the same words at the start, in the log, in
+/// Explains why the server cannot be used, and what to do: the same text at the start, in the log, in
 /// `status` and in `doctor`.
 fn refusal(address: &Address, error: &RedisError) -> Error {
     let said = error.to_string();
@@ -607,7 +609,7 @@ fn refusal(address: &Address, error: &RedisError) -> Error {
     }
 }
 
-/// The word with which a server begins its refusal; the first one of several commands.
+/// The error code of a server's answer; the first one of a pipeline's.
 fn code(error: &RedisError) -> Option<String> {
     let first = |errors: std::sync::Arc<[(usize, ServerError)]>| {
         let (_, first) = errors.first()?;

@@ -1,4 +1,4 @@
-//! What both databases are asked, and what they answer.
+//! Requests to both databases, and their answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 
-/// An event that has not been stored yet: it has an id, but no place.
+/// An event to be stored. It has an id, but no place in a stream yet.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     /// The hook that received it.
     pub hook: HookId,
-    /// The stream it belongs to, by name.
+    /// Ordering key of its stream.
     pub key: OrderingKey,
-    /// Where that stream will be, should this be its first event.
+    /// Slot of its stream, used if the stream does not exist yet.
     pub slot: Slot,
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
-    /// When its last byte was in.
+    /// Time at which its last byte arrived.
     pub received_at: Timestamp,
-    /// The access key it came with.
+    /// Number of the access key that it was sent with; `None` through the socket.
     pub key_id: Option<i64>,
-    /// The delivery id or idempotency key its sender gave.
+    /// Delivery id or idempotency key given by the sender.
     pub dedupe_key: Option<String>,
-    /// Its headers as one JSON object.
+    /// Headers as one JSON object.
     pub headers: Arc<str>,
-    /// Its body.
+    /// Body, byte for byte.
     pub body: Bytes,
 }
 
@@ -52,7 +52,7 @@ impl NewEvent {
         }
     }
 
-    /// Its checksum, as the database keeps it.
+    /// Checksum of the event, as stored.
     pub(in crate::store) fn checksum(&self) -> i64 {
         checksum(
             self.id,
@@ -64,56 +64,56 @@ impl NewEvent {
     }
 }
 
-/// What became of a [`NewEvent`].
+/// Outcome of storing a [`NewEvent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// It is durable.
+    /// The event is durable.
     New {
         /// Its stream.
         stream: StreamId,
-        /// Its place there.
+        /// Its place in the stream.
         seq: Seq,
-        /// The stored slot of the stream.
+        /// Slot stored with the stream, which may differ from [`NewEvent::slot`].
         slot: Slot,
     },
-    /// Its stream has an event with the same dedupe key.
+    /// The stream has an event with the same dedupe key already; nothing was stored.
     Duplicate {
-        /// The first one's id.
+        /// Id of the earlier event.
         id: EventId,
-        /// The first one's place.
+        /// Place of the earlier event.
         seq: Seq,
-        /// When the first one was received.
+        /// Receive time of the earlier event.
         received_at: Timestamp,
     },
-    /// Its hook was deleted.
+    /// The hook was deleted; nothing was stored.
     Gone,
-    /// The database refuses this event alone; it is not stored.
+    /// The database refuses this event, but not the others of its batch; it is not stored.
     Refused,
 }
 
-/// What a turn wants to read.
+/// A request for the input of a turn.
 #[derive(Clone, Copy, Debug)]
-pub struct Want {
-    /// Of which cursor.
+pub struct InputRequest {
+    /// The cursor that takes the turn.
     pub cursor: CursorId,
-    /// At most so many events.
+    /// Number of events at most.
     pub events_max: usize,
 }
 
-/// What a turn starts from: the cursor as it stands, and the events after it.
+/// Input of a turn: the cursor and the events after it.
 #[derive(Clone, Debug)]
 pub struct Input {
     /// The cursor.
     pub cursor: Cursor,
-    /// The head of its stream, read with the cursor.
+    /// Head of its stream, read together with the cursor.
     pub head: Seq,
-    /// The events after its position, in order, as many as were wanted.
+    /// Events after the cursor's position, in order, as many as were requested.
     pub events: Vec<Arc<Event>>,
 }
 
 impl Input {
-    /// Whether events are missing between the position and the head: nobody knows what they said, so
-    /// the cursor may not go on.
+    /// True if an event is missing between the position and the head. Its content is unknown, so the
+    /// cursor must not go on.
     pub fn has_gap(&self) -> bool {
         let due = self.cursor.position.next();
         let numbers = self.events.iter().map(|event| event.seq.0);
@@ -122,33 +122,34 @@ impl Input {
     }
 }
 
-/// One cursor's move, or its being set aside, or both: from where its mover saw it.
+/// A compare-and-set on a cursor: it moves the cursor, sets it aside, or both, provided era and
+/// position are as they were read.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Which cursor.
+    /// The cursor.
     pub cursor: CursorId,
-    /// The era in which it was read.
+    /// Era of the cursor when it was read.
     pub era: Era,
-    /// The position at which it was read.
+    /// Position of the cursor when it was read.
     pub from: Position,
-    /// Where it goes; `from` when it is only set aside.
+    /// New position; equal to `from` when the cursor is only set aside.
     pub to: Position,
-    /// The state at `to`.
+    /// State at `to`.
     pub state: Option<String>,
-    /// The chain at `to`.
+    /// Chain at `to`.
     pub chain: Chain,
-    /// Whether it may go on.
+    /// New condition of the cursor.
     pub condition: Condition,
-    /// The events it passes without applying them.
+    /// Events that the cursor passes without applying them; they become dead letters.
     pub skipped: Vec<DeadLetter>,
-    /// Who moves it.
+    /// Origin of the step.
     pub mover: Mover,
-    /// Now.
+    /// Current time, stored as the time of the change.
     pub at: Timestamp,
 }
 
 impl Step {
-    /// The cursor once it has moved, if it may go on.
+    /// The cursor after the step, for the cursor cache; `None` unless it is flowing.
     pub(in crate::store) fn cursor_after(self) -> Option<Cursor> {
         (self.condition == Condition::Flowing).then_some(Cursor {
             id: self.cursor,
@@ -161,98 +162,100 @@ impl Step {
     }
 }
 
-/// What became of a [`Step`].
+/// Outcome of a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advance {
     /// The cursor moved.
     Moved,
-    /// Somebody else moved it first; what was computed is thrown away.
+    /// Another writer moved the cursor first; the computed result is discarded.
     Lost,
 }
 
-/// Who moves a cursor.
+/// Origin of a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mover {
-    /// A turn: it never lets a held cursor go.
+    /// A turn. It never moves a held cursor.
     Turn,
-    /// An operator: what the cursor was held for is over.
+    /// An operator. Moves a held cursor too, which ends the hold.
     Operator,
 }
 
-/// Which events of a stream are wanted.
+/// A request for consecutive events of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Range {
-    /// Which stream.
+    /// The stream.
     pub stream: StreamId,
-    /// Those after this one.
+    /// Only events after this seq.
     pub after: Seq,
-    /// At most so many.
+    /// Number of events at most.
     pub limit: usize,
 }
 
-/// What is to be removed from streams of one hook.
+/// A request to remove events from streams of one hook.
 #[derive(Clone, Debug)]
 pub struct Prune {
     /// The hook.
     pub hook: HookId,
-    /// Its reducer and the version that made the checkpoints; none where it only stores.
+    /// Its reduce handler and the version of the reducer that made the checkpoints; `None` if it has no
+    /// reducer.
     pub reducer: Option<(HandlerId, i64)>,
-    /// By stream.
+    /// The cuts, sorted by stream.
     pub cuts: Vec<Cut>,
 }
 
-/// The events of a stream after `floor` and up to `to`.
+/// Removes the events of a stream after `floor` and up to `to`.
 #[derive(Clone, Debug)]
 pub struct Cut {
-    /// Which stream.
+    /// The stream.
     pub stream: StreamId,
-    /// The floor as it was seen.
+    /// Floor of the stream when it was read; the cut is refused if it has changed.
     pub floor: Seq,
-    /// The floor as it shall be.
+    /// New floor.
     pub to: Seq,
-    /// What the reducer made of all events up to `to`; ignored where there is none.
+    /// Fold of all events up to `to`; ignored when the hook has no reducer.
     pub checkpoint: Checkpoint,
 }
 
-/// A fold up to a floor.
+/// The fold of all removed events of a stream.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
-    /// The oldest version of the reducer that had a part in it.
+    /// Oldest version of the reducer that took part in it.
     pub fold: i64,
-    /// The state.
+    /// State after the last removed event.
     pub state: Option<String>,
-    /// The chain.
+    /// Chain after the last removed event.
     pub chain: Chain,
 }
 
 impl Prune {
-    /// Events that go.
+    /// Number of events to remove.
     pub(in crate::store) fn events(&self) -> usize {
         let events = |cut: &Cut| usize::try_from(cut.to.0 - cut.floor.0).unwrap_or(0);
         self.cuts.iter().map(events).sum()
     }
 }
 
-/// Events that are walked past at most to find what goes beyond an amount: a read that lasts keeps the WAL
-/// from beginning anew.
+/// Number of events that one scan passes at most when it looks for the events beyond a size limit. A
+/// longer read would keep the WAL from restarting.
 pub const WALKED_MAX: usize = 50_000;
 
-/// What a transaction did, for whoever counts.
+/// Report on a finished transaction, for metrics and error handling.
 pub struct Commit {
-    /// From its begin until it was durable.
+    /// Time from the begin until the commit was durable.
     pub took: Duration,
-    /// Of that, until the log of the file was synced; none where a server does that.
+    /// Part of `took` that went into writing and syncing the log; `None` on Postgres, which does that
+    /// itself.
     pub synced: Option<Duration>,
-    /// Events stored.
+    /// Number of events stored.
     pub events: usize,
-    /// Cursors moved.
+    /// Number of cursors moved.
     pub steps: usize,
-    /// Why it failed; the process must end when the error is fatal.
+    /// Reason of the failure, if it failed. A fatal error must end the process.
     pub error: Option<Error>,
 }
 
 impl Commit {
-    /// One that stored nothing.
+    /// The report on a transaction that failed and stored nothing.
     pub(in crate::store) fn failed(error: Error) -> Self {
         Self {
             took: Duration::ZERO,
@@ -264,43 +267,45 @@ impl Commit {
     }
 }
 
-/// Called after every transaction on events and cursors: in a file by the thread of the writer, on a server by
-/// the task that ran it.
+/// Called after every transaction on events and cursors: on SQLite by the writer thread, on Postgres by
+/// the task that ran the transaction.
 pub type Observer = Box<dyn Fn(Commit) + Send + Sync>;
 
-/// What is found of a database.
+/// Result of examining a database.
 #[derive(Clone, Debug, Default)]
 pub struct Inspection {
-    /// What it runs on: `Postgres 16.3`.
+    /// Product and version, such as `Postgres 16.3`.
     pub version: String,
-    /// The number of its newest tables; none when it has no tables yet.
+    /// Number of its newest migration; `None` when it has no tables yet.
     pub tables: Option<i64>,
-    /// The newest that this binary knows.
+    /// Number of the newest migration that this binary knows.
     pub tables_known: i64,
-    /// Its size, in bytes.
+    /// Size of the database in bytes.
     pub bytes: u64,
-    /// Tells its nodes from those of another one.
+    /// Number that identifies the cluster of nodes that uses it.
     pub cluster: Option<i64>,
-    /// How far its clock is ahead of ours, in milliseconds; none where it is ours.
+    /// Difference between its clock and ours in milliseconds, positive when it is ahead; `None` on
+    /// SQLite, which uses our clock.
     pub clock: Option<i64>,
-    /// How long an answer takes; none where there is no way to go.
+    /// Round-trip time of a query; `None` on SQLite.
     pub answers_in: Option<Duration>,
-    /// Connections in use, and how many there may be.
+    /// Number of open connections, and its limit.
     pub connections: Option<(i64, i64)>,
-    /// Whether a pooler gives connections a session for one transaction only.
+    /// True if a pooler hands out sessions for one transaction at a time.
     pub shares_sessions: bool,
-    /// The look for damage; none where there is nothing yet.
+    /// Result of the check for damage; `None` where there are no events yet.
     pub damage: Option<DamageCheck>,
 }
 
-/// The result of a look for damage.
+/// Result of a check for damage.
 #[derive(Clone, Debug, Default)]
 pub struct DamageCheck {
-    /// Whether every page was read; none where a server does that.
+    /// True if every page was checked, false if the time ran out; `None` on Postgres, which checks its
+    /// pages itself.
     pub all_pages: Option<bool>,
-    /// Events compared with their checksums.
+    /// Number of events that were compared with their checksums.
     pub events: u64,
-    /// Those of them that are not as they were stored.
+    /// Those events that differ from their checksums.
     pub damaged: Vec<Event>,
 }
 
@@ -314,40 +319,42 @@ impl DamageCheck {
     }
 }
 
-/// Tells one past of a server from others.
+/// Identifies a server and its history: equal values mean that no committed transaction is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// Its own number: drawn when it was made, and taken over by its standbys.
+    /// System number of the server. Drawn when it was created; standbys have the same one.
     pub system: i64,
-    /// Grows when a standby takes its place.
+    /// Timeline of the server. It grows when a standby is promoted.
     pub timeline: i64,
 }
 
 impl History {
-    /// Whether this is what a server was before `other`: one that somebody should have stopped.
+    /// True if this is an earlier timeline of the server `other`: an old primary that should have been
+    /// stopped.
     pub fn is_before(self, other: Self) -> bool {
         self.system == other.system && self.timeline < other.timeline
     }
 }
 
-/// An event that was stored, and that its sender may have been told of.
+/// An event that was stored and may have been acknowledged to its sender.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledged {
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
     /// Its hook.
     pub hook: HookId,
     /// Its stream.
     pub stream: StreamId,
-    /// Its place there.
+    /// Its place in the stream.
     pub seq: Seq,
 }
 
-/// How events are best given to the store.
+/// Concurrency with which events are best given to the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Committers {
-    /// How many may store events side by side; a stream belongs to one of them.
+    /// Number of committers that store events in parallel. Each stream belongs to one of them.
     pub count: usize,
-    /// Batches that one of them may have with the store at once, so that it never waits for the next.
+    /// Number of batches that one committer may have in the store at once, so that the store never
+    /// waits for the next one.
     pub batches: usize,
 }

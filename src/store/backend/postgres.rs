@@ -1,10 +1,11 @@
-//! The hot path on Postgres: storing events, reading for turns, moving cursors. Each is one statement
-//! that commits by itself; no row is ever locked while a client is waited for. Behind a pooler that shares
-//! sessions each is a transaction with one statement, whose rows stay locked until the client says commit.
+//! The hot path on Postgres: storing events, reading for turns, moving cursors. Each operation is one
+//! statement that commits by itself, so no row stays locked while the server waits for a client. Behind
+//! a pooler that shares sessions each is a transaction of one statement, whose rows stay locked until
+//! the client sends the commit.
 //!
-//! Promises: a batch is stored once, also when its connection breaks while it is being stored; what is
-//! read was committed before the read began. Leaves to others: the tables and every other statement,
-//! the order between batches of one node, and when to try again.
+//! Promises: a batch is stored once, even when its connection breaks meanwhile; a read sees everything
+//! that was committed before it began. Left to others: the tables and all other statements, the order
+//! between batches of one node, and retries.
 
 mod advance;
 mod append;
@@ -27,7 +28,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::time::timeout;
 
 use self::memory::Memory;
-use self::movers::Movers;
+use self::movers::MoveQueue;
 pub use self::past::HISTORY;
 use self::past::Past;
 use super::session::{Alarm, Session, Sessions};
@@ -37,18 +38,18 @@ use crate::domain::event::StreamId;
 use crate::store::Error;
 use crate::store::backend::ops::{Acknowledged, Commit, History};
 
-/// Connections of one node: its committers, its turns, and some to spare.
+/// Number of connections of one node: its committers, its turns, and some to spare.
 const CONNECTIONS_MAX: u32 = 16;
 
-/// How long a free connection is waited for, and the server when it cannot be reached.
+/// Time limit for getting a connection, and for reaching the server.
 const ACQUIRE_MAX: Duration = Duration::from_secs(5);
 
-/// How long an answer is waited for. Longer than a statement may wait for a lock.
+/// Time limit for an answer. Longer than a statement may wait for a lock.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// What every statement works under. No client is waited for with rows locked, but for its word to commit
-/// where sessions are shared; `inputs` must find its rows by index whatever the statistics say, and be
-/// planned once.
+/// Settings of every statement. Rows are locked while a client is waited for only with shared sessions,
+/// until the commit. The plan settings make `inputs` find its rows by index whatever the statistics
+/// are, with one plan for all calls.
 const SETTINGS: [(&str, &str); 9] = [
     ("lock_timeout", "'5s'"),
     ("statement_timeout", "0"),
@@ -61,28 +62,28 @@ const SETTINGS: [(&str, &str); 9] = [
     ("enable_mergejoin", "off"),
 ];
 
-/// Called after every transaction, by the task that ran it.
+/// Called after every transaction by the task that ran it.
 pub type Observer = Arc<super::ops::Observer>;
 
-/// The hot path. Cheap to clone; closed when [`Postgres::close`] was called.
+/// Handle on the hot path. Cheap to clone; all clones are closed by [`Postgres::close`].
 #[derive(Clone)]
 pub struct Postgres {
     pool: PgPool,
-    /// Begins a transaction where sessions are shared.
+    /// Statement that begins a transaction where sessions are shared.
     begin: Option<Arc<str>>,
     observer: Observer,
     alarm: Alarm,
     memory: Arc<Memory>,
-    movers: Arc<Movers>,
+    movers: Arc<MoveQueue>,
     past: Arc<Past>,
     silence: Silence,
 }
 
 impl Postgres {
-    /// Connects to the primary. The tables and functions must be there.
+    /// Connects to the primary, whose tables and functions must exist.
     ///
     /// # Errors
-    /// Those of the connection.
+    /// Errors of the connection.
     pub async fn open(
         options: PgConnectOptions,
         sessions: Sessions,
@@ -94,7 +95,7 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_MAX)
-            // A broken connection shows itself by the first statement, whose outcome is then resolved.
+            // A broken connection fails at its first statement, whose outcome is then resolved.
             .test_before_acquire(false);
         let pool = attentive(pool, &silence);
         let (pool, begin) = match sessions {
@@ -113,27 +114,23 @@ impl Postgres {
         })
     }
 
-    /// Has the next turn of these cursors read them and their events: other nodes may have moved them,
-    /// or stored some.
-    pub fn doubt(&self, cursors: impl Iterator<Item = CursorId>) {
-        cursors.for_each(|cursor| self.memory.doubt(cursor));
+    /// Makes the next turn of these cursors read them and their events from the database.
+    pub fn invalidate(&self, cursors: impl Iterator<Item = CursorId>) {
+        cursors.for_each(|cursor| self.memory.invalidate(cursor));
     }
 
-    /// Goes on with this server, forgetting everything that was known of the one before.
+    /// Accepts this server, and drops everything that was cached from the previous one.
     pub fn accept(&self, history: History) {
         self.memory.clear();
         self.past.accept(history);
     }
 
-    /// What was acknowledged lately, by this server or by the one before.
+    /// Events that this node acknowledged lately, on this server or the previous one.
     pub fn acknowledged(&self) -> Vec<Acknowledged> {
         self.past.recent()
     }
 
-    /// Those of some events that the server does not have, and that retention has not removed.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Those of the given events that the server does not have and that retention has not removed.
     pub async fn missing(&self, events: &[Acknowledged]) -> Result<Vec<Acknowledged>, Error> {
         const MISSING: &str = "select u.ord from unnest($1::bytea[], $2::bigint[], $3::bigint[])
               with ordinality as u (id, stream, seq, ord)
@@ -156,10 +153,10 @@ impl Postgres {
         Ok(missing.into_iter().filter_map(event).collect())
     }
 
-    /// A connection to the server that is known.
+    /// A connection to the accepted server.
     ///
     /// # Errors
-    /// [`Error::Away`] while the server is silent: nothing was sent to it.
+    /// [`Error::Away`] while the server is silent: nothing was sent.
     async fn connection(&self) -> Result<Session<sqlx::Postgres>, Error> {
         let db = match self.silence.unless_silent(self.open_session()).await {
             Ok(db) => db,
@@ -189,7 +186,7 @@ impl Postgres {
         Ok(db)
     }
 
-    /// Waits for an answer; none when it did not come in time, or when the server is silent.
+    /// Waits for an answer; `None` when it does not come in time or the server is silent.
     async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -206,17 +203,17 @@ impl Postgres {
         }
     }
 
-    /// Forgets what is kept of streams that are gone.
+    /// Drops what is cached of streams that no longer exist.
     pub fn forget(&self, gone: &[StreamId]) {
         self.memory.forget(gone);
     }
 
-    /// Waits for the statements that run and closes every connection.
+    /// Waits for running statements and closes every connection.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
-    /// Tells of a transaction that began at `began`.
+    /// Reports a transaction that began at `began` to the observer.
     fn report<T>(&self, began: Instant, events: usize, steps: usize, result: &Result<T, Error>) {
         (self.observer)(Commit {
             took: began.elapsed(),
@@ -228,10 +225,10 @@ impl Postgres {
     }
 }
 
-/// A connection that was idle for longer has to answer before it is used.
+/// Idle time after which a connection must answer a ping before it is used.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
-/// Connections of which none is used that is as old as one that was silent.
+/// Makes the pool close suspect connections instead of using them; see [`Silence`].
 fn attentive(pool: PgPoolOptions, silence: &Silence) -> PgPoolOptions {
     let (taken, given_back) = (silence.clone(), silence.clone());
     pool.before_acquire(move |db, of| {
@@ -244,7 +241,7 @@ fn attentive(pool: PgPoolOptions, silence: &Silence) -> PgPoolOptions {
     })
 }
 
-/// Connections whose sessions know the settings, and whose servers are looked at, once.
+/// Makes each new connection apply the settings and read the server's history, once.
 fn prepared(pool: PgPoolOptions, past: Arc<Past>) -> PgPoolOptions {
     pool.after_connect(move |db, _| {
         let past = past.clone();
@@ -262,7 +259,8 @@ async fn prepare(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// What begins a transaction in a session of which nothing is known, and says whose it is.
+/// Statement that begins a transaction in an unknown session: it applies the settings and reads the
+/// server's history.
 fn begin() -> Arc<str> {
     let settings = settings("set local");
     format!("begin isolation level read committed; {settings}{HISTORY}").into()
@@ -275,8 +273,8 @@ fn settings(set: &str) -> String {
         .collect()
 }
 
-/// The answer to a statement, once it has committed. A connection that failed, or whose answer did not
-/// come, is not used again.
+/// Ends a session with its answer: commits, or closes the connection when the answer is an error or did
+/// not come.
 async fn settle<T>(
     mut db: Session<sqlx::Postgres>,
     answer: Option<Result<T, sqlx::Error>>,
@@ -293,7 +291,7 @@ async fn settle<T>(
     settled
 }
 
-/// A little while, different for each who waits it, so that those who collided do not meet again.
+/// Waits a few milliseconds, at random, so that colliding transactions do not collide again.
 async fn jitter() {
     let millis = 5 + u64::from(rand::random::<u8>()) / 8;
     tokio::time::sleep(Duration::from_millis(millis)).await;

@@ -1,11 +1,11 @@
-//! Columns that both databases spell the same way, and what they say.
+//! Decoding of columns that both databases spell the same way.
 
 use crate::domain::cursor::Condition;
 use crate::domain::event::{Event, EventId, StreamId, checksum};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// A condition as its row spells it.
+/// A condition from its columns.
 pub fn condition_of(word: &str, retry_at: Option<i64>, tries: u32, reason: String) -> Condition {
     match word {
         "held" => Condition::Held { reason },
@@ -18,7 +18,7 @@ pub fn condition_of(word: &str, retry_at: Option<i64>, tries: u32, reason: Strin
     }
 }
 
-/// The columns of an event as a database gives them, not yet compared with the checksum.
+/// The columns of an event as read from a database, not yet compared with the checksum.
 pub struct EventColumns<'r> {
     pub id: &'r [u8],
     pub received_at: i64,
@@ -26,12 +26,13 @@ pub struct EventColumns<'r> {
     pub dedupe_key: Option<String>,
     pub headers: &'r [u8],
     pub body: Vec<u8>,
-    /// None where the event was stored before there were checksums.
+    /// `None` for events stored before checksums existed.
     pub checksum: Option<i64>,
 }
 
 impl EventColumns<'_> {
-    /// The event, compared with its checksum. Columns that cannot be an event at all count as damaged too.
+    /// The event, compared with its checksum. It is also marked as damaged when the columns cannot be
+    /// decoded.
     pub fn event(self, stream: StreamId, seq: Seq) -> Event {
         let id = <[u8; 16]>::try_from(self.id);
         let headers = std::str::from_utf8(self.headers);

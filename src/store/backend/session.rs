@@ -1,9 +1,10 @@
-//! Which session of a server a statement runs in: that of its connection, or, behind a pooler that gives
-//! sessions to whoever has a transaction, some session for as long as that lasts.
+//! Sessions of a Postgres server. Without a pooler, a connection has its own session. Behind a
+//! transaction pooler, a connection has some session for the length of one transaction.
 //!
-//! There nothing may outlive a transaction, neither a setting nor a prepared statement: somebody else has
-//! the session next. Even a statement without a name goes out in two steps, between which the session may
-//! become another one. So every statement is in a transaction, has no name, and finds its settings made.
+//! In a shared session nothing may outlive a transaction, neither a setting nor a prepared statement,
+//! because another client gets the session next. Even an unnamed statement is sent in two steps,
+//! between which the session may change. Therefore every statement there runs in a transaction, is
+//! unnamed, and makes its settings at the beginning of the transaction.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -27,26 +28,27 @@ use tokio::time::timeout;
 use super::silence::Silence;
 use crate::store::Error;
 
-/// How long the beginning of a transaction may take: a pooler has callers wait while the server is away.
+/// Time limit for beginning a transaction: a pooler lets clients wait while the server is away.
 const BEGIN_MAX: Duration = Duration::from_secs(5);
 
-/// How long its end may take.
+/// Time limit for ending a transaction.
 const END_MAX: Duration = Duration::from_secs(10);
 
-/// How often two connections are compared. Once is enough for a pooler that nobody else uses.
+/// Number of comparisons of two connections. One is enough for a pooler without other clients.
 const LOOKS: usize = 8;
 
-/// Begins a transaction in a shared session. A server that only follows another one would show what was,
-/// and a transaction that its node forgot would hold up everybody else's.
+/// Begins a transaction in a shared session. The flag that it reads is 1 on a standby, whose data may
+/// be old. The time-out ends transactions that a node forgot, which would block everyone else.
 const BEGIN: &str = "begin; set local idle_in_transaction_session_timeout = '60s';
     select case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
 
-/// The same for a transaction of which every statement sees the database as the first one did.
+/// Like [`BEGIN`], with one snapshot for all statements of the transaction.
 const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read;
     set local idle_in_transaction_session_timeout = '60s';
     select case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
 
-/// Called with each error after which the process must end, whichever statement meets it. Cheap to clone.
+/// Called with every error after which the process must end, no matter which statement meets it. Cheap
+/// to clone.
 #[derive(Clone)]
 pub struct Alarm(Arc<dyn Fn(Error) + Send + Sync>);
 
@@ -55,14 +57,14 @@ impl Alarm {
         Self(Arc::new(raise))
     }
 
-    /// Raises the alarm if the process must end.
+    /// Calls the alarm if the error is fatal.
     pub fn hear(&self, error: &Error) {
         if error.is_fatal() {
             (self.0)(error.again());
         }
     }
 
-    /// The same; gives the error on.
+    /// Calls the alarm if the error is fatal, and returns the error.
     fn heard(&self, error: sqlx::Error) -> sqlx::Error {
         self.hear(&Error::of_sqlx(&error));
         error
@@ -75,20 +77,21 @@ impl Debug for Alarm {
     }
 }
 
-/// How the sessions of a server are given to connections.
+/// Relation between connections and sessions of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {
-    /// Each connection has one as long as it lasts.
+    /// Each connection has its own session.
     Own,
-    /// A connection has some session for one transaction, by a pooler.
+    /// A pooler gives a connection some session for one transaction at a time.
     Shared,
 }
 
 impl Sessions {
-    /// Looks for two connections in one session, and for one in two.
+    /// Finds out whether sessions are shared: looks for two connections in one session, or one
+    /// connection in two sessions.
     ///
     /// # Errors
-    /// Those of the connection; of a pooler that has no transactions, what it says about them.
+    /// Errors of the connection. A pooler without transactions answers with its own error.
     pub async fn find(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         const ASK: &str = "select pg_backend_pid()";
         const HOLD: &str = "begin; select pg_backend_pid()";
@@ -97,7 +100,7 @@ impl Sessions {
         let own = session(&mut db, ASK).await?;
         let mut found = Self::Own;
         for _ in 0..LOOKS {
-            // While the other one has a transaction, nobody else has its session.
+            // The open transaction of the other connection keeps its session from being handed out.
             let is_shared = session(&mut other, HOLD).await? == own
                 || session(&mut db, ASK).await? != own
                 || session(&mut db, ASK).await? != own;
@@ -112,24 +115,24 @@ impl Sessions {
     }
 }
 
-/// The number of the session that a connection has now.
+/// Process id of the session that a connection has now.
 async fn session(db: &mut PgConnection, ask: &'static str) -> Result<i32, sqlx::Error> {
     sqlx::raw_sql(ask).fetch_one(db).await?.try_get(0)
 }
 
-/// A connection in use: in its own session, or in a transaction of a shared one. Dropped before such a
-/// transaction has ended, it is closed, and the pooler undoes what was begun.
+/// A connection in use: in its own session, or in a transaction of a shared one. When it is dropped
+/// before such a transaction has ended, the connection is closed and the pooler rolls back.
 #[derive(Debug)]
 pub struct Session<DB: Database> {
     db: PoolConnection<DB>,
     is_shared: bool,
-    /// Whether somebody else may have the connection next.
+    /// True if the connection can go back to the pool.
     is_clean: bool,
     alarm: Option<Alarm>,
 }
 
 impl<DB: Database> Session<DB> {
-    /// In the connection's own session.
+    /// A connection in its own session.
     pub fn own(db: PoolConnection<DB>) -> Self {
         Self {
             db,
@@ -139,13 +142,13 @@ impl<DB: Database> Session<DB> {
         }
     }
 
-    /// Has errors of its statements heard.
+    /// Reports fatal errors of its statements to the alarm.
     pub fn watched(mut self, alarm: &Alarm) -> Self {
         self.alarm = Some(alarm.clone());
         self
     }
 
-    /// Raises the alarm if the process must end.
+    /// Calls the alarm if the error is fatal.
     pub fn hear(&self, error: &Error) {
         if let Some(alarm) = &self.alarm {
             alarm.hear(error);
@@ -157,7 +160,7 @@ impl<DB: Database> Session<DB> {
         &mut self.db
     }
 
-    /// Has the connection closed.
+    /// Marks the connection to be closed instead of reused.
     pub fn spoil(&mut self) {
         self.is_clean = false;
     }
@@ -167,7 +170,8 @@ impl<DB: Database> Session<DB>
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
-    /// In a shared session, by a text that begins a transaction and asks for one row.
+    /// Begins a transaction in a shared session. `text` begins it and selects one row, which is
+    /// returned.
     pub async fn begin(
         pool: &Pool<DB>,
         text: impl SqlSafeStr,
@@ -183,7 +187,8 @@ where
         Ok((session, row.ok_or(sqlx::Error::RowNotFound)?))
     }
 
-    /// Commits what is in a shared session; in the connection's own one everything has committed.
+    /// Commits the transaction of a shared session. In an own session each statement has already
+    /// committed.
     pub async fn end(mut self) -> Result<(), sqlx::Error> {
         if self.is_shared {
             in_time(END_MAX, sqlx::raw_sql("commit").execute(&mut *self.db)).await?;
@@ -209,7 +214,7 @@ async fn in_time<T>(
     timeout(most, answer).await.map_err(|_| late())?
 }
 
-/// Begins a transaction of what is not hot.
+/// Begins a transaction outside the hot path, on a primary only.
 async fn begin(pool: &AnyPool, text: &'static str) -> Result<Session<Any>, sqlx::Error> {
     let (session, row) = Session::begin(pool, text).await?;
     match row.try_get::<i64, _>(0)? {
@@ -218,17 +223,17 @@ async fn begin(pool: &AnyPool, text: &'static str) -> Result<Session<Any>, sqlx:
     }
 }
 
-/// Runs single statements that only read, and are not hot.
+/// Runs single read-only statements outside the hot path.
 #[derive(Clone, Debug)]
 pub struct Reader {
     pub pool: AnyPool,
     pub sessions: Sessions,
     pub alarm: Alarm,
-    /// That of the server; none in a file.
+    /// `None` on SQLite.
     pub silence: Option<Silence>,
 }
 
-/// A transaction that is not hot.
+/// A transaction outside the hot path. Dropping it rolls back.
 #[derive(Debug)]
 pub struct Tx {
     open: Open,
@@ -243,7 +248,7 @@ enum Open {
 }
 
 impl Tx {
-    /// Begins one, by `text` where the session is the connection's own.
+    /// Begins a transaction, in an own session by the statement `text`.
     pub async fn begin(
         pool: &AnyPool,
         reader: &Reader,
@@ -265,7 +270,7 @@ impl Tx {
         })
     }
 
-    /// Begins one in a shared session that reads one snapshot.
+    /// Begins a read-only transaction with one snapshot, in a shared session.
     pub async fn snapshot(reader: &Reader) -> Result<Self, sqlx::Error> {
         let (alarm, silence) = (reader.alarm.clone(), reader.silence.clone());
         let open = unless_silent(silence.as_ref(), begin(&reader.pool, BEGIN_SNAPSHOT)).await;
@@ -289,7 +294,7 @@ impl Tx {
     }
 }
 
-/// Waits for an answer; from a server, not while that is silent.
+/// Waits for an answer. On Postgres, gives up while the server is silent.
 async fn unless_silent<T>(
     silence: Option<&Silence>,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -300,7 +305,8 @@ async fn unless_silent<T>(
     }
 }
 
-/// Rows as they come; those of a server once they all came, since it may fall silent between two.
+/// Streams the rows of SQLite. The rows of a server are collected first, because it may fall silent
+/// between two of them.
 fn rows_unless_silent<'e, T: Send + 'e>(
     silence: Option<&'e Silence>,
     rows: BoxStream<'e, Result<T, sqlx::Error>>,
@@ -315,7 +321,7 @@ fn rows_unless_silent<'e, T: Send + 'e>(
     read.try_flatten_stream().boxed()
 }
 
-/// A statement, with a name where one may be kept.
+/// Runs a query as a named (cached) prepared statement only where that is allowed.
 struct Statement<Q> {
     query: Q,
     may_be_named: bool,
@@ -339,7 +345,7 @@ impl<'q, DB: Database, Q: Execute<'q, DB>> Execute<'q, DB> for Statement<Q> {
     }
 }
 
-/// What statements of ours need of an [`Executor`] beside rows: nothing that is called.
+/// Methods of [`Executor`] that our statements never call.
 macro_rules! prepared_elsewhere {
     ($db:ty, $statement:ty, $info:ty) => {
         fn prepare_with<'e>(
@@ -408,7 +414,7 @@ session_runs_statements!(Any, AnyQueryResult, AnyRow, AnyStatement, AnyTypeInfo)
 session_runs_statements!(Postgres, PgQueryResult, PgRow, PgStatement, PgTypeInfo);
 
 impl Reader {
-    /// Runs a statement, and hands out its rows as they come.
+    /// Runs a statement and streams its rows.
     fn stream<'e, 'q: 'e, E>(
         &'e self,
         query: E,
@@ -428,7 +434,7 @@ impl Reader {
         read.try_flatten_stream().boxed()
     }
 
-    /// Runs a statement that has one row at most.
+    /// Runs a statement that returns one row at most.
     fn row<'e, 'q: 'e, E>(&'e self, query: E) -> BoxFuture<'e, Result<Option<AnyRow>, sqlx::Error>>
     where
         E: 'q + Execute<'q, Any>,

@@ -1,8 +1,9 @@
-//! A server that does not answer, and does not say so either: its connections look as if they were open.
+//! Detects a server that no longer answers while its connections still look open.
 //!
-//! One connection that is silent makes all of its age suspect: they are closed instead of used, so that it costs its
-//! time once and not once for each. Then a new connection is tried. If that is silent too, the silence is known: until
-//! the server answers again nobody waits for it, and who waits is told at once.
+//! One connection without an answer makes all connections of its age suspect. They are closed instead
+//! of used, so that the time-out is paid once and not once for each. Then a new connection is tried. If
+//! that one gets no answer either, the server is known to be silent: until it answers again no caller
+//! waits for it, and those that wait are told at once.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -17,33 +18,33 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a connection may take to say that it is there, and a new one to be let in.
+/// Time within which a connection must answer a ping, and a new connection must be accepted.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// The time from one try to get in to the next.
+/// Pause between two attempts to connect.
 const TRY_EVERY: Duration = Duration::from_millis(250);
 
-/// A statement that takes longer has a new connection tried beside it.
+/// When a statement takes longer than this, a new connection is tried meanwhile.
 const LONG: Duration = Duration::from_secs(10);
 
-/// A statement that takes longer is given up.
+/// When a statement takes longer than this, it is given up.
 const STATEMENT_MAX: Duration = Duration::from_secs(60);
 
-/// Whether a server is silent, and since when. Cheap to clone.
+/// Records since when a server has been silent, if it is. Cheap to clone.
 #[derive(Clone)]
 pub struct Silence(Arc<Inner>);
 
 struct Inner {
     server: PgConnectOptions,
-    /// Connections from before this moment are not used again.
+    /// Connections opened before this moment are not used again.
     suspect: Mutex<Option<Instant>>,
-    /// Since when it is known.
+    /// Start of the silence; `None` while the server answers.
     known: watch::Sender<Option<Instant>>,
     is_trying: AtomicBool,
 }
 
 impl Silence {
-    /// Nothing is known yet.
+    /// A server that is not known to be silent.
     pub fn of(server: &PgConnectOptions) -> Self {
         Self(Arc::new(Inner {
             server: server.clone(),
@@ -53,26 +54,27 @@ impl Silence {
         }))
     }
 
-    /// Notes that a connection did not answer in time.
+    /// Records that a connection did not answer in time, and starts the check of a new connection.
     pub fn suspect(&self) {
         *self.0.suspect.lock() = Some(Instant::now());
         self.find_out();
     }
 
-    /// Tries a new connection, unless that is being done.
+    /// Tries a new connection in a task, unless such a task already runs.
     pub fn find_out(&self) {
         if !self.0.is_trying.swap(true, Ordering::AcqRel) {
             tokio::spawn(find_out(Arc::downgrade(&self.0)));
         }
     }
 
-    /// For how long it is known.
+    /// Duration of the silence so far; `None` while the server answers.
     pub fn lasts(&self) -> Option<Duration> {
         let known = *self.0.known.borrow();
         known.map(|since| since.elapsed())
     }
 
-    /// Whether a connection from the pool may be used. One that was idle for longer than `idle_max` has to answer first.
+    /// True if a connection from the pool may be used. One that was idle for longer than `idle_max`
+    /// must answer a ping first.
     pub async fn may_use(
         &self,
         db: &mut impl Connection,
@@ -86,7 +88,8 @@ impl Silence {
         of.idle_for <= idle_max || self.answers(db).await
     }
 
-    /// Whether a connection may go back to the pool, which would wait for its answer without an end.
+    /// True if a connection may go back to the pool, which itself would wait for its answer without a
+    /// time limit.
     pub async fn may_keep(&self, db: &mut impl Connection) -> bool {
         self.answers(db).await
     }
@@ -101,7 +104,7 @@ impl Silence {
         }
     }
 
-    /// Waits until it is known.
+    /// Waits until the server is known to be silent.
     pub async fn is_known(&self) {
         let mut known = self.0.known.subscribe();
         if known.wait_for(Option::is_some).await.is_err() {
@@ -109,10 +112,10 @@ impl Silence {
         }
     }
 
-    /// Waits for an answer, and not while the server is silent.
+    /// Waits for `answer`, but no longer than the server is known to answer.
     ///
     /// # Errors
-    /// Those of the answer; that none came.
+    /// Those of `answer`, and a time-out when the server is silent.
     pub async fn unless_silent<T>(
         &self,
         answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -141,7 +144,7 @@ fn no_answer() -> sqlx::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into()
 }
 
-/// Tries until there is an answer, whichever, or until nobody is left who would want it.
+/// Tries to connect until the server answers in any way, or until every [`Silence`] handle is dropped.
 async fn find_out(silence: Weak<Inner>) {
     while let Some(inner) = silence.upgrade() {
         if timeout(ANSWER_MAX, greet(&inner.server)).await.is_ok() {

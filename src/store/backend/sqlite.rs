@@ -1,4 +1,5 @@
-//! The database in a file: turns read here, and one thread stores events and moves cursors.
+//! The SQLite wing: turns read through a pool of connections, and one thread stores events and moves
+//! cursors.
 
 mod advance;
 mod append;
@@ -24,7 +25,7 @@ use self::checkpoint::Checkpointer;
 use self::cursor_cache::CursorCache;
 use self::readers::Readers;
 use self::tail::Tail;
-use super::ops::{Advance, Appended, Input, NewEvent, Observer, Prune, Range, Step, Want};
+use super::ops::{Advance, Appended, Input, InputRequest, NewEvent, Observer, Prune, Range, Step};
 use super::session::Alarm;
 use crate::domain::cursor::{Cursor, CursorId};
 use crate::domain::event::{Event, StreamId};
@@ -34,36 +35,37 @@ use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 
-pub use self::look::look_at_file;
+pub use self::look::examine_file;
 
 /// The hot path on SQLite. Stopped by [`Sqlite::close`].
 pub struct Sqlite {
     readers: Arc<Readers>,
-    /// The thread that stores events and moves cursors.
+    /// Sends work to the writer thread.
     log: writer::Handle,
     tail: Arc<Tail>,
     cursors: Arc<CursorCache>,
-    /// Held while somebody writes; fair, so that nobody starves.
-    turn_to_write: Arc<FairMutex<()>>,
+    /// The write lock, shared by the writer thread, the checkpointer and operators' transactions. It is
+    /// fair, so that no one starves.
+    write_lock: Arc<FairMutex<()>>,
 }
 
 impl Sqlite {
-    /// Starts the thread, on a file whose tables are there.
+    /// Starts the threads on a file whose tables are migrated.
     pub fn start(
         file: &Path,
         connection: Connection,
         observer: Arc<Observer>,
         alarm: &Alarm,
     ) -> Result<Self, Error> {
-        let turn_to_write = Arc::new(FairMutex::new(()));
+        let write_lock = Arc::new(FairMutex::new(()));
         let tail = Arc::new(Tail::default());
         let cursors = Arc::new(CursorCache::default());
         let memory = (tail.clone(), cursors.clone());
-        let checkpointer = Checkpointer::start(file, turn_to_write.clone(), alarm.clone())?;
+        let checkpointer = Checkpointer::start(file, write_lock.clone(), alarm.clone())?;
         let log = writer::start(
             connection,
             memory,
-            turn_to_write.clone(),
+            write_lock.clone(),
             checkpointer,
             observer,
         )?;
@@ -72,11 +74,12 @@ impl Sqlite {
             log,
             tail,
             cursors,
-            turn_to_write,
+            write_lock,
         })
     }
 
-    /// Stores what `batch` gives when its transaction begins, on the thread of the writer.
+    /// Stores the events that `batch` returns. It is called on the writer thread when the transaction
+    /// begins.
     pub fn append(
         &self,
         batch: Box<dyn FnOnce() -> Vec<NewEvent> + Send>,
@@ -84,18 +87,19 @@ impl Sqlite {
         self.log.append(batch)
     }
 
-    /// Moves cursors in one transaction; each stands or falls alone.
+    /// Moves cursors in one transaction; each step succeeds or fails on its own.
     pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
         self.log.advance(steps).await
     }
 
-    /// Reads inputs: out of memory where it knows everything, and the rest out of the file.
-    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Reads inputs from memory where the caches have everything, the others from the file.
+    pub async fn inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         let mut inputs: Vec<_> = wants
             .iter()
             .map(|want| inputs::input_in_memory(&self.cursors, &self.tail, want))
             .collect();
-        let unknown = |(want, input): (&Want, &Option<Input>)| input.is_none().then_some(*want);
+        let unknown =
+            |(want, input): (&InputRequest, &Option<Input>)| input.is_none().then_some(*want);
         let wants: Vec<_> = wants.iter().zip(&inputs).filter_map(unknown).collect();
         if wants.is_empty() {
             return Ok(inputs);
@@ -104,7 +108,7 @@ impl Sqlite {
         let read: Vec<_> = self
             .readers
             .read(move |db| {
-                let read = |want: &Want| inputs::read_input(db, &tail, want);
+                let read = |want: &InputRequest| inputs::read_input(db, &tail, want);
                 wants.iter().map(read).collect::<Result<_, _>>()
             })
             .await?;
@@ -115,7 +119,8 @@ impl Sqlite {
         Ok(inputs)
     }
 
-    /// A cursor as it stands, its stream's head and its last change; none when the stream is gone.
+    /// A cursor with its stream's head and the time of its last change; `None` when the stream no
+    /// longer exists.
     pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
         let tail = self.tail.clone();
         self.readers
@@ -123,7 +128,7 @@ impl Sqlite {
             .await
     }
 
-    /// The same, by the name of the stream.
+    /// Like [`Sqlite::cursor`], by hook and ordering key.
     pub async fn cursor_by_name(
         &self,
         hook: HookId,
@@ -140,7 +145,7 @@ impl Sqlite {
         self.readers.read(read).await
     }
 
-    /// Events of many streams, each in order, one list a range.
+    /// Events of many streams, in order: one list for each range.
     pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
         let tail = self.tail.clone();
         self.readers
@@ -151,7 +156,7 @@ impl Sqlite {
             .await
     }
 
-    /// Removes events and keeps checkpoints in their place; says of each cut whether it was done.
+    /// Removes events and stores checkpoints in their place. Returns for each cut whether it was done.
     pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
         self.log.prune(prune).await
     }
@@ -162,32 +167,34 @@ impl Sqlite {
         self.readers.read(oldest).await
     }
 
-    /// Brings the index of the log to its end.
+    /// Brings the log index up to the end of the log.
     pub async fn index(&self) -> Result<(), Error> {
         self.log.index().await
     }
 
-    /// The head of a stream that its row may not have yet; none when the row, read afterwards, has it.
+    /// Head of a stream if its row may not have it yet. `None` means that the row, read after this
+    /// call, has it.
     pub fn head_ahead(&self, stream: StreamId) -> Option<Seq> {
         self.tail.last(stream)
     }
 
-    /// Has the writer read streams again. Called before the deletion of some is committed.
+    /// Makes the writer read streams again. Must be called before a transaction that deletes streams
+    /// commits.
     pub fn streams_deleted(&self) {
         self.log.streams_deleted();
     }
 
-    /// Forgets the events that are kept of streams that are gone.
+    /// Drops the cached events of streams that no longer exist.
     pub fn forget(&self, gone: &[StreamId]) {
         self.tail.forget(gone);
     }
 
-    /// Waits until this caller may write.
-    pub async fn turn_to_write(&self) -> MutexGuard<'_, ()> {
-        self.turn_to_write.lock().await
+    /// Waits for the write lock.
+    pub async fn write_lock(&self) -> MutexGuard<'_, ()> {
+        self.write_lock.lock().await
     }
 
-    /// Finishes what runs, indexes the log and copies the WAL.
+    /// Waits for running operations, indexes the log and copies the WAL into the file.
     pub async fn close(&self) {
         self.log.stop().await;
     }

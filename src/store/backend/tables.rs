@@ -1,15 +1,15 @@
-//! The tables that this binary knows, and those that it does not.
+//! Versions of the tables: those that this binary knows, and errors about others.
 
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::store::Error;
 
-/// The number of the newest tables.
+/// Number of the newest migration.
 pub fn newest(migrator: &Migrator) -> i64 {
     migrator.iter().map(|m| m.version).max().unwrap_or(0)
 }
 
-/// Why the tables of a file could not be made or moved.
+/// Converts a migration error of a SQLite file.
 pub fn not_migrated(error: MigrateError) -> Error {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
@@ -17,7 +17,7 @@ pub fn not_migrated(error: MigrateError) -> Error {
     }
 }
 
-/// Why tables do not fit this binary, and what to do.
+/// Explains why the tables do not fit this binary, and what to do.
 pub fn mismatch(error: &MigrateError) -> String {
     match error {
         MigrateError::VersionMissing(number) => format!(

@@ -1,4 +1,5 @@
-//! The settings of forward and pull handlers as their rows keep them: JSON, to which fields are only added.
+//! The settings of forward and pull handlers as their rows keep them: JSON objects to which fields are
+//! only ever added.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ struct Terms {
     coalesce: bool,
 }
 
-/// The settings as text.
+/// The settings as JSON.
 pub fn write(forward: &Forward) -> String {
     let terms = Terms {
         url: forward.url.to_string(),
@@ -35,7 +36,7 @@ pub fn write(forward: &Forward) -> String {
     serde_json::to_string(&terms).unwrap_or_default()
 }
 
-/// The settings that [`write`] has written; `None` for any other text.
+/// Parses settings that [`write`] has written; `None` for any other text.
 pub fn read(text: &str) -> Option<Forward> {
     let terms: Terms = serde_json::from_str(text).ok()?;
     Some(Forward {

@@ -1,12 +1,12 @@
-//! Moving a batch of cursors: one call, each standing or falling alone. What lanes ask for while a call
-//! is under way goes into the next one, because a call costs as much as several cursors.
+//! Moves a batch of cursors by one call of a database function. Requests that arrive while a call is
+//! under way are combined into the next one, because a call costs as much as several cursors.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::movers::{Answer, Asked};
+use super::movers::{Answer, MoveRequest};
 use super::{Postgres, jitter, settle};
 use crate::domain::cursor::{Condition, CursorId, DeadLetter};
 use crate::domain::event::StreamId;
@@ -17,22 +17,23 @@ use crate::store::backend::ops::{Advance, Mover, Step};
 const ADVANCE: &str = "select r_stream, r_handler from hooklane_advance(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 
-/// The cursors that moved: their streams, and their handlers.
+/// The cursors that moved: their streams and their handlers.
 type Moved = (Option<Vec<i64>>, Option<Vec<i64>>);
 
-/// Cursors in one call.
+/// Number of cursors in one call.
 const CURSORS_MAX: usize = 1_024;
 
 impl Postgres {
-    /// Moves cursors in one transaction; each stands or falls alone. When this returns, operators' moves
-    /// and dead letters are on stable storage; a turn's moves will be within a moment, and a crash of
-    /// the server before that sets their cursors back to an earlier state of the same fold.
+    /// Moves cursors in one transaction; each step succeeds or fails on its own. On return, operators'
+    /// steps and dead letters are on stable storage. A turn's steps become durable within a moment; a
+    /// crash of the server before that sets their cursors back to an earlier state of the same fold.
     ///
     /// # Errors
-    /// Nothing moved, unless the connection was lost: then it is unknown, and reading shows it.
+    /// Nothing moved, except after a lost connection: then the outcome is unknown until the cursors are
+    /// read.
     pub async fn advance(&self, steps: Vec<Step>) -> Result<Vec<Advance>, Error> {
         let (answer, mut answered) = oneshot::channel();
-        let asked = Asked { steps, answer };
+        let asked = MoveRequest { steps, answer };
         self.movers.waiting.lock().push(asked);
         tokio::select! {
             biased;
@@ -42,15 +43,15 @@ impl Postgres {
         answered.await.map_err(|_| Error::Closed)?
     }
 
-    /// Moves what all who wait have asked for, and answers them.
+    /// Moves the cursors of all waiting requests and answers them.
     async fn advance_waiting(&self) {
         let movers = std::mem::take(&mut *self.movers.waiting.lock());
         let mut movers = movers.into_iter().peekable();
         while movers.peek().is_some() {
             let (mut steps, mut answers) = (Vec::new(), Vec::new());
             let mut seen = HashSet::new();
-            // One call moves a cursor once: what is to move twice goes in two.
-            let fits = |mover: &Asked, seen: &mut HashSet<CursorId>, count: usize| {
+            // One call can move a cursor only once, so requests for the same cursor go into two calls.
+            let fits = |mover: &MoveRequest, seen: &mut HashSet<CursorId>, count: usize| {
                 (count == 0 || count + mover.steps.len() <= CURSORS_MAX)
                     && mover.steps.iter().all(|step| seen.insert(step.cursor))
             };
@@ -73,7 +74,7 @@ impl Postgres {
         for (count, answer) in answers {
             let own: Vec<_> = steps.by_ref().take(count).collect();
             let result = match &mut advanced {
-                // One of them is refused: only its own may fail for it.
+                // One of the combined requests is refused; only that one may fail.
                 Err(_) if is_refused => self.advance_together(&own).await,
                 Err(error) => Err(error.again()),
                 Ok(advanced) => Ok(advanced.take(count).collect()),
@@ -85,7 +86,7 @@ impl Postgres {
         }
     }
 
-    async fn advance_one_by_one(&self, mover: Option<Asked>) {
+    async fn advance_one_by_one(&self, mover: Option<MoveRequest>) {
         let Some(mover) = mover else { return };
         let mut advanced = Vec::with_capacity(mover.steps.len());
         for step in &mover.steps {
@@ -97,13 +98,13 @@ impl Postgres {
         let _ = mover.answer.send(Ok(advanced));
     }
 
-    /// Keeps what has moved as it stands now.
+    /// Puts the moved cursors into the cache, and drops the others.
     fn remember(&self, steps: Vec<Step>, advanced: &[Advance]) {
         for (step, advance) in steps.into_iter().zip(advanced) {
             let cursor = step.cursor;
             match step.cursor_after().filter(|_| *advance == Advance::Moved) {
                 Some(cursor) => self.memory.moved(cursor),
-                None => self.memory.doubt(cursor),
+                None => self.memory.invalidate(cursor),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Storing a batch: one call, and what to do when its outcome is not known.
+//! Stores a batch by one call of a database function, and resolves unknown outcomes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,13 +12,14 @@ use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Acknowledged, Appended, NewEvent};
 
-/// How long an unknown outcome is worth resolving; those who wait for it have a deadline too.
+/// Time limit for resolving an unknown outcome; the senders that wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);
 
-/// The same while the server is known to be silent: others wait behind it, and may be told at once.
+/// The same limit while the server is known to be silent. Other batches wait behind this one and fail
+/// at once after it.
 const RESOLVE_SILENT: Duration = Duration::from_millis(500);
 
-/// Between two tries to resolve it, beside the jitter.
+/// Pause between two attempts to resolve, without the jitter.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 
 const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
@@ -27,10 +28,11 @@ const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
 const APPEND: &str = "select r_stream, r_slot, r_head
     from hooklane_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
-/// Ids, slots and heads of the streams, in the order in which they were asked for; none: nothing was stored.
+/// Ids, slots and heads of the streams, in the order of the request; `None` means that nothing was
+/// stored.
 type Placed = (Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
 
-/// One row of the answer of the long way.
+/// One row of the answer of `hooklane_ingest`.
 type Row = (
     i64,
     String,
@@ -42,17 +44,17 @@ type Row = (
 );
 
 impl Postgres {
-    /// Stores a batch in one transaction, in its order, and says what became of each. When this returns,
-    /// what is new is on stable storage and readable. Batches that are stored at the same moment have
-    /// no order between them.
+    /// Stores a batch in one transaction, in its order, and returns the outcome of each event. On
+    /// return, new events are on stable storage and readable. Batches that are stored at the same time
+    /// have no order between them.
     ///
     /// # Errors
-    /// Nothing is stored, unless the connection was lost: then it is unknown.
+    /// Nothing is stored, except after a lost connection: then the outcome is unknown.
     pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
         let events: Vec<&NewEvent> = batch.iter().collect();
         let mut appended = self.store(&events).await?;
-        // A stream that was purged and made again while we waited for it was not locked by us. Gone
-        // twice means that the hook is.
+        // A stream that was purged and created again while the call waited for its lock is reported as
+        // gone. Only a second such answer means that the hook is deleted.
         let is_gone = |at: &usize| appended[*at] == Appended::Gone;
         let gone: Vec<usize> = (0..batch.len()).filter(is_gone).collect();
         let again: Vec<&NewEvent> = gone.iter().map(|at| &batch[*at]).collect();
@@ -62,8 +64,8 @@ impl Postgres {
         Ok(appended)
     }
 
-    /// Stores events together, or, when the database refuses them, each alone, so that a single bad one
-    /// fails alone.
+    /// Stores events together. When the database refuses them, stores each on its own, so that one bad
+    /// event fails alone.
     async fn store(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
         match self.resolve(events).await {
             Err(Error::Integrity(_)) => {}
@@ -80,9 +82,9 @@ impl Postgres {
         Ok(appended)
     }
 
-    /// Stores events together. A deadlock is tried once more. When the connection is lost, the same events
-    /// with the same ids are sent again and looked for first: their streams' locks wait for the lost
-    /// statement to end, so they are found, or do not exist and are stored now.
+    /// Stores events together and retries a deadlock once. When the connection is lost, the same events
+    /// are sent again, and the function first looks for their ids. The lock on their streams waits for
+    /// the lost statement to end, so each event is either found or known not to exist and stored now.
     async fn resolve(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
         if events.is_empty() {
             return Ok(Vec::new());
@@ -98,7 +100,8 @@ impl Postgres {
                 {
                     return Err(error);
                 }
-                // Nothing but an answer makes a lost outcome known, and from a silent server none will come in time.
+                // Only an answer can resolve a lost outcome, and a silent server will not answer in
+                // time.
                 Err(error) if Instant::now() > deadline || self.is_silent() => {
                     return Err(lost.unwrap_or(error));
                 }
@@ -111,7 +114,7 @@ impl Postgres {
         }
     }
 
-    /// Whether the server is silent for so long that no outcome is waited for.
+    /// True if the server has been silent for so long that unknown outcomes are not resolved.
     fn is_silent(&self) -> bool {
         let lasts = self.silence.lasts();
         lasts.is_some_and(|lasts| lasts > RESOLVE_SILENT)
@@ -132,7 +135,7 @@ impl Postgres {
         result
     }
 
-    /// Stores events in the short way when nothing is uncommon about them, else in the long.
+    /// Stores events by the quick function if nothing about them is unusual, else by the general one.
     async fn append_or_ingest(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
         let plan = Plan::of(events);
         if !plan.has_repeats
@@ -143,7 +146,8 @@ impl Postgres {
         self.call_ingest(events, false).await
     }
 
-    /// None, and nothing stored, when a stream is missing or an event is a repeat.
+    /// Calls the quick function; `None` means that it stored nothing, because a stream does not exist
+    /// or an event is a repeat.
     async fn call_append(
         &self,
         events: &[&NewEvent],
@@ -188,7 +192,7 @@ impl Postgres {
     }
 }
 
-/// What senders are told of, where that is new.
+/// The new events of a result, which are acknowledged to their senders.
 fn appended_ids(events: &[&NewEvent], result: &Result<Vec<Appended>, Error>) -> Vec<Acknowledged> {
     let appended = result.iter().flatten();
     let known = |(event, appended): (&&NewEvent, &Appended)| match appended {
@@ -203,7 +207,7 @@ fn appended_ids(events: &[&NewEvent], result: &Result<Vec<Appended>, Error>) -> 
     events.iter().zip(appended).filter_map(known).collect()
 }
 
-/// An event that was new, at its place.
+/// A new event at its place.
 fn placed((event, appended): (&&NewEvent, &Appended)) -> Option<Arc<Event>> {
     match appended {
         Appended::New { stream, seq, .. } => Some(Arc::new(event.at(*stream, *seq))),
@@ -211,16 +215,16 @@ fn placed((event, appended): (&&NewEvent, &Appended)) -> Option<Arc<Event>> {
     }
 }
 
-/// The events of a batch by their streams. Numbers begin at 1, as in the database.
+/// The events of a batch, grouped by stream. Numbers begin at 1, as in the database.
 #[derive(Default)]
 struct Plan<'a> {
     streams: Vec<OfStream<'a>>,
-    /// Of each event, its stream.
+    /// For each event, the number of its stream.
     stream: Vec<i64>,
-    /// Of each event, its place among those of its stream.
+    /// For each event, its number among the events of its stream.
     nth: Vec<i64>,
     has_keys: bool,
-    /// Whether an event has the dedupe key of an earlier one.
+    /// True if an event has the dedupe key of an earlier one in the batch.
     has_repeats: bool,
 }
 
@@ -252,7 +256,7 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// What became of each event, by the streams' answers; none when nothing was stored.
+    /// Outcome of each event, from the answers for the streams; `None` when nothing was stored.
     fn outcomes(&self, (streams, slots, heads): Placed) -> Option<Vec<Appended>> {
         let (streams, slots, heads) = (streams?, slots?, heads?);
         let new = |(stream, nth): (&i64, &i64)| {
@@ -271,7 +275,7 @@ fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec
     events.iter().map(|event| of(event)).collect()
 }
 
-/// What became of each event, in the order of the batch.
+/// Outcome of each event, in the order of the batch.
 fn outcomes(events: &[&NewEvent], rows: Vec<Row>) -> Vec<Appended> {
     let mut appended = vec![Appended::Refused; events.len()];
     for (ord, outcome, stream, seq, slot, id, received_at) in rows {
@@ -294,7 +298,7 @@ fn outcomes(events: &[&NewEvent], rows: Vec<Row>) -> Vec<Appended> {
             .map(EventId::from_bytes);
         appended[at] = match (outcome.as_str(), id) {
             ("gone", _) => Appended::Gone,
-            // Found by its own id: it is the one whose outcome was lost.
+            // An event found by its own id is the one whose outcome was lost, so it is new.
             ("dup", Some(id)) if id != events[at].id => Appended::Duplicate {
                 id,
                 seq,

@@ -1,10 +1,9 @@
-//! The functions in the database against those this binary was built with: a node that calls other
-//! functions than it was tested with has promised nothing.
+//! Compares the functions in the database with those that this binary was built and tested with.
 
 use super::Postgres;
 use crate::store::Error;
 
-/// Where their text is; a later migration that changes one comes before the earlier.
+/// Migrations that create the functions, newest first: a later migration replaces an earlier text.
 const TEXTS: [&str; 4] = [
     include_str!("../../../../migrations/postgres/0045_checksums.sql"),
     include_str!("../../../../migrations/postgres/0018_batches.sql"),
@@ -23,7 +22,7 @@ impl Postgres {
     /// Compares the functions in the database with those of the binary, settings included.
     ///
     /// # Errors
-    /// [`Error::Refused`] when one differs or is missing.
+    /// [`Error::Refused`] when a function differs or is missing.
     pub async fn check_functions(&self) -> Result<(), Error> {
         const READ: &str = "select prosrc, coalesce(proconfig, '{}') from pg_proc
             where proname = $1 and pronamespace = current_schema()::regnamespace";
@@ -46,7 +45,7 @@ fn differs(name: &str) -> String {
     )
 }
 
-/// The body and the settings of a function, as the database keeps them.
+/// Body and settings of a function, in the form in which the database stores them.
 fn expected(name: &str) -> Option<(String, Vec<String>)> {
     let begin = format!("create function {name}(");
     let mut texts = TEXTS.iter().filter_map(|text| text.split_once(&begin));

@@ -1,4 +1,4 @@
-//! Reading for turns: cursors with the events after them, in one statement, hence one snapshot.
+//! Reads for turns: cursors with the events after them, in one statement and so in one snapshot.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::backend::ops::{Input, Range, Want};
+use crate::store::backend::ops::{Input, InputRequest, Range};
 use crate::store::backend::rows::condition_of;
 
-/// One row for each event, the cursor with the first of them; one without an event where there is none.
-/// Joined outward from the wants, so that nothing can be read in another order.
+/// One row for each event, with the cursor's columns in the first one; one row without an event where
+/// there is none. Joined outward from the requests, so that the planner has no other order to choose.
 const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
       case when coalesce(e.nth, 1) = 1 then c.reason end, case when coalesce(e.nth, 1) = 1 then c.state end,
       case when coalesce(e.nth, 1) = 1 then c.chain end, c.updated_at,
@@ -32,7 +32,7 @@ const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.re
       from events e where e.stream = s.id and e.seq > coalesce(c.position, 0)
       order by e.seq limit w.events_max) e on true";
 
-/// Where the columns of an event begin.
+/// Number of the first event column.
 const EVENT: usize = 11;
 
 const CURSOR: &str =
@@ -45,7 +45,7 @@ const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retr
     from streams s left join cursors c on c.stream = s.id and c.handler = $3
     where s.hook = $1 and s.ordering_key = $2";
 
-/// Ends in the statement: so much of a stream, in order.
+/// The limit is in the statement: at most so many events of each stream, in order.
 const RANGES: &str =
     "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
     from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)
@@ -55,13 +55,11 @@ const RANGES: &str =
     order by w.ord, e.seq";
 
 impl Postgres {
-    /// What a turn starts from: out of memory, and for the rest as [`Postgres::inputs`].
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn turn_inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Inputs of a turn: from memory where possible, the others by [`Postgres::inputs`].
+    pub async fn turn_inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         let mut inputs: Vec<_> = wants.iter().map(|want| self.memory.input(want)).collect();
-        let unknown = |(want, input): (&Want, &Option<Input>)| input.is_none().then_some(*want);
+        let unknown =
+            |(want, input): (&InputRequest, &Option<Input>)| input.is_none().then_some(*want);
         let unknown: Vec<_> = wants.iter().zip(&inputs).filter_map(unknown).collect();
         if unknown.is_empty() {
             return Ok(inputs);
@@ -80,10 +78,7 @@ impl Postgres {
         Ok(inputs)
     }
 
-    /// The cursor of a stream by its name, as [`Postgres::cursor`].
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Like [`Postgres::cursor`], by hook and ordering key.
     pub async fn cursor_by_name(
         &self,
         hook: HookId,
@@ -103,14 +98,12 @@ impl Postgres {
         standing(CursorId { stream, handler }, &row).map(Some)
     }
 
-    /// Reads what a turn starts from, one input a want, in order; none where the stream is gone. The read
-    /// begins after this is called, so whatever was committed before a hint is seen.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
-    pub async fn inputs(&self, wants: Vec<Want>) -> Result<Vec<Option<Input>>, Error> {
+    /// Reads the input of a turn for each request, in order; `None` where the stream no longer exists.
+    /// The read begins after this call, so it sees whatever was committed before the hint that caused
+    /// it.
+    pub async fn inputs(&self, wants: Vec<InputRequest>) -> Result<Vec<Option<Input>>, Error> {
         let mut db = self.connection().await?;
-        let limit = |want: &Want| i64::try_from(want.events_max).unwrap_or(i64::MAX);
+        let limit = |want: &InputRequest| i64::try_from(want.events_max).unwrap_or(i64::MAX);
         let streams: Vec<i64> = wants.iter().map(|want| want.cursor.stream.0).collect();
         let handlers: Vec<i64> = wants.iter().map(|want| want.cursor.handler.0).collect();
         let read = sqlx::query(INPUTS)
@@ -122,10 +115,7 @@ impl Postgres {
         Ok(collect(&wants, &rows)?)
     }
 
-    /// Events of many streams, each in order, one list a range.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Events of many streams, in order: one list for each range.
     pub async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<Vec<Arc<Event>>>, Error> {
         let mut db = self.connection().await?;
         let limit = |range: &Range| i64::try_from(range.limit).unwrap_or(i64::MAX);
@@ -148,10 +138,8 @@ impl Postgres {
         Ok(events)
     }
 
-    /// A cursor as it stands, and its stream's head and its last change; none when the stream is gone.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// A cursor with its stream's head and the time of its last change; `None` when the stream no
+    /// longer exists.
     pub async fn cursor(&self, id: CursorId) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
         let mut db = self.connection().await?;
         let read = sqlx::query(CURSOR).bind(id.stream.0).bind(id.handler.0);
@@ -163,14 +151,14 @@ impl Postgres {
     }
 }
 
-/// A cursor, its stream's head and its last change.
+/// Decodes a cursor with its stream's head and the time of its last change.
 fn standing(id: CursorId, row: &PgRow) -> Result<(Cursor, Seq, Timestamp), Error> {
     let updated_at: Option<i64> = row.try_get(10)?;
     let updated_at = Timestamp::from_millis(updated_at.unwrap_or_default());
     Ok((cursor_of(id, row)?, Seq(row.try_get(1)?), updated_at))
 }
 
-fn collect(wants: &[Want], rows: &[PgRow]) -> Result<Vec<Option<Input>>, sqlx::Error> {
+fn collect(wants: &[InputRequest], rows: &[PgRow]) -> Result<Vec<Option<Input>>, sqlx::Error> {
     let mut inputs: Vec<Option<Input>> = vec![None; wants.len()];
     for row in rows {
         let ord: i64 = row.try_get(0)?;

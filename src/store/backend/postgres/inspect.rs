@@ -1,4 +1,4 @@
-//! A look for damage on a server: whether events are what was stored. It looks at its pages itself.
+//! Check of a server for damaged events. The server checks its pages itself.
 
 use rand::RngExt as _;
 use sqlx::{PgConnection, Row as _};
@@ -7,14 +7,14 @@ use super::rows::event_at;
 use crate::domain::event::StreamId;
 use crate::store::backend::ops::DamageCheck;
 
-/// Events that are picked.
+/// Number of events that are picked.
 const EVENTS: u32 = 64;
 
-/// Compares events here and there with their checksums, the newest among them.
+/// Compares randomly chosen events with their checksums, the newest one among them.
 ///
 /// # Errors
-/// Those of the server.
-pub async fn look_for_damage(db: &mut PgConnection) -> Result<DamageCheck, sqlx::Error> {
+/// Errors of the server.
+pub async fn check_damage(db: &mut PgConnection) -> Result<DamageCheck, sqlx::Error> {
     const ENDS: &str = "select (select id from events order by id limit 1),
         (select id from events order by id desc limit 1)";
     const PICK: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
@@ -25,7 +25,7 @@ pub async fn look_for_damage(db: &mut PgConnection) -> Result<DamageCheck, sqlx:
     let (Some(first), Some(last)) = ends else {
         return Ok(found);
     };
-    // The front of an id is the clock.
+    // The first bytes of an id are the receive time.
     let clock = |id: &[u8]| {
         let front = id.first_chunk::<8>().copied().unwrap_or_default();
         u64::from_be_bytes(front)

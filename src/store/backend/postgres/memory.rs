@@ -1,12 +1,13 @@
-//! What this node has just stored and moved, in memory, so that a turn that follows a commit of this
-//! node asks the server nothing.
+//! Cache of what this node has just stored and moved, so that a turn right after a commit of this node
+//! needs no query.
 //!
-//! Other nodes store and move as well, unheard. So memory answers only for a cursor that this node read
-//! or moved last, and only with events that begin right behind its position; everything else is read.
-//! Three rules make a stale answer harmless. What is computed from it loses its compare-and-set, and then
-//! the row is read. A turn is never told that nothing is left of a head that was seen once: heads only
-//! grow here. And whoever hears of work in another way than by a commit of this node calls
-//! [`Memory::doubt`] before it passes the hint on, so that the turn that follows the hint reads.
+//! Other nodes store events and move cursors too, without telling this one. So the cache answers only
+//! for a cursor that this node read or moved last, and only with events directly after its position;
+//! everything else is read from the server. Three rules make a stale answer harmless. A step computed
+//! from it loses its compare-and-set, and then the row is read. A turn is never told that nothing is
+//! left below a head that was seen before, because cached heads only grow. And a caller that learns of
+//! work by anything but a commit of this node calls [`Memory::invalidate`] before it passes the hint on, so
+//! that the turn after the hint reads from the server.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use parking_lot::Mutex;
 use crate::domain::cursor::{Cursor, CursorId};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::position::Seq;
-use crate::store::backend::ops::{Input, Want};
+use crate::store::backend::ops::{Input, InputRequest};
 
-/// Bytes of events that are kept, and how many.
+/// Bytes and number of cached events.
 const EVENT_BYTES_MAX: usize = 24 * 1024 * 1024;
 const EVENTS_MAX: usize = 65_536;
 
-/// Bytes of cursors that are kept; when there are more, all are read again as they come.
+/// Bytes of cached cursors; when there are more, the cache of cursors is cleared.
 const CURSOR_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What an event or a cursor costs beside its texts, in bytes.
+/// Estimated bytes of an event or a cursor besides its texts.
 const OVERHEAD: usize = 200;
 
 #[derive(Default)]
@@ -35,7 +36,8 @@ pub struct Memory(Mutex<Inner>);
 struct Inner {
     /// The newest events of each stream, without a gap.
     runs: HashMap<StreamId, VecDeque<Arc<Event>>>,
-    /// Every event of the runs, oldest first, among others that have left them.
+    /// Every cached event, oldest first; entries of events that have left their run remain until they
+    /// come to the front.
     order: VecDeque<(StreamId, Seq)>,
     event_bytes: usize,
     cursors: HashMap<CursorId, Seen>,
@@ -45,14 +47,14 @@ struct Inner {
 /// A cursor that this node reads or moves.
 #[derive(Default)]
 struct Seen {
-    /// As its last move left it. None while a turn has it, or is reading it.
+    /// The cursor after its last move; `None` while a turn has it or reads it.
     cursor: Option<Cursor>,
-    /// The highest head of its stream that a turn of it was told.
+    /// Highest head of its stream that a turn has been given.
     head: Seq,
 }
 
 impl Memory {
-    /// Keeps events that this node has just committed.
+    /// Caches events that this node has just committed.
     pub fn stored(&self, events: impl Iterator<Item = Arc<Event>>) {
         let inner = &mut *self.0.lock();
         events.for_each(|event| inner.keep(event));
@@ -61,9 +63,9 @@ impl Memory {
         }
     }
 
-    /// What a turn starts from, if nothing else needs to be read for it. The cursor is taken out until
-    /// it is told where it went.
-    pub fn input(&self, want: &Want) -> Option<Input> {
+    /// Input of a turn, if everything it needs is cached. Takes the cursor out until [`Memory::moved`]
+    /// puts it back.
+    pub fn input(&self, want: &InputRequest) -> Option<Input> {
         let inner = &mut *self.0.lock();
         let seen = inner.cursors.get_mut(&want.cursor)?;
         let cursor = seen.cursor.take()?;
@@ -88,7 +90,7 @@ impl Memory {
         })
     }
 
-    /// Notes that a turn reads this cursor; called before the read begins.
+    /// Records that a turn reads this cursor. Must be called before the read begins.
     pub fn reads(&self, cursor: CursorId) {
         let inner = &mut *self.0.lock();
         inner.forget_cursor(cursor);
@@ -97,14 +99,14 @@ impl Memory {
         inner.make_room();
     }
 
-    /// Notes the head that a turn has read, unless the cursor was doubted meanwhile.
+    /// Records the head that a turn has read. Ignored if the cursor was doubted meanwhile.
     pub fn has_read(&self, cursor: CursorId, head: Seq) {
         if let Some(seen) = self.0.lock().cursors.get_mut(&cursor) {
             seen.head = seen.head.max(head);
         }
     }
 
-    /// Notes where a turn of this node has moved a cursor, unless it was doubted meanwhile.
+    /// Caches a cursor that a turn of this node has moved. Ignored if it was doubted meanwhile.
     pub fn moved(&self, cursor: Cursor) {
         let inner = &mut *self.0.lock();
         let Some(seen) = inner.cursors.get_mut(&cursor.id) else {
@@ -117,17 +119,17 @@ impl Memory {
         inner.make_room();
     }
 
-    /// Has the next turn of this cursor read it and its events.
-    pub fn doubt(&self, cursor: CursorId) {
+    /// Drops a cursor, so that its next turn reads it and its events.
+    pub fn invalidate(&self, cursor: CursorId) {
         self.0.lock().forget_cursor(cursor);
     }
 
-    /// Forgets everything.
+    /// Empties the cache.
     pub fn clear(&self) {
         *self.0.lock() = Inner::default();
     }
 
-    /// Forgets the events of streams that are gone.
+    /// Drops the events of streams that no longer exist.
     pub fn forget(&self, streams: &[StreamId]) {
         let inner = &mut *self.0.lock();
         streams.iter().for_each(|stream| inner.forget_run(*stream));
@@ -135,8 +137,8 @@ impl Memory {
 }
 
 impl Inner {
-    /// Puts an event to the end of its run. One that another node's events stand before begins a new
-    /// run; one that comes late leaves none, because nobody knows what stands between.
+    /// Appends an event to its run. After a gap left by other nodes' events it begins a new run. An
+    /// event that comes out of order removes the run, because the events in between are unknown.
     fn keep(&mut self, event: Arc<Event>) {
         let last = self.runs.get(&event.stream).and_then(|run| run.back());
         let last = last.map_or(Seq(0), |last| last.seq);
@@ -190,7 +192,7 @@ fn size_of_event(event: &Event) -> usize {
     OVERHEAD + event.body.len() + event.headers.len()
 }
 
-/// What a cursor needs beside its entry.
+/// Estimated bytes of a cursor, without its map entry.
 fn size_of_cursor(cursor: &Cursor) -> usize {
     OVERHEAD + cursor.state.as_ref().map_or(0, String::len)
 }
@@ -244,7 +246,7 @@ mod tests {
 
     /// The seqs that memory gives a turn, and the head.
     fn answer(memory: &Memory, events_max: usize) -> Option<(Vec<i64>, i64)> {
-        let want = Want {
+        let want = InputRequest {
             cursor: CURSOR,
             events_max,
         };
@@ -293,20 +295,20 @@ mod tests {
     fn a_doubted_cursor_is_read_even_if_a_turn_has_it_or_reads_it_meanwhile() {
         let memory = memory_at(4, 4);
         store(&memory, &[5, 6]);
-        memory.doubt(CURSOR);
+        memory.invalidate(CURSOR);
         assert_eq!(answer(&memory, 9), None);
 
         let memory = memory_at(4, 4);
         store(&memory, &[5, 6]);
         assert_eq!(answer(&memory, 1), Some((vec![5], 6)));
-        memory.doubt(CURSOR);
+        memory.invalidate(CURSOR);
         memory.moved(at(5));
         assert_eq!(answer(&memory, 9), None);
 
         let memory = Memory::default();
         store(&memory, &[5, 6]);
         memory.reads(CURSOR);
-        memory.doubt(CURSOR);
+        memory.invalidate(CURSOR);
         memory.has_read(CURSOR, Seq(4));
         memory.moved(at(4));
         assert_eq!(answer(&memory, 9), None);
@@ -320,7 +322,7 @@ mod tests {
         memory.moved(at(6));
         assert_eq!(answer(&memory, 9), Some((vec![7, 8], 8)));
         memory.forget(&[CURSOR.stream]);
-        memory.doubt(CURSOR);
+        memory.invalidate(CURSOR);
         let inner = memory.0.lock();
         assert_eq!((inner.event_bytes, inner.cursor_bytes), (0, 0));
         drop(inner);

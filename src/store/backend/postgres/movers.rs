@@ -1,4 +1,4 @@
-//! The lanes that wait to move cursors, gathered for the next call.
+//! Queue of requests to move cursors, combined into the next call.
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as FairMutex, oneshot};
@@ -6,19 +6,19 @@ use tokio::sync::{Mutex as FairMutex, oneshot};
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Step};
 
-/// What lanes have asked for and no call has taken yet. [`advance`](super::advance) fills and empties it.
+/// Requests that no call has taken yet. [`advance`](super::advance) fills and empties it.
 #[derive(Default)]
-pub struct Movers {
-    pub waiting: Mutex<Vec<Asked>>,
-    /// Held by the caller whose call moves what all have asked for.
+pub struct MoveQueue {
+    pub waiting: Mutex<Vec<MoveRequest>>,
+    /// Held by the task whose call moves the cursors of all waiting requests.
     pub calling: FairMutex<()>,
 }
 
-/// Answers one caller.
+/// Answers one request.
 pub type Answer = oneshot::Sender<Result<Vec<Advance>, Error>>;
 
-/// The cursors that one caller wants moved.
-pub struct Asked {
+/// The steps of one caller, with the channel for its answer.
+pub struct MoveRequest {
     pub steps: Vec<Step>,
     pub answer: Answer,
 }

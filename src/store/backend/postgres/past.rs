@@ -1,9 +1,9 @@
-//! Which server this node knows, and what it has acknowledged there lately: a standby that takes the
-//! place of its primary may not have all of it.
+//! The server that this node has accepted, and the events it acknowledged there lately: a promoted
+//! standby may not have all of them.
 //!
-//! Promises: once a connection has come to a server with another past, nothing goes through the hot path
-//! until [`Past::accept`] is called. Where sessions are shared, each transaction comes to a server anew.
-//! Leaves to others: what to do about it.
+//! Promises: once a connection has reached a server with another history, the hot path refuses to work
+//! until [`Past::accept`] is called. With shared sessions, each transaction may reach another server.
+//! Left to others: reacting to it (`engine/ownership.rs`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,16 +14,17 @@ use sqlx::postgres::PgRow;
 
 use crate::store::backend::ops::{Acknowledged, History};
 
-/// The timeline is that of the log which is being written: `pg_control_checkpoint` says the old one until
-/// the first checkpoint after a failover, which may be minutes later. None while it follows another server.
+/// Reads system number and timeline. The timeline is that of the WAL being written:
+/// `pg_control_checkpoint` shows the old one until the first checkpoint after a failover, which may be
+/// minutes later. Null on a standby.
 pub const HISTORY: &str = "select system_identifier, case when not pg_is_in_recovery() then
       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint end
     from pg_control_system()";
 
-/// For how long before the newest one acknowledged events are kept.
+/// Acknowledged events are kept for this long, counted back from the newest.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// How many at most.
+/// Number of acknowledged events kept.
 const KEPT_MAX: usize = 1_000_000;
 
 #[derive(Default)]
@@ -38,7 +39,7 @@ struct Servers {
     is_other: bool,
 }
 
-/// One entry a batch.
+/// Recently acknowledged events, one entry for each batch.
 #[derive(Default)]
 struct Recent {
     batches: VecDeque<(Instant, Vec<Acknowledged>)>,
@@ -46,7 +47,7 @@ struct Recent {
 }
 
 impl Past {
-    /// Notes the server to which a connection has come: what it says of its [`HISTORY`].
+    /// Records the history of the server that a connection has reached, from a row of [`HISTORY`].
     ///
     pub fn note(&self, row: &PgRow) -> Result<(), sqlx::Error> {
         let timeline: Option<i64> = row.try_get(1)?;
@@ -62,12 +63,12 @@ impl Past {
         Ok(())
     }
 
-    /// Whether a connection has come to another server than the one that is known.
+    /// True if a connection has reached another server than the accepted one.
     pub fn is_other(&self) -> bool {
         self.server.lock().is_other
     }
 
-    /// Goes on with this server.
+    /// Accepts a server.
     pub fn accept(&self, history: History) {
         *self.server.lock() = Servers {
             known: Some(history),
@@ -75,7 +76,7 @@ impl Past {
         };
     }
 
-    /// Notes a batch that was stored at `now`.
+    /// Records a batch that was stored at `now`.
     pub fn acknowledged(&self, batch: Vec<Acknowledged>, now: Instant) {
         if batch.is_empty() {
             return;
@@ -89,7 +90,7 @@ impl Past {
         }
     }
 
-    /// What was acknowledged in the last minute in which anything was, oldest first.
+    /// Events of the last minute that had any, oldest first.
     pub fn recent(&self) -> Vec<Acknowledged> {
         let recent = self.acknowledged.lock();
         let batches = recent.batches.iter();

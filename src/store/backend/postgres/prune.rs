@@ -1,4 +1,4 @@
-//! Removing the events at the front of streams, by one call.
+//! Removes events at the front of streams by one call of a database function.
 
 use super::{Postgres, settle};
 use crate::domain::hook::HookId;
@@ -9,25 +9,26 @@ use crate::store::backend::session::Session;
 
 const PRUNE: &str = "select stream from hooklane_prune($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-/// Ids begin with the clock, so that their order is that of age.
+/// Ids begin with the receive time, so the smallest id is the oldest event.
 const OLDEST: &str = "select e.id from streams s
     cross join lateral (select e.id from events e where e.stream = s.id and e.seq = s.floor + 1) e
     where s.hook = $1 order by e.id limit 1";
 
-/// Along the index of ids: other hooks' events that came meanwhile are passed by.
+/// Scans the index of ids; events of other hooks that arrived meanwhile are passed over.
 const WALK: &str = "select e.id, e.received_at,
       (octet_length(e.body) + octet_length(e.headers))::bigint
     from events e join streams s on s.id = e.stream
     where s.hook = $1 and e.id >= $2 order by e.id limit $3";
 
-/// Events walked past by one query.
+/// Number of events scanned by one query.
 const STEP: usize = 5_000;
 
 impl Postgres {
-    /// Removes events and keeps checkpoints in their place; says of each cut whether it was done.
+    /// Removes events and stores checkpoints in their place. Returns for each cut whether it was done.
     ///
     /// # Errors
-    /// Nothing was removed, unless the connection was lost: then it is unknown, and the floors show it.
+    /// Nothing was removed, except after a lost connection: then the outcome is unknown until the
+    /// floors are read.
     pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
         let cuts = &prune.cuts;
         let mut db = self.connection().await?;
@@ -47,9 +48,6 @@ impl Postgres {
     }
 
     /// See [`crate::store::Store::oldest_bytes`].
-    ///
-    /// # Errors
-    /// Those of the database.
     pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
         let mut db = self.connection().await?;
         let oldest = walk(&mut db, hook, bytes).await?;
@@ -81,7 +79,7 @@ async fn walk(
     Ok(None)
 }
 
-/// The id after one, so that no event is counted twice.
+/// The smallest id after the last one of a page, so that no event is counted twice.
 fn next((mut id, ..): (Vec<u8>, i64, i64)) -> Vec<u8> {
     id.push(0);
     id

@@ -1,13 +1,13 @@
-//! Why a Postgres server, or the pooler before it, does not let us in, and what to do about it: one line
-//! for who is woken by it.
+//! Explains why a Postgres server, or the pooler in front of it, refuses connections, and what to do:
+//! one line for the operator on call.
 
 use sqlx::postgres::PgDatabaseError;
 
 use crate::store::Error;
 use crate::store::database::Server;
-use crate::store::error::words;
+use crate::store::error::describe;
 
-/// What an error on the way in means.
+/// Explains an error that occurred while connecting.
 pub fn refusal(server: &Server, error: &sqlx::Error) -> Error {
     let tls = "see sslmode and sslrootcert in its address";
     match error {
@@ -16,11 +16,11 @@ pub fn refusal(server: &Server, error: &sqlx::Error) -> Error {
             None => unreachable(server, database.message()),
         },
         sqlx::Error::Tls(why) => unfit(server, &format!("cannot be trusted: {why}"), tls),
-        // What TLS says of a certificate comes as data that is not right.
+        // rustls reports certificate problems as invalid data.
         sqlx::Error::Io(why) if why.kind() == std::io::ErrorKind::InvalidData => {
             unfit(server, &format!("cannot be trusted: {why}"), tls)
         }
-        other => unreachable(server, &words(other)),
+        other => unreachable(server, &describe(other)),
     }
 }
 
@@ -65,7 +65,7 @@ fn of_server(server: &Server, error: &PgDatabaseError) -> Error {
     unfit(server, &what, &remedy)
 }
 
-/// What would let a user do what he was denied.
+/// The remedy for a missing permission.
 fn permission(said: &str, user: &str, name: &str) -> String {
     let denied = |what: &str| said.contains(&format!("denied for {what}"));
     match () {
@@ -80,7 +80,7 @@ fn permission(said: &str, user: &str, name: &str) -> String {
     }
 }
 
-/// What PgBouncer wants of somebody, in its words, and what to do about it; it says all under one code.
+/// PgBouncer's messages, which all have the same error code, with the remedy for each.
 const POOLER: [(&str, &str); 6] = [
     (
         "unsupported startup parameter",
@@ -108,7 +108,8 @@ const POOLER: [(&str, &str); 6] = [
     ),
 ];
 
-/// Anything else passes: the server behind it is away, or everything is taken.
+/// Any other message is taken as passing: the server behind the pooler is away, or all connections are
+/// in use.
 fn of_pooler(server: &Server, said: &str) -> Error {
     let what = format!("is a pooler that says: {said}");
     match POOLER.iter().find(|(words, _)| said.contains(words)) {
@@ -121,18 +122,18 @@ fn of_pooler(server: &Server, said: &str) -> Error {
     }
 }
 
-/// There is nobody to ask.
+/// The server cannot be reached at all.
 pub fn unreachable(server: &Server, why: &str) -> Error {
     let remedy = "does it run, and is the address right?";
     away(server, &format!("cannot be reached: {why}"), remedy)
 }
 
-/// Somebody must do something before a node can use it.
+/// The server must be changed by an operator before a node can use it.
 pub fn unfit(server: &Server, what: &str, remedy: &str) -> Error {
     Error::Refused(format!("Postgres at {} {what}; {remedy}", server.place()))
 }
 
-/// It may be there in a moment.
+/// The server may be available in a moment.
 pub fn away(server: &Server, what: &str, remedy: &str) -> Error {
     Error::Away(format!("Postgres at {} {what}; {remedy}", server.place()))
 }

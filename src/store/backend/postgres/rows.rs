@@ -1,4 +1,4 @@
-//! Rows with events in them, as the server gives them.
+//! Decoding of Postgres rows that contain events.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -7,7 +7,7 @@ use crate::domain::event::{Event, StreamId};
 use crate::domain::position::Seq;
 use crate::store::backend::rows::EventColumns;
 
-/// The event whose columns begin with its number at `first`, compared with its checksum.
+/// The event whose columns begin at `first` with its seq, compared with its checksum.
 pub fn event_at(stream: StreamId, row: &PgRow, first: usize) -> Result<Event, sqlx::Error> {
     let headers: &str = row.try_get(first + 5)?;
     let columns = EventColumns {

@@ -1,8 +1,8 @@
-//! Getting into a Postgres server: it must be there within seconds, be set up so that what it calls
-//! committed is, and have our tables; or it is refused in one line that says what to do.
+//! Connects to a Postgres server and checks it: it must answer within seconds, be configured so that a
+//! commit is durable, and have our tables. Otherwise it is refused in one line that says what to do.
 //!
-//! Connections may go through a pooler, also through one that gives a session to somebody else after each
-//! transaction: it is found out, see [`Sessions`]. One that does so after each statement is refused.
+//! Connections may go through a pooler, including one that shares sessions between transactions, which
+//! is detected (see [`Sessions`]). A pooler that shares them between statements is refused.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::MigrateError;
 use sqlx::{AnyPool, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 
-use super::inspect::look_for_damage;
+use super::inspect::check_damage;
 use super::past::HISTORY;
 use super::refusal::{away, refusal, unfit, unreachable};
 use crate::domain::time::{Timestamp, millis};
@@ -20,23 +20,24 @@ use crate::store::backend::tables::{mismatch, newest};
 use crate::store::database::Server;
 use crate::store::{Error, Inspection};
 
-/// How long the server may take to let us in.
+/// Time limit for connecting.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Connections for what is not hot.
+/// Number of connections outside the hot path.
 const CONNECTIONS_MAX: u32 = 4;
 
-/// The oldest server that is tested.
+/// The oldest server version that is tested.
 const VERSION_MIN: i32 = 140_000;
 
-/// Clocks that are further apart are not synchronized.
+/// Clocks that differ by more are not synchronized.
 const APART_MAX: Duration = Duration::from_secs(5);
 
-/// Held in the transaction that makes the tables: nodes may start at once. Its number is our name.
+/// Number of the advisory lock held while tables are migrated, because nodes may start at the same
+/// time. Its bytes spell our name.
 const LOCK: i64 = i64::from_be_bytes(*b"hooklane");
 
-/// Said to every connection before it is used. A server that only follows another one would show what
-/// was, and a transaction that its node forgot would hold up everybody else's.
+/// Run on every connection before it is used. The flag that it reads is 1 on a standby, whose data may
+/// be old. The time-out ends transactions that a node forgot, which would block everyone else.
 const GREET: &str = "select set_config('idle_in_transaction_session_timeout', '60s', false),
     case when pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' then 1 else 0 end";
 
@@ -50,7 +51,7 @@ const SETTINGS: &str = "select current_setting('server_version_num')::int as ver
     current_setting('transaction_read_only') as read_only,
     cast(extract(epoch from clock_timestamp()) * 1000 as bigint) as clock";
 
-/// Checks the server, and makes or moves the tables; says how it gives sessions.
+/// Checks the server and migrates the tables; returns how it hands out sessions.
 pub async fn prepare(server: &Server) -> Result<Sessions, Error> {
     let mut db = enter(server).await?;
     let sessions = sessions(server).await?;
@@ -77,7 +78,7 @@ async fn sessions(server: &Server) -> Result<Sessions, Error> {
     }
 }
 
-/// An answer for which nobody waits longer than for the server.
+/// Waits for an answer no longer than [`PATIENCE`].
 async fn in_time<T>(
     server: &Server,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -88,11 +89,11 @@ async fn in_time<T>(
     }
 }
 
-/// Statements on the way in have names, those of the migrator among them. In a session that others have
-/// had, or will have, there must be none. And nobody needs to hear of tables that are there already.
+/// sqlx and the migrator prepare named statements here, but a shared session must have none, before or
+/// after us. Notices about existing tables are suppressed.
 const FORGET: &str = "deallocate all; set local client_min_messages = warning";
 
-/// Begins the one transaction in which a server is looked at.
+/// Begins the one transaction in which a server is checked.
 async fn begin<'a>(
     server: &Server,
     db: &'a mut PgConnection,
@@ -117,11 +118,11 @@ async fn enter(server: &Server) -> Result<PgConnection, Error> {
     in_time(server, PgConnection::connect_with(&server.native)).await
 }
 
-/// Looks at the server, and changes nothing.
+/// Examines the server without changing it.
 ///
 /// # Errors
 /// [`Error::Refused`] when no node can run on it.
-pub async fn look(server: &Server) -> Result<Inspection, Error> {
+pub async fn examine(server: &Server) -> Result<Inspection, Error> {
     let mut db = enter(server).await?;
     let sessions = sessions(server).await?;
     let mut tx = begin(server, &mut db).await?;
@@ -135,7 +136,7 @@ pub async fn look(server: &Server) -> Result<Inspection, Error> {
     })
 }
 
-/// Questions of which the quickest answer counts.
+/// Number of round trips measured; the quickest one counts.
 const ASKED: usize = 5;
 
 async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
@@ -155,7 +156,7 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
     };
     let tables_known = newest(&sqlx::migrate!("migrations/postgres"));
     let damage = match tables == Some(tables_known) {
-        true => Some(look_for_damage(db).await?),
+        true => Some(check_damage(db).await?),
         false => None,
     };
     let mut best = None;
@@ -182,7 +183,7 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
     })
 }
 
-/// Connections for what is not hot, to a server that was prepared.
+/// Pool of connections outside the hot path, to a server that was prepared.
 pub async fn pool(
     server: &Server,
     sessions: Sessions,
@@ -192,7 +193,7 @@ pub async fn pool(
     let pool = AnyPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(PATIENCE)
-        // Tested below, where it is not waited for without an end.
+        // Tested by `before_acquire` below, which has a time limit.
         .test_before_acquire(false)
         .before_acquire(move |db, of| {
             let silence = taken.clone();
@@ -237,7 +238,7 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
         let what = "follows another server (it is in recovery)";
         return Err(unfit(server, what, "give the address of the primary"));
     }
-    // Not everybody may ask it, and it is asked all the time.
+    // The query needs a permission, and it runs on every new connection.
     in_time(server, sqlx::query(HISTORY).fetch_one(&mut *db)).await?;
     if text("read_only")? != "off" {
         let remedy = "turn default_transaction_read_only off for this user, or give the primary";
@@ -268,14 +269,15 @@ fn is_too_old(version: i32) -> bool {
     version < VERSION_MIN
 }
 
-/// How far our clock is from another one, in milliseconds since 1970, if that is too far.
+/// Describes the difference between two clocks (milliseconds since 1970) if it is too large.
 fn clocks_apart(ours: i64, theirs: i64) -> Option<String> {
     let apart = Duration::from_millis(ours.abs_diff(theirs));
     let side = if ours < theirs { "behind" } else { "ahead of" };
     (apart > APART_MAX).then(|| format!("{} {side}", crate::text::duration(apart)))
 }
 
-/// Makes or moves the tables, in the transaction: who comes second waits, and finds nothing to do.
+/// Migrates the tables inside the transaction: a second node waits for the lock and finds nothing to
+/// do.
 async fn migrate(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     let mut migrator = sqlx::migrate!("migrations/postgres");
     migrator.set_locking(false);

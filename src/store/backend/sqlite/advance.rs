@@ -1,4 +1,4 @@
-//! Moving cursors, by compare-and-set on era and position.
+//! Moves cursors by compare-and-set on era and position.
 
 use rusqlite::{Connection, params};
 
@@ -7,7 +7,7 @@ use crate::domain::position::Position;
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Mover, Step};
 
-/// Moves cursors inside the open transaction. Each stands or falls alone.
+/// Moves cursors inside the open transaction. Each step succeeds or fails on its own.
 pub fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, Error> {
     steps.iter().map(|step| advance_one(db, step)).collect()
 }

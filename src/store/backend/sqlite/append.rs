@@ -1,4 +1,4 @@
-//! Storing a batch: each event is numbered after the head of its stream and put at the end of the log.
+//! Appends a batch to the log: each event gets the number after the head of its stream.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,26 +16,26 @@ use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Appended, NewEvent};
 
-/// Streams whose head is kept in memory; when there are more, all are read again as they come.
+/// Number of streams whose heads are cached; when there are more, the cache is cleared.
 const STREAMS_KEPT_MAX: usize = 100_000;
 
-/// A stream as the next transaction will find it. Its row is moved when the log is indexed; until then
-/// the tail knows its head.
+/// A stream as the next transaction finds it. Its row gets the head only when the log is indexed; until
+/// then the tail has it.
 struct Head {
     id: StreamId,
     slot: Slot,
     head: Seq,
 }
 
-/// The heads of streams as the next transaction will find them. What a transaction that failed has
-/// moved is wrong: [`Heads::clear`] has all read again.
+/// Cached heads of streams. A transaction that fails leaves wrong heads behind; the caller must then
+/// call [`Heads::clear`].
 pub struct Heads {
     streams: HashMap<(HookId, OrderingKey), Head>,
     tail: Arc<Tail>,
 }
 
 impl Heads {
-    /// Knows none yet. Heads that the file does not have yet are in `tail`.
+    /// An empty cache. Heads that the file does not have yet are read from `tail`.
     pub fn new(tail: Arc<Tail>) -> Self {
         Self {
             streams: HashMap::new(),
@@ -43,18 +43,18 @@ impl Heads {
         }
     }
 
-    /// Forgets all heads: each is read again when its next event comes.
+    /// Empties the cache, so that each head is read again with its next event.
     pub fn clear(&mut self) {
         self.streams.clear();
     }
 
-    /// True if so many heads are kept that they should be read again.
+    /// True if the cache is so large that it should be cleared.
     pub fn are_too_many(&self) -> bool {
         self.streams.len() > STREAMS_KEPT_MAX
     }
 
-    /// Stores a batch inside the open transaction, its first event in row `next_n` of the log. The events
-    /// that are new are added to `events`, behind those of the same transaction that are there already.
+    /// Appends a batch inside the open transaction, its first event as row `next_n`. New events are
+    /// pushed to `events`, behind those of the same transaction that are already there.
     pub fn append(
         &mut self,
         db: &Connection,
@@ -86,7 +86,7 @@ impl Heads {
     }
 }
 
-/// The stream of an event, made when it is the first. None when its hook is gone.
+/// The stream of an event; created for its first event. `None` when the hook was deleted.
 fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error> {
     const FIND: &str = "select s.id, s.slot, s.head from streams s
         join hooks h on h.id = s.hook and h.deleted_at is null
@@ -166,7 +166,8 @@ fn put(
     Ok(())
 }
 
-/// The head of the event's stream, which it is about to move; or why it moves none.
+/// The cached head of the event's stream, which the caller moves; or the outcome for an event that is
+/// not stored.
 fn numbered<'h>(
     db: &Connection,
     streams: &'h mut HashMap<(HookId, OrderingKey), Head>,

@@ -1,8 +1,8 @@
-//! Copies the WAL into the file beside the commits: what a checkpoint costs is a writing and a sync of
-//! the file, for which nobody who stores an event has to wait.
+//! Copies the WAL into the file in parallel to the commits, because a copy needs a write and a sync of
+//! the file, for which no sender should wait.
 //!
-//! A WAL begins anew only when all of it is copied, which never happens while commits go on: so most of
-//! it is copied beside them, and what they wrote meanwhile, which is little, in their place.
+//! SQLite restarts a WAL only when all of it is copied, which never happens while commits go on. So
+//! most of it is copied in parallel, and the small rest under the write lock.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,27 +16,28 @@ use super::file;
 use crate::store::Error;
 use crate::store::backend::session::Alarm;
 
-/// Frames of the WAL, each a page, that may be left for the copy while nobody commits: half a megabyte, a
-/// millisecond or two. Each copy beside the commits leaves less than the one before it, as it takes less time.
+/// Number of WAL frames (pages) that may be left for the copy under the write lock: half a megabyte,
+/// one or two milliseconds. Each parallel copy leaves less than the one before, because it takes less
+/// time.
 const LEFT_MAX: i64 = 64;
 
-/// Copies beside the commits before the one in their place, however much is left by then.
+/// Number of parallel copies before the one under the write lock, however much is left by then.
 const PASSES_MAX: usize = 12;
 
-/// The thread that copies; it ends when this is dropped, after the copy it is at.
+/// The checkpoint thread. Dropping it waits for the current copy and ends the thread.
 pub struct Checkpointer {
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Checkpointer {
-    /// Starts the thread. `turn_to_write` is held by whoever writes.
-    pub fn start(file: &Path, turn_to_write: Arc<Mutex<()>>, alarm: Alarm) -> Result<Self, Error> {
+    /// Starts the thread. `write_lock` is the write lock.
+    pub fn start(file: &Path, write_lock: Arc<Mutex<()>>, alarm: Alarm) -> Result<Self, Error> {
         let db = file::open_checkpointer(file)?;
         let (wake, woken) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
-            .spawn(move || run(&db, &woken, &turn_to_write, &alarm))
+            .spawn(move || run(&db, &woken, &write_lock, &alarm))
             .map_err(|error| Error::Refused(format!("no thread for checkpoints: {error}")))?;
         Ok(Self {
             wake: Some(wake),
@@ -44,10 +45,10 @@ impl Checkpointer {
         })
     }
 
-    /// Asks for a copy, soon.
+    /// Requests a copy; returns at once.
     pub fn wake(&self) {
         if let Some(wake) = &self.wake {
-            // When one was asked for and has not begun, it is enough for both.
+            // A request that has not begun yet covers this one too.
             let _ = wake.try_send(());
         }
     }
@@ -62,18 +63,19 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(db: &Connection, woken: &Receiver<()>, turn_to_write: &Mutex<()>, alarm: &Alarm) {
+fn run(db: &Connection, woken: &Receiver<()>, write_lock: &Mutex<()>, alarm: &Alarm) {
     while woken.recv().is_ok() {
-        if let Err(error) = copy_all(db, turn_to_write) {
-            // What is not fatal, a full disk, passes: the WAL is whole, and the next copy begins where it must.
+        if let Err(error) = copy_all(db, write_lock) {
+            // Errors that are not fatal, such as a full disk, pass: the WAL is still whole, and the
+            // next copy covers the same frames.
             alarm.hear(&error);
         }
     }
 }
 
-/// Copies beside the commits until a copy finds little that they added meanwhile, and the rest in
-/// their place.
-fn copy_all(db: &Connection, turn_to_write: &Mutex<()>) -> Result<(), Error> {
+/// Copies in parallel to the commits until a copy finds few new frames, then the rest under the write
+/// lock.
+fn copy_all(db: &Connection, write_lock: &Mutex<()>) -> Result<(), Error> {
     let mut copied = 0;
     for _ in 0..PASSES_MAX {
         let before = copied;
@@ -82,12 +84,12 @@ fn copy_all(db: &Connection, turn_to_write: &Mutex<()>) -> Result<(), Error> {
             break;
         }
     }
-    let _turn = turn_to_write.blocking_lock();
+    let _turn = write_lock.blocking_lock();
     copy(db).map(drop)
 }
 
-/// Copies what no reader needs in the WAL, without making anybody wait. Answers how many of its frames
-/// are copied now.
+/// Copies all frames that no reader needs, without blocking anyone. Returns the number of frames copied
+/// so far.
 fn copy(db: &Connection) -> Result<i64, Error> {
     Ok(db.query_row("pragma wal_checkpoint(passive)", [], |row| row.get(2))?)
 }

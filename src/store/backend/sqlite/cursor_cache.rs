@@ -1,8 +1,8 @@
-//! Cursors as their last move left them, in memory, so that a turn that follows another reads no file.
+//! Cache of cursors as their last move left them, so that consecutive turns of a cursor read no file.
 //!
-//! A turn takes its cursor out; the writer puts it back where the commit left it. Whoever moves a
-//! cursor in another way need not come here: what is computed from a stale one loses its
-//! compare-and-set, and then the row is read.
+//! A turn takes its cursor out of the cache; the writer puts it back in its committed state. Other
+//! writers need not update the cache: a step computed from a stale cursor loses its compare-and-set,
+//! and then the row is read.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 
 use crate::domain::cursor::{Cursor, CursorId};
 
-/// Bytes of cursors that are kept; when there are more, all are read again as they come.
+/// Bytes of cursors in the cache; when it holds more, it is cleared.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What a cursor costs beside its state, in bytes.
+/// Estimated bytes of a cursor besides its state.
 const OVERHEAD: usize = 200;
 
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct Inner {
 }
 
 impl CursorCache {
-    /// Takes a cursor out, if it is known.
+    /// Takes a cursor out of the cache.
     pub fn take(&self, id: CursorId) -> Option<Cursor> {
         let inner = &mut *self.0.lock();
         let cursor = inner.cursors.remove(&id)?;
@@ -34,7 +34,7 @@ impl CursorCache {
         Some(cursor)
     }
 
-    /// Notes how the cursor stands in the database.
+    /// Puts a cursor in its committed state into the cache.
     pub fn put(&self, cursor: Cursor) {
         let inner = &mut *self.0.lock();
         inner.bytes += size(&cursor);

@@ -1,4 +1,4 @@
-//! Opening the SQLite file: the settings that durability rests on are set, read back, and insisted on.
+//! Opens the SQLite file. The settings that durability depends on are set, read back and required.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,16 +13,15 @@ use crate::store::Error;
 /// The oldest SQLite without the race between checkpoint and commit that lost committed writes.
 const VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
 
-/// Bytes of a page of a new file; an older file keeps its own. A commit of a busy node is 10 to 30 KB of
-/// log, and each page is two calls of the system.
+/// Page size of a new file, in bytes; an existing file keeps its own. A commit of a busy node is 10 to
+/// 30 KB of log, and each page costs two system calls.
 const PAGE_BYTES: i64 = 8_192;
 
-/// How long a connection waits for a lock that another process holds.
+/// Time for which a connection waits for a lock that another process holds.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens the connection that stores events and moves cursors, and copies what the last process left
-/// in the WAL into the file: after a failed sync, later frames of an old WAL would be read only as far
-/// as the earlier ones are intact.
+/// Opens the writer's connection, and copies what the last process left in the WAL into the file: after
+/// a failed sync, frames of an old WAL are read only up to the first broken one.
 pub fn open_writer(file: &Path) -> Result<Connection, Error> {
     if rusqlite::version_number() < VERSION_MIN.0 {
         return Err(Error::Refused(format!(
@@ -40,7 +39,7 @@ pub fn open_writer(file: &Path) -> Result<Connection, Error> {
     Ok(db)
 }
 
-/// Opens the connection that copies the WAL into the file beside the commits.
+/// Opens the connection that copies the WAL into the file.
 pub fn open_checkpointer(file: &Path) -> Result<Connection, Error> {
     let db = Connection::open(file)?;
     insist_on_durability(&db)?;
@@ -54,15 +53,15 @@ fn insist_on_durability(db: &Connection) -> Result<(), Error> {
     db.pragma_update(None, "synchronous", "full")?;
     let synchronous: i64 = db.query_row("pragma synchronous", [], |row| row.get(0))?;
     insist("synchronous", &synchronous.to_string(), "2")?;
-    // Only macOS distinguishes a sync that reaches the platter; elsewhere this changes nothing.
+    // Only macOS has a weaker sync, which may not reach the disk; elsewhere this changes nothing.
     db.pragma_update(None, "fullfsync", true)?;
     db.pragma_update(None, "mmap_size", 0)?;
-    // Copied by a thread of its own.
+    // The checkpointer thread copies the WAL.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     Ok(())
 }
 
-/// Copies the whole WAL into the file, syncs it, and begins a fresh WAL.
+/// Copies the whole WAL into the file, syncs it, and restarts the WAL.
 pub fn checkpoint(db: &Connection) -> Result<(), Error> {
     let busy: i64 = db.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
     match busy {
@@ -83,18 +82,19 @@ fn insist(setting: &str, found: &str, wanted: &str) -> Result<(), Error> {
     )))
 }
 
-/// The one connection through which configuration changes. It never checkpoints.
+/// The pool of one connection for changes of the configuration. It never checkpoints.
 pub async fn writer_pool(file: &Path) -> Result<AnyPool, Error> {
     pool(SqliteConnectOptions::new().filename(file), 1).await
 }
 
-/// Connections that only read.
+/// Pool of read-only connections.
 pub async fn reader_pool(file: &Path) -> Result<AnyPool, Error> {
     let options = SqliteConnectOptions::new().filename(file).read_only(true);
     pool(options, 2).await
 }
 
-/// What a URL has no words for, said to each connection. The journal is what the file says it is.
+/// Settings that cannot be given in the URL, run on each new connection. The journal mode is stored in
+/// the file.
 const SETTINGS: &str = "pragma busy_timeout = 5000; pragma synchronous = full;
     pragma foreign_keys = off; pragma wal_autocheckpoint = 0";
 
@@ -104,8 +104,9 @@ async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<Any
         .max_connections(connections_max)
         .acquire_timeout(Duration::from_secs(30))
         .after_connect(|db, _| Box::pin(async move { db.execute(SETTINGS).await.map(drop) }))
-        // On a full disk SQLite rolls back by itself, which its connection does not learn: it believes
-        // in its transaction for ever and can begin no other. A new one takes its place.
+        // When the disk is full, SQLite itself rolls back, and sqlx does not notice: its connection
+        // still counts as inside a transaction and could never begin another one. Such a connection is
+        // replaced.
         .before_acquire(|db, _| Box::pin(async move { Ok(!db.is_in_transaction()) }));
     Ok(pool.connect_with(options).await?)
 }

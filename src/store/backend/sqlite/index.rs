@@ -1,4 +1,5 @@
-//! The index of the log, which is built behind it: where the events of each stream stand, and each id.
+//! The log index, which is built behind the log: it finds the rows of a stream's events, and the row of
+//! an event id.
 
 use std::sync::Arc;
 
@@ -7,11 +8,11 @@ use rusqlite::{Connection, params};
 use crate::domain::event::Event;
 use crate::store::Error;
 
-/// Rows of the log after which a run of its index begins. The more, the more rows of a stream come to
-/// stand on one page: what an index costs is the pages it changes.
+/// Number of log rows after which an index run begins. More rows put more rows of a stream on one page,
+/// and the cost of the index is the number of pages that change.
 pub const RUN_ROWS: usize = 65_536;
 
-/// A row of the log that the index does not know.
+/// A row of the log that is not in the index.
 pub struct Unindexed {
     n: i64,
     stream: i64,
@@ -30,21 +31,22 @@ impl Unindexed {
     }
 }
 
-/// Rows of the log on their way into its index: first all by stream, with the heads that they move, then
-/// all by id. Sorted, so that a page is changed in one go.
+/// Rows of the log on their way into the index: first all of them by stream, with the heads they move,
+/// then all by id. Sorted, so that each page changes once.
 ///
-/// Rows that are in already are no error: a process that ended within a run begins it again, with more.
+/// Rows that are already in the index are no error: a process that ended within a run begins it again,
+/// with more rows.
 pub struct Run {
     places: Vec<Unindexed>,
     ids: Vec<([u8; 16], i64)>,
-    /// How many of both are in the file.
+    /// Number of rows, of both kinds, that are in the index.
     at: usize,
-    /// The newest row of the log in it.
+    /// Newest log row of the run.
     last: i64,
 }
 
 impl Run {
-    /// None when there are no rows.
+    /// `None` when there are no rows.
     pub fn of(mut places: Vec<Unindexed>) -> Option<Self> {
         let last = places.iter().map(|row| row.n).max()?;
         let mut ids: Vec<_> = places.iter().map(|row| (row.id, row.n)).collect();
@@ -58,27 +60,27 @@ impl Run {
         })
     }
 
-    /// How many rows are in the file, or will be once the open transaction has committed.
+    /// Number of rows in the index, counting those of the open transaction.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// The newest row of the log in it.
+    /// Newest log row of the run.
     pub fn last(&self) -> i64 {
         self.last
     }
 
-    /// The run as it was at `at`, after its last step was rolled back.
+    /// The run reset to `at`, after its last step was rolled back.
     pub fn back_to(self, at: usize) -> Self {
         Self { at, ..self }
     }
 
-    /// True once the index knows all of its rows.
+    /// True once all of its rows are in the index.
     pub fn is_done(&self) -> bool {
         self.at == self.places.len() + self.ids.len()
     }
 
-    /// Puts in about `rows` more; with the last one the index knows them all.
+    /// Adds about `rows` more rows; the last step also records that the whole run is indexed.
     pub fn step(&mut self, db: &Connection, rows: usize) -> Result<(), Error> {
         let end = self.at.saturating_add(rows);
         self.put_places(db, end)?;
@@ -90,7 +92,7 @@ impl Run {
         Ok(())
     }
 
-    /// Puts in places, and the head of a stream with the last of its places.
+    /// Adds rows by stream, and moves the head of a stream with its last row.
     fn put_places(&mut self, db: &Connection, end: usize) -> Result<(), Error> {
         let mut place = db.prepare_cached(PLACE)?;
         let mut head = db.prepare_cached("update streams set head = ?2 where id = ?1")?;
@@ -126,7 +128,7 @@ const PLACE: &str = "insert into log_index (stream, seq, n) values (?1, ?2, ?3)
 const ID: &str = "insert into log_ids (id, n) values (?1, ?2)
     on conflict (id) do update set n = n where n = excluded.n";
 
-/// A doubled number or id: nobody knows which of the two is right.
+/// A doubled place or id means that the log is inconsistent, and it is unknown which row is right.
 fn put_once(changed: usize) -> Result<(), Error> {
     match changed {
         1 => Ok(()),

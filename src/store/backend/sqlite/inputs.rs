@@ -1,5 +1,5 @@
-//! Reading for turns and for rebuilds: cursors, and the events after them. The tail is asked before the
-//! file, see [`Tail`]: what leaves it in between is in the file by then.
+//! Reads for turns and rebuilds: cursors and the events after them. The tail is asked before the file
+//! (see [`Tail`]): what leaves it in between is in the file by then.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
-use crate::store::backend::ops::{Input, Range, Want};
+use crate::store::backend::ops::{Input, InputRequest, Range};
 use crate::store::backend::rows::{EventColumns, condition_of};
 
-/// An input of which memory knows everything: where the cursor stands, and what comes after it.
-pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &Want) -> Option<Input> {
+/// An input read from memory alone; `None` unless both the cursor and all events after it are cached.
+pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &InputRequest) -> Option<Input> {
     let cursor = cursors.take(want.cursor)?;
     let stream = want.cursor.stream;
     let head = tail.last(stream)?;
@@ -33,8 +33,12 @@ pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &Want) -> Optio
     })
 }
 
-/// An input as the file and the tail have it; none when the stream is gone.
-pub fn read_input(db: &Connection, tail: &Tail, want: &Want) -> Result<Option<Input>, Error> {
+/// An input read from the file and the tail; `None` when the stream no longer exists.
+pub fn read_input(
+    db: &Connection,
+    tail: &Tail,
+    want: &InputRequest,
+) -> Result<Option<Input>, Error> {
     let Some((cursor, head, _)) = read_cursor(db, tail, want.cursor)? else {
         return Ok(None);
     };
@@ -64,7 +68,7 @@ pub fn read_stream_id(
     Ok(row.optional()?.map(StreamId))
 }
 
-/// A cursor as its row has it, the head of its stream, and when the row changed last.
+/// A cursor from its row, with the head of its stream and the time of its last change.
 pub fn read_cursor(
     db: &Connection,
     tail: &Tail,
@@ -73,7 +77,7 @@ pub fn read_cursor(
     const READ: &str = "select s.head, c.position, c.era, c.state, c.chain, c.condition,
         c.retry_at, c.tries, c.reason, c.updated_at
         from streams s left join cursors c on c.stream = s.id and c.handler = ?2 where s.id = ?1";
-    // The tail is asked before the row: what leaves it in between is in the row then.
+    // Asked before the row is read: what leaves the tail in between is in the row by then.
     let last = tail.last(id.stream).unwrap_or_default();
     let row = db
         .prepare_cached(READ)?
@@ -97,8 +101,8 @@ pub fn read_cursor(
     Ok(row.optional()?)
 }
 
-/// Events between `after` and `before`, both excluded. A row that the index takes for another one has no
-/// checksum that could be right.
+/// Reads indexed events between `after` and `before`, both excluded. An index entry that points to the
+/// row of another event gives a checksum that cannot match, so the event counts as damaged.
 fn read_indexed(
     db: &Connection,
     stream: StreamId,
@@ -126,7 +130,7 @@ fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
     Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)
 }
 
-/// A row of the log with the event in it. Nothing of a damaged one is an error: its checksum tells.
+/// Decodes an event from a log row. Damaged columns are no error here: the checksum reveals them.
 pub fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
     let dedupe_key = row.get_ref(5)?.as_bytes_or_null().unwrap_or_default();
     let columns = EventColumns {
@@ -145,7 +149,8 @@ fn bytes<'r>(row: &'r rusqlite::Row<'_>, column: usize) -> rusqlite::Result<&'r 
     Ok(row.get_ref(column)?.as_bytes().unwrap_or_default())
 }
 
-/// Events of a stream after a place, in order: first those that have left the tail, out of the index.
+/// Events of a stream after a seq, in order: those that have left the tail from the index, then the
+/// tail.
 pub fn read_range(db: &Connection, tail: &Tail, range: &Range) -> Result<Vec<Arc<Event>>, Error> {
     let (first, entries) = tail.after(range.stream, range.after, range.limit);
     let tail_begins = first.unwrap_or(Seq(i64::MAX));

@@ -1,5 +1,5 @@
-//! A look for damage: whether pages can be read as a database, and whether events are what was stored. It takes a
-//! bounded time, and what was not reached is met when it is read.
+//! Check of a SQLite file for damage: whether its pages can be read, and whether events match their
+//! checksums. Time is limited; damage beyond it is found when the data is read.
 
 use std::time::{Duration, Instant};
 
@@ -9,22 +9,23 @@ use crate::store::backend::ops::DamageCheck;
 use rand::RngExt as _;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _};
 
-/// How long a start may look. Most files are read whole in that time.
+/// Time limit at a start. Most files are checked completely in that time.
 const AT_START: Duration = Duration::from_millis(500);
 
-/// How long somebody who asks may be kept waiting for it.
+/// Time limit when an operator asks.
 pub const ASKED: Duration = Duration::from_secs(3);
 
-/// Events that are picked and compared with their checksums.
+/// Number of events that are picked and compared with their checksums.
 const EVENTS: u32 = 256;
 
-/// Steps of SQLite's machine between two looks at the clock.
+/// Number of SQLite's virtual machine steps between two looks at the clock.
 const STEPS: i32 = 100;
 
-/// Looks at a file before anything is accepted. An event that is not as it was stored stops nobody else: it is logged.
+/// Checks a file before any event is accepted. A damaged event is logged and does not prevent the
+/// start.
 ///
 /// # Errors
-/// [`Error::Malformed`]
+/// [`Error::Malformed`] when a page cannot be read.
 pub fn at_start(db: &Connection) -> Result<(), Error> {
     let found = inspect(db, AT_START, true)?;
     for event in found.damaged {
@@ -34,11 +35,11 @@ pub fn at_start(db: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks at a file: at some of its events, if it `has_events` with checksums, then at all of its pages, as far as the
-/// time goes.
+/// Checks some events, if the tables `has_events` with checksums, then all pages, as far as the time
+/// allows.
 ///
 /// # Errors
-/// [`Error::Malformed`]
+/// [`Error::Malformed`] when a page cannot be read.
 pub fn inspect(db: &Connection, time: Duration, has_events: bool) -> Result<DamageCheck, Error> {
     let mut found = DamageCheck::default();
     if has_events {
@@ -48,7 +49,7 @@ pub fn inspect(db: &Connection, time: Duration, has_events: bool) -> Result<Dama
     Ok(found)
 }
 
-/// Does `work` on a connection, for so long at most; says whether it came to its end.
+/// Runs `work` on a connection with a time limit; true if it ended within it.
 fn within(
     db: &Connection,
     time: Duration,
@@ -68,7 +69,7 @@ fn within(
     }
 }
 
-/// Reads pages until one cannot be what it should be; says whether all were read.
+/// Checks pages until the first malformed one; true if all were checked.
 fn check_pages(db: &Connection, time: Duration) -> Result<bool, Error> {
     let mut found = "ok".to_owned();
     let all = within(db, time, || {
@@ -81,7 +82,7 @@ fn check_pages(db: &Connection, time: Duration) -> Result<bool, Error> {
     }
 }
 
-/// Compares events here and there with their checksums, the newest among them.
+/// Compares randomly chosen events with their checksums, the newest one among them.
 fn pick(db: &Connection, found: &mut DamageCheck) -> rusqlite::Result<()> {
     const ENDS: &str = "select min(n), max(n) from log";
     const PICK: &str =
@@ -95,7 +96,7 @@ fn pick(db: &Connection, found: &mut DamageCheck) -> rusqlite::Result<()> {
     for nth in 0..EVENTS {
         let at = match nth {
             0 => last,
-            // A short log is read in its order.
+            // A short log is read completely, in order.
             _ if last - first < i64::from(EVENTS) => first + i64::from(nth) - 1,
             _ => rand::rng().random_range(first..=last),
         };

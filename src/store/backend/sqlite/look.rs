@@ -1,4 +1,5 @@
-//! A look at the file that changes nothing: is it there, is it fit, are its tables those of this binary.
+//! Examines a SQLite file without changing it: whether it exists, is intact, and has the tables of this
+//! binary.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use crate::store::Error;
 use crate::store::backend::ops::Inspection;
 use crate::store::backend::tables::newest;
 
-/// Looks at the file.
+/// Examines the file.
 ///
 /// # Errors
-/// [`Error::Refused`] when a node could not start on it, [`Error::Malformed`] when it is damaged; they say what
-/// to do.
-pub fn look_at_file(file: &Path) -> Result<Inspection, Error> {
+/// [`Error::Refused`] when a node could not start on it, [`Error::Malformed`] when it is damaged. The
+/// message says what to do.
+pub fn examine_file(file: &Path) -> Result<Inspection, Error> {
     let mut looked = Inspection {
         version: format!("SQLite {}", rusqlite::version()),
         tables_known: newest(&sqlx::migrate!("migrations/sqlite")),

@@ -1,4 +1,4 @@
-//! Removing the events at the front of streams, and keeping checkpoints in their place.
+//! Removes events at the front of streams and stores checkpoints in their place.
 
 use rusqlite::{Connection, params};
 
@@ -7,7 +7,7 @@ use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Checkpoint, Cut, Prune, WALKED_MAX};
 
-/// Walks along the log from the oldest event of the hook.
+/// Scans the log from the oldest event of the hook.
 pub fn oldest_bytes(db: &Connection, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
     const WALK: &str = "select l.received_at, octet_length(l.body) + octet_length(l.headers)
         from log l join streams s on s.id = l.stream
@@ -27,8 +27,8 @@ pub fn oldest_bytes(db: &Connection, hook: HookId, bytes: i64) -> Result<Option<
     Ok(None)
 }
 
-/// Removes events inside the open transaction. `indexed`: the newest row of the log that the index knows;
-/// a row that it does not know yet stays, so that it is not found in the index and not in the log.
+/// Removes events inside the open transaction. `indexed` is the newest row that the index has. Rows
+/// beyond it stay, because the index run under way would add entries for rows that are gone.
 pub fn prune(db: &Connection, prune: &Prune, indexed: i64) -> Result<Vec<bool>, Error> {
     const MAY: &str = "select exists (select 1 from hooks where id = ?1 and deleted_at is null)
         and not exists (select 1 from rebuilds where hook = ?1 and state = 'running')

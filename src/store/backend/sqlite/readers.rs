@@ -1,4 +1,4 @@
-//! The connections through which turns read.
+//! Connections through which turns read.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use super::file::LOCK_WAIT;
 use crate::store::Error;
 use crate::store::backend::session::Alarm;
 
-/// Connections that are kept open between turns.
+/// Number of connections that stay open between turns.
 const READERS_MAX: usize = 4;
 
-/// Connections for turns. Each statement is a snapshot of its own, begun when it runs: a long-lived
-/// snapshot would bring the forgotten event back.
+/// Pool of read-only connections. Each statement has its own snapshot, begun when it runs: a snapshot
+/// kept open from an earlier statement would miss events that were committed since.
 pub struct Readers {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
@@ -30,7 +30,7 @@ impl Readers {
         }
     }
 
-    /// Reads with one of the connections, off the threads that must not block.
+    /// Runs `read` with one of the connections on a blocking thread.
     pub async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,

@@ -1,8 +1,8 @@
-//! The end of the log in memory: where the events stand that the index does not know yet, and the
-//! newest events whole, so that a turn that follows its commit reads no file.
+//! The tail of the log in memory: the rows that the index does not have yet, and the newest events in
+//! full, so that a turn right after its commit reads no file.
 //!
-//! It holds committed events only. A reader asks here first and reads the index after it: what has
-//! left the tail by then was in the index before, so no event can be missed between the two.
+//! It holds committed events only. A reader must ask the tail first and the index after it: an entry
+//! leaves the tail only once the index has it, so no event can be missed between the two.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use parking_lot::Mutex;
 use crate::domain::event::{Event, StreamId};
 use crate::domain::position::Seq;
 
-/// Bytes of whole events that are kept.
+/// Bytes of full events in memory.
 const KEPT_BYTES_MAX: usize = 24 * 1024 * 1024;
 
-/// What an event costs beside its body and headers, in bytes.
+/// Estimated bytes of an event besides its body and headers.
 const OVERHEAD: usize = 200;
 
-/// One event at the end of the log.
+/// One event of the tail.
 #[derive(Clone)]
 pub struct Entry {
     pub seq: Seq,
-    /// Its row in the log.
+    /// Row number in the log.
     pub n: i64,
-    /// The event itself, unless it had to make room.
+    /// The event in full, unless it was evicted.
     pub event: Option<Arc<Event>>,
 }
 
-/// The newest events of one stream, without a gap. The first `bare` of them have made room.
+/// The newest events of one stream, without a gap. The first `bare` entries have no event any more.
 #[derive(Default)]
 struct Recent {
     entries: VecDeque<Entry>,
@@ -38,10 +38,10 @@ struct Recent {
 #[derive(Default)]
 struct Inner {
     streams: HashMap<StreamId, Recent>,
-    /// The streams of the events kept whole, oldest first.
+    /// Streams of the events kept in full, oldest event first.
     whole: VecDeque<StreamId>,
     bytes: usize,
-    /// The newest row that the index knows.
+    /// Newest row that the index has.
     indexed: i64,
 }
 
@@ -67,8 +67,8 @@ impl Tail {
         }
     }
 
-    /// At most `limit` entries of `stream` after `after`, and the first seq the tail has of it. When
-    /// that is beyond `after + 1`, the events between are in the index.
+    /// At most `limit` entries of `stream` after `after`, and the first seq of the stream in the tail.
+    /// When that is beyond `after + 1`, the events in between are in the index.
     pub fn after(&self, stream: StreamId, after: Seq, limit: usize) -> (Option<Seq>, Vec<Entry>) {
         let inner = self.0.lock();
         let Some(recent) = inner.streams.get(&stream) else {
@@ -82,15 +82,15 @@ impl Tail {
         (Some(first), entries.cloned().collect())
     }
 
-    /// The newest seq the tail has of `stream`. None when all its events are indexed: then its row, read
-    /// after this is asked, has the head.
+    /// Newest seq of `stream` in the tail. `None` means that all its events are indexed: its row, read
+    /// after this call, has the head.
     pub fn last(&self, stream: StreamId) -> Option<Seq> {
         let inner = self.0.lock();
         let last = inner.streams.get(&stream)?.entries.back()?;
         Some(last.seq)
     }
 
-    /// Notes that the index knows every row up to `n`.
+    /// Records that the index has every row up to `n`, and drops what is no longer needed.
     pub fn indexed(&self, n: i64) {
         let inner = &mut *self.0.lock();
         inner.indexed = n;
@@ -100,7 +100,7 @@ impl Tail {
         });
     }
 
-    /// Forgets what is kept of streams that are being deleted.
+    /// Drops the events of streams that are being deleted.
     pub fn forget(&self, streams: &[StreamId]) {
         let inner = &mut *self.0.lock();
         for stream in streams {
@@ -133,14 +133,14 @@ impl Inner {
 }
 
 impl Recent {
-    /// Takes the oldest whole event out; its place in the log is still known.
+    /// Evicts the oldest full event; its entry keeps the row number.
     fn strip(&mut self) -> Option<Arc<Event>> {
         let event = self.entries.get_mut(self.bare)?.event.take();
         self.bare += 1;
         event
     }
 
-    /// Drops from the front what the index knows and nobody can read here any more.
+    /// Drops entries from the front that are evicted and indexed.
     fn forget_indexed(&mut self, indexed: i64) {
         while self.bare > 0 && self.entries.front().is_some_and(|e| e.n <= indexed) {
             self.entries.pop_front();

@@ -1,9 +1,9 @@
-//! The one thread that stores events and moves cursors: whatever gathered while the last transaction
-//! was synced goes into the next one. No timer, no target size.
+//! The writer thread, the only one that stores events and moves cursors. Work that arrives while a
+//! transaction is synced goes into the next one; there is no timer and no target size.
 //!
-//! Items are independent: a duplicate or a lost compare-and-set is an outcome, not an error. After an
-//! unexpected error everything is rolled back and the items run again one by one, so that a single bad
-//! one fails alone. What is kept in memory (heads, the tail) changes only after the commit.
+//! Items of a batch are independent: a duplicate or a lost compare-and-set is an outcome, not an error.
+//! After an unexpected error everything is rolled back and the items run again one by one, so that one
+//! bad item fails alone. Caches (heads, the tail) change only after the commit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,37 +23,37 @@ use crate::domain::event::Event;
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Appended, Commit, NewEvent, Observer, Prune, Step};
 
-/// Events and steps that go into one transaction; what exceeds it goes first next time.
+/// Number of events and steps in one transaction; what exceeds it goes into the next one.
 const ITEMS_MAX: usize = 1536;
 
-/// Rows of a run of the index that go into the file with each commit, beside [`RUN_PACE`].
+/// Number of rows that each commit adds to the index, besides [`RUN_PACE`].
 const RUN_STEP: usize = 64;
 
-/// Rows of a run for each event of the commit they go with. More than one, so that a run ends before
-/// the next begins.
+/// Number of index rows for each event of a commit. More than one, so that an index run ends before the
+/// next begins.
 const RUN_PACE: usize = 4;
 
-/// Bytes of events after which the WAL is copied into the file. Few, because the sync of a copy holds up
-/// the syncs of the commits beside it by as long as it has to write, 14 ms for 32 MiB.
+/// Bytes of events after which the WAL is copied into the file. Small, because the sync of a copy
+/// delays the syncs of concurrent commits by the time its writing takes: 14 ms for 32 MiB.
 const CHECKPOINT_BYTES: usize = 1024 * 1024;
 
-/// What a row costs beside its body and headers, in bytes: of a step, all it costs.
+/// Estimated bytes in the WAL of a row besides its body and headers; a step has only these.
 const ROW_BYTES: usize = 200;
 
-/// What a commit costs beside its rows, in bytes: some pages change however little is in it.
+/// Estimated bytes in the WAL of a commit besides its rows: some pages change in every commit.
 const COMMIT_BYTES: usize = 16 * 1024;
 
-/// What the removal of an event costs, in rows: it is in the log and in three indexes, each elsewhere.
+/// Cost of removing an event, in rows: it is in the log and in three indexes.
 const PRUNED_ROWS: usize = 4;
 
-/// How long the log must rest before the rows that are left are indexed.
+/// Idle time of the log after which the remaining rows are indexed.
 const REST: Duration = Duration::from_millis(500);
 
-/// How long the thread stays awake for the next operation while it is busy: about what waking it takes.
+/// Time for which a busy thread spins before it sleeps: about as long as waking it takes.
 const ALERT: Duration = Duration::from_micros(60);
 
 enum Op {
-    /// A batch that is gathered only now that its transaction begins.
+    /// A batch that is collected when its transaction begins.
     Gather(Batch, Answer<Vec<Appended>>),
     Append(Vec<NewEvent>, Answer<Vec<Appended>>),
     Advance(Vec<Step>, Answer<Vec<Advance>>),
@@ -66,18 +66,18 @@ type Batch = Box<dyn FnOnce() -> Vec<NewEvent> + Send>;
 
 type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
-/// What one [`Op`] led to, before it is committed.
+/// Outcome of one [`Op`], not yet committed.
 enum Done {
     Appended(Vec<Appended>),
     Advanced(Vec<Advance>),
     Pruned(Vec<bool>),
 }
 
-/// Gives work to the thread.
+/// Sends work to the writer thread.
 #[derive(Clone)]
 pub struct Handle {
     ops: Sender<Op>,
-    /// Raised before streams are deleted behind the thread's back.
+    /// Incremented before streams are deleted by another connection.
     deletions: Arc<AtomicU64>,
 }
 
@@ -100,12 +100,12 @@ impl Handle {
         self.ask(|answer| Op::Prune(prune, answer)).await
     }
 
-    /// Brings the index of the log to its end.
+    /// Brings the log index up to the end of the log.
     pub async fn index(&self) -> Result<(), Error> {
         self.ask(Op::Index).await
     }
 
-    /// Makes the thread read streams again; called by who deletes some, while nobody else may write.
+    /// Makes the thread read streams again. The caller deletes some of them and holds the write lock.
     pub fn streams_deleted(&self) {
         self.deletions.fetch_add(1, Ordering::Release);
     }
@@ -117,23 +117,23 @@ impl Handle {
         }
     }
 
-    /// Takes a place in the order now; the answer comes when it is awaited.
+    /// Queues the operation now, in the order of the calls; the future waits for the answer.
     fn ask<T: Send, O: FnOnce(Answer<T>) -> Op>(
         &self,
         op: O,
     ) -> impl Future<Output = Result<T, Error>> + Send + use<T, O> {
         let (answer, wait) = oneshot::channel();
-        // When the thread is gone, so is the other end of the answer.
+        // When the thread has ended, the answer's channel is closed too.
         let _ = self.ops.send(op(answer));
         async move { wait.await.map_err(|_| Error::Closed)? }
     }
 }
 
-/// Starts the thread, after it has indexed what the last process left unindexed.
+/// Starts the thread, after indexing the rows that the last process left unindexed.
 pub fn start(
     db: Connection,
     (tail, cursors): (Arc<Tail>, Arc<CursorCache>),
-    turn_to_write: Arc<Mutex<()>>,
+    write_lock: Arc<Mutex<()>>,
     checkpointer: Checkpointer,
     observer: Arc<Observer>,
 ) -> Result<Handle, Error> {
@@ -159,7 +159,7 @@ pub fn start(
         deletions: deletions.clone(),
         tail,
         cursors,
-        turn_to_write,
+        write_lock,
         checkpointer,
         observer,
     };
@@ -174,24 +174,24 @@ pub fn start(
 struct Writer {
     db: Connection,
     next_n: i64,
-    /// The newest row of the log that the index knows.
+    /// Newest row of the log that the index has.
     indexed: i64,
-    /// The rows after it and after those of the run, in the order of the log.
+    /// Rows after `indexed` and after those of `run`, in the order of the log.
     unindexed: Vec<Unindexed>,
-    /// What is being indexed, some rows with each commit.
+    /// The index run under way; each commit adds some of its rows to the index.
     run: Option<Run>,
-    /// Bytes stored since the WAL was last asked to be copied.
+    /// Bytes stored since the checkpointer was last woken.
     uncopied: usize,
-    /// Whether the last commit was for several.
+    /// True if the last commit had several items.
     is_busy: bool,
-    /// How long the log was written and synced for the transaction that runs.
+    /// Time that the current transaction spent writing and syncing the log.
     synced: Option<Duration>,
     heads: Heads,
     deletions_seen: u64,
     deletions: Arc<AtomicU64>,
     tail: Arc<Tail>,
     cursors: Arc<CursorCache>,
-    turn_to_write: Arc<Mutex<()>>,
+    write_lock: Arc<Mutex<()>>,
     checkpointer: Checkpointer,
     observer: Arc<Observer>,
 }
@@ -226,7 +226,7 @@ impl Writer {
                         db, checkpointer, ..
                     } = self;
                     drop(checkpointer);
-                    // A WAL that cannot be copied now is copied by the next start.
+                    // A WAL that cannot be copied now is copied at the next start.
                     let _ = file::checkpoint(&db);
                     drop(db);
                     let _ = stopped.send(());
@@ -236,7 +236,8 @@ impl Writer {
         }
     }
 
-    /// The next operation. After a commit for several it comes sooner than a thread that sleeps is awake.
+    /// The next operation. After a commit with several items the thread spins for a moment, which is
+    /// quicker than being woken.
     fn next(&self, received: &Receiver<Op>) -> Result<Op, RecvTimeoutError> {
         let alert_until = Instant::now() + ALERT;
         while self.is_busy && Instant::now() < alert_until {
@@ -249,7 +250,7 @@ impl Writer {
         received.recv_timeout(self.patience())
     }
 
-    /// Waits for ever while there is nothing to index: an idle log costs nothing.
+    /// An idle log with nothing to index costs nothing: the thread sleeps for an hour.
     fn patience(&self) -> Duration {
         match self.unindexed.is_empty() && self.run.is_none() {
             true => Duration::from_secs(3600),
@@ -257,12 +258,12 @@ impl Writer {
         }
     }
 
-    /// Commits `ops` together, or, when that fails, each alone.
+    /// Commits `ops` together; if that fails, each on its own.
     fn serve(&mut self, ops: Vec<Op>) {
         if ops.is_empty() {
             return;
         }
-        // On busy cores the requests that are ready go first, and the commit is for more of them.
+        // On busy cores, this lets requests that are ready join the commit.
         std::thread::yield_now();
         let ops: Vec<_> = ops.into_iter().map(Op::gathered).collect();
         self.is_busy = ops.iter().map(Op::items).sum::<usize>() > 1;
@@ -283,7 +284,8 @@ impl Writer {
         }
     }
 
-    /// Runs the items of one refused operation each alone, where they are independent.
+    /// Runs the events of one refused append each in its own transaction; other refused operations fail
+    /// as a whole.
     fn serve_apart(&mut self, op: Op, error: &Error) {
         let Op::Append(batch, answer) = op else {
             return refuse(op, error.again());
@@ -304,8 +306,8 @@ impl Writer {
     }
 
     fn commit(&mut self, ops: &[Op]) -> Result<Vec<Done>, Error> {
-        let turn_to_write = self.turn_to_write.clone();
-        let _turn = turn_to_write.blocking_lock();
+        let write_lock = self.write_lock.clone();
+        let _turn = write_lock.blocking_lock();
         let began = Instant::now();
         let mut events = Vec::new();
         let mut run = self.run.take();
@@ -367,7 +369,7 @@ impl Writer {
         Ok(done)
     }
 
-    /// Notes what a commit added to the WAL, and has the WAL copied when it is long.
+    /// Estimates what a commit added to the WAL, and wakes the checkpointer when that is enough.
     fn count_bytes(&mut self, events: &[(i64, Arc<Event>)], rows: usize) {
         let bytes = |(_, event): &(i64, Arc<Event>)| event.body.len() + event.headers.len();
         self.uncopied += events.iter().map(bytes).sum::<usize>();
@@ -421,7 +423,7 @@ impl Writer {
         }
     }
 
-    /// Brings the index to the end of the log.
+    /// Brings the log index up to the end of the log.
     fn index(&mut self) -> Result<(), Error> {
         loop {
             let begun = self.run.take();
@@ -432,14 +434,14 @@ impl Writer {
         }
     }
 
-    /// Takes what is left of a run into the file at once.
+    /// Adds the remaining rows of a run to the index in one transaction.
     fn finish(&mut self, mut run: Run) -> Result<(), Error> {
-        let turn_to_write = self.turn_to_write.clone();
-        // At start there is no runtime yet that could be blocked, and nobody else who writes.
-        let _turn = turn_to_write.try_lock();
+        let write_lock = self.write_lock.clone();
+        // At the start there is no async runtime that could be blocked, and no other writer.
+        let _turn = write_lock.try_lock();
         let _turn = match _turn {
             Ok(turn) => turn,
-            Err(_) => turn_to_write.blocking_lock(),
+            Err(_) => write_lock.blocking_lock(),
         };
         let before = run.at();
         let result = self.put_rest(&mut run);
@@ -460,13 +462,13 @@ impl Writer {
     }
 }
 
-/// What must wait until the gathered work is committed.
+/// Operation that runs only after the gathered work is committed.
 enum After {
     Index(Answer<()>),
     Stop(oneshot::Sender<()>),
 }
 
-/// Takes what has gathered, in order and up to the limit.
+/// Takes the operations that have gathered, in order and up to [`ITEMS_MAX`].
 fn gather(first: Op, received: &Receiver<Op>) -> (Vec<Op>, Option<After>) {
     let mut ops = Vec::new();
     let mut items = 0;
@@ -490,7 +492,7 @@ fn gather(first: Op, received: &Receiver<Op>) -> (Vec<Op>, Option<After>) {
 }
 
 impl Op {
-    /// Takes what has gathered for a batch until now.
+    /// Collects the batch of a [`Op::Gather`].
     fn gathered(self) -> Self {
         match self {
             Self::Gather(batch, answer) => Self::Append(batch(), answer),
