@@ -58,36 +58,16 @@ pub struct App {
     pub view: View,
     /// The views on the way to it.
     pub trail: Vec<View>,
-    /// The lane that is shown, with its cursors.
-    pub shown: Option<LaneShown>,
-    /// The stream that is shown.
-    pub stream: Option<StreamShown>,
-    /// The events that are shown.
-    pub events: Events,
-    /// The event that is shown whole.
-    pub event: Option<Box<EventRow>>,
-    /// How far its body is scrolled.
-    pub scroll: usize,
     /// The lane that is selected, by name.
     pub lane: Option<String>,
-    /// The cursor that is selected, in a lane.
-    pub cursor: Option<(StreamName, Name)>,
-    /// The handler that is selected, in a stream.
-    pub handler: Option<Name>,
-    /// The node that is selected.
-    pub node: Option<String>,
-    /// The namespace that is selected.
-    pub selected_namespace: Option<Name>,
-    /// The entry of the log that is selected.
-    pub entry: Option<LogLine>,
     /// Entries of the log that need somebody less than this are left out.
     pub level: Severity,
     /// Whether like entries of the log each have a line.
     pub is_unfolded: bool,
     /// Which rows are shown.
     pub filter: Filter,
-    /// Whether the filter is being written.
-    pub is_filtering: bool,
+    /// What keys do.
+    pub mode: Mode,
     /// What lanes are sorted by.
     pub sort: Sort,
     /// Whether the order is turned round.
@@ -96,10 +76,6 @@ pub struct App {
     pub is_short: bool,
     /// Whether the waits are shown instead of the lanes.
     pub shows_heat: bool,
-    /// Whether help is shown.
-    pub shows_help: bool,
-    /// How far it is scrolled.
-    pub help_scroll: usize,
     /// The finding that `!` showed last, as it is named in the verdicts.
     pub worst: Option<Target>,
     /// The lanes in the order in which they are shown where they are more than rows, by name.
@@ -112,25 +88,120 @@ pub struct App {
     pub note: Option<String>,
 }
 
-/// What the screen is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The meaning of keys while no dialog is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They move, open and ask.
+    Look,
+    /// They write the filter.
+    Filter,
+    /// Help is shown, and they scroll or close it.
+    Help {
+        /// Lines above the first one that is shown.
+        scroll: usize,
+    },
+}
+
+/// The subject of the screen, with all that belongs to it: what the daemon has told, and what is selected.
+#[derive(Clone, Debug, PartialEq)]
 pub enum View {
     /// All lanes.
     Overview,
-    /// One lane, by name.
-    Lane(String),
+    /// One lane.
+    Lane(LaneView),
     /// One stream.
-    Stream(StreamName),
+    Stream(StreamView),
     /// Webhooks as they come.
-    Events,
+    Events(Events),
     /// One of them, whole.
-    Event(EventId),
-    /// What happened.
-    Log,
-    /// The nodes.
-    Nodes,
-    /// The namespaces.
-    Namespaces,
+    Event(EventView),
+    /// The log; with the entry that is selected.
+    Log(Option<LogLine>),
+    /// The nodes; with the one that is selected.
+    Nodes(Option<String>),
+    /// The namespaces; with the one that is selected.
+    Namespaces(Option<Name>),
+}
+
+/// One lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneView {
+    /// Its name.
+    pub name: String,
+    /// All of its cursors, where they are known.
+    pub shown: Option<LaneShown>,
+    /// The cursor that is selected.
+    pub cursor: Option<(StreamName, Name)>,
+}
+
+impl LaneView {
+    /// A lane of which nothing is known yet.
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            shown: None,
+            cursor: None,
+        }
+    }
+}
+
+/// One stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamView {
+    /// Its name.
+    pub name: StreamName,
+    /// The handler that is selected.
+    pub handler: Option<Name>,
+    /// The stream as the daemon has told of it.
+    pub shown: Option<StreamShown>,
+    /// The waiting event that is selected, counted from 0.
+    pub scroll: usize,
+}
+
+impl StreamView {
+    /// A stream of which nothing is known yet.
+    pub fn new(name: StreamName, handler: Option<Name>) -> Self {
+        Self {
+            name,
+            handler,
+            shown: None,
+            scroll: 0,
+        }
+    }
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventView {
+    /// Its id.
+    pub id: EventId,
+    /// The event as the daemon has told of it.
+    pub shown: Option<Box<EventRow>>,
+    /// Lines of its body above the first one that is shown.
+    pub scroll: usize,
+}
+
+impl EventView {
+    /// An event of which nothing is known yet.
+    pub fn new(id: EventId) -> Self {
+        Self {
+            id,
+            shown: None,
+            scroll: 0,
+        }
+    }
+}
+
+impl View {
+    /// True if both are about the same thing, whatever is known and selected.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Lane(one), Self::Lane(other)) => one.name == other.name,
+            (Self::Stream(one), Self::Stream(other)) => one.name == other.name,
+            (Self::Event(one), Self::Event(other)) => one.id == other.id,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 /// What `!` goes to: what a finding is about.
@@ -251,27 +322,15 @@ impl App {
             frozen: None,
             view: View::Overview,
             trail: Vec::new(),
-            shown: None,
-            stream: None,
-            events: Events::default(),
-            event: None,
-            scroll: 0,
             lane: None,
-            cursor: None,
-            handler: None,
-            node: None,
-            selected_namespace: None,
-            entry: None,
             level: Severity::Fine,
             is_unfolded: false,
             filter: Filter::default(),
-            is_filtering: false,
+            mode: Mode::Look,
             sort: Sort::Lane,
             is_reversed: false,
             is_short: false,
             shows_heat: false,
-            shows_help: false,
-            help_scroll: 0,
             worst: None,
             order: Vec::new(),
             touched: Timestamp::default(),
@@ -366,9 +425,17 @@ impl App {
         targets
     }
 
+    /// The stream that is shown, once the daemon has told of it.
+    pub fn stream(&self) -> Option<&StreamShown> {
+        match &self.view {
+            View::Stream(view) => view.shown.as_ref(),
+            _ => None,
+        }
+    }
+
     /// True if the handler that the stream view is about is held: its key releases it then.
     pub fn is_held(&self) -> bool {
-        let shown = self.stream.as_ref();
+        let shown = self.stream();
         let row = shown.and_then(|shown| self.handler_row(&shown.stream));
         row.is_some_and(|row| row.condition == "held")
     }
@@ -405,10 +472,11 @@ impl App {
 
     /// The cursors of a lane that are shown: all that it has, where that is known.
     pub fn cursors(&self, lane: &Lane) -> Vec<&CursorLine> {
-        let whole = self
-            .shown
-            .as_ref()
-            .filter(|shown| shown.lane.lane == lane.lane);
+        let whole = match &self.view {
+            View::Lane(view) => view.shown.as_ref(),
+            _ => None,
+        };
+        let whole = whole.filter(|shown| shown.lane.lane == lane.lane);
         let whole = whole.filter(|_| self.frozen.is_none());
         let lines = match (whole, self.snapshot()) {
             (Some(shown), _) => &shown.cursors,
@@ -437,7 +505,10 @@ impl App {
             );
             self.filter.shows(&fields)
         };
-        self.events.rows.iter().filter(is_shown).collect()
+        let View::Events(events) = &self.view else {
+            return Vec::new();
+        };
+        events.rows.iter().filter(is_shown).collect()
     }
 
     /// The entries of the log that are shown, newest first.
@@ -454,7 +525,7 @@ impl App {
     pub fn nodes(&self) -> Vec<&NodeLine> {
         let nodes = self.snapshot().map_or(&[][..], |seen| &seen.nodes);
         // The filter chooses the rows of the screen, not those of a panel beside them.
-        let is_list = matches!(self.view, View::Nodes);
+        let is_list = matches!(self.view, View::Nodes(_));
         let is_shown = |node: &&NodeLine| !is_list || self.filter.shows(&[("node", &node.node)]);
         let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
         nodes.sort_by_key(|node| !is_in_trouble(node));
@@ -464,7 +535,7 @@ impl App {
     /// The namespaces that are shown.
     pub fn namespaces(&self) -> Vec<&NamespaceLine> {
         let lines = self.snapshot().map_or(&[][..], |seen| &seen.namespaces);
-        let is_list = matches!(self.view, View::Namespaces);
+        let is_list = matches!(self.view, View::Namespaces(_));
         let is_shown = |line: &&NamespaceLine| {
             !is_list || self.filter.shows(&[("namespace", line.namespace.as_str())])
         };
@@ -485,7 +556,10 @@ impl App {
     /// The row of a lane's cursors that is selected.
     pub fn cursor_row(&self, cursors: &[&CursorLine]) -> usize {
         let is_it = |line: &&CursorLine| {
-            let known = self.cursor.as_ref();
+            let View::Lane(view) = &self.view else {
+                return false;
+            };
+            let known = view.cursor.as_ref();
             known
                 .is_some_and(|(stream, handler)| line.stream == *stream && line.handler == *handler)
         };
@@ -494,7 +568,10 @@ impl App {
 
     /// The handler of a stream that the screen is about: the selected one, else the first that has work.
     pub fn handler_row<'s>(&self, stream: &'s Stream) -> Option<&'s StreamRow> {
-        let named = |row: &&StreamRow| Some(&row.handler) == self.handler.as_ref();
+        let named = |row: &&StreamRow| match &self.view {
+            View::Stream(view) => Some(&row.handler) == view.handler.as_ref(),
+            _ => false,
+        };
         let cursors = stream.cursors.iter();
         let selected = cursors.clone().find(named);
         let behind = cursors.clone().find(|row| row.behind > 0);
@@ -528,28 +605,39 @@ impl App {
                 None
             }
             Message::Lane(Ok(shown)) => {
-                self.shown = Some(*shown);
+                if let View::Lane(view) = &mut self.view
+                    && view.name == shown.lane.lane
+                {
+                    view.shown = Some(*shown);
+                }
                 None
             }
             // Somebody who may only look sees what the snapshot has.
             Message::Lane(Err(_)) => None,
             Message::Stream(Ok(stream)) => {
-                if self.view == View::Stream(stream.stream.stream.clone()) {
-                    self.stream = Some(*stream);
+                if let View::Stream(view) = &mut self.view
+                    && view.name == stream.stream.stream
+                {
+                    view.shown = Some(*stream);
                     self.keep_dialog();
                 }
                 None
             }
-            Message::Events(Ok(rows)) => {
-                self.events.take(rows);
-                None
-            }
-            Message::Events(Err(why)) => {
-                self.events.why = Some(why);
+            Message::Events(answer) => {
+                if let View::Events(events) = &mut self.view {
+                    match answer {
+                        Ok(rows) => events.take(rows),
+                        Err(why) => events.why = Some(why),
+                    }
+                }
                 None
             }
             Message::Event(Ok(event)) => {
-                self.event = Some(event);
+                if let View::Event(view) = &mut self.view
+                    && view.id == event.event
+                {
+                    view.shown = Some(event);
+                }
                 None
             }
             Message::Plan(Ok(plan)) if plan.from == plan.to => {
@@ -597,9 +685,9 @@ impl App {
     /// What the view needs besides the snapshot.
     pub fn refresh(&self) -> Option<Want> {
         match &self.view {
-            View::Lane(lane) => Some(Want::Lane(lane.clone())),
-            View::Stream(stream) => Some(Want::Stream(stream.clone(), self.handler.clone())),
-            View::Events => {
+            View::Lane(view) => Some(Want::Lane(view.name.clone())),
+            View::Stream(view) => Some(Want::Stream(view.name.clone(), view.handler.clone())),
+            View::Events(_) => {
                 let stream = self
                     .filter
                     .wants("stream")
@@ -614,7 +702,11 @@ impl App {
                 };
                 Some(Want::Events(hook, stream, count))
             }
-            View::Event(_) | View::Overview | View::Log | View::Nodes | View::Namespaces => None,
+            View::Overview
+            | View::Event(_)
+            | View::Log(_)
+            | View::Nodes(_)
+            | View::Namespaces(_) => None,
         }
     }
 
@@ -627,7 +719,7 @@ impl App {
     /// A dialog whose plan is not true any more goes, and nothing is done.
     fn keep_dialog(&mut self) {
         let Some(dialog) = &self.dialog else { return };
-        let shown = self.stream.as_ref().map(|shown| &shown.stream);
+        let shown = self.stream().map(|shown| &shown.stream);
         if self
             .latest
             .as_ref()
