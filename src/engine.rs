@@ -46,7 +46,7 @@ use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Backlog, Hint, Lanes, Recheck};
 use crate::metrics::{Metrics, Retried};
-use crate::store::{self, Commit, Error, Store};
+use crate::store::{self, Commit, Error, Store, Stuck};
 
 use catalog::Drain;
 pub use gauge::{Reading, Waits, times};
@@ -492,7 +492,19 @@ impl Engine {
     /// hook is paused: nothing more of it folds anywhere until an operator resumes it.
     async fn found_stuck(&self, hook: HookId, reason: &str, at: Timestamp) {
         self.metrics.folds_stuck.inc();
-        match self.store.hook_stuck(hook, reason, STUCK_WITHIN, at).await {
+        let catalog = self.catalog.now();
+        let Some(name) = catalog.hooks_by_id.get(&hook).map(|hook| &hook.name) else {
+            return;
+        };
+        let node = self.member.as_ref().map(ownership::Member::name);
+        let stuck = Stuck {
+            hook,
+            name,
+            reason,
+            at,
+            from: node.map_or_else(|| "node".to_owned(), |node| format!("node {node}")),
+        };
+        match self.store.hook_stuck(&stuck, STUCK_WITHIN).await {
             Ok(false) => {}
             Ok(true) => {
                 tracing::warn!(hook = hook.0, reason, "a hook is stopped");

@@ -77,7 +77,7 @@ pub use prune::{Aged, Beginning, Prunable};
 pub use rebuilds::{
     NewRebuild, Rebuild, RebuildProgress, RebuildStep, RebuildStepResult, Shadow, Swap,
 };
-pub use stops::{HookStop, NamespaceMove};
+pub use stops::{HookStop, ITSELF, NamespaceMove, Stuck};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,
 };

@@ -62,8 +62,11 @@ pub struct Facts<'f> {
     pub handlers: &'f [(String, f64, Option<f64>)],
     /// Hooks that operators have paused, and who, when and why.
     pub paused: &'f [(Name, String)],
-    /// Hooks that are stopped because their events do not end, and with which.
-    pub stuck: &'f [(Name, String)],
+    /// Handlers, such as `orders -> reduce`, that are too slow for the lanes: each takes one turn at a time on each
+    /// node.
+    pub beside: &'f [String],
+    /// Hooks that a node has stopped because their events do not end: with which, and since when.
+    pub stuck: &'f [(Name, String, Timestamp)],
     /// Streams that keep events past their time, in words, a line a hook.
     pub overdue: &'f [String],
     /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
@@ -135,6 +138,17 @@ impl Facts<'_> {
         self.lanes.iter().map(|lane| lane.backlog).sum()
     }
 
+    /// A handler beside the lanes that has work, if any; of this hook, where one is given.
+    fn beside(&self, hook: Option<&Name>) -> Option<&str> {
+        let has_work = |name: &&String| {
+            let mut flowing = self.cursors.iter().filter(|c| c.condition == "flowing");
+            flowing.any(|c| **name == format!("{} -> {}", c.stream.hook, c.handler))
+        };
+        let is_meant = |name: &&String| hook.is_none() || hook_of(name).as_ref() == hook;
+        let mut beside = self.beside.iter().filter(is_meant).filter(has_work);
+        beside.next().map(String::as_str)
+    }
+
     /// How many cursors are set aside, where there are more of them than are known by name.
     fn set_aside_beyond_named(&self) -> Option<u64> {
         let all = self.lanes.iter().map(|lane| lane.set_aside).sum();
@@ -178,19 +192,35 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all
 }
 
-/// Since when findings stand, where nothing else tells.
+/// Since when findings stand, where nothing else tells. Each node tells the others, and the earliest counts.
 #[derive(Default)]
-pub struct Since(HashMap<(u8, Option<StreamName>), Timestamp>);
+pub struct Since(HashMap<Finding, Timestamp>);
+
+/// A finding, by its rule and the stream that it is about.
+pub type Finding = (u8, Option<StreamName>);
 
 impl Since {
-    /// Adds to each finding since when it stands without a break, and says it.
-    pub fn date(&mut self, verdicts: &mut [Verdict], now: Timestamp) {
+    /// What this node tells the others.
+    pub fn told(&self) -> impl Iterator<Item = (&Finding, Timestamp)> {
+        self.0.iter().map(|(finding, since)| (finding, *since))
+    }
+
+    /// Adds to each finding since when it stands without a break, and says it. `others` is what other nodes tell.
+    pub fn date(
+        &mut self,
+        verdicts: &mut [Verdict],
+        others: &[(Finding, Timestamp)],
+        now: Timestamp,
+    ) {
         let before = std::mem::take(&mut self.0);
         let is_trouble = |verdict: &&mut Verdict| !verdict.class.is_well();
         let undated = verdicts.iter_mut().filter(is_trouble);
         for verdict in undated.filter(|verdict| verdict.since.is_none()) {
             let finding = (verdict.rule, verdict.stream.clone());
-            let since = before.get(&finding).copied().unwrap_or(now);
+            let of_others = others.iter().filter(|(of, _)| *of == finding);
+            let known = of_others.map(|(_, since)| *since);
+            let known = known.chain(before.get(&finding).copied()).min();
+            let since = known.unwrap_or(now).min(now);
             self.0.insert(finding, since);
             verdict.since = Some(since);
             verdict.text += &format!(", since {}", since.clock_at(now));
@@ -448,16 +478,24 @@ fn flood(facts: &Facts<'_>) -> Option<Verdict> {
         rate(*now),
         rate(*normal)
     );
+    let beside = facts.beside(Some(hook));
+    let help = match beside {
+        Some(handler) => one_turn_at_a_time(handler),
+        None => format!(
+            "{} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
+            lanes_help(facts)
+        ),
+    };
     let more = format!(
-        "{} wait{}. {} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
+        "{} wait{}. {help}",
         counted(facts.flowing(), "event", "events"),
-        slow_reducer(facts),
-        lanes_help(facts)
+        slow_reducer(facts)
     );
+    let resize = resize(facts).filter(|_| beside.is_none());
     Some(Verdict {
         events: facts.flowing(),
-        lanes_that_help: facts.lanes_that_help,
-        next: resize(facts).or_else(|| Some(format!("hooklane hooks show {hook}"))),
+        lanes_that_help: facts.lanes_that_help.filter(|_| beside.is_none()),
+        next: resize.or_else(|| Some(command::hooks("show", hook))),
         hook: Some(hook.clone()),
         ..verdict(5, Class::Senders, text, more)
     })
@@ -471,6 +509,7 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
     let slow = slow.filter_map(|(name, now, normal)| Some((name, *now, (*normal)?)));
     let slow = slow.filter(|(_, now, normal)| *now > 0.001 && *now > 3.0 * normal);
     let (handler, now, normal) = slow.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let is_beside = facts.beside.contains(handler);
     let text = format!(
         "{handler} takes {} an event (normal {})",
         millis(now * 1_000.0),
@@ -480,14 +519,17 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
         "{} wait, the oldest for {}. {}",
         counted(facts.flowing(), "event", "events"),
         duration(facts.flow().unwrap_or_default()),
-        lanes_help(facts)
+        match is_beside {
+            true => one_turn_at_a_time(handler),
+            false => lanes_help(facts),
+        }
     );
     let hook: Option<Name> = hook_of(handler);
     let show = hook.as_ref().map(|hook| command::hooks("show", hook));
     Some(Verdict {
         events: facts.flowing(),
-        lanes_that_help: facts.lanes_that_help,
-        next: resize(facts).or(show),
+        lanes_that_help: facts.lanes_that_help.filter(|_| !is_beside),
+        next: resize(facts).filter(|_| !is_beside).or(show),
         hook,
         ..verdict(6, Class::Code, text, more)
     })
@@ -616,12 +658,18 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
 /// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
 fn lanes_help(facts: &Facts<'_>) -> String {
     match facts.lanes_that_help {
-        _ if facts.crowded().is_empty() => {
-            "More lanes: no, no turn waits behind another cursor.".to_owned()
-        }
+        _ if facts.crowded().is_empty() => match facts.beside(None) {
+            Some(handler) => one_turn_at_a_time(handler),
+            None => "More lanes: no, no turn waits behind another cursor.".to_owned(),
+        },
         Some(lanes) => format!("More lanes: yes, {lanes}."),
         None => "More lanes: no, what waits is of too few streams.".to_owned(),
     }
+}
+
+/// That a handler beside the lanes gains nothing from more of them.
+fn one_turn_at_a_time(handler: &str) -> String {
+    format!("More lanes: no, {handler} takes one turn at a time.")
 }
 
 fn is_by_hand(cursor: &CursorLine) -> bool {
@@ -772,16 +820,24 @@ fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
 }
 
 fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
-    let line = |(hook, told): &(Name, String)| {
+    let line = |(hook, told, since): &(Name, String, Timestamp)| {
         let of_hook = |cursor: &&CursorLine| cursor.stream.hook == *hook;
         let waiting = facts.cursors.iter().filter(of_hook);
         let more = format!(
-            "Its events are accepted and kept. More lanes: no. Mend its reducer: hooklane hooks edit {hook} \
-             --reduce FILE; then: hooklane hooks resume {hook}"
+            "Its events are accepted and kept. More lanes: no. Fix its reducer: hooklane hooks edit {hook} \
+             --reduce FILE. Then: hooklane hooks resume {hook}"
+        );
+        let text = format!(
+            "hook {hook} stopped since {}: {}",
+            since.clock_at(facts.at),
+            printable_line(told)
         );
         Verdict {
+            since: Some(*since),
+            next: Some(command::hooks("show", hook)),
+            hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
-            ..verdict(9, Class::Code, printable_line(told).to_string(), more)
+            ..verdict(9, Class::Code, text, more)
         }
     };
     facts.stuck.iter().map(line).collect()
@@ -1124,6 +1180,75 @@ mod tests {
                 .contains("; orders -> reduce takes 48ms an event. ")
         );
         assert_eq!(worst.next.as_deref(), Some("hooklane lanes resize 16"));
+    }
+
+    #[test]
+    fn more_lanes_do_not_help_a_reducer_that_is_too_slow_for_them() {
+        let lanes = [Lane {
+            turn_wait_ms: Some(0),
+            busy: Some(0.0),
+            ..late(2)
+        }];
+        let flowing = CursorLine {
+            stream: "orders/a1".parse().unwrap(),
+            ..cursor("flowing", 12_000)
+        };
+        let (cursors, beside) = ([flowing], ["orders -> reduce".to_owned()]);
+        let slow = [("orders -> reduce".to_owned(), 0.048, Some(0.000_1))];
+        let flood = [("orders".parse().unwrap(), 1_900.0, 101.0)];
+        let crowded = [super::tests::late(2)];
+        let of = |lanes, hooks, handlers| {
+            let facts = Facts {
+                lanes,
+                cursors: &cursors,
+                hooks,
+                handlers,
+                beside: &beside,
+                lanes_that_help: Some(16),
+                ..Facts::default()
+            };
+            verdicts(&facts).remove(0)
+        };
+        let no = "More lanes: no, orders -> reduce takes one turn at a time.";
+        let code = of(&lanes, &[], &slow);
+        assert_eq!(code.rule, 6);
+        assert!(code.more.unwrap().ends_with(no));
+        assert_eq!(code.next.as_deref(), Some("hooklane hooks show orders"));
+        let senders = of(&lanes, &flood, &slow);
+        assert_eq!((senders.rule, senders.lanes_that_help), (5, None));
+        assert!(senders.more.unwrap().ends_with(no));
+        let late = of(&lanes, &[], &[]);
+        assert_eq!(late.rule, 8);
+        assert!(late.more.unwrap().ends_with(no));
+        // A quick handler that fills the lanes beside it is another matter.
+        let quick = of(&crowded, &[], &[]);
+        assert!(quick.more.unwrap().ends_with("More lanes: yes, 16."));
+    }
+
+    #[test]
+    fn a_finding_stands_since_the_same_moment_on_every_node() {
+        let lanes = [late(2)];
+        let facts = Facts {
+            lanes: &lanes,
+            ..Facts::default()
+        };
+        let at = Timestamp::from_millis;
+        let (mut one, mut other) = (Since::default(), Since::default());
+        let dated = |of: &mut Since, others: &[_], now| {
+            let mut found = verdicts(&facts);
+            of.date(&mut found, others, at(now));
+            found[0].since
+        };
+        assert_eq!(dated(&mut one, &[], 1_000), Some(at(1_000)));
+        let told: Vec<_> = one.told().map(|(of, at)| (of.clone(), at)).collect();
+        assert_eq!(dated(&mut other, &told, 3_000), Some(at(1_000)));
+        assert_eq!(
+            dated(&mut other, &[], 4_000),
+            Some(at(1_000)),
+            "it keeps it"
+        );
+        let ahead = [(told[0].0.clone(), at(9_000))];
+        assert_eq!(dated(&mut one, &ahead, 5_000), Some(at(1_000)));
     }
 
     #[test]

@@ -197,6 +197,9 @@ impl Admin {
         };
         if behind > 0 {
             advise(&mut why, stream, &row.condition, &stop, lane);
+            if matches!((&row.condition, &stop), (Condition::Flowing, Stop::Nothing)) {
+                self.advise_slow(&mut why, row.id)?;
+            }
             self.advise_pull(&mut why, hook, row.id).await?;
         } else {
             why.ends = "nothing waits".to_owned();
@@ -252,6 +255,19 @@ impl Admin {
             None => lane.cursors > 0,
         };
         Ok(is_old && !is_known)
+    }
+
+    /// Says of a handler that is too slow for the lanes how it takes its turns.
+    fn advise_slow(&self, why: &mut WhyCursor, cursor: CursorId) -> Result<(), Error> {
+        let shares = self.engine()?.folds.shares();
+        if why.gathers_until.is_none() && shares.with(|shares, _| shares.is_slow(cursor.handler)) {
+            why.ends = format!(
+                "by itself: {} is slow, so it takes one turn at a time, beside the lanes",
+                why.handler
+            );
+            why.does_not.insert(0, "more lanes".to_owned());
+        }
+        Ok(())
     }
 
     /// Says who has the next events of a pull cursor, or that nobody asks for them: no lane moves it.
@@ -458,7 +474,7 @@ fn advise(
         }
         (Condition::Flowing, Stop::Stuck(stopped)) => {
             why.reason = Some(stopped.clone());
-            why.ends = "when its reducer is mended and the hook is resumed".to_owned();
+            why.ends = "after you fix the reducer and resume the hook".to_owned();
             let steps = stops::restart(&stream.hook);
             why.helps.extend(steps.map(|(command, what)| Help {
                 command,

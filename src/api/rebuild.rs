@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
 
 /// Which states to fold again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,9 @@ pub struct Rebuild {
     pub samples: Vec<String>,
     /// Why it failed as a whole.
     pub error: Option<String>,
+    /// When it was asked for; the same for all hooks of one `--all`.
+    #[serde(default)]
+    pub asked_at: Option<Timestamp>,
 }
 
 /// A state as today's reducer folds it, up to and with an event.

@@ -274,9 +274,10 @@ pub struct Total {
     pub backlog: u64,
     /// How the backlog changes, in events a second.
     pub backlog_per_s: f64,
-    /// Events that came in, a second.
+    /// Events that came in, a second, by the last half or whole minute, as for each lane. An event counts once for
+    /// each handler of its hook.
     pub in_per_s: f64,
-    /// Events that were applied, a second.
+    /// Events that were applied, a second, by the same time.
     pub out_per_s: f64,
     /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
     pub eta: Option<String>,
@@ -303,7 +304,7 @@ pub struct Total {
 pub struct Storage {
     /// Whether events are accepted; none says why not.
     pub accepting: bool,
-    /// Events accepted a second, by this node.
+    /// Events accepted a second, by all nodes, in the last 2 s.
     pub accepted_per_s: f64,
     /// 99 of 100 commits of the last minutes took at most this; none without a commit.
     pub commit_p99_ms: Option<f64>,
@@ -454,7 +455,7 @@ pub struct NamespaceLine {
 pub struct HookLine {
     /// Its name.
     pub hook: Name,
-    /// Events accepted a second, by this node, in the last 10 s.
+    /// Events accepted a second, by all nodes, in the last 10 s.
     pub in_per_s: f64,
     /// What is normal for it; none until an hour is known.
     pub normal_per_s: Option<f64>,

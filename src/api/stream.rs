@@ -48,6 +48,9 @@ pub struct StreamRow {
     pub tries: u32,
     /// Why it is set aside.
     pub reason: Option<String>,
+    /// True if an operator holds it; false if it failed.
+    #[serde(default)]
+    pub by_operator: bool,
     /// When it is tried again.
     pub retry_at: Option<Timestamp>,
     /// The event it needs next; none at the head, and in lists that leave it out.

@@ -18,6 +18,9 @@ const STEPS: usize = 10;
 /// Steps that tell what a lane does now: the one that runs, and the one before.
 const STEPS_NOW: i64 = 2;
 
+/// Seconds that tell how busy a lane is: a lane that had been idle is seen to be full within them.
+const BUSY_SECONDS: i64 = 10;
+
 /// The longest time that is told apart, in microseconds: a hundred days.
 const LONGEST_US: u64 = 100 * 86_400_000_000;
 
@@ -28,6 +31,8 @@ pub struct Gauge {
     /// When the first thing happened.
     began: Option<i64>,
     waits: Waits,
+    /// The time with a turn running, by the second in which it ended.
+    busy: VecDeque<(i64, Duration)>,
 }
 
 struct Step {
@@ -37,7 +42,6 @@ struct Step {
     failed: u64,
     wait: Histogram<u32>,
     work: Histogram<u32>,
-    busy: Duration,
 }
 
 /// Upper bounds of the classes by which waits are counted, in microseconds; what is longer is the last.
@@ -65,7 +69,7 @@ pub struct Reading {
     pub wait: Histogram<u32>,
     /// The reducer's own time for one event, in microseconds.
     pub work: Histogram<u32>,
-    /// The share of time with a turn running, 0 to 1, in the same time.
+    /// The share of the last ten seconds with a turn running, 0 to 1.
     pub busy: f64,
     /// Events that waited until they were applied, by how long, since the lane began here.
     pub waits: Waits,
@@ -129,16 +133,33 @@ impl Gauge {
     /// Notes a turn that has ended, in which so many events could not be applied.
     pub fn turned(&mut self, took: Duration, failed: u64, now: Timestamp) {
         if let Some(step) = self.step(now) {
-            step.busy += took;
             step.failed += failed;
         }
+        let second = now.as_millis().div_euclid(1_000);
+        match self.busy.back_mut() {
+            Some((last, busy)) if *last == second => *busy += took,
+            _ => self.busy.push_back((second, took)),
+        }
+        while self.busy.len() as i64 > BUSY_SECONDS {
+            self.busy.pop_front();
+        }
+    }
+
+    fn busy(&self, now: Timestamp) -> f64 {
+        let since = now.as_millis() - BUSY_SECONDS * 1_000;
+        let recent = self.busy.iter();
+        let recent = recent.filter(|(second, _)| *second * 1_000 >= since);
+        let busy: Duration = recent.map(|(_, took)| *took).sum();
+        let since = self.began.map_or(since, |began| began.max(since));
+        let seconds = (now.as_millis() - since) as f64 / 1_000.0;
+        (busy.as_secs_f64() / seconds.max(1.0)).min(1.0)
     }
 
     /// What the last five minutes show. Events that wait still are told by their ages so far.
     pub fn reading(&self, now: Timestamp, spans: &[Span]) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
-        let (mut came, mut went, mut failed, mut busy) = (0, 0, 0, Duration::ZERO);
+        let (mut came, mut went, mut failed) = (0, 0, 0);
         let (mut wait, mut work) = (times(), times());
         let now_since = begin_of(now) - STEP_MS * (STEPS_NOW - 1);
         for step in steps {
@@ -146,7 +167,6 @@ impl Gauge {
             if step.begins >= now_since {
                 came += step.came;
                 went += step.went;
-                busy += step.busy;
             }
             // Both have the same bounds, so that nothing can fail to fit.
             let _ = wait.add(&step.wait);
@@ -162,14 +182,13 @@ impl Gauge {
         }
         let now_since = self.began.map_or(now_since, |began| began.max(now_since));
         let seconds = ((now.as_millis() - now_since) as f64 / 1_000.0).max(1.0);
-        let busy = busy.as_secs_f64() / seconds;
         Reading {
             in_per_s: came as f64 / seconds,
             out_per_s: went as f64 / seconds,
             failed,
             wait,
             work,
-            busy: busy.min(1.0),
+            busy: self.busy(now),
             waits: self.waits,
             waiting,
         }
@@ -189,7 +208,6 @@ impl Gauge {
                 failed: 0,
                 wait: times(),
                 work: times(),
-                busy: Duration::ZERO,
             });
         }
         self.steps.back_mut()
@@ -268,10 +286,12 @@ mod tests {
         let idle = gauge.reading(at(240), &[]);
         assert!(idle.busy < 0.01);
         assert_eq!(idle.failed, 240);
-        for second in 240..295 {
+        for second in 240..250 {
             gauge.turned(Duration::from_secs(1), 0, at(second));
         }
-        assert!(gauge.reading(at(295), &[]).busy > 0.9);
+        assert!(gauge.reading(at(250), &[]).busy > 0.9);
+        assert!(gauge.reading(at(255), &[]).busy < 0.6);
+        assert!(gauge.reading(at(270), &[]).busy < 0.01);
     }
 
     #[test]

@@ -107,6 +107,11 @@ impl Member {
         })
     }
 
+    /// What people call this node.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The id of this node.
     pub fn id(&self) -> String {
         self.state.lock().id.clone()

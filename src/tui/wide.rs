@@ -103,12 +103,14 @@ pub fn waits(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>>
         .filter(|lane| !running(lane))
         .map(|lane| lane.backlog)
         .sum();
+    let running = snapshot.lanes.iter().filter(running);
+    let stopped = stopped + running.map(|lane| lane.kept).sum::<u64>();
     let aside = snapshot.total.backlog.saturating_sub(flowing + stopped);
     let figure = |name: &str, events: u64| format!("  {name:<13} {:>8}", number(events, 8));
     let notes = [
         "  waiting now:".to_owned(),
         figure("set aside", aside),
-        figure("lanes stopped", stopped),
+        figure("stopped", stopped),
         figure("flowing", flowing),
         String::new(),
         "  log scale".to_owned(),

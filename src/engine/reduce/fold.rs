@@ -211,13 +211,13 @@ impl Folder {
             .collect()
     }
 
-    /// Which handlers do not fold here: those that have become slow since their turn began.
+    /// Which handlers do not fold here: those that lanes have left out since their turn began.
     fn slow_ones(&self, job: &Job) -> impl Fn(HandlerId) -> bool + use<> {
         let is_fast = !self.pool.is_slow && job.budget.of.is_some();
         let slow = |shares: &mut Shares, _| {
             let handlers = job.tasks.iter().map(|task| task.handler);
             handlers
-                .filter(|handler| shares.is_slow(*handler))
+                .filter(|handler| shares.is_left_out(*handler))
                 .collect()
         };
         let slow: Vec<_> = match is_fast {
@@ -241,6 +241,7 @@ impl Folder {
             cost.ran_out |= failure.is_some_and(Failure::is_out_of_time);
         }
         let slower = self.pool.shares.with(|shares, now| {
+            shares.clear(thread::current().id());
             let mut slower = false;
             for (handler, cost) in costs {
                 slower |= shares.charge(handler, cost, now);
@@ -312,7 +313,10 @@ impl Folder {
             scripts.done = scripts.tasks.len();
             return;
         };
-        let (answers, ended) = process.receive();
+        let (answers, ended) = process.receive(|at| match pieces.get(at) {
+            Some((_, piece)) => self.waits_for(scripts.job, piece.task.handler),
+            None => true,
+        });
         let mut pieces = pieces.into_iter();
         for answer in answers {
             if let Some((at, piece)) = pieces.next() {
@@ -327,6 +331,12 @@ impl Folder {
                     scripts.note(at, &piece, outcome, outcomes);
                 }
             }
+            Err(End::GivenUp) => {
+                if let Some((at, piece)) = pieces.next() {
+                    scripts.leave(at);
+                    scripts.leave_out(piece.task.handler);
+                }
+            }
             Err(End::Died(why)) => {
                 tracing::warn!(
                     why,
@@ -335,6 +345,17 @@ impl Folder {
                 self.one_by_one(scripts, pieces.collect(), outcomes);
             }
         }
+    }
+
+    /// Whether a long event of a handler is waited for: on one thread of the lanes at a time.
+    fn waits_for(&self, job: &Job, handler: HandlerId) -> bool {
+        if self.pool.is_slow || job.budget.of.is_none() {
+            return true;
+        }
+        let thread = thread::current().id();
+        let waits = (self.pool.shares).with(|shares, _| shares.suspect(handler, thread));
+        self.pool.shares.slower.notify_one();
+        waits
     }
 
     /// What becomes of a piece of which an event does not end: those before it are folded again.
@@ -420,7 +441,7 @@ impl Folder {
         let process = self.process.take();
         sent.map_err(|error| error.to_string())?;
         let process = process.ok_or("it is gone")?;
-        let (answers, ended) = process.receive();
+        let (answers, ended) = process.receive(|_| true);
         for answer in answers {
             next.add(answer);
         }
@@ -428,6 +449,7 @@ impl Folder {
             Ok(process) => self.process = Some(process),
             Err(End::Stuck(_)) => next.fail(Failure::stuck(&piece.task.reducer)),
             Err(End::Died(why)) => return Err(why),
+            Err(End::GivenUp) => {}
         }
         Ok(next)
     }
@@ -488,9 +510,21 @@ impl<'j> Scripted<'j> {
             && !self.job.ends(piece.to);
         outcomes[at].add(answer);
         if !goes_on {
-            let place = self.tasks.iter().position(|(task, _)| *task == at);
-            self.done = place.map_or(self.done, |place| place + 1);
+            self.leave(at);
         }
+    }
+
+    /// Goes on with the task after this one.
+    fn leave(&mut self, at: usize) {
+        let place = self.tasks.iter().position(|(task, _)| *task == at);
+        self.done = place.map_or(self.done, |place| place + 1);
+    }
+
+    /// Folds nothing more of a handler.
+    fn leave_out(&mut self, handler: HandlerId) {
+        let rest = self.tasks.split_off(self.done);
+        let stays = |(at, _): &(usize, _)| self.job.tasks[*at].handler != handler;
+        self.tasks.extend(rest.into_iter().filter(stays));
     }
 
     fn is_late(&self) -> bool {
