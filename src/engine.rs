@@ -68,7 +68,7 @@ const DRAINS_EVERY: Duration = Duration::from_millis(250);
 /// How often it is stored which keys were used.
 const USES_EVERY: Duration = Duration::from_secs(60);
 
-/// How often is stored what hooks have rejected.
+/// Interval at which rejections are stored.
 const REJECTIONS_EVERY: Duration = Duration::from_secs(5);
 
 /// How often deleted hooks are looked for, and how long they rest before their events are removed.

@@ -103,7 +103,7 @@ pub struct Store {
     backend: Arc<Backend>,
     /// Audit note of the current operation; see [`Store::noting`].
     noting: Option<Arc<note::Noting>>,
-    /// What encrypts secrets.
+    /// Encrypts and decrypts secrets.
     vault: Arc<Vault>,
 }
 
@@ -230,7 +230,7 @@ impl Store {
         Ok(Self { vault, ..self })
     }
 
-    /// What encrypts secrets.
+    /// Encrypts and decrypts secrets.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }

@@ -1,4 +1,4 @@
-//! How hooks verify their senders: checked, planned, compared; their secrets; and why senders are rejected.
+//! Verification of senders: settings checked, planned and compared; secrets; and reasons of rejections.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ fn secret(spec: &VerifySpec) -> Result<Option<Secret>, Error> {
     Ok(Some(secret))
 }
 
-/// What a hook shall verify; `there` is what exists of it.
+/// The verification that a hook shall have; `there` is the hook as it exists.
 ///
 /// # Errors
 /// [`Error::Invalid`] when there would be no secret.
@@ -102,7 +102,7 @@ pub fn edited(
     after.map(Some).ok_or_else(none)
 }
 
-/// How a hook verifies, without its secrets.
+/// The verification of a hook, without its secrets.
 pub fn spec_of(hook: &Hook) -> Option<VerifySpec> {
     let verify = hook.verify.as_ref()?;
     Some(VerifySpec {
@@ -112,7 +112,7 @@ pub fn spec_of(hook: &Hook) -> Option<VerifySpec> {
     })
 }
 
-/// What changes, in words.
+/// The settings that differ, in words.
 pub fn differences(from: Option<&VerifySpec>, to: Option<&VerifySpec>) -> Vec<String> {
     let settings = |spec: Option<&VerifySpec>| {
         let of = |text: fn(&VerifySpec) -> String| spec.map_or_else(|| "none".into(), text);
@@ -259,7 +259,7 @@ impl Admin {
         self.changed().await
     }
 
-    /// What a hook has rejected, the last first.
+    /// The requests that a hook has rejected, by reason, the last first.
     ///
     /// # Errors
     /// [`Error::Missing`] hook.
@@ -366,7 +366,7 @@ fn told(hook: &Hook, one: &Rejection) -> api::Rejection {
     }
 }
 
-/// Why the last one was rejected, and what to do, in words.
+/// The cause of the last rejection and the next step, in words.
 fn sentence(hook: &Hook, diagnosis: &Diagnosis) -> (String, String) {
     let name = &hook.name;
     let scheme = hook.verify.as_ref().map(|verify| verify.scheme.to_string());

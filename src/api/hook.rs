@@ -35,7 +35,7 @@ pub struct HookSpec {
     /// How it knows a repeat of an event.
     #[serde(default)]
     pub dedupe_by: DedupeBy,
-    /// How it verifies its sender's signatures; none takes requests with a write key.
+    /// Verification of its sender's signatures; none: requests need a write key.
     #[serde(default)]
     pub verify: Option<VerifySpec>,
     /// How events are folded; none stores them only.
@@ -102,7 +102,7 @@ pub struct HookEdit {
     /// How it knows a repeat of an event, from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe_by: Option<DedupeBy>,
-    /// How it verifies its sender's signatures; `null` takes requests with a write key again.
+    /// Verification of its sender's signatures; `null`: requests need a write key again.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub verify: Option<Option<VerifyEdit>>,
     /// How events are folded from now on; old state stays as it is. `null` folds no longer: the states

@@ -7,13 +7,13 @@ use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::verify::{Scheme, TOLERANCE_DEFAULT};
 
-/// How a hook verifies its sender.
+/// Verification of a hook's sender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifySpec {
     /// The scheme: `stripe`, `github`, …
     pub scheme: Scheme,
-    /// How far the sender's clock may be from ours.
+    /// Largest difference between the sender's clock and ours.
     #[serde(default = "tolerance_default")]
     pub tolerance_ms: u64,
     /// The URL that the sender has, for the schemes that sign it.
@@ -24,14 +24,14 @@ pub struct VerifySpec {
     pub secret: Option<String>,
 }
 
-/// What to change of how a hook verifies; what is left out stays.
+/// Changes of a hook's verification; fields that are left out stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VerifyEdit {
     /// The scheme.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Scheme>,
-    /// How far the sender's clock may be from ours.
+    /// Largest difference between the sender's clock and ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_ms: Option<u64>,
     /// The URL that the sender has.
@@ -105,15 +105,15 @@ pub struct SecretRow {
 pub struct Rejection {
     /// `no_signature`, `malformed`, `wrong_secret`, `body_changed`, `other_url`, `other_hook`, `clock`, `locked`.
     pub reason: String,
-    /// How many.
+    /// Number of requests.
     pub count: u64,
     /// When the first came.
     pub first_at: Timestamp,
     /// When the last came.
     pub last_at: Timestamp,
-    /// Why, in a sentence for an operator.
+    /// The cause of the last one, in a sentence for an operator.
     pub told: String,
-    /// What to do.
+    /// The next step.
     pub helps: String,
     /// By how many milliseconds the clock of the last sender was ahead of ours, where its request told.
     pub clock_ms: Option<i64>,

@@ -40,7 +40,7 @@ impl Events {
 
 const EVENTS: &str = "/v1/admin/events";
 
-/// How far back a list goes.
+/// Age of the oldest event in a list.
 const SINCE_DEFAULT: Duration = Duration::from_secs(3_600);
 
 /// How many characters of an event's id tell it from its neighbours; the front is the clock.

@@ -220,7 +220,7 @@ struct Deliveries {
     from: Option<Begin>,
 }
 
-/// How the hook verifies its sender.
+/// Verification of the sender
 #[derive(Args, Default)]
 struct Senders {
     /// Verify the signatures of the sender, which then needs no write key: stripe, github, shopify, slack, twilio,
@@ -232,7 +232,7 @@ struct Senders {
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
 
-    /// How far the clock of the sender may be from ours [default: 5m]
+    /// Largest difference between the sender's clock and ours [default: 5m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     tolerance: Option<Duration>,
 
@@ -269,7 +269,7 @@ fn needs_scheme(edit: &HookEdit, verifies: bool) -> Result<(), Trouble> {
 }
 
 impl Senders {
-    /// What changes of how the hook verifies; `secret` is for the sender.
+    /// Changes of the hook's verification; `secret` is the sender's.
     fn edit(self, secret: Option<String>) -> Option<Option<VerifyEdit>> {
         let edit = VerifyEdit {
             scheme: match self.verify {

@@ -43,7 +43,7 @@ pub struct Hook {
     pub unordered: Unordered,
     /// Rule that recognizes a repeated event.
     pub dedupe_by: DedupeBy,
-    /// How it verifies its sender by a signature; none where the write key is enough.
+    /// Verification of its sender's signatures; none where the write key is enough.
     pub verify: Option<Verify>,
     /// Size limit of a body, in bytes.
     pub body_max: u64,

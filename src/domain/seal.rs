@@ -111,7 +111,7 @@ impl Sealed {
         self.part(1)
     }
 
-    /// What people call the secret.
+    /// The id that people use for the secret.
     pub fn id(&self) -> &str {
         self.part(2)
     }

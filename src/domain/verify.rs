@@ -32,10 +32,10 @@ use super::place::Place;
 use super::secret::{Secret, Secrets};
 use super::time::Timestamp;
 
-/// How far the clock of a sender may be from ours unless the hook says otherwise.
+/// Largest difference between a sender's clock and ours, unless the hook says otherwise.
 pub const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
 
-/// The most that a hook may say.
+/// Largest tolerance that a hook may have.
 pub const TOLERANCE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// The words of the schemes, for messages and completion.
@@ -55,7 +55,7 @@ pub const WORDS: [&str; 13] = [
     "hmac:PARTS",
 ];
 
-/// How a sender signs.
+/// A provider's way to sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// See `stripe.rs`.
@@ -103,12 +103,12 @@ pub enum InvalidScheme {
     Hmac(#[from] InvalidCustom),
 }
 
-/// What a hook checks of each request.
+/// The verification that a hook does for each request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verify {
-    /// How its sender signs.
+    /// The sender's way to sign.
     pub scheme: Scheme,
-    /// How far the sender's clock may be from ours.
+    /// Largest difference between the sender's clock and ours.
     pub tolerance: Duration,
     /// The URL that the sender has, for the schemes that sign it.
     pub public_url: Option<String>,
@@ -142,7 +142,7 @@ impl Verify {
 }
 
 impl Scheme {
-    /// What a request claims.
+    /// Reads the signatures of a request and the bytes that they are for.
     ///
     /// # Errors
     /// [`Rejected`] when it has no signature, or none that can be read.

@@ -14,7 +14,7 @@ use crate::store::{Error, Rejection, Store};
 /// The time between two searches for a cause, in milliseconds: each costs some dozens of checks, and strangers ask for it.
 const SEARCH_EVERY: i64 = 50;
 
-/// What was rejected and is not stored yet.
+/// Rejections that are not stored yet.
 #[derive(Debug, Default)]
 pub struct Rejections {
     tallies: Mutex<BTreeMap<(HookId, Reason), Rejection>>,

@@ -199,7 +199,7 @@ async fn rejections(_: Operator, State(app): State<App>, Named(hook): Named<Name
     Ok(list(app.admin.rejections(&hook).await?, None))
 }
 
-/// What an edit sets, a reducer by its name only, and without secrets.
+/// The settings of an edit, for the audit: a reducer by its name only, and no secrets.
 fn without_code(edit: &HookEdit) -> serde_json::Value {
     let mut edit = edit.clone();
     for forward in &mut edit.forward {

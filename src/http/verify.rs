@@ -43,13 +43,13 @@ const SHOWN: [&str; 24] = [
     "webhook-timestamp",
 ];
 
-/// How much of a header's value a sample keeps, in characters.
+/// Characters of a header's value in a sample, at most.
 const VALUE_MAX: usize = 120;
 
-/// How many of the first bytes of a body are hashed: enough to compare two bodies, too few to keep one.
+/// Bytes from the front of a body that are hashed: enough to compare two bodies, too few to keep one.
 const HASHED: usize = 64;
 
-/// Why a request was turned away, as far as its sender may know.
+/// Refusal of a request, as far as its sender may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turned {
     /// It is not signed by the sender of the hook.
@@ -96,6 +96,17 @@ pub(super) fn check(
     let Err(rejected) = verify.check(&request, now) else {
         return Ok(());
     };
+    if rejected == Rejected::NoMatch && !verify.secrets.locked.is_empty() {
+        // It may be signed with the one that cannot be decrypted now.
+        note(
+            engine,
+            hook,
+            Diagnosis::new(Reason::Locked, ""),
+            &request,
+            peer,
+        );
+        return Err(Turned::Locked);
+    }
     let mut diagnosis = Diagnosis::of(&rejected);
     if rejected == Rejected::NoMatch && engine.rejections.may_search(now) {
         let catalog = engine.catalog.peek();

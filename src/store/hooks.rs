@@ -39,7 +39,7 @@ pub struct HookPlan {
     pub unordered: Unordered,
     /// How it knows a repeat of an event.
     pub dedupe_by: DedupeBy,
-    /// How it knows its sender by a signature.
+    /// Verification of its sender's signatures.
     pub verify: Option<Verify>,
     /// The largest body, in bytes.
     pub body_max: u64,
@@ -64,7 +64,7 @@ pub struct ForwardPlan {
     pub name: Name,
     /// Where it delivers.
     pub to: Forward,
-    /// What signs its requests.
+    /// Secrets that sign its requests.
     pub secrets: Secrets,
     /// What an event leads to that used up its tries.
     pub on_error: OnError,
@@ -756,7 +756,7 @@ impl HookRow {
     }
 }
 
-/// What a hook verifies as its row has it.
+/// The columns of a hook's verification.
 struct VerifyColumns {
     scheme: Option<String>,
     tolerance_ms: i64,

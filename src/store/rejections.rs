@@ -16,7 +16,7 @@ pub struct Rejection {
     pub hook: HookId,
     /// The last diagnosis.
     pub diagnosis: Diagnosis,
-    /// How many.
+    /// Number of requests.
     pub count: i64,
     /// When the first came.
     pub first_at: Timestamp,
@@ -72,7 +72,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// What a hook has rejected, the last first.
+    /// The requests that a hook has rejected, by reason, the last first.
     ///
     /// # Errors
     /// Those of the database.

@@ -158,7 +158,7 @@ impl Vault {
     }
 }
 
-/// Why no key was loaded.
+/// Cause for which no key was loaded.
 enum Trouble {
     Absent,
     Unfit(String),

@@ -22,6 +22,7 @@ on_both_setups! {
     a_secret_is_rotated_without_a_lost_event
     a_signing_secret_is_rotated_and_shown_once
     secrets_are_not_in_the_database_and_a_lost_key_is_told
+    plain_signing_secrets_of_an_earlier_version_are_encrypted_at_the_next_start
     a_delivery_is_found_by_the_id_of_its_provider
     settings_that_cannot_work_are_refused_with_what_to_give
 }
@@ -93,7 +94,7 @@ fn reasons(world: &World) -> Vec<(String, u64)> {
     reasons
 }
 
-/// Why the hook rejects, as the command says it.
+/// The output of `why` for the hook.
 fn why(world: &World) -> String {
     world.home.run(&["why", "pay"])
 }
@@ -177,7 +178,7 @@ fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
         assert_eq!(ask("d1", body).status, 202, "{hook}");
         assert_eq!(ask("d1", body).status, 200, "{hook}: a repeat");
         assert_eq!(ask("d2", body).status, 202, "{hook}: another delivery");
-        let changed = body.replacen('l', "L", 1);
+        let changed = body.replacen('e', "E", 1);
         assert_eq!(ask("d3", &changed).status, 401, "{hook}");
     }
 }
@@ -205,7 +206,11 @@ fn a_signature_takes_the_place_of_the_write_key_and_a_key_does_not_take_its_plac
     let get = world.ask(&Ask::new("GET", "/in/pay"));
     assert_eq!((get.status, get.code()), (401, "unauthorized".into()));
     // The socket is the operator's own.
-    world.home.run(&["send", "pay", "--body", "{}"]);
+    let mut send = Command::new(env!("CARGO_BIN_EXE_hooklane"));
+    let send = send
+        .args(["send", "pay"])
+        .env("HOOKLANE_DATA", world.home.data());
+    assert!(ended(send).status.success());
     world
         .home
         .run(&["hooks", "edit", "pay", "--verify", "none"]);
@@ -404,6 +409,8 @@ fn secrets_are_not_in_the_database_and_a_lost_key_is_told(setup: Setup) {
         .unwrap()
         .to_owned()
         .leak();
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(key, private).unwrap();
     if let Setup::Production = setup {
         home.environment.push((SECRET_KEY_FILE, key));
     }
@@ -480,6 +487,54 @@ fn secrets_are_not_in_the_database_and_a_lost_key_is_told(setup: Setup) {
         world.home.log().contains("is damaged"),
         "{}",
         world.home.log()
+    );
+}
+
+/// Runs a statement in the database of a world whose daemon is gone, and gives the secrets of its handlers.
+fn stored_secrets(world: &World, statement: Option<&str>) -> String {
+    const SECRETS: &str = "select secrets from handlers where kind = 'forward'";
+    match &world.home.servers {
+        Some(servers) => {
+            statement.map(|statement| servers.ask(statement));
+            servers.ask(SECRETS).into_iter().collect()
+        }
+        None => {
+            let file = world.home.data().join("hooklane.db");
+            let db = rusqlite::Connection::open(file).unwrap();
+            statement.map(|statement| db.execute(statement, []).unwrap());
+            db.query_row(SECRETS, [], |row| row.get(0)).unwrap()
+        }
+    }
+}
+
+fn plain_signing_secrets_of_an_earlier_version_are_encrypted_at_the_next_start(setup: Setup) {
+    let sink = Sink::start();
+    let mut home = Home::new(setup);
+    home.environment
+        .push(("HOOKLANE_ALLOW_DESTINATION", "127.0.0.0/8"));
+    let hooks = format!(
+        "[[hooks]]\nname = 'pay'\n[[hooks.forward]]\nname = 'crm'\nurl = '{}'\n",
+        sink.url()
+    );
+    let mut world = World::at(home, &[], &hooks);
+    world.kill();
+    let plain = format!("update handlers set secrets = '[\"{SECRET}\"]' where kind = 'forward'");
+    assert!(stored_secrets(&world, Some(&plain)).contains(SECRET));
+    world.restart();
+    let rows = world
+        .home
+        .run(&["hooks", "secrets", "list", "pay", "-o", "json"]);
+    let rows: Value = serde_json::from_str(&rows).unwrap();
+    assert_eq!(rows["items"][0]["usable"], true, "{rows}");
+    assert!(rows["items"][0]["id"].is_string(), "{rows}");
+    world.accepted("pay", "{}");
+    let seen = until(|| sink.seen().into_iter().next());
+    assert!(super::forward::is_signed(&seen, SECRET), "{seen:?}");
+    world.kill();
+    let stored = stored_secrets(&world, None);
+    assert!(
+        stored.contains("v1.") && !stored.contains(SECRET),
+        "{stored}"
     );
 }
 
@@ -609,7 +664,7 @@ struct Signer {
     python: PathBuf,
 }
 
-/// What they are, with versions that were there when this was written.
+/// The libraries, in the versions of the day on which this was written.
 const LIBRARIES: [&str; 4] = [
     "stripe==16.1.0",
     "standardwebhooks==1.1.0",

@@ -1,4 +1,4 @@
-//! Whether secrets are encrypted, and can be decrypted.
+//! The secrets of hooks: encrypted or not, and readable with the key of this node or not.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::admin::{Admin, Error};
 use crate::api::Check;
 use crate::text::counted;
 
-/// How many hooks a line names.
+/// Hooks named in one line at most.
 const NAMED_MAX: usize = 3;
 
 impl Admin {

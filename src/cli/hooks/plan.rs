@@ -206,7 +206,7 @@ fn pull_flags(spec: &PullSpec) -> String {
     format!("--pull {name} --lease {lease}ms --attempts {attempts} --on-error {on_error}")
 }
 
-/// How many requests a hook has rejected, by reason.
+/// Number of requests that a hook has rejected, by reason.
 pub fn rejected(hook: &Name, rejections: &[Rejection]) -> String {
     let told = rejections
         .iter()
@@ -218,7 +218,7 @@ pub fn rejected(hook: &Name, rejections: &[Rejection]) -> String {
     }
 }
 
-/// How a hook verifies its sender.
+/// Verification of a hook's sender.
 pub fn verify(spec: Option<&VerifySpec>) -> String {
     let Some(spec) = spec else {
         return "write key".to_owned();

@@ -22,7 +22,7 @@ use crate::domain::time::Timestamp;
 /// The most signatures of one request; rotation needs two.
 pub const SIGNATURES_MAX: usize = 8;
 
-/// What a sender signs of a request.
+/// The parts of a request that senders sign.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'r> {
     /// The method, such as `POST`.
@@ -35,7 +35,7 @@ pub struct Request<'r> {
     pub body: &'r [u8],
 }
 
-/// Why a request is not taken.
+/// Cause for which a request is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
     /// The header of the signature, or one that is signed with it, is not there: its name.
@@ -51,7 +51,7 @@ pub enum Rejected {
     Clock(i64),
 }
 
-/// How signatures are made.
+/// Algorithm of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// HMAC with SHA-1.
@@ -66,10 +66,10 @@ pub enum Algorithm {
     Token,
 }
 
-/// What a request claims.
+/// Reads the signatures of a request and the bytes that they are for.
 #[derive(Clone, Debug)]
 pub struct Claim<'r> {
-    /// How its signatures were made.
+    /// Algorithm of the signatures.
     pub algorithm: Algorithm,
     /// The signed bytes in parts. More than one list where the provider signs in more than one way.
     pub messages: Vec<Vec<Cow<'r, [u8]>>>,
@@ -215,7 +215,7 @@ pub fn text<'r>(request: &Request<'r>, name: &str) -> Result<&'r str, Rejected> 
     std::str::from_utf8(value).map_err(|_| malformed(name, "it is no text"))
 }
 
-/// What is wrong with a header.
+/// The rejection of a header that cannot be read.
 pub fn malformed(name: &str, what: &'static str) -> Rejected {
     Rejected::Malformed(name.to_owned(), what)
 }

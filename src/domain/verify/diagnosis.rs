@@ -1,4 +1,4 @@
-//! Why a request was rejected, in the words that an operator needs. It looks for causes that leave the sender's
+//! The cause of a rejection, for an operator. The search looks for causes that leave the sender's
 //! signature as it is: a body that a proxy wrote anew, another URL, the secret of another hook.
 
 use std::borrow::Cow;
@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::claim::{Rejected, Request};
 use super::{Scheme, Verify};
 
-/// What a rejected request counts as.
+/// Reason under which a rejected request is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// It has no signature.
@@ -65,7 +65,7 @@ impl Reason {
 pub struct Diagnosis {
     /// The reason.
     pub reason: Reason,
-    /// What was found, in a few words; no part of a signature or a secret.
+    /// The finding, in a few words; no part of a signature or a secret.
     pub found: String,
     /// By how many milliseconds the sender's clock is ahead of ours, where it tells.
     pub clock_ms: Option<i64>,
@@ -81,7 +81,7 @@ impl Diagnosis {
         }
     }
 
-    /// What a rejection says by itself.
+    /// The diagnosis of a rejection without a search.
     pub fn of(rejected: &Rejected) -> Self {
         match rejected {
             Rejected::Missing(header) => Self::new(Reason::NoSignature, format!("no {header}")),
@@ -136,7 +136,7 @@ fn is_made(with: &Verify, scheme: &Scheme, request: &Request<'_>) -> bool {
 /// The largest body that is written anew to be compared, in bytes.
 const REWRITTEN_MAX: usize = 256 * 1024;
 
-/// What was done to the body, if the signature is that of a body like it.
+/// The change of the body on its way, if the signature is that of a similar body.
 fn changed_body(verify: &Verify, request: &Request<'_>) -> Option<&'static str> {
     if request.body.len() > REWRITTEN_MAX {
         return None;
