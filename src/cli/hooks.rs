@@ -141,8 +141,9 @@ struct Settings {
     #[arg(long, value_name = "refuse|keep", value_parser = flags::unordered)]
     unordered: Option<Unordered>,
 
-    /// How it knows a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the headers
-    /// Idempotency-Key and webhook-id, which also count where the place has nothing [default: standard]
+    /// How it knows a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the delivery id of the provider
+    /// that --verify names, then the headers Idempotency-Key and webhook-id, which also count where the place has nothing
+    /// [default: standard]
     #[arg(long, value_name = "RULE")]
     dedupe_by: Option<DedupeBy>,
 
@@ -399,7 +400,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 ///   hooklane hooks create hello --reduce latest
 ///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
 ///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
-///   hooklane hooks create pay --verify stripe --secret-file stripe.secret --order-by body:/data/object/customer
+///   hooklane hooks create pay --verify stripe --secret-file stripe.secret
 ///   hooklane hooks create jobs --order-by body:/account --pull worker --lease 2m
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -477,7 +478,9 @@ fn created(hook: &Hook) -> String {
     let pulls = hook.spec.pull.iter();
     let pulls = pulls.map(|pull| format!(", pull {}", pull.name));
     let delivers: String = forwards.chain(pulls).collect();
-    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{delivers}")
+    let verify = hook.spec.verify.as_ref();
+    let verify = verify.map_or_else(String::new, |verify| format!(", verify {}", verify.scheme));
+    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{delivers}{verify}")
 }
 
 /// Make hooks and namespaces as a TOML file says; the same file twice changes nothing

@@ -103,9 +103,10 @@ fn sample(one: &Rejection) -> String {
     let headers = sample["headers"].as_object().into_iter().flatten();
     let headers = headers.map(|(name, value)| format!("{name}: {}", value.as_str().unwrap_or("")));
     let headers: Vec<_> = headers.collect();
-    let bytes = sample["body_bytes"].as_u64().unwrap_or(0);
+    let bytes = sample["body_bytes"].as_u64();
+    let bytes = bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
     format!(
-        "{} from {}, {bytes} bytes; {}",
+        "{} from {}{bytes}; {}",
         text("method"),
         text("from"),
         headers.join("; ")

@@ -148,14 +148,16 @@ fn sample(request: &Request<'_>, peer: Peer, clock_ms: Option<i64>, now: Timesta
         Peer::Address(address) => address.ip().to_string(),
         Peer::User(user) => format!("uid {user}"),
     };
-    let first = &request.body[..request.body.len().min(HASHED)];
+    // Without a signature the body was not read.
+    let body = Some(request.body).filter(|body| !body.is_empty());
+    let first = body.map(|body| &body[..body.len().min(HASHED)]);
     json!({
         "at": now.to_string(),
         "from": from,
         "method": request.method,
         "headers": shown(request.headers),
-        "body_bytes": request.body.len(),
-        "first_bytes_sha256": hex(&Sha256::digest(first)),
+        "body_bytes": body.map(<[u8]>::len),
+        "first_bytes_sha256": first.map(|first| hex(&Sha256::digest(first))),
         "clock_ms": clock_ms,
     })
 }

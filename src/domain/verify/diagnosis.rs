@@ -145,13 +145,16 @@ fn changed_body(verify: &Verify, request: &Request<'_>) -> Option<&'static str> 
     let json = || serde_json::from_slice::<serde_json::Value>(body).ok();
     let with_end = |end: &[u8]| Some([body, end].concat().into());
     type Made<'m> = dyn Fn() -> Option<Cow<'m, [u8]>> + 'm;
-    let bodies: [(_, &Made<'_>); 5] = [
+    let bodies: [(_, &Made<'_>); 6] = [
         ("a newline at its end was removed", &|| with_end(b"\n")),
         ("a line end at its end was removed", &|| with_end(b"\r\n")),
         ("white space was added around it", &|| {
             Some(body.trim_ascii().into())
         }),
         ("white space in its JSON was added", &|| {
+            Some(without_space(body).into())
+        }),
+        ("its JSON was written anew", &|| {
             Some(serde_json::to_vec(&json()?).ok()?.into())
         }),
         ("white space in its JSON was removed", &|| {
@@ -166,6 +169,19 @@ fn changed_body(verify: &Verify, request: &Request<'_>) -> Option<&'static str> 
         };
         is_made(verify, &verify.scheme, &other).then_some(what)
     })
+}
+
+/// JSON without the white space between its tokens; strings stay as they are.
+fn without_space(json: &[u8]) -> Vec<u8> {
+    let (mut in_string, mut is_escaped) = (false, false);
+    let mut kept = json.to_vec();
+    kept.retain(|byte| {
+        let ends = *byte == b'"' && !is_escaped;
+        is_escaped = in_string && *byte == b'\\' && !is_escaped;
+        in_string ^= ends;
+        in_string || !byte.is_ascii_whitespace()
+    });
+    kept
 }
 
 /// The URL that was signed, if it is one like that of the hook.
