@@ -21,6 +21,7 @@ mod resize;
 mod severity;
 mod snapshot;
 mod stream;
+mod verify;
 mod why;
 mod words;
 
@@ -49,6 +50,7 @@ pub use snapshot::{
 pub use stream::{
     Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,
 };
+pub use verify::{Rejection, SecretRow, SecretSpec, VerifyEdit, VerifySpec};
 pub use why::{Help, Hints, HintsOf, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
 
 use serde::{Deserialize, Serialize};

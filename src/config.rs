@@ -48,6 +48,8 @@ pub struct Config {
     pub data: DataDir,
     /// A server that keeps events and cursors; none: a file in the data directory.
     pub database: Option<Database>,
+    /// The file with the key that encrypts secrets; none: beside the database, where that is a file.
+    pub secret_key: Option<PathBuf>,
     /// A server that keeps hints; none: memory.
     pub redis: Option<Address>,
     /// Where it takes webhooks and requests.
@@ -210,6 +212,11 @@ impl DataDir {
         self.0.join("hooklane.lock")
     }
 
+    /// The key that encrypts secrets.
+    pub fn secret_key(&self) -> PathBuf {
+        self.0.join(crate::store::KEY_FILE)
+    }
+
     /// Whether a node ran here: it left lines in its logs.
     pub fn was_used(&self) -> bool {
         let logs = std::fs::read_dir(self.log()).into_iter().flatten();
@@ -220,7 +227,7 @@ impl DataDir {
     /// Every file of its own, there or not, but the logs.
     pub fn files(&self) -> Vec<PathBuf> {
         let of_database = |end| self.0.join(format!("hooklane.db{end}"));
-        let mut files = vec![self.lock(), self.word(), self.socket()];
+        let mut files = vec![self.lock(), self.word(), self.socket(), self.secret_key()];
         files.extend(["", "-wal", "-shm"].map(of_database));
         files
     }
@@ -277,6 +284,7 @@ mod tests {
             allow_destinations: Vec::new(),
             data: DataDir::at("/x"),
             database: None,
+            secret_key: None,
             redis: None,
             listen: LISTEN_DEFAULT,
             lanes: LANES_DEFAULT,

@@ -19,6 +19,7 @@ pub mod pull;
 mod readiness;
 pub mod rebuild;
 pub mod reduce;
+pub mod rejections;
 mod relay;
 mod share;
 #[cfg(test)]
@@ -67,6 +68,9 @@ const DRAINS_EVERY: Duration = Duration::from_millis(250);
 /// How often it is stored which keys were used.
 const USES_EVERY: Duration = Duration::from_secs(60);
 
+/// Interval at which rejections are stored.
+const REJECTIONS_EVERY: Duration = Duration::from_secs(5);
+
 /// How often deleted hooks are looked for, and how long they rest before their events are removed.
 const PURGE_EVERY: Duration = Duration::from_secs(300);
 const PURGE_AFTER: Duration = Duration::from_secs(3600);
@@ -105,6 +109,8 @@ pub struct Engine {
     pub pulls: pull::Pulls,
     /// Who waits for a state to move.
     pub applied: applied::Applied,
+    /// Requests that hooks rejected here and that are not stored yet.
+    pub rejections: rejections::Rejections,
     /// Every counter.
     pub metrics: Arc<Metrics>,
     /// The way to the other nodes.
@@ -220,6 +226,7 @@ impl Engine {
         };
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
+            rejections: rejections::Rejections::default(),
             front: front::Front::start(threads).map_err(|error| {
                 Error::Refused(format!("no threads to take events in: {error}"))
             })?,
@@ -274,6 +281,7 @@ impl Engine {
         duties.spawn(wipe::run(engine.clone(), asked));
         duties.spawn(prune::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
+        duties.spawn(engine.clone().note_rejections());
         duties.spawn(engine.clone().purge_deleted());
         duties.spawn(readiness::run(engine.clone()));
         Ok(Running {
@@ -850,6 +858,16 @@ impl Engine {
         }
     }
 
+    async fn note_rejections(self: Arc<Self>) {
+        let mut clock = tokio::time::interval(REJECTIONS_EVERY);
+        loop {
+            clock.tick().await;
+            if let Err(error) = self.rejections.store(&self.store).await {
+                tracing::warn!(%error, "rejected requests were not noted");
+            }
+        }
+    }
+
     async fn purge_deleted(self: Arc<Self>) {
         let mut clock = tokio::time::interval(PURGE_EVERY);
         loop {
@@ -904,6 +922,9 @@ impl Running {
         }
         if let Err(error) = self.engine.catalog.store_uses().await {
             tracing::warn!(%error, "the last uses of keys were not stored");
+        }
+        if let Err(error) = self.engine.rejections.store(&self.engine.store).await {
+            tracing::warn!(%error, "rejected requests were not noted");
         }
         self.engine.store.clone().close().await;
     }

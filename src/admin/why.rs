@@ -44,7 +44,12 @@ impl Admin {
         handler: Option<&Name>,
         event: Option<EventId>,
     ) -> Result<api::Why, Error> {
-        let (hook, stream) = self.stream(name).await?;
+        let (hook, stream) = match self.stream(name).await {
+            Err(Error::Missing { kind: "stream", .. }) if name.key.as_str().is_empty() => {
+                return self.why_hook(name).await;
+            }
+            found => found?,
+        };
         let lane = self.lane_by_slot(&hook, stream.slot).await?;
         let filter = CursorsFilter {
             stream: Some(stream.id),
@@ -100,6 +105,35 @@ impl Admin {
             commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
             cursors,
             event,
+            rejections: match name.key.as_str() {
+                "" => self.rejections(&hook.name).await?,
+                _ => Vec::new(),
+            },
+        })
+    }
+
+    /// The answer about a hook that has no stream without an ordering key: what it has rejected.
+    async fn why_hook(&self, name: &StreamName) -> Result<api::Why, Error> {
+        let hook = self.hook(&name.hook).await?;
+        let rejections = self.rejections(&hook.name).await?;
+        if rejections.is_empty() {
+            return Err(self.no_stream(&hook, name).await?);
+        }
+        let slot = Slot::of(&hook.name, &name.key);
+        let requests: u64 = rejections.iter().map(|one| one.count).sum();
+        let requests = counted(requests, "request was rejected", "requests were rejected");
+        Ok(api::Why {
+            stream: name.clone(),
+            head: Seq(0),
+            slot: slot.0,
+            namespace: hook.namespace.clone(),
+            lane: self.lane_by_slot(&hook, slot).await?,
+            class: Class::Them,
+            verdict: requests,
+            commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
+            cursors: Vec::new(),
+            event: None,
+            rejections,
         })
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec};
+use super::{
+    ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec, VerifyEdit, VerifySpec,
+};
 use crate::domain::event::EventId;
 use crate::domain::hook::{
     BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
@@ -33,6 +35,9 @@ pub struct HookSpec {
     /// How it knows a repeat of an event.
     #[serde(default)]
     pub dedupe_by: DedupeBy,
+    /// Verification of its sender's signatures; none: requests need a write key.
+    #[serde(default)]
+    pub verify: Option<VerifySpec>,
     /// How events are folded; none stores them only.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -69,6 +74,7 @@ impl HookSpec {
             order_by: OrderBy::default(),
             unordered: Unordered::default(),
             dedupe_by: DedupeBy::default(),
+            verify: None,
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -96,6 +102,9 @@ pub struct HookEdit {
     /// How it knows a repeat of an event, from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe_by: Option<DedupeBy>,
+    /// Verification of its sender's signatures; `null`: requests need a write key again.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub verify: Option<Option<VerifyEdit>>,
     /// How events are folded from now on; old state stays as it is. `null` folds no longer: the states
     /// are gone, and a reducer that comes later begins at the first event that is kept.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Lane};
+use super::{Class, Lane, Rejection};
 use crate::domain::event::EventId;
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
@@ -33,6 +33,9 @@ pub struct Why {
     pub cursors: Vec<WhyCursor>,
     /// The event that was asked about.
     pub event: Option<WhyEvent>,
+    /// Of a hook's own stream: the requests that the hook has rejected, the last first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejections: Vec<Rejection>,
 }
 
 /// Where one handler is in a stream, and why.

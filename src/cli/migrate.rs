@@ -127,6 +127,7 @@ impl Migrate {
                 "  after",
                 "start with serve --database; the directory keeps its data".to_owned(),
             ),
+            ("  secrets", secrets(&data)),
         ])?;
         if self.dry_run {
             // It says today what would stop it tomorrow.
@@ -172,6 +173,18 @@ impl Migrate {
             return Err(Trouble::new(Exit::Missing, "no_database", message).into());
         }
         Ok(DataDir::at(&dir))
+    }
+}
+
+/// The key does not move with the database that it protects.
+fn secrets(data: &DataDir) -> String {
+    let key = data.secret_key();
+    match key.exists() {
+        true => format!(
+            "start each node with --secret-key-file and a copy of {}",
+            key.display()
+        ),
+        false => "none is stored".to_owned(),
     }
 }
 

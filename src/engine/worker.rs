@@ -544,6 +544,7 @@ mod tests {
             order_by: OrderBy::Place(Place::Header("x-account".into())),
             unordered: Unordered::Keep,
             dedupe_by: DedupeBy::default(),
+            verify: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),

@@ -18,8 +18,8 @@ pub(super) struct DedupeKey {
     pub names_one_body: bool,
 }
 
-/// The key of a request; none where it has none. The hook's own rule goes first, then
-/// `Idempotency-Key`, then `webhook-id`.
+/// The key of a request; none where it has none. The hook's own rule goes first, or the delivery id of the provider
+/// that it verifies; then `Idempotency-Key`, then `webhook-id`.
 ///
 /// # Errors
 /// Two values where one is looked for, in words.
@@ -28,7 +28,14 @@ pub(super) fn dedupe_key(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Option<DedupeKey>, String> {
-    if let DedupeBy::Place(place) = &hook.dedupe_by
+    let place = match &hook.dedupe_by {
+        DedupeBy::Place(place) => Some(place.clone()),
+        DedupeBy::Standard => hook
+            .verify
+            .as_ref()
+            .and_then(|verify| verify.scheme.delivery_id()),
+    };
+    if let Some(place) = place
         && let Some(value) = one(place.find(headers, body))?
     {
         return Ok(Some(key(&value, false)));
@@ -103,6 +110,7 @@ mod tests {
             order_by: OrderBy::Nothing,
             unordered: Unordered::Refuse,
             dedupe_by: rule.parse().unwrap(),
+            verify: None,
             body_max: 1,
             keep: Keep::default(),
             handlers: Vec::new(),

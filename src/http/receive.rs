@@ -17,6 +17,7 @@ use super::dedupe::{DedupeKey, dedupe_key};
 use super::edge::{Admission, Peer};
 use super::error::Error;
 use super::grant::Grant;
+use super::verify::{self, Turned};
 use super::{App, body, json};
 use crate::api::Accepted;
 use crate::domain::event::{EventId, QUERY};
@@ -74,7 +75,12 @@ async fn accept(
 ) -> Result<(StatusCode, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let (hook, access) = admit(engine, &head, peer).await?;
-    admission.grant();
+    // The socket is the operator's own: what comes through it needs no signature.
+    let verify = hook.verify.as_ref().filter(|_| access != Access::Socket);
+    match verify {
+        Some(verify) => verify::check_head(engine, &hook, verify, &head, peer).map_err(turned)?,
+        None => admission.grant(),
+    }
     body::check(&head.headers, &body, hook.body_max).map_err(unread)?;
     let mut room = engine.intake.room(hook.id, 0).map_err(no_room)?;
     let body = read(&mut room, &hook, &head.headers, body).await?;
@@ -82,6 +88,15 @@ async fn accept(
     let grant = Grant::of(access, app);
     if !grant.holds().await.map_err(stale)? {
         return Err(unauthorized(Error::unauthorized()));
+    }
+    if verify.is_some() {
+        // A body may take longer than the secret of its sender is in force.
+        let catalog = engine.catalog.trusted().await.map_err(stale)?;
+        let now = catalog.hooks_by_id.get(&hook.id);
+        let verify = now.and_then(|hook| hook.verify.as_ref());
+        let verify = verify.ok_or_else(|| unauthorized(Error::unauthorized()))?;
+        verify::check(engine, &hook, verify, (&head, &body), peer).map_err(turned)?;
+        admission.grant();
     }
     let key = ordering_key(&hook, &head.headers, &body)?;
     let dedupe_key = dedupe_key(&hook, &head.headers, &body).map_err(ambiguous)?;
@@ -162,14 +177,20 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
         None => (path, None),
     };
     let access = auth::access(engine, peer, &head.headers, in_path).await;
-    let access = match access.map_err(not_admitted)? {
-        Access::Nobody => return Err(unauthorized(Error::unauthorized())),
-        access => access,
-    };
     let catalog = engine.catalog.trusted().await.map_err(stale)?;
     let hook = catalog.hooks.get(name);
+    // A signature takes the place of the write key, whatever else the sender presents.
+    let verifies = hook.is_some_and(|hook| hook.verify.is_some());
+    let access = match access {
+        Err(error) if verifies && error.status() == StatusCode::UNAUTHORIZED => Access::Nobody,
+        access => access.map_err(not_admitted)?,
+    };
+    if access == Access::Nobody && !verifies {
+        return Err(unauthorized(Error::unauthorized()));
+    }
     let hook = match (hook, access) {
         (Some(hook), access) if access.may_write(hook.id) => hook.clone(),
+        (Some(hook), _) if verifies => hook.clone(),
         (None, Access::Socket) => {
             let error = Error::not_found(format!("no hook {name:?}"));
             return Err(Refusal::new(metrics::Refused::Key, error));
@@ -177,6 +198,9 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
         _ => return Err(unauthorized(Error::unauthorized())),
     };
     if head.method != Method::POST {
+        if access == Access::Nobody {
+            return Err(unauthorized(Error::unauthorized()));
+        }
         let error = Error::method("POST");
         return Err(Refusal::new(metrics::Refused::Malformed, error));
     }
@@ -196,6 +220,18 @@ fn within_rate(catalog: &Trusted, access: Access) -> Result<(), Refusal> {
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         Refusal::new(metrics::Refused::Rate, Error::too_many(seconds))
     })
+}
+
+/// The sender is told nothing of the cause: `hooklane why HOOK` tells the operator.
+fn turned(turned: Turned) -> Refusal {
+    match turned {
+        Turned::Unsigned => Refusal::new(metrics::Refused::Signature, Error::unauthorized()),
+        Turned::Locked => {
+            let message = "the hook cannot verify senders now; nothing was stored";
+            let error = Error::unavailable("secrets_locked", message, 60);
+            Refusal::new(metrics::Refused::Locked, error)
+        }
+    }
 }
 
 fn unauthorized(error: Error) -> Refusal {

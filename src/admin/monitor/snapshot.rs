@@ -311,7 +311,10 @@ fn hook_lines(
             let told: Vec<_> = handlers.map(|h| h.described()).collect();
             told.join(", ")
         },
-        verify: "write key".to_owned(),
+        verify: match &hook.verify {
+            Some(verify) => verify.scheme.word().to_owned(),
+            None => "write key".to_owned(),
+        },
     };
     (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
 }

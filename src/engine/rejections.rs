@@ -1,0 +1,82 @@
+//! Requests that hooks rejected here since the last time they were stored: one tally for each hook and reason, so
+//! nothing grows with what is sent.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::domain::hook::HookId;
+use crate::domain::time::Timestamp;
+use crate::domain::verify::diagnosis::{Diagnosis, Reason};
+use crate::store::{Error, Rejection, Store};
+
+/// The time between two searches for a cause, in milliseconds: each costs some dozens of checks, and strangers ask for it.
+const SEARCH_EVERY: i64 = 50;
+
+/// Rejections that are not stored yet.
+#[derive(Debug, Default)]
+pub struct Rejections {
+    tallies: Mutex<BTreeMap<(HookId, Reason), Rejection>>,
+    searched_at: AtomicI64,
+}
+
+impl Rejections {
+    /// True if the cause of a rejection may be looked for now.
+    pub fn may_search(&self, now: Timestamp) -> bool {
+        let now = now.as_millis();
+        let last = self.searched_at.load(Ordering::Relaxed);
+        let is_due = now.abs_diff(last) >= SEARCH_EVERY.unsigned_abs();
+        is_due
+            && self
+                .searched_at
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Notes a rejection. `sample` is the request as JSON, without secrets.
+    pub fn add(&self, hook: HookId, diagnosis: Diagnosis, sample: String, at: Timestamp) {
+        self.join(Rejection {
+            hook,
+            diagnosis,
+            count: 1,
+            first_at: at,
+            last_at: at,
+            sample,
+        });
+    }
+
+    /// Stores what was noted.
+    ///
+    /// # Errors
+    /// Those of the database; what was not stored is tried again with the next.
+    pub async fn store(&self, store: &Store) -> Result<(), Error> {
+        let taken: Vec<_> = std::mem::take(&mut *self.tallies.lock())
+            .into_values()
+            .collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let stored = store.add_rejections(&taken).await;
+        if stored.is_err() {
+            taken.into_iter().for_each(|one| self.join(one));
+        }
+        stored
+    }
+
+    /// Adds to the tally of the same hook and reason; the later request of the two stays.
+    fn join(&self, one: Rejection) {
+        let mut tallies = self.tallies.lock();
+        let key = (one.hook, one.diagnosis.reason);
+        let Some(there) = tallies.get_mut(&key) else {
+            tallies.insert(key, one);
+            return;
+        };
+        let (count, first_at) = (there.count + one.count, there.first_at.min(one.first_at));
+        if one.last_at >= there.last_at {
+            *there = one;
+        }
+        there.count = count;
+        there.first_at = first_at;
+    }
+}
