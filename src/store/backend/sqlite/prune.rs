@@ -33,7 +33,7 @@ pub fn prune(db: &Connection, prune: &Prune, indexed: i64) -> Result<Vec<bool>, 
     const MAY: &str = "select exists (select 1 from hooks where id = ?1 and deleted_at is null)
         and not exists (select 1 from rebuilds where hook = ?1 and state = 'running')
         and not exists (select 1 from handlers where hook = ?1 and deleted_at is null
-          and (id is not ?2 or fold is not ?3))";
+          and kind = 'reduce' and (id is not ?2 or fold is not ?3))";
     let (handler, fold) = prune.reducer.map_or((None, None), |(handler, fold)| {
         (Some(handler.0), Some(fold))
     });
