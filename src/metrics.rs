@@ -84,6 +84,7 @@ pub struct Metrics {
     /// Streams that keep events past their time, of those whose turns are taken here.
     pub streams_overdue: Gauge,
 
+    events_passed: Labelled,
     deliveries: Labelled,
     /// From the begin of a request to a destination to the end of its answer, or of its time.
     pub delivery_seconds: Histogram,
@@ -170,6 +171,16 @@ label! {
         Deadlock = "deadlock",
         /// What it had read was changed before it could write.
         Serialization = "serialization",
+    }
+}
+
+label! {
+    /// Why an event was passed without being handled.
+    Passed "reason" {
+        /// Its handler does not take it.
+        Filter = "filter",
+        /// A newer one was delivered in its place.
+        Coalesced = "coalesced",
     }
 }
 
@@ -271,6 +282,11 @@ impl Metrics {
                 "streams_overdue",
                 "Streams that keep events past the time that their hook says",
             ),
+            events_passed: page.labelled(
+                "events_passed",
+                "Events that a handler passed without handling them, by reason",
+                Passed::ALL.iter().map(|reason| reason.labels()),
+            ),
             deliveries: page.labelled(
                 "deliveries",
                 "Requests to destinations, by how they ended",
@@ -338,6 +354,14 @@ impl Metrics {
     /// Counts a statement that is tried again.
     pub fn retried(&self, reason: Retried) {
         self.database_retries.get_or_create(&reason.labels()).inc();
+    }
+
+    /// Counts events that a handler passed without handling them.
+    pub fn passed(&self, reason: Passed, events: usize) {
+        let events = u64::try_from(events).unwrap_or(0);
+        self.events_passed
+            .get_or_create(&reason.labels())
+            .inc_by(events);
     }
 
     /// Counts a request to a destination.

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Error;
-use crate::api::{ForwardSpec, HookEdit, HookSpec, NewSecret};
+use crate::api::{ForwardSpec, HookSpec, NewSecret};
+use crate::domain::filter::Filter;
 use crate::domain::forward::{IN_FLIGHT_MAX, TIMEOUT_MAX};
 use crate::domain::hook::{DEBOUNCE_MAX, Hook, Work};
 use crate::domain::name::Name;
@@ -100,6 +101,7 @@ pub fn plan(spec: &ForwardSpec, there: Option<&Hook>) -> Result<ForwardPlan, Err
         secrets,
         on_error: spec.on_error,
         debounce: spec.debounce,
+        only: spec.only.clone(),
         from: spec.from,
     })
 }
@@ -157,37 +159,11 @@ pub fn specs_of(hook: &Hook) -> Vec<ForwardSpec> {
             batch: to.batch,
             debounce: handler.debounce,
             coalesce: to.coalesce,
+            only: handler.only.clone(),
             ..ForwardSpec::new(handler.name.clone(), to.url.clone())
         })
     });
     specs.collect()
-}
-
-/// Changes, makes and removes forward handlers as an edit says.
-///
-/// # Errors
-/// [`Error::Missing`] for one to be removed that is not there, [`Error::Invalid`] for a new one without a URL.
-pub fn edit(forwards: &mut Vec<ForwardSpec>, edit: &HookEdit) -> Result<(), Error> {
-    for name in &edit.remove_forward {
-        let before = forwards.len();
-        forwards.retain(|forward| forward.name != *name);
-        if forwards.len() == before {
-            return Err(Error::missing("handler", name));
-        }
-    }
-    for change in &edit.forward {
-        let named = |forward: &&mut ForwardSpec| Some(&forward.name) == change.name.as_ref();
-        match forwards.iter_mut().find(named) {
-            Some(forward) => {
-                let after = change.applied(Some(forward));
-                forward.clone_from(&after.unwrap_or_else(|| forward.clone()));
-            }
-            None => forwards.push(change.applied(None).ok_or_else(|| {
-                Error::Invalid("a new forward handler needs a name and a URL: NAME=URL".into())
-            })?),
-        }
-    }
-    Ok(())
 }
 
 /// What changes from one to the other, in words.
@@ -234,5 +210,14 @@ fn settings(spec: &ForwardSpec) -> Vec<(&'static str, String)> {
             or_none(spec.debounce.map(|debounce| format!("{debounce:?}"))),
         ),
         ("coalesce", spec.coalesce.to_string()),
+        ("only", only(&spec.only)),
     ]
+}
+
+/// A filter in words.
+pub fn only(filter: &Filter) -> String {
+    match filter.takes_all() {
+        true => "all".into(),
+        false => filter.to_string(),
+    }
 }

@@ -8,7 +8,8 @@ use super::{Admin, Error, stops};
 use crate::api::{self, Class, Help, LaneState, Verdict, WhyCursor, WhyEvent, command};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
-use crate::domain::hook::Hook;
+use crate::domain::filter::Filter;
+use crate::domain::hook::{HandlerId, Hook};
 use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, Mode, Slot};
 use crate::domain::name::{Name, StreamName};
@@ -217,6 +218,7 @@ impl Admin {
             mark,
             next: next.map(|event| event.id),
             next_received_at: next.map(|event| event.received_at),
+            only: filter_of(hook, row.id.handler),
             kept_past: match (hook.keep, next) {
                 (Keep::For(age), Some(event))
                     if event.received_at.after(age) < Timestamp::now() =>
@@ -408,6 +410,13 @@ impl Admin {
             let before = row.seq.0 - cursor.position.0 - 1;
             match passed(handler).map(|fate| fate.outcome) {
                 Some(api::Outcome::Folded) => format!("{handler}: applied"),
+                Some(api::Outcome::Delivered) => format!("{handler}: delivered"),
+                Some(api::Outcome::Passed) => {
+                    match passed(handler).and_then(|f| f.reason.clone()) {
+                        Some(reason) => format!("{handler}: passed, {reason}"),
+                        None => format!("{handler}: passed"),
+                    }
+                }
                 Some(api::Outcome::Skipped) => format!("{handler}: in the dead letters"),
                 _ if before <= 0 => format!("{handler}: it is next, {}", cursor.condition),
                 _ => {
@@ -452,6 +461,13 @@ impl Admin {
             namespace: set.namespace,
         })
     }
+}
+
+fn filter_of(hook: &Hook, handler: HandlerId) -> Filter {
+    let handler = hook.handlers.iter().find(|of| of.id == handler);
+    handler
+        .map(|handler| handler.only.clone())
+        .unwrap_or_default()
 }
 
 /// Adds what ends it, what helps and what does not.

@@ -85,6 +85,10 @@ pub enum Outcome {
     Held,
     /// It is in the state.
     Folded,
+    /// The destination or a consumer has acknowledged it.
+    Delivered,
+    /// Its handler does not take it, or delivered a newer one in its place.
+    Passed,
     /// It is in the dead letters.
     Skipped,
 }
@@ -96,6 +100,8 @@ impl Outcome {
             Self::Waiting => "waiting",
             Self::Held => "held",
             Self::Folded => "folded",
+            Self::Delivered => "delivered",
+            Self::Passed => "passed",
             Self::Skipped => "skipped",
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::filter::Filter;
 use crate::domain::forward::{
     Batch, Begin, Destination, Forward, IN_FLIGHT_DEFAULT, TIMEOUT_DEFAULT,
 };
@@ -13,7 +14,7 @@ use crate::domain::rate::Rate;
 use crate::domain::time::millis;
 
 /// A forward handler as it is asked for and shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardSpec {
     /// Its name, unique in its hook.
@@ -44,6 +45,9 @@ pub struct ForwardSpec {
     /// Of the events that gathered, only the newest is delivered.
     #[serde(default)]
     pub coalesce: bool,
+    /// Which events it delivers: one pattern of each place must match. Without a pattern, all.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// Where a new handler begins: `beginning` or `now`. Never shown.
     #[serde(default, skip_serializing)]
     pub from: Begin,
@@ -74,6 +78,7 @@ impl ForwardSpec {
             batch: None,
             debounce: None,
             coalesce: false,
+            only: Filter::default(),
             from: Begin::default(),
             secret: None,
         }
@@ -94,7 +99,7 @@ impl ForwardSpec {
 }
 
 /// What to change in a forward handler; what is left out stays. One that does not exist is made, and needs a URL.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardEdit {
     /// Its name.
@@ -126,6 +131,9 @@ pub struct ForwardEdit {
     /// Of the events that gathered, only the newest is delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<bool>,
+    /// Which events it delivers from now on; an empty list delivers all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Filter>,
     /// Where a new handler begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
@@ -135,8 +143,21 @@ pub struct ForwardEdit {
 }
 
 impl ForwardEdit {
+    /// Makes or changes the handler among `forwards`.
+    pub(super) fn apply(&self, forwards: &mut Vec<ForwardSpec>) -> Result<(), InvalidEdit> {
+        let named = |forward: &ForwardSpec| Some(&forward.name) == self.name.as_ref();
+        let there = forwards.iter().position(named);
+        let after = self.applied(there.map(|at| &forwards[at]));
+        let after = after.ok_or(InvalidEdit::NoUrl)?;
+        match there {
+            Some(at) => forwards[at] = after,
+            None => forwards.push(after),
+        }
+        Ok(())
+    }
+
     /// The handler after this edit; `None` when it is new and has no name or no URL.
-    pub fn applied(&self, to: Option<&ForwardSpec>) -> Option<ForwardSpec> {
+    fn applied(&self, to: Option<&ForwardSpec>) -> Option<ForwardSpec> {
         let mut spec = match to {
             Some(spec) => spec.clone(),
             None => ForwardSpec::new(self.name.clone()?, self.url.clone()?),
@@ -155,10 +176,28 @@ impl ForwardEdit {
         spec.batch = edit.batch.or(spec.batch);
         spec.debounce = edit.debounce.or(spec.debounce);
         spec.coalesce = edit.coalesce.unwrap_or(spec.coalesce);
+        spec.only = edit.only.unwrap_or(spec.only);
         spec.from = edit.from.unwrap_or_default();
         spec.secret = edit.secret;
         Some(spec)
     }
+}
+
+/// Why an edit cannot be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidEdit {
+    /// No forward handler has this name.
+    #[error("no forward handler {0}")]
+    NoForward(Name),
+    /// No pull handler has this name.
+    #[error("no pull handler {0}")]
+    NoPull(Name),
+    /// A forward handler that does not exist needs a URL to be made.
+    #[error("a new forward handler needs a name and a URL: NAME=URL")]
+    NoUrl,
+    /// Settings of a verification that there is none of.
+    #[error("the hook verifies no signatures yet: give --verify SCHEME")]
+    NotVerified,
 }
 
 /// A secret that was made for a new forward handler.

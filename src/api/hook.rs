@@ -6,9 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec, VerifyEdit, VerifySpec,
+    ForwardEdit, ForwardSpec, InvalidEdit, NamespaceSpec, NewSecret, PullEdit, PullSpec,
+    VerifyEdit, VerifySpec,
 };
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::hook::{
     BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
 };
@@ -47,6 +49,9 @@ pub struct HookSpec {
     /// Gathers events into one turn.
     #[serde(default)]
     pub debounce: Option<Debounce>,
+    /// Which events it folds: one pattern of each place must match. Without a pattern, all.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// The largest body it accepts, in bytes.
     #[serde(default = "body_max_default")]
     pub body_max: u64,
@@ -78,6 +83,7 @@ impl HookSpec {
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
+            only: Filter::default(),
             body_max: BODY_MAX_DEFAULT,
             keep: Keep::default(),
             forward: Vec::new(),
@@ -115,6 +121,9 @@ pub struct HookEdit {
     /// Gathers events into one turn; `null` gathers no longer.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub debounce: Option<Option<Debounce>>,
+    /// Which events it folds from now on; an empty list folds all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Filter>,
     /// The largest body it accepts, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_max: Option<u64>,
@@ -133,6 +142,66 @@ pub struct HookEdit {
     /// Pull handlers to remove: their positions are gone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove_pull: Vec<Name>,
+}
+
+impl HookEdit {
+    /// The hook after this edit.
+    ///
+    /// # Errors
+    /// [`InvalidEdit`]: a handler to remove is not there, or a new one has no URL.
+    pub fn applied(&self, mut spec: HookSpec) -> Result<HookSpec, InvalidEdit> {
+        let edit = self.clone();
+        spec.namespace = edit.namespace.unwrap_or(spec.namespace);
+        spec.order_by = edit.order_by.unwrap_or(spec.order_by);
+        spec.unordered = edit.unordered.unwrap_or(spec.unordered);
+        spec.dedupe_by = edit.dedupe_by.unwrap_or(spec.dedupe_by);
+        if let Some(change) = &self.verify {
+            spec.verify = match change {
+                Some(change) => {
+                    let after = change.applied(spec.verify.as_ref());
+                    Some(after.ok_or(InvalidEdit::NotVerified)?)
+                }
+                None => None,
+            };
+        }
+        // The failure policy and the filter go with the reducer that they are of.
+        if edit.reduce == Some(None) {
+            spec.on_error = OnError::default();
+            spec.only = Filter::default();
+        }
+        spec.reduce = edit.reduce.unwrap_or(spec.reduce);
+        spec.on_error = edit.on_error.unwrap_or(spec.on_error);
+        spec.debounce = edit.debounce.unwrap_or(spec.debounce);
+        spec.only = edit.only.unwrap_or(spec.only);
+        spec.body_max = edit.body_max.unwrap_or(spec.body_max);
+        spec.keep = edit.keep.unwrap_or(spec.keep);
+        self.remove_handlers(&mut spec)?;
+        for change in &self.forward {
+            change.apply(&mut spec.forward)?;
+        }
+        for change in &self.pull {
+            change.apply(&mut spec.pull);
+        }
+        Ok(spec)
+    }
+
+    fn remove_handlers(&self, spec: &mut HookSpec) -> Result<(), InvalidEdit> {
+        for name in &self.remove_forward {
+            let before = spec.forward.len();
+            spec.forward.retain(|forward| forward.name != *name);
+            if spec.forward.len() == before {
+                return Err(InvalidEdit::NoForward(name.clone()));
+            }
+        }
+        for name in &self.remove_pull {
+            let before = spec.pull.len();
+            spec.pull.retain(|pull| pull.name != *name);
+            if spec.pull.len() == before {
+                return Err(InvalidEdit::NoPull(name.clone()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Tells a field that is `null` from one that is not there.

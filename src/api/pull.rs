@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::forward::Begin;
 use crate::domain::hook::OnError;
 use crate::domain::name::{Name, OrderingKey};
@@ -14,7 +15,7 @@ use crate::domain::pull::{LEASE_DEFAULT, Pull};
 use crate::domain::time::{Timestamp, millis};
 
 /// A pull handler as it is asked for and shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullSpec {
     /// Its name, unique in its hook.
@@ -28,6 +29,9 @@ pub struct PullSpec {
     /// How long a delivery stays open unless the call says otherwise, in milliseconds.
     #[serde(default = "lease_default")]
     pub lease_ms: u64,
+    /// Which events it delivers: one pattern of each place must match. Without a pattern, all.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// Where a new handler begins: `beginning` or `now`. Never shown.
     #[serde(default, skip_serializing)]
     pub from: Begin,
@@ -45,6 +49,7 @@ impl PullSpec {
             attempts: None,
             on_error: OnError::default(),
             lease_ms: lease_default(),
+            only: Filter::default(),
             from: Begin::default(),
         }
     }
@@ -59,7 +64,7 @@ impl PullSpec {
 }
 
 /// What to change in a pull handler; what is left out stays. One that does not exist is made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullEdit {
     /// Its name.
@@ -73,14 +78,25 @@ pub struct PullEdit {
     /// How long a delivery stays open, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
+    /// Which events it delivers from now on; an empty list delivers all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Filter>,
     /// Where a new handler begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
 }
 
 impl PullEdit {
+    /// Makes or changes the handler among `pulls`.
+    pub(super) fn apply(&self, pulls: &mut Vec<PullSpec>) {
+        match pulls.iter_mut().find(|pull| pull.name == self.name) {
+            Some(pull) => *pull = self.applied(Some(pull)),
+            None => pulls.push(self.applied(None)),
+        }
+    }
+
     /// The handler after this edit.
-    pub fn applied(&self, to: Option<&PullSpec>) -> PullSpec {
+    fn applied(&self, to: Option<&PullSpec>) -> PullSpec {
         let mut spec = to.map_or_else(|| PullSpec::new(self.name.clone()), PullSpec::clone);
         spec.attempts = match self.attempts {
             Some(0) => None,
@@ -89,6 +105,7 @@ impl PullEdit {
         };
         spec.on_error = self.on_error.unwrap_or(spec.on_error);
         spec.lease_ms = self.lease_ms.unwrap_or(spec.lease_ms);
+        spec.only = self.only.clone().unwrap_or(spec.only);
         spec.from = self.from.unwrap_or_default();
         spec
     }

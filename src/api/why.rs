@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Class, Lane, Rejection};
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
@@ -69,6 +70,9 @@ pub struct WhyCursor {
     pub next: Option<EventId>,
     /// When that was received.
     pub next_received_at: Option<Timestamp>,
+    /// Which events it takes; it passes the others.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// How long its hook keeps events, where the next one is older than that and stays for this cursor.
     #[serde(default)]
     pub kept_past: Option<Keep>,

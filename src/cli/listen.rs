@@ -171,6 +171,7 @@ impl Listen {
                 attempts: None,
                 on_error: None,
                 lease_ms: None,
+                only: None,
                 from: Some(self.from.unwrap_or(Begin::Now)),
             }],
             ..HookEdit::default()

@@ -142,9 +142,13 @@ fn title(why: &api::Why) -> String {
 fn place(cursor: &WhyCursor) -> String {
     let (handler, condition, position) = (&cursor.handler, &cursor.condition, cursor.position);
     let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
+    let only = match cursor.only.takes_all() {
+        true => String::new(),
+        false => format!("; takes only {}", cursor.only),
+    };
     let mut line = format!("  {handler}   {condition}  ");
     let Some(next) = cursor.next else {
-        return line + &format!("at the head, {position}");
+        return line + &format!("at the head, {position}{only}");
     };
     line += &format!("at {position}; next is {next}");
     if let Some(at) = cursor.next_received_at {
@@ -153,7 +157,7 @@ fn place(cursor: &WhyCursor) -> String {
     if let Some(since) = cursor.since {
         line += &format!("; {condition} since {}, {}", clock(since), ago(since));
     }
-    line
+    line + &only
 }
 
 /// `02:41:07Z`; with its day where that is not this one.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::filter::Filter;
 use super::forward::Forward;
 use super::keep::Keep;
 use super::name::Name;
@@ -159,7 +160,9 @@ pub struct Handler {
     pub name: Name,
     /// What it does with the events.
     pub work: Work,
-    /// Version of its reducer, from 1.
+    /// Which events it takes; it passes the others unhandled.
+    pub only: Filter,
+    /// Version of its reducer with its filter, from 1.
     pub fold: i64,
     /// Failure policy, applied when an event will not be tried again.
     pub on_error: OnError,

@@ -8,6 +8,7 @@
 //!
 //! - `fold.rs`: the threads; `queue.rs`: whose turn is next; `budget.rs`: the time of a turn
 //! - `task.rs`: folds one task, on a thread or in a process
+//! - `sieve.rs`: the events that a handler takes, and what a fold of those has come to among all
 //! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
 //! - `builtin.rs`: `latest`, `append:N`, `count`
 //! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps what is not touched to the byte
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use crate::domain::cursor::{Applied, Chain, DeadLetter};
 use crate::domain::event::Event;
+use crate::domain::filter::Filter;
 use crate::domain::hook::{HandlerId, OnError, Reducer};
 use crate::text;
 
@@ -28,6 +30,7 @@ mod fold;
 mod process;
 mod queue;
 mod script;
+mod sieve;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -60,6 +63,8 @@ pub struct Task {
     pub chain: Chain,
     /// What an event that can never be folded leads to.
     pub on_error: OnError,
+    /// Which events it takes; the others are passed without a reducer.
+    pub only: Filter,
     /// The events after its position, in order.
     pub events: Vec<Arc<Event>>,
 }
@@ -75,6 +80,8 @@ pub struct Folded {
     pub chain: Chain,
     /// Those of them that were skipped, in order.
     pub skipped: Vec<DeadLetter>,
+    /// How many of them were passed without a reducer.
+    pub untaken: usize,
     /// Why the next event was not folded; none when all were, or when the budget had been spent.
     pub failure: Option<Failure>,
     /// How long it took.
@@ -137,6 +144,7 @@ impl Folded {
             state: outcome.state,
             chain,
             skipped: outcome.skipped,
+            untaken: 0,
             failure: outcome.failure,
             took: outcome.took,
         }

@@ -11,12 +11,13 @@ use super::catalog::Snapshot;
 use super::lane::{Aside, Outcome, Rest};
 use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
-use crate::domain::cursor::{Condition, Cursor, CursorId};
+use crate::domain::cursor::{Applied, Condition, Cursor, CursorId};
 use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Backlog, Hint, Queue};
+use crate::metrics::Passed;
 use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 /// Cursors in one turn.
@@ -152,6 +153,9 @@ impl FoldedTurn {
             true => engine.store.advance(steps).await?,
             false => vec![Advance::Lost; steps.len()],
         };
+        engine
+            .metrics
+            .passed(Passed::Filter, self.turn.untaken(&self.folded, &moved));
         let mut turned = self.turn.end(&self.folded, &moved, self.at);
         for (_, outcome) in &mut turned.outcomes {
             *outcome = outcome.by_other_clock(self.at, self.steady);
@@ -274,6 +278,14 @@ impl Turn {
         }
     }
 
+    /// Events that were passed without a reducer.
+    fn untaken(&self, folded: &[Folded], moved: &[Advance]) -> usize {
+        let moved = moved.iter().skip(self.halted.len());
+        let moved = folded.iter().zip(moved);
+        let moved = moved.filter(|(_, advance)| **advance == Advance::Moved);
+        moved.map(|(folded, _)| folded.untaken).sum()
+    }
+
     /// What has become of the cursors, by what became of their steps. Steps of gaps are not looked at again:
     /// whoever lost one reads the cursor anew.
     pub fn end(self, folded: &[Folded], moved: &[Advance], now: Timestamp) -> Turned {
@@ -384,6 +396,7 @@ fn task(input: &mut Input, handler: &Handler, reducer: &Reducer) -> Task {
         state: input.cursor.state.take(),
         chain: input.cursor.chain.clone(),
         on_error: handler.on_error,
+        only: handler.only.clone(),
         events: input.events.clone(),
     }
 }
@@ -442,6 +455,30 @@ fn condition(
             }
         }
         _ => Condition::Held { reason },
+    }
+}
+
+/// Moves a cursor over `passed` events that its handler does not take.
+pub(super) fn pass(input: &Input, passed: usize, now: Timestamp) -> Step {
+    let cursor = &input.cursor;
+    let events = &input.events[..passed];
+    let to = events
+        .last()
+        .map_or(cursor.position, |event| Position(event.seq.0));
+    let chain = events.iter().fold(cursor.chain.clone(), |chain, event| {
+        chain.next(event.id, Applied::Folded)
+    });
+    Step {
+        cursor: cursor.id,
+        era: cursor.era,
+        from: cursor.position,
+        to,
+        state: cursor.state.clone(),
+        chain,
+        condition: Condition::Flowing,
+        skipped: Vec::new(),
+        mover: Mover::Turn,
+        at: now,
     }
 }
 

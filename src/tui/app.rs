@@ -11,8 +11,8 @@ use super::fold::{self, Entry};
 use super::theme::Theme;
 use super::want::Want;
 use crate::api::{
-    CursorLine, EventRow, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize, Severity,
-    Snapshot, Stream, StreamRow, Why, Window,
+    CursorLine, EventRow, Fate, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize,
+    Severity, Snapshot, Stream, StreamRow, Why, Window,
 };
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -753,15 +753,16 @@ pub fn is_in_trouble(node: &NodeLine) -> bool {
 
 /// What became of an event: `done`, or the first handler that is not.
 pub fn fate(row: &EventRow) -> String {
-    use crate::api::Outcome::{Folded, Held, Skipped, Waiting};
-    let open = row.fate.iter().find(|fate| fate.outcome != Folded);
+    use crate::api::Outcome::{Delivered, Folded, Held, Passed, Skipped, Waiting};
+    let is_done = |fate: &&Fate| matches!(fate.outcome, Folded | Delivered | Passed);
+    let open = row.fate.iter().find(|fate| !is_done(fate));
     open.map_or_else(
         || "done".to_owned(),
         |fate| match fate.outcome {
             Waiting => format!("{} waits", fate.handler),
             Held => format!("{} held", fate.handler),
             Skipped => format!("{} dead", fate.handler),
-            Folded => "done".to_owned(),
+            Folded | Delivered | Passed => "done".to_owned(),
         },
     )
 }

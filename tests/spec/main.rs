@@ -36,6 +36,7 @@ mod demo;
 mod doctor;
 mod failover;
 mod file;
+mod filter;
 mod forward;
 mod home;
 mod incidents;

@@ -26,7 +26,6 @@ use super::client::{Answer, Error};
 use crate::domain::event::Event;
 use crate::domain::forward::Forward;
 use crate::domain::name::{Name, OrderingKey};
-use crate::domain::position::Seq;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
@@ -250,23 +249,24 @@ pub fn verdict(
 
 /// How far a 2xx acknowledges. Only an answer to several events may say that it did less than all.
 fn acknowledged(body: &[u8], events: &[std::sync::Arc<Event>]) -> Verdict {
-    let (Some(first), all) = (events.first(), events.len()) else {
-        return Verdict::Acknowledged(0);
-    };
+    let all = events.len();
     let progress = match all {
-        1 => None,
+        0 | 1 => None,
         _ => serde_json::from_slice::<Progress>(body).ok(),
     };
     let Some(progress) = progress else {
         return Verdict::Acknowledged(all);
     };
-    let done = progress.seq.saturating_sub(first.seq.0).saturating_add(1);
-    match usize::try_from(done) {
-        Ok(0) | Err(_) => Verdict::Failed {
+    match events
+        .iter()
+        .filter(|event| event.seq.0 <= progress.seq)
+        .count()
+    {
+        0 => Verdict::Failed {
             reason: format!("a 2xx that acknowledges nothing: seq {}", progress.seq),
             after: None,
         },
-        Ok(done) => Verdict::Acknowledged(done.min(all)),
+        done => Verdict::Acknowledged(done),
     }
 }
 
@@ -290,17 +290,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The seq of the last event of a delivery that was acknowledged up to `done` events.
-pub fn last(events: &[std::sync::Arc<Event>], done: usize) -> Option<Seq> {
-    events.get(done.checked_sub(1)?).map(|event| event.seq)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::domain::event::{EventId, StreamId};
+    use crate::domain::position::Seq;
 
     fn event(seq: i64, body: &'static [u8]) -> Arc<Event> {
         Arc::new(Event {

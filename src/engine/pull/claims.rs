@@ -18,7 +18,10 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Token;
-use crate::store::{Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDelivery, Step};
+use crate::metrics::Passed;
+use crate::store::{
+    Advance, Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDelivery, Step,
+};
 
 /// Events read for one answer, over all of its deliveries.
 const EVENTS_READ_MAX: usize = 2_000;
@@ -110,6 +113,8 @@ enum Judged {
     Later,
     Claim(Claim, Vec<Arc<Event>>),
     Move(Box<Step>),
+    /// The handler does not take the next events.
+    Pass(Box<Step>),
 }
 
 impl Engine {
@@ -154,7 +159,8 @@ impl Engine {
             events_max,
         };
         let inputs = self.store.inputs(free.iter().map(want).collect()).await?;
-        let (mut claims, mut events, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut claims, mut events) = (Vec::new(), Vec::new());
+        let (mut steps, mut passes) = (Vec::new(), Vec::new());
         let mut room = ANSWER_BYTES_MAX;
         for mut input in inputs.into_iter().flatten() {
             let stream = input.cursor.id.stream;
@@ -178,11 +184,13 @@ impl Engine {
                     events.push(taken);
                 }
                 Judged::Move(step) => steps.push(*step),
+                Judged::Pass(step) => passes.push(*step),
             }
         }
         for step in steps {
             self.end_tries(step).await?;
         }
+        self.pass_over(passes).await?;
         if claims.is_empty() {
             return Ok(Deliveries::none(self));
         }
@@ -203,6 +211,26 @@ impl Engine {
         };
         let opened = opened.into_iter().zip(claims.iter().zip(events));
         Ok(Deliveries::of(self, opened.filter_map(delivered).collect()))
+    }
+
+    /// Moves cursors over events that their handler does not take; what is behind those is delivered next.
+    async fn pass_over(&self, steps: Vec<Step>) -> Result<(), Error> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let passed: Vec<_> = steps
+            .iter()
+            .map(|step| (step.cursor, step.to.0 - step.from.0))
+            .collect();
+        let moved = self.store.advance(steps).await?;
+        for ((cursor, events), moved) in passed.into_iter().zip(moved) {
+            if moved == Advance::Moved {
+                let events = usize::try_from(events).unwrap_or(0);
+                self.metrics.passed(Passed::Filter, events);
+            }
+            self.pulls.hint(cursor);
+        }
+        Ok(())
     }
 
     /// Sets a cursor aside at a gap, or as the failure policy says where tries are used up.
@@ -240,6 +268,12 @@ fn judge(
     room: &mut usize,
     now: Timestamp,
 ) -> Judged {
+    let left = |event: &&Arc<Event>| !event.is_damaged && !handler.only.takes(event);
+    let lead = input.events.iter().take_while(left).count();
+    if lead > 0 {
+        // The delivery begins at an event that the handler takes.
+        return Judged::Pass(Box::new(turn::pass(input, lead, now)));
+    }
     let cursor = &input.cursor;
     // Open, and not any more: its consumer has let the lease end, and has acknowledged nothing since.
     let over = before.filter(|before| {
@@ -259,7 +293,11 @@ fn judge(
         return exhausted(handler, input, failure, now);
     }
     let mut taken = Vec::new();
-    for event in &input.events {
+    for event in input
+        .events
+        .iter()
+        .filter(|event| handler.only.takes(event))
+    {
         let is_first_of_all = *room == ANSWER_BYTES_MAX;
         if event.body.len() > *room && !is_first_of_all {
             break;

@@ -34,6 +34,7 @@ use super::task::fold_task;
 use super::wire::{Reader, Writer};
 use super::{Failure, Outcome, Task};
 use crate::domain::cursor::Chain;
+use crate::domain::filter::Filter;
 use crate::domain::hook::{HandlerId, OnError, Reducer, Source};
 
 /// The argument that makes the program a process that folds.
@@ -552,6 +553,7 @@ impl Served<'_> {
             state,
             chain: Chain::default(),
             on_error,
+            only: Filter::default(),
             events: events?,
         })
     }

@@ -130,6 +130,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         hook: HookId(id),
         name: "reduce".parse().unwrap(),
         work: Work::Reduce(reducer(1)),
+        only: Default::default(),
         fold: 1,
         on_error,
         debounce: None,
