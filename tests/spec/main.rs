@@ -56,6 +56,7 @@ mod postgres;
 mod private;
 mod prune;
 mod pull;
+mod readme;
 mod rebuild;
 mod redis;
 mod redis_server;
