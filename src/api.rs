@@ -17,6 +17,7 @@ mod lane;
 mod namespace;
 mod pull;
 mod rebuild;
+mod replay;
 mod resize;
 mod severity;
 mod snapshot;
@@ -41,6 +42,7 @@ pub use pull::{
     PullNack, PullSettled, PullSpec, Pulled,
 };
 pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
+pub use replay::{Replay, ReplaySpec};
 pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
 pub use severity::Severity;
 pub use snapshot::{

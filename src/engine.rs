@@ -21,6 +21,7 @@ pub mod rebuild;
 pub mod reduce;
 pub mod rejections;
 mod relay;
+mod replays;
 mod share;
 #[cfg(test)]
 mod simulation;

@@ -49,7 +49,8 @@ begin
     from unnest(p_stream, p_floor, p_to) with ordinality as v (s, f, t, o)
     where exists (select 1 from streams x where x.id = v.s and x.hook = p_hook and x.floor = v.f and x.head >= v.t and v.t > v.f)
       and not exists (select 1 from handlers k left join cursors c on c.stream = v.s and c.handler = k.id
-                       where k.hook = p_hook and k.deleted_at is null and coalesce(c.position, 0) < v.t);
+                       where k.hook = p_hook and coalesce(c.position, 0) < v.t
+                         and (k.deleted_at is null or k.replay_stream = v.s and c.handler is not null));
   -- 5. what was not measured up to there is measured anew; whoever measures goes in id order too
   perform 1
     from (select u.s from unnest(v_stream) as u (s) order by u.s) v

@@ -149,6 +149,9 @@ pub struct PullDelivery {
     pub epoch: i64,
     /// Until when it is open, by the clock of the database.
     pub lease_until: Timestamp,
+    /// Which replay it belongs to; left out of a delivery that is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<i64>,
     /// In order.
     pub events: Vec<PullEvent>,
 }

@@ -22,6 +22,7 @@ use crate::api::{
 use crate::client;
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::forward::{Begin, Destination, Forward, TIMEOUT_MAX};
+use crate::domain::hook::HandlerId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::secret::Secret;
@@ -316,6 +317,7 @@ impl Session<'_> {
             events: &events,
             attempt: delivery.attempt,
             epoch: delivery.epoch,
+            replay: delivery.replay.map(HandlerId),
         };
         let Some(request) = request(&parcel, Timestamp::now()) else {
             return failed("there is no event in it");

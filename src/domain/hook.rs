@@ -5,11 +5,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::event::StreamId;
 use super::filter::Filter;
 use super::forward::Forward;
 use super::keep::Keep;
 use super::name::Name;
 use super::place::Place;
+use super::position::Seq;
 use super::pull::Pull;
 use super::secret::Secrets;
 use super::time::Timestamp;
@@ -168,6 +170,19 @@ pub struct Handler {
     pub on_error: OnError,
     /// Rule for gathering events into one turn; `None` takes them at once.
     pub debounce: Option<Debounce>,
+    /// What it delivers once more; none for a handler that is no replay.
+    pub replay: Option<Replay>,
+}
+
+/// Stored events that a handler delivers once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The handler.
+    pub of: HandlerId,
+    /// The stream.
+    pub stream: StreamId,
+    /// The last of the events.
+    pub to: Seq,
 }
 
 /// What a handler does with the events of a stream.
@@ -187,6 +202,21 @@ pub enum Work {
 }
 
 impl Handler {
+    /// The handler that delivers `replay` as this one would: each event, at once, and held where tries are used up.
+    pub fn replaying(&self, id: HandlerId, replay: Replay) -> Self {
+        let mut handler = Self {
+            id,
+            on_error: OnError::Hold,
+            debounce: None,
+            replay: Some(replay),
+            ..self.clone()
+        };
+        if let Work::Forward { to, .. } = &mut handler.work {
+            to.coalesce = false;
+        }
+        handler
+    }
+
     /// Its reducer; `None` unless it is a reduce handler.
     pub fn reducer(&self) -> Option<&Reducer> {
         match &self.work {

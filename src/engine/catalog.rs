@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
+use crate::domain::hook::{Handler, HandlerId, Hook, HookId, Replay};
 use crate::domain::key::{Key, KeyId};
 use crate::domain::lane::{LaneId, LaneSet, Mode};
 use crate::domain::name::Name;
@@ -65,7 +65,7 @@ pub struct Snapshot {
     pub hooks: HashMap<Name, Arc<Hook>>,
     /// Hooks by number.
     pub hooks_by_id: HashMap<HookId, Arc<Hook>>,
-    /// Handlers by number.
+    /// Handlers by number, with those that are replays.
     pub handlers: HashMap<HandlerId, Arc<Handler>>,
     /// Keys by the public part of their text, revoked and expired ones too. Only [`Trusted`] shows them.
     pub(super) keys: HashMap<KeyId, LiveKey>,
@@ -75,6 +75,8 @@ pub struct Snapshot {
     pub thresholds: HashMap<Name, Thresholds>,
     /// What is stopped.
     pub stops: Stops,
+    /// What handlers deliver once more, by the number of each replay.
+    pub replays: Vec<(HandlerId, Replay)>,
 }
 
 /// What an operator has stopped, and whose lanes hooks use: what decides whether and where a cursor moves.
@@ -359,6 +361,13 @@ impl Snapshot {
 fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
     let hooks: Vec<_> = read.hooks.into_iter().map(Arc::new).collect();
     let handlers = hooks.iter().flat_map(|hook| &hook.handlers);
+    let mut handlers: HashMap<_, _> = handlers.map(|h| (h.id, h.clone())).collect();
+    for (id, replay) in &read.replays {
+        if let Some(handler) = handlers.get(&replay.of) {
+            let replaying = Arc::new(handler.replaying(*id, *replay));
+            handlers.insert(*id, replaying);
+        }
+    }
     let live = |key: Key| LiveKey {
         bucket: bucket(&key, before),
         key,
@@ -373,7 +382,8 @@ fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
             marks: read.marks,
             hooks: read.hook_stops,
         },
-        handlers: handlers.map(|h| (h.id, h.clone())).collect(),
+        handlers,
+        replays: read.replays,
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
         keys: read

@@ -269,9 +269,11 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     engine.metrics.delivered(sent.kind(), sent.took);
     let (step, passed) = settle(&parcel, &sent.verdict, now, rand::random());
     let aside = turn::aside(&step.condition);
+    let to = step.to;
     let moved = advance(engine, worker, step).await?;
     if moved == Advance::Moved {
         count_passed(engine, &parcel, passed);
+        engine.end_replay(cursor, to).await?;
     }
     let outcome = turn::outcome(moved, aside, turn::rest(&parcel.input, passed, now));
     let received = parcel.input.events[..passed]
@@ -405,10 +407,11 @@ async fn pass_over(
     step: Step,
 ) -> Result<Turned, Error> {
     let passed = usize::try_from(step.to.0 - step.from.0).unwrap_or(0);
-    let cursor = step.cursor;
+    let (cursor, to) = (step.cursor, step.to);
     let moved = advance(engine, worker, step).await?;
     if moved == Advance::Moved {
         engine.metrics.passed(Passed::Filter, passed);
+        engine.end_replay(cursor, to).await?;
     }
     let rest = turn::rest(input, passed, Timestamp::now());
     let received = input.events[..passed].iter().map(|event| event.received_at);
@@ -477,6 +480,7 @@ async fn send(
         events,
         attempt: parcel.tries().saturating_add(1),
         epoch: worker.epoch,
+        replay: parcel.handler.replay.map(|_| parcel.handler.id),
     };
     let Some(request) = request::request(&delivery, Timestamp::now()) else {
         return Err(Error::Integrity("a delivery without an event".into()));
@@ -554,7 +558,12 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
 async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance, Error> {
     loop {
         match engine.store.advance(vec![step.clone()]).await {
-            Ok(moved) => return Ok(moved.first().copied().unwrap_or(Advance::Lost)),
+            Ok(moved) if moved.first() == Some(&Advance::Moved) => return Ok(Advance::Moved),
+            // An operator may hold it since the request was begun: it moves all the same, and stays held.
+            Ok(_) if step.to > step.from && step.skipped.is_empty() => {
+                return engine.store.advance_held(&step).await;
+            }
+            Ok(_) => return Ok(Advance::Lost),
             Err(error) if error.is_fatal() || engine.is_failing() || worker.has_stopped() => {
                 return Err(error);
             }

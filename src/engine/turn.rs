@@ -319,6 +319,10 @@ pub(super) fn judge(
     handler: &Handler,
     (now, gathered): (Timestamp, Duration),
 ) -> Plan {
+    if let Some(replay) = handler.replay {
+        input.head = input.head.min(replay.to);
+        input.events.retain(|event| event.seq <= replay.to);
+    }
     let kept = |input: &Input| match input.events.is_empty() {
         true => Plan::Leave(Outcome::Done),
         false => Plan::Leave(Outcome::Aside(Aside::Kept, rest(input, 0, now))),

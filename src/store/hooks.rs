@@ -11,7 +11,7 @@ mod terms;
 use super::backend::Backend;
 use super::backend::session::Tx;
 use super::vault::Vault;
-use super::{Error, Store, Writing, rejections};
+use super::{Error, Store, Writing, rejections, replays};
 use crate::domain::event::StreamId;
 use crate::domain::filter::Filter;
 use crate::domain::forward::{Begin, Forward};
@@ -699,6 +699,7 @@ async fn remove_handler(tx: &mut Tx, handler: HandlerId, at: Timestamp) -> Resul
         .bind(at.as_millis())
         .execute(&mut *tx)
         .await?;
+    replays::remove_of(&mut *tx, handler).await?;
     // A lane that drains does not wait for it.
     sqlx::query("delete from marks where handler = $1")
         .bind(handler.0)
@@ -839,6 +840,7 @@ impl HandlerRow {
                 "skip" => OnError::Skip,
                 _ => OnError::Hold,
             },
+            replay: None,
             debounce: self
                 .quiet_ms
                 .zip(self.longest_ms)

@@ -61,6 +61,7 @@ mod rebuild;
 mod redis;
 mod redis_server;
 mod refused;
+mod replay;
 mod resize;
 mod retention;
 mod revoked;

@@ -19,7 +19,9 @@ pub fn block(section: &str, begin: &str) -> String {
     let blocks = section.split("```");
     let mut blocks = blocks.map(|block| block.split_once('\n').unwrap_or_default().1);
     let block = blocks.find(|block| block.starts_with(begin));
-    block.unwrap_or_else(|| panic!("no block in {section}")).to_owned()
+    block
+        .unwrap_or_else(|| panic!("no block in {section}"))
+        .to_owned()
 }
 
 /// True if a program can be run. If not, says on the terminal which example is not run.
@@ -44,7 +46,9 @@ fn not_run(example: &str, why: &str) {
 /// Installs a package of a registry into a directory; false if the registry is out of reach.
 fn installed(program: &str, args: &[&str], home: &Home, example: &str) -> bool {
     let mut install = Command::new(program);
-    install.args(args).current_dir(home.data().parent().unwrap());
+    install
+        .args(args)
+        .current_dir(home.data().parent().unwrap());
     install.stdout(Stdio::null()).stderr(Stdio::null());
     let is_installed = install.status().is_ok_and(|status| status.success());
     if !is_installed {
@@ -73,18 +77,45 @@ fn verifies(program: &str, begin: &str, file: &str) {
     home.environment
         .push(("HOOKLANE_ALLOW_DESTINATION", "127.0.0.0/8"));
     let world = World::at(home, &[], "");
-    let (port, path) = (free_port(), world.home.write(file, &block("## Delivering", begin)));
+    let (port, path) = (
+        free_port(),
+        world.home.write(file, &block("## Delivering", begin)),
+    );
     let url = format!("crm=http://127.0.0.1:{port}/hooks");
     let args = ["hooks", "create", "sales", "--forward", &url, "-o", "json"];
     let made: Value = serde_json::from_str(&world.home.run(&args)).unwrap();
     let secret = made["new_secrets"][0]["secret"].as_str().unwrap();
     let dir = path.parent().unwrap().to_owned();
     let installs = match program {
-        "node" => ("npm", &["install", "--no-audit", "--no-fund", "--prefix", ".", "standardwebhooks"][..]),
-        _ => ("python3", &["-m", "pip", "install", "--quiet", "--target", ".", "standardwebhooks"][..]),
+        "node" => (
+            "npm",
+            &[
+                "install",
+                "--no-audit",
+                "--no-fund",
+                "--prefix",
+                ".",
+                "standardwebhooks",
+            ][..],
+        ),
+        _ => (
+            "python3",
+            &[
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--target",
+                ".",
+                "standardwebhooks",
+            ][..],
+        ),
     };
     let here = std::fs::canonicalize(&dir).unwrap();
-    assert_eq!(here, std::fs::canonicalize(world.home.data().parent().unwrap()).unwrap());
+    assert_eq!(
+        here,
+        std::fs::canonicalize(world.home.data().parent().unwrap()).unwrap()
+    );
     if !installed(installs.0, installs.1, &world.home, begin) {
         return;
     }
@@ -105,10 +136,21 @@ fn verifies(program: &str, begin: &str, file: &str) {
     until(|| (position() == 3).then_some(()));
     let printed = std::fs::read_to_string(printed).unwrap();
     assert_eq!(printed.lines().count(), 3, "{printed}");
-    assert!(printed.lines().all(|line| line.starts_with("sales ")), "{printed}");
+    assert!(
+        printed.lines().all(|line| line.starts_with("sales ")),
+        "{printed}"
+    );
     // What nobody has signed is refused.
     let unsigned = Command::new("curl")
-        .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--data", "{}"])
+        .args([
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "--data",
+            "{}",
+        ])
         .arg(format!("http://127.0.0.1:{port}/hooks"))
         .output()
         .unwrap();

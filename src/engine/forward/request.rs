@@ -25,6 +25,7 @@ use sha2::Sha256;
 use super::client::{Answer, Error};
 use crate::domain::event::Event;
 use crate::domain::forward::Forward;
+use crate::domain::hook::HandlerId;
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
@@ -59,6 +60,8 @@ pub struct Delivery<'d> {
     pub attempt: u32,
     /// Which take of the lane sends it: a receiver may refuse a lower one than it has seen for the stream.
     pub epoch: i64,
+    /// Which replay it belongs to; none for a delivery that is none.
+    pub replay: Option<HandlerId>,
 }
 
 /// What an answer means for the cursor.
@@ -139,6 +142,9 @@ pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<B
     set(headers, "hooklane-seq", &first.seq.to_string());
     set(headers, "hooklane-attempt", &delivery.attempt.to_string());
     set(headers, "hooklane-epoch", &delivery.epoch.to_string());
+    if let Some(replay) = delivery.replay {
+        set(headers, "hooklane-replay", &replay.0.to_string());
+    }
     Some(request)
 }
 
@@ -332,6 +338,7 @@ mod tests {
             events,
             attempt: 2,
             epoch: 9,
+            replay: None,
         };
         let request = request(&delivery, Timestamp::from_millis(1_614_265_330_000)).unwrap();
         let (head, body) = request.into_parts();

@@ -90,6 +90,11 @@ impl Engine {
         for cursor in &cursors {
             self.pulls.hint(*cursor);
         }
+        for (cursor, settled) in cursors.iter().zip(&settled) {
+            if let Some(settled) = settled {
+                self.end_replay(*cursor, settled.position).await?;
+            }
+        }
         let mut answered = Vec::with_capacity(answers.len());
         for (settled, outcome) in settled.into_iter().zip(outcomes) {
             let position = settled.map_or(Position::default(), |settled| settled.position);

@@ -42,6 +42,8 @@ pub struct Delivered {
     pub lease_until: Timestamp,
     /// Its events, in order.
     pub events: Vec<Arc<Event>>,
+    /// Which replay it belongs to; none for a delivery that is none.
+    pub replay: Option<HandlerId>,
 }
 
 /// Deliveries on their way to a consumer: dropped before they are handed over, they are given back.
@@ -207,6 +209,7 @@ impl Engine {
                 attempt: claim.attempt,
                 lease_until: opened.lease_until,
                 events,
+                replay: handler.replay.map(|_| handler.id),
             })
         };
         let opened = opened.into_iter().zip(claims.iter().zip(events));
@@ -220,13 +223,14 @@ impl Engine {
         }
         let passed: Vec<_> = steps
             .iter()
-            .map(|step| (step.cursor, step.to.0 - step.from.0))
+            .map(|step| (step.cursor, step.to, step.to.0 - step.from.0))
             .collect();
         let moved = self.store.advance(steps).await?;
-        for ((cursor, events), moved) in passed.into_iter().zip(moved) {
+        for ((cursor, to, events), moved) in passed.into_iter().zip(moved) {
             if moved == Advance::Moved {
                 let events = usize::try_from(events).unwrap_or(0);
                 self.metrics.passed(Passed::Filter, events);
+                self.end_replay(cursor, to).await?;
             }
             self.pulls.hint(cursor);
         }

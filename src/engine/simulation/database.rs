@@ -134,6 +134,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         fold: 1,
         on_error,
         debounce: None,
+        replay: None,
     };
     Hook {
         id: HookId(id),
