@@ -29,7 +29,7 @@ mod words;
 pub use audit::{AuditRow, Here};
 pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
-pub use forward::{ForwardEdit, ForwardSpec, InvalidEdit, NewSecret};
+pub use forward::{Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
     HookStopSpec, HookStopped, NewHooks, Paused, Test, Tested,

@@ -27,6 +27,7 @@ mod share;
 mod simulation;
 mod slow;
 mod sweep;
+pub mod tally;
 mod turn;
 mod wipe;
 mod worker;
@@ -104,6 +105,8 @@ pub struct Engine {
     pub folds: reduce::Folds,
     /// Deliveries to destinations.
     pub forwards: forward::Forwards,
+    /// What became of deliveries here.
+    pub tallies: tally::Tallies,
     /// Those that fold for handlers beyond their share of time.
     pub slow_folds: reduce::Folds,
     /// Deliveries to consumers that ask.
@@ -235,6 +238,7 @@ impl Engine {
             store,
             lanes: Lanes::default(),
             forwards: forward::Forwards::new(guard),
+            tallies: tally::Tallies::default(),
             // One more than processors: an event that does not end leaves the others as many.
             folds: folds(threads + 1, false)?,
             slow_folds: folds(SLOW_THREADS, true)?,
@@ -797,6 +801,7 @@ impl Engine {
             self.forwards.flights.ended_before(now.version).await;
         }
         self.forwards.forget_all_but(&now.handlers);
+        self.tallies.retain(|id| now.handlers.contains_key(id));
         let lets_go = now.lets_go(before);
         for worker in &workers {
             if lets_go {

@@ -2,8 +2,8 @@
 //!
 //! Whatever counts takes an `Arc<Metrics>` and bumps a field: an atomic for counters and gauges, a
 //! short lock for histograms, which are fed per commit, turn or fold, not per event. Nothing is
-//! labelled by stream or key, and by hook only what hooks reject, for so many of them, so the page stays small
-//! however many there are.
+//! labelled by stream or key, and by hook only what hooks reject, for so many of them, and deliveries by handler, so
+//! the page stays small however many there are.
 
 mod pulse;
 
@@ -27,6 +27,9 @@ const REJECTING_MAX: usize = 200;
 
 /// Counters told apart by one label.
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Deliveries, told apart by hook, handler and outcome.
+type OfHandlers = Family<[(&'static str, String); 3], Counter>;
 
 /// What is counted. Times are in seconds, as Prometheus wants them.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ pub struct Metrics {
 
     events_passed: Labelled,
     deliveries: Labelled,
+    deliveries_of: OfHandlers,
     /// From the begin of a request to a destination to the end of its answer, or of its time.
     pub delivery_seconds: Histogram,
 
@@ -292,6 +296,11 @@ impl Metrics {
                 "Requests to destinations, by how they ended",
                 Delivered::ALL.iter().map(|outcome| outcome.labels()),
             ),
+            deliveries_of: page.add(
+                "handler_deliveries",
+                "Deliveries of each forward and pull handler, by how they ended",
+                OfHandlers::default(),
+            ),
             delivery_seconds: page.seconds(
                 "delivery_seconds",
                 "From the begin of a request to a destination to the end of its answer",
@@ -368,6 +377,17 @@ impl Metrics {
     pub fn delivered(&self, outcome: Delivered, took: std::time::Duration) {
         self.deliveries.get_or_create(&outcome.labels()).inc();
         self.delivery_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a delivery of a handler.
+    pub fn delivered_by(&self, hook: &str, handler: &str, outcome: Delivered) {
+        let [(_, outcome)] = outcome.labels();
+        let labels = [
+            ("hook", hook.to_owned()),
+            ("handler", handler.to_owned()),
+            ("outcome", outcome.to_owned()),
+        ];
+        self.deliveries_of.get_or_create(&labels).inc();
     }
 
     /// Counts a connection that was turned away.

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Error;
-use crate::api::{ForwardSpec, HookSpec, NewSecret};
+use crate::api::{Deliveries, ForwardSpec, HookSpec, NewSecret};
 use crate::domain::filter::Filter;
 use crate::domain::forward::{IN_FLIGHT_MAX, TIMEOUT_MAX};
 use crate::domain::hook::{DEBOUNCE_MAX, Hook, Work};
 use crate::domain::name::Name;
 use crate::domain::secret::{Secret, Secrets};
 use crate::domain::time::millis;
+use crate::engine::Engine;
 use crate::store::{ForwardPlan, HookPlan};
 
 /// The most forward handlers of a hook.
@@ -143,6 +144,29 @@ pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
         })
     });
     secrets.collect()
+}
+
+/// What became of the deliveries of a hook's handlers on this node; none where none was tried.
+pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
+    let ms = |took: Option<Duration>| took.map(|took| millis(took).unsigned_abs());
+    let handlers = hook.handlers.iter().filter(|of| of.reducer().is_none());
+    let told = handlers.filter_map(|handler| {
+        let tally = engine.tallies.of(handler.id);
+        let last = tally.last.as_ref()?;
+        Some(Deliveries {
+            handler: handler.name.clone(),
+            url: handler.forward().map(|to| to.url.clone()),
+            acknowledged: tally.acknowledged,
+            failed: tally.failed,
+            last_at: Some(last.at),
+            last_failure: last.failure.clone(),
+            last_took_ms: ms(last.took),
+            last_ok_at: tally.last_ok,
+            p50_ms: ms(tally.took(50.0)),
+            p99_ms: ms(tally.took(99.0)),
+        })
+    });
+    told.collect()
 }
 
 /// The forward handlers of a hook, without their secrets.

@@ -382,7 +382,12 @@ impl Admin {
         let stop = self.store.hook_stops().await?.remove(&hook.id);
         let pause = stop.and_then(|stop| stop.pause);
         let size = self.store.hook_size(hook.id).await?;
-        Ok(shown(hook, pause, size))
+        let engine = self.engine.as_deref();
+        let deliveries = engine.map(|engine| forwards::deliveries(engine, hook));
+        Ok(api::Hook {
+            deliveries: deliveries.unwrap_or_default(),
+            ..shown(hook, pause, size)
+        })
     }
 }
 
@@ -398,6 +403,7 @@ fn shown(hook: &Hook, pause: Option<Attribution>, (streams, events): (i64, i64))
             at: pause.at,
             reason: pause.reason,
         }),
+        deliveries: Vec::new(),
         new_secrets: Vec::new(),
     }
 }

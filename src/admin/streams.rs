@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{Admin, Error};
+use super::{Admin, Error, forwards};
 use crate::api;
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
@@ -104,6 +104,10 @@ impl Admin {
             floor: stream.floor,
             slot: stream.slot.0,
             lane: self.lane_of(&hook, stream.slot).await?.to_string(),
+            deliveries: match &self.engine {
+                Some(engine) => forwards::deliveries(engine, &hook),
+                None => Vec::new(),
+            },
             cursors,
             waiting,
         })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
-use super::{Admin, Error, stops};
+use super::{Admin, Error, forwards, stops};
 use crate::api::{self, Class, Help, LaneState, Verdict, WhyCursor, WhyEvent, command};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
@@ -104,6 +104,7 @@ impl Admin {
             class,
             verdict,
             commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
+            deliveries: forwards::deliveries(self.engine()?, &hook),
             cursors,
             event,
             rejections: match name.key.as_str() {

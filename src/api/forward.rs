@@ -11,7 +11,7 @@ use crate::domain::forward::{
 use crate::domain::hook::{Debounce, OnError};
 use crate::domain::name::Name;
 use crate::domain::rate::Rate;
-use crate::domain::time::millis;
+use crate::domain::time::{Timestamp, millis};
 
 /// A forward handler as it is asked for and shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -198,6 +198,31 @@ pub enum InvalidEdit {
     /// Settings of a verification that there is none of.
     #[error("the hook verifies no signatures yet: give --verify SCHEME")]
     NotVerified,
+}
+
+/// What became of the deliveries of a handler, from the node that answers and since it was started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deliveries {
+    /// The handler.
+    pub handler: Name,
+    /// Where it delivers; none of a pull handler.
+    pub url: Option<Destination>,
+    /// Those that were acknowledged.
+    pub acknowledged: u64,
+    /// Those that were not, each try counted.
+    pub failed: u64,
+    /// When the last one ended.
+    pub last_at: Option<Timestamp>,
+    /// Why the last one failed; none when it was acknowledged.
+    pub last_failure: Option<String>,
+    /// How long the last answer took.
+    pub last_took_ms: Option<u64>,
+    /// When the last acknowledged one ended.
+    pub last_ok_at: Option<Timestamp>,
+    /// How long answers take: half of them at most this.
+    pub p50_ms: Option<u64>,
+    /// How long answers take: 99 in 100 at most this.
+    pub p99_ms: Option<u64>,
 }
 
 /// A secret that was made for a new forward handler.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    ForwardEdit, ForwardSpec, InvalidEdit, NamespaceSpec, NewSecret, PullEdit, PullSpec,
-    VerifyEdit, VerifySpec,
+    Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NamespaceSpec, NewSecret, PullEdit,
+    PullSpec, VerifyEdit, VerifySpec,
 };
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
@@ -230,6 +230,9 @@ pub struct Hook {
     /// Who paused its cursors; none while they take turns.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// What became of the deliveries of its handlers, where that was asked for and a daemon runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Deliveries>,
     /// Secrets that were made for new forward handlers; they are shown in this one answer only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub new_secrets: Vec<NewSecret>,

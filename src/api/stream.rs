@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::Deliveries;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
@@ -79,6 +80,9 @@ pub struct Stream {
     /// What those that are behind need next.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
+    /// What became of the deliveries of its hook's handlers, over all streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Deliveries>,
 }
 
 /// The events that a handler needs next, in order.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Lane, Rejection};
+use super::{Class, Deliveries, Lane, Rejection};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::keep::Keep;
@@ -32,6 +32,9 @@ pub struct Why {
     pub commit_p99_ms: Option<f64>,
     /// Its handlers, each with where it is and why.
     pub cursors: Vec<WhyCursor>,
+    /// What became of the deliveries of its hook's handlers, over all streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Deliveries>,
     /// The event that was asked about.
     pub event: Option<WhyEvent>,
     /// Of a hook's own stream: the requests that the hook has rejected, the last first.

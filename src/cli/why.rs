@@ -65,6 +65,8 @@ fn text(why: &api::Why) -> Vec<String> {
         let at = format!("seq {}, received {}", event.seq, event.received_at);
         facts.push(("event", format!("{at}; {}", event.fate.join("; "))));
     }
+    let deliveries = why.deliveries.iter().map(super::deliveries::told);
+    facts.extend(deliveries.map(|told| ("delivered", told)));
     for cursor in why.cursors.iter().filter(|cursor| cursor.behind > 0) {
         if let Some(keep) = cursor.kept_past {
             let kept = format!(

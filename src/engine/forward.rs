@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::lane::{Aside, Outcome};
+use super::tally::Last;
 use super::turn::{self, Plan, Turned};
 use super::worker::Worker;
 use super::{Engine, catalog};
@@ -267,6 +268,16 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     pass.gate
         .went(matches!(sent.verdict, Verdict::Acknowledged(_)));
     engine.metrics.delivered(sent.kind(), sent.took);
+    let (hook, name) = (parcel.hook.as_str(), parcel.handler.name.as_str());
+    engine.metrics.delivered_by(hook, name, sent.kind());
+    engine.tallies.note(
+        cursor.handler,
+        Last {
+            at: now,
+            failure: sent.failure().map(str::to_owned),
+            took: Some(sent.took),
+        },
+    );
     let (step, passed) = settle(&parcel, &sent.verdict, now, rand::random());
     let aside = turn::aside(&step.condition);
     let to = step.to;
@@ -439,6 +450,14 @@ struct Sent {
 }
 
 impl Sent {
+    /// Why it is not acknowledged.
+    fn failure(&self) -> Option<&str> {
+        match &self.verdict {
+            Verdict::Acknowledged(_) => None,
+            Verdict::Failed { reason, .. } | Verdict::Gone { reason } => Some(reason),
+        }
+    }
+
     fn kind(&self) -> Delivered {
         match self.verdict {
             Verdict::Acknowledged(_) => Delivered::Acknowledged,

@@ -7,7 +7,7 @@ use crate::api::{
     Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, InvalidEdit, PullSpec,
     Rejection, VerifySpec,
 };
-use crate::cli::{Exit, Trouble};
+use crate::cli::{Exit, Trouble, deliveries};
 use crate::domain::filter::Filter;
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
@@ -263,6 +263,8 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     for spec in &hook.spec.pull {
         facts.push(("pull", format!("{}   {}", spec.name, pull(spec))));
     }
+    let deliveries = hook.deliveries.iter().map(deliveries::told);
+    facts.extend(deliveries.map(|told| ("delivered", told)));
     facts.push(("streams", counted(hook.streams)));
     facts.push(("events", counted(hook.events)));
     facts.push(("created", hook.created_at.to_string()));
