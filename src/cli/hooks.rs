@@ -518,7 +518,7 @@ fn created(hook: &Hook) -> String {
 ///   reduce = "orders.js"             # beside the file, or a built-in
 ///   debounce = "500ms,5s"
 ///   keep = "30d"                     # or "10GB"; without it, for ever
-///   verify = "stripe"                # public_url, tolerance and secret_env as the flags
+///   verify = "stripe"                # public_url, tolerance as the flags
 ///   secret_file = "stripe.secret"    # beside the file
 ///
 ///   [[hooks.pull]]

@@ -277,6 +277,7 @@ fn no_table_is_forgotten() {
         "marks",
         "namespaces",
         "normals",
+        "rejections",
         "streams",
     ];
     // What is made anew, or is about a daemon that runs.
