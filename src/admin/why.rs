@@ -135,6 +135,7 @@ impl Admin {
             commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
             cursors: Vec::new(),
             event: None,
+            deliveries: forwards::deliveries(self.engine()?, &hook),
             rejections,
         })
     }

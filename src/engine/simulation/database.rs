@@ -1000,6 +1000,7 @@ impl Database {
             lane_sets: runs
                 .map(|(set, _)| (set.namespace.clone(), set.clone()))
                 .collect(),
+            replays: Vec::new(),
             stops,
         });
         self.read = Some(read.clone());
