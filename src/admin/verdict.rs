@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::eta;
-use crate::api::{Class, CursorLine, Lane, LaneState, Outage, Severity, Storage, Verdict, command};
+use crate::api::{
+    Class, Condition, CursorLine, Lane, LaneState, Outage, Rule, Severity, Storage, Verdict,
+    command,
+};
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
@@ -141,7 +144,10 @@ impl Facts<'_> {
     /// A handler beside the lanes that has work, if any; of this hook, where one is given.
     fn beside(&self, hook: Option<&Name>) -> Option<&str> {
         let has_work = |name: &&String| {
-            let mut flowing = self.cursors.iter().filter(|c| c.condition == "flowing");
+            let mut flowing = self
+                .cursors
+                .iter()
+                .filter(|c| c.condition == Condition::Flowing);
             flowing.any(|c| **name == format!("{} -> {}", c.stream.hook, c.handler))
         };
         let is_meant = |name: &&String| hook.is_none() || hook_of(name).as_ref() == hook;
@@ -197,7 +203,7 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
 pub struct Since(HashMap<Finding, Timestamp>);
 
 /// A finding, by its rule and the stream that it is about.
-pub type Finding = (u8, Option<StreamName>);
+pub type Finding = (Rule, Option<StreamName>);
 
 impl Since {
     /// What this node tells the others.
@@ -238,9 +244,9 @@ pub fn severity(
     let of_lane = |cursor: &&CursorLine| cursor.is_in(lane);
     let held_by_hand = cursors.iter().filter(of_lane).filter(|c| is_by_hand(c));
     let held_by_hand = held_by_hand.count() as u64;
-    let is_bad = |cursor: &CursorLine| match cursor.condition.as_str() {
-        "held" => !is_by_hand(cursor),
-        "waiting" => cursor.oldest_ms.is_some_and(over(WAITS_LONG)),
+    let is_bad = |cursor: &CursorLine| match cursor.condition {
+        Condition::Held => !is_by_hand(cursor),
+        Condition::Waiting => cursor.oldest_ms.is_some_and(over(WAITS_LONG)),
         _ => false,
     };
     let is_running = !lane.is_stopped();
@@ -266,7 +272,7 @@ fn over(bound: Duration) -> impl Fn(u64) -> bool {
     move |ms| Duration::from_millis(ms) > bound
 }
 
-fn verdict(rule: u8, class: Class, text: String, more: String) -> Verdict {
+fn verdict(rule: Rule, class: Class, text: String, more: String) -> Verdict {
     Verdict {
         rule,
         class,
@@ -334,7 +340,7 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
     Some(Verdict {
         since,
         events,
-        lane: orphans.first().map(|lane| lane.lane.clone()),
+        lane: orphans.first().map(|lane| lane.id.clone()),
         severity: match is_lost || orphans.is_empty() {
             true => Severity::Trouble,
             false => Severity::Unusual,
@@ -343,7 +349,7 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
             true => "hooklane serve".to_owned(),
             false => "hooklane status --wait 30s".to_owned(),
         }),
-        ..verdict(1, Class::Us, text, more)
+        ..verdict(Rule::NoOwner, Class::Us, text, more)
     })
 }
 
@@ -369,7 +375,7 @@ fn lost(facts: &Facts<'_>) -> Option<Verdict> {
         .to_owned();
     (facts.lost > 0).then(|| Verdict {
         next: Some("hooklane events lost".to_owned()),
-        ..verdict(2, Class::Us, text, more)
+        ..verdict(Rule::Storage, Class::Us, text, more)
     })
 }
 
@@ -392,7 +398,7 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
         return Some(Verdict {
             since,
             next: doctor,
-            ..verdict(2, Class::Us, text, more(storage.accepting))
+            ..verdict(Rule::Storage, Class::Us, text, more(storage.accepting))
         });
     }
     let own = storage.commit_p99_ms.zip(storage.commit_normal_ms);
@@ -413,7 +419,7 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     Some(Verdict {
         events: facts.backlog(),
         next: doctor,
-        ..verdict(2, Class::Us, text, more(true))
+        ..verdict(Rule::Storage, Class::Us, text, more(true))
     })
 }
 
@@ -431,13 +437,13 @@ fn hints(facts: &Facts<'_>) -> Option<Verdict> {
         since: Some(*since),
         severity: Severity::Unusual,
         next: Some("hooklane doctor".to_owned()),
-        ..verdict(2, Class::Us, text, more.to_owned())
+        ..verdict(Rule::Storage, Class::Us, text, more.to_owned())
     })
 }
 
 /// By place and generation: while lanes are resized, two of them have the same place.
 fn is_lane(lane: &Lane, id: &LaneId) -> bool {
-    (lane.generation, lane.index) == (id.generation, id.index)
+    (lane.id.generation, lane.id.index) == (id.generation, id.index)
 }
 
 fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
@@ -460,9 +466,9 @@ fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
     Some(Verdict {
         events,
         since: Some(since),
-        next: of_lane.and_then(|lane| Some(command::lanes("show", &lane.id()?))),
-        lane: of_lane.map(|lane| lane.lane.clone()),
-        ..verdict(3, Class::UsPerhaps, text, more)
+        next: of_lane.map(|lane| command::lanes("show", &lane.id)),
+        lane: of_lane.map(|lane| lane.id.clone()),
+        ..verdict(Rule::Turn, Class::UsPerhaps, text, more)
     })
 }
 
@@ -497,7 +503,7 @@ fn flood(facts: &Facts<'_>) -> Option<Verdict> {
         lanes_that_help: facts.lanes_that_help.filter(|_| beside.is_none()),
         next: resize.or_else(|| Some(command::hooks("show", hook))),
         hook: Some(hook.clone()),
-        ..verdict(5, Class::Senders, text, more)
+        ..verdict(Rule::Flood, Class::Senders, text, more)
     })
 }
 
@@ -531,7 +537,7 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
         lanes_that_help: facts.lanes_that_help.filter(|_| !is_beside),
         next: resize(facts).filter(|_| !is_beside).or(show),
         hook,
-        ..verdict(6, Class::Code, text, more)
+        ..verdict(Rule::SlowHandler, Class::Code, text, more)
     })
 }
 
@@ -582,7 +588,7 @@ fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
         events,
         next: Some(command::why(stream)),
         stream: Some(stream.clone()),
-        ..verdict(7, Class::Order, text, more)
+        ..verdict(Rule::OneStream, Class::Order, text, more)
     })
 }
 
@@ -605,9 +611,9 @@ fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
     Some(Verdict {
         events: facts.flowing(),
         lanes_that_help: facts.lanes_that_help,
-        lane: busy.first().map(|lane| lane.lane.clone()),
-        next: resize(facts).or_else(|| Some(command::lanes("show", &busy.first()?.id()?))),
-        ..verdict(8, Class::Lanes, text, more)
+        lane: busy.first().map(|lane| lane.id.clone()),
+        next: resize(facts).or_else(|| Some(command::lanes("show", &busy.first()?.id))),
+        ..verdict(Rule::Late, Class::Lanes, text, more)
     })
 }
 
@@ -637,7 +643,7 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
     let busy = percent(lane.busy.unwrap_or(0.0));
     let text = format!(
         "lane {}: the oldest event that may flow waits for {}; the lane is {busy} busy, its turns wait {}",
-        lane.index,
+        lane.id.index,
         duration(facts.flow().unwrap_or_default()),
         duration(Duration::from_millis(lane.turn_wait_ms.unwrap_or(0)))
     );
@@ -649,9 +655,9 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
     );
     Some(Verdict {
         events: facts.flowing(),
-        next: lane.id().map(|id| command::lanes("show", &id)),
-        lane: Some(lane.lane.clone()),
-        ..verdict(8, Class::UsPerhaps, text, more)
+        next: Some(command::lanes("show", &lane.id)),
+        lane: Some(lane.id.clone()),
+        ..verdict(Rule::Late, Class::UsPerhaps, text, more)
     })
 }
 
@@ -673,11 +679,11 @@ fn one_turn_at_a_time(handler: &str) -> String {
 }
 
 fn is_by_hand(cursor: &CursorLine) -> bool {
-    cursor.condition == "held" && cursor.by_operator
+    cursor.condition == Condition::Held && cursor.by_operator
 }
 
 fn is_set_aside(cursor: &CursorLine) -> bool {
-    matches!(cursor.condition.as_str(), "waiting" | "held")
+    cursor.condition.is_set_aside()
 }
 
 /// Set-aside cursors of one handler are one subject; the one that waits longest is named.
@@ -705,11 +711,11 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     let worst = subject.iter().max_by_key(|cursor| cursor.oldest_ms)?;
     let (stream, handler) = (&worst.stream, &worst.handler);
     let result = printable_line(worst.result.as_deref().unwrap_or("set aside"));
-    let condition = &worst.condition;
+    let condition = worst.condition.word();
     // Events leave a stream by its reducer, or to somebody else.
     let (rule, class) = match *handler == Name::reduce() {
-        true => (9, Class::Code),
-        false => (10, Class::Them),
+        true => (Rule::Reducer, Class::Code),
+        false => (Rule::Destination, Class::Them),
     };
     let age = worst.oldest_ms.map(Duration::from_millis);
     let since = age.map(|age| facts.at.before(age));
@@ -744,7 +750,7 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
         ),
     };
     let is_unusual = |cursor: &&CursorLine| {
-        cursor.condition == "waiting" && !cursor.oldest_ms.is_some_and(over(WAITS_LONG))
+        cursor.condition == Condition::Waiting && !cursor.oldest_ms.is_some_and(over(WAITS_LONG))
     };
     Some(Verdict {
         severity: match subject.iter().all(is_unusual) {
@@ -781,7 +787,7 @@ fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
         let reason = reason.map(|reason| format!(" \"{}\"", printable_line(reason)));
         let text = format!(
             "lane {} {}{}{}{}",
-            lane.index,
+            lane.id.index,
             lane.state.word(),
             by.unwrap_or_default(),
             since.unwrap_or_default(),
@@ -793,11 +799,11 @@ fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
         );
         Verdict {
             severity: Severity::Unusual,
-            next: lane.id().map(|id| command::lanes("resume", &id)),
+            next: Some(command::lanes("resume", &lane.id)),
             events: lane.backlog,
-            lane: Some(lane.lane.clone()),
+            lane: Some(lane.id.clone()),
             since: lane.since,
-            ..verdict(11, Class::OnPurpose, text, more)
+            ..verdict(Rule::OnPurpose, Class::OnPurpose, text, more)
         }
     };
     facts.lanes.iter().filter(stopped).map(line).collect()
@@ -813,7 +819,12 @@ fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
             next: Some(command::hooks("resume", hook)),
             hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
-            ..verdict(11, Class::OnPurpose, printable_line(told).to_string(), more)
+            ..verdict(
+                Rule::OnPurpose,
+                Class::OnPurpose,
+                printable_line(told).to_string(),
+                more,
+            )
         }
     };
     facts.paused.iter().map(line).collect()
@@ -837,7 +848,7 @@ fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
             next: Some(command::hooks("show", hook)),
             hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
-            ..verdict(9, Class::Code, text, more)
+            ..verdict(Rule::Reducer, Class::Code, text, more)
         }
     };
     facts.stuck.iter().map(line).collect()
@@ -858,7 +869,12 @@ fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
             events: cursor.behind,
             stream: Some(stream.clone()),
             hook: Some(stream.hook.clone()),
-            ..verdict(11, Class::OnPurpose, format!("{name} {result}"), more)
+            ..verdict(
+                Rule::OnPurpose,
+                Class::OnPurpose,
+                format!("{name} {result}"),
+                more,
+            )
         }
     };
     let by_hand = facts.cursors.iter().filter(|cursor| is_by_hand(cursor));
@@ -873,7 +889,7 @@ fn overdue(facts: &Facts<'_>) -> Vec<Verdict> {
         Verdict {
             severity: Severity::Unusual,
             next: Some("hooklane streams list --condition held".to_owned()),
-            ..verdict(11, Class::Us, text, more)
+            ..verdict(Rule::OnPurpose, Class::Us, text, more)
         }
     };
     facts.overdue.iter().map(line).collect()
@@ -893,7 +909,7 @@ fn well(facts: &Facts<'_>) -> Verdict {
         severity: Severity::Fine,
         more: None,
         ..verdict(
-            12,
+            Rule::Well,
             Class::Ok,
             format!("{oldest}, busiest lane {busiest}{commit}, nothing set aside"),
             String::new(),
@@ -903,7 +919,7 @@ fn well(facts: &Facts<'_>) -> Verdict {
 
 /// `lane 4 has`, `lanes 4 and 5 have`, `lanes 2, 3 and 6 are`; from five on only how many.
 fn listed(lanes: &[&Lane], one: &str, many: &str, is: &str, are: &str) -> String {
-    let numbers: Vec<_> = lanes.iter().map(|lane| lane.index.to_string()).collect();
+    let numbers: Vec<_> = lanes.iter().map(|lane| lane.id.index.to_string()).collect();
     match numbers.as_slice() {
         [only] => format!("{one} {only} {is}"),
         all if all.len() > 5 => format!("{} {many} {are}", count(all.len() as u64)),
@@ -961,13 +977,13 @@ mod tests {
         }
     }
 
-    fn cursor(condition: &str, age_ms: u64) -> CursorLine {
+    fn cursor(condition: Condition, age_ms: u64) -> CursorLine {
         CursorLine {
             stream: "billing/acme".parse().unwrap(),
             handler: "reduce".parse().unwrap(),
             lane: 3,
             generation: 1,
-            condition: condition.to_owned(),
+            condition,
             position: Default::default(),
             head: crate::domain::position::Seq(61),
             behind: 61,
@@ -980,9 +996,9 @@ mod tests {
         }
     }
 
-    fn first(facts: &Facts<'_>) -> (u8, Class, String) {
+    fn first(facts: &Facts<'_>) -> (Rule, Class, String) {
         let worst = verdicts(facts).remove(0);
-        assert!(worst.rule == 12 || worst.more.is_some());
+        assert!(worst.rule == Rule::Well || worst.more.is_some());
         let more = worst.more.unwrap_or_default();
         (worst.rule, worst.class, format!("{} | {more}", worst.text))
     }
@@ -995,7 +1011,7 @@ mod tests {
             ..Facts::default()
         };
         let (rule, class, text) = first(&facts);
-        assert_eq!((rule, class), (12, Class::Ok));
+        assert_eq!((rule, class), (Rule::Well, Class::Ok));
         assert!(text.starts_with("nothing waits, busiest lane 0%"), "{text}");
     }
 
@@ -1006,7 +1022,7 @@ mod tests {
             backlog: 800,
             ..lane(index)
         };
-        let (lanes, cursors) = ([orphan(4), orphan(5)], [cursor("held", 9_000)]);
+        let (lanes, cursors) = ([orphan(4), orphan(5)], [cursor(Condition::Held, 9_000)]);
         let silent = [Silent {
             node: "eu-2".to_owned(),
             silent: Duration::from_secs(12),
@@ -1022,7 +1038,7 @@ mod tests {
             ..Facts::default()
         };
         let (rule, class, text) = first(&facts);
-        assert_eq!((rule, class), (1, Class::Us));
+        assert_eq!((rule, class), (Rule::NoOwner, Class::Us));
         let said = "node eu-2 silent for 12s, since 23:59:48Z: lanes 4 and 5 have no owner | ";
         assert!(text.starts_with(said), "{text}");
         let more = "1,600 events wait. More lanes: no. Node eu-1 takes them over in 3.0s.";
@@ -1105,7 +1121,7 @@ mod tests {
         let key = format!("y;touch PWNED;#{}end", "x".repeat(100));
         let hostile = CursorLine {
             stream: format!("pay/{key}").parse().unwrap(),
-            ..cursor("held", 9_000)
+            ..cursor(Condition::Held, 9_000)
         };
         let cursors = [hostile];
         let facts = Facts {
@@ -1138,10 +1154,14 @@ mod tests {
             })
         };
         let (rule, _, text) = of(storage(2_100.0, 3.0));
-        assert_eq!(rule, 2);
+        assert_eq!(rule, Rule::Storage);
         assert!(text.contains("commit p99 2.1s (normal 3ms)"), "{text}");
-        assert_eq!(of(storage(2_100.0, 900.0)).0, 12);
-        assert_eq!(of(storage(40.0, 3.0)).0, 12, "not slow enough to be felt");
+        assert_eq!(of(storage(2_100.0, 900.0)).0, Rule::Well);
+        assert_eq!(
+            of(storage(40.0, 3.0)).0,
+            Rule::Well,
+            "not slow enough to be felt"
+        );
     }
 
     #[test]
@@ -1157,13 +1177,13 @@ mod tests {
             ..Facts::default()
         };
         let (rule, class, text) = first(&facts(&flood, &slow));
-        assert_eq!((rule, class), (5, Class::Senders));
+        assert_eq!((rule, class), (Rule::Flood, Class::Senders));
         assert!(text.starts_with("hook billing gets 1,900/s (normal 101/s)"));
         let (rule, class, text) = first(&facts(&[], &slow));
-        assert_eq!((rule, class), (6, Class::Code));
+        assert_eq!((rule, class), (Rule::SlowHandler, Class::Code));
         assert!(text.starts_with("orders -> reduce takes 48ms an event (normal 0.10ms)"));
         let (rule, class, text) = first(&facts(&[], &[]));
-        assert_eq!((rule, class), (8, Class::Lanes));
+        assert_eq!((rule, class), (Rule::Late, Class::Lanes));
         assert!(
             text.contains("lanes 2 and 3 are 90% busy or more"),
             "{text}"
@@ -1172,7 +1192,7 @@ mod tests {
         // A reducer that was never quicker is named too.
         let always = [("orders -> reduce".to_owned(), 0.048, None)];
         let worst = verdicts(&facts(&[], &always)).remove(0);
-        assert_eq!(worst.rule, 8);
+        assert_eq!(worst.rule, Rule::Late);
         assert!(
             worst
                 .more
@@ -1191,7 +1211,7 @@ mod tests {
         }];
         let flowing = CursorLine {
             stream: "orders/a1".parse().unwrap(),
-            ..cursor("flowing", 12_000)
+            ..cursor(Condition::Flowing, 12_000)
         };
         let (cursors, beside) = ([flowing], ["orders -> reduce".to_owned()]);
         let slow = [("orders -> reduce".to_owned(), 0.048, Some(0.000_1))];
@@ -1211,14 +1231,14 @@ mod tests {
         };
         let no = "More lanes: no, orders -> reduce takes one turn at a time.";
         let code = of(&lanes, &[], &slow);
-        assert_eq!(code.rule, 6);
+        assert_eq!(code.rule, Rule::SlowHandler);
         assert!(code.more.unwrap().ends_with(no));
         assert_eq!(code.next.as_deref(), Some("hooklane hooks show orders"));
         let senders = of(&lanes, &flood, &slow);
-        assert_eq!((senders.rule, senders.lanes_that_help), (5, None));
+        assert_eq!((senders.rule, senders.lanes_that_help), (Rule::Flood, None));
         assert!(senders.more.unwrap().ends_with(no));
         let late = of(&lanes, &[], &[]);
-        assert_eq!(late.rule, 8);
+        assert_eq!(late.rule, Rule::Late);
         assert!(late.more.unwrap().ends_with(no));
         // A quick handler that fills the lanes beside it is another matter.
         let quick = of(&crowded, &[], &[]);
@@ -1255,7 +1275,7 @@ mod tests {
     fn a_reason_that_only_sounds_like_an_operator_is_a_failure() {
         let failed = CursorLine {
             result: Some("held by the customs office".to_owned()),
-            ..cursor("held", 1_000)
+            ..cursor(Condition::Held, 1_000)
         };
         let severity = severity(&lane(3), &[failed], &[], Thresholds::default());
         assert_eq!(severity, Severity::Trouble);
@@ -1286,7 +1306,7 @@ mod tests {
             ..Facts::default()
         };
         let (rule, class, text) = first(&facts);
-        assert_eq!((rule, class), (7, Class::Order));
+        assert_eq!((rule, class), (Rule::OneStream, Class::Order));
         assert!(
             text.starts_with("orders/9107 is 92% of what flows"),
             "{text}"
@@ -1309,7 +1329,7 @@ mod tests {
             ..Facts::default()
         };
         let (rule, class, text) = first(&facts);
-        assert_eq!((rule, class), (7, Class::Order));
+        assert_eq!((rule, class), (Rule::OneStream, Class::Order));
         assert!(
             text.starts_with("2 streams are 90% of what flows, orders/a the longest"),
             "{text}"
@@ -1322,7 +1342,7 @@ mod tests {
             ..facts
         };
         let (rule, _, text) = first(&facts);
-        assert_eq!(rule, 8);
+        assert_eq!(rule, Rule::Late);
         assert!(
             text.starts_with("turns wait 2m55 behind other cursors"),
             "{text}"
@@ -1337,7 +1357,7 @@ mod tests {
             ..facts
         };
         let (rule, class, text) = first(&facts);
-        assert_eq!((rule, class), (8, Class::UsPerhaps));
+        assert_eq!((rule, class), (Rule::Late, Class::UsPerhaps));
         assert!(
             text.contains("its turns wait 0ms") && text.contains("More lanes: no"),
             "{text}"
@@ -1360,15 +1380,17 @@ mod tests {
             ..Facts::default()
         };
         let (rule, _, text) = first(&facts);
-        assert_eq!(rule, 3);
+        assert_eq!(rule, Rule::Turn);
         assert!(text.starts_with("lane 2: turn of orders/9107 -> reduce runs for 41s"));
     }
 
     #[test]
     fn while_lanes_are_resized_a_finding_is_about_the_lane_of_its_own_generation() {
         let older = crate::api::Lane {
-            lane: "default-0-2".to_owned(),
-            generation: 0,
+            id: LaneId {
+                generation: 0,
+                ..id(2)
+            },
             held: 1,
             ..lane(2)
         };
@@ -1381,13 +1403,13 @@ mod tests {
         };
         let worst = verdicts(&facts).remove(0);
         assert_eq!(
-            (worst.rule, worst.lane.as_deref()),
-            (3, Some("default-1-2"))
+            (worst.rule, worst.lane),
+            (Rule::Turn, "default-1-2".parse().ok())
         );
         let by_hand = CursorLine {
             lane: 2,
             by_operator: true,
-            ..cursor("held", 1_000)
+            ..cursor(Condition::Held, 1_000)
         };
         let by_hand = [by_hand];
         let severity = |lane| severity(lane, &by_hand, &[], Thresholds::default());
@@ -1402,13 +1424,13 @@ mod tests {
     fn streams_of_one_handler_are_one_subject_and_the_oldest_is_named() {
         let other = CursorLine {
             stream: "billing/zeta".parse().unwrap(),
-            ..cursor("held", 20_000)
+            ..cursor(Condition::Held, 20_000)
         };
         let elsewhere = CursorLine {
             stream: "ship/acme".parse().unwrap(),
-            ..cursor("held", 1_000)
+            ..cursor(Condition::Held, 1_000)
         };
-        let cursors = [cursor("held", 9_000), other, elsewhere];
+        let cursors = [cursor(Condition::Held, 9_000), other, elsewhere];
         let facts = Facts {
             cursors: &cursors,
             ..Facts::default()
@@ -1416,7 +1438,7 @@ mod tests {
         let all = verdicts(&facts);
         assert_eq!(all.len(), 2);
         let (rule, _, text) = first(&facts);
-        assert_eq!(rule, 9);
+        assert_eq!(rule, Rule::Reducer);
         assert!(
             text.starts_with("billing/zeta -> reduce held since 23:59:40Z: at seq 912"),
             "{text}"
@@ -1433,7 +1455,10 @@ mod tests {
             kept: 200,
             ..lane(0)
         }];
-        let cursors = [cursor("held", 9_000), cursor("held", 8_000)];
+        let cursors = [
+            cursor(Condition::Held, 9_000),
+            cursor(Condition::Held, 8_000),
+        ];
         let facts = Facts {
             lanes: &lanes,
             cursors: &cursors,
@@ -1446,7 +1471,7 @@ mod tests {
 
     #[test]
     fn no_text_from_outside_acts_on_a_terminal() {
-        let mut hostile = cursor("held", 9_000);
+        let mut hostile = cursor(Condition::Held, 9_000);
         hostile.result = Some("\u{1b}[2J boom".to_owned());
         let cursors = [hostile];
         let facts = Facts {
@@ -1468,9 +1493,9 @@ mod tests {
             waiting: 1,
             ..lane(3)
         };
-        let soon = [cursor("waiting", 9_000)];
+        let soon = [cursor(Condition::Waiting, 9_000)];
         assert_eq!(severity(&waiting, &soon), Severity::Unusual);
-        let long = [cursor("waiting", 900_000)];
+        let long = [cursor(Condition::Waiting, 900_000)];
         assert_eq!(severity(&waiting, &long), Severity::Trouble);
         let paused = Lane {
             state: LaneState::Paused,
@@ -1504,7 +1529,7 @@ mod tests {
             })
             .0
         };
-        assert_eq!(rule(Thresholds::default()), 8);
-        assert_eq!(rule(of(300_000, 300_000)), 12, "all is well");
+        assert_eq!(rule(Thresholds::default()), Rule::Late);
+        assert_eq!(rule(of(300_000, 300_000)), Rule::Well, "all is well");
     }
 }

@@ -114,7 +114,11 @@ impl Seen {
         });
         let mut since: Vec<_> = since.collect();
         since.sort_by_key(|(space, rule, stream, _)| {
-            (space.clone(), *rule, stream.as_ref().map(StreamName::to_string))
+            (
+                space.clone(),
+                *rule,
+                stream.as_ref().map(StreamName::to_string),
+            )
         });
         NodeReport {
             folds,
@@ -142,13 +146,13 @@ impl NodeReport {
             let line = names.get(&cursor);
             let name = line.map(|line| format!("{} -> {}", line.stream, line.handler));
             let name = name.unwrap_or_default();
-            self.turns.push((own.lane.lane.clone(), name, millis(ran)));
+            self.turns.push((own.id.clone(), name, millis(ran)));
         }
         let is_late = own.lane.flow_ms.is_some_and(|ms| is_over(ms, thresholds));
         if let Some((cursor, events)) = own.largest.filter(|_| is_late)
             && let Some(line) = names.get(&cursor)
         {
-            let lane = own.lane.lane.clone();
+            let lane = own.id.clone();
             self.largest.push((lane, line.stream.clone(), events));
         }
     }
