@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{self, Lane};
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Waits;
@@ -32,15 +33,15 @@ pub struct NodeReport {
     /// What is wrong with Redis, as it sees it.
     pub hints: Option<api::Outage>,
     /// Turns of its lanes that have run for long: the lane, the cursor, and the time in milliseconds.
-    pub turns: Vec<(String, String, u64)>,
+    pub turns: Vec<(LaneId, String, u64)>,
     /// In each of its lanes that is late the stream with most to go, and how much.
-    pub largest: Vec<(String, StreamName, u64)>,
+    pub largest: Vec<(LaneId, StreamName, u64)>,
     /// Reducers that take long for an event, and how long in seconds.
     pub folds: Vec<(i64, f64)>,
     /// Handlers that are too slow for its lanes.
     pub beside: Vec<i64>,
     /// Since when it has had its findings: of which namespace, rule and stream.
-    pub since: Vec<(Name, u8, Option<StreamName>, Timestamp)>,
+    pub since: Vec<(Name, api::Rule, Option<StreamName>, Timestamp)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
     /// What waits now, by how long so far.

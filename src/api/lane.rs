@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
+use super::eta::Eta;
 use super::severity::Severity;
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
@@ -11,13 +13,10 @@ use crate::domain::time::Timestamp;
 /// One lane at one moment. A figure that is not known is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
-    /// Its name, such as `default-115-3`.
-    pub lane: String,
-    /// Its place in the lane set, from 0.
-    pub index: u16,
-    /// The generation of that set.
-    #[serde(default)]
-    pub generation: i64,
+    /// The lane: `lane` is its name, such as `default-115-3`, `index` its place in the lane set, from 0, `generation`
+    /// that of the set.
+    #[serde(flatten, with = "super::words::lane_parts")]
+    pub id: LaneId,
     /// What it does.
     pub state: LaneState,
     /// Cursors that are waiting or held.
@@ -38,8 +37,8 @@ pub struct Lane {
     pub in_per_s: Option<f64>,
     /// Events that were applied, a second, by the same time.
     pub out_per_s: Option<f64>,
-    /// In words: `steady`, `grows`, `retry`, `held` …
-    pub eta: Option<String>,
+    /// The end of what waits, in a word.
+    pub eta: Option<Eta>,
     /// When all is applied, where that can be told.
     pub eta_ms: Option<u64>,
     /// Received until its turn starts, events that still wait included.
@@ -95,11 +94,6 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Its name in parts; none if the name is malformed.
-    pub fn id(&self) -> Option<LaneId> {
-        self.lane.parse().ok()
-    }
-
     /// True if an operator keeps it from taking turns.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, LaneState::Paused | LaneState::Drained)
@@ -186,7 +180,7 @@ pub struct Worst {
     /// The handler.
     pub handler: Name,
     /// `waiting` or `held`.
-    pub condition: String,
+    pub condition: Condition,
     /// What went wrong.
     pub result: String,
     /// Tries so far.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{LaneState, Worst, command};
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration};
@@ -202,7 +203,7 @@ impl Resize {
         let worst = self.worst.as_ref().map(|worst| {
             let then = match worst.retry_at {
                 Some(at) => format!("retry in {}", duration(at.since(now))),
-                None => worst.condition.clone(),
+                None => worst.condition.word().to_owned(),
             };
             format!("{} -> {}, {then}", worst.stream, worst.handler)
         });
@@ -286,7 +287,7 @@ pub struct LanesSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stopped {
     /// Their names.
-    pub lanes: Vec<String>,
+    pub lanes: Vec<LaneId>,
     /// Nodes that may still take a turn by what was before; when there are none it is true everywhere.
     pub waits_for: Vec<String>,
 }

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
+use super::eta::Eta;
+use super::rule::Rule;
 use super::severity::Severity;
 use super::{Lane, LaneState, Percentiles};
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -176,7 +180,7 @@ pub struct Viewer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Its rule, 1 to 12; what touches everything has a low number.
-    pub rule: u8,
+    pub rule: Rule,
     /// Whose fault it is.
     pub class: Class,
     /// How much it needs somebody.
@@ -194,8 +198,8 @@ pub struct Verdict {
     pub events: u64,
     /// The least number of lanes that would help, if more would.
     pub lanes_that_help: Option<u16>,
-    /// The lane it is about, by name.
-    pub lane: Option<String>,
+    /// The lane it is about.
+    pub lane: Option<LaneId>,
     /// The stream it is about.
     pub stream: Option<StreamName>,
     /// The hook it is about.
@@ -280,7 +284,7 @@ pub struct Total {
     /// Events that were applied, a second, by the same time.
     pub out_per_s: f64,
     /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
-    pub eta: Option<String>,
+    pub eta: Option<Eta>,
     /// When all is applied, where that can be told.
     pub eta_ms: Option<u64>,
     /// Received until applied, events that still wait included.
@@ -362,7 +366,7 @@ pub struct CursorLine {
     #[serde(default)]
     pub generation: i64,
     /// `flowing`, `waiting`, `held` or `paused`.
-    pub condition: String,
+    pub condition: Condition,
     /// Where it is.
     pub position: Position,
     /// The last event of its stream.
@@ -387,7 +391,7 @@ pub struct CursorLine {
 impl CursorLine {
     /// Whether it is in this lane.
     pub fn is_in(&self, lane: &Lane) -> bool {
-        (self.generation, self.lane) == (lane.generation, lane.index)
+        (self.generation, self.lane) == (lane.id.generation, lane.id.index)
     }
 }
 

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Deliveries;
+use super::condition::Condition;
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -36,7 +38,7 @@ pub struct StreamRow {
     /// The handler.
     pub handler: Name,
     /// `flowing`, `waiting`, `held`, or `paused` where it has work and its hook is paused.
-    pub condition: String,
+    pub condition: Condition,
     /// The last event applied.
     pub position: Position,
     /// The newest event.
@@ -58,7 +60,7 @@ pub struct StreamRow {
     #[serde(default)]
     pub next: Option<EventId>,
     /// The lane its turns are taken in, such as `default-1-5`.
-    pub lane: Option<String>,
+    pub lane: Option<LaneId>,
 }
 
 /// One stream with all that reads it.
@@ -74,7 +76,7 @@ pub struct Stream {
     /// Where it stands among the lanes.
     pub slot: u16,
     /// The lane its slot points to.
-    pub lane: String,
+    pub lane: LaneId,
     /// Its cursors.
     pub cursors: Vec<StreamRow>,
     /// What those that are behind need next.

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
 use super::{Class, Deliveries, Lane, Rejection};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::keep::Keep;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -48,7 +50,7 @@ pub struct WhyCursor {
     /// The handler.
     pub handler: Name,
     /// `flowing`, `waiting`, `held` or `paused`.
-    pub condition: String,
+    pub condition: Condition,
     /// The last event applied.
     pub position: Position,
     /// How many are still to apply.
@@ -123,7 +125,7 @@ pub struct LaneOf {
     /// How many they are.
     pub lanes: u16,
     /// The lane of its turns now.
-    pub lane: String,
+    pub lane: LaneId,
     /// The place of its lane if there were as many lanes as was asked about.
     pub index_if: Option<u16>,
 }

@@ -1,7 +1,7 @@
 //! Lanes against chance: nodes, one database and one Redis, driven by a seed through events that come and
 //! fail, resizes, drains, pauses, hooks that move, hints that are wiped, reducers that change and states that
 //! are folded again, nodes that end and hand over, crashes, and nodes that stood still for longer than their
-//! lease. Whatever the order, what PROTOCOL calls I3, I4, I5, I7, I8 and I9 holds.
+//! lease. Whatever the order, the invariants I3, I4, I5, I7, I8 and I9 of `lib.rs` hold.
 //!
 //! What decides is the engine's own: [`super::lane::Lane`], [`super::turn::Turn`],
 //! [`super::rebuild::work::Work`], who runs which lane, where

@@ -11,10 +11,11 @@ use super::fold::{self, Entry};
 use super::theme::Theme;
 use super::want::Want;
 use crate::api::{
-    CursorLine, EventRow, Fate, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize,
-    Severity, Snapshot, Stream, StreamRow, Why, Window,
+    Condition, CursorLine, EventRow, Fate, Lane, LaneShown, LogLine, NamespaceLine, NodeLine,
+    Resize, Severity, Snapshot, Stream, StreamRow, Why, Window,
 };
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
@@ -58,8 +59,8 @@ pub struct App {
     pub view: View,
     /// The views on the way to it.
     pub trail: Vec<View>,
-    /// The lane that is selected, by name.
-    pub lane: Option<String>,
+    /// The lane that is selected, of the first screen.
+    pub lane: Option<LaneId>,
     /// Entries of the log that need somebody less than this are left out.
     pub level: Severity,
     /// Whether like entries of the log each have a line.
@@ -79,7 +80,7 @@ pub struct App {
     /// The finding that `!` showed last, as it is named in the verdicts.
     pub worst: Option<Target>,
     /// The lanes in the order in which they are shown where they are more than rows, by name.
-    pub order: Vec<String>,
+    pub order: Vec<LaneId>,
     /// When a key was pressed last: while somebody reads, rows stay where they are.
     pub touched: Timestamp,
     /// What is asked.
@@ -126,8 +127,8 @@ pub enum View {
 /// One lane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneView {
-    /// Its name.
-    pub name: String,
+    /// The lane.
+    pub id: LaneId,
     /// All of its cursors, where they are known.
     pub shown: Option<LaneShown>,
     /// The cursor that is selected.
@@ -136,9 +137,9 @@ pub struct LaneView {
 
 impl LaneView {
     /// A lane of which nothing is known yet.
-    pub fn new(name: String) -> Self {
+    pub fn new(id: LaneId) -> Self {
         Self {
-            name,
+            id,
             shown: None,
             cursor: None,
         }
@@ -196,7 +197,7 @@ impl View {
     /// True if both are about the same thing, whatever is known and selected.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Lane(one), Self::Lane(other)) => one.name == other.name,
+            (Self::Lane(one), Self::Lane(other)) => one.id == other.id,
             (Self::Stream(one), Self::Stream(other)) => one.name == other.name,
             (Self::Event(one), Self::Event(other)) => one.id == other.id,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
@@ -209,8 +210,8 @@ impl View {
 pub enum Target {
     /// A stream.
     Stream(StreamName),
-    /// A lane, by name.
-    Lane(String),
+    /// A lane.
+    Lane(LaneId),
 }
 
 /// A stream, why it is where it is, and what waits in it.
@@ -364,7 +365,7 @@ impl App {
         }
         let is_shown = |lane: &&Lane| {
             self.filter.is_empty() || {
-                let of_lane = cursors.get(&(lane.generation, lane.index));
+                let of_lane = cursors.get(&(lane.id.generation, lane.id.index));
                 let of_lane = of_lane.map_or(&[][..], Vec::as_slice);
                 self.shows_lane(lane, of_lane)
             }
@@ -373,8 +374,8 @@ impl App {
         if self.sort == Sort::Lane && self.is_crowded(lanes.len()) {
             let places = self.order.iter().enumerate();
             let places: std::collections::HashMap<_, _> =
-                places.map(|(place, name)| (name.as_str(), place)).collect();
-            let place = |lane: &&Lane| places.get(lane.lane.as_str()).copied();
+                places.map(|(place, id)| (id, place)).collect();
+            let place = |lane: &&Lane| places.get(&lane.id).copied();
             lanes.sort_by_key(|lane| place(lane).unwrap_or(usize::MAX));
         }
         self.sort.apply(&mut lanes);
@@ -395,7 +396,7 @@ impl App {
         let Some(seen) = self.snapshot() else { return };
         let mut lanes: Vec<&Lane> = seen.lanes.iter().collect();
         lanes.sort_by_key(|lane| std::cmp::Reverse(lane.severity));
-        let ranked: Vec<_> = lanes.iter().map(|lane| lane.lane.clone()).collect();
+        let ranked: Vec<_> = lanes.iter().map(|lane| lane.id.clone()).collect();
         if !reads || self.order.is_empty() {
             self.order = ranked;
             return;
@@ -417,7 +418,7 @@ impl App {
         });
         let lanes = seen.lanes.iter();
         let lanes = lanes.filter(|lane| lane.severity == Severity::Trouble);
-        for target in found.chain(lanes.map(|lane| Target::Lane(lane.lane.clone()))) {
+        for target in found.chain(lanes.map(|lane| Target::Lane(lane.id.clone()))) {
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -437,14 +438,15 @@ impl App {
     pub fn is_held(&self) -> bool {
         let shown = self.stream();
         let row = shown.and_then(|shown| self.handler_row(&shown.stream));
-        row.is_some_and(|row| row.condition == "held")
+        row.is_some_and(|row| row.condition == Condition::Held)
     }
 
     fn shows_lane(&self, lane: &Lane, cursors: &[&CursorLine]) -> bool {
-        let index = lane.index.to_string();
+        let name = lane.id.to_string();
+        let index = lane.id.index.to_string();
         let texts: Vec<_> = cursors.iter().map(|line| line.stream.to_string()).collect();
         let mut row = vec![
-            ("lane", lane.lane.as_str()),
+            ("lane", name.as_str()),
             ("lane", &index),
             ("state", lane.state.word()),
             ("node", lane.node.as_deref().unwrap_or("")),
@@ -453,7 +455,7 @@ impl App {
             row.push(("stream", stream));
             row.push(("hook", line.stream.hook.as_str()));
             row.push(("handler", line.handler.as_str()));
-            row.push(("condition", &line.condition));
+            row.push(("condition", line.condition.word()));
         }
         self.filter.shows(&row)
     }
@@ -465,7 +467,7 @@ impl App {
             ("stream", &stream),
             ("hook", line.stream.hook.as_str()),
             ("handler", line.handler.as_str()),
-            ("condition", &line.condition),
+            ("condition", line.condition.word()),
             ("lane", &line.lane.to_string()),
         ])
     }
@@ -476,7 +478,7 @@ impl App {
             View::Lane(view) => view.shown.as_ref(),
             _ => None,
         };
-        let whole = whole.filter(|shown| shown.lane.lane == lane.lane);
+        let whole = whole.filter(|shown| shown.lane.id == lane.id);
         let whole = whole.filter(|_| self.frozen.is_none());
         let lines = match (whole, self.snapshot()) {
             (Some(shown), _) => &shown.cursors,
@@ -542,15 +544,15 @@ impl App {
         lines.iter().filter(is_shown).collect()
     }
 
-    /// The lane of this name.
-    pub fn find(&self, name: &str) -> Option<&Lane> {
-        self.snapshot()?.lanes.iter().find(|lane| lane.lane == name)
+    /// This lane.
+    pub fn find(&self, id: &LaneId) -> Option<&Lane> {
+        self.snapshot()?.lanes.iter().find(|lane| lane.id == *id)
     }
 
     /// The row that is selected, counted from 0.
     pub fn selected(&self, lanes: &[&Lane]) -> Option<usize> {
-        let name = self.lane.as_ref()?;
-        lanes.iter().position(|lane| lane.lane == *name)
+        let id = self.lane.as_ref()?;
+        lanes.iter().position(|lane| lane.id == *id)
     }
 
     /// The row of a lane's cursors that is selected.
@@ -606,7 +608,7 @@ impl App {
             }
             Message::Lane(Ok(shown)) => {
                 if let View::Lane(view) = &mut self.view
-                    && view.name == shown.lane.lane
+                    && view.id == shown.lane.id
                 {
                     view.shown = Some(*shown);
                 }
@@ -685,7 +687,7 @@ impl App {
     /// What the view needs besides the snapshot.
     pub fn refresh(&self) -> Option<Want> {
         match &self.view {
-            View::Lane(view) => Some(Want::Lane(view.name.clone())),
+            View::Lane(view) => Some(Want::Lane(view.id.clone())),
             View::Stream(view) => Some(Want::Stream(view.name.clone(), view.handler.clone())),
             View::Events(_) => {
                 let stream = self
@@ -739,9 +741,9 @@ impl App {
 
     /// A lane that is gone is not selected any more; one that is only filtered out is, once it is shown again.
     fn keep_selection(&mut self) {
-        let is_there = |name: &String| self.find(name).is_some();
+        let is_there = |id: &LaneId| self.find(id).is_some();
         if !self.lane.as_ref().is_some_and(is_there) {
-            self.lane = self.chosen().map(|lane| lane.lane.clone());
+            self.lane = self.chosen().map(|lane| lane.id.clone());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::api::Resize;
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 
 /// What is to be done for the dashboard.
@@ -19,7 +20,7 @@ pub enum Want {
     /// Follow the daemon anew: another namespace, window or interval.
     Follow,
     /// A lane with its cursors.
-    Lane(String),
+    Lane(LaneId),
     /// A stream, and what waits for a handler of it.
     Stream(StreamName, Option<Name>),
     /// So many of the newest events, of a hook or a stream where the filter says so.
@@ -40,7 +41,7 @@ pub enum Want {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// `pause`, `resume` or `drain` of a lane.
-    Lane(&'static str, String),
+    Lane(&'static str, LaneId),
     /// Another number of lanes, as planned.
     Resize(Box<Resize>),
     /// `pause` or `resume` of a hook.
