@@ -105,7 +105,7 @@ pub struct Engine {
     pub folds: reduce::Folds,
     /// Deliveries to destinations.
     pub forwards: forward::Forwards,
-    /// What became of deliveries here.
+    /// Deliveries counted by this node.
     pub tallies: tally::Tallies,
     /// Those that fold for handlers beyond their share of time.
     pub slow_folds: reduce::Folds,

@@ -146,7 +146,7 @@ pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
     secrets.collect()
 }
 
-/// What became of the deliveries of a hook's handlers on this node; none where none was tried.
+/// Deliveries of a hook's handlers on this node; those of handlers that have tried one.
 pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
     let ms = |took: Option<Duration>| took.map(|took| millis(took).unsigned_abs());
     let handlers = hook.handlers.iter().filter(|of| of.reducer().is_none());

@@ -200,12 +200,12 @@ pub enum InvalidEdit {
     NotVerified,
 }
 
-/// What became of the deliveries of a handler, from the node that answers and since it was started.
+/// Deliveries of a handler, counted by the node that answers since it was started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deliveries {
     /// The handler.
     pub handler: Name,
-    /// Where it delivers; none of a pull handler.
+    /// Its destination; `None` for a pull handler.
     pub url: Option<Destination>,
     /// Those that were acknowledged.
     pub acknowledged: u64,
@@ -213,15 +213,15 @@ pub struct Deliveries {
     pub failed: u64,
     /// When the last one ended.
     pub last_at: Option<Timestamp>,
-    /// Why the last one failed; none when it was acknowledged.
+    /// Reason of the last failure; `None` if the last delivery was acknowledged.
     pub last_failure: Option<String>,
-    /// How long the last answer took.
+    /// Time of the last answer, in milliseconds.
     pub last_took_ms: Option<u64>,
     /// When the last acknowledged one ended.
     pub last_ok_at: Option<Timestamp>,
-    /// How long answers take: half of them at most this.
+    /// Median time of answers, in milliseconds.
     pub p50_ms: Option<u64>,
-    /// How long answers take: 99 in 100 at most this.
+    /// 99th percentile of the time of answers, in milliseconds.
     pub p99_ms: Option<u64>,
 }
 

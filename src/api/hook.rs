@@ -230,7 +230,7 @@ pub struct Hook {
     /// Who paused its cursors; none while they take turns.
     #[serde(default)]
     pub paused: Option<Paused>,
-    /// What became of the deliveries of its handlers, where that was asked for and a daemon runs.
+    /// Deliveries of its handlers, where these were asked for and a daemon runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
     /// Secrets that were made for new forward handlers; they are shown in this one answer only.

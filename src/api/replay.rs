@@ -38,7 +38,7 @@ pub struct Replay {
     pub next: Seq,
     /// The last event.
     pub to: Seq,
-    /// How many events are to go.
+    /// Number of events still to deliver.
     pub events: u64,
     /// `flowing`, `waiting` or `held`.
     pub condition: String,

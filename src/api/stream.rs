@@ -80,7 +80,7 @@ pub struct Stream {
     /// What those that are behind need next.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
-    /// What became of the deliveries of its hook's handlers, over all streams.
+    /// Deliveries of its hook's handlers, over all streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
 }

@@ -32,7 +32,7 @@ pub struct Why {
     pub commit_p99_ms: Option<f64>,
     /// Its handlers, each with where it is and why.
     pub cursors: Vec<WhyCursor>,
-    /// What became of the deliveries of its hook's handlers, over all streams.
+    /// Deliveries of its hook's handlers, over all streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
     /// The event that was asked about.

@@ -1,4 +1,4 @@
-//! What became of the deliveries of a handler, in a line.
+//! The deliveries of a handler in one line.
 
 use std::time::Duration;
 

@@ -339,7 +339,7 @@ impl Settings {
         edits.collect()
     }
 
-    /// What the flags say. `ends_filter`: the handlers that the command names take every event from now on.
+    /// The edit that the flags ask for. With `ends_filter` the handlers that the command names take every event.
     fn edit(self, ends_filter: bool) -> Result<HookEdit, Trouble> {
         let senders = &self.senders;
         let secret = file::secret(

@@ -170,7 +170,7 @@ pub struct Handler {
     pub on_error: OnError,
     /// Rule for gathering events into one turn; `None` takes them at once.
     pub debounce: Option<Debounce>,
-    /// What it delivers once more; none for a handler that is no replay.
+    /// Events that it delivers once more; `None` unless it is a replay.
     pub replay: Option<Replay>,
 }
 

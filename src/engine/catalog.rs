@@ -75,7 +75,7 @@ pub struct Snapshot {
     pub thresholds: HashMap<Name, Thresholds>,
     /// What is stopped.
     pub stops: Stops,
-    /// What handlers deliver once more, by the number of each replay.
+    /// Replays under way, with their numbers.
     pub replays: Vec<(HandlerId, Replay)>,
 }
 

@@ -202,7 +202,7 @@ impl Parcel<'_> {
 }
 
 impl Choice {
-    /// How many events are passed when so many of those that go are acknowledged.
+    /// Number of events passed when so many of those that go are acknowledged.
     fn passed(&self, acknowledged: usize) -> usize {
         match acknowledged {
             0 => self.lead,

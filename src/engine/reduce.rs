@@ -80,7 +80,7 @@ pub struct Folded {
     pub chain: Chain,
     /// Those of them that were skipped, in order.
     pub skipped: Vec<DeadLetter>,
-    /// How many of them were passed without a reducer.
+    /// Number of them that were passed without a reducer.
     pub untaken: usize,
     /// Why the next event was not folded; none when all were, or when the budget had been spent.
     pub failure: Option<Failure>,

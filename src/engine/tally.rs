@@ -1,4 +1,4 @@
-//! What became of the deliveries of each handler, since this node was started: for people, not for decisions.
+//! Deliveries of each handler since this node was started: for people, not for decisions.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,18 +27,18 @@ pub struct Tally {
     pub last: Option<Last>,
     /// When the last acknowledged one was.
     pub last_ok: Option<Timestamp>,
-    /// How long answers took, in microseconds; none of deliveries to consumers that ask.
+    /// Times of answers, in microseconds; `None` for deliveries to consumers that ask.
     took: Option<Histogram<u32>>,
 }
 
-/// What became of a delivery.
+/// A delivery that has ended.
 #[derive(Clone, Debug)]
 pub struct Last {
     /// When.
     pub at: Timestamp,
     /// Why it failed; none when it was acknowledged.
     pub failure: Option<String>,
-    /// How long the answer took; none of a delivery to a consumer that asks.
+    /// Time of the answer; `None` for a delivery to a consumer that asks.
     pub took: Option<Duration>,
 }
 

@@ -31,7 +31,7 @@ pub struct Configuration {
     pub marks: HashMap<CursorId, Position>,
     /// The hooks whose cursors take no turns.
     pub hook_stops: HashMap<HookId, HookStop>,
-    /// What handlers deliver once more, by the number of each replay.
+    /// Replays under way, with their numbers.
     pub replays: Vec<(HandlerId, Replay)>,
 }
 

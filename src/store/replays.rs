@@ -13,12 +13,12 @@ use crate::domain::lane::Slot;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// What shall be delivered once more.
+/// A replay to begin.
 #[derive(Clone, Copy, Debug)]
 pub struct NewReplay {
     /// The hook.
     pub hook: HookId,
-    /// What it delivers, as which handler.
+    /// The events and the handler.
     pub replay: Replay,
     /// The first event.
     pub from: Seq,

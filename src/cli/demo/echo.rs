@@ -43,7 +43,7 @@ struct Noted {
 }
 
 impl Noted {
-    /// How a request is answered, which names its stream and the seq of its event.
+    /// Status of the answer to a request about one event.
     fn answer(&mut self, stream: &str, seq: i64) -> StatusCode {
         if self.fails_for.as_deref() == Some(stream) {
             self.failures += 1;
@@ -79,14 +79,14 @@ impl Echo {
         self.noted.lock().fails_for = stream.map(ToString::to_string);
     }
 
-    /// How many events of a stream it has acknowledged.
+    /// Number of events of a stream that it has acknowledged.
     pub fn delivered(&self, stream: &StreamName) -> u64 {
         let noted = self.noted.lock();
         let first = noted.first.get(&stream.to_string());
         first.map_or(0, |first| first.len() as u64)
     }
 
-    /// How many requests it has failed.
+    /// Number of requests that it has failed.
     pub fn failures(&self) -> u64 {
         self.noted.lock().failures
     }

@@ -88,7 +88,7 @@ impl Replay {
         if asks && !out.confirm("Replay?", &what, &stake)? {
             return Ok(Exit::Failed);
         }
-        // What was shown is what is begun.
+        // The plan that was shown is the one that is begun.
         let spec = ReplaySpec {
             from: spec.dead.is_none().then_some(plan.next),
             to: spec.dead.is_none().then_some(plan.to),
