@@ -1,4 +1,4 @@
-//! Forward handlers: where they deliver, and what changes in them.
+//! Forward handlers: their settings, and changes to them.
 
 use std::time::Duration;
 
@@ -12,42 +12,42 @@ use crate::domain::name::Name;
 use crate::domain::rate::Rate;
 use crate::domain::time::millis;
 
-/// A forward handler as it is asked for and shown.
+/// Settings of a forward handler, in requests and answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardSpec {
     /// Its name, unique in its hook.
     pub name: Name,
-    /// Where it delivers: an http or https URL.
+    /// Destination: an http or https URL.
     pub url: Destination,
-    /// The time for one request, in milliseconds.
+    /// Time-out of one request, in milliseconds.
     #[serde(default = "timeout_default")]
     pub timeout_ms: u64,
-    /// Tries of one event; `null` tries for ever.
+    /// Number of tries of an event; `null` tries without end.
     #[serde(default)]
     pub attempts: Option<u32>,
-    /// What an event leads to that used up its tries: `hold` or `skip`.
+    /// Failure policy after the last try: `hold` or `skip`.
     #[serde(default)]
     pub on_error: OnError,
     /// Requests in flight at once from one node.
     #[serde(default = "in_flight_default")]
     pub max_in_flight: u32,
-    /// Requests from one node in the long run, such as `50/s`.
+    /// Limit of requests from one node, such as `50/s`.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// Consecutive events of one stream in one request: `100` or `100,256KiB`.
+    /// Limits for several events of one stream in one request, such as `100` or `100,256KiB`.
     #[serde(default)]
     pub batch: Option<Batch>,
-    /// Gathers events.
+    /// Rule for gathering events.
     #[serde(default)]
     pub debounce: Option<Debounce>,
-    /// Of the events that gathered, only the newest is delivered.
+    /// True if only the newest of the gathered events is delivered.
     #[serde(default)]
     pub coalesce: bool,
-    /// Where a new handler begins: `beginning` or `now`. Never shown.
+    /// Place where a new handler begins: `beginning` or `now`. Only in requests.
     #[serde(default, skip_serializing)]
     pub from: Begin,
-    /// What signs its requests, `whsec_…`; made when a new handler has none. Never shown.
+    /// Signing secret, `whsec_…`; generated for a new handler when left out. Only in requests.
     #[serde(default, skip_serializing)]
     pub secret: Option<String>,
 }
@@ -61,7 +61,7 @@ fn in_flight_default() -> u32 {
 }
 
 impl ForwardSpec {
-    /// A handler with every setting at its default.
+    /// A handler with default settings.
     pub fn new(name: Name, url: Destination) -> Self {
         Self {
             name,
@@ -79,7 +79,7 @@ impl ForwardSpec {
         }
     }
 
-    /// The settings of its deliveries.
+    /// The settings as a domain type.
     pub fn terms(&self) -> Forward {
         Forward {
             url: self.url.clone(),
@@ -93,49 +93,50 @@ impl ForwardSpec {
     }
 }
 
-/// What to change in a forward handler; what is left out stays. One that does not exist is made, and needs a URL.
+/// Changes to a forward handler; fields that are left out stay as they are. A handler that does not
+/// exist is created, and needs a URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardEdit {
-    /// Its name.
+    /// Name of the handler.
     pub name: Option<Name>,
-    /// Where it delivers.
+    /// Destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Destination>,
-    /// The time for one request, in milliseconds.
+    /// Time-out of one request, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Tries of one event; 0 tries for ever.
+    /// Number of tries of an event; 0 tries without end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// What an event leads to that used up its tries.
+    /// Failure policy after the last try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,
     /// Requests in flight at once from one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
-    /// Requests from one node in the long run.
+    /// Limit of requests from one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// Events in one request.
+    /// Limits for several events in one request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
-    /// Gathers events.
+    /// Rule for gathering events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debounce: Option<Debounce>,
-    /// Of the events that gathered, only the newest is delivered.
+    /// True if only the newest of the gathered events is delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<bool>,
-    /// Where a new handler begins.
+    /// Place where a new handler begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
-    /// What signs the requests of a new handler.
+    /// Signing secret of a new handler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
 impl ForwardEdit {
-    /// The handler after this edit; `None` when it is new and has no name or no URL.
+    /// The handler after this change; `None` when it is new and lacks a name or a URL.
     pub fn applied(&self, to: Option<&ForwardSpec>) -> Option<ForwardSpec> {
         let mut spec = match to {
             Some(spec) => spec.clone(),
@@ -161,13 +162,13 @@ impl ForwardEdit {
     }
 }
 
-/// A secret that was made for a new forward handler.
+/// A secret that was generated for a new forward handler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSecret {
     /// The hook.
     pub hook: Name,
     /// The handler.
     pub handler: Name,
-    /// What its receiver verifies requests with: `whsec_…`.
+    /// The secret with which the receiver verifies requests: `whsec_…`.
     pub secret: String,
 }
