@@ -24,32 +24,35 @@ mod stream;
 mod why;
 mod words;
 
-pub use audit::{AuditRow, Here};
+pub use audit::{AuditRow, PlanContext};
 pub use doctor::{Check, Grade};
-pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
+pub use event::{Accepted, EventRow, Fate, LostConfirmed, LostEvent, Outcome};
 pub use forward::{ForwardEdit, ForwardSpec, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
-    HookStopSpec, HookStopped, NewHooks, Paused, Test, Tested,
+    HookStopSpec, HookStopped, NewHooks, Paused, ReducerTest, TestResult,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
-pub use lane::{Gathers, Lane, LaneShown, LaneState, Percentiles, Worst};
+pub use lane::{Gathering, Lane, LaneDetail, LaneState, Percentiles, WorstCursor};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use pull::{
-    PullAck, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEdit, PullEvent, PullExtend,
-    PullNack, PullSettled, PullSpec, Pulled,
+    PullAck, PullAnswers, PullDelivery, PullEdit, PullEvent, PullExtend, PullNack, PullOutcomes,
+    PullRequest, PullResponse, PullSettled, PullSpec,
 };
-pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
-pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
+pub use rebuild::{FoldedState, Rebuild, RebuildSpec};
+pub use resize::{InheritedStop, LanesSpec, LanesStopped, Resize, ResizeProgress, ResizeSpec};
 pub use severity::Severity;
 pub use snapshot::{
-    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Noted, Operation, Outage,
+    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Operation, Outage, PastOutage,
     Sample, Snapshot, Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{
-    Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,
+    Hold, HoldResult, Retry, RetryResult, Skip, SkipResult, State, Stream, StreamRow, Waiting,
+    WaitingEvent,
 };
-pub use why::{Help, Hints, HintsOf, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
+pub use why::{
+    CursorDiagnosis, Diagnosis, EventDiagnosis, Help, Hints, HintsSpec, NodeHints, StreamLane,
+};
 
 use serde::{Deserialize, Serialize};
 

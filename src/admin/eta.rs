@@ -1,27 +1,28 @@
-//! When a lane will have done what waits: by the slope of the age of the oldest event, not by rates.
+//! Forecast of when a lane has applied its backlog, from the slope of the age of its oldest event
+//! instead of rates.
 
 use crate::api::LaneState;
 
-/// Samples that a slope needs; one is taken a second.
+/// Number of samples needed for a slope; one is taken each second.
 const SAMPLES_MIN: usize = 30;
 
-/// What is known of one lane.
+/// Figures of one lane.
 pub struct Facts<'f> {
-    /// What it does.
+    /// Its mode.
     pub state: LaneState,
-    /// Whether another node lives that may take it.
+    /// True if another live node may take the lane.
     pub has_heir: bool,
-    /// The age of the oldest event of flowing cursors, once a second, in milliseconds, oldest first.
+    /// Age of the oldest event of flowing cursors, once a second, in milliseconds, oldest sample first.
     pub flow_ms: &'f [u64],
-    /// Events of flowing cursors.
+    /// Number of waiting events of flowing cursors.
     pub backlog_flowing: u64,
-    /// Cursors that will try again by themselves.
+    /// Number of cursors that wait for a retry.
     pub waiting: u64,
-    /// Cursors that need an operator.
+    /// Number of cursors that need an operator.
     pub held: u64,
 }
 
-/// In words, and in milliseconds where that can be told.
+/// The forecast as a word, or in milliseconds where a time can be given.
 pub fn eta(lane: &Facts<'_>) -> (Option<&'static str>, Option<u64>) {
     match lane.state {
         LaneState::Paused | LaneState::Drained => return (Some("resume"), None),
@@ -52,7 +53,7 @@ pub fn eta(lane: &Facts<'_>) -> (Option<&'static str>, Option<u64>) {
     }
 }
 
-/// The worst of several, of lanes that are not stopped on purpose.
+/// The worst forecast of several lanes; the caller leaves out lanes that are stopped on purpose.
 pub fn worst<'e>(
     all: impl Iterator<Item = (Option<&'e str>, Option<u64>)>,
 ) -> (Option<String>, Option<u64>) {
@@ -69,7 +70,7 @@ pub fn worst<'e>(
     worst.map_or((None, None), |(word, ms)| (word.map(str::to_owned), ms))
 }
 
-/// How much older the oldest event got in a second, in seconds: by least squares.
+/// Growth of the oldest event's age per second, in seconds, by least squares.
 pub fn slope(flow_ms: &[u64]) -> Option<f64> {
     if flow_ms.len() < SAMPLES_MIN {
         return None;

@@ -28,7 +28,7 @@ pub struct AuditRow {
 
 /// The configuration that an operator's plan is based on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Here {
+pub struct PlanContext {
     /// Version of the configuration. A change sent with it in `If-Match` is refused once the
     /// configuration has changed.
     pub version: i64,

@@ -120,7 +120,7 @@ pub struct LostEvent {
 
 /// Result of confirming lost events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeenLost {
+pub struct LostConfirmed {
     /// Number of lost events that are confirmed now.
     pub events: u64,
 }

@@ -266,7 +266,7 @@ pub enum ChangeKind {
 /// Events to try a reducer on. Nothing is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Test {
+pub struct ReducerTest {
     /// Headers of the event.
     pub headers: BTreeMap<String, String>,
     /// Body of the event.
@@ -299,7 +299,7 @@ pub struct NewHooks {
 
 /// Result of trying a reducer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Tested {
+pub struct TestResult {
     /// State after the last event.
     pub state: Box<RawValue>,
     /// Duration of the fold, in milliseconds.

@@ -56,7 +56,7 @@ pub struct Lane {
     #[serde(default)]
     pub epoch: Option<i64>,
     /// The cursor in the worst condition.
-    pub worst: Option<Worst>,
+    pub worst: Option<WorstCursor>,
     /// Number of events that an operator keeps from being applied.
     #[serde(default)]
     pub kept: u64,
@@ -65,7 +65,7 @@ pub struct Lane {
     pub left: Option<u64>,
     /// Its cursors that gather events for a debounce.
     #[serde(default)]
-    pub gathers: Option<Gathers>,
+    pub gathers: Option<Gathering>,
     /// Operator who stopped it.
     #[serde(default)]
     pub by: Option<String>,
@@ -109,7 +109,7 @@ impl Lane {
 
 /// Cursors that gather events before they take a turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gathers {
+pub struct Gathering {
     /// Number of these cursors.
     pub cursors: u64,
     /// Stream of the cursor that gathers longest.
@@ -122,7 +122,7 @@ pub struct Gathers {
 
 /// A lane with its cursors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LaneShown {
+pub struct LaneDetail {
     /// The lane.
     #[serde(flatten)]
     pub lane: Lane,
@@ -182,7 +182,7 @@ pub struct Percentiles {
 
 /// The cursor of a lane in the worst condition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Worst {
+pub struct WorstCursor {
     /// Its stream.
     pub stream: StreamName,
     /// Its handler.

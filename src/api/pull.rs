@@ -98,7 +98,7 @@ impl PullEdit {
 /// A consumer's request for deliveries. Durations are written like `20s`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PullAsk {
+pub struct PullRequest {
     /// Number of deliveries at most, each of another stream: 1 to 100; default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_streams: Option<u32>,
@@ -115,7 +115,7 @@ pub struct PullAsk {
 
 /// Deliveries for a consumer; empty when the wait ended without an event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Pulled {
+pub struct PullResponse {
     /// The deliveries, at most one of each stream.
     pub deliveries: Vec<PullDelivery>,
 }
@@ -213,7 +213,7 @@ pub struct PullExtend {
 /// Outcomes of the answers, each list in the order of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PullAnswered {
+pub struct PullOutcomes {
     /// Outcome of each `ack`.
     pub acks: Vec<PullSettled>,
     /// Outcome of each `nack`.

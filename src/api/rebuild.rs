@@ -69,7 +69,7 @@ pub struct Rebuild {
 
 /// State of a stream after an earlier event, folded by the present reducer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FoldedTo {
+pub struct FoldedState {
     /// The stream.
     pub stream: StreamName,
     /// Seq of the last event folded.

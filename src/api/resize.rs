@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LaneState, Worst, command};
+use super::{LaneState, WorstCursor, command};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration};
@@ -60,7 +60,7 @@ pub struct Resize {
     pub set_aside: u64,
     /// The set-aside cursor that holds up most events, if its lane reports it.
     #[serde(default)]
-    pub worst: Option<Box<Worst>>,
+    pub worst: Option<Box<WorstCursor>>,
     /// Index of the lane to name: that cursor's, else the busiest.
     #[serde(default)]
     pub lane: u16,
@@ -95,12 +95,12 @@ pub struct Resize {
     pub in_the_way: Vec<String>,
     /// Stop of the present lanes, which the new ones take over.
     #[serde(default)]
-    pub stopped: Option<Carried>,
+    pub stopped: Option<InheritedStop>,
 }
 
 /// A stop that new lanes take over from the old ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Carried {
+pub struct InheritedStop {
     /// `paused` or `draining`.
     pub state: LaneState,
     /// Operator who stopped them.
@@ -145,7 +145,7 @@ impl Resize {
 
     /// Says that a stop stays in force, and how it ends.
     fn carries(&self, drain_first: bool, now: Timestamp) -> Option<String> {
-        let Carried {
+        let InheritedStop {
             state,
             by,
             since,
@@ -285,7 +285,7 @@ pub struct LanesSpec {
 
 /// Result of stopping or resuming lanes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stopped {
+pub struct LanesStopped {
     /// Names of the lanes.
     pub lanes: Vec<String>,
     /// Nodes that may still take a turn by the previous configuration. Once it is empty, the change is

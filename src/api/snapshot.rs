@@ -326,12 +326,12 @@ pub struct Storage {
     pub hints_server: Option<String>,
     /// Last outage of the database, if it ended less than an hour ago.
     #[serde(default)]
-    pub noted: Option<Noted>,
+    pub noted: Option<PastOutage>,
 }
 
 /// A past time span in which no event could be stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Noted {
+pub struct PastOutage {
     /// Start of the outage.
     pub from: Timestamp,
     /// Time at which a commit succeeded again.

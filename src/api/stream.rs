@@ -115,7 +115,7 @@ pub struct Retry {
 
 /// Result of releasing cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Released {
+pub struct RetryResult {
     /// Number of cursors released; zero when none was set aside.
     pub released: u64,
 }
@@ -136,7 +136,7 @@ pub struct Hold {
 
 /// Result of holding cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct HoldResult {
     /// Number of newly held cursors; zero when all were held already.
     pub held: u64,
 }
@@ -156,7 +156,7 @@ pub struct Skip {
 
 /// Result of skipping an event, which is in the dead letters now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
+pub struct SkipResult {
     /// The event.
     pub skipped: EventId,
     /// The handler that skipped it.

@@ -11,7 +11,7 @@ use crate::domain::time::Timestamp;
 
 /// Diagnosis of a stream: why it is, or is not, at its head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Why {
+pub struct Diagnosis {
     /// The stream.
     pub stream: StreamName,
     /// Seq of its newest event.
@@ -30,14 +30,14 @@ pub struct Why {
     #[serde(default)]
     pub commit_p99_ms: Option<f64>,
     /// Diagnosis of each handler.
-    pub cursors: Vec<WhyCursor>,
+    pub cursors: Vec<CursorDiagnosis>,
     /// The event that was asked about.
-    pub event: Option<WhyEvent>,
+    pub event: Option<EventDiagnosis>,
 }
 
 /// Diagnosis of one handler in a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WhyCursor {
+pub struct CursorDiagnosis {
     /// The handler.
     pub handler: Name,
     /// `flowing`, `waiting`, `held` or `paused`.
@@ -88,7 +88,7 @@ pub struct Help {
 
 /// Diagnosis of one event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WhyEvent {
+pub struct EventDiagnosis {
     /// The event.
     pub event: EventId,
     /// Its place in the stream.
@@ -101,7 +101,7 @@ pub struct WhyEvent {
 
 /// The lane that a stream belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LaneOf {
+pub struct StreamLane {
     /// The stream.
     pub stream: StreamName,
     /// True if it has events.
@@ -138,7 +138,7 @@ pub struct Hints {
     /// Node that answers.
     pub node: String,
     /// Result of each node that answered.
-    pub nodes: Vec<HintsOf>,
+    pub nodes: Vec<NodeHints>,
     /// Nodes that did not answer in time; each does its part later.
     pub silent: Vec<String>,
     /// Number of lanes of the nodes that answered.
@@ -159,7 +159,7 @@ pub struct Hints {
 
 /// Result of one node for its own lanes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HintsOf {
+pub struct NodeHints {
     /// The node.
     pub node: String,
     /// Number of its lanes in these namespaces.

@@ -25,7 +25,7 @@ use super::reach::{Reach, with_query};
 use super::serve::Started;
 use super::top::{self, Top};
 use super::{Exit, Printer};
-use crate::api::{EventRow, HookSpec, KeySpec, LanesSpec, List, NewKey, Skip, State, Stopped};
+use crate::api::{EventRow, HookSpec, KeySpec, LanesSpec, LanesStopped, List, NewKey, Skip, State};
 use crate::client::{Client, Secret, Target};
 use crate::config::{Config, DataDir, GRACE_DEFAULT, LANES_DEFAULT, Log};
 use crate::domain::event::EventId;
@@ -447,7 +447,7 @@ impl Stage {
             reason: None,
         };
         let path = "/v1/admin/lanes/resume";
-        let _: Stopped = reach.call(Method::POST, path, Some(&all)).await?;
+        let _: LanesStopped = reach.call(Method::POST, path, Some(&all)).await?;
         let began = Instant::now();
         while began.elapsed() < SETTLE_MAX {
             self.mend(reach).await;

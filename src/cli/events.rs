@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::print::{Columns, Output, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
-use crate::api::{EventRow, Fate, List, LostEvent, Outcome, SeenLost};
+use crate::api::{EventRow, Fate, List, LostConfirmed, LostEvent, Outcome};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
@@ -234,7 +234,7 @@ impl Lost {
             out.list(&events, self.columns)?;
             return Ok(Exit::Done);
         }
-        let seen: SeenLost = reach.call(Method::DELETE, LOST, None::<&()>).await?;
+        let seen: LostConfirmed = reach.call(Method::DELETE, LOST, None::<&()>).await?;
         if !out.object(&seen)? {
             let events = text::counted(seen.events, "lost event", "lost events");
             out.line(&format!("{events} acknowledged"))?;

@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::print::{Columns, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
-use crate::api::{Lane, List, Worst};
+use crate::api::{Lane, List, WorstCursor};
 use crate::domain::name::Name;
 use crate::text;
 
@@ -196,7 +196,7 @@ impl All {
     }
 }
 
-fn look(lane: &Lane, worst: &Worst) -> String {
+fn look(lane: &Lane, worst: &WorstCursor) -> String {
     let cursors = text::counted(lane.set_aside, "cursor", "cursors");
     let age = lane
         .oldest_ms

@@ -16,8 +16,8 @@ use super::print::Row;
 use super::reach::{Reach, encoded};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{
-    Hook, HookEdit, PullAck, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEdit, PullEvent,
-    PullNack, Pulled,
+    Hook, HookEdit, PullAck, PullAnswers, PullDelivery, PullEdit, PullEvent, PullNack,
+    PullOutcomes, PullRequest, PullResponse,
 };
 use crate::client;
 use crate::domain::event::{Event, EventId, StreamId};
@@ -275,8 +275,8 @@ impl Session<'_> {
         }))
     }
 
-    async fn pull(&self) -> Result<Pulled, client::Error> {
-        let ask = PullAsk {
+    async fn pull(&self) -> Result<PullResponse, client::Error> {
+        let ask = PullRequest {
             max_streams: Some(1),
             max_events: Some(1),
             wait: Some(format!("{}s", WAIT.as_secs())),
@@ -358,7 +358,7 @@ impl Session<'_> {
         if answer.status() == StatusCode::CONFLICT {
             return Ok(false);
         }
-        let _: PullAnswered = self.reach.read(&answer)?;
+        let _: PullOutcomes = self.reach.read(&answer)?;
         Ok(true)
     }
 

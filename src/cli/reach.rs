@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::exit::{Exit, Trouble};
 use super::lock::{self, Lock};
 use crate::admin::Admin;
-use crate::api::{Here, List};
+use crate::api::{List, PlanContext};
 use crate::client::{self, Client, Followed, Secret, Target};
 use crate::config::{DataDir, LANES_DEFAULT};
 use crate::domain::name::StreamName;
@@ -172,7 +172,7 @@ impl Reach {
     ///
     /// # Errors
     /// [`client::Error`]
-    pub async fn here(&self) -> Result<Here, client::Error> {
+    pub async fn here(&self) -> Result<PlanContext, client::Error> {
         self.get("/v1/admin/here").await
     }
 
@@ -182,7 +182,7 @@ impl Reach {
     /// [`client::Error`]
     pub async fn call_planned<T, B>(
         &self,
-        here: &Here,
+        here: &PlanContext,
         method: Method,
         path: &str,
         body: Option<&B>,
@@ -288,7 +288,7 @@ impl Reach {
     }
 
     /// Where what is planned will be done, and who does it: `on eu-1 (hooklane.sock) as uid 1000`.
-    pub fn planned(&self, here: &Here) -> String {
+    pub fn planned(&self, here: &PlanContext) -> String {
         let (node, by) = (printable_line(&here.node), printable_line(&here.by));
         match self {
             Self::Daemon(client) => match client.target() {

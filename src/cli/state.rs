@@ -119,7 +119,7 @@ impl Show {
 /// What today's reducer makes of the events that are in the live state.
 fn show_rebuilt(
     live: &api::State,
-    folded: &api::FoldedTo,
+    folded: &api::FoldedState,
     stream: &StreamName,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {

@@ -10,8 +10,8 @@ use super::reach::{Reach, with_query};
 use super::table::{self, Sheet};
 use super::{Exit, Printer, Trouble, events, flags};
 use crate::api::{
-    Held, Hold as HoldSpec, HookRetry, List, Released, Retry as RetrySpec, Skip as SkipSpec,
-    Skipped, Stream, StreamRow, Waiting, WaitingEvent,
+    Hold as HoldSpec, HoldResult, HookRetry, List, Retry as RetrySpec, RetryResult,
+    Skip as SkipSpec, SkipResult, Stream, StreamRow, Waiting, WaitingEvent,
 };
 use crate::domain::cursor::Condition;
 use crate::domain::event::EventId;
@@ -371,7 +371,7 @@ pub struct Retry {
 impl Retry {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let post = Method::POST;
-        let (of, released): (String, Released) = match (self.stream, self.hook) {
+        let (of, released): (String, RetryResult) = match (self.stream, self.hook) {
             (Some(stream), _) => {
                 let stream = reach.meant(stream).await?;
                 let (of, handler) = (stream.to_string(), self.handler);
@@ -429,7 +429,7 @@ impl Hold {
             reason: self.reason,
         };
         let path = format!("{STREAMS}/hold");
-        let held: Held = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let held: HoldResult = reach.call(Method::POST, &path, Some(&spec)).await?;
         let stream = &spec.stream;
         match held.held {
             0 => out.say(format_args!("already held: {stream}"))?,
@@ -467,7 +467,7 @@ impl Release {
             handler: self.handler,
         };
         let path = format!("{STREAMS}/release");
-        let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let released: RetryResult = reach.call(Method::POST, &path, Some(&spec)).await?;
         match released.released {
             0 => out.say(format_args!("nothing is held in {}", spec.stream))?,
             n => {
@@ -536,7 +536,7 @@ impl Skip {
             event,
         };
         let path = format!("{STREAMS}/skip");
-        let skipped: Skipped = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let skipped: SkipResult = reach.call(Method::POST, &path, Some(&spec)).await?;
         let position = skipped.position;
         out.say(format_args!(
             "skipped  {}; the cursor is at {position}",

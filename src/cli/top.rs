@@ -30,8 +30,8 @@ use super::reach::{Reach, encoded, with_query};
 use super::{Exit, Printer};
 use crate::api::feed::{Frame, apply, unstilled};
 use crate::api::{
-    EventRow, Hold, HookStopSpec, LaneShown, LanesSpec, List, Resize, ResizeSpec, Retry, Sample,
-    Skip, Snapshot, Stopped, Stream, Why, Window,
+    Diagnosis, EventRow, Hold, HookStopSpec, LaneDetail, LanesSpec, LanesStopped, List, Resize,
+    ResizeSpec, Retry, Sample, Skip, Snapshot, Stream, Window,
 };
 use crate::client;
 use crate::domain::event::EventId;
@@ -433,7 +433,7 @@ async fn lane_of(reach: &Reach, namespace: Name, lane: String) -> Message {
         ("top", Some("100".to_owned())),
     ];
     let path = with_query("/v1/admin/lanes/show", &query);
-    Message::Lane(said(reach.get::<LaneShown>(&path).await).map(Box::new))
+    Message::Lane(said(reach.get::<LaneDetail>(&path).await).map(Box::new))
 }
 
 async fn stream_of(reach: &Reach, name: StreamName, handler: Option<Name>) -> Message {
@@ -449,7 +449,7 @@ async fn shown_stream(
     let stream: Stream = reach
         .get(&with_query("/v1/admin/streams/show", &of_stream))
         .await?;
-    let why: Why = reach.get(&with_query("/v1/admin/why", &of_stream)).await?;
+    let why: Diagnosis = reach.get(&with_query("/v1/admin/why", &of_stream)).await?;
     let named = |row: &&crate::api::StreamRow| Some(&row.handler) == handler.as_ref();
     let selected = stream.cursors.iter().find(named);
     let behind = stream.cursors.iter().find(|row| row.behind > 0);
@@ -529,7 +529,9 @@ async fn act(reach: &Reach, namespace: Name, action: Action) -> Message {
                 reason: None,
             };
             let path = format!("/v1/admin/lanes/{verb}");
-            let stopped = reach.call::<Stopped, _>(post, &path, Some(&spec)).await;
+            let stopped = reach
+                .call::<LanesStopped, _>(post, &path, Some(&spec))
+                .await;
             said(stopped).map(|_| format!("{verb} {lane}: done"))
         }
         Action::Resize(plan) => {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, events, flags};
-use crate::api::{self, LaneState, WhyCursor};
+use crate::api::{self, CursorDiagnosis, LaneState};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
@@ -43,7 +43,7 @@ impl Why {
             ("handler", self.handler.map(|handler| handler.to_string())),
             ("event", event.map(|event| event.to_string())),
         ];
-        let why: api::Why = reach.get(&with_query("/v1/admin/why", &query)).await?;
+        let why: api::Diagnosis = reach.get(&with_query("/v1/admin/why", &query)).await?;
         if !out.object(&why)? {
             for line in text(&why) {
                 out.line(&line)?;
@@ -53,7 +53,7 @@ impl Why {
     }
 }
 
-fn text(why: &api::Why) -> Vec<String> {
+fn text(why: &api::Diagnosis) -> Vec<String> {
     let mut lines = vec![title(why)];
     lines.extend(why.cursors.iter().map(place));
     let verdict = format!("{}  {}", why.class.word(), printable_line(&why.verdict));
@@ -84,7 +84,7 @@ fn text(why: &api::Why) -> Vec<String> {
     lines
 }
 
-fn title(why: &api::Why) -> String {
+fn title(why: &api::Diagnosis) -> String {
     let behind = why.cursors.iter().filter(|cursor| cursor.behind > 0);
     let most = behind.clone().map(|cursor| cursor.behind).max();
     let place = match most {
@@ -106,7 +106,7 @@ fn title(why: &api::Why) -> String {
     )
 }
 
-fn place(cursor: &WhyCursor) -> String {
+fn place(cursor: &CursorDiagnosis) -> String {
     let (handler, condition, position) = (&cursor.handler, &cursor.condition, cursor.position);
     let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
     let mut line = format!("  {handler}   {condition}  ");
@@ -133,7 +133,7 @@ fn clock(at: Timestamp) -> String {
 }
 
 /// Whether what waits may be our fault: how its lane and its database do, and who else is in that lane.
-fn our_side(why: &api::Why) -> String {
+fn our_side(why: &api::Diagnosis) -> String {
     let lane = &why.lane;
     let wait = Duration::from_millis(lane.turn_wait_ms.unwrap_or(0));
     let turns = match lane.state {
@@ -150,9 +150,9 @@ fn our_side(why: &api::Why) -> String {
 }
 
 /// The other cursors of the lane that have work.
-fn others(why: &api::Why) -> String {
+fn others(why: &api::Diagnosis) -> String {
     let own = why.cursors.iter().filter(|cursor| cursor.behind > 0);
-    let is_aside = |cursor: &&WhyCursor| matches!(&*cursor.condition, "waiting" | "held");
+    let is_aside = |cursor: &&CursorDiagnosis| matches!(&*cursor.condition, "waiting" | "held");
     let own_aside = own.clone().filter(is_aside).count() as u64;
     let others = why.lane.cursors.saturating_sub(own.count() as u64);
     let aside = why.lane.set_aside.saturating_sub(own_aside);

@@ -24,8 +24,8 @@ use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
 use crate::api::{
-    Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, NamespaceSpec,
-    NewHooks, Retry, SeenLost, Skip, Test,
+    Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, LostConfirmed,
+    NamespaceSpec, NewHooks, ReducerTest, Retry, Skip,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -195,7 +195,7 @@ async fn test_hook(
     _: Operator,
     State(app): State<App>,
     Named(hook): Named<Name>,
-    Body(test): Body<Test>,
+    Body(test): Body<ReducerTest>,
 ) -> Answer {
     let tested = app.admin.test_hook(&hook, &test).await?;
     Ok(json(StatusCode::OK, &tested))
@@ -428,7 +428,7 @@ async fn lost(_: Operator, State(app): State<App>) -> Answer {
 async fn confirm_lost(By(actor): By, State(app): State<App>) -> Answer {
     let act = Act::new("events lost --acknowledge", "all");
     let events = app.admin.acting(&actor, act).confirm_lost().await?;
-    Ok(json(StatusCode::OK, &SeenLost { events }))
+    Ok(json(StatusCode::OK, &LostConfirmed { events }))
 }
 
 async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventId>) -> Answer {

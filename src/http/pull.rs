@@ -26,7 +26,8 @@ use super::grant::Grant;
 use super::{App, body, json};
 use crate::admin::{self, lease_range};
 use crate::api::{
-    self, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEvent, PullSettled, Pulled,
+    self, PullAnswers, PullDelivery, PullEvent, PullOutcomes, PullRequest, PullResponse,
+    PullSettled,
 };
 use crate::domain::backoff::DELAY_MAX;
 use crate::domain::event::Event;
@@ -132,7 +133,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Said<T> {
 async fn pull(
     State(app): State<App>,
     consumer: Consumer,
-    Said(asked): Said<PullAsk>,
+    Said(asked): Said<PullRequest>,
 ) -> Result<Response, Error> {
     let ask = ask(&asked, consumer.handler.pull(), &consumer.name)?;
     let mut stopping = app.stopping.clone();
@@ -148,7 +149,7 @@ async fn pull(
         Some(deliveries) => Ok(given(deliveries.map_err(admin::Error::from)?)),
         None => Ok(json(
             StatusCode::OK,
-            &Pulled {
+            &PullResponse {
                 deliveries: Vec::new(),
             },
         )),
@@ -157,7 +158,7 @@ async fn pull(
 
 /// An answer that counts as handed over once the connection takes it.
 fn given(deliveries: Deliveries) -> Response {
-    let shown = Pulled {
+    let shown = PullResponse {
         deliveries: deliveries.items.iter().map(shown).collect(),
     };
     if shown.deliveries.is_empty() {
@@ -205,7 +206,7 @@ fn event_of(event: &Event) -> PullEvent {
     }
 }
 
-fn ask(asked: &PullAsk, pull: Option<&Pull>, consumer: &str) -> Result<Ask, Error> {
+fn ask(asked: &PullRequest, pull: Option<&Pull>, consumer: &str) -> Result<Ask, Error> {
     let count =
         |field: &str, given: Option<u32>, default: u32, most: u32| match given.unwrap_or(default) {
             count if (1..=most).contains(&count) => Ok(usize::try_from(count).unwrap_or(1)),
@@ -267,7 +268,7 @@ async fn answer(consumer: Consumer, Said(said): Said<PullAnswers>) -> Result<Res
         .iter()
         .zip(answered)
         .map(|((token, _), answered)| settled(token, answered));
-    let answered = PullAnswered {
+    let answered = PullOutcomes {
         acks: settled.by_ref().take(said.acks.len()).collect(),
         nacks: settled.by_ref().take(said.nacks.len()).collect(),
         extends: settled.collect(),

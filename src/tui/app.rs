@@ -11,8 +11,8 @@ use super::fold::{self, Entry};
 use super::theme::Theme;
 use super::want::Want;
 use crate::api::{
-    CursorLine, EventRow, Lane, LaneShown, LogLine, NamespaceLine, NodeLine, Resize, Severity,
-    Snapshot, Stream, StreamRow, Why, Window,
+    CursorLine, Diagnosis, EventRow, Lane, LaneDetail, LogLine, NamespaceLine, NodeLine, Resize,
+    Severity, Snapshot, Stream, StreamRow, Window,
 };
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -59,7 +59,7 @@ pub struct App {
     /// The views on the way to it.
     pub trail: Vec<View>,
     /// The lane that is shown, with its cursors.
-    pub shown: Option<LaneShown>,
+    pub shown: Option<LaneDetail>,
     /// The stream that is shown.
     pub stream: Option<StreamShown>,
     /// The events that are shown.
@@ -148,7 +148,7 @@ pub struct StreamShown {
     /// Where its handlers are.
     pub stream: Stream,
     /// Why.
-    pub why: Why,
+    pub why: Diagnosis,
     /// The handler whose events these are, and the next ones, in order.
     pub handler: Option<Name>,
     /// The events it needs next.
@@ -221,7 +221,7 @@ pub enum Message {
         retry_at: Timestamp,
     },
     /// A lane as it stands.
-    Lane(Result<Box<LaneShown>, String>),
+    Lane(Result<Box<LaneDetail>, String>),
     /// A stream as it stands.
     Stream(Result<Box<StreamShown>, String>),
     /// The newest events.

@@ -9,7 +9,7 @@ use super::frame::{clock, ended, eta, header, note, rule};
 use super::lists::{log_line, row};
 use super::overview::sentences;
 use super::theme::Tone;
-use crate::api::{CursorLine, NodeLine, Severity, Stream, StreamRow, WhyCursor};
+use crate::api::{CursorDiagnosis, CursorLine, NodeLine, Severity, Stream, StreamRow};
 use crate::domain::name::StreamName;
 use crate::text::{count, printable_line};
 
@@ -316,7 +316,7 @@ fn why_of(
     app: &App,
     shown: &StreamShown,
     row: &StreamRow,
-    why: Option<&WhyCursor>,
+    why: Option<&CursorDiagnosis>,
     width: usize,
 ) -> Vec<Line<'static>> {
     let is_behind = row.behind > 0;

@@ -10,7 +10,7 @@ use ratatui::style::{Color, Modifier, Style};
 use super::app::{App, Link, Message, StreamShown, View};
 use super::theme::Theme;
 use super::want::{Action, Want};
-use crate::api::{EventRow, Lane, LaneShown, Severity, Snapshot, Window};
+use crate::api::{EventRow, Lane, LaneDetail, Severity, Snapshot, Window};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
@@ -611,7 +611,7 @@ fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_w
     let seen = snapshot(8);
     let mut cursors = vec![seen.cursors[0].clone(), seen.cursors[0].clone()];
     cursors[1].stream = "billing/zeta".parse().unwrap();
-    let shown = LaneShown {
+    let shown = LaneDetail {
         lane: seen.lanes[3].clone(),
         is_all: true,
         cursors,

@@ -151,7 +151,7 @@ async fn what_is_asked_of_lanes_that_are_being_resized_changes_nothing(on: On) {
     let old = world.set("default").await;
     let lanes: Vec<_> = old.ids().collect();
     let begun = world.store.begin_resize(&old, 2, &why()).await.unwrap();
-    assert!(matches!(begun, ResizeStart::ResizeStart(_)));
+    assert!(matches!(begun, ResizeStart::Begun(_)));
     for _ in 0..2 {
         let store = &world.store;
         assert!(!store.pause_lanes(&old, &lanes, &why()).await.unwrap());
@@ -191,7 +191,7 @@ async fn of_a_stop_and_a_resize_at_once_the_new_lanes_do_what_was_asked_or_nothi
         let resize = world.store.begin_resize(&set, 2 + round as u16 % 3, &why);
         let (stopped, begun) = tokio::join!(stop, resize);
         let stopped = stopped.unwrap();
-        assert!(matches!(begun.unwrap(), ResizeStart::ResizeStart(_)));
+        assert!(matches!(begun.unwrap(), ResizeStart::Begun(_)));
         let modes = world.modes("default").await;
         let all = |mode| modes.iter().all(|(_, is)| *is == mode);
         let expected = match (stopped, round % 2) {
@@ -215,7 +215,7 @@ async fn of_a_plan_and_a_resume_at_once_the_plan_is_given_up_or_the_resume_comes
         let from = world.set("default").await;
         let lanes: Vec<_> = from.ids().collect();
         let planned = world.store.plan_resize(&from, 3, &why()).await.unwrap();
-        let ResizeStart::ResizeStart(to) = planned else {
+        let ResizeStart::Begun(to) = planned else {
             panic!("{planned:?}")
         };
         let second = world.store.begin_resize(&from, 5, &why()).await.unwrap();

@@ -203,7 +203,7 @@ async fn a_new_lane_is_taken_only_when_every_older_one_it_overlaps_is_sealed(on:
     };
     let set = world.store.namespaces().await.unwrap().remove(0).lanes;
     let begun = world.store.begin_resize(&set, 2, &why).await.unwrap();
-    let ResizeStart::ResizeStart(new) = begun else {
+    let ResizeStart::Begun(new) = begun else {
         panic!("{begun:?}")
     };
     let new: Vec<_> = new.ids().collect();

@@ -354,7 +354,7 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     let set = store.namespaces().await.unwrap().remove(0).lanes;
     assert!(matches!(
         store.begin_resize(&set, 5, &why).await.unwrap(),
-        ResizeStart::ResizeStart(_)
+        ResizeStart::Begun(_)
     ));
     let again = store.begin_resize(&set, 6, &why).await.unwrap();
     assert_eq!(again, ResizeStart::Changed, "one resize at a time");

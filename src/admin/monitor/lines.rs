@@ -1,4 +1,4 @@
-//! Cursors as lines that people read.
+//! Cursors as table rows for people.
 
 use crate::admin::figures::millis;
 use crate::api::{self, Lane};
@@ -7,7 +7,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::lane::Line;
 
-/// Says of cursors that flow in lanes that an operator has stopped that they are paused.
+/// Marks flowing cursors as paused where an operator has stopped their lane.
 pub fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
     for line in cursors {
         let lane = lanes.iter().find(|lane| line.is_in(lane));
@@ -33,7 +33,7 @@ pub fn line_of(
     let is_aside = line.is_some_and(|(_, line)| line.is_set_aside);
     let condition = match line {
         Some((_, line)) if line.is_kept => "paused".to_owned(),
-        // The row may be a moment ahead of the lane, or behind it: the lane says what it does.
+        // The row may be ahead of the lane or behind it; the lane knows whether the cursor flows.
         Some(_) if !is_aside => "flowing".to_owned(),
         _ => kept
             .map_or("flowing", |kept| kept.condition.word())

@@ -1,6 +1,6 @@
-//! What is normal outlives the process: what was learned is stored once a minute, and read at the start.
+//! Baselines outlive the process: they are stored once a minute and read at the start.
 
-use super::seen::{Kept, Seen};
+use super::seen::{MonitorState, StoredBaselines};
 use crate::admin::{Admin, Error};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::time::Timestamp;
@@ -8,13 +8,14 @@ use crate::metrics::Normal;
 use crate::store::NormalRow;
 
 impl Admin {
-    /// Reads once what a node of this name knew before; until that has worked, nothing is learned.
+    /// Reads once the baselines stored under this node name. Until that has succeeded, nothing is
+    /// learned.
     pub(super) async fn recall(&self) -> Result<(), Error> {
         if self.monitor.seen.lock().kept.is_some() {
             return Ok(());
         }
         let rows = self.store.normals(&self.node).await?;
-        let kept: Kept = rows.into_iter().map(normal).collect();
+        let kept: StoredBaselines = rows.into_iter().map(normal).collect();
         let mut seen = self.monitor.seen.lock();
         for ((kind, subject), normal) in &kept {
             match kind.as_str() {
@@ -27,10 +28,10 @@ impl Admin {
         Ok(())
     }
 
-    /// Stores what was learned since the last time. Where nothing happens, nothing is written.
+    /// Stores the baselines that have changed since the last call. An idle node writes nothing.
     ///
     /// # Errors
-    /// Those of the database; it is tried again the next time.
+    /// The baselines are stored by the next call.
     pub async fn keep_normals(&self) -> Result<(), Error> {
         let learned = {
             let seen = self.monitor.seen.lock();
@@ -56,8 +57,8 @@ impl Admin {
     }
 }
 
-/// Everything that is known to be normal.
-fn learned(seen: &Seen) -> Kept {
+/// All baselines learned so far.
+fn learned(seen: &MonitorState) -> StoredBaselines {
     let hooks = seen.hooks.iter();
     let hooks = hooks.map(|(hook, pace)| (("hook".to_owned(), hook.0), pace.normal));
     let handlers = seen.handlers.iter();

@@ -6,8 +6,8 @@ use clap::Args;
 use http::Method;
 
 use crate::api::{
-    Hints, HintsSpec, Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec,
-    Stopped, Worst, command,
+    Hints, HintsSpec, Lane, LaneState, LanesSpec, LanesStopped, List, Resize, ResizeProgress,
+    ResizeSpec, WorstCursor, command,
 };
 use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
@@ -277,14 +277,14 @@ impl Which {
         verb: &str,
         reach: &Reach,
         out: &mut Printer,
-    ) -> anyhow::Result<Option<Stopped>> {
+    ) -> anyhow::Result<Option<LanesStopped>> {
         let spec = LanesSpec {
             namespace: self.namespace.clone(),
             lanes: (!self.all).then(|| self.lanes.clone()),
             reason: self.reason.clone(),
         };
         let path = format!("/v1/admin/lanes/{verb}");
-        let stopped: Stopped = match self.all && verb != "resume" {
+        let stopped: LanesStopped = match self.all && verb != "resume" {
             // Nobody thinks it over: there is no time in which something could change.
             false => reach.call(Method::POST, &path, Some(&spec)).await?,
             true => {
@@ -452,7 +452,7 @@ impl Drain {
     async fn watch(
         &self,
         which: &str,
-        stopped: &Stopped,
+        stopped: &LanesStopped,
         reach: &Reach,
         limit: Option<Duration>,
         out: &mut Printer,
@@ -515,7 +515,7 @@ impl Drain {
         if let Some(stream) = stream.or(gathers.map(|gathers| &gathers.stream)) {
             trouble = trouble.fact("look", format!("hooklane why {}", quoted(stream)));
         }
-        if let Some(Worst {
+        if let Some(WorstCursor {
             stream, handler, ..
         }) = worst
         {
@@ -574,7 +574,7 @@ fn whose(left: u64, is_alone: bool) -> String {
 
 /// The cursor of one of the lanes that is worst off, when it waits for its next try. A drain does not wait for
 /// what is held.
-fn waiting<'l>(lanes: &[&'l Lane]) -> Option<(&'l Worst, Timestamp)> {
+fn waiting<'l>(lanes: &[&'l Lane]) -> Option<(&'l WorstCursor, Timestamp)> {
     let mut worst = lanes.iter().filter_map(|lane| lane.worst.as_ref());
     worst.find_map(|worst| Some((worst, worst.retry_at?)))
 }

@@ -9,7 +9,7 @@ use http::Method;
 use super::super::print::{Progress, Stake};
 use super::super::reach::{Reach, with_query};
 use super::super::{Exit, Printer, Trouble, flags};
-use crate::api::{FoldedTo, Here, Hook, List, Rebuild, RebuildSpec};
+use crate::api::{FoldedState, Hook, List, PlanContext, Rebuild, RebuildSpec};
 use crate::client;
 use crate::domain::hook::OrderBy;
 use crate::domain::name::StreamName;
@@ -150,7 +150,7 @@ impl Again {
     async fn call(
         &self,
         spec: &RebuildSpec,
-        here: Option<&Here>,
+        here: Option<&PlanContext>,
         reach: &Reach,
     ) -> Result<Vec<Rebuild>, client::Error> {
         let post = Method::POST;
@@ -273,7 +273,7 @@ pub(super) async fn fold(
     to: i64,
     from_checkpoints: bool,
     reach: &Reach,
-) -> Result<FoldedTo, client::Error> {
+) -> Result<FoldedState, client::Error> {
     let query = [
         ("stream", Some(stream.to_string())),
         ("to_seq", Some(to.to_string())),
