@@ -71,7 +71,7 @@ pub use migrate::{
 };
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
-pub use normals::NormalRow;
+pub use normals::BaselineRow;
 pub use note::Note;
 pub use prune::{Aged, Beginning, Prunable};
 pub use rebuilds::{

@@ -1,4 +1,5 @@
-//! Routes of the admin API: one line of meaning each, the operations are in [`crate::admin`].
+//! Routes of the admin API. Each handler translates one request; the operations are in
+//! [`crate::admin`].
 
 use std::convert::Infallible;
 
@@ -67,10 +68,10 @@ pub(super) fn routes() -> Router<App> {
 
 pub(super) type Answer = Result<Response, Error>;
 
-/// The longest body of an operation, in bytes.
+/// Size limit of a request body, in bytes.
 const BODY_MAX: u64 = 2 * 1024 * 1024;
 
-/// A body in JSON, refused in our own words.
+/// Extractor for a JSON body, with our own error messages.
 pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
@@ -90,7 +91,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     }
 }
 
-/// The one segment of a path that is a name or an id.
+/// Extractor for the one path segment that is a name or an id.
 struct Named<T>(T);
 
 impl<T> FromRequestParts<App> for Named<T>
@@ -157,7 +158,7 @@ async fn edit_hook(
     Ok(json(StatusCode::OK, &hook))
 }
 
-/// What an edit sets, a reducer by its name only.
+/// The edit with the reducer's name in place of its code.
 fn without_code(edit: &HookEdit) -> serde_json::Value {
     let mut set = serde_json::to_value(edit).unwrap_or_default();
     if let (Some(Some(reducer)), Some(fields)) = (&edit.reduce, set.as_object_mut()) {
@@ -337,7 +338,7 @@ struct OneStream {
     events: i64,
 }
 
-/// The most waiting events that are shown of a cursor.
+/// Number of waiting events shown of a cursor.
 const WAITING_MAX: i64 = 100;
 
 async fn show_stream(
@@ -435,7 +436,7 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
     Ok(json(StatusCode::OK, &app.admin.show_event(id).await?))
 }
 
-/// New events as they are stored, each one a server-sent event.
+/// Streams new events as server-sent events.
 async fn tail(
     _: Operator,
     grant: Grant,
@@ -450,8 +451,8 @@ async fn tail(
     }
     filter.limit = 1;
     let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
-    // Listened to before it is looked, so that nothing falls in between; and the look says at once
-    // when there is no such hook or stream.
+    // Subscribes before reading, so that no event falls in between. The read also reports at once when
+    // the hook or stream does not exist.
     let stored = engine.stored();
     let newest = app.admin.events(&filter).await?;
     filter.limit = super::read::LIMIT_MAX;
@@ -474,10 +475,10 @@ async fn tail(
 struct Tail {
     app: App,
     filter: EventsFilter,
-    /// The newest event of those it is about that was looked at.
+    /// The newest event already considered.
     seen: Option<EventId>,
     stored: tokio::sync::watch::Receiver<()>,
-    /// Read and not yet given out, newest first.
+    /// Events that are read but not sent yet, newest first.
     ready: Vec<EventRow>,
 }
 

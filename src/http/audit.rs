@@ -1,4 +1,4 @@
-//! What was changed, why a stream is where it is, and what this node stands on.
+//! Routes for the audit log, the diagnosis of a stream, and the doctor.
 
 use axum::Router;
 use axum::extract::State;
@@ -33,12 +33,12 @@ struct AuditQuery {
     limit: Option<i64>,
 }
 
-/// Where an operator is.
+/// Returns the operator's context for a plan.
 async fn here(By(actor): By, State(app): State<App>) -> Answer {
     Ok(json(StatusCode::OK, &app.admin.here(actor.by).await?))
 }
 
-/// What this node stands on.
+/// Runs the checks of the doctor.
 async fn doctor(_: Operator, State(app): State<App>) -> Answer {
     Ok(list(app.admin.examine().await?, None))
 }

@@ -1,5 +1,5 @@
-//! Routes that resize, stop and let go lanes, make their hints again, and say where streams belong; and the
-//! names of all there is.
+//! Routes that resize, stop and resume lanes, rebuild hints and find the lane of a stream; and the
+//! completion of names.
 
 use axum::Router;
 use axum::extract::State;
@@ -48,7 +48,7 @@ async fn resize(By(actor): By, State(app): State<App>, Body(spec): Body<ResizeSp
     Ok(json(StatusCode::OK, &resized))
 }
 
-/// Who does something to lanes.
+/// An [`Admin`] for an operation on lanes.
 fn on_lanes(app: &App, actor: &Actor, operation: &'static str, spec: &LanesSpec) -> Admin {
     let act = Act::new(operation, &spec.namespace).reason(spec.reason.as_ref());
     app.admin.acting(actor, act)
@@ -99,7 +99,7 @@ struct Begun {
     namespace: Option<String>,
 }
 
-/// Names that begin with what somebody is typing.
+/// Completes a name that is being typed.
 async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
@@ -110,7 +110,7 @@ async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) 
     Ok(list(names, None))
 }
 
-/// Cursors that are shown of a lane unless it is said how many.
+/// Default number of cursors shown of a lane.
 const TOP: usize = 10;
 
 async fn show(_: Operator, State(app): State<App>, Asked(query): Asked<OneLane>) -> Answer {

@@ -1,4 +1,4 @@
-//! Routes that fold states again.
+//! Routes for rebuilds of states.
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -59,7 +59,7 @@ async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<Rebuild
     let whole = spec.hook.as_ref().map(ToString::to_string);
     let only = spec.stream.as_ref().map(ToString::to_string);
     let act = Act::new("state rebuild", only.or(whole).unwrap_or_default());
-    // A check changes no state.
+    // A check changes no state, so it is not recorded.
     let admin = match spec.check {
         true => app.admin.clone(),
         false => app.admin.acting(&actor, act),

@@ -4,8 +4,8 @@ use super::seen::{MonitorState, StoredBaselines};
 use crate::admin::{Admin, Error};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::time::Timestamp;
-use crate::metrics::Normal;
-use crate::store::NormalRow;
+use crate::metrics::Baseline;
+use crate::store::BaselineRow;
 
 impl Admin {
     /// Reads once the baselines stored under this node name. Until that has succeeded, nothing is
@@ -65,18 +65,18 @@ fn learned(seen: &MonitorState) -> StoredBaselines {
     let handlers = handlers.map(|(of, pace)| (("handler".to_owned(), of.0), pace.normal));
     let commit = std::iter::once((("commit".to_owned(), 0), seen.commit));
     let all = hooks.chain(handlers).chain(commit);
-    all.filter(|(_, normal)| *normal != Normal::default())
+    all.filter(|(_, normal)| *normal != Baseline::default())
         .collect()
 }
 
-fn normal(row: NormalRow) -> ((String, i64), Normal) {
-    let normal = Normal::from_parts(row.mean, row.samples);
+fn normal(row: BaselineRow) -> ((String, i64), Baseline) {
+    let normal = Baseline::from_parts(row.mean, row.samples);
     ((row.kind, row.subject), normal)
 }
 
-fn row(((kind, subject), normal): (&(String, i64), &Normal)) -> NormalRow {
+fn row(((kind, subject), normal): (&(String, i64), &Baseline)) -> BaselineRow {
     let (mean, samples) = normal.parts();
-    NormalRow {
+    BaselineRow {
         kind: kind.clone(),
         subject: *subject,
         mean,

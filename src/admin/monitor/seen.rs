@@ -10,7 +10,7 @@ use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::ownership::View;
-use crate::metrics::Normal;
+use crate::metrics::Baseline;
 
 /// Number of log entries kept, and shown.
 const LOG_KEPT: usize = 1_000;
@@ -23,7 +23,7 @@ pub struct MonitorState {
     pub snapshots: HashMap<Name, Arc<api::Snapshot>>,
     pub hooks: HashMap<HookId, Measured>,
     pub handlers: HashMap<HandlerId, Measured>,
-    pub commit: Normal,
+    pub commit: Baseline,
     /// Baselines as stored; `None` until they are read.
     pub kept: Option<StoredBaselines>,
     pub accepted: (u64, Duration, f64),
@@ -44,7 +44,7 @@ pub struct MonitorState {
 #[derive(Clone, Copy, Default)]
 pub struct Measured {
     pub now: f64,
-    pub normal: Normal,
+    pub normal: Baseline,
 }
 
 impl Measured {
@@ -56,7 +56,7 @@ impl Measured {
 }
 
 /// Stored baselines, by kind and subject.
-pub type StoredBaselines = HashMap<(String, i64), Normal>;
+pub type StoredBaselines = HashMap<(String, i64), Baseline>;
 
 impl Default for MonitorState {
     fn default() -> Self {
@@ -66,7 +66,7 @@ impl Default for MonitorState {
             snapshots: HashMap::new(),
             hooks: HashMap::new(),
             handlers: HashMap::new(),
-            commit: Normal::default(),
+            commit: Baseline::default(),
             kept: None,
             accepted: (0, since_boot(), 0.0),
             cpu: (processor_time(), since_boot(), 0.0),
