@@ -1,4 +1,4 @@
-//! `hooks`: make, change, try and delete receivers.
+//! `hooks`: creates, changes, tries and deletes hooks.
 
 mod file;
 mod plan;
@@ -40,7 +40,7 @@ pub enum Hooks {
 }
 
 impl Hooks {
-    /// What it may do without a daemon: only making something makes a database.
+    /// What the verb may do without a daemon: only creating something creates a database.
     pub fn offline(&self) -> Offline {
         match self {
             Self::Create(_) | Self::Apply(Apply { dry_run: false, .. }) => Offline::Make,
@@ -48,7 +48,7 @@ impl Hooks {
         }
     }
 
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::Create(create) => create.run(reach, out).await,
@@ -216,7 +216,7 @@ struct Deliveries {
 }
 
 impl Settings {
-    /// The forward handlers that the command names, each with the settings that it gives.
+    /// The forward handlers on the command line, each with its settings.
     fn forward_edits(&self) -> Result<Vec<ForwardEdit>, Trouble> {
         let given = &self.deliveries;
         let secret = given.secret_file.as_deref().map(file::text).transpose()?;
@@ -245,7 +245,7 @@ impl Settings {
         edits.collect()
     }
 
-    /// The pull handlers that the command names, each with the settings that it gives.
+    /// The pull handlers on the command line, each with its settings.
     fn pull_edits(&self) -> Vec<PullEdit> {
         let edits = self.pulls.iter().map(|name| PullEdit {
             name: name.clone(),
@@ -267,7 +267,7 @@ impl Settings {
                     .fact("give", "--forward NAME=URL or --pull NAME with them"),
             );
         }
-        // The failure policy and the debounce are those of the handlers that the command names.
+        // Failure policy and debounce apply to the handlers on the command line, else to the reducer.
         let reduces = self.reduce.is_some() || !delivers;
         let debounces = self.reduce.is_some() || forward.is_empty();
         Ok(HookEdit {
@@ -292,7 +292,7 @@ impl Settings {
     }
 }
 
-/// A built-in reducer, or the script in a file, which is looked for from `base`.
+/// A built-in reducer, or the script in a file, relative to `base`.
 fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
     if !text.ends_with(".js") && !text.ends_with(".mjs") {
         return Reducer::built_in(text).map_err(|error| Trouble::usage(error.to_string()));
@@ -361,7 +361,7 @@ impl Create {
     }
 }
 
-/// The secrets that were made with a hook, for the one time that they are shown.
+/// Secrets generated with a hook, which are shown only once.
 fn secrets(hook: &Hook) -> Vec<(&'static str, String)> {
     let told = hook.new_secrets.iter().map(|new| {
         let text = format!("{}   {}   shown this once", new.handler, new.secret);
@@ -370,7 +370,7 @@ fn secrets(hook: &Hook) -> Vec<(&'static str, String)> {
     told.collect()
 }
 
-/// Makes hooks, several of them in one transaction.
+/// Creates hooks, several of them in one transaction.
 async fn make(names: Vec<Name>, edit: &HookEdit, reach: &Reach) -> anyhow::Result<Vec<Hook>> {
     let like = |name: &Name| plan::edited(HookSpec::new(name.clone()), edit);
     if let [name] = &names[..] {
@@ -477,7 +477,7 @@ impl Apply {
     }
 }
 
-/// Deleting takes an answer that says how many.
+/// The question to ask when the plan deletes hooks.
 fn deletes(planned: &Changes) -> Option<(String, Stake)> {
     let deleted = plan::deleted(planned);
     let hooks = text::counted(deleted as u64, "hook", "hooks");
@@ -682,13 +682,13 @@ impl Delete {
     }
 }
 
-/// What a hook has.
+/// Size of a hook in words.
 fn size(streams: u64, events: u64) -> String {
     let streams = text::counted(streams, "stream", "streams");
     format!("{streams}, {}", text::counted(events, "event", "events"))
 }
 
-/// `500ms,5s`, as the flag takes it.
+/// A debounce as the flag spells it, such as `500ms,5s`.
 fn debounce_text(debounce: Debounce) -> String {
     let text = |duration| match millis(duration) {
         ms if ms % 1000 == 0 => format!("{}s", ms / 1000),

@@ -1,4 +1,4 @@
-//! `streams`: cursors, one row each, and what can be done about one that is set aside.
+//! `streams`: lists cursors, and retries, skips, holds and releases them.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub enum Streams {
 }
 
 impl Streams {
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(reach, out).await,
@@ -155,15 +155,15 @@ impl All {
     }
 }
 
-/// What is known of a stream.
+/// A stream as the daemon knows it.
 ///
 /// # Errors
-/// That of the daemon, when there is no such stream among others.
+/// The daemon's error, for example that there is no such stream.
 pub async fn look_up(reach: &Reach, name: &StreamName) -> Result<Stream, crate::client::Error> {
     look_at(reach, name, 0).await
 }
 
-/// The same with so many of the events that wait.
+/// A stream with up to `events` waiting events of each cursor.
 async fn look_at(
     reach: &Reach,
     name: &StreamName,
@@ -240,7 +240,7 @@ fn head(stream: &Stream) -> String {
 
 const WAITING: &[&str] = &["SEQ ", "EVENT", "AGE ", "SIZE ", "BODY"];
 
-/// What a handler needs next, in order.
+/// Prints the events that a handler needs next, in order.
 fn show_waiting(waiting: &Waiting, stream: &Stream, out: &mut Printer) -> std::io::Result<()> {
     let now = Timestamp::now();
     let cells = |event: &WaitingEvent| {
@@ -319,7 +319,7 @@ pub fn cursor(row: &StreamRow) -> String {
     told
 }
 
-/// What an operator can do for a cursor that is set aside.
+/// Commands that help with a set-aside cursor.
 pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
     if row.condition == "flowing" {
         return Vec::new();
@@ -546,7 +546,8 @@ impl Skip {
         Ok(Exit::Done)
     }
 
-    /// The event that was named, whole or by its end; it must be the one the cursor needs next.
+    /// The event that was given, in full or in short form; it must be the one that the cursor needs
+    /// next.
     fn next_of(&self, row: &StreamRow) -> Result<EventId, Trouble> {
         let Some(next) = row.next else {
             let message = format!("{} -> {} is at its head", row.stream, row.handler);

@@ -1,4 +1,4 @@
-//! `why`: why a stream is not at its head, what ends it, what helps.
+//! `why`: explains why a stream is not at its head, what ends that, and what helps.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub struct Why {
 }
 
 impl Why {
-    /// Asks, and says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let event = match &self.event {
             Some(text) => Some(events::resolve(reach, text).await?),
@@ -123,7 +123,7 @@ fn place(cursor: &CursorDiagnosis) -> String {
     line
 }
 
-/// `02:41:07Z`; with its day where that is not this one.
+/// Time of day such as `02:41:07Z`, with the date if it is not today.
 fn clock(at: Timestamp) -> String {
     let (text, now) = (at.to_string(), Timestamp::now().to_string());
     match (text.get(..10) == now.get(..10), text.get(11..19)) {
@@ -132,7 +132,8 @@ fn clock(at: Timestamp) -> String {
     }
 }
 
-/// Whether what waits may be our fault: how its lane and its database do, and who else is in that lane.
+/// Whether hooklane itself may be the cause: figures of the lane and the database, and the lane's other
+/// cursors.
 fn our_side(why: &api::Diagnosis) -> String {
     let lane = &why.lane;
     let wait = Duration::from_millis(lane.turn_wait_ms.unwrap_or(0));
@@ -149,7 +150,7 @@ fn our_side(why: &api::Diagnosis) -> String {
     format!("{turns}{}, {}", commit.unwrap_or_default(), others(why))
 }
 
-/// The other cursors of the lane that have work.
+/// The lane's other cursors with work.
 fn others(why: &api::Diagnosis) -> String {
     let own = why.cursors.iter().filter(|cursor| cursor.behind > 0);
     let is_aside = |cursor: &&CursorDiagnosis| matches!(&*cursor.condition, "waiting" | "held");

@@ -1,4 +1,4 @@
-//! `hooks test`: a reducer tried on an event, or on what a stream has stored, before it is live.
+//! `hooks test`: tries a reducer on an event, or on the stored events of a stream, before it is live.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Try {
     }
 }
 
-/// The most differences that are told.
+/// Number of differences printed at most.
 const DIFFERENCES_MAX: usize = 20;
 
 fn tell(
@@ -135,7 +135,7 @@ fn tell(
     Ok(Exit::Done)
 }
 
-/// A body, or a whole event as `events show -o json` prints it.
+/// Parses a body, or a whole event as `events show -o json` prints it.
 fn event(text: String) -> Result<ReducerTest, Trouble> {
     let is_whole = |value: &Value| {
         let id = value.get("event").and_then(Value::as_str);

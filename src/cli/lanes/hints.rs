@@ -1,4 +1,4 @@
-//! `lanes rebuild`, `lanes of`: hints made again, and where a stream belongs.
+//! `lanes rebuild` rebuilds hints, and `lanes of` shows the lane of a stream.
 
 use std::time::Duration;
 

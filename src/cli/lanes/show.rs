@@ -1,4 +1,4 @@
-//! `lanes show`: one lane, and the cursors in it.
+//! `lanes show`: one lane with its cursors.
 
 use std::time::Duration;
 

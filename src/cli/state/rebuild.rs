@@ -1,4 +1,4 @@
-//! `state rebuild`: folds events again, and shows how far it has come and what it changed.
+//! `state rebuild`: rebuilds states, and shows progress and differences.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const REBUILDS: &str = "/v1/admin/rebuilds";
 
 const ALL: &str = "/v1/admin/rebuilds/all";
 
-/// How long it takes until it is looked again how far it has come: at first, and at the most.
+/// Interval between looks at the progress, at first and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(100);
 ///   hooklane state rebuild --all --yes --confirm all
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub struct Again {
+pub struct RebuildStates {
     /// The hook, or a stream of one that has an ordering key: HOOK or HOOK/KEY
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     #[arg(value_parser = flags::stream)]
@@ -63,7 +63,7 @@ pub struct Again {
     no_wait: bool,
 }
 
-impl Again {
+impl RebuildStates {
     pub(super) async fn run(
         mut self,
         reach: &Reach,
@@ -110,7 +110,7 @@ impl Again {
         self.finish(begun, reach, limit, out).await
     }
 
-    /// Follows rebuilds to their end, if that is asked for, and says how they ended.
+    /// Follows rebuilds to their end, unless --no-wait is given, and prints their results.
     async fn finish(
         &self,
         begun: Vec<Rebuild>,
@@ -146,7 +146,8 @@ impl Again {
         }
     }
 
-    /// Asks for one rebuild, or for those of all hooks at once; of what was planned `here`, if it was.
+    /// Requests one rebuild, or those of all hooks at once. With `here`, it is refused if the
+    /// configuration has changed since the plan.
     async fn call(
         &self,
         spec: &RebuildSpec,
@@ -168,7 +169,7 @@ impl Again {
         Ok(vec![one])
     }
 
-    /// Whose events are folded, in a few words.
+    /// The object of the rebuild in a few words.
     fn of(&self) -> String {
         match &self.stream {
             Some(stream) => stream.hook.to_string(),
@@ -213,7 +214,7 @@ impl Again {
         }
     }
 
-    /// What is at stake, in words, and how much it takes to agree.
+    /// What is at stake, in words, and the severity of the question.
     fn stake(&self, plans: &[Rebuild]) -> (String, Stake) {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
@@ -233,7 +234,7 @@ impl Again {
     }
 }
 
-/// The same rebuild as is asked for, if it is under way already.
+/// The same rebuild, if it is already under way.
 async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Option<Rebuild>> {
     let all: List<Rebuild> = reach.get(REBUILDS).await?;
     let hook = spec.stream.as_ref().map(|stream| &stream.hook);
@@ -245,7 +246,7 @@ async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Option<Reb
     Ok(all.items.into_iter().find(is_same))
 }
 
-/// How long it will take, by what the last ones took; none where one of the hooks has had none.
+/// Estimated duration from the previous rebuilds; `None` if one of the hooks has had none.
 fn about(plans: &[Rebuild], events: u64) -> Option<String> {
     let seconds = |plan: &Rebuild| Some(plan.events as f64 / plan.per_s_before? as f64);
     let seconds: f64 = plans.iter().map(seconds).sum::<Option<f64>>()?;
@@ -254,7 +255,7 @@ fn about(plans: &[Rebuild], events: u64) -> Option<String> {
     (events > 0).then(|| format!(", about {} at {}/s", duration(takes), count(per_s)))
 }
 
-/// Where folds do not begin at the first event.
+/// Describes folds that do not begin at the first event.
 fn begins(plans: &[Rebuild]) -> Option<String> {
     let checkpoints: u64 = plans.iter().map(|plan| plan.checkpoints).sum();
     let older: u64 = plans.iter().map(|plan| plan.older).sum();
@@ -267,7 +268,7 @@ fn begins(plans: &[Rebuild]) -> Option<String> {
     }
 }
 
-/// A state as today's reducer folds it, up to and with an event.
+/// The state after an event, folded by the present reducer.
 pub(super) async fn fold(
     stream: &StreamName,
     to: i64,
@@ -287,7 +288,7 @@ pub(super) async fn fold(
         .await
 }
 
-/// Refuses a hook that has many streams: at a seq only one of them has a state.
+/// Refuses a hook with several streams, because a seq belongs to one of them.
 async fn is_one_stream(hook: &StreamName, reach: &Reach) -> anyhow::Result<()> {
     let path = format!("/v1/admin/hooks/{}", hook.hook);
     let found: Hook = reach.get(&path).await?;
@@ -324,7 +325,7 @@ async fn show(
     Ok(Exit::Done)
 }
 
-/// Looks until all have ended, for `limit` at most: what is still running then goes on without us.
+/// Waits until all rebuilds have ended, for at most `limit`. Unfinished ones go on in the daemon.
 async fn watch(
     begun: Vec<Rebuild>,
     of: &str,
@@ -374,7 +375,7 @@ async fn watch(
     Ok(now)
 }
 
-/// What came of several rebuilds as if it were one.
+/// The sum of several rebuilds.
 fn sum(rebuilds: &[Rebuild]) -> Option<Rebuild> {
     let (first, rest) = rebuilds.split_first()?;
     let mut sum = first.clone();
@@ -391,13 +392,13 @@ fn sum(rebuilds: &[Rebuild]) -> Option<Rebuild> {
     Some(sum)
 }
 
-/// Why a rebuild failed as a whole.
+/// Reason why a rebuild failed as a whole.
 fn failure(rebuild: &Rebuild) -> Option<String> {
     let error = rebuild.error.as_ref()?;
     Some(format!("hook {}: {error}", rebuild.hook))
 }
 
-/// That the time was over before it was done; so many others were not done either.
+/// The error when the time limit has passed; `others` is the number of other unfinished rebuilds.
 fn not_done(now: &Rebuild, others: usize, limit: Duration) -> Trouble {
     let what = match &now.stream {
         Some(stream) => stream.to_string(),
