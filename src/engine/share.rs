@@ -1,14 +1,16 @@
-//! Shares of fold time: whose fold is next, and which handlers fold beside the lanes. No clock, no I/O.
+//! Shares of fold time: which handler folds next, and which handlers fold beside the lanes. No clock,
+//! no I/O.
 //!
-//! A fold that is over after a few milliseconds delays nobody. Time beyond that fills the handler's bucket,
-//! which leaks slowly. A handler with a full bucket is *slow*: its turns are taken beside those of the lanes,
-//! one at a time, in processes of their own with a lower priority, until the bucket is nearly empty again. So the
-//! lanes of a node lose at most one percent of their time to the long folds of one handler.
+//! A fold that ends within a few milliseconds delays no one. Time beyond that fills the handler's
+//! bucket, which leaks slowly. A handler with a full bucket is *slow*: its turns run beside those of
+//! the lanes, one at a time, in separate processes with a lower priority, until the bucket is nearly
+//! empty. So the long folds of one handler cost the lanes of a node at most one percent of their time.
 //!
-//! A handler whose folds fail one after the other for want of time waits before its next one, each time twice as
-//! long. Among handlers that may fold, the namespace that has used least time is next, then the handler that has.
+//! A handler whose folds repeatedly exceed their time waits before its next fold, twice as long each
+//! time. Among handlers that may fold, the namespace with the least time used is next, then the handler
+//! with the least.
 //!
-//! `now` is a time since some moment of this process: it never goes back.
+//! `now` is the time since a fixed moment of this process; it never goes back.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,39 +19,39 @@ use std::time::Duration;
 use crate::domain::hook::HandlerId;
 use crate::domain::name::Name;
 
-/// A fold that is over by then delays nobody.
+/// Duration up to which a fold delays no one.
 pub const SHORT: Duration = Duration::from_millis(5);
 
-/// The bucket of time beyond [`SHORT`]: it is full at this, which is one fold that ran out of time.
+/// Level of the bucket, in time beyond [`SHORT`], at which it is full: one fold that ran out of time.
 const FULL: Duration = Duration::from_millis(45);
 
-/// The most that a bucket holds: it is empty after a minute.
+/// Capacity of a bucket; it is empty after a minute.
 const MOST: Duration = Duration::from_millis(600);
 
-/// A handler is slow no more when its bucket has leaked down to this.
+/// Level at which a handler is no longer slow.
 const LOW: Duration = Duration::from_millis(10);
 
-/// A bucket leaks one part in so many of the time that passes.
+/// A bucket leaks 1/LEAK of the elapsed time.
 const LEAK: u32 = 100;
 
-/// How long a handler waits after its first fold without success; each further one doubles it.
+/// Pause of a handler after its first aborted fold; each further one doubles it.
 const WAIT: Duration = Duration::from_millis(50);
 
-/// The longest such wait.
+/// Longest such pause.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What folding cost one handler.
+/// Cost of folding for one handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// All of its time.
+    /// Total time.
     pub took: Duration,
-    /// The time of folds that were longer than [`SHORT`].
+    /// Time of folds that were longer than [`SHORT`].
     pub over: Duration,
-    /// True if a fold had to be ended.
+    /// True if a fold was aborted.
     pub ran_out: bool,
 }
 
-/// What each handler has used, and what each namespace has.
+/// Time used by each handler and each namespace.
 #[derive(Debug, Default)]
 pub struct Shares {
     handlers: HashMap<HandlerId, Share>,
@@ -62,7 +64,7 @@ struct Share {
     bucket: Duration,
     seen: Duration,
     is_slow: bool,
-    /// Folds in a row that had to be ended.
+    /// Number of consecutive folds that were aborted.
     ran_out: u32,
     not_before: Duration,
 }
@@ -77,7 +79,7 @@ impl Share {
 }
 
 impl Shares {
-    /// Notes what a handler has used; true if it is slow from now on.
+    /// Adds the cost of a handler; true if it becomes slow.
     pub fn charge(&mut self, handler: HandlerId, cost: Cost, now: Duration) -> bool {
         let is_known = self.handlers.contains_key(&handler);
         if !is_known && cost.over.is_zero() && !cost.ran_out {
@@ -98,14 +100,14 @@ impl Shares {
         share.is_slow && !was_slow
     }
 
-    /// Notes a fold of a slow handler, for the order among them.
+    /// Adds a fold of a slow handler, for the order among slow handlers.
     pub fn used(&mut self, namespace: &Name, handler: HandlerId, took: Duration) {
         self.by_namespace.charge(namespace, took);
         let handlers = self.by_handler.entry(namespace.clone());
         handlers.or_default().charge(&handler, took);
     }
 
-    /// True if the turns of a handler are taken beside those of the lanes.
+    /// True if the turns of a handler run beside those of the lanes.
     pub fn is_slow(&self, handler: HandlerId) -> bool {
         let share = self.handlers.get(&handler);
         share.is_some_and(|share| share.is_slow)
@@ -123,7 +125,8 @@ impl Shares {
         may.map(|(handler, _)| *handler).collect()
     }
 
-    /// Which of these is next: of the namespace that has used least, the handler that has.
+    /// The next of the given handlers: in the namespace that has used least, the handler that has used
+    /// least.
     pub fn first(&mut self, waiting: &[(Name, HandlerId)]) -> Option<(Name, HandlerId)> {
         let namespaces = waiting.iter().map(|(namespace, _)| namespace);
         let namespace = self.by_namespace.first(namespaces)?.clone();
@@ -133,7 +136,8 @@ impl Shares {
         Some((namespace, handler))
     }
 
-    /// Handlers that have been within their share for long enough are slow no more; true if there are any.
+    /// Ends the slow state of handlers that have kept to their share for long enough; true if there
+    /// were any.
     pub fn relax(&mut self, now: Duration) -> bool {
         let mut relaxed = false;
         self.handlers.retain(|_, share| {
@@ -148,8 +152,8 @@ impl Shares {
     }
 }
 
-/// The order of start-time fair queueing: who has used least is next. Nobody saves up: one who comes
-/// after a while begins at what the least of those who waited had used.
+/// Start-time fair queueing: the key that has used least is next. Unused time is not saved up: a key
+/// that returns starts at the least value of those that waited.
 #[derive(Debug)]
 pub struct Fair<K> {
     used: HashMap<K, Duration>,
@@ -166,7 +170,7 @@ impl<K> Default for Fair<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Fair<K> {
-    /// The one of these that is next.
+    /// The next of the waiting keys.
     pub fn first<'k>(&mut self, waiting: impl Iterator<Item = &'k K>) -> Option<&'k K>
     where
         K: 'k,
@@ -177,7 +181,7 @@ impl<K: Clone + Eq + Hash + Ord> Fair<K> {
         Some(first)
     }
 
-    /// Notes what one has used.
+    /// Adds the time that a key has used.
     pub fn charge(&mut self, key: &K, took: Duration) {
         let used = self.of(key) + took;
         self.used.insert(key.clone(), used);

@@ -251,7 +251,7 @@ async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeyS
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Why {
+struct ReasonQuery {
     reason: Option<String>,
 }
 
@@ -259,7 +259,7 @@ async fn revoke_key(
     By(actor): By,
     State(app): State<App>,
     Named(id): Named<String>,
-    Asked(why): Asked<Why>,
+    Asked(why): Asked<ReasonQuery>,
 ) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;

@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::builtin::{Append, Count, Latest};
 use super::document::Document;
 use super::script::{ByScript, Scripts};
-use super::{Failure, Outcome, Reduce, Task, Unable, printable};
+use super::{BrokenReducer, Failure, Outcome, Reduce, Task, printable};
 use crate::domain::cursor::DeadLetter;
 use crate::domain::hook::{OnError, Reducer};
 use crate::engine::share::SHORT;
@@ -125,7 +125,7 @@ fn begin<'a>(task: &'a Task, scripts: &'a mut Scripts) -> Box<dyn Reduce + 'a> {
     };
     begun.unwrap_or_else(|why| {
         let state = task.state.clone();
-        Box::new(Unable { why, state })
+        Box::new(BrokenReducer { why, state })
     })
 }
 

@@ -18,7 +18,7 @@ use crate::engine::catalog::{Drain, Snapshot};
 use crate::engine::lane::Lane;
 use crate::engine::membership::{Lease, RENEWAL, Watch, decide, idle, is_unfinished};
 use crate::engine::place::placed;
-use crate::engine::rebuild::work::{Settled, Work, may_pass};
+use crate::engine::rebuild::work::{Standing, Work, may_pass};
 use crate::engine::reduce::{Failure, Folded, Task as Fold};
 use crate::engine::relay::{Popped, Pushed, hint_of};
 use crate::engine::share::{Cost, Shares};
@@ -920,9 +920,9 @@ impl Node {
                 Refold::Fold(rebuild, handler, work)
             }
             Refold::Fold(rebuild, handler, mut work) => match work.settle() {
-                Settled::GoesOn => Refold::Fold(rebuild, handler, work),
-                Settled::Failed => Refold::End(rebuild),
-                Settled::IsThere => {
+                Standing::GoesOn => Refold::Fold(rebuild, handler, work),
+                Standing::Failed => Refold::End(rebuild),
+                Standing::IsThere => {
                     let (swap, acted) = (work.swap(), self.acts_by(out));
                     match out.ask(|database| database.swap(&swap, acted))? {
                         false => Refold::ReadAgain(rebuild, handler, work),
