@@ -1,4 +1,4 @@
-//! Folds one task, in whichever process.
+//! Folds one task, in the node or in a process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::domain::cursor::DeadLetter;
 use crate::domain::hook::{OnError, Reducer};
 use crate::engine::share::SHORT;
 
-/// Folds the events of a task in order, until `until`; `begin` is called with each before it.
+/// Folds the events of a task in order, until `until`; `begin` is called before each event.
 pub(super) fn fold_task(
     task: &Task,
     scripts: &mut Scripts,
@@ -27,7 +27,7 @@ pub(super) fn fold_task(
     })
 }
 
-/// The same; `ends` says before each event whether it is folded no more.
+/// Like [`fold_task`]; `ends` is asked before each event whether to stop.
 pub(super) fn fold_task_while(
     task: &Task,
     scripts: &mut Scripts,
@@ -65,11 +65,12 @@ pub(super) fn fold_task_while(
     outcome
 }
 
-/// Measures the events of a task. A long one is judged by the processor's time, as a busy machine is not its fault.
+/// Measures the events of a task. A long event is measured in processor time, which does not depend on
+/// the load.
 struct Clock {
     began: Instant,
     last: Instant,
-    /// The processor's time when it was looked at last, and the time of short events since.
+    /// Processor time at the last look, and time of short events since.
     used: Duration,
     short: Duration,
 }
