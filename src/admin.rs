@@ -25,6 +25,7 @@ mod stops;
 mod streams;
 mod tryout;
 mod verdict;
+mod verify;
 mod why;
 
 use std::sync::Arc;
@@ -89,7 +90,8 @@ impl Admin {
         self
     }
 
-    /// Creates the default namespace with its lanes in a new database; does nothing in a used one.
+    /// Creates the default namespace with its lanes in a new database, and encrypts secrets that an earlier
+    /// hooklane stored in plain text. Does neither in a database that has both.
     pub async fn prepare(store: &Store, lanes: u16) -> Result<(), Error> {
         let lanes = lanes.clamp(1, LANES_MAX);
         store
@@ -100,6 +102,13 @@ impl Admin {
                 Timestamp::now(),
             )
             .await?;
+        let sealed = store.seal_secrets(Timestamp::now()).await?;
+        if sealed > 0 {
+            tracing::info!(
+                handlers = sealed,
+                "signing secrets in plain text are encrypted now"
+            );
+        }
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod resize;
 mod severity;
 mod snapshot;
 mod stream;
+mod verify;
 mod why;
 mod words;
 
@@ -50,6 +51,7 @@ pub use stream::{
     Hold, HoldResult, Retry, RetryResult, Skip, SkipResult, State, Stream, StreamRow, Waiting,
     WaitingEvent,
 };
+pub use verify::{Rejection, SecretRow, SecretSpec, VerifyEdit, VerifySpec};
 pub use why::{
     CursorDiagnosis, Diagnosis, EventDiagnosis, Help, Hints, HintsSpec, NodeHints, StreamLane,
 };

@@ -123,10 +123,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         return Exit::Done;
     }
     let output = flags::output_of(&args);
-    let matches = match without_empty_variables(tree()).try_get_matches_from(&args) {
+    let tree = without_empty_variables(tree());
+    let matches = match tree.clone().try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) => return misread(&error, output, &args),
     };
+    if let Some(arg) = flags::empty(&tree, &matches) {
+        let style = Style {
+            output,
+            ..Style::default()
+        };
+        return tell(exit::no_value(&arg).into(), &mut Printer::new(style));
+    }
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => return misread(&error, output, &args),
@@ -168,7 +176,8 @@ fn misread(error: &clap::Error, output: Output, args: &[OsString]) -> Exit {
         let _ = error.print();
         return Exit::Done;
     }
-    if matches!(output, Output::Json | Output::Jsonl) {
+    let is_for_programs = matches!(output, Output::Json | Output::Jsonl);
+    if is_for_programs || exit::without_value(error).is_some() {
         let style = Style {
             output,
             ..Style::default()

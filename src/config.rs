@@ -48,6 +48,8 @@ pub struct Config {
     pub data: DataDir,
     /// Database for events and cursors; `None` for a file in the data directory.
     pub database: Option<Database>,
+    /// File with the key that encrypts secrets; `None` for the file beside an SQLite database.
+    pub secret_key: Option<PathBuf>,
     /// Redis server for hints; `None` for memory.
     pub redis: Option<Address>,
     /// Address for webhooks and requests.
@@ -211,6 +213,11 @@ impl DataDir {
         self.0.join("hooklane.lock")
     }
 
+    /// Path of the key file that encrypts secrets.
+    pub fn secret_key(&self) -> PathBuf {
+        self.0.join(crate::store::KEY_FILE)
+    }
+
     /// True if a node has run here and left a log.
     pub fn was_used(&self) -> bool {
         let logs = std::fs::read_dir(self.log()).into_iter().flatten();
@@ -221,7 +228,7 @@ impl DataDir {
     /// All files in the directory except logs, whether they exist or not.
     pub fn files(&self) -> Vec<PathBuf> {
         let of_database = |end| self.0.join(format!("hooklane.db{end}"));
-        let mut files = vec![self.lock(), self.word(), self.socket()];
+        let mut files = vec![self.lock(), self.word(), self.socket(), self.secret_key()];
         files.extend(["", "-wal", "-shm"].map(of_database));
         files
     }
@@ -278,6 +285,7 @@ mod tests {
             allow_destinations: Vec::new(),
             data: DataDir::at("/x"),
             database: None,
+            secret_key: None,
             redis: None,
             listen: LISTEN_DEFAULT,
             lanes: LANES_DEFAULT,

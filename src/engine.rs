@@ -20,6 +20,7 @@ pub mod pull;
 mod readiness;
 pub mod rebuild;
 pub mod reduce;
+pub mod rejections;
 mod relay;
 mod share;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use crate::domain::name::{Name, OrderingKey};
 use crate::domain::time::Timestamp;
 use crate::lanes::{Backlog, Hint, Lanes, Recheck};
 use crate::metrics::{Metrics, Retried};
-use crate::store::{self, Commit, Error, Store};
+use crate::store::{self, Commit, Error, Store, Stuck};
 
 use catalog::Drain;
 pub use gauge::{Reading, Waits, times};
@@ -68,6 +69,9 @@ const DRAINS_EVERY: Duration = Duration::from_millis(250);
 
 /// Interval at which the last uses of keys are stored.
 const USES_EVERY: Duration = Duration::from_secs(60);
+
+/// Interval at which rejections are stored.
+const REJECTIONS_EVERY: Duration = Duration::from_secs(5);
 
 /// Interval of the search for deleted hooks, and time after which their events are removed.
 const PURGE_EVERY: Duration = Duration::from_secs(300);
@@ -108,6 +112,8 @@ pub struct Engine {
     pub pulls: pull::Pulls,
     /// Notifies readers that wait for a state to move.
     pub applied: applied::Applied,
+    /// Rejections on this node that are not stored yet.
+    pub rejections: rejections::Rejections,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Hints to and from other nodes.
@@ -225,6 +231,7 @@ impl Engine {
         };
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
+            rejections: rejections::Rejections::default(),
             front: front::Front::start(threads).map_err(|error| {
                 Error::Refused(format!("no threads to take events in: {error}"))
             })?,
@@ -281,6 +288,7 @@ impl Engine {
         duties.spawn(wipe::run(engine.clone(), asked));
         duties.spawn(prune::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
+        duties.spawn(engine.clone().note_rejections());
         duties.spawn(engine.clone().purge_deleted());
         duties.spawn(readiness::run(engine.clone()));
         Ok(Running {
@@ -500,7 +508,19 @@ impl Engine {
     /// the hook is paused: nothing of it folds until an operator resumes it.
     async fn found_stuck(&self, hook: HookId, reason: &str, at: Timestamp) {
         self.metrics.folds_stuck.inc();
-        match self.store.hook_stuck(hook, reason, STUCK_WITHIN, at).await {
+        let catalog = self.catalog.now();
+        let Some(name) = catalog.hooks_by_id.get(&hook).map(|hook| &hook.name) else {
+            return;
+        };
+        let node = self.member.as_ref().map(ownership::Member::name);
+        let stuck = Stuck {
+            hook,
+            name,
+            reason,
+            at,
+            from: node.map_or_else(|| "node".to_owned(), |node| format!("node {node}")),
+        };
+        match self.store.hook_stuck(&stuck, STUCK_WITHIN).await {
             Ok(false) => {}
             Ok(true) => {
                 tracing::warn!(hook = hook.0, reason, "a hook is stopped");
@@ -849,6 +869,16 @@ impl Engine {
         }
     }
 
+    async fn note_rejections(self: Arc<Self>) {
+        let mut clock = tokio::time::interval(REJECTIONS_EVERY);
+        loop {
+            clock.tick().await;
+            if let Err(error) = self.rejections.store(&self.store).await {
+                tracing::warn!(%error, "rejected requests were not noted");
+            }
+        }
+    }
+
     async fn purge_deleted(self: Arc<Self>) {
         let mut clock = tokio::time::interval(PURGE_EVERY);
         loop {
@@ -903,6 +933,9 @@ impl Running {
         }
         if let Err(error) = self.engine.catalog.store_uses().await {
             tracing::warn!(%error, "the last uses of keys were not stored");
+        }
+        if let Err(error) = self.engine.rejections.store(&self.engine.store).await {
+            tracing::warn!(%error, "rejected requests were not noted");
         }
         self.engine.store.clone().close().await;
     }

@@ -21,6 +21,7 @@ mod read;
 mod rebuild;
 mod receive;
 mod snapshot;
+mod verify;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

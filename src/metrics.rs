@@ -2,7 +2,8 @@
 //!
 //! Code that counts has an `Arc<Metrics>` and increments a field: an atomic for counters and gauges, a
 //! short lock for histograms, which are fed once per commit, turn or fold, not per event. No label has
-//! values by stream, hook or key, so the page stays small.
+//! values by stream or key; only rejections are labelled by hook, for a limited number of hooks. So the page
+//! stays small.
 
 mod pulse;
 
@@ -21,6 +22,9 @@ pub use pulse::{Baseline, Failing, Folds, PastFailure, Pulse};
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Number of hooks with a label of their own at most.
+const REJECTING_MAX: usize = 200;
+
 /// Counters with one label.
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -36,6 +40,9 @@ pub struct Metrics {
     /// Events answered as duplicates, with the first one's id and seq.
     pub events_duplicate: Counter,
     events_refused: Labelled,
+    events_rejected: Family<[(&'static str, String); 2], Counter>,
+    /// Hooks with a label of their own.
+    rejecting: parking_lot::Mutex<std::collections::HashSet<String>>,
     /// Events that wait for the committer.
     pub queue_events: Gauge,
     /// Bytes of bodies that are being read or wait for the committer.
@@ -123,6 +130,10 @@ label! {
     Refused "reason" {
         /// No key, a wrong one, or no such hook.
         Key = "key",
+        /// The signature is missing or wrong.
+        Signature = "signature",
+        /// The secrets of the hook cannot be decrypted.
+        Locked = "locked",
         /// Not HTTP, or not the JSON that its hook needs.
         Malformed = "malformed",
         /// The body is longer than the hook accepts.
@@ -214,6 +225,12 @@ impl Metrics {
                 "Events not stored, by reason",
                 Refused::ALL.iter().map(|reason| reason.labels()),
             ),
+            events_rejected: page.add(
+                "events_rejected",
+                "Requests without a good signature, by hook and reason",
+                Family::default(),
+            ),
+            rejecting: parking_lot::Mutex::default(),
             queue_events: page.gauge("queue_events", "Events that wait for the committer"),
             queue_bytes: page.gauge(
                 "queue_bytes",
@@ -305,6 +322,17 @@ impl Metrics {
     /// Counts an event that was not stored.
     pub fn refused(&self, reason: Refused) {
         self.events_refused.get_or_create(&reason.labels()).inc();
+    }
+
+    /// Counts a request that a hook rejected; beyond [`REJECTING_MAX`] hooks under the label `other`.
+    pub fn rejected(&self, hook: &str, reason: &str) {
+        let mut known = self.rejecting.lock();
+        let is_known =
+            known.contains(hook) || known.len() < REJECTING_MAX && known.insert(hook.to_owned());
+        drop(known);
+        let hook = if is_known { hook } else { "other" };
+        let labels = [("hook", hook.to_owned()), ("reason", reason.to_owned())];
+        self.events_rejected.get_or_create(&labels).inc();
     }
 
     /// Counts a transaction that is tried again.

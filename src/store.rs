@@ -29,8 +29,10 @@ mod normals;
 mod note;
 mod prune;
 mod rebuilds;
+mod rejections;
 mod stops;
 mod streams;
+mod vault;
 
 use std::path::Path;
 use std::sync::{Arc, Once};
@@ -77,10 +79,13 @@ pub use prune::{Aged, Beginning, Prunable};
 pub use rebuilds::{
     NewRebuild, Rebuild, RebuildProgress, RebuildStep, RebuildStepResult, Shadow, Swap,
 };
-pub use stops::{HookStop, NamespaceMove};
+pub use rejections::Rejection;
+pub use stops::{HookStop, ITSELF, NamespaceMove, Stuck};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,
 };
+
+pub use vault::{KEY_FILE, Vault};
 
 /// Handle on the database. Cheap to clone; all clones are closed by [`Store::close`].
 ///
@@ -98,6 +103,8 @@ pub struct Store {
     backend: Arc<Backend>,
     /// Audit note of the current operation; see [`Store::noting`].
     noting: Option<Arc<note::Noting>>,
+    /// Encrypts and decrypts secrets.
+    vault: Arc<Vault>,
 }
 
 /// A write transaction; on SQLite it also holds the write lock. Dropping it rolls back.
@@ -105,6 +112,7 @@ struct Writing<'a> {
     tx: Tx,
     _turn: Option<MutexGuard<'a, ()>>,
     noting: Option<&'a note::Noting>,
+    vault: &'a Vault,
     /// Number of times that it has raised the version of the configuration.
     raised: i64,
 }
@@ -160,6 +168,7 @@ impl Store {
     }
 
     async fn open_file(path: &Path, commits: Observer) -> Result<Self, Error> {
+        let vault = Vault::beside(path)?;
         let connection = file::open_writer(path)?;
         let writer = file::writer_pool(path).await?;
         sqlx::migrate!("migrations/sqlite")
@@ -181,6 +190,7 @@ impl Store {
             },
             backend: backend.into(),
             noting: None,
+            vault: vault.into(),
         })
     }
 
@@ -207,7 +217,22 @@ impl Store {
             reader,
             backend: Backend::Postgres(backend).into(),
             noting: None,
+            vault: Arc::default(),
         })
+    }
+
+    /// The same store with the key of `file`, which encrypts and decrypts secrets.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the file has no valid key, with the next step.
+    pub fn with_secret_key(self, file: &Path) -> Result<Self, Error> {
+        let vault = Vault::with_file(file)?.into();
+        Ok(Self { vault, ..self })
+    }
+
+    /// Encrypts and decrypts secrets.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// The number of committers and batches with the best throughput. SQLite: one batch commits while
@@ -242,6 +267,7 @@ impl Store {
             tx,
             _turn: turn,
             noting: self.noting.as_deref(),
+            vault: &self.vault,
             raised: 0,
         })
     }

@@ -32,7 +32,7 @@ use ratatui::style::Modifier;
 use ratatui::text::{Line, Text};
 use ratatui::widgets::Paragraph;
 
-use app::{App, View};
+use app::{App, Mode, View};
 
 /// Draws the whole screen.
 pub fn draw(app: &App, frame: &mut Frame<'_>) {
@@ -49,17 +49,17 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     if width == 0 || height == 0 {
         return Vec::new();
     }
-    let mut lines = match &app.view {
-        _ if app.shows_help => detail::help(app, width, height),
+    let mut lines = match (app.mode, &app.view) {
+        (Mode::Help { scroll }, _) => detail::help(app, scroll, width, height),
         _ if width < 60 || height < 16 => overview::small(app, width, height),
-        View::Overview => overview::whole(app, width, height),
-        View::Lane(lane) => detail::lane(app, lane, width, height),
-        View::Stream(stream) => detail::stream(app, stream, width, height),
-        View::Events => events::events(app, width, height),
-        View::Event(id) => events::event(app, *id, width, height),
-        View::Log => lists::log(app, width, height),
-        View::Nodes => lists::nodes(app, width, height),
-        View::Namespaces => lists::namespaces(app, width, height),
+        (_, View::Overview) => overview::whole(app, width, height),
+        (_, View::Lane(view)) => detail::lane(app, &view.name, width, height),
+        (_, View::Stream(view)) => detail::stream(app, view, width, height),
+        (_, View::Events(known)) => events::events(app, known, width, height),
+        (_, View::Event(view)) => events::event(app, view, width, height),
+        (_, View::Log(_)) => lists::log(app, width, height),
+        (_, View::Nodes(_)) => lists::nodes(app, width, height),
+        (_, View::Namespaces(_)) => lists::namespaces(app, width, height),
     };
     lines.truncate(height);
     let lines = lines.into_iter().enumerate();

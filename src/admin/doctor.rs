@@ -2,6 +2,7 @@
 //! nothing. The checks are the same for a running daemon and for a command without one.
 
 mod retention;
+mod secrets;
 
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -85,6 +86,10 @@ impl Admin {
         match self.retention().await {
             Ok(found) => checks.extend(found),
             Err(error) => checks.push(refused("retention", &error.to_string())),
+        }
+        match self.secrets_check().await {
+            Ok(found) => checks.extend(found),
+            Err(error) => checks.push(refused("secrets", &error.to_string())),
         }
         Ok(checks)
     }

@@ -11,7 +11,7 @@ use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
 use crate::domain::hook::Hook;
 use crate::domain::key::KeyId;
-use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::name::{Name, OrderingKey, StreamName, kept};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::{Filter, Stored};
@@ -29,6 +29,8 @@ pub struct EventsFilter {
     pub before: Option<EventId>,
     /// Only events in the dead letters.
     pub dead: bool,
+    /// Only the event with this delivery id, in each stream that has one.
+    pub delivery: Option<String>,
     /// Number of events at most.
     pub limit: i64,
 }
@@ -53,6 +55,7 @@ impl Admin {
             since: filter.since,
             before: filter.before,
             dead: filter.dead,
+            dedupe_key: filter.delivery.as_ref().map(|id| kept(id.as_bytes())),
             limit: filter.limit,
         };
         let events = self.store.events_list(&filter).await?;

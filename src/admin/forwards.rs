@@ -8,7 +8,7 @@ use crate::api::{ForwardSpec, HookEdit, HookSpec, NewSecret};
 use crate::domain::forward::{IN_FLIGHT_MAX, TIMEOUT_MAX};
 use crate::domain::hook::{DEBOUNCE_MAX, Hook, Work};
 use crate::domain::name::Name;
-use crate::domain::secret::Secret;
+use crate::domain::secret::{Secret, Secrets};
 use crate::domain::time::millis;
 use crate::store::{ForwardPlan, HookPlan};
 
@@ -90,12 +90,9 @@ fn secret(forward: &ForwardSpec) -> Result<Option<Secret>, String> {
 pub fn plan(spec: &ForwardSpec, there: Option<&Hook>) -> Result<ForwardPlan, Error> {
     let given = secret(spec).map_err(Error::Invalid)?;
     let secrets = match (there.and_then(|hook| secrets_of(hook, &spec.name)), given) {
-        (Some(secrets), None) => secrets.to_vec(),
-        (Some(secrets), Some(new)) => {
-            let old = secrets.iter().find(|old| **old != new).cloned();
-            std::iter::once(new).chain(old).collect()
-        }
-        (None, given) => vec![given.unwrap_or_else(Secret::generate)],
+        (Some(secrets), None) => secrets.clone(),
+        (Some(secrets), Some(new)) => secrets.with(new),
+        (None, given) => Secrets::one(given.unwrap_or_else(Secret::generate)),
     };
     Ok(ForwardPlan {
         name: spec.name.clone(),
@@ -107,7 +104,7 @@ pub fn plan(spec: &ForwardSpec, there: Option<&Hook>) -> Result<ForwardPlan, Err
     })
 }
 
-fn secrets_of<'h>(hook: &'h Hook, name: &Name) -> Option<&'h [Secret]> {
+fn secrets_of<'h>(hook: &'h Hook, name: &Name) -> Option<&'h Secrets> {
     let handler = hook.handlers.iter().find(|handler| handler.name == *name)?;
     match &handler.work {
         Work::Forward { secrets, .. } => Some(secrets),
@@ -124,10 +121,10 @@ pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Ve
     };
     let made = plan.forwards.iter().filter(is_new);
     made.flat_map(|forward| {
-        forward.secrets.first().map(|secret| NewSecret {
+        forward.secrets.open.first().map(|secret| NewSecret {
             hook: plan.name.clone(),
             handler: forward.name.clone(),
-            secret: secret.expose(),
+            secret: secret.expose().to_owned(),
         })
     })
     .collect()
@@ -136,11 +133,11 @@ pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Ve
 /// The secrets of a hook that was made just now.
 pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
     let secrets = hook.handlers.iter().filter_map(|handler| {
-        let secret = secrets_of(hook, &handler.name)?.first()?;
+        let secret = secrets_of(hook, &handler.name)?.open.first()?;
         Some(NewSecret {
             hook: hook.name.clone(),
             handler: handler.name.clone(),
-            secret: secret.expose(),
+            secret: secret.expose().to_owned(),
         })
     });
     secrets.collect()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::namespaces::{check_lanes, thresholds};
-use super::{Admin, Error, forwards, pulls};
+use super::{Admin, Error, forwards, pulls, verify};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::hook::{
     BODY_MAX_LIMIT, DEBOUNCE_MAX, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered,
@@ -54,6 +54,7 @@ impl Admin {
         self.namespace(&spec.namespace).await?;
         check(spec).await?;
         let plan = plan(spec, None)?;
+        verify::can_keep(&self.store, &plan)?;
         let new_secrets = forwards::new_secrets(&plan, spec, None);
         let made = self.store.create_hooks(&[plan], Timestamp::now()).await?;
         made.ok_or_else(|| Error::Exists {
@@ -95,6 +96,9 @@ impl Admin {
         }
         let plans = wanted.hooks.iter().map(|spec| plan(spec, None));
         let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        for plan in &plans {
+            verify::can_keep(&self.store, plan)?;
+        }
         let made = self.store.create_hooks(&plans, Timestamp::now()).await?;
         made.ok_or_else(|| Error::Conflict("one of these hooks was made a moment ago".into()))?;
         self.changed().await?;
@@ -209,7 +213,10 @@ impl Admin {
                 batch.new_hooks.push(plan);
                 continue;
             };
-            let what = differences(&spec_of(hook), spec);
+            let mut what = differences(&spec_of(hook), spec);
+            if verify::brings_secret(spec, hook) {
+                what.push("verify: another secret is in force too".to_owned());
+            }
             if !what.is_empty() {
                 changes.push(change(Action::Edit, ChangeKind::Hook, &spec.name, what));
                 let plan = plan(spec, Some(hook))?;
@@ -244,6 +251,10 @@ impl Admin {
             };
         });
         self.store.tell_note(json!({"changes": changes}));
+        let edited = batch.edited.iter().map(|(_, plan)| plan);
+        for plan in edited.chain(&batch.new_hooks) {
+            verify::can_keep(&self.store, plan)?;
+        }
         let mut aside = Vec::new();
         for hook in bereft {
             aside.push((hook, self.set_aside(hook.id).await?));
@@ -280,6 +291,7 @@ impl Admin {
     ) -> Result<Vec<api::NewSecret>, Error> {
         let now = Timestamp::now();
         let plan = plan(spec, Some(hook))?;
+        verify::can_keep(&self.store, &plan)?;
         let new_secrets = forwards::new_secrets(&plan, spec, Some(hook));
         let aside = match loses_handlers(hook, spec) {
             true => self.set_aside(hook.id).await?,
@@ -444,6 +456,7 @@ pub(super) async fn check_reducer(reducer: &Reducer) -> Result<(), Error> {
 
 fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
     forwards::check(&spec.forward)?;
+    verify::check(spec.verify.as_ref())?;
     pulls::check(spec)?;
     if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
         return Err(Error::Invalid(format!(
@@ -481,6 +494,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         order_by: spec.order_by.clone(),
         unordered: spec.unordered,
         dedupe_by: spec.dedupe_by.clone(),
+        verify: verify::plan(spec.verify.as_ref(), there)?,
         body_max: spec.body_max,
         keep: spec.keep,
         reducer: spec.reduce.clone(),
@@ -510,6 +524,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         order_by: hook.order_by.clone(),
         unordered: hook.unordered,
         dedupe_by: hook.dedupe_by.clone(),
+        verify: verify::spec_of(hook),
         reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
@@ -530,6 +545,9 @@ fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> Result<api::HookSpec
     set(&mut spec.order_by, &edit.order_by);
     set(&mut spec.unordered, &edit.unordered);
     set(&mut spec.dedupe_by, &edit.dedupe_by);
+    if let Some(change) = &edit.verify {
+        spec.verify = verify::edited(spec.verify.as_ref(), change.as_ref())?;
+    }
     set(&mut spec.on_error, &edit.on_error);
     set(&mut spec.debounce, &edit.debounce);
     set(&mut spec.body_max, &edit.body_max);
@@ -577,6 +595,15 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
         from.dedupe_by.to_string(),
         to.dedupe_by.to_string(),
     );
+    what.extend(verify::differences(
+        from.verify.as_ref(),
+        to.verify.as_ref(),
+    ));
+    let mut note = |field: &str, from: String, to: String| {
+        if from != to {
+            what.push(format!("{field}: {from} -> {to}"));
+        }
+    };
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));
     note("debounce", debounce(from.debounce), debounce(to.debounce));

@@ -219,6 +219,7 @@ impl Admin {
             failed: 0,
             samples: Vec::new(),
             error: None,
+            asked_at: None,
         })
     }
 
@@ -270,13 +271,15 @@ fn shown(rebuild: store::Rebuild, hook: &Name) -> api::Rebuild {
         failed: number(rebuild.failed),
         samples,
         error: rebuild.error,
+        asked_at: Some(Timestamp::from_millis(rebuild.asked_at)),
     }
 }
 
 fn under_way_already(hook: Option<&Name>) -> Error {
     let hook = hook.map_or("?", Name::as_str);
     Error::Conflict(format!(
-        "states of hook {hook} are being rebuilt already. Nothing was changed."
+        "states of hook {hook} are being rebuilt already. Nothing was changed. To follow that: hooklane state \
+         rebuild {hook}"
     ))
 }
 

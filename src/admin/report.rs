@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{self, Lane};
 use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
 use crate::engine::Waits;
 
 /// What one node tells the others of itself, once a second.
@@ -36,6 +37,10 @@ pub struct NodeReport {
     pub largest: Vec<(String, StreamName, u64)>,
     /// Reducers that take long for an event, and how long in seconds.
     pub folds: Vec<(i64, f64)>,
+    /// Handlers that are too slow for the node's lanes.
+    pub beside: Vec<i64>,
+    /// Findings of the node: namespace, rule, stream, and the time since which each stands.
+    pub since: Vec<(Name, u8, Option<StreamName>, Timestamp)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
     /// What waits now, by how long so far.

@@ -74,10 +74,7 @@ impl Admin {
     pub async fn hold(&self, hold: &api::Hold, by: &str) -> Result<api::HoldResult, Error> {
         let engine = self.engine()?;
         let (hook, stream) = self.stream(&hold.stream).await?;
-        let because = match &hold.reason {
-            Some(reason) => format!("{}{by}: {reason}", Condition::HELD_BY),
-            None => format!("{}{by}", Condition::HELD_BY),
-        };
+        let because = Condition::held_by(by, hold.reason.as_deref());
         let handlers = self.handlers(&hook, hold.handler.as_ref())?;
         let wants = handlers.iter().map(|handler| InputRequest {
             cursor: CursorId {
@@ -100,7 +97,7 @@ impl Admin {
     async fn hold_all(
         &self,
         wants: Vec<InputRequest>,
-        because: &str,
+        because: &Condition,
     ) -> Result<Vec<CursorId>, Error> {
         for _ in 0..TRIES {
             let inputs = self.store.inputs(wants.clone()).await?.into_iter();
@@ -142,10 +139,7 @@ impl Admin {
         let hook = self.hook(name).await?;
         let handlers = self.handlers(&hook, handler)?;
         let mut aside = self.set_aside(hook.id).await?;
-        aside.retain(|row| {
-            let reason = row.condition.reason().unwrap_or_default();
-            !reason.starts_with(Condition::HELD_BY) && handlers.contains(&row.id.handler)
-        });
+        aside.retain(|row| !row.condition.is_by_operator() && handlers.contains(&row.id.handler));
         aside.sort_by_key(|row| row.id);
         self.store.tell_note(json!({"cursors": aside.len()}));
         let mut released = 0;
@@ -205,7 +199,7 @@ impl Admin {
     }
 }
 
-fn held(cursor: Cursor, because: &str) -> Step {
+fn held(cursor: Cursor, because: &Condition) -> Step {
     Step {
         cursor: cursor.id,
         era: cursor.era,
@@ -213,9 +207,7 @@ fn held(cursor: Cursor, because: &str) -> Step {
         to: cursor.position,
         state: cursor.state,
         chain: cursor.chain,
-        condition: Condition::Held {
-            reason: because.to_owned(),
-        },
+        condition: because.clone(),
         skipped: Vec::new(),
         mover: Mover::Operator,
         at: Timestamp::now(),

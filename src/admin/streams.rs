@@ -329,6 +329,7 @@ fn shown_row(
             _ => None,
         },
         reason: row.condition.reason().map(str::to_owned),
+        by_operator: row.condition.is_by_operator(),
         next,
         lane,
     }

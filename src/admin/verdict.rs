@@ -1,5 +1,5 @@
-//! What is wrong, in words: whose fault, what it holds up, whether more lanes help. Made here and nowhere
-//! else, so that `status`, the dashboard and alerts say the same. No clock, no I/O.
+//! Verdicts: what is wrong, who causes it, what it delays, and if more lanes help. Only this file makes
+//! verdicts, so that `status`, the dashboard and alerts say the same. It uses no clock and no I/O.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,76 +12,83 @@ use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line, shortened};
 
-/// A try again that is further away than this needs somebody.
+/// A retry that is further away than this needs an operator.
 const WAITS_LONG: Duration = Duration::from_secs(300);
 
-/// A turn that runs for longer hangs.
+/// A turn that runs longer than this hangs.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// A reducer that takes longer than this for an event is named when events wait, normal or not.
+/// A reducer that takes longer than this per event, in seconds, is named while events wait, even if it
+/// is usual.
 const FOLD_SLOW: f64 = 0.005;
 
-/// The longest name in a sentence. A longer one is cut in its middle; the command beside it has it whole.
+/// Length limit of a name in a sentence. Longer names are cut in the middle; the command beside the
+/// sentence has the full name.
 const NAME_MAX: usize = 36;
 
-/// A commit slower than this, and than five times the normal one, is a slow disk.
+/// Commits slower than this, and than five times the usual time, mean a slow disk.
 const COMMIT_SLOW_MS: f64 = 50.0;
 
-/// A lane that takes turns for a larger share of the time is busy.
+/// A lane is busy if turns run for a larger share of the time than this.
 const BUSY: f64 = 0.9;
 
-/// What is known when a verdict is asked for.
+/// Input of the verdicts.
 #[derive(Default)]
 pub struct Facts<'f> {
-    /// Now.
+    /// Present time.
     pub at: Timestamp,
-    /// From when on the namespace is late.
+    /// Waits from which the namespace counts as late.
     pub thresholds: Thresholds,
-    /// The lanes of the namespace.
+    /// Lanes of the namespace.
     pub lanes: &'f [Lane],
-    /// Its cursors with work, those set aside first.
+    /// Cursors of the namespace with work, those set aside first.
     pub cursors: &'f [CursorLine],
-    /// The namespace that the verdict is about; none: the default one.
+    /// The namespace; `None` for the default one.
     pub namespace: Option<Name>,
-    /// Nodes that are silent.
+    /// Silent nodes.
     pub silent: &'f [Silent],
-    /// Live nodes, which take over the lanes of silent ones.
+    /// Names of the live nodes, which take over the lanes of silent ones.
     pub heirs: &'f [String],
-    /// What is wrong with Redis.
+    /// Present failure of Redis.
     pub hints: Option<Outage>,
-    /// How events are stored.
+    /// State of the event storage.
     pub storage: Storage,
-    /// How long commits take on each node of a cluster, named, and what is normal there, in milliseconds.
+    /// For each node: its name in a cluster, the time of a commit and the usual time, in milliseconds.
     pub commits: &'f [(Option<String>, f64, f64)],
-    /// Turns that run: the lane, the cursor, and for how long.
+    /// Running turns: lane, cursor, and time so far.
     pub turns: &'f [(LaneId, String, Duration)],
-    /// Hooks with what they get a second, and what is normal.
+    /// Hooks with their events per second, present and usual.
     pub hooks: &'f [(Name, f64, f64)],
-    /// Handlers, such as `orders -> reduce`, with the time they take for an event in seconds, and what is normal
-    /// where that is known.
+    /// Handlers, such as `orders -> reduce`, with their seconds per event, present and, if known,
+    /// usual.
     pub handlers: &'f [(String, f64, Option<f64>)],
-    /// Hooks that operators have paused, and who, when and why.
+    /// Hooks paused by operators, with who paused them, when and why.
     pub paused: &'f [(Name, String)],
-    /// Hooks that are stopped because their events do not end, and with which.
-    pub stuck: &'f [(Name, String)],
-    /// Streams that keep events past their time, in words, a line a hook.
+    /// Handlers, such as `orders -> reduce`, that are too slow for the lanes. Each takes one turn at a
+    /// time on each node.
+    pub beside: &'f [String],
+    /// Hooks that a node has stopped, with the event that did not end and the time.
+    pub stuck: &'f [(Name, String, Timestamp)],
+    /// Sentences about streams that keep events past their retention, one for each hook.
     pub overdue: &'f [String],
-    /// The stream with most to go among those that flow in each lane: the lane's place, and how much.
+    /// For each lane: the stream with the largest backlog that is not set aside, and its number of
+    /// events.
     pub largest: &'f [(LaneId, StreamName, u64)],
-    /// The least number of lanes that no stream would keep busy, were what waits laid on them.
+    /// Smallest number of lanes with which no single stream would keep a lane busy, computed from the
+    /// present backlog.
     pub lanes_that_help: Option<u16>,
-    /// Acknowledged events that a failover has lost and that no operator knows of.
+    /// Acknowledged events that a failover lost and no operator has confirmed.
     pub lost: u64,
 }
 
-/// A node that has not been heard for a while.
+/// A node that has sent no beat for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Silent {
-    /// What people call it.
+    /// Display name of the node.
     pub node: String,
-    /// For how long.
+    /// Time since its last beat.
     pub silent: Duration,
-    /// How long until others may take its lanes.
+    /// Time until others may take its lanes.
     pub left: Duration,
 }
 
@@ -91,7 +98,7 @@ impl Facts<'_> {
         named.unwrap_or_else(Name::default_namespace)
     }
 
-    /// The slowest reducer and its time for an event, in seconds, where that is long.
+    /// The slowest reducer and its seconds per event, if they exceed [`FOLD_SLOW`].
     fn slowest(&self) -> Option<(&str, f64)> {
         let handlers = self.handlers.iter().map(|(name, now, _)| (&**name, *now));
         let slow = handlers.filter(|(_, now)| *now > FOLD_SLOW);
@@ -106,7 +113,7 @@ impl Facts<'_> {
             .map(Duration::from_millis)
     }
 
-    /// Whether what may flow waits for too long.
+    /// True if events that are not set aside wait longer than the threshold.
     pub fn is_late(&self) -> bool {
         self.flow().is_some_and(|flow| flow > self.thresholds.warn)
     }
@@ -124,8 +131,8 @@ impl Facts<'_> {
         !lane.is_stopped() && lane.flow_ms.is_some_and(over(self.thresholds.warn))
     }
 
-    /// Busy lanes in which turns wait behind other cursors. However short a round is there: what waits in such a
-    /// lane gets only its share of it.
+    /// Busy lanes in which turns wait behind other cursors. Even if a round is short there, an event
+    /// gets only its share of it.
     fn crowded(&self) -> Vec<&Lane> {
         let waits = |lane: &&Lane| lane.turn_wait_ms.is_some_and(|ms| ms > 0);
         self.busy().into_iter().filter(waits).collect()
@@ -135,14 +142,25 @@ impl Facts<'_> {
         self.lanes.iter().map(|lane| lane.backlog).sum()
     }
 
-    /// How many cursors are set aside, where there are more of them than are known by name.
+    /// A handler with work that is too slow for the lanes, if any; only of `hook`, if given.
+    fn beside(&self, hook: Option<&Name>) -> Option<&str> {
+        let has_work = |name: &&String| {
+            let mut flowing = self.cursors.iter().filter(|c| c.condition == "flowing");
+            flowing.any(|c| **name == format!("{} -> {}", c.stream.hook, c.handler))
+        };
+        let is_meant = |name: &&String| hook.is_none() || hook_of(name).as_ref() == hook;
+        let mut beside = self.beside.iter().filter(is_meant).filter(has_work);
+        beside.next().map(String::as_str)
+    }
+
+    /// Number of cursors set aside, if more than those listed in `cursors`.
     fn set_aside_beyond_named(&self) -> Option<u64> {
         let all = self.lanes.iter().map(|lane| lane.set_aside).sum();
         let named = self.cursors.iter().filter(|c| is_set_aside(c)).count() as u64;
         (all > named).then_some(all)
     }
 
-    /// Events that wait for cursors that are set aside.
+    /// Number of events that wait for cursors set aside.
     fn events_set_aside(&self) -> u64 {
         let flows = |lane: &Lane| lane.backlog_flowing + lane.kept;
         let aside = |lane: &Lane| lane.backlog.saturating_sub(flows(lane));
@@ -150,7 +168,7 @@ impl Facts<'_> {
     }
 }
 
-/// Everything there is to say, the worst first; at least one.
+/// All verdicts, worst first; at least one.
 pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     let mut all = Vec::new();
     all.extend(no_owner(facts));
@@ -178,19 +196,37 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all
 }
 
-/// Since when findings stand, where nothing else tells.
+/// Times since which findings stand, for those without another source. Each node tells the others, and
+/// the earliest time counts.
 #[derive(Default)]
-pub struct Since(HashMap<(u8, Option<StreamName>), Timestamp>);
+pub struct Since(HashMap<Finding, Timestamp>);
+
+/// Key of a finding: its rule and stream.
+pub type Finding = (u8, Option<StreamName>);
 
 impl Since {
-    /// Adds to each finding since when it stands without a break, and says it.
-    pub fn date(&mut self, verdicts: &mut [Verdict], now: Timestamp) {
+    /// The findings of this node, for its report to the others.
+    pub fn told(&self) -> impl Iterator<Item = (&Finding, Timestamp)> {
+        self.0.iter().map(|(finding, since)| (finding, *since))
+    }
+
+    /// Adds to each verdict the time since which it stands without a break, also in its text. `others`
+    /// are the findings of other nodes.
+    pub fn date(
+        &mut self,
+        verdicts: &mut [Verdict],
+        others: &[(Finding, Timestamp)],
+        now: Timestamp,
+    ) {
         let before = std::mem::take(&mut self.0);
         let is_trouble = |verdict: &&mut Verdict| !verdict.class.is_well();
         let undated = verdicts.iter_mut().filter(is_trouble);
         for verdict in undated.filter(|verdict| verdict.since.is_none()) {
             let finding = (verdict.rule, verdict.stream.clone());
-            let since = before.get(&finding).copied().unwrap_or(now);
+            let of_others = others.iter().filter(|(of, _)| *of == finding);
+            let known = of_others.map(|(_, since)| *since);
+            let known = known.chain(before.get(&finding).copied()).min();
+            let since = known.unwrap_or(now).min(now);
             self.0.insert(finding, since);
             verdict.since = Some(since);
             verdict.text += &format!(", since {}", since.clock_at(now));
@@ -198,7 +234,7 @@ impl Since {
     }
 }
 
-/// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
+/// Severity of a lane; `flow_ms` is its FLOW once a second, oldest first.
 pub fn severity(
     lane: &Lane,
     cursors: &[CursorLine],
@@ -253,7 +289,7 @@ fn verdict(rule: u8, class: Class, text: String, more: String) -> Verdict {
     }
 }
 
-/// `billing/acme -> reduce`, cut in its middle where the name is long.
+/// `billing/acme -> reduce`, with a long name cut in the middle.
 fn named(stream: &StreamName, handler: &Name) -> String {
     format!("{} -> {handler}", short_name(stream))
 }
@@ -263,7 +299,7 @@ fn short_name(stream: &StreamName) -> String {
     shortened(&name, NAME_MAX).into_owned()
 }
 
-/// Lanes that nobody runs, and lanes of nodes that are silent.
+/// Verdict about lanes without an owner and lanes of silent nodes.
 fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
     let longest = facts.silent.iter().max_by_key(|silent| silent.silent);
     let is_silent = |lane: &&Lane| {
@@ -317,9 +353,9 @@ fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// Who takes the lanes of a silent node, and when.
+/// Says which nodes take the lanes of a silent one, and when.
 fn take_over(heirs: &[String], left: Duration) -> String {
-    // The others look twice a second.
+    // The other nodes check twice a second.
     let when = match left.as_secs() {
         0 => "within 2s".to_owned(),
         _ => format!("in {}", duration(left)),
@@ -387,7 +423,7 @@ pub(super) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// Redis is away: work is found by sweeping the database, which takes a second.
+/// Verdict about Redis being away: sweeps of the database then find work, within a second.
 fn hints(facts: &Facts<'_>) -> Option<Verdict> {
     let Outage { why, since } = facts.hints.as_ref()?;
     let text = format!(
@@ -405,7 +441,7 @@ fn hints(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// By place and generation: while lanes are resized, two of them have the same place.
+/// Compares position and generation: during a resize two lanes have the same position.
 fn is_lane(lane: &Lane, id: &LaneId) -> bool {
     (lane.generation, lane.index) == (id.generation, id.index)
 }
@@ -448,16 +484,24 @@ fn flood(facts: &Facts<'_>) -> Option<Verdict> {
         rate(*now),
         rate(*normal)
     );
+    let beside = facts.beside(Some(hook));
+    let help = match beside {
+        Some(handler) => one_turn_at_a_time(handler),
+        None => format!(
+            "{} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
+            lanes_help(facts)
+        ),
+    };
     let more = format!(
-        "{} wait{}. {} Or lanes of its own: hooklane hooks edit {hook} --namespace NAME",
+        "{} wait{}. {help}",
         counted(facts.flowing(), "event", "events"),
-        slow_reducer(facts),
-        lanes_help(facts)
+        slow_reducer(facts)
     );
+    let resize = resize(facts).filter(|_| beside.is_none());
     Some(Verdict {
         events: facts.flowing(),
-        lanes_that_help: facts.lanes_that_help,
-        next: resize(facts).or_else(|| Some(format!("hooklane hooks show {hook}"))),
+        lanes_that_help: facts.lanes_that_help.filter(|_| beside.is_none()),
+        next: resize.or_else(|| Some(command::hooks("show", hook))),
         hook: Some(hook.clone()),
         ..verdict(5, Class::Senders, text, more)
     })
@@ -471,6 +515,7 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
     let slow = slow.filter_map(|(name, now, normal)| Some((name, *now, (*normal)?)));
     let slow = slow.filter(|(_, now, normal)| *now > 0.001 && *now > 3.0 * normal);
     let (handler, now, normal) = slow.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let is_beside = facts.beside.contains(handler);
     let text = format!(
         "{handler} takes {} an event (normal {})",
         millis(now * 1_000.0),
@@ -480,20 +525,23 @@ fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
         "{} wait, the oldest for {}. {}",
         counted(facts.flowing(), "event", "events"),
         duration(facts.flow().unwrap_or_default()),
-        lanes_help(facts)
+        match is_beside {
+            true => one_turn_at_a_time(handler),
+            false => lanes_help(facts),
+        }
     );
     let hook: Option<Name> = hook_of(handler);
     let show = hook.as_ref().map(|hook| command::hooks("show", hook));
     Some(Verdict {
         events: facts.flowing(),
-        lanes_that_help: facts.lanes_that_help,
-        next: resize(facts).or(show),
+        lanes_that_help: facts.lanes_that_help.filter(|_| !is_beside),
+        next: resize(facts).filter(|_| !is_beside).or(show),
         hook,
         ..verdict(6, Class::Code, text, more)
     })
 }
 
-/// In the lanes that are late one stream each is over half of what flows.
+/// Verdict that in each late lane one stream is over half of the backlog that is not set aside.
 fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
     if !facts.is_late() {
         return None;
@@ -569,7 +617,7 @@ fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// Names the slowest reducer: `; orders -> reduce takes 48ms an event`.
+/// Clause that names the slowest reducer: `; orders -> reduce takes 48ms an event`.
 fn slow_reducer(facts: &Facts<'_>) -> String {
     let slow = facts.slowest();
     slow.map_or_else(String::new, |(name, each)| {
@@ -616,12 +664,18 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
 /// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
 fn lanes_help(facts: &Facts<'_>) -> String {
     match facts.lanes_that_help {
-        _ if facts.crowded().is_empty() => {
-            "More lanes: no, no turn waits behind another cursor.".to_owned()
-        }
+        _ if facts.crowded().is_empty() => match facts.beside(None) {
+            Some(handler) => one_turn_at_a_time(handler),
+            None => "More lanes: no, no turn waits behind another cursor.".to_owned(),
+        },
         Some(lanes) => format!("More lanes: yes, {lanes}."),
         None => "More lanes: no, what waits is of too few streams.".to_owned(),
     }
+}
+
+/// Says that more lanes do not help a handler that is too slow for them.
+fn one_turn_at_a_time(handler: &str) -> String {
+    format!("More lanes: no, {handler} takes one turn at a time.")
 }
 
 fn is_by_hand(cursor: &CursorLine) -> bool {
@@ -772,16 +826,24 @@ fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
 }
 
 fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
-    let line = |(hook, told): &(Name, String)| {
+    let line = |(hook, told, since): &(Name, String, Timestamp)| {
         let of_hook = |cursor: &&CursorLine| cursor.stream.hook == *hook;
         let waiting = facts.cursors.iter().filter(of_hook);
         let more = format!(
-            "Its events are accepted and kept. More lanes: no. Mend its reducer: hooklane hooks edit {hook} \
-             --reduce FILE; then: hooklane hooks resume {hook}"
+            "Its events are accepted and kept. More lanes: no. Fix its reducer: hooklane hooks edit {hook} \
+             --reduce FILE. Then: hooklane hooks resume {hook}"
+        );
+        let text = format!(
+            "hook {hook} stopped since {}: {}",
+            since.clock_at(facts.at),
+            printable_line(told)
         );
         Verdict {
+            since: Some(*since),
+            next: Some(command::hooks("show", hook)),
+            hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
-            ..verdict(9, Class::Code, printable_line(told).to_string(), more)
+            ..verdict(9, Class::Code, text, more)
         }
     };
     facts.stuck.iter().map(line).collect()
@@ -1124,6 +1186,75 @@ mod tests {
                 .contains("; orders -> reduce takes 48ms an event. ")
         );
         assert_eq!(worst.next.as_deref(), Some("hooklane lanes resize 16"));
+    }
+
+    #[test]
+    fn more_lanes_do_not_help_a_reducer_that_is_too_slow_for_them() {
+        let lanes = [Lane {
+            turn_wait_ms: Some(0),
+            busy: Some(0.0),
+            ..late(2)
+        }];
+        let flowing = CursorLine {
+            stream: "orders/a1".parse().unwrap(),
+            ..cursor("flowing", 12_000)
+        };
+        let (cursors, beside) = ([flowing], ["orders -> reduce".to_owned()]);
+        let slow = [("orders -> reduce".to_owned(), 0.048, Some(0.000_1))];
+        let flood = [("orders".parse().unwrap(), 1_900.0, 101.0)];
+        let crowded = [super::tests::late(2)];
+        let of = |lanes, hooks, handlers| {
+            let facts = Facts {
+                lanes,
+                cursors: &cursors,
+                hooks,
+                handlers,
+                beside: &beside,
+                lanes_that_help: Some(16),
+                ..Facts::default()
+            };
+            verdicts(&facts).remove(0)
+        };
+        let no = "More lanes: no, orders -> reduce takes one turn at a time.";
+        let code = of(&lanes, &[], &slow);
+        assert_eq!(code.rule, 6);
+        assert!(code.more.unwrap().ends_with(no));
+        assert_eq!(code.next.as_deref(), Some("hooklane hooks show orders"));
+        let senders = of(&lanes, &flood, &slow);
+        assert_eq!((senders.rule, senders.lanes_that_help), (5, None));
+        assert!(senders.more.unwrap().ends_with(no));
+        let late = of(&lanes, &[], &[]);
+        assert_eq!(late.rule, 8);
+        assert!(late.more.unwrap().ends_with(no));
+        // A fast handler may still fill the lanes; that is another verdict.
+        let quick = of(&crowded, &[], &[]);
+        assert!(quick.more.unwrap().ends_with("More lanes: yes, 16."));
+    }
+
+    #[test]
+    fn a_finding_stands_since_the_same_moment_on_every_node() {
+        let lanes = [late(2)];
+        let facts = Facts {
+            lanes: &lanes,
+            ..Facts::default()
+        };
+        let at = Timestamp::from_millis;
+        let (mut one, mut other) = (Since::default(), Since::default());
+        let dated = |of: &mut Since, others: &[_], now| {
+            let mut found = verdicts(&facts);
+            of.date(&mut found, others, at(now));
+            found[0].since
+        };
+        assert_eq!(dated(&mut one, &[], 1_000), Some(at(1_000)));
+        let told: Vec<_> = one.told().map(|(of, at)| (of.clone(), at)).collect();
+        assert_eq!(dated(&mut other, &told, 3_000), Some(at(1_000)));
+        assert_eq!(
+            dated(&mut other, &[], 4_000),
+            Some(at(1_000)),
+            "it keeps it"
+        );
+        let ahead = [(told[0].0.clone(), at(9_000))];
+        assert_eq!(dated(&mut one, &ahead, 5_000), Some(at(1_000)));
     }
 
     #[test]

@@ -45,7 +45,12 @@ impl Admin {
         handler: Option<&Name>,
         event: Option<EventId>,
     ) -> Result<api::Diagnosis, Error> {
-        let (hook, stream) = self.stream(name).await?;
+        let (hook, stream) = match self.stream(name).await {
+            Err(Error::Missing { kind: "stream", .. }) if name.key.as_str().is_empty() => {
+                return self.why_hook(name).await;
+            }
+            found => found?,
+        };
         let lane = self.lane_by_slot(&hook, stream.slot).await?;
         let filter = CursorsFilter {
             stream: Some(stream.id),
@@ -101,6 +106,35 @@ impl Admin {
             commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
             cursors,
             event,
+            rejections: match name.key.as_str() {
+                "" => self.rejections(&hook.name).await?,
+                _ => Vec::new(),
+            },
+        })
+    }
+
+    /// The diagnosis of a hook that has no stream with the empty key: its rejections.
+    async fn why_hook(&self, name: &StreamName) -> Result<api::Diagnosis, Error> {
+        let hook = self.hook(&name.hook).await?;
+        let rejections = self.rejections(&hook.name).await?;
+        if rejections.is_empty() {
+            return Err(self.no_stream(&hook, name).await?);
+        }
+        let slot = Slot::of(&hook.name, &name.key);
+        let requests: u64 = rejections.iter().map(|one| one.count).sum();
+        let requests = counted(requests, "request was rejected", "requests were rejected");
+        Ok(api::Diagnosis {
+            stream: name.clone(),
+            head: Seq(0),
+            slot: slot.0,
+            namespace: hook.namespace.clone(),
+            lane: self.lane_by_slot(&hook, slot).await?,
+            class: Class::Them,
+            verdict: requests,
+            commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
+            cursors: Vec::new(),
+            event: None,
+            rejections,
         })
     }
 
@@ -199,6 +233,9 @@ impl Admin {
         };
         if behind > 0 {
             advise(&mut why, stream, &row.condition, &stop, lane);
+            if matches!((&row.condition, &stop), (Condition::Flowing, Stop::Nothing)) {
+                self.advise_slow(&mut why, row.id)?;
+            }
             self.advise_pull(&mut why, hook, row.id).await?;
         } else {
             why.ends = "nothing waits".to_owned();
@@ -255,6 +292,19 @@ impl Admin {
             None => lane.cursors > 0,
         };
         Ok(is_old && !is_known)
+    }
+
+    /// Adds the advice for a handler that is too slow for the lanes.
+    fn advise_slow(&self, why: &mut CursorDiagnosis, cursor: CursorId) -> Result<(), Error> {
+        let shares = self.engine()?.folds.shares();
+        if why.gathers_until.is_none() && shares.with(|shares, _| shares.is_slow(cursor.handler)) {
+            why.ends = format!(
+                "by itself: {} is slow, so it takes one turn at a time, beside the lanes",
+                why.handler
+            );
+            why.does_not.insert(0, "more lanes".to_owned());
+        }
+        Ok(())
     }
 
     /// Adds which consumer has the next events of a pull cursor, or that no consumer asks for them.
@@ -461,7 +511,7 @@ fn advise(
         }
         (Condition::Flowing, Stop::Stuck(stopped)) => {
             why.reason = Some(stopped.clone());
-            why.ends = "when its reducer is mended and the hook is resumed".to_owned();
+            why.ends = "after you fix the reducer and resume the hook".to_owned();
             let steps = stops::restart(&stream.hook);
             why.helps.extend(steps.map(|(command, what)| Help {
                 command,

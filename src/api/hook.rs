@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec};
+use super::{
+    ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec, VerifyEdit, VerifySpec,
+};
 use crate::domain::event::EventId;
 use crate::domain::hook::{
     BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
@@ -33,6 +35,9 @@ pub struct HookSpec {
     /// Rule that recognizes a repeated event.
     #[serde(default)]
     pub dedupe_by: DedupeBy,
+    /// Verification of the sender's signatures; `null` means that requests need a write key.
+    #[serde(default)]
+    pub verify: Option<VerifySpec>,
     /// Reducer; `null` only stores events.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -70,6 +75,7 @@ impl HookSpec {
             order_by: OrderBy::default(),
             unordered: Unordered::default(),
             dedupe_by: DedupeBy::default(),
+            verify: None,
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -97,6 +103,9 @@ pub struct HookEdit {
     /// Rule that recognizes a repeat of future events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe_by: Option<DedupeBy>,
+    /// Verification of the sender's signatures; `null` removes it, and requests need a write key again.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub verify: Option<Option<VerifyEdit>>,
     /// Reducer for future events; existing states stay. `null` removes the reducer with its states; a
     /// later reducer begins at the first stored event.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]

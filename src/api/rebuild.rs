@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::name::{Name, StreamName};
+use crate::domain::time::Timestamp;
 
 /// Request to rebuild states.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,9 @@ pub struct Rebuild {
     pub samples: Vec<String>,
     /// Reason why the rebuild failed as a whole.
     pub error: Option<String>,
+    /// Time of the request; the same for all hooks of one `--all`.
+    #[serde(default)]
+    pub asked_at: Option<Timestamp>,
 }
 
 /// State of a stream after an earlier event, folded by the present reducer.

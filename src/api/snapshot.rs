@@ -275,9 +275,10 @@ pub struct Total {
     pub backlog: u64,
     /// Change of the backlog, in events per second.
     pub backlog_per_s: f64,
-    /// Events received per second.
+    /// Events received per second over the last half or whole minute, as for each lane. An event counts once
+    /// for each handler of its hook.
     pub in_per_s: f64,
-    /// Events applied per second.
+    /// Events applied per second over the same time.
     pub out_per_s: f64,
     /// Forecast of the worst lane that is not stopped on purpose: `never`, `retry`, `steady` …
     pub eta: Option<String>,
@@ -304,7 +305,7 @@ pub struct Total {
 pub struct Storage {
     /// True if events are accepted; otherwise `error` tells why not.
     pub accepting: bool,
-    /// Events accepted per second by this node.
+    /// Events accepted per second by all nodes over the last 2 s.
     pub accepted_per_s: f64,
     /// 99th percentile of the commit times of the last minutes; `null` without a commit.
     pub commit_p99_ms: Option<f64>,
@@ -455,7 +456,7 @@ pub struct NamespaceLine {
 pub struct HookLine {
     /// Its name.
     pub hook: Name,
-    /// Events accepted per second by this node, over the last 10 s.
+    /// Events accepted per second by all nodes over the last 10 s.
     pub in_per_s: f64,
     /// Its normal rate; `null` until one hour has been observed.
     pub normal_per_s: Option<f64>,

@@ -48,6 +48,9 @@ pub struct StreamRow {
     pub tries: u32,
     /// Reason for being set aside.
     pub reason: Option<String>,
+    /// True if an operator holds it, false if it failed.
+    #[serde(default)]
+    pub by_operator: bool,
     /// Time of the next try.
     pub retry_at: Option<Timestamp>,
     /// The event that it needs next; `null` at the head, and in lists that leave it out.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Lane};
+use super::{Class, Lane, Rejection};
 use crate::domain::event::EventId;
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
@@ -33,6 +33,9 @@ pub struct Diagnosis {
     pub cursors: Vec<CursorDiagnosis>,
     /// The event that was asked about.
     pub event: Option<EventDiagnosis>,
+    /// Latest rejected requests of the hook, newest first; only for a stream without a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejections: Vec<Rejection>,
 }
 
 /// Diagnosis of one handler in a stream.

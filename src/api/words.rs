@@ -14,6 +14,7 @@ use crate::domain::key::KeyId;
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::rate::Rate;
 use crate::domain::time::millis;
+use crate::domain::verify::Scheme;
 
 /// Serializes types as text by `Display` and `FromStr`.
 macro_rules! as_text {
@@ -39,7 +40,8 @@ as_text!(
     Keep,
     OrderBy,
     StreamName,
-    Rate
+    Rate,
+    Scheme
 );
 
 fn parsed<'de, T, D>(from: D) -> Result<T, D::Error>

@@ -64,7 +64,8 @@ impl Row for AuditRow {
 /// List what operators changed, the newest first
 ///
 /// One row for each operation that changed something, kept for 90 days. Refused operations and plans have no
-/// row.
+/// row. The actor is the user of the socket (uid 0) or the key (key ops). A hook that a node stopped because its
+/// events do not end has the actor hooklane.
 ///
 /// Examples:
 ///   hooklane audit list --since 7d

@@ -305,6 +305,7 @@ const HOOKS: [(&str, &str, &str, &str); 2] = [
 
 fn config(dir: &TempDir) -> Config {
     Config {
+        secret_key: None,
         allow_destinations: Vec::new(),
         data: DataDir::at(dir.path()),
         database: None,

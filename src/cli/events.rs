@@ -40,6 +40,9 @@ impl Events {
 
 const EVENTS: &str = "/v1/admin/events";
 
+/// Age of the oldest event in a list.
+const SINCE_DEFAULT: Duration = Duration::from_secs(3_600);
+
 /// Number of final characters that identify an event among its neighbours; the first characters are the
 /// time.
 const TAIL_LEN: usize = 8;
@@ -153,6 +156,7 @@ fn fate(fate: &Fate) -> String {
 ///   hooklane events list --hook orders --since 10m
 ///   hooklane events list --stream orders/c07 -o jsonl
 ///   hooklane events list --dead --since 30d
+///   hooklane events list --hook pay --delivery evt_1PqLm82eZvKYlo2C
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
@@ -162,12 +166,15 @@ pub struct All {
     /// Only those of one stream, HOOK or HOOK/KEY
     #[arg(long, value_parser = flags::stream)]
     stream: Option<StreamName>,
-    /// Only those received in this time
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
-    since: Duration,
+    /// Only those received in this time [default: 1h; with --delivery, all that are kept]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    since: Option<Duration>,
     /// Only the dead letters: events that were skipped, each with its reason
     #[arg(long)]
     dead: bool,
+    /// Only the event that came under this delivery id: that of the provider, or its idempotency key
+    #[arg(long, value_name = "ID", conflicts_with = "dead")]
+    delivery: Option<String>,
     /// How many at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -181,21 +188,35 @@ pub struct All {
 impl All {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let now = Timestamp::now().as_millis();
-        let since = crate::domain::time::millis(self.since);
+        let since = match (self.since, &self.delivery) {
+            (None, Some(_)) => Duration::MAX,
+            (since, _) => since.unwrap_or(SINCE_DEFAULT),
+        };
+        let since = crate::domain::time::millis(since);
         let query = [
-            ("hook", self.hook.map(|hook| hook.to_string())),
+            ("hook", self.hook.as_ref().map(Name::to_string)),
             ("stream", meant(reach, self.stream).await?),
             (
                 "since",
                 Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string()),
             ),
             ("dead", self.dead.then(|| "true".to_owned())),
+            ("delivery", self.delivery.clone()),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after.map(|event| event.to_string())),
         ];
         let events: List<EventRow> = reach.get(&with_query(EVENTS, &query)).await?;
         if !self.dead {
             out.list(&events, self.columns)?;
+            if let Some(id) = self.delivery.filter(|_| events.items.is_empty()) {
+                let hook = self
+                    .hook
+                    .map_or_else(|| "HOOK".to_owned(), |hook| hook.to_string());
+                out.foot(format_args!(
+                    "{} did not arrive, was rejected (hooklane why {hook}), or is past its hook's --keep",
+                    quoted(id)
+                ))?;
+            }
             return Ok(Exit::Done);
         }
         let dead = events.items.into_iter().map(Dead).collect::<Vec<_>>();

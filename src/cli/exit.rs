@@ -1,6 +1,8 @@
 //! Exit codes, and errors as they are shown to people.
 
 use std::fmt;
+
+use clap::error::{ContextKind, ContextValue};
 use std::process::ExitCode;
 
 use http::StatusCode;
@@ -192,6 +194,9 @@ impl Trouble {
 
 /// A clap error: its first line and its tips.
 pub fn misread(error: &clap::Error) -> Trouble {
+    if let Some(arg) = without_value(error) {
+        return no_value(&arg);
+    }
     let text = error.render().to_string();
     let mut parts = text.split("\n\n");
     let first = parts.next().unwrap_or_default().trim();
@@ -205,6 +210,28 @@ pub fn misread(error: &clap::Error) -> Trouble {
         true => trouble,
         false => trouble.fact("hint", tips.join("; ")),
     }
+}
+
+/// The argument whose value is empty or missing, if this is the mistake in a call.
+pub fn without_value(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let arg = text(ContextKind::InvalidArg)?;
+    text(ContextKind::InvalidValue)
+        .is_some_and(str::is_empty)
+        .then(|| arg.to_owned())
+}
+
+/// Message about an argument, such as `--reduce <NAME>`, with an empty value. Mostly a shell variable
+/// is not set; if the flag were ignored, the command would do something else.
+pub fn no_value(arg: &str) -> Trouble {
+    let next = match arg.starts_with('-') {
+        true => "a value, or leave the flag out",
+        false => "a value",
+    };
+    Trouble::usage(format!("{arg} is empty")).fact("give", next)
 }
 
 fn of_status(status: StatusCode, code: &str) -> Exit {

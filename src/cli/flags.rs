@@ -1,6 +1,6 @@
 //! Global flags, and the parsers of values on the command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -179,6 +179,9 @@ fn logs_json(words: &[&str]) -> bool {
 
 const DATA: &str = "data_dir";
 
+/// Id of the argument with the body of an event.
+const BODY: &str = "body";
+
 /// Origin of a setting: its flag, its environment variable, or the default.
 pub fn origin(matches: &ArgMatches, name: &str) -> String {
     let id = match name {
@@ -200,6 +203,30 @@ pub fn origin(matches: &ArgMatches, name: &str) -> String {
     } else {
         "built-in default".to_owned()
     }
+}
+
+/// The first argument with an empty value, in the spelling of the usage line. Only an event's body may
+/// be empty.
+pub fn empty(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
+    let is_empty = |arg: &&Arg| {
+        let id = arg.get_id().as_str();
+        let values = matches.try_get_raw(id).ok().flatten();
+        id != BODY && values.is_some_and(|mut values| values.any(OsStr::is_empty))
+    };
+    let inner = || {
+        let (name, matches) = matches.subcommand()?;
+        empty(command.find_subcommand(name)?, matches)
+    };
+    let found = command.get_arguments().find(is_empty);
+    found.map(spelled).or_else(inner)
+}
+
+/// Spelling of an argument in the usage line: `--reduce <NAME|FILE.js>` or `<LANE>`.
+fn spelled(arg: &Arg) -> String {
+    let names = arg.get_value_names().unwrap_or_default().iter();
+    let values: Vec<_> = names.map(|name| format!("<{name}>")).collect();
+    let flag = arg.get_long().map(|long| format!("--{long} "));
+    flag.unwrap_or_default() + &values.join(" ")
 }
 
 /// A setting with its origin.
@@ -367,6 +394,29 @@ mod tests {
     fn data_of(args: &[&str]) -> Option<PathBuf> {
         let args = std::iter::once("hooklane").chain(args.iter().copied());
         given_data(&super::super::tree().try_get_matches_from(args).unwrap())
+    }
+
+    #[test]
+    fn an_argument_with_an_empty_value_is_found_wherever_it_stands_but_an_empty_body_is_one() {
+        let found = |words: &[&str]| {
+            let tree = super::super::tree();
+            let matches = tree.clone().try_get_matches_from(words).unwrap();
+            empty(&tree, &matches)
+        };
+        for (words, arg) in [
+            (
+                &["hooks", "create", "x", "--reduce", ""][..],
+                "--reduce <NAME|FILE.js>",
+            ),
+            (&["hooks", "pause", "x", "--reason", ""], "--reason <TEXT>"),
+            (&["lanes", "pause", ""], "<LANE>"),
+            (&["--url", "", "status"], "--url <URL>"),
+        ] {
+            let words = [&["hooklane"], words].concat();
+            assert_eq!(found(&words).as_deref(), Some(arg));
+        }
+        assert_eq!(found(&["hooklane", "send", "x", "--body", ""]), None);
+        assert_eq!(found(&["hooklane", "status"]), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod file;
 mod plan;
+mod secrets;
 mod stop;
 mod tryout;
 
@@ -15,7 +16,8 @@ use super::print::{Columns, Row, Stake};
 use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{
-    Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks, PullEdit,
+    Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks, PullEdit, Rejection,
+    VerifyEdit,
 };
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
@@ -23,6 +25,7 @@ use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
+use crate::domain::verify::{InvalidScheme, Scheme};
 use crate::text;
 
 /// Make, change, try and delete receivers of webhooks
@@ -37,6 +40,8 @@ pub enum Hooks {
     Delete(Delete),
     Pause(stop::Pause),
     Resume(stop::Resume),
+    #[command(subcommand)]
+    Secrets(secrets::Secrets),
 }
 
 impl Hooks {
@@ -60,6 +65,7 @@ impl Hooks {
             Self::Delete(delete) => delete.run(reach, out).await,
             Self::Pause(pause) => pause.run(reach, out).await,
             Self::Resume(resume) => resume.run(reach, out).await,
+            Self::Secrets(secrets) => secrets.run(reach, out).await,
         }
     }
 }
@@ -135,10 +141,14 @@ struct Settings {
     #[arg(long, value_name = "refuse|keep", value_parser = flags::unordered)]
     unordered: Option<Unordered>,
 
-    /// How it knows a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the headers
-    /// Idempotency-Key and webhook-id, which also count where the place has nothing [default: standard]
+    /// How it knows a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the delivery id of the provider
+    /// that --verify names, then the headers Idempotency-Key and webhook-id, which also count where the place has nothing
+    /// [default: standard]
     #[arg(long, value_name = "RULE")]
     dedupe_by: Option<DedupeBy>,
+
+    #[command(flatten)]
+    senders: Senders,
 
     /// How events become a state: latest, merge, patch, append:N, count or a FILE.js
     #[arg(long, value_name = "NAME|FILE.js")]
@@ -209,17 +219,77 @@ struct Deliveries {
     /// Where a new handler of --forward or --pull begins [default: beginning]
     #[arg(long, value_name = "beginning|now", value_parser = flags::begin)]
     from: Option<Begin>,
+}
 
-    /// A file with the secret that signs, whsec_…; - for stdin [default: one is made and shown once]
-    #[arg(long, value_name = "FILE", requires = "forwards")]
+/// Verification of the sender
+#[derive(Args, Default)]
+struct Senders {
+    /// Verify the signatures of the sender, which then needs no write key: stripe, github, shopify, slack, twilio,
+    /// gitlab, standard, paddle, square, hubspot, linear, sendgrid, hmac:PARTS, or none [default: none]
+    #[arg(long, value_name = "SCHEME", value_parser = verified)]
+    verify: Option<Verified>,
+
+    /// The URL that the sender has, for twilio, square and hubspot, which sign it
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+
+    /// Largest difference between the sender's clock and ours [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    tolerance: Option<Duration>,
+
+    /// A file with the secret of the sender; - for stdin. In a command with --forward and without --verify, the secret
+    /// that signs its deliveries, whsec_… [default for --forward: one is made and shown once]
+    #[arg(long, value_name = "FILE", conflicts_with = "secret_env")]
     secret_file: Option<PathBuf>,
+
+    /// An environment variable with the same
+    #[arg(long, value_name = "VARIABLE")]
+    secret_env: Option<String>,
+}
+
+/// Value of `--verify`: a scheme, or `none`.
+#[derive(Clone, Debug)]
+struct Verified(Option<Scheme>);
+
+/// Parses `--verify`.
+fn verified(text: &str) -> Result<Verified, InvalidScheme> {
+    match text {
+        "none" => Ok(Verified(None)),
+        text => text.parse().map(|scheme| Verified(Some(scheme))),
+    }
+}
+
+/// Checks that settings of the sender come only with verification.
+fn needs_scheme(edit: &HookEdit, verifies: bool) -> Result<(), Trouble> {
+    match &edit.verify {
+        Some(Some(change)) if change.scheme.is_none() && !verifies => Err(Trouble::usage(
+            "a secret, --public-url and --tolerance are for senders that sign: give --verify SCHEME with them",
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Senders {
+    /// The edit of the hook's verification; `secret` is the sender's.
+    fn edit(self, secret: Option<String>) -> Option<Option<VerifyEdit>> {
+        let edit = VerifyEdit {
+            scheme: match self.verify {
+                Some(Verified(None)) => return Some(None),
+                Some(Verified(scheme)) => scheme,
+                None => None,
+            },
+            tolerance_ms: self.tolerance.map(|time| millis(time).unsigned_abs()),
+            public_url: self.public_url,
+            secret,
+        };
+        (edit != VerifyEdit::default()).then_some(Some(edit))
+    }
 }
 
 impl Settings {
     /// The forward handlers on the command line, each with its settings.
-    fn forward_edits(&self) -> Result<Vec<ForwardEdit>, Trouble> {
+    fn forward_edits(&self, secret: Option<&String>) -> Result<Vec<ForwardEdit>, Trouble> {
         let given = &self.deliveries;
-        let secret = given.secret_file.as_deref().map(file::text).transpose()?;
         let parsed = |url: &String| url.parse::<Destination>();
         let edit = |name: &Name, url| ForwardEdit {
             name: Some(name.clone()),
@@ -235,7 +305,7 @@ impl Settings {
             debounce: self.debounce,
             coalesce: given.coalesce.then_some(true),
             from: given.from,
-            secret: secret.as_deref().map(|text| text.trim().to_owned()),
+            secret: secret.cloned(),
         };
         let edits = self.forwards.iter().map(|(name, url)| {
             let url = url.as_ref().map(parsed).transpose();
@@ -258,7 +328,18 @@ impl Settings {
     }
 
     fn edit(self) -> Result<HookEdit, Trouble> {
-        let (forward, pull) = (self.forward_edits()?, self.pull_edits());
+        let senders = &self.senders;
+        let secret = file::secret(
+            senders.secret_file.as_deref(),
+            senders.secret_env.as_deref(),
+        )?;
+        let signs = !self.forwards.is_empty() && senders.verify.is_none();
+        let (signing, verifying) = if signs {
+            (secret, None)
+        } else {
+            (None, secret)
+        };
+        let (forward, pull) = (self.forward_edits(signing.as_ref())?, self.pull_edits());
         let delivers = !forward.is_empty() || !pull.is_empty();
         let given = &self.deliveries;
         if !delivers && (given.attempts.is_some() || given.from.is_some()) {
@@ -279,6 +360,7 @@ impl Settings {
             order_by: self.order_by,
             unordered: self.unordered,
             dedupe_by: self.dedupe_by,
+            verify: self.senders.edit(verifying),
             reduce: self
                 .reduce
                 .map(|text| reducer(&text, Path::new("")))
@@ -318,6 +400,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 ///   hooklane hooks create hello --reduce latest
 ///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
 ///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
+///   hooklane hooks create pay --verify stripe --secret-file stripe.secret
 ///   hooklane hooks create jobs --order-by body:/account --pull worker --lease 2m
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -332,6 +415,7 @@ pub struct Create {
 impl Create {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let edit = self.settings.edit()?;
+        needs_scheme(&edit, false)?;
         let made = make(self.names, &edit, reach).await?;
         let mut facts = Vec::new();
         for hook in &made {
@@ -352,7 +436,7 @@ impl Create {
             }
             facts.push(("undo", format!("hooklane hooks delete {name}")));
         }
-        facts.extend(made.iter().flat_map(secrets));
+        facts.extend(made.iter().flat_map(new_secrets));
         out.facts(&facts)?;
         for hook in &made {
             out.object(hook)?;
@@ -362,7 +446,7 @@ impl Create {
 }
 
 /// Secrets generated with a hook, which are shown only once.
-fn secrets(hook: &Hook) -> Vec<(&'static str, String)> {
+fn new_secrets(hook: &Hook) -> Vec<(&'static str, String)> {
     let told = hook.new_secrets.iter().map(|new| {
         let text = format!("{}   {}   shown this once", new.handler, new.secret);
         ("secret", text)
@@ -394,7 +478,9 @@ fn created(hook: &Hook) -> String {
     let pulls = hook.spec.pull.iter();
     let pulls = pulls.map(|pull| format!(", pull {}", pull.name));
     let delivers: String = forwards.chain(pulls).collect();
-    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{delivers}")
+    let verify = hook.spec.verify.as_ref();
+    let verify = verify.map_or_else(String::new, |verify| format!(", verify {}", verify.scheme));
+    format!("{name}   POST /in/{name}   order by {order_by}, reduce {reduce}{delivers}{verify}")
 }
 
 /// Make hooks and namespaces as a TOML file says; the same file twice changes nothing
@@ -415,6 +501,8 @@ fn created(hook: &Hook) -> String {
 ///   reduce = "orders.js"             # beside the file, or a built-in
 ///   debounce = "500ms,5s"
 ///   keep = "30d"                     # or "10GB"; without it, for ever
+///   verify = "stripe"                # public_url, tolerance and secret_env as the flags
+///   secret_file = "stripe.secret"    # beside the file
 ///
 ///   [[hooks.pull]]
 ///   name = "worker"
@@ -530,7 +618,13 @@ pub struct Show {
 impl Show {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let hook: Hook = reach.get(&path(&self.name)).await?;
-        out.item(&hook, self.name.as_str(), &plan::facts(&hook))?;
+        let mut facts = plan::facts(&hook);
+        if hook.spec.verify.is_some() {
+            let path = format!("{}/rejections", path(&self.name));
+            let rejections: List<Rejection> = reach.get(&path).await?;
+            facts.push(("rejected", plan::rejected(&self.name, &rejections.items)));
+        }
+        out.item(&hook, self.name.as_str(), &facts)?;
         Ok(Exit::Done)
     }
 }
@@ -591,6 +685,7 @@ impl Edit {
         }
         let here = reach.here().await?;
         let before: Hook = reach.get(&path(&self.name)).await?;
+        needs_scheme(&edit, before.spec.verify.is_some())?;
         let after = plan::edited(before.spec.clone(), &edit);
         let changes = plan::differences(&before.spec, &after);
         if changes.is_empty() {
@@ -625,7 +720,7 @@ impl Edit {
         let hook: Hook = reach
             .call(Method::PATCH, &path(&self.name), Some(&edit))
             .await?;
-        let mut facts = secrets(&hook);
+        let mut facts = new_secrets(&hook);
         if let Some(back) = plan::way_back(&before.spec, &after) {
             facts.push(("undo", format!("hooklane hooks edit {} {back}", self.name)));
         }

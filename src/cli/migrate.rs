@@ -127,6 +127,7 @@ impl Migrate {
                 "  after",
                 "start with serve --database; the directory keeps its data".to_owned(),
             ),
+            ("  secrets", secrets(&data)),
         ])?;
         if self.dry_run {
             // A dry run reports what would stop the migration.
@@ -172,6 +173,18 @@ impl Migrate {
             return Err(Trouble::new(Exit::Missing, "no_database", message).into());
         }
         Ok(DataDir::at(&dir))
+    }
+}
+
+/// Says that the secret key must be copied separately: it is not in the database.
+fn secrets(data: &DataDir) -> String {
+    let key = data.secret_key();
+    match key.exists() {
+        true => format!(
+            "start each node with --secret-key-file and a copy of {}",
+            key.display()
+        ),
+        false => "none is stored".to_owned(),
     }
 }
 

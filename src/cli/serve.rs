@@ -1,6 +1,7 @@
 //! `serve`: starts a node. The only place where store, engine and HTTP are put together.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,16 @@ pub struct Serve {
     )]
     redis: Option<String>,
 
+    /// A file with the key that encrypts secrets in the database, the base64 of 32 random bytes. Nodes that share a
+    /// database need the same [default: hooklane.key in the data directory, where the database is a file]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKLANE_SECRET_KEY_FILE",
+        hide_env_values = true
+    )]
+    secret_key_file: Option<PathBuf>,
+
     /// Lanes of the default namespace; counts at the first start only
     #[arg(long, value_name = "COUNT", default_value_t = config::LANES_DEFAULT)]
     #[arg(env = "HOOKLANE_LANES", hide_env_values = true)]
@@ -115,6 +126,7 @@ impl Serve {
         let mut config = Config {
             data,
             database: database.transpose().map_err(config::Error::Database)?,
+            secret_key: self.secret_key_file,
             redis: self.redis.map(redis).transpose()?,
             listen: self.listen,
             lanes: self.lanes,
@@ -330,14 +342,35 @@ async fn start(
 ) -> anyhow::Result<Running> {
     let file = || Database::from(&config.data.database());
     let database = config.database.clone().unwrap_or_else(file);
-    let store = open(&database, &metrics, &failed).await?;
+    let mut store = open(&database, &metrics, &failed).await?;
+    if let Some(file) = &config.secret_key {
+        store = store.with_secret_key(file)?;
+    }
     Admin::prepare(&store, config.lanes).await?;
+    tell_locked(&store).await?;
     let node = match database {
         Database::Sqlite(_) => None,
         Database::Postgres(_) => Some(node(config, &store).await?),
     };
     let guard = Guard::new(config.allow_destinations.clone());
     Ok(Engine::start(store, node, guard, metrics, failed).await?)
+}
+
+/// Logs the hooks whose secrets cannot be decrypted. The node starts anyway, because the other hooks
+/// work.
+async fn tell_locked(store: &Store) -> anyhow::Result<()> {
+    let (locked, _) = Admin::offline(store.clone()).unfit_secrets().await?;
+    if !locked.is_empty() {
+        let hooks = locked.join(", ");
+        let key = store.vault().file().map(|file| file.display().to_string());
+        tracing::error!(
+            hooks,
+            key = key.unwrap_or_else(|| "none".to_owned()),
+            "the secret key does not decrypt the secrets of these hooks. Their senders are asked to try again later, and \
+             their deliveries wait. Restore the key and start again, or give the secrets again: hooklane hooks secrets add"
+        );
+    }
+    Ok(())
 }
 
 /// Time for which the start waits for a database that does not answer, which may itself be starting.

@@ -135,7 +135,7 @@ fn text(snapshot: &Snapshot) -> String {
     let _ = write!(
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
-         accepting  {accepting}, {}/s now{commit}\n\
+         accepting  {accepting}, {}/s in the last 2s{commit}\n\
          {}{}\
          lanes      {}{}\n\
          nodes      {}",

@@ -13,7 +13,6 @@ use crate::api::{
     Hold as HoldSpec, HoldResult, HookRetry, List, Retry as RetrySpec, RetryResult,
     Skip as SkipSpec, SkipResult, Stream, StreamRow, Waiting, WaitingEvent,
 };
-use crate::domain::cursor::Condition;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -329,8 +328,7 @@ pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
         let resume = format!("hooklane hooks resume {}", row.stream.hook);
         return vec![("helps", resume)];
     }
-    let reason = row.reason.as_deref().unwrap_or_default();
-    if reason.starts_with(Condition::HELD_BY) {
+    if row.by_operator {
         let release = format!("hooklane streams release {stream} --handler {handler}");
         return vec![("helps", release)];
     }

@@ -6,16 +6,19 @@ use clap::Args;
 
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, events, flags};
-use crate::api::{self, CursorDiagnosis, LaneState};
+use crate::api::{self, CursorDiagnosis, LaneState, Rejection};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
 
 /// Say why a stream is not at its head, what ends it, and what helps
 ///
+/// Of a hook that verifies its senders, it also says why requests were rejected.
+///
 /// Examples:
 ///   hooklane why orders/c07
 ///   hooklane why orders/c07 --handler reduce
+///   hooklane why pay
 ///   hooklane why orders/c07 --event evt_01m834emheemq8k9w37k2m9qx4
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
@@ -80,13 +83,43 @@ fn text(why: &api::Diagnosis) -> Vec<String> {
             facts.push(("does not", cursor.does_not.join("; ")));
         }
     }
+    let now = Timestamp::now();
+    for one in &why.rejections {
+        let ago = duration(now.since(one.last_at));
+        let times = counted(one.count, "request", "requests");
+        let told = printable_line(&one.told);
+        facts.push(("rejected", format!("{times}, the last {ago} ago: {told}")));
+        facts.push(("helps", printable_line(&one.helps).to_string()));
+        facts.push(("the last", printable_line(&sample(one)).to_string()));
+    }
     lines.extend(super::print::aligned(&facts));
     lines
+}
+
+/// The latest rejected request in a line.
+fn sample(one: &Rejection) -> String {
+    let sample = &one.sample;
+    let text = |field: &str| sample[field].as_str().unwrap_or("-").to_owned();
+    let headers = sample["headers"].as_object().into_iter().flatten();
+    let headers = headers.map(|(name, value)| format!("{name}: {}", value.as_str().unwrap_or("")));
+    let headers: Vec<_> = headers.collect();
+    let bytes = sample["body_bytes"].as_u64();
+    let bytes = bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
+    format!(
+        "{} from {}{bytes}; {}",
+        text("method"),
+        text("from"),
+        headers.join("; ")
+    )
 }
 
 fn title(why: &api::Diagnosis) -> String {
     let behind = why.cursors.iter().filter(|cursor| cursor.behind > 0);
     let most = behind.clone().map(|cursor| cursor.behind).max();
+    if why.head.0 == 0 {
+        let (stream, lane) = (&why.stream, &why.lane.lane);
+        return format!("{stream} has no event without an ordering key   lane {lane}");
+    }
     let place = match most {
         None => format!("at its head, {}", why.head),
         Some(most) => format!(

@@ -47,8 +47,18 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Prefix of the reason of a cursor that an operator holds; the operator's name follows.
-    pub const HELD_BY: &str = "held by ";
+    /// Prefix of the reason of a cursor that an operator holds; the operator's name follows. The reason
+    /// of a failure begins with the event or with the destination's answer, so the two cannot be
+    /// confused.
+    const HELD_BY: &str = "held by ";
+
+    /// The condition of a cursor held by an operator, with an optional reason.
+    pub fn held_by(operator: &str, reason: Option<&str>) -> Self {
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        Self::Held {
+            reason: format!("{}{operator}{reason}", Self::HELD_BY),
+        }
+    }
 
     /// True if an operator holds the cursor; false if its handler failed, or it is not held.
     pub fn is_by_operator(&self) -> bool {

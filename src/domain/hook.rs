@@ -10,8 +10,9 @@ use super::keep::Keep;
 use super::name::Name;
 use super::place::Place;
 use super::pull::Pull;
-use super::secret::Secret;
+use super::secret::Secrets;
 use super::time::Timestamp;
+use super::verify::Verify;
 
 /// Number of a hook in the database; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,8 @@ pub struct Hook {
     pub unordered: Unordered,
     /// Rule that recognizes a repeated event.
     pub dedupe_by: DedupeBy,
+    /// Verification of the sender's signatures; `None` if the hook takes write keys only.
+    pub verify: Option<Verify>,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.
@@ -169,12 +172,13 @@ pub struct Handler {
 pub enum Work {
     /// Folds them into a state.
     Reduce(Reducer),
-    /// Delivers them to a destination. Each request is signed with every one of `secrets`.
+    /// Forwards events to a destination. Each request is signed with every secret in `secrets` that is
+    /// decrypted.
     Forward {
         /// Destination and limits.
         to: Forward,
         /// Signing secrets, newest first; two while they are being rotated.
-        secrets: Vec<Secret>,
+        secrets: Secrets,
     },
     /// Keeps them for consumers that pull.
     Pull(Pull),

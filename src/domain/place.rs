@@ -88,7 +88,7 @@ fn one<V: AsRef<[u8]>>(
 }
 
 /// Decoded names and values of a form, as bytes.
-fn fields(form: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+pub fn fields(form: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
     let parts = form.split(|byte| *byte == b'&');
     parts.filter(|part| !part.is_empty()).map(|part| {
         let end = part.iter().position(|byte| *byte == b'=');

@@ -358,10 +358,21 @@ async fn send(
             "a delivery of a handler that has no destination".into(),
         ));
     };
+    if secrets.is_locked() {
+        // A destination would refuse an unsigned request or, worse, trust it.
+        let reason = "the signing secret cannot be decrypted: hooklane doctor says what to do";
+        return Ok(Sent {
+            verdict: Verdict::Failed {
+                reason: reason.to_owned(),
+                after: None,
+            },
+            took: Duration::ZERO,
+        });
+    }
     let key = engine.ordering_key(parcel.input.cursor.id.stream).await?;
     let delivery = Delivery {
         to,
-        secrets,
+        secrets: &secrets.open,
         hook: parcel.hook,
         key: &key,
         handler: &parcel.handler.name,

@@ -18,6 +18,10 @@ const STEPS: usize = 10;
 /// Number of steps that count as the present: the current one and the one before.
 const STEPS_NOW: i64 = 2;
 
+/// Seconds over which the busy share of a lane is measured: a lane that becomes full shows so within
+/// this time.
+const BUSY_SECONDS: i64 = 10;
+
 /// Longest time recorded, in microseconds: a hundred days.
 const LONGEST_US: u64 = 100 * 86_400_000_000;
 
@@ -28,6 +32,8 @@ pub struct Gauge {
     /// Time of the first record.
     began: Option<i64>,
     waits: Waits,
+    /// Time in which turns ran, by the second in which each ended.
+    busy: VecDeque<(i64, Duration)>,
 }
 
 struct Step {
@@ -37,7 +43,6 @@ struct Step {
     failed: u64,
     wait: Histogram<u32>,
     work: Histogram<u32>,
-    busy: Duration,
 }
 
 /// Upper bounds of the classes of waiting times, in microseconds; longer ones are the last class.
@@ -65,7 +70,7 @@ pub struct Reading {
     pub wait: Histogram<u32>,
     /// Time of the reducer for one event, in microseconds.
     pub work: Histogram<u32>,
-    /// Share of time in which a turn ran, 0 to 1, over the same time.
+    /// Share of the last ten seconds in which a turn ran, 0 to 1.
     pub busy: f64,
     /// Applied events by waiting time, since the lane began to run here.
     pub waits: Waits,
@@ -131,16 +136,33 @@ impl Gauge {
     /// Records a turn, with its duration and number of failed tries.
     pub fn turned(&mut self, took: Duration, failed: u64, now: Timestamp) {
         if let Some(step) = self.step(now) {
-            step.busy += took;
             step.failed += failed;
         }
+        let second = now.as_millis().div_euclid(1_000);
+        match self.busy.back_mut() {
+            Some((last, busy)) if *last == second => *busy += took,
+            _ => self.busy.push_back((second, took)),
+        }
+        while self.busy.len() as i64 > BUSY_SECONDS {
+            self.busy.pop_front();
+        }
+    }
+
+    fn busy(&self, now: Timestamp) -> f64 {
+        let since = now.as_millis() - BUSY_SECONDS * 1_000;
+        let recent = self.busy.iter();
+        let recent = recent.filter(|(second, _)| *second * 1_000 >= since);
+        let busy: Duration = recent.map(|(_, took)| *took).sum();
+        let since = self.began.map_or(since, |began| began.max(since));
+        let seconds = (now.as_millis() - since) as f64 / 1_000.0;
+        (busy.as_secs_f64() / seconds.max(1.0)).min(1.0)
     }
 
     /// The figures of the last five minutes. Waiting events count with their ages so far.
     pub fn reading(&self, now: Timestamp, spans: &[Span]) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
-        let (mut came, mut went, mut failed, mut busy) = (0, 0, 0, Duration::ZERO);
+        let (mut came, mut went, mut failed) = (0, 0, 0);
         let (mut wait, mut work) = (times(), times());
         let now_since = begin_of(now) - STEP_MS * (STEPS_NOW - 1);
         for step in steps {
@@ -148,7 +170,6 @@ impl Gauge {
             if step.begins >= now_since {
                 came += step.came;
                 went += step.went;
-                busy += step.busy;
             }
             // Both histograms have the same bounds, so adding cannot fail.
             let _ = wait.add(&step.wait);
@@ -164,14 +185,13 @@ impl Gauge {
         }
         let now_since = self.began.map_or(now_since, |began| began.max(now_since));
         let seconds = ((now.as_millis() - now_since) as f64 / 1_000.0).max(1.0);
-        let busy = busy.as_secs_f64() / seconds;
         Reading {
             in_per_s: came as f64 / seconds,
             out_per_s: went as f64 / seconds,
             failed,
             wait,
             work,
-            busy: busy.min(1.0),
+            busy: self.busy(now),
             waits: self.waits,
             waiting,
         }
@@ -191,7 +211,6 @@ impl Gauge {
                 failed: 0,
                 wait: times(),
                 work: times(),
-                busy: Duration::ZERO,
             });
         }
         self.steps.back_mut()
@@ -270,10 +289,12 @@ mod tests {
         let idle = gauge.reading(at(240), &[]);
         assert!(idle.busy < 0.01);
         assert_eq!(idle.failed, 240);
-        for second in 240..295 {
+        for second in 240..250 {
             gauge.turned(Duration::from_secs(1), 0, at(second));
         }
-        assert!(gauge.reading(at(295), &[]).busy > 0.9);
+        assert!(gauge.reading(at(250), &[]).busy > 0.9);
+        assert!(gauge.reading(at(255), &[]).busy < 0.6);
+        assert!(gauge.reading(at(270), &[]).busy < 0.01);
     }
 
     #[test]

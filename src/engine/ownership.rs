@@ -107,6 +107,11 @@ impl Member {
         })
     }
 
+    /// Display name of this node.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Id of this node.
     pub fn id(&self) -> String {
         self.state.lock().id.clone()

@@ -6,6 +6,9 @@
 //! the lanes, one at a time, in separate processes with a lower priority, until the bucket is nearly
 //! empty. So the long folds of one handler cost the lanes of a node at most one percent of their time.
 //!
+//! A long event makes its handler *suspect* while it folds: no second fold of the handler runs beside it, and
+//! no lane begins one, until it ends. So the first burst of events without an end costs a node one thread.
+//!
 //! A handler whose folds repeatedly exceed their time waits before its next fold, twice as long each
 //! time. Among handlers that may fold, the namespace with the least time used is next, then the handler
 //! with the least.
@@ -14,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use crate::domain::hook::HandlerId;
@@ -55,6 +59,10 @@ pub struct Cost {
 #[derive(Debug, Default)]
 pub struct Shares {
     handlers: HashMap<HandlerId, Share>,
+    /// Handlers that fold a long event at present, with the thread.
+    suspects: HashMap<HandlerId, ThreadId>,
+    /// True if a handler has ceased to be suspect since the last report.
+    has_cleared: bool,
     by_namespace: Fair<Name>,
     by_handler: HashMap<Name, Fair<HandlerId>>,
 }
@@ -107,14 +115,44 @@ impl Shares {
         handlers.or_default().charge(&handler, took);
     }
 
+    /// Records that a handler folds a long event on this thread. False if the thread must give the
+    /// event up, because another thread folds a long one or the handler's turns run beside those of the
+    /// lanes.
+    pub fn suspect(&mut self, handler: HandlerId, thread: ThreadId) -> bool {
+        !self.is_slow(handler) && *self.suspects.entry(handler).or_insert(thread) == thread
+    }
+
+    /// Records that a thread no longer folds.
+    pub fn clear(&mut self, thread: ThreadId) {
+        let before = self.suspects.len();
+        self.suspects.retain(|_, by| *by != thread);
+        self.has_cleared |= self.suspects.len() < before;
+    }
+
+    /// True if lanes leave a handler out: it is slow, or folds a long event at present.
+    pub fn is_left_out(&self, handler: HandlerId) -> bool {
+        self.is_slow(handler) || self.suspects.contains_key(&handler)
+    }
+
+    /// True if a handler is left out, or has ceased to be since the last report.
+    pub fn has_left_out(&self) -> bool {
+        self.has_slow() || !self.suspects.is_empty() || self.has_cleared
+    }
+
     /// True if the turns of a handler run beside those of the lanes.
     pub fn is_slow(&self, handler: HandlerId) -> bool {
         let share = self.handlers.get(&handler);
         share.is_some_and(|share| share.is_slow)
     }
 
+    /// The slow handlers, in no order.
+    pub fn slow(&self) -> impl Iterator<Item = HandlerId> + '_ {
+        let slow = self.handlers.iter().filter(|(_, share)| share.is_slow);
+        slow.map(|(handler, _)| *handler)
+    }
+
     /// True if any handler is slow.
-    pub fn has_slow(&self) -> bool {
+    fn has_slow(&self) -> bool {
         self.handlers.values().any(|share| share.is_slow)
     }
 
@@ -136,10 +174,10 @@ impl Shares {
         Some((namespace, handler))
     }
 
-    /// Ends the slow state of handlers that have kept to their share for long enough; true if there
-    /// were any.
+    /// Ends the slow state of handlers that have kept to their share for long enough; true if there were any,
+    /// or if a handler has ceased to be suspect.
     pub fn relax(&mut self, now: Duration) -> bool {
-        let mut relaxed = false;
+        let mut relaxed = std::mem::take(&mut self.has_cleared);
         self.handlers.retain(|_, share| {
             share.leak(now);
             if share.is_slow && share.bucket <= LOW && share.not_before <= now {
@@ -220,6 +258,24 @@ mod tests {
         }
         assert!(!shares.relax(ms(60_000)));
         assert!(shares.relax(ms(65_000)));
+    }
+
+    #[test]
+    fn while_one_thread_folds_a_long_event_no_other_folds_its_handler() {
+        let mut shares = Shares::default();
+        let others = || std::thread::spawn(|| std::thread::current().id()).join();
+        let (one, two) = (others().unwrap(), others().unwrap());
+        assert!(shares.suspect(BAD, one) && shares.suspect(BAD, one));
+        assert!(!shares.suspect(BAD, two), "the second gives way");
+        assert!(shares.suspect(HandlerId(2), two), "others do not");
+        assert!(shares.is_left_out(BAD) && !shares.is_slow(BAD));
+        shares.clear(one);
+        assert!(!shares.is_left_out(BAD) && shares.has_left_out());
+        assert!(shares.relax(ms(0)), "lanes look at it again");
+        assert!(!shares.relax(ms(0)), "once");
+        assert!(shares.suspect(BAD, two));
+        shares.charge(BAD, RAN_OUT, ms(0));
+        assert!(!shares.suspect(BAD, two), "it is slow");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub async fn run(engine: Arc<Engine>) {
                 handler
             });
         }
-        let is_any = shares.with(|shares, _| shares.has_slow());
+        let is_any = shares.with(|shares, _| shares.has_left_out());
         tokio::select! {
             Some(handler) = turns.next() => {
                 folding.remove(&handler);

@@ -365,15 +365,15 @@ impl Worker {
         let mut lane = self.lane.lock();
         let shares = engine.folds.shares();
         shares.with(|shares, _| {
-            let is_slow = |handler| shares.is_slow(handler);
+            let is_left_out = |handler| shares.is_left_out(handler);
             let now = Timestamp::steady();
-            let batch = lane.next_batch(turn::CURSORS_MAX, now, is_slow);
+            let batch = lane.next_batch(turn::CURSORS_MAX, now, is_left_out);
             let gathered = lane.gathered(&batch, now);
             let batch = batch.into_iter().zip(gathered);
             let (deliveries, batch): (Gathered, Gathered) =
                 batch.partition(|(cursor, _)| delivers(cursor));
             lane.delivers(deliveries.iter().map(|(cursor, _)| *cursor));
-            let alone = lane.is_idle(is_slow).then(|| self.queue.clone());
+            let alone = lane.is_idle(is_left_out).then(|| self.queue.clone());
             (batch, deliveries, alone)
         })
     }
@@ -430,6 +430,9 @@ impl Worker {
                 }
             }
         };
+        // The lane runs other turns meanwhile, so the turn of a slow handler does not count as its busy
+        // time.
+        let is_beside = fold.is_none();
         drop(fold);
         let Some(folded) = folded else {
             self.running.lock().retain(|one| Some(*one) != running);
@@ -455,7 +458,11 @@ impl Worker {
         {
             let mut gauge = self.gauge.lock();
             gauge.went(&turned.received, &turned.work, now);
-            gauge.turned(began.elapsed(), turned.failed, now);
+            let busy = match is_beside {
+                true => Duration::ZERO,
+                false => began.elapsed(),
+            };
+            gauge.turned(busy, turned.failed, now);
         }
         engine.count_turn(&turned, now);
         engine
@@ -540,6 +547,7 @@ mod tests {
             order_by: OrderBy::Place(Place::Header("x-account".into())),
             unordered: Unordered::Keep,
             dedupe_by: DedupeBy::default(),
+            verify: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),

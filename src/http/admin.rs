@@ -26,7 +26,7 @@ use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
 use crate::api::{
     Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, LostConfirmed,
-    NamespaceSpec, NewHooks, ReducerTest, Retry, Skip,
+    NamespaceSpec, NewHooks, ReducerTest, Retry, SecretSpec, Skip,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -43,6 +43,12 @@ pub(super) fn routes() -> Router<App> {
             get(show_hook).patch(edit_hook).delete(delete_hook),
         )
         .route("/v1/admin/hooks/{hook}/test", post(test_hook))
+        .route(
+            "/v1/admin/hooks/{hook}/secrets",
+            get(secrets).post(add_secret),
+        )
+        .route("/v1/admin/hooks/{hook}/secrets/{id}", delete(remove_secret))
+        .route("/v1/admin/hooks/{hook}/rejections", get(rejections))
         .route("/v1/admin/hooks/{hook}/pause", post(pause_hook))
         .route("/v1/admin/hooks/{hook}/retry", post(retry_hook))
         .route("/v1/admin/hooks/{hook}/resume", post(resume_hook))
@@ -158,9 +164,52 @@ async fn edit_hook(
     Ok(json(StatusCode::OK, &hook))
 }
 
-/// The edit with the reducer's name in place of its code.
+async fn secrets(_: Operator, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
+    Ok(list(app.admin.secrets(&hook).await?, None))
+}
+
+async fn add_secret(
+    By(actor): By,
+    State(app): State<App>,
+    Named(hook): Named<Name>,
+    Body(spec): Body<SecretSpec>,
+) -> Answer {
+    let act = Act::new("hooks secrets add", &hook).details(json!({"handler": spec.handler}));
+    let added = app.admin.acting(&actor, act).add_secret(&hook, &spec).await;
+    Ok(json(StatusCode::CREATED, &added?))
+}
+
+async fn remove_secret(
+    By(actor): By,
+    State(app): State<App>,
+    Path((hook, id)): Path<(String, String)>,
+) -> Answer {
+    let hook: Name = hook
+        .parse()
+        .map_err(|error: crate::domain::name::InvalidName| Error::malformed(error.to_string()))?;
+    let act = Act::new("hooks secrets remove", &hook).details(json!({"secret": id}));
+    let removed = app
+        .admin
+        .acting(&actor, act)
+        .remove_secret(&hook, &id)
+        .await;
+    Ok(json(StatusCode::OK, &removed?))
+}
+
+async fn rejections(_: Operator, State(app): State<App>, Named(hook): Named<Name>) -> Answer {
+    Ok(list(app.admin.rejections(&hook).await?, None))
+}
+
+/// The settings of an edit, for the audit: a reducer by its name only, and no secrets.
 fn without_code(edit: &HookEdit) -> serde_json::Value {
-    let mut set = serde_json::to_value(edit).unwrap_or_default();
+    let mut edit = edit.clone();
+    for forward in &mut edit.forward {
+        forward.secret = None;
+    }
+    if let Some(Some(verify)) = &mut edit.verify {
+        verify.secret = None;
+    }
+    let mut set = serde_json::to_value(&edit).unwrap_or_default();
     if let (Some(Some(reducer)), Some(fields)) = (&edit.reduce, set.as_object_mut()) {
         fields.insert("reduce".to_owned(), reducer.to_string().into());
     }
@@ -394,6 +443,7 @@ struct EventsQuery {
     since: Option<Timestamp>,
     #[serde(default)]
     dead: bool,
+    delivery: Option<String>,
     after: Option<EventId>,
     limit: Option<i64>,
 }
@@ -406,6 +456,7 @@ impl EventsQuery {
             since: self.since,
             before: self.after,
             dead: self.dead,
+            delivery: self.delivery,
             limit: limit(self.limit)?,
         })
     }
@@ -444,6 +495,9 @@ async fn tail(
     Asked(query): Asked<EventsQuery>,
 ) -> Answer {
     let mut filter = query.filter()?;
+    if filter.delivery.is_some() {
+        return Err(Error::malformed("one delivery is listed, not followed"));
+    }
     if filter.dead {
         return Err(Error::malformed(
             "what arrives is not dead: list the dead letters",

@@ -109,7 +109,7 @@ impl Error {
 
     /// 401 `unauthorized`: the same answer to a missing key, a wrong one and an unknown hook.
     pub fn unauthorized() -> Self {
-        let message = "no such hook, or no key for it";
+        let message = "no such hook, or no good key or signature for it";
         let hint = "send the key as Authorization: Bearer KEY or X-Hooklane-Key: KEY";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
             .hint(hint)

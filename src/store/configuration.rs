@@ -44,7 +44,7 @@ impl Store {
     pub async fn configuration(&self) -> Result<Configuration, Error> {
         let mut tx = self.snapshot().await?;
         let version = counts::config_version(&mut tx).await?;
-        let hooks = hooks::list(&mut tx).await?;
+        let hooks = hooks::list(&mut tx, &self.vault).await?;
         let keys = keys::list(&mut tx).await?;
         let namespaces = namespaces::list(&mut tx).await?;
         let lane_modes = lane_sets::modes(&mut tx).await?;

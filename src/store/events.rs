@@ -35,6 +35,8 @@ pub struct Filter {
     pub before: Option<EventId>,
     /// Only events in the dead letters.
     pub dead: bool,
+    /// Only events with this dedupe key: at most one in each stream.
+    pub dedupe_key: Option<String>,
     /// Number of events at most.
     pub limit: i64,
 }
@@ -141,6 +143,20 @@ const GET: Statement = select_events_from!(
     "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.id = $1"
 );
 
+/// Condition on the dedupe key, which uses the index of each stream.
+const LIST_DELIVERY: Statement = select_events_from!(
+    "streams s join log e on e.stream = s.id and e.dedupe_key = $5 join hooks h on h.id = s.hook
+     where h.deleted_at is null and ($1 is null or s.hook = $1)
+       and ($2 is null or s.id = $2) and ($3 is null or e.received_at >= $3)
+       and ($4 is null or e.id < $4)
+     order by e.id desc limit $6",
+    "streams s join events e on e.stream = s.id and e.dedupe_key = $5 join hooks h on h.id = s.hook
+     where h.deleted_at is null and ($1 is null or s.hook = $1)
+       and ($2 is null or s.id = $2) and ($3 is null or e.received_at >= $3)
+       and ($4 is null or e.id < $4)
+     order by e.id desc limit $6"
+);
+
 /// Counts events (0 or 1) that have the dedupe key but another body.
 const OTHER_BODY: Statement = Statement {
     sqlite: "select count(*) from streams s
@@ -209,11 +225,28 @@ impl Store {
         if filter.dead {
             return self.dead_list(filter).await;
         }
+        if let Some(dedupe_key) = &filter.dedupe_key {
+            return self.delivery_list(filter, dedupe_key).await;
+        }
         let rows: Vec<Row> = sqlx::query_as(self.sql(LIST))
             .bind(filter.hook.map(|hook| hook.0))
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))
             .bind(filter.before.map(|id| id.as_bytes().to_vec()))
+            .bind(filter.limit)
+            .fetch_all(&self.reader)
+            .await?;
+        Ok(rows.into_iter().map(Stored::from).collect())
+    }
+
+    async fn delivery_list(&self, filter: &Filter, dedupe_key: &str) -> Result<Vec<Stored>, Error> {
+        let before = filter.before.map(|id| id.as_bytes().to_vec());
+        let rows: Vec<Row> = sqlx::query_as(self.sql(LIST_DELIVERY))
+            .bind(filter.hook.map(|hook| hook.0))
+            .bind(filter.stream.map(|stream| stream.0))
+            .bind(filter.since.map(Timestamp::as_millis))
+            .bind(before)
+            .bind(dedupe_key)
             .bind(filter.limit)
             .fetch_all(&self.reader)
             .await?;

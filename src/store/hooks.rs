@@ -10,7 +10,8 @@ mod terms;
 
 use super::backend::Backend;
 use super::backend::session::Tx;
-use super::{Error, Store, Writing};
+use super::vault::Vault;
+use super::{Error, Store, Writing, rejections};
 use crate::domain::event::StreamId;
 use crate::domain::forward::{Begin, Forward};
 use crate::domain::hook::{
@@ -20,9 +21,10 @@ use crate::domain::hook::{
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::pull::Pull;
-use crate::domain::secret::Secret;
+use crate::domain::secret::{Secret, Secrets};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
+use crate::domain::verify::{Scheme, TOLERANCE_DEFAULT, Verify};
 
 /// What a hook shall be.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +39,8 @@ pub struct HookPlan {
     pub unordered: Unordered,
     /// How it knows a repeat of an event.
     pub dedupe_by: DedupeBy,
+    /// Verification of the sender's signatures.
+    pub verify: Option<Verify>,
     /// The largest body, in bytes.
     pub body_max: u64,
     /// For how long it keeps events that every handler has passed.
@@ -60,8 +64,8 @@ pub struct ForwardPlan {
     pub name: Name,
     /// Where it delivers.
     pub to: Forward,
-    /// What signs its requests, the newest first.
-    pub secrets: Vec<Secret>,
+    /// Secrets that sign the handler's requests.
+    pub secrets: Secrets,
     /// What an event leads to that used up its tries.
     pub on_error: OnError,
     /// Gathers events.
@@ -109,6 +113,7 @@ impl From<&Hook> for HookPlan {
             order_by: hook.order_by.clone(),
             unordered: hook.unordered,
             dedupe_by: hook.dedupe_by.clone(),
+            verify: hook.verify.clone(),
             body_max: hook.body_max,
             keep: hook.keep,
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
@@ -159,6 +164,10 @@ struct HookRow {
     order_by: String,
     unordered: String,
     dedupe_by: String,
+    verify: Option<String>,
+    tolerance_ms: i64,
+    public_url: Option<String>,
+    secrets: Option<String>,
     body_max: i64,
     keep: String,
     created_at: i64,
@@ -181,7 +190,7 @@ struct HandlerRow {
 }
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
-    created_at
+    verify, tolerance_ms, public_url, secrets, created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str =
@@ -189,12 +198,13 @@ const HANDLERS: &str =
     kind, terms, secrets from handlers where deleted_at is null order by id";
 
 const CREATE: &str = "insert into hooks
-    (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by)
-    values ($1, $2, $3, $4, $5, $6, $7, $8)
+    (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
+    verify, tolerance_ms, public_url, secrets)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
     on conflict do nothing returning id";
 
 const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5,
-    dedupe_by = $6
+    dedupe_by = $6, verify = $7, tolerance_ms = $8, public_url = $9, secrets = $10
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -216,17 +226,17 @@ const PURGEABLE: &str = "select s.id from streams s join hooks h on h.id = s.hoo
     where h.deleted_at < $1 limit $2";
 
 /// Every hook with its handlers, by name. `tx` reads one snapshot, or a hook may be there and its handlers not.
-pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Hook>, Error> {
+pub(super) async fn list(tx: &mut Tx, vault: &Vault) -> Result<Vec<Hook>, Error> {
     let handlers: Vec<HandlerRow> = sqlx::query_as(HANDLERS).fetch_all(&mut *tx).await?;
     let mut of_hook: HashMap<i64, Vec<Arc<Handler>>> = HashMap::new();
     for row in handlers {
-        let (hook, handler) = (row.hook, row.handler()?);
+        let (hook, handler) = (row.hook, row.handler(vault)?);
         of_hook.entry(hook).or_default().push(Arc::new(handler));
     }
     let hooks: Vec<HookRow> = sqlx::query_as(HOOKS).fetch_all(&mut *tx).await?;
     let with_handlers = |row: HookRow| {
         let handlers = of_hook.remove(&row.id).unwrap_or_default();
-        row.hook(handlers)
+        row.hook(handlers, vault)
     };
     hooks.into_iter().map(with_handlers).collect()
 }
@@ -238,7 +248,7 @@ impl Store {
     /// Those of the database; a row that says nothing sensible is one.
     pub async fn hooks(&self) -> Result<Vec<Hook>, Error> {
         let mut tx = self.snapshot().await?;
-        let hooks = list(&mut tx).await?;
+        let hooks = list(&mut tx, &self.vault).await?;
         tx.commit().await?;
         Ok(hooks)
     }
@@ -358,6 +368,38 @@ impl Store {
         Ok(true)
     }
 
+    /// Encrypts handler secrets that an earlier hooklane stored in plain text, if there is a key;
+    /// returns the number of handlers. Backups of the old database still contain the plain text. A
+    /// failed call can be repeated.
+    ///
+    /// # Errors
+    /// Those of the database; what was not encrypted is found again.
+    pub async fn seal_secrets(&self, at: Timestamp) -> Result<usize, Error> {
+        const PLAIN: &str = "select id, secrets from handlers where secrets like '%\"whsec_%'";
+        const SEAL: &str = "update handlers set secrets = $3 where id = $1 and secrets = $2";
+        let plain: Vec<(i64, String)> = sqlx::query_as(PLAIN).fetch_all(&self.reader).await?;
+        if plain.is_empty() || !self.vault.can_seal() {
+            return Ok(0);
+        }
+        let mut writing = self.begin().await?;
+        let mut handlers = 0;
+        for (id, text) in plain {
+            let Some(secrets) = self.vault.read(&text, str::parse) else {
+                continue;
+            };
+            handlers += 1;
+            sqlx::query(SEAL)
+                .bind(id)
+                .bind(&text)
+                .bind(self.vault.write(&secrets, at)?)
+                .execute(&mut writing.tx)
+                .await?;
+        }
+        writing.config_changed().await?;
+        writing.commit().await?;
+        Ok(handlers)
+    }
+
     /// Removes at most `limit` streams of hooks deleted before `before`, with all they have, and says
     /// how many it removed.
     ///
@@ -424,6 +466,7 @@ impl Store {
 impl Writing<'_> {
     /// `false` when its name is taken.
     async fn create_hook(&mut self, plan: &HookPlan, at: Timestamp) -> Result<bool, Error> {
+        let verify = VerifyColumns::of(plan.verify.as_ref(), self.vault, at)?;
         let id: Option<i64> = sqlx::query_scalar(CREATE)
             .bind(plan.namespace.as_str())
             .bind(plan.name.as_str())
@@ -433,12 +476,16 @@ impl Writing<'_> {
             .bind(at.as_millis())
             .bind(plan.keep.to_string())
             .bind(plan.dedupe_by.to_string())
+            .bind(verify.scheme)
+            .bind(verify.tolerance_ms)
+            .bind(verify.public_url)
+            .bind(verify.secrets)
             .fetch_optional(&mut self.tx)
             .await?;
         let Some(id) = id else {
             return Ok(false);
         };
-        for wanted in wanted(plan) {
+        for wanted in wanted(plan, self.vault, at)? {
             add_handler(&mut self.tx, HookId(id), &wanted, at).await?;
         }
         Ok(true)
@@ -451,6 +498,7 @@ impl Writing<'_> {
         plan: &HookPlan,
         at: Timestamp,
     ) -> Result<bool, Error> {
+        let verify = VerifyColumns::of(plan.verify.as_ref(), self.vault, at)?;
         let edited = sqlx::query(EDIT)
             .bind(hook.id.0)
             .bind(plan.order_by.to_string())
@@ -458,12 +506,16 @@ impl Writing<'_> {
             .bind(i64::try_from(plan.body_max).unwrap_or(i64::MAX))
             .bind(plan.keep.to_string())
             .bind(plan.dedupe_by.to_string())
+            .bind(verify.scheme)
+            .bind(verify.tolerance_ms)
+            .bind(verify.public_url)
+            .bind(verify.secrets)
             .execute(&mut self.tx)
             .await?;
         if edited.rows_affected() == 0 {
             return Ok(false);
         }
-        let plans = wanted(plan);
+        let plans = wanted(plan, self.vault, at)?;
         for handler in &hook.handlers {
             if !plans.iter().any(|wanted| wanted.is(handler)) {
                 remove_handler(&mut self.tx, handler.id, at).await?;
@@ -491,6 +543,7 @@ impl Writing<'_> {
             return Ok(false);
         }
         remove_handlers(&mut self.tx, hook, at).await?;
+        rejections::forget(&mut self.tx, hook).await?;
         Ok(true)
     }
 }
@@ -514,7 +567,7 @@ impl Wanted<'_> {
 }
 
 /// The handlers that a hook shall have.
-fn wanted(plan: &HookPlan) -> Vec<Wanted<'_>> {
+fn wanted<'p>(plan: &'p HookPlan, vault: &Vault, at: Timestamp) -> Result<Vec<Wanted<'p>>, Error> {
     let reduce = plan.reducer.as_ref().map(|reducer| Wanted {
         name: Name::reduce(),
         kind: "reduce",
@@ -525,15 +578,17 @@ fn wanted(plan: &HookPlan) -> Vec<Wanted<'_>> {
         secrets: None,
         from: Begin::Beginning,
     });
-    let forwards = plan.forwards.iter().map(|forward| Wanted {
-        name: forward.name.clone(),
-        kind: "forward",
-        reducer: None,
-        on_error: forward.on_error,
-        debounce: forward.debounce,
-        terms: Some(terms::write(&forward.to)),
-        secrets: Some(terms::write_secrets(&forward.secrets)),
-        from: forward.from,
+    let forwards = plan.forwards.iter().map(|forward| {
+        Ok(Wanted {
+            name: forward.name.clone(),
+            kind: "forward",
+            reducer: None,
+            on_error: forward.on_error,
+            debounce: forward.debounce,
+            terms: Some(terms::write(&forward.to)),
+            secrets: Some(vault.write(&forward.secrets, at)?),
+            from: forward.from,
+        })
     });
     let pulls = plan.pulls.iter().map(|pull| Wanted {
         name: pull.name.clone(),
@@ -545,7 +600,8 @@ fn wanted(plan: &HookPlan) -> Vec<Wanted<'_>> {
         secrets: None,
         from: pull.from,
     });
-    reduce.into_iter().chain(forwards).chain(pulls).collect()
+    let others = reduce.into_iter().chain(pulls).map(Ok);
+    others.chain(forwards).collect()
 }
 
 async fn add_handler(
@@ -662,7 +718,7 @@ fn on_error_word(on_error: OnError) -> &'static str {
 }
 
 impl HookRow {
-    fn hook(self, handlers: Vec<Arc<Handler>>) -> Result<Hook, Error> {
+    fn hook(self, handlers: Vec<Arc<Handler>>, vault: &Vault) -> Result<Hook, Error> {
         let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
         Ok(Hook {
             id: HookId(self.id),
@@ -674,6 +730,7 @@ impl HookRow {
                 _ => Unordered::Refuse,
             },
             dedupe_by: self.dedupe_by.parse().map_err(|_| wrong("dedupe_by"))?,
+            verify: self.verify(vault)?,
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
             keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,
@@ -682,8 +739,47 @@ impl HookRow {
     }
 }
 
+impl HookRow {
+    fn verify(&self, vault: &Vault) -> Result<Option<Verify>, Error> {
+        let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
+        let Some(scheme) = &self.verify else {
+            return Ok(None);
+        };
+        let scheme: Scheme = scheme.parse().map_err(|_| wrong("verify"))?;
+        let text = self.secrets.as_deref().unwrap_or("[]");
+        let secrets = vault.read(text, Secret::of_sender);
+        Ok(Some(Verify {
+            scheme,
+            tolerance: Duration::from_millis(self.tolerance_ms.unsigned_abs()),
+            public_url: self.public_url.clone(),
+            secrets: secrets.ok_or_else(|| wrong("secrets"))?,
+        }))
+    }
+}
+
+/// Columns of a hook's verification.
+struct VerifyColumns {
+    scheme: Option<String>,
+    tolerance_ms: i64,
+    public_url: Option<String>,
+    secrets: Option<String>,
+}
+
+impl VerifyColumns {
+    fn of(verify: Option<&Verify>, vault: &Vault, at: Timestamp) -> Result<Self, Error> {
+        let secrets = verify.map(|verify| vault.write(&verify.secrets, at));
+        let tolerance = verify.map_or(TOLERANCE_DEFAULT, |verify| verify.tolerance);
+        Ok(Self {
+            scheme: verify.map(|verify| verify.scheme.to_string()),
+            tolerance_ms: millis(tolerance),
+            public_url: verify.and_then(|verify| verify.public_url.clone()),
+            secrets: secrets.transpose()?,
+        })
+    }
+}
+
 impl HandlerRow {
-    fn handler(self) -> Result<Handler, Error> {
+    fn handler(self, vault: &Vault) -> Result<Handler, Error> {
         let wrong = |what: &str| Error::Integrity(format!("handler {}: malformed {what}", self.id));
         let duration = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
         Ok(Handler {
@@ -704,7 +800,7 @@ impl HandlerRow {
                         .and_then(terms::read)
                         .ok_or_else(|| wrong("terms"))?,
                     secrets: (self.secrets.as_deref())
-                        .and_then(terms::read_secrets)
+                        .and_then(|text| vault.read(text, str::parse))
                         .ok_or_else(|| wrong("secrets"))?,
                 },
                 ("pull", _) => Work::Pull(

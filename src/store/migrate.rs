@@ -19,7 +19,7 @@ use super::backend::session::{Reader, Session};
 use super::database::Server;
 
 /// Small tables, moved in one transaction, with their columns; both databases use the same names.
-const SMALL: [(&str, &str); 10] = [
+const SMALL: [(&str, &str); 11] = [
     ("namespaces", "id, name, created_at, warn_ms, crit_ms"),
     (
         "lane_sets",
@@ -31,7 +31,7 @@ const SMALL: [(&str, &str); 10] = [
     ),
     (
         "hooks",
-        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
+        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, verify, tolerance_ms, public_url, secrets, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
     ),
     (
         "handlers",
@@ -40,6 +40,10 @@ const SMALL: [(&str, &str); 10] = [
     (
         "keys",
         "id, key_id, name, kind, hook, hash, created_at, expires_at, revoked_at, last_used_at, last_used_from, rate, burst, created_by, consume",
+    ),
+    (
+        "rejections",
+        "hook, reason, count, first_at, last_at, found, clock_ms, sample",
     ),
     ("dead_letters", "handler, stream, seq, reason, created_at"),
     ("marks", "stream, handler, namespace, slot, mark"),

@@ -126,7 +126,7 @@ impl Noting {
         if noted.row.replace(row).is_none() {
             let (by, operation, subject) =
                 (&noted.note.by, noted.note.operation, &noted.note.subject);
-            tracing::info!(by, operation, subject, "an operator has acted");
+            tracing::info!(by, operation, subject, "an operation is noted");
         }
         noted.is_stored = true;
     }

@@ -9,15 +9,33 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use serde_json::Map;
 use sqlx::{Any, Executor};
 
+use super::note::{Note, Noting};
 use super::{Attribution, Error, Store, namespaces};
 use crate::domain::hook::HookId;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 
-/// Recorded as the operator when hooklane itself pauses a hook whose events do not end.
+/// Actor recorded when hooklane itself pauses a hook whose events do not end. Operators are recorded as
+/// `uid 0` or `key NAME`.
 pub const ITSELF: &str = "hooklane";
+
+/// An event whose fold did not end.
+#[derive(Clone, Debug)]
+pub struct Stuck<'s> {
+    /// The event's hook.
+    pub hook: HookId,
+    /// Name of the event's hook.
+    pub name: &'s Name,
+    /// Id of the event, and the way in which its fold was stopped.
+    pub reason: &'s str,
+    /// Time at which it was found.
+    pub at: Timestamp,
+    /// The node that found it, as the audit records it: `node eu-1`.
+    pub from: String,
+}
 
 /// Reason why the cursors of a hook take no turns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,25 +166,29 @@ impl Store {
     }
 
     /// Records that an event of a hook did not end. Pauses the hook, and returns `true`, when this
-    /// already happened within the time `within`, on any node.
-    pub async fn hook_stuck(
-        &self,
-        hook: HookId,
-        reason: &str,
-        within: Duration,
-        at: Timestamp,
-    ) -> Result<bool, Error> {
+    /// already happened within the time `within`, on any node. The pause has its row in the audit.
+    pub async fn hook_stuck(&self, stuck: &Stuck<'_>, within: Duration) -> Result<bool, Error> {
+        let noting = Noting::new(Note {
+            by: ITSELF.to_owned(),
+            from: stuck.from.clone(),
+            operation: "hooks pause",
+            subject: stuck.name.to_string(),
+            reason: Some(stuck.reason.to_owned()),
+            details: Map::new(),
+            planned: None,
+        });
         let mut writing = self.begin().await?;
         let paused: Option<i64> = sqlx::query_scalar(STUCK)
-            .bind(hook.0)
-            .bind(at.as_millis())
-            .bind(at.as_millis() - millis(within))
+            .bind(stuck.hook.0)
+            .bind(stuck.at.as_millis())
+            .bind(stuck.at.as_millis() - millis(within))
             .bind(ITSELF)
-            .bind(reason)
+            .bind(stuck.reason)
             .fetch_optional(&mut writing.tx)
             .await?;
         let is_paused = paused == Some(1);
         if is_paused {
+            writing.noting = Some(&noting);
             writing.config_changed().await?;
         }
         writing.commit().await?;

@@ -1,5 +1,5 @@
-//! What the dashboard knows, and what an answer does to it; what a key does is in `input.rs`. No terminal, no
-//! clock, no network.
+//! State of the dashboard, and the changes that answers make to it. Keys are in `input.rs`. This file
+//! uses no terminal, no clock and no network.
 
 use std::time::Duration;
 
@@ -18,122 +18,193 @@ use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
-/// Events that are asked for at once, and kept.
+/// Number of events requested and kept at most.
 pub const EVENTS_MAX: usize = 100;
 
-/// Rows that the first screen has for lanes on the smallest terminal with a table.
+/// Rows for lanes on the overview of the smallest terminal that shows a table.
 const LANES_SHOWN: usize = 8;
 
-/// Lines of the first screen that are not rows of lanes.
+/// Lines of the overview that are not rows of lanes.
 const LINES_BESIDE: usize = 16;
 
-/// How long after a key the rows of lanes stay in their order.
+/// Time after a key press during which the rows of lanes keep their order.
 const READS: Duration = Duration::from_secs(10);
 
-/// Everything that is on the screen.
+/// State of the dashboard: data from the daemon, and choices of the user.
 pub struct App {
-    /// The namespace that is shown.
+    /// The namespace shown.
     pub namespace: Name,
-    /// Where the daemon is, for people.
+    /// Address of the daemon, for display.
     pub place: String,
-    /// How it looks.
+    /// Colours and characters that the terminal can show.
     pub theme: Theme,
-    /// Whether nothing may be done, whoever looks.
+    /// True if the dashboard was started without actions (`--read-only`).
     pub read_only: bool,
-    /// Now.
+    /// Present time, set by the loop before each message.
     pub now: Timestamp,
-    /// How often the screen has news.
+    /// Interval between snapshots.
     pub interval: Duration,
-    /// How far back the charts look.
+    /// Time span of the charts.
     pub window: Window,
-    /// Columns and rows of the screen.
+    /// Columns and rows of the terminal.
     pub size: (u16, u16),
-    /// What the daemon said last.
+    /// Latest snapshot from the daemon; `None` before the first.
     pub latest: Option<Snapshot>,
-    /// Whether it still says something.
+    /// State of the connection to the daemon.
     pub link: Link,
-    /// What is shown instead of the latest.
+    /// Snapshot shown while the screen is frozen; `None` shows the latest.
     pub frozen: Option<Snapshot>,
-    /// What the screen is about.
+    /// The view shown.
     pub view: View,
-    /// The views on the way to it.
+    /// Views to go back to; the last one is the next.
     pub trail: Vec<View>,
-    /// The lane that is shown, with its cursors.
-    pub shown: Option<LaneDetail>,
-    /// The stream that is shown.
-    pub stream: Option<StreamShown>,
-    /// The events that are shown.
-    pub events: Events,
-    /// The event that is shown whole.
-    pub event: Option<Box<EventRow>>,
-    /// How far its body is scrolled.
-    pub scroll: usize,
-    /// The lane that is selected, by name.
+    /// Name of the selected lane.
     pub lane: Option<String>,
-    /// The cursor that is selected, in a lane.
-    pub cursor: Option<(StreamName, Name)>,
-    /// The handler that is selected, in a stream.
-    pub handler: Option<Name>,
-    /// The node that is selected.
-    pub node: Option<String>,
-    /// The namespace that is selected.
-    pub selected_namespace: Option<Name>,
-    /// The entry of the log that is selected.
-    pub entry: Option<LogLine>,
-    /// Entries of the log that need somebody less than this are left out.
+    /// Lowest severity of log entries shown.
     pub level: Severity,
-    /// Whether like entries of the log each have a line.
+    /// True if equal log entries have a line each instead of being folded into one.
     pub is_unfolded: bool,
-    /// Which rows are shown.
+    /// Filter of the rows.
     pub filter: Filter,
-    /// Whether the filter is being written.
-    pub is_filtering: bool,
-    /// What lanes are sorted by.
+    /// Present meaning of keys.
+    pub mode: Mode,
+    /// Column by which lanes are sorted.
     pub sort: Sort,
-    /// Whether the order is turned round.
+    /// True if the sort order is reversed.
     pub is_reversed: bool,
-    /// Whether numbers are written short even where they have room.
+    /// True if numbers are abbreviated even where they fit.
     pub is_short: bool,
-    /// Whether the waits are shown instead of the lanes.
+    /// True if the heat map of waits is shown in place of the lanes.
     pub shows_heat: bool,
-    /// Whether help is shown.
-    pub shows_help: bool,
-    /// How far it is scrolled.
-    pub help_scroll: usize,
-    /// The finding that `!` showed last, as it is named in the verdicts.
+    /// Subject of the finding that `!` showed last.
     pub worst: Option<Target>,
-    /// The lanes in the order in which they are shown where they are more than rows, by name.
+    /// Names of the lanes in display order, used while there are more lanes than rows.
     pub order: Vec<String>,
-    /// When a key was pressed last: while somebody reads, rows stay where they are.
+    /// Time of the last key press; rows keep their order for [`READS`] after it.
     pub touched: Timestamp,
-    /// What is asked.
+    /// The open dialog.
     pub dialog: Option<Dialog>,
-    /// What came of the last action.
+    /// Result of the last action.
     pub note: Option<String>,
 }
 
-/// What the screen is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum View {
-    /// All lanes.
-    Overview,
-    /// One lane, by name.
-    Lane(String),
-    /// One stream.
-    Stream(StreamName),
-    /// Webhooks as they come.
-    Events,
-    /// One of them, whole.
-    Event(EventId),
-    /// What happened.
-    Log,
-    /// The nodes.
-    Nodes,
-    /// The namespaces.
-    Namespaces,
+/// Meaning of keys while no dialog is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Keys move, open views and open dialogs.
+    Look,
+    /// Keys write the filter.
+    Filter,
+    /// Help is open: keys scroll or close it.
+    Help {
+        /// Help lines scrolled off above.
+        scroll: usize,
+    },
 }
 
-/// What `!` goes to: what a finding is about.
+/// A view, with its own data and selection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum View {
+    /// Overview of all lanes.
+    Overview,
+    /// One lane.
+    Lane(LaneView),
+    /// One stream.
+    Stream(StreamView),
+    /// List of events.
+    Events(Events),
+    /// One event with its body.
+    Event(EventView),
+    /// The log, with the selected entry.
+    Log(Option<LogLine>),
+    /// The nodes, with the name of the selected one.
+    Nodes(Option<String>),
+    /// The namespaces, with the selected one.
+    Namespaces(Option<Name>),
+}
+
+/// Data of the view of a lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneView {
+    /// Name of the lane.
+    pub name: String,
+    /// The lane with all its cursors; `None` until the daemon has sent it.
+    pub shown: Option<LaneDetail>,
+    /// The selected cursor.
+    pub cursor: Option<(StreamName, Name)>,
+}
+
+impl LaneView {
+    /// A view without data.
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            shown: None,
+            cursor: None,
+        }
+    }
+}
+
+/// Data of the view of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamView {
+    /// Name of the stream.
+    pub name: StreamName,
+    /// The selected handler.
+    pub handler: Option<Name>,
+    /// The stream; `None` until the daemon has sent it.
+    pub shown: Option<StreamShown>,
+    /// Index of the selected waiting event, from 0.
+    pub scroll: usize,
+}
+
+impl StreamView {
+    /// A view without data.
+    pub fn new(name: StreamName, handler: Option<Name>) -> Self {
+        Self {
+            name,
+            handler,
+            shown: None,
+            scroll: 0,
+        }
+    }
+}
+
+/// Data of the view of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventView {
+    /// Id of the event.
+    pub id: EventId,
+    /// The event; `None` until the daemon has sent it.
+    pub shown: Option<Box<EventRow>>,
+    /// Lines of the body scrolled off above.
+    pub scroll: usize,
+}
+
+impl EventView {
+    /// A view without data.
+    pub fn new(id: EventId) -> Self {
+        Self {
+            id,
+            shown: None,
+            scroll: 0,
+        }
+    }
+}
+
+impl View {
+    /// True if both views have the same subject, regardless of data and selection.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Lane(one), Self::Lane(other)) => one.name == other.name,
+            (Self::Stream(one), Self::Stream(other)) => one.name == other.name,
+            (Self::Event(one), Self::Event(other)) => one.id == other.id,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+/// Subject of a finding, which `!` shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A stream.
@@ -142,100 +213,100 @@ pub enum Target {
     Lane(String),
 }
 
-/// A stream, why it is where it is, and what waits in it.
+/// A stream with its diagnosis and waiting events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamShown {
-    /// Where its handlers are.
+    /// The stream with the state of its handlers.
     pub stream: Stream,
-    /// Why.
+    /// The diagnosis of the stream.
     pub why: Diagnosis,
-    /// The handler whose events these are, and the next ones, in order.
+    /// The handler of `waiting`.
     pub handler: Option<Name>,
-    /// The events it needs next.
+    /// The next events of the handler, in order.
     pub waiting: Vec<EventRow>,
 }
 
-/// Webhooks as they come, the newest first.
+/// Data of the list of events, newest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Events {
-    /// Those that are known.
+    /// The events received.
     pub rows: Vec<EventRow>,
-    /// The one that is selected; none follows the newest.
+    /// The selected event; `None` selects the newest and follows it.
     pub held: Option<EventId>,
-    /// How many have come since it is held, as far as was looked.
+    /// Number of events that arrived since the selection, as far as known.
     pub new: usize,
-    /// Why there are none.
+    /// Cause for which the list is empty, such as an error of the daemon.
     pub why: Option<String>,
 }
 
-/// Whether the daemon answers.
+/// State of the connection to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// It does.
+    /// The daemon answers.
     Live,
-    /// It does not.
+    /// The daemon does not answer.
     Lost {
-        /// Since when.
+        /// Time of the first failure.
         since: Timestamp,
-        /// Why.
+        /// Cause of the last failure.
         why: String,
-        /// When it is asked again.
+        /// Time of the next try.
         retry_at: Timestamp,
-        /// How often it was asked.
+        /// Number of tries so far.
         tries: u32,
     },
 }
 
-/// What lanes are sorted by.
+/// Sort column of the lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
-    /// Their numbers: rows do not jump.
+    /// Lane number; rows keep their places.
     Lane,
-    /// The age of the oldest event.
+    /// Age of the oldest event.
     Oldest,
-    /// What waits.
+    /// Number of waiting events.
     Backlog,
-    /// The age of the oldest event that flows.
+    /// Age of the oldest event that is not set aside.
     Flow,
-    /// Cursors set aside.
+    /// Number of cursors set aside.
     Held,
-    /// What comes.
+    /// Events received per second.
     In,
-    /// How long 99 of 100 wait.
+    /// 99th percentile of the wait.
     Wait,
 }
 
-/// Something that happened.
+/// Something that the loop reports to the dashboard.
 pub enum Message {
-    /// A key.
+    /// A key press.
     Key(KeyEvent),
-    /// The terminal has another size, or is to be drawn again.
+    /// The terminal changed its size, or must be drawn again.
     Redraw,
-    /// What the daemon says.
+    /// A snapshot from the daemon.
     Snapshot(Box<Snapshot>),
-    /// It says nothing.
+    /// The daemon does not answer.
     Lost {
-        /// Why.
+        /// Cause of the failure.
         why: String,
-        /// When it is asked again.
+        /// Time of the next try.
         retry_at: Timestamp,
     },
-    /// A lane as it stands.
+    /// A lane, or the cause for which it could not be read.
     Lane(Result<Box<LaneDetail>, String>),
-    /// A stream as it stands.
+    /// A stream, or the cause for which it could not be read.
     Stream(Result<Box<StreamShown>, String>),
-    /// The newest events.
+    /// The newest events, or the cause for which they could not be read.
     Events(Result<Vec<EventRow>, String>),
-    /// An event, whole.
+    /// An event, or the cause for which it could not be read.
     Event(Result<Box<EventRow>, String>),
-    /// What a resize would mean.
+    /// The plan of a resize, or the cause for which there is none.
     Plan(Result<Box<Resize>, String>),
-    /// What came of an action.
+    /// The result of an action.
     Done(Result<String, String>),
 }
 
 impl App {
-    /// Nothing is known yet.
+    /// A dashboard without data.
     pub fn new(namespace: Name, theme: Theme, read_only: bool, interval: Duration) -> Self {
         Self {
             namespace,
@@ -251,27 +322,15 @@ impl App {
             frozen: None,
             view: View::Overview,
             trail: Vec::new(),
-            shown: None,
-            stream: None,
-            events: Events::default(),
-            event: None,
-            scroll: 0,
             lane: None,
-            cursor: None,
-            handler: None,
-            node: None,
-            selected_namespace: None,
-            entry: None,
             level: Severity::Fine,
             is_unfolded: false,
             filter: Filter::default(),
-            is_filtering: false,
+            mode: Mode::Look,
             sort: Sort::Lane,
             is_reversed: false,
             is_short: false,
             shows_heat: false,
-            shows_help: false,
-            help_scroll: 0,
             worst: None,
             order: Vec::new(),
             touched: Timestamp::default(),
@@ -280,18 +339,18 @@ impl App {
         }
     }
 
-    /// What is on the screen: the latest, or what it was frozen at.
+    /// The snapshot to show: the frozen one, or the latest.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.frozen.as_ref().or(self.latest.as_ref())
     }
 
-    /// Whether the one who looks may change something.
+    /// True if the user may act.
     pub fn may_act(&self) -> bool {
         let may = self.latest.as_ref().is_some_and(|seen| seen.viewer.may_act);
         may && !self.read_only
     }
 
-    /// The lanes that are shown, in their order.
+    /// The lanes that pass the filter, in display order.
     pub fn lanes(&self) -> Vec<&Lane> {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
@@ -325,12 +384,13 @@ impl App {
         lanes
     }
 
-    /// True if there are more lanes than the first screen has rows for them.
+    /// True if there are more lanes than rows for them.
     fn is_crowded(&self, lanes: usize) -> bool {
         lanes > LANES_SHOWN.max(usize::from(self.size.1).saturating_sub(LINES_BESIDE))
     }
 
-    /// Puts the lanes that need somebody first. While somebody reads only new ones are added, at the end.
+    /// Updates [`Self::order`]: lanes in trouble first. Within [`READS`] of a key press the order is
+    /// kept and new lanes are added at the end.
     fn put_in_order(&mut self) {
         let reads = self.dialog.is_some() || self.now.since(self.touched) < READS;
         let Some(seen) = self.snapshot() else { return };
@@ -346,7 +406,7 @@ impl App {
         self.order.extend(new);
     }
 
-    /// The findings that have a place to go to, the worst first, and behind them the other lanes in trouble.
+    /// Subjects of the findings, worst first, then the other lanes in trouble.
     pub fn targets(&self) -> Vec<Target> {
         let Some(seen) = self.snapshot() else {
             return Vec::new();
@@ -366,9 +426,17 @@ impl App {
         targets
     }
 
-    /// True if the handler that the stream view is about is held: its key releases it then.
+    /// The stream shown, if it has been received.
+    pub fn stream(&self) -> Option<&StreamShown> {
+        match &self.view {
+            View::Stream(view) => view.shown.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// True if the selected handler of the stream view is held, so that its key releases it.
     pub fn is_held(&self) -> bool {
-        let shown = self.stream.as_ref();
+        let shown = self.stream();
         let row = shown.and_then(|shown| self.handler_row(&shown.stream));
         row.is_some_and(|row| row.condition == "held")
     }
@@ -391,7 +459,7 @@ impl App {
         self.filter.shows(&row)
     }
 
-    /// Whether a cursor is among what is shown.
+    /// True if a cursor passes the filter.
     pub fn shows_cursor(&self, line: &CursorLine) -> bool {
         let stream = line.stream.to_string();
         self.filter.shows(&[
@@ -403,12 +471,14 @@ impl App {
         ])
     }
 
-    /// The cursors of a lane that are shown: all that it has, where that is known.
+    /// The cursors of a lane that pass the filter: of all of them if they are known, otherwise of those
+    /// in the snapshot.
     pub fn cursors(&self, lane: &Lane) -> Vec<&CursorLine> {
-        let whole = self
-            .shown
-            .as_ref()
-            .filter(|shown| shown.lane.lane == lane.lane);
+        let whole = match &self.view {
+            View::Lane(view) => view.shown.as_ref(),
+            _ => None,
+        };
+        let whole = whole.filter(|shown| shown.lane.lane == lane.lane);
         let whole = whole.filter(|_| self.frozen.is_none());
         let lines = match (whole, self.snapshot()) {
             (Some(shown), _) => &shown.cursors,
@@ -419,7 +489,7 @@ impl App {
         of_lane.filter(|line| self.shows_cursor(line)).collect()
     }
 
-    /// The events that are shown, newest first.
+    /// The events that pass the filter, newest first.
     pub fn events(&self) -> Vec<&EventRow> {
         let is_shown = |row: &&EventRow| {
             let (stream, event) = (row.stream.to_string(), row.event.to_string());
@@ -437,10 +507,13 @@ impl App {
             );
             self.filter.shows(&fields)
         };
-        self.events.rows.iter().filter(is_shown).collect()
+        let View::Events(events) = &self.view else {
+            return Vec::new();
+        };
+        events.rows.iter().filter(is_shown).collect()
     }
 
-    /// The entries of the log that are shown, newest first.
+    /// The log entries that pass the filter and the level, newest first.
     pub fn log(&self) -> Vec<Entry<'_>> {
         let log = self.snapshot().map_or(&[][..], |seen| &seen.log);
         let is_shown = |line: &&LogLine| {
@@ -450,65 +523,71 @@ impl App {
         fold::entries(log.iter().filter(is_shown), self.is_unfolded)
     }
 
-    /// The nodes that are shown: those that are silent or leave first.
+    /// The nodes shown, silent and leaving ones first.
     pub fn nodes(&self) -> Vec<&NodeLine> {
         let nodes = self.snapshot().map_or(&[][..], |seen| &seen.nodes);
-        // The filter chooses the rows of the screen, not those of a panel beside them.
-        let is_list = matches!(self.view, View::Nodes);
+        // The filter applies to the main list only, not to a panel beside it.
+        let is_list = matches!(self.view, View::Nodes(_));
         let is_shown = |node: &&NodeLine| !is_list || self.filter.shows(&[("node", &node.node)]);
         let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
         nodes.sort_by_key(|node| !is_in_trouble(node));
         nodes
     }
 
-    /// The namespaces that are shown.
+    /// The namespaces that pass the filter.
     pub fn namespaces(&self) -> Vec<&NamespaceLine> {
         let lines = self.snapshot().map_or(&[][..], |seen| &seen.namespaces);
-        let is_list = matches!(self.view, View::Namespaces);
+        let is_list = matches!(self.view, View::Namespaces(_));
         let is_shown = |line: &&NamespaceLine| {
             !is_list || self.filter.shows(&[("namespace", line.namespace.as_str())])
         };
         lines.iter().filter(is_shown).collect()
     }
 
-    /// The lane of this name.
+    /// The lane with this name.
     pub fn find(&self, name: &str) -> Option<&Lane> {
         self.snapshot()?.lanes.iter().find(|lane| lane.lane == name)
     }
 
-    /// The row that is selected, counted from 0.
+    /// Index of the selected lane in `lanes`.
     pub fn selected(&self, lanes: &[&Lane]) -> Option<usize> {
         let name = self.lane.as_ref()?;
         lanes.iter().position(|lane| lane.lane == *name)
     }
 
-    /// The row of a lane's cursors that is selected.
+    /// Index of the selected cursor in `cursors`.
     pub fn cursor_row(&self, cursors: &[&CursorLine]) -> usize {
         let is_it = |line: &&CursorLine| {
-            let known = self.cursor.as_ref();
+            let View::Lane(view) = &self.view else {
+                return false;
+            };
+            let known = view.cursor.as_ref();
             known
                 .is_some_and(|(stream, handler)| line.stream == *stream && line.handler == *handler)
         };
         cursors.iter().position(is_it).unwrap_or(0)
     }
 
-    /// The handler of a stream that the screen is about: the selected one, else the first that has work.
+    /// The row of the stream view's handler: the selected one, otherwise the first with work.
     pub fn handler_row<'s>(&self, stream: &'s Stream) -> Option<&'s StreamRow> {
-        let named = |row: &&StreamRow| Some(&row.handler) == self.handler.as_ref();
+        let named = |row: &&StreamRow| match &self.view {
+            View::Stream(view) => Some(&row.handler) == view.handler.as_ref(),
+            _ => false,
+        };
         let cursors = stream.cursors.iter();
         let selected = cursors.clone().find(named);
         let behind = cursors.clone().find(|row| row.behind > 0);
         selected.or(behind).or_else(|| stream.cursors.first())
     }
 
-    /// Rows that a list has room for.
+    /// Number of rows that fit in a list.
     pub fn page(&self) -> usize {
         usize::from(self.size.1)
             .saturating_sub(8)
             .clamp(1, EVENTS_MAX)
     }
 
-    /// Takes in what happened; says what is to be done.
+    /// Processes a message; returns work for the loop, if any.
     pub fn update(&mut self, message: Message) -> Option<Want> {
         match message {
             Message::Redraw => None,
@@ -528,28 +607,39 @@ impl App {
                 None
             }
             Message::Lane(Ok(shown)) => {
-                self.shown = Some(*shown);
+                if let View::Lane(view) = &mut self.view
+                    && view.name == shown.lane.lane
+                {
+                    view.shown = Some(*shown);
+                }
                 None
             }
-            // Somebody who may only look sees what the snapshot has.
+            // A user without the right to read more still sees the snapshot's cursors.
             Message::Lane(Err(_)) => None,
             Message::Stream(Ok(stream)) => {
-                if self.view == View::Stream(stream.stream.stream.clone()) {
-                    self.stream = Some(*stream);
+                if let View::Stream(view) = &mut self.view
+                    && view.name == stream.stream.stream
+                {
+                    view.shown = Some(*stream);
                     self.keep_dialog();
                 }
                 None
             }
-            Message::Events(Ok(rows)) => {
-                self.events.take(rows);
-                None
-            }
-            Message::Events(Err(why)) => {
-                self.events.why = Some(why);
+            Message::Events(answer) => {
+                if let View::Events(events) = &mut self.view {
+                    match answer {
+                        Ok(rows) => events.take(rows),
+                        Err(why) => events.why = Some(why),
+                    }
+                }
                 None
             }
             Message::Event(Ok(event)) => {
-                self.event = Some(event);
+                if let View::Event(view) = &mut self.view
+                    && view.id == event.event
+                {
+                    view.shown = Some(event);
+                }
                 None
             }
             Message::Plan(Ok(plan)) if plan.from == plan.to => {
@@ -594,19 +684,19 @@ impl App {
         }
     }
 
-    /// What the view needs besides the snapshot.
+    /// The request for data of the view that a snapshot does not have.
     pub fn refresh(&self) -> Option<Want> {
         match &self.view {
-            View::Lane(lane) => Some(Want::Lane(lane.clone())),
-            View::Stream(stream) => Some(Want::Stream(stream.clone(), self.handler.clone())),
-            View::Events => {
+            View::Lane(view) => Some(Want::Lane(view.name.clone())),
+            View::Stream(view) => Some(Want::Stream(view.name.clone(), view.handler.clone())),
+            View::Events(_) => {
                 let stream = self
                     .filter
                     .wants("stream")
                     .and_then(|text| text.parse().ok());
                 let hook = self.filter.wants("hook").and_then(|text| text.parse().ok());
                 let hook = hook.filter(|hook| self.knows_hook(hook));
-                // What is left out must not leave the page empty.
+                // The filter may remove rows, so a full page is requested even then.
                 let count = if self.filter.is_empty() {
                     self.page()
                 } else {
@@ -614,20 +704,24 @@ impl App {
                 };
                 Some(Want::Events(hook, stream, count))
             }
-            View::Event(_) | View::Overview | View::Log | View::Nodes | View::Namespaces => None,
+            View::Overview
+            | View::Event(_)
+            | View::Log(_)
+            | View::Nodes(_)
+            | View::Namespaces(_) => None,
         }
     }
 
-    /// A part of a hook's name is a filter, too, but nothing that the daemon could be asked for.
+    /// True if the hook exists. The filter may hold part of a name, which the daemon would refuse.
     fn knows_hook(&self, hook: &Name) -> bool {
         let hooks = self.latest.iter().flat_map(|seen| &seen.hooks);
         hooks.map(|line| &line.hook).any(|known| known == hook)
     }
 
-    /// A dialog whose plan is not true any more goes, and nothing is done.
+    /// Closes the dialog, without an action, if its plan no longer holds.
     fn keep_dialog(&mut self) {
         let Some(dialog) = &self.dialog else { return };
-        let shown = self.stream.as_ref().map(|shown| &shown.stream);
+        let shown = self.stream().map(|shown| &shown.stream);
         if self
             .latest
             .as_ref()
@@ -638,14 +732,15 @@ impl App {
         }
     }
 
-    /// The lane that is selected, of those that are shown: nothing is done to one that is not.
+    /// The selected lane, if it is shown: hidden lanes cannot be acted on.
     pub fn chosen(&self) -> Option<&Lane> {
         let lanes = self.lanes();
         let at = self.selected(&lanes).unwrap_or(0);
         lanes.get(at).copied()
     }
 
-    /// A lane that is gone is not selected any more; one that is only filtered out is, once it is shown again.
+    /// Drops the selection of a lane that no longer exists; a lane that is only filtered out stays
+    /// selected.
     fn keep_selection(&mut self) {
         let is_there = |name: &String| self.find(name).is_some();
         if !self.lane.as_ref().is_some_and(is_there) {
@@ -654,12 +749,12 @@ impl App {
     }
 }
 
-/// Whether a node is not as the others are.
+/// True if a node leaves or has been silent for 9 s.
 pub fn is_in_trouble(node: &NodeLine) -> bool {
     node.leaving || node.beat_ms.is_some_and(|ms| ms > 9_000)
 }
 
-/// What became of an event: `done`, or the first handler that is not.
+/// Fate of an event in a word: `done`, or the first handler that has not applied it.
 pub fn fate(row: &EventRow) -> String {
     use crate::api::Outcome::{Folded, Held, Skipped, Waiting};
     let open = row.fate.iter().find(|fate| fate.outcome != Folded);
@@ -675,7 +770,7 @@ pub fn fate(row: &EventRow) -> String {
 }
 
 impl Events {
-    /// Takes in the newest events; where one is held, only how many there are before it.
+    /// Stores the newest events; while one is selected, only counts those newer than it.
     fn take(&mut self, rows: Vec<EventRow>) {
         self.why = None;
         let Some(newest) = self.rows.first().filter(|_| self.held.is_some()) else {
@@ -688,7 +783,7 @@ impl Events {
 }
 
 impl Sort {
-    /// The next one.
+    /// The next sort column.
     pub fn next(self) -> Self {
         match self {
             Self::Lane => Self::Oldest,
@@ -717,7 +812,7 @@ impl Sort {
         }
     }
 
-    /// The word for it.
+    /// Name of the sort column.
     pub fn word(self) -> &'static str {
         match self {
             Self::Lane => "lane",

@@ -2,7 +2,7 @@
 
 use ratatui::text::Line;
 
-use super::app::{App, StreamShown};
+use super::app::{App, StreamShown, StreamView};
 use super::columns::{Column, Table, age, cut, fit, number, rate, share, took};
 use super::fold;
 use super::frame::{clock, ended, eta, header, note, rule};
@@ -10,7 +10,6 @@ use super::lists::{log_line, row};
 use super::overview::sentences;
 use super::theme::Tone;
 use crate::api::{CursorDiagnosis, CursorLine, NodeLine, Severity, Stream, StreamRow};
-use crate::domain::name::StreamName;
 use crate::text::{count, printable_line};
 
 /// One lane: what flows, what is set aside, its cursors.
@@ -229,13 +228,9 @@ pub fn severity_of(condition: &str) -> Severity {
 }
 
 /// One stream: where each handler is, why it stands, what ends it, and what waits.
-pub fn stream(app: &App, name: &StreamName, width: usize, height: usize) -> Vec<Line<'static>> {
-    let printed = printable_line(&name.to_string()).to_string();
-    let of = app
-        .stream
-        .as_ref()
-        .filter(|shown| shown.stream.stream == *name);
-    let Some(shown) = of else {
+pub fn stream(app: &App, view: &StreamView, width: usize, height: usize) -> Vec<Line<'static>> {
+    let printed = printable_line(&view.name.to_string()).to_string();
+    let Some(shown) = &view.shown else {
         let mut lines = vec![header(app, &printed, width)];
         lines.extend(note(app, width));
         if app.note.is_none() {
@@ -267,7 +262,7 @@ pub fn stream(app: &App, name: &StreamName, width: usize, height: usize) -> Vec<
             .find(|why| why.handler == row.handler);
         lines.extend(why_of(app, shown, row, why, width));
         let room = height.saturating_sub(lines.len() + 1);
-        lines.extend(waiting_rows(app, shown, row, width, room));
+        lines.extend(waiting_rows(app, (shown, view.scroll), row, width, room));
     }
     ended(app, lines, width, height)
 }
@@ -382,7 +377,7 @@ fn why_of(
 /// The events that a handler needs next, in order.
 fn waiting_rows(
     app: &App,
-    shown: &StreamShown,
+    (shown, scroll): (&StreamShown, usize),
     row: &StreamRow,
     width: usize,
     room: usize,
@@ -405,7 +400,7 @@ fn waiting_rows(
     let table = Table::new(columns, 1, width.saturating_sub(2));
     let titles = fit(&format!("  {}", table.header()), width, false);
     lines.push(app.theme.line(Tone::Header, titles));
-    let at = app.scroll.min(shown.waiting.len().saturating_sub(1));
+    let at = scroll.min(shown.waiting.len().saturating_sub(1));
     let rows = room - 3;
     let first = (at + 1).saturating_sub(rows.max(1));
     for (nth, event) in shown.waiting.iter().enumerate().skip(first).take(rows) {
@@ -462,12 +457,12 @@ const HELP: &str = "  MOVE                               LOOK
 const HELP_WIDTH: usize = 79;
 
 /// What keys and marks mean; where there is no room for all of it, a part that is scrolled.
-pub fn help(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
+pub fn help(app: &App, scroll: usize, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "help", width)];
     let text = help_lines(width);
     let room = height.saturating_sub(2).max(1);
     let last = text.len().saturating_sub(room);
-    let first = app.help_scroll.min(last);
+    let first = scroll.min(last);
     let below = text.len().saturating_sub(first + room);
     lines.extend(text.into_iter().skip(first).take(room).map(Line::from));
     let foot = match last {

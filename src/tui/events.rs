@@ -3,7 +3,7 @@
 
 use ratatui::text::Line;
 
-use super::app::{App, View, fate};
+use super::app::{App, EventView, Events, View, fate};
 use super::columns::{Column, Table, chunked, cut, fit, number};
 use super::frame::{ended, header, note, rule};
 use super::theme::Tone;
@@ -18,9 +18,9 @@ const BODY_MAX: usize = 64 * 1024;
 const SELECTED: usize = 7;
 
 /// The newest events, newest first, and what there is to say of the one that is selected.
-pub fn events(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
-    let new = app.events.new;
-    let follows = match (app.events.held, app.events.rows.len()) {
+pub fn events(app: &App, known: &Events, width: usize, height: usize) -> Vec<Line<'static>> {
+    let new = known.new;
+    let follows = match (known.held, known.rows.len()) {
         (None, _) => "FOLLOW".to_owned(),
         (Some(_), known) if new >= known => format!("HOLD, {new} new or more"),
         (Some(_), _) => format!("HOLD, {new} new"),
@@ -41,7 +41,7 @@ pub fn events(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         &format!(
             " {filter}   {rate:.0}/s in   {} of the newest {} shown",
             rows.len(),
-            app.events.rows.len()
+            known.rows.len()
         ),
         width,
     )));
@@ -50,7 +50,7 @@ pub fn events(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let below = if height >= 20 { SELECTED } else { 0 };
     let room = height.saturating_sub(lines.len() + below + 2).max(1);
     lines.extend(list(app, &rows, selected, width, room));
-    if let Some(why) = &app.events.why {
+    if let Some(why) = &known.why {
         lines.push(
             app.theme
                 .line(Tone::Trouble, format!("  {}", printable_line(why))),
@@ -125,10 +125,10 @@ fn severity(row: &EventRow) -> Severity {
 }
 
 /// One event: where it is, what became of it, its headers and its body.
-pub fn event(app: &App, id: EventId, width: usize, height: usize) -> Vec<Line<'static>> {
-    let mut lines = vec![header(app, &short(id), width)];
+pub fn event(app: &App, view: &EventView, width: usize, height: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![header(app, &short(view.id), width)];
     lines.extend(note(app, width));
-    let Some(row) = app.event.as_deref().filter(|row| row.event == id) else {
+    let Some(row) = view.shown.as_deref() else {
         lines.push(Line::from(" asking the daemon"));
         return ended(app, lines, width, height);
     };
@@ -149,7 +149,7 @@ pub fn event(app: &App, id: EventId, width: usize, height: usize) -> Vec<Line<'s
     }));
     lines.push(rule(app, "headers", width));
     let room = height.saturating_sub(lines.len() + 1);
-    let scroll = app.scroll.min(body.len().saturating_sub(room));
+    let scroll = view.scroll.min(body.len().saturating_sub(room));
     lines.extend(body.into_iter().skip(scroll).take(room));
     ended(app, lines, width, height)
 }
@@ -237,7 +237,7 @@ fn facts(app: &App, row: &EventRow, width: usize) -> Vec<Line<'static>> {
         );
         lines.push(app.theme.line(tone, cut(&text, width)));
     }
-    if let (View::Events, Some(key)) = (&app.view, &row.dedupe_key) {
+    if let (View::Events(_), Some(key)) = (&app.view, &row.dedupe_key) {
         lines.push(Line::from(cut(
             &format!(" delivery {}", printable_line(key)),
             width,

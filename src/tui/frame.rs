@@ -2,7 +2,7 @@
 
 use ratatui::text::{Line, Span};
 
-use super::app::{App, Link, Sort, View};
+use super::app::{App, Link, Mode, Sort, View};
 use super::columns::{age, clip, cut, fit, number};
 use super::theme::Tone;
 use crate::domain::time::Timestamp;
@@ -127,8 +127,8 @@ pub fn foot(app: &App, width: usize) -> Line<'static> {
         (other, true) => format!("s by {} rev", other.word()),
     };
     let filter = printable_line(app.filter.text());
-    let text = match (&app.view, app.is_filtering) {
-        (_, true) => format!(" filter: {filter}_   Enter keeps it, Esc clears"),
+    let text = match (&app.view, app.mode) {
+        (_, Mode::Filter) => format!(" filter: {filter}_   Enter keeps it, Esc clears"),
         _ if !app.filter.is_empty() => {
             format!(" filter: {filter}   / edit  Esc clears it  a act  ? help  q")
         }
@@ -154,17 +154,19 @@ pub fn foot(app: &App, width: usize) -> Line<'static> {
                 " Esc back  Enter event  R retry  K skip  H {hold}  a act  c copy id  ? help  q"
             )
         }
-        (View::Events, _) => {
+        (View::Events(_), _) => {
             " Esc back  Space follow/hold  Enter whole event  / filter  c copy  ? help  q".into()
         }
         (View::Event(_), _) => {
             " Esc back  Up Down scroll  Enter its stream  a act  c copy id  ? help  q".into()
         }
-        (View::Log, _) => {
+        (View::Log(_), _) => {
             " Esc back  Enter its stream  1 2 3 levels  / filter  f freeze  ? help  q".into()
         }
-        (View::Nodes, _) => " Esc back  Enter its lanes  / filter  f freeze  ? help  q".into(),
-        (View::Namespaces, _) => " Esc back  Enter shows it  / filter  f freeze  ? help  q".into(),
+        (View::Nodes(_), _) => " Esc back  Enter its lanes  / filter  f freeze  ? help  q".into(),
+        (View::Namespaces(_), _) => {
+            " Esc back  Enter shows it  / filter  f freeze  ? help  q".into()
+        }
     };
     app.theme.line(Tone::Quiet, cut(&text, width))
 }

@@ -1,17 +1,18 @@
-//! What a key does. No letter changes anything by itself: those that act open a dialog.
+//! Key handling. No letter changes anything by itself: keys that act open a dialog.
 
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::app::{App, Target, View};
+use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, View};
 use super::dialog::{Dialog, Item};
 use super::fold::Entry;
 use super::want::Want;
 use crate::api::{LaneState, Severity, Snapshot, Window};
+use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 
-/// How often the screen may have news.
+/// Intervals between snapshots that the user can choose, in seconds.
 const INTERVALS: [u64; 4] = [1, 2, 5, 10];
 
 impl App {
@@ -31,14 +32,14 @@ impl App {
             }
             return want;
         }
-        if self.shows_help {
-            self.turn_help(key.code);
-            return None;
+        match self.mode {
+            Mode::Help { scroll } => {
+                self.turn_help(scroll, key.code);
+                return None;
+            }
+            Mode::Filter => return self.write_filter(key.code),
+            Mode::Look => self.note = None,
         }
-        if self.is_filtering {
-            return self.write_filter(key.code);
-        }
-        self.note = None;
         match key.code {
             KeyCode::Char('q') => Some(Want::Quit {
                 leave_screen: false,
@@ -49,9 +50,9 @@ impl App {
             KeyCode::Char('!') => self.go_to_worst(),
             KeyCode::Esc => self.back(),
             KeyCode::Enter => self.open(),
-            KeyCode::Char('e') => self.show(View::Events),
-            KeyCode::Char('l') => self.show(View::Log),
-            KeyCode::Char('n') => self.show(View::Namespaces),
+            KeyCode::Char('e') => self.show(View::Events(Events::default())),
+            KeyCode::Char('l') => self.show(View::Log(None)),
+            KeyCode::Char('n') => self.show(View::Namespaces(None)),
             KeyCode::Tab => self.next_part(),
             KeyCode::Char('[') => self.look(-1),
             KeyCode::Char(']') => self.look(1),
@@ -69,17 +70,17 @@ impl App {
         }
     }
 
-    /// Keys that only change how the screen looks.
+    /// Handles keys that only change the appearance of the screen.
     fn turn(&mut self, code: KeyCode) {
         match code {
-            KeyCode::Char('?') => (self.shows_help, self.help_scroll) = (true, 0),
+            KeyCode::Char('?') => self.mode = Mode::Help { scroll: 0 },
             KeyCode::Char('f') => {
                 self.frozen = match self.frozen.take() {
                     Some(_) => None,
                     None => self.latest.clone(),
                 };
             }
-            KeyCode::Char('/') => self.is_filtering = true,
+            KeyCode::Char('/') => self.mode = Mode::Filter,
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('S') => self.is_reversed = !self.is_reversed,
             KeyCode::Char('u') => self.is_short = !self.is_short,
@@ -94,19 +95,18 @@ impl App {
             KeyCode::PageUp => self.go(-self.rows()),
             KeyCode::PageDown => self.go(self.rows()),
             KeyCode::Char('g') | KeyCode::Home => self.go(isize::MIN / 2),
-            KeyCode::End if self.view == View::Events => self.events.held = None,
+            KeyCode::End if matches!(self.view, View::Events(_)) => self.hold_event(None),
             KeyCode::Char('G') | KeyCode::End => self.go(isize::MAX / 2),
             _ => {}
         }
     }
 
-    /// Scrolls the help as far as there is more of it; any other key closes it.
-    fn turn_help(&mut self, code: KeyCode) {
+    /// Scrolls the help; any other key closes it.
+    fn turn_help(&mut self, at: usize, code: KeyCode) {
         let (width, height) = (usize::from(self.size.0), usize::from(self.size.1));
         let lines = super::detail::help_lines(width).len();
         let room = height.saturating_sub(2).max(1);
         let (page, last) = (room.saturating_sub(1).max(1), lines.saturating_sub(room));
-        let at = self.help_scroll;
         let to = match code {
             KeyCode::Up | KeyCode::Char('k') => at.saturating_sub(1),
             KeyCode::Down | KeyCode::Char('j') => at + 1,
@@ -115,12 +115,16 @@ impl App {
             KeyCode::Home | KeyCode::Char('g') => 0,
             KeyCode::End | KeyCode::Char('G') => last,
             _ => {
-                self.shows_help = false;
+                self.mode = Mode::Look;
                 return;
             }
         };
-        self.shows_help = last > 0;
-        self.help_scroll = to.min(last);
+        self.mode = match last {
+            0 => Mode::Look,
+            _ => Mode::Help {
+                scroll: to.min(last),
+            },
+        };
     }
 
     fn rows(&self) -> isize {
@@ -131,30 +135,25 @@ impl App {
         match key {
             KeyCode::Esc => {
                 self.filter.clear();
-                self.is_filtering = false;
+                self.mode = Mode::Look;
             }
-            KeyCode::Enter => self.is_filtering = false,
+            KeyCode::Enter => self.mode = Mode::Look,
             KeyCode::Backspace => self.filter.pop(),
             KeyCode::Char(c) => self.filter.push(c),
             _ => {}
         }
-        match self.is_filtering {
-            true => None,
-            false => self.refresh(),
+        match self.mode {
+            Mode::Filter => None,
+            _ => self.refresh(),
         }
     }
 
-    /// Shows another view, and remembers the way back.
+    /// Shows another view, and adds the present one to the trail.
     fn show(&mut self, view: View) -> Option<Want> {
-        if self.view != view {
+        if !self.view.is_same(&view) {
             let before = std::mem::replace(&mut self.view, view);
-            self.trail.retain(|known| *known != self.view);
+            self.trail.retain(|known| !known.is_same(&self.view));
             self.trail.push(before);
-            self.scroll = 0;
-            self.event = None;
-            if self.view == View::Events {
-                self.events = Default::default();
-            }
         }
         self.refresh()
     }
@@ -164,22 +163,24 @@ impl App {
             self.filter.clear();
         } else {
             self.view = self.trail.pop().unwrap_or(View::Overview);
-            self.event = None;
         }
         self.refresh()
     }
 
-    /// The next part of what is shown: the nodes after the lanes, the next handler of a stream.
+    /// Selects the next part of the view: nodes after lanes, the next handler of a stream.
     fn next_part(&mut self) -> Option<Want> {
         match &self.view {
-            View::Overview => self.show(View::Nodes),
-            View::Nodes => self.back(),
+            View::Overview => self.show(View::Nodes(None)),
+            View::Nodes(_) => self.back(),
             View::Stream(_) => {
-                let stream = &self.stream.as_ref()?.stream;
+                let stream = &self.stream()?.stream;
                 let now = self.handler_row(stream)?.handler.clone();
                 let at = stream.cursors.iter().position(|row| row.handler == now)?;
                 let next = stream.cursors.get((at + 1) % stream.cursors.len())?;
-                self.handler = Some(next.handler.clone());
+                let next = next.handler.clone();
+                if let View::Stream(view) = &mut self.view {
+                    view.handler = Some(next);
+                }
                 self.refresh()
             }
             _ => None,
@@ -204,48 +205,44 @@ impl App {
         match &self.view {
             View::Overview => {
                 let lane = self.chosen()?.lane.clone();
-                self.cursor = None;
-                self.lane = Some(lane.clone());
-                self.show(View::Lane(lane))
+                self.open_lane(lane)
             }
-            View::Lane(name) => {
-                let lane = self.find(name)?;
+            View::Lane(view) => {
+                let lane = self.find(&view.name)?;
                 let cursors = self.cursors(lane);
                 let line = cursors.get(self.cursor_row(&cursors))?;
                 let (stream, handler) = (line.stream.clone(), line.handler.clone());
                 self.open_stream(stream, Some(handler))
             }
-            View::Stream(_) => {
-                let waiting = &self.stream.as_ref()?.waiting;
+            View::Stream(view) => {
+                let waiting = &view.shown.as_ref()?.waiting;
                 let event = waiting
-                    .get(self.scroll.min(waiting.len().saturating_sub(1)))?
+                    .get(view.scroll.min(waiting.len().saturating_sub(1)))?
                     .event;
-                self.show(View::Event(event));
-                Some(Want::Event(event))
+                self.open_event(event)
             }
-            View::Events => {
+            View::Events(_) => {
                 let event = self.event_row()?.event;
-                self.show(View::Event(event));
-                Some(Want::Event(event))
+                self.open_event(event)
             }
-            View::Event(_) => {
-                let stream = self.event.as_ref()?.stream.clone();
+            View::Event(view) => {
+                let stream = view.shown.as_ref()?.stream.clone();
                 self.open_stream(stream, None)
             }
-            View::Nodes => {
+            View::Nodes(_) => {
                 let node = self.node_name()?;
                 self.view = View::Overview;
                 self.trail.clear();
                 self.filter.set(format!("node:{node}"));
                 None
             }
-            View::Namespaces => {
+            View::Namespaces(_) => {
                 self.namespace = self.namespace_name()?;
                 (self.view, self.frozen, self.lane) = (View::Overview, None, None);
                 self.trail.clear();
                 Some(Want::Follow)
             }
-            View::Log => {
+            View::Log(_) => {
                 let scope = self.entry_row()?.line.scope.clone();
                 let stream = scope.split(" -> ").next()?.parse::<StreamName>().ok()?;
                 scope.contains(" -> ").then_some(())?;
@@ -255,46 +252,81 @@ impl App {
     }
 
     fn open_stream(&mut self, stream: StreamName, handler: Option<Name>) -> Option<Want> {
-        self.handler = handler;
-        self.stream = None;
-        self.show(View::Stream(stream))
+        self.open_anew(View::Stream(StreamView::new(stream, handler)))
     }
 
-    /// The event that is selected: the newest where none is held.
+    fn open_lane(&mut self, lane: String) -> Option<Want> {
+        self.lane = Some(lane.clone());
+        self.open_anew(View::Lane(LaneView::new(lane)))
+    }
+
+    fn open_event(&mut self, event: EventId) -> Option<Want> {
+        self.show(View::Event(EventView::new(event)));
+        Some(Want::Event(event))
+    }
+
+    /// Shows a view without data, even if one with the same subject is shown.
+    fn open_anew(&mut self, view: View) -> Option<Want> {
+        if self.view.is_same(&view) {
+            self.view = view.clone();
+        }
+        self.show(view)
+    }
+
+    /// The selected event: the newest if none is selected.
     pub(super) fn event_row(&self) -> Option<&crate::api::EventRow> {
         let rows = self.events();
-        let held = rows.iter().find(|row| Some(row.event) == self.events.held);
+        let held = rows.iter().find(|row| Some(row.event) == self.held());
         held.or_else(|| rows.first()).copied()
     }
 
-    /// The entry of the log that is selected: the newest where none is.
+    fn held(&self) -> Option<EventId> {
+        match &self.view {
+            View::Events(events) => events.held,
+            _ => None,
+        }
+    }
+
+    fn hold_event(&mut self, event: Option<EventId>) {
+        if let View::Events(events) = &mut self.view {
+            events.held = event;
+        }
+    }
+
+    /// The selected entry of the log: the newest if none is selected.
     pub(super) fn entry_row(&self) -> Option<Entry<'_>> {
         let rows = self.log();
         let selected = self.entry_place(&rows).and_then(|at| rows.get(at));
         selected.or_else(|| rows.first()).copied()
     }
 
-    /// Where the selected entry stands, or what it is folded into.
+    /// Index of the selected entry, or of the entry into which it is folded.
     fn entry_place(&self, rows: &[Entry<'_>]) -> Option<usize> {
-        let entry = self.entry.as_ref()?;
+        let View::Log(Some(entry)) = &self.view else {
+            return None;
+        };
         rows.iter().position(|row| row.has(entry))
     }
 
-    /// The node that is selected: the first where none is.
+    /// Name of the selected node: the first if none is selected.
     pub(super) fn node_name(&self) -> Option<String> {
         let nodes = self.nodes();
-        let selected = nodes
-            .iter()
-            .find(|node| Some(&node.node) == self.node.as_ref());
+        let selected = match &self.view {
+            View::Nodes(Some(name)) => nodes.iter().find(|node| node.node == *name),
+            _ => None,
+        };
         let node = selected.or_else(|| nodes.first())?;
         Some(node.node.clone())
     }
 
-    /// The namespace that is selected: the one that is shown where none is.
+    /// The selected namespace: the shown one if none is selected.
     pub(super) fn namespace_name(&self) -> Option<Name> {
         let lines = self.namespaces();
         let named = |name: &Name| lines.iter().find(|line| line.namespace == *name);
-        let selected = self.selected_namespace.as_ref().and_then(named);
+        let selected = match &self.view {
+            View::Namespaces(Some(name)) => named(name),
+            _ => None,
+        };
         let line = selected
             .or_else(|| named(&self.namespace))
             .or_else(|| lines.first())?;
@@ -302,12 +334,11 @@ impl App {
     }
 
     fn hold_events(&mut self) {
-        if self.view == View::Events {
-            self.events.held = match self.events.held {
-                Some(_) => None,
-                None => self.event_row().map(|row| row.event),
-            };
-        }
+        let held = match self.held() {
+            Some(_) => None,
+            None => self.event_row().map(|row| row.event),
+        };
+        self.hold_event(held);
     }
 
     fn go(&mut self, by: isize) {
@@ -324,67 +355,70 @@ impl App {
                 let to = moved(self.selected(&lanes), lanes.len());
                 self.lane = lanes.get(to).map(|lane| lane.lane.clone());
             }
-            View::Lane(name) => {
-                let Some(lane) = self.find(&name) else { return };
+            View::Lane(view) => {
+                let Some(lane) = self.find(&view.name) else {
+                    return;
+                };
                 let cursors = self.cursors(lane);
                 let to = moved(Some(self.cursor_row(&cursors)), cursors.len());
                 let line = cursors.get(to);
-                self.cursor = line.map(|line| (line.stream.clone(), line.handler.clone()));
+                let cursor = line.map(|line| (line.stream.clone(), line.handler.clone()));
+                self.view = View::Lane(LaneView { cursor, ..view });
             }
-            View::Events => {
+            View::Events(_) => {
                 let rows = self.events();
-                let at = rows
-                    .iter()
-                    .position(|row| Some(row.event) == self.events.held);
+                let at = rows.iter().position(|row| Some(row.event) == self.held());
                 let held = rows.get(moved(at, rows.len())).map(|row| row.event);
-                self.events.held = held;
+                self.hold_event(held);
             }
-            View::Log => {
+            View::Log(_) => {
                 let log = self.log();
                 let at = self.entry_place(&log);
                 let entry = log.get(moved(at, log.len())).map(|row| row.line.clone());
-                self.entry = entry;
+                self.view = View::Log(entry);
             }
-            View::Nodes => {
+            View::Nodes(now) => {
                 let nodes = self.nodes();
                 let at = nodes
                     .iter()
-                    .position(|node| Some(&node.node) == self.node.as_ref());
+                    .position(|node| Some(&node.node) == now.as_ref());
                 let node = nodes
                     .get(moved(at, nodes.len()))
                     .map(|node| node.node.clone());
-                self.node = node;
+                self.view = View::Nodes(node);
             }
-            View::Namespaces => {
+            View::Namespaces(_) => {
                 let lines = self.namespaces();
                 let now = self.namespace_name();
                 let at = lines
                     .iter()
                     .position(|line| Some(&line.namespace) == now.as_ref());
                 let line = lines.get(moved(at, lines.len()));
-                self.selected_namespace = line.map(|line| line.namespace.clone());
+                self.view = View::Namespaces(line.map(|line| line.namespace.clone()));
             }
-            View::Stream(_) => {
-                let waiting = self.stream.as_ref().map_or(0, |shown| shown.waiting.len());
-                self.scroll = moved(Some(self.scroll), waiting);
+            View::Stream(view) => {
+                let waiting = view.shown.as_ref();
+                let waiting = waiting.map_or(0, |shown| shown.waiting.len());
+                let scroll = moved(Some(view.scroll), waiting);
+                self.view = View::Stream(StreamView { scroll, ..view });
             }
-            View::Event(_) => {
-                let lines = self
-                    .event
-                    .as_ref()
-                    .map_or(0, |event| super::events::body_lines(event));
-                self.scroll = moved(Some(self.scroll), lines);
+            View::Event(view) => {
+                let lines = view.shown.as_ref();
+                let lines = lines.map_or(0, |event| super::events::body_lines(event));
+                let scroll = moved(Some(view.scroll), lines);
+                self.view = View::Event(EventView { scroll, ..view });
             }
         }
     }
 
-    /// Shows the worst finding; from there the next one, and after the last the first again.
+    /// Shows the subject of the worst finding; each further call the next one, and after the last the
+    /// first again.
     fn go_to_worst(&mut self) -> Option<Want> {
         let targets = self.targets();
         let shown = self.worst.as_ref();
         let before = shown.filter(|target| match (&self.view, target) {
-            (View::Stream(shown), Target::Stream(stream)) => shown == stream,
-            (View::Lane(shown), Target::Lane(lane)) => shown == lane,
+            (View::Stream(shown), Target::Stream(stream)) => shown.name == *stream,
+            (View::Lane(shown), Target::Lane(lane)) => shown.name == *lane,
             (View::Overview, Target::Lane(lane)) => self.lane.as_ref() == Some(lane),
             _ => false,
         });
@@ -403,32 +437,28 @@ impl App {
                 }
                 self.open_stream(stream, handler)
             }
-            Target::Lane(lane) => {
-                self.lane = Some(lane.clone());
-                self.cursor = None;
-                self.show(View::Lane(lane))
-            }
+            Target::Lane(lane) => self.open_lane(lane),
         }
     }
 
     fn copied(&self) -> Option<String> {
         match &self.view {
-            View::Stream(stream) => Some(stream.to_string()),
-            View::Lane(lane) => {
-                let cursors = self.cursors(self.find(lane)?);
+            View::Stream(view) => Some(view.name.to_string()),
+            View::Lane(LaneView { name, .. }) => {
+                let cursors = self.cursors(self.find(name)?);
                 let line = cursors.get(self.cursor_row(&cursors));
-                Some(line.map_or_else(|| lane.clone(), |line| line.stream.to_string()))
+                Some(line.map_or_else(|| name.clone(), |line| line.stream.to_string()))
             }
-            View::Events => Some(self.event_row()?.event.to_string()),
-            View::Event(event) => Some(event.to_string()),
-            View::Log => Some(self.entry_row()?.line.scope.clone()),
-            View::Nodes => self.node_name(),
-            View::Namespaces => Some(self.namespace_name()?.to_string()),
+            View::Events(_) => Some(self.event_row()?.event.to_string()),
+            View::Event(view) => Some(view.id.to_string()),
+            View::Log(_) => Some(self.entry_row()?.line.scope.clone()),
+            View::Nodes(_) => self.node_name(),
+            View::Namespaces(_) => Some(self.namespace_name()?.to_string()),
             View::Overview => Some(self.chosen()?.lane.clone()),
         }
     }
 
-    /// Why nothing may be done from here; none where it may.
+    /// Reason for which the user may not act; `None` if he may.
     fn forbids(&self) -> Option<String> {
         if self.may_act() {
             return None;
@@ -463,7 +493,7 @@ impl App {
                 let items = self.lane_items(&lane)?;
                 (lane, items)
             }
-            View::Lane(name) => {
+            View::Lane(LaneView { name, .. }) => {
                 let lane = self.find(name)?;
                 let cursors = self.cursors(lane);
                 let line = cursors.get(self.cursor_row(&cursors));
@@ -474,8 +504,8 @@ impl App {
                 }
                 (name.clone(), items)
             }
-            View::Stream(name) => {
-                let row = self.handler_row(&self.stream.as_ref()?.stream)?;
+            View::Stream(StreamView { name, .. }) => {
+                let row = self.handler_row(&self.stream()?.stream)?;
                 let mut items = stream_items(name, &row.handler, &row.condition);
                 if let (true, Some(event)) = (row.behind > 0, row.next) {
                     let skip = Dialog::skip(name.clone(), row.handler.clone(), event);
@@ -485,9 +515,9 @@ impl App {
                 items.extend(self.hook_items(&name.hook));
                 (name.to_string(), items)
             }
-            View::Events | View::Event(_) => {
+            View::Events(_) | View::Event(_) => {
                 let row = match &self.view {
-                    View::Event(_) => self.event.as_deref()?,
+                    View::Event(view) => view.shown.as_deref()?,
                     _ => self.event_row()?,
                 };
                 let handlers = row.fate.iter().map(|fate| &fate.handler);
@@ -496,9 +526,9 @@ impl App {
                 items.extend(self.hook_items(&row.stream.hook));
                 (row.stream.to_string(), items)
             }
-            View::Log | View::Nodes | View::Namespaces => return None,
+            View::Log(_) | View::Nodes(_) | View::Namespaces(_) => return None,
         };
-        // Whoever may do nothing sees what could be done, and why not by him.
+        // Read-only users see the actions too, with the reason why they are not allowed.
         self.dialog = Some(Dialog::menu(title, items, self.forbids()));
         None
     }
@@ -532,13 +562,13 @@ impl App {
         vec![Item::new(format!("{verb} hook {hook}"), dialog)]
     }
 
-    /// The row of the stream that is shown, which `R`, `K` and `H` are about.
+    /// Name and handler row of the stream view, on which `R`, `K` and `H` act.
     fn stream_row(&self) -> Option<(StreamName, &crate::api::StreamRow)> {
-        let View::Stream(name) = &self.view else {
+        let View::Stream(view) = &self.view else {
             return None;
         };
-        let row = self.handler_row(&self.stream.as_ref()?.stream)?;
-        Some((name.clone(), row))
+        let row = self.handler_row(&view.shown.as_ref()?.stream)?;
+        Some((view.name.clone(), row))
     }
 
     fn retry(&mut self) -> Option<Want> {
@@ -569,7 +599,7 @@ impl App {
     }
 }
 
-/// What can be done with a cursor; `condition` is empty where it is not known.
+/// Actions on a cursor; `condition` is empty if it is unknown.
 fn stream_items(stream: &StreamName, handler: &Name, condition: &str) -> Vec<Item> {
     let verbs: &[&'static str] = match condition {
         "held" => &["retry", "release"],

@@ -7,7 +7,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{App, Link, Message, StreamShown, View};
+use super::app::{App, LaneView, Link, Message, Mode, StreamShown, StreamView, View};
 use super::theme::Theme;
 use super::want::{Action, Want};
 use crate::api::{EventRow, Lane, LaneDetail, Severity, Snapshot, Window};
@@ -152,10 +152,22 @@ fn events() -> Vec<EventRow> {
     ]
 }
 
+fn lane_view(name: &str) -> View {
+    View::Lane(LaneView::new(name.to_owned()))
+}
+
+fn stream_view(name: &str) -> View {
+    View::Stream(StreamView::new(name.parse().unwrap(), None))
+}
+
+fn is_help(app: &App) -> bool {
+    matches!(app.mode, Mode::Help { .. })
+}
+
 fn views() -> Vec<App> {
     let mut views = vec![app(PLAIN, 8), app(PLAIN, 1_024)];
     let mut lane = app(PLAIN, 8);
-    lane.view = View::Lane("default-115-3".to_owned());
+    lane.view = lane_view("default-115-3");
     views.push(lane);
     let mut stream = app(PLAIN, 8);
     press(&mut stream, KeyCode::Char('!'));
@@ -184,7 +196,6 @@ fn views() -> Vec<App> {
     for key in ['R', 'K', 'H', 'a'] {
         let mut asked = app(PLAIN, 8);
         asked.view = stream.view.clone();
-        asked.stream = stream.stream.clone();
         press(&mut asked, KeyCode::Char(key));
         views.push(asked);
     }
@@ -398,7 +409,7 @@ fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
     let stream = || {
         let mut views = views().into_iter();
         views
-            .find(|app| app.stream.is_some() && app.dialog.is_none())
+            .find(|app| app.stream().is_some() && app.dialog.is_none())
             .unwrap()
     };
     for (key, verb) in [('R', "retry"), ('H', "release")] {
@@ -484,14 +495,15 @@ fn what_a_dialog_asks_is_on_the_smallest_screen() {
 fn keys_that_edit_or_are_capital_change_nothing_by_themselves() {
     let acts = |want: &Option<Want>| matches!(want, Some(Want::Do(_)));
     for app in views() {
-        if app.dialog.is_some() || app.shows_help {
+        if app.dialog.is_some() || is_help(&app) {
             continue;
         }
         for code in [KeyCode::Backspace, KeyCode::Delete, KeyCode::Insert] {
             let (mut pressed, shown) = (app_like(&app), text(&app, 80, 24));
             assert!(!acts(&press(&mut pressed, code)));
             assert!(
-                pressed.dialog.is_none() && (app.is_filtering || text(&pressed, 80, 24) == shown)
+                pressed.dialog.is_none()
+                    && (app.mode == Mode::Filter || text(&pressed, 80, 24) == shown)
             );
         }
         for c in ('!'..='~').chain(['\u{4}', '\u{b}', ' ']) {
@@ -505,10 +517,8 @@ fn app_like(app: &App) -> App {
     let mut other = self::app(app.theme, 8);
     (other.latest, other.link) = (app.latest.clone(), app.link.clone());
     (other.view, other.trail) = (app.view.clone(), app.trail.clone());
-    (other.stream, other.events) = (app.stream.clone(), app.events.clone());
-    (other.event, other.lane) = (app.event.clone(), app.lane.clone());
-    (other.shows_help, other.is_filtering) = (app.shows_help, app.is_filtering);
-    (other.handler, other.shows_heat) = (app.handler.clone(), app.shows_heat);
+    (other.lane, other.mode) = (app.lane.clone(), app.mode);
+    other.shows_heat = app.shows_heat;
     other
 }
 
@@ -554,7 +564,9 @@ fn what_senders_put_into_events_is_shown_and_not_obeyed() {
         }
     }
     let mut views = views().into_iter();
-    let one = views.find(|app| app.event.is_some()).unwrap();
+    let one = views
+        .find(|app| matches!(app.view, View::Event(_)))
+        .unwrap();
     let shown = text(&one, 80, 24).join("\n");
     assert!(
         shown.contains("x-evil: \\u{1b}]0;owned\\u{7}\\r\\nnext"),
@@ -591,7 +603,7 @@ fn a_namespace_a_window_and_an_interval_are_followed_anew_and_a_node_shows_its_l
     );
 
     press(&mut app, KeyCode::Tab);
-    assert_eq!(app.view, View::Nodes);
+    assert_eq!(app.view, View::Nodes(None));
     press(&mut app, KeyCode::Enter);
     assert_eq!((app.filter.text(), app.lanes().len()), ("node:eu-1", 8));
 }
@@ -600,7 +612,7 @@ fn a_namespace_a_window_and_an_interval_are_followed_anew_and_a_node_shows_its_l
 fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_way_there() {
     let mut app = app(PLAIN, 8);
     press(&mut app, KeyCode::Char('!'));
-    assert_eq!(app.view, View::Stream("billing/acme".parse().unwrap()));
+    assert!(app.view.is_same(&stream_view("billing/acme")));
     press(&mut app, KeyCode::Esc);
     assert_eq!(app.view, View::Overview);
     let lane = "default-115-3".to_owned();
@@ -619,11 +631,11 @@ fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_w
     app.update(Message::Lane(Ok(Box::new(shown))));
     press(&mut app, KeyCode::Down);
     press(&mut app, KeyCode::Enter);
-    assert_eq!(app.view, View::Stream("billing/zeta".parse().unwrap()));
+    assert!(app.view.is_same(&stream_view("billing/zeta")));
     press(&mut app, KeyCode::Char('e'));
     press(&mut app, KeyCode::Esc);
     press(&mut app, KeyCode::Esc);
-    assert_eq!(app.view, View::Lane(lane));
+    assert!(app.view.is_same(&lane_view(&lane)));
 }
 
 #[test]
@@ -726,7 +738,7 @@ fn whatever_a_server_says_is_shown_and_not_obeyed() {
     }
     app.update(Message::Snapshot(Box::new(seen)));
     for (width, height) in [(40, 10), (80, 24), (140, 40)] {
-        for view in [View::Overview, View::Lane("default-115-3".to_owned())] {
+        for view in [View::Overview, lane_view("default-115-3")] {
             app.view = view;
             let shown = text(&app, width, height).join("\n");
             assert!(
@@ -774,9 +786,10 @@ fn like_entries_of_the_log_are_one_line_until_they_are_opened() {
     assert!(has(&app, 80, "4 entries") && has(&app, 80, "try 13: 503"));
     // The one that is selected stays so when it is folded into a newer one.
     press(&mut app, KeyCode::End);
-    assert_eq!(
-        app.entry.as_ref().map(|line| line.what.as_str()),
-        Some("try 12: 503")
+    assert!(
+        matches!(&app.view, View::Log(Some(line)) if line.what == "try 12: 503"),
+        "{:?}",
+        app.view
     );
     press(&mut app, KeyCode::Char('x'));
     assert!(
@@ -855,9 +868,11 @@ fn the_key_of_the_worst_goes_through_all_that_need_somebody() {
         press(&mut app, KeyCode::Char('!'));
         shown.push(app.view.clone());
     }
-    let lane = |index: u16| View::Lane(format!("default-115-{index}"));
-    let worst = View::Stream("billing/acme".parse().unwrap());
-    assert_eq!(shown, [worst.clone(), lane(5), lane(3), lane(6), worst]);
+    let lane = |index: u16| lane_view(&format!("default-115-{index}"));
+    let worst = stream_view("billing/acme");
+    let expected = [worst.clone(), lane(5), lane(3), lane(6), worst];
+    let is_same = |(shown, expected): (&View, &View)| shown.is_same(expected);
+    assert!(shown.iter().zip(&expected).all(is_same), "{shown:?}");
 }
 
 #[test]
@@ -868,7 +883,7 @@ fn help_is_scrolled_where_it_has_no_room_and_any_other_key_closes_it() {
         press(&mut app, KeyCode::Char('?'));
         let mut seen = text(&app, width, height).join("\n");
         for _ in 0..300 {
-            if !app.shows_help {
+            if !is_help(&app) {
                 break;
             }
             let before = text(&app, width, height);
@@ -883,9 +898,9 @@ fn help_is_scrolled_where_it_has_no_room_and_any_other_key_closes_it() {
         for words in ["copy", "suspend", "resume", "HELD", "(you)"] {
             assert!(bare.contains(words), "{width}x{height} {words}\n{seen}");
         }
-        app.shows_help = true;
+        app.mode = Mode::Help { scroll: 0 };
         press(&mut app, KeyCode::Char('x'));
-        assert!(!app.shows_help);
+        assert!(!is_help(&app));
     }
 }
 

@@ -1,52 +1,52 @@
-//! What the dashboard asks of those who can: the daemon, the terminal, the file system.
+//! Work that the dashboard asks the loop to do: requests to the daemon, terminal control, files.
 
 use crate::api::Resize;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 
-/// What is to be done for the dashboard.
+/// Work for the loop.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Want {
-    /// End it; the screen stays behind or not.
+    /// Quit.
     Quit {
-        /// Whether it stays.
+        /// True if the last screen stays in the terminal.
         leave_screen: bool,
     },
-    /// End it as Ctrl-C ends any command.
+    /// Quit as Ctrl-C ends any command.
     Interrupt,
-    /// Stop until the shell lets it go on.
+    /// Suspend the process until the shell resumes it.
     Suspend,
-    /// Follow the daemon anew: another namespace, window or interval.
+    /// Reconnect to the daemon with another namespace, window or interval.
     Follow,
-    /// A lane with its cursors.
+    /// Read a lane with its cursors.
     Lane(String),
-    /// A stream, and what waits for a handler of it.
+    /// Read a stream with the waiting events of a handler.
     Stream(StreamName, Option<Name>),
-    /// So many of the newest events, of a hook or a stream where the filter says so.
+    /// Read this number of the newest events, of a hook or stream if given.
     Events(Option<Name>, Option<StreamName>, usize),
-    /// One event, whole.
+    /// Read an event with its body.
     Event(EventId),
-    /// What a resize would mean.
+    /// Compute the plan for a resize to this number of lanes.
     Plan(u16),
-    /// Change something.
+    /// Perform an action.
     Do(Action),
-    /// Put a text into the clipboard of the terminal.
+    /// Copy a text to the terminal's clipboard.
     Copy(String),
     /// Write the screen to a file.
     Save,
 }
 
-/// Something that is changed.
+/// An action on the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// `pause`, `resume` or `drain` of a lane.
     Lane(&'static str, String),
-    /// Another number of lanes, as planned.
+    /// A planned resize.
     Resize(Box<Resize>),
     /// `pause` or `resume` of a hook.
     Hook(&'static str, Name),
     /// `retry`, `hold` or `release` of a cursor.
     Cursor(&'static str, StreamName, Name),
-    /// The next event of a cursor goes to the dead letters.
+    /// Skips the next event of a cursor to the dead letters.
     Skip(StreamName, Name, EventId),
 }

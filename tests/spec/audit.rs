@@ -67,6 +67,7 @@ fn plan(hook: &str) -> HookPlan {
         order_by: OrderBy::Place(Place::Header("x-account".into())),
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
+        verify: None,
         body_max: 1_000,
         keep: Keep::default(),
         reducer: Some(Reducer::Count),

@@ -352,6 +352,7 @@ impl World {
             order_by: OrderBy::Place(Place::Header("x-account".into())),
             unordered: Unordered::Keep,
             dedupe_by: DedupeBy::default(),
+            verify: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer,

@@ -110,6 +110,22 @@ pub struct Home {
     pub node: String,
 }
 
+/// Names the file with the key that encrypts secrets.
+pub const SECRET_KEY_FILE: &str = "HOOKLANE_SECRET_KEY_FILE";
+
+/// The key that the nodes of all tests share.
+fn secret_key() -> PathBuf {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("secret.key");
+    if !file.exists() {
+        let mut new = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let key = "b3JkZXJlZCB3ZWJob29rcywgb25lIHN0cmVhbSBhLi4=\n";
+        std::io::Write::write_all(&mut new, key.as_bytes()).unwrap();
+        // Tests that run at the same time write the same.
+        new.persist(&file).unwrap();
+    }
+    file
+}
+
 impl Home {
     /// An empty one. It stands in the build directory, because the usual place for temporary files
     /// may be memory, where a sync costs nothing and proves nothing.
@@ -242,6 +258,10 @@ impl Home {
                 };
             }
             command = limited;
+        }
+        let has_key = |(name, _): &(&str, &str)| *name == SECRET_KEY_FILE;
+        if self.servers.is_some() && !self.environment.iter().any(has_key) {
+            command.env(SECRET_KEY_FILE, secret_key());
         }
         let child = command
             .args(options)

@@ -136,7 +136,7 @@ fn every_event_comes_once_in_order_byte_for_byte_and_signed(setup: Setup) {
 }
 
 /// Verifies as a receiver would, in other words than those that sign: over the raw parts, with OpenSSL.
-fn is_signed(seen: &super::sink::Seen, secret: &str) -> bool {
+pub fn is_signed(seen: &super::sink::Seen, secret: &str) -> bool {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
     let script = "key=$(printf %s \"$1\" | base64 -d | od -An -v -tx1 | tr -d ' \\n'); \

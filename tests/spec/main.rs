@@ -74,6 +74,7 @@ mod store;
 mod terminal;
 mod top;
 mod truth;
+mod verify;
 mod world;
 
 /// What is asked of any daemon, asked of one with a file.

@@ -486,6 +486,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         order_by: OrderBy::Place(Place::Header("x-account".into())),
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
+        verify: None,
         body_max: 1_000,
         keep: Keep::Forever,
         reducer: Some(Reducer::Count),

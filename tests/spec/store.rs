@@ -162,6 +162,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         order_by: OrderBy::Place(Place::Body("/c".into())),
         unordered: Unordered::Refuse,
         dedupe_by: DedupeBy::default(),
+        verify: None,
         body_max: 1_000,
         keep: Keep::Forever,
         reducer,
@@ -776,6 +777,7 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
         order_by: OrderBy::Place(Place::Header("x-account".into())),
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
+        verify: None,
         on_error: OnError::Skip,
         debounce: Some(Debounce {
             quiet: Duration::from_millis(5),

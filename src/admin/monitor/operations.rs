@@ -8,7 +8,7 @@ use crate::domain::hook::HookId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::catalog;
-use crate::store::{AuditFilter, AuditRow, Rebuild};
+use crate::store::{AuditFilter, AuditRow, ITSELF, Rebuild};
 use crate::text::quoted;
 
 /// Number of audit rows read for the log in one round.
@@ -113,10 +113,20 @@ fn line(act: &AuditRow) -> api::LogLine {
     let reason = act.reason.as_ref();
     let reason = reason.map_or_else(String::new, |reason| format!(" \"{reason}\""));
     let (operation, by) = (&act.operation, &act.actor);
+    let (severity, what) = match by == ITSELF {
+        true => (
+            Severity::Trouble,
+            format!("stopped by {}{reason}", act.came_from),
+        ),
+        false => (
+            Severity::Fine,
+            format!("{operation}{change} by {by}{reason}"),
+        ),
+    };
     api::LogLine {
         at: Timestamp::from_millis(act.at),
-        severity: Severity::Fine,
+        severity,
         scope: act.subject.clone(),
-        what: format!("{operation}{change} by {by}{reason}"),
+        what,
     }
 }

@@ -15,7 +15,7 @@ use crate::admin::figures::{counts, fine_millis, gather, hundredths, millis};
 use crate::admin::report::NodeReport;
 use crate::api;
 use crate::domain::cursor::CursorId;
-use crate::domain::name::Name;
+use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::engine::{self, ownership::Member};
@@ -39,6 +39,7 @@ impl Admin {
             member: engine.member.as_ref().map(Member::id),
             storage: storage(engine, now),
             overdue: overdue(engine),
+            beside: slow_handlers(engine),
         }
     }
 
@@ -63,6 +64,7 @@ impl Admin {
             fsync_p99_ms: fsync_p99(engine, now),
             overdue: overdue(engine),
             hints: failing_hints(engine),
+            beside: slow_handlers(engine),
             ..self.monitor.seen.lock().told()
         };
         let catalog = engine.catalog.peek();
@@ -106,8 +108,21 @@ impl MonitorState {
             .map(|(of, pace)| (of.0, pace.now))
             .collect();
         folds.sort_by_key(|(of, _)| *of);
+        let since = self.spaces.iter().flat_map(|(name, space)| {
+            let told = space.since.told();
+            told.map(|((rule, stream), since)| (name.clone(), *rule, stream.clone(), since))
+        });
+        let mut since: Vec<_> = since.collect();
+        since.sort_by_key(|(space, rule, stream, _)| {
+            (
+                space.clone(),
+                *rule,
+                stream.as_ref().map(StreamName::to_string),
+            )
+        });
         NodeReport {
             folds,
+            since,
             commit_normal_ms: self.commit.value().map(hundredths),
             cpu: Some(hundredths(self.cpu.2)),
             accepted_per_s: self.accepted.2.round(),
@@ -196,6 +211,14 @@ fn overdue(engine: &engine::Engine) -> Vec<(Name, String)> {
         Some((hook.namespace.clone(), told))
     };
     engine.overdue().into_iter().filter_map(told).collect()
+}
+
+/// Ids of the handlers that are too slow for this node's lanes, sorted.
+fn slow_handlers(engine: &engine::Engine) -> Vec<i64> {
+    let shares = engine.folds.shares();
+    let mut slow: Vec<_> = shares.with(|shares, _| shares.slow().map(|of| of.0).collect());
+    slow.sort_unstable();
+    slow
 }
 
 /// Present failure of Redis, as seen by this node.

@@ -77,8 +77,9 @@ pub fn compose(
     let commits = whole.slow_commits(&storage);
     let silent = whole.silent();
     let largest = whole.largest(&set.namespace);
-    let paused = stopped_hooks(set, whole.catalog, now, false);
-    let stuck = stopped_hooks(set, whole.catalog, now, true);
+    let paused = paused_hooks(set, whole.catalog, now);
+    let stuck = stuck_hooks(set, whole.catalog);
+    let beside = whole.beside(&set.namespace);
     let overdue = whole.overdue(&set.namespace);
     let mut verdicts = verdict::verdicts(&verdict::Facts {
         at: now,
@@ -94,6 +95,7 @@ pub fn compose(
         turns: &turns,
         hooks: &paces,
         handlers: &handlers,
+        beside: &beside,
         paused: &paused,
         stuck: &stuck,
         overdue: &overdue,
@@ -101,7 +103,8 @@ pub fn compose(
         lanes_that_help: space.help,
         lost: seen.lost,
     });
-    space.since.date(&mut verdicts, now);
+    let others = whole.findings(&set.namespace);
+    space.since.date(&mut verdicts, &others, now);
     for (severity, scope, what) in news {
         seen.add_log(api::LogLine {
             at: now,
@@ -249,23 +252,30 @@ fn total(lanes: &[Lane]) -> api::Total {
     }
 }
 
-/// Paused and stopped hooks of a namespace, each with a description.
-fn stopped_hooks(
-    set: &LaneSet,
-    catalog: &catalog::Snapshot,
-    now: Timestamp,
-    is_stuck: bool,
-) -> Vec<(Name, String)> {
-    let told = |(id, stop): (&HookId, &crate::store::HookStop)| {
+/// Paused hooks of a namespace, each with who paused it, when and why.
+fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> Vec<(Name, String)> {
+    let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
-        let is_meant = stop.stuck().is_some() == is_stuck;
-        let is_here = hook.namespace == set.namespace && is_meant;
+        let is_here = hook.namespace == set.namespace && stop.stuck().is_none();
         let told = stops::told(&hook.name, stop, now).filter(|_| is_here)?;
         Some((hook.name.clone(), told))
     };
     let mut paused: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
     paused.sort_unstable();
     paused
+}
+
+/// Hooks of a namespace that a node has stopped, each with the event that did not end and the time.
+fn stuck_hooks(set: &LaneSet, catalog: &catalog::Snapshot) -> Vec<(Name, String, Timestamp)> {
+    let told = |(id, stop): (&HookId, &store::HookStop)| {
+        let hook = catalog.hooks_by_id.get(id)?;
+        let why = stop.stuck().filter(|_| hook.namespace == set.namespace)?;
+        let reason = why.reason.clone().unwrap_or_default();
+        Some((hook.name.clone(), reason, why.at))
+    };
+    let mut stuck: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
+    stuck.sort_unstable();
+    stuck
 }
 
 fn hook_lines(
@@ -301,7 +311,10 @@ fn hook_lines(
             let told: Vec<_> = handlers.map(|h| h.described()).collect();
             told.join(", ")
         },
-        verify: "write key".to_owned(),
+        verify: match &hook.verify {
+            Some(verify) => verify.scheme.word().to_owned(),
+            None => "write key".to_owned(),
+        },
     };
     (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
 }

@@ -38,6 +38,8 @@ pub struct ThisProcess {
     pub storage: api::Storage,
     /// Streams that keep events past their retention: namespace and description.
     pub overdue: Vec<(Name, String)>,
+    /// Handlers that are too slow for this node's lanes.
+    pub beside: Vec<i64>,
 }
 
 /// Everything found in one round.
@@ -126,6 +128,33 @@ impl Observation<'_> {
             Some(((!is_alone).then(|| node.to_owned()), p99?, normal?))
         })
         .collect()
+    }
+
+    /// Names of the handlers of a namespace that are too slow for the lanes of any node, sorted.
+    pub fn beside(&self, namespace: &Name) -> Vec<String> {
+        let told = self.reports().flat_map(|report| &report.beside);
+        let slow: HashSet<_> = self.here.beside.iter().chain(told).collect();
+        let hooks = self.catalog.hooks.values();
+        let hooks = hooks.filter(|hook| hook.namespace == *namespace);
+        let named = hooks.flat_map(|hook| hook.handlers.iter().map(move |of| (hook, of)));
+        let named = named.filter(|(_, handler)| slow.contains(&handler.id.0));
+        let named = named.map(|(hook, handler)| format!("{} -> {}", hook.name, handler.name));
+        let mut named: Vec<_> = named.collect();
+        named.sort_unstable();
+        named
+    }
+
+    /// Findings of other live nodes about a namespace, each with the time since which it stands.
+    pub fn findings(&self, namespace: &Name) -> Vec<(verdict::Finding, Timestamp)> {
+        let quiet: HashSet<_> = self.silent_for(QUIET).map(|(node, _)| node).collect();
+        let beat = self
+            .reports
+            .iter()
+            .filter(|(node, _)| !quiet.contains(node));
+        let told = beat.flat_map(|(_, report)| &report.since);
+        let told = told.filter(|(space, ..)| space == namespace);
+        told.map(|(_, rule, stream, since)| ((*rule, stream.clone()), *since))
+            .collect()
     }
 
     /// Streams of a namespace that keep events past their retention, on any node.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Trouble, flags, reducer};
-use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec, PullSpec};
+use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec, PullSpec, VerifySpec};
 use crate::cli::Exit;
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
@@ -14,6 +14,7 @@ use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
+use crate::domain::verify::Scheme;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +50,11 @@ struct Entry {
     unordered: Unordered,
     #[serde(default)]
     dedupe_by: DedupeBy,
+    verify: Option<Scheme>,
+    public_url: Option<String>,
+    tolerance: Option<String>,
+    secret_file: Option<PathBuf>,
+    secret_env: Option<String>,
     reduce: Option<String>,
     #[serde(default)]
     on_error: OnError,
@@ -128,6 +134,22 @@ pub fn text(path: &Path) -> Result<String, Trouble> {
     Ok(text)
 }
 
+/// Reads a secret from a file (`-` for stdin) or from an environment variable.
+///
+/// # Errors
+/// A failure to read it; the message does not repeat the secret.
+pub fn secret(file: Option<&Path>, variable: Option<&str>) -> Result<Option<String>, Trouble> {
+    let text = match (file, variable) {
+        (Some(path), _) => text(path)?,
+        (None, Some(name)) => std::env::var(name).map_err(|_| {
+            let message = format!("the environment has no text in {name}");
+            Trouble::new(Exit::Usage, "no_variable", message)
+        })?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(text.trim().to_owned()))
+}
+
 fn parse(text: &str, base: &Path) -> Result<Apply, Trouble> {
     let wrong = |error: toml::de::Error| {
         let trouble = Trouble::usage(error.to_string().trim_end());
@@ -178,7 +200,8 @@ fn namespace(space: Space) -> Result<NamespaceSpec, Trouble> {
 fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     let of = format!("hook {}", entry.name);
     let named = |error: String| Trouble::usage(format!("{of}: {error}"));
-    let mut spec = HookSpec::new(entry.name);
+    let mut spec = HookSpec::new(entry.name.clone());
+    spec.verify = verify(&entry, base).map_err(named)?;
     spec.namespace = entry.namespace.unwrap_or(spec.namespace);
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;
@@ -207,6 +230,30 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
         spec.pull.push(pull(entry).map_err(named)?);
     }
     Ok(spec)
+}
+
+fn verify(entry: &Entry, base: &Path) -> Result<Option<VerifySpec>, String> {
+    let Some(scheme) = &entry.verify else {
+        let is_given = entry.public_url.is_some()
+            || entry.tolerance.is_some()
+            || entry.secret_file.is_some()
+            || entry.secret_env.is_some();
+        return match is_given {
+            true => Err("secret_file, secret_env, public_url and tolerance need verify".to_owned()),
+            false => Ok(None),
+        };
+    };
+    let mut spec = VerifySpec::new(scheme.clone());
+    if let Some(text) = &entry.tolerance {
+        let tolerance =
+            parse_duration(text).map_err(|error| format!("tolerance {text:?}: {error}"))?;
+        spec.tolerance_ms = millis(tolerance).unsigned_abs();
+    }
+    spec.public_url.clone_from(&entry.public_url);
+    let file = entry.secret_file.as_ref().map(|file| base.join(file));
+    let given = secret(file.as_deref(), entry.secret_env.as_deref());
+    spec.secret = given.map_err(|error| error.message)?;
+    Ok(Some(spec))
 }
 
 fn forward(entry: ForwardEntry, base: &Path) -> Result<ForwardSpec, String> {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::debounce_text;
-use crate::api::{Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, PullSpec};
+use crate::api::{
+    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, PullSpec, Rejection,
+    VerifySpec,
+};
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -17,6 +20,11 @@ pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
     spec.order_by = edit.order_by.unwrap_or(spec.order_by);
     spec.unordered = edit.unordered.unwrap_or(spec.unordered);
     spec.dedupe_by = edit.dedupe_by.unwrap_or(spec.dedupe_by);
+    if let Some(change) = &edit.verify {
+        spec.verify = change
+            .as_ref()
+            .and_then(|change| change.applied(spec.verify.as_ref()));
+    }
     // The failure policy is removed together with the reducer.
     let kept = match edit.reduce {
         Some(None) => OnError::default(),
@@ -71,6 +79,11 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
         plain("unordered", "--unordered", unordered(spec.unordered).into()),
         plain("dedupe by", "--dedupe-by", spec.dedupe_by.to_string()),
         Setting {
+            label: "verify",
+            shown: verify(spec.verify.as_ref()),
+            flag: verify_flags(spec.verify.as_ref()),
+        },
+        Setting {
             label: "reduce",
             shown: reduce(spec.reduce.as_ref()),
             flag: match &spec.reduce {
@@ -104,6 +117,14 @@ pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
         }
     }
     lines.extend(forward_differences(before, after));
+    if after
+        .verify
+        .as_ref()
+        .is_some_and(|verify| verify.secret.is_some())
+        && before.verify.is_some()
+    {
+        lines.push("verify: another secret is in force too".to_owned());
+    }
     let gets_secret = |forward: &&ForwardSpec| forward.secret.is_some();
     let secrets = after.forward.iter().filter(gets_secret);
     lines.extend(
@@ -183,6 +204,43 @@ fn pull_flags(spec: &PullSpec) -> String {
     let on_error = on_error(spec.on_error);
     let lease = spec.lease_ms;
     format!("--pull {name} --lease {lease}ms --attempts {attempts} --on-error {on_error}")
+}
+
+/// Line with the numbers of rejected requests by reason.
+pub fn rejected(hook: &Name, rejections: &[Rejection]) -> String {
+    let told = rejections
+        .iter()
+        .map(|one| format!("{} {}", text::count(one.count), one.reason));
+    let told: Vec<_> = told.collect();
+    match told.is_empty() {
+        true => "none".to_owned(),
+        false => format!("{}: hooklane why {hook}", told.join(", ")),
+    }
+}
+
+/// Line about the verification of a hook.
+pub fn verify(spec: Option<&VerifySpec>) -> String {
+    let Some(spec) = spec else {
+        return "write key".to_owned();
+    };
+    let mut parts = vec![spec.scheme.to_string()];
+    match spec.scheme.signs_time() {
+        true => {
+            let tolerance = text::duration(Duration::from_millis(spec.tolerance_ms));
+            parts.push(format!("clock within {tolerance}"));
+        }
+        false => parts.push("no time is signed".to_owned()),
+    }
+    if let Some(place) = spec.scheme.delivery_id() {
+        parts.push(format!("repeats known by {place}"));
+    }
+    parts.extend(spec.public_url.clone());
+    parts.join(", ")
+}
+
+/// Flags that restore the former settings; `None` if that needs a secret, which is not readable.
+fn verify_flags(spec: Option<&VerifySpec>) -> Option<String> {
+    spec.is_none().then(|| "--verify none".to_owned())
 }
 
 /// The names of the pull handlers.

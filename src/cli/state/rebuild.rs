@@ -19,6 +19,9 @@ const REBUILDS: &str = "/v1/admin/rebuilds";
 
 const ALL: &str = "/v1/admin/rebuilds/all";
 
+/// Number of rebuilds read before and after one to find those requested together.
+const TOGETHER_MAX: i64 = 10_000;
+
 /// Interval between looks at the progress, at first and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(100);
@@ -81,13 +84,12 @@ impl RebuildStates {
         }
         let here = reach.here().await?;
         let mut spec = self.spec();
-        let is_one = spec.hook.is_some() || spec.stream.is_some();
-        if is_one
-            && !self.dry_run
-            && let Some(running) = running(&spec, reach).await?
-        {
-            out.say(format_args!("already under way: {}", self.whose()))?;
-            return self.finish(vec![running], reach, limit, out).await;
+        if !self.dry_run {
+            let running = running(&spec, reach).await?;
+            if !running.is_empty() {
+                out.say(format_args!("already under way: {}", self.whose()))?;
+                return self.finish(running, reach, limit, out).await;
+            }
         }
         spec.dry_run = true;
         let plans = self.call(&spec, None, reach).await?;
@@ -234,16 +236,34 @@ impl RebuildStates {
     }
 }
 
-/// The same rebuild, if it is already under way.
-async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Option<Rebuild>> {
+/// The same rebuild, if it is already under way. For all hooks: the rebuilds requested together, including
+/// finished ones.
+async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Vec<Rebuild>> {
     let all: List<Rebuild> = reach.get(REBUILDS).await?;
     let hook = spec.stream.as_ref().map(|stream| &stream.hook);
     let hook = hook.or(spec.hook.as_ref());
     let is_same = |rebuild: &Rebuild| {
-        let subject = (Some(&rebuild.hook), &rebuild.stream);
-        subject == (hook, &spec.stream) && rebuild.check == spec.check
+        let is_meant = hook.is_none_or(|hook| rebuild.hook == *hook);
+        is_meant && rebuild.stream == spec.stream && rebuild.check == spec.check
     };
-    Ok(all.items.into_iter().find(is_same))
+    let Some(found) = all.items.into_iter().rfind(is_same) else {
+        return Ok(Vec::new());
+    };
+    let Some(id) = found.id.filter(|_| hook.is_none()) else {
+        return Ok(vec![found]);
+    };
+    let near = [
+        ("first", Some((id - TOGETHER_MAX).to_string())),
+        ("last", Some((id + TOGETHER_MAX).to_string())),
+    ];
+    let near: List<Rebuild> = reach.get(&with_query(REBUILDS, &near)).await?;
+    let mut together = near.items;
+    together.retain(|near| is_same(near) && near.asked_at == found.asked_at);
+    // A single rebuild is not the requested set; the daemon reports the conflict.
+    match together.len() {
+        0 | 1 => Ok(Vec::new()),
+        _ => Ok(together),
+    }
 }
 
 /// Estimated duration from the previous rebuilds; `None` if one of the hooks has had none.

@@ -213,13 +213,13 @@ impl Folder {
             .collect()
     }
 
-    /// Tells which handlers must not fold here: those that have become slow since the turn began.
+    /// Tells which handlers must not fold here: those that lanes have left out since the turn began.
     fn slow_ones(&self, job: &Job) -> impl Fn(HandlerId) -> bool + use<> {
         let is_fast = !self.pool.is_slow && job.budget.of.is_some();
         let slow = |shares: &mut Shares, _| {
             let handlers = job.tasks.iter().map(|task| task.handler);
             handlers
-                .filter(|handler| shares.is_slow(*handler))
+                .filter(|handler| shares.is_left_out(*handler))
                 .collect()
         };
         let slow: Vec<_> = match is_fast {
@@ -243,6 +243,7 @@ impl Folder {
             cost.ran_out |= failure.is_some_and(Failure::is_out_of_time);
         }
         let slower = self.pool.shares.with(|shares, now| {
+            shares.clear(thread::current().id());
             let mut slower = false;
             for (handler, cost) in costs {
                 slower |= shares.charge(handler, cost, now);
@@ -314,7 +315,10 @@ impl Folder {
             scripts.done = scripts.tasks.len();
             return;
         };
-        let (answers, ended) = process.receive();
+        let (answers, ended) = process.receive(|at| match pieces.get(at) {
+            Some((_, piece)) => self.waits_for(scripts.job, piece.task.handler),
+            None => true,
+        });
         let mut pieces = pieces.into_iter();
         for answer in answers {
             if let Some((at, piece)) = pieces.next() {
@@ -329,6 +333,12 @@ impl Folder {
                     scripts.note(at, &piece, outcome, outcomes);
                 }
             }
+            Err(End::GivenUp) => {
+                if let Some((at, piece)) = pieces.next() {
+                    scripts.leave(at);
+                    scripts.leave_out(piece.task.handler);
+                }
+            }
             Err(End::Died(why)) => {
                 tracing::warn!(
                     why,
@@ -337,6 +347,18 @@ impl Folder {
                 self.one_by_one(scripts, pieces.collect(), outcomes);
             }
         }
+    }
+
+    /// True if this thread may wait for a long event of a handler: only one thread of the lanes may at
+    /// a time.
+    fn waits_for(&self, job: &Job, handler: HandlerId) -> bool {
+        if self.pool.is_slow || job.budget.of.is_none() {
+            return true;
+        }
+        let thread = thread::current().id();
+        let waits = (self.pool.shares).with(|shares, _| shares.suspect(handler, thread));
+        self.pool.shares.slower.notify_one();
+        waits
     }
 
     /// The outcome of a piece with an event that does not end: the events before it are folded again.
@@ -423,7 +445,7 @@ impl Folder {
         let process = self.process.take();
         sent.map_err(|error| error.to_string())?;
         let process = process.ok_or("it is gone")?;
-        let (answers, ended) = process.receive();
+        let (answers, ended) = process.receive(|_| true);
         for answer in answers {
             next.add(answer);
         }
@@ -431,6 +453,7 @@ impl Folder {
             Ok(process) => self.process = Some(process),
             Err(End::Stuck(_)) => next.fail(Failure::stuck(&piece.task.reducer)),
             Err(End::Died(why)) => return Err(why),
+            Err(End::GivenUp) => {}
         }
         Ok(next)
     }
@@ -491,9 +514,21 @@ impl<'j> Scripted<'j> {
             && !self.job.ends(piece.to);
         outcomes[at].add(answer);
         if !goes_on {
-            let place = self.tasks.iter().position(|(task, _)| *task == at);
-            self.done = place.map_or(self.done, |place| place + 1);
+            self.leave(at);
         }
+    }
+
+    /// Continues with the next task.
+    fn leave(&mut self, at: usize) {
+        let place = self.tasks.iter().position(|(task, _)| *task == at);
+        self.done = place.map_or(self.done, |place| place + 1);
+    }
+
+    /// Gives up the remaining tasks of a handler.
+    fn leave_out(&mut self, handler: HandlerId) {
+        let rest = self.tasks.split_off(self.done);
+        let stays = |(at, _): &(usize, _)| self.job.tasks[*at].handler != handler;
+        self.tasks.extend(rest.into_iter().filter(stays));
     }
 
     fn is_late(&self) -> bool {

@@ -9,7 +9,8 @@
 //! ```text
 //! node: Process::send ──▶ tasks ──▶ thread that folds ──▶ outcomes ──▶ Process::receive
 //!                                     │ marks each event
-//!                                   watch ── no end ──▶ "stuck at event 3", and the process ends
+//!                                   watch ── long ────▶ "it takes its time": the node may give it up
+//!                                         ── no end ──▶ "stuck at event 3", and the process ends
 //! ```
 //! It ends with the thread that has it: the socket is closed, and the system kills what does not notice.
 
@@ -52,7 +53,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Interval of the watch thread.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Processor time after which an event counts as long: the node is told of it while it still folds.
+const LONG: Duration = Duration::from_millis(10);
 
 /// Number of bytes after which outcomes are sent.
 const SEND_AT: usize = 64 * 1024;
@@ -77,6 +81,7 @@ const FOLDED: u8 = 1;
 const STUCK: u8 = 2;
 const ALIVE: u8 = 3;
 const CHECKED: u8 = 4;
+const LONG_EVENT: u8 = 5;
 
 /// A folding process, seen from the node. It is killed when this is dropped.
 pub(super) struct Process {
@@ -103,6 +108,8 @@ pub(super) enum End {
     Stuck(usize),
     /// It died; the system's description.
     Died(String),
+    /// The node gave up an event of the first piece without an outcome.
+    GivenUp,
 }
 
 impl Process {
@@ -174,8 +181,12 @@ impl Process {
     }
 
     /// Waits for the outcomes of the pieces sent last, in order: all of them, or the first ones with
-    /// the reason why there are no more.
-    pub(super) fn receive(mut self) -> (Vec<Outcome>, Result<Self, End>) {
+    /// the reason why there are no more. `goes_on` decides, from the place of a piece, if a long event of it
+    /// may go on.
+    pub(super) fn receive(
+        mut self,
+        mut goes_on: impl FnMut(usize) -> bool,
+    ) -> (Vec<Outcome>, Result<Self, End>) {
         let mut outcomes = Vec::new();
         let end = loop {
             let answer = Reader::receive(&mut self.socket).and_then(|frame| {
@@ -187,6 +198,7 @@ impl Process {
                         outcomes.push(frame.outcome()?);
                         None
                     }
+                    LONG_EVENT | STUCK if !goes_on(outcomes.len()) => Some(Err(End::GivenUp)),
                     STUCK => Some(Err(End::Stuck(frame.u32()?))),
                     DONE => Some(Ok(())),
                     _ => None,
@@ -404,13 +416,14 @@ fn confine() {
     }
 }
 
-/// Ends the process when an event has used up its time; otherwise reports progress every second.
+/// Ends the process when an event has used up its time; otherwise reports long events, and progress every
+/// second.
 fn watch(shared: &Shared) {
     let used = || {
         let used = clock_gettime(ClockId::ProcessCPUTime);
         Duration::try_from(used).unwrap_or_default()
     };
-    let (mut seen, mut since) = (0, used());
+    let (mut seen, mut since, mut is_told) = (0, used(), false);
     loop {
         let mark = shared.mark.load(Ordering::Acquire);
         if mark == 0 {
@@ -419,14 +432,15 @@ fn watch(shared: &Shared) {
                 thread::park();
             }
             shared.watch_sleeps.store(false, Ordering::SeqCst);
-            (seen, since) = (0, used());
+            (seen, since, is_told) = (0, used(), false);
             continue;
         }
         if mark != seen {
-            (seen, since) = (mark, used());
+            (seen, since, is_told) = (mark, used(), false);
         }
+        let took = used().saturating_sub(since);
         let limit = Duration::from_millis(shared.limit.load(Ordering::Relaxed));
-        if used().saturating_sub(since) >= limit {
+        if took >= limit {
             let mut outbox = shared.outbox.lock();
             if shared.mark.load(Ordering::Acquire) == mark {
                 let mut frame = Writer::new();
@@ -437,6 +451,12 @@ fn watch(shared: &Shared) {
             }
         }
         let mut outbox = shared.outbox.lock();
+        if took >= LONG && !is_told && shared.mark.load(Ordering::Acquire) == mark {
+            is_told = true;
+            let mut frame = Writer::new();
+            frame.u8(LONG_EVENT);
+            let _ = outbox.put(frame).and_then(|()| outbox.send());
+        }
         if outbox.sent.is_some_and(|at| at.elapsed() >= ALIVE_EVERY) {
             let mut frame = Writer::new();
             frame.u8(ALIVE);

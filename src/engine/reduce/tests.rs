@@ -671,6 +671,30 @@ async fn a_handler_beyond_its_share_folds_on_the_slow_threads_only() {
 }
 
 #[tokio::test]
+async fn a_burst_of_events_without_an_end_takes_the_time_of_one_thread() {
+    let pool = Pool {
+        threads: 4,
+        is_slow: false,
+        shares: Arc::default(),
+    };
+    let folds = Folds::start_pool(pool).unwrap();
+    let budget = || Budget {
+        of: Some("default".parse().unwrap()),
+        ..Budget::from(Duration::from_millis(50))
+    };
+    let poison = "return Array(4e9).join('-').length";
+    let turns = (0..4).map(|_| folds.fold(vec![task(reducing(poison), [""])], budget()));
+    let turns: futures_util::stream::FuturesUnordered<_> = turns.collect();
+    let ended: Vec<_> = futures_util::StreamExt::collect(turns).await;
+    let failures: Vec<_> = ended.iter().map(|folded| &folded[0].failure).collect();
+    // The other events are given up long before the first one ends, and do not count as failed.
+    assert!(
+        matches!(failures[..], [None, None, None, Some(Failure::Stuck(_))]),
+        "{failures:?}"
+    );
+}
+
+#[tokio::test]
 async fn what_one_script_left_behind_does_not_count_for_another() {
     let folds = Folds::start(1).unwrap();
     let litter = reducing(

@@ -142,6 +142,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         order_by: OrderBy::Nothing,
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
+        verify: None,
         body_max: 1,
         keep: Keep::default(),
         handlers: vec![Arc::new(handler)],

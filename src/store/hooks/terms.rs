@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::forward::Forward;
 use crate::domain::pull::Pull;
-use crate::domain::secret::Secret;
 use crate::domain::time::millis;
 
 #[derive(Serialize, Deserialize)]
@@ -74,25 +73,13 @@ pub fn read_pull(text: &str) -> Option<Pull> {
     })
 }
 
-/// Secrets as text, the newest first.
-pub fn write_secrets(secrets: &[Secret]) -> String {
-    let texts: Vec<_> = secrets.iter().map(Secret::expose).collect();
-    serde_json::to_string(&texts).unwrap_or_default()
-}
-
-/// The secrets that [`write_secrets`] has written; `None` for any other text.
-pub fn read_secrets(text: &str) -> Option<Vec<Secret>> {
-    let texts: Vec<String> = serde_json::from_str(text).ok()?;
-    texts.iter().map(|text| text.parse().ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::forward::Batch;
 
     #[test]
-    fn settings_and_secrets_read_back_as_they_were_written() {
+    fn settings_read_back_as_they_were_written() {
         let mut forward = Forward::to("https://crm.example/hooks".parse().unwrap());
         assert_eq!(read(&write(&forward)), Some(forward.clone()));
         forward.attempts = Some(7);
@@ -103,9 +90,6 @@ mod tests {
         });
         forward.coalesce = true;
         assert_eq!(read(&write(&forward)), Some(forward));
-        let secrets = vec![Secret::generate(), Secret::generate()];
-        assert_eq!(read_secrets(&write_secrets(&secrets)), Some(secrets));
         assert_eq!(read("{}"), None);
-        assert_eq!(read_secrets("[\"x\"]"), None);
     }
 }
