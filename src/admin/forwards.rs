@@ -1,4 +1,4 @@
-//! Forward handlers of a hook: checked, planned, compared. The operations are in `hooks.rs`.
+//! Forward handlers of a hook: checks, plans and differences. The operations are in `hooks.rs`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::store::{ForwardPlan, HookPlan};
 /// The most forward handlers of a hook.
 const FORWARDS_MAX: usize = 32;
 
-/// The shortest time for a request: below it, no handshake ends.
+/// Least timeout of a request; a handshake takes longer than less.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
-/// Checks what cannot be seen from one setting alone.
+/// Checks rules that concern several settings.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the handler and what to give instead.
@@ -83,7 +83,7 @@ fn secret(forward: &ForwardSpec) -> Result<Option<Secret>, String> {
         .map_err(|error: crate::domain::secret::InvalidSecret| error.to_string())
 }
 
-/// The row of a forward handler. One that exists keeps its secrets; a new one without a secret gets one.
+/// Plans a forward handler. An existing one keeps its secrets; a new one without a secret gets one.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a secret that is none.
@@ -112,7 +112,7 @@ fn secrets_of<'h>(hook: &'h Hook, name: &Name) -> Option<&'h Secrets> {
     }
 }
 
-/// The secrets that [`plan`] has made, for the one answer that shows them.
+/// Secrets that [`plan`] generated, for the answer that shows them once.
 pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Vec<NewSecret> {
     let is_new = |forward: &&ForwardPlan| {
         let mut specs = spec.forward.iter();
@@ -130,7 +130,7 @@ pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Ve
     .collect()
 }
 
-/// The secrets of a hook that was made just now.
+/// Secrets of a hook that was just created.
 pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
     let secrets = hook.handlers.iter().filter_map(|handler| {
         let secret = secrets_of(hook, &handler.name)?.open.first()?;

@@ -1,9 +1,9 @@
 //! Deliveries: the next events of a stream go to a destination, and the position moves after its 2xx.
 //!
-//! A lane hands a cursor over and goes on with its other cursors; the cursor counts as running until its delivery
-//! has ended. So a lane never waits for a destination, and a stream has one delivery in flight at most: within this
-//! node because [`Flights`] has one entry a cursor, between nodes because a lane that is given away names the
-//! deliveries still in flight, which its next owner leaves alone.
+//! A lane hands a cursor over and continues with others; the cursor counts as running until its
+//! delivery has ended. So no lane waits for a destination. A stream has at most one delivery in flight:
+//! on a node, because [`Flights`] has one entry for each cursor; between nodes, because a lane that is
+//! given up records its deliveries in flight, which the next owner leaves alone.
 //!
 //! ```text
 //! lane ── ready cursor ──▶ gate of the destination ── room ──▶ read, judge, send ──▶ advance ──▶ back to the lane
@@ -46,13 +46,13 @@ use gate::{Gate, Waiting};
 pub use guard::Guard;
 use request::{Delivery, Verdict};
 
-/// How soon a cursor is looked at again whose former delivery is still in flight.
+/// Time after which a cursor with a delivery still in flight is tried again.
 const BUSY_AGAIN: Duration = Duration::from_millis(250);
 
-/// How long a delivery waits after the database refused to read or to advance.
+/// Pause after a failed read or write of the database.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// A request is not begun unless the lease lasts for this long.
+/// Least remaining lease with which a request may begin.
 const LEASE_MIN: Duration = Duration::from_secs(1);
 
 /// Events that are read at once: enough for a quiet time to be seen, and for most batches.
@@ -61,7 +61,7 @@ const EVENTS_MAX: usize = 256;
 /// Ordering keys kept in memory.
 const KEYS_MAX: usize = 100_000;
 
-/// The deliveries of this node.
+/// State of this node's deliveries.
 pub struct Forwards {
     client: Client,
     gates: Mutex<HashMap<HandlerId, Arc<Gate>>>,
@@ -71,7 +71,7 @@ pub struct Forwards {
 }
 
 impl Forwards {
-    /// No delivery yet. Connects where `guard` lets it.
+    /// The state without deliveries. Connections go to addresses that `guard` permits.
     pub fn new(guard: Guard) -> Self {
         Self {
             client: Client::new(guard),
@@ -81,7 +81,7 @@ impl Forwards {
         }
     }
 
-    /// The gate of a handler, with the limits that it has now.
+    /// The gate of a handler, updated to its present limits.
     fn gate(&self, handler: HandlerId, to: &Forward) -> Arc<Gate> {
         let mut gates = self.gates.lock();
         let gate = gates.entry(handler).or_default().clone();
@@ -89,13 +89,13 @@ impl Forwards {
         gate
     }
 
-    /// Forgets the gates of handlers that are gone.
+    /// Removes the gates of removed handlers.
     pub fn forget_all_but(&self, handlers: &HashMap<HandlerId, Arc<Handler>>) {
         self.gates.lock().retain(|id, _| handlers.contains_key(id));
     }
 }
 
-/// Begins as many deliveries of a gate as it has room for.
+/// Begins as many deliveries as the gate permits.
 fn admit(engine: &Arc<Engine>, gate: &Arc<Gate>) {
     while let Some(next) = gate.next(Instant::now()) {
         match next {
@@ -119,7 +119,7 @@ fn admit(engine: &Arc<Engine>, gate: &Arc<Gate>) {
     }
 }
 
-/// A place in a gate. It is given back however the delivery ends, a panic included.
+/// A place in a gate. Dropping it gives it back, also in a panic.
 struct Pass {
     engine: Arc<Engine>,
     gate: Arc<Gate>,
@@ -132,11 +132,11 @@ impl Drop for Pass {
     }
 }
 
-/// One delivery of one cursor, from the look at its row until its lane has it back.
+/// Runs a delivery of a cursor, from reading its row until it is returned to its lane.
 async fn run(pass: &Pass, waiting: &Waiting) {
     let (engine, worker, cursor) = (&pass.engine, &waiting.worker, waiting.cursor);
     if worker.has_stopped() {
-        // Its lane has given the cursor up already.
+        // Its lane has already given up the cursor.
         return;
     }
     let version = engine.catalog.peek().version;
@@ -165,7 +165,7 @@ async fn run(pass: &Pass, waiting: &Waiting) {
     }
 }
 
-/// What is to be sent.
+/// Events to send in a request.
 struct Parcel<'c> {
     handler: &'c Handler,
     hook: &'c Name,
@@ -267,11 +267,11 @@ enum Packed<'c> {
     Leave(Outcome),
     Elsewhere(crate::lanes::Hint),
     Halt(Box<Step>, Outcome),
-    /// The next event is not as it was stored: nobody gets it.
+    /// The next event is damaged and is not delivered.
     Damaged(Box<Step>, Outcome),
 }
 
-/// Judges a cursor, and takes as many events as go into one request.
+/// Decides about a cursor, and takes the events that fit into a request.
 fn pack<'c>(
     catalog: &'c catalog::Snapshot,
     worker: &Worker,
@@ -451,8 +451,8 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
     (step, passed)
 }
 
-/// Moves the cursor. The destination has answered, so the request is not sent again while the database fails: the
-/// move is, until it is known to have been made or to be another's.
+/// Moves the cursor. The request is not repeated if the database fails: only the move is, until it is
+/// known to have been made, by this call or by another node.
 async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance, Error> {
     loop {
         match engine.store.advance(vec![step.clone()]).await {
@@ -469,7 +469,7 @@ async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance
 }
 
 impl Engine {
-    /// Hands cursors over to the gates of their destinations.
+    /// Queues cursors at the gates of their destinations.
     pub fn deliver(self: &Arc<Self>, worker: &Arc<Worker>, cursors: &[(CursorId, Duration)]) {
         let catalog = self.catalog.now();
         for (cursor, gathered) in cursors {
@@ -488,7 +488,7 @@ impl Engine {
         }
     }
 
-    /// The time that a request may take now; `None` when the lease of this node does not last for one.
+    /// Time limit for a request; `None` if this node's lease is too short for one.
     fn time_to_send(&self, work: &Work) -> Option<Duration> {
         let Work::Forward { to, .. } = work else {
             return None;
@@ -500,7 +500,7 @@ impl Engine {
         (left >= LEASE_MIN).then(|| left.min(to.timeout))
     }
 
-    /// The ordering key of a stream: it never changes, so it is read once.
+    /// The ordering key of a stream, cached because it never changes.
     async fn ordering_key(&self, stream: StreamId) -> Result<OrderingKey, Error> {
         if let Some(key) = self.forwards.keys.lock().get(&stream) {
             return Ok(key.clone());

@@ -13,9 +13,6 @@ const NAMED_MAX: usize = 3;
 impl Admin {
     /// Checks the secrets of hooks and handlers, and the key that encrypts them. There is no result if
     /// there are no secrets.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub(super) async fn secrets_check(&self) -> Result<Vec<Check>, Error> {
         let (locked, plain) = self.unfit_secrets().await?;
         let vault = self.store.vault();

@@ -23,17 +23,17 @@ use crate::store::{Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDel
 /// Events read for one answer, over all of its deliveries.
 const EVENTS_READ_MAX: usize = 2_000;
 
-/// Bytes of bodies in one answer; a first event that is larger goes alone.
+/// Size limit of the bodies in an answer, in bytes; a larger first event goes alone.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// An open delivery.
 #[derive(Clone, Debug)]
 pub struct Delivered {
-    /// What its consumer answers with.
+    /// Token for the consumer's answer.
     pub token: Token,
     /// The ordering key of the stream.
     pub stream: OrderingKey,
-    /// The try of its first event, from 1.
+    /// Number of the try of its first event, from 1.
     pub attempt: u32,
     /// Until when it is open.
     pub lease_until: Timestamp,
@@ -50,7 +50,7 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// None.
+    /// No deliveries.
     pub(super) fn none(engine: &Arc<Engine>) -> Self {
         Self::of(engine, Vec::new())
     }
@@ -63,7 +63,7 @@ impl Deliveries {
         }
     }
 
-    /// Their consumer has them: only its answers and their leases end them now.
+    /// Marks them as received by the consumer: from now on only answers and leases end them.
     pub fn handed_over(mut self) {
         self.items.clear();
     }
@@ -77,7 +77,7 @@ impl Drop for Deliveries {
         }
         let engine = self.engine.clone();
         self.runtime.spawn(async move {
-            // The node does not end before they are given back.
+            // Holds up the end of the node until they are given back.
             let _claiming = engine.pulls.claiming.clone().read_owned().await;
             match engine.store.give_back(&tokens).await {
                 Ok(()) => tokens
@@ -89,13 +89,13 @@ impl Drop for Deliveries {
     }
 }
 
-/// The lane that a slot of a handler's hook belongs to: it says whether the cursor may move.
+/// The lane of a slot of a handler's hook. Its state decides if the cursor may move.
 pub fn lane(catalog: &Snapshot, handler: &Handler, slot: Slot) -> Option<LaneId> {
     let hook = catalog.hooks_by_id.get(&handler.hook)?;
     Some(catalog.lanes_of(hook)?.lane(slot))
 }
 
-/// Whether the lane lets the cursor move, as far as is known before it is read.
+/// True if the lane lets the cursor move, as far as the configuration tells.
 pub fn may_move(catalog: &Snapshot, lane: &LaneId, cursor: CursorId) -> bool {
     match catalog.stops.mode(lane) {
         Mode::Paused => false,
@@ -103,7 +103,7 @@ pub fn may_move(catalog: &Snapshot, lane: &LaneId, cursor: CursorId) -> bool {
     }
 }
 
-/// What is to be done with a cursor that was read.
+/// Decision about a cursor.
 enum Judged {
     Nothing,
     /// The answer is full.
@@ -129,7 +129,7 @@ impl Engine {
             return Ok(Deliveries::none(self));
         };
         let now = Timestamp::now();
-        // By their rows before their cursors: a delivery that ends in between is seen as open.
+        // Delivery rows are read before cursors, so a delivery that ends in between is seen as open.
         let database_now = self.store.clock().await?;
         let before = self.store.deliveries(handler.id, &streams).await?;
         let before: HashMap<StreamId, Delivery> = before
@@ -230,8 +230,8 @@ fn cursor(handler: HandlerId, stream: StreamId) -> CursorId {
     CursorId { stream, handler }
 }
 
-/// How a cursor goes on that may: with a delivery, or, when the tries of its next event ended with their leases and are
-/// used up, as the failure policy says.
+/// Decides about a cursor that may move: a delivery, or the failure policy if the tries of its next
+/// event were used up by expired leases.
 fn judge(
     handler: &Handler,
     ask: &Ask,
