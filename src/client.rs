@@ -195,7 +195,7 @@ pub enum Error {
     Garbled {
         /// Address of the daemon.
         target: Target,
-        /// What is wrong with the answer.
+        /// The fault of the answer.
         why: String,
     },
 }

@@ -625,18 +625,18 @@ fn slow_reducer(facts: &Facts<'_>) -> String {
     })
 }
 
-/// The hook of `orders -> reduce`.
+/// The hook's name from `orders -> reduce`.
 fn hook_of(handler: &str) -> Option<Name> {
     handler.split(" -> ").next()?.parse().ok()
 }
 
-/// The command that makes as many lanes as help.
+/// The command for a resize to the number of lanes that helps.
 fn resize(facts: &Facts<'_>) -> Option<String> {
     let lanes = facts.lanes_that_help?;
     (!facts.crowded().is_empty()).then(|| command::resize(lanes, &facts.namespace()))
 }
 
-/// Late, and none of the rules says why.
+/// Verdict that the namespace is late without a cause found by the other rules.
 fn late(facts: &Facts<'_>) -> Option<Verdict> {
     let late = facts.lanes.iter().filter(|lane| facts.is_late_lane(lane));
     let lane = late.max_by_key(|lane| lane.flow_ms)?;
@@ -661,7 +661,7 @@ fn late(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
+/// Says if more lanes would help: they do if turns wait behind other cursors in busy lanes.
 fn lanes_help(facts: &Facts<'_>) -> String {
     match facts.lanes_that_help {
         _ if facts.crowded().is_empty() => match facts.beside(None) {
@@ -686,7 +686,7 @@ fn is_set_aside(cursor: &CursorLine) -> bool {
     matches!(cursor.condition.as_str(), "waiting" | "held")
 }
 
-/// Set-aside cursors of one handler are one subject; the one that waits longest is named.
+/// Verdicts about cursors set aside, one for each handler; it names the cursor that waits longest.
 fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
     let is_wrong = |cursor: &&CursorLine| is_set_aside(cursor) && !is_by_hand(cursor);
     let mut subjects: Vec<Vec<&CursorLine>> = Vec::new();
@@ -712,14 +712,14 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     let (stream, handler) = (&worst.stream, &worst.handler);
     let result = printable_line(worst.result.as_deref().unwrap_or("set aside"));
     let condition = &worst.condition;
-    // Events leave a stream by its reducer, or to somebody else.
+    // A failing reducer is our user's code; a failing delivery concerns somebody else's service.
     let (rule, class) = match *handler == Name::reduce() {
         true => (9, Class::Code),
         false => (10, Class::Them),
     };
     let age = worst.oldest_ms.map(Duration::from_millis);
     let since = age.map(|age| facts.at.before(age));
-    // What fits in two lines comes first: a reducer's error may be long.
+    // A reducer's error may be long, so the other parts come before it.
     let since_when = since.map_or_else(String::new, |at| {
         format!(" since {}", at.clock_at(facts.at))
     });
@@ -907,7 +907,7 @@ fn well(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// `lane 4 has`, `lanes 4 and 5 have`, `lanes 2, 3 and 6 are`; from five on only how many.
+/// `lane 4 has`, `lanes 4 and 5 have`, `lanes 2, 3 and 6 are`; five or more are only counted.
 fn listed(lanes: &[&Lane], one: &str, many: &str, is: &str, are: &str) -> String {
     let numbers: Vec<_> = lanes.iter().map(|lane| lane.index.to_string()).collect();
     match numbers.as_slice() {

@@ -76,7 +76,7 @@ const LASTS: Duration = Duration::from_secs(20);
 /// Duration of a round: a poisoned event, its repair, a spike. A shorter demo has one shortened round.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// What happens in a round, and when, as a fraction of the round.
+/// Moments of a round, each at a fraction of its duration.
 const ROUND_HAS: [(f64, Moment); 3] = [
     (1.0 / 6.0, Moment::Poison),
     (11.0 / 30.0, Moment::Mend),

@@ -45,7 +45,7 @@ pub enum Hooks {
 }
 
 impl Hooks {
-    /// What the verb may do without a daemon: only creating something creates a database.
+    /// Access that the verb needs without a daemon: only `create` creates a database.
     pub fn offline(&self) -> Offline {
         match self {
             Self::Create(_) | Self::Apply(Apply { dry_run: false, .. }) => Offline::Make,

@@ -23,7 +23,7 @@ pub enum Namespaces {
 }
 
 impl Namespaces {
-    /// What the verb may do without a daemon: only creating something creates a database.
+    /// Access that the verb needs without a daemon: only `create` creates a database.
     pub fn offline(&self) -> Offline {
         match self {
             Self::Create(_) => Offline::Make,

@@ -89,7 +89,7 @@ pub enum Reach {
     Offline(Opened),
 }
 
-/// What a command may do when no daemon runs.
+/// Access to the database that a command may have when no daemon runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offline {
     /// Nothing, because it concerns running lanes.

@@ -165,8 +165,8 @@ fn clock(at: Timestamp) -> String {
     }
 }
 
-/// Whether hooklane itself may be the cause: figures of the lane and the database, and the lane's other
-/// cursors.
+/// Figures that show if hooklane itself is the cause: those of the lane, the database, and the lane's
+/// other cursors.
 fn our_side(why: &api::Diagnosis) -> String {
     let lane = &why.lane;
     let wait = Duration::from_millis(lane.turn_wait_ms.unwrap_or(0));

@@ -157,7 +157,7 @@ pub struct Handler {
     pub hook: HookId,
     /// Its name; `reduce` for the reduce handler.
     pub name: Name,
-    /// What it does with the events.
+    /// Work that it does with the events.
     pub work: Work,
     /// Version of its reducer, from 1.
     pub fold: i64,
@@ -167,7 +167,7 @@ pub struct Handler {
     pub debounce: Option<Debounce>,
 }
 
-/// What a handler does with the events of a stream.
+/// Work of a handler on the events of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// Folds them into a state.
@@ -268,7 +268,8 @@ impl Debounce {
     }
 }
 
-/// How events become a state. Written as the reducer's name, `append:N`, or the file name of a script.
+/// Function that folds events into a state. Written as the reducer's name, `append:N`, or the file name
+/// of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reducer {
     /// The state is the last body.

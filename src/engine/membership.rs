@@ -191,7 +191,7 @@ pub fn assign<'a>(lanes: &'a [LaneRow], nodes: &'a [NodeRow]) -> HashMap<&'a Lan
     targets
 }
 
-/// What a node has to do about its lanes.
+/// Tasks of a node concerning its lanes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Moves {
     /// Free lanes to take.
@@ -204,7 +204,7 @@ pub struct Moves {
     pub drop: Vec<LaneId>,
 }
 
-/// What node `me` has to do, given the lanes that it runs with their epochs.
+/// Computes the tasks of node `me`; `held` are the lanes that it runs, with their epochs.
 pub fn decide(
     lanes: &[LaneRow],
     nodes: &[NodeRow],

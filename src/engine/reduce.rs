@@ -5,11 +5,11 @@
 //! [`STATE_MAX`] bytes; no reducer can crash the daemon or block a thread for others. Reading events
 //! and storing states is left to the calling turn.
 //!
-//! - `fold.rs`: the threads; `queue.rs`: whose turn is next; `budget.rs`: the time of a turn
+//! - `fold.rs`: the threads; `queue.rs`: order of the turns; `budget.rs`: time limit of a turn
 //! - `task.rs`: folds one task, on a thread or in a process
 //! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
 //! - `builtin.rs`: `latest`, `append:N`, `count`
-//! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps what is not touched to the byte
+//! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps untouched parts byte for byte
 //! - `script.rs`, `realm.js`: JavaScript, its realm and its limits
 
 use std::sync::Arc;

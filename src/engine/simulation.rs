@@ -1,18 +1,17 @@
-//! Lanes against chance: nodes, one database and one Redis, driven by a seed through events that come and
-//! fail, resizes, drains, pauses, hooks that move, hints that are wiped, reducers that change and states that
-//! are folded again, nodes that end and hand over, crashes, and nodes that stood still for longer than their
-//! lease. Whatever the order, what PROTOCOL calls I3, I4, I5, I7, I8 and I9 holds.
+//! A simulation of lanes: nodes, a database and a Redis, driven by a seed through events that arrive
+//! and fail, resizes, drains, pauses, moving hooks, wiped hints, changed reducers, rebuilds, nodes that
+//! stop and hand over, crashes, and nodes that stall for longer than their lease. In every order of
+//! these, the invariants I3, I4, I5, I7, I8 and I9 of PROTOCOL hold.
 //!
-//! What decides is the engine's own: [`super::lane::Lane`], [`super::turn::Turn`],
-//! [`super::rebuild::work::Work`], who runs which lane, where
-//! hints belong, what answers mean. Around it `simulation/node.rs` runs the engine's loops step by step, and
-//! `database.rs` and `redis.rs` are what they ask. A seed with an even number is one node on a file, the
-//! others are two or three on servers; two of three know no routine sweep and no call that fails, so that
-//! nothing hides a hint that was forgotten.
+//! Decisions are made by the engine's own code: [`super::lane::Lane`], [`super::turn::Turn`],
+//! [`super::rebuild::work::Work`], lane ownership, places of hints, meaning of answers.
+//! `simulation/node.rs` runs the engine's loops step by step; `database.rs` and `redis.rs` answer them.
+//! An even seed is one node on a file, an odd one two or three nodes on servers. Two of three seeds
+//! have no routine sweep and no failing calls, so that nothing hides a missed hint.
 //!
-//! The seeds are fixed: a commit passes always or never. `HOOKLANE_SEEDS` tries that many fresh ones,
-//! `HOOKLANE_SEED` one, and both together so many from that one on. Each [`Mutant`] breaks one rule and must be
-//! found out.
+//! The seeds are fixed, so a commit always passes or always fails. `HOOKLANE_SEEDS` tries that many new
+//! seeds, `HOOKLANE_SEED` a single one, and both together that many from that one on. The simulation
+//! must detect each [`Mutant`], which breaks one rule.
 
 mod database;
 mod mutant;

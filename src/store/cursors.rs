@@ -280,7 +280,7 @@ impl super::Writing<'_> {
     }
 }
 
-/// Whether a cursor is moved: it was where the step begins.
+/// Tells if a cursor was moved: it was at the position where the step begins.
 async fn operate(tx: &mut Tx, step: &Step) -> Result<bool, Error> {
     const CREATE: &str = "insert into cursors
         (stream, handler, position, era, state, chain, condition, reason, updated_at)

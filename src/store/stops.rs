@@ -2,8 +2,8 @@
 //! writes rows only; the engine knows whether every node has seen the stop.
 //!
 //! ```text
-//! move   begin ──▶ every node acts by it, so that no turn of the old lanes runs ──▶ end
-//!          └────── somebody does not, and whoever moves it waits no longer ──▶ given up
+//! move   begin ──▶ every node applies it, and no turn runs in the old lanes ──▶ end
+//!          └────── a node does not, and the mover stops waiting ──▶ given up
 //! ```
 
 use std::collections::HashMap;

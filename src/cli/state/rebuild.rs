@@ -216,7 +216,7 @@ impl RebuildStates {
         }
     }
 
-    /// What is at stake, in words, and the severity of the question.
+    /// Description of the consequences, and the severity of the question.
     fn stake(&self, plans: &[Rebuild]) -> (String, Stake) {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let streams: u64 = plans.iter().map(|plan| plan.streams).sum();

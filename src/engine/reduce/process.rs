@@ -9,10 +9,11 @@
 //! ```text
 //! node: Process::send ──▶ tasks ──▶ thread that folds ──▶ outcomes ──▶ Process::receive
 //!                                     │ marks each event
-//!                                   watch ── long ────▶ "it takes its time": the node may give it up
+//!                                   watch ── long ────▶ "event 3 is long": the node may give it up
 //!                                         ── no end ──▶ "stuck at event 3", and the process ends
 //! ```
-//! It ends with the thread that has it: the socket is closed, and the system kills what does not notice.
+//! A process ends with the thread that owns it: the socket closes, and the kernel kills a process that does
+//! not notice.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! What folding promises: limits that hold, results that depend on nothing but state and events.
+//! Tests of folding: its limits hold, and results depend only on state and events.
 
 use std::process::Command;
 
@@ -72,7 +72,7 @@ async fn folded(reducer: Reducer, body: &str) -> Value {
     serde_json::from_str(&folded.state.unwrap()).unwrap()
 }
 
-/// Why one event does not fold.
+/// The cause for which an event does not fold.
 async fn failure(reducer: Reducer, body: &str) -> Failure {
     let folded = fold(task(reducer, [body.to_owned()])).await;
     assert_eq!((folded.passed, folded.state), (0, None));

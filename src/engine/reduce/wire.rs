@@ -1,4 +1,4 @@
-//! What a node and its fold processes say to each other: frames of a length and a body, little-endian.
+//! Protocol between a node and its fold processes: frames of a length and a body, little-endian.
 //!
 //! Both ends are the same build of the same program, so there is no version. A frame that makes no sense is an
 //! error of the connection, whichever end reads it.

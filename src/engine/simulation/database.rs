@@ -442,7 +442,7 @@ impl Database {
             .map(|(why, _)| why)
     }
 
-    /// What keeps a cursor from moving this far, and the version in which that began.
+    /// The cause that keeps a cursor from moving this far, and the version in which it began.
     fn stop_of(
         &self,
         stream: &Stream,

@@ -1,13 +1,12 @@
-//! Time-outs of a connection, by what it is waited for.
+//! Timeouts of a connection, by the part of a request that is awaited.
 //!
 //! ```text
 //!   first byte ──▶ head ──▶ body, answer ──▶ next request ──▶ head ──▶ …
 //! ```
-//! The clock of each wait starts when a read first finds nothing, so a request that is there in one
-//! piece costs no look at a clock, and there is one timer a connection, which is armed again only
-//! when it has gone off. A body buys itself time with every byte, up to a limit. While an answer is
-//! being made nothing is read (hyper does not look for the end of a connection when it may be half
-//! closed), so nothing runs out then, however long it takes.
+//! The clock of each wait starts when a read first finds no data. So a request that arrives in one piece
+//! needs no clock, and each connection has one timer, which is armed again only after it has fired. Each
+//! byte of a body extends its time, up to a limit. Nothing is read while an answer is made (hyper does
+//! not check for the end of a connection that may be half closed), so no timeout applies then.
 
 use std::io;
 use std::pin::Pin;
@@ -144,7 +143,7 @@ impl Patient {
         }
     }
 
-    /// What the present read waits for.
+    /// The part of a request for which the present read waits.
     fn awaited(&mut self) -> Awaited {
         let turn = self.course.turns.load(Relaxed);
         if self.reading.turn != turn {
