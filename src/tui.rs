@@ -4,17 +4,18 @@
 //! terminal; no key changes anything directly, because every action first shows a plan; the terminal is
 //! restored in every case. The daemon computes the data, once a second for all viewers.
 //!
-//! - `app.rs`: the state, and what an answer does to it; `input.rs`: what a key does, `want.rs`: what it asks for; `filter.rs`: which rows
-//! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: one lane, one stream, help; `events.rs`: webhooks;
-//!   `lists.rs`: the log, nodes, namespaces; `fold.rs`: like entries of the log; `dialog.rs`: what is asked
-//! - `frame.rs`: the parts that screens share; `theme.rs`, `columns.rs`, `chart.rs`: how things look
-//! - `guard.rs`: the terminal, taken and given back
+//! - `app.rs`: the state; `input.rs`: keys; `effect.rs`: work for the loop; `filter.rs`: which rows show
+//! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: a lane, a stream, help; `events.rs`: events;
+//!   `lists.rs`: log, nodes, namespaces; `fold.rs`: equal entries of the log; `dialog.rs`: dialogs
+//! - `frame.rs`: parts that screens share; `theme.rs`, `columns.rs`, `chart.rs`: appearance
+//! - `guard.rs`: switches the terminal to raw mode and restores it
 
 pub mod app;
 mod chart;
 mod columns;
 mod detail;
 mod dialog;
+pub mod effect;
 mod events;
 pub mod filter;
 mod fold;
@@ -24,7 +25,6 @@ mod input;
 mod lists;
 mod overview;
 pub mod theme;
-pub mod want;
 mod wide;
 
 use ratatui::Frame;

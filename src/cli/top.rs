@@ -38,8 +38,8 @@ use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::tui::app::{App, Message, StreamShown};
+use crate::tui::effect::{Action, Effect};
 use crate::tui::theme::Theme;
-use crate::tui::want::{Action, Want};
 use crate::tui::{self, guard};
 
 /// Watch the lanes live and operate them: what is late, whose fault it is, what helps
@@ -321,9 +321,9 @@ async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> any
             continue;
         };
         match want {
-            Want::Quit { leave_screen } => return Ok(leave_screen),
-            Want::Interrupt => guard::leave(130),
-            Want::Suspend => {
+            Effect::Quit { leave_screen } => return Ok(leave_screen),
+            Effect::Interrupt => guard::leave(130),
+            Effect::Suspend => {
                 guard::restore();
                 rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
                 guard::take()?;
@@ -331,14 +331,14 @@ async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> any
                 // position, and the key reader would get the answer.
                 terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
             }
-            Want::Copy(text) => {
+            Effect::Copy(text) => {
                 // Sets the terminal's clipboard, also over ssh: OSC 52.
                 print!("\u{1b}]52;c;{}\u{7}", STANDARD.encode(&text));
                 stdout().flush()?;
                 app.note = Some(format!("copied {text}"));
             }
-            Want::Save => app.note = Some(saved(app)),
-            Want::Follow => following = follow(app),
+            Effect::Save => app.note = Some(saved(app)),
+            Effect::Follow => following = follow(app),
             want => {
                 // A request that is dropped here is repeated with the next snapshot.
                 if asked.len() < ASKED_MAX {
@@ -352,14 +352,14 @@ async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> any
 /// Number of requests under way at once.
 const ASKED_MAX: usize = 8;
 
-fn answer(reach: &Reach, namespace: Name, want: Want) -> LocalBoxFuture<'_, Message> {
+fn answer(reach: &Reach, namespace: Name, want: Effect) -> LocalBoxFuture<'_, Message> {
     match want {
-        Want::Lane(lane) => Box::pin(lane_of(reach, namespace, lane)),
-        Want::Stream(stream, handler) => Box::pin(stream_of(reach, stream, handler)),
-        Want::Events(hook, stream, count) => Box::pin(events_of(reach, hook, stream, count)),
-        Want::Event(event) => Box::pin(event_of(reach, event)),
-        Want::Plan(lanes) => Box::pin(plan(reach, namespace, lanes)),
-        Want::Do(action) => Box::pin(act(reach, namespace, action)),
+        Effect::Lane(lane) => Box::pin(lane_of(reach, namespace, lane)),
+        Effect::Stream(stream, handler) => Box::pin(stream_of(reach, stream, handler)),
+        Effect::Events(hook, stream, count) => Box::pin(events_of(reach, hook, stream, count)),
+        Effect::Event(event) => Box::pin(event_of(reach, event)),
+        Effect::Plan(lanes) => Box::pin(plan(reach, namespace, lanes)),
+        Effect::Do(action) => Box::pin(act(reach, namespace, action)),
         _ => Box::pin(std::future::ready(Message::Redraw)),
     }
 }

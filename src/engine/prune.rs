@@ -112,7 +112,7 @@ pub async fn prune_before(
     hook: &Hook,
     before: Timestamp,
 ) -> Result<PruneResult, Error> {
-    let mut look = Look {
+    let mut look = Pruning {
         engine,
         hook,
         before,
@@ -150,14 +150,14 @@ async fn due_before(
 }
 
 /// One look at a hook.
-struct Look<'l> {
+struct Pruning<'l> {
     engine: &'l Engine,
     hook: &'l Hook,
     before: Timestamp,
     looked: PruneResult,
 }
 
-impl Look<'_> {
+impl Pruning<'_> {
     async fn prune(&mut self, page: Vec<Prunable>) -> Result<(), Error> {
         let mut queue = VecDeque::new();
         for found in page {

@@ -10,7 +10,7 @@
 //!                                  ├─▶ read, judge, claim ──▶ handed over ──▶ ack, nack, extend, or lease over
 //! pull ──────────────▶ consumers ──┘
 //! ```
-//! A delivery that nobody has got, because its consumer went away before the answer, is given back.
+//! A delivery whose consumer left before the answer is given back.
 
 mod answers;
 mod ask;

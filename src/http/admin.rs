@@ -20,7 +20,7 @@ use super::actor::By;
 use super::auth::Operator;
 use super::error::Error;
 use super::grant::Grant;
-use super::read::{Asked, limit, list, name, server_sent};
+use super::read::{Params, limit, list, name, server_sent};
 use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
@@ -120,7 +120,7 @@ struct OfNamespace {
     namespace: Option<String>,
 }
 
-async fn hooks(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+async fn hooks(_: Operator, State(app): State<App>, Params(query): Params<OfNamespace>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     Ok(list(app.admin.hooks(namespace.as_ref()).await?, None))
 }
@@ -233,7 +233,7 @@ struct How {
 async fn apply(
     By(actor): By,
     State(app): State<App>,
-    Asked(how): Asked<How>,
+    Params(how): Params<How>,
     Body(wanted): Body<Apply>,
 ) -> Answer {
     let admin = app.admin.acting(&actor, Act::new("hooks apply", "all"));
@@ -308,7 +308,7 @@ async fn revoke_key(
     By(actor): By,
     State(app): State<App>,
     Named(id): Named<String>,
-    Asked(why): Asked<ReasonQuery>,
+    Params(why): Params<ReasonQuery>,
 ) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
@@ -344,7 +344,7 @@ async fn delete_namespace(
     Ok(json(StatusCode::OK, &admin.delete_namespace(&name).await?))
 }
 
-async fn lanes(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+async fn lanes(_: Operator, State(app): State<App>, Params(query): Params<OfNamespace>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     Ok(list(app.admin.lanes(&namespace).await?, None))
@@ -360,7 +360,11 @@ struct StreamsQuery {
     limit: Option<i64>,
 }
 
-async fn streams(_: Operator, State(app): State<App>, Asked(query): Asked<StreamsQuery>) -> Answer {
+async fn streams(
+    _: Operator,
+    State(app): State<App>,
+    Params(query): Params<StreamsQuery>,
+) -> Answer {
     let filter = StreamsFilter {
         hook: name(query.hook.as_deref())?,
         condition: query.condition,
@@ -393,7 +397,7 @@ const WAITING_MAX: i64 = 100;
 async fn show_stream(
     _: Operator,
     State(app): State<App>,
-    Asked(query): Asked<OneStream>,
+    Params(query): Params<OneStream>,
 ) -> Answer {
     let stream = stream_name(&query.stream)?;
     if !(0..=WAITING_MAX).contains(&query.events) {
@@ -462,7 +466,7 @@ impl EventsQuery {
     }
 }
 
-async fn events(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
+async fn events(_: Operator, State(app): State<App>, Params(query): Params<EventsQuery>) -> Answer {
     let filter = query.filter()?;
     let rows = app.admin.events(&filter).await?;
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
@@ -492,7 +496,7 @@ async fn tail(
     _: Operator,
     grant: Grant,
     State(app): State<App>,
-    Asked(query): Asked<EventsQuery>,
+    Params(query): Params<EventsQuery>,
 ) -> Answer {
     let mut filter = query.filter()?;
     if filter.delivery.is_some() {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::actor::By;
 use super::admin::{Answer, Body};
 use super::auth::Operator;
-use super::read::{Asked, list, name};
+use super::read::{Params, list, name};
 use super::{App, json};
 use crate::admin::{Act, Actor, Admin};
 use crate::api::{HintsSpec, LanesSpec, ResizeSpec};
@@ -34,7 +34,11 @@ struct OfNamespace {
     namespace: Option<String>,
 }
 
-async fn progress(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+async fn progress(
+    _: Operator,
+    State(app): State<App>,
+    Params(query): Params<OfNamespace>,
+) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     let progress = app.admin.resize_progress(&namespace).await?;
@@ -100,7 +104,7 @@ struct Begun {
 }
 
 /// Completes a name that is being typed.
-async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) -> Answer {
+async fn names(_: Operator, State(app): State<App>, Params(query): Params<Begun>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     let names = app
@@ -113,7 +117,7 @@ async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) 
 /// Default number of cursors shown of a lane.
 const TOP: usize = 10;
 
-async fn show(_: Operator, State(app): State<App>, Asked(query): Asked<OneLane>) -> Answer {
+async fn show(_: Operator, State(app): State<App>, Params(query): Params<OneLane>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     let top = query.top.unwrap_or(TOP);
@@ -128,7 +132,7 @@ struct OfStream {
     lanes: Option<u16>,
 }
 
-async fn of(_: Operator, State(app): State<App>, Asked(query): Asked<OfStream>) -> Answer {
+async fn of(_: Operator, State(app): State<App>, Params(query): Params<OfStream>) -> Answer {
     let found = app.admin.lane_of_stream(&query.stream, query.lanes).await?;
     Ok(json(StatusCode::OK, &found))
 }

@@ -88,9 +88,9 @@ impl FromRequestParts<App> for Readable {
 
 /// Extractor for query parameters, with our own error messages. A parameter without a value counts as
 /// absent.
-pub struct Asked<T>(pub T);
+pub struct Params<T>(pub T);
 
-impl<T: serde::de::DeserializeOwned> FromRequestParts<App> for Asked<T> {
+impl<T: serde::de::DeserializeOwned> FromRequestParts<App> for Params<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Error> {
@@ -123,7 +123,7 @@ struct StateQuery {
 async fn state(
     State(app): State<App>,
     Readable(hook, engine, grant): Readable,
-    Asked(query): Asked<StateQuery>,
+    Params(query): Params<StateQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
@@ -233,7 +233,7 @@ struct StreamsQuery {
 async fn streams(
     State(app): State<App>,
     Readable(hook, ..): Readable,
-    Asked(query): Asked<StreamsQuery>,
+    Params(query): Params<StreamsQuery>,
 ) -> Result<Response, Error> {
     let filter = StreamsFilter {
         hook: Some(hook.name.clone()),
@@ -258,7 +258,7 @@ struct EventsQuery {
 async fn events(
     State(app): State<App>,
     Readable(hook, ..): Readable,
-    Asked(query): Asked<EventsQuery>,
+    Params(query): Params<EventsQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
     let (after, limit) = (Seq(query.after_seq.unwrap_or(0)), limit(query.limit)?);
@@ -289,7 +289,7 @@ struct Watch {
 async fn watch(
     State(app): State<App>,
     Readable(hook, engine, grant): Readable,
-    Asked(query): Asked<WatchQuery>,
+    Params(query): Params<WatchQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
     is_one_stream(&app, &hook, &key).await?;

@@ -17,7 +17,7 @@ use super::dedupe::{DedupeKey, dedupe_key};
 use super::edge::{Admission, Peer};
 use super::error::Error;
 use super::grant::Grant;
-use super::verify::{self, Turned};
+use super::verify::{self, NotVerified};
 use super::{App, body, json};
 use crate::api::Accepted;
 use crate::domain::event::{EventId, QUERY};
@@ -78,7 +78,9 @@ async fn accept(
     // The socket belongs to the operator, so its requests need no signature.
     let verify = hook.verify.as_ref().filter(|_| access != Access::Socket);
     match verify {
-        Some(verify) => verify::check_head(engine, &hook, verify, &head, peer).map_err(turned)?,
+        Some(verify) => {
+            verify::check_head(engine, &hook, verify, &head, peer).map_err(not_verified)?
+        }
         None => admission.grant(),
     }
     body::check(&head.headers, &body, hook.body_max).map_err(unread)?;
@@ -95,7 +97,7 @@ async fn accept(
         let now = catalog.hooks_by_id.get(&hook.id);
         let verify = now.and_then(|hook| hook.verify.as_ref());
         let verify = verify.ok_or_else(|| unauthorized(Error::unauthorized()))?;
-        verify::check(engine, &hook, verify, (&head, &body), peer).map_err(turned)?;
+        verify::check(engine, &hook, verify, (&head, &body), peer).map_err(not_verified)?;
         admission.grant();
     }
     let key = ordering_key(&hook, &head.headers, &body)?;
@@ -225,10 +227,10 @@ fn within_rate(catalog: &Trusted, access: Access) -> Result<(), Refusal> {
 
 /// The refusal of a signed request. It hides the cause from the sender; `hooklane why HOOK` tells the
 /// operator.
-fn turned(turned: Turned) -> Refusal {
-    match turned {
-        Turned::Unsigned => Refusal::new(metrics::Refused::Signature, Error::unauthorized()),
-        Turned::Locked => {
+fn not_verified(cause: NotVerified) -> Refusal {
+    match cause {
+        NotVerified::Unsigned => Refusal::new(metrics::Refused::Signature, Error::unauthorized()),
+        NotVerified::Locked => {
             let message = "the hook cannot verify senders now; nothing was stored";
             let error = Error::unavailable("secrets_locked", message, 60);
             Refusal::new(metrics::Refused::Locked, error)

@@ -22,7 +22,7 @@ use super::admin::Answer;
 use super::auth::{Access, who};
 use super::error::Error;
 use super::grant::Grant;
-use super::read::{Asked, name, server_sent};
+use super::read::{Params, name, server_sent};
 use super::{App, json};
 use crate::api::{Viewer, Window};
 use crate::domain::name::Name;
@@ -74,7 +74,7 @@ impl OfNamespace {
 async fn snapshot(
     Sees(viewer, _): Sees,
     State(app): State<App>,
-    Asked(query): Asked<OfNamespace>,
+    Params(query): Params<OfNamespace>,
 ) -> Answer {
     let namespace = query.namespace()?;
     let snapshot = app.admin.snapshot(&namespace, viewer, query.window).await?;
@@ -85,7 +85,7 @@ async fn snapshot(
 async fn live(
     Sees(viewer, grant): Sees,
     State(app): State<App>,
-    Asked(query): Asked<OfNamespace>,
+    Params(query): Params<OfNamespace>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let namespace = query.namespace()?;

@@ -51,7 +51,7 @@ const HASHED: usize = 64;
 
 /// Refusal of a request, as reported to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turned {
+pub(super) enum NotVerified {
     /// The signature is missing or wrong.
     Unsigned,
     /// The hook's secrets cannot be decrypted; the sender should try again.
@@ -66,19 +66,19 @@ pub(super) fn check_head(
     verify: &Verify,
     head: &Parts,
     peer: Peer,
-) -> Result<(), Turned> {
+) -> Result<(), NotVerified> {
     let url = verify.url(head.uri.query());
     let request = request(head, &url, b"");
     if verify.secrets.is_locked() {
         let diagnosis = Diagnosis::new(Reason::Locked, "");
         note(engine, hook, diagnosis, &request, peer);
-        return Err(Turned::Locked);
+        return Err(NotVerified::Locked);
     }
     match verify.scheme.claim(&request) {
         Ok(_) => Ok(()),
         Err(rejected) => {
             note(engine, hook, Diagnosis::of(&rejected), &request, peer);
-            Err(Turned::Unsigned)
+            Err(NotVerified::Unsigned)
         }
     }
 }
@@ -90,7 +90,7 @@ pub(super) fn check(
     verify: &Verify,
     (head, body): (&Parts, &[u8]),
     peer: Peer,
-) -> Result<(), Turned> {
+) -> Result<(), NotVerified> {
     let url = verify.url(head.uri.query());
     let request = request(head, &url, body);
     let now = Timestamp::now();
@@ -106,7 +106,7 @@ pub(super) fn check(
             &request,
             peer,
         );
-        return Err(Turned::Locked);
+        return Err(NotVerified::Locked);
     }
     let mut diagnosis = Diagnosis::of(&rejected);
     if rejected == Rejected::NoMatch && engine.rejections.may_search(now) {
@@ -122,7 +122,7 @@ pub(super) fn check(
         .and_then(|claim| claim.at);
     diagnosis.clock_ms = signed_at.map(|at| at.as_millis().saturating_sub(now.as_millis()));
     note(engine, hook, diagnosis, &request, peer);
-    Err(Turned::Unsigned)
+    Err(NotVerified::Unsigned)
 }
 
 fn request<'r>(head: &'r Parts, url: &'r str, body: &'r [u8]) -> Request<'r> {

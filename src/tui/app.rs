@@ -6,10 +6,10 @@ use std::time::Duration;
 use crossterm::event::KeyEvent;
 
 use super::dialog::Dialog;
+use super::effect::Effect;
 use super::filter::Filter;
 use super::fold::{self, Entry};
 use super::theme::Theme;
-use super::want::Want;
 use crate::api::{
     CursorLine, Diagnosis, EventRow, Lane, LaneDetail, LogLine, NamespaceLine, NodeLine, Resize,
     Severity, Snapshot, Stream, StreamRow, Window,
@@ -129,7 +129,7 @@ pub struct LaneView {
     /// Name of the lane.
     pub name: String,
     /// The lane with all its cursors; `None` until the daemon has sent it.
-    pub shown: Option<LaneDetail>,
+    pub shown: Option<Box<LaneDetail>>,
     /// The selected cursor.
     pub cursor: Option<(StreamName, Name)>,
 }
@@ -153,7 +153,7 @@ pub struct StreamView {
     /// The selected handler.
     pub handler: Option<Name>,
     /// The stream; `None` until the daemon has sent it.
-    pub shown: Option<StreamShown>,
+    pub shown: Option<Box<StreamShown>>,
     /// Index of the selected waiting event, from 0.
     pub scroll: usize,
 }
@@ -429,7 +429,7 @@ impl App {
     /// The stream shown, if it has been received.
     pub fn stream(&self) -> Option<&StreamShown> {
         match &self.view {
-            View::Stream(view) => view.shown.as_ref(),
+            View::Stream(view) => view.shown.as_deref(),
             _ => None,
         }
     }
@@ -475,7 +475,7 @@ impl App {
     /// in the snapshot.
     pub fn cursors(&self, lane: &Lane) -> Vec<&CursorLine> {
         let whole = match &self.view {
-            View::Lane(view) => view.shown.as_ref(),
+            View::Lane(view) => view.shown.as_deref(),
             _ => None,
         };
         let whole = whole.filter(|shown| shown.lane.lane == lane.lane);
@@ -588,7 +588,7 @@ impl App {
     }
 
     /// Processes a message; returns work for the loop, if any.
-    pub fn update(&mut self, message: Message) -> Option<Want> {
+    pub fn update(&mut self, message: Message) -> Option<Effect> {
         match message {
             Message::Redraw => None,
             Message::Key(key) => self.key(key),
@@ -610,7 +610,7 @@ impl App {
                 if let View::Lane(view) = &mut self.view
                     && view.name == shown.lane.lane
                 {
-                    view.shown = Some(*shown);
+                    view.shown = Some(shown);
                 }
                 None
             }
@@ -620,7 +620,7 @@ impl App {
                 if let View::Stream(view) = &mut self.view
                     && view.name == stream.stream.stream
                 {
-                    view.shown = Some(*stream);
+                    view.shown = Some(stream);
                     self.keep_dialog();
                 }
                 None
@@ -665,7 +665,7 @@ impl App {
         }
     }
 
-    fn see(&mut self, snapshot: Snapshot) -> Option<Want> {
+    fn see(&mut self, snapshot: Snapshot) -> Option<Effect> {
         self.link = Link::Live;
         let is_other_process = self.latest.as_ref().is_some_and(|before| {
             before.node == snapshot.node && before.started_at < snapshot.started_at
@@ -685,10 +685,10 @@ impl App {
     }
 
     /// The request for data of the view that a snapshot does not have.
-    pub fn refresh(&self) -> Option<Want> {
+    pub fn refresh(&self) -> Option<Effect> {
         match &self.view {
-            View::Lane(view) => Some(Want::Lane(view.name.clone())),
-            View::Stream(view) => Some(Want::Stream(view.name.clone(), view.handler.clone())),
+            View::Lane(view) => Some(Effect::Lane(view.name.clone())),
+            View::Stream(view) => Some(Effect::Stream(view.name.clone(), view.handler.clone())),
             View::Events(_) => {
                 let stream = self
                     .filter
@@ -702,7 +702,7 @@ impl App {
                 } else {
                     EVENTS_MAX
                 };
-                Some(Want::Events(hook, stream, count))
+                Some(Effect::Events(hook, stream, count))
             }
             View::Overview
             | View::Event(_)

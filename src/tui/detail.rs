@@ -231,7 +231,7 @@ pub fn severity_of(condition: &str) -> Severity {
 /// events.
 pub fn stream(app: &App, view: &StreamView, width: usize, height: usize) -> Vec<Line<'static>> {
     let printed = printable_line(&view.name.to_string()).to_string();
-    let Some(shown) = &view.shown else {
+    let Some(shown) = view.shown.as_deref() else {
         let mut lines = vec![header(app, &printed, width)];
         lines.extend(note(app, width));
         if app.note.is_none() {

@@ -9,8 +9,8 @@ use ratatui::widgets::{Block, Clear, Padding, Paragraph};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::columns::{chunked, wrapped};
+use super::effect::{Action, Effect};
 use super::theme::{Theme, Tone};
-use super::want::{Action, Want};
 use crate::api::{Lane, LaneState, Resize, Snapshot, Stream, command};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -259,7 +259,7 @@ impl Dialog {
     }
 
     /// Handles a key; returns whether the dialog is over, and the request to carry out.
-    pub fn key(&mut self, key: KeyCode) -> (bool, Option<Want>) {
+    pub fn key(&mut self, key: KeyCode) -> (bool, Option<Effect>) {
         if key == KeyCode::Esc {
             return (true, None);
         }
@@ -288,13 +288,13 @@ impl Dialog {
                     *is_yes = !*is_yes;
                     None
                 }
-                KeyCode::Enter if *is_yes => Some(Some(Want::Do(action.clone()))),
+                KeyCode::Enter if *is_yes => Some(Some(Effect::Do(action.clone()))),
                 KeyCode::Enter => Some(None),
                 _ => None,
             },
             Asks::Count { typed } => match key {
                 KeyCode::Enter => match typed.parse() {
-                    Ok(lanes @ 1..=1024) => Some(Some(Want::Plan(lanes))),
+                    Ok(lanes @ 1..=1024) => Some(Some(Effect::Plan(lanes))),
                     _ => {
                         typed.clear();
                         None
@@ -306,7 +306,7 @@ impl Dialog {
                 }
             },
             Asks::Typed { action, due, typed } => match key {
-                KeyCode::Enter if typed == due => Some(Some(Want::Do(action.clone()))),
+                KeyCode::Enter if typed == due => Some(Some(Effect::Do(action.clone()))),
                 KeyCode::Enter => {
                     typed.clear();
                     None

@@ -6,8 +6,8 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, View};
 use super::dialog::{Dialog, Item};
+use super::effect::Effect;
 use super::fold::Entry;
-use super::want::Want;
 use crate::api::{LaneState, Severity, Snapshot, Window};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -16,11 +16,11 @@ use crate::domain::name::{Name, StreamName};
 const INTERVALS: [u64; 4] = [1, 2, 5, 10];
 
 impl App {
-    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Want> {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Effect> {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
-                KeyCode::Char('c') => Some(Want::Interrupt),
-                KeyCode::Char('z') => Some(Want::Suspend),
+                KeyCode::Char('c') => Some(Effect::Interrupt),
+                KeyCode::Char('z') => Some(Effect::Suspend),
                 _ => None,
             };
         }
@@ -41,12 +41,12 @@ impl App {
             Mode::Look => self.note = None,
         }
         match key.code {
-            KeyCode::Char('q') => Some(Want::Quit {
+            KeyCode::Char('q') => Some(Effect::Quit {
                 leave_screen: false,
             }),
-            KeyCode::Char('Q') => Some(Want::Quit { leave_screen: true }),
-            KeyCode::Char('o') => Some(Want::Save),
-            KeyCode::Char('c') => self.copied().map(Want::Copy),
+            KeyCode::Char('Q') => Some(Effect::Quit { leave_screen: true }),
+            KeyCode::Char('o') => Some(Effect::Save),
+            KeyCode::Char('c') => self.copied().map(Effect::Copy),
             KeyCode::Char('!') => self.go_to_worst(),
             KeyCode::Esc => self.back(),
             KeyCode::Enter => self.open(),
@@ -131,7 +131,7 @@ impl App {
         isize::try_from(self.page()).unwrap_or(1)
     }
 
-    fn write_filter(&mut self, key: KeyCode) -> Option<Want> {
+    fn write_filter(&mut self, key: KeyCode) -> Option<Effect> {
         match key {
             KeyCode::Esc => {
                 self.filter.clear();
@@ -149,7 +149,7 @@ impl App {
     }
 
     /// Shows another view, and adds the present one to the trail.
-    fn show(&mut self, view: View) -> Option<Want> {
+    fn show(&mut self, view: View) -> Option<Effect> {
         if !self.view.is_same(&view) {
             let before = std::mem::replace(&mut self.view, view);
             self.trail.retain(|known| !known.is_same(&self.view));
@@ -158,7 +158,7 @@ impl App {
         self.refresh()
     }
 
-    fn back(&mut self) -> Option<Want> {
+    fn back(&mut self) -> Option<Effect> {
         if !self.filter.is_empty() {
             self.filter.clear();
         } else {
@@ -168,7 +168,7 @@ impl App {
     }
 
     /// Selects the next part of the view: nodes after lanes, the next handler of a stream.
-    fn next_part(&mut self) -> Option<Want> {
+    fn next_part(&mut self) -> Option<Effect> {
         match &self.view {
             View::Overview => self.show(View::Nodes(None)),
             View::Nodes(_) => self.back(),
@@ -187,21 +187,21 @@ impl App {
         }
     }
 
-    fn look(&mut self, by: isize) -> Option<Want> {
+    fn look(&mut self, by: isize) -> Option<Effect> {
         let at = Window::ALL.iter().position(|known| *known == self.window)?;
         self.window = *Window::ALL.get(at.checked_add_signed(by)?)?;
-        Some(Want::Follow)
+        Some(Effect::Follow)
     }
 
-    fn hurry(&mut self, by: isize) -> Option<Want> {
+    fn hurry(&mut self, by: isize) -> Option<Effect> {
         let now = self.interval.as_secs();
         let at = INTERVALS.iter().position(|known| *known >= now)?;
         let next = INTERVALS.get(at.checked_add_signed(by)?)?;
         self.interval = Duration::from_secs(*next);
-        Some(Want::Follow)
+        Some(Effect::Follow)
     }
 
-    fn open(&mut self) -> Option<Want> {
+    fn open(&mut self) -> Option<Effect> {
         match &self.view {
             View::Overview => {
                 let lane = self.chosen()?.lane.clone();
@@ -240,7 +240,7 @@ impl App {
                 self.namespace = self.namespace_name()?;
                 (self.view, self.frozen, self.lane) = (View::Overview, None, None);
                 self.trail.clear();
-                Some(Want::Follow)
+                Some(Effect::Follow)
             }
             View::Log(_) => {
                 let scope = self.entry_row()?.line.scope.clone();
@@ -251,22 +251,22 @@ impl App {
         }
     }
 
-    fn open_stream(&mut self, stream: StreamName, handler: Option<Name>) -> Option<Want> {
+    fn open_stream(&mut self, stream: StreamName, handler: Option<Name>) -> Option<Effect> {
         self.open_anew(View::Stream(StreamView::new(stream, handler)))
     }
 
-    fn open_lane(&mut self, lane: String) -> Option<Want> {
+    fn open_lane(&mut self, lane: String) -> Option<Effect> {
         self.lane = Some(lane.clone());
         self.open_anew(View::Lane(LaneView::new(lane)))
     }
 
-    fn open_event(&mut self, event: EventId) -> Option<Want> {
+    fn open_event(&mut self, event: EventId) -> Option<Effect> {
         self.show(View::Event(EventView::new(event)));
-        Some(Want::Event(event))
+        Some(Effect::Event(event))
     }
 
     /// Shows a view without data, even if one with the same subject is shown.
-    fn open_anew(&mut self, view: View) -> Option<Want> {
+    fn open_anew(&mut self, view: View) -> Option<Effect> {
         if self.view.is_same(&view) {
             self.view = view.clone();
         }
@@ -413,7 +413,7 @@ impl App {
 
     /// Shows the subject of the worst finding; each further call the next one, and after the last the
     /// first again.
-    fn go_to_worst(&mut self) -> Option<Want> {
+    fn go_to_worst(&mut self) -> Option<Effect> {
         let targets = self.targets();
         let shown = self.worst.as_ref();
         let before = shown.filter(|target| match (&self.view, target) {
@@ -470,7 +470,7 @@ impl App {
         })
     }
 
-    fn ask(&mut self, dialog: Option<Dialog>) -> Option<Want> {
+    fn ask(&mut self, dialog: Option<Dialog>) -> Option<Effect> {
         match self.forbids() {
             Some(why) => self.note = Some(why),
             None => self.dialog = dialog,
@@ -478,7 +478,7 @@ impl App {
         None
     }
 
-    fn ask_count(&mut self) -> Option<Want> {
+    fn ask_count(&mut self) -> Option<Effect> {
         let dialog = self
             .latest
             .as_ref()
@@ -486,7 +486,7 @@ impl App {
         self.ask(dialog)
     }
 
-    fn menu(&mut self) -> Option<Want> {
+    fn menu(&mut self) -> Option<Effect> {
         let (title, items) = match &self.view {
             View::Overview => {
                 let lane = self.chosen()?.lane.clone();
@@ -571,13 +571,13 @@ impl App {
         Some((view.name.clone(), row))
     }
 
-    fn retry(&mut self) -> Option<Want> {
+    fn retry(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
         let dialog = Dialog::cursor("retry", name, row.handler.clone(), &row.condition);
         self.ask(Some(dialog))
     }
 
-    fn hold(&mut self) -> Option<Want> {
+    fn hold(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
         let verb = if row.condition == "held" {
             "release"
@@ -588,7 +588,7 @@ impl App {
         self.ask(Some(dialog))
     }
 
-    fn skip(&mut self) -> Option<Want> {
+    fn skip(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
         let Some(event) = row.next else {
             self.note = Some(format!("{name} waits for nothing that could be skipped"));

@@ -1,5 +1,5 @@
-//! What is asked of lanes and hooks while others change: statement by statement and raced, on both
-//! databases. Whoever comes too late changes nothing, and is told so.
+//! Operations on lanes and hooks that race with changes of others, statement by statement, on both
+//! databases.
 
 use bytes::Bytes;
 use hooklane::domain::event::EventId;
@@ -17,7 +17,7 @@ use hooklane::store::{
 use crate::home::{Home, On};
 use crate::store::on_each;
 
-/// How often each of those who race begins anew.
+/// Number of rounds of each racing task.
 const ROUNDS: usize = 25;
 
 on_each! {
@@ -105,7 +105,7 @@ impl World {
         self.store.append(move || vec![event]).await.unwrap();
     }
 
-    /// What each lane does that runs.
+    /// Present work of each running lane.
     async fn modes(&self, of: &str) -> Vec<(LaneId, Mode)> {
         let modes = self.store.lane_modes().await.unwrap();
         let lanes = self.store.lanes().await.unwrap().into_iter();
@@ -319,7 +319,7 @@ async fn a_hook_goes_where_it_moves_when_every_node_acts_by_its_standing_still(o
     assert!(world.store.end_move(&moving).await.unwrap());
     assert_eq!(world.hook().await.namespace, name("acme"));
     assert!(world.store.hook_stops().await.unwrap().is_empty());
-    // What else is known of a hook does not take it back.
+    // Other edits of the hook do not undo the move.
     let old = HookPlan {
         namespace: name("default"),
         ..HookPlan::from(&world.hook().await)

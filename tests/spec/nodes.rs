@@ -1,4 +1,4 @@
-//! What the rows of nodes and lanes promise, statement by statement and raced, on both databases.
+//! Promises of the rows of nodes and lanes, statement by statement and in races, on both databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::home::{Home, On};
 use crate::store::on_each;
 
-/// How often each of those who race begins anew.
+/// Number of rounds of each racing task.
 const ROUNDS: usize = 40;
 
 on_each! {

@@ -1,4 +1,4 @@
-//! What the store promises, statement by statement, on a real file and on a real server, asked directly and
+//! Promises of the store, statement by statement, on a real file and a real server, directly and
 //! through a pooler.
 
 use std::sync::Arc;

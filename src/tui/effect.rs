@@ -6,7 +6,7 @@ use crate::domain::name::{Name, StreamName};
 
 /// Work for the loop.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Want {
+pub enum Effect {
     /// Quit.
     Quit {
         /// True if the last screen stays in the terminal.
