@@ -19,6 +19,7 @@ mod names;
 mod namespaces;
 mod pulls;
 mod rebuild;
+mod replays;
 mod report;
 mod resize;
 mod stops;

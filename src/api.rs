@@ -17,6 +17,7 @@ mod lane;
 mod namespace;
 mod pull;
 mod rebuild;
+mod replay;
 mod resize;
 mod severity;
 mod snapshot;
@@ -28,7 +29,7 @@ mod words;
 pub use audit::{AuditRow, PlanContext};
 pub use doctor::{Check, Grade};
 pub use event::{Accepted, EventRow, Fate, LostConfirmed, LostEvent, Outcome};
-pub use forward::{ForwardEdit, ForwardSpec, NewSecret};
+pub use forward::{Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
     HookStopSpec, HookStopped, NewHooks, Paused, ReducerTest, TestResult,
@@ -41,6 +42,7 @@ pub use pull::{
     PullRequest, PullResponse, PullSettled, PullSpec,
 };
 pub use rebuild::{FoldedState, Rebuild, RebuildSpec};
+pub use replay::{Replay, ReplaySpec};
 pub use resize::{InheritedStop, LanesSpec, LanesStopped, Resize, ResizeProgress, ResizeSpec};
 pub use severity::Severity;
 pub use snapshot::{

@@ -7,6 +7,7 @@
 mod audit;
 mod bench;
 mod complete;
+mod deliveries;
 mod demo;
 mod doctor;
 mod events;

@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod cursor;
 pub mod event;
 pub mod failure;
+pub mod filter;
 pub mod forward;
 pub mod hook;
 pub mod json;

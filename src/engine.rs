@@ -22,11 +22,13 @@ pub mod rebuild;
 pub mod reduce;
 pub mod rejections;
 mod relay;
+mod replays;
 mod share;
 #[cfg(test)]
 mod simulation;
 mod slow;
 mod sweep;
+pub mod tally;
 mod turn;
 mod wipe;
 mod worker;
@@ -106,6 +108,8 @@ pub struct Engine {
     pub folds: reduce::Folds,
     /// Deliveries to destinations.
     pub forwards: forward::Forwards,
+    /// Outcomes of deliveries on this node.
+    pub tallies: tally::Tallies,
     /// The threads that fold for handlers beyond their share of fold time.
     pub slow_folds: reduce::Folds,
     /// Deliveries to pull consumers.
@@ -239,6 +243,7 @@ impl Engine {
             store,
             lanes: Lanes::default(),
             forwards: forward::Forwards::new(guard),
+            tallies: tally::Tallies::default(),
             // One more thread than processors, so that an event which does not end leaves the others a
             // thread for each.
             folds: folds(threads + 1, false)?,
@@ -806,6 +811,7 @@ impl Engine {
             self.forwards.flights.ended_before(now.version).await;
         }
         self.forwards.forget_all_but(&now.handlers);
+        self.tallies.retain(|id| now.handlers.contains_key(id));
         let lets_go = now.lets_go(before);
         for worker in &workers {
             if lets_go {

@@ -96,8 +96,8 @@ pub async fn answer(
     }
 }
 
-/// Answers one request as a daemon would, for a command without one. Whoever can open the database is
-/// its operator.
+/// Answers one request as a daemon would, for a command without one. A user who can open the database
+/// is its operator.
 pub async fn answer_offline(admin: Admin, request: Request<Bytes>) -> http::Response<Bytes> {
     // Only endless answers wait for it, and those need a daemon.
     let (_, stopping) = watch::channel(false);

@@ -2,8 +2,8 @@
 //!
 //! Code that counts has an `Arc<Metrics>` and increments a field: an atomic for counters and gauges, a
 //! short lock for histograms, which are fed once per commit, turn or fold, not per event. No label has
-//! values by stream or key; only rejections are labelled by hook, for a limited number of hooks. So the page
-//! stays small.
+//! values by stream or key; rejections are labelled by hook, for a limited number of hooks, and deliveries by
+//! handler. So the page stays small.
 
 mod pulse;
 
@@ -27,6 +27,9 @@ const REJECTING_MAX: usize = 200;
 
 /// Counters with one label.
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Deliveries by hook, handler and outcome.
+type OfHandlers = Family<[(&'static str, String); 3], Counter>;
 
 /// All metrics. Times are in seconds, as is usual with Prometheus.
 #[derive(Debug)]
@@ -84,7 +87,9 @@ pub struct Metrics {
     /// Streams, with turns on this node, that keep events past their retention.
     pub streams_overdue: Gauge,
 
+    events_passed: Labelled,
     deliveries: Labelled,
+    deliveries_of: OfHandlers,
     /// Time from the begin of a request to a destination to the end of its answer, or its time-out.
     pub delivery_seconds: Histogram,
 
@@ -170,6 +175,16 @@ label! {
         Deadlock = "deadlock",
         /// Rows that it had read were changed before it could write.
         Serialization = "serialization",
+    }
+}
+
+label! {
+    /// Reason for which an event was passed without being handled.
+    Passed "reason" {
+        /// The handler's filter excludes it.
+        Filter = "filter",
+        /// A newer event was delivered in its place.
+        Coalesced = "coalesced",
     }
 }
 
@@ -271,10 +286,20 @@ impl Metrics {
                 "streams_overdue",
                 "Streams that keep events past the time that their hook says",
             ),
+            events_passed: page.labelled(
+                "events_passed",
+                "Events that a handler passed without handling them, by reason",
+                Passed::ALL.iter().map(|reason| reason.labels()),
+            ),
             deliveries: page.labelled(
                 "deliveries",
                 "Requests to destinations, by how they ended",
                 Delivered::ALL.iter().map(|outcome| outcome.labels()),
+            ),
+            deliveries_of: page.add(
+                "handler_deliveries",
+                "Deliveries of each forward and pull handler, by how they ended",
+                OfHandlers::default(),
             ),
             delivery_seconds: page.seconds(
                 "delivery_seconds",
@@ -340,10 +365,29 @@ impl Metrics {
         self.database_retries.get_or_create(&reason.labels()).inc();
     }
 
+    /// Counts events that a handler passed without handling them.
+    pub fn passed(&self, reason: Passed, events: usize) {
+        let events = u64::try_from(events).unwrap_or(0);
+        self.events_passed
+            .get_or_create(&reason.labels())
+            .inc_by(events);
+    }
+
     /// Counts a request to a destination.
     pub fn delivered(&self, outcome: Delivered, took: std::time::Duration) {
         self.deliveries.get_or_create(&outcome.labels()).inc();
         self.delivery_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a delivery of a handler.
+    pub fn delivered_by(&self, hook: &str, handler: &str, outcome: Delivered) {
+        let [(_, outcome)] = outcome.labels();
+        let labels = [
+            ("hook", hook.to_owned()),
+            ("handler", handler.to_owned()),
+            ("outcome", outcome.to_owned()),
+        ];
+        self.deliveries_of.get_or_create(&labels).inc();
     }
 
     /// Counts a connection that was turned away.

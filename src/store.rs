@@ -30,6 +30,7 @@ mod note;
 mod prune;
 mod rebuilds;
 mod rejections;
+mod replays;
 mod stops;
 mod streams;
 mod vault;
@@ -80,6 +81,7 @@ pub use rebuilds::{
     NewRebuild, Rebuild, RebuildProgress, RebuildStep, RebuildStepResult, Shadow, Swap,
 };
 pub use rejections::Rejection;
+pub use replays::NewReplay;
 pub use stops::{HookStop, ITSELF, NamespaceMove, Stuck};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::api::InvalidEdit;
 use crate::domain::event::EventId;
 use crate::domain::name::Name;
 use crate::domain::position::Seq;
@@ -81,6 +82,16 @@ impl Error {
 
     pub(super) fn no_hook<'a>(name: &Name, there: impl Iterator<Item = &'a Name>) -> Self {
         Self::missing_like("hook", name.as_str(), there.map(Name::as_str))
+    }
+}
+
+impl From<InvalidEdit> for Error {
+    fn from(error: InvalidEdit) -> Self {
+        match error {
+            InvalidEdit::NoForward(name) => Self::missing("handler", name),
+            InvalidEdit::NoPull(name) => Self::missing("pull handler", name),
+            InvalidEdit::NoUrl | InvalidEdit::NotVerified => Self::Invalid(error.to_string()),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Admin, Error};
 use crate::api::{self, Fate, Outcome};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
-use crate::domain::hook::Hook;
+use crate::domain::hook::{Handler, Hook};
 use crate::domain::key::KeyId;
 use crate::domain::name::{Name, OrderingKey, StreamName, kept};
 use crate::domain::position::Seq;
@@ -129,7 +129,7 @@ impl Admin {
                 stream: stored.event.stream,
                 handler: handler.id,
             };
-            let (outcome, reason) = self.outcome(id, stored.event.seq).await?;
+            let (outcome, reason) = self.outcome(id, handler, &stored.event).await?;
             fates.push(Fate {
                 handler: handler.name.clone(),
                 outcome,
@@ -139,7 +139,13 @@ impl Admin {
         Ok(fates)
     }
 
-    async fn outcome(&self, id: CursorId, seq: Seq) -> Result<(Outcome, Option<String>), Error> {
+    async fn outcome(
+        &self,
+        id: CursorId,
+        handler: &Handler,
+        event: &Event,
+    ) -> Result<(Outcome, Option<String>), Error> {
+        let seq = event.seq;
         let Some((cursor, ..)) = self.store.cursor(id).await? else {
             return Ok((Outcome::Waiting, None));
         };
@@ -147,6 +153,13 @@ impl Admin {
             return Ok((Outcome::Skipped, Some(reason)));
         }
         Ok(match cursor.condition {
+            _ if cursor.position.0 >= seq.0 && !handler.only.takes(event) => {
+                let reason = format!("it does not match --only {}", handler.only);
+                (Outcome::Passed, Some(reason))
+            }
+            _ if cursor.position.0 >= seq.0 && handler.reducer().is_none() => {
+                (Outcome::Delivered, None)
+            }
             _ if cursor.position.0 >= seq.0 => (Outcome::Folded, None),
             Condition::Held { reason } => (Outcome::Held, Some(reason)),
             condition => (Outcome::Waiting, condition.reason().map(str::to_owned)),

@@ -4,15 +4,17 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Error;
-use crate::api::{ForwardSpec, HookEdit, HookSpec, NewSecret};
+use crate::api::{Deliveries, ForwardSpec, HookSpec, NewSecret};
+use crate::domain::filter::Filter;
 use crate::domain::forward::{IN_FLIGHT_MAX, TIMEOUT_MAX};
 use crate::domain::hook::{DEBOUNCE_MAX, Hook, Work};
 use crate::domain::name::Name;
 use crate::domain::secret::{Secret, Secrets};
 use crate::domain::time::millis;
+use crate::engine::Engine;
 use crate::store::{ForwardPlan, HookPlan};
 
-/// The most forward handlers of a hook.
+/// Number of forward handlers of a hook at most.
 const FORWARDS_MAX: usize = 32;
 
 /// Least timeout of a request; a handshake takes longer than less.
@@ -100,6 +102,7 @@ pub fn plan(spec: &ForwardSpec, there: Option<&Hook>) -> Result<ForwardPlan, Err
         secrets,
         on_error: spec.on_error,
         debounce: spec.debounce,
+        only: spec.only.clone(),
         from: spec.from,
     })
 }
@@ -143,7 +146,30 @@ pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
     secrets.collect()
 }
 
-/// The forward handlers of a hook, without their secrets.
+/// Outcomes of the deliveries of a hook's handlers on this node; empty if none was tried.
+pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
+    let ms = |took: Option<Duration>| took.map(|took| millis(took).unsigned_abs());
+    let handlers = hook.handlers.iter().filter(|of| of.reducer().is_none());
+    let told = handlers.filter_map(|handler| {
+        let tally = engine.tallies.of(handler.id);
+        let last = tally.last.as_ref()?;
+        Some(Deliveries {
+            handler: handler.name.clone(),
+            url: handler.forward().map(|to| to.url.clone()),
+            acknowledged: tally.acknowledged,
+            failed: tally.failed,
+            last_at: Some(last.at),
+            last_failure: last.failure.clone(),
+            last_took_ms: ms(last.took),
+            last_ok_at: tally.last_ok,
+            p50_ms: ms(tally.took(50.0)),
+            p99_ms: ms(tally.took(99.0)),
+        })
+    });
+    told.collect()
+}
+
+/// Settings of a hook's forward handlers, without secrets.
 pub fn specs_of(hook: &Hook) -> Vec<ForwardSpec> {
     let handlers = hook.handlers.iter();
     let specs = handlers.filter_map(|handler| {
@@ -157,40 +183,14 @@ pub fn specs_of(hook: &Hook) -> Vec<ForwardSpec> {
             batch: to.batch,
             debounce: handler.debounce,
             coalesce: to.coalesce,
+            only: handler.only.clone(),
             ..ForwardSpec::new(handler.name.clone(), to.url.clone())
         })
     });
     specs.collect()
 }
 
-/// Changes, makes and removes forward handlers as an edit says.
-///
-/// # Errors
-/// [`Error::Missing`] for one to be removed that is not there, [`Error::Invalid`] for a new one without a URL.
-pub fn edit(forwards: &mut Vec<ForwardSpec>, edit: &HookEdit) -> Result<(), Error> {
-    for name in &edit.remove_forward {
-        let before = forwards.len();
-        forwards.retain(|forward| forward.name != *name);
-        if forwards.len() == before {
-            return Err(Error::missing("handler", name));
-        }
-    }
-    for change in &edit.forward {
-        let named = |forward: &&mut ForwardSpec| Some(&forward.name) == change.name.as_ref();
-        match forwards.iter_mut().find(named) {
-            Some(forward) => {
-                let after = change.applied(Some(forward));
-                forward.clone_from(&after.unwrap_or_else(|| forward.clone()));
-            }
-            None => forwards.push(change.applied(None).ok_or_else(|| {
-                Error::Invalid("a new forward handler needs a name and a URL: NAME=URL".into())
-            })?),
-        }
-    }
-    Ok(())
-}
-
-/// What changes from one to the other, in words.
+/// Differences between two lists of handlers, in words.
 pub fn differences(from: &[ForwardSpec], to: &[ForwardSpec]) -> Vec<String> {
     let find =
         |specs: &[ForwardSpec], name: &Name| specs.iter().find(|spec| spec.name == *name).cloned();
@@ -234,5 +234,14 @@ fn settings(spec: &ForwardSpec) -> Vec<(&'static str, String)> {
             or_none(spec.debounce.map(|debounce| format!("{debounce:?}"))),
         ),
         ("coalesce", spec.coalesce.to_string()),
+        ("only", only(&spec.only)),
     ]
+}
+
+/// Description of a filter.
+pub fn only(filter: &Filter) -> String {
+    match filter.takes_all() {
+        true => "all".into(),
+        false => filter.to_string(),
+    }
 }

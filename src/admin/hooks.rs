@@ -118,7 +118,7 @@ impl Admin {
     /// As for [`Admin::create_hook`].
     pub async fn edit_hook(&self, name: &Name, edit: &api::HookEdit) -> Result<api::Hook, Error> {
         let hook = self.hook(name).await?;
-        let spec = edited(spec_of(&hook), edit)?;
+        let spec = edit.applied(spec_of(&hook))?;
         self.namespace(&spec.namespace).await?;
         check(&spec).await?;
         let new_secrets = self.set_hook(&hook, &spec).await?;
@@ -383,7 +383,12 @@ impl Admin {
         let stop = self.store.hook_stops().await?.remove(&hook.id);
         let pause = stop.and_then(|stop| stop.pause);
         let size = self.store.hook_size(hook.id).await?;
-        Ok(shown(hook, pause, size))
+        let engine = self.engine.as_deref();
+        let deliveries = engine.map(|engine| forwards::deliveries(engine, hook));
+        Ok(api::Hook {
+            deliveries: deliveries.unwrap_or_default(),
+            ..shown(hook, pause, size)
+        })
     }
 }
 
@@ -399,6 +404,7 @@ fn shown(hook: &Hook, pause: Option<Attribution>, (streams, events): (i64, i64))
             at: pause.at,
             reason: pause.reason,
         }),
+        deliveries: Vec::new(),
         new_secrets: Vec::new(),
     }
 }
@@ -464,6 +470,12 @@ fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
             spec.body_max
         )));
     }
+    if spec.reduce.is_none() && !spec.only.takes_all() {
+        return Err(Error::Invalid(
+            "a filter of the hook itself needs a reducer; a forward or pull handler has its own"
+                .into(),
+        ));
+    }
     match spec.debounce {
         Some(debounce) if debounce.longest > DEBOUNCE_MAX => {
             Err(Error::Invalid("a debounce may last an hour at most".into()))
@@ -500,6 +512,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         reducer: spec.reduce.clone(),
         on_error: spec.on_error,
         debounce: spec.debounce,
+        only: spec.only.clone(),
         forwards: forwards.collect::<Result<_, _>>()?,
         pulls: spec.pull.iter().map(pulls::plan).collect(),
     })
@@ -528,34 +541,14 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
+        only: reduce
+            .map(|handler| handler.only.clone())
+            .unwrap_or_default(),
         body_max: hook.body_max,
         keep: hook.keep,
         forward: forwards::specs_of(hook),
         pull: pulls::specs_of(hook),
     }
-}
-
-fn edited(mut spec: api::HookSpec, edit: &api::HookEdit) -> Result<api::HookSpec, Error> {
-    fn set<T: Clone>(field: &mut T, value: &Option<T>) {
-        if let Some(value) = value {
-            field.clone_from(value);
-        }
-    }
-    set(&mut spec.namespace, &edit.namespace);
-    set(&mut spec.order_by, &edit.order_by);
-    set(&mut spec.unordered, &edit.unordered);
-    set(&mut spec.dedupe_by, &edit.dedupe_by);
-    if let Some(change) = &edit.verify {
-        spec.verify = verify::edited(spec.verify.as_ref(), change.as_ref())?;
-    }
-    set(&mut spec.on_error, &edit.on_error);
-    set(&mut spec.debounce, &edit.debounce);
-    set(&mut spec.body_max, &edit.body_max);
-    set(&mut spec.keep, &edit.keep);
-    set(&mut spec.reduce, &edit.reduce);
-    forwards::edit(&mut spec.forward, edit)?;
-    pulls::edit(&mut spec.pull, edit)?;
-    Ok(spec)
 }
 
 /// Differences between thresholds, in words.
@@ -607,6 +600,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));
     note("debounce", debounce(from.debounce), debounce(to.debounce));
+    note("only", forwards::only(&from.only), forwards::only(&to.only));
     note(
         "body_max",
         from.body_max.to_string(),

@@ -75,7 +75,12 @@ impl Admin {
         let worst = self.worst(survey.worst, now).await?;
         let lane = running(id, &self.node, &survey, &reading, worst, now);
         let gathers = self.gathers(&survey).await?;
-        Ok(Some(api::Lane { gathers, ..lane }))
+        let catalog = self.engine()?.catalog.now();
+        Ok(Some(api::Lane {
+            gathers,
+            in_flight: in_flight(&catalog, id, &survey),
+            ..lane
+        }))
     }
 
     /// The cursors of a lane of this node that gather events.
@@ -282,6 +287,16 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
         cursors: 0,
         trend: Vec::new(),
     }
+}
+
+/// Number of a lane's deliveries in flight; `None` if no hook of its namespace delivers.
+pub(super) fn in_flight(catalog: &Snapshot, id: &LaneId, survey: &Survey) -> Option<u64> {
+    let mut hooks = catalog.hooks.values();
+    let delivers = hooks.any(|hook| {
+        let mut handlers = hook.handlers.iter();
+        hook.namespace == id.namespace && handlers.any(|of| of.forward().is_some())
+    });
+    delivers.then_some(survey.in_flight)
 }
 
 pub(super) fn running(

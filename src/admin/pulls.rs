@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Error;
-use crate::api::{HookEdit, HookSpec, PullSpec};
+use crate::api::{HookSpec, PullSpec};
 use crate::domain::hook::Hook;
 use crate::domain::name::Name;
 use crate::domain::pull::{HANDLERS_MAX, LEASES};
@@ -59,6 +59,7 @@ pub fn plan(spec: &PullSpec) -> PullPlan {
         name: spec.name.clone(),
         terms: spec.terms(),
         on_error: spec.on_error,
+        only: spec.only.clone(),
         from: spec.from,
     }
 }
@@ -71,32 +72,12 @@ pub fn specs_of(hook: &Hook) -> Vec<PullSpec> {
         Some(PullSpec {
             attempts: pull.attempts,
             on_error: handler.on_error,
+            only: handler.only.clone(),
             lease_ms: millis(pull.lease).unsigned_abs(),
             ..PullSpec::new(handler.name.clone())
         })
     });
     specs.collect()
-}
-
-/// Changes, creates and removes pull handlers as the edit says.
-///
-/// # Errors
-/// [`Error::Missing`] when a handler to remove does not exist.
-pub fn edit(pulls: &mut Vec<PullSpec>, edit: &HookEdit) -> Result<(), Error> {
-    for name in &edit.remove_pull {
-        let before = pulls.len();
-        pulls.retain(|pull| pull.name != *name);
-        if pulls.len() == before {
-            return Err(Error::missing("pull handler", name));
-        }
-    }
-    for change in &edit.pull {
-        match pulls.iter_mut().find(|pull| pull.name == change.name) {
-            Some(pull) => *pull = change.applied(Some(pull)),
-            None => pulls.push(change.applied(None)),
-        }
-    }
-    Ok(())
 }
 
 /// Differences between two lists of handlers, in words.
@@ -128,8 +109,12 @@ pub fn differences(from: &[PullSpec], to: &[PullSpec]) -> Vec<String> {
 pub fn shown(spec: &PullSpec) -> String {
     let lease = duration(Duration::from_millis(spec.lease_ms));
     let on_error = format!("{:?}", spec.on_error).to_lowercase();
-    match spec.attempts {
+    let mut shown = match spec.attempts {
         Some(attempts) => format!("lease {lease}, {attempts} attempts, then {on_error}"),
         None => format!("lease {lease}"),
+    };
+    if !spec.only.takes_all() {
+        shown += &format!(", only {}", spec.only);
     }
+    shown
 }

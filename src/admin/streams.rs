@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{Admin, Error};
+use super::{Admin, Error, forwards};
 use crate::api;
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
-use crate::domain::hook::{Handler, Hook};
+use crate::domain::hook::{Handler, Hook, Replay};
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -105,6 +105,10 @@ impl Admin {
             floor: stream.floor,
             slot: stream.slot.0,
             lane: self.lane_of(&hook, stream.slot).await?.to_string(),
+            deliveries: match &self.engine {
+                Some(engine) => forwards::deliveries(engine, &hook),
+                None => Vec::new(),
+            },
             cursors,
             waiting,
         })
@@ -121,7 +125,14 @@ impl Admin {
             Some(name) => Some(self.handler(&hook, name)?.id),
             None => None,
         };
-        let released = self.store.release(stream.id, handler).await?;
+        let mut released = self.store.release(stream.id, handler).await?;
+        if handler.is_some() {
+            let catalog = engine.catalog.now();
+            let is_meant = |of: &Replay| of.stream == stream.id && Some(of.of) == handler;
+            for (id, _) in catalog.replays.iter().filter(|(_, of)| is_meant(of)) {
+                released.extend(self.store.release(stream.id, Some(*id)).await?);
+            }
+        }
         for cursor in &released {
             engine.let_go(&hook.namespace, stream.slot, *cursor, 1);
         }

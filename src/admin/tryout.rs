@@ -11,6 +11,7 @@ use super::{Admin, Error};
 use crate::api;
 use crate::domain::cursor::{Chain, CursorId};
 use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::filter::Filter;
 use crate::domain::hook::{Handler, HandlerId, Hook, OnError, Reducer};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
@@ -113,6 +114,8 @@ impl Admin {
         }
         let before = self.state_before(&hook, &stream, from).await?;
         let dead = self.dead_letters(&hook, &stream).await?;
+        let only = hook.reduce().map(|handler| handler.only.clone());
+        let only = only.unwrap_or_default();
         let (mut state, mut at, mut events, mut took) =
             (before.clone(), from.0 - 1, 0, Duration::ZERO);
         let mut failure = None;
@@ -121,7 +124,7 @@ impl Admin {
             let Some(last) = portion.last().map(|event| event.seq.0) else {
                 break;
             };
-            portion.retain(|event| !dead.contains(&event.seq));
+            portion.retain(|event| !dead.contains(&event.seq) && only.takes(event));
             let numbers: Vec<_> = portion.iter().map(|event| event.seq).collect();
             let folded = self
                 .try_fold(reducer.clone(), state, portion, STREAM_TIME)
@@ -214,6 +217,7 @@ impl Admin {
             state,
             chain: Chain::default(),
             on_error: OnError::Hold,
+            only: Filter::default(),
             events,
         };
         let folds = match &self.engine {

@@ -85,23 +85,6 @@ pub fn plan(spec: Option<&VerifySpec>, there: Option<&Hook>) -> Result<Option<Ve
     }))
 }
 
-/// The settings after an edit; without an edit, the hook stops verifying.
-///
-/// # Errors
-/// [`Error::Invalid`] if the hook has no verification that the edit could change.
-pub fn edited(
-    before: Option<&VerifySpec>,
-    edit: Option<&api::VerifyEdit>,
-) -> Result<Option<VerifySpec>, Error> {
-    let Some(edit) = edit else {
-        return Ok(None);
-    };
-    let after = edit.applied(before);
-    let none =
-        || Error::Invalid("the hook verifies no signatures yet: give --verify SCHEME".into());
-    after.map(Some).ok_or_else(none)
-}
-
 /// The verification settings of a hook, without secrets.
 pub fn spec_of(hook: &Hook) -> Option<VerifySpec> {
     let verify = hook.verify.as_ref()?;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
-use super::{Admin, Error, stops};
+use super::{Admin, Error, forwards, stops};
 use crate::api::{self, Class, CursorDiagnosis, EventDiagnosis, Help, LaneState, Verdict, command};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
-use crate::domain::hook::Hook;
+use crate::domain::filter::Filter;
+use crate::domain::hook::{HandlerId, Hook};
 use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, Mode, Slot};
 use crate::domain::name::{Name, StreamName};
@@ -104,6 +105,7 @@ impl Admin {
             class,
             verdict,
             commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
+            deliveries: forwards::deliveries(self.engine()?, &hook),
             cursors,
             event,
             rejections: match name.key.as_str() {
@@ -134,6 +136,7 @@ impl Admin {
             commit_p99_ms: commit_p99(self.engine()?, Timestamp::now()),
             cursors: Vec::new(),
             event: None,
+            deliveries: forwards::deliveries(self.engine()?, &hook),
             rejections,
         })
     }
@@ -219,6 +222,7 @@ impl Admin {
             mark,
             next: next.map(|event| event.id),
             next_received_at: next.map(|event| event.received_at),
+            only: filter_of(hook, row.id.handler),
             kept_past: match (hook.keep, next) {
                 (Keep::For(age), Some(event))
                     if event.received_at.after(age) < Timestamp::now() =>
@@ -411,6 +415,13 @@ impl Admin {
             let before = row.seq.0 - cursor.position.0 - 1;
             match passed(handler).map(|fate| fate.outcome) {
                 Some(api::Outcome::Folded) => format!("{handler}: applied"),
+                Some(api::Outcome::Delivered) => format!("{handler}: delivered"),
+                Some(api::Outcome::Passed) => {
+                    match passed(handler).and_then(|f| f.reason.clone()) {
+                        Some(reason) => format!("{handler}: passed, {reason}"),
+                        None => format!("{handler}: passed"),
+                    }
+                }
                 Some(api::Outcome::Skipped) => format!("{handler}: in the dead letters"),
                 _ if before <= 0 => format!("{handler}: it is next, {}", cursor.condition),
                 _ => {
@@ -455,6 +466,13 @@ impl Admin {
             namespace: set.namespace,
         })
     }
+}
+
+fn filter_of(hook: &Hook, handler: HandlerId) -> Filter {
+    let handler = hook.handlers.iter().find(|of| of.id == handler);
+    handler
+        .map(|handler| handler.only.clone())
+        .unwrap_or_default()
 }
 
 /// Adds the condition that ends the state, commands that help, and measures that do not.

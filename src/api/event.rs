@@ -85,6 +85,10 @@ pub enum Outcome {
     Held,
     /// It is part of the state, or was delivered.
     Folded,
+    /// The destination or a consumer acknowledged it.
+    Delivered,
+    /// The filter of the handler excludes it, or a newer event was delivered in its place.
+    Passed,
     /// It is in the dead letters.
     Skipped,
 }
@@ -96,6 +100,8 @@ impl Outcome {
             Self::Waiting => "waiting",
             Self::Held => "held",
             Self::Folded => "folded",
+            Self::Delivered => "delivered",
+            Self::Passed => "passed",
             Self::Skipped => "skipped",
         }
     }

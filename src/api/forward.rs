@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::filter::Filter;
 use crate::domain::forward::{
     Batch, Begin, Destination, Forward, IN_FLIGHT_DEFAULT, TIMEOUT_DEFAULT,
 };
 use crate::domain::hook::{Debounce, OnError};
 use crate::domain::name::Name;
 use crate::domain::rate::Rate;
-use crate::domain::time::millis;
+use crate::domain::time::{Timestamp, millis};
 
 /// Settings of a forward handler, in requests and answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardSpec {
     /// Its name, unique in its hook.
@@ -44,6 +45,10 @@ pub struct ForwardSpec {
     /// True if only the newest of the gathered events is delivered.
     #[serde(default)]
     pub coalesce: bool,
+    /// Filter of the events that it delivers: one pattern of each place must match. Without patterns,
+    /// all events.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// Place where a new handler begins: `beginning` or `now`. Only in requests.
     #[serde(default, skip_serializing)]
     pub from: Begin,
@@ -74,6 +79,7 @@ impl ForwardSpec {
             batch: None,
             debounce: None,
             coalesce: false,
+            only: Filter::default(),
             from: Begin::default(),
             secret: None,
         }
@@ -95,7 +101,7 @@ impl ForwardSpec {
 
 /// Changes to a forward handler; fields that are left out stay as they are. A handler that does not
 /// exist is created, and needs a URL.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardEdit {
     /// Name of the handler.
@@ -127,6 +133,9 @@ pub struct ForwardEdit {
     /// True if only the newest of the gathered events is delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<bool>,
+    /// New filter of the events that it delivers; an empty list delivers all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Filter>,
     /// Place where a new handler begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
@@ -136,8 +145,21 @@ pub struct ForwardEdit {
 }
 
 impl ForwardEdit {
+    /// Creates or changes the handler in `forwards`.
+    pub(super) fn apply(&self, forwards: &mut Vec<ForwardSpec>) -> Result<(), InvalidEdit> {
+        let named = |forward: &ForwardSpec| Some(&forward.name) == self.name.as_ref();
+        let there = forwards.iter().position(named);
+        let after = self.applied(there.map(|at| &forwards[at]));
+        let after = after.ok_or(InvalidEdit::NoUrl)?;
+        match there {
+            Some(at) => forwards[at] = after,
+            None => forwards.push(after),
+        }
+        Ok(())
+    }
+
     /// The handler after this change; `None` when it is new and lacks a name or a URL.
-    pub fn applied(&self, to: Option<&ForwardSpec>) -> Option<ForwardSpec> {
+    fn applied(&self, to: Option<&ForwardSpec>) -> Option<ForwardSpec> {
         let mut spec = match to {
             Some(spec) => spec.clone(),
             None => ForwardSpec::new(self.name.clone()?, self.url.clone()?),
@@ -156,10 +178,53 @@ impl ForwardEdit {
         spec.batch = edit.batch.or(spec.batch);
         spec.debounce = edit.debounce.or(spec.debounce);
         spec.coalesce = edit.coalesce.unwrap_or(spec.coalesce);
+        spec.only = edit.only.unwrap_or(spec.only);
         spec.from = edit.from.unwrap_or_default();
         spec.secret = edit.secret;
         Some(spec)
     }
+}
+
+/// Cause for which an edit is invalid.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidEdit {
+    /// No forward handler has this name.
+    #[error("no forward handler {0}")]
+    NoForward(Name),
+    /// No pull handler has this name.
+    #[error("no pull handler {0}")]
+    NoPull(Name),
+    /// A new forward handler needs a URL.
+    #[error("a new forward handler needs a name and a URL: NAME=URL")]
+    NoUrl,
+    /// The edit changes verification settings, but the hook does not verify.
+    #[error("the hook verifies no signatures yet: give --verify SCHEME")]
+    NotVerified,
+}
+
+/// Outcomes of the deliveries of a handler by the answering node, since its start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deliveries {
+    /// Name of the handler.
+    pub handler: Name,
+    /// URL of the destination; `null` for a pull handler.
+    pub url: Option<Destination>,
+    /// Number of acknowledged deliveries.
+    pub acknowledged: u64,
+    /// Number of failed tries.
+    pub failed: u64,
+    /// Time at which the last try ended.
+    pub last_at: Option<Timestamp>,
+    /// Cause of the last try's failure; `null` if it was acknowledged.
+    pub last_failure: Option<String>,
+    /// Time of the last answer.
+    pub last_took_ms: Option<u64>,
+    /// Time of the last acknowledgement.
+    pub last_ok_at: Option<Timestamp>,
+    /// Median time of an answer.
+    pub p50_ms: Option<u64>,
+    /// 99th percentile of the answer times.
+    pub p99_ms: Option<u64>,
 }
 
 /// A secret that was generated for a new forward handler.
@@ -167,7 +232,7 @@ impl ForwardEdit {
 pub struct NewSecret {
     /// The hook.
     pub hook: Name,
-    /// The handler.
+    /// Name of the handler.
     pub handler: Name,
     /// The secret with which the receiver verifies requests: `whsec_…`.
     pub secret: String,

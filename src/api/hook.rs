@@ -6,9 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    ForwardEdit, ForwardSpec, NamespaceSpec, NewSecret, PullEdit, PullSpec, VerifyEdit, VerifySpec,
+    Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NamespaceSpec, NewSecret, PullEdit,
+    PullSpec, VerifyEdit, VerifySpec,
 };
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::hook::{
     BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
 };
@@ -47,6 +49,10 @@ pub struct HookSpec {
     /// Rule for gathering events into one turn.
     #[serde(default)]
     pub debounce: Option<Debounce>,
+    /// Filter of the events that it folds: one pattern of each place must match. Without patterns, all
+    /// events.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// Size limit of a body, in bytes.
     #[serde(default = "body_max_default")]
     pub body_max: u64,
@@ -79,6 +85,7 @@ impl HookSpec {
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
+            only: Filter::default(),
             body_max: BODY_MAX_DEFAULT,
             keep: Keep::default(),
             forward: Vec::new(),
@@ -116,6 +123,9 @@ pub struct HookEdit {
     /// Rule for gathering events into one turn; `null` removes it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub debounce: Option<Option<Debounce>>,
+    /// New filter of the events that it folds; an empty list folds all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only: Option<Filter>,
     /// Size limit of a body, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_max: Option<u64>,
@@ -134,6 +144,66 @@ pub struct HookEdit {
     /// Pull handlers to remove, with their positions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove_pull: Vec<Name>,
+}
+
+impl HookEdit {
+    /// Settings of the hook after this edit.
+    ///
+    /// # Errors
+    /// [`InvalidEdit`]: a handler to remove does not exist, or a new one has no URL.
+    pub fn applied(&self, mut spec: HookSpec) -> Result<HookSpec, InvalidEdit> {
+        let edit = self.clone();
+        spec.namespace = edit.namespace.unwrap_or(spec.namespace);
+        spec.order_by = edit.order_by.unwrap_or(spec.order_by);
+        spec.unordered = edit.unordered.unwrap_or(spec.unordered);
+        spec.dedupe_by = edit.dedupe_by.unwrap_or(spec.dedupe_by);
+        if let Some(change) = &self.verify {
+            spec.verify = match change {
+                Some(change) => {
+                    let after = change.applied(spec.verify.as_ref());
+                    Some(after.ok_or(InvalidEdit::NotVerified)?)
+                }
+                None => None,
+            };
+        }
+        // Failure policy and filter are removed together with the reducer.
+        if edit.reduce == Some(None) {
+            spec.on_error = OnError::default();
+            spec.only = Filter::default();
+        }
+        spec.reduce = edit.reduce.unwrap_or(spec.reduce);
+        spec.on_error = edit.on_error.unwrap_or(spec.on_error);
+        spec.debounce = edit.debounce.unwrap_or(spec.debounce);
+        spec.only = edit.only.unwrap_or(spec.only);
+        spec.body_max = edit.body_max.unwrap_or(spec.body_max);
+        spec.keep = edit.keep.unwrap_or(spec.keep);
+        self.remove_handlers(&mut spec)?;
+        for change in &self.forward {
+            change.apply(&mut spec.forward)?;
+        }
+        for change in &self.pull {
+            change.apply(&mut spec.pull);
+        }
+        Ok(spec)
+    }
+
+    fn remove_handlers(&self, spec: &mut HookSpec) -> Result<(), InvalidEdit> {
+        for name in &self.remove_forward {
+            let before = spec.forward.len();
+            spec.forward.retain(|forward| forward.name != *name);
+            if spec.forward.len() == before {
+                return Err(InvalidEdit::NoForward(name.clone()));
+            }
+        }
+        for name in &self.remove_pull {
+            let before = spec.pull.len();
+            spec.pull.retain(|pull| pull.name != *name);
+            if spec.pull.len() == before {
+                return Err(InvalidEdit::NoPull(name.clone()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Deserializes a field so that `null` differs from an absent one.
@@ -162,6 +232,9 @@ pub struct Hook {
     /// The pause of its cursors; `null` while they take turns.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// Outcomes of its handlers' deliveries, on request and if a daemon runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Deliveries>,
     /// Secrets generated for new forward handlers. Only this answer contains them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub new_secrets: Vec<NewSecret>,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::forward::Begin;
 use crate::domain::hook::OnError;
 use crate::domain::name::{Name, OrderingKey};
@@ -14,7 +15,7 @@ use crate::domain::pull::{LEASE_DEFAULT, Pull};
 use crate::domain::time::{Timestamp, millis};
 
 /// Settings of a pull handler, in requests and answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullSpec {
     /// Its name, unique in its hook.
@@ -28,6 +29,10 @@ pub struct PullSpec {
     /// Length of a lease unless the call gives another one, in milliseconds.
     #[serde(default = "lease_default")]
     pub lease_ms: u64,
+    /// Filter of the events that it delivers: one pattern of each place must match. Without patterns,
+    /// all events.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// Place where a new handler begins: `beginning` or `now`. Only in requests.
     #[serde(default, skip_serializing)]
     pub from: Begin,
@@ -45,6 +50,7 @@ impl PullSpec {
             attempts: None,
             on_error: OnError::default(),
             lease_ms: lease_default(),
+            only: Filter::default(),
             from: Begin::default(),
         }
     }
@@ -60,7 +66,7 @@ impl PullSpec {
 
 /// Changes to a pull handler; fields that are left out stay as they are. A handler that does not exist
 /// is created.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullEdit {
     /// Name of the handler.
@@ -74,14 +80,25 @@ pub struct PullEdit {
     /// Length of a lease, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
+    /// New filter of the events that it delivers; an empty list delivers all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Filter>,
     /// Place where a new handler begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
 }
 
 impl PullEdit {
+    /// Creates or changes the handler in `pulls`.
+    pub(super) fn apply(&self, pulls: &mut Vec<PullSpec>) {
+        match pulls.iter_mut().find(|pull| pull.name == self.name) {
+            Some(pull) => *pull = self.applied(Some(pull)),
+            None => pulls.push(self.applied(None)),
+        }
+    }
+
     /// The handler after this change.
-    pub fn applied(&self, to: Option<&PullSpec>) -> PullSpec {
+    fn applied(&self, to: Option<&PullSpec>) -> PullSpec {
         let mut spec = to.map_or_else(|| PullSpec::new(self.name.clone()), PullSpec::clone);
         spec.attempts = match self.attempts {
             Some(0) => None,
@@ -90,6 +107,7 @@ impl PullEdit {
         };
         spec.on_error = self.on_error.unwrap_or(spec.on_error);
         spec.lease_ms = self.lease_ms.unwrap_or(spec.lease_ms);
+        spec.only = self.only.clone().unwrap_or(spec.only);
         spec.from = self.from.unwrap_or_default();
         spec
     }
@@ -133,6 +151,9 @@ pub struct PullDelivery {
     pub epoch: i64,
     /// End of the lease, by the clock of the database.
     pub lease_until: Timestamp,
+    /// Number of its replay; absent in a normal delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<i64>,
     /// The events, in order.
     pub events: Vec<PullEvent>,
 }

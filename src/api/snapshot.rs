@@ -467,7 +467,7 @@ pub struct HookLine {
     pub streams: u64,
     /// Its handlers, such as `reduce latest`.
     pub handlers: String,
-    /// How senders are authenticated, such as `write key`.
+    /// Authentication of senders, such as `write key`.
     #[serde(default)]
     pub verify: String,
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::Deliveries;
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
@@ -79,6 +80,9 @@ pub struct Stream {
     /// For each cursor that is behind, the events it needs next.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
+    /// Outcomes of the deliveries of its hook's handlers, over all streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Deliveries>,
 }
 
 /// The next events of a handler, in order.

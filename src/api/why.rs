@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Lane, Rejection};
+use super::{Class, Deliveries, Lane, Rejection};
 use crate::domain::event::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
@@ -31,6 +32,9 @@ pub struct Diagnosis {
     pub commit_p99_ms: Option<f64>,
     /// Diagnosis of each handler.
     pub cursors: Vec<CursorDiagnosis>,
+    /// Outcomes of the deliveries of its hook's handlers, over all streams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Deliveries>,
     /// The event that was asked about.
     pub event: Option<EventDiagnosis>,
     /// Latest rejected requests of the hook, newest first; only for a stream without a key.
@@ -69,6 +73,9 @@ pub struct CursorDiagnosis {
     pub next: Option<EventId>,
     /// Receive time of that event.
     pub next_received_at: Option<Timestamp>,
+    /// Filter of the events that it handles; it skips the others.
+    #[serde(default, skip_serializing_if = "Filter::takes_all")]
+    pub only: Filter,
     /// Retention of its hook, if the next event is older than that and is kept only for this cursor.
     #[serde(default)]
     pub kept_past: Option<Keep>,

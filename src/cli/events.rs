@@ -1,5 +1,7 @@
 //! `events`: lists, shows and follows events.
 
+mod replay;
+
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,13 +19,15 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::text::{self, quoted};
 
-/// See events: list, show and follow them
+/// See events: list, show and follow them; deliver them once more
 #[derive(Subcommand)]
 pub enum Events {
     List(All),
     Show(Show),
     Tail(Tail),
     Lost(Lost),
+    Replay(replay::Replay),
+    Replays(replay::Replays),
 }
 
 impl Events {
@@ -34,6 +38,8 @@ impl Events {
             Self::Show(show) => show.run(reach, out).await,
             Self::Tail(tail) => tail.run(reach, out).await,
             Self::Lost(lost) => lost.run(reach, out).await,
+            Self::Replay(replay) => replay.run(reach, out).await,
+            Self::Replays(replays) => replays.run(reach, out).await,
         }
     }
 }

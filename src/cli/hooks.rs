@@ -19,6 +19,7 @@ use crate::api::{
     Changes, Deleted, ForwardEdit, Hook, HookEdit, HookSpec, List, NewHooks, PullEdit, Rejection,
     VerifyEdit,
 };
+use crate::domain::filter::{Filter, Rule};
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
@@ -162,6 +163,11 @@ struct Settings {
     #[arg(long, value_name = "QUIET[,LONGEST]", value_parser = flags::debounce)]
     debounce: Option<Debounce>,
 
+    /// Only events with this pattern at a place, such as '/type=invoice.*' or header:X-GitHub-Event=push; others are
+    /// passed in order. May be given often: one pattern of each place must match
+    #[arg(long, value_name = "PLACE=PATTERN")]
+    only: Vec<Rule>,
+
     /// The largest body it accepts, such as 64KiB [default: 1MiB]
     #[arg(long, value_name = "BYTES", value_parser = flags::bytes)]
     body_max: Option<u64>,
@@ -288,7 +294,11 @@ impl Senders {
 
 impl Settings {
     /// The forward handlers on the command line, each with its settings.
-    fn forward_edits(&self, secret: Option<&String>) -> Result<Vec<ForwardEdit>, Trouble> {
+    fn forward_edits(
+        &self,
+        secret: Option<&String>,
+        only: Option<&Filter>,
+    ) -> Result<Vec<ForwardEdit>, Trouble> {
         let given = &self.deliveries;
         let parsed = |url: &String| url.parse::<Destination>();
         let edit = |name: &Name, url| ForwardEdit {
@@ -304,6 +314,7 @@ impl Settings {
             batch: given.batch,
             debounce: self.debounce,
             coalesce: given.coalesce.then_some(true),
+            only: only.cloned(),
             from: given.from,
             secret: secret.cloned(),
         };
@@ -316,18 +327,20 @@ impl Settings {
     }
 
     /// The pull handlers on the command line, each with its settings.
-    fn pull_edits(&self) -> Vec<PullEdit> {
+    fn pull_edits(&self, only: Option<&Filter>) -> Vec<PullEdit> {
         let edits = self.pulls.iter().map(|name| PullEdit {
             name: name.clone(),
             attempts: self.deliveries.attempts,
             on_error: self.on_error,
             lease_ms: self.lease.map(|lease| millis(lease).unsigned_abs()),
+            only: only.cloned(),
             from: self.deliveries.from,
         });
         edits.collect()
     }
 
-    fn edit(self) -> Result<HookEdit, Trouble> {
+    /// The edit of the flags. `ends_filter` removes the filter of the handlers on the command line.
+    fn edit(self, ends_filter: bool) -> Result<HookEdit, Trouble> {
         let senders = &self.senders;
         let secret = file::secret(
             senders.secret_file.as_deref(),
@@ -339,7 +352,11 @@ impl Settings {
         } else {
             (None, secret)
         };
-        let (forward, pull) = (self.forward_edits(signing.as_ref())?, self.pull_edits());
+        let only = Filter::new(self.only.clone());
+        let only = only.map_err(|error| Trouble::usage(format!("--only: {error}")))?;
+        let only = Some(only).filter(|only| ends_filter || !only.takes_all());
+        let forward = self.forward_edits(signing.as_ref(), only.as_ref())?;
+        let pull = self.pull_edits(only.as_ref());
         let delivers = !forward.is_empty() || !pull.is_empty();
         let given = &self.deliveries;
         if !delivers && (given.attempts.is_some() || given.from.is_some()) {
@@ -348,7 +365,7 @@ impl Settings {
                     .fact("give", "--forward NAME=URL or --pull NAME with them"),
             );
         }
-        // Failure policy and debounce apply to the handlers on the command line, else to the reducer.
+        // Failure policy, filter and debounce apply to the handlers on the command line, else to the reducer.
         let reduces = self.reduce.is_some() || !delivers;
         let debounces = self.reduce.is_some() || forward.is_empty();
         Ok(HookEdit {
@@ -368,6 +385,7 @@ impl Settings {
                 .map(Some),
             on_error: self.on_error.filter(|_| reduces),
             debounce: self.debounce.filter(|_| debounces).map(Some),
+            only: only.filter(|_| reduces),
             body_max: self.body_max,
             keep: self.keep,
         })
@@ -402,6 +420,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 ///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
 ///   hooklane hooks create pay --verify stripe --secret-file stripe.secret
 ///   hooklane hooks create jobs --order-by body:/account --pull worker --lease 2m
+///   hooklane hooks create stripe --reduce latest --only '/type=invoice.*'
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Create {
@@ -414,7 +433,7 @@ pub struct Create {
 
 impl Create {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let edit = self.settings.edit()?;
+        let edit = self.settings.edit(false)?;
         needs_scheme(&edit, false)?;
         let made = make(self.names, &edit, reach).await?;
         let mut facts = Vec::new();
@@ -456,15 +475,13 @@ fn new_secrets(hook: &Hook) -> Vec<(&'static str, String)> {
 
 /// Creates hooks, several of them in one transaction.
 async fn make(names: Vec<Name>, edit: &HookEdit, reach: &Reach) -> anyhow::Result<Vec<Hook>> {
-    let like = |name: &Name| plan::edited(HookSpec::new(name.clone()), edit);
-    if let [name] = &names[..] {
-        return Ok(vec![
-            reach.call(Method::POST, HOOKS, Some(&like(name))).await?,
-        ]);
-    }
-    let Some(like) = names.first().map(like) else {
+    let Some(first) = names.first() else {
         return Ok(Vec::new());
     };
+    let like = plan::edited(HookSpec::new(first.clone()), edit)?;
+    if names.len() == 1 {
+        return Ok(vec![reach.call(Method::POST, HOOKS, Some(&like)).await?]);
+    }
     let new = NewHooks { names, like };
     let made: List<Hook> = reach.call(Method::POST, BATCH, Some(&new)).await?;
     Ok(made.items)
@@ -501,12 +518,13 @@ fn created(hook: &Hook) -> String {
 ///   reduce = "orders.js"             # beside the file, or a built-in
 ///   debounce = "500ms,5s"
 ///   keep = "30d"                     # or "10GB"; without it, for ever
-///   verify = "stripe"                # public_url, tolerance and secret_env as the flags
+///   verify = "stripe"                # public_url, tolerance as the flags
 ///   secret_file = "stripe.secret"    # beside the file
 ///
 ///   [[hooks.pull]]
 ///   name = "worker"
 ///   lease = "2m"                     # attempts, on_error and from as the flags
+///   only = ["/type=invoice.*"]       # of a hook too: the events that it folds
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Apply {
@@ -644,6 +662,7 @@ impl Show {
 ///   hooklane hooks edit orders --namespace acme
 ///   hooklane hooks edit orders --keep 30d
 ///   hooklane hooks edit orders --no-reduce --no-debounce
+///   hooklane hooks edit orders --forward crm --only '/type=invoice.*'
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Edit {
@@ -657,6 +676,9 @@ pub struct Edit {
     /// End the debounce
     #[arg(long, conflicts_with = "debounce")]
     no_debounce: bool,
+    /// End the filter of the handlers that the command names, or of the reducer
+    #[arg(long, conflicts_with = "only")]
+    no_only: bool,
     /// Remove a forward handler; its positions are gone. May be given often
     #[arg(long, value_name = "NAME")]
     remove_forward: Vec<Name>,
@@ -670,7 +692,7 @@ pub struct Edit {
 
 impl Edit {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
-        let mut edit = self.settings.edit()?;
+        let mut edit = self.settings.edit(self.no_only)?;
         if self.no_reduce {
             edit.reduce = Some(None);
         }
@@ -686,7 +708,7 @@ impl Edit {
         let here = reach.here().await?;
         let before: Hook = reach.get(&path(&self.name)).await?;
         needs_scheme(&edit, before.spec.verify.is_some())?;
-        let after = plan::edited(before.spec.clone(), &edit);
+        let after = plan::edited(before.spec.clone(), &edit)?;
         let changes = plan::differences(&before.spec, &after);
         if changes.is_empty() {
             out.say(format_args!("{}: nothing to change", self.name))?;

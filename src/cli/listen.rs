@@ -23,6 +23,7 @@ use crate::api::{
 use crate::client;
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::forward::{Begin, Destination, Forward, TIMEOUT_MAX};
+use crate::domain::hook::HandlerId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::secret::Secret;
@@ -172,6 +173,7 @@ impl Listen {
                 attempts: None,
                 on_error: None,
                 lease_ms: None,
+                only: None,
                 from: Some(self.from.unwrap_or(Begin::Now)),
             }],
             ..HookEdit::default()
@@ -316,6 +318,7 @@ impl Session<'_> {
             events: &events,
             attempt: delivery.attempt,
             epoch: delivery.epoch,
+            replay: delivery.replay.map(HandlerId),
         };
         let Some(request) = request(&parcel, Timestamp::now()) else {
             return failed("there is no event in it");

@@ -8,7 +8,7 @@ use http::Method;
 use super::print::{Columns, Output, Row, Stake};
 use super::reach::{Reach, with_query};
 use super::table::{self, Sheet};
-use super::{Exit, Printer, Trouble, events, flags};
+use super::{Exit, Printer, Trouble, deliveries, events, flags};
 use crate::api::{
     Hold as HoldSpec, HoldResult, HookRetry, List, Retry as RetrySpec, RetryResult,
     Skip as SkipSpec, SkipResult, Stream, StreamRow, Waiting, WaitingEvent,
@@ -205,6 +205,7 @@ impl Show {
             let handlers = handlers(&stream);
             stream.cursors.retain(|row| row.handler == *handler);
             stream.waiting.retain(|events| events.handler == *handler);
+            stream.deliveries.retain(|of| of.handler == *handler);
             if stream.cursors.is_empty() {
                 return Err(no_handler(&self.stream, handler, &handlers).into());
             }
@@ -216,6 +217,8 @@ impl Show {
         ];
         let cursors: Vec<String> = stream.cursors.iter().map(cursor).collect();
         facts.extend(cursors.iter().map(|cursor| ("cursor", cursor.clone())));
+        let deliveries = stream.deliveries.iter().map(deliveries::told);
+        facts.extend(deliveries.map(|told| ("delivered", told)));
         for row in &stream.cursors {
             facts.extend(ways_out(row));
         }

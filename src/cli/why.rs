@@ -65,6 +65,8 @@ fn text(why: &api::Diagnosis) -> Vec<String> {
         let at = format!("seq {}, received {}", event.seq, event.received_at);
         facts.push(("event", format!("{at}; {}", event.fate.join("; "))));
     }
+    let deliveries = why.deliveries.iter().map(super::deliveries::told);
+    facts.extend(deliveries.map(|told| ("delivered", told)));
     for cursor in why.cursors.iter().filter(|cursor| cursor.behind > 0) {
         if let Some(keep) = cursor.kept_past {
             let kept = format!(
@@ -142,9 +144,13 @@ fn title(why: &api::Diagnosis) -> String {
 fn place(cursor: &CursorDiagnosis) -> String {
     let (handler, condition, position) = (&cursor.handler, &cursor.condition, cursor.position);
     let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
+    let only = match cursor.only.takes_all() {
+        true => String::new(),
+        false => format!("; takes only {}", cursor.only),
+    };
     let mut line = format!("  {handler}   {condition}  ");
     let Some(next) = cursor.next else {
-        return line + &format!("at the head, {position}");
+        return line + &format!("at the head, {position}{only}");
     };
     line += &format!("at {position}; next is {next}");
     if let Some(at) = cursor.next_received_at {
@@ -153,7 +159,7 @@ fn place(cursor: &CursorDiagnosis) -> String {
     if let Some(since) = cursor.since {
         line += &format!("; {condition} since {}, {}", clock(since), ago(since));
     }
-    line
+    line + &only
 }
 
 /// Time of day such as `02:41:07Z`, with the date if it is not today.

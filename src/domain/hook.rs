@@ -5,10 +5,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::event::StreamId;
+use super::filter::Filter;
 use super::forward::Forward;
 use super::keep::Keep;
 use super::name::Name;
 use super::place::Place;
+use super::position::Seq;
 use super::pull::Pull;
 use super::secret::Secrets;
 use super::time::Timestamp;
@@ -159,12 +162,27 @@ pub struct Handler {
     pub name: Name,
     /// Work that it does with the events.
     pub work: Work,
-    /// Version of its reducer, from 1.
+    /// Filter of the events that it takes; it skips the others.
+    pub only: Filter,
+    /// Version of its reducer with its filter, from 1.
     pub fold: i64,
     /// Failure policy, applied when an event will not be tried again.
     pub on_error: OnError,
     /// Rule for gathering events into one turn; `None` takes them at once.
     pub debounce: Option<Debounce>,
+    /// The replay of a handler that exists for one; `None` for a normal handler.
+    pub replay: Option<Replay>,
+}
+
+/// Stored events to deliver again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// The handler that replays them.
+    pub of: HandlerId,
+    /// Stream of the events.
+    pub stream: StreamId,
+    /// Last of the events.
+    pub to: Seq,
 }
 
 /// Work of a handler on the events of a stream.
@@ -185,6 +203,22 @@ pub enum Work {
 }
 
 impl Handler {
+    /// A temporary handler that delivers `replay` like this one: each event, at once, and held if the
+    /// tries are used up.
+    pub fn replaying(&self, id: HandlerId, replay: Replay) -> Self {
+        let mut handler = Self {
+            id,
+            on_error: OnError::Hold,
+            debounce: None,
+            replay: Some(replay),
+            ..self.clone()
+        };
+        if let Work::Forward { to, .. } = &mut handler.work {
+            to.coalesce = false;
+        }
+        handler
+    }
+
     /// Its reducer; `None` unless it is a reduce handler.
     pub fn reducer(&self) -> Option<&Reducer> {
         match &self.work {

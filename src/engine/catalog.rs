@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::{Handler, HandlerId, Hook, HookId};
+use crate::domain::hook::{Handler, HandlerId, Hook, HookId, Replay};
 use crate::domain::key::{Key, KeyId};
 use crate::domain::lane::{LaneId, LaneSet, Mode};
 use crate::domain::name::Name;
@@ -65,7 +65,7 @@ pub struct Snapshot {
     pub hooks: HashMap<Name, Arc<Hook>>,
     /// Hooks by number.
     pub hooks_by_id: HashMap<HookId, Arc<Hook>>,
-    /// Handlers by number.
+    /// Handlers by id, including those of replays.
     pub handlers: HashMap<HandlerId, Arc<Handler>>,
     /// Keys by the public part of their text, including revoked and expired ones. Accessible only
     /// through [`Trusted`].
@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub thresholds: HashMap<Name, Thresholds>,
     /// Stops of lanes and hooks.
     pub stops: Stops,
+    /// Running replays by number.
+    pub replays: Vec<(HandlerId, Replay)>,
 }
 
 /// Everything that decides whether a cursor may move: stops of lanes and hooks, and drain marks.
@@ -360,6 +362,13 @@ impl Snapshot {
 fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
     let hooks: Vec<_> = read.hooks.into_iter().map(Arc::new).collect();
     let handlers = hooks.iter().flat_map(|hook| &hook.handlers);
+    let mut handlers: HashMap<_, _> = handlers.map(|h| (h.id, h.clone())).collect();
+    for (id, replay) in &read.replays {
+        if let Some(handler) = handlers.get(&replay.of) {
+            let replaying = Arc::new(handler.replaying(*id, *replay));
+            handlers.insert(*id, replaying);
+        }
+    }
     let live = |key: Key| LiveKey {
         bucket: bucket(&key, before),
         key,
@@ -374,7 +383,8 @@ fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
             marks: read.marks,
             hooks: read.hook_stops,
         },
-        handlers: handlers.map(|h| (h.id, h.clone())).collect(),
+        handlers,
+        replays: read.replays,
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
         keys: read

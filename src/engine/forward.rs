@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::lane::{Aside, Outcome};
+use super::tally::Last;
 use super::turn::{self, Plan, Turned};
 use super::worker::Worker;
 use super::{Engine, catalog};
@@ -32,12 +33,13 @@ use crate::domain::backoff;
 use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::failure::{Failure, Next};
+use crate::domain::filter::Filter;
 use crate::domain::forward::Forward;
 use crate::domain::hook::{Handler, HandlerId, Work};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
-use crate::metrics::Delivered;
+use crate::metrics::{Delivered, Passed};
 use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 pub use client::Client;
@@ -55,10 +57,13 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Least remaining lease with which a request may begin.
 const LEASE_MIN: Duration = Duration::from_secs(1);
 
-/// Events that are read at once: enough for a quiet time to be seen, and for most batches.
+/// Number of events read at once: enough to detect a quiet time, and for most batches.
 const EVENTS_MAX: usize = 256;
 
-/// Ordering keys kept in memory.
+/// Number of events read at once for a handler with a filter.
+const EVENTS_SIEVED: usize = 32;
+
+/// Number of ordering keys kept in memory.
 const KEYS_MAX: usize = 100_000;
 
 /// State of this node's deliveries.
@@ -170,10 +175,40 @@ struct Parcel<'c> {
     handler: &'c Handler,
     hook: &'c Name,
     input: Input,
-    /// Events from the front of `input` that move on with it.
+    choice: Choice,
+    /// The events to send.
+    events: Vec<Arc<Event>>,
+}
+
+/// Indexes of the read events that go into a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Choice {
+    /// Indexes of the events to send; empty if the handler takes none.
+    sent: Vec<usize>,
+    /// Number of events from the front that are skipped, whatever the answer.
+    lead: usize,
+    /// Number of events from the front that are passed once all sent ones are acknowledged.
     taken: usize,
-    /// The first of them that is sent; those before it are passed.
-    first: usize,
+}
+
+impl Parcel<'_> {
+    /// Earlier tries of the first event sent. The cursor counts tries of the event after its position.
+    fn tries(&self) -> u32 {
+        match self.choice.lead {
+            0 => self.input.cursor.condition.tries(),
+            _ => 0,
+        }
+    }
+}
+
+impl Choice {
+    /// Number of events passed if this number of sent events is acknowledged.
+    fn passed(&self, acknowledged: usize) -> usize {
+        match acknowledged {
+            0 => self.lead,
+            some => self.sent.get(some).copied().unwrap_or(self.taken),
+        }
+    }
 }
 
 async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
@@ -206,6 +241,7 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     };
     let parcel = match pack(&catalog, worker, input, handler, (now, waiting.gathered)) {
         Packed::Send(parcel) => parcel,
+        Packed::Pass(input, step) => return pass_over(engine, worker, &input, *step).await,
         Packed::Leave(outcome) => return Ok(leave(outcome)),
         Packed::Elsewhere(hint) => {
             engine.place_later([hint]);
@@ -232,9 +268,24 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     pass.gate
         .went(matches!(sent.verdict, Verdict::Acknowledged(_)));
     engine.metrics.delivered(sent.kind(), sent.took);
+    let (hook, name) = (parcel.hook.as_str(), parcel.handler.name.as_str());
+    engine.metrics.delivered_by(hook, name, sent.kind());
+    engine.tallies.note(
+        cursor.handler,
+        Last {
+            at: now,
+            failure: sent.failure().map(str::to_owned),
+            took: Some(sent.took),
+        },
+    );
     let (step, passed) = settle(&parcel, &sent.verdict, now, rand::random());
     let aside = turn::aside(&step.condition);
+    let to = step.to;
     let moved = advance(engine, worker, step).await?;
+    if moved == Advance::Moved {
+        count_passed(engine, &parcel, passed);
+        engine.end_replay(cursor, to).await?;
+    }
     let outcome = turn::outcome(moved, aside, turn::rest(&parcel.input, passed, now));
     let received = parcel.input.events[..passed]
         .iter()
@@ -251,19 +302,23 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     })
 }
 
-/// How many events of a stream are read for one delivery.
+/// Number of events to read for a delivery.
 fn reads(to: &Forward, handler: Option<&Handler>) -> usize {
     let gathers = to.coalesce || handler.is_some_and(|handler| handler.debounce.is_some());
+    let sieves = handler.is_some_and(|handler| !handler.only.takes_all());
     match (to.batch, gathers) {
         (Some(batch), _) => usize::try_from(batch.events).map_or(EVENTS_MAX, |n| n.min(EVENTS_MAX)),
         (None, true) => EVENTS_MAX,
+        (None, false) if sieves => EVENTS_SIEVED,
         (None, false) => 1,
     }
 }
 
-/// What is to be done with a cursor whose events were read.
+/// Decision about a cursor whose events were read.
 enum Packed<'c> {
     Send(Parcel<'c>),
+    /// The handler takes none of the events.
+    Pass(Input, Box<Step>),
     Leave(Outcome),
     Elsewhere(crate::lanes::Hint),
     Halt(Box<Step>, Outcome),
@@ -298,42 +353,111 @@ fn pack<'c>(
                 return Packed::Damaged(Box::new(turn::hold_at_damage(&input, now)), outcome);
             }
             input.events.truncate(intact);
-            let taken = fits(to, &input.events);
+            let choice = choose(to, &handler.only, &input.events);
+            if choice.sent.is_empty() {
+                let step = turn::pass(&input, choice.taken, now);
+                return Packed::Pass(input, Box::new(step));
+            }
+            let events = choice.sent.iter().map(|at| input.events[*at].clone());
             Packed::Send(Parcel {
                 handler,
                 hook: &hook.name,
-                first: if to.coalesce { taken - 1 } else { 0 },
-                taken,
+                events: events.collect(),
+                choice,
                 input,
             })
         }
     }
 }
 
-/// How many events from the front go together; at least one.
-fn fits(to: &Forward, events: &[Arc<Event>]) -> usize {
+/// Chooses the events of a request from those read.
+fn choose(to: &Forward, only: &Filter, events: &[Arc<Event>]) -> Choice {
+    let all = events.len();
+    let takes = |(_, event): &(usize, &Arc<Event>)| only.takes(event);
+    let mut matching = events.iter().enumerate().filter(takes).map(|(at, _)| at);
+    let mut next = matching.next();
+    let mut choice = Choice {
+        sent: Vec::new(),
+        lead: next.unwrap_or(all),
+        taken: all,
+    };
     if to.coalesce {
-        return events.len().max(1);
+        choice.sent.extend(next.into_iter().chain(matching).last());
+        return choice;
     }
-    let Some(batch) = to.batch else {
-        return 1;
+    let (most, most_bytes) = match to.batch {
+        Some(batch) => (
+            usize::try_from(batch.events).unwrap_or(EVENTS_MAX),
+            batch.bytes,
+        ),
+        None => (1, u64::MAX),
     };
     let mut bytes = 0_u64;
-    let within = |event: &&Arc<Event>| {
-        bytes = bytes.saturating_add(event.body.len() as u64);
-        bytes <= batch.bytes
-    };
-    let most = usize::try_from(batch.events).unwrap_or(EVENTS_MAX);
-    events.iter().take(most).take_while(within).count().max(1)
+    while let Some(at) = next {
+        bytes = bytes.saturating_add(events[at].body.len() as u64);
+        // A first event over the size limit of a batch goes alone.
+        if choice.sent.len() == most || bytes > most_bytes && !choice.sent.is_empty() {
+            choice.taken = at;
+            break;
+        }
+        choice.sent.push(at);
+        if to.batch.is_none() {
+            choice.taken = at + 1;
+            break;
+        }
+        next = matching.next();
+    }
+    choice
 }
 
-/// What came of one request.
+/// Moves a cursor past events that its handler does not take.
+async fn pass_over(
+    engine: &Engine,
+    worker: &Worker,
+    input: &Input,
+    step: Step,
+) -> Result<Turned, Error> {
+    let passed = usize::try_from(step.to.0 - step.from.0).unwrap_or(0);
+    let (cursor, to) = (step.cursor, step.to);
+    let moved = advance(engine, worker, step).await?;
+    if moved == Advance::Moved {
+        engine.metrics.passed(Passed::Filter, passed);
+        engine.end_replay(cursor, to).await?;
+    }
+    let rest = turn::rest(input, passed, Timestamp::now());
+    let received = input.events[..passed].iter().map(|event| event.received_at);
+    Ok(Turned {
+        outcomes: vec![(cursor, turn::outcome(moved, None, rest))],
+        received: received.collect(),
+        ..Turned::default()
+    })
+}
+
+/// Counts the events passed without being sent.
+fn count_passed(engine: &Engine, parcel: &Parcel<'_>, passed: usize) {
+    let unsent = parcel.input.events[..passed].iter().enumerate();
+    let unsent = unsent.filter(|(at, _)| !parcel.choice.sent.contains(at));
+    let (taken, left): (Vec<_>, Vec<_>) =
+        unsent.partition(|(_, event)| parcel.handler.only.takes(event));
+    engine.metrics.passed(Passed::Coalesced, taken.len());
+    engine.metrics.passed(Passed::Filter, left.len());
+}
+
+/// Result of a request.
 struct Sent {
     verdict: Verdict,
     took: Duration,
 }
 
 impl Sent {
+    /// Cause for which it is not acknowledged.
+    fn failure(&self) -> Option<&str> {
+        match &self.verdict {
+            Verdict::Acknowledged(_) => None,
+            Verdict::Failed { reason, .. } | Verdict::Gone { reason } => Some(reason),
+        }
+    }
+
     fn kind(&self) -> Delivered {
         match self.verdict {
             Verdict::Acknowledged(_) => Delivered::Acknowledged,
@@ -348,11 +472,7 @@ async fn send(
     parcel: &Parcel<'_>,
     time: Duration,
 ) -> Result<Sent, Error> {
-    let events = parcel
-        .input
-        .events
-        .get(parcel.first..parcel.taken)
-        .unwrap_or_default();
+    let events = &parcel.events;
     let Work::Forward { to, secrets } = &parcel.handler.work else {
         return Err(Error::Integrity(
             "a delivery of a handler that has no destination".into(),
@@ -377,8 +497,9 @@ async fn send(
         key: &key,
         handler: &parcel.handler.name,
         events,
-        attempt: parcel.input.cursor.condition.tries().saturating_add(1),
+        attempt: parcel.tries().saturating_add(1),
         epoch: worker.epoch,
+        replay: parcel.handler.replay.map(|_| parcel.handler.id),
     };
     let Some(request) = request::request(&delivery, Timestamp::now()) else {
         return Err(Error::Integrity("a delivery without an event".into()));
@@ -394,20 +515,21 @@ async fn send(
     Ok(Sent { verdict, took })
 }
 
-/// Where the cursor goes after a request, and how many events it passes. `jitter`: a number from 0 to 1.
+/// The step of the cursor after a request, and the number of events it passes. `jitter` is from 0 to 1.
 fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
     let cursor = &parcel.input.cursor;
     let mut skipped = Vec::new();
+    let lead = parcel.choice.lead;
     let (passed, condition) = match verdict {
-        Verdict::Acknowledged(events) => (parcel.first + events, Condition::Flowing),
+        Verdict::Acknowledged(events) => (parcel.choice.passed(*events), Condition::Flowing),
         Verdict::Gone { reason } => (
-            0,
+            lead,
             Condition::Held {
                 reason: reason.clone(),
             },
         ),
         Verdict::Failed { reason, after } => {
-            let tries = cursor.condition.tries().saturating_add(1);
+            let tries = parcel.tries().saturating_add(1);
             let asked = after.unwrap_or_default().min(backoff::DELAY_MAX);
             let failure = Failure {
                 tries,
@@ -416,24 +538,23 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
             };
             let attempts = parcel.handler.forward().and_then(|to| to.attempts);
             match failure.next(attempts, parcel.handler.on_error, now) {
-                Next::SetAside(condition) => (0, condition),
+                Next::SetAside(condition) => (lead, condition),
                 Next::Skip(reason) => {
-                    skipped.push(DeadLetter {
-                        seq: cursor.position.next(),
-                        reason,
-                    });
-                    (1, Condition::Flowing)
+                    let seq = Position(cursor.position.0 + i64::try_from(lead).unwrap_or(0)).next();
+                    skipped.push(DeadLetter { seq, reason });
+                    (lead + 1, Condition::Flowing)
                 }
             }
         }
     };
     let passed = passed.min(parcel.input.events.len());
-    let applied = match skipped.is_empty() {
-        true => Applied::Folded,
-        false => Applied::Skipped,
-    };
     let events = parcel.input.events.iter().take(passed);
     let chain = events.fold(cursor.chain.clone(), |chain, event| {
+        let is_skipped = skipped.iter().any(|letter| letter.seq == event.seq);
+        let applied = match is_skipped {
+            true => Applied::Skipped,
+            false => Applied::Folded,
+        };
         chain.next(event.id, applied)
     });
     let step = Step {
@@ -456,7 +577,12 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
 async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance, Error> {
     loop {
         match engine.store.advance(vec![step.clone()]).await {
-            Ok(moved) => return Ok(moved.first().copied().unwrap_or(Advance::Lost)),
+            Ok(moved) if moved.first() == Some(&Advance::Moved) => return Ok(Advance::Moved),
+            // An operator may have held it during the request: it moves, and stays held.
+            Ok(_) if step.to > step.from && step.skipped.is_empty() => {
+                return engine.store.advance_held(&step).await;
+            }
+            Ok(_) => return Ok(Advance::Lost),
             Err(error) if error.is_fatal() || engine.is_failing() || worker.has_stopped() => {
                 return Err(error);
             }

@@ -97,9 +97,13 @@ impl Pulls {
 }
 
 impl Engine {
-    /// The next deliveries for a consumer, as soon as there are any; none after its wait. Cancel-safe: what nobody
-    /// takes is given back.
+    /// Waits for the next deliveries for a consumer; none after its wait time. If the future is
+    /// dropped, its deliveries are given back.
     pub async fn pull(self: &Arc<Self>, handler: HandlerId, ask: Ask) -> Result<Deliveries, Error> {
+        let replayed = self.pull_replays(handler, &ask).await?;
+        if !replayed.items.is_empty() {
+            return Ok(replayed);
+        }
         let until = Instant::now() + ask.wait;
         let (desk, is_new) = self.pulls.desk(handler);
         let every = self.look_every();
@@ -121,6 +125,24 @@ impl Engine {
             // It is being served at this moment.
             false => self.handed(answered.await),
         }
+    }
+
+    /// The next replayed events for consumers of a handler. They come before all others, because an
+    /// operator asked for them.
+    async fn pull_replays(
+        self: &Arc<Self>,
+        handler: HandlerId,
+        ask: &Ask,
+    ) -> Result<Deliveries, Error> {
+        let catalog = self.catalog.now();
+        let replays = catalog.replays.iter().filter(|(_, of)| of.of == handler);
+        for (id, replay) in replays {
+            let claimed = self.claim(*id, ask, vec![replay.stream]).await?;
+            if !claimed.items.is_empty() {
+                return Ok(claimed);
+            }
+        }
+        Ok(Deliveries::none(self))
     }
 
     fn handed(

@@ -7,6 +7,7 @@
 //!
 //! - `fold.rs`: the threads; `queue.rs`: order of the turns; `budget.rs`: time limit of a turn
 //! - `task.rs`: folds one task, on a thread or in a process
+//! - `sieve.rs`: the events that a handler takes, and what a fold of those has come to among all
 //! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
 //! - `builtin.rs`: `latest`, `append:N`, `count`
 //! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps untouched parts byte for byte
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use crate::domain::cursor::{Applied, Chain, DeadLetter};
 use crate::domain::event::Event;
+use crate::domain::filter::Filter;
 use crate::domain::hook::{HandlerId, OnError, Reducer};
 use crate::text;
 
@@ -27,6 +29,7 @@ mod fold;
 mod process;
 mod queue;
 mod script;
+mod sieve;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -59,6 +62,8 @@ pub struct Task {
     pub chain: Chain,
     /// Failure policy for events that can never be folded.
     pub on_error: OnError,
+    /// Filter of the events that it takes; the others are passed without folding.
+    pub only: Filter,
     /// The events after its position, in order.
     pub events: Vec<Arc<Event>>,
 }
@@ -74,6 +79,8 @@ pub struct Folded {
     pub chain: Chain,
     /// Skipped events among them, in order.
     pub skipped: Vec<DeadLetter>,
+    /// Number of events passed without folding.
+    pub untaken: usize,
     /// Reason why the next event was not folded; `None` when all were, or the time of the turn was used
     /// up.
     pub failure: Option<Failure>,
@@ -138,6 +145,7 @@ impl Folded {
             state: outcome.state,
             chain,
             skipped: outcome.skipped,
+            untaken: 0,
             failure: outcome.failure,
             took: outcome.took,
         }

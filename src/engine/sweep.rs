@@ -59,6 +59,9 @@ pub async fn run(engine: &Engine, why: Trigger) -> Result<(u64, Duration), Error
         }
         hint(engine, &page);
     }
+    let replays = engine.replays().await?;
+    found += replays.len() as u64;
+    hint(engine, &replays);
     Ok((found, EVERY.max(began.elapsed() * SHARE)))
 }
 

@@ -12,12 +12,13 @@ use super::catalog::Snapshot;
 use super::lane::{Aside, Outcome, Rest};
 use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
-use crate::domain::cursor::{Condition, Cursor, CursorId};
+use crate::domain::cursor::{Applied, Condition, Cursor, CursorId};
 use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer};
 use crate::domain::lane::LaneId;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Backlog, Hint, Queue};
+use crate::metrics::Passed;
 use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
 /// Number of cursors in one turn.
@@ -153,6 +154,9 @@ impl FoldedTurn {
             true => engine.store.advance(steps).await?,
             false => vec![Advance::Lost; steps.len()],
         };
+        engine
+            .metrics
+            .passed(Passed::Filter, self.turn.untaken(&self.folded, &moved));
         let mut turned = self.turn.end(&self.folded, &moved, self.at);
         for (_, outcome) in &mut turned.outcomes {
             *outcome = outcome.by_other_clock(self.at, self.steady);
@@ -277,6 +281,14 @@ impl Turn {
         }
     }
 
+    /// Number of events passed without folding.
+    fn untaken(&self, folded: &[Folded], moved: &[Advance]) -> usize {
+        let moved = moved.iter().skip(self.halted.len());
+        let moved = folded.iter().zip(moved);
+        let moved = moved.filter(|(_, advance)| **advance == Advance::Moved);
+        moved.map(|(folded, _)| folded.untaken).sum()
+    }
+
     /// The outcomes of the cursors, from those of their steps. Steps for missing events need no
     /// outcome: a cursor whose step was lost is read again.
     pub fn end(self, folded: &[Folded], moved: &[Advance], now: Timestamp) -> Turned {
@@ -311,6 +323,10 @@ pub(super) fn judge(
     handler: &Handler,
     (now, gathered): (Timestamp, Duration),
 ) -> Plan {
+    if let Some(replay) = handler.replay {
+        input.head = input.head.min(replay.to);
+        input.events.retain(|event| event.seq <= replay.to);
+    }
     let kept = |input: &Input| match input.events.is_empty() {
         true => Plan::Leave(Outcome::Done),
         false => Plan::Leave(Outcome::Aside(Aside::Kept, rest(input, 0, now))),
@@ -389,6 +405,7 @@ fn task(input: &mut Input, handler: &Handler, reducer: &Reducer) -> Task {
         state: input.cursor.state.take(),
         chain: input.cursor.chain.clone(),
         on_error: handler.on_error,
+        only: handler.only.clone(),
         events: input.events.clone(),
     }
 }
@@ -447,6 +464,30 @@ fn condition(
             }
         }
         _ => Condition::Held { reason },
+    }
+}
+
+/// Moves a cursor past `passed` events that its handler does not take.
+pub(super) fn pass(input: &Input, passed: usize, now: Timestamp) -> Step {
+    let cursor = &input.cursor;
+    let events = &input.events[..passed];
+    let to = events
+        .last()
+        .map_or(cursor.position, |event| Position(event.seq.0));
+    let chain = events.iter().fold(cursor.chain.clone(), |chain, event| {
+        chain.next(event.id, Applied::Folded)
+    });
+    Step {
+        cursor: cursor.id,
+        era: cursor.era,
+        from: cursor.position,
+        to,
+        state: cursor.state.clone(),
+        chain,
+        condition: Condition::Flowing,
+        skipped: Vec::new(),
+        mover: Mover::Turn,
+        at: now,
     }
 }
 

@@ -553,6 +553,7 @@ mod tests {
             reducer: Some(Reducer::Count),
             on_error: OnError::Hold,
             debounce: None,
+            only: Default::default(),
             forwards: Vec::new(),
             pulls: Vec::new(),
         };

@@ -26,7 +26,7 @@ use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
 use crate::api::{
     Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, LostConfirmed,
-    NamespaceSpec, NewHooks, ReducerTest, Retry, SecretSpec, Skip,
+    NamespaceSpec, NewHooks, ReducerTest, ReplaySpec, Retry, SecretSpec, Skip,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -70,6 +70,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/events/tail", get(tail))
         .route("/v1/admin/events/lost", get(lost).delete(confirm_lost))
         .route("/v1/admin/events/{id}", get(show_event))
+        .route("/v1/admin/replays", get(replays).post(replay))
+        .route("/v1/admin/replays/{id}", delete(cancel_replay))
 }
 
 pub(super) type Answer = Result<Response, Error>;
@@ -485,6 +487,26 @@ async fn confirm_lost(By(actor): By, State(app): State<App>) -> Answer {
     let act = Act::new("events lost --acknowledge", "all");
     let events = app.admin.acting(&actor, act).confirm_lost().await?;
     Ok(json(StatusCode::OK, &LostConfirmed { events }))
+}
+
+async fn replays(_: Operator, State(app): State<App>) -> Answer {
+    Ok(list(app.admin.replays().await?, None))
+}
+
+async fn replay(By(actor): By, State(app): State<App>, Body(spec): Body<ReplaySpec>) -> Answer {
+    let subject = match (&spec.stream, &spec.dead) {
+        (Some(stream), _) => stream.to_string(),
+        (None, Some(event)) => event.to_string(),
+        (None, None) => String::new(),
+    };
+    let admin = app.admin.acting(&actor, Act::new("events replay", subject));
+    Ok(json(StatusCode::OK, &admin.replay(&spec).await?))
+}
+
+async fn cancel_replay(By(actor): By, State(app): State<App>, Named(id): Named<i64>) -> Answer {
+    let act = Act::new("events replays --cancel", id);
+    let admin = app.admin.acting(&actor, act);
+    Ok(json(StatusCode::OK, &admin.cancel_replay(id).await?))
 }
 
 async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventId>) -> Answer {

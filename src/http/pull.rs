@@ -187,6 +187,7 @@ fn shown(delivered: &Delivered) -> PullDelivery {
         attempt: delivered.attempt,
         epoch: delivered.token.number,
         lease_until: delivered.lease_until,
+        replay: delivered.replay.map(|replay| replay.0),
         events: delivered
             .events
             .iter()
@@ -253,7 +254,7 @@ fn lease(text: Option<&str>, pull: Option<&Pull>) -> Result<Duration, Error> {
 }
 
 async fn answer(consumer: Consumer, Said(said): Said<PullAnswers>) -> Result<Response, Error> {
-    let given = answers(&said, &consumer.handler)?;
+    let given = answers(&said, &consumer)?;
     if given.is_empty() {
         return Err(Error::malformed(
             "there is nothing in it: acks, nacks or extends",
@@ -279,7 +280,13 @@ async fn answer(consumer: Consumer, Said(said): Said<PullAnswers>) -> Result<Res
 
 /// The answers of a request, in the order acks, nacks, extends. If one of them is malformed, none is
 /// carried out.
-fn answers(said: &PullAnswers, handler: &Handler) -> Result<Vec<(Token, Answer)>, Error> {
+fn answers(said: &PullAnswers, consumer: &Consumer) -> Result<Vec<(Token, Answer)>, Error> {
+    let handler = &consumer.handler;
+    let catalog = consumer.engine.catalog.now();
+    let is_replay = |id| {
+        let replay = catalog.handlers.get(&id).and_then(|of| of.replay);
+        replay.is_some_and(|replay| replay.of == handler.id)
+    };
     let number = said.acks.len() + said.nacks.len() + said.extends.len();
     if number > ANSWERS_MAX {
         return Err(Error::malformed(format!(
@@ -288,6 +295,7 @@ fn answers(said: &PullAnswers, handler: &Handler) -> Result<Vec<(Token, Answer)>
     }
     let token = |text: &str| match Token::from_str(text) {
         Ok(token) if token.cursor.handler == handler.id => Ok(token),
+        Ok(token) if is_replay(token.cursor.handler) => Ok(token),
         Ok(_) => Err(Error::unprocessable(
             "other_handler",
             format!("the token is of another handler than {}", handler.name),

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use super::backend::session::{Sessions, Tx};
 use super::{
     Error, HookStop, LaneMode, LastUse, Namespace, Statement, Store, counts, hooks, keys,
-    lane_sets, namespaces, stops,
+    lane_sets, namespaces, replays, stops,
 };
 use crate::domain::cursor::CursorId;
-use crate::domain::hook::{Hook, HookId};
+use crate::domain::hook::{HandlerId, Hook, HookId, Replay};
 use crate::domain::key::Key;
 use crate::domain::lane::LaneId;
 use crate::domain::position::Position;
@@ -31,6 +31,8 @@ pub struct Configuration {
     pub marks: HashMap<CursorId, Position>,
     /// The hooks whose cursors take no turns.
     pub hook_stops: HashMap<HookId, HookStop>,
+    /// Running replays by number.
+    pub replays: Vec<(HandlerId, Replay)>,
 }
 
 /// Begins a read-only transaction in which every statement sees the database as the first one did.
@@ -59,6 +61,7 @@ impl Store {
                 false => HashMap::new(),
             },
             hook_stops: stops::list(&mut tx).await?,
+            replays: replays::list(&mut tx).await?,
             lane_modes,
         };
         tx.commit().await?;

@@ -132,6 +132,30 @@ impl Store {
         Ok(Advance::Moved)
     }
 
+    /// Moves a cursor that an operator holds, after its delivery in flight was acknowledged; it stays
+    /// held. [`Advance::Lost`] unless it is held at the begin of the step.
+    pub async fn advance_held(&self, step: &Step) -> Result<Advance, Error> {
+        const MOVE: &str = "update cursors set position = $3, chain = $4, updated_at = $5
+            where stream = $1 and handler = $2 and era = $6 and position = $7 and condition = 'held'";
+        let mut writing = self.begin().await?;
+        let moved = sqlx::query(MOVE)
+            .bind(step.cursor.stream.0)
+            .bind(step.cursor.handler.0)
+            .bind(step.to.0)
+            .bind(step.chain.as_bytes().to_vec())
+            .bind(step.at.as_millis())
+            .bind(step.era.0)
+            .bind(step.from.0)
+            .execute(&mut writing.tx)
+            .await?;
+        if moved.rows_affected() == 0 {
+            return Ok(Advance::Lost);
+        }
+        writing.commit().await?;
+        self.invalidate([step.cursor].into_iter());
+        Ok(Advance::Moved)
+    }
+
     /// Puts the event that `cursor` needs next into the dead letters and moves the cursor behind it. If
     /// that event is not `id`, nothing is changed.
     pub async fn skip(

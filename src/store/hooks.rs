@@ -11,8 +11,9 @@ mod terms;
 use super::backend::Backend;
 use super::backend::session::Tx;
 use super::vault::Vault;
-use super::{Error, Store, Writing, rejections};
+use super::{Error, Store, Writing, rejections, replays};
 use crate::domain::event::StreamId;
+use crate::domain::filter::Filter;
 use crate::domain::forward::{Begin, Forward};
 use crate::domain::hook::{
     Debounce, DedupeBy, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source,
@@ -47,13 +48,15 @@ pub struct HookPlan {
     pub keep: Keep,
     /// Reducer; `None` only stores events.
     pub reducer: Option<Reducer>,
-    /// What an event that can never be folded leads to.
+    /// Policy for an event that cannot be folded.
     pub on_error: OnError,
-    /// Gathers events into one turn.
+    /// Debounce, which gathers events into one turn.
     pub debounce: Option<Debounce>,
-    /// Its forward handlers, by name.
+    /// Filter of the events that it folds.
+    pub only: Filter,
+    /// Forward handlers, by name.
     pub forwards: Vec<ForwardPlan>,
-    /// Its pull handlers, by name.
+    /// Pull handlers, by name.
     pub pulls: Vec<PullPlan>,
 }
 
@@ -66,11 +69,13 @@ pub struct ForwardPlan {
     pub to: Forward,
     /// Secrets that sign the handler's requests.
     pub secrets: Secrets,
-    /// What an event leads to that used up its tries.
+    /// Policy for an event that has used up its tries.
     pub on_error: OnError,
-    /// Gathers events.
+    /// Debounce, which gathers events into a delivery.
     pub debounce: Option<Debounce>,
-    /// The first event that a new handler delivers; of no effect on one that exists.
+    /// Filter of the events that it delivers.
+    pub only: Filter,
+    /// First event for a new handler; ignored for an existing one.
     pub from: Begin,
 }
 
@@ -79,11 +84,13 @@ pub struct ForwardPlan {
 pub struct PullPlan {
     /// Name of the handler, unique in its hook.
     pub name: Name,
-    /// The terms of its deliveries.
+    /// Terms of its deliveries.
     pub terms: Pull,
-    /// What an event leads to that used up its tries.
+    /// Policy for an event that has used up its tries.
     pub on_error: OnError,
-    /// The first event that a new handler delivers; of no effect on one that exists.
+    /// Filter of the events that it delivers.
+    pub only: Filter,
+    /// First event for a new handler; ignored for an existing one.
     pub from: Begin,
 }
 
@@ -119,6 +126,9 @@ impl From<&Hook> for HookPlan {
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
             on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
             debounce: reduce.and_then(|handler| handler.debounce),
+            only: reduce
+                .map(|handler| handler.only.clone())
+                .unwrap_or_default(),
             forwards: forwards
                 .filter_map(|handler| ForwardPlan::of(handler))
                 .collect(),
@@ -139,6 +149,7 @@ impl ForwardPlan {
             secrets: secrets.clone(),
             on_error: handler.on_error,
             debounce: handler.debounce,
+            only: handler.only.clone(),
             from: Begin::default(),
         })
     }
@@ -151,6 +162,7 @@ impl PullPlan {
             name: handler.name.clone(),
             terms: handler.pull()?.clone(),
             on_error: handler.on_error,
+            only: handler.only.clone(),
             from: Begin::default(),
         })
     }
@@ -187,6 +199,7 @@ struct HandlerRow {
     kind: String,
     terms: Option<String>,
     secrets: Option<String>,
+    only_events: Option<String>,
 }
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
@@ -195,7 +208,7 @@ const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by,
 
 const HANDLERS: &str =
     "select id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms,
-    kind, terms, secrets from handlers where deleted_at is null order by id";
+    kind, terms, secrets, only_events from handlers where deleted_at is null order by id";
 
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
@@ -210,12 +223,13 @@ const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
 
 const ADD_HANDLER: &str = "insert into handlers
-    (hook, name, kind, reduce, source, on_error, quiet_ms, longest_ms, terms, secrets, created_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning id";
+    (hook, name, kind, reduce, source, on_error, quiet_ms, longest_ms, terms, secrets, created_at,
+      only_events)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) returning id";
 
 const EDIT_HANDLER: &str =
     "update handlers set reduce = $2, source = $3, on_error = $4, quiet_ms = $5,
-    longest_ms = $6, terms = $7, secrets = $8, fold = fold + $9 where id = $1";
+    longest_ms = $6, terms = $7, secrets = $8, fold = fold + $9, only_events = $10 where id = $1";
 
 const REMOVE_HANDLER: &str = "update handlers set deleted_at = $2 where id = $1";
 
@@ -537,6 +551,7 @@ struct Wanted<'a> {
     debounce: Option<Debounce>,
     terms: Option<String>,
     secrets: Option<String>,
+    only: &'a Filter,
     from: Begin,
 }
 
@@ -556,6 +571,7 @@ fn wanted<'p>(plan: &'p HookPlan, vault: &Vault, at: Timestamp) -> Result<Vec<Wa
         debounce: plan.debounce,
         terms: None,
         secrets: None,
+        only: &plan.only,
         from: Begin::Beginning,
     });
     let forwards = plan.forwards.iter().map(|forward| {
@@ -567,6 +583,7 @@ fn wanted<'p>(plan: &'p HookPlan, vault: &Vault, at: Timestamp) -> Result<Vec<Wa
             debounce: forward.debounce,
             terms: Some(terms::write(&forward.to)),
             secrets: Some(vault.write(&forward.secrets, at)?),
+            only: &forward.only,
             from: forward.from,
         })
     });
@@ -578,6 +595,7 @@ fn wanted<'p>(plan: &'p HookPlan, vault: &Vault, at: Timestamp) -> Result<Vec<Wa
         debounce: None,
         terms: Some(terms::write_pull(&pull.terms)),
         secrets: None,
+        only: &pull.only,
         from: pull.from,
     });
     let others = reduce.into_iter().chain(pulls).map(Ok);
@@ -602,6 +620,7 @@ async fn add_handler(
         .bind(wanted.terms.as_deref())
         .bind(wanted.secrets.as_deref())
         .bind(at.as_millis())
+        .bind(terms::write_filter(wanted.only))
         .fetch_one(&mut *tx)
         .await?;
     Ok(HandlerId(id))
@@ -638,7 +657,8 @@ async fn begin(
 }
 
 async fn edit_handler(tx: &mut Tx, handler: &Handler, wanted: &Wanted<'_>) -> Result<(), Error> {
-    let is_new_code = wanted.reducer.is_some() && wanted.reducer != handler.reducer();
+    let is_new_code = wanted.reducer.is_some()
+        && (wanted.reducer != handler.reducer() || *wanted.only != handler.only);
     sqlx::query(EDIT_HANDLER)
         .bind(handler.id.0)
         .bind(wanted.reducer.map(Reducer::to_string).unwrap_or_default())
@@ -649,6 +669,7 @@ async fn edit_handler(tx: &mut Tx, handler: &Handler, wanted: &Wanted<'_>) -> Re
         .bind(wanted.terms.as_deref())
         .bind(wanted.secrets.as_deref())
         .bind(i64::from(is_new_code))
+        .bind(terms::write_filter(wanted.only))
         .execute(&mut *tx)
         .await?;
     Ok(())
@@ -660,7 +681,8 @@ async fn remove_handler(tx: &mut Tx, handler: HandlerId, at: Timestamp) -> Resul
         .bind(at.as_millis())
         .execute(&mut *tx)
         .await?;
-    // A lane that drains does not wait for it.
+    replays::remove_of(&mut *tx, handler).await?;
+    // Otherwise a draining lane would wait for the removed handler.
     sqlx::query("delete from marks where handler = $1")
         .bind(handler.0)
         .execute(&mut *tx)
@@ -791,11 +813,16 @@ impl HandlerRow {
                 ),
                 _ => return Err(wrong("kind")),
             },
+            only: match &self.only_events {
+                Some(text) => terms::read_filter(text).ok_or_else(|| wrong("filter"))?,
+                None => Filter::default(),
+            },
             fold: self.fold,
             on_error: match self.on_error.as_str() {
                 "skip" => OnError::Skip,
                 _ => OnError::Hold,
             },
+            replay: None,
             debounce: self
                 .quiet_ms
                 .zip(self.longest_ms)

@@ -35,7 +35,7 @@ const SMALL: [(&str, &str); 11] = [
     ),
     (
         "handlers",
-        "id, hook, name, kind, reduce, source, fold, on_error, quiet_ms, longest_ms, terms, secrets, created_at, deleted_at",
+        "id, hook, name, kind, reduce, source, fold, on_error, quiet_ms, longest_ms, terms, secrets, only_events, created_at, deleted_at, replay_of, replay_stream, replay_to",
     ),
     (
         "keys",

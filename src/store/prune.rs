@@ -77,7 +77,8 @@ macro_rules! prunable {
             "select s.id as stream, s.hook, s.ordering_key, s.slot, s.head, s.floor, s.created_at,
               coalesce((select min(coalesce(c.position, 0)) from handlers h
                 left join cursors c on c.handler = h.id and c.stream = s.id
-                where h.hook = s.hook and h.deleted_at is null), s.head) as passed,
+                where h.hook = s.hook and (h.deleted_at is null
+                  or h.replay_stream = s.id and c.handler is not null)), s.head) as passed,
               (",
             $oldest,
             ") as oldest

@@ -240,7 +240,7 @@ mod tests {
         let secret = Secret::generate();
         let plain = format!("[\"{}\"]", secret.expose());
         let secrets = vault.read(&plain, str::parse).unwrap();
-        assert_eq!(secrets.open, [secret.clone()]);
+        assert_eq!(secrets.open, std::slice::from_ref(&secret));
         let text = vault.write(&secrets, Timestamp::default()).unwrap();
         assert!(!text.contains(secret.expose()));
         assert_eq!(vault.read(&text, str::parse).unwrap(), secrets);

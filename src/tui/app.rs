@@ -11,8 +11,8 @@ use super::filter::Filter;
 use super::fold::{self, Entry};
 use super::theme::Theme;
 use crate::api::{
-    CursorLine, Diagnosis, EventRow, Lane, LaneDetail, LogLine, NamespaceLine, NodeLine, Resize,
-    Severity, Snapshot, Stream, StreamRow, Window,
+    CursorLine, Diagnosis, EventRow, Fate, Lane, LaneDetail, LogLine, NamespaceLine, NodeLine,
+    Resize, Severity, Snapshot, Stream, StreamRow, Window,
 };
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -756,15 +756,16 @@ pub fn is_in_trouble(node: &NodeLine) -> bool {
 
 /// Fate of an event in a word: `done`, or the first handler that has not applied it.
 pub fn fate(row: &EventRow) -> String {
-    use crate::api::Outcome::{Folded, Held, Skipped, Waiting};
-    let open = row.fate.iter().find(|fate| fate.outcome != Folded);
+    use crate::api::Outcome::{Delivered, Folded, Held, Passed, Skipped, Waiting};
+    let is_done = |fate: &&Fate| matches!(fate.outcome, Folded | Delivered | Passed);
+    let open = row.fate.iter().find(|fate| !is_done(fate));
     open.map_or_else(
         || "done".to_owned(),
         |fate| match fate.outcome {
             Waiting => format!("{} waits", fate.handler),
             Held => format!("{} held", fate.handler),
             Skipped => format!("{} dead", fate.handler),
-            Folded => "done".to_owned(),
+            Folded | Delivered | Passed => "done".to_owned(),
         },
     )
 }

@@ -119,7 +119,7 @@ fn severity(row: &EventRow) -> Severity {
     let outcomes = row.fate.iter().map(|fate| match fate.outcome {
         Outcome::Held => Severity::Trouble,
         Outcome::Skipped => Severity::Unusual,
-        Outcome::Waiting | Outcome::Folded => Severity::Fine,
+        _ => Severity::Fine,
     });
     outcomes.max().unwrap_or_default()
 }
@@ -227,7 +227,7 @@ fn facts(app: &App, row: &EventRow, width: usize) -> Vec<Line<'static>> {
         let tone = match fate.outcome {
             Outcome::Held => Tone::Trouble,
             Outcome::Skipped => Tone::Unusual,
-            Outcome::Waiting | Outcome::Folded => Tone::Plain,
+            _ => Tone::Plain,
         };
         let text = format!(
             " {:<8} {}{}",

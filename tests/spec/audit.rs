@@ -73,6 +73,7 @@ fn plan(hook: &str) -> HookPlan {
         reducer: Some(Reducer::Count),
         on_error: OnError::Hold,
         debounce: None,
+        only: Default::default(),
         forwards: Vec::new(),
         pulls: Vec::new(),
     }

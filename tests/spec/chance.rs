@@ -360,6 +360,7 @@ impl World {
                 false => OnError::Skip,
             },
             debounce: None,
+            only: Default::default(),
             forwards: Vec::new(),
             pulls: Vec::new(),
         }

@@ -71,6 +71,7 @@ impl World {
             reducer: Some(Reducer::Count),
             on_error: OnError::Hold,
             debounce: None,
+            only: Default::default(),
             forwards: Vec::new(),
             pulls: Vec::new(),
         };

@@ -36,6 +36,7 @@ mod demo;
 mod doctor;
 mod failover;
 mod file;
+mod filter;
 mod forward;
 mod home;
 mod incidents;
@@ -55,10 +56,12 @@ mod postgres;
 mod private;
 mod prune;
 mod pull;
+mod readme;
 mod rebuild;
 mod redis;
 mod redis_server;
 mod refused;
+mod replay;
 mod resize;
 mod retention;
 mod revoked;
@@ -77,7 +80,7 @@ mod truth;
 mod verify;
 mod world;
 
-/// What is asked of any daemon, asked of one with a file.
+/// Tests that any set-up must pass, run on a daemon with a file.
 #[path = "."]
 mod embedded {
     use super::{checker, daemon, seeds, world};

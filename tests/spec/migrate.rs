@@ -277,6 +277,7 @@ fn no_table_is_forgotten() {
         "marks",
         "namespaces",
         "normals",
+        "rejections",
         "streams",
     ];
     // Tables that are computed again, or concern a running daemon.

@@ -492,6 +492,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         reducer: Some(Reducer::Count),
         on_error: OnError::Hold,
         debounce: None,
+        only: Default::default(),
         forwards: Vec::new(),
         pulls: Vec::new(),
     };

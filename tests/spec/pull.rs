@@ -502,15 +502,7 @@ fn three_nodes_answer_any_call_through_a_resize_and_a_lost_node() {
 
 /// The block of the README's section on pulling that begins with these words.
 fn of_readme(begin: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let section = readme.split("## Pulling").nth(1).unwrap();
-    let blocks = section.split("```");
-    let block = blocks.map(|block| block.split_once('\n').unwrap_or_default().1);
-    block
-        .filter(|block| block.starts_with(begin))
-        .map(str::to_owned)
-        .next()
-        .unwrap()
+    super::readme::block("## Pulling", begin)
 }
 
 fn the_workers_of_the_readme_work(setup: Setup) {
@@ -519,8 +511,12 @@ fn the_workers_of_the_readme_work(setup: Setup) {
     let workers = [
         ("python3", "import json", "worker.py"),
         ("sh", "pull=", "worker.sh"),
+        ("node", "const url", "worker.mjs"),
     ];
-    for (number, (program, begin, file)) in (1..).zip(workers) {
+    let there = |(program, begin, _): &(&str, &str, &str)| {
+        super::readme::is_there(program, &format!("the worker that begins with {begin:?}"))
+    };
+    for (number, (program, begin, file)) in (1..).zip(workers.into_iter().filter(there)) {
         let path = world.home.write(file, &of_readme(begin));
         let mut worker = Command::new(program);
         worker

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::daemon::{Home, Servers, Setup};
 use super::postgres;
+use super::sink::{Answer, Sink};
 use super::world::{Ask, World, encoded, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'first.js'\norder_by = 'body:/account'\n\
@@ -371,6 +372,98 @@ fn an_amount_keeps_the_newest(setup: Setup) {
     );
 }
 
+/// A world whose hook `orders` folds, and delivers to a destination too.
+fn beside_a_forward(setup: Setup, sink: &Sink) -> World {
+    let mut home = Home::new(setup);
+    home.environment
+        .push(("HOOKLANE_ALLOW_DESTINATION", "127.0.0.0/8"));
+    let crm = format!("[[hooks.forward]]\nname = 'crm'\nurl = '{}'\n", sink.url());
+    let hooks = format!(
+        "[[hooks]]\nname = 'orders'\nreduce = 'first.js'\norder_by = 'body:/account'\n{crm}\
+         [[hooks]]\nname = 'bare'\n{crm}[[hooks.pull]]\nname = 'worker'\n"
+    );
+    World::at(home, &[("first.js", FIRST_JS)], &hooks)
+}
+
+/// Waits until a handler of a stream has come to `seq`.
+fn passed(world: &World, stream: &str, handler: &str, seq: i64) {
+    let path = format!("/v1/admin/streams/show?stream={}", encoded(stream));
+    until(|| {
+        let shown = world.admin("GET", &path, &Value::Null).json();
+        let cursors = shown["cursors"].as_array()?.clone();
+        let of = |cursor: &Value| cursor["handler"] == handler && cursor["position"] == seq;
+        cursors.iter().any(of).then_some(())
+    });
+}
+
+fn every_handler_of_a_hook_passes_an_event_before_it_goes(setup: Setup) {
+    let sink = Sink::start();
+    sink.answers(|seen| match (seen.stream().as_str(), seen.seq()) {
+        ("orders/s1", 3..) => Answer::Status(410),
+        _ => Answer::Status(204),
+    });
+    let world = beside_a_forward(setup, &sink);
+    fill(&world, 2, 4);
+    passed(&world, "orders/s0", "crm", 4);
+    passed(&world, "orders/s1", "crm", 2);
+    age(&world.home);
+    keep(&world, "orders", "30d");
+    until_floor(&world, "orders/s0", 4);
+    until_floor(&world, "orders/s1", 2);
+    assert_eq!(
+        seqs(&world, "orders/s1"),
+        [3, 4],
+        "its reducer has passed them, its forward has not"
+    );
+    let why = world.home.run(&["why", "orders/s1"]);
+    assert!(why.contains("kept past 30d"), "{why}");
+    sink.answers(|_| Answer::Status(204));
+    let retry = ["streams", "retry", "orders/s1", "--handler", "crm"];
+    world.home.run(&retry);
+    passed(&world, "orders/s1", "crm", 4);
+    keep(&world, "orders", "29d");
+    until_floor(&world, "orders/s1", 4);
+    assert_eq!(checked(&world), (2, 0, 0), "checkpoints are as before");
+    assert_eq!(sink.first_deliveries("orders/s1"), [1, 2, 3, 4]);
+}
+
+fn a_hook_without_a_reducer_gives_up_what_its_handlers_have_passed(setup: Setup) {
+    let sink = Sink::start();
+    let world = beside_a_forward(setup, &sink);
+    for n in 1..=3 {
+        world.accepted("bare", n.to_string());
+    }
+    passed(&world, "bare", "crm", 3);
+    age(&world.home);
+    let pull = |path: &str, body: Value| {
+        let ask = Ask::new("POST", &format!("/v1/hooks/bare/pull/{path}"));
+        world
+            .ask(&ask.key(&world.admin).body(body.to_string()))
+            .json()
+    };
+    let got = until(|| {
+        let got = pull("worker", json!({"wait": "5s"}));
+        got["deliveries"].get(0).cloned()
+    });
+    let ack = |seq: i64| {
+        pull(
+            "worker/ack",
+            json!({"acks": [{"token": got["token"], "seq": seq}]}),
+        )
+    };
+    ack(2);
+    keep(&world, "bare", "30d");
+    until_floor(&world, "bare", 2);
+    assert_eq!(seqs(&world, "bare"), [3], "the worker has not answered it");
+    ack(3);
+    passed(&world, "bare", "worker", 3);
+    keep(&world, "bare", "29d");
+    until_floor(&world, "bare", 3);
+    world.accepted("bare", "4");
+    passed(&world, "bare", "crm", 4);
+    assert_eq!(sink.first_deliveries("bare"), [1, 2, 3, 4]);
+}
+
 fn what_a_crash_broke_off_is_whole(setup: Setup) {
     let mut world = world(setup);
     fill(&world, 8, 120);
@@ -479,5 +572,7 @@ on_both_setups! {
     a_held_stream_keeps_its_events_and_somebody_is_told
     a_reducer_that_comes_later_begins_at_what_is_kept
     an_amount_keeps_the_newest
+    every_handler_of_a_hook_passes_an_event_before_it_goes
+    a_hook_without_a_reducer_gives_up_what_its_handlers_have_passed
     what_a_crash_broke_off_is_whole
 }

@@ -168,6 +168,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         reducer,
         on_error: OnError::Hold,
         debounce: None,
+        only: Default::default(),
         forwards: Vec::new(),
         pulls: Vec::new(),
     }

@@ -97,7 +97,11 @@ impl Admin {
             let lane = lanes::running(&id, &self.node, &survey, &reading, None, now);
             let gathers = self.gathers(&survey).await?;
             own.push(OwnLane {
-                lane: api::Lane { gathers, ..lane },
+                lane: api::Lane {
+                    gathers,
+                    in_flight: lanes::in_flight(catalog, &id, &survey),
+                    ..lane
+                },
                 lines: match survey.cursors {
                     0 => Vec::new(),
                     _ => worker.lines(SET_ASIDE_MAX, FLOWING_MAX),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{Trouble, flags, reducer};
 use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec, PullSpec, VerifySpec};
 use crate::cli::Exit;
+use crate::domain::filter::Filter;
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
@@ -59,6 +60,8 @@ struct Entry {
     #[serde(default)]
     on_error: OnError,
     debounce: Option<String>,
+    #[serde(default)]
+    only: Filter,
     body_max: Option<Bytes>,
     #[serde(default)]
     keep: Keep,
@@ -84,6 +87,8 @@ struct ForwardEntry {
     #[serde(default)]
     coalesce: bool,
     #[serde(default)]
+    only: Filter,
+    #[serde(default)]
     from: Begin,
     secret_file: Option<PathBuf>,
 }
@@ -96,6 +101,8 @@ struct PullEntry {
     #[serde(default)]
     on_error: OnError,
     lease: Option<String>,
+    #[serde(default)]
+    only: Filter,
     #[serde(default)]
     from: Begin,
 }
@@ -207,6 +214,7 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     spec.unordered = entry.unordered;
     spec.dedupe_by = entry.dedupe_by;
     spec.on_error = entry.on_error;
+    spec.only = entry.only;
     spec.keep = entry.keep;
     if let Some(text) = &entry.reduce {
         spec.reduce = Some(reducer(text, base).map_err(|e| named(e.message))?);
@@ -280,6 +288,7 @@ fn forward(entry: ForwardEntry, base: &Path) -> Result<ForwardSpec, String> {
     spec.rate = entry.rate;
     spec.batch = entry.batch;
     spec.coalesce = entry.coalesce;
+    spec.only = entry.only;
     spec.from = entry.from;
     Ok(spec)
 }
@@ -288,6 +297,7 @@ fn pull(entry: PullEntry) -> Result<PullSpec, String> {
     let (of, mut spec) = (format!("pull {}", entry.name), PullSpec::new(entry.name));
     spec.attempts = entry.attempts;
     spec.on_error = entry.on_error;
+    spec.only = entry.only;
     spec.from = entry.from;
     if let Some(text) = &entry.lease {
         let wrong = |error| format!("{of}: lease {text:?}: {error}");
@@ -330,6 +340,7 @@ mod tests {
             name = "worker"
             lease = "2m"
             attempts = 3
+            only = ["/type=invoice.*", "header:X-GitHub-Event=push"]
 
             [[hooks]]
             name = "hello"
@@ -349,6 +360,10 @@ mod tests {
         assert_eq!(
             (orders.pull[0].lease_ms, orders.pull[0].attempts),
             (120_000, Some(3))
+        );
+        assert_eq!(
+            orders.pull[0].only.to_string(),
+            "body:/type=invoice.*, header:x-github-event=push"
         );
         assert!(matches!(&orders.reduce, Some(Reducer::Script(s)) if s.text == "export default 1"));
         assert_eq!(*hello, HookSpec::new("hello".parse().unwrap()));
@@ -374,6 +389,10 @@ mod tests {
             ("[[hooks]]\nname = 'a'\nbody_max = 0", "hook a: body_max"),
             ("[[hooks]]\nname = 'a'\ndebounce = '5'", "hook a: debounce"),
             ("[[hooks]]\nname = 'a'\nkeep = '30'", "such as 30d or 12h"),
+            (
+                "[[hooks]]\nname = 'a'\nonly = ['type=x']",
+                "\"type=x\" is not a pattern",
+            ),
             (
                 "[[hooks]]\nname = 'a'\n[[hooks.pull]]\nname = 'w'\nlease = '5'",
                 "hook a: pull w: lease \"5\"",

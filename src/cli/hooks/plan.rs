@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::debounce_text;
 use crate::api::{
-    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, PullSpec, Rejection,
-    VerifySpec,
+    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, InvalidEdit, PullSpec,
+    Rejection, VerifySpec,
 };
+use crate::cli::{Exit, Trouble, deliveries};
+use crate::domain::filter::Filter;
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -14,50 +16,15 @@ use crate::domain::time::Timestamp;
 use crate::text;
 
 /// The hook after an edit.
-pub fn edited(mut spec: HookSpec, edit: &HookEdit) -> HookSpec {
-    let edit = edit.clone();
-    spec.namespace = edit.namespace.unwrap_or(spec.namespace);
-    spec.order_by = edit.order_by.unwrap_or(spec.order_by);
-    spec.unordered = edit.unordered.unwrap_or(spec.unordered);
-    spec.dedupe_by = edit.dedupe_by.unwrap_or(spec.dedupe_by);
-    if let Some(change) = &edit.verify {
-        spec.verify = change
-            .as_ref()
-            .and_then(|change| change.applied(spec.verify.as_ref()));
-    }
-    // The failure policy is removed together with the reducer.
-    let kept = match edit.reduce {
-        Some(None) => OnError::default(),
-        _ => spec.on_error,
-    };
-    spec.reduce = edit.reduce.unwrap_or(spec.reduce);
-    spec.on_error = edit.on_error.unwrap_or(kept);
-    spec.debounce = edit.debounce.unwrap_or(spec.debounce);
-    spec.body_max = edit.body_max.unwrap_or(spec.body_max);
-    spec.keep = edit.keep.unwrap_or(spec.keep);
-    spec.forward
-        .retain(|forward| !edit.remove_forward.contains(&forward.name));
-    for change in &edit.forward {
-        let there = spec
-            .forward
-            .iter()
-            .position(|forward| Some(&forward.name) == change.name.as_ref());
-        let after = change.applied(there.map(|at| &spec.forward[at]));
-        match (there, after) {
-            (Some(at), Some(after)) => spec.forward[at] = after,
-            (None, Some(after)) => spec.forward.push(after),
-            (_, None) => {}
+pub fn edited(spec: HookSpec, edit: &HookEdit) -> Result<HookSpec, Trouble> {
+    let hook = spec.name.clone();
+    edit.applied(spec).map_err(|error| match error {
+        InvalidEdit::NoUrl | InvalidEdit::NotVerified => Trouble::usage(error.to_string()),
+        InvalidEdit::NoForward(_) | InvalidEdit::NoPull(_) => {
+            Trouble::new(Exit::Missing, "no_such_handler", format!("{hook}: {error}"))
+                .fact("all", format!("hooklane hooks show {hook}"))
         }
-    }
-    spec.pull
-        .retain(|pull| !edit.remove_pull.contains(&pull.name));
-    for change in &edit.pull {
-        match spec.pull.iter_mut().find(|pull| pull.name == change.name) {
-            Some(pull) => *pull = change.applied(Some(pull)),
-            None => spec.pull.push(change.applied(None)),
-        }
-    }
-    spec
+    })
 }
 
 /// One setting: its text for people, and the flag that sets it, if there is one.
@@ -100,6 +67,11 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
                 Some(debounce) => format!("--debounce {}", debounce_text(debounce)),
                 None => "--no-debounce".into(),
             }),
+        },
+        Setting {
+            label: "only",
+            shown: only(&spec.only),
+            flag: Some(only_flags(&spec.only)),
         },
         plain("body max", "--body-max", spec.body_max.to_string()),
         plain("keep", "--keep", spec.keep.to_string()),
@@ -190,20 +162,42 @@ fn pull_changes(before: &HookSpec, after: &HookSpec) -> Vec<(String, Option<Stri
 /// The settings of a pull handler in words.
 fn pull(spec: &PullSpec) -> String {
     let lease = text::duration(Duration::from_millis(spec.lease_ms));
-    match spec.attempts {
+    let mut shown = match spec.attempts {
         Some(attempts) => {
             let on_error = on_error(spec.on_error);
             format!("lease {lease}, {attempts} attempts, then {on_error}")
         }
         None => format!("lease {lease}"),
+    };
+    if !spec.only.takes_all() {
+        shown += &format!(", only {}", spec.only);
     }
+    shown
+}
+
+/// Display of a filter.
+fn only(filter: &Filter) -> String {
+    match filter.takes_all() {
+        true => "-".to_owned(),
+        false => filter.to_string(),
+    }
+}
+
+/// Flags that set a filter.
+fn only_flags(filter: &Filter) -> String {
+    if filter.takes_all() {
+        return "--no-only".to_owned();
+    }
+    let rules = filter.rules();
+    let flags = rules.map(|rule| format!("--only {}", text::quoted(&rule)));
+    flags.collect::<Vec<_>>().join(" ")
 }
 
 fn pull_flags(spec: &PullSpec) -> String {
     let (name, attempts) = (&spec.name, spec.attempts.unwrap_or(0));
     let on_error = on_error(spec.on_error);
-    let lease = spec.lease_ms;
-    format!("--pull {name} --lease {lease}ms --attempts {attempts} --on-error {on_error}")
+    let (lease, only) = (spec.lease_ms, only_flags(&spec.only));
+    format!("--pull {name} --lease {lease}ms --attempts {attempts} --on-error {on_error} {only}")
 }
 
 /// Line with the numbers of rejected requests by reason.
@@ -269,6 +263,8 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     for spec in &hook.spec.pull {
         facts.push(("pull", format!("{}   {}", spec.name, pull(spec))));
     }
+    let deliveries = hook.deliveries.iter().map(deliveries::told);
+    facts.extend(deliveries.map(|told| ("delivered", told)));
     facts.push(("streams", counted(hook.streams)));
     facts.push(("events", counted(hook.events)));
     facts.push(("created", hook.created_at.to_string()));
@@ -309,6 +305,7 @@ fn forwarded(forward: &ForwardSpec) -> String {
         differs(true, format!("debounce {}", debounce_text(one)));
     }
     differs(forward.coalesce, "coalesce".into());
+    differs(!forward.only.takes_all(), format!("only {}", forward.only));
     parts.join("  ")
 }
 
@@ -426,7 +423,7 @@ mod tests {
             debounce: Some(Some(super::super::flags::debounce("500ms,5s").unwrap())),
             ..HookEdit::default()
         };
-        let after = edited(before.clone(), &edit);
+        let after = edited(before.clone(), &edit).unwrap();
         assert_eq!(
             differences(&before, &after),
             ["order by: none -> body:/a", "debounce: - -> 500ms,5s"]
@@ -447,7 +444,7 @@ mod tests {
             reduce: Some(None),
             ..HookEdit::default()
         };
-        let after = edited(before.clone(), &edit);
+        let after = edited(before.clone(), &edit).unwrap();
         assert_eq!(
             differences(&before, &after),
             ["reduce: count -> -", "on error: skip -> hold"]

@@ -25,12 +25,12 @@ use sha2::Sha256;
 use super::client::{Answer, Error};
 use crate::domain::event::Event;
 use crate::domain::forward::Forward;
+use crate::domain::hook::HandlerId;
 use crate::domain::name::{Name, OrderingKey};
-use crate::domain::position::Seq;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
-/// How much of an answer's text a failure keeps, in characters.
+/// Number of characters of an answer that a failure keeps.
 const EXCERPT_MAX: usize = 200;
 
 /// Headers of the event that are forwarded; the others concern the sender's connection.
@@ -56,13 +56,16 @@ pub struct Delivery<'d> {
     pub handler: &'d Name,
     /// The events, at least one; more than one only in a batch.
     pub events: &'d [std::sync::Arc<Event>],
-    /// Tries of the first event, with this one; from 1.
+    /// Number of the try of the first event, from 1.
     pub attempt: u32,
-    /// Which take of the lane sends it: a receiver may refuse a lower one than it has seen for the stream.
+    /// Epoch of the lane's owner. A receiver may refuse an epoch lower than one it has seen for the
+    /// stream.
     pub epoch: i64,
+    /// Number of its replay; `None` in a normal delivery.
+    pub replay: Option<HandlerId>,
 }
 
-/// What an answer means for the cursor.
+/// Meaning of an answer for the cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// This number of events, from the front, is acknowledged; at least one.
@@ -140,6 +143,9 @@ pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<B
     set(headers, "hooklane-seq", &first.seq.to_string());
     set(headers, "hooklane-attempt", &delivery.attempt.to_string());
     set(headers, "hooklane-epoch", &delivery.epoch.to_string());
+    if let Some(replay) = delivery.replay {
+        set(headers, "hooklane-replay", &replay.0.to_string());
+    }
     Some(request)
 }
 
@@ -249,25 +255,27 @@ pub fn verdict(
     }
 }
 
-/// How far a 2xx acknowledges. Only an answer to several events may say that it did less than all.
+/// Number of events that a 2xx acknowledges. Only an answer to several events may acknowledge fewer
+/// than all.
 fn acknowledged(body: &[u8], events: &[std::sync::Arc<Event>]) -> Verdict {
-    let (Some(first), all) = (events.first(), events.len()) else {
-        return Verdict::Acknowledged(0);
-    };
+    let all = events.len();
     let progress = match all {
-        1 => None,
+        0 | 1 => None,
         _ => serde_json::from_slice::<Progress>(body).ok(),
     };
     let Some(progress) = progress else {
         return Verdict::Acknowledged(all);
     };
-    let done = progress.seq.saturating_sub(first.seq.0).saturating_add(1);
-    match usize::try_from(done) {
-        Ok(0) | Err(_) => Verdict::Failed {
+    match events
+        .iter()
+        .filter(|event| event.seq.0 <= progress.seq)
+        .count()
+    {
+        0 => Verdict::Failed {
             reason: format!("a 2xx that acknowledges nothing: seq {}", progress.seq),
             after: None,
         },
-        Ok(done) => Verdict::Acknowledged(done.min(all)),
+        done => Verdict::Acknowledged(done),
     }
 }
 
@@ -292,17 +300,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The seq of the last event of a delivery that was acknowledged up to `done` events.
-pub fn last(events: &[std::sync::Arc<Event>], done: usize) -> Option<Seq> {
-    events.get(done.checked_sub(1)?).map(|event| event.seq)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
     use crate::domain::event::{EventId, StreamId};
+    use crate::domain::position::Seq;
 
     fn event(seq: i64, body: &'static [u8]) -> Arc<Event> {
         Arc::new(Event {
@@ -338,6 +342,7 @@ mod tests {
             events,
             attempt: 2,
             epoch: 9,
+            replay: None,
         };
         let request = request(&delivery, Timestamp::from_millis(1_614_265_330_000)).unwrap();
         let (head, body) = request.into_parts();

@@ -14,9 +14,11 @@ use crate::domain::hook::Handler;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::domain::token::Token;
+use crate::engine::tally::Last;
+use crate::metrics::Delivered;
 use crate::store::{Error, LockedDelivery, Range, Settlement};
 
-/// What a consumer says of a delivery.
+/// A consumer's answer to a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Acknowledges the events up to this one.
@@ -90,6 +92,15 @@ impl Engine {
         for cursor in &cursors {
             self.pulls.hint(*cursor);
         }
+        for (cursor, settled) in cursors.iter().zip(&settled) {
+            if let Some(settled) = settled {
+                self.end_replay(*cursor, settled.position).await?;
+            }
+        }
+        let done = outcomes
+            .iter()
+            .map(|outcome| *outcome == Some(Outcome::Done));
+        self.note_answers(handler, answers, done);
         let mut answered = Vec::with_capacity(answers.len());
         for (settled, outcome) in settled.into_iter().zip(outcomes) {
             let position = settled.map_or(Position::default(), |settled| settled.position);
@@ -105,7 +116,40 @@ impl Engine {
         Ok(answered)
     }
 
-    /// The ids of the events between the tokens' positions and the seqs of their answers.
+    /// Counts acknowledgements and give-backs of consumers.
+    fn note_answers(
+        &self,
+        handler: &Handler,
+        answers: &[(Token, Answer)],
+        done: impl Iterator<Item = bool>,
+    ) {
+        let catalog = self.catalog.peek();
+        let hook = catalog.hooks_by_id.get(&handler.hook);
+        let hook = hook.map_or("", |hook| hook.name.as_str());
+        let now = Timestamp::now();
+        for ((_, answer), _) in answers.iter().zip(done).filter(|(_, is_done)| *is_done) {
+            let (kind, failure) = match answer {
+                Answer::Ack(_) => (Delivered::Acknowledged, None),
+                Answer::Nack(nack) => {
+                    let reason = nack.reason.clone();
+                    (
+                        Delivered::Failed,
+                        Some(reason.unwrap_or_else(|| "given back".to_owned())),
+                    )
+                }
+                Answer::Extend(_) => continue,
+            };
+            self.metrics.delivered_by(hook, handler.name.as_str(), kind);
+            let last = Last {
+                at: now,
+                failure,
+                took: None,
+            };
+            self.tallies.note(handler.id, last);
+        }
+    }
+
+    /// Ids of the events between the tokens' positions and the seqs of their answers.
     async fn ids(&self, answers: &[(Token, Answer)]) -> Result<Ids, Error> {
         let mut spans: HashMap<StreamId, (Position, Seq)> = HashMap::new();
         for (token, answer) in answers {

@@ -18,9 +18,12 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 use crate::domain::token::Token;
-use crate::store::{Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDelivery, Step};
+use crate::metrics::Passed;
+use crate::store::{
+    Advance, Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDelivery, Step,
+};
 
-/// Events read for one answer, over all of its deliveries.
+/// Number of events read for an answer, over all its deliveries.
 const EVENTS_READ_MAX: usize = 2_000;
 
 /// Size limit of the bodies in an answer, in bytes; a larger first event goes alone.
@@ -35,13 +38,15 @@ pub struct Delivered {
     pub stream: OrderingKey,
     /// Number of the try of its first event, from 1.
     pub attempt: u32,
-    /// Until when it is open.
+    /// End of its lease.
     pub lease_until: Timestamp,
     /// Its events, in order.
     pub events: Vec<Arc<Event>>,
+    /// Number of its replay; `None` in a normal delivery.
+    pub replay: Option<HandlerId>,
 }
 
-/// Deliveries on their way to a consumer: dropped before they are handed over, they are given back.
+/// Deliveries on the way to a consumer. If dropped before [`Self::handed_over`], they are given back.
 pub struct Deliveries {
     /// The deliveries.
     pub items: Vec<Delivered>,
@@ -106,10 +111,12 @@ pub fn may_move(catalog: &Snapshot, lane: &LaneId, cursor: CursorId) -> bool {
 /// Decision about a cursor.
 enum Judged {
     Nothing,
-    /// The answer is full.
+    /// Deliver later: the answer is full.
     Later,
     Claim(Claim, Vec<Arc<Event>>),
     Move(Box<Step>),
+    /// The handler does not take the next events.
+    Pass(Box<Step>),
 }
 
 impl Engine {
@@ -154,7 +161,8 @@ impl Engine {
             events_max,
         };
         let inputs = self.store.inputs(free.iter().map(want).collect()).await?;
-        let (mut claims, mut events, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut claims, mut events) = (Vec::new(), Vec::new());
+        let (mut steps, mut passes) = (Vec::new(), Vec::new());
         let mut room = ANSWER_BYTES_MAX;
         for mut input in inputs.into_iter().flatten() {
             let stream = input.cursor.id.stream;
@@ -178,11 +186,13 @@ impl Engine {
                     events.push(taken);
                 }
                 Judged::Move(step) => steps.push(*step),
+                Judged::Pass(step) => passes.push(*step),
             }
         }
         for step in steps {
             self.end_tries(step).await?;
         }
+        self.pass_over(passes).await?;
         if claims.is_empty() {
             return Ok(Deliveries::none(self));
         }
@@ -199,13 +209,35 @@ impl Engine {
                 attempt: claim.attempt,
                 lease_until: opened.lease_until,
                 events,
+                replay: handler.replay.map(|_| handler.id),
             })
         };
         let opened = opened.into_iter().zip(claims.iter().zip(events));
         Ok(Deliveries::of(self, opened.filter_map(delivered).collect()))
     }
 
-    /// Sets a cursor aside at a gap, or as the failure policy says where tries are used up.
+    /// Moves cursors past events that their handler does not take; later events are delivered next.
+    async fn pass_over(&self, steps: Vec<Step>) -> Result<(), Error> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let passed: Vec<_> = steps
+            .iter()
+            .map(|step| (step.cursor, step.to, step.to.0 - step.from.0))
+            .collect();
+        let moved = self.store.advance(steps).await?;
+        for ((cursor, to, events), moved) in passed.into_iter().zip(moved) {
+            if moved == Advance::Moved {
+                let events = usize::try_from(events).unwrap_or(0);
+                self.metrics.passed(Passed::Filter, events);
+                self.end_replay(cursor, to).await?;
+            }
+            self.pulls.hint(cursor);
+        }
+        Ok(())
+    }
+
+    /// Sets a cursor aside at a gap, or follows the failure policy if the tries are used up.
     async fn end_tries(&self, step: Step) -> Result<(), Error> {
         if let Some(reason) = step
             .condition
@@ -240,8 +272,14 @@ fn judge(
     room: &mut usize,
     now: Timestamp,
 ) -> Judged {
+    let left = |event: &&Arc<Event>| !event.is_damaged && !handler.only.takes(event);
+    let lead = input.events.iter().take_while(left).count();
+    if lead > 0 {
+        // The delivery begins at an event that the handler takes.
+        return Judged::Pass(Box::new(turn::pass(input, lead, now)));
+    }
     let cursor = &input.cursor;
-    // Open, and not any more: its consumer has let the lease end, and has acknowledged nothing since.
+    // The consumer let the lease end and acknowledged nothing since the begin of the delivery.
     let over = before.filter(|before| {
         before.lease_until.is_some()
             && (before.token.era, before.token.position) == (cursor.era, cursor.position)
@@ -259,7 +297,11 @@ fn judge(
         return exhausted(handler, input, failure, now);
     }
     let mut taken = Vec::new();
-    for event in &input.events {
+    for event in input
+        .events
+        .iter()
+        .filter(|event| handler.only.takes(event))
+    {
         let is_first_of_all = *room == ANSWER_BYTES_MAX;
         if event.body.len() > *room && !is_first_of_all {
             break;

@@ -128,6 +128,7 @@ impl Work {
             state: self.shadow.state.clone(),
             chain: self.shadow.chain.clone(),
             on_error: handler.on_error,
+            only: handler.only.clone(),
             events,
         })
     }

@@ -164,9 +164,15 @@ impl Folder {
         loop {
             match self.queue.next() {
                 Next::Job(job) if job.done.is_closed() => {}
-                Next::Job(job) => {
+                Next::Job(mut job) => {
                     let began = Instant::now();
-                    let folded = self.fold(&job);
+                    let sieved = job.sieve();
+                    let mut folded = self.fold(&job);
+                    for (folded, sieved) in folded.iter_mut().zip(sieved) {
+                        if let Some(sieved) = sieved {
+                            *folded = sieved.among_all(folded.clone());
+                        }
+                    }
                     let mut waiting = self.queue.waiting.lock();
                     waiting.fair.charge(&job.budget.of, began.elapsed());
                     drop(waiting);

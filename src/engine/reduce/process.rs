@@ -36,6 +36,7 @@ use super::task::fold_task;
 use super::wire::{Reader, Writer};
 use super::{Failure, Outcome, Task};
 use crate::domain::cursor::Chain;
+use crate::domain::filter::Filter;
 use crate::domain::hook::{HandlerId, OnError, Reducer, Source};
 
 /// Command-line argument that makes the program such a process.
@@ -263,7 +264,7 @@ impl Drop for Process {
 /// Compiles a script and finds its default export. Blocks for at most a second.
 ///
 /// # Errors
-/// What is wrong with the script, and in which line.
+/// Error of the script, with its line.
 pub fn check(source: &Source) -> Result<(), String> {
     script::check_len(source)?;
     let mut process = Process::start(false)
@@ -557,6 +558,7 @@ impl Served<'_> {
             state,
             chain: Chain::default(),
             on_error,
+            only: Filter::default(),
             events: events?,
         })
     }

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::budget::{Budget, Slices};
+use super::sieve::Sieved;
 use super::{Folded, Task};
 use crate::domain::name::Name;
 use crate::engine::share::Fair;
@@ -28,6 +29,17 @@ impl Job {
             true => Slices::Short,
             false => Slices::None,
         }
+    }
+
+    /// Removes from each task the events that its handler does not take.
+    pub(super) fn sieve(&mut self) -> Vec<Option<Sieved>> {
+        if self.tasks.iter().all(|task| task.only.takes_all()) {
+            return Vec::new();
+        }
+        let mut tasks = self.tasks.to_vec();
+        let sieved = tasks.iter_mut().map(Sieved::of).collect();
+        self.tasks = Arc::new(tasks);
+        sieved
     }
 
     pub(super) fn ends(&self, folded: usize) -> bool {

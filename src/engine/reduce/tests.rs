@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::domain::cursor::Applied;
 use crate::domain::event::{EventId, StreamId};
+use crate::domain::filter::Filter;
 use crate::domain::hook::Source;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
@@ -53,6 +54,7 @@ fn task<B: Into<Bytes>>(reducer: Reducer, bodies: impl IntoIterator<Item = B>) -
         state: None,
         chain: Chain::default(),
         on_error: OnError::Hold,
+        only: Filter::default(),
         events: events.collect(),
     }
 }

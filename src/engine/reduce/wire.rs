@@ -110,7 +110,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Receives a frame; none when the other end is gone.
+    /// Receives a frame; `None` if the other end has closed.
     pub(super) fn receive(from: &mut impl Read) -> io::Result<Option<Self>> {
         let mut len = [0; 4];
         match from.read_exact(&mut len) {

@@ -131,9 +131,11 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         hook: HookId(id),
         name: "reduce".parse().unwrap(),
         work: Work::Reduce(reducer(1)),
+        only: Default::default(),
         fold: 1,
         on_error,
         debounce: None,
+        replay: None,
     };
     Hook {
         id: HookId(id),
@@ -999,6 +1001,7 @@ impl Database {
             lane_sets: runs
                 .map(|(set, _)| (set.namespace.clone(), set.clone()))
                 .collect(),
+            replays: Vec::new(),
             stops,
         });
         self.read = Some(read.clone());

@@ -1451,6 +1451,7 @@ fn fold_all(task: &Fold, has_time: bool, out: &mut Outside) -> Folded {
         state: task.state.clone(),
         chain: task.chain.clone(),
         skipped: Vec::new(),
+        untaken: 0,
         failure: None,
         took: Duration::ZERO,
     };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::filter::Filter;
 use crate::domain::forward::Forward;
 use crate::domain::pull::Pull;
 use crate::domain::time::millis;
@@ -71,6 +72,17 @@ pub fn read_pull(text: &str) -> Option<Pull> {
         attempts: terms.attempts,
         lease: Duration::from_millis(terms.lease_ms),
     })
+}
+
+/// Encodes a filter as text; `None` for one that takes all events.
+pub fn write_filter(filter: &Filter) -> Option<String> {
+    let text = || serde_json::to_string(filter).unwrap_or_default();
+    (!filter.takes_all()).then(text)
+}
+
+/// Decodes text of [`write_filter`]; `None` for any other text.
+pub fn read_filter(text: &str) -> Option<Filter> {
+    serde_json::from_str(text).ok()
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use super::Postgres;
 use crate::store::Error;
 
 /// Migrations that create the functions, newest first: a later migration replaces an earlier text.
-const TEXTS: [&str; 4] = [
+const TEXTS: [&str; 5] = [
+    include_str!("../../../../migrations/postgres/0080_keeps.sql"),
     include_str!("../../../../migrations/postgres/0045_checksums.sql"),
     include_str!("../../../../migrations/postgres/0018_batches.sql"),
     include_str!("../../../../migrations/postgres/0014_retention.sql"),

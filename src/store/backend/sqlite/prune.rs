@@ -33,7 +33,7 @@ pub fn prune(db: &Connection, prune: &Prune, indexed: i64) -> Result<Vec<bool>, 
     const MAY: &str = "select exists (select 1 from hooks where id = ?1 and deleted_at is null)
         and not exists (select 1 from rebuilds where hook = ?1 and state = 'running')
         and not exists (select 1 from handlers where hook = ?1 and deleted_at is null
-          and (id is not ?2 or fold is not ?3))";
+          and kind = 'reduce' and (id is not ?2 or fold is not ?3))";
     let (handler, fold) = prune.reducer.map_or((None, None), |(handler, fold)| {
         (Some(handler.0), Some(fold))
     });
@@ -49,7 +49,8 @@ fn prune_one(db: &Connection, prune: &Prune, cut: &Cut, indexed: i64) -> Result<
           where id = ?1 and hook = ?2 and floor = ?3 and ?4 > ?3)
         and not exists (select 1 from handlers k
           left join cursors c on c.stream = ?1 and c.handler = k.id
-          where k.hook = ?2 and k.deleted_at is null and coalesce(c.position, 0) < ?4)
+          where k.hook = ?2 and (k.deleted_at is null or k.replay_stream = ?1 and c.handler is not null)
+            and coalesce(c.position, 0) < ?4)
         and (select count(*) from log_index
           where stream = ?1 and seq > ?3 and seq <= ?4 and n <= ?5) = ?4 - ?3";
     const UNMEASURED: &str = "delete from sizes where stream = ?1 and measured < ?2";

@@ -1,0 +1,1 @@
+-- Postgres has a new form of the call that removes events; SQLite removes them in the daemon's own thread.
