@@ -7,7 +7,9 @@
 
 mod audit;
 pub mod command;
+mod condition;
 mod doctor;
+mod eta;
 mod event;
 pub mod feed;
 mod forward;
@@ -19,6 +21,7 @@ mod pull;
 mod rebuild;
 mod replay;
 mod resize;
+mod rule;
 mod severity;
 mod snapshot;
 mod stream;
@@ -27,7 +30,9 @@ mod why;
 mod words;
 
 pub use audit::{AuditRow, PlanContext};
+pub use condition::Condition;
 pub use doctor::{Check, Grade};
+pub use eta::Eta;
 pub use event::{Accepted, EventRow, Fate, LostConfirmed, LostEvent, Outcome};
 pub use forward::{Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NewSecret};
 pub use hook::{
@@ -44,6 +49,7 @@ pub use pull::{
 pub use rebuild::{FoldedState, Rebuild, RebuildSpec};
 pub use replay::{Replay, ReplaySpec};
 pub use resize::{InheritedStop, LanesSpec, LanesStopped, Resize, ResizeProgress, ResizeSpec};
+pub use rule::Rule;
 pub use severity::Severity;
 pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Operation, Outage, PastOutage,
@@ -136,6 +142,31 @@ impl Error {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lanes_rules_and_conditions_have_types_here_and_plain_words_and_numbers_on_the_wire() {
+        let lane = r#"{"lane":"default-eu-115-3","index":3,"generation":115,"state":"active","set_aside":0,
+            "waiting":0,"held":0,"oldest_ms":null,"flow_ms":null,"backlog":0,"backlog_flowing":0,
+            "in_per_s":null,"out_per_s":null,"eta":"steady","eta_ms":null,"wait_ms":null,
+            "work_ms":null,"node":null,"worst":null}"#;
+        let read: Lane = serde_json::from_str(lane).unwrap();
+        assert_eq!(
+            (read.id.namespace.as_str(), read.id.index),
+            ("default-eu", 3)
+        );
+        assert_eq!(read.eta, Some(Eta::Steady));
+        let written = serde_json::to_string(&read).unwrap();
+        let begin = r#"{"lane":"default-eu-115-3","index":3,"generation":115,"state":"active","#;
+        assert!(written.starts_with(begin), "{written}");
+
+        let words = r#"["flowing","waiting","held","paused"]"#;
+        let conditions: Vec<Condition> = serde_json::from_str(words).unwrap();
+        assert_eq!(serde_json::to_string(&conditions).unwrap(), words);
+        let newer: (Condition, Eta, Rule) =
+            serde_json::from_str(r#"["napping","soon",77]"#).unwrap();
+        assert_eq!(newer, (Condition::Unknown, Eta::Unknown, Rule::Unknown));
+        assert_eq!(serde_json::to_string(&Rule::Destination).unwrap(), "10");
+    }
 
     #[test]
     fn a_hook_reads_back_and_answers_may_have_more_fields_than_known() {

@@ -66,6 +66,36 @@
 //! later (`index.rs`), and the end of the log is in memory (`tail.rs`). In `backend/postgres/`, functions of the
 //! database do the work; `functions.rs` compares them with those of this binary.
 //!
+//! # Promises
+//!
+//! To senders: before the first byte of a 2xx is sent, the event, its place and its dedupe key are on stable storage.
+//! Two more are cited by number:
+//!
+//! - **O1**: a sender that has read the 2xx for A before it sends B to the same stream gets a lower seq for A.
+//! - **O3**: a request without a 2xx is stored once or not at all; after a 4xx it is not stored.
+//!
+//! Invariants that tests check and cite, within one stream where nothing else is said:
+//!
+//! - **I1 durable**: an event with a 2xx is stored once, with the same body, until retention removes it.
+//! - **I2 gapless**: the seqs are floor + 1 to head, in every snapshot.
+//! - **I3 real time**: of two events, the one that was acknowledged before the other was sent has the lower seq.
+//! - **I4 fold**: state and chain of a cursor are those of its events up to its position, less its dead letters.
+//! - **I5 monotone**: within an era a position never goes down, but for a crash of Postgres with asynchronous advances.
+//! - **I6 forward**: event k + 1 is first delivered after event k was accepted or has a dead letter.
+//! - **I7 exclusion**: turns of a lane do not overlap, and neither do deliveries of a cursor.
+//! - **I8 liveness**: 30 s after the last fault, each cursor that is not set aside or stopped is at its head or its mark.
+//! - **I9 ownership**: epochs of a lane grow, a lane has at most one owner, and a lane runs only after all older lanes
+//!   with streams of it are sealed.
+//! - **I10 poison**: a skipped event has one dead letter a handler, made in the transaction that passed the event.
+//! - **I11 keys**: nothing is stored without a valid key, or under a key that was revoked more than 2 s before.
+//! - **I12 dedupe**: a stream has one event a dedupe key, and repeats are answered with its id and seq.
+//! - **I13 bounded**: queues, memory, descriptors and the write-ahead log stay under their limits, without deadlocks.
+//!
+//! The rules that keep them: a producer hints after its commit; a consumer removes a hint before it reads the database;
+//! a cursor moves by compare-and-set on its era and its position; a reader refuses gaps; a lane is swept after it was
+//! taken and before its first turn. `tests/spec/models` checks these rules in every interleaving of small models,
+//! `engine/simulation.rs` checks the code that decides against seeds, `tests/spec/checker.rs` a daemon from outside.
+//!
 //! # Where to look first
 //!
 //! Order of events: `store/backend/sqlite/append.rs`, and `hooklane_append` in `migrations/postgres/`. Choice of

@@ -53,7 +53,7 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         (Mode::Help { scroll }, _) => detail::help(app, scroll, width, height),
         _ if width < 60 || height < 16 => overview::small(app, width, height),
         (_, View::Overview) => overview::whole(app, width, height),
-        (_, View::Lane(view)) => detail::lane(app, &view.name, width, height),
+        (_, View::Lane(view)) => detail::lane(app, &view.id, width, height),
         (_, View::Stream(view)) => detail::stream(app, view, width, height),
         (_, View::Events(known)) => events::events(app, known, width, height),
         (_, View::Event(view)) => events::event(app, view, width, height),

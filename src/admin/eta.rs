@@ -1,7 +1,7 @@
 //! Forecast of when a lane has applied its backlog, from the slope of the age of its oldest event
 //! instead of rates.
 
-use crate::api::LaneState;
+use crate::api::{Eta, LaneState};
 
 /// Number of samples needed for a slope; one is taken each second.
 const SAMPLES_MIN: usize = 30;
@@ -22,22 +22,22 @@ pub struct Facts<'f> {
     pub held: u64,
 }
 
-/// The forecast as a word, or in milliseconds where a time can be given.
-pub fn eta(lane: &Facts<'_>) -> (Option<&'static str>, Option<u64>) {
+/// In words, and in milliseconds where that can be told.
+pub fn eta(lane: &Facts<'_>) -> (Option<Eta>, Option<u64>) {
     match lane.state {
-        LaneState::Paused | LaneState::Drained => return (Some("resume"), None),
-        LaneState::NoOwner if lane.has_heir => return (Some("lease"), None),
-        LaneState::NoOwner => return (Some("never"), None),
+        LaneState::Paused | LaneState::Drained => return (Some(Eta::Resume), None),
+        LaneState::NoOwner if lane.has_heir => return (Some(Eta::Lease), None),
+        LaneState::NoOwner => return (Some(Eta::Never), None),
         LaneState::Active | LaneState::Draining => {}
     }
     let slope = slope(lane.flow_ms);
     let is_level = slope.is_none_or(|slope| slope.abs() <= 0.05);
     if lane.backlog_flowing == 0 || is_level {
         if lane.held > 0 {
-            return (Some("held"), None);
+            return (Some(Eta::Held), None);
         }
         if lane.waiting > 0 {
-            return (Some("retry"), None);
+            return (Some(Eta::Retry), None);
         }
     }
     if lane.backlog_flowing == 0 {
@@ -45,29 +45,27 @@ pub fn eta(lane: &Facts<'_>) -> (Option<&'static str>, Option<u64>) {
     }
     let age = lane.flow_ms.last().copied().unwrap_or(0);
     match slope {
-        None => (Some("steady"), None),
-        Some(slope) if slope >= 0.95 => (Some("never"), None),
-        Some(slope) if slope > 0.05 => (Some("grows"), None),
-        Some(slope) if slope >= -0.05 => (Some("steady"), None),
+        None => (Some(Eta::Steady), None),
+        Some(slope) if slope >= 0.95 => (Some(Eta::Never), None),
+        Some(slope) if slope > 0.05 => (Some(Eta::Grows), None),
+        Some(slope) if slope >= -0.05 => (Some(Eta::Steady), None),
         Some(slope) => (None, Some((age as f64 / -slope) as u64)),
     }
 }
 
-/// The worst forecast of several lanes; the caller leaves out lanes that are stopped on purpose.
-pub fn worst<'e>(
-    all: impl Iterator<Item = (Option<&'e str>, Option<u64>)>,
-) -> (Option<String>, Option<u64>) {
-    const ORDER: [&str; 5] = ["never", "held", "retry", "lease", "grows"];
-    let rank = |(word, ms): &(Option<&str>, Option<u64>)| match word {
+/// The worst of several, of lanes that are not stopped on purpose.
+pub fn worst(all: impl Iterator<Item = (Option<Eta>, Option<u64>)>) -> (Option<Eta>, Option<u64>) {
+    const ORDER: [Eta; 5] = [Eta::Never, Eta::Held, Eta::Retry, Eta::Lease, Eta::Grows];
+    let rank = |(word, ms): &(Option<Eta>, Option<u64>)| match word {
         Some(word) => ORDER
             .iter()
             .position(|known| known == word)
             .map_or((7, 0), |at| (at, 0)),
         None => ms.map_or((9, 0), |ms| (6, u64::MAX - ms)),
     };
-    let stopped = |(word, _): &(Option<&str>, Option<u64>)| *word == Some("resume");
+    let stopped = |(word, _): &(Option<Eta>, Option<u64>)| *word == Some(Eta::Resume);
     let worst = all.filter(|eta| !stopped(eta)).min_by_key(rank);
-    worst.map_or((None, None), |(word, ms)| (word.map(str::to_owned), ms))
+    worst.unwrap_or((None, None))
 }
 
 /// Growth of the oldest event's age per second, in seconds, by least squares.
@@ -111,11 +109,14 @@ mod tests {
     fn the_slope_of_the_oldest_age_tells_how_it_will_end() {
         use LaneState::Active;
         assert_eq!(eta(&facts(Active, &[], 0)), (None, None));
-        assert_eq!(eta(&facts(Active, &line(5, 0), 9)), (Some("steady"), None));
+        assert_eq!(
+            eta(&facts(Active, &line(5, 0), 9)),
+            (Some(Eta::Steady), None)
+        );
         let ages = line(0, 1_000);
-        assert_eq!(eta(&facts(Active, &ages, 9)), (Some("never"), None));
+        assert_eq!(eta(&facts(Active, &ages, 9)), (Some(Eta::Never), None));
         let ages = line(0, 300);
-        assert_eq!(eta(&facts(Active, &ages, 9)), (Some("grows"), None));
+        assert_eq!(eta(&facts(Active, &ages, 9)), (Some(Eta::Grows), None));
         let ages = line(60_000, -500);
         let (word, ms) = eta(&facts(Active, &ages, 9));
         assert_eq!(word, None);
@@ -131,31 +132,31 @@ mod tests {
             held,
             ..facts(LaneState::Active, &ages, 3)
         };
-        assert_eq!(eta(&set_aside(1, 0)).0, Some("retry"));
-        assert_eq!(eta(&set_aside(1, 1)).0, Some("held"));
+        assert_eq!(eta(&set_aside(1, 0)).0, Some(Eta::Retry));
+        assert_eq!(eta(&set_aside(1, 1)).0, Some(Eta::Held));
         let paused = facts(LaneState::Paused, &ages, 3);
-        assert_eq!(eta(&paused).0, Some("resume"));
+        assert_eq!(eta(&paused).0, Some(Eta::Resume));
         let orphan = facts(LaneState::NoOwner, &ages, 3);
-        assert_eq!(eta(&orphan).0, Some("lease"));
+        assert_eq!(eta(&orphan).0, Some(Eta::Lease));
         let last = Facts {
             has_heir: false,
             ..orphan
         };
-        assert_eq!(eta(&last).0, Some("never"));
+        assert_eq!(eta(&last).0, Some(Eta::Never));
     }
 
     #[test]
     fn the_whole_is_as_late_as_its_slowest_lane_that_nobody_has_stopped() {
         let all = [
-            (Some("resume"), None),
-            (Some("steady"), None),
+            (Some(Eta::Resume), None),
+            (Some(Eta::Steady), None),
             (None, Some(9)),
             (None, Some(4_000)),
             (None, None),
         ];
         assert_eq!(worst(all.into_iter()), (None, Some(4_000)));
-        let all = [(Some("grows"), None), (Some("retry"), None)];
-        assert_eq!(worst(all.into_iter()).0.as_deref(), Some("retry"));
+        let all = [(Some(Eta::Grows), None), (Some(Eta::Retry), None)];
+        assert_eq!(worst(all.into_iter()).0, Some(Eta::Retry));
         assert_eq!(worst(std::iter::empty()), (None, None));
     }
 }

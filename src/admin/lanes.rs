@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::report::NodeReport;
 use super::{Admin, Error};
-use crate::api::{self, LaneState, Percentiles, WorstCursor};
+use crate::api::{self, Eta, LaneState, Percentiles, WorstCursor};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::hook::Hook;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
@@ -41,7 +41,7 @@ impl Admin {
         hide_flow_of_stopped(&mut lanes);
         if let Some(seen) = self.last_seen(namespace) {
             for lane in &mut lanes {
-                let known = seen.lanes.iter().find(|known| known.lane == lane.lane);
+                let known = seen.lanes.iter().find(|known| known.id == lane.id);
                 if let Some(known) = known.filter(|known| known.state == lane.state) {
                     as_seen(lane, known);
                 }
@@ -148,7 +148,7 @@ impl Admin {
         Ok(Some(WorstCursor {
             stream,
             handler,
-            condition: row.condition.word().to_owned(),
+            condition: (&row.condition).into(),
             result: row.condition.reason().unwrap_or_default().to_owned(),
             tries: row.condition.tries(),
             events: row.position.behind(row.head),
@@ -169,13 +169,11 @@ fn show_modes(
     modes: &HashMap<LaneId, LaneMode>,
     left: &HashMap<u16, DrainRemainder>,
 ) {
-    let ids: HashMap<String, LaneId> = set.ids().map(|id| (id.to_string(), id)).collect();
-    for lane in lanes {
-        let id = ids.get(&lane.lane);
-        let Some((id, mode)) = id.and_then(|id| Some((id, modes.get(id)?))) else {
+    for lane in lanes.iter_mut().filter(|lane| set.has(&lane.id)) {
+        let Some(mode) = modes.get(&lane.id) else {
             continue;
         };
-        let events = left.get(&id.index).map_or(0, |left| left.events);
+        let events = left.get(&lane.id.index).map_or(0, |left| left.events);
         lane.left = mode
             .mode
             .has_marks()
@@ -183,7 +181,7 @@ fn show_modes(
         (lane.by, lane.since) = (mode.by.clone(), mode.at);
         lane.reason.clone_from(&mode.reason);
         if lane.state == LaneState::Active {
-            lane.eta = Some("resume".to_owned());
+            lane.eta = Some(Eta::Resume);
             lane.state = match mode.mode {
                 Mode::Active => LaneState::Active,
                 Mode::Draining => LaneState::Draining,
@@ -200,7 +198,7 @@ fn as_seen(lane: &mut api::Lane, known: &api::Lane) {
     lane.trend.clone_from(&known.trend);
     // The forecast of a lane that has emptied or got work since is out of date.
     if (lane.backlog == 0) == (known.backlog == 0) {
-        (lane.eta, lane.eta_ms) = (known.eta.clone(), known.eta_ms);
+        (lane.eta, lane.eta_ms) = (known.eta, known.eta_ms);
     }
 }
 
@@ -213,26 +211,26 @@ pub(super) fn hide_flow_of_stopped(lanes: &mut [api::Lane]) {
     }
 }
 
-/// The lanes in the nodes' latest reports, by name.
-pub(super) fn reports(view: &View) -> HashMap<String, api::Lane> {
+/// What the nodes last said of their lanes, by lane.
+pub(super) fn reports(view: &View) -> HashMap<LaneId, api::Lane> {
     let reports = view.nodes.iter();
     let reports = reports.map(|node| NodeReport::read(&node.report));
     let lanes = reports.flat_map(|report| report.lanes);
-    lanes.map(|lane| (lane.lane.clone(), lane)).collect()
+    lanes.map(|lane| (lane.id.clone(), lane)).collect()
 }
 
 /// A lane that does not run here: from its node's report, or without an owner.
 pub(super) fn elsewhere(
     id: &LaneId,
     view: &View,
-    reports: &HashMap<String, api::Lane>,
+    reports: &HashMap<LaneId, api::Lane>,
 ) -> api::Lane {
     let row = view.lanes.iter().find(|lane| lane.id == *id);
     let owner = row.and_then(|lane| lane.node.as_ref());
     let Some(node) = view.nodes.iter().find(|node| Some(&node.id) == owner) else {
         return idle(id);
     };
-    let reported = reports.get(&id.to_string()).cloned();
+    let reported = reports.get(id).cloned();
     api::Lane {
         state: LaneState::Active,
         node: Some(node.name.clone()),
@@ -253,9 +251,7 @@ pub(super) fn epoch(id: &LaneId, view: &View) -> Option<i64> {
 
 pub(super) fn idle(id: &LaneId) -> api::Lane {
     api::Lane {
-        lane: id.to_string(),
-        index: id.index,
-        generation: id.generation,
+        id: id.clone(),
         state: LaneState::NoOwner,
         set_aside: 0,
         waiting: 0,
@@ -321,7 +317,7 @@ pub(super) fn running(
         backlog_flowing: survey.backlog_flowing,
         in_per_s: Some(tenths(reading.in_per_s)),
         out_per_s: Some(tenths(reading.out_per_s)),
-        eta: eta(survey, reading).map(str::to_owned),
+        eta: eta(survey, reading),
         wait_ms: percentiles(&reading.wait, age(survey.oldest)),
         work_ms: percentiles(&reading.work, None),
         turn_wait_ms: survey
@@ -337,16 +333,16 @@ pub(super) fn running(
     }
 }
 
-/// Forecast of a lane's backlog: by what holds it up, else by comparing rates.
-fn eta(survey: &Survey, reading: &Reading) -> Option<&'static str> {
+/// What will become of what waits: by what holds it, else by whether more goes than comes.
+fn eta(survey: &Survey, reading: &Reading) -> Option<Eta> {
     let set_aside = survey.waiting + survey.held;
     if survey.backlog_flowing > 0 {
         let grows = reading.in_per_s > reading.out_per_s * 1.05;
-        Some(if grows { "grows" } else { "steady" })
+        Some(if grows { Eta::Grows } else { Eta::Steady })
     } else if survey.held > 0 {
-        Some("held")
+        Some(Eta::Held)
     } else if set_aside > 0 {
-        Some("retry")
+        Some(Eta::Retry)
     } else {
         None
     }
@@ -443,7 +439,7 @@ mod tests {
             .iter()
             .map(|lane| {
                 (
-                    &*lane.lane,
+                    lane.id.to_string(),
                     lane.state,
                     lane.by.as_deref(),
                     lane.left,
@@ -454,10 +450,22 @@ mod tests {
         assert_eq!(
             shown,
             [
-                ("default-7-0", LaneState::Active, None, None, Some(5)),
-                ("default-8-0", LaneState::Paused, Some("ana"), None, None),
                 (
-                    "default-8-1",
+                    "default-7-0".to_owned(),
+                    LaneState::Active,
+                    None,
+                    None,
+                    Some(5)
+                ),
+                (
+                    "default-8-0".to_owned(),
+                    LaneState::Paused,
+                    Some("ana"),
+                    None,
+                    None
+                ),
+                (
+                    "default-8-1".to_owned(),
                     LaneState::Draining,
                     Some("bob"),
                     Some(9),

@@ -144,7 +144,8 @@ impl Admin {
                 hook.name
             ))),
             (several, _) => {
-                let names: Vec<_> = several.iter().map(|of| of.name.as_str()).collect();
+                let mut names: Vec<_> = several.iter().map(|of| of.name.as_str()).collect();
+                names.sort_unstable();
                 Err(Error::Invalid(format!(
                     "name the handler: {}",
                     names.join(", ")

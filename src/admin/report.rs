@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{self, Lane};
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Waits;
@@ -31,17 +32,17 @@ pub struct NodeReport {
     pub commit_normal_ms: Option<f64>,
     /// Present failure of Redis, as seen by the node.
     pub hints: Option<api::Outage>,
-    /// Long turns in the node's lanes: lane, cursor, and time so far in milliseconds.
-    pub turns: Vec<(String, String, u64)>,
-    /// For each late lane: the stream with the largest backlog, and its number of events.
-    pub largest: Vec<(String, StreamName, u64)>,
-    /// Slow reducers, with their seconds per event.
+    /// Turns of its lanes that have run for long: the lane, the cursor, and the time in milliseconds.
+    pub turns: Vec<(LaneId, String, u64)>,
+    /// In each of its lanes that is late the stream with most to go, and how much.
+    pub largest: Vec<(LaneId, StreamName, u64)>,
+    /// Reducers that take long for an event, and how long in seconds.
     pub folds: Vec<(i64, f64)>,
     /// Handlers that are too slow for the node's lanes.
     pub beside: Vec<i64>,
-    /// Findings of the node: namespace, rule, stream, and the time since which each stands.
-    pub since: Vec<(Name, u8, Option<StreamName>, Timestamp)>,
-    /// Counts of events applied since the node started, by wait time.
+    /// Since when it has had its findings: of which namespace, rule and stream.
+    pub since: Vec<(Name, api::Rule, Option<StreamName>, Timestamp)>,
+    /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
     /// Counts of events that wait now, by wait time so far.
     pub waiting: HashMap<Name, Waits>,

@@ -121,7 +121,7 @@ impl Admin {
             moves: number(size.moves),
             set_aside: number(size.set_aside),
             worst: worst.map(|(_, worst)| Box::new(worst.clone())),
-            lane: telling.map_or(0, |lane| lane.index),
+            lane: telling.map_or(0, |lane| lane.id.index),
             flow_ms: lanes.iter().filter_map(|lane| lane.flow_ms).max(),
             turn_wait_ms: lanes.iter().filter_map(|lane| lane.turn_wait_ms).max(),
             backlog: waiting.iter().map(|slot| slot.events).sum(),
@@ -283,7 +283,7 @@ impl Admin {
         self.changed().await?;
         let version = self.store.config_version().await?;
         Ok(api::LanesStopped {
-            lanes: lanes.iter().map(LaneId::to_string).collect(),
+            lanes: lanes.to_vec(),
             waits_for: self.acted_by_all(version).await?,
         })
     }

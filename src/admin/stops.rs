@@ -171,15 +171,16 @@ impl Admin {
         lane: &str,
         top: usize,
     ) -> Result<api::LaneDetail, Error> {
-        let set = self.namespace(namespace).await?.lanes;
-        let is_meant = |found: &api::Lane| found.lane == lane || found.index.to_string() == lane;
+        let is_meant =
+            |found: &api::Lane| found.id.to_string() == lane || found.id.index.to_string() == lane;
         let lanes = self.lanes(namespace).await?;
         let Some(found) = lanes.iter().find(|found| is_meant(found)) else {
-            let there = lanes.iter().map(|lane| lane.lane.as_str());
+            let there: Vec<_> = lanes.iter().map(|lane| lane.id.to_string()).collect();
+            let there = there.iter().map(String::as_str);
             return Err(Error::missing_like("lane", lane, there));
         };
-        let id = set.ids().find(|id| id.to_string() == found.lane);
-        let worker = id.and_then(|id| self.engine.as_ref()?.worker(&id));
+        let engine = self.engine.as_ref();
+        let worker = engine.and_then(|engine| engine.worker(&found.id));
         let (cursors, is_all) = match worker {
             Some(worker) => {
                 let lines = worker.lines(top.min(LOOKED_AT), top.min(LOOKED_AT));

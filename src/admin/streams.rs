@@ -10,6 +10,7 @@ use crate::api;
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{Handler, Hook, Replay};
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -104,7 +105,7 @@ impl Admin {
             head: stream.head,
             floor: stream.floor,
             slot: stream.slot.0,
-            lane: self.lane_of(&hook, stream.slot).await?.to_string(),
+            lane: self.lane_of(&hook, stream.slot).await?,
             deliveries: match &self.engine {
                 Some(engine) => forwards::deliveries(engine, &hook),
                 None => Vec::new(),
@@ -229,12 +230,12 @@ impl Admin {
             let set = namespaces
                 .iter()
                 .find(|n| n.lanes.namespace == hook.namespace);
-            let lane = set.map(|set| set.lanes.lane(row.slot).to_string());
+            let lane = set.map(|set| set.lanes.lane(row.slot));
             let next = self.next_event(&row).await?;
             let mut row = shown_row(hook, handler, row, lane, next);
             let is_paused = stops.get(&hook.id).is_some_and(|stop| stop.pause.is_some());
-            if is_paused && row.condition == "flowing" && row.behind > 0 {
-                row.condition = "paused".to_owned();
+            if is_paused && row.condition == api::Condition::Flowing && row.behind > 0 {
+                row.condition = api::Condition::Paused;
             }
             shown.push(row);
         }
@@ -318,7 +319,7 @@ fn shown_row(
     hook: &Hook,
     handler: &Handler,
     row: CursorRow,
-    lane: Option<String>,
+    lane: Option<LaneId>,
     next: Option<crate::domain::event::EventId>,
 ) -> api::StreamRow {
     let now = Timestamp::now();
@@ -329,7 +330,7 @@ fn shown_row(
             key: row.key,
         },
         handler: handler.name.clone(),
-        condition: row.condition.word().to_owned(),
+        condition: (&row.condition).into(),
         position: row.position,
         head: row.head,
         behind: row.position.behind(row.head),

@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
 use super::{Admin, Error, forwards, stops};
-use crate::api::{self, Class, CursorDiagnosis, EventDiagnosis, Help, LaneState, Verdict, command};
+use crate::api::{
+    self, Class, CursorDiagnosis, EventDiagnosis, Help, LaneState, Rule, Verdict, command,
+};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::hook::{HandlerId, Hook};
 use crate::domain::keep::Keep;
-use crate::domain::lane::{LaneId, Mode, Slot};
+use crate::domain::lane::{Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -147,9 +149,9 @@ impl Admin {
         let seen = self.last_seen(&hook.namespace)?;
         let is_late = lane.flow_ms.is_some_and(|ms| ms > seen.warn_ms);
         let is_about = |verdict: &&Verdict| match verdict.rule {
-            1 | 3 => verdict.lane.as_ref() == Some(&lane.lane),
-            2 => true,
-            5..=8 => {
+            Rule::NoOwner | Rule::Turn => verdict.lane.as_ref() == Some(&lane.id),
+            Rule::Storage => true,
+            Rule::Flood | Rule::SlowHandler | Rule::OneStream | Rule::Late => {
                 is_late
                     || verdict.stream.as_ref() == Some(stream)
                     || verdict.hook.as_ref() == Some(&stream.hook)
@@ -160,9 +162,9 @@ impl Admin {
     }
 
     async fn lane_by_slot(&self, hook: &Hook, slot: Slot) -> Result<api::Lane, Error> {
-        let id = self.lane_of(hook, slot).await?.to_string();
+        let id = self.lane_of(hook, slot).await?;
         let lanes = self.lanes(&hook.namespace).await?;
-        let found = lanes.into_iter().find(|lane| lane.lane == id);
+        let found = lanes.into_iter().find(|lane| lane.id == id);
         found.ok_or_else(|| Error::Conflict("the lanes are being resized; look again".to_owned()))
     }
 
@@ -205,8 +207,8 @@ impl Admin {
         let mut why = CursorDiagnosis {
             handler: handler.clone(),
             condition: match row.condition {
-                Condition::Flowing if is_paused => "paused".to_owned(),
-                ref condition => condition.word().to_owned(),
+                Condition::Flowing if is_paused => api::Condition::Paused,
+                ref condition => condition.into(),
             },
             position: row.position,
             behind,
@@ -289,8 +291,7 @@ impl Admin {
         received: Option<Timestamp>,
     ) -> Result<bool, Error> {
         let is_old = received.is_some_and(|at| Timestamp::now().since(at) > HINT_MAX);
-        let id: Option<LaneId> = lane.id();
-        let worker = id.and_then(|id| self.engine().ok()?.worker(&id));
+        let worker = self.engine()?.worker(&lane.id);
         let is_known = match worker {
             Some(worker) => worker.knows(cursor),
             None => lane.cursors > 0,
@@ -320,7 +321,9 @@ impl Admin {
     ) -> Result<(), Error> {
         let mut handlers = hook.handlers.iter();
         let handler = handlers.find(|handler| handler.id == cursor.handler);
-        if handler.is_none_or(|handler| handler.pull().is_none()) || why.condition != "flowing" {
+        if handler.is_none_or(|handler| handler.pull().is_none())
+            || why.condition != api::Condition::Flowing
+        {
             return Ok(());
         }
         let found = self
@@ -423,11 +426,11 @@ impl Admin {
                     }
                 }
                 Some(api::Outcome::Skipped) => format!("{handler}: in the dead letters"),
-                _ if before <= 0 => format!("{handler}: it is next, {}", cursor.condition),
+                _ if before <= 0 => format!("{handler}: it is next, {}", cursor.condition.word()),
                 _ => {
                     let before = u64::try_from(before).unwrap_or(0);
                     let events = counted(before, "event is", "events are");
-                    format!("{handler}: {events} before it, {}", cursor.condition)
+                    format!("{handler}: {events} before it, {}", cursor.condition.word())
                 }
             }
         };
@@ -461,7 +464,7 @@ impl Admin {
             stored: stream.is_some(),
             slot: slot.0,
             lanes: set.lanes,
-            lane: set.lane(slot).to_string(),
+            lane: set.lane(slot),
             index_if: lanes.map(|lanes| slot.lane(lanes)),
             namespace: set.namespace,
         })
@@ -544,14 +547,14 @@ fn advise(
         (Condition::Flowing, Stop::Lane) => {
             why.reason = Some(stopped(lane));
             why.ends = "when the lane is resumed".to_owned();
-            why.helps.extend(lane.id().map(|id| Help {
-                command: command::lanes("resume", &id),
+            why.helps.push(Help {
+                command: command::lanes("resume", &lane.id),
                 what: "resume the lane".to_owned(),
-            }));
+            });
             why.does_not = does_not(&["more lanes (the lane stays stopped)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::NoOwner) => {
-            why.reason = Some(format!("no node runs lane {}", lane.lane));
+            why.reason = Some(format!("no node runs lane {}", lane.id));
             why.ends = "when a node takes over the lane".to_owned();
             why.helps.push(Help {
                 command: "hooklane serve".to_owned(),
@@ -577,13 +580,9 @@ fn advise(
         }
         (Condition::Flowing, Stop::NoHint) => {
             why.ends = "by itself within 30s, when the next sweep finds it".to_owned();
-            let namespace = lane.id().map(|id| id.namespace);
             let rebuild = "hooklane lanes rebuild".to_owned();
             why.helps.push(Help {
-                command: match namespace {
-                    Some(namespace) => command::in_namespace(rebuild, &namespace),
-                    None => rebuild,
-                },
+                command: command::in_namespace(rebuild, &lane.id.namespace),
                 what: "find it now: its hint is lost".to_owned(),
             });
         }
@@ -600,7 +599,9 @@ fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str)
 /// Adds the verdict's remedy to cursors that wait for what the verdict is about.
 fn blame(whole: &Verdict, cursors: &mut [CursorDiagnosis]) {
     let waiting = cursors.iter_mut();
-    for cursor in waiting.filter(|cursor| cursor.behind > 0 && cursor.condition == "flowing") {
+    for cursor in
+        waiting.filter(|cursor| cursor.behind > 0 && cursor.condition == api::Condition::Flowing)
+    {
         cursor.helps.extend(whole.next.iter().map(|next| Help {
             command: next.clone(),
             what: "as status says".to_owned(),
@@ -620,7 +621,7 @@ fn stopped(lane: &api::Lane) -> String {
         .map(|at| format!(" {} ago", duration(Timestamp::now().since(at))));
     let reason = lane.reason.as_deref().map(|reason| format!(" {reason:?}"));
     let (lane, ago, reason) = (
-        &lane.lane,
+        &lane.id,
         ago.unwrap_or_default(),
         reason.unwrap_or_default(),
     );
@@ -634,9 +635,9 @@ fn verdict(
     lane: &api::Lane,
     is_stuck: bool,
 ) -> (Class, String) {
-    let is = |word: &'static str| move |cursor: &&CursorDiagnosis| cursor.condition == word;
-    let failed = cursors.iter().find(is("held"));
-    if let Some(cursor) = failed.or_else(|| cursors.iter().find(is("waiting"))) {
+    let is = |condition| move |cursor: &&CursorDiagnosis| cursor.condition == condition;
+    let failed = cursors.iter().find(is(api::Condition::Held));
+    if let Some(cursor) = failed.or_else(|| cursors.iter().find(is(api::Condition::Waiting))) {
         let reason = cursor.reason.as_deref().unwrap_or_default();
         if cursor.by_operator {
             let (handler, events) = (&cursor.handler, counted(cursor.behind, "event", "events"));
@@ -662,7 +663,7 @@ fn verdict(
     if waits == 0 {
         return (Class::Ok, "it is at its head".to_owned());
     }
-    if let Some(cursor) = cursors.iter().find(is("paused")) {
+    if let Some(cursor) = cursors.iter().find(is(api::Condition::Paused)) {
         let reason = cursor.reason.clone().unwrap_or_default();
         let class = match is_stuck {
             true => Class::Code,
@@ -671,7 +672,7 @@ fn verdict(
         return (class, reason);
     }
     if lane.state == LaneState::NoOwner {
-        return (Class::Us, format!("lane {} has no node", lane.lane));
+        return (Class::Us, format!("lane {} has no node", lane.id));
     }
     let events = counted(waits, "event", "events");
     let until = cursors

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
+use super::eta::Eta;
 use super::severity::Severity;
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
@@ -11,14 +13,11 @@ use crate::domain::time::Timestamp;
 /// One lane at one moment. An unknown figure is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
-    /// Its name, such as `default-115-3`.
-    pub lane: String,
-    /// Its index in the lane set, from 0.
-    pub index: u16,
-    /// Generation of the lane set.
-    #[serde(default)]
-    pub generation: i64,
-    /// Its mode.
+    /// The lane: `lane` is its name, such as `default-115-3`, `index` its place in the lane set, from 0, `generation`
+    /// that of the set.
+    #[serde(flatten, with = "super::words::lane_parts")]
+    pub id: LaneId,
+    /// What it does.
     pub state: LaneState,
     /// Number of cursors that are waiting or held.
     pub set_aside: u64,
@@ -38,9 +37,9 @@ pub struct Lane {
     pub in_per_s: Option<f64>,
     /// Events applied per second, over the same time.
     pub out_per_s: Option<f64>,
-    /// Forecast in a word: `steady`, `grows`, `retry`, `held` …
-    pub eta: Option<String>,
-    /// Forecast time until the backlog is applied, where one can be given.
+    /// The end of what waits, in a word.
+    pub eta: Option<Eta>,
+    /// When all is applied, where that can be told.
     pub eta_ms: Option<u64>,
     /// Time from the receipt of an event until its turn starts. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,
@@ -96,11 +95,6 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Its id; `None` if the name is malformed.
-    pub fn id(&self) -> Option<LaneId> {
-        self.lane.parse().ok()
-    }
-
     /// True if an operator keeps it from taking turns.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, LaneState::Paused | LaneState::Drained)
@@ -188,8 +182,8 @@ pub struct WorstCursor {
     /// Its handler.
     pub handler: Name,
     /// `waiting` or `held`.
-    pub condition: String,
-    /// Error of the last try.
+    pub condition: Condition,
+    /// What went wrong.
     pub result: String,
     /// Number of failed tries.
     pub tries: u32,

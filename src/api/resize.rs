@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{LaneState, WorstCursor, command};
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration};
@@ -203,7 +204,7 @@ impl Resize {
         let worst = self.worst.as_ref().map(|worst| {
             let then = match worst.retry_at {
                 Some(at) => format!("retry in {}", duration(at.since(now))),
-                None => worst.condition.clone(),
+                None => worst.condition.word().to_owned(),
             };
             format!("{} -> {}, {then}", worst.stream, worst.handler)
         });
@@ -286,8 +287,8 @@ pub struct LanesSpec {
 /// Result of stopping or resuming lanes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LanesStopped {
-    /// Names of the lanes.
-    pub lanes: Vec<String>,
+    /// Ids of the lanes.
+    pub lanes: Vec<LaneId>,
     /// Nodes that may still take a turn by the previous configuration. Once it is empty, the change is
     /// in force everywhere.
     pub waits_for: Vec<String>,

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
+use super::eta::Eta;
+use super::rule::Rule;
 use super::severity::Severity;
 use super::{Lane, LaneState, Percentiles};
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -176,9 +180,9 @@ pub struct Viewer {
 /// One finding about a namespace, for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Number of its rule, 1 to 12; rules that concern everything have low numbers.
-    pub rule: u8,
-    /// Where the cause lies.
+    /// Its rule, 1 to 12; what touches everything has a low number.
+    pub rule: Rule,
+    /// Whose fault it is.
     pub class: Class,
     /// Severity of the finding.
     pub severity: Severity,
@@ -195,9 +199,9 @@ pub struct Verdict {
     pub events: u64,
     /// Smallest number of lanes that would help, if more lanes would.
     pub lanes_that_help: Option<u16>,
-    /// Name of the lane that it is about.
-    pub lane: Option<String>,
-    /// The stream that it is about.
+    /// The lane it is about.
+    pub lane: Option<LaneId>,
+    /// The stream it is about.
     pub stream: Option<StreamName>,
     /// The hook that it is about.
     #[serde(default)]
@@ -280,9 +284,9 @@ pub struct Total {
     pub in_per_s: f64,
     /// Events applied per second over the same time.
     pub out_per_s: f64,
-    /// Forecast of the worst lane that is not stopped on purpose: `never`, `retry`, `steady` …
-    pub eta: Option<String>,
-    /// Forecast time until the backlog is applied, where one can be given.
+    /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
+    pub eta: Option<Eta>,
+    /// When all is applied, where that can be told.
     pub eta_ms: Option<u64>,
     /// Time from the receipt of an event until it is applied. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,
@@ -363,8 +367,8 @@ pub struct CursorLine {
     #[serde(default)]
     pub generation: i64,
     /// `flowing`, `waiting`, `held` or `paused`.
-    pub condition: String,
-    /// Position of the cursor.
+    pub condition: Condition,
+    /// Where it is.
     pub position: Position,
     /// Seq of the last event of its stream.
     pub head: Seq,
@@ -388,7 +392,7 @@ pub struct CursorLine {
 impl CursorLine {
     /// True if the cursor is in this lane.
     pub fn is_in(&self, lane: &Lane) -> bool {
-        (self.generation, self.lane) == (lane.generation, lane.index)
+        (self.generation, self.lane) == (lane.id.generation, lane.id.index)
     }
 }
 

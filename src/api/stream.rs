@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Deliveries;
+use super::condition::Condition;
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -35,9 +37,9 @@ pub struct StreamRow {
     pub stream: StreamName,
     /// The handler.
     pub handler: Name,
-    /// `flowing`, `waiting`, `held`, or `paused` if it has work and its hook is paused.
-    pub condition: String,
-    /// Seq of the last event applied.
+    /// `flowing`, `waiting`, `held`, or `paused` where it has work and its hook is paused.
+    pub condition: Condition,
+    /// The last event applied.
     pub position: Position,
     /// Seq of the newest event.
     pub head: Seq,
@@ -57,8 +59,8 @@ pub struct StreamRow {
     /// The event that it needs next; `null` at the head, and in lists that leave it out.
     #[serde(default)]
     pub next: Option<EventId>,
-    /// Lane in which it takes its turns, such as `default-1-5`.
-    pub lane: Option<String>,
+    /// The lane its turns are taken in, such as `default-1-5`.
+    pub lane: Option<LaneId>,
 }
 
 /// A stream with all of its cursors.
@@ -73,8 +75,8 @@ pub struct Stream {
     pub floor: Seq,
     /// Its slot, which determines its lane.
     pub slot: u16,
-    /// Its lane.
-    pub lane: String,
+    /// The lane its slot points to.
+    pub lane: LaneId,
     /// Its cursors.
     pub cursors: Vec<StreamRow>,
     /// For each cursor that is behind, the events it needs next.

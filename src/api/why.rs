@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
 use super::{Class, Deliveries, Lane, Rejection};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::keep::Keep;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -48,8 +50,8 @@ pub struct CursorDiagnosis {
     /// The handler.
     pub handler: Name,
     /// `flowing`, `waiting`, `held` or `paused`.
-    pub condition: String,
-    /// Seq of the last event applied.
+    pub condition: Condition,
+    /// The last event applied.
     pub position: Position,
     /// Number of events still to apply.
     pub behind: u64,
@@ -122,9 +124,9 @@ pub struct StreamLane {
     pub namespace: Name,
     /// Number of lanes of the namespace.
     pub lanes: u16,
-    /// Its lane at present.
-    pub lane: String,
-    /// Index of its lane if there were as many lanes as was asked.
+    /// The lane of its turns now.
+    pub lane: LaneId,
+    /// The place of its lane if there were as many lanes as was asked about.
     pub index_if: Option<u16>,
 }
 

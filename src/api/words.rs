@@ -11,6 +11,7 @@ use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::rate::Rate;
 use crate::domain::time::millis;
@@ -38,6 +39,7 @@ as_text!(
     DedupeBy,
     Destination,
     Keep,
+    LaneId,
     OrderBy,
     StreamName,
     Rate,
@@ -167,5 +169,36 @@ impl<'de> Deserialize<'de> for Reducer {
                 Ok(Self::Script(Arc::new(Source { file, text: source })))
             }
         }
+    }
+}
+
+/// A lane in an answer: its name, and beside it its place and its generation.
+pub(super) mod lane_parts {
+    use super::{Deserialize, Deserializer, LaneId, Serialize, Serializer};
+
+    #[derive(Serialize)]
+    struct Parts<'l> {
+        lane: &'l LaneId,
+        index: u16,
+        generation: i64,
+    }
+
+    #[derive(Deserialize)]
+    struct Named {
+        lane: LaneId,
+    }
+
+    pub fn serialize<S: Serializer>(id: &LaneId, to: S) -> Result<S::Ok, S::Error> {
+        let (index, generation) = (id.index, id.generation);
+        let parts = Parts {
+            lane: id,
+            index,
+            generation,
+        };
+        parts.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<LaneId, D::Error> {
+        Named::deserialize(from).map(|named| named.lane)
     }
 }

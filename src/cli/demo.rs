@@ -4,6 +4,7 @@
 //! the senders' records; any difference gives exit code 1.
 
 mod check;
+mod echo;
 mod traffic;
 
 use std::collections::HashSet;
@@ -25,7 +26,9 @@ use super::reach::{Reach, with_query};
 use super::serve::Started;
 use super::top::{self, Top};
 use super::{Exit, Printer};
-use crate::api::{EventRow, HookSpec, KeySpec, LanesSpec, LanesStopped, List, NewKey, Skip, State};
+use crate::api::{
+    EventRow, ForwardSpec, HookSpec, KeySpec, LanesSpec, LanesStopped, List, NewKey, Skip, State,
+};
 use crate::client::{Client, Secret, Target};
 use crate::config::{Config, DataDir, GRACE_DEFAULT, LANES_DEFAULT, Log};
 use crate::domain::event::EventId;
@@ -35,13 +38,14 @@ use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::time::parse_duration;
 use crate::{text, tui::guard};
 use check::Found;
+use echo::Echo;
 use traffic::{Ledger, Sender, Wish};
 
 /// See it work: a node with traffic and the dashboard, nothing to set up
 ///
 /// It starts a node in a temporary directory and posts real webhooks to it over HTTP. From time to time the
 /// reducer rejects an event of one customer: only that stream is held, until the event is skipped. From time to
-/// time all customers send at once. q ends it; then it checks that nothing was lost, doubled or reordered, and
+/// time the destination of the orders fails for one customer, and all customers send at once. q ends it; then it checks that nothing was lost, doubled or reordered, and
 /// deletes the directory. Without a terminal it runs for 20 seconds. Exit 1 if a check fails.
 ///
 /// Examples:
@@ -76,11 +80,13 @@ const LASTS: Duration = Duration::from_secs(20);
 /// Duration of a round: a poisoned event, its repair, a spike. A shorter demo has one shortened round.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// Moments of a round, each at a fraction of its duration.
-const ROUND_HAS: [(f64, Moment); 3] = [
+/// What happens in a round, and when, as a part of it.
+const ROUND_HAS: [(f64, Moment); 5] = [
     (1.0 / 6.0, Moment::Poison),
     (11.0 / 30.0, Moment::Mend),
     (14.0 / 30.0, Moment::Spike),
+    (18.0 / 30.0, Moment::Fail),
+    (25.0 / 30.0, Moment::Answer),
 ];
 
 /// Streams of the second hook: pages that are visited.
@@ -97,6 +103,8 @@ enum Moment {
     Poison,
     Mend,
     Spike,
+    Fail,
+    Answer,
 }
 
 /// Result of the demo.
@@ -107,6 +115,8 @@ struct Summary {
     accepted: u64,
     applied: u64,
     skipped: u64,
+    delivered: u64,
+    failed_tries: u64,
     repeated: u64,
     refused: u64,
     answer_p50_ms: f64,
@@ -189,14 +199,14 @@ impl Demo {
             (
                 "hooks  ",
                 "orders, ordered by body:/customer; visits, ordered by header:x-page; \
-                 both folded by JavaScript"
+                 both folded by JavaScript; orders are delivered to echo, in this process"
                     .to_owned(),
             ),
             (
                 "traffic",
                 format!(
                     "{} POSTs a second over HTTP, {}, {}; now and then a spike, and an event that \
-                     its reducer rejects",
+                     its reducer rejects; now and then echo fails for one customer",
                     self.rate,
                     text::counted(self.customers.into(), "customer", "customers"),
                     text::counted(PAGES.len() as u64, "page", "pages"),
@@ -207,6 +217,7 @@ impl Demo {
 
     /// Creates the hooks and a key, and starts the senders.
     async fn set(&self, reach: &Reach, at: SocketAddr) -> anyhow::Result<Stage> {
+        let echo = Echo::start().await?;
         for (name, order_by, file, text) in HOOKS {
             let mut hook = HookSpec::new(name.parse()?);
             hook.order_by = order_by.parse()?;
@@ -214,6 +225,10 @@ impl Demo {
                 file: file.to_owned(),
                 text: text.to_owned(),
             })));
+            if name == "orders" {
+                let url = format!("http://{}/", echo.addr);
+                hook.forward = vec![ForwardSpec::new("echo".parse()?, url.parse()?)];
+            }
             let _: Value = reach
                 .call(Method::POST, "/v1/admin/hooks", Some(&hook))
                 .await?;
@@ -253,6 +268,7 @@ impl Demo {
             wishes,
             told,
             poisoned: Vec::new(),
+            echo,
         })
     }
 
@@ -306,7 +322,7 @@ const HOOKS: [(&str, &str, &str, &str); 2] = [
 fn config(dir: &TempDir) -> Config {
     Config {
         secret_key: None,
-        allow_destinations: Vec::new(),
+        allow_destinations: vec![std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into()],
         data: DataDir::at(dir.path()),
         database: None,
         redis: None,
@@ -338,6 +354,8 @@ struct Stage {
     told: mpsc::UnboundedReceiver<(StreamName, EventId)>,
     /// Poisoned events that are not skipped yet.
     poisoned: Vec<(StreamName, EventId)>,
+    /// Where orders are delivered.
+    echo: Echo,
 }
 
 impl Stage {
@@ -384,6 +402,17 @@ impl Stage {
                 self.mend(reach).await;
                 Some("mend     that event is skipped, its stream goes on".to_owned())
             }
+            Moment::Fail => {
+                let unlucky = self.customers[(6 + 5 * round) % self.customers.len()].clone();
+                self.echo.fail_for(Some(&unlucky));
+                Some(format!(
+                    "fail     echo answers 503 for {unlucky}: its deliveries alone wait"
+                ))
+            }
+            Moment::Answer => {
+                self.echo.fail_for(None);
+                Some("answer   echo takes all again: what waits goes out in order".to_owned())
+            }
             Moment::Spike => {
                 self.wishes.send_modify(|wish| wish.spikes += 1);
                 Some("spike    every sender sends without a pause".to_owned())
@@ -415,6 +444,7 @@ impl Stage {
     /// Stops the senders, waits until everything is applied, and checks it.
     async fn end(mut self, reach: &Reach, began: Instant) -> anyhow::Result<Summary> {
         self.wishes.send_modify(|wish| wish.stop = true);
+        self.echo.fail_for(None);
         let senders = std::mem::take(&mut self.senders);
         let mut ledgers = senders.join_all().await;
         ledgers.sort_by_cached_key(|ledger| ledger.stream.to_string());
@@ -429,7 +459,15 @@ impl Stage {
         for ledger in &ledgers {
             let found = find(reach, &ledger.stream, &dead).await?;
             summary.add(ledger, &found);
+            if ledger.stream.hook.as_str() == "orders" {
+                let events = ledger.sent.len() as u64;
+                summary.delivered += self.echo.delivered(&ledger.stream);
+                summary
+                    .troubles
+                    .extend(self.echo.troubles(&ledger.stream, events));
+            }
         }
+        summary.failed_tries = self.echo.failures();
         let mut answers: Vec<u32> = ledgers.into_iter().flat_map(|l| l.took).collect();
         answers.sort_unstable();
         let at = |percent: usize| {
@@ -456,6 +494,9 @@ impl Stage {
             for ledger in ledgers {
                 let state = state_of(reach, &ledger.stream).await?;
                 is_done &= state.position.0 >= ledger.sent.len() as i64;
+                let is_order = ledger.stream.hook.as_str() == "orders";
+                let delivered = self.echo.delivered(&ledger.stream);
+                is_done &= !is_order || delivered >= ledger.sent.len() as u64;
             }
             if is_done {
                 break;
@@ -556,20 +597,22 @@ fn tell(summary: &Summary, out: &mut Printer) -> std::io::Result<()> {
         false => "NOT AS SENT",
     };
     out.say(format_args!(
-        "demo     ended after {}: {} sent, {} accepted, {} applied, {} skipped: {fate}",
+        "demo     ended after {}: {} sent, {} accepted, {} applied, {} skipped, {} delivered: {fate}",
         text::duration(Duration::from_millis(summary.took_ms)),
         count(summary.sent),
         count(summary.accepted),
         count(summary.applied),
         count(summary.skipped),
+        count(summary.delivered),
     ))?;
     out.say(format_args!(
         "         {} streams; answers, each after its event was on disk: p50 {:.1}ms p99 {:.1}ms; \
-         {} sent twice, each stored once",
+         {} sent twice, each stored once; echo failed {} times",
         summary.streams,
         summary.answer_p50_ms,
         summary.answer_p99_ms,
         count(summary.repeated),
+        count(summary.failed_tries),
     ))?;
     for trouble in summary.troubles.iter().take(SAID_MAX) {
         out.say(format_args!("off      {trouble}"))?;

@@ -86,7 +86,7 @@ impl Row for Lane {
             text::duration(wait.unwrap_or_default())
         });
         vec![
-            self.index.to_string(),
+            self.id.index.to_string(),
             self.state.word().to_owned(),
             self.set_aside.to_string(),
             age(self.oldest_ms),
@@ -95,19 +95,19 @@ impl Row for Lane {
             rate(self.in_per_s),
             rate(self.out_per_s),
             or_dash(wait),
-            or_dash(self.eta.clone()),
+            or_dash(self.eta.map(|eta| eta.word().to_owned())),
             or_dash(self.node.clone()),
         ]
     }
 
     fn whole(&self) -> Vec<String> {
         let mut cells = self.cells();
-        cells[0].clone_from(&self.lane);
+        cells[0] = self.id.to_string();
         cells
     }
 
     fn name(&self) -> String {
-        self.lane.clone()
+        self.id.to_string()
     }
 }
 
@@ -201,7 +201,7 @@ fn look(lane: &Lane, worst: &WorstCursor) -> String {
     let age = lane
         .oldest_ms
         .map(|ms| text::duration(Duration::from_millis(ms)));
-    let (index, stream, handler) = (lane.index, &worst.stream, &worst.handler);
+    let (index, stream, handler) = (lane.id.index, &worst.stream, &worst.handler);
     let tries = match worst.tries {
         0 | 1 => String::new(),
         tries => format!(" x{tries}"),

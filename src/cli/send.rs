@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::print::Progress;
 use super::reach::Reach;
 use super::{Exit, Printer, Trouble, events, flags, state, streams};
-use crate::api::{Accepted, Hook, State};
+use crate::api::{Accepted, Condition, Hook, State};
 use crate::client;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
@@ -401,7 +401,7 @@ async fn set_aside(reach: &Reach, name: &StreamName) -> Option<Ended> {
     // A read key may not ask this; the wait then goes on, until Ctrl-C.
     let stream = streams::look_up(reach, name).await.ok()?;
     let mut cursors = stream.cursors.iter();
-    let row = cursors.find(|row| row.condition != "flowing")?;
+    let row = cursors.find(|row| row.condition != Condition::Flowing)?;
     Some(Ended::SetAside(
         streams::cursor(row),
         streams::ways_out(row),
@@ -462,11 +462,12 @@ async fn tell_end(
     }
 }
 
-/// A lane of the default namespace by its index alone.
-fn plain(lane: &str) -> String {
-    let id = lane.parse::<LaneId>().ok();
-    let id = id.filter(|id| id.namespace == Name::default_namespace());
-    id.map_or_else(|| lane.to_owned(), |id| id.index.to_string())
+/// A lane of the default namespace by its place alone.
+fn plain(lane: &LaneId) -> String {
+    match lane.namespace == Name::default_namespace() {
+        true => lane.index.to_string(),
+        false => lane.to_string(),
+    }
 }
 
 /// Waits until the last event of every stream is folded, and counts the folded ones.
@@ -560,9 +561,9 @@ mod tests {
 
     #[test]
     fn only_a_lane_of_the_default_namespace_goes_by_its_number() {
-        assert_eq!(plain("default-115-3"), "3");
-        assert_eq!(plain("default-eu-1-1"), "default-eu-1-1");
-        assert_eq!(plain("acme-1-0"), "acme-1-0");
+        assert_eq!(plain(&"default-115-3".parse().unwrap()), "3");
+        assert_eq!(plain(&"default-eu-1-1".parse().unwrap()), "default-eu-1-1");
+        assert_eq!(plain(&"acme-1-0".parse().unwrap()), "acme-1-0");
     }
 
     #[test]

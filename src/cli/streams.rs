@@ -10,10 +10,11 @@ use super::reach::{Reach, with_query};
 use super::table::{self, Sheet};
 use super::{Exit, Printer, Trouble, deliveries, events, flags};
 use crate::api::{
-    Hold as HoldSpec, HoldResult, HookRetry, List, Retry as RetrySpec, RetryResult,
+    Condition, Hold as HoldSpec, HoldResult, HookRetry, List, Retry as RetrySpec, RetryResult,
     Skip as SkipSpec, SkipResult, Stream, StreamRow, Waiting, WaitingEvent,
 };
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{self, quoted};
@@ -86,12 +87,12 @@ fn cursor_cells(row: &StreamRow) -> Vec<String> {
     };
     vec![
         row.handler.to_string(),
-        row.condition.clone(),
+        row.condition.word().to_owned(),
         row.position.to_string(),
         row.head.to_string(),
         text::count(row.behind),
         row.oldest_ms.map_or_else(dash, age),
-        row.lane.clone().unwrap_or_else(dash),
+        row.lane.as_ref().map_or_else(dash, LaneId::to_string),
         reason,
     ]
 }
@@ -302,7 +303,7 @@ fn no_handler(stream: &StreamName, wanted: &Name, handlers: &[Name]) -> Trouble 
 
 /// One cursor in words.
 pub fn cursor(row: &StreamRow) -> String {
-    let (handler, condition, position) = (&row.handler, &row.condition, row.position);
+    let (handler, condition, position) = (&row.handler, row.condition.word(), row.position);
     let behind = match row.behind {
         0 => "at the head".to_owned(),
         behind => format!("{} behind", text::count(behind)),
@@ -323,11 +324,11 @@ pub fn cursor(row: &StreamRow) -> String {
 
 /// Commands that help with a set-aside cursor.
 pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
-    if row.condition == "flowing" {
+    if row.condition == Condition::Flowing {
         return Vec::new();
     }
     let (stream, handler) = (quoted(&row.stream), &row.handler);
-    if row.condition == "paused" {
+    if row.condition == Condition::Paused {
         let resume = format!("hooklane hooks resume {}", row.stream.hook);
         return vec![("helps", resume)];
     }

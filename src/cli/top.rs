@@ -35,6 +35,7 @@ use crate::api::{
 };
 use crate::client;
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::tui::app::{App, Message, StreamShown};
@@ -426,10 +427,10 @@ async fn follow(
     Ok(())
 }
 
-async fn lane_of(reach: &Reach, namespace: Name, lane: String) -> Message {
+async fn lane_of(reach: &Reach, namespace: Name, lane: LaneId) -> Message {
     let query = [
         ("namespace", Some(namespace.to_string())),
-        ("lane", Some(lane)),
+        ("lane", Some(lane.to_string())),
         ("top", Some("100".to_owned())),
     ];
     let path = with_query("/v1/admin/lanes/show", &query);
@@ -525,7 +526,7 @@ async fn act(reach: &Reach, namespace: Name, action: Action) -> Message {
         Action::Lane(verb, lane) => {
             let spec = LanesSpec {
                 namespace,
-                lanes: Some(vec![lane.clone()]),
+                lanes: Some(vec![lane.to_string()]),
                 reason: None,
             };
             let path = format!("/v1/admin/lanes/{verb}");

@@ -119,7 +119,7 @@ fn title(why: &api::Diagnosis) -> String {
     let behind = why.cursors.iter().filter(|cursor| cursor.behind > 0);
     let most = behind.clone().map(|cursor| cursor.behind).max();
     if why.head.0 == 0 {
-        let (stream, lane) = (&why.stream, &why.lane.lane);
+        let (stream, lane) = (&why.stream, &why.lane.id);
         return format!("{stream} has no event without an ordering key   lane {lane}");
     }
     let place = match most {
@@ -135,14 +135,15 @@ fn title(why: &api::Diagnosis) -> String {
     format!(
         "{} is {place}   lane {}, {}{}",
         why.stream,
-        why.lane.lane,
+        why.lane.id,
         why.lane.state.word(),
         node.unwrap_or_default()
     )
 }
 
 fn place(cursor: &CursorDiagnosis) -> String {
-    let (handler, condition, position) = (&cursor.handler, &cursor.condition, cursor.position);
+    let (handler, condition, position) =
+        (&cursor.handler, cursor.condition.word(), cursor.position);
     let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
     let only = match cursor.only.takes_all() {
         true => String::new(),
@@ -192,7 +193,7 @@ fn our_side(why: &api::Diagnosis) -> String {
 /// The lane's other cursors with work.
 fn others(why: &api::Diagnosis) -> String {
     let own = why.cursors.iter().filter(|cursor| cursor.behind > 0);
-    let is_aside = |cursor: &&CursorDiagnosis| matches!(&*cursor.condition, "waiting" | "held");
+    let is_aside = |cursor: &&CursorDiagnosis| cursor.condition.is_set_aside();
     let own_aside = own.clone().filter(is_aside).count() as u64;
     let others = why.lane.cursors.saturating_sub(own.count() as u64);
     let aside = why.lane.set_aside.saturating_sub(own_aside);

@@ -127,6 +127,12 @@ impl LaneSet {
         (0..self.lanes).map(|index| self.nth(index))
     }
 
+    /// True if the lane is one of this set.
+    pub fn has(&self, lane: &LaneId) -> bool {
+        let is_of_set = (&lane.namespace, lane.generation) == (&self.namespace, self.generation);
+        is_of_set && lane.index < self.lanes
+    }
+
     fn nth(&self, index: u16) -> LaneId {
         LaneId {
             namespace: self.namespace.clone(),

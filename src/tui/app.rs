@@ -11,10 +11,11 @@ use super::filter::Filter;
 use super::fold::{self, Entry};
 use super::theme::Theme;
 use crate::api::{
-    CursorLine, Diagnosis, EventRow, Fate, Lane, LaneDetail, LogLine, NamespaceLine, NodeLine,
-    Resize, Severity, Snapshot, Stream, StreamRow, Window,
+    Condition, CursorLine, Diagnosis, EventRow, Fate, Lane, LaneDetail, LogLine, NamespaceLine,
+    NodeLine, Resize, Severity, Snapshot, Stream, StreamRow, Window,
 };
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
@@ -58,9 +59,9 @@ pub struct App {
     pub view: View,
     /// Views to go back to; the last one is the next.
     pub trail: Vec<View>,
-    /// Name of the selected lane.
-    pub lane: Option<String>,
-    /// Lowest severity of log entries shown.
+    /// The lane that is selected, of the first screen.
+    pub lane: Option<LaneId>,
+    /// Entries of the log that need somebody less than this are left out.
     pub level: Severity,
     /// True if equal log entries have a line each instead of being folded into one.
     pub is_unfolded: bool,
@@ -78,9 +79,9 @@ pub struct App {
     pub shows_heat: bool,
     /// Subject of the finding that `!` showed last.
     pub worst: Option<Target>,
-    /// Names of the lanes in display order, used while there are more lanes than rows.
-    pub order: Vec<String>,
-    /// Time of the last key press; rows keep their order for [`READS`] after it.
+    /// The lanes in the order in which they are shown where they are more than rows, by name.
+    pub order: Vec<LaneId>,
+    /// When a key was pressed last: while somebody reads, rows stay where they are.
     pub touched: Timestamp,
     /// The open dialog.
     pub dialog: Option<Dialog>,
@@ -126,8 +127,8 @@ pub enum View {
 /// Data of the view of a lane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneView {
-    /// Name of the lane.
-    pub name: String,
+    /// Id of the lane.
+    pub id: LaneId,
     /// The lane with all its cursors; `None` until the daemon has sent it.
     pub shown: Option<Box<LaneDetail>>,
     /// The selected cursor.
@@ -135,10 +136,10 @@ pub struct LaneView {
 }
 
 impl LaneView {
-    /// A view without data.
-    pub fn new(name: String) -> Self {
+    /// A lane of which nothing is known yet.
+    pub fn new(id: LaneId) -> Self {
         Self {
-            name,
+            id,
             shown: None,
             cursor: None,
         }
@@ -196,7 +197,7 @@ impl View {
     /// True if both views have the same subject, regardless of data and selection.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Lane(one), Self::Lane(other)) => one.name == other.name,
+            (Self::Lane(one), Self::Lane(other)) => one.id == other.id,
             (Self::Stream(one), Self::Stream(other)) => one.name == other.name,
             (Self::Event(one), Self::Event(other)) => one.id == other.id,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
@@ -209,8 +210,8 @@ impl View {
 pub enum Target {
     /// A stream.
     Stream(StreamName),
-    /// A lane, by name.
-    Lane(String),
+    /// A lane.
+    Lane(LaneId),
 }
 
 /// A stream with its diagnosis and waiting events.
@@ -364,7 +365,7 @@ impl App {
         }
         let is_shown = |lane: &&Lane| {
             self.filter.is_empty() || {
-                let of_lane = cursors.get(&(lane.generation, lane.index));
+                let of_lane = cursors.get(&(lane.id.generation, lane.id.index));
                 let of_lane = of_lane.map_or(&[][..], Vec::as_slice);
                 self.shows_lane(lane, of_lane)
             }
@@ -373,8 +374,8 @@ impl App {
         if self.sort == Sort::Lane && self.is_crowded(lanes.len()) {
             let places = self.order.iter().enumerate();
             let places: std::collections::HashMap<_, _> =
-                places.map(|(place, name)| (name.as_str(), place)).collect();
-            let place = |lane: &&Lane| places.get(lane.lane.as_str()).copied();
+                places.map(|(place, id)| (id, place)).collect();
+            let place = |lane: &&Lane| places.get(&lane.id).copied();
             lanes.sort_by_key(|lane| place(lane).unwrap_or(usize::MAX));
         }
         self.sort.apply(&mut lanes);
@@ -396,7 +397,7 @@ impl App {
         let Some(seen) = self.snapshot() else { return };
         let mut lanes: Vec<&Lane> = seen.lanes.iter().collect();
         lanes.sort_by_key(|lane| std::cmp::Reverse(lane.severity));
-        let ranked: Vec<_> = lanes.iter().map(|lane| lane.lane.clone()).collect();
+        let ranked: Vec<_> = lanes.iter().map(|lane| lane.id.clone()).collect();
         if !reads || self.order.is_empty() {
             self.order = ranked;
             return;
@@ -418,7 +419,7 @@ impl App {
         });
         let lanes = seen.lanes.iter();
         let lanes = lanes.filter(|lane| lane.severity == Severity::Trouble);
-        for target in found.chain(lanes.map(|lane| Target::Lane(lane.lane.clone()))) {
+        for target in found.chain(lanes.map(|lane| Target::Lane(lane.id.clone()))) {
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -438,14 +439,15 @@ impl App {
     pub fn is_held(&self) -> bool {
         let shown = self.stream();
         let row = shown.and_then(|shown| self.handler_row(&shown.stream));
-        row.is_some_and(|row| row.condition == "held")
+        row.is_some_and(|row| row.condition == Condition::Held)
     }
 
     fn shows_lane(&self, lane: &Lane, cursors: &[&CursorLine]) -> bool {
-        let index = lane.index.to_string();
+        let name = lane.id.to_string();
+        let index = lane.id.index.to_string();
         let texts: Vec<_> = cursors.iter().map(|line| line.stream.to_string()).collect();
         let mut row = vec![
-            ("lane", lane.lane.as_str()),
+            ("lane", name.as_str()),
             ("lane", &index),
             ("state", lane.state.word()),
             ("node", lane.node.as_deref().unwrap_or("")),
@@ -454,7 +456,7 @@ impl App {
             row.push(("stream", stream));
             row.push(("hook", line.stream.hook.as_str()));
             row.push(("handler", line.handler.as_str()));
-            row.push(("condition", &line.condition));
+            row.push(("condition", line.condition.word()));
         }
         self.filter.shows(&row)
     }
@@ -466,7 +468,7 @@ impl App {
             ("stream", &stream),
             ("hook", line.stream.hook.as_str()),
             ("handler", line.handler.as_str()),
-            ("condition", &line.condition),
+            ("condition", line.condition.word()),
             ("lane", &line.lane.to_string()),
         ])
     }
@@ -478,7 +480,7 @@ impl App {
             View::Lane(view) => view.shown.as_deref(),
             _ => None,
         };
-        let whole = whole.filter(|shown| shown.lane.lane == lane.lane);
+        let whole = whole.filter(|shown| shown.lane.id == lane.id);
         let whole = whole.filter(|_| self.frozen.is_none());
         let lines = match (whole, self.snapshot()) {
             (Some(shown), _) => &shown.cursors,
@@ -544,15 +546,15 @@ impl App {
         lines.iter().filter(is_shown).collect()
     }
 
-    /// The lane with this name.
-    pub fn find(&self, name: &str) -> Option<&Lane> {
-        self.snapshot()?.lanes.iter().find(|lane| lane.lane == name)
+    /// This lane.
+    pub fn find(&self, id: &LaneId) -> Option<&Lane> {
+        self.snapshot()?.lanes.iter().find(|lane| lane.id == *id)
     }
 
     /// Index of the selected lane in `lanes`.
     pub fn selected(&self, lanes: &[&Lane]) -> Option<usize> {
-        let name = self.lane.as_ref()?;
-        lanes.iter().position(|lane| lane.lane == *name)
+        let id = self.lane.as_ref()?;
+        lanes.iter().position(|lane| lane.id == *id)
     }
 
     /// Index of the selected cursor in `cursors`.
@@ -608,7 +610,7 @@ impl App {
             }
             Message::Lane(Ok(shown)) => {
                 if let View::Lane(view) = &mut self.view
-                    && view.name == shown.lane.lane
+                    && view.id == shown.lane.id
                 {
                     view.shown = Some(shown);
                 }
@@ -687,7 +689,7 @@ impl App {
     /// The request for data of the view that a snapshot does not have.
     pub fn refresh(&self) -> Option<Effect> {
         match &self.view {
-            View::Lane(view) => Some(Effect::Lane(view.name.clone())),
+            View::Lane(view) => Some(Effect::Lane(view.id.clone())),
             View::Stream(view) => Some(Effect::Stream(view.name.clone(), view.handler.clone())),
             View::Events(_) => {
                 let stream = self
@@ -742,9 +744,9 @@ impl App {
     /// Drops the selection of a lane that no longer exists; a lane that is only filtered out stays
     /// selected.
     fn keep_selection(&mut self) {
-        let is_there = |name: &String| self.find(name).is_some();
+        let is_there = |id: &LaneId| self.find(id).is_some();
         if !self.lane.as_ref().is_some_and(is_there) {
-            self.lane = self.chosen().map(|lane| lane.lane.clone());
+            self.lane = self.chosen().map(|lane| lane.id.clone());
         }
     }
 }

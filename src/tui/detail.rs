@@ -9,15 +9,18 @@ use super::frame::{clock, ended, eta, header, note, rule};
 use super::lists::{log_line, row};
 use super::overview::sentences;
 use super::theme::Tone;
-use crate::api::{CursorDiagnosis, CursorLine, NodeLine, Severity, Stream, StreamRow};
+use crate::api::{
+    Condition, CursorDiagnosis, CursorLine, Eta, NodeLine, Severity, Stream, StreamRow,
+};
+use crate::domain::lane::LaneId;
 use crate::text::{count, printable_line};
 
-/// The screen of a lane: its flow, its cursors set aside, and its other cursors.
-pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'static>> {
-    let mut lines = vec![header(app, name, width)];
-    let (Some(lane), Some(snapshot)) = (app.find(name), app.snapshot()) else {
+/// One lane: what flows, what is set aside, its cursors.
+pub fn lane(app: &App, id: &LaneId, width: usize, height: usize) -> Vec<Line<'static>> {
+    let mut lines = vec![header(app, &id.to_string(), width)];
+    let (Some(lane), Some(snapshot)) = (app.find(id), app.snapshot()) else {
         lines.push(Line::from(format!(
-            " {name} is sealed: the namespace has other lanes now"
+            " {id} is sealed: the namespace has other lanes now"
         )));
         return ended(app, lines, width, height);
     };
@@ -52,11 +55,11 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
             .line(Tone::from(lane.severity), cut(text.as_str(), width)),
     );
     let aside = lane.backlog.saturating_sub(lane.backlog_flowing);
-    // The text about cursors set aside says that the others, if any, are level.
-    let whole = eta(lane.eta.as_ref(), lane.eta_ms);
-    let (flows, stands) = match lane.eta.as_deref() {
-        Some("held" | "retry") if lane.backlog_flowing > 0 => ("steady", whole.as_str()),
-        Some("held" | "retry") => ("-", whole.as_str()),
+    // What is said of set-aside cursors says of the others that they are level, if there are any.
+    let whole = eta(lane.eta, lane.eta_ms);
+    let (flows, stands) = match lane.eta {
+        Some(Eta::Held | Eta::Retry) if lane.backlog_flowing > 0 => ("steady", whole.as_str()),
+        Some(Eta::Held | Eta::Retry) => ("-", whole.as_str()),
         _ => (whole.as_str(), "-"),
     };
     let kept = match lane.kept {
@@ -87,7 +90,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
                 .iter()
                 .any(|line| line.is_in(lane) && line.stream == *stream)
         });
-        verdict.lane.as_deref() == Some(name) || its_stream
+        verdict.lane.as_ref() == Some(id) || its_stream
     };
     if let Some(worst) = snapshot.verdicts.iter().find(of_lane) {
         lines.extend(sentences(app, worst, &[], width, 2));
@@ -106,7 +109,7 @@ pub fn lane(app: &App, name: &str, width: usize, height: usize) -> Vec<Line<'sta
     );
     lines.push(rule(app, &title, width));
     let left = height.saturating_sub(lines.len() + 1);
-    let scope = format!("lane {}", lane.index);
+    let scope = format!("lane {}", lane.id.index);
     let names: Vec<_> = cursors
         .iter()
         .map(|l| format!("{} -> {}", l.stream, l.handler))
@@ -202,14 +205,14 @@ fn cursor_rows(
             .map(|at| crate::text::duration(at.since(app.now)));
         let cells = [
             ("CURSOR", printable_line(&name).to_string()),
-            ("CONDITION", line.condition.clone()),
+            ("CONDITION", line.condition.word().to_owned()),
             ("OLDEST", age(line.oldest_ms)),
             ("BEHIND", number(line.behind, 7)),
             ("TRIES", line.tries.to_string()),
             ("NEXT", next.unwrap_or_else(|| "-".to_owned())),
             ("LAST", printable_line(last).to_string()),
         ];
-        let severity = severity_of(&line.condition);
+        let severity = severity_of(line.condition);
         lines.push(row(app, table.named_row(&cells), severity, nth == at));
     }
     if cursors.is_empty() {
@@ -218,11 +221,11 @@ fn cursor_rows(
     lines
 }
 
-/// Severity of a cursor's condition.
-pub fn severity_of(condition: &str) -> Severity {
+/// How much somebody is needed by a cursor in this condition.
+pub fn severity_of(condition: Condition) -> Severity {
     match condition {
-        "held" => Severity::Trouble,
-        "waiting" | "paused" => Severity::Unusual,
+        Condition::Held => Severity::Trouble,
+        Condition::Waiting | Condition::Paused => Severity::Unusual,
         _ => Severity::Fine,
     }
 }
@@ -293,7 +296,7 @@ fn handler_rows(
         let position = u64::try_from(cursor.position.0).unwrap_or(0);
         let cells = [
             ("HANDLER", cursor.handler.to_string()),
-            ("CONDITION", printable_line(&cursor.condition).to_string()),
+            ("CONDITION", cursor.condition.word().to_owned()),
             ("POSITION", number(position, 13)),
             ("BEHIND", number(cursor.behind, 9)),
             ("OLDEST", age(cursor.oldest_ms)),
@@ -301,7 +304,7 @@ fn handler_rows(
             ("NEXT TRY", next.unwrap_or_else(|| "-".to_owned())),
         ];
         let is_chosen = chosen.is_some_and(|chosen| chosen.handler == cursor.handler);
-        let severity = severity_of(&cursor.condition);
+        let severity = severity_of(cursor.condition);
         lines.push(row(app, table.named_row(&cells), severity, is_chosen));
     }
     lines
@@ -330,7 +333,7 @@ fn why_of(
         }
     };
     if is_behind {
-        let tone = Tone::from(severity_of(&row.condition));
+        let tone = Tone::from(severity_of(row.condition));
         let class = shown.why.class.word();
         say(class, &shown.why.verdict, tone);
     }

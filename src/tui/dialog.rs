@@ -11,8 +11,9 @@ use unicode_width::UnicodeWidthStr as _;
 use super::columns::{chunked, wrapped};
 use super::effect::{Action, Effect};
 use super::theme::{Theme, Tone};
-use crate::api::{Lane, LaneState, Resize, Snapshot, Stream, command};
+use crate::api::{Condition, Lane, LaneState, Resize, Snapshot, Stream, command};
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::printable_line;
@@ -46,11 +47,11 @@ impl Item {
 enum Basis {
     Always,
     Generation(i64),
-    Lane(String, LaneState),
-    /// A hook, and whether it was paused, if known.
+    Lane(LaneId, LaneState),
+    /// A hook, and whether it was paused, if that was known.
     Hook(Name, Option<bool>),
-    /// A cursor and its condition; empty if unknown.
-    Cursor(StreamName, Name, String),
+    /// A cursor, and its condition where it was known.
+    Cursor(StreamName, Name, Option<Condition>),
     /// The event that a cursor needs next.
     Next(StreamName, Name, EventId),
 }
@@ -131,7 +132,12 @@ impl Dialog {
     }
 
     /// `retry`, `hold` or `release` of a cursor.
-    pub fn cursor(verb: &'static str, stream: StreamName, handler: Name, condition: &str) -> Self {
+    pub fn cursor(
+        verb: &'static str,
+        stream: StreamName,
+        handler: Name,
+        condition: Option<Condition>,
+    ) -> Self {
         let how = match verb {
             "retry" => "its next event is tried now, and it flows if that goes well",
             "hold" => "it is held: its events are accepted, and wait until it is released",
@@ -145,7 +151,7 @@ impl Dialog {
                 ("holds up", "nothing else: only its own events".to_owned()),
                 ("same as", command),
             ],
-            Basis::Cursor(stream.clone(), handler.clone(), condition.to_owned()),
+            Basis::Cursor(stream.clone(), handler.clone(), condition),
             Action::Cursor(verb, stream, handler),
         )
     }
@@ -201,14 +207,12 @@ impl Dialog {
             "pause" => "it begins no turn; events are accepted, and wait until it is resumed",
             _ => "it takes turns again, and applies the events that waited",
         };
-        let same = lane.id().map(|id| ("same as", command::lanes(verb, &id)));
-        let how = std::iter::once(("how", how.to_owned()));
-        let (name, state) = (lane.lane.clone(), lane.state);
+        let same = command::lanes(verb, &lane.id);
         Self::yes(
-            format!("{verb} {name}"),
-            how.chain(same).collect(),
-            Basis::Lane(name.clone(), state),
-            Action::Lane(verb, name),
+            format!("{verb} {}", lane.id),
+            vec![("how", how.to_owned()), ("same as", same)],
+            Basis::Lane(lane.id.clone(), lane.state),
+            Action::Lane(verb, lane.id.clone()),
         )
     }
 
@@ -238,8 +242,8 @@ impl Dialog {
         match &self.stands_on {
             Basis::Always => true,
             Basis::Generation(generation) => seen.generation == *generation,
-            Basis::Lane(name, state) => {
-                let lane = seen.lanes.iter().find(|lane| lane.lane == *name);
+            Basis::Lane(id, state) => {
+                let lane = seen.lanes.iter().find(|lane| lane.id == *id);
                 lane.is_some_and(|lane| lane.state == *state)
             }
             Basis::Hook(name, was_paused) => {
@@ -249,7 +253,7 @@ impl Dialog {
             }
             Basis::Cursor(stream, handler, condition) => {
                 let row = cursor(stream, handler);
-                condition.is_empty() || row.is_none_or(|row| row.condition == *condition)
+                condition.is_none() || row.is_none_or(|row| Some(row.condition) == *condition)
             }
             Basis::Next(stream, handler, event) => {
                 let row = cursor(stream, handler);

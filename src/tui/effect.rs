@@ -2,6 +2,7 @@
 
 use crate::api::Resize;
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 
 /// Work for the loop.
@@ -19,7 +20,7 @@ pub enum Effect {
     /// Reconnect to the daemon with another namespace, window or interval.
     Follow,
     /// Read a lane with its cursors.
-    Lane(String),
+    Lane(LaneId),
     /// Read a stream with the waiting events of a handler.
     Stream(StreamName, Option<Name>),
     /// Read this number of the newest events, of a hook or stream if given.
@@ -40,7 +41,7 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// `pause`, `resume` or `drain` of a lane.
-    Lane(&'static str, String),
+    Lane(&'static str, LaneId),
     /// A planned resize.
     Resize(Box<Resize>),
     /// `pause` or `resume` of a hook.

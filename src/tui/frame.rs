@@ -5,6 +5,7 @@ use ratatui::text::{Line, Span};
 use super::app::{App, Link, Mode, Sort, View};
 use super::columns::{age, clip, cut, fit, number};
 use super::theme::Tone;
+use crate::api::Eta;
 use crate::domain::time::Timestamp;
 use crate::text::{counted, duration, printable_line, short};
 
@@ -92,10 +93,10 @@ pub fn clock(at: Timestamp) -> String {
     at.clock()
 }
 
-/// Expected time until all events are applied, as a word or a duration.
-pub fn eta(word: Option<&String>, ms: Option<u64>) -> String {
+/// When all is applied, in words or as a time.
+pub fn eta(word: Option<Eta>, ms: Option<u64>) -> String {
     match (word, ms) {
-        (Some(word), _) => printable_line(word).to_string(),
+        (Some(eta), _) => eta.word().to_owned(),
         (None, Some(ms)) => format!("~{}", age(Some(ms))),
         (None, None) => "-".to_owned(),
     }

@@ -8,8 +8,9 @@ use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, Vie
 use super::dialog::{Dialog, Item};
 use super::effect::Effect;
 use super::fold::Entry;
-use crate::api::{LaneState, Severity, Snapshot, Window};
+use crate::api::{Condition, LaneState, Severity, Snapshot, Window};
 use crate::domain::event::EventId;
+use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 
 /// Intervals between snapshots that the user can choose, in seconds.
@@ -204,11 +205,11 @@ impl App {
     fn open(&mut self) -> Option<Effect> {
         match &self.view {
             View::Overview => {
-                let lane = self.chosen()?.lane.clone();
+                let lane = self.chosen()?.id.clone();
                 self.open_lane(lane)
             }
             View::Lane(view) => {
-                let lane = self.find(&view.name)?;
+                let lane = self.find(&view.id)?;
                 let cursors = self.cursors(lane);
                 let line = cursors.get(self.cursor_row(&cursors))?;
                 let (stream, handler) = (line.stream.clone(), line.handler.clone());
@@ -255,7 +256,7 @@ impl App {
         self.open_anew(View::Stream(StreamView::new(stream, handler)))
     }
 
-    fn open_lane(&mut self, lane: String) -> Option<Effect> {
+    fn open_lane(&mut self, lane: LaneId) -> Option<Effect> {
         self.lane = Some(lane.clone());
         self.open_anew(View::Lane(LaneView::new(lane)))
     }
@@ -353,10 +354,10 @@ impl App {
             View::Overview => {
                 let lanes = self.lanes();
                 let to = moved(self.selected(&lanes), lanes.len());
-                self.lane = lanes.get(to).map(|lane| lane.lane.clone());
+                self.lane = lanes.get(to).map(|lane| lane.id.clone());
             }
             View::Lane(view) => {
-                let Some(lane) = self.find(&view.name) else {
+                let Some(lane) = self.find(&view.id) else {
                     return;
                 };
                 let cursors = self.cursors(lane);
@@ -418,7 +419,7 @@ impl App {
         let shown = self.worst.as_ref();
         let before = shown.filter(|target| match (&self.view, target) {
             (View::Stream(shown), Target::Stream(stream)) => shown.name == *stream,
-            (View::Lane(shown), Target::Lane(lane)) => shown.name == *lane,
+            (View::Lane(shown), Target::Lane(lane)) => shown.id == *lane,
             (View::Overview, Target::Lane(lane)) => self.lane.as_ref() == Some(lane),
             _ => false,
         });
@@ -432,7 +433,7 @@ impl App {
                 let of_stream = snapshot.cursors.iter().find(|line| line.stream == stream);
                 let handler = of_stream.map(|line| line.handler.clone());
                 let lane = of_stream.and_then(|line| snapshot.lanes.iter().find(|l| line.is_in(l)));
-                if let Some(name) = lane.map(|lane| lane.lane.clone()) {
+                if let Some(name) = lane.map(|lane| lane.id.clone()) {
                     self.lane = Some(name);
                 }
                 self.open_stream(stream, handler)
@@ -444,17 +445,17 @@ impl App {
     fn copied(&self) -> Option<String> {
         match &self.view {
             View::Stream(view) => Some(view.name.to_string()),
-            View::Lane(LaneView { name, .. }) => {
-                let cursors = self.cursors(self.find(name)?);
+            View::Lane(LaneView { id, .. }) => {
+                let cursors = self.cursors(self.find(id)?);
                 let line = cursors.get(self.cursor_row(&cursors));
-                Some(line.map_or_else(|| name.clone(), |line| line.stream.to_string()))
+                Some(line.map_or_else(|| id.to_string(), |line| line.stream.to_string()))
             }
             View::Events(_) => Some(self.event_row()?.event.to_string()),
             View::Event(view) => Some(view.id.to_string()),
             View::Log(_) => Some(self.entry_row()?.line.scope.clone()),
             View::Nodes(_) => self.node_name(),
             View::Namespaces(_) => Some(self.namespace_name()?.to_string()),
-            View::Overview => Some(self.chosen()?.lane.clone()),
+            View::Overview => Some(self.chosen()?.id.to_string()),
         }
     }
 
@@ -489,24 +490,28 @@ impl App {
     fn menu(&mut self) -> Option<Effect> {
         let (title, items) = match &self.view {
             View::Overview => {
-                let lane = self.chosen()?.lane.clone();
+                let lane = self.chosen()?.id.clone();
                 let items = self.lane_items(&lane)?;
-                (lane, items)
+                (lane.to_string(), items)
             }
-            View::Lane(LaneView { name, .. }) => {
-                let lane = self.find(name)?;
+            View::Lane(LaneView { id, .. }) => {
+                let lane = self.find(id)?;
                 let cursors = self.cursors(lane);
                 let line = cursors.get(self.cursor_row(&cursors));
-                let mut items = self.lane_items(name)?;
+                let mut items = self.lane_items(id)?;
                 if let Some(line) = line {
-                    items.extend(stream_items(&line.stream, &line.handler, &line.condition));
+                    items.extend(stream_items(
+                        &line.stream,
+                        &line.handler,
+                        Some(line.condition),
+                    ));
                     items.extend(self.hook_items(&line.stream.hook));
                 }
-                (name.clone(), items)
+                (id.to_string(), items)
             }
             View::Stream(StreamView { name, .. }) => {
                 let row = self.handler_row(&self.stream()?.stream)?;
-                let mut items = stream_items(name, &row.handler, &row.condition);
+                let mut items = stream_items(name, &row.handler, Some(row.condition));
                 if let (true, Some(event)) = (row.behind > 0, row.next) {
                     let skip = Dialog::skip(name.clone(), row.handler.clone(), event);
                     let short = super::events::short(event);
@@ -521,7 +526,7 @@ impl App {
                     _ => self.event_row()?,
                 };
                 let handlers = row.fate.iter().map(|fate| &fate.handler);
-                let items = handlers.flat_map(|handler| stream_items(&row.stream, handler, ""));
+                let items = handlers.flat_map(|handler| stream_items(&row.stream, handler, None));
                 let mut items: Vec<_> = items.collect();
                 items.extend(self.hook_items(&row.stream.hook));
                 (row.stream.to_string(), items)
@@ -533,8 +538,8 @@ impl App {
         None
     }
 
-    fn lane_items(&self, name: &str) -> Option<Vec<Item>> {
-        let lane = self.find(name)?;
+    fn lane_items(&self, id: &LaneId) -> Option<Vec<Item>> {
+        let lane = self.find(id)?;
         let verbs: &[&'static str] = match lane.state {
             LaneState::Active | LaneState::NoOwner => &["drain", "pause"],
             LaneState::Draining => &["pause", "resume"],
@@ -542,7 +547,7 @@ impl App {
         };
         let item = |verb: &&'static str| {
             let dialog = Dialog::lane(verb, lane);
-            Item::new(format!("{verb} lane {}", lane.index), dialog)
+            Item::new(format!("{verb} lane {}", lane.id.index), dialog)
         };
         Some(verbs.iter().map(item).collect())
     }
@@ -573,18 +578,18 @@ impl App {
 
     fn retry(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
-        let dialog = Dialog::cursor("retry", name, row.handler.clone(), &row.condition);
+        let dialog = Dialog::cursor("retry", name, row.handler.clone(), Some(row.condition));
         self.ask(Some(dialog))
     }
 
     fn hold(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
-        let verb = if row.condition == "held" {
+        let verb = if row.condition == Condition::Held {
             "release"
         } else {
             "hold"
         };
-        let dialog = Dialog::cursor(verb, name, row.handler.clone(), &row.condition);
+        let dialog = Dialog::cursor(verb, name, row.handler.clone(), Some(row.condition));
         self.ask(Some(dialog))
     }
 
@@ -599,11 +604,11 @@ impl App {
     }
 }
 
-/// Actions on a cursor; `condition` is empty if it is unknown.
-fn stream_items(stream: &StreamName, handler: &Name, condition: &str) -> Vec<Item> {
+/// What can be done with a cursor; `condition` is none where it is not known.
+fn stream_items(stream: &StreamName, handler: &Name, condition: Option<Condition>) -> Vec<Item> {
     let verbs: &[&'static str] = match condition {
-        "held" => &["retry", "release"],
-        "waiting" => &["retry", "hold"],
+        Some(Condition::Held) => &["retry", "release"],
+        Some(Condition::Waiting) => &["retry", "hold"],
         _ => &["hold"],
     };
     let item = |verb: &&'static str| {

@@ -69,7 +69,7 @@ fn lost(app: &App, width: usize) -> Option<Line<'static>> {
 fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
     let total = &snapshot.total;
     let slope = slope(total);
-    let eta = eta(total.eta.as_ref(), total.eta_ms);
+    let eta = eta(total.eta, total.eta_ms);
     let (gap, held) = match width >= WIDE {
         true => {
             let (waiting, held) = (total.waiting, total.held);
@@ -325,7 +325,7 @@ fn total_row(app: &App, total: &Total, table: &Table) -> Line<'static> {
         ("FLY", "-".to_owned()),
         ("FAIL", number(total.failures, 4)),
         ("CURS", plain(total.cursors)),
-        ("ETA", eta(total.eta.as_ref(), total.eta_ms)),
+        ("ETA", eta(total.eta, total.eta_ms)),
     ];
     app.theme
         .line(Tone::Quiet, format!("  {}", table.named_row(&cells)))
@@ -368,9 +368,9 @@ fn strip(app: &App, room: usize) -> String {
 
 /// Label of a lane; a lane of an older set includes its generation.
 fn label(lane: &Lane, generation: i64) -> String {
-    match lane.id() {
-        Some(id) if id.generation != generation => format!("{}-{}", id.generation, id.index),
-        _ => lane.index.to_string(),
+    match lane.id.generation == generation {
+        true => lane.id.index.to_string(),
+        false => format!("{}-{}", lane.id.generation, lane.id.index),
     }
 }
 
@@ -391,7 +391,7 @@ fn row(
         }
         false => figure(app, lane.backlog, 7),
     };
-    let eta = eta(lane.eta.as_ref(), lane.eta_ms);
+    let eta = eta(lane.eta, lane.eta_ms);
     let wait = lane.wait_ms.as_ref();
     let work = lane.work_ms.as_ref();
     let cells = [
@@ -570,9 +570,9 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         let text = format!(
             "{} {} {}  {what}  {}",
             lane.severity.mark(),
-            lane.index,
+            lane.id.index,
             lane.state.word(),
-            eta(lane.eta.as_ref(), lane.eta_ms)
+            eta(lane.eta, lane.eta_ms)
         );
         lines.push(app.theme.line(Tone::from(lane.severity), text));
     }

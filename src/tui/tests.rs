@@ -10,7 +10,8 @@ use ratatui::style::{Color, Modifier, Style};
 use super::app::{App, LaneView, Link, Message, Mode, StreamShown, StreamView, View};
 use super::effect::{Action, Effect};
 use super::theme::Theme;
-use crate::api::{EventRow, Lane, LaneDetail, Severity, Snapshot, Window};
+use crate::api::{Eta, EventRow, Lane, LaneDetail, Severity, Snapshot, Window};
+use crate::domain::lane::LaneId;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
@@ -43,12 +44,12 @@ fn snapshot(lanes: u16) -> Snapshot {
     if let Some(bad) = lanes.get_mut(3) {
         (bad.set_aside, bad.held, bad.severity) = (1, 1, Severity::Trouble);
         (bad.oldest_ms, bad.backlog) = (Some(1_087_000), 16_947);
-        bad.eta = Some("held".to_owned());
+        bad.eta = Some(Eta::Held);
     }
     if let Some(paused) = lanes.get_mut(5) {
         paused.state = crate::api::LaneState::Paused;
         (paused.severity, paused.by) = (Severity::Unusual, Some("ana".to_owned()));
-        paused.eta = Some("resume".to_owned());
+        paused.eta = Some(Eta::Resume);
     }
     if let Some(hostile) = lanes.get_mut(2) {
         hostile.node = Some("\u{1b}[2Jeu-1".to_owned());
@@ -153,7 +154,7 @@ fn events() -> Vec<EventRow> {
 }
 
 fn lane_view(name: &str) -> View {
-    View::Lane(LaneView::new(name.to_owned()))
+    View::Lane(LaneView::new(name.parse().unwrap()))
 }
 
 fn stream_view(name: &str) -> View {
@@ -300,15 +301,15 @@ fn the_selected_row_is_reversed_and_follows_its_lane_through_sort_and_filter() {
     for _ in 0..3 {
         press(&mut app, KeyCode::Down);
     }
-    assert_eq!(app.lane.as_deref(), Some("default-115-3"));
+    assert_eq!(app.lane, "default-115-3".parse().ok());
     press(&mut app, KeyCode::Char('s'));
-    assert_eq!(app.lanes()[0].lane, "default-115-3", "by age");
+    assert_eq!(app.lanes()[0].id.to_string(), "default-115-3", "by age");
     assert_eq!(app.selected(&app.lanes()), Some(0));
     typed(&mut app, "/state:active -node:eu-2");
     press(&mut app, KeyCode::Enter);
     assert_eq!(app.lanes().len(), 7);
     assert!(text(&app, 80, 24)[23].contains("filter: state:active -node:eu-2"));
-    assert_eq!(app.lane.as_deref(), Some("default-115-3"));
+    assert_eq!(app.lane, "default-115-3".parse().ok());
     let terminal = screen(&app, 80, 24);
     let rows = terminal.backend().buffer().content.chunks(80);
     let reversed = rows.filter(|row| row[0].modifier.contains(Modifier::REVERSED));
@@ -329,7 +330,7 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
     press(&mut app, KeyCode::Enter);
     press(&mut app, KeyCode::Tab);
     let done = press(&mut app, KeyCode::Enter);
-    let pause = Action::Lane("pause", "default-115-0".to_owned());
+    let pause = Action::Lane("pause", "default-115-0".parse().unwrap());
     assert_eq!(done, Some(Effect::Do(pause)));
 
     press(&mut app, KeyCode::Char('r'));
@@ -615,7 +616,7 @@ fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_w
     assert!(app.view.is_same(&stream_view("billing/acme")));
     press(&mut app, KeyCode::Esc);
     assert_eq!(app.view, View::Overview);
-    let lane = "default-115-3".to_owned();
+    let lane: LaneId = "default-115-3".parse().unwrap();
     assert_eq!(
         press(&mut app, KeyCode::Enter),
         Some(Effect::Lane(lane.clone()))
@@ -635,7 +636,7 @@ fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_w
     press(&mut app, KeyCode::Char('e'));
     press(&mut app, KeyCode::Esc);
     press(&mut app, KeyCode::Esc);
-    assert!(app.view.is_same(&lane_view(&lane)));
+    assert!(app.view.is_same(&lane_view(&lane.to_string())));
 }
 
 #[test]
@@ -713,7 +714,7 @@ fn lanes_of_the_generation_that_goes_keep_a_name_that_can_be_read() {
     let mut app = app(PLAIN, 8);
     let mut resized = snapshot(8);
     resized.generation = 116;
-    resized.lanes[7].lane = "default-116-7".to_owned();
+    resized.lanes[7].id.generation = 116;
     app.update(Message::Snapshot(Box::new(resized)));
     for width in [60, 80, 140] {
         let rows = text(&app, width, 24);
@@ -730,11 +731,9 @@ fn whatever_a_server_says_is_shown_and_not_obeyed() {
     let hostile = "\u{202e}\u{1b}[31m\u{200b}";
     let mut app = app(PLAIN, 8);
     let mut seen = snapshot(8);
-    seen.total.eta = Some(hostile.to_owned());
     seen.verdicts[0].more = Some(hostile.to_owned());
-    seen.cursors[0].condition = hostile.to_owned();
     for lane in &mut seen.lanes {
-        (lane.eta, lane.by) = (Some(hostile.to_owned()), Some(hostile.to_owned()));
+        lane.by = Some(hostile.to_owned());
     }
     app.update(Message::Snapshot(Box::new(seen)));
     for (width, height) in [(40, 10), (80, 24), (140, 40)] {
@@ -821,7 +820,12 @@ fn lanes_that_need_somebody_come_first_where_rows_are_few_and_stay_while_one_rea
         }
         Message::Snapshot(Box::new(seen))
     };
-    let first = |app: &App| app.lanes()[..3].iter().map(|l| l.index).collect::<Vec<_>>();
+    let first = |app: &App| {
+        app.lanes()[..3]
+            .iter()
+            .map(|l| l.id.index)
+            .collect::<Vec<_>>()
+    };
     app.update(needy(&[40, 50]));
     assert_eq!(first(&app), [40, 50, 0]);
     press(&mut app, KeyCode::Down);
@@ -835,7 +839,7 @@ fn lanes_that_need_somebody_come_first_where_rows_are_few_and_stay_while_one_rea
         rows.contains("rows 1-") && rows.contains(" of 64  "),
         "{rows}"
     );
-    assert_eq!(self::app(PLAIN, 8).lanes()[0].index, 0, "all have rows");
+    assert_eq!(self::app(PLAIN, 8).lanes()[0].id.index, 0, "all have rows");
 }
 
 #[test]

@@ -159,12 +159,12 @@ fn cursor_lines(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'stati
             " {} {:>4} {:<9} {:>6} {:>8} {share:>5} {}{next}",
             fit(printable_line(&name).as_str(), names, false),
             line.lane,
-            printable_line(&line.condition),
+            line.condition.word(),
             age(line.oldest_ms),
             number(line.behind, 8),
             printable_line(line.result.as_deref().unwrap_or("-"))
         );
-        let severity = super::detail::severity_of(&line.condition);
+        let severity = super::detail::severity_of(line.condition);
         app.theme.line(Tone::from(severity), cut(&text, width))
     };
     let shown = snapshot

@@ -1,6 +1,6 @@
 //! Checks that hooklane kept its promises, from the senders' log and from what it shows afterwards.
 //!
-//! Owns the invariants of the protocol that can be seen from outside: durable, gapless, real time,
+//! Owns the invariants of `src/lib.rs` that can be seen from outside: durable, gapless, real time,
 //! fold, liveness, dedupe, and nothing stored that nobody sent. It shares no code with hooklane and
 //! trusts nothing but the senders' clock, which is one monotonic clock for all of them.
 

@@ -80,6 +80,8 @@ fn without_a_terminal_it_sends_poisons_mends_checks_and_leaves_nothing() {
     );
     assert!(number("sent") > 16 * 100 + 400, "a spike, and more: {sum}");
     assert_eq!(number("skipped"), 1, "{sum}");
+    assert!(number("failed_tries") >= 1, "{sum}");
+    assert!(number("delivered") > 16 * 100, "{sum}");
     assert!(number("repeated") > 10, "{sum}");
     assert_eq!(sum["troubles"], serde_json::json!([]));
     for word in [
@@ -87,6 +89,8 @@ fn without_a_terminal_it_sends_poisons_mends_checks_and_leaves_nothing() {
         "poison   orders/c07",
         "mend",
         "spike",
+        "fail     echo answers 503 for orders/c07",
+        "answer",
         "(checked)",
     ] {
         assert!(said.contains(word), "{word}: {said}");

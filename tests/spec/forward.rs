@@ -20,6 +20,7 @@ on_both_setups! {
     an_address_that_is_not_public_is_not_reached
     a_forward_that_begins_now_delivers_what_comes_from_now_on
     lanes_are_resized_and_drained_while_deliveries_hang
+    deliveries_are_seen_where_people_look
 }
 
 /// A world whose deliveries may reach this machine.
@@ -479,4 +480,61 @@ fn lanes_are_resized_and_drained_while_deliveries_hang(setup: Setup) {
         );
     }
     at_most_one_in_flight(&sink);
+}
+
+fn deliveries_are_seen_where_people_look(setup: Setup) {
+    let sink = Sink::start();
+    sink.answers(|seen| match (seen.seq(), seen.attempt()) {
+        (3, 1) => Answer::Full(503, "x-a: b", "busy now".into()),
+        (4, _) => Answer::Hang(Duration::from_secs(3)),
+        _ => Answer::Status(204),
+    });
+    let world = world(setup, &orders(&sink, ""));
+    for n in 1..=3 {
+        world.accepted("orders", event("a", n));
+    }
+    delivered(&world, "orders/a", 3);
+    let shown = world.home.run(&["hooks", "show", "orders", "-o", "json"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let of = &shown["deliveries"][0];
+    assert_eq!(
+        (&of["handler"], &of["acknowledged"], &of["failed"]),
+        (&json!("crm"), &json!(3), &json!(1)),
+        "{of}"
+    );
+    assert!(
+        of["last_ok_at"].is_string() && of["p50_ms"].is_u64(),
+        "{of}"
+    );
+    for args in [
+        &["hooks", "show", "orders"][..],
+        &["streams", "show", "orders/a"],
+        &["why", "orders/a"],
+    ] {
+        let told = world.home.run(args);
+        assert!(
+            told.contains("crm  3 acknowledged, 1 failed; last: ok in "),
+            "{args:?}: {told}"
+        );
+    }
+    let page = String::from_utf8(world.get("/metrics").body).unwrap();
+    let line = |outcome: &str| {
+        let labels = format!("hook=\"orders\",handler=\"crm\",outcome=\"{outcome}\"");
+        format!("hooklane_handler_deliveries_total{{{labels}}}")
+    };
+    assert!(page.contains(&(line("acknowledged") + " 3")), "{page}");
+    assert!(page.contains(&(line("failed") + " 1")), "{page}");
+
+    // The dashboard has a column for what is in flight, as a hook delivers.
+    world.accepted("orders", event("a", 4));
+    until(|| {
+        let now = world
+            .admin("GET", "/v1/admin/snapshot", &Value::Null)
+            .json();
+        let lanes = now["lanes"].as_array()?.clone();
+        lanes
+            .iter()
+            .any(|lane| lane["in_flight"] == 1)
+            .then_some(())
+    });
 }

@@ -1,4 +1,4 @@
-//! The protocol as explicit states, every interleaving of them: hints, lanes and their owners, leases in
+//! The rules of `src/lib.rs` as explicit states, every interleaving of them: hints, lanes and their owners, leases in
 //! discrete time, and one cursor with its compare-and-set. They check the design, not the code, and themselves: each mutant must fail.
 
 mod cursor;

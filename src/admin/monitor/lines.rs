@@ -1,7 +1,7 @@
 //! Cursors as table rows for people.
 
 use crate::admin::figures::millis;
-use crate::api::{self, Lane};
+use crate::api::{self, Condition, Lane};
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -11,8 +11,8 @@ use crate::engine::lane::Line;
 pub fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
     for line in cursors {
         let lane = lanes.iter().find(|lane| line.is_in(lane));
-        if lane.is_some_and(Lane::is_stopped) && line.condition == "flowing" {
-            line.condition = "paused".to_owned();
+        if lane.is_some_and(Lane::is_stopped) && line.condition == Condition::Flowing {
+            line.condition = Condition::Paused;
         }
     }
 }
@@ -32,12 +32,10 @@ pub fn line_of(
     let behind = line.map_or(0, |(_, line)| line.behind);
     let is_aside = line.is_some_and(|(_, line)| line.is_set_aside);
     let condition = match line {
-        Some((_, line)) if line.is_kept => "paused".to_owned(),
-        // The row may be ahead of the lane or behind it; the lane knows whether the cursor flows.
-        Some(_) if !is_aside => "flowing".to_owned(),
-        _ => kept
-            .map_or("flowing", |kept| kept.condition.word())
-            .to_owned(),
+        Some((_, line)) if line.is_kept => Condition::Paused,
+        // The row may be a moment ahead of the lane, or behind it: the lane says what it does.
+        Some(_) if !is_aside => Condition::Flowing,
+        _ => kept.map_or(Condition::Flowing, |kept| Condition::from(&kept.condition)),
     };
     let kept = kept.filter(|_| is_aside);
     let by_operator = kept.is_some_and(|kept| kept.condition.is_by_operator());
@@ -88,6 +86,6 @@ mod tests {
         });
         pause(&mut lines, &lanes);
         let conditions = lines.map(|line| line.condition);
-        assert_eq!(conditions, ["flowing", "paused"]);
+        assert_eq!(conditions, [Condition::Flowing, Condition::Paused]);
     }
 }

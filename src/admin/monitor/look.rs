@@ -129,9 +129,9 @@ impl Admin {
             known.storage.error_since = Some(since);
             known.storage.accepting = false;
             known.log.clone_from(&log);
-            known
-                .verdicts
-                .retain(|verdict| verdict.rule != 2 && verdict.class != api::Class::Ok);
+            known.verdicts.retain(|verdict| {
+                verdict.rule != api::Rule::Storage && verdict.class != api::Class::Ok
+            });
             let storage = verdict::storage(&verdict::Facts {
                 at: now,
                 storage: known.storage.clone(),
@@ -248,14 +248,14 @@ impl Admin {
         }
         let mut waiting = HashMap::new();
         for slot in self.store.waiting(&set.namespace).await? {
-            let lane = set.lane(Slot(slot.slot)).to_string();
+            let lane = set.lane(Slot(slot.slot));
             *waiting.entry(lane).or_insert(0) += slot.events;
         }
         let silent = whole.silent();
         for lane in lanes.iter_mut().filter(is_orphan) {
             let mut silent = silent.iter();
             let silent = silent.find(|silent| lane.node.as_ref() == Some(&silent.node));
-            let events = waiting.get(&lane.lane).copied().unwrap_or(0);
+            let events = waiting.get(&lane.id).copied().unwrap_or(0);
             waits_unseen(lane, events, silent.map(|silent| silent.silent));
         }
         Ok(())

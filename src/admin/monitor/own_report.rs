@@ -146,13 +146,13 @@ impl NodeReport {
             let line = names.get(&cursor);
             let name = line.map(|line| format!("{} -> {}", line.stream, line.handler));
             let name = name.unwrap_or_default();
-            self.turns.push((own.lane.lane.clone(), name, millis(ran)));
+            self.turns.push((own.id.clone(), name, millis(ran)));
         }
         let is_late = own.lane.flow_ms.is_some_and(|ms| is_over(ms, thresholds));
         if let Some((cursor, events)) = own.largest.filter(|_| is_late)
             && let Some(line) = names.get(&cursor)
         {
-            let lane = own.lane.lane.clone();
+            let lane = own.id.clone();
             self.largest.push((lane, line.stream.clone(), events));
         }
     }

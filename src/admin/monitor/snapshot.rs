@@ -190,7 +190,7 @@ fn nodes(seen: &MonitorState, namespace: &Name, whole: &Observation<'_>) -> Vec<
         let mine = mine.filter(|lane| lane.node.as_ref() == Some(&node.id));
         let of_space = mine.clone().filter(|lane| lane.id.namespace == *namespace);
         let indexes: Vec<_> = of_space.map(|lane| lane.id.index).collect();
-        let is_of_space = |lane: &&Lane| lane.id().is_some_and(|id| id.namespace == *namespace);
+        let is_of_space = |lane: &&Lane| lane.id.namespace == *namespace;
         api::NodeLine {
             node: node.name.clone(),
             lanes: mine.count() as u64,
@@ -224,7 +224,7 @@ fn total(lanes: &[Lane]) -> api::Total {
     let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum();
     let rate = |of: fn(&Lane) -> Option<f64>| hundredths(lanes.iter().filter_map(of).sum());
     let is_running = |lane: &&Lane| !lane.is_stopped();
-    let etas = lanes.iter().map(|lane| (lane.eta.as_deref(), lane.eta_ms));
+    let etas = lanes.iter().map(|lane| (lane.eta, lane.eta_ms));
     let (eta, eta_ms) = eta::worst(etas);
     let busiest = lanes.iter().filter_map(|lane| lane.busy);
     api::Total {

@@ -7,6 +7,7 @@ use super::past::History;
 use crate::admin::figures::keep;
 use crate::admin::{eta, verdict};
 use crate::api::{self, Lane, LaneState, Severity};
+use crate::domain::lane::LaneId;
 use crate::domain::thresholds::Thresholds;
 use crate::store;
 
@@ -25,7 +26,7 @@ pub type News = (Severity, String, String);
 #[derive(Default)]
 pub struct NamespaceState {
     pub flow: VecDeque<u64>,
-    lanes: HashMap<String, LaneHistory>,
+    lanes: HashMap<LaneId, LaneHistory>,
     pub past: History,
     set_aside: HashSet<String>,
     pub help: Option<u16>,
@@ -55,7 +56,7 @@ impl NamespaceState {
     ) -> Vec<News> {
         let mut news = Vec::new();
         for lane in lanes.iter_mut() {
-            let history = self.lanes.entry(lane.lane.clone()).or_default();
+            let history = self.lanes.entry(lane.id.clone()).or_default();
             keep(&mut history.flow, lane.flow_ms.unwrap_or(0), FLOWS_KEPT);
             match ticks % TREND_STEP {
                 0 => keep(&mut history.trend, lane.backlog, TREND),
@@ -73,13 +74,13 @@ impl NamespaceState {
                 waiting: lane.waiting,
                 held: lane.held,
             });
-            (lane.eta, lane.eta_ms) = (word.map(str::to_owned), ms);
+            (lane.eta, lane.eta_ms) = (word, ms);
             lane.trend = history.trend.iter().copied().collect();
             lane.severity = verdict::severity(lane, cursors, &flow, thresholds);
             news.extend(history.news(lane));
         }
         self.lanes
-            .retain(|name, _| lanes.iter().any(|lane| lane.lane == *name));
+            .retain(|id, _| lanes.iter().any(|lane| lane.id == *id));
         news
     }
 
@@ -102,7 +103,7 @@ impl NamespaceState {
     }
 
     pub fn note_set_aside(&mut self, cursors: &[api::CursorLine]) -> Vec<News> {
-        let is_aside = |line: &&api::CursorLine| matches!(&*line.condition, "waiting" | "held");
+        let is_aside = |line: &&api::CursorLine| line.condition.is_set_aside();
         let now: HashMap<_, _> = cursors
             .iter()
             .filter(is_aside)
@@ -114,7 +115,7 @@ impl NamespaceState {
                 let what = line
                     .result
                     .clone()
-                    .unwrap_or_else(|| line.condition.clone());
+                    .unwrap_or_else(|| line.condition.word().to_owned());
                 news.push((
                     Severity::Trouble,
                     name.clone(),
@@ -138,7 +139,7 @@ impl LaneHistory {
         let has_moved = self.node != lane.node;
         let before = self.state.replace(lane.state);
         self.node.clone_from(&lane.node);
-        let scope = format!("lane {}", lane.index);
+        let scope = format!("lane {}", lane.id.index);
         if is_first {
             return None;
         }

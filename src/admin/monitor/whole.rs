@@ -204,7 +204,7 @@ impl Observation<'_> {
             lines.extend(told);
         }
         pause(&mut lines, lanes);
-        let is_aside = |line: &api::CursorLine| matches!(&*line.condition, "waiting" | "held");
+        let is_aside = |line: &api::CursorLine| line.condition.is_set_aside();
         let (mut aside, mut rest): (Vec<_>, Vec<_>) = lines.into_iter().partition(is_aside);
         let by_age = |line: &api::CursorLine| std::cmp::Reverse(line.oldest_ms);
         aside.sort_by_key(by_age);
@@ -224,11 +224,7 @@ impl Observation<'_> {
         };
         let told = self.reports().flat_map(|report| &report.turns);
         let told = told.filter_map(|(lane, cursor, ms)| {
-            Some((
-                lane.parse().ok()?,
-                cursor.clone(),
-                Duration::from_millis(*ms),
-            ))
+            Some((lane.clone(), cursor.clone(), Duration::from_millis(*ms)))
         });
         let told = told.filter(|(lane, ..): &(LaneId, _, _)| lane.namespace == *namespace);
         own.filter_map(turn).chain(told).collect()
@@ -245,9 +241,8 @@ impl Observation<'_> {
             ))
         });
         let told = self.reports().flat_map(|report| &report.largest);
-        let told = told.filter_map(|(lane, stream, events)| {
-            Some((lane.parse().ok()?, stream.clone(), *events))
-        });
+        let told =
+            told.filter_map(|(lane, stream, events)| Some((lane.clone(), stream.clone(), *events)));
         let told = told.filter(|(lane, ..): &(LaneId, _, _)| lane.namespace == *namespace);
         largest.chain(told).collect()
     }

@@ -13,6 +13,7 @@ use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer, Trouble};
 use crate::domain::lane::LANES_MAX;
+use crate::domain::lane::LaneId;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::text::{self, quoted};
@@ -334,7 +335,9 @@ impl LaneSelection {
         let mut lanes: List<Lane> = reach.get(&path).await?;
         let is_meant = |lane: &Lane| {
             let mut named = self.lanes.iter();
-            self.all || named.any(|name| *name == lane.lane || *name == lane.index.to_string())
+            self.all
+                || named
+                    .any(|name| *name == lane.id.to_string() || *name == lane.id.index.to_string())
         };
         lanes.items.retain(is_meant);
         Ok(lanes.items)
@@ -358,7 +361,7 @@ impl Pause {
             return Ok(Exit::Failed);
         };
         let is_done = stopped.waits_for.is_empty();
-        out.say(format_args!("paused  {}", stopped.lanes.join(" ")))?;
+        out.say(format_args!("paused  {}", named(&stopped)))?;
         out.facts(&[("back", self.which.back())])?;
         out.object(&stopped)?;
         Ok(if is_done {
@@ -385,7 +388,7 @@ impl Resume {
         let Some(stopped) = self.which.call("resume", reach, out).await? else {
             return Ok(Exit::Failed);
         };
-        out.say(format_args!("resumed  {}", stopped.lanes.join(" ")))?;
+        out.say(format_args!("resumed  {}", named(&stopped)))?;
         out.object(&stopped)?;
         Ok(Exit::Done)
     }
@@ -418,7 +421,7 @@ impl Drain {
     ) -> anyhow::Result<Exit> {
         let lanes = self.which.look(reach).await?;
         let which = match &lanes[..] {
-            [lane] => lane.lane.clone(),
+            [lane] => lane.id.to_string(),
             lanes => text::counted(lanes.len() as u64, "lane", "lanes"),
         };
         if !self.dry_run && self.which.all {
@@ -464,7 +467,7 @@ impl Drain {
         let mut most = 0;
         loop {
             let mut lanes = self.which.look(reach).await?;
-            lanes.retain(|lane| stopped.lanes.contains(&lane.lane));
+            lanes.retain(|lane| stopped.lanes.contains(&lane.id));
             let drained = |lane: &&Lane| lane.state == LaneState::Drained;
             let still: Vec<_> = lanes.iter().filter(|lane| !drained(lane)).collect();
             if still.is_empty() {
@@ -494,7 +497,7 @@ impl Drain {
 
     fn not_drained(&self, still: &[&Lane], left: u64, done: u64, limit: Duration) -> Trouble {
         let lanes = match still {
-            [lane] => format!("{} is", lane.lane),
+            [lane] => format!("{} is", lane.id),
             lanes => format!("{} lanes are", lanes.len()),
         };
         let worst = waiting(still).map(|(worst, _)| worst);
@@ -529,10 +532,16 @@ impl Drain {
     }
 }
 
+/// The lanes that an operation was about.
+fn named(stopped: &LanesStopped) -> String {
+    let names: Vec<_> = stopped.lanes.iter().map(LaneId::to_string).collect();
+    names.join(" ")
+}
+
 /// The first known obstacle to the end of a drain.
 fn stands(lanes: &[&Lane], left: u64, now: Timestamp) -> String {
     if let Some(lane) = lanes.iter().find(|lane| lane.state == LaneState::NoOwner) {
-        return format!("{} has no node", lane.lane);
+        return format!("{} has no node", lane.id);
     }
     if let Some((worst, retry_at)) = waiting(lanes) {
         let tries = match worst.tries {

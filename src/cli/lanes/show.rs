@@ -50,7 +50,7 @@ impl Show {
         ];
         let path = with_query("/v1/admin/lanes/show", &query);
         let shown: LaneDetail = reach.get(&path).await?;
-        out.item(&shown, &shown.lane.lane, &facts(&shown))?;
+        out.item(&shown, &shown.lane.id.to_string(), &facts(&shown))?;
         if out.output() == crate::cli::print::Output::Table && !shown.cursors.is_empty() {
             out.line("")?;
             let sheet = Sheet {
@@ -83,7 +83,7 @@ fn facts(shown: &LaneDetail) -> Vec<(&'static str, String)> {
     vec![
         (
             "lane",
-            format!("{}, {}{by}{reason}", lane.lane, lane.state.word()),
+            format!("{}, {}{by}{reason}", lane.id, lane.state.word()),
         ),
         ("node", or_dash(lane.node.clone())),
         (
@@ -114,7 +114,7 @@ fn cells(line: &CursorLine) -> Vec<String> {
     vec![
         text::quoted(line.stream.short()),
         line.handler.to_string(),
-        line.condition.clone(),
+        line.condition.word().to_owned(),
         or_dash(age),
         text::count(line.behind),
         line.position.to_string(),

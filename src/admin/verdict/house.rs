@@ -1,0 +1,182 @@
+//! Findings about nodes, storage, Redis and turns that hang.
+
+use std::time::Duration;
+
+use super::facts::{Facts, Silent};
+use super::words::{is_lane, listed, millis, verdict};
+use crate::api::{Class, Lane, LaneState, Outage, Rule, Severity, Verdict, command};
+use crate::text::{counted, duration, printable_line};
+
+/// A turn that runs for longer hangs.
+pub(super) const HANGS: Duration = Duration::from_secs(10);
+
+/// A commit slower than this, and than five times the normal one, is a slow disk.
+const COMMIT_SLOW_MS: f64 = 50.0;
+
+/// Lanes that nobody runs, and lanes of nodes that are silent.
+pub(super) fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
+    let longest = facts.silent.iter().max_by_key(|silent| silent.silent);
+    let is_silent = |lane: &&Lane| {
+        let mut silent = facts.silent.iter();
+        lane.state == LaneState::NoOwner
+            || silent.any(|silent| lane.node.as_ref() == Some(&silent.node))
+    };
+    let orphans: Vec<_> = facts.lanes.iter().filter(is_silent).collect();
+    if orphans.is_empty() && longest.is_none() {
+        return None;
+    }
+    let events = orphans.iter().map(|lane| lane.backlog).sum();
+    let is_lost = orphans.iter().any(|lane| lane.state == LaneState::NoOwner);
+    let have = match (orphans.is_empty(), is_lost) {
+        (true, _) => "it has no lanes".to_owned(),
+        (_, true) => {
+            let lanes = listed(&orphans, "lane", "lanes", "has", "have");
+            format!("{lanes} no owner")
+        }
+        (_, false) => listed(&orphans, "lane", "lanes", "stands still", "stand still"),
+    };
+    let since = longest.map(|silent| facts.at.before(silent.silent));
+    let text = match (longest, since) {
+        (Some(Silent { node, silent, .. }), Some(since)) => {
+            let (node, silent) = (printable_line(node), duration(*silent));
+            let since = since.clock_at(facts.at);
+            format!("node {node} silent for {silent}, since {since}: {have}")
+        }
+        _ => have,
+    };
+    let wait = match events {
+        0 => String::new(),
+        _ => format!(", {}", counted(events, "event waits", "events wait")),
+    };
+    let left = longest.map(|silent| silent.left).unwrap_or_default();
+    let heir = take_over(facts.heirs, left);
+    let more = format!("Accepting goes on{wait}. More lanes: no. {heir}");
+    Some(Verdict {
+        since,
+        events,
+        lane: orphans.first().map(|lane| lane.id.clone()),
+        severity: match is_lost || orphans.is_empty() {
+            true => Severity::Trouble,
+            false => Severity::Unusual,
+        },
+        next: Some(match facts.heirs.is_empty() {
+            true => "hooklane serve".to_owned(),
+            false => "hooklane status --wait 30s".to_owned(),
+        }),
+        ..verdict(Rule::NoOwner, Class::Us, text, more)
+    })
+}
+
+/// Who takes the lanes of a silent node, and when.
+fn take_over(heirs: &[String], left: Duration) -> String {
+    // The others look twice a second.
+    let when = match left.as_secs() {
+        0 => "within 2s".to_owned(),
+        _ => format!("in {}", duration(left)),
+    };
+    match heirs {
+        [] => "No node is running: start one.".to_owned(),
+        [heir] => format!("Node {} takes them over {when}.", printable_line(heir)),
+        heirs => format!("The other {} nodes take them over {when}.", heirs.len()),
+    }
+}
+
+pub(super) fn lost(facts: &Facts<'_>) -> Option<Verdict> {
+    let events = counted(facts.lost, "acknowledged event", "acknowledged events");
+    let text = format!("storage: Postgres failed over and lost {events}");
+    let more = "Holds up nothing. Their senders must send them again. More lanes: no. This stays until you \
+        acknowledge them: hooklane events lost --acknowledge"
+        .to_owned();
+    (facts.lost > 0).then(|| Verdict {
+        next: Some("hooklane events lost".to_owned()),
+        ..verdict(Rule::Storage, Class::Us, text, more)
+    })
+}
+
+pub(in crate::admin) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
+    let storage = &facts.storage;
+    let more = |accepting| {
+        let accepting = match accepting {
+            true => "Accepting goes on, slowly.",
+            false => "Senders get 503 and try again; no acknowledged event is lost.",
+        };
+        format!("{accepting} More lanes: no.")
+    };
+    let doctor = Some("hooklane doctor".to_owned());
+    if let Some(error) = &storage.error {
+        let since = storage.error_since;
+        let when = since.map_or_else(String::new, |at| {
+            format!(", since {}", at.clock_at(facts.at))
+        });
+        let text = format!("storage: {}{when}", printable_line(error));
+        return Some(Verdict {
+            since,
+            next: doctor,
+            ..verdict(Rule::Storage, Class::Us, text, more(storage.accepting))
+        });
+    }
+    let own = storage.commit_p99_ms.zip(storage.commit_normal_ms);
+    let own = own.map(|(p99, normal)| (None, p99, normal));
+    let own = own.filter(|_| facts.commits.is_empty());
+    let slow = facts.commits.iter().cloned().chain(own);
+    let slow = slow.filter(|(_, p99, normal)| *p99 >= COMMIT_SLOW_MS && *p99 >= 5.0 * normal);
+    let (node, p99, normal) = slow.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let lanes = match node {
+        Some(node) => format!("the lanes of node {} are slow", printable_line(&node)),
+        None => "all lanes slow".to_owned(),
+    };
+    let text = format!(
+        "storage: commit p99 {} (normal {}), {lanes}",
+        millis(p99),
+        millis(normal)
+    );
+    Some(Verdict {
+        events: facts.backlog(),
+        next: doctor,
+        ..verdict(Rule::Storage, Class::Us, text, more(true))
+    })
+}
+
+/// Redis is away: work is found by sweeping the database, which takes a second.
+pub(super) fn hints(facts: &Facts<'_>) -> Option<Verdict> {
+    let Outage { why, since } = facts.hints.as_ref()?;
+    let text = format!(
+        "{}, since {}",
+        printable_line(why),
+        since.clock_at(facts.at)
+    );
+    let more =
+        "Holds up nothing: events are accepted, and processed up to 1s later. More lanes: no.";
+    Some(Verdict {
+        since: Some(*since),
+        severity: Severity::Unusual,
+        next: Some("hooklane doctor".to_owned()),
+        ..verdict(Rule::Storage, Class::Us, text, more.to_owned())
+    })
+}
+
+pub(super) fn hangs(facts: &Facts<'_>) -> Option<Verdict> {
+    let longest = facts.turns.iter().max_by_key(|(.., ran)| *ran);
+    let (lane, cursor, ran) = longest.filter(|(.., ran)| *ran >= HANGS)?;
+    let of_lane = facts.lanes.iter().find(|known| is_lane(known, lane));
+    let events = of_lane.map_or(0, |lane| lane.backlog_flowing);
+    let lane = lane.index;
+    let since = facts.at.before(*ran);
+    let text = format!(
+        "lane {lane}: turn of {} runs for {}, since {}",
+        printable_line(cursor),
+        duration(*ran),
+        since.clock_at(facts.at)
+    );
+    let more = format!(
+        "Holds up the {} of its lane. More lanes: no.",
+        counted(events, "event", "events")
+    );
+    Some(Verdict {
+        events,
+        since: Some(since),
+        next: of_lane.map(|lane| command::lanes("show", &lane.id)),
+        lane: of_lane.map(|lane| lane.id.clone()),
+        ..verdict(Rule::Turn, Class::UsPerhaps, text, more)
+    })
+}

@@ -1,0 +1,42 @@
+//! When a lane will have done what waits, where a word says it and not a time.
+
+use serde::{Deserialize, Serialize};
+
+/// The end of what waits in a lane, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Eta {
+    /// As much goes as comes.
+    Steady,
+    /// More comes than goes.
+    Grows,
+    /// The backlog ages as fast as the clock.
+    Never,
+    /// After the next try of a cursor that waits.
+    Retry,
+    /// After an operator has released a cursor.
+    Held,
+    /// After another node has taken the lane.
+    Lease,
+    /// After an operator has resumed the lane.
+    Resume,
+    /// A word of a newer daemon.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Eta {
+    /// The word for it in tables and JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Grows => "grows",
+            Self::Never => "never",
+            Self::Retry => "retry",
+            Self::Held => "held",
+            Self::Lease => "lease",
+            Self::Resume => "resume",
+            Self::Unknown => "unknown",
+        }
+    }
+}
