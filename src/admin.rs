@@ -1,6 +1,6 @@
-//! Every operation of an operator, once: for the admin API, and for the command line when no daemon
-//! runs. Operations on hooks, keys and namespaces need a store alone; those on lanes, streams and
-//! states a running engine too.
+//! Operations of operators, each once: for the admin API, and for the command line when no daemon runs.
+//! Operations on hooks, keys and namespaces need only a store; those on lanes, streams and states also
+//! need a running engine.
 
 mod audit;
 pub mod doctor;
@@ -48,10 +48,10 @@ use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::store::{CursorsFilter, Store, StreamRow};
 
-/// Streams among which one that was perhaps meant is looked for.
+/// Number of streams among which a similar name is searched for.
 const MEANT_MAX: i64 = 1_000;
 
-/// Acts on one database, and on the engine that runs on it, if there is one.
+/// Runs operations on one database, and on its engine if one runs.
 #[derive(Clone)]
 pub struct Admin {
     store: Store,
@@ -62,7 +62,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// For a database that no daemon runs on.
+    /// For a database without a running daemon.
     pub fn offline(store: Store) -> Self {
         Self {
             store,
@@ -73,7 +73,7 @@ impl Admin {
         }
     }
 
-    /// For a running engine on the node of this name.
+    /// For a running engine, on the node of this name.
     pub fn online(engine: Arc<Engine>, node: String) -> Self {
         Self {
             store: engine.store.clone(),
@@ -84,15 +84,15 @@ impl Admin {
         }
     }
 
-    /// The same, which can say what it stands on.
+    /// Adds the surroundings that [`Admin::examine`] checks.
     #[must_use]
     pub fn amid(mut self, surroundings: doctor::Surroundings) -> Self {
         self.surroundings = Some(Arc::new(surroundings));
         self
     }
 
-    /// Makes the default namespace with its lanes on a new database, and encrypts secrets that an earlier hooklane
-    /// stored in plain text; later, does nothing.
+    /// Creates the default namespace with its lanes in a new database, and encrypts secrets that an earlier
+    /// hooklane stored in plain text. Does neither in a database that has both.
     pub async fn prepare(store: &Store, lanes: u16) -> Result<(), Error> {
         let lanes = lanes.clamp(1, LANES_MAX);
         store
@@ -113,9 +113,9 @@ impl Admin {
         Ok(())
     }
 
-    /// Where `by` is: what he plans holds for this version of the configuration.
-    pub async fn here(&self, by: String) -> Result<api::Here, Error> {
-        Ok(api::Here {
+    /// The context for an operator's plan: it is valid for this version of the configuration.
+    pub async fn here(&self, by: String) -> Result<api::PlanContext, Error> {
+        Ok(api::PlanContext {
             version: self.store.config_version().await?,
             node: self.node.clone(),
             by,
@@ -126,7 +126,7 @@ impl Admin {
         self.engine.as_ref().ok_or(Error::NeedsDaemon)
     }
 
-    /// Makes this node act by what was just changed, before the operator is answered.
+    /// Makes this node apply the change just made before the operator is answered.
     async fn changed(&self) -> Result<(), Error> {
         match &self.engine {
             Some(engine) => Ok(engine.config_changed().await?),

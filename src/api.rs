@@ -1,9 +1,9 @@
-//! Requests and answers in JSON, the same types for server, client and command line.
+//! Requests and answers in JSON: the same types for server, client and command line.
 //!
-//! Promises: field names are those of the tables and flags; times are RFC 3339 UTC, durations end in
-//! `_ms`, rates in `_per_s`; what is absent is `null`; fields are only added within one [`SCHEMA`].
-//! Requests refuse a field they do not know, answers never do. How the words of the domain are
-//! written is in `words`; what the operations mean is left to `admin` and `http`.
+//! Promises: fields are named like columns and flags; times are RFC 3339 UTC, durations end in `_ms`,
+//! rates in `_per_s`; absent values are `null`; within one [`SCHEMA`], fields are only added. Requests
+//! with an unknown field are refused, unknown fields of answers are ignored. `words` defines the
+//! spelling of domain types; `admin` and `http` define what operations do.
 
 mod audit;
 pub mod command;
@@ -29,60 +29,63 @@ mod verify;
 mod why;
 mod words;
 
-pub use audit::{AuditRow, Here};
+pub use audit::{AuditRow, PlanContext};
 pub use condition::Condition;
 pub use doctor::{Check, Grade};
 pub use eta::Eta;
-pub use event::{Accepted, EventRow, Fate, LostEvent, Outcome, SeenLost};
+pub use event::{Accepted, EventRow, Fate, LostConfirmed, LostEvent, Outcome};
 pub use forward::{Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
-    HookStopSpec, HookStopped, NewHooks, Paused, Test, Tested,
+    HookStopSpec, HookStopped, NewHooks, Paused, ReducerTest, TestResult,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
-pub use lane::{Gathers, Lane, LaneShown, LaneState, Percentiles, Worst};
+pub use lane::{Gathering, Lane, LaneDetail, LaneState, Percentiles, WorstCursor};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use pull::{
-    PullAck, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEdit, PullEvent, PullExtend,
-    PullNack, PullSettled, PullSpec, Pulled,
+    PullAck, PullAnswers, PullDelivery, PullEdit, PullEvent, PullExtend, PullNack, PullOutcomes,
+    PullRequest, PullResponse, PullSettled, PullSpec,
 };
-pub use rebuild::{FoldedTo, Rebuild, RebuildSpec};
+pub use rebuild::{FoldedState, Rebuild, RebuildSpec};
 pub use replay::{Replay, ReplaySpec};
-pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped};
+pub use resize::{InheritedStop, LanesSpec, LanesStopped, Resize, ResizeProgress, ResizeSpec};
 pub use rule::Rule;
 pub use severity::Severity;
 pub use snapshot::{
-    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Noted, Operation, Outage,
+    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Operation, Outage, PastOutage,
     Sample, Snapshot, Storage, Total, Verdict, Viewer, Window,
 };
 pub use stream::{
-    Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,
+    Hold, HoldResult, Retry, RetryResult, Skip, SkipResult, State, Stream, StreamRow, Waiting,
+    WaitingEvent,
 };
 pub use verify::{Rejection, SecretRow, SecretSpec, VerifyEdit, VerifySpec};
-pub use why::{Help, Hints, HintsOf, HintsSpec, LaneOf, Why, WhyCursor, WhyEvent};
+pub use why::{
+    CursorDiagnosis, Diagnosis, EventDiagnosis, Help, Hints, HintsSpec, NodeHints, StreamLane,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::time::Timestamp;
 
-/// The number of this set of shapes.
+/// Version of these JSON shapes.
 pub const SCHEMA: u32 = 1;
 
-/// Items in order, and where to go on.
+/// A page of items in order, with the place where the next page begins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct List<T> {
-    /// [`SCHEMA`].
+    /// Always [`SCHEMA`].
     pub schema: u32,
-    /// When it was true.
+    /// Time at which the data was read.
     pub at: Timestamp,
     /// The items.
     pub items: Vec<T>,
-    /// What to give as `after` to get the items that follow; none at the end.
+    /// Value of `after` for the next page; `null` on the last page.
     pub next: Option<String>,
 }
 
 impl<T> List<T> {
-    /// A list that is true at `at`.
+    /// A page of data read at `at`.
     pub fn new(at: Timestamp, items: Vec<T>, next: Option<String>) -> Self {
         Self {
             schema: SCHEMA,
@@ -93,25 +96,25 @@ impl<T> List<T> {
     }
 }
 
-/// The body of every answer that is not a success.
+/// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What went wrong.
+    /// The error.
     pub error: Error,
 }
 
-/// What went wrong, and what helps.
+/// An error with its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// A stable word for programs, such as `no_such_hook`.
+    /// Stable identifier for programs, such as `no_such_hook`.
     pub code: String,
-    /// What happened, with the value.
+    /// Description of what happened, with the value concerned.
     pub message: String,
-    /// What would help.
+    /// Advice on what would help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// Commands to go on with.
+    /// Commands to run next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
 }
@@ -127,7 +130,7 @@ impl Error {
         }
     }
 
-    /// The same with what would help.
+    /// Adds advice.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -1,8 +1,8 @@
-//! The command line: the whole tree of commands, and what all of them share.
+//! The command line: the tree of commands, and what they share.
 //!
-//! A file per noun and per lone verb. Each verb is a struct of its flags with a `run` that gets what
-//! it needs: a [`Reach`] to ask, a [`Printer`] to answer. Values come from flag, then environment,
-//! then default; there is no configuration file.
+//! One file for each noun and each lone verb. Each verb is a struct of its flags with a `run` method,
+//! which gets a [`Reach`] to send requests and a [`Printer`] for its output. Values come from the flag,
+//! then the environment, then the default; there is no configuration file.
 
 mod audit;
 mod bench;
@@ -93,7 +93,7 @@ enum Command {
     Man(shell::Man),
 }
 
-/// What a bare `hooklane` prints.
+/// Output of `hooklane` without arguments.
 const WELCOME: &str = "\
 hooklane receives webhooks, keeps each one, and processes them strictly in order.
 
@@ -108,12 +108,12 @@ hooklane receives webhooks, keeps each one, and processes them strictly in order
 
 All commands: hooklane --help     One of them: hooklane send --help";
 
-/// The tree of commands, with the flags that all of them take.
+/// The tree of commands, with the global flags.
 pub fn tree() -> clap::Command {
     help::flowed(flags::with_data_everywhere(Cli::command()))
 }
 
-/// Runs the program with these arguments, the first being its own name.
+/// Runs the program. The first argument is its own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
     if args.get(1).is_some_and(|first| first == reduce::ARGUMENT) {
@@ -150,7 +150,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     }
     let mut out = Printer::new(style);
     let ended = run(cli, &matches, &mut out);
-    // Data that nobody can have got must not look like success.
+    // Data that could not be written must not look like success.
     let ended = ended.and_then(|exit| {
         out.flush().context("the output cannot be written")?;
         Ok(exit)
@@ -158,8 +158,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     ended.unwrap_or_else(|error| tell(error, &mut out))
 }
 
-/// The same commands, to which an environment variable that is empty is one that is not set, as where a
-/// unit file or a container has `HOOKLANE_REDIS=`.
+/// Treats empty environment variables as not set, for example `HOOKLANE_REDIS=` in a unit file.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command
@@ -170,11 +169,11 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// Help and version go to stdout and are no error; everything else clap says is wrong use, said for
-/// programs where they asked for it.
+/// Prints a clap error. Help and version go to stdout and are no error; everything else is a usage
+/// error, in JSON if that output was requested.
 fn misread(error: &clap::Error, output: Output, args: &[OsString]) -> Exit {
     if error.exit_code() == 0 {
-        // Whoever closed the stream does not want to read it.
+        // A closed pipe is no error here.
         let _ = error.print();
         return Exit::Done;
     }
@@ -187,7 +186,7 @@ fn misread(error: &clap::Error, output: Output, args: &[OsString]) -> Exit {
         let _ = Printer::new(style).trouble(&exit::misread(error));
     } else {
         let text = help::with_usage(&error.to_string(), &help::usage(tree(), args));
-        // What was typed is in it.
+        // The text contains what the user typed.
         let _ = write!(std::io::stderr(), "{}", printable(&text));
     }
     Exit::Usage
@@ -197,7 +196,7 @@ fn tell(error: anyhow::Error, out: &mut Printer) -> Exit {
     let Some(trouble) = exit::trouble(error) else {
         return Exit::Done;
     };
-    // There is nowhere left to say that stderr is closed.
+    // If stderr is closed, the error cannot be reported anywhere.
     let _ = out.trouble(&trouble);
     trouble.exit
 }
@@ -208,7 +207,8 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
         return Ok(Exit::Done);
     };
     if !matches!(command, Command::Completions(_) | Command::Man(_)) {
-        // What is written here holds keys, events and states: for its owner only, whatever the shell says.
+        // Files written here contain keys, events and states, so only the owner may read them, whatever
+        // the umask of the shell.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     }
     let place = cli.global.place(matches);

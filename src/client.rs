@@ -1,9 +1,9 @@
-//! The daemon as the command line sees it: HTTP/1.1 over its socket, or over TCP with a key, with TLS
-//! when the URL says https.
+//! HTTP client of the command line: HTTP/1.1 over the daemon's socket, or over TCP with a key, with TLS
+//! for https URLs.
 //!
-//! Promises: one connection for requests, one more for each stream that is followed; a request is
-//! sent once and never again by itself; every wait has an end. A key that is not whole is refused
-//! here, before anything is sent. What requests mean is left to the caller.
+//! Promises: one connection for requests, and one for each stream that is followed; a request is sent
+//! once and never repeated; every wait has a time limit. A malformed key is refused here, before
+//! anything is sent. Callers define the requests.
 
 mod tls;
 
@@ -28,34 +28,34 @@ use tokio::time::timeout;
 use crate::api;
 use crate::domain::key::{Malformed, Presented};
 
-/// The largest answer that is read, in bytes.
+/// Size limit of an answer, in bytes.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
-/// The most that one server-sent event may have, in bytes.
+/// Size limit of one server-sent event, in bytes.
 const FOLLOWED_MAX: usize = 64 * 1024 * 1024;
 
-/// Where a daemon is.
+/// Address of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// On this machine; who may open the socket needs no key.
+    /// A socket on this machine. Opening it needs permission, but no key.
     Socket(PathBuf),
-    /// Anywhere.
+    /// A TCP address.
     Tcp {
-        /// What the URL begins with.
+        /// Scheme of the URL.
         scheme: Scheme,
         /// Host and port to connect to.
         authority: String,
-        /// What stands before every path; empty, or `/…` without a slash at its end.
+        /// Path prefix: empty, or `/…` without a trailing slash.
         prefix: String,
     },
 }
 
-/// How a daemon is spoken to over TCP. A daemon itself speaks http; https is for what stands before it.
+/// Protocol of a TCP connection. A daemon itself speaks http; https is for a proxy in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// In the clear.
+    /// Plain HTTP.
     Http,
-    /// Through TLS, with a certificate that this machine trusts.
+    /// TLS, with a certificate that this machine trusts.
     Https,
 }
 
@@ -78,10 +78,10 @@ impl fmt::Display for Scheme {
 }
 
 impl Target {
-    /// Reads `http[s]://host[:port][/prefix]`.
+    /// Parses `http[s]://host[:port][/prefix]`.
     ///
     /// # Errors
-    /// [`Error::Url`] says what is wrong with it.
+    /// [`Error::Url`] with the reason.
     pub fn parse(url: &str) -> Result<Self, Error> {
         let wrong = |why: &str| Error::Url(crate::text::masked_url(url), why.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
@@ -127,15 +127,15 @@ impl fmt::Display for Target {
     }
 }
 
-/// A whole access key, ready to be sent; cannot be printed.
+/// A complete access key, ready to be sent. It cannot be printed.
 #[derive(Clone)]
 pub struct Secret(HeaderValue);
 
 impl Secret {
-    /// Reads a key's text; white space around it is not part of it.
+    /// Parses a key; surrounding white space is ignored.
     ///
     /// # Errors
-    /// [`Malformed`] when it is no key, or not a whole one.
+    /// [`Malformed`] when it is no key, or not a complete one.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         let text = text.trim();
         Presented::parse(text)?;
@@ -146,64 +146,64 @@ impl Secret {
     }
 }
 
-/// Why there is no answer, or not the one that was asked for.
+/// Reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nothing was sent.
+    /// The URL cannot be used; nothing was sent.
     #[error("{0} cannot be used: {1}")]
     Url(String, String),
-    /// Nobody answers there; nothing was done.
+    /// No daemon answers; nothing was done.
     #[error("no daemon at {target} ({why})")]
     Unreachable {
-        /// Where.
+        /// Address of the daemon.
         target: Target,
-        /// What the system says.
+        /// Message of the system.
         why: String,
     },
-    /// The socket's file keeps this user out; nothing was sent.
+    /// The socket's file denies this user access; nothing was sent.
     #[error("this user may not use {target} (permission denied)")]
     Forbidden {
-        /// Where.
+        /// Address of the daemon.
         target: Target,
     },
-    /// The answer did not come in time; whether it was done is not known.
+    /// The answer did not come in time; the outcome is unknown.
     #[error("no answer from {target} within {}s", .after.as_secs_f64())]
     TimedOut {
-        /// From where.
+        /// Address of the daemon.
         target: Target,
-        /// How long it was waited for.
+        /// Time that was waited.
         after: Duration,
     },
-    /// The connection ended in the middle; whether it was done is not known.
+    /// The connection broke off; the outcome is unknown.
     #[error("the connection to {target} broke off: {why}")]
     BrokeOff {
-        /// To where.
+        /// Address of the daemon.
         target: Target,
-        /// What the connection says.
+        /// Error of the connection.
         why: String,
     },
-    /// The daemon said no.
+    /// The daemon refused the request.
     #[error("{error}")]
     Refused {
-        /// The status.
+        /// Status of the answer.
         status: StatusCode,
-        /// What it said.
+        /// Error in the answer.
         error: api::Error,
     },
-    /// Something answers there that is not a daemon of this version.
+    /// The answer cannot be read; it may not come from a daemon of this version.
     #[error("{target} gave an answer that cannot be read: {why}")]
     Garbled {
-        /// From where.
+        /// Address of the daemon.
         target: Target,
-        /// What is wrong with it.
+        /// The fault of the answer.
         why: String,
     },
 }
 
-/// The connection that all requests of a client share.
+/// The connection shared by all requests of a client.
 type Sender = SendRequest<Full<Bytes>>;
 
-/// A daemon that can be asked.
+/// A client of one daemon.
 pub struct Client {
     target: Target,
     key: Option<Secret>,
@@ -212,7 +212,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that waits `patience` for each answer. Connects when first asked.
+    /// A client that waits `patience` for each answer. It connects with its first request.
     pub fn new(target: Target, key: Option<Secret>, patience: Duration) -> Self {
         Self {
             target,
@@ -222,15 +222,15 @@ impl Client {
         }
     }
 
-    /// Where its daemon is.
+    /// Address of its daemon.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Connects, so that nobody there is noticed before there is something to ask.
+    /// Connects without a request, to find out early whether a daemon answers.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] when nobody answers.
+    /// [`Error::Unreachable`] when none does.
     pub async fn greet(&self) -> Result<(), Error> {
         let connected = timeout(self.patience, self.connect()).await;
         let sender = connected.map_err(|_| self.timed_out(self.patience))??;
@@ -238,11 +238,11 @@ impl Client {
         Ok(())
     }
 
-    /// Sends `request`, whose URI is a path, and reads the whole answer, whatever its status. A
-    /// request that asks the daemon itself to wait gives that time as `longer`.
+    /// Sends `request`, whose URI is a path, and reads the whole answer, whatever its status. `longer`
+    /// is extra time for a request that lets the daemon wait.
     ///
     /// # Errors
-    /// [`Error`], but never [`Error::Refused`]: that is for the reader of the answer.
+    /// All of [`Error`] except [`Error::Refused`], which the caller finds in the answer.
     pub async fn exchange(
         &self,
         request: Request<Bytes>,
@@ -251,7 +251,7 @@ impl Client {
         let after = self.patience.saturating_add(longer);
         match timeout(after, self.ask(request)).await {
             Ok(answer) => answer,
-            // A connection whose answer is still to come must not carry the next request.
+            // The next request must not use a connection whose answer is still outstanding.
             Err(_) => {
                 *self.sender.lock().await = None;
                 Err(self.timed_out(after))
@@ -278,7 +278,7 @@ impl Client {
     /// Follows the server-sent events at `path`.
     ///
     /// # Errors
-    /// [`Error`], [`Error::Refused`] included.
+    /// All of [`Error`], including [`Error::Refused`].
     pub async fn follow(&self, path: &str) -> Result<Followed, Error> {
         let request = Request::get(path).header("accept", "text/event-stream");
         let request = request.header(ACCEPT_ENCODING, "gzip");
@@ -306,7 +306,7 @@ impl Client {
         })
     }
 
-    /// Puts prefix, host, key and user agent on a request.
+    /// Adds prefix, host, key and user agent to a request.
     fn addressed(&self, request: Request<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
         let (mut head, body) = request.into_parts();
         let path = format!("{}{}", self.target.prefix(), head.uri);
@@ -336,7 +336,7 @@ impl Client {
             } => {
                 let stream = TcpStream::connect(authority).await;
                 let stream = stream.map_err(|e| self.unreachable(&e))?;
-                // Without this, small requests wait for the acknowledgement of the one before.
+                // Without this, a small request waits for the acknowledgement of the previous one.
                 stream.set_nodelay(true).map_err(|e| self.unreachable(&e))?;
                 match scheme {
                     Scheme::Http => self.shake(stream).await,
@@ -355,7 +355,7 @@ impl Client {
     {
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = shaken.map_err(|e| self.broke_off(&e))?;
-        // Its errors come back with the request they concern.
+        // Its errors are returned with the request that they concern.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -394,7 +394,7 @@ fn broke_off(target: &Target, error: &(dyn std::error::Error + 'static)) -> Erro
     Error::BrokeOff { target, why }
 }
 
-/// What an answer that is not a success says; one that says nothing is told by its status.
+/// The error of an answer that is not a success; without a readable body, the status.
 pub fn refused(status: StatusCode, body: &[u8]) -> Error {
     let error = match serde_json::from_slice::<api::Failure>(body) {
         Ok(failure) => failure.error,
@@ -403,7 +403,7 @@ pub fn refused(status: StatusCode, body: &[u8]) -> Error {
     Error::Refused { status, error }
 }
 
-/// Server-sent events as they come.
+/// A stream of server-sent events.
 pub struct Followed {
     target: Target,
     body: Incoming,
@@ -412,11 +412,11 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// The data of the next event; none when the daemon ends the stream. Comments, which keep the
-    /// connection alive, are passed over.
+    /// The data of the next event; `None` when the daemon ends the stream. Comments, which keep the
+    /// connection alive, are skipped.
     ///
     /// # Errors
-    /// [`Error::BrokeOff`] when the connection ends in the middle of one.
+    /// [`Error::BrokeOff`] when the connection ends within an event.
     pub async fn next(&mut self) -> Result<Option<String>, Error> {
         loop {
             while let Some(block) = take_block(&mut self.unread) {
@@ -455,14 +455,14 @@ impl Followed {
     }
 }
 
-/// Takes what stands before the first empty line.
+/// Takes the text before the first empty line.
 fn take_block(unread: &mut BytesMut) -> Option<String> {
     let end = unread.windows(2).position(|two| two == b"\n\n")?;
     let block = unread.split_to(end + 2);
     Some(String::from_utf8_lossy(&block[..end]).into_owned())
 }
 
-/// The `data:` lines of an event, joined; none when it has no such line.
+/// The `data:` lines of an event, joined; `None` when it has none.
 fn data_of(block: &str) -> Option<String> {
     let lines = block.lines().filter_map(|line| line.strip_prefix("data:"));
     let lines: Vec<&str> = lines
@@ -532,7 +532,7 @@ mod tests {
         let request = Request::get("/").body(Bytes::new()).unwrap();
         let answer = client.exchange(request, Duration::ZERO).await;
         assert!(matches!(answer, Err(Error::Unreachable { why, .. }) if why == "no such file"));
-        // Root, who may be the one who tests, is kept out of nothing.
+        // Root, who may run this test, is denied nothing.
         let forbidden = client.unreachable(&std::io::ErrorKind::PermissionDenied.into());
         assert!(matches!(forbidden, Error::Forbidden { .. }));
     }

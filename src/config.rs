@@ -1,8 +1,8 @@
-//! What `serve` runs with, and the files of the data directory.
+//! Configuration of `serve`, and the files of the data directory.
 //!
-//! Promises: a [`Config`] that exists is one that can work as far as that shows without I/O. There is
-//! no configuration file. Which of flag, environment and default a value came from is decided where
-//! they are read, in `cli`; lasting settings (hooks, keys, namespaces) are in the database.
+//! Promises: an existing [`Config`] is valid as far as that can be checked without I/O. There is no
+//! configuration file. `cli` decides whether a value comes from a flag, the environment or a default;
+//! lasting settings (hooks, keys, namespaces) are in the database.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -15,19 +15,19 @@ use crate::domain::lane::LANES_MAX;
 use crate::lanes::redis::Address;
 use crate::store::{Database, InvalidDatabase};
 
-/// Where `serve` listens unless it is told otherwise.
+/// Default address that `serve` listens on.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
     std::net::Ipv4Addr::LOCALHOST,
     8420,
 ));
 
-/// How many lanes the default namespace gets at the first start.
+/// Number of lanes of the default namespace at the first start.
 pub const LANES_DEFAULT: u16 = 8;
 
-/// How long running turns get at the end.
+/// Default time for running turns when the daemon stops.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(8);
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Log {
     /// Short lines on a terminal, JSON elsewhere.
@@ -35,51 +35,51 @@ pub enum Log {
     Auto,
     /// Short lines.
     Short,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Only into files: something else has the screen.
+    /// Only into files, because a dashboard uses the screen.
     Files,
 }
 
-/// What a node runs with.
+/// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where its files are.
+    /// The data directory.
     pub data: DataDir,
-    /// A server that keeps events and cursors; none: a file in the data directory.
+    /// Database for events and cursors; `None` for a file in the data directory.
     pub database: Option<Database>,
-    /// The file with the key that encrypts secrets; none: beside the database, where that is a file.
+    /// File with the key that encrypts secrets; `None` for the file beside an SQLite database.
     pub secret_key: Option<PathBuf>,
-    /// A server that keeps hints; none: memory.
+    /// Redis server for hints; `None` for memory.
     pub redis: Option<Address>,
-    /// Where it takes webhooks and requests.
+    /// Address for webhooks and requests.
     pub listen: SocketAddr,
-    /// Lanes of the default namespace, used at the first start only.
+    /// Number of lanes of the default namespace; used at the first start only.
     pub lanes: u16,
-    /// What this node is called.
+    /// Name of this node.
     pub node: String,
-    /// How long running turns get at the end.
+    /// Time for running turns when the daemon stops.
     pub grace: Duration,
     /// Ranges of private addresses that deliveries may reach.
     pub allow_destinations: Vec<IpNet>,
-    /// How the log is written.
+    /// Format of the log.
     pub log: Log,
-    /// The same for people, with where each value came from.
+    /// The settings for people, each with its origin.
     pub settings: Vec<Setting>,
 }
 
-/// A value that something runs with, fit to be shown to anybody.
+/// A setting that may be displayed to anyone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// As its flag is called.
+    /// Name of its flag.
     pub name: &'static str,
-    /// What it is; never a password or a key.
+    /// Its value; never a password or a key.
     pub value: String,
-    /// Its flag, its environment variable, or that it is built in.
+    /// Its origin: the flag, the environment variable, or built in.
     pub from: String,
 }
 
-/// Settings in a line, those that came from one place together: `lanes 8 (--lanes); listen … (built-in default)`.
+/// Settings in one line, grouped by origin: `lanes 8 (--lanes); listen … (built-in default)`.
 pub fn told(settings: &[Setting]) -> String {
     let mut places: Vec<&str> = Vec::new();
     for setting in settings {
@@ -95,45 +95,46 @@ pub fn told(settings: &[Setting]) -> String {
     told.collect::<Vec<_>>().join("; ")
 }
 
-/// Why a configuration cannot work.
+/// Reason why a configuration is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
-    /// No home, no directory given.
+    /// There is neither a home directory nor a given one.
     #[error("no data directory: neither XDG_DATA_HOME nor HOME is set")]
     NoDataDir,
-    /// The address of a unix socket has room for this much only.
+    /// The path is too long for the address of a unix socket.
     #[error("{path} is {len} bytes long, a socket's path may have {SOCKET_PATH_MAX}")]
     SocketPath {
-        /// The socket.
+        /// Path of the socket.
         path: String,
         /// Its length in bytes.
         len: usize,
     },
-    /// Hints of others would be about events that this node does not have.
+    /// Redis is given without a shared database. Hints of other nodes would be about events that this
+    /// node does not have.
     #[error("--redis is for nodes that share a server: give --database postgres://… too")]
     RedisAlone,
-    /// The text names no database.
+    /// The text is not the address of a database.
     #[error("--database: {0}")]
     Database(#[from] InvalidDatabase),
-    /// The text names no Redis.
+    /// The text is not the address of a Redis server.
     #[error("--redis: {0}")]
     Redis(String),
-    /// None, or too many.
+    /// The number of lanes is zero or too large.
     #[error("lane count is 1 to {LANES_MAX}, got {0}")]
     Lanes(u16),
-    /// Not a name for tables and logs.
+    /// The text cannot be a name in tables and logs.
     #[error("{0:?} is not a node's name: 1 to 63 printable characters without spaces")]
     Node(String),
 }
 
-/// The longest path of a unix socket, in bytes, without the zero at its end.
+/// Longest path of a unix socket, in bytes, without its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl Config {
-    /// The same, checked.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// [`Error`] names the value that cannot work.
+    /// [`Error`] names the invalid value.
     pub fn checked(self) -> Result<Self, Error> {
         if !(1..=LANES_MAX).contains(&self.lanes) {
             return Err(Error::Lanes(self.lanes));
@@ -156,7 +157,7 @@ impl Config {
     }
 }
 
-/// The name of this machine, the default for the node's.
+/// Name of this machine, the default name of a node.
 pub fn host_name() -> String {
     let name = rustix::system::uname();
     match name.nodename().to_str() {
@@ -165,21 +166,21 @@ pub fn host_name() -> String {
     }
 }
 
-/// The data directory and what is in it.
+/// The data directory and its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
-    /// The directory that was given.
+    /// The directory at a given path.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// `$XDG_DATA_HOME/hooklane`, or `~/.local/share/hooklane`. `var` reads the environment; a
-    /// relative `XDG_DATA_HOME` is ignored, as its specification asks.
+    /// `$XDG_DATA_HOME/hooklane`, or `~/.local/share/hooklane`. `var` reads the environment; a relative
+    /// `XDG_DATA_HOME` is ignored, as its specification demands.
     ///
     /// # Errors
-    /// [`Error::NoDataDir`] when there is nothing to start from.
+    /// [`Error::NoDataDir`] when neither variable is set.
     pub fn standard(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
         let given = |name| var(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let home = || given("HOME").map(|home| home.join(".local/share"));
@@ -192,7 +193,7 @@ impl DataDir {
         &self.0
     }
 
-    /// Holds the word by which other nodes know this directory.
+    /// File with the id by which other nodes know this directory.
     pub fn word(&self) -> PathBuf {
         self.0.join("hooklane.id")
     }
@@ -202,29 +203,29 @@ impl DataDir {
         self.0.join("hooklane.db")
     }
 
-    /// Where the daemon answers those who may open this file.
+    /// Socket of the daemon, for those who may open this file.
     pub fn socket(&self) -> PathBuf {
         self.0.join("hooklane.sock")
     }
 
-    /// Locked by whoever has the database open to write.
+    /// Lock file, held by the process that has the database open for writing.
     pub fn lock(&self) -> PathBuf {
         self.0.join("hooklane.lock")
     }
 
-    /// The key that encrypts secrets.
+    /// Path of the key file that encrypts secrets.
     pub fn secret_key(&self) -> PathBuf {
         self.0.join(crate::store::KEY_FILE)
     }
 
-    /// Whether a node ran here: it left lines in its logs.
+    /// True if a node has run here and left a log.
     pub fn was_used(&self) -> bool {
         let logs = std::fs::read_dir(self.log()).into_iter().flatten();
         logs.flatten()
             .any(|file| file.metadata().is_ok_and(|meta| meta.len() > 0))
     }
 
-    /// Every file of its own, there or not, but the logs.
+    /// All files in the directory except logs, whether they exist or not.
     pub fn files(&self) -> Vec<PathBuf> {
         let of_database = |end| self.0.join(format!("hooklane.db{end}"));
         let mut files = vec![self.lock(), self.word(), self.socket(), self.secret_key()];
@@ -232,7 +233,7 @@ impl DataDir {
         files
     }
 
-    /// The directory of the daily log files.
+    /// Directory of the daily log files.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
     }

@@ -1,7 +1,8 @@
-//! What happens: events are let in and committed, lanes take turns, what was forgotten is found again.
+//! The engine: accepts and commits events, runs the turns of lanes, and finds work whose hint was lost.
 //!
-//! [`Engine`] owns everything that runs. [`Engine::start`] begins it, [`Running::stop`] ends it in the
-//! order in which nothing is lost: nothing more is let in, what was let in is answered, turns finish.
+//! [`Engine`] owns everything that runs. [`Engine::start`] starts it; [`Running::stop`] stops it in an
+//! order that loses nothing: first no more events are accepted, then accepted ones are answered, then
+//! turns finish.
 
 pub mod applied;
 pub mod catalog;
@@ -55,94 +56,96 @@ use catalog::Drain;
 pub use gauge::{Reading, Waits, times};
 pub use worker::Worker;
 
-/// How often the version of the configuration is looked at, so that it is never too old to judge keys by.
+/// Interval at which the configuration version is read. Short enough that the configuration is never
+/// too old to judge keys by.
 const CATALOG_EVERY: Duration = Duration::from_millis(500);
 
-/// How often what a configuration asks for is tried again, when it could not be done.
+/// Interval at which acting by a configuration is tried again after a failure.
 const ACT_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a look at the configuration that failed waits before the next one.
+/// Pause after a failed read of the configuration.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often draining lanes are looked at, while there are any.
+/// Interval at which draining lanes are checked, while there are any.
 const DRAINS_EVERY: Duration = Duration::from_millis(250);
 
-/// How often it is stored which keys were used.
+/// Interval at which the last uses of keys are stored.
 const USES_EVERY: Duration = Duration::from_secs(60);
 
 /// Interval at which rejections are stored.
 const REJECTIONS_EVERY: Duration = Duration::from_secs(5);
 
-/// How often deleted hooks are looked for, and how long they rest before their events are removed.
+/// Interval of the search for deleted hooks, and time after which their events are removed.
 const PURGE_EVERY: Duration = Duration::from_secs(300);
 const PURGE_AFTER: Duration = Duration::from_secs(3600);
 
-/// Streams removed at a time.
+/// Number of streams removed by one transaction.
 const PURGE_STREAMS: i64 = 100;
 
-/// How long the deliveries in flight of a lane that is given away may take to be named.
+/// Time limit for recording the deliveries in flight of a lane that is given away.
 const MARK_MAX: Duration = Duration::from_secs(5);
 
-/// Within this time of an event that did not end, a second one of the same hook stops it.
+/// Time within which a second event that does not end stops its hook.
 const STUCK_WITHIN: Duration = Duration::from_secs(60);
 
-/// Threads that fold for handlers beyond their share of time: one of them leaves the others a thread.
+/// Number of threads that fold for handlers beyond their share of fold time: one such handler leaves
+/// the others a thread.
 const SLOW_THREADS: usize = 2;
 
 /// Everything that runs on this node.
 pub struct Engine {
-    /// What is kept.
+    /// Events, cursors and configuration.
     pub store: Store,
     /// The configuration as last read.
     pub catalog: catalog::Catalog,
-    /// The threads that take events in.
+    /// The threads that accept events.
     pub front: front::Front,
-    /// The queue in front of the committer.
+    /// The queue in front of the committers.
     pub intake: intake::Intake,
-    /// Hints.
+    /// Hint queues of the lanes that run here.
     pub lanes: Lanes,
     /// The threads that fold.
     pub folds: reduce::Folds,
     /// Deliveries to destinations.
     pub forwards: forward::Forwards,
-    /// Deliveries counted by this node.
+    /// Outcomes of deliveries on this node.
     pub tallies: tally::Tallies,
-    /// Those that fold for handlers beyond their share of time.
+    /// The threads that fold for handlers beyond their share of fold time.
     pub slow_folds: reduce::Folds,
-    /// Deliveries to consumers that ask.
+    /// Deliveries to pull consumers.
     pub pulls: pull::Pulls,
-    /// Who waits for a state to move.
+    /// Notifies readers that wait for a state to move.
     pub applied: applied::Applied,
-    /// Requests that hooks rejected here and that are not stored yet.
+    /// Rejections on this node that are not stored yet.
     pub rejections: rejections::Rejections,
-    /// Every counter.
+    /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// The way to the other nodes.
+    /// Hints to and from other nodes.
     pub relay: relay::Relay,
-    /// This node among the others; none when a file is all its own.
+    /// This node's membership in the cluster; `None` on SQLite.
     pub member: Option<ownership::Member>,
     running: RwLock<HashMap<LaneId, RunningLane>>,
-    /// Those that run here no more but for the turn that they are in.
+    /// Lanes that this node has given up but whose last turn still runs.
     stopping: RwLock<Vec<Arc<Worker>>>,
-    /// Whether no lane is opened any more.
+    /// True once no lane may be opened any more.
     is_ending: AtomicBool,
-    /// Asks for a sweep, as when a handler is new.
+    /// Requests a sweep, for example for a new handler.
     sweep: Notify,
-    /// Asks for a look at what is to be folded again.
+    /// Requests a search for rebuilds to work on.
     rebuilds: Notify,
-    /// Asks for a look at whose hints are to be made again.
+    /// Requests a search for hint requests to answer.
     hints: Notify,
-    /// Asks for a look at what is kept for too long.
+    /// Requests a search for events that retention may remove.
     prunes: Notify,
-    /// Streams of which it is.
+    /// Streams that keep events past their retention.
     overdue: RwLock<Vec<prune::Overdue>>,
-    /// Asks for a look at the other nodes.
+    /// Requests a look at the other nodes and their lanes.
     look: Notify,
-    /// Asks to act by the configuration as read.
+    /// Requests acting by the configuration as read.
     changed: Notify,
-    /// Changes when lanes have to look at what they may do; the version by which all of them act.
+    /// The version by which all lanes here act. Changes when lanes must check again what they may do.
     acting: watch::Sender<i64>,
-    /// Hints that came to a lane that is not the right one any more.
+    /// Hints that arrived at a lane which is no longer the right one.
     misplaced: place::Misplaced,
     /// Changes with every commit that stored events.
     stored: watch::Sender<()>,
@@ -158,14 +161,15 @@ struct RunningLane {
     task: JoinHandle<()>,
 }
 
-/// The tasks of an engine that has started.
+/// The tasks of a started engine.
 pub struct Running {
     engine: Arc<Engine>,
     committer: JoinSet<()>,
     duties: JoinSet<()>,
 }
 
-/// Tells an engine's metrics, and who must end the process, of every transaction.
+/// Callback for every transaction: updates the metrics, and reports fatal errors to `failed`, which
+/// ends the process.
 pub fn observer(
     metrics: Arc<Metrics>,
     failed: watch::Sender<Option<String>>,
@@ -192,7 +196,8 @@ pub fn observer(
             .as_ref()
             .map_or(Ok(()), |error| Err(error.told()));
         metrics.pulse.ended(outcome, Timestamp::now());
-        // Once when it begins and once when it is over: a full disk refuses thousands a second.
+        // Logged once at the beginning and once at the end of a failure, because a full disk refuses
+        // thousands of transactions a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {
             (_, Some(error)) if error.is_fatal() => {
                 failed.send_replace(error.last_words());
@@ -205,7 +210,7 @@ pub fn observer(
 }
 
 impl Engine {
-    /// Starts everything: when this returns, all unfinished work has been found.
+    /// Starts everything. On return, all unfinished work has been found.
     pub async fn start(
         store: Store,
         node: Option<ownership::Node>,
@@ -239,7 +244,8 @@ impl Engine {
             lanes: Lanes::default(),
             forwards: forward::Forwards::new(guard),
             tallies: tally::Tallies::default(),
-            // One more than processors: an event that does not end leaves the others as many.
+            // One more thread than processors, so that an event which does not end leaves the others a
+            // thread for each.
             folds: folds(threads + 1, false)?,
             slow_folds: folds(SLOW_THREADS, true)?,
             pulls: pull::Pulls::default(),
@@ -264,7 +270,8 @@ impl Engine {
             failed,
         });
         let began = engine.catalog.now();
-        // What was asked before this node was there is no business of its lanes: they are swept as they are taken.
+        // Requests from before this node joined do not concern its lanes, which are swept when they are
+        // taken.
         let asked = engine.store.last_hint_request().await?;
         let mut committer = JoinSet::new();
         for line in 0..engine.store.committers().count {
@@ -296,38 +303,38 @@ impl Engine {
         })
     }
 
-    /// Reads the configuration again at once, after this node has changed it, and begins to act by it.
+    /// Reads the configuration at once, after this node has changed it, and starts to act by it.
     ///
     /// # Errors
-    /// Those of the database; the change is acted on within a second all the same.
+    /// Errors of the database; the change takes effect within a second anyway.
     pub async fn config_changed(&self) -> Result<(), Error> {
         self.catalog.refresh().await?;
         self.catalog_changed();
         Ok(())
     }
 
-    /// Says that the configuration was read again.
+    /// Reports that the configuration was read again.
     fn catalog_changed(&self) {
         self.changed.notify_one();
     }
 
-    /// The version of the configuration by which every lane here acts: what an older one allowed is over.
+    /// The configuration version by which every lane here acts: no turn goes by an older one.
     pub fn acted(&self) -> i64 {
         *self.acting.borrow()
     }
 
-    /// Waits until every lane here acts by a version of the configuration, or a later one.
+    /// Waits until every lane here acts by this version of the configuration, or a later one.
     pub async fn acts_by(&self, version: i64) {
         let mut acting = self.acting.subscribe();
         let _ = acting.wait_for(|acted| *acted >= version).await;
     }
 
-    /// Finds every cursor that is behind its head and hints it, now; says how many there are.
+    /// Finds every cursor that is behind its head and hints it; returns their number.
     ///
     /// # Errors
-    /// Those of the database; what was found before is hinted.
+    /// Errors of the database; cursors found before are hinted.
     pub async fn sweep(&self) -> Result<u64, Error> {
-        let (found, _) = sweep::run(self, sweep::Why::Asked).await?;
+        let (found, _) = sweep::run(self, sweep::Trigger::Asked).await?;
         Ok(found)
     }
 
@@ -352,14 +359,14 @@ impl Engine {
         self.hint(set.lane(slot), vec![hint]);
     }
 
-    /// Whether the turns of a stream are taken here.
+    /// True if the turns of a stream run on this node.
     pub fn runs_turns_of(&self, hook: &Hook, key: &OrderingKey) -> bool {
         let catalog = self.catalog.peek();
         let set = catalog.lanes_of(hook);
         set.is_some_and(|set| self.lanes.is_open(&set.lane(Slot::of(&hook.name, key))))
     }
 
-    /// Says that cursors have work in a lane, wherever it runs.
+    /// Hints cursors in a lane, on whichever node it runs.
     fn hint(&self, lane: LaneId, hints: Vec<Hint>) {
         let Err(hints) = self.lanes.hint(&lane, hints) else {
             return;
@@ -379,13 +386,13 @@ impl Engine {
         running.get(lane).map(|lane| lane.worker.clone())
     }
 
-    /// The workers of every lane that runs here.
+    /// The workers of all lanes that run here.
     fn workers(&self) -> Vec<Arc<Worker>> {
         let running = self.running.read();
         running.values().map(|lane| lane.worker.clone()).collect()
     }
 
-    /// The workers of the lanes of some namespaces that run here.
+    /// The workers of all lanes of these namespaces that run here.
     fn workers_of(&self, namespaces: &HashSet<Name>) -> Vec<Arc<Worker>> {
         let running = self.running.read();
         let of = |worker: &&RunningLane| namespaces.contains(&worker.worker.id.namespace);
@@ -400,19 +407,20 @@ impl Engine {
         held.collect()
     }
 
-    /// The lanes that run here, and those that end their last turn.
+    /// The lanes that run here, including those in their last turn.
     fn held_lanes(&self) -> Vec<LaneId> {
         let mut held: Vec<_> = self.running.read().keys().cloned().collect();
         held.extend(self.stopping.read().iter().map(|worker| worker.id.clone()));
         held
     }
 
-    /// Asks for a look at who runs which lane.
+    /// Requests a look at which node runs which lane.
     fn look_at_lanes(&self) {
         self.look.notify_one();
     }
 
-    /// The same, when a node is on its way out or a lane set is: lanes may have become free.
+    /// Requests it only if a node is leaving or a lane set is closing, because lanes may have become
+    /// free.
     fn look_at_lanes_if_free(&self) {
         let someone_leaves = |member: &ownership::Member| {
             let view = member.view();
@@ -424,32 +432,32 @@ impl Engine {
         }
     }
 
-    /// Asks for a look at what is to be folded again.
+    /// Requests a search for rebuilds to work on.
     pub fn rebuild_soon(&self) {
         self.rebuilds.notify_one();
     }
 
-    /// Asks for a look at whose hints are to be made again.
+    /// Requests a search for hint requests to answer.
     pub fn make_hints_soon(&self) {
         self.hints.notify_one();
     }
 
-    /// Asks for a look at what is kept for too long.
+    /// Requests a search for events that retention may remove.
     pub fn prune_soon(&self) {
         self.prunes.notify_one();
     }
 
-    /// Streams of this node that keep events past their time, one entry a hook.
+    /// Streams of this node that keep events past their retention, one entry for each hook.
     pub fn overdue(&self) -> Vec<prune::Overdue> {
         self.overdue.read().clone()
     }
 
-    /// Asks for a sweep.
+    /// Requests a sweep.
     fn sweep_soon(&self) {
         self.sweep.notify_one();
     }
 
-    /// Ends the process when an error leaves no other way; says whether it does.
+    /// Ends the process if an error is fatal; true if it is.
     pub fn fail_if_fatal(&self, error: &Error) -> bool {
         if error.is_fatal() {
             self.failed.send_replace(error.last_words());
@@ -457,17 +465,17 @@ impl Engine {
         error.is_fatal()
     }
 
-    /// Whether the process is about to end itself.
+    /// True if the process is about to end itself.
     pub fn is_failing(&self) -> bool {
         self.failed.borrow().is_some()
     }
 
-    /// Is told of every commit that stores events from now on.
+    /// A receiver that changes with every commit that stores events.
     pub fn stored(&self) -> watch::Receiver<()> {
         self.stored.subscribe()
     }
 
-    /// Brings the gauges of the metrics up to now.
+    /// Updates the gauges of the metrics.
     pub fn measure(&self) {
         let (events, bytes) = self.intake.depth();
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -501,8 +509,8 @@ impl Engine {
         }
     }
 
-    /// Notes that an event of a hook did not end. After the second one within a minute, on whichever node, the
-    /// hook is paused: nothing more of it folds anywhere until an operator resumes it.
+    /// Records that an event of a hook did not end. After the second one within a minute, on any node,
+    /// the hook is paused: nothing of it folds until an operator resumes it.
     async fn found_stuck(&self, hook: HookId, reason: &str, at: Timestamp) {
         self.metrics.folds_stuck.inc();
         let catalog = self.catalog.now();
@@ -529,7 +537,7 @@ impl Engine {
         }
     }
 
-    /// Runs the lanes that this node should, and finds their work.
+    /// Runs the lanes that belong to this node, and finds their work.
     async fn run_own_lanes(self: &Arc<Self>) -> Result<(), Error> {
         match &self.member {
             Some(member) => member.begin(self).await,
@@ -540,8 +548,8 @@ impl Engine {
         }
     }
 
-    /// Runs the lanes of every lane set, and no others: those of a set that goes end their turns and are
-    /// sealed first. The only node of a file does a resize in one go.
+    /// Runs the lanes of every lane set, and no others. Lanes of a closing set first finish their turns
+    /// and are sealed. On SQLite, a single node does a whole resize in one call.
     async fn run_every_lane(self: &Arc<Self>) -> Result<(), Error> {
         let catalog = self.catalog.now();
         let lanes: HashSet<LaneId> = catalog.lane_sets.values().flat_map(LaneSet::ids).collect();
@@ -562,7 +570,7 @@ impl Engine {
         sealed
     }
 
-    /// Seals every lane of a set that closes: nobody runs them here any more, and there is nobody else.
+    /// Seals every lane of a closing set; none runs here any more, and there is no other node.
     async fn seal_what_closes(&self) -> Result<(), Error> {
         let rows = self.store.lanes().await?;
         if rows.iter().all(|lane| lane.set == store::SetState::Stable) {
@@ -576,7 +584,7 @@ impl Engine {
         self.close_sets().await
     }
 
-    /// Ends every resize of which all old lanes are sealed.
+    /// Ends every resize whose old lanes are all sealed.
     async fn close_sets(&self) -> Result<(), Error> {
         for set in self.store.close_sets().await? {
             let (namespace, generation) = (&set.namespace, set.generation);
@@ -586,10 +594,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs a lane, if it does not run here yet.
+    /// Runs a lane, unless it already runs here.
     fn open_lane(self: &Arc<Self>, lane: LaneId, epoch: i64) {
         let mut running = self.running.write();
-        // One that is stopped for good may be in its last turn.
+        // A lane that is stopped for good may still be in its last turn.
         if running.contains_key(&lane) || self.is_ending.load(Ordering::Relaxed) {
             return;
         }
@@ -608,8 +616,8 @@ impl Engine {
         self.prune_soon();
     }
 
-    /// Notes which draining lanes have reached their marks, and begins a resize that waits for that. Any
-    /// node may: rows decide.
+    /// Marks draining lanes that have reached their marks as drained, and begins a resize that waits
+    /// for them. Any node may do this; the rows decide.
     async fn watch_drains(self: Arc<Self>) {
         let mut clock = tokio::time::interval(DRAINS_EVERY);
         loop {
@@ -625,7 +633,7 @@ impl Engine {
         }
     }
 
-    /// Carries on the moves of hooks, whoever began them. Any node may: rows decide.
+    /// Continues the moves of hooks. Any node may do this; the rows decide.
     async fn watch_moves(self: Arc<Self>) {
         let mut clock = tokio::time::interval(ACT_EVERY);
         loop {
@@ -639,8 +647,8 @@ impl Engine {
         }
     }
 
-    /// Lets a hook go on in the namespace that it moves to, if no turn of it runs any more, here or on
-    /// another node; whether it was this that did.
+    /// Ends the move of a hook to another namespace if no turn of it runs any more, on any node; true
+    /// if this call ended it.
     pub async fn end_move(&self, moving: &store::NamespaceMove) -> Result<bool, Error> {
         if self.acted() < moving.since || !self.store.end_move(moving).await? {
             return Ok(false);
@@ -675,8 +683,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops lanes, each between two turns. What they still had to do is said to whoever runs them next:
-    /// an event may have been hinted here after the next owner has swept.
+    /// Stops lanes between two turns. Their remaining hints are sent to the next owner, because an
+    /// event may have been hinted here after the next owner swept.
     async fn close_lanes(&self, lanes: &[LaneId]) {
         for (lane, left) in self.stop_lanes(lanes).await {
             let cursors = left.into_iter().map(|hint| hint.cursor).collect();
@@ -684,12 +692,12 @@ impl Engine {
         }
     }
 
-    /// Stops lanes, each between two turns, and gives what they still had to do.
+    /// Stops lanes between two turns, and returns their remaining hints.
     async fn stop_lanes(&self, lanes: &[LaneId]) -> Vec<(LaneId, Vec<Hint>)> {
         let closing: Vec<_> = {
             let mut running = self.running.write();
-            // The queue is closed at once: should the lane be opened again before its turn has ended, it gets
-            // another one.
+            // The queue is closed at once. If the lane is opened again before its last turn has ended,
+            // it gets a new queue.
             let stopped = |id: &LaneId| {
                 let lane = running.remove(id)?;
                 self.stopping.write().push(lane.worker.clone());
@@ -698,8 +706,8 @@ impl Engine {
             };
             lanes.iter().filter_map(stopped).collect()
         };
-        // Somebody else may be about to stop some of them, as when a lease has run out: whoever frees or seals a
-        // lane knows that no turn of it runs here.
+        // Another task may be stopping some of these lanes, for example after a lost lease. Waiting for
+        // those too ensures that no turn of them runs here when the caller frees or seals them.
         let is_ours = |worker: &Arc<Worker>| {
             let mut ours = closing.iter().map(|(_, lane, _)| &lane.worker);
             ours.any(|ours| Arc::ptr_eq(ours, worker))
@@ -724,7 +732,8 @@ impl Engine {
         left
     }
 
-    /// Reads the configuration when it has changed. A task of its own: acting by one may wait for long turns.
+    /// Reads the configuration when it has changed. This is a task of its own, because acting by a
+    /// configuration may wait for long turns.
     async fn keep_catalog_current(self: Arc<Self>) {
         let mut fails = false;
         loop {
@@ -749,7 +758,7 @@ impl Engine {
         }
     }
 
-    /// Names the deliveries of these lanes that are in flight, for the nodes that take them.
+    /// Records the deliveries in flight of these lanes, for the nodes that take them.
     async fn mark_flights(&self, lanes: &[LaneId]) {
         let Some(member) = &self.member else { return };
         let me = member.id();
@@ -761,7 +770,7 @@ impl Engine {
         }
     }
 
-    /// Acts by the configuration whenever it changes; `before` is the one that was acted by at the start.
+    /// Acts by the configuration whenever it changes; `before` is the one in force at the start.
     async fn follow_catalog(self: Arc<Self>, mut before: Arc<catalog::Snapshot>) {
         loop {
             let _ = tokio::time::timeout(ACT_EVERY, self.changed.notified()).await;
@@ -776,7 +785,7 @@ impl Engine {
         }
     }
 
-    /// Acts by a configuration: runs its lanes, and is done when no turn goes by an older one.
+    /// Acts by a configuration: runs its lanes. Returns when no turn goes by an older one.
     async fn act(
         self: &Arc<Self>,
         before: &catalog::Snapshot,
@@ -797,7 +806,8 @@ impl Engine {
         self.pulls.claims_end().await;
         self.pulls.forget_all_but(&now.handlers);
         if now.stops != before.stops {
-            // What somebody has stopped stands still when this node acts by it, deliveries included.
+            // Whatever an operator has stopped stands still once this node acts by it, deliveries
+            // included.
             self.forwards.flights.ended_before(now.version).await;
         }
         self.forwards.forget_all_but(&now.handlers);
@@ -807,7 +817,8 @@ impl Engine {
             if lets_go {
                 self.place_later(worker.give_up_strangers(now));
             }
-            // Turns may have gone by a configuration that came between these two and stopped something.
+            // A configuration between these two may have stopped something for a while, and turns may
+            // have gone by it.
             worker.let_kept_go();
         }
         let had = |handler: &HandlerId| before.handlers.contains_key(handler);
@@ -832,7 +843,7 @@ impl Engine {
                 () = tokio::time::sleep_until(due) => false,
                 () = self.sweep.notified() => true,
             };
-            // Nothing was stored since the last sweep: nothing can have been forgotten since.
+            // Nothing was stored since the last sweep, so no hint can have been lost since.
             let now = self.metrics.commits.get();
             if !asked && now == commits && !self.relay.is_shared() {
                 due = Instant::now() + sweep::EVERY;
@@ -840,8 +851,8 @@ impl Engine {
             }
             commits = now;
             let why = match asked {
-                true => sweep::Why::Asked,
-                false => sweep::Why::Routine,
+                true => sweep::Trigger::Asked,
+                false => sweep::Trigger::Routine,
             };
             let wait = match sweep::run(&self, why).await {
                 Ok((_, wait)) => wait,
@@ -895,20 +906,20 @@ impl Engine {
 }
 
 impl Running {
-    /// The engine that runs.
+    /// The running engine.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// Gives every lane to the other nodes, if there are any, while events still come in.
+    /// Gives every lane to the other nodes, if there are any, while events are still accepted.
     pub async fn leave(&self) {
         if let Some(member) = &self.engine.member {
             member.leave(&self.engine).await;
         }
     }
 
-    /// Answers what was let in, finishes the turns that run, and closes the store. What is still to do
-    /// is found at the next start.
+    /// Answers accepted events, finishes running turns, and closes the store. Remaining work is found
+    /// at the next start.
     pub async fn stop(mut self) {
         let engine = &self.engine;
         engine.intake.stop();
@@ -918,7 +929,7 @@ impl Running {
         engine.forwards.flights.ended().await;
         engine.pulls.claims_end().await;
         if engine.relay.is_shared() {
-            // What came last is hinted where it goes on.
+            // The last events are hinted on the node that continues.
             place::place_now(engine).await;
             engine.relay.flush().await;
         }

@@ -1,9 +1,10 @@
-//! The HTTP door: from a connection to a request, from a request to an operation, and from an outcome
-//! to an answer.
+//! The HTTP server: from a connection to a request, from a request to an operation, and from its
+//! outcome to an answer.
 //!
-//! `edge` owns connections and their patience, `body` what is read after a head, `auth` who may do
-//! what and `grant` for how long, `error` what is answered when something is refused. `receive` takes events in, `read` gives
-//! states and events out, `pull` hands deliveries to consumers, `admin` calls the operations of [`crate::admin`]. HTTP/1.1 only.
+//! `edge` handles connections and their time-outs, `body` reads bodies, `auth` decides who may do what
+//! and `grant` for how long, `error` answers refusals. `receive` takes events, `read` returns states
+//! and events, `pull` delivers to consumers, `admin` calls the operations of [`crate::admin`]. HTTP/1.1
+//! only.
 
 mod actor;
 mod admin;
@@ -41,20 +42,20 @@ use crate::admin::Admin;
 use crate::engine::Engine;
 use edge::{Admission, Peer};
 
-/// What every request needs. Cheap to clone.
+/// State that every request handler needs. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
-    /// The operations.
+    /// Operations of operators.
     pub admin: Admin,
-    /// What runs; nothing when a command acts on the database itself.
+    /// The engine; `None` when a command works on the database without a daemon.
     pub engine: Option<Arc<Engine>>,
-    /// Where it listens; none when nothing does.
+    /// Address that the server listens on; `None` without a daemon.
     pub address: Option<SocketAddr>,
-    /// Becomes true when answers without an end must end.
+    /// Becomes true when endless answers must end.
     pub stopping: watch::Receiver<bool>,
 }
 
-/// The routes of everything but `/in/`.
+/// All routes except `/in/`.
 pub fn routes(app: App) -> Router {
     Router::new()
         .merge(read::routes())
@@ -69,8 +70,8 @@ pub fn routes(app: App) -> Router {
         .with_state(app)
 }
 
-/// Answers one request. What events come in by does not go through the router: it is the hot path, and
-/// the threads it is on do nothing else.
+/// Answers one request. Requests under `/in/` bypass the router, because they are the hot path, and its
+/// threads do nothing else.
 pub async fn answer(
     app: App,
     mut routes: Router,
@@ -95,9 +96,10 @@ pub async fn answer(
     }
 }
 
-/// Answers one request as a daemon would, where none runs: whoever has the database is its operator.
+/// Answers one request as a daemon would, for a command without one. A user who can open the database
+/// is its operator.
 pub async fn answer_offline(admin: Admin, request: Request<Bytes>) -> http::Response<Bytes> {
-    // Only answers without an end look at it, and these need a daemon.
+    // Only endless answers wait for it, and those need a daemon.
     let (_, stopping) = watch::channel(false);
     let app = App {
         admin,
@@ -116,7 +118,7 @@ pub async fn answer_offline(admin: Admin, request: Request<Bytes>) -> http::Resp
     http::Response::from_parts(head, body.unwrap_or_default())
 }
 
-/// An answer in JSON that nobody keeps and nobody takes for something else.
+/// A JSON answer that is neither cached nor interpreted as another type.
 pub fn json(status: StatusCode, answer: &impl Serialize) -> Response {
     let Ok(body) = serde_json::to_vec(answer) else {
         return error::Error::internal().into_response();

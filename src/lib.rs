@@ -3,69 +3,68 @@
 //!
 //! # The floors, from the ground up
 //!
-//! Each names only floors below it.
+//! Each floor uses only floors below it.
 //!
-//! - [`domain`]: the words, without I/O. [`text`]: numbers and hostile texts for people. [`metrics`]:
-//!   every counter. [`config`]: what `serve` runs with. [`api`]: requests and answers in JSON.
-//! - [`store`]: what is kept, in a SQLite file or on a Postgres server. [`lanes`]: which cursors have work.
-//! - [`engine`]: what happens. [`admin`]: every operation of an operator, once.
-//! - [`http`]: the doors. [`client`]: the daemon as commands see it. [`tui`]: the dashboard. [`cli`]: the commands.
+//! - [`domain`]: types and rules without I/O. [`text`]: formatting of numbers and untrusted texts.
+//!   [`metrics`]: all metrics. [`config`]: settings of `serve`. [`api`]: requests and answers in JSON.
+//! - [`store`]: durable data, in a SQLite file or on a Postgres server. [`lanes`]: which cursors have work.
+//! - [`engine`]: the processing. [`admin`]: every operation of an operator, once.
+//! - [`http`]: the listeners. [`client`]: access of the commands to the daemon. [`tui`]: the dashboard.
+//!   [`cli`]: the commands.
 //!
-//! # One event's way
+//! # The way of an event
 //!
-//! `http/receive.rs` asks `http/auth.rs` who sends, reads the body, finds the ordering key and lets the
-//! event into `engine/intake.rs`, the bounded queue. `engine/committer.rs` gives whatever gathered
-//! during the last commit to `store/backend.rs`, which has an arm for each database. In a file
-//! `store/backend/sqlite/writer.rs` numbers it, appends it to the log and commits; on a server
-//! `store/backend/postgres/append.rs` has one function of the database do the same. Only then is the sender answered, and [`lanes`] gets a hint for each cursor of the
-//! stream, in the lane its slot points to. Door and committer have threads of their own, those of
-//! `engine/front.rs`. In the lane `engine/worker.rs` takes the hint, `engine/lane.rs` says who is next,
-//! `engine/turn.rs` reads the events after the position, `engine/reduce.rs` folds them (scripts in processes of
-//! their own: `engine/reduce/process.rs`), and
-//! `advance.rs` of the database moves state and position in one row, by compare-and-set. On failure that cursor
-//! alone is set aside; its lane goes on. Hooks that fold for longer than their share (`engine/share.rs`) take turns
-//! beside their lanes: `engine/slow.rs`. `engine/sweep.rs` finds what a lost hint left behind.
+//! `http/receive.rs` asks `http/auth.rs` or `http/verify.rs` who sends, reads the body, finds the ordering key
+//! and puts the event into `engine/intake.rs`, the bounded queue. `engine/committer.rs` gives all events that
+//! gathered during the last commit to `store/backend.rs`, which has an arm for each database. In a file,
+//! `store/backend/sqlite/writer.rs` numbers them, appends them to the log and commits; on a server,
+//! `store/backend/postgres/append.rs` calls a function of the database that does the same. Then the sender gets
+//! its answer, and [`lanes`] a hint for each cursor of the stream, in the lane of its slot. Listener and
+//! committer have their own threads: `engine/front.rs`.
 //!
-//! A forward handler's cursor goes from its lane to the gate of its destination, `engine/forward.rs`, which reads,
-//! sends and moves the position after a 2xx; the lane goes on meanwhile. Consumers that ask get theirs from
-//! `engine/pull`. Scripts fold in processes of their own: `engine/reduce/process.rs`.
+//! In the lane, `engine/worker.rs` takes the hint, `engine/lane.rs` decides which cursor is next,
+//! `engine/turn.rs` reads the events after its position, `engine/reduce.rs` folds them (scripts in processes
+//! of their own: `engine/reduce/process.rs`), and `advance.rs` of the database stores state and position in
+//! one row, by compare-and-set. A failure sets only this cursor aside; its lane goes on. Handlers that fold
+//! for longer than their share (`engine/share.rs`) take turns beside the lanes: `engine/slow.rs`.
+//! `engine/sweep.rs` finds work whose hint was lost.
 //!
-//! Lanes change under way: `admin/resize.rs` asks, `store/lane_sets.rs` has the rows, `engine.rs` ends the
-//! old lanes' turns and seals them, `engine/place.rs` brings what was hinted to the wrong lane to the
-//! right one.
+//! The cursor of a forward handler goes from its lane to the gate of its destination: `engine/forward.rs`
+//! reads, sends, and moves the position after a 2xx, while the lane goes on. Consumers request their events
+//! from `engine/pull.rs`.
 //!
-//! States are folded again beside the turns: `engine/rebuild.rs`, with its rows in `store/rebuilds.rs`. Hints are
-//! made again by every node: `admin/hints.rs` asks, `engine/wipe.rs` answers.
+//! A resize is planned in `admin/resize.rs`; `store/lane_sets.rs` has its rows, `engine.rs` ends the turns of
+//! the old lanes and seals them, and `engine/place.rs` moves hints from a wrong lane to the right one.
 //!
-//! What is old goes: `engine/prune.rs` finds it and folds it once more, `prune.rs` of the database removes it and
-//! keeps the checkpoint, where a fold from the beginning begins from then on.
+//! Rebuilds fold states again beside the turns: `engine/rebuild.rs`, with rows in `store/rebuilds.rs`. To make
+//! all hints again, `admin/hints.rs` asks and `engine/wipe.rs` of each node acts.
 //!
-//! A reducer is tried before it is live in `admin/tryout.rs`. Commands that are printed to be pasted are quoted in
-//! `text/shell.rs`.
+//! Retention: `engine/prune.rs` finds old events and folds them into a checkpoint; `prune.rs` of the database
+//! removes them and keeps the checkpoint, where a fold from the beginning then starts.
 //!
-//! What operators stop by name, a hook or a stream: `admin/stops.rs`. What a node stands on: `admin/doctor.rs`. Who
-//! did what is noted in the transaction that does it: `store/note.rs`; `store/audit.rs` lists it.
+//! `admin/tryout.rs` tests a reducer before it is used. `text/shell.rs` quotes commands that are printed to be
+//! pasted. `admin/stops.rs` pauses hooks and holds streams, `admin/doctor.rs` checks the machine of a node.
+//! `store/note.rs` records each act of an operator in its own transaction; `store/audit.rs` lists the records.
 //!
-//! Another server behind the same address may not have all that was acknowledged: `store/history.rs` tells
-//! servers apart, `engine/ownership.rs` begins anew, `admin/lost.rs` has what is missing.
+//! After a failover, the server may lack acknowledged events: `store/history.rs` tells servers apart,
+//! `engine/ownership.rs` starts again, and `admin/lost.rs` lists the missing events.
 //!
-//! What is seen of the whole is computed once a second: `admin/monitor/look.rs` looks, `admin/verdict.rs` says
-//! in words what is wrong, `admin/eta.rs` when it will be over; `status` and `tui` show it.
+//! Once a second `admin/monitor.rs` observes everything, `admin/verdict.rs` says what is wrong, and
+//! `admin/eta.rs` when it will be over; `status` and `tui` show it.
 //!
-//! Damage: each database's `inspect.rs` in `store/backend/` looks for it, `store/error.rs` says what ends the process,
-//! `domain/event.rs` has the checksum. A server that is silent: `store/backend/silence.rs`.
-//!
-//! Which session of a server a statement runs in, also behind a pooler: `store/backend/session.rs`. Why a server
-//! does not let us in: `store/backend/postgres/refusal.rs`.
+//! Damage: `inspect.rs` of each database in `store/backend/` searches for it, `store/error.rs` says which errors
+//! end the process, and `domain/event.rs` has the checksum. `store/backend/silence.rs` treats servers that do
+//! not answer, `store/backend/session.rs` identifies sessions, also behind a pooler, and
+//! `store/backend/postgres/refusal.rs` explains refused connections.
 //!
 //! # The store
 //!
-//! `store.rs` opens, begins, commits and closes. The files beside it are what [`store::Store`] offers: statements
-//! that both databases understand. What is hot goes through `store/backend.rs`, where `backend/ops.rs` has the
-//! requests and the answers, and each database a wing with the same rooms: `append`, `advance`, `inputs`, `prune`.
-//! In `backend/sqlite/` one thread writes, `writer.rs`; its index is built behind the log, `index.rs`, and the end
-//! of the log is in memory, `tail.rs`. In `backend/postgres/` the work is done by functions of the database, which
-//! `functions.rs` compares with those of this binary.
+//! `store.rs` opens, begins, commits and closes. The files beside it are the operations of [`store::Store`] with
+//! statements that both databases understand. Frequent operations go through `store/backend.rs`: `backend/ops.rs`
+//! has the requests and answers, and each database a directory with the same files `append`, `advance`,
+//! `inputs` and `prune`. In `backend/sqlite/`, one thread writes (`writer.rs`), the index of the log is built
+//! later (`index.rs`), and the end of the log is in memory (`tail.rs`). In `backend/postgres/`, functions of the
+//! database do the work; `functions.rs` compares them with those of this binary.
 //!
 //! # Promises
 //!
@@ -99,8 +98,9 @@
 //!
 //! # Where to look first
 //!
-//! The order: `store/backend/sqlite/append.rs`, `hooklane_append` in `migrations/postgres/`. Who is next: `engine/lane.rs`. Why a cursor stands: `engine/turn.rs`.
-//! How it is put together: `cli/serve.rs`. All of it at work in one process: `cli/demo.rs`.
+//! Order of events: `store/backend/sqlite/append.rs`, and `hooklane_append` in `migrations/postgres/`. Choice of
+//! the next cursor: `engine/lane.rs`. Reasons why a cursor waits: `engine/turn.rs`. Assembly of a daemon:
+//! `cli/serve.rs`. All of it in one process: `cli/demo.rs`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

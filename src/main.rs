@@ -1,4 +1,4 @@
-//! Parse, run, exit code.
+//! Entry point: sets up the process and runs the command line.
 
 use std::process::ExitCode;
 
@@ -11,15 +11,15 @@ fn main() -> ExitCode {
     hooklane::cli::main(std::env::args_os()).into()
 }
 
-/// Has memory given in small pages. A huge one is zeroed when it is first touched, 2 MiB at once: measured, a
-/// commit and everybody behind it stood still for 5 ms, again and again while memory grew. Where the system
-/// knows no such thing there is nothing to do.
+/// Makes the kernel use small pages. It zeroes a huge page of 2 MiB when it is first touched: measured,
+/// commits and everything behind them stopped for 5 ms, again and again while memory grew. Does nothing
+/// on systems without this setting.
 fn without_huge_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Makes UTC the time zone of everything in this process: a script's `Date` must fold to the same
-/// state on every machine.
+/// Sets the time zone of the process to UTC: the `Date` of a script must give the same state on every
+/// machine.
 #[allow(
     unsafe_code,
     reason = "the environment is changed before any other thread starts"

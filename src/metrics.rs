@@ -1,9 +1,9 @@
-//! Every counter, described once.
+//! Metrics: every counter, with its description.
 //!
-//! Whatever counts takes an `Arc<Metrics>` and bumps a field: an atomic for counters and gauges, a
-//! short lock for histograms, which are fed per commit, turn or fold, not per event. Nothing is
-//! labelled by stream or key, and by hook only what hooks reject, for so many of them, and deliveries by handler, so
-//! the page stays small however many there are.
+//! Code that counts has an `Arc<Metrics>` and increments a field: an atomic for counters and gauges, a
+//! short lock for histograms, which are fed once per commit, turn or fold, not per event. No label has
+//! values by stream or key; rejections are labelled by hook, for a limited number of hooks, and deliveries by
+//! handler. So the page stays small.
 
 mod pulse;
 
@@ -17,86 +17,86 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
-pub use pulse::{Failing, Folds, Normal, Noted, Pulse};
+pub use pulse::{Baseline, Failing, Folds, PastFailure, Pulse};
 
-/// The content type of [`Metrics::encode`].
+/// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most hooks with a label of their own.
+/// Number of hooks with a label of their own at most.
 const REJECTING_MAX: usize = 200;
 
-/// Counters told apart by one label.
+/// Counters with one label.
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// Deliveries, told apart by hook, handler and outcome.
+/// Deliveries by hook, handler and outcome.
 type OfHandlers = Family<[(&'static str, String); 3], Counter>;
 
-/// What is counted. Times are in seconds, as Prometheus wants them.
+/// All metrics. Times are in seconds, as is usual with Prometheus.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// What happened lately, for verdicts.
+    /// Recent figures of this node, for verdicts.
     pub pulse: Pulse,
 
     /// Events stored durably and answered 202.
     pub events_accepted: Counter,
-    /// Events answered with the first one's id and seq.
+    /// Events answered as duplicates, with the first one's id and seq.
     pub events_duplicate: Counter,
     events_refused: Labelled,
     events_rejected: Family<[(&'static str, String); 2], Counter>,
-    /// The hooks that have a label of their own.
+    /// Hooks with a label of their own.
     rejecting: parking_lot::Mutex<std::collections::HashSet<String>>,
     /// Events that wait for the committer.
     pub queue_events: Gauge,
-    /// Bytes of bodies that are being read, and of those that wait for the committer.
+    /// Bytes of bodies that are being read or wait for the committer.
     pub queue_bytes: Gauge,
     /// Commits of events and cursors.
     pub commits: Counter,
-    /// From the begin of a transaction until it is durable.
+    /// Time from the begin of a transaction until it is durable.
     pub commit_seconds: Histogram,
     /// Events stored by one commit.
     pub commit_events: Histogram,
 
-    /// Cursors hinted, those that were hinted already not counted again.
+    /// Cursors hinted that had no hint before.
     pub hints: Counter,
     /// Cursors hinted and not yet taken.
     pub hints_waiting: Gauge,
     /// Turns of lanes.
     pub turns: Counter,
-    /// Events applied, skipped ones included.
+    /// Events applied, including skipped ones.
     pub events_applied: Counter,
-    /// From the moment an event was received until it was applied.
+    /// Time from the receipt of an event until it was applied.
     pub wait_seconds: Histogram,
-    /// One fold of one cursor's events in one turn.
+    /// Time of one fold: one cursor's events in one turn.
     pub fold_seconds: Histogram,
-    /// Folds that outlived their deadline inside the engine that runs them.
+    /// Folds that went on after their deadline in the JavaScript engine.
     pub folds_stuck: Counter,
-    /// Cursors that wait or are held.
+    /// Cursors that are waiting or held.
     pub cursors_set_aside: Gauge,
     /// Cursors that need an operator.
     pub cursors_held: Gauge,
-    /// Cursors halted because the event after their position was missing. Must stay 0.
+    /// Cursors held because the event after their position was missing. Must stay 0.
     pub gaps: Counter,
-    /// Turns that met an event that is not as it was stored. Must stay 0.
+    /// Turns that read an event that does not match its checksum. Must stay 0.
     pub damaged: Counter,
-    /// Cursors with work that nobody had hinted, found by a sweep: none in a healthy run.
+    /// Cursors with work but without a hint, found by a sweep; zero in a healthy run.
     pub forgotten: Counter,
 
-    /// Events that retention has removed.
+    /// Events removed by retention.
     pub events_pruned: Counter,
-    /// Streams that keep events past their time, of those whose turns are taken here.
+    /// Streams, with turns on this node, that keep events past their retention.
     pub streams_overdue: Gauge,
 
     events_passed: Labelled,
     deliveries: Labelled,
     deliveries_of: OfHandlers,
-    /// From the begin of a request to a destination to the end of its answer, or of its time.
+    /// Time from the begin of a request to a destination to the end of its answer, or its time-out.
     pub delivery_seconds: Histogram,
 
     database_retries: Labelled,
-    /// Servers that took the place of another one, as seen by this node.
+    /// Times that this node saw another server take over.
     pub failovers: Counter,
-    /// Events that this node had acknowledged and that a server which took over does not have.
+    /// Events acknowledged by this node that a server which took over does not have.
     pub events_lost: Counter,
 
     /// Open connections.
@@ -104,16 +104,16 @@ pub struct Metrics {
     /// Connections accepted.
     pub connections_accepted: Counter,
     connections_refused: Labelled,
-    /// Idle connections without a valid key that made room for others.
+    /// Idle connections without a valid key that were closed for others.
     pub connections_evicted: Counter,
     connections_timed_out: Labelled,
     /// Connections that ended in a panic. Must stay 0.
     pub connections_panicked: Counter,
-    /// Connections that could not be accepted, as when files run out.
+    /// Connections that could not be accepted, for example because files ran out.
     pub accept_errors: Counter,
 }
 
-/// Declares the values of a label with their words.
+/// Declares the values of a label with their spelling.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident $label:literal { $($(#[$why:meta])* $value:ident = $word:literal,)* }) => {
         $(#[$doc])*
@@ -131,103 +131,103 @@ macro_rules! label {
 }
 
 label! {
-    /// Why an event was not stored.
+    /// Reason why an event was not stored.
     Refused "reason" {
         /// No key, a wrong one, or no such hook.
         Key = "key",
-        /// Its hook verifies signatures, and it has no good one.
+        /// The signature is missing or wrong.
         Signature = "signature",
-        /// The secrets of its hook cannot be decrypted.
+        /// The secrets of the hook cannot be decrypted.
         Locked = "locked",
         /// Not HTTP, or not the JSON that its hook needs.
         Malformed = "malformed",
-        /// Its body is longer than its hook accepts.
+        /// The body is longer than the hook accepts.
         TooLarge = "too_large",
-        /// Its body is compressed.
+        /// The body is compressed.
         Encoded = "encoded",
-        /// Its body came too slowly.
+        /// The body arrived too slowly.
         TooSlow = "too_slow",
-        /// Its sender went away in the middle of its body.
+        /// The sender disconnected within the body.
         Aborted = "aborted",
-        /// It has no ordering key.
+        /// The event has no ordering key.
         OrderingKey = "ordering_key",
-        /// It has two keys by which a repeat is known, and they differ.
+        /// The event has two different dedupe keys.
         DedupeKey = "dedupe_key",
-        /// Its idempotency key came before with another body.
+        /// The idempotency key was used before with another body.
         IdempotencyKey = "idempotency_key",
-        /// Its key sends too many.
+        /// The access key exceeds its rate limit.
         Rate = "rate",
-        /// The queue before the committer is full.
+        /// The queue of the committer is full.
         QueueFull = "queue_full",
-        /// The database is busy or away.
+        /// The database is busy or does not answer.
         Busy = "busy",
         /// The disk is full.
         DiskFull = "disk_full",
-        /// Its commit failed in a way that does not say whether it is stored.
+        /// The commit failed with an unknown outcome.
         Unknown = "unknown",
     }
 }
 
 label! {
-    /// Why a statement was rolled back, and tried once more.
+    /// Reason why a transaction was rolled back and tried again.
     Retried "reason" {
-        /// Each of two waited for the other's rows.
+        /// Two transactions waited for each other's rows.
         Deadlock = "deadlock",
-        /// What it had read was changed before it could write.
+        /// Rows that it had read were changed before it could write.
         Serialization = "serialization",
     }
 }
 
 label! {
-    /// Why an event was passed without being handled.
+    /// Reason for which an event was passed without being handled.
     Passed "reason" {
-        /// Its handler does not take it.
+        /// The handler's filter excludes it.
         Filter = "filter",
-        /// A newer one was delivered in its place.
+        /// A newer event was delivered in its place.
         Coalesced = "coalesced",
     }
 }
 
 label! {
-    /// How a delivery ended.
+    /// Outcome of a delivery.
     Delivered "outcome" {
         /// The destination answered 2xx.
         Acknowledged = "acknowledged",
-        /// It answered something else, or not at all.
+        /// The destination answered otherwise, or not at all.
         Failed = "failed",
     }
 }
 
 label! {
-    /// Why a connection was turned away before its first byte was read.
-    Turned "reason" {
-        /// There are as many as there may be.
+    /// Reason why a connection was turned away before its first byte was read.
+    TurnedAway "reason" {
+        /// There are too many connections.
         Total = "total",
-        /// Its address has as many as it may have.
+        /// There are too many connections of this address.
         Address = "address",
-        /// It came through the socket, from another user.
+        /// The connection came through the socket from another user.
         User = "user",
     }
 }
 
 label! {
-    /// What a connection kept us waiting for until it was cut off.
+    /// The wait in which a connection timed out.
     Awaited "waiting_for" {
-        /// Its first byte.
+        /// Waiting for the first byte.
         FirstByte = "first_byte",
-        /// The rest of a head.
+        /// Waiting for the rest of a head.
         Head = "head",
-        /// The rest of a body.
+        /// Waiting for the rest of a body.
         Body = "body",
-        /// Another request: the usual end of a connection.
+        /// Waiting for another request: the usual end of a connection.
         Request = "request",
-        /// That its client reads the answer.
+        /// Waiting for the client to read the answer.
         Reader = "reader",
     }
 }
 
 impl Metrics {
-    /// Everything at zero.
+    /// All metrics at zero.
     pub fn new() -> Arc<Self> {
         let mut page = Page(Registry::with_prefix("hooklane"));
         page.version();
@@ -323,7 +323,7 @@ impl Metrics {
             connections_refused: page.labelled(
                 "connections_refused",
                 "Connections turned away unread, by reason",
-                Turned::ALL.iter().map(|reason| reason.labels()),
+                TurnedAway::ALL.iter().map(|reason| reason.labels()),
             ),
             connections_evicted: page.counter(
                 "connections_evicted",
@@ -349,7 +349,7 @@ impl Metrics {
         self.events_refused.get_or_create(&reason.labels()).inc();
     }
 
-    /// Counts a request that a hook rejected; beyond [`REJECTING_MAX`] hooks, as one of `other`.
+    /// Counts a request that a hook rejected; beyond [`REJECTING_MAX`] hooks under the label `other`.
     pub fn rejected(&self, hook: &str, reason: &str) {
         let mut known = self.rejecting.lock();
         let is_known =
@@ -360,7 +360,7 @@ impl Metrics {
         self.events_rejected.get_or_create(&labels).inc();
     }
 
-    /// Counts a statement that is tried again.
+    /// Counts a transaction that is tried again.
     pub fn retried(&self, reason: Retried) {
         self.database_retries.get_or_create(&reason.labels()).inc();
     }
@@ -391,29 +391,29 @@ impl Metrics {
     }
 
     /// Counts a connection that was turned away.
-    pub fn turned_away(&self, reason: Turned) {
+    pub fn turned_away(&self, reason: TurnedAway) {
         self.connections_refused
             .get_or_create(&reason.labels())
             .inc();
     }
 
-    /// Counts a connection that was cut off.
+    /// Counts a connection that timed out.
     pub fn timed_out(&self, waiting_for: Awaited) {
         self.connections_timed_out
             .get_or_create(&waiting_for.labels())
             .inc();
     }
 
-    /// The page that Prometheus reads, in the form of [`CONTENT_TYPE`].
+    /// The page for Prometheus, in the format of [`CONTENT_TYPE`].
     pub fn encode(&self) -> String {
         let mut page = String::with_capacity(16 * 1024);
-        // Writing to a string cannot fail; the encoders pass on nothing else.
+        // Writing to a string cannot fail, and the encoders have no other errors.
         let _ = encode(&mut page, &self.registry);
         page
     }
 }
 
-/// A registry while it is filled.
+/// A registry that is being filled.
 struct Page(Registry);
 
 impl Page {
@@ -430,7 +430,7 @@ impl Page {
         self.add(name, help, Gauge::default())
     }
 
-    /// A time, from 100 µs to about 26 s.
+    /// A histogram of times from 100 µs to about 26 s.
     fn seconds(&mut self, name: &str, help: &str) -> Histogram {
         self.histogram(name, help, 0.000_1, 19)
     }
@@ -443,7 +443,7 @@ impl Page {
         )
     }
 
-    /// A family whose members stand on the page from the beginning, as zeroes.
+    /// A family whose members are all present from the beginning, at zero.
     fn labelled(
         &mut self,
         name: &str,
@@ -475,7 +475,7 @@ mod tests {
         metrics.commit_seconds.observe(0.003);
         metrics.refused(Refused::QueueFull);
         metrics.timed_out(Awaited::Head);
-        metrics.turned_away(Turned::Address);
+        metrics.turned_away(TurnedAway::Address);
         let page = metrics.encode();
         for line in [
             "hooklane_events_accepted_total 3",

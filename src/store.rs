@@ -74,7 +74,7 @@ pub use migrate::{
 };
 pub use namespaces::Namespace;
 pub use nodes::{LaneRow, NodeRow, SetState};
-pub use normals::NormalRow;
+pub use normals::BaselineRow;
 pub use note::Note;
 pub use prune::{Aged, Beginning, Prunable};
 pub use rebuilds::{
@@ -223,10 +223,10 @@ impl Store {
         })
     }
 
-    /// The same, which encrypts secrets with the key in a file.
+    /// The same store with the key of `file`, which encrypts and decrypts secrets.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is no key in it; it says what to do.
+    /// [`Error::Refused`] if the file has no valid key, with the next step.
     pub fn with_secret_key(self, file: &Path) -> Result<Self, Error> {
         let vault = Vault::with_file(file)?.into();
         Ok(Self { vault, ..self })

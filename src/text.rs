@@ -1,8 +1,8 @@
-//! Numbers and texts for people.
+//! Formats numbers and texts for people.
 //!
-//! Pure functions: nothing here knows a terminal, a clock or a colour. Numbers are cut off, never
-//! rounded up, so that `59s` never reads `60s` and nothing looks older or larger than it is. Whatever
-//! came from outside passes through [`Printable`] before it is shown.
+//! Pure functions without terminal, clock or colours. Numbers are truncated, never rounded up, so `59s`
+//! never reads `60s` and nothing looks older or larger than it is. Text from outside passes through
+//! [`Printable`] before it is displayed.
 
 mod json;
 mod shell;
@@ -14,11 +14,11 @@ use std::time::Duration;
 pub use json::differences;
 pub use shell::{escaped, quoted, unescaped};
 
-/// Refuses an address whose user and password may end elsewhere than they seem to: a piece of the password would be
-/// taken for a host, and shown. Nothing of the address is in the error.
+/// Refuses an address whose user and password are ambiguous: part of the password might be taken for a
+/// host and displayed. The error contains nothing of the address.
 ///
 /// # Errors
-/// What to do about it.
+/// The remedy.
 pub fn check_userinfo(url: &str) -> Result<(), &'static str> {
     const WHY: &str = "it can be read in several ways; percent-encode user and password: \
         %40 for @, %2F for /, %23 for #, %3A for :, %3F for ?";
@@ -35,7 +35,7 @@ pub fn check_userinfo(url: &str) -> Result<(), &'static str> {
     if is_clear { Ok(()) } else { Err(WHY) }
 }
 
-/// An address without whatever may be a user or a password in it, also where it is no right address.
+/// An address with anything that may be a user or a password masked, even in a malformed address.
 pub fn masked_url(url: &str) -> String {
     let begin = url.find("://").map_or(0, |at| at + "://".len());
     match url.rfind('@') {
@@ -44,7 +44,7 @@ pub fn masked_url(url: &str) -> String {
     }
 }
 
-/// A whole number with its thousands apart: `17,596`.
+/// A whole number with thousands separators: `17,596`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -57,13 +57,13 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// A number of things, in words: `1 stream`, `17,596 streams`.
+/// A number of things in words: `1 stream`, `17,596 streams`.
 pub fn counted(number: u64, one: &str, many: &str) -> String {
     let things = if number == 1 { one } else { many };
     format!("{} {things}", count(number))
 }
 
-/// A number in five columns at most: `940`, `61.4k`, `614k`, `4.2M`.
+/// A number in at most five columns: `940`, `61.4k`, `614k`, `4.2M`.
 pub fn short(number: u64) -> String {
     let units = [
         (1_000, "k"),
@@ -99,7 +99,7 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// `number` in `unit`s: with one decimal below a hundred, without from there on.
+/// `number` in `unit`s, with one decimal below a hundred, none above.
 fn figures(number: u64, unit: u64) -> String {
     match (number / unit, number % unit / (unit / 10)) {
         (whole @ 0..100, tenth) => format!("{whole}.{tenth}"),
@@ -107,7 +107,7 @@ fn figures(number: u64, unit: u64) -> String {
     }
 }
 
-/// How long, in five columns at most: `22ms`, `1.1s`, `41s`, `9m02`, `3h12`, `12d04`, `211d`.
+/// A duration in at most five columns: `22ms`, `1.1s`, `41s`, `9m02`, `3h12`, `12d04`, `211d`.
 pub fn duration(long: Duration) -> String {
     let seconds = long.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
@@ -127,7 +127,8 @@ pub fn duration(long: Duration) -> String {
     }
 }
 
-/// The text in `most` characters at most: what is too long keeps its beginning and its end, with `..` between.
+/// The text in at most `most` characters; a longer one keeps its beginning and its end, with `..` in
+/// between.
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     let length = text.chars().count();
     if length <= most {
@@ -139,12 +140,12 @@ pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     (begin + ".." + &end).into()
 }
 
-/// How long ago: `22ms ago`, `18m07 ago`.
+/// An age: `22ms ago`, `18m07 ago`.
 pub fn ago(age: Duration) -> String {
     duration(age) + " ago"
 }
 
-/// The name that was perhaps meant: one slip of the keyboard in four letters apart, three at most.
+/// The name that was probably meant: at most one typing error for each four letters, and at most three.
 pub fn closest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     const SLIPS_MAX: usize = 3;
     let most = (wanted.chars().count() / 4).clamp(1, SLIPS_MAX);
@@ -156,19 +157,20 @@ pub fn closest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option
         .map(|(_, name)| name.to_owned())
 }
 
-/// Text that no terminal will obey: what would act, reorder or hide is there as a visible escape.
+/// Text that is safe to print: characters that would control the terminal, reorder or hide text are
+/// shown as escapes.
 ///
-/// The only way to one is through the functions below, so a screen or table that takes nothing else
-/// cannot be written to by a body, a header or a name.
+/// Only the functions below create it, so a screen that accepts nothing else cannot be controlled by a
+/// body, a header or a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Printable<'t>(Cow<'t, str>);
 
-/// Text of many lines made printable: line ends and tabs stay.
+/// Makes text of several lines printable: line ends and tabs stay.
 pub fn printable(text: &str) -> Printable<'_> {
     visible(text, |c| acts(c) && c != '\n' && c != '\t')
 }
 
-/// Text made printable in one line: line ends and tabs become visible too.
+/// Makes text printable in one line: line ends and tabs become visible too.
 pub fn printable_line(text: &str) -> Printable<'_> {
     visible(text, acts)
 }
@@ -188,10 +190,11 @@ fn visible(text: &str, unsafe_to_show: impl Fn(char) -> bool) -> Printable<'_> {
     Printable(shown.into())
 }
 
-/// Whether a terminal would act on it, or a reader could not see that it is there: control characters
-/// (C0, DEL, C1), marks of direction, characters without width, other line ends, and tags. Joiners
-/// are among them, so some emoji and scripts show their seams; combining marks are not. So are characters that
-/// change how wide their neighbour is: terminals do not agree on such pairs, and leave parts of them behind.
+/// True for characters that a terminal would act on or that readers cannot see: control characters (C0,
+/// DEL, C1), marks of direction, characters without width, other line ends, and tags. Joiners are
+/// included, so some emoji and scripts are shown in parts; combining marks are not. Characters that
+/// change the width of their neighbour are included, because terminals disagree on such pairs and leave
+/// parts of them behind.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -203,12 +206,12 @@ fn acts(c: char) -> bool {
 }
 
 impl Printable<'_> {
-    /// The text as it may be shown.
+    /// The printable text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The same, on its own feet.
+    /// A copy that owns its text.
     pub fn into_owned(self) -> Printable<'static> {
         Printable(self.0.into_owned().into())
     }

@@ -1,5 +1,5 @@
-//! The certificates that this machine trusts: those of the system's store, or of the file that `SSL_CERT_FILE`
-//! names.
+//! Trusted certificates of this machine: those of the system's store, or of the file in
+//! `SSL_CERT_FILE`.
 
 use std::io::Error;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use rustls_native_certs::load_native_certs;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
-/// TLS for a client, with the certificates as they are now.
+/// TLS configuration of a client with the present certificates.
 ///
 /// # Errors
-/// The machine trusts no certificate at all, with what to do about it.
+/// The machine has no trusted certificate; the message says what to do.
 pub fn tls() -> Result<ClientConfig, Error> {
     let found = load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -23,7 +23,7 @@ pub fn tls() -> Result<ClientConfig, Error> {
     Ok(with(roots))
 }
 
-/// TLS for a client on a machine that trusts nobody: every handshake fails.
+/// TLS configuration without trusted certificates: every handshake fails.
 pub fn nobody() -> ClientConfig {
     with(RootCertStore::empty())
 }

@@ -1,20 +1,21 @@
-//! The dashboard: what `hooklane top` shows and does.
+//! The dashboard: the screen and keys of `hooklane top`.
 //!
-//! Promises: the screen is a plain function of [`app::App`]; no text from outside acts on the terminal;
-//! no key changes anything by itself, every action shows a plan first; whatever ends it, the terminal is
-//! as it was. What is seen is computed by the daemon, once a second for all who look.
+//! Promises: the screen is a pure function of [`app::App`]; text from outside cannot control the
+//! terminal; no key changes anything directly, because every action first shows a plan; the terminal is
+//! restored in every case. The daemon computes the data, once a second for all viewers.
 //!
-//! - `app.rs`: the state, and what an answer does to it; `input.rs`: what a key does, `want.rs`: what it asks for; `filter.rs`: which rows
-//! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: one lane, one stream, help; `events.rs`: webhooks;
-//!   `lists.rs`: the log, nodes, namespaces; `fold.rs`: like entries of the log; `dialog.rs`: what is asked
-//! - `frame.rs`: the parts that screens share; `theme.rs`, `columns.rs`, `chart.rs`: how things look
-//! - `guard.rs`: the terminal, taken and given back
+//! - `app.rs`: the state; `input.rs`: keys; `effect.rs`: work for the loop; `filter.rs`: which rows show
+//! - `overview.rs`, `wide.rs`: all lanes; `detail.rs`: a lane, a stream, help; `events.rs`: events;
+//!   `lists.rs`: log, nodes, namespaces; `fold.rs`: equal entries of the log; `dialog.rs`: dialogs
+//! - `frame.rs`: parts that screens share; `theme.rs`, `columns.rs`, `chart.rs`: appearance
+//! - `guard.rs`: switches the terminal to raw mode and restores it
 
 pub mod app;
 mod chart;
 mod columns;
 mod detail;
 mod dialog;
+pub mod effect;
 mod events;
 pub mod filter;
 mod fold;
@@ -24,7 +25,6 @@ mod input;
 mod lists;
 mod overview;
 pub mod theme;
-pub mod want;
 mod wide;
 
 use ratatui::Frame;
@@ -34,7 +34,7 @@ use ratatui::widgets::Paragraph;
 
 use app::{App, Mode, View};
 
-/// The whole screen.
+/// Draws the whole screen.
 pub fn draw(app: &App, frame: &mut Frame<'_>) {
     let area = frame.area();
     let lines = lines(app, usize::from(area.width), usize::from(area.height));
@@ -44,7 +44,7 @@ pub fn draw(app: &App, frame: &mut Frame<'_>) {
     }
 }
 
-/// The screen without its dialog, a line each, none wider than `width`.
+/// The screen without its dialog, as lines of at most `width` characters.
 pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     if width == 0 || height == 0 {
         return Vec::new();
@@ -68,29 +68,29 @@ pub fn lines(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         .collect()
 }
 
-/// A moment as a part of a file's name.
+/// A time in a form for file names.
 pub fn stamp(at: crate::domain::time::Timestamp) -> String {
     frame::clock(at).replace(':', "")
 }
 
-/// The lines above what is old while the database is silent: header, note, totals, verdict.
+/// First line of the figures that are stale while the database is silent; above are header, note,
+/// totals and verdict.
 const OLD_FROM: usize = 6;
 
-/// The line as it looks while the daemon is silent: old numbers are dim, and where that may not be
-/// seen the first line is underlined.
+/// Dims stale figures while the daemon is silent; without colour, underlines the first line instead.
 fn aged(app: &App, nth: usize, line: Line<'static>) -> Line<'static> {
     let is_old = app.snapshot().is_some_and(|seen| seen.old_since.is_some());
     match (&app.link, app.theme.colour, nth) {
         (app::Link::Lost { .. }, true, 2..) => line.patch_style(Modifier::DIM),
         (app::Link::Lost { .. }, false, 0) => line.patch_style(Modifier::UNDERLINED),
-        // What is wrong is new: the figures below it are old.
+        // The first lines say what is wrong now; the figures below are stale.
         (app::Link::Live, true, OLD_FROM..) if is_old => line.patch_style(Modifier::DIM),
         (app::Link::Live, false, 0) if is_old => line.patch_style(Modifier::UNDERLINED),
         _ => line,
     }
 }
 
-/// The line in `width` characters at most; nothing in it acts on the terminal, wherever it came from.
+/// Cuts a line to `width` characters and makes it safe for the terminal.
 fn clipped(mut line: Line<'static>, width: usize) -> Line<'static> {
     let mut room = width;
     for span in &mut line.spans {
@@ -106,10 +106,10 @@ fn clipped(mut line: Line<'static>, width: usize) -> Line<'static> {
     line
 }
 
-/// The height of a picture: room for everything, and a last line with the keys.
+/// Height of a picture: room for everything, and a last line with the keys.
 const LONG: usize = 200;
 
-/// The screen as plain text, for a terminal that is none: without the line that says which keys there are.
+/// The screen as plain text, without the line of keys.
 pub fn plain(app: &App, width: usize) -> String {
     let mut lines = lines(app, width, LONG);
     if lines.len() == LONG {

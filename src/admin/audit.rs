@@ -1,4 +1,5 @@
-//! Who changed what: every operation that changes something is done by an [`Admin`] that acts for somebody.
+//! The audit log: every operation that changes something runs on an [`Admin`] that acts for an
+//! operator.
 
 use serde_json::{Map, Value};
 
@@ -7,18 +8,18 @@ use crate::api;
 use crate::domain::time::Timestamp;
 use crate::store::{AuditFilter, AuditRow, Note};
 
-/// Who acts, and from where.
+/// The operator who acts, and the origin of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
-    /// As people know him: `uid 1000`, `key ops`.
+    /// Name of the operator, such as `uid 1000` or `key ops`.
     pub by: String,
     /// `socket`, an address, or `offline`.
     pub from: String,
-    /// The version of the configuration that his plan was about; none: any.
+    /// Version of the configuration that the operator's plan was based on; `None` accepts any.
     pub planned: Option<i64>,
 }
 
-/// What is done.
+/// Description of an operation for the audit log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Act {
     operation: &'static str,
@@ -28,8 +29,8 @@ pub struct Act {
 }
 
 impl Act {
-    /// An operation, as the command line names it, and what it is done to. Details that only the operation
-    /// knows it adds itself.
+    /// An operation, as the command line spells it, and its object. The operation itself adds details
+    /// that only it knows.
     pub fn new(operation: &'static str, subject: impl ToString) -> Self {
         Self {
             operation,
@@ -39,14 +40,14 @@ impl Act {
         }
     }
 
-    /// The same with why.
+    /// Adds the operator's reason.
     #[must_use]
     pub fn reason(mut self, reason: Option<&String>) -> Self {
         self.reason = reason.cloned();
         self
     }
 
-    /// The same with more to say: never a secret, a body, or code.
+    /// Adds details; never a secret, a body, or code.
     #[must_use]
     pub fn details(mut self, details: Value) -> Self {
         if let Value::Object(details) = details {
@@ -57,9 +58,9 @@ impl Act {
 }
 
 impl Admin {
-    /// The same, for one operation of somebody: it is noted with the first change that is made for it, in the
-    /// same transaction. What is refused, and what turns out to change nothing, is not noted. Where he planned
-    /// for a configuration that is no more, nothing is changed.
+    /// An [`Admin`] for one operation of an operator. The operation is recorded in the transaction of
+    /// its first change. Operations that are refused or change nothing are not recorded. If the
+    /// configuration is not the one that the operator planned for, nothing is changed.
     #[must_use]
     pub fn acting(&self, actor: &Actor, act: Act) -> Self {
         let note = Note {
@@ -77,7 +78,7 @@ impl Admin {
         }
     }
 
-    /// What operators changed, the newest first.
+    /// Operations of operators, newest first.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<api::AuditRow>, Error> {
         let rows = self.store.audit(filter).await?;
         Ok(rows.into_iter().map(shown).collect())

@@ -1,5 +1,5 @@
-//! What a node stands on, looked at: its database, its hints, the clock, its directory, the disk, its
-//! limits. Changes nothing; the same for a daemon that is asked and for a command without one.
+//! Checks of a node's surroundings: database, hints, clock, directory, disk and limits. Changes
+//! nothing. The checks are the same for a running daemon and for a command without one.
 
 mod retention;
 mod secrets;
@@ -18,23 +18,23 @@ use crate::lanes::redis::{self, Address};
 use crate::store::{self, DamageCheck, Database, Inspection};
 use crate::text::{counted, duration, size};
 
-/// What there is to be looked at.
+/// The things to check.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
-    /// The data directory.
+    /// Data directory.
     pub data: DataDir,
-    /// Where events are kept.
+    /// Place of the events.
     pub database: Database,
-    /// Where hints are kept; none: memory.
+    /// Place of the hints; `None` for memory.
     pub redis: Option<Address>,
-    /// How many connections the door takes.
+    /// Number of connections that the node accepts.
     pub connections_max: usize,
-    /// What a node runs with, and where each value came from.
+    /// Settings of the node, each with its origin.
     pub settings: Vec<Setting>,
 }
 
 impl Surroundings {
-    /// Those of a node that runs with this, and takes so many connections.
+    /// The surroundings of a node with this configuration and number of connections.
     pub fn of(config: &Config, connections_max: usize) -> Self {
         let file = || Database::from(&config.data.database());
         Self {
@@ -47,31 +47,31 @@ impl Surroundings {
     }
 }
 
-/// Room on the disk below which somebody should look, and below which events will be refused soon.
+/// Free bytes on the disk below which to warn, and below which events will soon be refused.
 const ROOM_WARN: u64 = 2_000_000_000;
 const ROOM_FAIL: u64 = 100_000_000;
 
-/// A sync that takes longer makes every sender wait.
+/// Sync times above this make every sender wait.
 const SYNC_WARN: Duration = Duration::from_millis(20);
 
-/// Syncs that are measured; the one in the middle counts.
+/// Number of syncs measured; the median counts.
 const SYNCS: usize = 7;
 
-/// The same for a question to a server.
+/// Round-trip time of a query above which to warn.
 const ASK_WARN: Duration = Duration::from_millis(10);
 
-/// How far two clocks may be apart.
+/// Difference of two clocks above which to warn, and to fail.
 const CLOCK_WARN: Duration = Duration::from_secs(1);
 const CLOCK_FAIL: Duration = Duration::from_secs(60);
 
-/// Files beside connections of senders: the database, the log, threads, the socket.
+/// Number of open files needed besides senders' connections: database, log, threads, socket.
 pub const FILES_BESIDE: u64 = 256;
 
-/// The magic number of a file system that is memory.
+/// Magic number of tmpfs, a file system in memory.
 const TMPFS: i64 = 0x0102_1994;
 
 impl Admin {
-    /// What this node stands on.
+    /// Checks the surroundings of this node.
     ///
     /// # Errors
     /// [`Error::NeedsDaemon`].
@@ -79,7 +79,7 @@ impl Admin {
         let around = self.surroundings.as_ref().ok_or(Error::NeedsDaemon)?;
         let looked = store::examine(&around.database).await;
         if let (Err(error), Some(engine)) = (&looked, &self.engine) {
-            // A malformed page ends the node, also when it is found by looking for it.
+            // A malformed page ends the node, even when it is this check that finds it.
             engine.fail_if_fatal(error);
         }
         let mut checks = judge(around, looked).await;
@@ -95,12 +95,12 @@ impl Admin {
     }
 }
 
-/// Looks at everything.
+/// Runs all checks.
 pub async fn examine(around: &Surroundings) -> Vec<Check> {
     judge(around, store::examine(&around.database).await).await
 }
 
-/// Looks at everything but the database, which was looked at.
+/// Runs all checks except that of the database, whose result is given.
 async fn judge(around: &Surroundings, looked: Result<Inspection, store::Error>) -> Vec<Check> {
     let cluster = looked.as_ref().ok().and_then(|looked| looked.cluster);
     let mut checks = Vec::new();
@@ -135,7 +135,7 @@ async fn judge(around: &Surroundings, looked: Result<Inspection, store::Error>) 
     checks
 }
 
-/// What cannot be used; errors of stores end in what to do about it.
+/// A failed check from an error. Errors of the store end with their remedy after a semicolon.
 fn refused(name: &str, error: &str) -> Check {
     match error.split_once("; ") {
         Some((text, remedy)) => Check::fail(name, text, remedy),
@@ -195,7 +195,7 @@ fn database(around: &Surroundings, looked: &Result<Inspection, store::Error>) ->
     }
 }
 
-/// Whether what is kept is what was stored, as far as that was looked at.
+/// Reports whether the stored data is intact, as far as it was checked.
 fn damage(found: &DamageCheck) -> Check {
     let events = counted(found.events, "event", "events");
     let pages = match found.all_pages {
@@ -235,7 +235,7 @@ fn hints(address: &Address, looked: &redis::RedisInspection) -> Check {
     }
 }
 
-/// How far a clock is from ours, in milliseconds, and whether that is too far.
+/// Checks the difference of a clock from ours, in milliseconds.
 pub fn clock(of: &str, ahead_ms: i64) -> Check {
     let apart = Duration::from_millis(ahead_ms.unsigned_abs());
     let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
@@ -248,7 +248,7 @@ pub fn clock(of: &str, ahead_ms: i64) -> Check {
     }
 }
 
-/// Whether others may read or change what is kept.
+/// Checks whether other users can read or change the data.
 fn permissions(data: &DataDir) -> Check {
     let dir = data.path();
     let shown = dir.display();
@@ -291,7 +291,7 @@ fn permissions(data: &DataDir) -> Check {
     Check::ok("data", text)
 }
 
-/// Room, and how long a sync takes.
+/// Checks free space and sync time.
 fn disk(data: &DataDir) -> Check {
     let there = |dir: &&Path| dir.is_dir();
     let Some(dir) = data.path().ancestors().find(there) else {
@@ -333,7 +333,7 @@ fn disk(data: &DataDir) -> Check {
     }
 }
 
-/// How long a block takes until it is on the disk. The file has no name, so nothing of it stays.
+/// Median time to sync one block. The file has no name, so nothing of it remains.
 fn sync_time(dir: &Path) -> std::io::Result<Duration> {
     let mut file = tempfile::tempfile_in(dir)?;
     let mut times = [Duration::ZERO; SYNCS];
@@ -348,11 +348,11 @@ fn sync_time(dir: &Path) -> std::io::Result<Duration> {
     Ok(times[SYNCS / 2])
 }
 
-/// Whether there are files enough for the connections that the door takes.
+/// Checks that the process may open enough files for its connections.
 fn limits(connections_max: usize) -> Check {
     let wanted = connections_max as u64 + FILES_BESIDE;
     let limit = getrlimit(Resource::Nofile);
-    // The soft limit is raised to the hard one at the start.
+    // The soft limit is raised to the hard limit at the start.
     let Some(most) = limit.maximum else {
         return Check::ok("limits", "any number of open files");
     };
@@ -363,7 +363,7 @@ fn limits(connections_max: usize) -> Check {
     }
 }
 
-/// Short times with a tenth of a millisecond.
+/// Formats short times with a tenth of a millisecond.
 fn fine(long: Duration) -> String {
     match long.as_secs_f64() * 1_000.0 {
         ms if ms < 100.0 => format!("{ms:.1}ms"),

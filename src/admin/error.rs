@@ -1,4 +1,4 @@
-//! Why an operation was not carried out. Advice is added at the doors.
+//! Reasons why an operation was not carried out. The HTTP and command line layers add advice.
 
 use std::fmt::Display;
 
@@ -10,48 +10,48 @@ use crate::lanes::redis;
 use crate::store;
 use crate::text::closest;
 
-/// Nothing was changed.
+/// A failed operation; nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such thing; perhaps another one was meant.
+    /// The object does not exist. A similar name may be suggested.
     #[error("no {kind} {name:?}")]
     Missing {
-        /// What was looked for.
+        /// Kind of the object.
         kind: &'static str,
-        /// By which name.
+        /// The name given.
         name: String,
-        /// A name that is close.
+        /// A similar existing name.
         meant: Option<String>,
     },
-    /// There is one already.
+    /// The object already exists.
     #[error("{kind} {name} exists already")]
     Exists {
-        /// What was to be made.
+        /// Kind of the object.
         kind: &'static str,
-        /// By which name.
+        /// Its name.
         name: String,
     },
-    /// What was asked for makes no sense.
+    /// The request is invalid; the message says why.
     #[error("{0}")]
     Invalid(String),
-    /// It is not what it was when the operator looked.
+    /// The object is not as it was when the operator looked.
     #[error("{0}")]
     Conflict(String),
-    /// A reducer refused an event that it was tried on.
+    /// The reducer under test refused the event.
     #[error("{0}")]
     Reducer(String),
-    /// An event was read that is not what was stored.
+    /// A stored event does not match its checksum.
     #[error("event {id} (seq {seq}) is not as it was stored: its checksum differs")]
     Damaged {
-        /// Its id.
+        /// Id of the event.
         id: EventId,
         /// Its place in its stream.
         seq: Seq,
     },
-    /// Only a running daemon can do this.
+    /// The operation needs a running daemon.
     #[error("this needs a running daemon")]
     NeedsDaemon,
-    /// What it needs does not answer; the same may succeed later.
+    /// An external service does not answer; the same request may succeed later.
     #[error("{0}")]
     Away(String),
     /// The database failed.

@@ -1,23 +1,24 @@
-//! When a lane will have done what waits: by the slope of the age of the oldest event, not by rates.
+//! Forecast of when a lane has applied its backlog, from the slope of the age of its oldest event
+//! instead of rates.
 
 use crate::api::{Eta, LaneState};
 
-/// Samples that a slope needs; one is taken a second.
+/// Number of samples needed for a slope; one is taken each second.
 const SAMPLES_MIN: usize = 30;
 
-/// What is known of one lane.
+/// Figures of one lane.
 pub struct Facts<'f> {
-    /// What it does.
+    /// Its mode.
     pub state: LaneState,
-    /// Whether another node lives that may take it.
+    /// True if another live node may take the lane.
     pub has_heir: bool,
-    /// The age of the oldest event of flowing cursors, once a second, in milliseconds, oldest first.
+    /// Age of the oldest event of flowing cursors, once a second, in milliseconds, oldest sample first.
     pub flow_ms: &'f [u64],
-    /// Events of flowing cursors.
+    /// Number of waiting events of flowing cursors.
     pub backlog_flowing: u64,
-    /// Cursors that will try again by themselves.
+    /// Number of cursors that wait for a retry.
     pub waiting: u64,
-    /// Cursors that need an operator.
+    /// Number of cursors that need an operator.
     pub held: u64,
 }
 
@@ -67,7 +68,7 @@ pub fn worst(all: impl Iterator<Item = (Option<Eta>, Option<u64>)>) -> (Option<E
     worst.unwrap_or((None, None))
 }
 
-/// How much older the oldest event got in a second, in seconds: by least squares.
+/// Growth of the oldest event's age per second, in seconds, by least squares.
 pub fn slope(flow_ms: &[u64]) -> Option<f64> {
     if flow_ms.len() < SAMPLES_MIN {
         return None;

@@ -1,4 +1,4 @@
-//! Events as people see them, with what became of each.
+//! Events for people, with the outcome of each.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,27 +16,27 @@ use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 use crate::store::{Filter, Stored};
 
-/// Which events a list is about.
+/// Selects events for a list.
 #[derive(Clone, Debug, Default)]
 pub struct EventsFilter {
-    /// Those of one hook.
+    /// Only events of this hook.
     pub hook: Option<Name>,
-    /// Those of one stream.
+    /// Only events of this stream.
     pub stream: Option<StreamName>,
-    /// Those received at or after a moment.
+    /// Only events received at or after this time.
     pub since: Option<Timestamp>,
-    /// Those older than this one.
+    /// Only events older than this one, for paging.
     pub before: Option<EventId>,
-    /// Those that a handler passed without applying them.
+    /// Only events in the dead letters.
     pub dead: bool,
-    /// The one that came under this delivery id, in each stream that has one.
+    /// Only the event with this delivery id, in each stream that has one.
     pub delivery: Option<String>,
-    /// At most so many.
+    /// Number of events at most.
     pub limit: i64,
 }
 
 impl Admin {
-    /// The newest events first, without bodies.
+    /// Events without their bodies, newest first.
     ///
     /// # Errors
     /// [`Error::Missing`] hook or stream.
@@ -70,7 +70,7 @@ impl Admin {
         Ok(rows)
     }
 
-    /// One event whole: headers, body and what became of it.
+    /// One event with headers, body and outcome.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Damaged`].
@@ -88,10 +88,11 @@ impl Admin {
         Ok(row)
     }
 
-    /// The events of a stream after `after`, in order and whole.
+    /// The events of a stream after `after`, in order, with their bodies. Empty for a stream that does
+    /// not exist.
     ///
     /// # Errors
-    /// Those of the database, [`Error::Damaged`]; a stream without events has none.
+    /// [`Error::Damaged`].
     pub async fn stream_events(
         &self,
         hook: &Hook,
@@ -166,7 +167,7 @@ impl Admin {
     }
 }
 
-/// Why an event is in the dead letters; that of the first handler, where several have it there.
+/// Reason for being in the dead letters; that of the first handler, where several skipped the event.
 fn reason(fates: &[Fate]) -> Option<String> {
     let dead = fates.iter().find(|fate| fate.outcome == Outcome::Skipped);
     dead?.reason.clone()

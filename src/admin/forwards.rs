@@ -1,4 +1,4 @@
-//! Forward handlers of a hook: checked, planned, compared. The operations are in `hooks.rs`.
+//! Forward handlers of a hook: checks, plans and differences. The operations are in `hooks.rs`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::domain::time::millis;
 use crate::engine::Engine;
 use crate::store::{ForwardPlan, HookPlan};
 
-/// The most forward handlers of a hook.
+/// Number of forward handlers of a hook at most.
 const FORWARDS_MAX: usize = 32;
 
-/// The shortest time for a request: below it, no handshake ends.
+/// Least timeout of a request; a handshake takes longer than less.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
-/// Checks what cannot be seen from one setting alone.
+/// Checks rules that concern several settings.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the handler and what to give instead.
@@ -85,7 +85,7 @@ fn secret(forward: &ForwardSpec) -> Result<Option<Secret>, String> {
         .map_err(|error: crate::domain::secret::InvalidSecret| error.to_string())
 }
 
-/// The row of a forward handler. One that exists keeps its secrets; a new one without a secret gets one.
+/// Plans a forward handler. An existing one keeps its secrets; a new one without a secret gets one.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a secret that is none.
@@ -115,7 +115,7 @@ fn secrets_of<'h>(hook: &'h Hook, name: &Name) -> Option<&'h Secrets> {
     }
 }
 
-/// The secrets that [`plan`] has made, for the one answer that shows them.
+/// Secrets that [`plan`] generated, for the answer that shows them once.
 pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Vec<NewSecret> {
     let is_new = |forward: &&ForwardPlan| {
         let mut specs = spec.forward.iter();
@@ -133,7 +133,7 @@ pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Ve
     .collect()
 }
 
-/// The secrets of a hook that was made just now.
+/// Secrets of a hook that was just created.
 pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
     let secrets = hook.handlers.iter().filter_map(|handler| {
         let secret = secrets_of(hook, &handler.name)?.open.first()?;
@@ -146,7 +146,7 @@ pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
     secrets.collect()
 }
 
-/// Deliveries of a hook's handlers on this node; those of handlers that have tried one.
+/// Outcomes of the deliveries of a hook's handlers on this node; empty if none was tried.
 pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
     let ms = |took: Option<Duration>| took.map(|took| millis(took).unsigned_abs());
     let handlers = hook.handlers.iter().filter(|of| of.reducer().is_none());
@@ -169,7 +169,7 @@ pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
     told.collect()
 }
 
-/// The forward handlers of a hook, without their secrets.
+/// Settings of a hook's forward handlers, without secrets.
 pub fn specs_of(hook: &Hook) -> Vec<ForwardSpec> {
     let handlers = hook.handlers.iter();
     let specs = handlers.filter_map(|handler| {
@@ -190,7 +190,7 @@ pub fn specs_of(hook: &Hook) -> Vec<ForwardSpec> {
     specs.collect()
 }
 
-/// What changes from one to the other, in words.
+/// Differences between two lists of handlers, in words.
 pub fn differences(from: &[ForwardSpec], to: &[ForwardSpec]) -> Vec<String> {
     let find =
         |specs: &[ForwardSpec], name: &Name| specs.iter().find(|spec| spec.name == *name).cloned();
@@ -238,7 +238,7 @@ fn settings(spec: &ForwardSpec) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A filter in words.
+/// Description of a filter.
 pub fn only(filter: &Filter) -> String {
     match filter.takes_all() {
         true => "all".into(),

@@ -1,4 +1,4 @@
-//! Hints wiped and made again on every node.
+//! Rebuilding the hints on every node.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,18 @@ use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::store::{HintAnswer, HintRequest, NodeRow};
 
-/// How long the nodes are waited for.
+/// Time limit for the nodes' answers.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// How often it is looked what they said.
+/// Pause between two looks for answers.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Admin {
-    /// Wipes the hints and makes them again from the database, or only looks what there would be to find: on
-    /// every node, each in its own lanes. A node that does not answer in time is named; it does its part
-    /// when it goes on.
+    /// Asks every node to wipe the hints of its lanes and make them again from the database, or only to
+    /// count them. Nodes that do not answer in time are named; they do their part later.
     ///
     /// # Errors
-    /// [`Error::Missing`] namespace; [`Error::Away`] when the hints cannot be reached;
+    /// [`Error::Missing`] namespace; [`Error::Away`] when Redis does not answer;
     /// [`Error::NeedsDaemon`].
     pub async fn rebuild_hints(&self, spec: &api::HintsSpec) -> Result<api::Hints, Error> {
         let engine = self.engine()?;
@@ -45,7 +44,7 @@ impl Admin {
         let request = asked.await?;
         engine.make_hints_soon();
         let (answers, silent) = self.hint_answers(&request, &nodes).await?;
-        // At last, as every owner sweeps once more when he hears of it.
+        // Done last, because every owner sweeps once more when it notices the wipe.
         if !spec.dry_run {
             for namespace in &namespaces {
                 engine.relay.wipe(engine, namespace).await?;
@@ -82,7 +81,7 @@ impl Admin {
         Ok(hints)
     }
 
-    /// What the nodes said, and those that have said nothing in time and are still there.
+    /// The answers of the nodes, and the live nodes that have not answered in time.
     async fn hint_answers<'n>(
         &self,
         request: &HintRequest,
@@ -97,7 +96,7 @@ impl Admin {
                     && !answers.iter().any(|answer| answer.node == node.id)
             };
             let silent: Vec<_> = nodes.iter().filter(is_silent).collect();
-            // Of a file there is one node, which has no row.
+            // On SQLite there is one node, which has no row.
             let is_complete = silent.is_empty() && !(nodes.is_empty() && answers.is_empty());
             if is_complete || began.elapsed() > ANSWER_MAX {
                 return Ok((answers, silent));
@@ -107,9 +106,9 @@ impl Admin {
     }
 }
 
-fn part(node: &str, answer: &HintAnswer) -> api::HintsOf {
+fn part(node: &str, answer: &HintAnswer) -> api::NodeHints {
     let number = |count: i64| u64::try_from(count).unwrap_or(0);
-    api::HintsOf {
+    api::NodeHints {
         node: node.to_owned(),
         lanes: number(answer.lanes),
         hinted: number(answer.hinted),

@@ -1,4 +1,4 @@
-//! Hooks: made, changed, tried, deleted, and brought in line with a declaration.
+//! Hooks: creating, changing, deleting and applying declarations.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -19,8 +19,7 @@ use crate::engine::reduce;
 use crate::store::{Attribution, Batch, CursorRow, CursorsFilter, HookPlan};
 use crate::text::duration;
 
-/// Set-aside cursors read at a time. A stream has one for each handler of its hook, and a page must not
-/// end between them: a hook has one handler now.
+/// Number of set-aside cursors read at a time. A page must not end between the cursors of one stream.
 const ASIDE_PAGE: i64 = 1_000;
 
 impl Admin {
@@ -47,10 +46,10 @@ impl Admin {
         self.shown(&hook).await
     }
 
-    /// Makes a hook.
+    /// Creates a hook.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::Missing`] namespace, [`Error::Invalid`] with the reducer's fault.
+    /// [`Error::Exists`], [`Error::Missing`] namespace, [`Error::Invalid`] with the reducer's error.
     pub async fn create_hook(&self, spec: &api::HookSpec) -> Result<api::Hook, Error> {
         self.namespace(&spec.namespace).await?;
         check(spec).await?;
@@ -70,7 +69,7 @@ impl Admin {
         })
     }
 
-    /// Makes hooks that differ in their names only: all of them in one transaction, or none.
+    /// Creates hooks that differ only in their names, in one transaction: all or none.
     ///
     /// # Errors
     /// As for [`Admin::create_hook`].
@@ -113,7 +112,7 @@ impl Admin {
         Ok(shown.collect())
     }
 
-    /// Changes a hook; what the edit does not name stays.
+    /// Changes a hook; fields that the edit leaves out stay as they are.
     ///
     /// # Errors
     /// As for [`Admin::create_hook`].
@@ -152,13 +151,15 @@ impl Admin {
         })
     }
 
-    /// Makes hooks and namespaces as declared and says what that changes. Saying the same twice changes
-    /// nothing. `prune` also deletes the hooks that are not declared; `dry_run` only says. All of it is changed at
-    /// once, or nothing; hooks move to other namespaces afterwards, one after the other.
+    /// Creates and changes hooks and namespaces as declared, and returns the changes. Applying the same
+    /// declaration twice changes nothing. `prune` also deletes hooks that are not declared; `dry_run`
+    /// only returns the changes. Everything is changed in one transaction, except that hooks move to
+    /// other namespaces afterwards, one after the other.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a declaration that contradicts itself, [`Error::Conflict`] when somebody has changed
-    /// a part of it meanwhile: nothing is changed then. [`Error::Conflict`], too, for a hook that cannot move now.
+    /// [`Error::Invalid`] for a contradictory declaration, and [`Error::Conflict`] when a part of it
+    /// was changed meanwhile: nothing is changed then. Also [`Error::Conflict`] for a hook that cannot
+    /// move now.
     pub async fn apply(
         &self,
         wanted: &api::Apply,
@@ -307,8 +308,8 @@ impl Admin {
         Ok(new_secrets)
     }
 
-    /// Moves the streams of a hook to the lanes of another namespace: no turn of the old lanes runs any more
-    /// when the first of the new ones begins. Only this hook waits, for one turn.
+    /// Moves the streams of a hook to the lanes of another namespace. The first turn of the new lanes
+    /// begins only when no turn of the old ones runs. Only this hook waits, for about one turn.
     async fn move_hook(&self, hook: &Hook, to: &Name) -> Result<(), Error> {
         let (name, now) = (&hook.name, Timestamp::now());
         let begun = self.store.begin_move(hook.id, &hook.namespace, to, now);
@@ -320,7 +321,7 @@ impl Admin {
             )));
         };
         let Some(engine) = &self.engine else {
-            // No daemon, no turns.
+            // Without a daemon no turns run.
             self.store.end_move(&moving).await?;
             return Ok(());
         };
@@ -334,7 +335,7 @@ impl Admin {
                     "{why}: hook {name} stays where it is; try again"
                 )));
             }
-            // Any node may have ended it, or one has come that does not act by it yet.
+            // Another node may have ended the move, or a new node may not have seen the stop yet.
             let is_over = async || {
                 let stop = self.store.hook_stops().await?.remove(&hook.id);
                 Ok::<_, Error>(stop.and_then(|stop| stop.moving).as_ref() != Some(&moving))
@@ -345,7 +346,7 @@ impl Admin {
         }
     }
 
-    /// The cursors of a hook that are set aside, before what they belong to goes; none without an engine.
+    /// The set-aside cursors of a hook, read before their handler is removed; empty without an engine.
     pub(super) async fn set_aside(&self, hook: HookId) -> Result<Vec<CursorRow>, Error> {
         let mut found = Vec::new();
         for condition in self.engine.iter().flat_map(|_| ["waiting", "held"]) {
@@ -367,7 +368,7 @@ impl Admin {
         Ok(found)
     }
 
-    /// Makes lanes look once more at cursors whose handler is gone: that is how they let go of them.
+    /// Hints cursors whose handler is gone, so that their lanes look at them and drop them.
     fn forget(&self, hook: &Hook, aside: &[CursorRow]) {
         let cursors = self
             .engine
@@ -408,7 +409,7 @@ fn shown(hook: &Hook, pause: Option<Attribution>, (streams, events): (i64, i64))
     }
 }
 
-/// What a declaration must be before any of it is carried out.
+/// Checks a whole declaration before any of it is carried out.
 async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
     let mut names = HashSet::new();
     for spec in &wanted.namespaces {
@@ -423,7 +424,7 @@ async fn check_all(wanted: &api::Apply) -> Result<(), Error> {
                 spec.name
             )));
         }
-        // A thousand hooks with one reducer need it checked once.
+        // A reducer that many hooks share is compiled once.
         let is_known = match &spec.reduce {
             Some(Reducer::Script(source)) => !sources.insert(source.text.clone()),
             _ => false,
@@ -445,12 +446,12 @@ async fn check(spec: &api::HookSpec) -> Result<(), Error> {
     }
 }
 
-/// Whether a reducer can be compiled.
+/// Checks that a reducer compiles.
 pub(super) async fn check_reducer(reducer: &Reducer) -> Result<(), Error> {
     let Reducer::Script(source) = reducer.clone() else {
         return Ok(());
     };
-    // Compiling is work of milliseconds and must not hold up the node.
+    // Compiling takes milliseconds and must not block the async runtime.
     let checked = tokio::task::spawn_blocking(move || reduce::check(&source)).await;
     match checked {
         Ok(Ok(())) => Ok(()),
@@ -495,7 +496,7 @@ fn change(action: Action, kind: ChangeKind, name: &Name, what: Vec<String>) -> C
     }
 }
 
-/// The row of a hook and its handlers; `there` is what exists of it.
+/// The rows of a hook and its handlers; `there` is the existing hook.
 fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
     let forwards = spec.forward.iter();
     let forwards = forwards.map(|forward| forwards::plan(forward, there));
@@ -517,7 +518,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
     })
 }
 
-/// True if a handler of the hook goes, and with it its cursors.
+/// True if the change removes a handler, and its cursors with it.
 fn loses_handlers(hook: &Hook, spec: &api::HookSpec) -> bool {
     let stays = |name: &Name| spec.forward.iter().any(|forward| forward.name == *name);
     let goes = |handler: &Handler| match handler.work {
@@ -550,7 +551,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
     }
 }
 
-/// What a change of when a namespace is late changes, in words.
+/// Differences between thresholds, in words.
 fn later(was: Thresholds, to: Thresholds) -> Vec<String> {
     let figures = [("warn", was.warn, to.warn), ("crit", was.crit, to.crit)];
     let changed = figures.into_iter().filter(|(_, from, to)| from != to);
@@ -559,7 +560,7 @@ fn later(was: Thresholds, to: Thresholds) -> Vec<String> {
         .collect()
 }
 
-/// What changes from one to the other, in words.
+/// Differences between two hooks, in words.
 fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
     let mut what = Vec::new();
     let mut note = |field: &str, from: String, to: String| {

@@ -1,4 +1,4 @@
-//! Access keys: minted here, shown once.
+//! Access keys. A key's text is returned only when it is created.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 use crate::store::LastUse;
 
 impl Admin {
-    /// Every key, in the order of making.
+    /// Every key, oldest first.
     pub async fn keys(&self) -> Result<Vec<api::Key>, Error> {
         let hooks = self.store.hooks().await?;
         let names: HashMap<HookId, Name> = hooks.into_iter().map(|h| (h.id, h.name)).collect();
@@ -32,11 +32,11 @@ impl Admin {
         Ok(keys.collect())
     }
 
-    /// Mints a key for `by`. Its text is in the answer and nowhere else.
+    /// Creates a key for the operator `by`. Only this answer contains its text.
     ///
     /// # Errors
-    /// [`Error::Missing`] hook; [`Error::Invalid`] for an admin key of one hook, and for a rate of a key
-    /// that does not write.
+    /// [`Error::Missing`] hook; [`Error::Invalid`] for an admin key of one hook, and for a rate of a
+    /// key that cannot write.
     pub async fn create_key(&self, spec: &api::KeySpec, by: &str) -> Result<api::NewKey, Error> {
         let scope = match (&spec.hook, spec.kind) {
             (None, _) => Scope::All,
@@ -77,7 +77,7 @@ impl Admin {
         })
     }
 
-    /// Ends a key for good.
+    /// Revokes a key for good.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -91,7 +91,7 @@ impl Admin {
         self.key(id).await
     }
 
-    /// The pull handler that a key is for, which must be there.
+    /// The pull handler that a key may consume, which must exist.
     async fn consumed(&self, spec: &api::KeySpec) -> Result<Option<Name>, Error> {
         let Some(handler) = &spec.consume else {
             return Ok(None);
@@ -122,7 +122,7 @@ impl Admin {
     }
 }
 
-/// What a key may send, as it was asked for.
+/// The request limit of a new key.
 fn limit(spec: &api::KeySpec) -> Result<Option<Limit>, Error> {
     let wrong = |message: &str| Err(Error::Invalid(message.to_owned()));
     match (spec.rate, spec.burst) {
@@ -142,7 +142,7 @@ fn shown(key: &Key, used: Option<LastUse>, hooks: &HashMap<HookId, Name>) -> api
         Scope::Hook(hook) => Some(hooks.get(&hook)),
         Scope::All => None,
     };
-    // A key of a hook that is gone opens nothing, and nothing will bring that hook back.
+    // The key of a deleted hook is useless, because the hook's number is never reused.
     let is_orphan = hook == Some(None);
     let (last_used_at, last_used_from) = used.map(|last| (last.at, last.from)).unzip();
     api::Key {

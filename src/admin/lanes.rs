@@ -1,10 +1,10 @@
-//! Lanes in numbers.
+//! Lanes with their figures.
 
 use std::collections::HashMap;
 
 use super::report::NodeReport;
 use super::{Admin, Error};
-use crate::api::{self, Eta, LaneState, Percentiles, Worst};
+use crate::api::{self, Eta, LaneState, Percentiles, WorstCursor};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::hook::Hook;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot};
@@ -50,7 +50,7 @@ impl Admin {
         Ok(lanes)
     }
 
-    /// Adds who stopped which of the lanes, and what is left for those of the set that drain.
+    /// Adds the stops of the lanes, and the remaining work of draining ones.
     pub(super) async fn show_modes(
         &self,
         set: &LaneSet,
@@ -65,7 +65,7 @@ impl Admin {
         Ok(())
     }
 
-    /// A lane as its worker sees it, if it runs here.
+    /// A lane from its worker, if it runs on this node.
     async fn lane_here(&self, id: &LaneId) -> Result<Option<api::Lane>, Error> {
         let Some(worker) = self.engine()?.worker(id) else {
             return Ok(None);
@@ -83,8 +83,8 @@ impl Admin {
         }))
     }
 
-    /// What gathers events in a lane that runs here.
-    pub(super) async fn gathers(&self, survey: &Survey) -> Result<Option<api::Gathers>, Error> {
+    /// The cursors of a lane of this node that gather events.
+    pub(super) async fn gathers(&self, survey: &Survey) -> Result<Option<api::Gathering>, Error> {
         let catalog = self.engine()?.catalog.now();
         let Some((until, cursor)) = survey.gathers_longest else {
             return Ok(None);
@@ -92,7 +92,7 @@ impl Admin {
         let Some((_, stream, handler)) = self.cursor_named(&catalog, cursor).await? else {
             return Ok(None);
         };
-        Ok(Some(api::Gathers {
+        Ok(Some(api::Gathering {
             cursors: survey.gathering,
             stream,
             handler,
@@ -100,7 +100,7 @@ impl Admin {
         }))
     }
 
-    /// The row of a cursor, with what people call it.
+    /// The row of a cursor, with the names of its stream and handler.
     async fn cursor_named(
         &self,
         catalog: &Snapshot,
@@ -127,7 +127,7 @@ impl Admin {
         Ok(Some((row, stream, handler.name.clone())))
     }
 
-    /// The lane in which the streams with `slot` of `hook` take their turns.
+    /// The lane of the streams of `hook` with this slot.
     pub(super) async fn lane_of(&self, hook: &Hook, slot: Slot) -> Result<LaneId, Error> {
         Ok(self.namespace(&hook.namespace).await?.lanes.lane(slot))
     }
@@ -136,7 +136,7 @@ impl Admin {
         &self,
         cursor: Option<CursorId>,
         now: Timestamp,
-    ) -> Result<Option<Worst>, Error> {
+    ) -> Result<Option<WorstCursor>, Error> {
         let Some(cursor) = cursor else {
             return Ok(None);
         };
@@ -145,7 +145,7 @@ impl Admin {
             return Ok(None);
         };
         let next = self.next_event(&row).await?;
-        Ok(Some(Worst {
+        Ok(Some(WorstCursor {
             stream,
             handler,
             condition: (&row.condition).into(),
@@ -162,7 +162,7 @@ impl Admin {
     }
 }
 
-/// As [`Admin::show_modes`]. The lanes may be others than those of the set: while it is resized, older ones too.
+/// Like [`Admin::show_modes`]. During a resize, `lanes` may include lanes of an older set.
 fn show_modes(
     set: &LaneSet,
     lanes: &mut [api::Lane],
@@ -192,17 +192,17 @@ fn show_modes(
     }
 }
 
-/// What only those know who have watched a lane for a while.
+/// Copies figures that are only known after watching a lane for a while.
 fn as_seen(lane: &mut api::Lane, known: &api::Lane) {
     lane.severity = known.severity;
     lane.trend.clone_from(&known.trend);
-    // Of a lane that has emptied since, or got work, they know nothing yet.
+    // The forecast of a lane that has emptied or got work since is out of date.
     if (lane.backlog == 0) == (known.backlog == 0) {
         (lane.eta, lane.eta_ms) = (known.eta, known.eta_ms);
     }
 }
 
-/// FLOW is of running lanes: what waits in a stopped one says nothing of how late they are.
+/// FLOW is about running lanes: events in a stopped lane do not mean that it is late.
 pub(super) fn hide_flow_of_stopped(lanes: &mut [api::Lane]) {
     for lane in lanes {
         if matches!(lane.state, LaneState::Paused | LaneState::Drained) {
@@ -219,7 +219,7 @@ pub(super) fn reports(view: &View) -> HashMap<LaneId, api::Lane> {
     lanes.map(|lane| (lane.id.clone(), lane)).collect()
 }
 
-/// A lane that runs on another node, as that node reports it, or on none.
+/// A lane that does not run here: from its node's report, or without an owner.
 pub(super) fn elsewhere(
     id: &LaneId,
     view: &View,
@@ -243,7 +243,7 @@ pub(super) fn elsewhere(
     }
 }
 
-/// Under which epoch a lane was taken last.
+/// Epoch under which a lane was last taken.
 pub(super) fn epoch(id: &LaneId, view: &View) -> Option<i64> {
     let row = view.lanes.iter().find(|row| row.id == *id)?;
     Some(row.epoch)
@@ -285,7 +285,7 @@ pub(super) fn idle(id: &LaneId) -> api::Lane {
     }
 }
 
-/// The deliveries of a lane that are under way; none where no hook of its namespace delivers.
+/// Number of a lane's deliveries in flight; `None` if no hook of its namespace delivers.
 pub(super) fn in_flight(catalog: &Snapshot, id: &LaneId, survey: &Survey) -> Option<u64> {
     let mut hooks = catalog.hooks.values();
     let delivers = hooks.any(|hook| {
@@ -300,7 +300,7 @@ pub(super) fn running(
     node: &str,
     survey: &Survey,
     reading: &Reading,
-    worst: Option<Worst>,
+    worst: Option<WorstCursor>,
     now: Timestamp,
 ) -> api::Lane {
     let age = |at: Option<Timestamp>| {
@@ -348,8 +348,8 @@ fn eta(survey: &Survey, reading: &Reading) -> Option<Eta> {
     }
 }
 
-/// What a histogram shows. It knows times by classes only, of which the longest is shown; of those like the age of
-/// the oldest event that waits, that age is shown, so that nothing that waits seems to wait for longer.
+/// Percentiles of a histogram. Its classes are shown by their upper ends; where that would exceed the
+/// age of the oldest waiting event, that age is shown instead.
 pub(super) fn percentiles<C: hdrhistogram::Counter>(
     histogram: &hdrhistogram::Histogram<C>,
     oldest_ms: Option<u64>,

@@ -1,16 +1,16 @@
-//! Events that were acknowledged and that a failover of the database has lost: seen by everybody until an
-//! operator says that he knows.
+//! Events that were acknowledged and that a failover of the database has lost. They are shown to
+//! everyone until an operator confirms them.
 
 use super::{Admin, Error};
 use crate::api;
 use crate::domain::name::{OrderingKey, StreamName};
 use crate::domain::time::Timestamp;
 
-/// Shown at a time.
+/// Number of lost events listed at most.
 const SHOWN_MAX: i64 = 10_000;
 
 impl Admin {
-    /// Lost events that nobody has said to know of, by stream.
+    /// Lost events that no operator has confirmed, by stream.
     pub async fn lost_events(&self) -> Result<Vec<api::LostEvent>, Error> {
         let hooks = self.store.hooks().await?;
         let shown = |lost: crate::store::LostEvent| {
@@ -32,7 +32,7 @@ impl Admin {
         Ok(lost.into_iter().map(shown).collect())
     }
 
-    /// Says that the operator knows of every lost event; how many those were.
+    /// Confirms every lost event for the operator; returns their number.
     pub async fn confirm_lost(&self) -> Result<u64, Error> {
         let seen = self.store.confirm_lost(Timestamp::now()).await?;
         if self.engine.is_some() {

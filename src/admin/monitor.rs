@@ -1,7 +1,7 @@
-//! What is seen of the whole once a second, for all who look: snapshots, their history, what is normal,
-//! and the log of what changed. `look.rs` has the steps of a second: `survey.rs` gathers from this node,
-//! `whole.rs` merges it with the reports of the others, `seen.rs`, `space.rs` and `past.rs` remember,
-//! `snapshot.rs` composes. `normals.rs` stores what is normal, `feed.rs` sends to those who follow.
+//! The monitor: once a second it computes a snapshot of each namespace for all viewers, with history,
+//! baselines and the log of changes. `look.rs` has the steps of a second: `survey.rs` gathers from this
+//! node, `whole.rs` merges it with the reports of the other nodes, `seen.rs`, `space.rs` and `past.rs`
+//! remember, `snapshot.rs` composes. `normals.rs` stores baselines, `feed.rs` sends to followers.
 
 mod feed;
 mod follower;
@@ -22,21 +22,21 @@ use parking_lot::Mutex;
 use feed::Feeds;
 pub use follower::Follower;
 pub(super) use own_report::commit_p99;
-use seen::Seen;
+use seen::MonitorState;
 
 use crate::domain::time::Timestamp;
 
-/// Seconds between looks at what need not be looked at every second.
+/// Seconds between updates of figures that are not needed every second.
 const STEP: u64 = past::STEP as u64;
 
-/// Cursors shown that are set aside, and that flow.
+/// Number of set-aside cursors shown, and of flowing ones.
 const SET_ASIDE_MAX: usize = 50;
 const FLOWING_MAX: usize = 20;
 
-/// Keeps what was seen.
+/// State of the monitor, shared by all viewers.
 pub struct Monitor {
     began: Timestamp,
-    seen: Mutex<Seen>,
+    seen: Mutex<MonitorState>,
     feeds: Feeds,
 }
 

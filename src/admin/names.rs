@@ -1,5 +1,5 @@
-//! Names that begin with something: for who completes them while they are typed. Quick: all of it is in
-//! memory, but for the keys of streams, which an index finds.
+//! Completion of names for shells. Quick: everything is in memory, except streams, which are found by
+//! index.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use crate::domain::hook::OrderBy;
 use crate::domain::lane::LaneSet;
 use crate::domain::name::Name;
 
-/// The most names at once.
+/// Number of names at most.
 pub const NAMES_MAX: usize = 100;
 
 impl Admin {
-    /// Names of a kind that begin with `start`, in order, as commands take them.
+    /// Names of a kind that begin with `start`, in order, as commands accept them.
     ///
     /// # Errors
     /// [`Error::Invalid`] kind; [`Error::NeedsDaemon`].
@@ -29,7 +29,7 @@ impl Admin {
             "lane" => {
                 let set = catalog.lane_sets.get(namespace);
                 let lanes = set.into_iter().flat_map(LaneSet::ids);
-                // By place, unless the name is being typed.
+                // Lanes are completed by index, unless a full name is being typed.
                 match start.starts_with(|c: char| c.is_ascii_digit()) || start.is_empty() {
                     true => lanes.map(|lane| lane.index.to_string()).collect(),
                     false => lanes.map(|lane| lane.to_string()).collect(),
@@ -64,7 +64,7 @@ impl Admin {
     }
 }
 
-/// The beginning of the names of a hook's streams; the whole of it when it has one stream.
+/// Prefix of the names of a hook's streams; the full name if it has one stream.
 fn stream_of(hook: &Name, order_by: &OrderBy) -> String {
     match order_by {
         OrderBy::Nothing => hook.to_string(),

@@ -1,4 +1,4 @@
-//! Namespaces.
+//! Namespaces: creating, listing, changing and deleting them.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ impl Admin {
         Ok(namespaces.into_iter().map(shown).collect())
     }
 
-    /// Makes a namespace with lanes of its own.
+    /// Creates a namespace with its own lanes.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::Invalid`] for a count of lanes out of range, and for thresholds.
+    /// [`Error::Exists`], [`Error::Invalid`] for a number of lanes out of range, and for thresholds.
     pub async fn create_namespace(
         &self,
         spec: &api::NamespaceSpec,
@@ -42,10 +42,10 @@ impl Admin {
         self.namespace(&spec.name).await.map(shown)
     }
 
-    /// Deletes a namespace that has no hooks.
+    /// Deletes a namespace without hooks.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when it has some, or is the default one.
+    /// [`Error::Conflict`] when it has hooks, or is the default one.
     pub async fn delete_namespace(&self, name: &Name) -> Result<api::Namespace, Error> {
         let namespace = self.namespace(name).await?;
         if *name == Name::default_namespace() {
@@ -91,7 +91,7 @@ fn whole(age: Duration) -> u64 {
     u64::try_from(millis(age)).unwrap_or(0)
 }
 
-/// When a namespace is late, as asked for; what is not asked for is as it was.
+/// The thresholds as requested; values that are left out stay as they are.
 pub(super) fn thresholds(spec: &api::NamespaceSpec, was: Thresholds) -> Result<Thresholds, Error> {
     let asked = was.with(spec.warn_ms, spec.crit_ms);
     asked.map_err(|wrong| Error::Invalid(format!("namespace {}: {wrong}", spec.name)))

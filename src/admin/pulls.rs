@@ -1,4 +1,4 @@
-//! Pull handlers of a hook: checked, planned, compared. The operations are in `hooks.rs`.
+//! Pull handlers of a hook: checks, rows and differences. The operations are in `hooks.rs`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::domain::time::millis;
 use crate::store::PullPlan;
 use crate::text::duration;
 
-/// Checks what cannot be seen from one setting alone.
+/// Checks rules that concern several settings.
 ///
 /// # Errors
-/// [`Error::Invalid`] names the handler and what to give instead.
+/// [`Error::Invalid`] names the handler and a valid value.
 pub fn check(spec: &HookSpec) -> Result<(), Error> {
     let mut names: HashSet<&Name> = spec.forward.iter().map(|forward| &forward.name).collect();
     for pull in &spec.pull {
@@ -47,7 +47,7 @@ pub fn check(spec: &HookSpec) -> Result<(), Error> {
     }
 }
 
-/// Says how long a lease may be.
+/// Error text for a lease out of range.
 pub fn lease_range(got: &str) -> String {
     let (least, most) = (duration(*LEASES.start()), duration(*LEASES.end()));
     format!("a lease is {least} to {most}, got {got}")
@@ -64,7 +64,7 @@ pub fn plan(spec: &PullSpec) -> PullPlan {
     }
 }
 
-/// The pull handlers of a hook.
+/// The settings of a hook's pull handlers.
 pub fn specs_of(hook: &Hook) -> Vec<PullSpec> {
     let handlers = hook.handlers.iter();
     let specs = handlers.filter_map(|handler| {
@@ -80,7 +80,7 @@ pub fn specs_of(hook: &Hook) -> Vec<PullSpec> {
     specs.collect()
 }
 
-/// What changes from one to the other, in words.
+/// Differences between two lists of handlers, in words.
 pub fn differences(from: &[PullSpec], to: &[PullSpec]) -> Vec<String> {
     fn find<'s>(specs: &'s [PullSpec], name: &Name) -> Option<&'s PullSpec> {
         specs.iter().find(|spec| spec.name == *name)

@@ -1,4 +1,4 @@
-//! States folded again: planned, asked for, looked at.
+//! Rebuilds of states: plans, requests and progress.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use crate::store::{self, NewRebuild, StreamRow};
 use crate::text::counted;
 
 impl Admin {
-    /// Begins to fold states again, or says how much it would be.
+    /// Starts a rebuild, or returns its plan.
     ///
     /// # Errors
-    /// [`Error::Missing`] hook or stream; [`Error::Invalid`] without either; [`Error::Conflict`] while the
-    /// same is under way, or when events are gone that only older code has folded; [`Error::NeedsDaemon`].
+    /// [`Error::Missing`] hook or stream; [`Error::Invalid`] without either; [`Error::Conflict`] while
+    /// a rebuild of the hook is under way, or when removed events were only folded by an older version
+    /// of the reducer; [`Error::NeedsDaemon`].
     pub async fn rebuild(&self, spec: &api::RebuildSpec, by: &str) -> Result<api::Rebuild, Error> {
         let engine = self.engine()?;
         let (hook, only) = self.whose(spec).await?;
@@ -32,7 +33,8 @@ impl Admin {
         if !spec.from_checkpoints {
             are_foldable(&hook.name, plan.older)?;
         }
-        // What was changed by another node a moment ago counts: the version of the reducer is compared.
+        // Reads the configuration first: the version of the reducer may have been changed by another
+        // node a moment ago.
         self.changed().await?;
         let new = NewRebuild {
             hook: hook.id,
@@ -52,7 +54,7 @@ impl Admin {
         self.show_rebuild(id).await
     }
 
-    /// Begins to fold the states of every hook again, all or none, or says how much it would be.
+    /// Starts rebuilds of every hook, all or none, or returns their plans.
     ///
     /// # Errors
     /// As for [`Admin::rebuild`].
@@ -108,7 +110,7 @@ impl Admin {
         Ok(begun.collect())
     }
 
-    /// A rebuild as it stands.
+    /// One rebuild.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -127,7 +129,7 @@ impl Admin {
         self.as_shown(running).await
     }
 
-    /// Rebuilds by their numbers, from the first to the last, in any state.
+    /// Rebuilds with numbers from `first` to `last`, both included, in any state.
     pub async fn rebuilds_between(
         &self,
         first: i64,
@@ -137,17 +139,17 @@ impl Admin {
         self.as_shown(rebuilds).await
     }
 
-    /// The state of a stream up to and with an event, as today's reducer folds it. Changes nothing.
+    /// The state of a stream after the event `to`, folded by the present reducer. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Missing`] stream; [`Error::Invalid`] for an event that is not there, or that cannot be
-    /// folded; [`Error::Conflict`] as for [`Admin::rebuild`], unless it may begin `from_checkpoints`.
+    /// [`Error::Missing`] stream; [`Error::Invalid`] for an event that does not exist or cannot be
+    /// folded; [`Error::Conflict`] as for [`Admin::rebuild`], unless `from_checkpoints`.
     pub async fn fold_to(
         &self,
         stream: &StreamName,
         to: Seq,
         from_checkpoints: bool,
-    ) -> Result<api::FoldedTo, Error> {
+    ) -> Result<api::FoldedState, Error> {
         let engine = self.engine()?;
         let (hook, row) = self.stream(stream).await?;
         if to.0 < 1 || to > row.head {
@@ -171,7 +173,7 @@ impl Admin {
         let folded = fold_to(engine, &hook, handler, row, to).await?;
         let shadow = folded.map_err(|why| Error::Invalid(format!("{stream}: {why}")))?;
         let state = shadow.state.map(serde_json::value::RawValue::from_string);
-        Ok(api::FoldedTo {
+        Ok(api::FoldedState {
             stream: stream.clone(),
             position: shadow.position.0,
             state: state.transpose().unwrap_or_default(),
@@ -221,7 +223,8 @@ impl Admin {
         })
     }
 
-    /// Streams that begin at a checkpoint, and those where older code had a part in it.
+    /// Number of streams that begin at a checkpoint, and number of those checkpoints that an older
+    /// version had a part in.
     async fn checkpointed(
         &self,
         hook: &Hook,
@@ -235,7 +238,7 @@ impl Admin {
             .await?)
     }
 
-    /// Rebuilds for people and programs; those of deleted hooks are left out.
+    /// Rebuilds as JSON; those of deleted hooks are left out.
     async fn as_shown(&self, rebuilds: Vec<store::Rebuild>) -> Result<Vec<api::Rebuild>, Error> {
         let hooks = self.store.hooks().await?;
         let names: HashMap<_, _> = hooks.iter().map(|hook| (hook.id, &hook.name)).collect();
@@ -280,7 +283,7 @@ fn under_way_already(hook: Option<&Name>) -> Error {
     ))
 }
 
-/// Whether today's code can fold a hook's streams from their beginnings.
+/// Checks that the present reducer can fold a hook's streams from the beginning.
 fn are_foldable(hook: &Name, older: u64) -> Result<(), Error> {
     if older == 0 {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Replays: stored events that a handler delivers once more, in order, marked, beside its own cursors.
+//! Replays: a handler delivers stored events again, in order and marked, beside its normal cursors.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::store::{NewReplay, StreamRow};
 
 impl Admin {
-    /// Begins a replay, or says what it would deliver.
+    /// Begins a replay, or returns its plan.
     ///
     /// # Errors
     /// [`Error::Missing`]; [`Error::Invalid`] for events that are gone, or that the handler has not passed yet.
@@ -68,7 +68,7 @@ impl Admin {
         Ok(shown)
     }
 
-    /// The stream that a replay is about, and the seq of the dead letter if it is about one.
+    /// The stream of a replay, and the seq of the dead letter if it replays one.
     async fn replayed_stream(
         &self,
         spec: &api::ReplaySpec,
@@ -98,7 +98,7 @@ impl Admin {
         }
     }
 
-    /// The handler that delivers once more: the one that is named, the one that has the dead letter, or the only one.
+    /// The handler of a replay: the named one, the one with the dead letter, or the only one.
     async fn replaying<'h>(
         &self,
         hook: &'h Hook,
@@ -154,10 +154,7 @@ impl Admin {
         }
     }
 
-    /// The replays under way.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// The running replays.
     pub async fn replays(&self) -> Result<Vec<api::Replay>, Error> {
         let catalog = self.engine()?.catalog.now();
         let mut shown = Vec::new();
@@ -206,7 +203,7 @@ impl Admin {
         }))
     }
 
-    /// Ends a replay before its last event.
+    /// Cancels a replay.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -223,7 +220,8 @@ impl Admin {
     }
 }
 
-/// Checks that the events are kept, and that the handler has passed them: before that they are still to be delivered.
+/// Checks that the events are stored and that the handler has passed them; other events are still to be
+/// delivered anyway.
 fn check(
     stream: &StreamName,
     handler: &Name,

@@ -1,4 +1,4 @@
-//! The report that each node writes once a second, for all other nodes to read.
+//! The report that each node writes once a second for the other nodes.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::Waits;
 
-/// What one node tells the others of itself, once a second.
+/// Report of a node about itself, written once a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeReport {
@@ -20,17 +20,17 @@ pub struct NodeReport {
     pub cpu: Option<f64>,
     pub commit_p99_ms: Option<f64>,
     pub fsync_p99_ms: Option<f64>,
-    /// Events that it accepts, a second.
+    /// Events accepted per second by the node.
     pub accepted_per_s: f64,
-    /// Hooks that get something from it: how much a second, and what is normal.
+    /// Hooks that receive events through this node: events per second, present and usual.
     pub hooks: Vec<(i64, f64, Option<f64>)>,
-    /// Handlers that are much slower in its lanes than is normal: the time they take for an event, and the normal one.
+    /// Handlers much slower than usual in the node's lanes: time per event, present and usual.
     pub slow: Vec<(i64, f64, f64)>,
-    /// Streams that keep events past their time: of which namespace, and in words.
+    /// Sentences about streams that keep events past their retention, with the namespace.
     pub overdue: Vec<(Name, String)>,
-    /// What is normal for its commits.
+    /// Usual time of the node's commits, in milliseconds.
     pub commit_normal_ms: Option<f64>,
-    /// What is wrong with Redis, as it sees it.
+    /// Present failure of Redis, as seen by the node.
     pub hints: Option<api::Outage>,
     /// Turns of its lanes that have run for long: the lane, the cursor, and the time in milliseconds.
     pub turns: Vec<(LaneId, String, u64)>,
@@ -38,21 +38,21 @@ pub struct NodeReport {
     pub largest: Vec<(LaneId, StreamName, u64)>,
     /// Reducers that take long for an event, and how long in seconds.
     pub folds: Vec<(i64, f64)>,
-    /// Handlers that are too slow for its lanes.
+    /// Handlers that are too slow for the node's lanes.
     pub beside: Vec<i64>,
     /// Since when it has had its findings: of which namespace, rule and stream.
     pub since: Vec<(Name, api::Rule, Option<StreamName>, Timestamp)>,
     /// What was finished since it began, by how long it had waited.
     pub waits: HashMap<Name, Waits>,
-    /// What waits now, by how long so far.
+    /// Counts of events that wait now, by wait time so far.
     pub waiting: HashMap<Name, Waits>,
-    /// Times of the last minutes in microseconds, and how many events took them.
+    /// Wait times of the last minutes in microseconds, each with its number of events.
     pub wait: HashMap<Name, Vec<(u64, u64)>>,
     pub work: HashMap<Name, Vec<(u64, u64)>>,
 }
 
 impl NodeReport {
-    /// The report that a node wrote. One that cannot be read, of another version, tells nothing.
+    /// Parses a report. An unreadable one, from another version, becomes an empty report.
     pub fn read(json: &str) -> Self {
         serde_json::from_str(json).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! Lanes resized, drained, paused and resumed while everything runs. Each is one change of rows, which
-//! every node then acts by; what is said here is how far that has come.
+//! Resizing, draining, pausing and resuming lanes while they run. Each operation changes rows, by which
+//! every node then acts; the answers report how far that has come.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use crate::domain::time::Timestamp;
 use crate::store::{Attribution, AuditFilter, PendingResize, ResizeStart, SlotBacklog};
 use crate::text::duration;
 
-/// How long an operator waits for every node to act by a change before he is told who has not.
+/// Time for which an operator waits until every node acts by a change, before the late nodes are named.
 const ACT_MAX: Duration = Duration::from_secs(5);
 
-/// How many operations on a namespace are looked at for the last resize.
+/// Number of audit rows searched for the last resize.
 const LOOKED_BACK: i64 = 50;
 
-/// How often it is looked.
+/// Pause between two looks at the nodes.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Admin {
-    /// Begins a resize, or only says what it would mean. As many lanes as there are is nothing to do.
+    /// Starts a resize, or returns its plan. Resizing to the present number of lanes does nothing.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when one is under way, or the lanes are not as they were seen.
+    /// [`Error::Conflict`] when a resize is under way, or the lanes are not as the operator saw them.
     pub async fn resize(&self, spec: &api::ResizeSpec, by: &str) -> Result<api::Resize, Error> {
         check_lanes(spec.lanes)?;
         self.engine()?;
@@ -57,13 +57,13 @@ impl Admin {
             .tell_note(json!({"from": set.lanes, "to": spec.lanes,
             "generation": set.generation + 1, "drain_first": spec.drain_first}));
         let why = why(by, spec.reason.as_ref());
-        // Paused lanes apply nothing, so there is nothing to wait for.
+        // Paused lanes apply nothing, so waiting for them to drain would never end.
         let begun = match spec.drain_first && !plan.is_paused() {
             true => self.store.plan_resize(&set, spec.lanes, &why).await?,
             false => self.store.begin_resize(&set, spec.lanes, &why).await?,
         };
         match begun {
-            ResizeStart::ResizeStart(next) => {
+            ResizeStart::Begun(next) => {
                 self.changed().await?;
                 plan.next_generation = Some(next.generation);
                 Ok(plan)
@@ -76,7 +76,7 @@ impl Admin {
         }
     }
 
-    /// `: resized 40s ago by key ops-bob`, as far back as is noted.
+    /// Text such as `: resized 40s ago by key ops-bob`, as far back as the audit log is searched.
     async fn last_resized(&self, namespace: &Name) -> Result<Option<String>, Error> {
         let of_namespace = AuditFilter {
             since: None,
@@ -107,7 +107,7 @@ impl Admin {
         let busy = |lane: &&api::Lane| lane.busy.unwrap_or(0.0);
         let busy = lanes.iter().max_by(|a, b| busy(a).total_cmp(&busy(b)));
         let telling = worst.map(|(lane, _)| lane).or(busy);
-        // As if its streams were even: what a lane has it shares with those it is divided into.
+        // An estimate that assumes evenly loaded streams.
         let after = |busy: f64| (busy * f64::from(set.lanes) / f64::from(to)).min(1.0);
         Ok(api::Resize {
             busiest,
@@ -153,7 +153,7 @@ impl Admin {
         })
     }
 
-    /// How far the resize of a namespace has come.
+    /// Progress of the resize of a namespace.
     ///
     /// # Errors
     /// [`Error::Missing`] namespace.
@@ -199,7 +199,7 @@ impl Admin {
         }))
     }
 
-    /// Pauses lanes: when nobody is waited for, no turn runs in them.
+    /// Pauses lanes. Once no node is waited for, no turn runs in them.
     ///
     /// # Errors
     /// [`Error::Missing`] lane; [`Error::Conflict`] while a resize is under way.
@@ -207,14 +207,14 @@ impl Admin {
         &self,
         spec: &api::LanesSpec,
         by: &str,
-    ) -> Result<api::Stopped, Error> {
+    ) -> Result<api::LanesStopped, Error> {
         let (set, lanes) = self.lanes_of(spec).await?;
         let why = why(by, spec.reason.as_ref());
         let done = self.store.pause_lanes(&set, &lanes, &why).await?;
         self.stopped(&set, &lanes, done).await
     }
 
-    /// Drains lanes: what waits now is processed, what comes later is kept.
+    /// Drains lanes: events that wait now are applied, later ones are kept.
     ///
     /// # Errors
     /// As for [`Admin::pause_lanes`].
@@ -222,18 +222,18 @@ impl Admin {
         &self,
         spec: &api::LanesSpec,
         by: &str,
-    ) -> Result<api::Stopped, Error> {
+    ) -> Result<api::LanesStopped, Error> {
         let (set, lanes) = self.lanes_of(spec).await?;
         let why = why(by, spec.reason.as_ref());
         let done = self.store.drain_lanes(&set, &lanes, &why).await?;
         self.stopped(&set, &lanes, done).await
     }
 
-    /// Lets lanes go on.
+    /// Resumes lanes.
     ///
     /// # Errors
     /// As for [`Admin::pause_lanes`].
-    pub async fn resume_lanes(&self, spec: &api::LanesSpec) -> Result<api::Stopped, Error> {
+    pub async fn resume_lanes(&self, spec: &api::LanesSpec) -> Result<api::LanesStopped, Error> {
         let (set, lanes) = self.lanes_of(spec).await?;
         let done = self.store.resume_lanes(&set, &lanes).await?;
         self.stopped(&set, &lanes, done).await
@@ -267,13 +267,13 @@ impl Admin {
         Ok((set, lanes))
     }
 
-    /// Waits until every node acts by what was just changed; `done`: whether it was.
+    /// Waits until every node acts by the change. `done` is false if the change was refused.
     async fn stopped(
         &self,
         set: &LaneSet,
         lanes: &[LaneId],
         done: bool,
-    ) -> Result<api::Stopped, Error> {
+    ) -> Result<api::LanesStopped, Error> {
         if !done {
             return Err(Error::Conflict(format!(
                 "the lanes of {} were resized meanwhile. Nothing was changed.",
@@ -282,13 +282,14 @@ impl Admin {
         }
         self.changed().await?;
         let version = self.store.config_version().await?;
-        Ok(api::Stopped {
+        Ok(api::LanesStopped {
             lanes: lanes.to_vec(),
             waits_for: self.acted_by_all(version).await?,
         })
     }
 
-    /// The nodes that do not act by a version of the configuration yet, after a while.
+    /// Waits for all nodes to act by a version of the configuration; returns the names of those that do
+    /// not in time.
     pub(super) async fn acted_by_all(&self, version: i64) -> Result<Vec<String>, Error> {
         let engine = self.engine()?;
         let began = tokio::time::Instant::now();
@@ -311,15 +312,15 @@ impl Admin {
     }
 }
 
-/// What an operator has stopped all lanes of a set for, which the new lanes take over.
-fn carried(lanes: &[api::Lane]) -> Option<api::Carried> {
+/// The stop that all lanes of a set have in common and the new lanes take over.
+fn carried(lanes: &[api::Lane]) -> Option<api::InheritedStop> {
     let first = lanes.first()?;
     let state = match first.state {
         LaneState::Paused => LaneState::Paused,
         LaneState::Draining | LaneState::Drained => LaneState::Draining,
         LaneState::Active | LaneState::NoOwner => return None,
     };
-    Some(api::Carried {
+    Some(api::InheritedStop {
         state,
         by: first.by.clone(),
         since: first.since,
@@ -327,7 +328,7 @@ fn carried(lanes: &[api::Lane]) -> Option<api::Carried> {
     })
 }
 
-/// No lane of the set is called so.
+/// Error for a lane name that does not exist in the set.
 pub(super) fn no_lane(set: &LaneSet, name: &str) -> Error {
     let there: Vec<_> = set.ids().map(|lane| lane.to_string()).collect();
     Error::missing_like("lane", name, there.iter().map(String::as_str))
@@ -351,7 +352,7 @@ fn busy(resize: &PendingResize) -> String {
     )
 }
 
-/// Events that would wait in the fullest of so many lanes.
+/// Backlog of the fullest lane if there were `lanes` lanes.
 fn fullest(waiting: &[SlotBacklog], lanes: u16) -> u64 {
     let mut full = vec![0_u64; usize::from(lanes)];
     for slot in waiting {

@@ -1,5 +1,5 @@
-//! What operators stop and let go by name: the cursors of a hook, the cursors of a stream; and a lane with
-//! the cursors in it.
+//! Stopping and resuming by name: the cursors of a hook or a stream. Also shows a lane with its
+//! cursors.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,17 @@ use crate::domain::time::Timestamp;
 use crate::store::{Advance, HookStop, InputRequest, Mover, Step};
 use crate::text::duration;
 
-/// Tries to hold a cursor that turns move meanwhile.
+/// Number of attempts to hold a cursor that turns move meanwhile.
 const TRIES: usize = 100;
 
-/// Cursors let go in one transaction: turns wait for it.
+/// Number of cursors released in one transaction, because turns wait for it.
 const RELEASED_AT_A_TIME: usize = 500;
 
-/// Cursors looked at of a lane.
+/// Number of cursors of a lane that are read.
 const LOOKED_AT: usize = 1_000;
 
 impl Admin {
-    /// Pauses a hook: its cursors take no turns, its events are accepted and kept. When nobody is waited
+    /// Pauses a hook: its cursors take no turns, its events are still accepted. Once no node is waited
     /// for, no turn of it runs.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl Admin {
         self.hook_stopped(name, changed).await
     }
 
-    /// Lets the cursors of a paused hook go on.
+    /// Resumes a paused hook.
     ///
     /// # Errors
     /// [`Error::Missing`] hook.
@@ -67,11 +67,11 @@ impl Admin {
         })
     }
 
-    /// Sets cursors of a stream aside by hand, until somebody releases them.
+    /// Holds cursors of a stream until an operator releases them.
     ///
     /// # Errors
     /// [`Error::Missing`] stream or handler; [`Error::NeedsDaemon`].
-    pub async fn hold(&self, hold: &api::Hold, by: &str) -> Result<api::Held, Error> {
+    pub async fn hold(&self, hold: &api::Hold, by: &str) -> Result<api::HoldResult, Error> {
         let engine = self.engine()?;
         let (hook, stream) = self.stream(&hold.stream).await?;
         let because = Condition::held_by(by, hold.reason.as_deref());
@@ -85,15 +85,15 @@ impl Admin {
         });
         let held = self.hold_all(wants.collect(), &because).await?;
         for cursor in &held {
-            // Its lane looks at it, and sets it aside.
+            // Makes the lane look at the cursor, which sets it aside.
             engine.let_go(&hook.namespace, stream.slot, *cursor, 0);
         }
-        Ok(api::Held {
+        Ok(api::HoldResult {
             held: held.len() as u64,
         })
     }
 
-    /// The cursors that are held now and were not.
+    /// Holds cursors; returns those that were not held before.
     async fn hold_all(
         &self,
         wants: Vec<InputRequest>,
@@ -118,15 +118,15 @@ impl Admin {
         Err(Error::Conflict(message.to_owned()))
     }
 
-    /// Lets held cursors of a stream flow again, whoever or whatever holds them.
+    /// Releases held cursors of a stream, whether an operator or a failure holds them.
     ///
     /// # Errors
     /// [`Error::Missing`] stream or handler; [`Error::NeedsDaemon`].
-    pub async fn release(&self, release: &api::Retry) -> Result<api::Released, Error> {
+    pub async fn release(&self, release: &api::Retry) -> Result<api::RetryResult, Error> {
         self.retry(release).await
     }
 
-    /// Lets the set-aside cursors of a hook try again now, but for those that somebody holds by hand.
+    /// Retries the set-aside cursors of a hook now, except those that an operator holds.
     ///
     /// # Errors
     /// [`Error::Missing`] hook or handler; [`Error::NeedsDaemon`].
@@ -134,7 +134,7 @@ impl Admin {
         &self,
         name: &Name,
         handler: Option<&Name>,
-    ) -> Result<api::Released, Error> {
+    ) -> Result<api::RetryResult, Error> {
         let engine = self.engine()?;
         let hook = self.hook(name).await?;
         let handlers = self.handlers(&hook, handler)?;
@@ -151,7 +151,7 @@ impl Admin {
                 released += 1;
             }
         }
-        Ok(api::Released { released })
+        Ok(api::RetryResult { released })
     }
 
     fn handlers(&self, hook: &Hook, wanted: Option<&Name>) -> Result<Vec<HandlerId>, Error> {
@@ -161,7 +161,7 @@ impl Admin {
         }
     }
 
-    /// A lane with its cursors: those set aside first, then those whose events wait longest.
+    /// A lane with its cursors: first the set-aside ones, then those whose events have waited longest.
     ///
     /// # Errors
     /// [`Error::Missing`] namespace or lane; [`Error::NeedsDaemon`].
@@ -170,7 +170,7 @@ impl Admin {
         namespace: &Name,
         lane: &str,
         top: usize,
-    ) -> Result<api::LaneShown, Error> {
+    ) -> Result<api::LaneDetail, Error> {
         let is_meant =
             |found: &api::Lane| found.id.to_string() == lane || found.id.index.to_string() == lane;
         let lanes = self.lanes(namespace).await?;
@@ -192,7 +192,7 @@ impl Admin {
                 (seen.cloned().collect(), false)
             }
         };
-        Ok(api::LaneShown {
+        Ok(api::LaneDetail {
             lane: found.clone(),
             is_all,
             cursors: cursors.into_iter().take(top).collect(),
@@ -215,8 +215,8 @@ fn held(cursor: Cursor, because: &Condition) -> Step {
     }
 }
 
-/// Who paused a hook, when and why: `hook orders paused by uid 0 5m ago "deploy"`; or with which event it was
-/// stopped by itself.
+/// Describes the pause of a hook: `hook orders paused by uid 0 5m ago "deploy"`, or the event at which
+/// hooklane stopped it.
 pub(super) fn told(hook: &Name, stop: &HookStop, now: Timestamp) -> Option<String> {
     let pause = stop.pause.as_ref()?;
     if stop.stuck().is_some() {
@@ -232,7 +232,7 @@ pub(super) fn told(hook: &Name, stop: &HookStop, now: Timestamp) -> Option<Strin
     ))
 }
 
-/// What to type once the reducer of a stopped hook is mended, step by step.
+/// Commands to run, in order, once the reducer of a stopped hook is repaired.
 pub(super) fn restart(hook: &Name) -> [(String, &'static str); 3] {
     [
         (

@@ -1,4 +1,4 @@
-//! Streams and their cursors: listed, shown, let go, moved past an event; and the states in them.
+//! Streams, their cursors and states: listing, showing, retrying and skipping.
 
 use std::collections::HashSet;
 
@@ -16,23 +16,24 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::{self, CursorRow, CursorsFilter, Stored};
 
-/// Which cursors a list is about.
+/// Selects cursors for a list.
 #[derive(Clone, Debug, Default)]
 pub struct StreamsFilter {
-    /// Those of one hook.
+    /// Only cursors of this hook.
     pub hook: Option<Name>,
-    /// Those in one condition.
+    /// Only cursors in this condition.
     pub condition: Option<String>,
-    /// Those whose events wait longest first, instead of by the age of their stream. Has no pages.
+    /// True to sort by the age of the next event, longest waiting first, instead of by stream. Has no
+    /// pages.
     pub oldest_first: bool,
-    /// Where the last page ended.
+    /// Number of the last stream of the previous page.
     pub after: Option<i64>,
-    /// At most so many.
+    /// Number of cursors at most.
     pub limit: i64,
 }
 
 impl Admin {
-    /// One row a cursor, and where the next page begins.
+    /// One row for each cursor, and where the next page begins.
     ///
     /// # Errors
     /// [`Error::Missing`] hook, [`Error::Invalid`] condition.
@@ -62,12 +63,12 @@ impl Admin {
         Ok((rows, next))
     }
 
-    /// What waits, the oldest first, and behind it what waits for nothing.
+    /// Cursors that are behind, oldest first, followed by the others.
     async fn oldest_first(&self, filter: &CursorsFilter) -> Result<Vec<CursorRow>, Error> {
         let mut rows = self.store.cursors_behind(filter).await?;
         let limit = usize::try_from(filter.limit).unwrap_or(0);
         if rows.len() < limit {
-            // All that waits is in the list now, so that there is room in it for what else there is.
+            // The list has room for more, so all cursors that are behind are in it already.
             let known: HashSet<CursorId> = rows.iter().map(|row| row.id).collect();
             let mut rest = self.store.cursors(filter).await?;
             rest.retain(|row| !known.contains(&row.id));
@@ -77,7 +78,7 @@ impl Admin {
         Ok(rows)
     }
 
-    /// One stream with its cursors, and of each that is behind so many of the `events` it needs next.
+    /// One stream with its cursors, and the next `events` events of each cursor that is behind.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -114,11 +115,11 @@ impl Admin {
         })
     }
 
-    /// Lets set-aside cursors of a stream try again now.
+    /// Retries set-aside cursors of a stream now.
     ///
     /// # Errors
     /// [`Error::Missing`] stream or handler; [`Error::NeedsDaemon`].
-    pub async fn retry(&self, retry: &api::Retry) -> Result<api::Released, Error> {
+    pub async fn retry(&self, retry: &api::Retry) -> Result<api::RetryResult, Error> {
         let engine = self.engine()?;
         let (hook, stream) = self.stream(&retry.stream).await?;
         let handler = match &retry.handler {
@@ -136,7 +137,7 @@ impl Admin {
         for cursor in &released {
             engine.let_go(&hook.namespace, stream.slot, *cursor, 1);
         }
-        Ok(api::Released {
+        Ok(api::RetryResult {
             released: released.len() as u64,
         })
     }
@@ -145,7 +146,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`Error::Conflict`] when another event is next.
-    pub async fn skip(&self, skip: &api::Skip) -> Result<api::Skipped, Error> {
+    pub async fn skip(&self, skip: &api::Skip) -> Result<api::SkipResult, Error> {
         let engine = self.engine()?;
         let (hook, stream) = self.stream(&skip.stream).await?;
         let handler = match &skip.handler {
@@ -171,14 +172,14 @@ impl Admin {
         }
         engine.let_go(&hook.namespace, stream.slot, cursor, 1);
         let position = self.position(cursor).await?;
-        Ok(api::Skipped {
+        Ok(api::SkipResult {
             skipped: skip.event,
             handler: handler.name.clone(),
             position,
         })
     }
 
-    /// The state of a stream as it stands, with the number of its stream once it has one.
+    /// The state of a stream, with the number of the stream if it exists.
     ///
     /// # Errors
     /// [`Error::Missing`] hook; [`Error::Invalid`] when it has no reducer.
@@ -212,7 +213,7 @@ impl Admin {
         Ok((state, Some(cursor.id.stream)))
     }
 
-    /// Rows for people and programs, in the order given.
+    /// Rows as JSON, in the given order.
     pub(super) async fn rows(&self, rows: Vec<CursorRow>) -> Result<Vec<api::StreamRow>, Error> {
         let hooks = self.store.hooks().await?;
         let mut shown = Vec::with_capacity(rows.len());
@@ -241,7 +242,7 @@ impl Admin {
         Ok(shown)
     }
 
-    /// What a set-aside cursor stands before: `skip` asks for its id.
+    /// Id of the event that a set-aside cursor needs next; `skip` needs it.
     pub(super) async fn next_event(
         &self,
         row: &CursorRow,
@@ -269,12 +270,12 @@ impl Admin {
     }
 }
 
-/// The most of a body that is shown of an event that waits, in characters.
+/// Number of characters shown of a waiting event's body.
 const START_MAX: usize = 120;
 
 fn waits(stored: &Stored) -> api::WaitingEvent {
     let event = &stored.event;
-    // No character has more than four bytes.
+    // A character has at most four bytes.
     let start = match event.is_damaged {
         true => b"(hash mismatch: it is not as it was stored)".as_slice(),
         false => &event.body[..event.body.len().min(START_MAX * 4)],

@@ -1,4 +1,4 @@
-//! A reducer tried on events, without storing anything: on one that is given, or on those of a stream.
+//! Trying a reducer without storing anything: on a given event, or on the stored events of a stream.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,24 +20,28 @@ use crate::engine::rebuild::fold_to;
 use crate::engine::reduce::{Folded, Folds, Task};
 use crate::store::{InputRequest, Range, StreamRow};
 
-/// The most stored events of one try; more of them are a rebuild.
+/// Number of stored events in one try; a rebuild handles more.
 const EVENTS_MAX: i64 = 10_000;
 
-/// How long one event, or a portion of stored ones, may take.
+/// Time limits for one event, and for one portion of stored events.
 const EVENT_TIME: Duration = Duration::from_secs(1);
 const STREAM_TIME: Duration = Duration::from_secs(20);
 
-/// Events that are read and folded at a time.
+/// Number of events that are read and folded at a time.
 const PORTION: usize = 1_000;
 
 impl Admin {
-    /// Folds an event, or stored events of a stream, with the reducer that is given or else the hook's own.
+    /// Folds an event, or stored events of a stream, with the given reducer or else the hook's own.
     /// Stores nothing.
     ///
     /// # Errors
-    /// [`Error::Reducer`] with what it said of the one event; [`Error::Invalid`] when there is no reducer, or
-    /// the events are too many or not there; [`Error::Missing`] hook or stream.
-    pub async fn test_hook(&self, name: &Name, test: &api::Test) -> Result<api::Tested, Error> {
+    /// [`Error::Reducer`] with the reducer's error for the one event; [`Error::Invalid`] when there is
+    /// no reducer, or the events are too many or do not exist; [`Error::Missing`] hook or stream.
+    pub async fn test_hook(
+        &self,
+        name: &Name,
+        test: &api::ReducerTest,
+    ) -> Result<api::TestResult, Error> {
         let hook = self.hook(name).await?;
         let live = hook.reduce();
         let reducer = match &test.reduce {
@@ -64,8 +68,8 @@ impl Admin {
     async fn test_on_event(
         &self,
         reducer: Reducer,
-        test: &api::Test,
-    ) -> Result<api::Tested, Error> {
+        test: &api::ReducerTest,
+    ) -> Result<api::TestResult, Error> {
         let event = event(test)?;
         let before = test.state.as_ref().map(|state| state.get().to_owned());
         let folded = self
@@ -74,7 +78,7 @@ impl Admin {
         if let Some(failure) = folded.failure {
             return Err(Error::Reducer(failure.to_string()));
         }
-        Ok(api::Tested {
+        Ok(api::TestResult {
             state: raw(folded.state)?,
             took_ms: folded.took.as_secs_f64() * 1_000.0,
             before: test.state.clone(),
@@ -84,14 +88,14 @@ impl Admin {
         })
     }
 
-    /// Folds stored events from `from` on to the head. Before it stands the state that today's reducer made of
-    /// the events before.
+    /// Folds the stored events from `from` up to the head, starting from the state that the present
+    /// reducer computes for the events before.
     async fn test_on_stream(
         &self,
         name: &StreamName,
         reducer: Reducer,
         from: Option<Seq>,
-    ) -> Result<api::Tested, Error> {
+    ) -> Result<api::TestResult, Error> {
         let (hook, stream) = self.stream(name).await?;
         let first = Seq(stream.floor.0 + 1);
         let from = from.unwrap_or(first);
@@ -139,7 +143,7 @@ impl Admin {
             took += folded.took;
         }
         let shown = |state: Option<String>| raw(state);
-        Ok(api::Tested {
+        Ok(api::TestResult {
             state: shown(state)?,
             took_ms: took.as_secs_f64() * 1_000.0,
             before: Some(shown(before)?),
@@ -163,7 +167,8 @@ impl Admin {
             .unwrap_or_default())
     }
 
-    /// The state before an event: the live one where its cursor stands there, as that of a held stream does.
+    /// The state before an event: the live one if its cursor stands there, as in a held stream, else a
+    /// fold up to there.
     async fn state_before(
         &self,
         hook: &Hook,
@@ -186,7 +191,7 @@ impl Admin {
         Ok(folded.map_err(Error::Invalid)?.state)
     }
 
-    /// Events that were skipped, and stay so.
+    /// Events that were skipped, and that the try skips too.
     async fn dead_letters(&self, hook: &Hook, stream: &StreamRow) -> Result<HashSet<Seq>, Error> {
         let Some(handler) = hook.reduce() else {
             return Ok(HashSet::new());
@@ -206,7 +211,7 @@ impl Admin {
         time: Duration,
     ) -> Result<Folded, Error> {
         let task = Task {
-            // Of no handler: what it costs is nobody's share.
+            // No handler, so that its time counts for no handler's share.
             handler: HandlerId(0),
             reducer,
             state,
@@ -231,8 +236,8 @@ fn cursor(stream: &StreamRow, handler: &Handler) -> CursorId {
     }
 }
 
-/// The event that a test is about.
-fn event(test: &api::Test) -> Result<Event, Error> {
+/// The event that a test describes.
+fn event(test: &api::ReducerTest) -> Result<Event, Error> {
     let now = Timestamp::now();
     let headers =
         serde_json::to_string(&test.headers).map_err(|error| Error::Invalid(error.to_string()))?;

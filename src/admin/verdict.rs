@@ -1,5 +1,5 @@
-//! What is wrong, in words: whose fault, what it holds up, whether more lanes help. Made here and nowhere
-//! else, so that `status`, the dashboard and alerts say the same. No clock, no I/O.
+//! Verdicts: what is wrong, who causes it, what it delays, and if more lanes help. Only this file makes
+//! verdicts, so that `status`, the dashboard and alerts say the same. It uses no clock and no I/O.
 
 mod facts;
 mod house;
@@ -25,7 +25,7 @@ use lateness::{flood, late, one_stream, slow_code, too_few_lanes};
 use stops::{held_on_purpose, on_purpose, overdue, paused_hooks, set_aside, stuck_hooks};
 use words::{WAITS_LONG, is_by_hand, millis, over, percent, verdict};
 
-/// Everything there is to say, the worst first; at least one.
+/// All verdicts, worst first; at least one.
 pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     let mut all = Vec::new();
     all.extend(no_owner(facts));
@@ -53,7 +53,8 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all
 }
 
-/// Since when findings stand, where nothing else tells. Each node tells the others, and the earliest counts.
+/// Times since which findings stand, for those without another source. Each node tells the others, and
+/// the earliest time counts.
 #[derive(Default)]
 pub struct Since(HashMap<Finding, Timestamp>);
 
@@ -61,12 +62,13 @@ pub struct Since(HashMap<Finding, Timestamp>);
 pub type Finding = (Rule, Option<StreamName>);
 
 impl Since {
-    /// What this node tells the others.
+    /// The findings of this node, for its report to the others.
     pub fn told(&self) -> impl Iterator<Item = (&Finding, Timestamp)> {
         self.0.iter().map(|(finding, since)| (finding, *since))
     }
 
-    /// Adds to each finding since when it stands without a break, and says it. `others` is what other nodes tell.
+    /// Adds to each verdict the time since which it stands without a break, also in its text. `others`
+    /// are the findings of other nodes.
     pub fn date(
         &mut self,
         verdicts: &mut [Verdict],
@@ -89,7 +91,7 @@ impl Since {
     }
 }
 
-/// How much a lane needs somebody; `flow_ms` is its FLOW once a second, oldest first.
+/// Severity of a lane; `flow_ms` is its FLOW once a second, oldest first.
 pub fn severity(
     lane: &Lane,
     cursors: &[CursorLine],

@@ -1,4 +1,4 @@
-//! Verification of senders: settings checked, planned and compared; secrets; and reasons of rejections.
+//! Verification of senders: checks and plans of settings, secrets, and reasons of rejections.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::domain::verify::{TOLERANCE_MAX, Verify};
 use crate::store::{HookPlan, Rejection, Store};
 use crate::text::duration;
 
-/// Checks what cannot be seen from one setting alone.
+/// Checks that the settings fit together.
 ///
 /// # Errors
 /// [`Error::Invalid`] says what to give instead.
@@ -54,16 +54,16 @@ fn secret(spec: &VerifySpec) -> Result<Option<Secret>, Error> {
     Ok(Some(secret))
 }
 
-/// The verification that a hook shall have; `there` is the hook as it exists.
+/// Plans the verification of a hook; `there` is the existing hook, if any.
 ///
 /// # Errors
-/// [`Error::Invalid`] when there would be no secret.
+/// [`Error::Invalid`] if the hook would have no secret.
 pub fn plan(spec: Option<&VerifySpec>, there: Option<&Hook>) -> Result<Option<Verify>, Error> {
     let Some(spec) = spec else {
         return Ok(None);
     };
     let before = there.and_then(|hook| hook.verify.as_ref());
-    // Secrets of another scheme verify nothing.
+    // Secrets of another scheme are dropped.
     let before = before.filter(|before| before.scheme == spec.scheme);
     let kept = before.map(|before| before.secrets.clone());
     let secrets = match (kept, secret(spec)?) {
@@ -85,7 +85,7 @@ pub fn plan(spec: Option<&VerifySpec>, there: Option<&Hook>) -> Result<Option<Ve
     }))
 }
 
-/// The verification of a hook, without its secrets.
+/// The verification settings of a hook, without secrets.
 pub fn spec_of(hook: &Hook) -> Option<VerifySpec> {
     let verify = hook.verify.as_ref()?;
     Some(VerifySpec {
@@ -95,7 +95,7 @@ pub fn spec_of(hook: &Hook) -> Option<VerifySpec> {
     })
 }
 
-/// The settings that differ, in words.
+/// Descriptions of the settings that differ.
 pub fn differences(from: Option<&VerifySpec>, to: Option<&VerifySpec>) -> Vec<String> {
     let settings = |spec: Option<&VerifySpec>| {
         let of = |text: fn(&VerifySpec) -> String| spec.map_or_else(|| "none".into(), text);
@@ -122,7 +122,7 @@ pub fn differences(from: Option<&VerifySpec>, to: Option<&VerifySpec>) -> Vec<St
         .collect()
 }
 
-/// True if a declaration has a secret that the hook does not have.
+/// True if a declaration contains a secret that the hook does not have.
 pub fn brings_secret(spec: &api::HookSpec, there: &Hook) -> bool {
     let given = spec
         .verify
@@ -132,7 +132,7 @@ pub fn brings_secret(spec: &api::HookSpec, there: &Hook) -> bool {
     given.is_some_and(|given| before.is_some_and(|before| !before.contains(&given)))
 }
 
-/// Makes sure that the new secrets of a plan can be encrypted.
+/// Checks that the new secrets of a plan can be encrypted.
 ///
 /// # Errors
 /// [`Error::Invalid`] says what to do.
@@ -150,7 +150,7 @@ pub fn can_keep(store: &Store, plan: &HookPlan) -> Result<(), Error> {
 }
 
 impl Admin {
-    /// The secrets of a hook and of its forward handlers, without their texts.
+    /// The secrets of a hook and its forward handlers, without their texts.
     ///
     /// # Errors
     /// [`Error::Missing`] hook.
@@ -158,10 +158,11 @@ impl Admin {
         Ok(rows(&self.hook(name).await?))
     }
 
-    /// Adds a secret: it is in force beside the one that is there, until that is removed.
+    /// Adds a secret. Both it and the existing one are in force until one is removed.
     ///
     /// # Errors
-    /// [`Error::Missing`] hook or handler, [`Error::Invalid`], [`Error::Conflict`] when there are two already.
+    /// [`Error::Missing`] hook or handler; [`Error::Invalid`] secret; [`Error::Conflict`] if there are
+    /// already two.
     pub async fn add_secret(&self, name: &Name, spec: &SecretSpec) -> Result<SecretRow, Error> {
         let hook = self.hook(name).await?;
         let mut plan = HookPlan::from(&hook);
@@ -207,7 +208,7 @@ impl Admin {
     /// Removes a secret by its id.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Conflict`] for the last one in force.
+    /// [`Error::Missing`] hook or secret; [`Error::Conflict`] for the last secret in force.
     pub async fn remove_secret(&self, name: &Name, id: &str) -> Result<SecretRow, Error> {
         let hook = self.hook(name).await?;
         let mut found = rows(&hook).into_iter();
@@ -242,7 +243,7 @@ impl Admin {
         self.changed().await
     }
 
-    /// The requests that a hook has rejected, by reason, the last first.
+    /// Rejections of a hook by reason, latest first.
     ///
     /// # Errors
     /// [`Error::Missing`] hook.
@@ -255,10 +256,8 @@ impl Admin {
         Ok(rejections.iter().map(|one| told(&hook, one)).collect())
     }
 
-    /// The hooks with secrets that cannot be decrypted, and those with secrets in plain text, by what people call them.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Names of the hooks with secrets that cannot be decrypted, and of those with secrets in plain
+    /// text.
     pub async fn unfit_secrets(&self) -> Result<(Vec<String>, Vec<String>), Error> {
         let hooks = self.store.hooks().await?;
         let all = hooks.iter().flat_map(|hook| {
@@ -299,7 +298,7 @@ fn signing<'p>(plan: &'p mut HookPlan, handler: &Name) -> Result<&'p mut Secrets
         .ok_or_else(|| Error::missing("forward handler", handler))
 }
 
-/// The secrets that verify first, then those of each handler; the newest first.
+/// Rows for the verifying secrets, then for those of each handler, newest first.
 fn rows(hook: &Hook) -> Vec<SecretRow> {
     let of_sender = hook.verify.iter().map(|verify| (None, &verify.secrets));
     let of_handlers = hook
@@ -349,7 +348,7 @@ fn told(hook: &Hook, one: &Rejection) -> api::Rejection {
     }
 }
 
-/// The cause of the last rejection and the next step, in words.
+/// Sentences for the cause of the latest rejection and for the next step.
 fn sentence(hook: &Hook, diagnosis: &Diagnosis) -> (String, String) {
     let name = &hook.name;
     let scheme = hook.verify.as_ref().map(|verify| verify.scheme.to_string());

@@ -1,11 +1,13 @@
-//! Why a stream is where it is, in one answer; and where it belongs.
+//! Diagnosis of a stream: why it is where it is, and which lane it belongs to.
 
 use std::time::Duration;
 
 use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
 use super::{Admin, Error, forwards, stops};
-use crate::api::{self, Class, Help, LaneState, Rule, Verdict, WhyCursor, WhyEvent, command};
+use crate::api::{
+    self, Class, CursorDiagnosis, EventDiagnosis, Help, LaneState, Rule, Verdict, command,
+};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::{Event, EventId};
 use crate::domain::filter::Filter;
@@ -18,24 +20,25 @@ use crate::domain::time::Timestamp;
 use crate::store::{CursorRow, CursorsFilter};
 use crate::text::{counted, duration};
 
-/// A hint that has not come for so long may be lost.
+/// A hint that is missing for longer than this may be lost.
 const HINT_MAX: Duration = Duration::from_secs(2);
 
-/// What keeps a cursor from moving, other than itself.
+/// Reason outside a cursor that keeps it from moving.
 enum Stop {
     Nothing,
-    /// Its lane takes turns and does not know that it has work: its hint may be lost.
+    /// Its lane is active and does not know that it has work: the hint may be lost.
     NoHint,
     NoOwner,
     Lane,
-    /// Who paused it; none while it changes its namespace.
+    /// Operator who paused it; `None` while it moves to another namespace.
     Hook(Option<String>),
-    /// Its events do not end: which.
+    /// Its events do not end; the text names the event.
     Stuck(String),
 }
 
 impl Admin {
-    /// Why a stream is, or is not, at its head; of one handler, or of all; perhaps about one event.
+    /// Explains why a stream is, or is not, at its head, for one handler or all, and optionally where
+    /// one event is.
     ///
     /// # Errors
     /// [`Error::Missing`] hook, stream, handler or event; [`Error::NeedsDaemon`].
@@ -44,7 +47,7 @@ impl Admin {
         name: &StreamName,
         handler: Option<&Name>,
         event: Option<EventId>,
-    ) -> Result<api::Why, Error> {
+    ) -> Result<api::Diagnosis, Error> {
         let (hook, stream) = match self.stream(name).await {
             Err(Error::Missing { kind: "stream", .. }) if name.key.as_str().is_empty() => {
                 return self.why_hook(name).await;
@@ -95,7 +98,7 @@ impl Admin {
             let events = counted(lost, "acknowledged event", "acknowledged events");
             verdict = format!("a failover of Postgres lost {events} of it; {verdict}");
         }
-        Ok(api::Why {
+        Ok(api::Diagnosis {
             stream: name.clone(),
             head: stream.head,
             slot: stream.slot.0,
@@ -114,8 +117,8 @@ impl Admin {
         })
     }
 
-    /// The answer about a hook that has no stream without an ordering key: what it has rejected.
-    async fn why_hook(&self, name: &StreamName) -> Result<api::Why, Error> {
+    /// The diagnosis of a hook that has no stream with the empty key: its rejections.
+    async fn why_hook(&self, name: &StreamName) -> Result<api::Diagnosis, Error> {
         let hook = self.hook(&name.hook).await?;
         let rejections = self.rejections(&hook.name).await?;
         if rejections.is_empty() {
@@ -124,7 +127,7 @@ impl Admin {
         let slot = Slot::of(&hook.name, &name.key);
         let requests: u64 = rejections.iter().map(|one| one.count).sum();
         let requests = counted(requests, "request was rejected", "requests were rejected");
-        Ok(api::Why {
+        Ok(api::Diagnosis {
             stream: name.clone(),
             head: Seq(0),
             slot: slot.0,
@@ -140,8 +143,8 @@ impl Admin {
         })
     }
 
-    /// What the verdict on the namespace says of a stream that waits without a fault of its own: as `status` and
-    /// the dashboard say it.
+    /// The namespace's verdict that explains a stream which waits without an error of its own. Same
+    /// text as in `status` and the dashboard.
     fn verdict_of(&self, stream: &StreamName, hook: &Hook, lane: &api::Lane) -> Option<Verdict> {
         let seen = self.last_seen(&hook.namespace)?;
         let is_late = lane.flow_ms.is_some_and(|ms| ms > seen.warn_ms);
@@ -172,7 +175,7 @@ impl Admin {
         stream: &StreamName,
         row: CursorRow,
         (lane, slot): (&api::Lane, Slot),
-    ) -> Result<WhyCursor, Error> {
+    ) -> Result<CursorDiagnosis, Error> {
         let after = Seq(row.position.0);
         let next = self.store.events_after(row.id.stream, after, 1).await?;
         let next = next.first().map(|stored| &stored.event);
@@ -183,7 +186,8 @@ impl Admin {
             Stop::Nothing if self.has_no_hint(row.id, lane, received)? => Stop::NoHint,
             stop => stop,
         };
-        // Of what failed since its event came, as the verdict says: a try more does not change that.
+        // For a failed cursor the time since its event was received, as in the verdict; another failed
+        // try does not change it.
         let since = match (&row.condition, &stop) {
             (Condition::Flowing, Stop::Lane) => lane.since,
             (Condition::Flowing, _) => None,
@@ -200,7 +204,7 @@ impl Admin {
             _ => None,
         };
         let is_paused = matches!(stop, Stop::Lane | Stop::Hook(_) | Stop::Stuck(_)) && behind > 0;
-        let mut why = WhyCursor {
+        let mut why = CursorDiagnosis {
             handler: handler.clone(),
             condition: match row.condition {
                 Condition::Flowing if is_paused => api::Condition::Paused,
@@ -245,8 +249,8 @@ impl Admin {
         Ok(why)
     }
 
-    /// Until when a cursor gathers events. The node that runs its lane knows; of another one it is told by the events,
-    /// as if they had come by the clock of this node.
+    /// Time until which a cursor gathers events. The node of its lane knows it; for a lane of another
+    /// node it is estimated from the events' receive times.
     async fn gathers_until(
         &self,
         hook: &Hook,
@@ -278,7 +282,8 @@ impl Admin {
         Ok((!left.is_zero()).then(|| now.after(left)))
     }
 
-    /// True if the lane takes turns and does not know of a cursor whose next event was received a while ago.
+    /// True if the lane is active and does not know of a cursor whose next event was received a while
+    /// ago.
     fn has_no_hint(
         &self,
         cursor: CursorId,
@@ -294,8 +299,8 @@ impl Admin {
         Ok(is_old && !is_known)
     }
 
-    /// Says of a handler that is too slow for the lanes how it takes its turns.
-    fn advise_slow(&self, why: &mut WhyCursor, cursor: CursorId) -> Result<(), Error> {
+    /// Adds the advice for a handler that is too slow for the lanes.
+    fn advise_slow(&self, why: &mut CursorDiagnosis, cursor: CursorId) -> Result<(), Error> {
         let shares = self.engine()?.folds.shares();
         if why.gathers_until.is_none() && shares.with(|shares, _| shares.is_slow(cursor.handler)) {
             why.ends = format!(
@@ -307,10 +312,10 @@ impl Admin {
         Ok(())
     }
 
-    /// Says who has the next events of a pull cursor, or that nobody asks for them: no lane moves it.
+    /// Adds which consumer has the next events of a pull cursor, or that no consumer asks for them.
     async fn advise_pull(
         &self,
-        why: &mut WhyCursor,
+        why: &mut CursorDiagnosis,
         hook: &Hook,
         cursor: CursorId,
     ) -> Result<(), Error> {
@@ -362,7 +367,7 @@ impl Admin {
         Ok(())
     }
 
-    /// The event up to which a cursor of a lane that drains moves; its position when it has no mark.
+    /// The drain mark of a cursor in a draining lane; `None` when it has none.
     async fn mark(&self, cursor: CursorId, lane: &api::Lane) -> Result<Option<Position>, Error> {
         if !matches!(lane.state, LaneState::Draining | LaneState::Drained) {
             return Ok(None);
@@ -398,8 +403,8 @@ impl Admin {
         &self,
         id: EventId,
         stream: &StreamName,
-        cursors: &[WhyCursor],
-    ) -> Result<WhyEvent, Error> {
+        cursors: &[CursorDiagnosis],
+    ) -> Result<EventDiagnosis, Error> {
         let row = self.show_event(id).await?;
         if row.stream != *stream {
             return Err(Error::Invalid(format!(
@@ -408,7 +413,7 @@ impl Admin {
             )));
         }
         let passed = |handler: &Name| row.fate.iter().find(|fate| fate.handler == *handler);
-        let fate = |cursor: &WhyCursor| {
+        let fate = |cursor: &CursorDiagnosis| {
             let handler = &cursor.handler;
             let before = row.seq.0 - cursor.position.0 - 1;
             match passed(handler).map(|fate| fate.outcome) {
@@ -429,7 +434,7 @@ impl Admin {
                 }
             }
         };
-        Ok(WhyEvent {
+        Ok(EventDiagnosis {
             event: id,
             seq: row.seq,
             received_at: row.received_at,
@@ -437,7 +442,7 @@ impl Admin {
         })
     }
 
-    /// Where a stream belongs, stored or not: now, and with another number of lanes.
+    /// The lane of a stream, stored or not: now, and with another number of lanes.
     ///
     /// # Errors
     /// [`Error::Missing`] hook; [`Error::Invalid`] number of lanes.
@@ -445,7 +450,7 @@ impl Admin {
         &self,
         name: &StreamName,
         lanes: Option<u16>,
-    ) -> Result<api::LaneOf, Error> {
+    ) -> Result<api::StreamLane, Error> {
         lanes.map_or(Ok(()), check_lanes)?;
         let hook = self.hook(&name.hook).await?;
         let stream = self.store.stream(hook.id, &name.key).await?;
@@ -454,7 +459,7 @@ impl Admin {
             None => Slot::of(&name.hook, &name.key),
         };
         let set = self.namespace(&hook.namespace).await?.lanes;
-        Ok(api::LaneOf {
+        Ok(api::StreamLane {
             stream: name.clone(),
             stored: stream.is_some(),
             slot: slot.0,
@@ -473,9 +478,9 @@ fn filter_of(hook: &Hook, handler: HandlerId) -> Filter {
         .unwrap_or_default()
 }
 
-/// Adds what ends it, what helps and what does not.
+/// Adds the condition that ends the state, commands that help, and measures that do not.
 fn advise(
-    why: &mut WhyCursor,
+    why: &mut CursorDiagnosis,
     stream: &StreamName,
     condition: &Condition,
     stop: &Stop,
@@ -591,8 +596,8 @@ fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str)
     }
 }
 
-/// Says of cursors that wait for what is wrong with the whole what ends that.
-fn blame(whole: &Verdict, cursors: &mut [WhyCursor]) {
+/// Adds the verdict's remedy to cursors that wait for what the verdict is about.
+fn blame(whole: &Verdict, cursors: &mut [CursorDiagnosis]) {
     let waiting = cursors.iter_mut();
     for cursor in
         waiting.filter(|cursor| cursor.behind > 0 && cursor.condition == api::Condition::Flowing)
@@ -604,7 +609,7 @@ fn blame(whole: &Verdict, cursors: &mut [WhyCursor]) {
     }
 }
 
-/// Who stopped a lane, when and why.
+/// Describes the stop of a lane: by whom, when and why.
 fn stopped(lane: &api::Lane) -> String {
     let by = lane.by.as_deref().unwrap_or("somebody");
     let word = match lane.state {
@@ -623,14 +628,14 @@ fn stopped(lane: &api::Lane) -> String {
     format!("lane {lane} {word} by {by}{ago}{reason}")
 }
 
-/// Whose fault it is: the worst of its cursors decides.
+/// Class and text of the diagnosis: the worst cursor decides.
 fn verdict(
     stream: &StreamName,
-    cursors: &[WhyCursor],
+    cursors: &[CursorDiagnosis],
     lane: &api::Lane,
     is_stuck: bool,
 ) -> (Class, String) {
-    let is = |condition| move |cursor: &&WhyCursor| cursor.condition == condition;
+    let is = |condition| move |cursor: &&CursorDiagnosis| cursor.condition == condition;
     let failed = cursors.iter().find(is(api::Condition::Held));
     if let Some(cursor) = failed.or_else(|| cursors.iter().find(is(api::Condition::Waiting))) {
         let reason = cursor.reason.as_deref().unwrap_or_default();

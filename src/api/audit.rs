@@ -1,39 +1,39 @@
-//! What operators changed.
+//! The audit log as JSON.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::domain::time::Timestamp;
 
-/// One operation that changed something.
+/// One operation of an operator that changed something.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuditRow {
-    /// Grows with every row.
+    /// Row number; it grows with every row.
     pub id: i64,
-    /// When it was done.
+    /// Time of the operation.
     pub at: Timestamp,
-    /// Who did it: `uid 1000`, `key ops`.
+    /// The operator, such as `uid 1000` or `key ops`.
     pub actor: String,
-    /// From where: `socket`, an address, or `offline` when no daemon ran.
+    /// Origin of the request: `socket`, an address, or `offline` when no daemon ran.
     pub from: String,
-    /// What was done, as the command line names it: `lanes resize`.
+    /// Name of the operation, as the command line spells it, such as `lanes resize`.
     pub operation: String,
-    /// To what: a hook, a stream, a lane, a namespace, a key.
+    /// The hook, stream, lane, namespace or key that was changed.
     pub subject: String,
-    /// Why, as he said.
+    /// Reason that the operator gave.
     pub reason: Option<String>,
-    /// What else there is to say; never a secret or a body.
+    /// Further details; never a secret or a body.
     pub details: Value,
 }
 
-/// Where an operator is, before he plans something.
+/// The configuration that an operator's plan is based on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Here {
-    /// The version of the configuration. A change that is asked for with it in `If-Match` is refused once
-    /// there is another.
+pub struct PlanContext {
+    /// Version of the configuration. A change sent with it in `If-Match` is refused once the
+    /// configuration has changed.
     pub version: i64,
-    /// The node that answers; empty where none runs.
+    /// Name of the node that answers; empty when no daemon runs.
     pub node: String,
-    /// Who asks, as he will be noted: `uid 1000`, `key ops`.
+    /// The operator, as the audit log will record it: `uid 1000`, `key ops`.
     pub by: String,
 }

@@ -1,38 +1,38 @@
-//! Commands that answers name for somebody to type: whole, and quoted for a POSIX shell, because senders choose
-//! the names of streams.
+//! Command lines that answers suggest to people. They are complete and quoted for a POSIX shell,
+//! because senders choose the names of streams.
 
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::text::quoted;
 
-/// `hooklane why orders/acme`
+/// Such as `hooklane why orders/acme`.
 pub fn why(stream: &StreamName) -> String {
     format!("hooklane why {}", quoted(stream))
 }
 
-/// `hooklane streams retry orders/acme --handler reduce`
+/// Such as `hooklane streams retry orders/acme --handler reduce`.
 pub fn streams(verb: &str, stream: &StreamName, handler: &Name) -> String {
     let stream = quoted(stream);
     format!("hooklane streams {verb} {stream} --handler {handler}")
 }
 
-/// `hooklane hooks resume orders`
+/// Such as `hooklane hooks resume orders`.
 pub fn hooks(verb: &str, hook: &Name) -> String {
     format!("hooklane hooks {verb} {hook}")
 }
 
-/// `hooklane lanes resume 3`
+/// Such as `hooklane lanes resume 3`.
 pub fn lanes(verb: &str, lane: &LaneId) -> String {
     let index = lane.index;
     in_namespace(format!("hooklane lanes {verb} {index}"), &lane.namespace)
 }
 
-/// `hooklane lanes resize 16`
+/// Such as `hooklane lanes resize 16`.
 pub fn resize(lanes: u16, namespace: &Name) -> String {
     in_namespace(format!("hooklane lanes resize {lanes}"), namespace)
 }
 
-/// The command for a namespace: the default one need not be named.
+/// Adds the namespace to a command, unless it is the default one.
 pub fn in_namespace(command: String, namespace: &Name) -> String {
     match *namespace == Name::default_namespace() {
         true => command,

@@ -1,21 +1,21 @@
-//! What the doctor found.
+//! Results of `hooklane doctor`.
 
 use serde::{Deserialize, Serialize};
 
-/// How good something is that was looked at.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
-    /// As it should be.
+    /// The checked thing is as it should be.
     Ok,
-    /// It works; somebody should look.
+    /// It works, but an operator should look at it.
     Warn,
-    /// It does not work, or what was acknowledged is in danger.
+    /// It does not work, or acknowledged events are in danger.
     Fail,
 }
 
 impl Grade {
-    /// The word for it on screens.
+    /// Its name on screens.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -25,21 +25,21 @@ impl Grade {
     }
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What: `database`, `disk` …
+    /// The thing checked, such as `database` or `disk`.
     pub name: String,
-    /// How good it is.
+    /// Result of the check.
     pub grade: Grade,
-    /// What was found, with the values; never a password or a key.
+    /// Finding with its values; never a password or a key.
     pub text: String,
-    /// What to do; none when nothing is to be done.
+    /// Remedy; `null` when nothing needs to be done.
     pub remedy: Option<String>,
 }
 
 impl Check {
-    /// Something that is as it should be.
+    /// A check with grade `ok`.
     pub fn ok(name: &str, text: impl Into<String>) -> Self {
         Self {
             name: name.to_owned(),
@@ -49,7 +49,7 @@ impl Check {
         }
     }
 
-    /// Something that somebody should look at.
+    /// A check with grade `warn`.
     pub fn warn(name: &str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             grade: Grade::Warn,
@@ -58,7 +58,7 @@ impl Check {
         }
     }
 
-    /// Something that does not work.
+    /// A check with grade `fail`.
     pub fn fail(name: &str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             grade: Grade::Fail,

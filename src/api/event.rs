@@ -1,4 +1,4 @@
-//! Events: the answer to the one who sent it, and what people see of it later.
+//! Events: the answer to their sender, and their later display.
 
 use std::collections::BTreeMap;
 
@@ -10,91 +10,91 @@ use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// The answer to a webhook that is on disk.
+/// Answer to a webhook that is durably stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// The event; of a duplicate, the first one.
+    /// Id of the event; of a duplicate, the id of the first one.
     pub event: EventId,
-    /// The hook it came to.
+    /// Hook that received it.
     pub hook: Name,
-    /// The ordering key of its stream; empty for the hook's only stream.
+    /// Ordering key of its stream; empty for the stream without a key.
     pub stream: OrderingKey,
     /// Its place in the stream.
     pub seq: Seq,
-    /// When its last byte was in.
+    /// Time at which its last byte arrived.
     pub received_at: Timestamp,
-    /// Whether it had been accepted before.
+    /// True if the event had been accepted before.
     pub duplicate: bool,
 }
 
-/// A stored event. Its body is one of `body` and `body_base64`, or neither in lists that leave it out.
+/// A stored event. Its body is in `body` or `body_base64`, or in neither where lists leave it out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EventRow {
-    /// Its id.
+    /// Id of the event.
     pub event: EventId,
     /// Its stream, `HOOK` or `HOOK/KEY`.
     pub stream: StreamName,
-    /// Its place there.
+    /// Its place in the stream.
     pub seq: Seq,
-    /// When its last byte was in.
+    /// Time at which its last byte arrived.
     pub received_at: Timestamp,
-    /// The length of its body, in bytes.
+    /// Length of its body, in bytes.
     pub size: u64,
-    /// The access key it came with; none when it came through the socket.
+    /// Access key that it was sent with; `null` through the socket.
     pub key: Option<KeyId>,
-    /// The delivery id or idempotency key its sender gave.
+    /// Delivery id or idempotency key given by the sender.
     pub dedupe_key: Option<String>,
-    /// The query of the URL to which it was posted, as sent and without `?`; none where there was none.
+    /// Query of the URL to which it was posted, as sent and without `?`; `null` when there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
-    /// Its headers, without credentials.
+    /// Headers, without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Its body as sent, where that is UTF-8.
+    /// Body as sent, if it is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// Its body as sent, where it is not.
+    /// Body in base64, if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,
-    /// What became of it, handler by handler.
+    /// Outcome for each handler.
     #[serde(default)]
     pub fate: Vec<Fate>,
-    /// Why it is in the dead letters; none when it is not, and where `fate` is left out.
+    /// Reason for being in the dead letters; `null` when it is not there, and where `fate` is left out.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// What became of an event at one handler.
+/// Outcome of an event for one handler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fate {
     /// The handler.
     pub handler: Name,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Why it was skipped, or why it cannot be folded.
+    /// Reason why it was skipped or cannot be folded.
     pub reason: Option<String>,
 }
 
-/// What became of an event.
+/// Outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It is still to come.
+    /// The handler has not reached it yet.
     Waiting,
-    /// It is next, and its cursor is held.
+    /// It is the next event of a held cursor.
     Held,
-    /// It is in the state.
+    /// It is part of the state, or was delivered.
     Folded,
-    /// The destination or a consumer has acknowledged it.
+    /// The destination or a consumer acknowledged it.
     Delivered,
-    /// Its handler does not take it, or delivered a newer one in its place.
+    /// The filter of the handler excludes it, or a newer event was delivered in its place.
     Passed,
     /// It is in the dead letters.
     Skipped,
 }
 
 impl Outcome {
-    /// The word for it in tables.
+    /// Its name in tables.
     pub fn word(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -110,23 +110,23 @@ impl Outcome {
 /// An acknowledged event that a failover of the database has lost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostEvent {
-    /// Its id, which its sender was given.
+    /// Id that its sender was given.
     pub event: EventId,
-    /// Its hook; none when that is gone.
+    /// Its hook; `null` when the hook no longer exists.
     pub hook: Option<Name>,
-    /// Its stream; none when that is lost too.
+    /// Its stream; `null` when that is lost too.
     pub stream: Option<StreamName>,
-    /// The place it had, which another event may have now.
+    /// Its former place in the stream, which another event may have now.
     pub seq: Seq,
-    /// The node that had acknowledged it.
+    /// Node that acknowledged it.
     pub node: String,
-    /// When it was missed.
+    /// Time at which it was found missing.
     pub found_at: Timestamp,
 }
 
-/// What an operator has said to know of.
+/// Result of confirming lost events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeenLost {
-    /// Lost events.
+pub struct LostConfirmed {
+    /// Number of lost events that are confirmed now.
     pub events: u64,
 }

@@ -1,10 +1,10 @@
-//! What a viewer is sent once a second: a snapshot whole at first, from then on only what changed in it.
+//! The live feed: a viewer gets a full snapshot first, and every second the changes since.
 //!
-//! Promises: [`apply`] on what was there makes exactly what is there now; a change that does not fit is
-//! refused, not guessed at. A change is a value, too: for an object an object of the changed fields; for an
-//! array an object of the changed places, with `-` for a new length and `+` for what was added, or
-//! `[front, from, to, tail]`, where most of it only moved; else `[value]`, or the value itself where it has
-//! no parts.
+//! Promises: [`apply`] on the previous value gives exactly the present one; a change that does not fit
+//! is refused. Encoding of a change: of an object, an object with the changed fields; of an array, an
+//! object with the changed indices, where `-` is a new length and `+` has appended items, or `[front,
+//! from, to, tail]` if most items only moved; otherwise `[value]`, or the bare value if it is not an
+//! object or array.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use crate::domain::time::Timestamp;
 /// One message of the feed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
-    /// The snapshot, its history that of the window that was asked for; in the first message.
+    /// The full snapshot, with the history of the requested window. Only in the first message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<Value>,
-    /// What changed in the snapshot since the message before; its history has no part in it.
+    /// Change of the snapshot since the previous message, without its history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<Arc<Value>>,
-    /// What the history of the window has gained.
+    /// New samples of the window's history.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub past: Vec<Sample>,
 }
 
-/// How far an array may have moved to be told by that.
+/// Largest shift for which an array's change is encoded as moved.
 const MOVED_MAX: usize = 8;
 
-/// What makes `new` of `old`; none when they are the same.
+/// The change that turns `old` into `new`; `None` when they are equal.
 pub fn change(old: &Value, new: &Value) -> Option<Value> {
     if old == new {
         return None;
@@ -57,7 +57,7 @@ fn has_same_fields(old: &Map<String, Value>, new: &Map<String, Value>) -> bool {
     old.len() == new.len() && old.keys().eq(new.keys())
 }
 
-/// An array that has gained something at one end, and perhaps lost something at the other.
+/// Encodes an array that gained items at one end and may have lost items at the other.
 fn moved(old: &[Value], new: &[Value]) -> Option<Value> {
     let told = |front: &[Value], from: usize, kept: usize| {
         let tail = &new[front.len() + kept..];
@@ -94,7 +94,7 @@ fn by_place(old: &[Value], new: &[Value]) -> Value {
     Value::Object(changed)
 }
 
-/// Makes what is there now; none when the change does not fit what was there.
+/// Applies a change to the previous value; `None` when it does not fit.
 pub fn apply(value: &mut Value, change: Value) -> Option<()> {
     match (value, change) {
         (Value::Object(fields), Value::Object(changed)) => {
@@ -132,16 +132,16 @@ pub fn apply(value: &mut Value, change: Value) -> Option<()> {
     Some(())
 }
 
-/// The ages in a snapshot that grow by themselves from second to second.
+/// Fields with ages, which grow every second by themselves.
 const AGES: [&str; 3] = ["oldest_ms", "flow_ms", "up_ms"];
 
-/// The age from which on one is told by its beginning, in milliseconds, which stays as it is.
+/// Ages from this one on, in milliseconds, are sent as their start time, which stays the same.
 const OLD_MS: i64 = 10_000;
 
-/// A number larger than any age, and smaller than any moment since 2001.
+/// A number larger than any age in milliseconds, and smaller than any time since 2001.
 const MOMENTS_MS: i64 = 1_000_000_000_000;
 
-/// The same snapshot with its old ages told by when they began.
+/// Replaces old ages in a snapshot by their start times.
 pub fn stilled(mut snapshot: Value, at: Timestamp) -> Value {
     let now = at.as_millis();
     ages(&mut snapshot, &|age| match age {
@@ -151,7 +151,7 @@ pub fn stilled(mut snapshot: Value, at: Timestamp) -> Value {
     snapshot
 }
 
-/// The snapshot as it is, from one that was stilled.
+/// Restores the ages in a snapshot from [`stilled`].
 pub fn unstilled(mut snapshot: Value) -> Option<Value> {
     let at = snapshot.get("at")?.clone();
     let now = serde_json::from_value::<Timestamp>(at).ok()?.as_millis();

@@ -1,4 +1,4 @@
-//! Forward handlers: where they deliver, and what changes in them.
+//! Forward handlers: their settings, and changes to them.
 
 use std::time::Duration;
 
@@ -13,45 +13,46 @@ use crate::domain::name::Name;
 use crate::domain::rate::Rate;
 use crate::domain::time::{Timestamp, millis};
 
-/// A forward handler as it is asked for and shown.
+/// Settings of a forward handler, in requests and answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardSpec {
     /// Its name, unique in its hook.
     pub name: Name,
-    /// Where it delivers: an http or https URL.
+    /// Destination: an http or https URL.
     pub url: Destination,
-    /// The time for one request, in milliseconds.
+    /// Time-out of one request, in milliseconds.
     #[serde(default = "timeout_default")]
     pub timeout_ms: u64,
-    /// Tries of one event; `null` tries for ever.
+    /// Number of tries of an event; `null` tries without end.
     #[serde(default)]
     pub attempts: Option<u32>,
-    /// What an event leads to that used up its tries: `hold` or `skip`.
+    /// Failure policy after the last try: `hold` or `skip`.
     #[serde(default)]
     pub on_error: OnError,
     /// Requests in flight at once from one node.
     #[serde(default = "in_flight_default")]
     pub max_in_flight: u32,
-    /// Requests from one node in the long run, such as `50/s`.
+    /// Limit of requests from one node, such as `50/s`.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// Consecutive events of one stream in one request: `100` or `100,256KiB`.
+    /// Limits for several events of one stream in one request, such as `100` or `100,256KiB`.
     #[serde(default)]
     pub batch: Option<Batch>,
-    /// Gathers events.
+    /// Rule for gathering events.
     #[serde(default)]
     pub debounce: Option<Debounce>,
-    /// Of the events that gathered, only the newest is delivered.
+    /// True if only the newest of the gathered events is delivered.
     #[serde(default)]
     pub coalesce: bool,
-    /// Which events it delivers: one pattern of each place must match. Without a pattern, all.
+    /// Filter of the events that it delivers: one pattern of each place must match. Without patterns,
+    /// all events.
     #[serde(default, skip_serializing_if = "Filter::takes_all")]
     pub only: Filter,
-    /// Where a new handler begins: `beginning` or `now`. Never shown.
+    /// Place where a new handler begins: `beginning` or `now`. Only in requests.
     #[serde(default, skip_serializing)]
     pub from: Begin,
-    /// What signs its requests, `whsec_…`; made when a new handler has none. Never shown.
+    /// Signing secret, `whsec_…`; generated for a new handler when left out. Only in requests.
     #[serde(default, skip_serializing)]
     pub secret: Option<String>,
 }
@@ -65,7 +66,7 @@ fn in_flight_default() -> u32 {
 }
 
 impl ForwardSpec {
-    /// A handler with every setting at its default.
+    /// A handler with default settings.
     pub fn new(name: Name, url: Destination) -> Self {
         Self {
             name,
@@ -84,7 +85,7 @@ impl ForwardSpec {
         }
     }
 
-    /// The settings of its deliveries.
+    /// The settings as a domain type.
     pub fn terms(&self) -> Forward {
         Forward {
             url: self.url.clone(),
@@ -98,52 +99,53 @@ impl ForwardSpec {
     }
 }
 
-/// What to change in a forward handler; what is left out stays. One that does not exist is made, and needs a URL.
+/// Changes to a forward handler; fields that are left out stay as they are. A handler that does not
+/// exist is created, and needs a URL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardEdit {
-    /// Its name.
+    /// Name of the handler.
     pub name: Option<Name>,
-    /// Where it delivers.
+    /// Destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Destination>,
-    /// The time for one request, in milliseconds.
+    /// Time-out of one request, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Tries of one event; 0 tries for ever.
+    /// Number of tries of an event; 0 tries without end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// What an event leads to that used up its tries.
+    /// Failure policy after the last try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,
     /// Requests in flight at once from one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
-    /// Requests from one node in the long run.
+    /// Limit of requests from one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// Events in one request.
+    /// Limits for several events in one request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
-    /// Gathers events.
+    /// Rule for gathering events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debounce: Option<Debounce>,
-    /// Of the events that gathered, only the newest is delivered.
+    /// True if only the newest of the gathered events is delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<bool>,
-    /// Which events it delivers from now on; an empty list delivers all.
+    /// New filter of the events that it delivers; an empty list delivers all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub only: Option<Filter>,
-    /// Where a new handler begins.
+    /// Place where a new handler begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
-    /// What signs the requests of a new handler.
+    /// Signing secret of a new handler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
 impl ForwardEdit {
-    /// Makes or changes the handler among `forwards`.
+    /// Creates or changes the handler in `forwards`.
     pub(super) fn apply(&self, forwards: &mut Vec<ForwardSpec>) -> Result<(), InvalidEdit> {
         let named = |forward: &ForwardSpec| Some(&forward.name) == self.name.as_ref();
         let there = forwards.iter().position(named);
@@ -156,7 +158,7 @@ impl ForwardEdit {
         Ok(())
     }
 
-    /// The handler after this edit; `None` when it is new and has no name or no URL.
+    /// The handler after this change; `None` when it is new and lacks a name or a URL.
     fn applied(&self, to: Option<&ForwardSpec>) -> Option<ForwardSpec> {
         let mut spec = match to {
             Some(spec) => spec.clone(),
@@ -183,7 +185,7 @@ impl ForwardEdit {
     }
 }
 
-/// Why an edit cannot be made.
+/// Cause for which an edit is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidEdit {
     /// No forward handler has this name.
@@ -192,46 +194,46 @@ pub enum InvalidEdit {
     /// No pull handler has this name.
     #[error("no pull handler {0}")]
     NoPull(Name),
-    /// A forward handler that does not exist needs a URL to be made.
+    /// A new forward handler needs a URL.
     #[error("a new forward handler needs a name and a URL: NAME=URL")]
     NoUrl,
-    /// Settings of a verification that there is none of.
+    /// The edit changes verification settings, but the hook does not verify.
     #[error("the hook verifies no signatures yet: give --verify SCHEME")]
     NotVerified,
 }
 
-/// Deliveries of a handler, counted by the node that answers since it was started.
+/// Outcomes of the deliveries of a handler by the answering node, since its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deliveries {
-    /// The handler.
+    /// Name of the handler.
     pub handler: Name,
-    /// Its destination; `None` for a pull handler.
+    /// URL of the destination; `null` for a pull handler.
     pub url: Option<Destination>,
-    /// Those that were acknowledged.
+    /// Number of acknowledged deliveries.
     pub acknowledged: u64,
-    /// Those that were not, each try counted.
+    /// Number of failed tries.
     pub failed: u64,
-    /// When the last one ended.
+    /// Time at which the last try ended.
     pub last_at: Option<Timestamp>,
-    /// Reason of the last failure; `None` if the last delivery was acknowledged.
+    /// Cause of the last try's failure; `null` if it was acknowledged.
     pub last_failure: Option<String>,
-    /// Time of the last answer, in milliseconds.
+    /// Time of the last answer.
     pub last_took_ms: Option<u64>,
-    /// When the last acknowledged one ended.
+    /// Time of the last acknowledgement.
     pub last_ok_at: Option<Timestamp>,
-    /// Median time of answers, in milliseconds.
+    /// Median time of an answer.
     pub p50_ms: Option<u64>,
-    /// 99th percentile of the time of answers, in milliseconds.
+    /// 99th percentile of the answer times.
     pub p99_ms: Option<u64>,
 }
 
-/// A secret that was made for a new forward handler.
+/// A secret that was generated for a new forward handler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSecret {
     /// The hook.
     pub hook: Name,
-    /// The handler.
+    /// Name of the handler.
     pub handler: Name,
-    /// What its receiver verifies requests with: `whsec_…`.
+    /// The secret with which the receiver verifies requests: `whsec_…`.
     pub secret: String,
 }

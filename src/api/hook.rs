@@ -1,4 +1,4 @@
-//! Hooks: what to make, what there is, what changes, and a fold tried on one event.
+//! Hooks: creating, listing, changing and deleting them, and trying a reducer.
 
 use std::collections::BTreeMap;
 
@@ -19,49 +19,51 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// A hook as it is asked for.
+/// Settings of a hook, in requests and answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookSpec {
     /// Its name.
     pub name: Name,
-    /// Whose lanes its streams use.
+    /// Namespace whose lanes its streams use.
     #[serde(default = "Name::default_namespace")]
     pub namespace: Name,
-    /// What divides its events into streams.
+    /// Rule that divides its events into streams.
     #[serde(default)]
     pub order_by: OrderBy,
-    /// What becomes of an event without an ordering key: `refuse`, or `keep` in the hook's own stream.
+    /// Treatment of events without an ordering key: `refuse`, or `keep` in the hook's own stream.
     #[serde(default)]
     pub unordered: Unordered,
-    /// How it knows a repeat of an event.
+    /// Rule that recognizes a repeated event.
     #[serde(default)]
     pub dedupe_by: DedupeBy,
-    /// Verification of its sender's signatures; none: requests need a write key.
+    /// Verification of the sender's signatures; `null` means that requests need a write key.
     #[serde(default)]
     pub verify: Option<VerifySpec>,
-    /// How events are folded; none stores them only.
+    /// Reducer; `null` only stores events.
     #[serde(default)]
     pub reduce: Option<Reducer>,
-    /// What an event that cannot be folded leads to: `hold` or `skip`.
+    /// Failure policy for events that cannot be folded: `hold` or `skip`.
     #[serde(default)]
     pub on_error: OnError,
-    /// Gathers events into one turn.
+    /// Rule for gathering events into one turn.
     #[serde(default)]
     pub debounce: Option<Debounce>,
-    /// Which events it folds: one pattern of each place must match. Without a pattern, all.
+    /// Filter of the events that it folds: one pattern of each place must match. Without patterns, all
+    /// events.
     #[serde(default, skip_serializing_if = "Filter::takes_all")]
     pub only: Filter,
-    /// The largest body it accepts, in bytes.
+    /// Size limit of a body, in bytes.
     #[serde(default = "body_max_default")]
     pub body_max: u64,
-    /// For how long it keeps events that every handler has passed: `30d`, `10GB` or `forever`.
+    /// Retention of events that every handler has passed: `30d`, `10GB` or `forever`.
     #[serde(default)]
     pub keep: Keep,
-    /// Where events are delivered, in order, each to its 2xx before the next.
+    /// Forward handlers. Each delivers a stream's events in order and waits for a 2xx before the next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<ForwardSpec>,
-    /// Handlers whose consumers ask for events, in order, each acknowledged before the next.
+    /// Pull handlers. Consumers ask for a stream's events in order and acknowledge each before the
+    /// next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pull: Vec<PullSpec>,
 }
@@ -71,7 +73,7 @@ fn body_max_default() -> u64 {
 }
 
 impl HookSpec {
-    /// A hook with one stream that stores and does not fold.
+    /// A hook with one stream, without a reducer.
     pub fn new(name: Name) -> Self {
         Self {
             name,
@@ -92,63 +94,63 @@ impl HookSpec {
     }
 }
 
-/// What to change in a hook; what is left out stays.
+/// Changes to a hook; fields that are left out stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookEdit {
-    /// Whose lanes its streams use.
+    /// Namespace whose lanes its streams use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Name>,
-    /// What divides its events into streams, from now on.
+    /// Rule that divides future events into streams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_by: Option<OrderBy>,
-    /// What becomes of an event without an ordering key.
+    /// Treatment of events without an ordering key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unordered: Option<Unordered>,
-    /// How it knows a repeat of an event, from now on.
+    /// Rule that recognizes a repeat of future events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe_by: Option<DedupeBy>,
-    /// Verification of its sender's signatures; `null`: requests need a write key again.
+    /// Verification of the sender's signatures; `null` removes it, and requests need a write key again.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub verify: Option<Option<VerifyEdit>>,
-    /// How events are folded from now on; old state stays as it is. `null` folds no longer: the states
-    /// are gone, and a reducer that comes later begins at the first event that is kept.
+    /// Reducer for future events; existing states stay. `null` removes the reducer with its states; a
+    /// later reducer begins at the first stored event.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub reduce: Option<Option<Reducer>>,
-    /// What an event that cannot be folded leads to.
+    /// Failure policy for events that cannot be folded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,
-    /// Gathers events into one turn; `null` gathers no longer.
+    /// Rule for gathering events into one turn; `null` removes it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub debounce: Option<Option<Debounce>>,
-    /// Which events it folds from now on; an empty list folds all.
+    /// New filter of the events that it folds; an empty list folds all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub only: Option<Filter>,
-    /// The largest body it accepts, in bytes.
+    /// Size limit of a body, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_max: Option<u64>,
-    /// For how long it keeps events that every handler has passed.
+    /// Retention of events that every handler has passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<Keep>,
-    /// Forward handlers to make or to change, by name.
+    /// Forward handlers to create or to change, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forward: Vec<ForwardEdit>,
-    /// Forward handlers to remove: their positions are gone.
+    /// Forward handlers to remove, with their positions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove_forward: Vec<Name>,
-    /// Pull handlers to make or to change, by name.
+    /// Pull handlers to create or to change, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pull: Vec<PullEdit>,
-    /// Pull handlers to remove: their positions are gone.
+    /// Pull handlers to remove, with their positions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove_pull: Vec<Name>,
 }
 
 impl HookEdit {
-    /// The hook after this edit.
+    /// Settings of the hook after this edit.
     ///
     /// # Errors
-    /// [`InvalidEdit`]: a handler to remove is not there, or a new one has no URL.
+    /// [`InvalidEdit`]: a handler to remove does not exist, or a new one has no URL.
     pub fn applied(&self, mut spec: HookSpec) -> Result<HookSpec, InvalidEdit> {
         let edit = self.clone();
         spec.namespace = edit.namespace.unwrap_or(spec.namespace);
@@ -164,7 +166,7 @@ impl HookEdit {
                 None => None,
             };
         }
-        // The failure policy and the filter go with the reducer that they are of.
+        // Failure policy and filter are removed together with the reducer.
         if edit.reduce == Some(None) {
             spec.on_error = OnError::default();
             spec.only = Filter::default();
@@ -204,7 +206,7 @@ impl HookEdit {
     }
 }
 
-/// Tells a field that is `null` from one that is not there.
+/// Deserializes a field so that `null` differs from an absent one.
 fn given<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -213,81 +215,82 @@ where
     T::deserialize(from).map(Some)
 }
 
-/// A hook that exists.
+/// An existing hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hook {
-    /// How it is configured.
+    /// Its settings.
     #[serde(flatten)]
     pub spec: HookSpec,
-    /// The version of its reducer, counted from 1; none when it only stores.
+    /// Version of its reducer, from 1; `null` when it has none.
     pub fold: Option<i64>,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
-    /// Its streams; none where counting them was not asked for.
+    /// Number of its streams; `null` unless the count was requested.
     pub streams: Option<u64>,
-    /// Its stored events; none where counting them was not asked for.
+    /// Number of its stored events; `null` unless the count was requested.
     pub events: Option<u64>,
-    /// Who paused its cursors; none while they take turns.
+    /// The pause of its cursors; `null` while they take turns.
     #[serde(default)]
     pub paused: Option<Paused>,
-    /// Deliveries of its handlers, where these were asked for and a daemon runs.
+    /// Outcomes of its handlers' deliveries, on request and if a daemon runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
-    /// Secrets that were made for new forward handlers; they are shown in this one answer only.
+    /// Secrets generated for new forward handlers. Only this answer contains them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub new_secrets: Vec<NewSecret>,
 }
 
-/// Who paused something, when and why.
+/// Origin of a pause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paused {
-    /// Who.
+    /// The operator.
     pub by: String,
-    /// When.
+    /// Time of the pause.
     pub at: Timestamp,
-    /// Why.
+    /// Reason that the operator gave.
     pub reason: Option<String>,
 }
 
-/// Why a hook is paused or let go on.
+/// Request to pause or resume a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookStopSpec {
-    /// In the asker's words.
+    /// Reason, in the operator's words.
     pub reason: Option<String>,
 }
 
-/// Which cursors of a hook shall try again.
+/// Request to retry set-aside cursors of a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookRetry {
-    /// Those of one handler; none: all that are set aside.
+    /// Only cursors of this handler; `null` for all handlers.
     pub handler: Option<Name>,
 }
 
-/// A hook that was paused or let go on.
+/// Result of pausing or resuming a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStopped {
     /// The hook.
     pub hook: Name,
-    /// Whether it was otherwise before.
+    /// True if the hook was in the other state before.
     pub changed: bool,
-    /// Nodes that may still take a turn by what was before; when there are none it is true everywhere.
+    /// Nodes that may still take a turn by the previous configuration. Once it is empty, the change is
+    /// in force everywhere.
     pub waits_for: Vec<String>,
 }
 
-/// What went with a hook.
+/// Result of deleting a hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deleted {
-    /// The hook.
+    /// The deleted hook.
     pub deleted: Name,
-    /// The streams it had.
+    /// Number of streams it had.
     pub streams: u64,
-    /// The events it had.
+    /// Number of events it had.
     pub events: u64,
 }
 
-/// Everything that should exist, as a file says it.
+/// The desired configuration, as a file describes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Apply {
@@ -297,42 +300,42 @@ pub struct Apply {
     pub hooks: Vec<HookSpec>,
 }
 
-/// What an [`Apply`] changes, or would change; none when everything is so already.
+/// Changes that an [`Apply`] makes or would make; empty when everything is as described.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// In the order in which they are made.
+    /// The changes, in the order in which they are made.
     pub changes: Vec<Change>,
-    /// Secrets that were made for new forward handlers; they are shown in this one answer only.
+    /// Secrets generated for new forward handlers. Only this answer contains them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub new_secrets: Vec<NewSecret>,
 }
 
-/// One hook or namespace that changes.
+/// A change of one hook or namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// What happens to it.
+    /// Kind of the change.
     pub action: Action,
-    /// What it is.
+    /// Kind of the object.
     pub kind: ChangeKind,
-    /// Which one.
+    /// Name of the object.
     pub name: Name,
-    /// For people, a line a field: `reduce: latest -> merge`.
+    /// One line for each changed field, for people: `reduce: latest -> merge`.
     pub what: Vec<String>,
 }
 
-/// What happens in a [`Change`].
+/// Kind of a [`Change`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It is made.
+    /// The object is created.
     Create,
-    /// It becomes different.
+    /// The object's settings change.
     Edit,
-    /// It goes, with everything in it.
+    /// The object is deleted with everything in it.
     Delete,
 }
 
-/// What changes in a [`Change`].
+/// Kind of the object of a [`Change`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
@@ -342,57 +345,57 @@ pub enum ChangeKind {
     Namespace,
 }
 
-/// One event to try a hook's reducer on; nothing is stored.
+/// Events to try a reducer on. Nothing is stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Test {
-    /// Its headers.
+pub struct ReducerTest {
+    /// Headers of the event.
     pub headers: BTreeMap<String, String>,
-    /// Its body.
+    /// Body of the event.
     pub body: String,
-    /// The state before it; none for the first event of a stream.
+    /// State before the event; `null` for the first event of a stream.
     pub state: Option<Box<RawValue>>,
-    /// Its id, seq and time, where it is an event that came.
+    /// Id of the event, if it is a stored one.
     pub event: Option<EventId>,
-    /// See [`Self::event`].
+    /// Seq of the event, if it is a stored one.
     pub seq: Option<Seq>,
-    /// See [`Self::event`].
+    /// Receive time of the event, if it is a stored one.
     pub received_at: Option<Timestamp>,
-    /// The reducer to try; none: the hook's own.
+    /// Reducer to try; `null` for the hook's own.
     pub reduce: Option<Reducer>,
-    /// Instead of one event: the stored events of this stream.
+    /// Stream whose stored events are folded, instead of the one event.
     pub stream: Option<StreamName>,
-    /// The first of them; none: the first that is kept.
+    /// Seq of the first of them; `null` for the first that is stored.
     pub from_seq: Option<Seq>,
 }
 
-/// Hooks to be made that differ in their names only.
+/// Request to create hooks that differ only in their names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewHooks {
-    /// Their names.
+    /// The names.
     pub names: Vec<Name>,
-    /// Everything else about them; the name in it counts for nothing.
+    /// Settings of all of them; its name is ignored.
     pub like: HookSpec,
 }
 
-/// What a reducer made of a [`Test`].
+/// Result of trying a reducer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Tested {
-    /// The state after it.
+pub struct TestResult {
+    /// State after the last event.
     pub state: Box<RawValue>,
-    /// How long the fold took.
+    /// Duration of the fold, in milliseconds.
     pub took_ms: f64,
-    /// The state before.
+    /// State before the last event.
     #[serde(default)]
     pub before: Option<Box<RawValue>>,
-    /// The last event that is in the state, where stored events were folded.
+    /// Seq of the last event folded, if stored events were folded.
     #[serde(default)]
     pub position: Option<i64>,
-    /// Events folded.
+    /// Number of events folded.
     #[serde(default)]
     pub events: u64,
-    /// Why it came no further, where stored events were folded.
+    /// Reason why the fold stopped early, if stored events were folded.
     #[serde(default)]
     pub failure: Option<String>,
 }

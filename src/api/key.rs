@@ -1,4 +1,4 @@
-//! Access keys: the text once, the rest for ever.
+//! Access keys. The full text of a key is only in the answer that creates it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,88 +7,88 @@ use crate::domain::name::Name;
 use crate::domain::rate::Rate;
 use crate::domain::time::Timestamp;
 
-/// A key to make.
+/// Request to create a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySpec {
-    /// What it may do.
+    /// Permissions of the key.
     #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
-    /// The hook it is for; none for all of them, and for an admin key.
+    /// Hook that it is valid for; `null` for all hooks, and for an admin key.
     pub hook: Option<Name>,
-    /// What people call it.
+    /// Name for people.
     pub name: Name,
-    /// The pull handler of the hook that it may take deliveries of. Read keys only.
+    /// Pull handler of the hook whose deliveries it may take. Read keys only.
     #[serde(default)]
     pub consume: Option<Name>,
-    /// How long it lives; none for ever.
+    /// Lifetime in milliseconds; `null` for no end.
     pub expires_in_ms: Option<u64>,
-    /// How many requests it may send, such as `100/s`; none for any number. Write keys only.
+    /// Request limit, such as `100/s`; `null` for none. Write keys only.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// How many of them at once; none for as many as the rate has.
+    /// Number of requests at once; `null` for the number in the rate.
     #[serde(default)]
     pub burst: Option<u32>,
 }
 
-/// A key that exists, without its secret.
+/// An existing key, without its secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Key {
-    /// Its public part, `k_…`.
+    /// Public part, `k_…`.
     pub id: KeyId,
-    /// What people call it.
+    /// Name for people.
     pub name: Name,
-    /// What it may do.
+    /// Permissions.
     #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
-    /// The hook it is for; none for all of them, and for an admin key.
+    /// Hook that it is valid for; `null` for all hooks, and for an admin key.
     pub hook: Option<Name>,
-    /// The pull handler of the hook that it may take deliveries of.
+    /// Pull handler whose deliveries it may take.
     #[serde(default)]
     pub consume: Option<Name>,
-    /// When it was made.
+    /// Time of its creation.
     pub created_at: Timestamp,
-    /// By whom, as the audit trail calls him; none of a key that is older than this note.
+    /// Operator who created it, as in the audit log; `null` for keys older than this field.
     #[serde(default)]
     pub created_by: Option<String>,
-    /// When it was last used, to a second; what other nodes have seen of it, and this one before it was killed,
-    /// to a minute.
+    /// Time of its last use. Exact to a second for uses on this node, to a minute for other nodes and
+    /// after a crash.
     pub last_used_at: Option<Timestamp>,
-    /// From which address; `socket` for the daemon's own machine.
+    /// Address of its last use; `socket` for the local socket.
     pub last_used_from: Option<String>,
-    /// When it ends by itself.
+    /// Time at which it expires.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// Time at which it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// How many requests it may send; none for any number.
+    /// Request limit; `null` for none.
     #[serde(default)]
     pub rate: Option<Rate>,
-    /// How many of them at once; none without a rate.
+    /// Number of requests at once; `null` without a limit.
     #[serde(default)]
     pub burst: Option<u32>,
-    /// Whether it is good.
+    /// Validity.
     pub state: KeyState,
 }
 
-/// Whether a key is good.
+/// Validity of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// It is.
+    /// It is valid.
     Ok,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// An operator ended it.
+    /// An operator has revoked it.
     Revoked,
 }
 
-/// A key that was just made: the only answer that has its text.
+/// A key that was just created. Only this answer contains its text.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct NewKey {
-    /// What to give to its user.
+    /// The text to give to its user.
     #[serde(rename = "key")]
     pub text: String,
-    /// What is kept of it.
+    /// The stored facts.
     #[serde(flatten)]
     pub facts: Key,
 }

@@ -1,4 +1,4 @@
-//! Lanes as operators see them: how much waits, how old it is, how fast it goes.
+//! Lanes as operators see them: backlog, age and throughput.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
-/// One lane at one moment. A figure that is not known is `null`.
+/// One lane at one moment. An unknown figure is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
     /// The lane: `lane` is its name, such as `default-115-3`, `index` its place in the lane set, from 0, `generation`
@@ -19,76 +19,77 @@ pub struct Lane {
     pub id: LaneId,
     /// What it does.
     pub state: LaneState,
-    /// Cursors that are waiting or held.
+    /// Number of cursors that are waiting or held.
     pub set_aside: u64,
-    /// Of these, those that try again by themselves.
+    /// Number of cursors that wait for a retry.
     pub waiting: u64,
-    /// Of these, those that need an operator.
+    /// Number of cursors that need an operator.
     pub held: u64,
-    /// The age of the oldest event that waits at all.
+    /// Age of its oldest waiting event, in milliseconds.
     pub oldest_ms: Option<u64>,
-    /// The same, of flowing cursors only.
+    /// Age of the oldest waiting event of its flowing cursors.
     pub flow_ms: Option<u64>,
-    /// Events still to apply.
+    /// Number of events still to apply.
     pub backlog: u64,
-    /// The same, of flowing cursors only.
+    /// Number of events still to apply of flowing cursors.
     pub backlog_flowing: u64,
-    /// Events that came in, a second, by the last half or whole minute.
+    /// Events received per second, over the last half or whole minute.
     pub in_per_s: Option<f64>,
-    /// Events that were applied, a second, by the same time.
+    /// Events applied per second, over the same time.
     pub out_per_s: Option<f64>,
     /// The end of what waits, in a word.
     pub eta: Option<Eta>,
     /// When all is applied, where that can be told.
     pub eta_ms: Option<u64>,
-    /// Received until its turn starts, events that still wait included.
+    /// Time from the receipt of an event until its turn starts. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,
-    /// The handler's own time.
+    /// Time that handlers take for a turn.
     pub work_ms: Option<Percentiles>,
-    /// How long a cursor that could run waits until its lane runs it: the only wait that more lanes shorten.
+    /// Time that a cursor with work waits for the lane's other cursors. More lanes shorten only this
+    /// wait.
     #[serde(default)]
     pub turn_wait_ms: Option<u64>,
-    /// The node that runs it.
+    /// Node that runs the lane.
     pub node: Option<String>,
-    /// Counts the nodes that have taken it, across all lanes; none where there is only one.
+    /// Epoch of the current owner; `null` on a single node.
     #[serde(default)]
     pub epoch: Option<i64>,
-    /// The cursor that is worst off.
-    pub worst: Option<Worst>,
-    /// Events that an operator keeps from being applied.
+    /// The cursor in the worst condition.
+    pub worst: Option<WorstCursor>,
+    /// Number of events that an operator keeps from being applied.
     #[serde(default)]
     pub kept: u64,
-    /// Events that a draining lane still has to apply.
+    /// Number of events that a draining lane still has to apply.
     #[serde(default)]
     pub left: Option<u64>,
-    /// The cursors of it that gather events.
+    /// Its cursors that gather events for a debounce.
     #[serde(default)]
-    pub gathers: Option<Gathers>,
-    /// Who stopped it.
+    pub gathers: Option<Gathering>,
+    /// Operator who stopped it.
     #[serde(default)]
     pub by: Option<String>,
-    /// When.
+    /// Time at which it was stopped.
     #[serde(default)]
     pub since: Option<Timestamp>,
-    /// Why.
+    /// Reason that the operator gave.
     #[serde(default)]
     pub reason: Option<String>,
-    /// How much it needs somebody.
+    /// Severity of its condition.
     #[serde(default)]
     pub severity: Severity,
-    /// The share of time with a turn running, 0 to 1.
+    /// Share of time in which a turn ran, 0 to 1.
     #[serde(default)]
     pub busy: Option<f64>,
-    /// Events that could not be applied in the last five minutes, each try counted.
+    /// Number of failed tries in the last five minutes.
     #[serde(default)]
     pub failures: u64,
-    /// Deliveries that are under way; none while nothing is delivered.
+    /// Number of deliveries in flight; `null` while it has no forward handler at work.
     #[serde(default)]
     pub in_flight: Option<u64>,
-    /// Cursors with work.
+    /// Number of cursors with work.
     #[serde(default)]
     pub cursors: u64,
-    /// Its backlog in the last quarter of an hour, oldest first, ten steps.
+    /// Backlog over the last 15 minutes in ten steps, oldest first.
     #[serde(default)]
     pub trend: Vec<u64>,
 }
@@ -100,33 +101,34 @@ impl Lane {
     }
 }
 
-/// Cursors that gather events before they take a turn, as a debounce asks.
+/// Cursors that gather events before they take a turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gathers {
-    /// How many.
+pub struct Gathering {
+    /// Number of these cursors.
     pub cursors: u64,
-    /// The stream of the one that goes on last.
+    /// Stream of the cursor that gathers longest.
     pub stream: StreamName,
     /// Its handler.
     pub handler: Name,
-    /// When it looks again: it goes on then if nothing came meanwhile.
+    /// Time at which its turn begins if no event comes meanwhile.
     pub until: Timestamp,
 }
 
-/// A lane with the cursors in it.
+/// A lane with its cursors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LaneShown {
+pub struct LaneDetail {
     /// The lane.
     #[serde(flatten)]
     pub lane: Lane,
-    /// Whether the cursors are chosen from all of it; else from what another node tells of it.
+    /// True if the cursors were selected from all of the lane's; false if from another node's report,
+    /// which is limited.
     pub is_all: bool,
-    /// Cursors with work: those set aside first, then those whose events wait longest.
+    /// Cursors with work: first the set-aside ones, then those whose events have waited longest.
     #[serde(rename = "lines")]
     pub cursors: Vec<super::CursorLine>,
 }
 
-/// What a lane does.
+/// Mode of a lane, as shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LaneState {
     /// It takes turns.
@@ -135,19 +137,19 @@ pub enum LaneState {
     /// It takes no turns.
     #[serde(rename = "paused")]
     Paused,
-    /// It takes turns up to where its streams were when this began.
+    /// It takes turns up to the heads at the time when draining began.
     #[serde(rename = "draining")]
     Draining,
-    /// It has done that, and keeps what came later.
+    /// It has reached those heads and keeps later events.
     #[serde(rename = "drained")]
     Drained,
-    /// Nobody runs it.
+    /// No node runs it.
     #[serde(rename = "no owner")]
     NoOwner,
 }
 
 impl LaneState {
-    /// The word for it in tables.
+    /// Its name in tables.
     pub fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -162,35 +164,35 @@ impl LaneState {
 /// A distribution in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// Half are at most this.
+    /// Median.
     pub p50: f64,
-    /// Nine in ten are at most this.
+    /// 90th percentile.
     pub p90: f64,
-    /// 99 in 100 are at most this.
+    /// 99th percentile.
     pub p99: f64,
-    /// The largest.
+    /// Maximum.
     pub max: f64,
 }
 
-/// The cursor of a lane that is worst off.
+/// The cursor of a lane in the worst condition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Worst {
-    /// The stream.
+pub struct WorstCursor {
+    /// Its stream.
     pub stream: StreamName,
-    /// The handler.
+    /// Its handler.
     pub handler: Name,
     /// `waiting` or `held`.
     pub condition: Condition,
     /// What went wrong.
     pub result: String,
-    /// Tries so far.
+    /// Number of failed tries.
     pub tries: u32,
-    /// Events it holds up.
+    /// Number of events that it holds up.
     pub events: u64,
-    /// Since when; none where that is not known.
+    /// Time since when it has been set aside, if known.
     pub since: Option<Timestamp>,
-    /// When it is tried again.
+    /// Time of the next try.
     pub retry_at: Option<Timestamp>,
-    /// The event it needs next.
+    /// The event that it needs next.
     pub next: Option<EventId>,
 }

@@ -1,22 +1,22 @@
-//! Namespaces and how many lanes they have.
+//! Namespaces and their number of lanes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::name::Name;
 
-/// A namespace as it is asked for.
+/// Settings of a namespace, in requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceSpec {
     /// Its name.
     pub name: Name,
-    /// How many lanes it begins with.
+    /// Number of lanes of a new namespace.
     #[serde(default = "one")]
     pub lanes: u16,
-    /// FLOW from which on it is late; none for what it has, in the beginning 10 s.
+    /// FLOW from which it counts as late; `null` keeps the present value, initially 10 s.
     #[serde(default)]
     pub warn_ms: Option<u64>,
-    /// FLOW from which on somebody must look; none for what it has, in the beginning a minute.
+    /// FLOW from which an operator must look; `null` keeps the present value, initially one minute.
     #[serde(default)]
     pub crit_ms: Option<u64>,
 }
@@ -25,19 +25,19 @@ fn one() -> u16 {
     1
 }
 
-/// A namespace that exists.
+/// An existing namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// Its name.
     pub name: Name,
-    /// How many lanes it has.
+    /// Number of its lanes.
     pub lanes: u16,
-    /// The generation of its lane set.
+    /// Generation of its lane set.
     pub generation: i64,
-    /// How many hooks it has.
+    /// Number of its hooks.
     pub hooks: u64,
-    /// FLOW from which on it is late.
+    /// FLOW from which it counts as late, in milliseconds.
     pub warn_ms: u64,
-    /// FLOW from which on somebody must look.
+    /// FLOW from which an operator must look, in milliseconds.
     pub crit_ms: u64,
 }

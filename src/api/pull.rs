@@ -14,25 +14,26 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::pull::{LEASE_DEFAULT, Pull};
 use crate::domain::time::{Timestamp, millis};
 
-/// A pull handler as it is asked for and shown.
+/// Settings of a pull handler, in requests and answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullSpec {
     /// Its name, unique in its hook.
     pub name: Name,
-    /// Tries of one event; `null` tries for ever.
+    /// Number of tries of an event; `null` tries without end.
     #[serde(default)]
     pub attempts: Option<u32>,
-    /// What an event leads to that used up its tries: `hold` or `skip`.
+    /// Failure policy after the last try: `hold` or `skip`.
     #[serde(default)]
     pub on_error: OnError,
-    /// How long a delivery stays open unless the call says otherwise, in milliseconds.
+    /// Length of a lease unless the call gives another one, in milliseconds.
     #[serde(default = "lease_default")]
     pub lease_ms: u64,
-    /// Which events it delivers: one pattern of each place must match. Without a pattern, all.
+    /// Filter of the events that it delivers: one pattern of each place must match. Without patterns,
+    /// all events.
     #[serde(default, skip_serializing_if = "Filter::takes_all")]
     pub only: Filter,
-    /// Where a new handler begins: `beginning` or `now`. Never shown.
+    /// Place where a new handler begins: `beginning` or `now`. Only in requests.
     #[serde(default, skip_serializing)]
     pub from: Begin,
 }
@@ -42,7 +43,7 @@ fn lease_default() -> u64 {
 }
 
 impl PullSpec {
-    /// A handler with every setting at its default.
+    /// A handler with default settings.
     pub fn new(name: Name) -> Self {
         Self {
             name,
@@ -54,7 +55,7 @@ impl PullSpec {
         }
     }
 
-    /// The terms of its deliveries.
+    /// The settings as a domain type.
     pub fn terms(&self) -> Pull {
         Pull {
             attempts: self.attempts,
@@ -63,31 +64,32 @@ impl PullSpec {
     }
 }
 
-/// What to change in a pull handler; what is left out stays. One that does not exist is made.
+/// Changes to a pull handler; fields that are left out stay as they are. A handler that does not exist
+/// is created.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullEdit {
-    /// Its name.
+    /// Name of the handler.
     pub name: Name,
-    /// Tries of one event; 0 tries for ever.
+    /// Number of tries of an event; 0 tries without end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// What an event leads to that used up its tries.
+    /// Failure policy after the last try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,
-    /// How long a delivery stays open, in milliseconds.
+    /// Length of a lease, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
-    /// Which events it delivers from now on; an empty list delivers all.
+    /// New filter of the events that it delivers; an empty list delivers all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only: Option<Filter>,
-    /// Where a new handler begins.
+    /// Place where a new handler begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Begin>,
 }
 
 impl PullEdit {
-    /// Makes or changes the handler among `pulls`.
+    /// Creates or changes the handler in `pulls`.
     pub(super) fn apply(&self, pulls: &mut Vec<PullSpec>) {
         match pulls.iter_mut().find(|pull| pull.name == self.name) {
             Some(pull) => *pull = self.applied(Some(pull)),
@@ -95,7 +97,7 @@ impl PullEdit {
         }
     }
 
-    /// The handler after this edit.
+    /// The handler after this change.
     fn applied(&self, to: Option<&PullSpec>) -> PullSpec {
         let mut spec = to.map_or_else(|| PullSpec::new(self.name.clone()), PullSpec::clone);
         spec.attempts = match self.attempts {
@@ -111,149 +113,150 @@ impl PullEdit {
     }
 }
 
-/// Asks for deliveries. Durations are such as `20s`.
+/// A consumer's request for deliveries. Durations are written like `20s`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PullAsk {
-    /// Deliveries at most, each of another stream: 1 to 100; 10 unless it is given.
+pub struct PullRequest {
+    /// Number of deliveries at most, each of another stream: 1 to 100; default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_streams: Option<u32>,
-    /// Events in each of them at most: 1 to 1,000; 100 unless it is given.
+    /// Number of events at most in each delivery: 1 to 1,000; default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_events: Option<u32>,
-    /// How long to wait if there is nothing: `0s` to `60s`; `20s` unless it is given.
+    /// Time to wait when there is no event: `0s` to `60s`; default `20s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<String>,
-    /// How long each stays open: `1s` to `12h`; that of the handler unless it is given.
+    /// Length of the leases: `1s` to `12h`; default from the handler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
 }
 
-/// Deliveries; none after the wait.
+/// Deliveries for a consumer; empty when the wait ended without an event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Pulled {
-    /// At most one of each stream.
+pub struct PullResponse {
+    /// The deliveries, at most one of each stream.
     pub deliveries: Vec<PullDelivery>,
 }
 
-/// Consecutive events of one stream, open until they are acknowledged, given back, or the lease is over.
+/// Consecutive events of one stream, leased until they are acknowledged, given back, or the lease ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PullDelivery {
-    /// What to answer with; opaque.
+    /// Token for the answers; opaque.
     pub token: String,
-    /// The ordering key of the stream.
+    /// Ordering key of the stream.
     pub stream: OrderingKey,
-    /// The try of the first event, from 1.
+    /// Number of the try of the first event, from 1.
     pub attempt: u32,
-    /// Grows with every delivery of the stream: a receiver may refuse a lower one than it has seen.
+    /// Grows with every delivery of the stream. A receiver may refuse a smaller epoch than it has seen.
     pub epoch: i64,
-    /// Until when it is open, by the clock of the database.
+    /// End of the lease, by the clock of the database.
     pub lease_until: Timestamp,
-    /// Which replay it belongs to; left out of a delivery that is none.
+    /// Number of its replay; absent in a normal delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<i64>,
-    /// In order.
+    /// The events, in order.
     pub events: Vec<PullEvent>,
 }
 
-/// An event in a delivery.
+/// An event of a delivery.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PullEvent {
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
     /// Its place in the stream.
     pub seq: Seq,
-    /// When its last byte was in.
+    /// Time at which its last byte arrived.
     pub received_at: Timestamp,
-    /// Its headers, without credentials.
+    /// Headers, without credentials.
     pub headers: Box<RawValue>,
-    /// Its body as sent, where that is UTF-8.
+    /// Body as sent, if it is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// Its body as sent, where it is not.
+    /// Body in base64, if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,
 }
 
-/// What a consumer answers; each entry stands or falls alone, all that hold are durable together.
+/// A consumer's answers. Each entry succeeds or fails on its own; those that succeed become durable
+/// together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PullAnswers {
-    /// Done, up to an event.
+    /// Acknowledged events.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub acks: Vec<PullAck>,
-    /// Given back.
+    /// Deliveries given back.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nacks: Vec<PullNack>,
-    /// To stay open for longer.
+    /// Leases to extend.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extends: Vec<PullExtend>,
 }
 
-/// The events of a delivery up to one are done; what is behind it stays open.
+/// Acknowledges the events of a delivery up to one; the events behind it stay leased.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullAck {
-    /// The token.
+    /// Token of the delivery.
     pub token: String,
-    /// The last event that is done.
+    /// Seq of the last event that is done.
     pub seq: Seq,
 }
 
-/// A delivery is given back.
+/// Gives a delivery back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullNack {
-    /// The token.
+    /// Token of the delivery.
     pub token: String,
-    /// The last event that is done; left out when none is.
+    /// Seq of the last event that is done; left out when none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<Seq>,
-    /// How long to wait before the next try, `0s` to `10m`; left out, it grows with every try.
+    /// Delay before the next try, `0s` to `10m`; when left out, it grows with every try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_in: Option<String>,
-    /// Why, for people.
+    /// Reason, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// A delivery shall stay open for longer.
+/// Extends a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullExtend {
-    /// The token.
+    /// Token of the delivery.
     pub token: String,
-    /// From now; that of the handler if it is left out.
+    /// New length from now; default from the handler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<String>,
 }
 
-/// What became of the answers, in their order.
+/// Outcomes of the answers, each list in the order of the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PullAnswered {
-    /// Of each ack.
+pub struct PullOutcomes {
+    /// Outcome of each `ack`.
     pub acks: Vec<PullSettled>,
-    /// Of each nack.
+    /// Outcome of each `nack`.
     pub nacks: Vec<PullSettled>,
-    /// Of each extend.
+    /// Outcome of each `extend`.
     pub extends: Vec<PullSettled>,
 }
 
-/// What became of one answer.
+/// Outcome of one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullSettled {
-    /// The token.
+    /// Token of the delivery.
     pub token: String,
-    /// Whether it is done and durable.
+    /// True if it is done and durable.
     pub ok: bool,
-    /// Why not: `stale` when the delivery is not this consumer's any more, `out_of_range` when the event is none of
-    /// it. Nothing was changed.
+    /// Reason of a refusal, after which nothing was changed: `stale` when the delivery no longer
+    /// belongs to this consumer, `out_of_range` when the event is not part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Where the handler stands in the stream.
+    /// Position of the handler in the stream.
     pub position: Position,
-    /// Until when the rest is open, if it is.
+    /// End of the lease of the remaining events; `null` when the delivery is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_until: Option<Timestamp>,
 }

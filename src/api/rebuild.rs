@@ -1,82 +1,83 @@
-//! States folded again, as operators ask for it and see it.
+//! Rebuilds of states: requests and progress.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
-/// Which states to fold again.
+/// Request to rebuild states.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RebuildSpec {
-    /// Those of this hook.
+    /// Rebuild every stream of this hook.
     #[serde(default)]
     pub hook: Option<Name>,
-    /// Only the one of this stream.
+    /// Rebuild only this stream.
     #[serde(default)]
     pub stream: Option<StreamName>,
-    /// Only compare, change nothing.
+    /// Only compare the new states with the old ones.
     #[serde(default)]
     pub check: bool,
-    /// Only say how much it is.
+    /// Only return the plan.
     #[serde(default)]
     pub dry_run: bool,
-    /// Begin at checkpoints even where older code had a part in them.
+    /// Accept checkpoints that an older version of the reducer had a part in.
     #[serde(default)]
     pub from_checkpoints: bool,
 }
 
-/// A rebuild, planned, under way or at its end.
+/// A rebuild: planned, under way, or ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuild {
-    /// Its number; none while it is only planned.
+    /// Its number; `null` while it is only planned.
     pub id: Option<i64>,
-    /// Whose states.
+    /// Hook whose states are rebuilt.
     pub hook: Name,
-    /// Its only stream, if it is about one.
+    /// The only stream; `null` for all streams.
     pub stream: Option<StreamName>,
-    /// Whether states are only compared.
+    /// True if states are only compared.
     pub check: bool,
     /// `planned`, `running`, `done` or `failed`.
     pub state: String,
-    /// Streams that it is about.
+    /// Number of streams to rebuild.
     pub streams: u64,
-    /// Those that are done.
+    /// Number of streams done.
     pub streams_done: u64,
-    /// Events to fold.
+    /// Number of events to fold.
     pub events: u64,
-    /// Those that are folded.
+    /// Number of events folded.
     pub events_done: u64,
-    /// Streams that begin at a checkpoint, as retention has removed what was before it; said of a plan.
+    /// Number of streams that begin at a checkpoint because retention removed earlier events. Only in a
+    /// plan.
     #[serde(default)]
     pub checkpoints: u64,
-    /// Those of them where older code had a part in the checkpoint; said of a plan.
+    /// Number of those checkpoints that an older version of the reducer had a part in. Only in a plan.
     #[serde(default)]
     pub older: u64,
-    /// Events that the last one of the same hook has folded a second, where it took long enough to tell; said of
-    /// a plan.
+    /// Events per second of the hook's last rebuild, if that took long enough to measure. Only in a
+    /// plan.
     #[serde(default)]
     pub per_s_before: Option<u64>,
-    /// Streams whose state is another one than before.
+    /// Number of streams whose new state differs from the old one.
     pub differ: u64,
-    /// Streams that could not be folded, and kept their states.
+    /// Number of streams that could not be folded and kept their states.
     pub failed: u64,
-    /// Some of both, a line each.
+    /// Some streams that differ or failed, one line each.
     pub samples: Vec<String>,
-    /// Why it failed as a whole.
+    /// Reason why the rebuild failed as a whole.
     pub error: Option<String>,
-    /// When it was asked for; the same for all hooks of one `--all`.
+    /// Time of the request; the same for all hooks of one `--all`.
     #[serde(default)]
     pub asked_at: Option<Timestamp>,
 }
 
-/// A state as today's reducer folds it, up to and with an event.
+/// State of a stream after an earlier event, folded by the present reducer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FoldedTo {
+pub struct FoldedState {
     /// The stream.
     pub stream: StreamName,
-    /// The event.
+    /// Seq of the last event folded.
     pub position: i64,
-    /// The state there.
+    /// The state after it.
     pub state: Option<Box<serde_json::value::RawValue>>,
 }

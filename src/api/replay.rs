@@ -1,4 +1,4 @@
-//! Replays: stored events that a forward or pull handler delivers once more.
+//! Replays: a forward or pull handler delivers stored events again.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,43 +7,43 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// Which events shall be delivered once more: a part of a stream, or one dead letter.
+/// Events to replay: a range of a stream, or a dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplaySpec {
     /// The stream.
     pub stream: Option<StreamName>,
-    /// The first event; the first that is kept unless it is given.
+    /// First event; by default the first stored one.
     pub from: Option<Seq>,
-    /// The last event; the last that the handler has passed unless it is given.
+    /// Last event; by default the last that the handler has passed.
     pub to: Option<Seq>,
-    /// The dead letter, instead of a part of a stream.
+    /// The dead letter, in place of a range.
     pub dead: Option<EventId>,
-    /// The handler; may be left out where the hook has one that delivers.
+    /// The handler; optional if only one of the hook's handlers delivers.
     pub handler: Option<Name>,
-    /// Only look.
+    /// True to return the plan without a replay.
     pub dry_run: bool,
 }
 
-/// A replay under way, or one that would be begun.
+/// A running replay, or the plan of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replay {
-    /// Its number; deliveries carry it. None while it is only looked at.
+    /// Number of the replay, which its deliveries carry; `null` for a plan.
     pub id: Option<i64>,
     /// The stream.
     pub stream: StreamName,
     /// The handler.
     pub handler: Name,
-    /// The next event.
+    /// Next event.
     pub next: Seq,
-    /// The last event.
+    /// Last event.
     pub to: Seq,
-    /// Number of events still to deliver.
+    /// Number of remaining events.
     pub events: u64,
     /// `flowing`, `waiting` or `held`.
     pub condition: String,
-    /// Why it waits or is held.
+    /// Cause for which it waits or is held.
     pub reason: Option<String>,
-    /// When it is tried again.
+    /// Time of the next try.
     pub retry_at: Option<Timestamp>,
 }

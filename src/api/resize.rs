@@ -1,10 +1,10 @@
-//! Lanes that are resized, stopped and let go on.
+//! Resizing, pausing, draining and resuming lanes.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LaneState, Worst, command};
+use super::{LaneState, WorstCursor, command};
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
@@ -14,105 +14,106 @@ fn default_namespace() -> Name {
     Name::default_namespace()
 }
 
-/// How many lanes a namespace shall have.
+/// Request to resize a namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResizeSpec {
-    /// Whose lanes.
+    /// The namespace.
     #[serde(default = "default_namespace")]
     pub namespace: Name,
-    /// How many.
+    /// New number of lanes.
     pub lanes: u16,
-    /// How many there must be now, or nothing is done.
+    /// Required present number of lanes; the request is refused if it differs.
     #[serde(default)]
     pub expect: Option<u16>,
-    /// The generation that the plan was about, or nothing is done.
+    /// Required present generation, from the plan; the request is refused if it differs.
     #[serde(default)]
     pub generation: Option<i64>,
-    /// Only the plan.
+    /// Only return the plan.
     #[serde(default)]
     pub dry_run: bool,
-    /// The new lanes begin when the old ones have done what waits now.
+    /// The new lanes begin only when the old ones have applied their present backlog.
     #[serde(default)]
     pub drain_first: bool,
-    /// Why.
+    /// Reason, in the operator's words.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// What a resize means, planned or begun.
+/// Effects of a resize, planned or begun.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Resize {
-    /// Whose lanes.
+    /// The namespace.
     pub namespace: Name,
-    /// How many there are.
+    /// Present number of lanes.
     pub from: u16,
-    /// How many there will be.
+    /// New number of lanes.
     pub to: u16,
-    /// The generation that goes.
+    /// Present generation.
     pub generation: i64,
-    /// The generation that comes; none while it is only planned, or nothing is to be done.
+    /// New generation; `null` while it is only planned, or nothing changes.
     pub next_generation: Option<i64>,
-    /// Streams of the namespace.
+    /// Number of streams of the namespace.
     pub streams: u64,
-    /// Those that get a lane of another number.
+    /// Number of streams whose lane index changes.
     pub moves: u64,
-    /// Cursors that are set aside, which move as they are.
+    /// Number of set-aside cursors; they keep their condition.
     pub set_aside: u64,
-    /// The one of them that holds up most, where its lane tells of it.
+    /// The set-aside cursor that holds up most events, if its lane reports it.
     #[serde(default)]
-    pub worst: Option<Box<Worst>>,
-    /// The place of a lane worth naming: the one of that cursor, else the busiest.
+    pub worst: Option<Box<WorstCursor>>,
+    /// Index of the lane to name: that cursor's, else the busiest.
     #[serde(default)]
     pub lane: u16,
-    /// The age of the oldest event of flowing cursors.
+    /// Age of the oldest event of flowing cursors, in milliseconds.
     #[serde(default)]
     pub flow_ms: Option<u64>,
-    /// How long turns wait behind other cursors, in the lane where that is longest.
+    /// Time that turns wait for other cursors, in the lane where it is longest.
     #[serde(default)]
     pub turn_wait_ms: Option<u64>,
-    /// The share of time with a turn running, 0 to 1, in the busiest lane.
+    /// Share of time in which a turn ran, 0 to 1, in the busiest lane.
     #[serde(default)]
     pub busiest: Option<f64>,
-    /// About the same, had the resize been done.
+    /// Estimate of the same after the resize.
     #[serde(default)]
     pub busiest_after: Option<f64>,
-    /// Events that wait.
+    /// Number of events that wait.
     pub backlog: u64,
-    /// Those of them in the fullest lane.
+    /// Number of waiting events in the lane with the largest backlog.
     pub fullest_lane: u64,
-    /// The same, had the resize been done.
+    /// The same after the resize.
     pub fullest_lane_after: u64,
-    /// Events that wait for one handler in the fullest stream, which stays in one lane.
+    /// Number of events that wait for one handler in the stream with the largest backlog, which stays
+    /// in one lane.
     pub fullest_stream: u64,
     /// That stream.
     #[serde(default)]
     pub fullest: Option<StreamName>,
-    /// The place of its lane, had the resize been done.
+    /// Index of its lane after the resize.
     #[serde(default)]
     pub fullest_index_after: Option<u16>,
-    /// What is in the way.
+    /// Obstacles to the resize.
     pub in_the_way: Vec<String>,
-    /// What an operator has stopped the lanes for: the new ones take it over.
+    /// Stop of the present lanes, which the new ones take over.
     #[serde(default)]
-    pub stopped: Option<Carried>,
+    pub stopped: Option<InheritedStop>,
 }
 
-/// A stop that the lanes of a new set take over from those of the old one.
+/// A stop that new lanes take over from the old ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Carried {
+pub struct InheritedStop {
     /// `paused` or `draining`.
     pub state: LaneState,
-    /// Who stopped them.
+    /// Operator who stopped them.
     pub by: Option<String>,
-    /// When.
+    /// Time of the stop.
     pub since: Option<Timestamp>,
-    /// Why.
+    /// Reason that the operator gave.
     pub reason: Option<String>,
 }
 
 impl Resize {
-    /// What it means, in words, as everybody who plans one reads it: label and text.
+    /// The effects in words, as label and text, for every screen that shows the plan.
     pub fn told(&self, drain_first: bool, now: Timestamp) -> Vec<(&'static str, String)> {
         let mut told = vec![("how", self.how(drain_first)), ("split", self.split())];
         told.extend(self.carries(drain_first, now).map(|text| ("stopped", text)));
@@ -137,15 +138,15 @@ impl Resize {
         told
     }
 
-    /// True if the lanes are paused: they apply nothing, whatever is resized.
+    /// True if the lanes are paused: they apply nothing, whatever their number.
     pub fn is_paused(&self) -> bool {
         let stopped = self.stopped.as_ref();
         stopped.is_some_and(|stopped| stopped.state == LaneState::Paused)
     }
 
-    /// That a stop stays, and how it ends.
+    /// Says that a stop stays in force, and how it ends.
     fn carries(&self, drain_first: bool, now: Timestamp) -> Option<String> {
-        let Carried {
+        let InheritedStop {
             state,
             by,
             since,
@@ -241,54 +242,55 @@ impl Resize {
     }
 }
 
-/// A lane that is busy for less than this share of the time is idle.
+/// A lane that is busy for a smaller share of time than this is idle.
 const IDLE: f64 = 0.01;
 
 fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
 }
 
-/// How far a resize has come.
+/// Progress of a resize.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResizeProgress {
-    /// The newest generation that takes turns.
+    /// Newest generation that takes turns.
     pub generation: i64,
-    /// How many lanes it has.
+    /// Number of its lanes.
     pub lanes: u16,
-    /// Whether a resize is under way.
+    /// True while a resize is under way.
     pub under_way: bool,
-    /// Old lanes that are sealed.
+    /// Number of old lanes that are sealed.
     pub sealed: u16,
-    /// Old lanes.
+    /// Number of old lanes.
     pub of: u16,
-    /// What the rest waits for.
+    /// Condition that the other old lanes wait for.
     pub waits_for: Option<String>,
-    /// How many lanes there will be; none when no resize is under way.
+    /// New number of lanes; `null` when no resize is under way.
     #[serde(default)]
     pub to: Option<u16>,
 }
 
-/// Which lanes, and why.
+/// Request to stop or resume lanes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LanesSpec {
-    /// Whose lanes.
+    /// The namespace.
     #[serde(default = "default_namespace")]
     pub namespace: Name,
-    /// Their names or places; none: all.
+    /// Names or indices of the lanes; `null` for all.
     #[serde(default)]
     pub lanes: Option<Vec<String>>,
-    /// Why.
+    /// Reason, in the operator's words.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// Lanes that were stopped or let go on.
+/// Result of stopping or resuming lanes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stopped {
-    /// Their names.
+pub struct LanesStopped {
+    /// Ids of the lanes.
     pub lanes: Vec<LaneId>,
-    /// Nodes that may still take a turn by what was before; when there are none it is true everywhere.
+    /// Nodes that may still take a turn by the previous configuration. Once it is empty, the change is
+    /// in force everywhere.
     pub waits_for: Vec<String>,
 }
 

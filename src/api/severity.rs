@@ -1,22 +1,22 @@
-//! How much something needs somebody.
+//! Severity of findings, lanes and log entries.
 
 use serde::{Deserialize, Serialize};
 
-/// How much something needs somebody.
+/// Urgency of something for an operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// All is well.
     #[default]
     Fine,
-    /// Not as usual, or so on purpose.
+    /// Not as usual, or stopped on purpose.
     Unusual,
-    /// Somebody must look.
+    /// An operator must look.
     Trouble,
 }
 
 impl Severity {
-    /// The mark that goes before a row, and before a line of the log.
+    /// Mark at the beginning of a row or a log line.
     pub fn mark(self) -> char {
         match self {
             Self::Fine => ' ',

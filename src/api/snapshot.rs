@@ -1,4 +1,5 @@
-//! Everything a dashboard shows of one namespace at one moment, computed once a second for all who look.
+//! Snapshot: everything that a dashboard shows of one namespace. Computed once a second for all
+//! viewers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,89 +18,89 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::text::count;
 
-/// A namespace at one moment.
+/// State of a namespace at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The version of this shape: fields are only added within it.
+    /// Version of this shape: within it, fields are only added.
     pub schema: u32,
     /// Grows with every snapshot of one process.
     pub seq: u64,
-    /// When it was taken.
+    /// Time at which it was taken.
     pub at: Timestamp,
-    /// When the process that answers began.
+    /// Time at which the answering process started.
     pub started_at: Timestamp,
-    /// Its version.
+    /// Version of the answering process.
     pub version: String,
-    /// Its name.
+    /// Name of the answering node.
     pub node: String,
-    /// Who looks.
+    /// The viewer.
     pub viewer: Viewer,
-    /// What is shown.
+    /// The namespace.
     pub namespace: Name,
-    /// The generation of its lane set.
+    /// Generation of its lane set.
     pub generation: i64,
-    /// Its hooks, and their streams.
+    /// Number of its hooks.
     pub hooks_count: u64,
-    /// Streams of its hooks.
+    /// Number of streams of its hooks.
     pub streams_count: u64,
-    /// FLOW from which on it is late.
+    /// FLOW from which it counts as late, in milliseconds.
     #[serde(default)]
     pub warn_ms: u64,
-    /// FLOW from which on somebody must look.
+    /// FLOW from which an operator must look, in milliseconds.
     #[serde(default)]
     pub crit_ms: u64,
-    /// What is wrong, in words: the worst first; at least one, which may be `OK`.
+    /// Findings in words, worst first. At least one, which may be `OK`.
     pub verdicts: Vec<Verdict>,
-    /// Resizes and rebuilds that are under way, whoever began them; the oldest first.
+    /// Resizes and rebuilds that are under way, oldest first.
     #[serde(default)]
     pub operations: Vec<Operation>,
-    /// When the figures were true, if the database has not answered since; none while they are fresh.
+    /// Time of the last answer of the database, when the figures are stale; `null` while they are
+    /// fresh.
     #[serde(default)]
     pub old_since: Option<Timestamp>,
     /// All lanes together.
     pub total: Total,
-    /// How events are stored.
+    /// Event storage of this node.
     pub storage: Storage,
-    /// Its lanes, in order; while it is resized those of the older generation first.
+    /// Its lanes in order; during a resize those of the older generation first.
     pub lanes: Vec<Lane>,
-    /// Cursors with work: the 50 worst that are set aside, then the 20 oldest that flow.
+    /// Cursors with work: the 50 worst of the set-aside ones, then the 20 oldest of the flowing ones.
     pub cursors: Vec<CursorLine>,
     /// The live nodes.
     pub nodes: Vec<NodeLine>,
     /// Every namespace.
     pub namespaces: Vec<NamespaceLine>,
-    /// Its hooks, the busiest first: 20 at most.
+    /// Its hooks, busiest first, at most 20.
     pub hooks: Vec<HookLine>,
-    /// What the window that was asked for has seen, oldest first; a quarter of an hour in steps of 10 s
-    /// where none was.
+    /// Samples of the requested window, oldest first; by default 15 minutes in steps of 10 s.
     pub history: Vec<Sample>,
-    /// The newest entries of the log, newest first: 200 at most.
+    /// The newest entries of the log, newest first, at most 200.
     pub log: Vec<LogLine>,
 }
 
-/// An operator's change that takes a while and goes on by itself.
+/// A long-running change that an operator started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
-    /// What it is and what it is about: `resize default 8 -> 16`, `rebuild orders`.
+    /// The change and its object: `resize default 8 -> 16`, `rebuild orders`.
     pub what: String,
-    /// Who began it, where that is known.
+    /// Operator who started it, if known.
     pub by: Option<String>,
-    /// When.
+    /// Time at which it started.
     pub since: Timestamp,
-    /// How much of it is done.
+    /// Number of units done.
     pub done: u64,
-    /// How much there is to do.
+    /// Number of units in all.
     pub of: u64,
-    /// What is counted: `lanes sealed`, `events`.
+    /// Name of the unit: `lanes sealed`, `events`.
     pub unit: String,
-    /// What it waits for.
+    /// Condition that it waits for.
     pub waits_for: Option<String>,
-    /// The command that shows how far it has come.
+    /// Command that shows its progress.
     pub watch: String,
 }
 
 impl Operation {
-    /// How far it has come, in one line.
+    /// Its progress in one line.
     pub fn told(&self) -> String {
         let (done, of, unit) = (count(self.done), count(self.of), &self.unit);
         let by = self.by.as_ref().map(|by| format!(" by {by}"));
@@ -115,29 +116,29 @@ impl Operation {
     }
 }
 
-/// How far back somebody looks.
+/// Time span of a history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Window {
-    /// A minute, by the second.
+    /// One minute, by the second.
     #[serde(rename = "1m")]
     Minute,
-    /// Five, by the second.
+    /// Five minutes, by the second.
     #[serde(rename = "5m")]
     Five,
-    /// A quarter of an hour, in steps of ten seconds.
+    /// 15 minutes, in steps of ten seconds.
     #[default]
     #[serde(rename = "15m")]
     Quarter,
-    /// An hour, in steps of ten seconds.
+    /// One hour, in steps of ten seconds.
     #[serde(rename = "1h")]
     Hour,
 }
 
 impl Window {
-    /// All of them, the shortest first.
+    /// Every window, shortest first.
     pub const ALL: [Self; 4] = [Self::Minute, Self::Five, Self::Quarter, Self::Hour];
 
-    /// How it is written.
+    /// Its spelling in queries and flags.
     pub fn word(self) -> &'static str {
         match self {
             Self::Minute => "1m",
@@ -147,7 +148,7 @@ impl Window {
         }
     }
 
-    /// How many steps it has, and how long each is.
+    /// Number and length of its steps.
     pub fn steps(self) -> (usize, Duration) {
         match self {
             Self::Minute => (60, Duration::from_secs(1)),
@@ -167,80 +168,80 @@ impl std::str::FromStr for Window {
     }
 }
 
-/// Who looks at a snapshot, and whether he may act.
+/// The viewer of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Viewer {
-    /// As people know him: `ana (socket)`, `key grafana`.
+    /// Name for people, such as `ana (socket)` or `key grafana`.
     pub name: String,
-    /// Whether he may change anything.
+    /// True if the viewer may change anything.
     pub may_act: bool,
 }
 
-/// One finding about the whole, for people.
+/// One finding about a namespace, for people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Its rule, 1 to 12; what touches everything has a low number.
     pub rule: Rule,
     /// Whose fault it is.
     pub class: Class,
-    /// How much it needs somebody.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// The first sentence, without its class.
+    /// First sentence, without the class.
     pub text: String,
-    /// What it holds up, and whether more lanes help; none when all is well.
+    /// Effect on events, and whether more lanes help; `null` when all is well.
     pub more: Option<String>,
-    /// The command to type next, whole and quoted; none when there is nothing to do.
+    /// Command to run next, complete and quoted; `null` when there is nothing to do.
     #[serde(default)]
     pub next: Option<String>,
-    /// Since when.
+    /// Time since when it has been so.
     pub since: Option<Timestamp>,
-    /// Events that it holds up.
+    /// Number of events that it holds up.
     pub events: u64,
-    /// The least number of lanes that would help, if more would.
+    /// Smallest number of lanes that would help, if more lanes would.
     pub lanes_that_help: Option<u16>,
     /// The lane it is about.
     pub lane: Option<LaneId>,
     /// The stream it is about.
     pub stream: Option<StreamName>,
-    /// The hook it is about.
+    /// The hook that it is about.
     #[serde(default)]
     pub hook: Option<Name>,
 }
 
-/// Whose fault something is.
+/// Where the cause of a finding lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
-    /// Ours.
+    /// In hooklane or its database.
     #[serde(rename = "US")]
     Us,
-    /// Perhaps ours.
+    /// Perhaps in hooklane or its database.
     #[serde(rename = "US?")]
     UsPerhaps,
     /// Senders send more than usual.
     #[serde(rename = "SENDERS")]
     Senders,
-    /// A destination.
+    /// In a destination.
     #[serde(rename = "THEM")]
     Them,
-    /// A reducer.
+    /// In a reducer.
     #[serde(rename = "CODE")]
     Code,
-    /// One stream, which goes one event at a time.
+    /// In one stream, whose events are applied one at a time.
     #[serde(rename = "ORDER")]
     Order,
-    /// There are too few lanes.
+    /// In the number of lanes, which is too small.
     #[serde(rename = "LANES")]
     Lanes,
-    /// An operator wants it so.
+    /// In an operator's own decision.
     #[serde(rename = "ON PURPOSE")]
     OnPurpose,
-    /// Nobody's: all is well.
+    /// Nowhere: all is well.
     #[serde(rename = "OK")]
     Ok,
 }
 
 impl Class {
-    /// The word for it, as in JSON.
+    /// Its name, as in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Us => "US",
@@ -255,7 +256,7 @@ impl Class {
         }
     }
 
-    /// Whether nobody needs to do anything.
+    /// True if no one needs to act.
     pub fn is_well(self) -> bool {
         matches!(self, Self::OnPurpose | Self::Ok)
     }
@@ -264,92 +265,92 @@ impl Class {
 /// The lanes of a namespace together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Total {
-    /// The age of the oldest event that waits at all.
+    /// Age of the oldest waiting event, in milliseconds.
     pub oldest_ms: Option<u64>,
-    /// The same, of flowing cursors in running lanes.
+    /// Age of the oldest waiting event of flowing cursors in running lanes.
     pub flow_ms: Option<u64>,
-    /// Cursors waiting or held.
+    /// Number of cursors that are waiting or held.
     pub set_aside: u64,
-    /// Cursors that try again by themselves.
+    /// Number of cursors that wait for a retry.
     pub waiting: u64,
-    /// Cursors that need an operator.
+    /// Number of cursors that need an operator.
     pub held: u64,
-    /// Events still to apply.
+    /// Number of events still to apply.
     pub backlog: u64,
-    /// How the backlog changes, in events a second.
+    /// Change of the backlog, in events per second.
     pub backlog_per_s: f64,
-    /// Events that came in, a second, by the last half or whole minute, as for each lane. An event counts once for
-    /// each handler of its hook.
+    /// Events received per second over the last half or whole minute, as for each lane. An event counts once
+    /// for each handler of its hook.
     pub in_per_s: f64,
-    /// Events that were applied, a second, by the same time.
+    /// Events applied per second over the same time.
     pub out_per_s: f64,
     /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
     pub eta: Option<Eta>,
     /// When all is applied, where that can be told.
     pub eta_ms: Option<u64>,
-    /// Received until applied, events that still wait included.
+    /// Time from the receipt of an event until it is applied. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,
-    /// The reducers' own time.
+    /// Time that reducers take for a turn.
     pub work_ms: Option<Percentiles>,
-    /// Events in the dead letters.
+    /// Number of events in the dead letters.
     #[serde(default)]
     pub dead: u64,
-    /// Events that could not be applied in the last five minutes, each try counted.
+    /// Number of failed tries in the last five minutes.
     #[serde(default)]
     pub failures: u64,
-    /// Cursors with work.
+    /// Number of cursors with work.
     pub cursors: u64,
-    /// The share of time with a turn running, 0 to 1, of the busiest lane.
+    /// Share of time in which a turn ran, 0 to 1, in the busiest lane.
     pub busiest: Option<f64>,
 }
 
-/// How this node stores events.
+/// Event storage of this node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Storage {
-    /// Whether events are accepted; none says why not.
+    /// True if events are accepted; otherwise `error` tells why not.
     pub accepting: bool,
-    /// Events accepted a second, by all nodes, in the last 2 s.
+    /// Events accepted per second by all nodes over the last 2 s.
     pub accepted_per_s: f64,
-    /// 99 of 100 commits of the last minutes took at most this; none without a commit.
+    /// 99th percentile of the commit times of the last minutes; `null` without a commit.
     pub commit_p99_ms: Option<f64>,
-    /// What is normal for it.
+    /// Normal commit time of this node.
     pub commit_normal_ms: Option<f64>,
-    /// 99 of 100 times the log of the file was synced in at most this; none where a server does that.
+    /// 99th percentile of the sync times of the log; `null` on Postgres, which syncs by itself.
     #[serde(default)]
     pub fsync_p99_ms: Option<f64>,
-    /// What is wrong with the database now.
+    /// Present error of the database.
     pub error: Option<String>,
-    /// Since when.
+    /// Time since when the error lasts.
     #[serde(default)]
     pub error_since: Option<Timestamp>,
-    /// What is wrong with Redis now, as this node sees it; none where hints are in memory.
+    /// Present error of Redis, as this node sees it; `null` where hints are in memory.
     #[serde(default)]
     pub hints: Option<Outage>,
-    /// The address of the Redis that keeps hints, without a password; none where they are in memory.
+    /// Address of Redis, without the password; `null` where hints are in memory.
     #[serde(default)]
     pub hints_server: Option<String>,
-    /// When the database failed last, where that is over for less than an hour.
+    /// Last outage of the database, if it ended less than an hour ago.
     #[serde(default)]
-    pub noted: Option<Noted>,
+    pub noted: Option<PastOutage>,
 }
 
-/// A time in which no event was stored, and that is over.
+/// A past time span in which no event could be stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Noted {
-    /// When it began.
+pub struct PastOutage {
+    /// Start of the outage.
     pub from: Timestamp,
-    /// When a commit succeeded again.
+    /// Time at which a commit succeeded again.
     pub until: Timestamp,
-    /// Why there was none.
+    /// Error that caused it.
     pub error: String,
 }
 
-/// Something outside that does not work.
+/// A present failure of an external service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
-    /// In words.
+    /// Reason, in words.
     pub why: String,
-    /// Since when.
+    /// Time since when it lasts.
     pub since: Timestamp,
 }
 
@@ -360,28 +361,28 @@ pub struct CursorLine {
     pub stream: StreamName,
     /// Its handler.
     pub handler: Name,
-    /// The lane it is in, by its place in the lane set.
+    /// Index of its lane in the lane set.
     pub lane: u16,
-    /// The generation of that set: while it is resized, two lanes have the same place.
+    /// Generation of the lane set; during a resize, two lanes have the same index.
     #[serde(default)]
     pub generation: i64,
     /// `flowing`, `waiting`, `held` or `paused`.
     pub condition: Condition,
     /// Where it is.
     pub position: Position,
-    /// The last event of its stream.
+    /// Seq of the last event of its stream.
     pub head: Seq,
-    /// Events still to apply.
+    /// Number of events still to apply.
     pub behind: u64,
-    /// The age of the event that it needs next.
+    /// Age of the event that it needs next, in milliseconds.
     pub oldest_ms: Option<u64>,
-    /// Tries of that event.
+    /// Number of failed tries of that event.
     pub tries: u32,
-    /// What went wrong last.
+    /// Error of the last try.
     pub result: Option<String>,
-    /// When it is tried again.
+    /// Time of the next try.
     pub retry_at: Option<Timestamp>,
-    /// The event it needs next.
+    /// The event that it needs next.
     pub next: Option<EventId>,
     /// True if an operator holds it; false if it failed.
     #[serde(default)]
@@ -389,7 +390,7 @@ pub struct CursorLine {
 }
 
 impl CursorLine {
-    /// Whether it is in this lane.
+    /// True if the cursor is in this lane.
     pub fn is_in(&self, lane: &Lane) -> bool {
         (self.generation, self.lane) == (lane.id.generation, lane.id.index)
     }
@@ -398,110 +399,110 @@ impl CursorLine {
 /// A live node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeLine {
-    /// What people call it.
+    /// Name for people.
     pub node: String,
-    /// Lanes it runs, of all namespaces.
+    /// Number of lanes that it runs, of all namespaces.
     pub lanes: u64,
-    /// How many of them are of this namespace.
+    /// Number of lanes of this namespace that it runs.
     #[serde(default)]
     pub lanes_here: u64,
-    /// Those of this namespace, as ranges: `0-3,7`.
+    /// Indices of those lanes, as ranges: `0-3,7`.
     pub owns: String,
-    /// The share of time in which its lanes of this namespace took turns, 0 to 1.
+    /// Share of time in which its lanes of this namespace took turns, 0 to 1.
     pub busy: Option<f64>,
-    /// Processor time used by its process: 1.0 is a whole core.
+    /// Processor time of its process: 1.0 is one full core.
     pub cpu: Option<f64>,
-    /// 99 of 100 of its commits took at most this.
+    /// 99th percentile of its commit times, in milliseconds.
     pub commit_p99_ms: Option<f64>,
-    /// 99 of 100 times the log of its file was synced in at most this; none where a server does that.
+    /// 99th percentile of the sync times of its log; `null` on Postgres, which syncs by itself.
     #[serde(default)]
     pub fsync_p99_ms: Option<f64>,
-    /// How long ago its last beat was seen to change.
+    /// Time since its heartbeat was last seen to change.
     pub beat_ms: Option<u64>,
-    /// How long it runs.
+    /// Time since it started.
     pub up_ms: Option<u64>,
     /// Its version.
     pub version: Option<String>,
-    /// Whether it is on its way out.
+    /// True while it is leaving the cluster.
     pub leaving: bool,
 }
 
-/// A namespace in a line.
+/// Summary of a namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NamespaceLine {
     /// Its name.
     pub namespace: Name,
-    /// Its lanes.
+    /// Number of its lanes.
     pub lanes: u16,
-    /// Their generation.
+    /// Generation of its lane set.
     pub generation: i64,
-    /// Its streams.
+    /// Number of its streams.
     #[serde(default)]
     pub streams: u64,
-    /// How many of its lanes are in each state.
+    /// Number of its lanes in each mode.
     #[serde(default)]
     pub states: BTreeMap<LaneState, u64>,
-    /// Cursors set aside.
+    /// Number of set-aside cursors.
     pub set_aside: u64,
-    /// The age of the oldest event that waits at all.
+    /// Age of the oldest waiting event, in milliseconds.
     pub oldest_ms: Option<u64>,
-    /// The same, of flowing cursors.
+    /// Age of the oldest waiting event of flowing cursors.
     pub flow_ms: Option<u64>,
-    /// Events still to apply.
+    /// Number of events still to apply.
     pub backlog: u64,
-    /// How much it needs somebody, as its verdict says.
+    /// Severity of its worst finding.
     #[serde(default)]
     pub severity: Severity,
 }
 
-/// A hook in a line.
+/// Summary of a hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HookLine {
     /// Its name.
     pub hook: Name,
-    /// Events accepted a second, by all nodes, in the last 10 s.
+    /// Events accepted per second by all nodes over the last 10 s.
     pub in_per_s: f64,
-    /// What is normal for it; none until an hour is known.
+    /// Its normal rate; `null` until one hour has been observed.
     pub normal_per_s: Option<f64>,
-    /// Whether an operator has paused it.
+    /// True if it is paused.
     pub paused: bool,
-    /// Its streams.
+    /// Number of its streams.
     #[serde(default)]
     pub streams: u64,
-    /// Its handlers: `reduce latest`.
+    /// Its handlers, such as `reduce latest`.
     pub handlers: String,
-    /// How it knows its senders: `write key`.
+    /// Authentication of senders, such as `write key`.
     #[serde(default)]
     pub verify: String,
 }
 
-/// A second of the past, or ten.
+/// Figures of one step of a history: a second or ten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// When they ended.
+    /// End of the step.
     pub at: Timestamp,
-    /// The largest backlog in them.
+    /// Largest backlog in the step.
     pub backlog: u64,
-    /// Events that came, a second.
+    /// Events received per second.
     pub in_per_s: f64,
-    /// Events that were applied, a second.
+    /// Events applied per second.
     pub out_per_s: f64,
-    /// The largest FLOW in them.
+    /// Largest FLOW in the step, in milliseconds.
     pub flow_ms: u64,
-    /// Events that waited, at their end or until they were applied in them, by how long:
-    /// under 10 ms, 100 ms, 1 s, 10 s, 1 min, 10 min, and longer.
+    /// Events by how long they had waited, at the end of the step or when they were applied: under 10
+    /// ms, 100 ms, 1 s, 10 s, 1 min, 10 min, and longer.
     pub waits: [u64; 7],
 }
 
-/// Something that hooklane or an operator did.
+/// An entry of the log: something that hooklane or an operator did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When.
+    /// Time of the entry.
     pub at: Timestamp,
-    /// How much it needs somebody.
+    /// Severity of the entry.
     pub severity: Severity,
-    /// A lane, a cursor, a node.
+    /// The lane, cursor or node concerned.
     pub scope: String,
-    /// What happened.
+    /// Description of what happened.
     pub what: String,
 }

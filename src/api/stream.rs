@@ -1,4 +1,4 @@
-//! Streams and the cursors in them, and the state a reduce handler made of one.
+//! Streams with their cursors, and the state that a reduce handler computed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,22 +11,22 @@ use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// The folded JSON of one stream. Position and era together name it.
+/// The folded state of one stream, identified by position and era.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The hook.
     pub hook: Name,
-    /// The ordering key of the stream; empty for the hook's only stream.
+    /// Ordering key of the stream; empty for the stream without a key.
     pub stream: OrderingKey,
-    /// The last event in it.
+    /// Seq of the last event in the state.
     pub position: Position,
-    /// Counts what changed it other than an event.
+    /// Counter of changes other than by an event.
     pub era: i64,
-    /// The newest event of the stream.
+    /// Seq of the newest event of the stream.
     pub head: Seq,
-    /// The state as it was folded; `null` before the first event.
+    /// The state as JSON; `null` before the first event.
     pub state: Option<Box<RawValue>>,
-    /// When it last changed; none before the first event.
+    /// Time of its last change; `null` before the first event.
     pub updated_at: Option<Timestamp>,
 }
 
@@ -41,135 +41,135 @@ pub struct StreamRow {
     pub condition: Condition,
     /// The last event applied.
     pub position: Position,
-    /// The newest event.
+    /// Seq of the newest event.
     pub head: Seq,
-    /// How many are still to apply.
+    /// Number of events still to apply.
     pub behind: u64,
-    /// The age of the oldest of them.
+    /// Age of the oldest of them, in milliseconds.
     pub oldest_ms: Option<u64>,
-    /// Tries so far of the next event.
+    /// Number of failed tries of the next event.
     pub tries: u32,
-    /// Why it is set aside.
+    /// Reason for being set aside.
     pub reason: Option<String>,
-    /// True if an operator holds it; false if it failed.
+    /// True if an operator holds it, false if it failed.
     #[serde(default)]
     pub by_operator: bool,
-    /// When it is tried again.
+    /// Time of the next try.
     pub retry_at: Option<Timestamp>,
-    /// The event it needs next; none at the head, and in lists that leave it out.
+    /// The event that it needs next; `null` at the head, and in lists that leave it out.
     #[serde(default)]
     pub next: Option<EventId>,
     /// The lane its turns are taken in, such as `default-1-5`.
     pub lane: Option<LaneId>,
 }
 
-/// One stream with all that reads it.
+/// A stream with all of its cursors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stream {
-    /// Which one.
+    /// Name of the stream.
     pub stream: StreamName,
-    /// Its newest event.
+    /// Seq of its newest event.
     pub head: Seq,
-    /// The last event that retention has removed; 0 while it has every event.
+    /// Seq of the last event that retention has removed; 0 while it has every event.
     #[serde(default)]
     pub floor: Seq,
-    /// Where it stands among the lanes.
+    /// Its slot, which determines its lane.
     pub slot: u16,
     /// The lane its slot points to.
     pub lane: LaneId,
     /// Its cursors.
     pub cursors: Vec<StreamRow>,
-    /// What those that are behind need next.
+    /// For each cursor that is behind, the events it needs next.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
-    /// Deliveries of its hook's handlers, over all streams.
+    /// Outcomes of the deliveries of its hook's handlers, over all streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
 }
 
-/// The events that a handler needs next, in order.
+/// The next events of a handler, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The handler.
     pub handler: Name,
-    /// As many of them as were asked for.
+    /// The events, as many as were requested.
     pub events: Vec<WaitingEvent>,
 }
 
-/// An event that waits, without the whole of its body.
+/// A waiting event, with only the beginning of its body.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WaitingEvent {
-    /// Its id.
+    /// Id of the event.
     pub event: EventId,
     /// Its place in the stream.
     pub seq: Seq,
-    /// When its last byte was in.
+    /// Time at which its last byte arrived.
     pub received_at: Timestamp,
-    /// The length of its body, in bytes.
+    /// Length of its body, in bytes.
     pub size: u64,
-    /// How its body begins, what is not UTF-8 replaced.
+    /// Beginning of its body; bytes that are not UTF-8 are replaced.
     pub start: String,
 }
 
-/// Cursors to let flow again, waiting or held.
+/// Request to release set-aside cursors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
     /// The stream.
     pub stream: StreamName,
-    /// One handler; none for all that are set aside.
+    /// Only this handler; `null` for all that are set aside.
     #[serde(default)]
     pub handler: Option<Name>,
 }
 
-/// How many cursors flow again.
+/// Result of releasing cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Released {
-    /// Zero when none was set aside.
+pub struct RetryResult {
+    /// Number of cursors released; zero when none was set aside.
     pub released: u64,
 }
 
-/// Cursors to set aside by hand.
+/// Request to hold cursors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
     /// The stream.
     pub stream: StreamName,
-    /// One handler; none for all.
+    /// Only this handler; `null` for all.
     #[serde(default)]
     pub handler: Option<Name>,
-    /// Why.
+    /// Reason, in the operator's words.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// How many cursors are held now that were not.
+/// Result of holding cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// Zero when all were held already.
+pub struct HoldResult {
+    /// Number of newly held cursors; zero when all were held already.
     pub held: u64,
 }
 
-/// The event that a cursor shall pass without applying it.
+/// Request to skip an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Skip {
     /// The stream.
     pub stream: StreamName,
-    /// The handler; may be left out where only one is set aside.
+    /// The handler; may be left out if only one cursor is set aside.
     #[serde(default)]
     pub handler: Option<Name>,
-    /// Its next event, and no other: guards against a cursor that moved meanwhile.
+    /// Id of the cursor's next event. The request is refused if the cursor needs another one.
     pub event: EventId,
 }
 
-/// An event that is now in the dead letters.
+/// Result of skipping an event, which is in the dead letters now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Which one.
+pub struct SkipResult {
+    /// The event.
     pub skipped: EventId,
-    /// The handler that passed it.
+    /// The handler that skipped it.
     pub handler: Name,
-    /// Where its cursor is now.
+    /// New position of its cursor.
     pub position: Position,
 }

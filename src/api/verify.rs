@@ -1,4 +1,4 @@
-//! Senders that sign: how a hook verifies them, its secrets without their texts, and what it has rejected.
+//! Verification of senders: settings, secrets without their texts, and rejections.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,37 +7,37 @@ use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::verify::{Scheme, TOLERANCE_DEFAULT};
 
-/// Verification of a hook's sender.
+/// Signature verification of a hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifySpec {
-    /// The scheme: `stripe`, `github`, …
+    /// Signature scheme: `stripe`, `github`, …
     pub scheme: Scheme,
-    /// Largest difference between the sender's clock and ours.
+    /// Largest accepted difference between the sender's clock and ours, in milliseconds.
     #[serde(default = "tolerance_default")]
     pub tolerance_ms: u64,
-    /// The URL that the sender has, for the schemes that sign it.
+    /// The URL configured at the sender, for schemes that sign it.
     #[serde(default)]
     pub public_url: Option<String>,
-    /// A secret of the sender. It is only taken, never shown; one that is there already changes nothing.
+    /// A secret to add, never shown. A secret that the hook already has changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
-/// Changes of a hook's verification; fields that are left out stay.
+/// Edit of a hook's verification; absent fields stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VerifyEdit {
-    /// The scheme.
+    /// Signature scheme.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Scheme>,
-    /// Largest difference between the sender's clock and ours.
+    /// Largest accepted difference between the sender's clock and ours, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_ms: Option<u64>,
-    /// The URL that the sender has.
+    /// The URL configured at the sender.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
-    /// Another secret of the sender; the newest two are in force.
+    /// A secret to add; the newest two are in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
@@ -47,7 +47,7 @@ fn tolerance_default() -> u64 {
 }
 
 impl VerifySpec {
-    /// With a scheme and nothing else.
+    /// Settings with defaults and no secret.
     pub fn new(scheme: Scheme) -> Self {
         Self {
             scheme,
@@ -59,7 +59,7 @@ impl VerifySpec {
 }
 
 impl VerifyEdit {
-    /// The setting after the edit; `None` if there was none and the edit names no scheme.
+    /// The settings after the edit; `None` if there were none and the edit names no scheme.
     pub fn applied(&self, before: Option<&VerifySpec>) -> Option<VerifySpec> {
         let plain = || self.scheme.clone().map(VerifySpec::new);
         let before = before.cloned().or_else(plain)?;
@@ -76,47 +76,48 @@ impl VerifyEdit {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SecretSpec {
-    /// The forward handler that signs with it; none: it verifies senders.
+    /// The forward handler that signs with it; `null` for a secret that verifies senders.
     pub handler: Option<Name>,
-    /// Its text; none: one is made, for a handler.
+    /// Text of the secret; `null` generates one, for a handler only.
     pub secret: Option<String>,
 }
 
 /// A secret without its text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SecretRow {
-    /// By which it is removed; none until it is stored encrypted.
+    /// Id for removal; `null` for a secret stored in plain text by an earlier hooklane.
     pub id: Option<String>,
-    /// The forward handler that signs with it; none: it verifies senders.
+    /// The forward handler that signs with it; `null` for a secret that verifies senders.
     pub handler: Option<Name>,
-    /// When it was given.
+    /// Time at which it was given.
     pub added_at: Option<Timestamp>,
     /// False if this node cannot decrypt it.
     pub usable: bool,
-    /// The name of the key that encrypts it; none until it is stored encrypted.
+    /// Id of the key that encrypts it; `null` if it is stored in plain text.
     pub key: Option<String>,
-    /// Its text, in the one answer that shows it: it was made just now.
+    /// Text of the secret, only in the answer to the request that generated it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
 
-/// Requests that a hook has rejected for one reason.
+/// Rejected requests of a hook with the same reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rejection {
-    /// `no_signature`, `malformed`, `wrong_secret`, `body_changed`, `other_url`, `other_hook`, `clock`, `locked`.
+    /// `no_signature`, `malformed`, `wrong_secret`, `body_changed`, `other_url`, `other_hook`, `clock`,
+    /// `locked`.
     pub reason: String,
     /// Number of requests.
     pub count: u64,
-    /// When the first came.
+    /// Time of the first request.
     pub first_at: Timestamp,
-    /// When the last came.
+    /// Time of the latest request.
     pub last_at: Timestamp,
-    /// The cause of the last one, in a sentence for an operator.
+    /// Cause of the latest rejection, in a sentence.
     pub told: String,
-    /// The next step.
+    /// Next step for the operator.
     pub helps: String,
-    /// By how many milliseconds the clock of the last sender was ahead of ours, where its request told.
+    /// Milliseconds by which the latest sender's clock was ahead of ours, if known.
     pub clock_ms: Option<i64>,
-    /// The last request without signature, secret and body.
+    /// The latest request, without signature, secret and body.
     pub sample: Value,
 }

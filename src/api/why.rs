@@ -1,4 +1,4 @@
-//! Why a stream is where it is; where it belongs; and what a rebuild of the hints has found.
+//! Answers of `hooklane why` and `hooklane lanes of`, and the result of rebuilding hints.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,117 +12,117 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// Why a stream is, or is not, at its head.
+/// Diagnosis of a stream: why it is, or is not, at its head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Why {
-    /// Which stream.
+pub struct Diagnosis {
+    /// The stream.
     pub stream: StreamName,
-    /// Its newest event.
+    /// Seq of its newest event.
     pub head: Seq,
-    /// Where it stands among the lanes.
+    /// Its slot, which determines its lane.
     pub slot: u16,
-    /// Whose lanes.
+    /// The namespace of its hook.
     pub namespace: Name,
-    /// The lane of its turns, as it does now.
+    /// Its lane at this moment.
     pub lane: Lane,
-    /// Whose fault it is.
+    /// Where the cause lies.
     pub class: Class,
-    /// In words.
+    /// The finding in words.
     pub verdict: String,
-    /// How long commits of the node that answers take: 99 in 100 at most this, in milliseconds.
+    /// 99th percentile of the commit times of the answering node, in milliseconds.
     #[serde(default)]
     pub commit_p99_ms: Option<f64>,
-    /// Its handlers, each with where it is and why.
-    pub cursors: Vec<WhyCursor>,
-    /// Deliveries of its hook's handlers, over all streams.
+    /// Diagnosis of each handler.
+    pub cursors: Vec<CursorDiagnosis>,
+    /// Outcomes of the deliveries of its hook's handlers, over all streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
     /// The event that was asked about.
-    pub event: Option<WhyEvent>,
-    /// Of a hook's own stream: the requests that the hook has rejected, the last first.
+    pub event: Option<EventDiagnosis>,
+    /// Latest rejected requests of the hook, newest first; only for a stream without a key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,
 }
 
-/// Where one handler is in a stream, and why.
+/// Diagnosis of one handler in a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WhyCursor {
+pub struct CursorDiagnosis {
     /// The handler.
     pub handler: Name,
     /// `flowing`, `waiting`, `held` or `paused`.
     pub condition: Condition,
     /// The last event applied.
     pub position: Position,
-    /// How many are still to apply.
+    /// Number of events still to apply.
     pub behind: u64,
-    /// Why it does not move: the last error, or what its operator said; none while it flows.
+    /// Error of the last try, or reason of the operator's hold; `null` while it flows.
     pub reason: Option<String>,
     /// True if an operator holds it; false if it failed.
     #[serde(default)]
     pub by_operator: bool,
-    /// Since when it has not moved.
+    /// Time since when it has not moved.
     pub since: Option<Timestamp>,
-    /// Tries so far of the next event.
+    /// Number of failed tries of the next event.
     pub tries: u32,
-    /// When it is tried again.
+    /// Time of the next try.
     pub retry_at: Option<Timestamp>,
-    /// Until when it gathers events, as its debounce asks; later when more come.
+    /// Time until which it gathers events for its debounce; moves on when more events come.
     #[serde(default)]
     pub gathers_until: Option<Timestamp>,
-    /// The event it moves to and no further, while its lane drains.
+    /// Seq up to which it moves while its lane drains.
     pub mark: Option<Position>,
-    /// The event it needs next; none at the head.
+    /// The event that it needs next; `null` at the head.
     pub next: Option<EventId>,
-    /// When that was received.
+    /// Receive time of that event.
     pub next_received_at: Option<Timestamp>,
-    /// Which events it takes; it passes the others.
+    /// Filter of the events that it handles; it skips the others.
     #[serde(default, skip_serializing_if = "Filter::takes_all")]
     pub only: Filter,
-    /// How long its hook keeps events, where the next one is older than that and stays for this cursor.
+    /// Retention of its hook, if the next event is older than that and is kept only for this cursor.
     #[serde(default)]
     pub kept_past: Option<Keep>,
-    /// What ends it.
+    /// Condition that ends the present state.
     pub ends: String,
-    /// What helps.
+    /// Commands that help.
     pub helps: Vec<Help>,
-    /// What does not.
+    /// Measures that do not help.
     pub does_not: Vec<String>,
 }
 
 /// A command that helps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Help {
-    /// The command, whole.
+    /// The complete command.
     pub command: String,
-    /// What it does.
+    /// Effect of the command.
     pub what: String,
 }
 
-/// Where one event is.
+/// Diagnosis of one event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WhyEvent {
-    /// Which.
+pub struct EventDiagnosis {
+    /// The event.
     pub event: EventId,
-    /// Its place.
+    /// Its place in the stream.
     pub seq: Seq,
-    /// When it was received.
+    /// Its receive time.
     pub received_at: Timestamp,
-    /// For each handler: what became of it, in words.
+    /// Outcome for each handler, in words.
     pub fate: Vec<String>,
 }
 
-/// Where a stream belongs.
+/// The lane that a stream belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LaneOf {
-    /// Which stream.
+pub struct StreamLane {
+    /// The stream.
     pub stream: StreamName,
-    /// Whether it has events.
+    /// True if it has events.
     pub stored: bool,
-    /// Where it stands among the lanes.
+    /// Its slot.
     pub slot: u16,
-    /// Whose lanes.
+    /// The namespace of its hook.
     pub namespace: Name,
-    /// How many they are.
+    /// Number of lanes of the namespace.
     pub lanes: u16,
     /// The lane of its turns now.
     pub lane: LaneId,
@@ -130,56 +130,56 @@ pub struct LaneOf {
     pub index_if: Option<u16>,
 }
 
-/// Whose hints are to be wiped.
+/// Request to wipe hints and make them again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HintsSpec {
-    /// Whose; none for all namespaces.
+    /// Only hints of this namespace; `null` for all.
     pub namespace: Option<Name>,
-    /// Only look.
+    /// Only count, and change nothing.
     pub dry_run: bool,
-    /// Why.
+    /// Reason, in the operator's words.
     pub reason: Option<String>,
 }
 
-/// What was found when hints were wiped and made again.
+/// Result of wiping hints and making them again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hints {
-    /// The namespaces it was about.
+    /// The namespaces concerned.
     pub namespaces: Vec<Name>,
-    /// The node that was asked.
+    /// Node that answers.
     pub node: String,
-    /// What each node found that has answered.
-    pub nodes: Vec<HintsOf>,
-    /// Nodes that have not answered in time; each does its part when it goes on.
+    /// Result of each node that answered.
+    pub nodes: Vec<NodeHints>,
+    /// Nodes that did not answer in time; each does its part later.
     pub silent: Vec<String>,
-    /// Lanes of those that have.
+    /// Number of lanes of the nodes that answered.
     pub lanes_done: u64,
-    /// All lanes of theirs.
+    /// Number of lanes of all nodes.
     pub lanes: u64,
-    /// Cursors that were hinted before.
+    /// Number of cursors that had a hint before.
     pub hinted: u64,
-    /// Cursors that are behind, as the database has it.
+    /// Number of cursors that are behind, from the database.
     pub behind: u64,
-    /// Those of them that flow and had no hint.
+    /// Number of flowing cursors that are behind and had no hint.
     pub forgotten: u64,
-    /// Whether it was only looked.
+    /// True if hints were only counted.
     pub dry_run: bool,
-    /// How long it took.
+    /// Duration, in milliseconds.
     pub took_ms: u64,
 }
 
-/// What one node found in its own lanes.
+/// Result of one node for its own lanes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HintsOf {
-    /// Which node.
+pub struct NodeHints {
+    /// The node.
     pub node: String,
-    /// Its lanes of the namespaces.
+    /// Number of its lanes in these namespaces.
     pub lanes: u64,
-    /// Cursors that were hinted before.
+    /// Number of cursors that had a hint before.
     pub hinted: u64,
-    /// Cursors that are behind, as the database has it.
+    /// Number of cursors that are behind, from the database.
     pub behind: u64,
-    /// Those of them that flow and had no hint.
+    /// Number of flowing cursors that are behind and had no hint.
     pub forgotten: u64,
 }

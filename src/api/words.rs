@@ -1,4 +1,4 @@
-//! How the words of the domain are written in JSON and in TOML: as people write them, parsed once.
+//! Spelling of domain types in JSON and TOML: the same text that people write.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use crate::domain::rate::Rate;
 use crate::domain::time::millis;
 use crate::domain::verify::Scheme;
 
-/// Written and read as text, by `Display` and `FromStr`.
+/// Serializes types as text by `Display` and `FromStr`.
 macro_rules! as_text {
     ($($word:ty),+) => {$(
         impl Serialize for $word {
@@ -56,7 +56,7 @@ where
         .map_err(de::Error::custom)
 }
 
-/// Written and read as one of a few words.
+/// Serializes an enum as one of a few words.
 macro_rules! as_word {
     ($type:ty { $($word:literal = $value:path),+ }) => {
         impl Serialize for $type {
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for KeyId {
     }
 }
 
-/// `{"quiet_ms": 500, "longest_ms": 5000}`
+/// JSON form of a debounce: `{"quiet_ms": 500, "longest_ms": 5000}`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DebounceMs {
@@ -136,7 +136,8 @@ impl<'de> Deserialize<'de> for Debounce {
     }
 }
 
-/// The word of a built-in, or `{"file": "orders.js", "source": "export default …"}`.
+/// JSON form of a reducer: the name of a built-in one, or `{"file": "orders.js", "source": "export
+/// default …"}`.
 #[derive(Serialize, Deserialize)]
 #[serde(
     untagged,

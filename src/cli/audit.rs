@@ -1,4 +1,4 @@
-//! `audit`: who changed what, when and why.
+//! `audit`: changes by operators.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub enum Audit {
 }
 
 impl Audit {
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(reach, out).await,

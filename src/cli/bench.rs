@@ -1,8 +1,8 @@
-//! `bench`: how many events a daemon accepts and applies, asked where it runs.
+//! `bench`: measures how many events a daemon accepts and applies.
 //!
-//! Promises: it works in a namespace of its own, which goes with everything in it, also when Ctrl-C ends
-//! it early. Order and number are checked at both ends: by the seqs in the answers, and by a reducer that
-//! sees every event.
+//! Promises: it works in its own namespace, which is deleted with everything in it, also after Ctrl-C.
+//! Order and number of events are checked at both ends: by the seqs in the answers, and by a reducer
+//! that sees every event.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,26 +55,26 @@ pub struct Bench {
     rate: Option<u32>,
 }
 
-/// Connections that post.
+/// Number of connections that post.
 const CONNECTIONS: u32 = 64;
 
-/// Lanes of the namespace.
+/// Number of lanes of the namespace.
 const LANES: u16 = 8;
 
-/// Counts the events that did not come right after the one before.
+/// A reducer that counts events that do not directly follow the previous one.
 const REDUCER: &str = "export default (state, { body }) => ({ n: body.n, \
     off: (state?.off ?? 0) + (body.n === (state?.n ?? 0) + 1 ? 0 : 1) });";
 
-/// How long an answer may take.
+/// Time limit of one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long the last events may take to be applied without any progress.
+/// Time limit for applying the last events while nothing progresses.
 const STILL_MAX: Duration = Duration::from_secs(30);
 
-/// How often it is looked what is left, and how long a refused sender waits.
+/// Interval between looks at the backlog, and pause of a refused sender.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What came of it.
+/// Result of the measurement.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
     connections: u32,
@@ -88,12 +88,12 @@ struct Summary {
     answer_p99_ms: f64,
     applied: u64,
     applied_per_s: f64,
-    /// Everything that is not as it should be.
+    /// Everything that is wrong.
     troubles: Vec<String>,
 }
 
 impl Bench {
-    /// Measures, checks, and takes away what it made.
+    /// Measures, checks, and deletes what it created.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let Reach::Daemon(client) = reach else {
             return Err(Trouble::new(Exit::Unreachable, "no_daemon", "this needs a daemon").into());
@@ -196,7 +196,7 @@ impl Bench {
     }
 }
 
-/// Waits until somebody wants it to end.
+/// Waits for a signal to end.
 async fn asked_to_end() {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => tokio::select! {
@@ -207,7 +207,7 @@ async fn asked_to_end() {
     }
 }
 
-/// Makes the namespace, its hook, and a key where one is needed.
+/// Creates the namespace, its hook, and a key if one is needed.
 async fn make(name: &Name, target: &Target, reach: &Reach) -> anyhow::Result<Option<Secret>> {
     let namespace = NamespaceSpec {
         name: name.clone(),
@@ -240,17 +240,17 @@ async fn make(name: &Name, target: &Target, reach: &Reach) -> anyhow::Result<Opt
         burst: None,
     };
     let made: NewKey = reach.call(post, "/v1/admin/keys", Some(&key)).await?;
-    // Every node knows it within two seconds.
+    // Every node knows the key within two seconds.
     tokio::time::sleep(Duration::from_secs(2)).await;
     Ok(Some(Secret::parse(&made.text)?))
 }
 
-/// Deletes what was made; the key of a hook that is gone opens nothing.
+/// Deletes what was created; the key is useless once its hook is deleted.
 async fn remove(name: &Name, reach: &Reach) -> anyhow::Result<()> {
     for path in ["hooks", "namespaces"].map(|kind| format!("/v1/admin/{kind}/{name}")) {
         let request = Request::delete(path).body(Bytes::new());
         let answer = reach.exchange(request, PATIENCE).await?;
-        // What was never made need not go.
+        // The object may never have been created.
         if answer.status() != StatusCode::NOT_FOUND {
             let _: Value = reach.read(&answer)?;
         }
@@ -258,16 +258,16 @@ async fn remove(name: &Name, reach: &Reach) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One connection, and the streams that only it posts to.
+/// One connection, with the streams that only it posts to.
 struct Sender {
     client: Client,
     path: String,
     size: u64,
-    /// From one post to the next; none: at once.
+    /// Time between two posts; `None` posts without a pause.
     each: Option<Duration>,
-    /// Streams, and the events that each was accepted of.
+    /// Streams with their number of accepted events.
     sent: Vec<(u32, u64)>,
-    /// Answers, in microseconds.
+    /// Answer times in microseconds.
     took: Histogram<u64>,
     refused: u64,
     troubles: Vec<String>,
@@ -311,7 +311,7 @@ impl Sender {
         match answer.status() {
             StatusCode::ACCEPTED => {
                 let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                // It grows with what it is given: nothing is too long for it.
+                // The histogram grows as needed, so recording cannot fail.
                 let _ = self.took.record(took);
                 self.sent[nth].1 = n;
                 let accepted = serde_json::from_slice::<Accepted>(answer.body());
@@ -333,7 +333,7 @@ impl Sender {
     }
 }
 
-/// `{"s":"s17","n":4,"pad":"…"}`, of so many bytes.
+/// A body of `size` bytes: `{"s":"s17","n":4,"pad":"…"}`.
 fn body(stream: u32, n: u64, size: u64) -> Bytes {
     let mut body = format!("{{\"s\":\"s{stream}\",\"n\":{n},\"pad\":\"");
     let size = usize::try_from(size)
@@ -344,7 +344,7 @@ fn body(stream: u32, n: u64, size: u64) -> Bytes {
     body.into()
 }
 
-/// Waits until nothing is left to apply, for as long as it becomes less.
+/// Waits until the backlog is empty, or no longer shrinks.
 async fn settle(name: &Name, reach: &Reach) -> anyhow::Result<()> {
     let path = with_query("/v1/admin/lanes", &[("namespace", Some(name.to_string()))]);
     let (mut least, mut at) = (u64::MAX, Instant::now());
@@ -354,7 +354,7 @@ async fn settle(name: &Name, reach: &Reach) -> anyhow::Result<()> {
         if left < least {
             (least, at) = (left, Instant::now());
         }
-        // What is not applied by then, the check will say.
+        // The check reports events that are not applied by then.
         if left == 0 || at.elapsed() > STILL_MAX {
             return Ok(());
         }
@@ -362,7 +362,7 @@ async fn settle(name: &Name, reach: &Reach) -> anyhow::Result<()> {
     }
 }
 
-/// How many events of a stream were applied, and what is wrong with them.
+/// Number of applied events of a stream, and what is wrong with them.
 async fn check(
     name: &Name,
     stream: u32,
@@ -383,7 +383,7 @@ async fn check(
     let request = Request::get(state::path(&stream, &wait)).body(Bytes::new());
     let answer = reach.exchange(request, Duration::from_secs(5)).await?;
     let state: State = match answer.status() {
-        // It is not that far: it says how far.
+        // The stream has not reached the position; the answer contains its state.
         StatusCode::GATEWAY_TIMEOUT => serde_json::from_slice(answer.body())?,
         _ => reach.read(&answer)?,
     };
@@ -395,7 +395,7 @@ async fn check(
     Ok((applied, (!is_right).then_some(trouble)))
 }
 
-/// The most that is said of what is off.
+/// Number of problems printed at most.
 const SAID_MAX: usize = 10;
 
 fn tell(summary: &Summary, out: &mut Printer) -> std::io::Result<()> {

@@ -1,7 +1,7 @@
-//! Completion: the scripts of the shells, which call this program, and what it answers.
+//! Shell completion: the scripts for the shells, and the answers to their requests.
 //!
-//! Names of hooks, streams, lanes, namespaces and keys are asked of the daemon. Quick and silent: where
-//! none answers at once, there is nothing to complete.
+//! Names of hooks, streams, lanes, namespaces and keys come from the daemon. Quick and silent: when no
+//! daemon answers at once, there are no completions.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -19,23 +19,23 @@ use super::reach::{Offline, Place, Reach, with_query};
 use crate::api::List;
 use crate::text::{escaped, quoted, unescaped};
 
-/// Set by the scripts; its value is the shell.
+/// Environment variable set by the scripts; its value is the shell.
 const VARIABLE: &str = "HOOKLANE_COMPLETE";
 
-/// How long an answer may take: somebody has pressed a key.
+/// Time limit of an answer, because a user waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The script of a shell: what is completed comes from the program itself.
+/// The script for a shell. It calls this program for completions.
 ///
 /// # Errors
-/// There is none for that shell.
+/// The shell is unknown.
 pub fn script(shell: &str) -> io::Result<Vec<u8>> {
     let shells = Shells::builtins();
     let found = shells.completer(shell).ok_or(io::ErrorKind::NotFound)?;
     let mut script = Vec::new();
     found.write_registration(VARIABLE, "hooklane", "hooklane", "hooklane", &mut script)?;
     if shell == "zsh" {
-        // Found in fpath, the file is the body of a function that is called for the first completion.
+        // zsh finds the file in fpath and runs it as the body of a function for the first completion.
         script.extend(
             b"[[ ${funcstack[1]} == _hooklane ]] && _clap_dynamic_completer_hooklane \"$@\"\n",
         );
@@ -43,7 +43,7 @@ pub fn script(shell: &str) -> io::Result<Vec<u8>> {
     Ok(script)
 }
 
-/// Answers a shell, if it is one that asks; says whether it was.
+/// Answers a request of a shell; false if this call is not one.
 pub fn answer(args: &[OsString], tree: impl Fn() -> Command) -> bool {
     if std::env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
         return false;
@@ -55,26 +55,26 @@ pub fn answer(args: &[OsString], tree: impl Fn() -> Command) -> bool {
         .bin("hooklane")
         .completer("hooklane");
     let here = std::env::current_dir().ok();
-    // A shell in the middle of a line has no use for an error.
+    // A shell that is completing a line has no use for an error.
     completing
         .try_complete(args, here.as_deref())
         .unwrap_or(true)
 }
 
-/// Where names are asked for, as the line so far and the environment say.
+/// Where to ask for names, according to the line so far and the environment.
 #[derive(Clone)]
-struct Where {
+struct CompletionPlace {
     data: Option<PathBuf>,
     url: Option<String>,
     key_file: Option<PathBuf>,
     namespace: Option<String>,
-    /// Whether bash asks, which takes names as they are; zsh and fish quote them themselves.
+    /// True for bash, which inserts names unquoted; zsh and fish quote them.
     is_bash: bool,
 }
 
-fn place_of(args: &[OsString]) -> Where {
+fn place_of(args: &[OsString]) -> CompletionPlace {
     let words: Vec<&str> = args.iter().filter_map(|word| word.to_str()).collect();
-    // What follows the first `--` is the line.
+    // The command line follows the first `--`.
     let line = words
         .iter()
         .position(|word| *word == "--")
@@ -93,12 +93,12 @@ fn place_of(args: &[OsString]) -> Where {
         apart.or_else(joined).map(str::to_owned)
     };
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    // The `--data` of `send` is a body.
+    // The `--data` flag of `send` is a body.
     let data = flag("--data")
         .filter(|_| !is_send)
         .or_else(|| env("HOOKLANE_DATA"));
     let key_file = flag("--key-file").or_else(|| env("HOOKLANE_KEY_FILE"));
-    Where {
+    CompletionPlace {
         data: data.map(PathBuf::from),
         url: flag("--url").or_else(|| env("HOOKLANE_URL")),
         key_file: key_file.map(PathBuf::from),
@@ -107,9 +107,9 @@ fn place_of(args: &[OsString]) -> Where {
     }
 }
 
-/// The tree, with arguments that know names.
-fn with_names(tree: Command, place: &Where) -> Command {
-    fn walk(command: Command, path: &str, place: &Where) -> Command {
+/// Adds completers to the arguments that take names.
+fn with_names(tree: Command, place: &CompletionPlace) -> Command {
+    fn walk(command: Command, path: &str, place: &CompletionPlace) -> Command {
         let path = format!("{path} {}", command.get_name());
         let completed = |arg: Arg| match kind(&path, &arg) {
             Some(kind) => arg.add(completer(kind, place.clone())),
@@ -122,7 +122,7 @@ fn with_names(tree: Command, place: &Where) -> Command {
     walk(tree, "", place)
 }
 
-/// Which names an argument takes.
+/// The kind of names that an argument takes.
 fn kind(path: &str, arg: &Arg) -> Option<&'static str> {
     let value = arg.get_value_names().unwrap_or_default();
     let is_lane = value.iter().any(|name| name == "LANE");
@@ -141,7 +141,7 @@ fn kind(path: &str, arg: &Arg) -> Option<&'static str> {
     })
 }
 
-fn completer(kind: &'static str, place: Where) -> ArgValueCompleter {
+fn completer(kind: &'static str, place: CompletionPlace) -> ArgValueCompleter {
     ArgValueCompleter::new(move |start: &OsStr| {
         let names = match (kind, start.to_str()) {
             (_, None) => Vec::new(),
@@ -159,7 +159,7 @@ fn completer(kind: &'static str, place: Where) -> ArgValueCompleter {
     })
 }
 
-/// A name as the shell puts it into the line.
+/// A name as it is inserted into the line.
 fn inserted(name: &str, is_bash: bool) -> String {
     match is_bash {
         true => quoted(name),
@@ -183,8 +183,8 @@ fn reducers(start: &str) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// Asks the daemon; nothing when it does not answer at once.
-fn ask(kind: &str, start: &str, place: &Where) -> Option<Vec<String>> {
+/// Asks the daemon; `None` when it does not answer at once.
+fn ask(kind: &str, start: &str, place: &CompletionPlace) -> Option<Vec<String>> {
     let place_to_ask = Place {
         url: place.url.clone(),
         key_file: place.key_file.clone(),
@@ -212,7 +212,7 @@ fn ask(kind: &str, start: &str, place: &Where) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn line(words: &[&str]) -> Where {
+    fn line(words: &[&str]) -> CompletionPlace {
         let words = ["hooklane", "--"].iter().chain(words);
         place_of(&words.map(OsString::from).collect::<Vec<_>>())
     }

@@ -1,4 +1,4 @@
-//! The deliveries of a handler in one line.
+//! Line with the outcomes of a handler's deliveries.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! `demo`: a node, its traffic and the dashboard in one process, and at the end a check of everything.
+//! `demo`: a node, its traffic and the dashboard in one process, followed by a check of everything.
 //!
-//! Promises: nothing to set up, and nothing left behind, however it ends. What it says at the end was
-//! checked against what its senders remember; anything that is off ends it with exit code 1.
+//! Promises: no setup, and nothing left behind, however it ends. Its final report was checked against
+//! the senders' records; any difference gives exit code 1.
 
 mod check;
 mod echo;
@@ -27,7 +27,7 @@ use super::serve::Started;
 use super::top::{self, Top};
 use super::{Exit, Printer};
 use crate::api::{
-    EventRow, ForwardSpec, HookSpec, KeySpec, LanesSpec, List, NewKey, Skip, State, Stopped,
+    EventRow, ForwardSpec, HookSpec, KeySpec, LanesSpec, LanesStopped, List, NewKey, Skip, State,
 };
 use crate::client::{Client, Secret, Target};
 use crate::config::{Config, DataDir, GRACE_DEFAULT, LANES_DEFAULT, Log};
@@ -74,10 +74,10 @@ pub struct Demo {
     ascii: bool,
 }
 
-/// How long it lasts where nobody can end it.
+/// Duration without a terminal.
 const LASTS: Duration = Duration::from_secs(20);
 
-/// How long a round is: a poisoned event, its repair, a spike. A shorter demo has one short round.
+/// Duration of a round: a poisoned event, its repair, a spike. A shorter demo has one shortened round.
 const ROUND: Duration = Duration::from_secs(30);
 
 /// What happens in a round, and when, as a part of it.
@@ -89,13 +89,13 @@ const ROUND_HAS: [(f64, Moment); 5] = [
     (25.0 / 30.0, Moment::Answer),
 ];
 
-/// Pages that are visited: streams of the second hook.
+/// Streams of the second hook: pages that are visited.
 const PAGES: [&str; 4] = ["home", "prices", "docs", "jobs"];
 
-/// How long everything may take until it is applied at the end.
+/// Time limit for applying everything at the end.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether it is.
+/// Interval between looks at the backlog.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy)]
@@ -107,7 +107,7 @@ enum Moment {
     Answer,
 }
 
-/// What came of it all.
+/// Result of the demo.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
     streams: usize,
@@ -122,12 +122,12 @@ struct Summary {
     answer_p50_ms: f64,
     answer_p99_ms: f64,
     took_ms: u64,
-    /// Everything that is not as it should be.
+    /// Everything that is wrong.
     troubles: Vec<String>,
 }
 
 impl Demo {
-    /// Runs until somebody quits, or its time is over.
+    /// Runs until the user quits, or the time is over.
     pub async fn run(self, out: &mut Printer) -> anyhow::Result<Exit> {
         guard::watch_signals()?;
         let dir = self.directory()?;
@@ -175,7 +175,7 @@ impl Demo {
         })
     }
 
-    /// A directory that goes with the process, also when a signal ends it.
+    /// A directory that is deleted with the process, even when a signal ends it.
     fn directory(&self) -> anyhow::Result<TempDir> {
         let made = tempfile::Builder::new().prefix("hooklane-demo-").tempdir();
         let dir = made.with_context(|| {
@@ -215,7 +215,7 @@ impl Demo {
         ])
     }
 
-    /// Makes the hooks and a key, and starts the senders.
+    /// Creates the hooks and a key, and starts the senders.
     async fn set(&self, reach: &Reach, at: SocketAddr) -> anyhow::Result<Stage> {
         let echo = Echo::start().await?;
         for (name, order_by, file, text) in HOOKS {
@@ -284,7 +284,7 @@ impl Demo {
         customers.chain(pages).collect()
     }
 
-    /// The dashboard over everything, until q.
+    /// Runs the dashboard until q.
     async fn show(
         &self,
         stage: &mut Stage,
@@ -335,10 +335,10 @@ fn config(dir: &TempDir) -> Config {
     }
 }
 
-/// Removes a directory in which somebody may still be writing.
+/// Removes a directory in which files may still be created.
 fn remove(path: &std::path::Path) {
     for _ in 0..100 {
-        // Again, for as long as a file is made while the others are removed.
+        // Repeats while files are created during the removal.
         let _ = std::fs::remove_dir_all(path);
         if !path.exists() {
             return;
@@ -346,7 +346,7 @@ fn remove(path: &std::path::Path) {
     }
 }
 
-/// The senders, and what is done to them.
+/// The running senders, and the demo's control over them.
 struct Stage {
     customers: Vec<StreamName>,
     senders: JoinSet<Ledger>,
@@ -359,7 +359,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Round after round, for as long as it lasts; says what happens where nobody sees the dashboard.
+    /// Plays rounds for the given time. Without a dashboard it prints what happens.
     async fn play(
         &mut self,
         reach: &Reach,
@@ -420,7 +420,7 @@ impl Stage {
         }
     }
 
-    /// Skips what was poisoned, as far as its streams have come to it.
+    /// Skips the poisoned events that their streams have reached.
     async fn mend(&mut self, reach: &Reach) {
         while let Ok(told) = self.told.try_recv() {
             self.poisoned.push(told);
@@ -478,7 +478,7 @@ impl Stage {
         Ok(summary)
     }
 
-    /// Lets go what somebody stopped from the dashboard, and waits until every state is at its head.
+    /// Resumes what the user stopped in the dashboard, and waits until every state is at its head.
     async fn settle(&mut self, ledgers: &[Ledger], reach: &Reach) -> anyhow::Result<()> {
         let all = LanesSpec {
             namespace: Name::default_namespace(),
@@ -486,7 +486,7 @@ impl Stage {
             reason: None,
         };
         let path = "/v1/admin/lanes/resume";
-        let _: Stopped = reach.call(Method::POST, path, Some(&all)).await?;
+        let _: LanesStopped = reach.call(Method::POST, path, Some(&all)).await?;
         let began = Instant::now();
         while began.elapsed() < SETTLE_MAX {
             self.mend(reach).await;
@@ -503,7 +503,7 @@ impl Stage {
             }
             tokio::time::sleep(LOOK).await;
         }
-        // What is not applied by now, the check will say.
+        // The check reports events that are not applied by then.
         Ok(())
     }
 }
@@ -516,7 +516,7 @@ async fn state_of(reach: &Reach, stream: &StreamName) -> anyhow::Result<State> {
     Ok(reach.read(&answer)?)
 }
 
-/// The most items in one list.
+/// Number of items in one list.
 const PAGE: usize = 1_000;
 
 async fn dead_letters(reach: &Reach) -> anyhow::Result<HashSet<EventId>> {
@@ -537,7 +537,7 @@ async fn dead_letters(reach: &Reach) -> anyhow::Result<HashSet<EventId>> {
     }
 }
 
-/// What there is of a stream.
+/// Reads everything stored of a stream.
 async fn find(
     reach: &Reach,
     stream: &StreamName,
@@ -587,7 +587,7 @@ impl Summary {
     }
 }
 
-/// The most that is said of what is off.
+/// Number of problems printed at most.
 const SAID_MAX: usize = 10;
 
 fn tell(summary: &Summary, out: &mut Printer) -> std::io::Result<()> {

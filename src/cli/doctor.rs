@@ -1,6 +1,6 @@
-//! `doctor`: everything that a node stands on, looked at, with what to do about what is wrong.
+//! `doctor`: checks everything a node depends on, with a remedy for each problem.
 //!
-//! A daemon is asked what it finds where it runs; without one the same is looked at from here.
+//! A running daemon makes the checks itself; without one the same checks are made from here.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -47,10 +47,10 @@ pub struct Doctor {
     listen: SocketAddr,
 }
 
-/// A key that ends within this time should be replaced.
+/// A key that expires within this time should be replaced.
 const KEY_ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// What was found, for programs.
+/// The JSON output.
 #[derive(Serialize)]
 struct Report {
     schema: u32,
@@ -61,7 +61,7 @@ struct Report {
 }
 
 impl Doctor {
-    /// Looks, and says.
+    /// Runs the checks and prints them.
     pub async fn run(
         self,
         place: &Place,
@@ -113,7 +113,7 @@ impl Doctor {
         })
     }
 
-    /// Whether a daemon could listen where it would.
+    /// Checks that the port of the daemon is free.
     fn port(&self) -> Check {
         match TcpListener::bind(self.listen) {
             Ok(_) => Check::ok("port", format!("{} is free", self.listen)),
@@ -127,7 +127,7 @@ impl Doctor {
     }
 }
 
-/// Nobody answers: either nobody runs, or one who runs does not answer.
+/// Distinguishes between no daemon, and a daemon that does not answer.
 fn no_daemon(data: &DataDir, trouble: &Trouble) -> Check {
     let file = std::fs::File::open(data.lock());
     let is_held = file.is_ok_and(|file| {
@@ -164,7 +164,7 @@ async fn with_daemon(reach: &Reach, around: &Surroundings, place: &Place) -> Vec
     match reach.get::<List<Check>>("/v1/admin/doctor").await {
         Ok(list) => {
             if place.url.is_some() {
-                // The list says when it was sent.
+                // The list contains the time at which the daemon sent it.
                 let ahead = list.at.as_millis() - Timestamp::now().as_millis();
                 checks.push(clock("the daemon", ahead));
             }
@@ -228,7 +228,7 @@ fn storage(snapshot: &Snapshot) -> Check {
     }
 }
 
-/// The nodes, where there are several, and whether they are of one version.
+/// Lists the nodes, if there are several, and checks that they have the same version.
 fn nodes(snapshot: &Snapshot) -> Option<Check> {
     if snapshot.nodes.len() < 2 {
         return None;
@@ -285,7 +285,7 @@ fn of_keys(keys: &[Key]) -> Check {
     }
 }
 
-/// What stands still, as `status` says it.
+/// The verdicts, as `status` shows them.
 fn verdicts(snapshot: &Snapshot) -> Vec<Check> {
     let found = snapshot.verdicts.iter().map(|verdict| {
         let text = printable_line(&verdict.text).to_string();
@@ -343,10 +343,11 @@ fn tell(checks: Vec<Check>, out: &mut Printer) -> anyhow::Result<Exit> {
     })
 }
 
-/// Where what to do about it begins, if the text before it is not longer.
+/// Column at which remedies begin, unless the text before is longer.
 const REMEDY_AT: usize = 72;
 
-/// `warn  keys       ops-ana expires in 6 days`, and what to do beside it; below it where that has no room.
+/// One line such as `warn  keys       ops-ana expires in 6 days`, with the remedy beside it, or below
+/// it when there is no room.
 fn line(check: &Check, room: Option<u16>) -> String {
     let text = printable_line(&check.text);
     let found = format!("{:<5} {:<10} {text}", check.grade.word(), check.name);

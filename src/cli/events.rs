@@ -1,4 +1,4 @@
-//! `events`: what arrived, newest first, one by one, or as it arrives.
+//! `events`: lists, shows and follows events.
 
 mod replay;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::print::{Columns, Output, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
-use crate::api::{EventRow, Fate, List, LostEvent, Outcome, SeenLost};
+use crate::api::{EventRow, Fate, List, LostConfirmed, LostEvent, Outcome};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
@@ -31,7 +31,7 @@ pub enum Events {
 }
 
 impl Events {
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(reach, out).await,
@@ -49,7 +49,8 @@ const EVENTS: &str = "/v1/admin/events";
 /// Age of the oldest event in a list.
 const SINCE_DEFAULT: Duration = Duration::from_secs(3_600);
 
-/// How many characters of an event's id tell it from its neighbours; the front is the clock.
+/// Number of final characters that identify an event among its neighbours; the first characters are the
+/// time.
 const TAIL_LEN: usize = 8;
 
 impl Row for EventRow {
@@ -79,7 +80,7 @@ impl Row for EventRow {
     }
 }
 
-/// An event in the dead letters: the same event, and in tables why instead of what became of it.
+/// An event in the dead letters; its table shows the reason instead of the outcome.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Dead(EventRow);
@@ -122,16 +123,16 @@ fn with_whole_id(event: EventId, mut cells: Vec<String>) -> Vec<String> {
     cells
 }
 
-/// Column widths of a list that never ends.
+/// Column widths of the endless list.
 const WIDTHS: &[usize] = &[14, 24, 8, 24, 8];
 
-/// `evt_..7k2m9qx4`
+/// Short form of an id: `evt_..7k2m9qx4`.
 pub fn short(event: EventId) -> String {
     let text = event.to_string();
     format!("evt_..{}", &text[text.len() - TAIL_LEN..])
 }
 
-/// Whether `text` names `event`, whole or in its short form.
+/// True if `text` is the id of `event`, in full or in short form.
 pub fn is_meant(text: &str, event: EventId) -> bool {
     match text.strip_prefix("evt_..") {
         Some(end) => end.len() >= TAIL_LEN && event.to_string().ends_with(end),
@@ -261,7 +262,7 @@ impl Lost {
             out.list(&events, self.columns)?;
             return Ok(Exit::Done);
         }
-        let seen: SeenLost = reach.call(Method::DELETE, LOST, None::<&()>).await?;
+        let seen: LostConfirmed = reach.call(Method::DELETE, LOST, None::<&()>).await?;
         if !out.object(&seen)? {
             let events = text::counted(seen.events, "lost event", "lost events");
             out.line(&format!("{events} acknowledged"))?;
@@ -366,7 +367,7 @@ impl Show {
     }
 }
 
-/// The name of the stream that a list is about, if it is about one.
+/// The full name of the stream given on the command line, if any.
 async fn meant(reach: &Reach, typed: Option<StreamName>) -> Result<Option<String>, Trouble> {
     match typed {
         Some(typed) => Ok(Some(reach.meant(typed).await?.to_string())),
@@ -388,13 +389,13 @@ fn body(event: &EventRow) -> Result<Vec<u8>, Trouble> {
     }
 }
 
-/// How many of the newest events a short form is looked for in.
+/// Number of newest events in which a short form is searched for.
 const LOOKED_AT: u32 = 1000;
 
-/// The event that a text names, whole or in its short form.
+/// The event that a text names, in full or in short form.
 ///
 /// # Errors
-/// [`Trouble`] when it names none, or several.
+/// [`Trouble`] when it names no event, or several.
 pub async fn resolve(reach: &Reach, text: &str) -> anyhow::Result<EventId> {
     if !text.starts_with("evt_..") {
         let wrong = |error: crate::domain::event::InvalidEventId| Trouble::usage(error.to_string());

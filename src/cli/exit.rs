@@ -1,4 +1,4 @@
-//! How a command ended: exit codes, and what is said when it did not go well.
+//! Exit codes, and errors as they are shown to people.
 
 use std::fmt;
 
@@ -13,27 +13,27 @@ use crate::config;
 use crate::domain::key::{KEY_LEN, Malformed};
 use crate::text::{closest, quoted};
 
-/// What the program's caller may do next.
+/// The exit code; it tells the caller what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Done, or nothing to do.
     Done = 0,
-    /// Failed, and none of the below.
+    /// Failed for a reason not listed below.
     Failed = 1,
-    /// Wrong use, or it would have to ask and may not: fix the call.
+    /// Wrong usage, or a question that may not be asked: fix the call.
     Usage = 2,
     /// Answered, but not well, or not finished in time: wait.
     Unfinished = 3,
-    /// A key is missing, malformed, refused or too weak.
+    /// A key is missing, malformed, refused or has too few rights.
     Key = 4,
     /// No such hook, stream, lane, event, key or namespace.
     Missing = 5,
-    /// Daemon or database unreachable: try later.
+    /// The daemon or the database cannot be reached: try later.
     Unreachable = 6,
-    /// Something else than was expected or planned on: read again, decide.
+    /// The present state is not the expected one: read again, then decide.
     Conflict = 7,
-    /// Ctrl-C, after it was said what is done and what is not.
+    /// Ctrl-C, after printing what is done and what is not.
     Interrupted = 130,
 }
 
@@ -43,21 +43,21 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What went wrong, as it is shown: one line, aligned facts, the next command.
+/// An error as it is shown: one line, aligned facts, the next command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// How the program ends.
+    /// Exit code of the program.
     pub exit: Exit,
-    /// A stable word for programs.
+    /// Stable identifier for programs.
     pub code: String,
-    /// What happened, with the value.
+    /// Description of what happened, with the value concerned.
     pub message: String,
-    /// Label and text, in order.
+    /// Further facts in order, as label and text.
     pub facts: Vec<(&'static str, String)>,
 }
 
 impl Trouble {
-    /// Trouble without facts.
+    /// An error without facts.
     pub fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
         Self {
             exit,
@@ -67,19 +67,19 @@ impl Trouble {
         }
     }
 
-    /// The call has to be fixed.
+    /// A usage error.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, "usage", message)
     }
 
-    /// There is no `kind` of this name; perhaps another one was meant.
+    /// There is no `kind` of this name; a similar one is suggested.
     pub fn missing<'a>(kind: &str, name: &str, there: impl Iterator<Item = &'a str>) -> Self {
         let meant = closest(name, there).map(|meant| format!(". Did you mean {meant}?"));
         let message = format!("no {kind} {name:?}{}", meant.unwrap_or_default());
         Self::new(Exit::Missing, "not_found", message).fact("all", format!("hooklane {kind}s list"))
     }
 
-    /// The same with one more fact.
+    /// Adds a fact.
     #[must_use]
     pub fn fact(mut self, label: &'static str, text: impl Into<String>) -> Self {
         self.facts.push((label, text.into()));
@@ -181,7 +181,7 @@ impl From<lock::Error> for Trouble {
 }
 
 impl Trouble {
-    /// A key that came from `from` and was not sent.
+    /// A malformed key from `from`, which was not sent.
     pub fn key(error: Malformed, from: &str) -> Self {
         let length = match error {
             Malformed::Damaged(characters) => format!(", {characters} of {KEY_LEN} characters"),
@@ -192,7 +192,7 @@ impl Trouble {
     }
 }
 
-/// What clap finds wrong with a call, in its first line and its tips.
+/// A clap error: its first line and its tips.
 pub fn misread(error: &clap::Error) -> Trouble {
     if let Some(arg) = without_value(error) {
         return no_value(&arg);
@@ -212,7 +212,7 @@ pub fn misread(error: &clap::Error) -> Trouble {
     }
 }
 
-/// The argument whose value is empty or left out, if that is what is wrong with a call.
+/// The argument whose value is empty or missing, if this is the mistake in a call.
 pub fn without_value(error: &clap::Error) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -224,8 +224,8 @@ pub fn without_value(error: &clap::Error) -> Option<String> {
         .then(|| arg.to_owned())
 }
 
-/// That an argument such as `--reduce <NAME>` has an empty value. A flag with an empty value is a mistake, mostly of
-/// a shell variable that is not set: were it left out, the command would do something else.
+/// Message about an argument, such as `--reduce <NAME>`, with an empty value. Mostly a shell variable
+/// is not set; if the flag were ignored, the command would do something else.
 pub fn no_value(arg: &str) -> Trouble {
     let next = match arg.starts_with('-') {
         true => "a value, or leave the flag out",
@@ -253,7 +253,7 @@ fn of_status(status: StatusCode, code: &str) -> Exit {
     }
 }
 
-/// What is to be said of an error; none when whoever read our output is gone, which is no error.
+/// The error to show; `None` for a closed pipe, which is no error.
 pub fn trouble(error: anyhow::Error) -> Option<Trouble> {
     let error = match error.downcast::<Trouble>() {
         Ok(trouble) => return Some(trouble),

@@ -1,4 +1,4 @@
-//! The flags that every command takes, and how values are written on the command line.
+//! Global flags, and the parsers of values on the command line.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -21,10 +21,10 @@ use crate::text;
 
 const HEADING: &str = "Global options";
 
-/// How long is waited for one answer.
+/// Default time limit of one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The flags that every command takes, before or after the verb.
+/// Global flags, accepted before and after the verb.
 #[derive(Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Global {
@@ -88,7 +88,7 @@ pub struct Global {
 }
 
 impl Global {
-    /// How to print.
+    /// Output settings of the printer.
     pub fn style(&self) -> Style {
         Style {
             output: self.output,
@@ -103,7 +103,7 @@ impl Global {
         }
     }
 
-    /// Where to ask.
+    /// Where requests are sent.
     pub fn place(&self, matches: &ArgMatches) -> Place {
         Place {
             url: self.url.clone(),
@@ -114,7 +114,7 @@ impl Global {
         }
     }
 
-    /// What every command runs with, and where each value came from.
+    /// The settings of every command, each with its origin.
     pub fn settings(&self, matches: &ArgMatches) -> Vec<Setting> {
         let word = |value: Option<clap::builder::PossibleValue>| {
             value.map_or_else(String::new, |value| value.get_name().to_owned())
@@ -123,7 +123,7 @@ impl Global {
         let key_file = self.key_file.as_ref();
         let key_file =
             key_file.map_or_else(|| "none".to_owned(), |path| path.display().to_string());
-        // What may stand before the host is nobody's business.
+        // User and password in a URL are not shown.
         let url = self.url.as_ref().map(|url| match Target::parse(url) {
             Ok(target) => target.to_string(),
             Err(_) => "no URL".to_owned(),
@@ -140,13 +140,13 @@ impl Global {
         ]
     }
 
-    /// How long to wait for the end of what takes its time; none: for ever.
+    /// Time limit of commands that wait for an end; `None` is no limit.
     pub fn limit(&self) -> Option<Duration> {
         self.timeout
     }
 }
 
-/// The output that a call asks for which cannot be read.
+/// The output requested by a call that cannot be parsed.
 pub fn output_of(args: &[OsString]) -> Output {
     let words: Vec<_> = args.iter().filter_map(|word| word.to_str()).collect();
     if words.contains(&"serve") && logs_json(&words) {
@@ -170,7 +170,7 @@ pub fn output_of(args: &[OsString]) -> Output {
         .unwrap_or_default()
 }
 
-/// Whether a call of `serve` asks for a log in JSON; then its errors are JSON too.
+/// True if a call of `serve` asks for a JSON log; its errors are JSON then too.
 fn logs_json(words: &[&str]) -> bool {
     let apart = words.windows(2).any(|pair| pair == ["--log", "json"]);
     let from_environment = || std::env::var("HOOKLANE_LOG").is_ok_and(|log| log == "json");
@@ -179,10 +179,10 @@ fn logs_json(words: &[&str]) -> bool {
 
 const DATA: &str = "data_dir";
 
-/// The body of an event that is sent.
+/// Id of the argument with the body of an event.
 const BODY: &str = "body";
 
-/// Where the value of a setting came from: its flag, its environment variable, or neither.
+/// Origin of a setting: its flag, its environment variable, or the default.
 pub fn origin(matches: &ArgMatches, name: &str) -> String {
     let id = match name {
         "data" => DATA.to_owned(),
@@ -205,7 +205,8 @@ pub fn origin(matches: &ArgMatches, name: &str) -> String {
     }
 }
 
-/// The first argument with an empty value, as usage spells it. Only an event's body may be empty.
+/// The first argument with an empty value, in the spelling of the usage line. Only an event's body may
+/// be empty.
 pub fn empty(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
     let is_empty = |arg: &&Arg| {
         let id = arg.get_id().as_str();
@@ -220,7 +221,7 @@ pub fn empty(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
     found.map(spelled).or_else(inner)
 }
 
-/// `--reduce <NAME|FILE.js>` or `<LANE>`.
+/// Spelling of an argument in the usage line: `--reduce <NAME|FILE.js>` or `<LANE>`.
 fn spelled(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default().iter();
     let values: Vec<_> = names.map(|name| format!("<{name}>")).collect();
@@ -228,7 +229,7 @@ fn spelled(arg: &Arg) -> String {
     flag.unwrap_or_default() + &values.join(" ")
 }
 
-/// A setting with where it came from.
+/// A setting with its origin.
 pub fn setting(matches: &ArgMatches, name: &'static str, value: impl ToString) -> Setting {
     Setting {
         name,
@@ -237,8 +238,9 @@ pub fn setting(matches: &ArgMatches, name: &'static str, value: impl ToString) -
     }
 }
 
-/// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be one of clap's
-/// global flags, because `send --data` was an event's body and is an alias for one release; `demo` has a directory of its own.
+/// Adds `--data DIR` to every command that has no `--data` of its own. It cannot be a global flag of
+/// clap, because `send --data` was an event's body and remains an alias for one release; `demo` has its
+/// own directory.
 pub fn with_data_everywhere(command: clap::Command) -> clap::Command {
     let taken = |arg: &Arg| arg.get_long() == Some("data");
     let is_taken = command.get_arguments().any(taken) || command.get_name() == "demo";
@@ -261,7 +263,7 @@ fn data() -> Arg {
         .help_heading(HEADING)
 }
 
-/// The data directory that was given, the innermost flag first and the environment last.
+/// The data directory given by the innermost flag, else by the environment.
 fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
     let inner = matches
         .subcommand()
@@ -279,12 +281,13 @@ fn given_data(matches: &ArgMatches) -> Option<PathBuf> {
     }
 }
 
-/// A stream, HOOK or HOOK/KEY, as it is printed: `\u{202e}` stands for a character that nobody sees.
+/// Parses a stream, HOOK or HOOK/KEY, in its printed form: `\u{202e}` stands for an invisible
+/// character.
 pub fn stream(text: &str) -> Result<StreamName, InvalidName> {
     text::unescaped(text).parse()
 }
 
-/// `refuse` or `keep`.
+/// Parses `refuse` or `keep`.
 pub fn unordered(text: &str) -> Result<Unordered, String> {
     word(
         text,
@@ -292,7 +295,7 @@ pub fn unordered(text: &str) -> Result<Unordered, String> {
     )
 }
 
-/// `hold` or `skip`.
+/// Parses `hold` or `skip`.
 pub fn on_error(text: &str) -> Result<OnError, String> {
     word(text, &[("hold", OnError::Hold), ("skip", OnError::Skip)])
 }
@@ -305,10 +308,10 @@ fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-/// How many times its quiet time a debounce waits at the longest, unless it says otherwise.
+/// Default longest wait of a debounce, as a multiple of its quiet time.
 const LONGEST_FACTOR: u32 = 10;
 
-/// `QUIET[,LONGEST]`, such as `500ms,5s`.
+/// Parses `QUIET[,LONGEST]`, such as `500ms,5s`.
 pub fn debounce(text: &str) -> Result<Debounce, String> {
     let parse = |text: &str| parse_duration(text).map_err(|error| error.to_string());
     let (quiet, longest) = match text.split_once(',') {
@@ -324,7 +327,7 @@ pub fn debounce(text: &str) -> Result<Debounce, String> {
     }
 }
 
-/// A number of bytes: `65536`, `64KiB` or `2MiB`.
+/// Parses a number of bytes: `65536`, `64KiB` or `2MiB`.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit());
     let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
@@ -341,7 +344,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// `NAME: VALUE` or `NAME:VALUE`.
+/// Parses `NAME: VALUE` or `NAME:VALUE`.
 pub fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("it is NAME: VALUE")?;
     let name = name
@@ -355,8 +358,8 @@ pub fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), Strin
     Ok((name, value))
 }
 
-/// `NAME=URL`, or the name of a handler that exists. The URL is checked later: what is wrong here is shown with its
-/// whole text, and a URL may hold a password.
+/// Parses `NAME=URL`, or the name of an existing handler. The URL is parsed later, because clap's
+/// errors repeat the text, and a URL may contain a password.
 pub fn forward(text: &str) -> Result<(Name, Option<String>), String> {
     let (name, url) = match text.split_once('=') {
         Some((name, url)) => (name, Some(url.to_owned())),
@@ -366,7 +369,7 @@ pub fn forward(text: &str) -> Result<(Name, Option<String>), String> {
     Ok((name, url))
 }
 
-/// Where a new handler begins.
+/// Parses `beginning` or `now`.
 pub fn begin(text: &str) -> Result<Begin, String> {
     match text {
         "beginning" => Ok(Begin::Beginning),
@@ -375,7 +378,7 @@ pub fn begin(text: &str) -> Result<Begin, String> {
     }
 }
 
-/// A range of addresses; one address is a range of itself.
+/// Parses a range of addresses; a single address is a range of one.
 pub fn range(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
     text.parse::<IpNet>()

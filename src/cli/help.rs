@@ -1,7 +1,8 @@
-//! Help texts for any width, manual pages whose examples can be pasted, and the usage of one command.
+//! Help texts for any terminal width, manual pages with examples that can be pasted, and the usage of
+//! one command.
 //!
-//! In the sources a long help is prose, in lines of any length, and blocks that are indented: examples and
-//! files. Prose is set anew for each reader; blocks stay as they are.
+//! In the sources, a long help consists of prose in lines of any length, and of indented blocks:
+//! examples and files. Prose is wrapped again for each terminal; blocks stay as they are.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,7 +10,7 @@ use std::io;
 use clap::Command;
 use clap_mangen::Man;
 
-/// The tree with long helps as whole paragraphs, so that clap breaks their lines where the terminal ends.
+/// Joins the lines of each paragraph of the long helps, so that clap wraps them for the terminal.
 pub fn flowed(command: Command) -> Command {
     let long = command.get_long_about().map(ToString::to_string);
     let command = match long {
@@ -27,13 +28,13 @@ fn paragraphs(text: &str) -> Vec<String> {
     text.split("\n\n").map(join).collect()
 }
 
-/// Whether lines of a paragraph are indented, the first one apart, which may be its title.
+/// True if a line of the paragraph is indented; the first one may be its title.
 fn is_block(paragraph: &str) -> bool {
     paragraph.lines().any(|line| line.starts_with("  "))
 }
 
-/// The usage of the command that a call is about; clap's own, of a call that it cannot read, shows the flags
-/// that were given as if they had to be.
+/// The usage of the command being called. In its own errors clap shows given flags as if they were
+/// required.
 pub fn usage(mut tree: Command, args: &[OsString]) -> String {
     tree.build();
     let mut command = &tree;
@@ -43,7 +44,7 @@ pub fn usage(mut tree: Command, args: &[OsString]) -> String {
     command.clone().render_usage().to_string()
 }
 
-/// An error of clap's with that usage in place of its own.
+/// Replaces the usage in an error of clap.
 pub fn with_usage(error: &str, usage: &str) -> String {
     let line = |line: &str| match line.starts_with("Usage: ") {
         true => usage.to_owned(),
@@ -52,10 +53,10 @@ pub fn with_usage(error: &str, usage: &str) -> String {
     error.lines().map(line).map(|line| line + "\n").collect()
 }
 
-/// The manual pages of a command and of those below it, with their file names.
+/// The manual pages of a command and its subcommands, with their file names.
 ///
 /// # Errors
-/// None: they are written into memory.
+/// None in practice, because the pages are written into memory.
 pub fn pages(command: &Command) -> io::Result<Vec<(String, String)>> {
     let mut pages = vec![page(command)?];
     for inner in command
@@ -67,10 +68,10 @@ pub fn pages(command: &Command) -> io::Result<Vec<(String, String)>> {
     Ok(pages)
 }
 
-/// One manual page, with its file name: no word is hyphenated, and examples stand line by line.
+/// One manual page with its file name. No word is hyphenated, and examples keep their lines.
 ///
 /// # Errors
-/// None: it is written into memory.
+/// None in practice, because the page is written into memory.
 pub fn page(command: &Command) -> io::Result<(String, String)> {
     const DESCRIPTION: &str = ".SH DESCRIPTION\n";
     let man = Man::new(command.clone());
@@ -96,7 +97,7 @@ fn description(long: &str) -> String {
         let mut lines = paragraph.lines();
         match is_block(&paragraph) {
             true => {
-                // Without a title it is a further part of the block before it.
+                // A block without a title continues the block before it.
                 match paragraph.starts_with("  ") {
                     true => text += ".sp\n.nf\n",
                     false => {
@@ -116,7 +117,7 @@ fn description(long: &str) -> String {
     text
 }
 
-/// Text that stands in a page as it is: hyphens, quotes and backslashes are those of the keyboard.
+/// Escapes text for roff, so that hyphens, quotes and backslashes appear as typed.
 fn roff(text: &str) -> String {
     let mut shown = String::with_capacity(text.len() + 16);
     if text.starts_with(['.', '\'']) {

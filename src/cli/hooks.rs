@@ -1,4 +1,4 @@
-//! `hooks`: make, change, try and delete receivers.
+//! `hooks`: creates, changes, tries and deletes hooks.
 
 mod file;
 mod plan;
@@ -46,7 +46,7 @@ pub enum Hooks {
 }
 
 impl Hooks {
-    /// What it may do without a daemon: only making something makes a database.
+    /// Access that the verb needs without a daemon: only `create` creates a database.
     pub fn offline(&self) -> Offline {
         match self {
             Self::Create(_) | Self::Apply(Apply { dry_run: false, .. }) => Offline::Make,
@@ -54,7 +54,7 @@ impl Hooks {
         }
     }
 
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::Create(create) => create.run(reach, out).await,
@@ -253,11 +253,11 @@ struct Senders {
     secret_env: Option<String>,
 }
 
-/// `--verify`: a scheme, or `none`.
+/// Value of `--verify`: a scheme, or `none`.
 #[derive(Clone, Debug)]
 struct Verified(Option<Scheme>);
 
-/// Reads `--verify`.
+/// Parses `--verify`.
 fn verified(text: &str) -> Result<Verified, InvalidScheme> {
     match text {
         "none" => Ok(Verified(None)),
@@ -265,7 +265,7 @@ fn verified(text: &str) -> Result<Verified, InvalidScheme> {
     }
 }
 
-/// Settings of the sender mean nothing unless signatures are verified.
+/// Checks that settings of the sender come only with verification.
 fn needs_scheme(edit: &HookEdit, verifies: bool) -> Result<(), Trouble> {
     match &edit.verify {
         Some(Some(change)) if change.scheme.is_none() && !verifies => Err(Trouble::usage(
@@ -276,7 +276,7 @@ fn needs_scheme(edit: &HookEdit, verifies: bool) -> Result<(), Trouble> {
 }
 
 impl Senders {
-    /// Changes of the hook's verification; `secret` is the sender's.
+    /// The edit of the hook's verification; `secret` is the sender's.
     fn edit(self, secret: Option<String>) -> Option<Option<VerifyEdit>> {
         let edit = VerifyEdit {
             scheme: match self.verify {
@@ -293,7 +293,7 @@ impl Senders {
 }
 
 impl Settings {
-    /// The forward handlers that the command names, each with the settings that it gives.
+    /// The forward handlers on the command line, each with its settings.
     fn forward_edits(
         &self,
         secret: Option<&String>,
@@ -326,7 +326,7 @@ impl Settings {
         edits.collect()
     }
 
-    /// The pull handlers that the command names, each with the settings that it gives.
+    /// The pull handlers on the command line, each with its settings.
     fn pull_edits(&self, only: Option<&Filter>) -> Vec<PullEdit> {
         let edits = self.pulls.iter().map(|name| PullEdit {
             name: name.clone(),
@@ -339,7 +339,7 @@ impl Settings {
         edits.collect()
     }
 
-    /// The edit that the flags ask for. With `ends_filter` the handlers that the command names take every event.
+    /// The edit of the flags. `ends_filter` removes the filter of the handlers on the command line.
     fn edit(self, ends_filter: bool) -> Result<HookEdit, Trouble> {
         let senders = &self.senders;
         let secret = file::secret(
@@ -365,7 +365,7 @@ impl Settings {
                     .fact("give", "--forward NAME=URL or --pull NAME with them"),
             );
         }
-        // The failure policy, the filter and the debounce are those of the handlers that the command names.
+        // Failure policy, filter and debounce apply to the handlers on the command line, else to the reducer.
         let reduces = self.reduce.is_some() || !delivers;
         let debounces = self.reduce.is_some() || forward.is_empty();
         Ok(HookEdit {
@@ -392,7 +392,7 @@ impl Settings {
     }
 }
 
-/// A built-in reducer, or the script in a file, which is looked for from `base`.
+/// A built-in reducer, or the script in a file, relative to `base`.
 fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
     if !text.ends_with(".js") && !text.ends_with(".mjs") {
         return Reducer::built_in(text).map_err(|error| Trouble::usage(error.to_string()));
@@ -464,7 +464,7 @@ impl Create {
     }
 }
 
-/// The secrets that were made with a hook, for the one time that they are shown.
+/// Secrets generated with a hook, which are shown only once.
 fn new_secrets(hook: &Hook) -> Vec<(&'static str, String)> {
     let told = hook.new_secrets.iter().map(|new| {
         let text = format!("{}   {}   shown this once", new.handler, new.secret);
@@ -473,7 +473,7 @@ fn new_secrets(hook: &Hook) -> Vec<(&'static str, String)> {
     told.collect()
 }
 
-/// Makes hooks, several of them in one transaction.
+/// Creates hooks, several of them in one transaction.
 async fn make(names: Vec<Name>, edit: &HookEdit, reach: &Reach) -> anyhow::Result<Vec<Hook>> {
     let Some(first) = names.first() else {
         return Ok(Vec::new());
@@ -583,7 +583,7 @@ impl Apply {
     }
 }
 
-/// Deleting takes an answer that says how many.
+/// The question to ask when the plan deletes hooks.
 fn deletes(planned: &Changes) -> Option<(String, Stake)> {
     let deleted = plan::deleted(planned);
     let hooks = text::counted(deleted as u64, "hook", "hooks");
@@ -799,13 +799,13 @@ impl Delete {
     }
 }
 
-/// What a hook has.
+/// Size of a hook in words.
 fn size(streams: u64, events: u64) -> String {
     let streams = text::counted(streams, "stream", "streams");
     format!("{streams}, {}", text::counted(events, "event", "events"))
 }
 
-/// `500ms,5s`, as the flag takes it.
+/// A debounce as the flag spells it, such as `500ms,5s`.
 fn debounce_text(debounce: Debounce) -> String {
     let text = |duration| match millis(duration) {
         ms if ms % 1000 == 0 => format!("{}s", ms / 1000),

@@ -1,4 +1,4 @@
-//! `keys`: access keys, shown once and revoked at once.
+//! `keys`: creates, lists and revokes access keys.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -28,7 +28,7 @@ pub enum Keys {
 }
 
 impl Keys {
-    /// What it may do without a daemon: only making something makes a database.
+    /// Access that the verb needs without a daemon: only `create` creates a database.
     pub fn offline(&self) -> Offline {
         match self {
             Self::Create(_) => Offline::Make,
@@ -36,7 +36,7 @@ impl Keys {
         }
     }
 
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::Create(create) => create.run(reach, out).await,
@@ -48,10 +48,10 @@ impl Keys {
 
 const KEYS: &str = "/v1/admin/keys";
 
-/// A key not used for so long is worth a look.
+/// Time without use after which a key is marked.
 const STALE: Duration = Duration::from_secs(90 * 86_400);
 
-/// A key that ends so soon is worth a look.
+/// Remaining lifetime below which a key is marked.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 impl Row for Key {
@@ -203,13 +203,13 @@ pub struct Create {
 impl Create {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let spec = self.spec()?;
-        // Before the key is made: a key whose text went nowhere would be lost.
+        // Opened before the key is created, so that a failure does not lose the key's text.
         let file = self.out.as_deref().map(private).transpose()?;
         let made: NewKey = match reach.call(Method::POST, KEYS, Some(&spec)).await {
             Ok(made) => made,
             Err(error) => {
                 if let Some(path) = &self.out {
-                    // It is empty; that it stays is a smaller nuisance than hiding the error.
+                    // The file is empty; leaving it behind matters less than the error.
                     let _ = std::fs::remove_file(path);
                 }
                 return Err(error.into());
@@ -222,7 +222,7 @@ impl Create {
         Ok(Exit::Done)
     }
 
-    /// Writes the key's text, which nobody can read again: to where it was asked for, and out of every buffer.
+    /// Writes the key's text to its destination and flushes it, because it cannot be read again.
     fn hand_over(
         &self,
         made: &NewKey,
@@ -239,11 +239,11 @@ impl Create {
         out.flush()
     }
 
-    /// Revokes a key that nobody has got.
+    /// Revokes a key whose text could not be handed over.
     async fn take_back(&self, key: &Key, error: &std::io::Error, reach: &Reach) -> Trouble {
         let to = match &self.out {
             Some(path) => {
-                // Part of a key may be in it.
+                // The file may contain part of the key.
                 let _ = std::fs::remove_file(path);
                 path.display().to_string()
             }
@@ -333,7 +333,7 @@ impl Create {
     }
 }
 
-/// A new file that only its owner can read.
+/// Creates a file that only its owner can read.
 fn private(path: &Path) -> Result<File, Trouble> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
@@ -426,7 +426,8 @@ impl Revoke {
             return Ok(Exit::Failed);
         }
         let path = with_query(&format!("{KEYS}/{}", self.id), &[("reason", self.reason)]);
-        // Whatever has changed since the question: a key that leaked must go.
+        // Not refused when the configuration has changed meanwhile, because a leaked key must be
+        // revoked.
         let revoked: Key = reach.call(Method::DELETE, &path, None::<&()>).await?;
         out.say(format_args!("revoked  {} ({})", revoked.name, revoked.id))?;
         out.object(&revoked)?;

@@ -1,4 +1,4 @@
-//! `lanes`: how much waits, how old it is, how fast it goes.
+//! `lanes`: lists, resizes and stops lanes.
 
 mod hints;
 mod operate;
@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::print::{Columns, Row};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, Trouble};
-use crate::api::{Lane, List, Worst};
+use crate::api::{Lane, List, WorstCursor};
 use crate::domain::name::Name;
 use crate::text;
 
@@ -21,7 +21,7 @@ use crate::text;
 #[derive(Subcommand)]
 pub enum Lanes {
     List(All),
-    Resize(operate::Grow),
+    Resize(operate::ResizeLanes),
     Drain(operate::Drain),
     Pause(operate::Pause),
     Resume(operate::Resume),
@@ -31,10 +31,10 @@ pub enum Lanes {
 }
 
 impl Lanes {
-    /// What can be said of a call before a daemon is asked.
+    /// Checks a call before a daemon is asked.
     ///
     /// # Errors
-    /// [`Trouble`] with what is wrong with it.
+    /// [`Trouble`] that says what is wrong.
     pub fn check(&self) -> Result<(), Trouble> {
         match self {
             Self::Resize(resize) => resize.count().map(drop),
@@ -42,7 +42,7 @@ impl Lanes {
         }
     }
 
-    /// Does what the verb says, and waits for its end for `limit` at most.
+    /// Runs the verb, and waits for its end, for `limit` at most.
     pub async fn run(
         self,
         reach: &Reach,
@@ -143,10 +143,10 @@ pub struct All {
     columns: Columns,
 }
 
-/// The words for what lanes do.
+/// Names of the modes of a lane.
 const STATES: [&str; 5] = ["active", "draining", "drained", "paused", "no owner"];
 
-/// How often a list that is watched is shown.
+/// Refresh interval of a watched list.
 const EVERY: Duration = Duration::from_secs(1);
 
 impl All {
@@ -154,7 +154,7 @@ impl All {
         let namespace = Some(self.namespace.to_string());
         let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
         let mut due = tokio::time::interval(EVERY);
-        // A daemon that was slow to answer is not asked several times at once afterwards.
+        // After a slow answer the daemon is not asked several times in a row.
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             due.tick().await;
@@ -196,7 +196,7 @@ impl All {
     }
 }
 
-fn look(lane: &Lane, worst: &Worst) -> String {
+fn look(lane: &Lane, worst: &WorstCursor) -> String {
     let cursors = text::counted(lane.set_aside, "cursor", "cursors");
     let age = lane
         .oldest_ms

@@ -1,4 +1,5 @@
-//! `listen`: a consumer that posts each event to an address near by, as push would, and shows the answer.
+//! `listen`: a pull consumer that posts each event to a local URL, as a forward handler would, and
+//! prints the answer.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -16,8 +17,8 @@ use super::print::Row;
 use super::reach::{Reach, encoded};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{
-    Hook, HookEdit, PullAck, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEdit, PullEvent,
-    PullNack, Pulled,
+    Hook, HookEdit, PullAck, PullAnswers, PullDelivery, PullEdit, PullEvent, PullNack,
+    PullOutcomes, PullRequest, PullResponse,
 };
 use crate::client;
 use crate::domain::event::{Event, EventId, StreamId};
@@ -31,13 +32,13 @@ use crate::engine::forward::request::{Delivery, Verdict, request, verdict};
 use crate::engine::forward::{Client, Guard};
 use crate::text::duration;
 
-/// How long one call waits for an event.
+/// Time that one call waits for an event.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// How long a delivery stays open: longer than one request may take.
+/// Length of a lease; longer than one request may take.
 const LEASE: &str = "30s";
 
-/// Column widths of a list that never ends.
+/// Column widths of the endless list.
 const WIDTHS: &[usize] = &[14, 24, 8, 24, 5];
 
 /// Deliver a hook's events to a URL near by, in order, and show each answer
@@ -73,7 +74,7 @@ pub struct Listen {
     secret_file: Option<PathBuf>,
 }
 
-/// One event that was posted.
+/// A posted event with its answer.
 #[derive(Serialize)]
 struct Posted {
     at: Timestamp,
@@ -107,7 +108,7 @@ impl Row for Posted {
     }
 }
 
-/// Where deliveries come from and go to.
+/// The hook and handler to pull from, and the URL to post to.
 struct Session<'r> {
     reach: &'r Reach,
     hook: Name,
@@ -117,11 +118,11 @@ struct Session<'r> {
     client: Client,
 }
 
-/// Ends when somebody wants it to.
+/// Completes when the user ends the program.
 type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Listen {
-    /// Listens until Ctrl-C, or for one event.
+    /// Runs until Ctrl-C, or for one event.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let (secret, is_new) = self.secret()?;
         let (handler, is_temporary) = match &self.handler {
@@ -150,7 +151,7 @@ impl Listen {
         ended
     }
 
-    /// The secret that signs, and whether it was made just now.
+    /// The signing secret; true if it was just generated.
     fn secret(&self) -> Result<(Secret, bool), Trouble> {
         let Some(path) = &self.secret_file else {
             return Ok((Secret::generate(), true));
@@ -183,7 +184,7 @@ impl Listen {
     }
 }
 
-/// A developer's own machine and network are what this is for.
+/// Allows every address, because this command is meant for a developer's own machine and network.
 fn anywhere() -> Guard {
     Guard::new(vec![
         IpNet::V4(Ipv4Net::default()),
@@ -234,7 +235,7 @@ impl Session<'_> {
         }
     }
 
-    /// One event, posted and answered for; none when it was given back at the end.
+    /// Posts one event and answers for it; `None` when it was given back at the end.
     async fn deliver(
         &self,
         delivery: &PullDelivery,
@@ -277,8 +278,8 @@ impl Session<'_> {
         }))
     }
 
-    async fn pull(&self) -> Result<Pulled, client::Error> {
-        let ask = PullAsk {
+    async fn pull(&self) -> Result<PullResponse, client::Error> {
+        let ask = PullRequest {
             max_streams: Some(1),
             max_events: Some(1),
             wait: Some(format!("{}s", WAIT.as_secs())),
@@ -355,13 +356,13 @@ impl Session<'_> {
         .await
     }
 
-    /// Whether the answer came in time.
+    /// False if the answer came too late, because the lease had ended.
     async fn answer(&self, answers: &PullAnswers) -> Result<bool, client::Error> {
         let answer = self.call("/ack", answers, Duration::ZERO).await?;
         if answer.status() == StatusCode::CONFLICT {
             return Ok(false);
         }
-        let _: PullAnswered = self.reach.read(&answer)?;
+        let _: PullOutcomes = self.reach.read(&answer)?;
         Ok(true)
     }
 

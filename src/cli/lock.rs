@@ -1,4 +1,4 @@
-//! The data directory for one process alone: made private, and locked for as long as it is used.
+//! Exclusive use of the data directory: makes it private and locks it.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -10,27 +10,27 @@ use tokio::time::Instant;
 
 use crate::config::DataDir;
 
-/// Why a data directory cannot be used.
+/// Reason why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Two daemons on one file would be two sets of lanes.
+    /// Another process uses it. Two daemons on one file would be two sets of lanes.
     #[error("{dir} is in use by process {pid}")]
     InUse {
         /// The directory.
         dir: String,
-        /// Who holds it.
+        /// Process id of its user.
         pid: String,
     },
-    /// Others can read what is kept, and only the owner of the directory can end that.
+    /// Others can read the files, and only the owner of the directory can change that.
     #[error("{0} can be read by others, and is of uid {1}; its owner runs: chmod 700 {0}")]
     Open(String, u32),
-    /// There was a database, and there is none.
+    /// A node ran here, and its database is missing or empty.
     #[error("a node ran in {0}, and its database hooklane.db is {1}")]
     Emptied(String, &'static str),
     /// Others could replace the database.
     #[error("{0} can be written by others; run: chmod 700 {quoted}", quoted = crate::text::quoted(.0))]
     Shared(String),
-    /// Locks and syncs do not hold there.
+    /// It is on a network file system, where locks and syncs are unreliable.
     #[error("{0} is on a network file system, where neither locks nor syncs can be relied on")]
     Network(String),
     /// The system refused.
@@ -38,15 +38,15 @@ pub enum Error {
     System(String, std::io::Error),
 }
 
-/// Held while the data directory is used; the system releases it when the process ends, however it ends.
+/// The lock of a data directory. The system releases it when the process ends in any way.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
-    /// What was made private, for people; none where everything was.
+    /// Message about permissions that were corrected; `None` when there were none.
     pub mended: Option<String>,
 }
 
-/// Magic numbers of file systems on the network (statfs(2)): NFS, SMB, SMB2, CIFS, AFS, Coda, 9P, Ceph.
+/// Magic numbers of network file systems (statfs(2)): NFS, SMB, SMB2, CIFS, AFS, Coda, 9P, Ceph.
 const NETWORK: [i64; 8] = [
     0x6969,
     0x517b,
@@ -58,16 +58,16 @@ const NETWORK: [i64; 8] = [
     0x00c3_6400,
 ];
 
-/// How long a lock is waited for: commands that act on the database themselves hold it for less.
+/// Time limit for getting the lock. Commands that work on the database hold it for less.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How often it is tried meanwhile.
+/// Interval between two attempts.
 const TRY_EVERY: Duration = Duration::from_millis(20);
 
-/// Makes the directory if it is missing, and locks it. Whoever holds it has two seconds to end.
+/// Creates the directory if it is missing, and locks it, waiting up to two seconds.
 ///
 /// # Errors
-/// [`Error::InUse`] says which process holds it.
+/// [`Error::InUse`] names the process that holds it.
 pub async fn wait(data: &DataDir) -> Result<Lock, Error> {
     let deadline = Instant::now() + WAIT_MAX;
     loop {
@@ -119,11 +119,11 @@ fn take(data: &DataDir) -> Result<Lock, Error> {
     })
 }
 
-/// Refuses a directory in which a node ran and whose database is gone: it would begin as a new one, without hooks and
-/// keys, and senders would be told that theirs are wrong.
+/// Refuses a directory in which a node ran and whose database is gone. A new database would have no
+/// hooks and keys, and senders would get errors about their keys.
 ///
 /// # Errors
-/// [`Error::Emptied`]
+/// [`Error::Emptied`].
 pub fn refuse_emptied(data: &DataDir) -> Result<(), Error> {
     let is = match std::fs::metadata(data.database()) {
         Ok(meta) if meta.len() > 0 => return Ok(()),
@@ -136,7 +136,7 @@ pub fn refuse_emptied(data: &DataDir) -> Result<(), Error> {
     }
 }
 
-/// Takes from others the right to look into the directory and its files; says so if they had it.
+/// Removes others' access to the directory and its files; returns a message if they had any.
 fn make_private(data: &DataDir) -> Result<Option<String>, Error> {
     let dir = data.path();
     let system = |path: &Path, error| Error::System(path.display().to_string(), error);
@@ -171,8 +171,8 @@ fn make_private(data: &DataDir) -> Result<Option<String>, Error> {
     }))
 }
 
-/// The word by which other nodes know this directory: a node that starts here again takes the place of
-/// the one that died here. A directory that was copied to another machine draws a new one.
+/// Id by which other nodes know this directory. A node that starts here again replaces the one that
+/// died here. A directory copied to another machine gets a new id.
 ///
 /// # Errors
 /// [`Error::System`].

@@ -1,5 +1,5 @@
-//! Where the daemon's log goes: daily files in the data directory, and standard error: short lines on
-//! a terminal, JSON otherwise. Never a body, never a secret.
+//! The daemon's log: daily files in the data directory, and stderr, as short lines on a terminal and
+//! JSON otherwise. It never contains a body or a secret.
 
 use std::io::IsTerminal as _;
 
@@ -14,15 +14,15 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{DataDir, Log};
 
-/// Days of log files that are kept.
+/// Number of daily files kept.
 const FILES_MAX: usize = 14;
 
-/// Begins the log. Lines that wait are written when the guards are dropped.
+/// Starts the log. Pending lines are written when the guards are dropped.
 ///
 /// # Errors
-/// When the directory of the log cannot be written.
+/// The log directory cannot be written.
 pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
-    // The appender looks for old files before it makes the directory, and complains.
+    // The appender looks for old files before it creates the directory, and complains otherwise.
     let dir = data.log();
     std::fs::create_dir_all(&dir)
         .with_context(|| format!("cannot make the directory {}", dir.display()))?;

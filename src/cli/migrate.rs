@@ -1,4 +1,4 @@
-//! `migrate`: from a data directory to Postgres, with everything.
+//! `migrate`: moves everything from a data directory to Postgres.
 
 use std::path::{Path, PathBuf};
 
@@ -39,17 +39,17 @@ pub struct Migrate {
     dry_run: bool,
 }
 
-/// Says in a data directory where everything is now.
+/// File in a data directory that names the database to which everything was moved.
 const MOVED: &str = "moved-to";
 
-/// Says in a data directory where everything is being moved to.
+/// File in a data directory that names the database to which everything is being moved.
 const MOVING: &str = "moving-to";
 
-/// Refuses a file whose events go on elsewhere: it would number new ones as if they did not. And one that is being moved:
-/// what came meanwhile would be on this side only.
+/// Refuses a directory whose events were moved, because new events here would get numbers that are used
+/// there; and one that is being moved, because new events would not be moved.
 ///
 /// # Errors
-/// [`Trouble`] that says how to go on and how to go back.
+/// [`Trouble`] that says how to continue and how to go back.
 pub fn refuse_moved(data: &DataDir) -> Result<(), Trouble> {
     let read = |name: &str| {
         let mark = data.path().join(name);
@@ -81,7 +81,7 @@ pub fn refuse_moved(data: &DataDir) -> Result<(), Trouble> {
 }
 
 impl Migrate {
-    /// Moves and proves.
+    /// Moves the data and verifies it.
     pub async fn run(self, out: &mut Printer) -> anyhow::Result<Exit> {
         let to: Database = self
             .to
@@ -100,7 +100,7 @@ impl Migrate {
         if let Some(mended) = &lock.mended {
             out.say(format_args!("{mended}"))?;
         }
-        // What a crash left is finished, and the index of the log is brought to its end.
+        // Opening the store completes what a crash interrupted, and indexes the log.
         Store::open(&file, Box::new(|_| ())).await?.close().await;
         let (streams, events) = store::migration_size(&file)?;
         if !self.dry_run {
@@ -130,7 +130,7 @@ impl Migrate {
             ("  secrets", secrets(&data)),
         ])?;
         if self.dry_run {
-            // It says today what would stop it tomorrow.
+            // A dry run reports what would stop the migration.
             store::check_migration(&file, server)
                 .await
                 .map_err(not_moved)?;
@@ -147,14 +147,14 @@ impl Migrate {
         let mark = format!("{server}\n");
         let begun = || std::fs::write(&moving_to, &mark);
         let moving = store::migrate(&file, server, begun, |moved| {
-            // A bar that cannot be shown stops nothing.
+            // Failing to show the progress bar does not stop the migration.
             let _ = out.progress(&mut bar, moved.done, moved.of, None);
         });
         let moved = moving.await;
         out.progress_ends(&bar)?;
         let proof = moved.map_err(not_moved)?;
         std::fs::write(&moved_to, &mark).map_err(|error| unwritten(&moved_to, &error))?;
-        // Both say that nothing is served from here; the one that is read first stays.
+        // Either file prevents serving from here; only the one that is read first is kept.
         let _ = std::fs::remove_file(&moving_to);
         tell(&proof, out)?;
         Ok(Exit::Done)
@@ -176,7 +176,7 @@ impl Migrate {
     }
 }
 
-/// The key does not move with the database that it protects.
+/// Says that the secret key must be copied separately: it is not in the database.
 fn secrets(data: &DataDir) -> String {
     let key = data.secret_key();
     match key.exists() {
@@ -193,7 +193,7 @@ fn not_moved(error: store::Error) -> Trouble {
         .fact("again", "run the same command: it goes on where it stopped")
 }
 
-/// A directory that is in use belongs to a daemon that goes on writing.
+/// A directory in use belongs to a daemon that still writes to it.
 fn stop_first(error: lock::Error) -> Trouble {
     let pid = match &error {
         lock::Error::InUse { pid, .. } => Some(pid.clone()),

@@ -1,4 +1,4 @@
-//! `namespaces`: groups of hooks with lanes of their own.
+//! `namespaces`: creates, lists and deletes groups of hooks with their own lanes.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub enum Namespaces {
 }
 
 impl Namespaces {
-    /// What it may do without a daemon: only making something makes a database.
+    /// Access that the verb needs without a daemon: only `create` creates a database.
     pub fn offline(&self) -> Offline {
         match self {
             Self::Create(_) => Offline::Make,
@@ -31,7 +31,7 @@ impl Namespaces {
         }
     }
 
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::Create(create) => create.run(reach, out).await,
@@ -162,7 +162,7 @@ impl Delete {
             let names = namespaces.items.iter().map(|n| n.name.as_str());
             return Err(Trouble::missing("namespace", self.name.as_str(), names).into());
         };
-        // What will be refused is not planned.
+        // A deletion that would be refused is not planned.
         if namespace.hooks > 0 {
             let (name, hooks) = (&self.name, namespace.hooks);
             let message = format!("namespace {name} is not empty, hooks: {hooks}");

@@ -1,8 +1,8 @@
-//! What a command prints and what it asks.
+//! Output and questions of commands.
 //!
-//! Promises: stdout carries the data that was asked for, stderr everything else; one struct feeds
-//! table and JSON; text from outside cannot act on the terminal; one function asks, for the whole
-//! program, and never without a terminal.
+//! Promises: stdout carries the requested data, stderr everything else; one struct supplies table and
+//! JSON; text from outside cannot control the terminal; one function asks all questions, and never
+//! without a terminal.
 
 use std::fmt;
 use std::io::{self, BufRead, IsTerminal as _, Write};
@@ -18,7 +18,7 @@ use crate::api;
 use crate::domain::name::StreamName;
 use crate::text::{self, escaped, printable, printable_line, quoted, unescaped};
 
-/// How data is written.
+/// Output format of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
     /// For people
@@ -32,7 +32,7 @@ pub enum Output {
     Names,
 }
 
-/// When colour is used.
+/// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Color {
     /// On a terminal that has it, unless NO_COLOR is set
@@ -45,7 +45,7 @@ pub enum Color {
 }
 
 impl Color {
-    /// Whether stderr gets colour.
+    /// True if stderr gets colour.
     fn wanted(self, terminal: bool, var: impl Fn(&str) -> Option<String>) -> bool {
         let set = |name| var(name).is_some_and(|value| !value.is_empty());
         match self {
@@ -58,7 +58,7 @@ impl Color {
     }
 }
 
-/// How somebody agrees beforehand to what would be asked.
+/// Flags that answer questions in advance.
 #[derive(Clone, Debug, Default)]
 pub struct Agreed {
     /// `--yes`
@@ -69,54 +69,56 @@ pub struct Agreed {
     pub never_ask: bool,
 }
 
-/// How the flags say it shall be printed.
+/// Output settings from the flags.
 #[derive(Clone, Debug, Default)]
 pub struct Style {
-    /// How data is written.
+    /// Output format of data.
     pub output: Output,
-    /// Names end with a NUL byte.
+    /// True if names end with a NUL byte.
     pub null: bool,
-    /// Nothing but errors and data.
+    /// True if only errors and data are printed.
     pub quiet: bool,
-    /// When colour is used.
+    /// When to use colour.
     pub color: Color,
-    /// What needs no question.
+    /// Questions that are already answered.
     pub agreed: Agreed,
 }
 
-/// How much is at stake. What is mild is done without a question and prints the way back.
+/// Severity of an action, which determines its question. Mild actions are done without one and print
+/// how to undo them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stake {
     /// A yes is enough.
     Moderate,
-    /// This is to be typed.
+    /// The user must type this text.
     Severe(String),
 }
 
-/// One line of a table.
+/// A row of a table.
 pub trait Row: Serialize {
-    /// The columns; one whose title ends in a blank is aligned to the right.
+    /// Titles of the columns; a trailing blank aligns a column to the right.
     const HEADER: &'static [&'static str];
 
-    /// Titles of columns that a narrow terminal does without, the first of them first.
+    /// Titles of columns that a narrow terminal omits, in this order.
     const DROPS: &'static [&'static str] = &[];
 
-    /// Titles of columns that are left out, unless all are asked for, where every row has `-` in them.
+    /// Titles of columns that are omitted when every row has `-` there, unless all columns are
+    /// requested.
     const RARE: &'static [&'static str] = &[];
 
-    /// As many cells as there are columns.
+    /// The cells, one for each column.
     fn cells(&self) -> Vec<String>;
 
-    /// The same with nothing shortened, for `--wide`.
+    /// The cells without abbreviation, for `--wide`.
     fn whole(&self) -> Vec<String> {
         self.cells()
     }
 
-    /// What other commands take.
+    /// The name that other commands accept.
     fn name(&self) -> String;
 }
 
-/// How much of a table is shown.
+/// Columns of a table to show.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Columns {
     /// Every column and every id whole, also where the terminal is too narrow for them
@@ -124,32 +126,32 @@ pub struct Columns {
     pub wide: bool,
 }
 
-/// How far something has come, for [`Printer::progress`].
+/// A progress bar, see [`Printer::progress`].
 pub struct Progress {
     name: &'static str,
-    /// What Ctrl-C means, said before the first bar.
+    /// Effect of Ctrl-C, printed before the first bar.
     ctrl_c: String,
     began: Instant,
-    /// When something last moved, and how much was done then.
+    /// Time of the last progress, and the amount done then.
     moved: (Instant, u64),
     said: Option<(Instant, u64)>,
     is_still: bool,
-    told: Told,
-    /// What came meanwhile and is none of it, where that is known.
+    told: Presentation,
+    /// Number of new events that do not belong to the work, if known.
     pub later: Option<u64>,
 }
 
-/// How it is told.
-enum Told {
-    /// As a share, with a rate and what is left.
+/// Presentation of the progress.
+enum Presentation {
+    /// As a percentage, with rate and remainder.
     Share,
-    /// As a few things of this name, with what is waited for.
+    /// As a count of things with this name, with the present obstacle.
     Things(&'static str),
-    /// As a share where somebody watches; elsewhere in lines that begin so and say what is left.
+    /// As a percentage on a terminal; elsewhere as lines with this beginning and the remainder.
     Lines(String),
 }
 
-/// What is said of a [`Progress`] at one moment.
+/// One report of a [`Progress`].
 #[derive(Serialize)]
 struct Step {
     progress: &'static str,
@@ -162,17 +164,17 @@ struct Step {
     not_moving: Option<String>,
 }
 
-/// No bar for what takes less.
+/// Duration below which no bar is shown.
 const NO_BAR: Duration = Duration::from_secs(1);
 
-/// Between two lines where nobody watches.
+/// Interval between lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Without any progress for so long, it is said that nothing moves.
+/// Time without progress after which the bar says that nothing moves.
 const STILL: Duration = Duration::from_secs(2);
 
 impl Progress {
-    /// Something that begins now.
+    /// A progress that begins now.
     pub fn new(name: &'static str, ctrl_c: impl Into<String>) -> Self {
         let now = Instant::now();
         Self {
@@ -182,26 +184,26 @@ impl Progress {
             moved: (now, 0),
             said: None,
             is_still: false,
-            told: Told::Share,
+            told: Presentation::Share,
             later: None,
         }
     }
 
-    /// The same, of things that are too few for a share, such as `lanes sealed`.
+    /// Counts things that are too few for a percentage, such as `lanes sealed`.
     #[must_use]
     pub fn of_things(mut self, name: &'static str) -> Self {
-        self.told = Told::Things(name);
+        self.told = Presentation::Things(name);
         self
     }
 
-    /// The same, in lines that begin so where nobody watches.
+    /// Without a terminal, prints lines with this beginning.
     #[must_use]
     pub fn in_lines(mut self, begin: String) -> Self {
-        self.told = Told::Lines(begin);
+        self.told = Presentation::Lines(begin);
         self
     }
 
-    /// What is to be said now, if it is time to say something.
+    /// The report to print now, if one is due.
     fn step(
         &mut self,
         now: Instant,
@@ -240,11 +242,11 @@ impl Progress {
         })
     }
 
-    /// A step for people; `still` is what is waited for.
+    /// A report as text; `still` is the present obstacle.
     fn line(&self, step: &Step, still: Option<&str>, watched: bool) -> String {
         let (done, of) = (step.done, step.of);
         let name = match &self.told {
-            Told::Lines(begin) if !watched => begin.clone(),
+            Presentation::Lines(begin) if !watched => begin.clone(),
             _ => format!("{:<7}", self.name),
         };
         if let Some(why) = &step.not_moving {
@@ -255,12 +257,12 @@ impl Progress {
         let full = usize::try_from(done * 14 / of).unwrap_or(14);
         let bar = format!("[{:#<full$}{:-<rest$}]", "", "", rest = 14 - full);
         match &self.told {
-            Told::Things(what) => {
+            Presentation::Things(what) => {
                 let still = still.map_or_else(String::new, |still| format!("   {still}"));
                 let took = text::duration(self.began.elapsed());
                 format!("{name} {bar}  {done} of {of} {what}{still}   {took}")
             }
-            Told::Lines(_) if !watched => {
+            Presentation::Lines(_) if !watched => {
                 let soon = left.map(|left| format!(", {rate}/s, about {left}"));
                 let later = step.later.filter(|later| *later > 0);
                 let later = later.map(|later| format!("; {} came later", text::count(later)));
@@ -271,7 +273,7 @@ impl Progress {
                     later.unwrap_or_default()
                 )
             }
-            Told::Share | Told::Lines(_) => {
+            Presentation::Share | Presentation::Lines(_) => {
                 let left = left.map(|left| format!("   {rate}/s   {left} left"));
                 format!(
                     "{name} {bar} {:>3}%  {} of {}{}",
@@ -285,21 +287,21 @@ impl Progress {
     }
 }
 
-/// Writes data, talks and asks.
+/// Prints data and messages, and asks questions.
 pub struct Printer {
     style: Style,
     data: Box<dyn Write>,
     talk: Box<dyn Write>,
     answers: Box<dyn BufRead>,
-    /// Whether somebody can answer.
+    /// True if a user can answer.
     asks: bool,
-    /// Whether somebody sees what is said.
+    /// True if a user sees the messages.
     watched: bool,
     data_seen: bool,
-    /// Columns of the terminal that shows data, if one does.
+    /// Width of the terminal that shows data, if there is one.
     width: Option<u16>,
     color: bool,
-    /// What Ctrl-C would say now; none while it ends the program at once.
+    /// Message for Ctrl-C; `None` while it ends the program at once.
     stopped: watch::Sender<Option<Vec<(&'static str, String)>>>,
 }
 
@@ -322,13 +324,13 @@ impl Printer {
         }
     }
 
-    /// From now on Ctrl-C says this, and no question is asked any more.
+    /// From now on Ctrl-C prints this, and no question is asked any more.
     pub fn on_ctrl_c(&mut self, facts: Vec<(&'static str, String)>) {
         self.stopped.send_replace(Some(facts));
     }
 
-    /// Waits for a Ctrl-C that has something to say. Until [`Printer::on_ctrl_c`] the system's own way holds,
-    /// so that a question can be left.
+    /// Waits for a Ctrl-C, once [`Printer::on_ctrl_c`] was called. Before that the system's default
+    /// applies, so that a question can be aborted.
     pub fn ctrl_c(&self) -> impl Future<Output = ()> + use<> {
         let mut stopped = self.stopped.subscribe();
         async move {
@@ -339,7 +341,7 @@ impl Printer {
         }
     }
 
-    /// Says what was done until Ctrl-C, what was not, and how to go on.
+    /// Prints what was done until Ctrl-C, what was not, and how to continue.
     pub fn interrupted(&mut self) -> io::Result<()> {
         self.data.flush()?;
         if self.watched {
@@ -349,17 +351,17 @@ impl Printer {
         self.facts(&facts)
     }
 
-    /// How data is written.
+    /// Output format of data.
     pub fn output(&self) -> Output {
         self.style.output
     }
 
-    /// Whether the flags say that nothing has colour.
+    /// True if the flags disable colour.
     pub fn is_colourless(&self) -> bool {
         self.style.color == Color::Never
     }
 
-    /// A list in the output that was asked for.
+    /// Prints a list in the requested format.
     pub fn list<T: Row>(&mut self, list: &api::List<T>, columns: Columns) -> io::Result<()> {
         match self.style.output {
             Output::Table => {
@@ -383,7 +385,7 @@ impl Printer {
         self.data.flush()
     }
 
-    /// One thing: its facts, a line each, or the JSON that carries them, or its name.
+    /// Prints one object: its facts, one per line, or its JSON, or its name.
     pub fn item<T: Serialize>(
         &mut self,
         item: &T,
@@ -403,7 +405,7 @@ impl Printer {
         self.data.flush()
     }
 
-    /// The JSON of something whose story is told on stderr; whether it was asked for.
+    /// Prints an object if JSON is requested; true if it was. Its description is on stderr.
     pub fn object<T: Serialize>(&mut self, item: &T) -> io::Result<bool> {
         match self.style.output {
             Output::Json => self.json(item)?,
@@ -414,16 +416,16 @@ impl Printer {
         Ok(true)
     }
 
-    /// Begins again at the top of a terminal that shows tables; elsewhere what comes follows.
+    /// Clears the screen of a terminal that shows tables; elsewhere the next list follows.
     pub fn clear(&mut self) -> io::Result<()> {
         if self.data_seen && self.style.output == Output::Table {
-            // Home, then the rest of the screen in one write: nothing flickers.
+            // Cursor home and clear in one write, to avoid flicker.
             write!(self.data, "\u{1b}[H\u{1b}[J")?;
         }
         Ok(())
     }
 
-    /// One item of a list that never ends.
+    /// Prints one item of an endless list.
     pub fn live<T: Row>(&mut self, item: &T, widths: &[usize]) -> io::Result<()> {
         match self.style.output {
             Output::Table => {
@@ -441,7 +443,7 @@ impl Printer {
         self.data.flush()
     }
 
-    /// How far something has come: a bar that stays in its line on a terminal, else a line now and then.
+    /// Updates a progress bar: in place on a terminal, else as occasional lines.
     pub fn progress(
         &mut self,
         bar: &mut Progress,
@@ -474,7 +476,7 @@ impl Printer {
         let line = bar.line(&step, still, is_bar);
         let line = printable_line(&line).to_string();
         match is_bar {
-            // A line that is longer than the terminal would not be taken back by the next one.
+            // A line longer than the terminal could not be overwritten by the next one.
             true => {
                 let room = usize::from(columns(io::stderr())).saturating_sub(1);
                 let line: String = line.chars().take(room).collect();
@@ -485,7 +487,7 @@ impl Printer {
         self.talk.flush()
     }
 
-    /// Clears the bar away.
+    /// Removes the progress bar.
     pub fn progress_ends(&mut self, bar: &Progress) -> io::Result<()> {
         let is_shown = bar.said.is_some() && self.style.output != Output::Jsonl;
         if is_shown && self.watched && !self.style.quiet {
@@ -494,8 +496,7 @@ impl Printer {
         self.talk.flush()
     }
 
-    /// A name that other commands take: a line that `xargs` and a shell read as one word, or the name and
-    /// a NUL byte.
+    /// Prints a name for other commands: one word for `xargs` and shells, or the name and a NUL byte.
     pub fn name(&mut self, name: &str) -> io::Result<()> {
         match self.style.null {
             true => write!(self.data, "{}\0", escaped(name)),
@@ -503,22 +504,22 @@ impl Printer {
         }
     }
 
-    /// One line of data.
+    /// Prints one line of data.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.data, "{}", printable(text))
     }
 
-    /// Columns of the terminal that shows data, if one does.
+    /// Width of the terminal that shows data, if there is one.
     pub fn room(&self) -> Option<u16> {
         self.width
     }
 
-    /// Makes what was printed visible, before the talk about it.
+    /// Flushes data before messages are printed.
     pub fn flush(&mut self) -> io::Result<()> {
         self.data.flush()
     }
 
-    /// Data as it is; on a terminal, what would act on it becomes visible instead.
+    /// Prints bytes unchanged; on a terminal, characters that would act on it are made visible.
     pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.data_seen {
             let text = String::from_utf8_lossy(bytes);
@@ -570,7 +571,7 @@ impl Printer {
         self.data.flush()
     }
 
-    /// Talks, unless it shall be quiet.
+    /// Prints a message, unless quiet.
     pub fn say(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
         if self.style.quiet {
             return Ok(());
@@ -578,7 +579,7 @@ impl Printer {
         writeln!(self.talk, "{}", printable(&text.to_string()))
     }
 
-    /// Says aligned facts, each in its own column also where a terminal is narrow.
+    /// Prints aligned facts, wrapped in their own column on a narrow terminal.
     pub fn facts(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
         let room = self.watched.then(|| usize::from(columns(io::stderr())));
         let widest = facts.iter().map(|(label, _)| label.len()).max();
@@ -594,7 +595,7 @@ impl Printer {
         Ok(())
     }
 
-    /// What to look at, for somebody who watches.
+    /// Prints a hint on what to look at, for a user at a terminal.
     pub fn foot(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
         if self.watched && self.style.output == Output::Table {
             self.say(text)?;
@@ -602,10 +603,10 @@ impl Printer {
         Ok(())
     }
 
-    /// Asks `question` and returns whether to go on. `what` says in a few words what is at stake.
+    /// Asks `question`; true to go on. `what` describes in a few words what is at stake.
     ///
     /// # Errors
-    /// [`Trouble`] that names the flags which answer, when nobody can be asked.
+    /// [`Trouble`] that names the flags which answer, when no user can be asked.
     pub fn confirm(&mut self, question: &str, what: &str, stake: &Stake) -> anyhow::Result<bool> {
         match self.is_answered(what, stake)? {
             true => Ok(true),
@@ -613,8 +614,8 @@ impl Printer {
         }
     }
 
-    /// Whether flags have answered what [`Printer::confirm`] would ask. Called before a plan is shown, so that
-    /// nothing but the error is said where nobody can be asked.
+    /// True if flags have answered what [`Printer::confirm`] would ask. Call it before showing a plan,
+    /// so that only the error is printed when no user can be asked.
     ///
     /// # Errors
     /// As for [`Printer::confirm`].
@@ -666,9 +667,9 @@ impl Printer {
         Ok(agreed)
     }
 
-    /// Says what went wrong, for people or as JSON.
+    /// Prints an error, for people or as JSON.
     pub fn trouble(&mut self, trouble: &Trouble) -> io::Result<()> {
-        // What cannot be shown any more is no reason to hide why.
+        // Failing to flush data must not hide the error.
         let _ = self.data.flush();
         if matches!(self.style.output, Output::Json | Output::Jsonl) {
             return writeln!(self.talk, "{}", harmless(&trouble_json(trouble)));
@@ -678,7 +679,7 @@ impl Printer {
             false => ("", ""),
         };
         let message = printable(&trouble.message);
-        // Where all of them are listed belongs to the name that was not found.
+        // A list command for the missing name is printed on the same line.
         if let [("all", command)] = &trouble.facts[..] {
             let command = printable(command);
             return writeln!(self.talk, "{red}error:{plain} {message}     all: {command}");
@@ -694,13 +695,13 @@ impl Printer {
     }
 }
 
-/// Whether an answer names the thing: as it is, as it is shown, or with a hashed key cut as tables have it.
+/// True if an answer names the object: as it is, as it is shown, or with a shortened hash.
 fn is_typed(answer: &str, name: &str) -> bool {
     let is_short = |name: StreamName| name.short() == answer;
     *unescaped(answer) == *name || answer == name || name.parse().is_ok_and(is_short)
 }
 
-/// How wide the terminal is that shows data; one that does not know is taken for 80 columns.
+/// Width of the terminal that shows data; 80 if unknown.
 fn width() -> Option<u16> {
     let stdout = io::stdout();
     stdout.is_terminal().then(|| columns(stdout))
@@ -714,7 +715,7 @@ fn columns(terminal: impl std::os::fd::AsFd) -> u16 {
     }
 }
 
-/// What is said when a question would be needed and cannot be put.
+/// The error when a question is needed and cannot be asked.
 fn unanswered(what: &str, stake: &Stake, terminal: bool, yes: bool) -> Trouble {
     let why = match terminal {
         true => "--no-input forbids it",
@@ -751,7 +752,7 @@ fn trouble_json(trouble: &Trouble) -> String {
     .to_string()
 }
 
-/// Labels in one column, texts in the next; further lines of a text stand under its first.
+/// Labels in one column, texts in the next; further lines of a text are indented below its first.
 pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
     let width = facts
         .iter()
@@ -769,7 +770,7 @@ pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
     lines
 }
 
-/// The text in lines of so many columns, broken between words; a command stays whole, to be copied.
+/// Wraps a text between words; a command stays in one line, so that it can be copied.
 fn folded(text: &str, room: usize) -> String {
     let (prose, command) = match text.find("hooklane ") {
         Some(at) => (text[..at].trim_end(), Some(&text[at..])),
@@ -798,7 +799,7 @@ fn folded(text: &str, room: usize) -> String {
     folded
 }
 
-/// JSON with everything escaped that a terminal would act on. It can only stand inside of strings,
+/// Escapes everything in JSON that a terminal would act on. Such characters occur only in strings,
 /// where an escape means the same.
 fn harmless(json: &str) -> String {
     let mut text = String::with_capacity(json.len());

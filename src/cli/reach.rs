@@ -1,8 +1,8 @@
-//! Where a command goes: `--url`, else the socket in the data directory, else, for what is kept in
-//! the database alone, the database itself while no daemon has it.
+//! Decides where a command sends its requests: to `--url`, else to the socket in the data directory,
+//! else, for operations on the database alone, to the database itself when no daemon has it.
 //!
-//! Promises: the same request gets the same answer on every way, because the database itself is asked
-//! through the same routes, without a socket between.
+//! Promises: a request gets the same answer on each way, because the database is asked through the same
+//! routes, only without a socket.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use serde::de::DeserializeOwned;
 use super::exit::{Exit, Trouble};
 use super::lock::{self, Lock};
 use crate::admin::Admin;
-use crate::api::{Here, List};
+use crate::api::{List, PlanContext};
 use crate::client::{self, Client, Followed, Secret, Target};
 use crate::config::{DataDir, LANES_DEFAULT};
 use crate::domain::name::StreamName;
 use crate::store::Store;
 use crate::text::{printable_line, quoted};
 
-/// What the flags and the environment say about where to go.
+/// Settings from flags and environment that decide where to go.
 pub struct Place {
     /// `--url`
     pub url: Option<String>,
@@ -33,7 +33,7 @@ pub struct Place {
     pub key_file: Option<PathBuf>,
     /// `--data`
     pub data: Option<PathBuf>,
-    /// Where that came from.
+    /// Origin of the data directory.
     pub data_from: String,
     /// `--timeout`
     pub patience: Duration,
@@ -43,7 +43,7 @@ impl Place {
     /// The data directory.
     ///
     /// # Errors
-    /// [`Trouble`] when none is given and there is no home to put one in.
+    /// [`Trouble`] when none is given and there is no home directory.
     pub fn data(&self) -> Result<DataDir, Trouble> {
         match &self.data {
             Some(path) => Ok(DataDir::at(path)),
@@ -51,7 +51,7 @@ impl Place {
         }
     }
 
-    /// The access key, which goes to a URL only.
+    /// The access key, which is sent to a URL only.
     fn key(&self) -> Result<Secret, Trouble> {
         if let Some(path) = &self.key_file {
             let from = path.display().to_string();
@@ -74,14 +74,14 @@ impl Place {
     }
 }
 
-/// The database of a data directory that no daemon has; locked for as long as this lives.
+/// The database of a data directory without a daemon; the directory is locked while this lives.
 pub struct Opened {
     admin: Admin,
     store: Store,
     _lock: Lock,
 }
 
-/// Something that answers requests.
+/// The receiver of requests.
 pub enum Reach {
     /// A running daemon.
     Daemon(Client),
@@ -89,22 +89,23 @@ pub enum Reach {
     Offline(Opened),
 }
 
-/// What a command may do where no daemon runs.
+/// Access to the database that a command may have when no daemon runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offline {
-    /// Nothing: it is about what runs.
+    /// Nothing, because it concerns running lanes.
     Never,
-    /// Open the database that is there.
+    /// Open the existing database.
     Open,
-    /// Open the database, and make a new one where there is none.
+    /// Open the database, or create one.
     Make,
 }
 
 impl Reach {
-    /// Finds out where to go. A command that only reads makes no directory and no database.
+    /// Finds out where to send requests. A command that only reads creates no directory and no
+    /// database.
     ///
     /// # Errors
-    /// [`Trouble`] when nothing can answer, or the key is missing or not whole.
+    /// [`Trouble`] when nothing can answer, or the key is missing or malformed.
     pub async fn find(place: &Place, offline: Offline) -> anyhow::Result<Self> {
         if let Some(url) = &place.url {
             let target = Target::parse(url)?;
@@ -125,7 +126,7 @@ impl Reach {
         }
     }
 
-    /// Asks for what is at `path`.
+    /// Requests the JSON at `path`.
     ///
     /// # Errors
     /// [`client::Error`]
@@ -133,7 +134,7 @@ impl Reach {
         self.call(Method::GET, path, None::<&()>).await
     }
 
-    /// Sends `body` as JSON and reads the JSON of the answer.
+    /// Sends `body` as JSON and parses the answer.
     ///
     /// # Errors
     /// [`client::Error`]
@@ -168,21 +169,22 @@ impl Reach {
         self.read(&answer)
     }
 
-    /// Where a plan is made, by whom, and of which configuration.
+    /// The context of a plan: node, operator and configuration version.
     ///
     /// # Errors
     /// [`client::Error`]
-    pub async fn here(&self) -> Result<Here, client::Error> {
+    pub async fn here(&self) -> Result<PlanContext, client::Error> {
         self.get("/v1/admin/here").await
     }
 
-    /// As [`Reach::call`], refused when the configuration has changed since somebody was `here`.
+    /// Like [`Reach::call`], but refused when the configuration has changed since the plan's context
+    /// was read.
     ///
     /// # Errors
     /// [`client::Error`]
     pub async fn call_planned<T, B>(
         &self,
-        here: &Here,
+        here: &PlanContext,
         method: Method,
         path: &str,
         body: Option<&B>,
@@ -196,7 +198,7 @@ impl Reach {
         self.ask(request, body).await
     }
 
-    /// Sends a request as it is; the answer may have any status.
+    /// Sends a request unchanged; the answer may have any status.
     ///
     /// # Errors
     /// [`client::Error`]
@@ -214,10 +216,10 @@ impl Reach {
         }
     }
 
-    /// The JSON of a success.
+    /// Parses the JSON of a success.
     ///
     /// # Errors
-    /// [`client::Error::Refused`] for anything else.
+    /// [`client::Error::Refused`] for any other status.
     pub fn read<T: DeserializeOwned>(&self, answer: &Response<Bytes>) -> Result<T, client::Error> {
         match answer.status().is_success() {
             true => serde_json::from_slice(answer.body()).map_err(|error| self.garbled(&error)),
@@ -225,10 +227,10 @@ impl Reach {
         }
     }
 
-    /// The stream that was typed: one whose hashed key was cut, as tables show it, is looked for.
+    /// The full name of a stream; a hashed key may have been shortened, as tables show it.
     ///
     /// # Errors
-    /// [`Trouble`] when several streams begin so.
+    /// [`Trouble`] when several streams match.
     pub async fn meant(&self, typed: StreamName) -> Result<StreamName, Trouble> {
         if !typed.is_short() {
             return Ok(typed);
@@ -237,7 +239,7 @@ impl Reach {
             ("kind", Some("stream".to_owned())),
             ("start", Some(typed.to_string())),
         ];
-        // With a key that may not list names the stream is asked for as it was typed.
+        // With a key that may not list names, the stream is used as it was typed.
         let path = with_query("/v1/admin/names", &query);
         let found: Result<List<String>, _> = self.get(&path).await;
         let found = found.map_or_else(|_| Vec::new(), |found| found.items);
@@ -256,7 +258,7 @@ impl Reach {
     /// Follows the server-sent events at `path`.
     ///
     /// # Errors
-    /// [`Trouble`] where no daemon runs, [`client::Error`]
+    /// [`Trouble`] when no daemon runs, [`client::Error`].
     pub async fn follow(&self, path: &str) -> anyhow::Result<Followed> {
         match self {
             Self::Daemon(client) => Ok(client.follow(path).await?),
@@ -267,7 +269,7 @@ impl Reach {
         }
     }
 
-    /// Ends it: what was changed in the database is on disk before the lock is free again.
+    /// Closes it; changes of the database are on disk before the lock is released.
     pub async fn close(self) {
         if let Self::Offline(offline) = self {
             let Opened { admin, store, .. } = offline;
@@ -276,7 +278,7 @@ impl Reach {
         }
     }
 
-    /// Where it goes, for people.
+    /// Description of the receiver, for people.
     pub fn whereto(&self) -> String {
         match self {
             Self::Daemon(client) => match client.target() {
@@ -287,8 +289,9 @@ impl Reach {
         }
     }
 
-    /// Where what is planned will be done, and who does it: `on eu-1 (hooklane.sock) as uid 1000`.
-    pub fn planned(&self, here: &Here) -> String {
+    /// Description of where and by whom a plan will be carried out: `on eu-1 (hooklane.sock) as uid
+    /// 1000`.
+    pub fn planned(&self, here: &PlanContext) -> String {
         let (node, by) = (printable_line(&here.node), printable_line(&here.by));
         match self {
             Self::Daemon(client) => match client.target() {
@@ -333,7 +336,7 @@ fn serve(data_from: &str, data: &DataDir) -> String {
 
 const ELSEWHERE: &str = "--data DIR, --url http[s]://HOST:8420 or HOOKLANE_URL   now: ";
 
-/// Takes the lock of the data directory and opens its database.
+/// Locks the data directory and opens its database.
 async fn open(data: &DataDir) -> anyhow::Result<Reach> {
     super::migrate::refuse_moved(data)?;
     let lock = lock::wait(data).await?;
@@ -350,19 +353,19 @@ async fn open(data: &DataDir) -> anyhow::Result<Reach> {
     }))
 }
 
-/// What stands in a path or a query as it is.
+/// Characters that need no escaping in a path or a query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
 
-/// Text for a path or a query.
+/// Percent-encodes text for a path or a query.
 pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PLAIN).to_string()
 }
 
-/// A path with the values of a query that are there.
+/// A path with those query parameters that have a value.
 pub fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
     let given = query.iter().filter_map(|(name, value)| {
         let value = value.as_deref()?;

@@ -1,4 +1,4 @@
-//! `send`: post test events and follow them to the end, as proof rather than a status code.
+//! `send`: posts test events and follows them until they are applied.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -53,7 +53,7 @@ pub struct Send {
     no_wait: bool,
 }
 
-/// One answered post.
+/// An accepted post.
 struct Posted {
     accepted: Accepted,
     status: StatusCode,
@@ -66,11 +66,11 @@ struct Sent {
     first: Seq,
     last: Seq,
     accepted: u64,
-    /// Seqs that did not grow: never, unless order is lost.
+    /// Number of seqs that did not grow; zero unless order is lost.
     disordered: u64,
 }
 
-/// What `--count` is told by.
+/// Result of sending with `--count`.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
     accepted: u64,
@@ -83,7 +83,7 @@ struct Summary {
 }
 
 impl Send {
-    /// Does what the verb says, and follows what was accepted for `limit` at most.
+    /// Runs the verb, and follows accepted events for `limit` at most.
     pub async fn run(
         self,
         reach: &Reach,
@@ -183,7 +183,7 @@ impl Send {
             true => Ok(Exit::Done),
             false => settle(&mut summary, &self.hook, reach, limit, out).await,
         };
-        // What was accepted is told also where the end was not seen.
+        // The summary is printed even if not all events were seen to be applied.
         out.object(&summary)?;
         let exit = settled?;
         Ok(match summary.disordered {
@@ -192,7 +192,7 @@ impl Send {
         })
     }
 
-    /// What was done when it is stopped after so many, and how to go on.
+    /// The message for Ctrl-C after `sent` events: what was done, and how to continue.
     fn stopped(&self, sent: u64) -> Vec<(&'static str, String)> {
         let (count, left) = (text::count(self.count), self.count - sent);
         let rate = self.rate.map(|rate| format!(" --rate {rate}"));
@@ -250,7 +250,8 @@ impl Send {
         let began = Instant::now();
         let answer = reach.exchange(request.body(body), Duration::ZERO).await?;
         if answer.status() == StatusCode::NOT_FOUND {
-            // Operators learn which hook was perhaps meant; senders, only that there is none.
+            // An operator gets an error with a similar name; a sender only learns that there is no such
+            // hook.
             let _: Hook = reach.get(&format!("/v1/admin/hooks/{}", self.hook)).await?;
         }
         Ok(Posted {
@@ -285,7 +286,7 @@ impl Summary {
     }
 }
 
-/// `TEXT`, `@FILE` or `-`.
+/// Reads `TEXT`, `@FILE` or `-`.
 fn body(text: &str) -> Result<Bytes, Trouble> {
     let mut bytes = Vec::new();
     let read = match text.strip_prefix('@') {
@@ -307,21 +308,21 @@ fn stream_of(accepted: &Accepted) -> StreamName {
     }
 }
 
-/// How following an event ended.
+/// Result of following an event.
 enum Ended {
-    /// The state has it.
+    /// The state contains it.
     Folded(State),
-    /// Its stream is set aside; in words, and what helps.
+    /// Its stream is set aside: a description, and what helps.
     SetAside(String, Vec<(&'static str, String)>),
-    /// Nothing folds it.
+    /// The hook has no reducer.
     Stored,
-    /// The key may not read.
+    /// The key may not read the state.
     Unseen,
-    /// It was waited for long enough.
+    /// The time limit has passed.
     Late(Trouble),
 }
 
-/// How long an end is waited for.
+/// Time limit of waiting.
 #[derive(Clone, Copy)]
 struct Wait {
     began: Instant,
@@ -334,13 +335,13 @@ impl Wait {
         Self { began, limit }
     }
 
-    /// The part of `round` for which there is time; nothing is left once the limit has passed.
+    /// The part of `round` that fits into the limit; zero once it has passed.
     fn round(self, round: Duration) -> Duration {
         let left = (self.limit).map(|limit| limit.saturating_sub(self.began.elapsed()));
         left.map_or(round, |left| left.min(round))
     }
 
-    /// What is said when the limit has passed.
+    /// The error once the limit has passed.
     fn late(self, stream: &StreamName, seq: Seq) -> Option<Trouble> {
         let limit = self.limit.filter(|limit| self.began.elapsed() >= *limit)?;
         let message = format!(
@@ -355,8 +356,8 @@ impl Wait {
     }
 }
 
-/// How long the daemon waits before it says how far it is: briefly at first, because an event that
-/// cannot be folded is set aside at once.
+/// Times for which the daemon waits before it answers: short at first, because an event that cannot be
+/// folded is set aside at once.
 const ROUNDS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
 
 /// Waits until `seq` is folded, for as long as its stream flows.
@@ -390,14 +391,14 @@ async fn follow(
     Ok(Ended::Unseen)
 }
 
-/// Whether the hook folds; a hook that cannot be looked at is taken to.
+/// True if the hook has a reducer, or cannot be read.
 async fn reduces(reach: &Reach, hook: &Name) -> bool {
     let hook: Result<Hook, _> = reach.get(&format!("/v1/admin/hooks/{hook}")).await;
     hook.map_or(true, |hook| hook.spec.reduce.is_some())
 }
 
 async fn set_aside(reach: &Reach, name: &StreamName) -> Option<Ended> {
-    // A read key cannot ask this; then the wait goes on, until Ctrl-C at the latest.
+    // A read key may not ask this; the wait then goes on, until Ctrl-C.
     let stream = streams::look_up(reach, name).await.ok()?;
     let mut cursors = stream.cursors.iter();
     let row = cursors.find(|row| row.condition != Condition::Flowing)?;
@@ -407,7 +408,7 @@ async fn set_aside(reach: &Reach, name: &StreamName) -> Option<Ended> {
     ))
 }
 
-/// The most of a state that is shown, in characters.
+/// Number of characters of a state that are printed.
 const STATE_SHOWN_MAX: usize = 60;
 
 async fn tell_end(
@@ -469,7 +470,7 @@ fn plain(lane: &LaneId) -> String {
     }
 }
 
-/// Waits until the last event of every stream is folded and counts.
+/// Waits until the last event of every stream is folded, and counts the folded ones.
 async fn settle(
     summary: &mut Summary,
     hook: &Name,
@@ -532,7 +533,7 @@ async fn settle(
     })
 }
 
-/// Short times with a tenth of a millisecond: `2.1ms`.
+/// Formats short times with a tenth of a millisecond: `2.1ms`.
 fn fine(long: Duration) -> String {
     match long.as_secs_f64() * 1000.0 {
         ms if ms < 100.0 => format!("{ms:.1}ms"),

@@ -1,4 +1,4 @@
-//! `serve`: the one place where store, engine and doors are put together.
+//! `serve`: starts a node. The only place where store, engine and HTTP are put together.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -107,7 +107,7 @@ pub struct Serve {
     log: Log,
 }
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Log {
     /// Short lines on a terminal, JSON elsewhere
@@ -119,7 +119,7 @@ enum Log {
 }
 
 impl Serve {
-    /// What the flags say, checked.
+    /// The configuration from the flags, checked.
     pub fn config(self, data: DataDir, matches: &ArgMatches) -> Result<Config, Trouble> {
         let redis = |text: String| text.parse().map_err(|error| no_redis(&error));
         let database = self.database.map(|text| text.parse());
@@ -145,7 +145,7 @@ impl Serve {
     }
 }
 
-/// What a node runs with, and where each value came from.
+/// The settings of the node, each with its origin.
 fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
     let setting = |name, value: String| flags::setting(matches, name, value);
     let file = || config.data.database().display().to_string();
@@ -169,10 +169,10 @@ fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
     config::Error::Redis(error.to_string())
 }
 
-/// Runs until it is told to stop, and answers what it accepted before it does.
+/// Runs until it is told to stop; accepted requests are answered before it returns.
 ///
 /// # Errors
-/// When it cannot start, or when the database failed in a way that only a restart can judge.
+/// The node cannot start, or the database failed in a way that only a restart can resolve.
 pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let is_new = !config.data.database().exists();
@@ -198,7 +198,7 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     };
     tokio::select! {
         ended = node.stop(config.grace) => ended?,
-        // Asked twice: the crash that everything here is made for.
+        // A second signal ends the process like a crash, which the store survives.
         _ = signals.next() => anyhow::bail!("stopped before everything was finished"),
     }
     match failure {
@@ -207,7 +207,7 @@ pub async fn run(config: Config, out: &mut Printer) -> anyhow::Result<Exit> {
     }
 }
 
-/// A node that is ready: its doors are open, and a row was committed.
+/// A running node that is ready: it listens, and has committed a row.
 pub struct Started {
     running: Running,
     doors: Doors,
@@ -218,10 +218,10 @@ pub struct Started {
 }
 
 impl Started {
-    /// Starts everything that the configuration asks for.
+    /// Starts everything in the configuration.
     ///
     /// # Errors
-    /// When it cannot start.
+    /// The node cannot start.
     pub async fn begin(config: &Config) -> anyhow::Result<Self> {
         let is_server = matches!(config.database, Some(Database::Postgres(_)));
         if !is_server {
@@ -239,7 +239,7 @@ impl Started {
         let metrics = Metrics::new();
         let (failed, failing) = watch::channel(None);
         let running = start(config, metrics.clone(), failed).await?;
-        // Ready means that a row was committed, not only that a port is open.
+        // Readiness means that a row was committed, not only that a port is open.
         let epoch = running.engine().store.draw_epoch().await?;
         Ok(Self {
             doors: Doors::open(config, &running, metrics, connections_max).await?,
@@ -251,24 +251,24 @@ impl Started {
         })
     }
 
-    /// Where it takes webhooks.
+    /// Address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.doors.address
     }
 
-    /// How many lanes there are.
+    /// Number of lanes.
     pub fn lanes(&self) -> u64 {
         let catalog = self.running.engine().catalog.peek();
         let sets = catalog.lane_sets.values();
         sets.map(|set| u64::from(set.lanes)).sum()
     }
 
-    /// Waits until it cannot go on, and says why.
+    /// Waits until the node cannot go on; returns the reason.
     pub async fn failed(&mut self) -> Option<String> {
         reason(&mut self.failing).await
     }
 
-    /// Answers what it accepted and finishes its turns.
+    /// Answers accepted requests and finishes running turns.
     ///
     /// # Errors
     /// Not everything was finished within `grace`.
@@ -283,7 +283,7 @@ impl Started {
     }
 }
 
-/// Waits until the engine cannot go on, and says why.
+/// Waits until the engine cannot go on; returns the reason.
 async fn reason(failing: &mut watch::Receiver<Option<String>>) -> Option<String> {
     match failing.wait_for(Option::is_some).await {
         Ok(reason) => reason.clone(),
@@ -291,12 +291,12 @@ async fn reason(failing: &mut watch::Receiver<Option<String>>) -> Option<String>
     }
 }
 
-/// How many connections the door takes. Each one is an open file. The limit of open files is raised as far
-/// as it goes, because shells give a lower one, and [`FILES_BESIDE`] of them are kept back for the database,
-/// the log and the socket.
+/// Number of connections that the node accepts. Each one is an open file. The limit of open files is
+/// raised to its maximum, because shells set a lower one, and [`FILES_BESIDE`] files are reserved for
+/// the database, the log and the socket.
 ///
 /// # Errors
-/// When the limit leaves no room for senders.
+/// The limit leaves no room for senders.
 fn connections_max() -> anyhow::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -326,13 +326,13 @@ fn connections_max() -> anyhow::Result<usize> {
     Ok(left.min(wanted))
 }
 
-/// The fewest senders that a node is worth starting for.
+/// Number of connections below which starting a node is pointless.
 const CONNECTIONS_MIN: usize = 16;
 
-/// Connections through the socket: commands and dashboards on this machine.
+/// Number of connections through the socket: commands and dashboards on this machine.
 const SOCKET_CONNECTIONS_MAX: usize = 64;
 
-/// What closing the store may take beyond the grace that requests are given.
+/// Time for closing the store, in addition to the grace time of requests.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 async fn start(
@@ -356,7 +356,8 @@ async fn start(
     Ok(Engine::start(store, node, guard, metrics, failed).await?)
 }
 
-/// Says which hooks cannot verify or sign, for want of the right key. The others work, so the node starts.
+/// Logs the hooks whose secrets cannot be decrypted. The node starts anyway, because the other hooks
+/// work.
 async fn tell_locked(store: &Store) -> anyhow::Result<()> {
     let (locked, _) = Admin::offline(store.clone()).unfit_secrets().await?;
     if !locked.is_empty() {
@@ -372,10 +373,10 @@ async fn tell_locked(store: &Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long a server that does not answer is waited for: it may be starting, as this node is.
+/// Time for which the start waits for a database that does not answer, which may itself be starting.
 const SERVER_WAIT: Duration = Duration::from_secs(10);
 
-/// How long after one try the next one comes.
+/// Interval between two attempts.
 const TRY_EVERY: Duration = Duration::from_secs(2);
 
 async fn open(
@@ -410,7 +411,7 @@ async fn open(
     }
 }
 
-/// This node among those that share its server.
+/// This node, among the nodes that share its database.
 async fn node(config: &Config, store: &Store) -> anyhow::Result<Node> {
     let data_dir = lock::word(&config.data)?;
     let redis = match &config.redis {
@@ -424,7 +425,7 @@ async fn node(config: &Config, store: &Store) -> anyhow::Result<Node> {
     })
 }
 
-/// The listeners, and what answers behind them.
+/// The listeners and the tasks that answer their requests.
 struct Doors {
     open: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -484,14 +485,14 @@ impl Doors {
         })
     }
 
-    /// Accepts nothing more and answers what is on its way.
+    /// Stops accepting, and answers running requests.
     async fn close(mut self) {
         self.stop.send_replace(true);
         while self.open.join_next().await.is_some() {}
     }
 }
 
-/// That a port cannot be had, with who may have it.
+/// The error of a port that cannot be used, with its present user if known.
 fn not_listening(error: std::io::Error, address: SocketAddr) -> anyhow::Error {
     if error.kind() != std::io::ErrorKind::AddrInUse {
         return error.into();
@@ -503,7 +504,7 @@ fn not_listening(error: std::io::Error, address: SocketAddr) -> anyhow::Error {
         .into()
 }
 
-/// Looks at everything once a second, for all who watch, and for the other nodes.
+/// Runs the monitor once a second, for all viewers and for the reports to other nodes.
 async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
     let mut kept = Instant::now();
     while !*stopping.borrow() {
@@ -525,13 +526,13 @@ async fn keep(admin: &Admin) {
     }
 }
 
-/// How often what is normal is stored.
+/// Interval at which baselines are stored.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// How often everything is looked at.
+/// Interval of the monitor.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 
-/// The set-up in words.
+/// The kind of set-up in words.
 fn set_up(config: &Config) -> String {
     let database = match &config.database {
         Some(Database::Postgres(_)) => "Postgres",
@@ -543,7 +544,7 @@ fn set_up(config: &Config) -> String {
     }
 }
 
-/// The first lines of a node, which end in `ready`.
+/// Prints the first lines of a node, which end in `ready`.
 fn greet(
     config: &Config,
     is_new: bool,
@@ -556,7 +557,7 @@ fn greet(
     let data = config.data.path().display();
     tracing::info!(version, node, %data, %address, epoch, "ready");
     if config.log == config::Log::Json {
-        // Whatever reads the log reads JSON, from the first byte.
+        // With a JSON log, stderr contains only JSON.
         return Ok(());
     }
     let new = if is_new { " (new)" } else { "" };
@@ -590,7 +591,7 @@ fn greet(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// None where it is ignored, as `nohup` wants it.
+    /// `None` if the signal is ignored, as by `nohup`.
     hangup: Option<Signal>,
 }
 
@@ -621,7 +622,7 @@ impl Signals {
     }
 }
 
-/// True if the process that started this one has the signal ignored. Known on Linux only.
+/// True if the parent process has set the signal to be ignored. Known on Linux only.
 fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what a packager puts beside the binary.
+//! `completions` and `man`: files for packages.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use super::{Exit, Printer, Trouble, complete, help, tree};
 
-/// The shells whose completions are shipped, and in which files.
+/// The shells whose completions are shipped, with their file names.
 const SHELLS: [(&str, &str); 3] = [
     ("bash", "hooklane.bash"),
     ("zsh", "_hooklane"),
@@ -37,7 +37,7 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Does what the verb says.
+    /// Runs the verb.
     pub fn run(self, out: &mut Printer) -> anyhow::Result<Exit> {
         if let Some(dir) = &self.dir {
             make(dir)?;
@@ -66,7 +66,7 @@ pub struct Man {
 }
 
 impl Man {
-    /// Does what the verb says.
+    /// Runs the verb.
     pub fn run(self, out: &mut Printer) -> anyhow::Result<Exit> {
         match &self.dir {
             Some(dir) => {
@@ -84,7 +84,7 @@ impl Man {
     }
 }
 
-/// The tree in which every command knows its whole name.
+/// The tree in which every command knows its full name.
 fn built() -> clap::Command {
     let mut tree = tree().disable_help_subcommand(true);
     tree.build();

@@ -1,4 +1,4 @@
-//! `state`: what a reduce handler made of a stream's events.
+//! `state`: shows and rebuilds the state of a stream.
 
 mod rebuild;
 
@@ -20,11 +20,11 @@ use crate::text::quoted;
 #[derive(Subcommand)]
 pub enum State {
     Show(Show),
-    Rebuild(rebuild::Again),
+    Rebuild(rebuild::RebuildStates),
 }
 
 impl State {
-    /// Does what the verb says, and waits for its end for `limit` at most.
+    /// Runs the verb, and waits for its end, for `limit` at most.
     pub async fn run(
         self,
         reach: &Reach,
@@ -58,7 +58,7 @@ pub struct Show {
     from_checkpoints: bool,
 }
 
-/// Where the state of a stream is read.
+/// The path of a stream's state.
 pub fn path(stream: &StreamName, more: &[(&str, Option<String>)]) -> String {
     let key = Some(stream.key.as_str().to_owned());
     let mut query = vec![("stream", key.filter(|key| !key.is_empty()))];
@@ -72,14 +72,15 @@ impl Show {
         let state: api::State = match reach.get(&path(&self.stream, &[])).await {
             Ok(state) => state,
             Err(error) => {
-                // Operators learn which name was perhaps meant; readers, only that there is none.
+                // An operator gets an error with a similar name; a reader only learns that there is no
+                // such stream.
                 super::streams::look_up(reach, &self.stream).await?;
                 return Err(error.into());
             }
         };
         if state.head.0 == 0 {
-            // A hook that nothing was sent to is asked in the same way as a stream that does not exist. With a
-            // key that may only read, the empty state is all there is to see.
+            // A hook without events answers like a stream that does not exist. A read key sees only the
+            // empty state.
             match super::streams::look_up(reach, &self.stream).await {
                 Ok(_)
                 | Err(client::Error::Refused {
@@ -116,10 +117,10 @@ impl Show {
     }
 }
 
-/// What today's reducer makes of the events that are in the live state.
+/// Prints the state that the present reducer computes for the events in the live state.
 fn show_rebuilt(
     live: &api::State,
-    folded: &api::FoldedTo,
+    folded: &api::FoldedState,
     stream: &StreamName,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {

@@ -1,4 +1,4 @@
-//! `status`: whether all is well, in words, and by an exit code.
+//! `status`: the health of a namespace in words and as an exit code.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -41,11 +41,11 @@ pub struct Status {
     ours: bool,
 }
 
-/// How often it is looked at.
+/// Interval of watching.
 const EVERY: Duration = Duration::from_secs(1);
 
 impl Status {
-    /// Asks, says, and judges.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let namespace = Some(self.namespace.to_string());
         let path = with_query("/v1/admin/snapshot", &[("namespace", namespace)]);
@@ -90,7 +90,7 @@ impl Status {
     }
 }
 
-/// What Ctrl-C says while all is not well yet.
+/// The message for Ctrl-C while waiting for recovery.
 fn stopped(after: Duration, worst: String) -> Vec<(&'static str, String)> {
     vec![
         (
@@ -102,7 +102,7 @@ fn stopped(after: Duration, worst: String) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Everything in a few lines.
+/// The snapshot in a few lines.
 fn text(snapshot: &Snapshot) -> String {
     let mut text = String::new();
     if let Some(worst) = snapshot.verdicts.first() {
@@ -158,7 +158,7 @@ fn text(snapshot: &Snapshot) -> String {
     text
 }
 
-/// When nothing was accepted, where that is over.
+/// The last outage of the database, if it is over.
 fn noted(storage: &Storage) -> String {
     storage.noted.as_ref().map_or_else(String::new, |noted| {
         format!(
@@ -170,7 +170,7 @@ fn noted(storage: &Storage) -> String {
     })
 }
 
-/// The server that keeps hints, where there is one.
+/// The Redis server, if there is one.
 fn hints(storage: &Storage) -> String {
     match (&storage.hints, &storage.hints_server) {
         (Some(outage), _) => format!(
@@ -183,7 +183,7 @@ fn hints(storage: &Storage) -> String {
     }
 }
 
-/// How the backlog changes, as the dashboard writes it: `+16/s`, `-1,207/s`, `=0/s`.
+/// Change of the backlog, as on the dashboard: `+16/s`, `-1,207/s`, `=0/s`.
 fn change(per_s: f64) -> String {
     let sign = match per_s.round() {
         0.0 => '=',
@@ -193,7 +193,7 @@ fn change(per_s: f64) -> String {
     format!("{sign}{}/s", count(per_s.abs().round() as u64))
 }
 
-/// How old what waits is: what may flow, and what may not.
+/// Ages of the oldest flowing event and the oldest event.
 fn oldest(total: &Total) -> String {
     let age = |ms: u64| duration(Duration::from_millis(ms));
     let Some(oldest) = total.oldest_ms else {
@@ -210,7 +210,7 @@ fn oldest(total: &Total) -> String {
     format!("{} {what}, {flow} flowing", age(oldest))
 }
 
-/// A line about cursors that gather events, and which one of them goes on last; nothing when there are none.
+/// A line about gathering cursors, with the one that gathers longest; empty when there are none.
 fn gathering(lanes: &[Lane]) -> String {
     let gathers = lanes.iter().filter_map(|lane| lane.gathers.as_ref());
     let cursors = gathers.clone().map(|gathers| gathers.cursors).sum();
@@ -239,7 +239,7 @@ fn elsewhere(snapshot: &Snapshot) -> String {
         .collect()
 }
 
-/// `default 8: 6 active, 1 paused, 1 drained`
+/// A namespace's lanes, such as `default 8: 6 active, 1 paused, 1 drained`.
 fn lanes_of(
     namespace: &Name,
     lanes: usize,
@@ -253,7 +253,7 @@ fn lanes_of(
     }
 }
 
-/// A verdict in two sentences, and how many more there are.
+/// A verdict in two sentences, and the number of further ones.
 fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
     let class = worst.class.word();
     let more = rest.iter().filter(|other| !other.class.is_well()).count();
@@ -274,7 +274,7 @@ fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
     )
 }
 
-/// How many lanes are in each state.
+/// Number of lanes in each mode.
 fn states(lanes: &[Lane]) -> impl Iterator<Item = (LaneState, u64)> {
     let mut states = BTreeMap::new();
     for lane in lanes {

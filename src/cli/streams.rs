@@ -1,4 +1,4 @@
-//! `streams`: cursors, one row each, and what can be done about one that is set aside.
+//! `streams`: lists cursors, and retries, skips, holds and releases them.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::reach::{Reach, with_query};
 use super::table::{self, Sheet};
 use super::{Exit, Printer, Trouble, deliveries, events, flags};
 use crate::api::{
-    Condition, Held, Hold as HoldSpec, HookRetry, List, Released, Retry as RetrySpec,
-    Skip as SkipSpec, Skipped, Stream, StreamRow, Waiting, WaitingEvent,
+    Condition, Hold as HoldSpec, HoldResult, HookRetry, List, Retry as RetrySpec, RetryResult,
+    Skip as SkipSpec, SkipResult, Stream, StreamRow, Waiting, WaitingEvent,
 };
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
@@ -31,7 +31,7 @@ pub enum Streams {
 }
 
 impl Streams {
-    /// Does what the verb says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::List(list) => list.run(reach, out).await,
@@ -155,15 +155,15 @@ impl All {
     }
 }
 
-/// What is known of a stream.
+/// A stream as the daemon knows it.
 ///
 /// # Errors
-/// That of the daemon, when there is no such stream among others.
+/// The daemon's error, for example that there is no such stream.
 pub async fn look_up(reach: &Reach, name: &StreamName) -> Result<Stream, crate::client::Error> {
     look_at(reach, name, 0).await
 }
 
-/// The same with so many of the events that wait.
+/// A stream with up to `events` waiting events of each cursor.
 async fn look_at(
     reach: &Reach,
     name: &StreamName,
@@ -243,7 +243,7 @@ fn head(stream: &Stream) -> String {
 
 const WAITING: &[&str] = &["SEQ ", "EVENT", "AGE ", "SIZE ", "BODY"];
 
-/// What a handler needs next, in order.
+/// Prints the events that a handler needs next, in order.
 fn show_waiting(waiting: &Waiting, stream: &Stream, out: &mut Printer) -> std::io::Result<()> {
     let now = Timestamp::now();
     let cells = |event: &WaitingEvent| {
@@ -322,7 +322,7 @@ pub fn cursor(row: &StreamRow) -> String {
     told
 }
 
-/// What an operator can do for a cursor that is set aside.
+/// Commands that help with a set-aside cursor.
 pub fn ways_out(row: &StreamRow) -> Vec<(&'static str, String)> {
     if row.condition == Condition::Flowing {
         return Vec::new();
@@ -373,7 +373,7 @@ pub struct Retry {
 impl Retry {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let post = Method::POST;
-        let (of, released): (String, Released) = match (self.stream, self.hook) {
+        let (of, released): (String, RetryResult) = match (self.stream, self.hook) {
             (Some(stream), _) => {
                 let stream = reach.meant(stream).await?;
                 let (of, handler) = (stream.to_string(), self.handler);
@@ -431,7 +431,7 @@ impl Hold {
             reason: self.reason,
         };
         let path = format!("{STREAMS}/hold");
-        let held: Held = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let held: HoldResult = reach.call(Method::POST, &path, Some(&spec)).await?;
         let stream = &spec.stream;
         match held.held {
             0 => out.say(format_args!("already held: {stream}"))?,
@@ -469,7 +469,7 @@ impl Release {
             handler: self.handler,
         };
         let path = format!("{STREAMS}/release");
-        let released: Released = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let released: RetryResult = reach.call(Method::POST, &path, Some(&spec)).await?;
         match released.released {
             0 => out.say(format_args!("nothing is held in {}", spec.stream))?,
             n => {
@@ -538,7 +538,7 @@ impl Skip {
             event,
         };
         let path = format!("{STREAMS}/skip");
-        let skipped: Skipped = reach.call(Method::POST, &path, Some(&spec)).await?;
+        let skipped: SkipResult = reach.call(Method::POST, &path, Some(&spec)).await?;
         let position = skipped.position;
         out.say(format_args!(
             "skipped  {}; the cursor is at {position}",
@@ -548,7 +548,8 @@ impl Skip {
         Ok(Exit::Done)
     }
 
-    /// The event that was named, whole or by its end; it must be the one the cursor needs next.
+    /// The event that was given, in full or in short form; it must be the one that the cursor needs
+    /// next.
     fn next_of(&self, row: &StreamRow) -> Result<EventId, Trouble> {
         let Some(next) = row.next else {
             let message = format!("{} -> {} is at its head", row.stream, row.handler);

@@ -1,31 +1,31 @@
-//! Tables without borders: upper-case header, two spaces, and no wider than the terminal.
+//! Tables without borders: upper-case header, two spaces, no wider than the terminal.
 //!
-//! Promises: where no width is given, nothing is left out and nothing is cut. Where one is, columns
-//! are left out in the order their table names until the rest fits with its long texts cut to
-//! [`TEXT_MIN`]; what room is left then goes to these texts, the first one first. Numbers are never
-//! cut, and what a table never leaves out stays, whatever the width.
+//! Promises: without a width nothing is omitted or cut. With one, columns are omitted in the order of
+//! [`Sheet::drops`] until the others fit with long texts cut to [`TEXT_MIN`]; the remaining width is
+//! then given to these texts, first column first. Numbers are never cut, and columns that may not be
+//! omitted are always shown.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use crate::text::printable_line;
 
-/// Between two columns.
+/// Width between two columns.
 const GAP: u16 = 2;
 
-/// Enough of a text to know it by; it is not cut any shorter.
+/// Width to which a text may be cut.
 const TEXT_MIN: u16 = 20;
 
-/// What a table shows.
+/// Content of a table.
 pub struct Sheet<'a> {
-    /// The columns; one whose title ends in a blank is aligned to the right.
+    /// Titles of the columns; a trailing blank aligns a column to the right.
     pub header: &'a [&'a str],
-    /// Titles of columns that may be left out, the first of them first.
+    /// Titles of columns that may be omitted, in this order.
     pub drops: &'a [&'a str],
-    /// As many cells as there are columns, in each.
+    /// The rows, each with one cell for each column.
     pub rows: Vec<Vec<String>>,
 }
 
-/// A table, a line a row, in `room` columns of a terminal if it must fit one.
+/// The table as lines, within `room` terminal columns if given.
 pub fn lines(sheet: &Sheet<'_>, room: Option<u16>) -> Vec<String> {
     let mut table = Table::new();
     table
@@ -53,10 +53,10 @@ pub fn lines(sheet: &Sheet<'_>, room: Option<u16>) -> Vec<String> {
     lines.map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// What makes a table fit: for each column nothing when it is left out, else how wide it may be.
+/// For each column its largest width, or `None` if it is omitted.
 fn fit(sheet: &Sheet<'_>, widths: &[u16], room: u16) -> Vec<Option<u16>> {
     let may_go = |at: usize| sheet.drops.contains(&sheet.header[at].trim_end());
-    // Numbers are never cut, and what may be left out is whole where it is not.
+    // Numbers and columns that may be omitted are not cut.
     let is_text = |at: usize| !sheet.header[at].ends_with(' ') && !may_go(at);
     let least = |at: usize| match is_text(at) {
         true => widths[at].min(TEXT_MIN),
@@ -90,7 +90,7 @@ fn squeeze(table: &mut Table, widths: &[u16], fit: &[Option<u16>]) {
     for ((column, width), max) in table.column_iter_mut().zip(widths).zip(fit) {
         match max {
             None => column.set_constraint(ColumnConstraint::Hidden),
-            // Counted with the gap behind it.
+            // The constraint includes the gap behind the column.
             Some(max) if max < width => {
                 let gap = column.padding_width();
                 column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(max + gap)))

@@ -1,4 +1,4 @@
-//! `top`: the dashboard; where there is no terminal, one plain picture of it.
+//! `top`: the dashboard; without a terminal, one plain picture.
 
 mod journal;
 mod report;
@@ -30,8 +30,8 @@ use super::reach::{Reach, encoded, with_query};
 use super::{Exit, Printer};
 use crate::api::feed::{Frame, apply, unstilled};
 use crate::api::{
-    EventRow, Hold, HookStopSpec, LaneShown, LanesSpec, List, Resize, ResizeSpec, Retry, Sample,
-    Skip, Snapshot, Stopped, Stream, Why, Window,
+    Diagnosis, EventRow, Hold, HookStopSpec, LaneDetail, LanesSpec, LanesStopped, List, Resize,
+    ResizeSpec, Retry, Sample, Skip, Snapshot, Stream, Window,
 };
 use crate::client;
 use crate::domain::event::EventId;
@@ -39,8 +39,8 @@ use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::tui::app::{App, Message, StreamShown};
+use crate::tui::effect::{Action, Effect};
 use crate::tui::theme::Theme;
-use crate::tui::want::{Action, Want};
 use crate::tui::{self, guard};
 
 /// Watch the lanes live and operate them: what is late, whose fault it is, what helps
@@ -80,16 +80,16 @@ pub struct Top {
     log_file: Option<PathBuf>,
 }
 
-/// The longest wait before a daemon that is gone is asked again.
+/// Longest pause before a lost daemon is asked again.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// How often the clock on the screen moves while nothing else does.
+/// Interval at which the clock on the screen advances while nothing else changes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The width of a picture where there is no terminal.
+/// Width of a picture without a terminal.
 const WIDTH: usize = 140;
 
-/// Whether somebody looks who can press keys.
+/// True if there is a user who can press keys.
 pub fn has_terminal() -> bool {
     let term = std::env::var("TERM").unwrap_or_default();
     stdin().is_terminal() && stdout().is_terminal() && !matches!(&*term, "" | "dumb")
@@ -109,7 +109,7 @@ impl Top {
         }
     }
 
-    /// Runs until somebody quits.
+    /// Runs until the user quits.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let var = |name: &str| std::env::var(name).ok();
         let mut theme = Theme::of(var, self.ascii);
@@ -124,8 +124,8 @@ impl Top {
         if self.once || !has_terminal() || out.output() != Output::Table {
             return picture(app, journal, reach, out).await;
         }
-        // The first answer is waited for on the terminal as it is: an error is read there.
-        let first = reach.get(&Asked::of(&app).path(ONCE)).await?;
+        // The first answer is awaited before the screen is taken over, so that an error is readable.
+        let first = reach.get(&SnapshotRequest::of(&app).path(ONCE)).await?;
         app.update(Message::Snapshot(Box::new(first)));
         guard::on_panic(move |panic| report::report(panic, self.log_file.as_deref()));
         guard::watch()?;
@@ -144,7 +144,7 @@ fn window(text: &str) -> Result<Window, &'static str> {
     text.parse()
 }
 
-/// Where the daemon is, in a word or two.
+/// Short description of where the daemon is.
 fn place(reach: &Reach) -> String {
     match reach {
         Reach::Daemon(client) => match client.target() {
@@ -158,14 +158,14 @@ fn place(reach: &Reach) -> String {
     }
 }
 
-/// What the dashboard asks for.
-struct Asked {
+/// The snapshot that the dashboard requests.
+struct SnapshotRequest {
     namespace: Name,
     window: Window,
     interval: Duration,
 }
 
-impl Asked {
+impl SnapshotRequest {
     fn of(app: &App) -> Self {
         Self {
             namespace: app.namespace.clone(),
@@ -189,7 +189,7 @@ async fn picture(
     reach: &Reach,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {
-    let snapshot: Snapshot = reach.get(&Asked::of(&app).path(ONCE)).await?;
+    let snapshot: Snapshot = reach.get(&SnapshotRequest::of(&app).path(ONCE)).await?;
     if !out.object(&snapshot)? {
         app.now = Timestamp::now();
         let message = Message::Snapshot(Box::new(snapshot));
@@ -202,14 +202,14 @@ async fn picture(
     Ok(Exit::Done)
 }
 
-/// A snapshot a line, for as long as somebody reads.
+/// Prints a snapshot per line until the output is closed.
 async fn lines(
     app: &App,
     mut journal: Option<Journal>,
     reach: &Reach,
     out: &mut Printer,
 ) -> anyhow::Result<Exit> {
-    let mut feed = Feed::open(reach, &Asked::of(app)).await?;
+    let mut feed = Feed::open(reach, &SnapshotRequest::of(app)).await?;
     let mut shown = Instant::now();
     let mut is_first = true;
     while let Some(snapshot) = feed.next().await? {
@@ -225,14 +225,14 @@ async fn lines(
     Ok(Exit::Done)
 }
 
-/// A little less than this: seconds are not all as long as each other.
+/// Slightly less than the interval, because snapshots do not come at exact intervals.
 fn almost(interval: Duration) -> Duration {
     interval.saturating_sub(TICK / 2)
 }
 
 const LIVE: &str = "/v1/admin/snapshot/live";
 
-/// What the daemon tells, put together.
+/// The live feed, with the snapshot assembled so far.
 struct Feed {
     followed: client::Followed,
     value: Value,
@@ -241,7 +241,7 @@ struct Feed {
 }
 
 impl Feed {
-    async fn open(reach: &Reach, asked: &Asked) -> anyhow::Result<Self> {
+    async fn open(reach: &Reach, asked: &SnapshotRequest) -> anyhow::Result<Self> {
         Ok(Self {
             followed: reach.follow(&asked.path(LIVE)).await?,
             value: Value::Null,
@@ -250,7 +250,7 @@ impl Feed {
         })
     }
 
-    /// The snapshot after the next message; none when the daemon ends it.
+    /// The snapshot after the next message; `None` when the daemon ends the feed.
     async fn next(&mut self) -> anyhow::Result<Option<Snapshot>> {
         let next = tokio::time::timeout(SILENT, self.followed.next()).await;
         let Some(text) = next.context("no news from the daemon for 3s")?? else {
@@ -278,15 +278,15 @@ impl Feed {
     }
 }
 
-/// How long a daemon may be silent before it counts as lost.
+/// Silence of the daemon after which it counts as lost.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// Draws and obeys until somebody quits; says whether the screen shall stay behind.
+/// Draws and handles input until the user quits; true if the screen should remain visible.
 async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> anyhow::Result<bool> {
     let mut terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
     let (told, mut messages) = mpsc::unbounded_channel();
     keys(told.clone())?;
-    let follow = |app: &App| Box::pin(feed(Asked::of(app), reach, told.clone()));
+    let follow = |app: &App| Box::pin(feed(SnapshotRequest::of(app), reach, told.clone()));
     let mut following = follow(app);
     let mut asked: FuturesUnordered<LocalBoxFuture<'_, Message>> = FuturesUnordered::new();
     let mut clock = tokio::time::interval(TICK);
@@ -316,32 +316,32 @@ async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> any
             journal = None;
             app.note = Some(format!("--log-file ends here: {error}"));
         }
-        // Whatever has come meanwhile is on the next picture, too.
+        // Messages that have arrived meanwhile are handled before the next drawing.
         pending = messages.try_recv().ok();
         let Some(want) = want else {
             continue;
         };
         match want {
-            Want::Quit { leave_screen } => return Ok(leave_screen),
-            Want::Interrupt => guard::leave(130),
-            Want::Suspend => {
+            Effect::Quit { leave_screen } => return Ok(leave_screen),
+            Effect::Interrupt => guard::leave(130),
+            Effect::Suspend => {
                 guard::restore();
                 rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
                 guard::take()?;
-                // Anew, because to clear the old one means to ask it where the cursor is, and the answer goes
-                // to whoever reads keys.
+                // A new terminal object, because clearing the old one asks the terminal for its cursor
+                // position, and the key reader would get the answer.
                 terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
             }
-            Want::Copy(text) => {
-                // The clipboard of the terminal, wherever it is: OSC 52.
+            Effect::Copy(text) => {
+                // Sets the terminal's clipboard, also over ssh: OSC 52.
                 print!("\u{1b}]52;c;{}\u{7}", STANDARD.encode(&text));
                 stdout().flush()?;
                 app.note = Some(format!("copied {text}"));
             }
-            Want::Save => app.note = Some(saved(app)),
-            Want::Follow => following = follow(app),
+            Effect::Save => app.note = Some(saved(app)),
+            Effect::Follow => following = follow(app),
             want => {
-                // What is not answered yet is asked again with the next news.
+                // A request that is dropped here is repeated with the next snapshot.
                 if asked.len() < ASKED_MAX {
                     asked.push(answer(reach, app.namespace.clone(), want));
                 }
@@ -350,29 +350,29 @@ async fn show(app: &mut App, mut journal: Option<Journal>, reach: &Reach) -> any
     }
 }
 
-/// Questions that are under way at once.
+/// Number of requests under way at once.
 const ASKED_MAX: usize = 8;
 
-fn answer(reach: &Reach, namespace: Name, want: Want) -> LocalBoxFuture<'_, Message> {
+fn answer(reach: &Reach, namespace: Name, want: Effect) -> LocalBoxFuture<'_, Message> {
     match want {
-        Want::Lane(lane) => Box::pin(lane_of(reach, namespace, lane)),
-        Want::Stream(stream, handler) => Box::pin(stream_of(reach, stream, handler)),
-        Want::Events(hook, stream, count) => Box::pin(events_of(reach, hook, stream, count)),
-        Want::Event(event) => Box::pin(event_of(reach, event)),
-        Want::Plan(lanes) => Box::pin(plan(reach, namespace, lanes)),
-        Want::Do(action) => Box::pin(act(reach, namespace, action)),
+        Effect::Lane(lane) => Box::pin(lane_of(reach, namespace, lane)),
+        Effect::Stream(stream, handler) => Box::pin(stream_of(reach, stream, handler)),
+        Effect::Events(hook, stream, count) => Box::pin(events_of(reach, hook, stream, count)),
+        Effect::Event(event) => Box::pin(event_of(reach, event)),
+        Effect::Plan(lanes) => Box::pin(plan(reach, namespace, lanes)),
+        Effect::Do(action) => Box::pin(act(reach, namespace, action)),
         _ => Box::pin(std::future::ready(Message::Redraw)),
     }
 }
 
-/// A thread that reads keys: reading them waits, and nothing else may.
+/// Starts a thread that reads keys, because reading blocks.
 fn keys(told: mpsc::UnboundedSender<Message>) -> std::io::Result<()> {
     let read_all = move || {
         loop {
             let message = match read() {
                 Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Message::Key(key),
                 Ok(_) => Message::Redraw,
-                // The guard sees that the terminal is gone.
+                // The guard notices that the terminal is gone.
                 Err(_) => return,
             };
             if told.send(message).is_err() {
@@ -384,8 +384,8 @@ fn keys(told: mpsc::UnboundedSender<Message>) -> std::io::Result<()> {
     thread.spawn(read_all).map(drop)
 }
 
-/// Follows the news for ever; a daemon that is gone is asked ever less often, at least every five seconds.
-async fn feed(asked: Asked, reach: &Reach, told: mpsc::UnboundedSender<Message>) {
+/// Follows the feed until dropped. A lost daemon is asked at growing intervals of up to five seconds.
+async fn feed(asked: SnapshotRequest, reach: &Reach, told: mpsc::UnboundedSender<Message>) {
     let mut wait = Duration::ZERO;
     loop {
         let lost = match follow(&asked, reach, &told, &mut wait).await {
@@ -408,9 +408,9 @@ async fn feed(asked: Asked, reach: &Reach, told: mpsc::UnboundedSender<Message>)
     }
 }
 
-/// Tells what the daemon says until it says nothing any more.
+/// Passes on snapshots until the feed ends.
 async fn follow(
-    asked: &Asked,
+    asked: &SnapshotRequest,
     reach: &Reach,
     told: &mpsc::UnboundedSender<Message>,
     wait: &mut Duration,
@@ -434,7 +434,7 @@ async fn lane_of(reach: &Reach, namespace: Name, lane: LaneId) -> Message {
         ("top", Some("100".to_owned())),
     ];
     let path = with_query("/v1/admin/lanes/show", &query);
-    Message::Lane(said(reach.get::<LaneShown>(&path).await).map(Box::new))
+    Message::Lane(said(reach.get::<LaneDetail>(&path).await).map(Box::new))
 }
 
 async fn stream_of(reach: &Reach, name: StreamName, handler: Option<Name>) -> Message {
@@ -450,7 +450,7 @@ async fn shown_stream(
     let stream: Stream = reach
         .get(&with_query("/v1/admin/streams/show", &of_stream))
         .await?;
-    let why: Why = reach.get(&with_query("/v1/admin/why", &of_stream)).await?;
+    let why: Diagnosis = reach.get(&with_query("/v1/admin/why", &of_stream)).await?;
     let named = |row: &&crate::api::StreamRow| Some(&row.handler) == handler.as_ref();
     let selected = stream.cursors.iter().find(named);
     let behind = stream.cursors.iter().find(|row| row.behind > 0);
@@ -478,7 +478,7 @@ async fn shown_stream(
     })
 }
 
-/// Events that wait in a stream and are shown, with their bodies.
+/// Number of waiting events shown of a stream.
 const WAITING_SHOWN: usize = 10;
 
 async fn events_of(
@@ -530,7 +530,9 @@ async fn act(reach: &Reach, namespace: Name, action: Action) -> Message {
                 reason: None,
             };
             let path = format!("/v1/admin/lanes/{verb}");
-            let stopped = reach.call::<Stopped, _>(post, &path, Some(&spec)).await;
+            let stopped = reach
+                .call::<LanesStopped, _>(post, &path, Some(&spec))
+                .await;
             said(stopped).map(|_| format!("{verb} {lane}: done"))
         }
         Action::Resize(plan) => {
@@ -592,7 +594,7 @@ fn said<T>(answer: Result<T, client::Error>) -> Result<T, String> {
     answer.map_err(|error| error.to_string())
 }
 
-/// Writes the screen into a file beside the caller, and says where.
+/// Writes the screen into a file in the working directory; returns the message for the user.
 fn saved(app: &App) -> String {
     let name = format!("hooklane-{}.txt", tui::stamp(app.now));
     match std::fs::write(&name, tui::plain(app, WIDTH)) {

@@ -1,4 +1,4 @@
-//! `why`: why a stream is not at its head, what ends it, what helps.
+//! `why`: explains why a stream is not at its head, what ends that, and what helps.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, events, flags};
-use crate::api::{self, LaneState, Rejection, WhyCursor};
+use crate::api::{self, CursorDiagnosis, LaneState, Rejection};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
@@ -35,7 +35,7 @@ pub struct Why {
 }
 
 impl Why {
-    /// Asks, and says.
+    /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let event = match &self.event {
             Some(text) => Some(events::resolve(reach, text).await?),
@@ -46,7 +46,7 @@ impl Why {
             ("handler", self.handler.map(|handler| handler.to_string())),
             ("event", event.map(|event| event.to_string())),
         ];
-        let why: api::Why = reach.get(&with_query("/v1/admin/why", &query)).await?;
+        let why: api::Diagnosis = reach.get(&with_query("/v1/admin/why", &query)).await?;
         if !out.object(&why)? {
             for line in text(&why) {
                 out.line(&line)?;
@@ -56,7 +56,7 @@ impl Why {
     }
 }
 
-fn text(why: &api::Why) -> Vec<String> {
+fn text(why: &api::Diagnosis) -> Vec<String> {
     let mut lines = vec![title(why)];
     lines.extend(why.cursors.iter().map(place));
     let verdict = format!("{}  {}", why.class.word(), printable_line(&why.verdict));
@@ -98,7 +98,7 @@ fn text(why: &api::Why) -> Vec<String> {
     lines
 }
 
-/// The last rejected request in a line.
+/// The latest rejected request in a line.
 fn sample(one: &Rejection) -> String {
     let sample = &one.sample;
     let text = |field: &str| sample[field].as_str().unwrap_or("-").to_owned();
@@ -115,7 +115,7 @@ fn sample(one: &Rejection) -> String {
     )
 }
 
-fn title(why: &api::Why) -> String {
+fn title(why: &api::Diagnosis) -> String {
     let behind = why.cursors.iter().filter(|cursor| cursor.behind > 0);
     let most = behind.clone().map(|cursor| cursor.behind).max();
     if why.head.0 == 0 {
@@ -141,7 +141,7 @@ fn title(why: &api::Why) -> String {
     )
 }
 
-fn place(cursor: &WhyCursor) -> String {
+fn place(cursor: &CursorDiagnosis) -> String {
     let (handler, condition, position) =
         (&cursor.handler, cursor.condition.word(), cursor.position);
     let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
@@ -163,7 +163,7 @@ fn place(cursor: &WhyCursor) -> String {
     line + &only
 }
 
-/// `02:41:07Z`; with its day where that is not this one.
+/// Time of day such as `02:41:07Z`, with the date if it is not today.
 fn clock(at: Timestamp) -> String {
     let (text, now) = (at.to_string(), Timestamp::now().to_string());
     match (text.get(..10) == now.get(..10), text.get(11..19)) {
@@ -172,8 +172,9 @@ fn clock(at: Timestamp) -> String {
     }
 }
 
-/// Whether what waits may be our fault: how its lane and its database do, and who else is in that lane.
-fn our_side(why: &api::Why) -> String {
+/// Figures that show if hooklane itself is the cause: those of the lane, the database, and the lane's
+/// other cursors.
+fn our_side(why: &api::Diagnosis) -> String {
     let lane = &why.lane;
     let wait = Duration::from_millis(lane.turn_wait_ms.unwrap_or(0));
     let turns = match lane.state {
@@ -189,10 +190,10 @@ fn our_side(why: &api::Why) -> String {
     format!("{turns}{}, {}", commit.unwrap_or_default(), others(why))
 }
 
-/// The other cursors of the lane that have work.
-fn others(why: &api::Why) -> String {
+/// The lane's other cursors with work.
+fn others(why: &api::Diagnosis) -> String {
     let own = why.cursors.iter().filter(|cursor| cursor.behind > 0);
-    let is_aside = |cursor: &&WhyCursor| cursor.condition.is_set_aside();
+    let is_aside = |cursor: &&CursorDiagnosis| cursor.condition.is_set_aside();
     let own_aside = own.clone().filter(is_aside).count() as u64;
     let others = why.lane.cursors.saturating_sub(own.count() as u64);
     let aside = why.lane.set_aside.saturating_sub(own_aside);

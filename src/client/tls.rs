@@ -1,5 +1,5 @@
-//! TLS to what stands before a daemon: its certificate must be one that this machine trusts, as the
-//! system's store says, or the file that `SSL_CERT_FILE` names.
+//! TLS to a proxy in front of a daemon. Its certificate must be trusted by this machine, through the
+//! system's store or the file in `SSL_CERT_FILE`.
 
 use std::io::{Error, ErrorKind};
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::trust;
 
-/// Shakes hands over `stream`; `authority` is the host with its port.
+/// Does the TLS handshake over `stream`; `authority` is the host with its port.
 ///
 /// # Errors
-/// What is wrong with the certificate, with the other end, or with what this machine trusts.
+/// Describes what is wrong with the certificate, with the other end, or with this machine's trusted
+/// certificates.
 pub async fn secure(stream: TcpStream, authority: &str) -> Result<TlsStream<TcpStream>, Error> {
     let host = authority
         .rsplit_once(':')

@@ -47,11 +47,12 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Prefix of the reason of a cursor that an operator holds; the operator's name follows. The reason of a failure
-    /// begins with the event or with the destination's answer, so the two are never taken for each other.
+    /// Prefix of the reason of a cursor that an operator holds; the operator's name follows. The reason
+    /// of a failure begins with the event or with the destination's answer, so the two cannot be
+    /// confused.
     const HELD_BY: &str = "held by ";
 
-    /// Held by an operator, perhaps for a reason.
+    /// The condition of a cursor held by an operator, with an optional reason.
     pub fn held_by(operator: &str, reason: Option<&str>) -> Self {
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         Self::Held {

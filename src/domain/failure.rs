@@ -17,7 +17,7 @@ pub struct Failure {
     pub wait: Duration,
 }
 
-/// What happens to the event after a failed try.
+/// Next step for an event after a failed try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// The cursor is set aside, waiting or held.

@@ -1,6 +1,7 @@
-//! Which events a handler takes: patterns on places of an event. It passes every other event unhandled.
+//! Filters: patterns on places of an event, which choose the events that a handler takes. It skips the
+//! others.
 //!
-//! Patterns on one place are alternatives; each place that is named must match. So `/type=invoice.*` and
+//! Patterns on one place are alternatives; every named place must match. So `/type=invoice.*` and
 //! `/type=charge.*` take either type, and `/type=invoice.*` with `/livemode=true` needs both.
 
 use std::collections::BTreeMap;
@@ -15,21 +16,21 @@ use wildmatch::WildMatch;
 use super::event::Event;
 use super::place::Place;
 
-/// The most patterns of one handler.
+/// Number of patterns of a handler at most.
 pub const RULES_MAX: usize = 32;
 
-/// The longest pattern, in bytes.
+/// Length limit of a pattern, in bytes.
 const GLOB_MAX: usize = 200;
 
-/// A pattern on a place. Written `/type=invoice.*` or `header:X-GitHub-Event=push`: the first `=` divides. `*` is any
-/// text, `?` any one character; letters match in their own case.
+/// A pattern on a place, such as `/type=invoice.*` or `header:X-GitHub-Event=push`, divided at the
+/// first `=`. `*` matches any text, `?` any character; case matters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     place: Place,
     glob: WildMatch,
 }
 
-/// A text that is no pattern.
+/// Error for a text that is not a pattern.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0:?} is not a pattern: give /JSON/POINTER=PATTERN, header:NAME=PATTERN or form:NAME=PATTERN, such as '/type=invoice.*'"
@@ -52,31 +53,31 @@ impl FromStr for Rule {
     }
 }
 
-/// The patterns that stand on one place: a value there matches one of them.
+/// Patterns on the same place; a value must match one of them.
 #[derive(Debug, PartialEq)]
 struct Group {
     place: Place,
     globs: Vec<WildMatch>,
 }
 
-/// Which events a handler takes; without a pattern, all of them.
+/// Filter of a handler; without patterns, it takes all events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct Filter(Arc<[Group]>);
 
-/// Patterns that are no filter.
+/// Error for patterns that do not make a filter.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidFilter {
-    /// One of them is none.
+    /// One of the patterns is invalid.
     #[error(transparent)]
     Rule(#[from] InvalidRule),
-    /// They are too many.
+    /// There are too many patterns.
     #[error("a handler has {RULES_MAX} patterns at most, got {0}")]
     TooMany(usize),
 }
 
 impl Filter {
-    /// The filter of these patterns.
+    /// The filter with these patterns.
     ///
     /// # Errors
     /// [`InvalidFilter::TooMany`].
@@ -98,13 +99,13 @@ impl Filter {
         Ok(Self(groups.into()))
     }
 
-    /// True if it has no pattern: the handler takes every event.
+    /// True without patterns: the handler takes all events.
     pub fn takes_all(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// True if the handler takes the event. A value that is missing, empty, or neither a text, a number nor a boolean
-    /// matches no pattern.
+    /// True if the handler takes the event. No pattern matches a missing or empty value, or one that is
+    /// not a text, number or boolean.
     pub fn takes(&self, event: &Event) -> bool {
         let mut headers = None;
         self.0.iter().all(|group| {
@@ -123,7 +124,7 @@ impl Filter {
         })
     }
 
-    /// Its patterns, each as it is written.
+    /// Its patterns as text.
     pub fn rules(&self) -> impl Iterator<Item = String> {
         self.0.iter().flat_map(|group| {
             let globs = group.globs.iter();
@@ -136,7 +137,7 @@ fn headers_of(event: &Event) -> BTreeMap<String, String> {
     serde_json::from_str(&event.headers).unwrap_or_default()
 }
 
-/// For people: the patterns with commas between.
+/// Display form: the patterns, separated by commas.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.rules().collect::<Vec<_>>().join(", "))

@@ -46,7 +46,7 @@ pub struct Hook {
     pub unordered: Unordered,
     /// Rule that recognizes a repeated event.
     pub dedupe_by: DedupeBy,
-    /// Verification of its sender's signatures; none where the write key is enough.
+    /// Verification of the sender's signatures; `None` if the hook takes write keys only.
     pub verify: Option<Verify>,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
@@ -160,9 +160,9 @@ pub struct Handler {
     pub hook: HookId,
     /// Its name; `reduce` for the reduce handler.
     pub name: Name,
-    /// What it does with the events.
+    /// Work that it does with the events.
     pub work: Work,
-    /// Which events it takes; it passes the others unhandled.
+    /// Filter of the events that it takes; it skips the others.
     pub only: Filter,
     /// Version of its reducer with its filter, from 1.
     pub fold: i64,
@@ -170,27 +170,28 @@ pub struct Handler {
     pub on_error: OnError,
     /// Rule for gathering events into one turn; `None` takes them at once.
     pub debounce: Option<Debounce>,
-    /// Events that it delivers once more; `None` unless it is a replay.
+    /// The replay of a handler that exists for one; `None` for a normal handler.
     pub replay: Option<Replay>,
 }
 
-/// Stored events that a handler delivers once more.
+/// Stored events to deliver again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {
-    /// The handler.
+    /// The handler that replays them.
     pub of: HandlerId,
-    /// The stream.
+    /// Stream of the events.
     pub stream: StreamId,
-    /// The last of the events.
+    /// Last of the events.
     pub to: Seq,
 }
 
-/// What a handler does with the events of a stream.
+/// Work of a handler on the events of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// Folds them into a state.
     Reduce(Reducer),
-    /// Delivers them to a destination. Each request is signed with every one of `secrets` that is open.
+    /// Forwards events to a destination. Each request is signed with every secret in `secrets` that is
+    /// decrypted.
     Forward {
         /// Destination and limits.
         to: Forward,
@@ -202,7 +203,8 @@ pub enum Work {
 }
 
 impl Handler {
-    /// The handler that delivers `replay` as this one would: each event, at once, and held where tries are used up.
+    /// A temporary handler that delivers `replay` like this one: each event, at once, and held if the
+    /// tries are used up.
     pub fn replaying(&self, id: HandlerId, replay: Replay) -> Self {
         let mut handler = Self {
             id,
@@ -300,7 +302,8 @@ impl Debounce {
     }
 }
 
-/// How events become a state. Written as the reducer's name, `append:N`, or the file name of a script.
+/// Function that folds events into a state. Written as the reducer's name, `append:N`, or the file name
+/// of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reducer {
     /// The state is the last body.

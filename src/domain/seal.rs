@@ -16,32 +16,32 @@ use super::time::Timestamp;
 
 const VERSION: &str = "v1";
 
-/// The key that encrypts. It cannot be printed by accident: see [`SealKey::expose`].
+/// Key that encrypts secrets. `Debug` does not print it; [`SealKey::expose`] returns it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealKey([u8; 32]);
 
-/// A text that is no such key; the text is not repeated.
+/// Error for a text that is not a key. The error does not repeat the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a secret key is the base64 of 32 bytes")]
 pub struct InvalidKey;
 
-/// An encrypted secret as text: `v1.KEY.ID.TIME.BASE64`. The key's name, the id and the time are not secret, and
-/// changing one of them makes it impossible to decrypt.
+/// An encrypted secret as text: `v1.KEY.ID.TIME.BASE64`. Key id, secret id and time are readable, but
+/// authenticated: a secret in which one of them was changed no longer decrypts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sealed(Arc<str>);
 
 impl SealKey {
-    /// A new one.
+    /// Creates a random key.
     pub fn generate() -> Self {
         Self(rand::random())
     }
 
-    /// The key as its file has it.
+    /// The key in base64, as its file stores it.
     pub fn expose(&self) -> String {
         STANDARD.encode(self.0)
     }
 
-    /// Its name: it tells nothing about the key.
+    /// Id of the key, a short hash that reveals nothing about the key.
     pub fn id(&self) -> String {
         let hash = Sha256::new()
             .chain_update(b"hooklane secret key")
@@ -49,7 +49,7 @@ impl SealKey {
         hex(&hash.finalize()[..4])
     }
 
-    /// Encrypts a secret that was given at a moment.
+    /// Encrypts a secret. `at` is stored as the time at which it was given.
     pub fn seal(&self, secret: &str, at: Timestamp) -> Sealed {
         let nonce: [u8; 24] = rand::random();
         let front = format!(
@@ -70,7 +70,7 @@ impl SealKey {
         Sealed(format!("{front}.{encoded}").into())
     }
 
-    /// Decrypts; `None` if another key encrypted it, or somebody changed it.
+    /// Decrypts a secret; `None` if it was encrypted with another key or altered.
     pub fn open(&self, sealed: &Sealed) -> Option<String> {
         let (front, encoded) = sealed.0.rsplit_once('.')?;
         let bytes = STANDARD.decode(encoded).ok()?;
@@ -101,22 +101,22 @@ impl fmt::Debug for SealKey {
 }
 
 impl Sealed {
-    /// It in the database.
+    /// The text that the database stores.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name of the key that encrypted it.
+    /// Id of the key that encrypted it.
     pub fn key_id(&self) -> &str {
         self.part(1)
     }
 
-    /// The id that people use for the secret.
+    /// Id of the secret, for operators.
     pub fn id(&self) -> &str {
         self.part(2)
     }
 
-    /// When the secret was given.
+    /// Time at which the secret was given.
     pub fn at(&self) -> Timestamp {
         Timestamp::from_millis(self.part(3).parse().unwrap_or_default())
     }

@@ -1,5 +1,6 @@
-//! Secrets that sign requests or verify them. Those that sign are written as Standard Webhooks says: `whsec_` and
-//! base64. <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+//! Secrets that sign deliveries or verify senders. Signing secrets have the form of Standard Webhooks:
+//! `whsec_` and base64.
+//! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,16 +12,17 @@ use super::seal::Sealed;
 
 const PREFIX: &str = "whsec_";
 
-/// The sizes that Standard Webhooks allows, in bytes.
+/// Sizes in bytes that Standard Webhooks allows.
 const SIZES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The longest secret of a sender, in bytes: a public key of SendGrid's has 124.
+/// Size limit of a sender's secret, in bytes; a public key of SendGrid has 124.
 const SENDERS_MAX: usize = 1_000;
 
-/// The most secrets in force: two while they are rotated.
+/// Number of secrets in force at most: two during a rotation.
 pub const SECRETS_MAX: usize = 2;
 
-/// A shared secret. It cannot be printed by accident: see [`Secret::expose`]. Two are equal when their texts are.
+/// A shared secret. `Debug` does not print it; [`Secret::expose`] returns it. Two secrets are equal if
+/// their texts are.
 #[derive(Clone, Eq)]
 pub struct Secret {
     text: String,
@@ -28,19 +30,19 @@ pub struct Secret {
     sealed: Option<Sealed>,
 }
 
-/// A text that is no secret; the text is not repeated.
+/// Error for a text that is not a secret. The error does not repeat the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidSecret {
-    /// No secret that signs.
+    /// Not a signing secret.
     #[error("a secret is whsec_ and the base64 of 24 to 64 bytes")]
     Signing,
-    /// No secret of a sender.
+    /// Not a secret of a sender.
     #[error("the secret is empty, longer than {SENDERS_MAX} bytes, or has more than one line")]
     Sender,
 }
 
 impl Secret {
-    /// A new one of 32 random bytes, to sign with.
+    /// Creates a signing secret of 32 random bytes.
     pub fn generate() -> Self {
         let bytes = rand::random::<[u8; 32]>().to_vec();
         let text = format!("{PREFIX}{}", STANDARD.encode(&bytes));
@@ -51,10 +53,10 @@ impl Secret {
         }
     }
 
-    /// The secret that a sender signs with, as it was given, without the white space around it.
+    /// A secret of a sender, from its text without surrounding white space.
     ///
     /// # Errors
-    /// [`InvalidSecret::Sender`] for a text that no provider gives out.
+    /// [`InvalidSecret::Sender`] if the text is empty, too long or has several lines.
     pub fn of_sender(text: &str) -> Result<Self, InvalidSecret> {
         let text = text.trim();
         let is_pem = text.starts_with("-----");
@@ -69,17 +71,17 @@ impl Secret {
         })
     }
 
-    /// The key of the HMAC.
+    /// The bytes used as the key of the HMAC.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The secret as people configure it.
+    /// The secret as text, as an operator configures it.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The same, as the database has it.
+    /// The same secret, with its encrypted form.
     pub fn with_sealed(self, sealed: Sealed) -> Self {
         Self {
             sealed: Some(sealed),
@@ -87,7 +89,7 @@ impl Secret {
         }
     }
 
-    /// It as the database has it; `None` until it was stored encrypted.
+    /// The encrypted form; `None` before the secret is stored encrypted.
     pub fn sealed(&self) -> Option<&Sealed> {
         self.sealed.as_ref()
     }
@@ -102,7 +104,7 @@ impl PartialEq for Secret {
 impl FromStr for Secret {
     type Err = InvalidSecret;
 
-    /// Reads a secret that signs.
+    /// Parses a signing secret.
     fn from_str(text: &str) -> Result<Self, InvalidSecret> {
         let text = text.trim();
         let encoded = text.strip_prefix(PREFIX).ok_or(InvalidSecret::Signing)?;
@@ -125,17 +127,17 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The secrets of a hook or a handler, the newest first.
+/// The secrets of a hook or a handler, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secrets {
-    /// Those in force.
+    /// The secrets in force, decrypted.
     pub open: Vec<Secret>,
-    /// Those that this node cannot decrypt.
+    /// The secrets that this node cannot decrypt.
     pub locked: Vec<Sealed>,
 }
 
 impl Secrets {
-    /// One alone.
+    /// A set of one secret.
     pub fn one(secret: Secret) -> Self {
         Self {
             open: vec![secret],
@@ -143,7 +145,8 @@ impl Secrets {
         }
     }
 
-    /// With `new` in front, and the newest of those before; a secret that is there already changes nothing.
+    /// The set with `new` in front and older secrets up to [`SECRETS_MAX`]. A secret that is already in
+    /// the set changes nothing.
     pub fn with(&self, new: Secret) -> Self {
         let mut all = self.clone();
         if !all.open.contains(&new) {
@@ -153,7 +156,7 @@ impl Secrets {
         all
     }
 
-    /// Without the one of this id; `None` if none has it.
+    /// The set without the secret with this id; `None` if there is no such secret.
     pub fn without(&self, id: &str) -> Option<Self> {
         let mut rest = self.clone();
         let is_meant = |sealed: &Sealed| sealed.id() == id;
@@ -164,7 +167,7 @@ impl Secrets {
         (count(&rest) < count(self)).then_some(rest)
     }
 
-    /// True if there are secrets and none can be used.
+    /// True if there are secrets but none can be decrypted.
     pub fn is_locked(&self) -> bool {
         self.open.is_empty() && !self.locked.is_empty()
     }

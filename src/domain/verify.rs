@@ -1,8 +1,8 @@
-//! Senders that sign: which scheme a hook checks, with which secrets, and the verdict on one request.
+//! Signed senders: the signature scheme and secrets of a hook, and the check of a request.
 //!
-//! Promises: the raw bytes are checked before anything of them is parsed, each comparison takes constant time and the
-//! full length, and no bytes in a header make it panic. Each scheme is a file of its own beside this one, which names
-//! the provider's documentation.
+//! Promises: signatures are verified over the raw bytes, and nothing parsed from them counts before;
+//! each comparison takes constant time over the full length; no header can cause a panic. Each scheme
+//! has a file beside this one, which links the provider's documentation.
 
 pub mod claim;
 pub mod custom;
@@ -32,13 +32,13 @@ use super::place::Place;
 use super::secret::{Secret, Secrets};
 use super::time::Timestamp;
 
-/// Largest difference between a sender's clock and ours, unless the hook says otherwise.
+/// Default for the largest difference between a sender's clock and ours.
 pub const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
 
-/// Largest tolerance that a hook may have.
+/// Limit of the tolerance that a hook can set.
 pub const TOLERANCE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// The words of the schemes, for messages and completion.
+/// Names of the schemes, for messages and completion.
 pub const WORDS: [&str; 13] = [
     "stripe",
     "github",
@@ -55,7 +55,7 @@ pub const WORDS: [&str; 13] = [
     "hmac:PARTS",
 ];
 
-/// A provider's way to sign.
+/// Signature scheme of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// See `stripe.rs`.
@@ -89,38 +89,38 @@ pub enum Scheme {
 /// A text that names no scheme.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidScheme {
-    /// PayPal signs with a certificate that has to be fetched, or asks a service of its own.
+    /// PayPal signs with a certificate that must be fetched, or offers a service that verifies.
     #[error(
         "paypal cannot be verified without asking PayPal about each event. Next: give the sender a write key in its \
          URL, /in/HOOK/KEY, and check each event with PayPal in a handler"
     )]
     PayPal,
-    /// None that is known.
+    /// No known scheme has this name.
     #[error("{0:?} is not a scheme: {list}, or none for the write key alone", list = WORDS.join(", "))]
     Unknown(String),
-    /// The parts of `hmac:` say nothing sensible.
+    /// The parts after `hmac:` are invalid.
     #[error("hmac: {0}")]
     Hmac(#[from] InvalidCustom),
 }
 
-/// The verification that a hook does for each request.
+/// Signature verification of a hook's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verify {
-    /// The sender's way to sign.
+    /// The signature scheme.
     pub scheme: Scheme,
-    /// Largest difference between the sender's clock and ours.
+    /// Largest accepted difference between the sender's clock and ours.
     pub tolerance: Duration,
-    /// The URL that the sender has, for the schemes that sign it.
+    /// The URL configured at the sender, for schemes that sign it.
     pub public_url: Option<String>,
-    /// The secrets of the sender.
+    /// Secrets shared with the sender.
     pub secrets: Secrets,
 }
 
 impl Verify {
-    /// The verdict on a request that came to `path_and_query`.
+    /// Verifies a request.
     ///
     /// # Errors
-    /// [`Rejected`]; nothing of it is for the sender.
+    /// [`Rejected`] with the cause, which must not be told to the sender.
     pub fn check(&self, request: &Request<'_>, now: Timestamp) -> Result<(), Rejected> {
         let keys = self
             .secrets
@@ -131,7 +131,8 @@ impl Verify {
         claim.check(keys, request.body, now, self.tolerance)
     }
 
-    /// The URL that the sender has: that of the hook, with the query that came unless the hook's has one.
+    /// The URL configured at the sender. The query of the request is appended unless the configured URL
+    /// has its own.
     pub fn url(&self, query: Option<&str>) -> Cow<'_, str> {
         let url = self.public_url.as_deref().unwrap_or_default();
         match query.filter(|query| !query.is_empty() && !url.contains('?')) {
@@ -142,10 +143,10 @@ impl Verify {
 }
 
 impl Scheme {
-    /// Reads the signatures of a request and the bytes that they are for.
+    /// Reads the signatures of a request and the signed bytes.
     ///
     /// # Errors
-    /// [`Rejected`] when it has no signature, or none that can be read.
+    /// [`Rejected`] if the request has no signature, or an unreadable one.
     pub fn claim<'r>(&self, request: &Request<'r>) -> Result<Claim<'r>, Rejected> {
         match self {
             Self::Stripe => stripe::claim(request),
@@ -164,7 +165,8 @@ impl Scheme {
         }
     }
 
-    /// The key that a secret stands for; empty, which makes no signature, for a secret that stands for none.
+    /// The key for a secret. It is empty, and then matches no signature, if the secret is invalid for
+    /// the scheme.
     pub fn key<'s>(&self, secret: &'s Secret) -> Cow<'s, [u8]> {
         match self {
             Self::Standard => standard::key(secret.expose()).unwrap_or_default().into(),
@@ -172,10 +174,10 @@ impl Scheme {
         }
     }
 
-    /// Checks that a secret can be one of this scheme.
+    /// Checks that a secret has the form that the scheme needs.
     ///
     /// # Errors
-    /// In words, what it should be.
+    /// A description of the expected form.
     pub fn fits(&self, secret: &Secret) -> Result<(), &'static str> {
         match self {
             Self::Standard if standard::key(secret.expose()).is_none() => {
@@ -188,7 +190,7 @@ impl Scheme {
         }
     }
 
-    /// Its word in tables.
+    /// Name of the scheme in tables.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Stripe => "stripe",
@@ -207,7 +209,7 @@ impl Scheme {
         }
     }
 
-    /// True if the sender signs its URL, which the hook must know then.
+    /// True if the signature covers the URL, which the hook must then know.
     pub fn signs_url(&self) -> bool {
         match self {
             Self::Twilio | Self::Square | Self::HubSpot => true,
@@ -216,7 +218,8 @@ impl Scheme {
         }
     }
 
-    /// True if a repeat of an old request is refused by its time. Otherwise only the delivery id tells it.
+    /// True if the signature covers a time, so that old requests cannot be replayed. Otherwise only the
+    /// delivery id reveals a replay.
     pub fn signs_time(&self) -> bool {
         match self {
             Self::GitHub | Self::Shopify | Self::Twilio | Self::GitLab | Self::Square => false,
@@ -225,8 +228,9 @@ impl Scheme {
         }
     }
 
-    /// Where the provider's id of a delivery stands: the same when it sends a delivery again. None where the provider
-    /// gives none. Twilio's SIDs name a message, which has several events; its token names the delivery.
+    /// Place of the provider's delivery id, which stays the same on a redelivery; `None` if the
+    /// provider sends none. Twilio's SIDs name a message, which has several events; its idempotency
+    /// token names the delivery.
     pub fn delivery_id(&self) -> Option<Place> {
         let header = |name: &str| Some(Place::Header(name.to_owned()));
         let body = |pointer: &str| Some(Place::Body(pointer.to_owned()));

@@ -1,5 +1,5 @@
-//! Tells readers that wait (`min_seq`, `watch`) that a stream's state has moved. Costs nothing while
-//! nobody waits.
+//! Notifies readers (`min_seq`, `watch`) when a stream's state has moved. Costs nothing while no one
+//! waits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::domain::event::StreamId;
 
-/// The streams that somebody watches.
+/// The streams that are being watched.
 #[derive(Default)]
 pub struct Applied {
     watched: Mutex<HashMap<StreamId, watch::Sender<()>>>,
@@ -17,7 +17,7 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Is told of every move of `stream` from now on. Look at the state after this returns.
+    /// A receiver that changes with every move of `stream` from now on. Read the state after this call.
     pub fn watch(&self, stream: StreamId) -> watch::Receiver<()> {
         let mut watched = self.watched.lock();
         watched.retain(|_, sender| sender.receiver_count() > 0);
@@ -29,7 +29,7 @@ impl Applied {
         receiver
     }
 
-    /// Notes that the states of these streams have moved.
+    /// Reports that the states of these streams have moved.
     pub fn moved(&self, streams: impl Iterator<Item = StreamId>) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;

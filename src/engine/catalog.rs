@@ -1,5 +1,5 @@
-//! The configuration as last read: hooks, handlers, keys, lane sets. One way to learn of a change,
-//! whoever made it: the version in the database.
+//! The configuration as last read: hooks, handlers, keys, lane sets. Every change, by any node, is
+//! noticed in one way: by the version in the database.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,90 +24,91 @@ use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis, since_boot};
 use crate::store::{Configuration, Error, HookStop, LaneMode, LastUse, NamespaceMove, Store};
 
-/// For how long a configuration that was read may be used to judge keys, by the clock that counts while the
-/// machine sleeps.
+/// Age up to which a configuration may be used to judge keys, by a clock that counts while the machine
+/// sleeps.
 pub const TRUSTED_FOR: Duration = Duration::from_secs(2);
 
-/// How long who judges a key waits for a configuration that may be used for that.
+/// Time for which judging a key waits for a fresh enough configuration.
 const READ_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How long a read may take before the log says so.
+/// Duration of a read above which it is logged.
 const SLOW_READ: Duration = Duration::from_secs(1);
 
-/// Hands out the newest [`Snapshot`].
+/// Holds the newest [`Snapshot`].
 pub struct Catalog {
     store: Store,
     now: ArcSwap<Snapshot>,
-    /// When the newest snapshot was known to be that of the database, in milliseconds since boot: the moment
-    /// before the question, not the one of the answer.
+    /// Time at which the newest snapshot was known to be current, in milliseconds since boot: the time
+    /// before the query, not that of its answer.
     current_at: AtomicI64,
-    /// Reads one at a time, so that an older one never replaces a newer one.
+    /// Allows one read at a time, so that an older snapshot never replaces a newer one.
     reading: tokio::sync::Mutex<()>,
-    /// Changes with every look at the database that has succeeded.
+    /// Changes with every successful read of the version.
     looked: watch::Sender<()>,
-    /// Asks for such a look.
+    /// Requests a read of the version.
     wanted: Notify,
     uses: Mutex<HashMap<i64, Use>>,
 }
 
-/// The last use of a key here.
+/// Last use of a key on this node.
 struct Use {
     last: LastUse,
     is_stored: bool,
 }
 
-/// Everything as it stood at one version.
+/// The configuration at one version.
 #[derive(Default)]
 pub struct Snapshot {
-    /// Which version.
+    /// The version.
     pub version: i64,
     /// Hooks by name.
     pub hooks: HashMap<Name, Arc<Hook>>,
     /// Hooks by number.
     pub hooks_by_id: HashMap<HookId, Arc<Hook>>,
-    /// Handlers by number, with those that are replays.
+    /// Handlers by id, including those of replays.
     pub handlers: HashMap<HandlerId, Arc<Handler>>,
-    /// Keys by the public part of their text, revoked and expired ones too. Only [`Trusted`] shows them.
+    /// Keys by the public part of their text, including revoked and expired ones. Accessible only
+    /// through [`Trusted`].
     pub(super) keys: HashMap<KeyId, LiveKey>,
     /// The newest lane set of each namespace.
     pub lane_sets: HashMap<Name, LaneSet>,
-    /// When each namespace is late.
+    /// Thresholds of each namespace.
     pub thresholds: HashMap<Name, Thresholds>,
-    /// What is stopped.
+    /// Stops of lanes and hooks.
     pub stops: Stops,
-    /// Replays under way, with their numbers.
+    /// Running replays by number.
     pub replays: Vec<(HandlerId, Replay)>,
 }
 
-/// What an operator has stopped, and whose lanes hooks use: what decides whether and where a cursor moves.
+/// Everything that decides whether a cursor may move: stops of lanes and hooks, and drain marks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stops {
-    /// Lanes that do not just take turns.
+    /// Lanes in another mode than `active`.
     pub lanes: HashMap<LaneId, LaneMode>,
-    /// Up to where cursors of draining lanes move.
+    /// Drain marks of cursors in draining lanes.
     pub marks: HashMap<CursorId, Position>,
     /// Hooks whose cursors take no turns.
     pub hooks: HashMap<HookId, HookStop>,
 }
 
-/// The lanes of a set, as far as they drain.
+/// State of draining in a lane set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drain {
-    /// None has to be looked at.
+    /// No lane needs to be checked.
     None,
-    /// These may have reached their marks.
+    /// These lanes may have reached their marks.
     UnderWay(Vec<LaneId>),
-    /// All have: a resize may have waited for that.
+    /// All lanes are drained, which a planned resize may be waiting for.
     Done,
 }
 
 impl Stops {
-    /// The hooks on their way to another namespace.
+    /// The moves of hooks to another namespace that are under way.
     pub fn moving(&self) -> impl Iterator<Item = &NamespaceMove> {
         self.hooks.values().filter_map(|stop| stop.moving.as_ref())
     }
 
-    /// What is to be seen to about the lanes of a set that drain.
+    /// State of draining in a lane set.
     pub fn drain(&self, set: &LaneSet) -> Drain {
         let has = |lane: &LaneId, mode| self.mode(lane) == mode;
         let draining: Vec<_> = set.ids().filter(|lane| has(lane, Mode::Draining)).collect();
@@ -120,26 +121,26 @@ impl Stops {
         }
     }
 
-    /// What a lane does.
+    /// Mode of a lane.
     pub fn mode(&self, lane: &LaneId) -> Mode {
         self.lanes.get(lane).map_or(Mode::Active, |lane| lane.mode)
     }
 }
 
-/// A key, and the second in which it was last noted as used.
+/// A key, with the second in which its use was last recorded.
 pub struct LiveKey {
     /// The key.
     pub key: Key,
-    /// What it has left of its rate, if it has one.
+    /// Its token bucket, if it has a limit.
     pub bucket: Option<Arc<Bucket>>,
     noted: AtomicI64,
 }
 
-/// A snapshot that is new enough to judge keys by.
+/// A snapshot that is fresh enough to judge keys by.
 pub struct Trusted(Guard<Arc<Snapshot>>);
 
 impl Trusted {
-    /// A key by the public part of its text, revoked and expired ones too.
+    /// A key by the public part of its text, also a revoked or expired one.
     pub fn key(&self, id: KeyId) -> Option<&LiveKey> {
         self.0.keys.get(&id)
     }
@@ -153,7 +154,7 @@ impl Deref for Trusted {
     }
 }
 
-/// The configuration was read too long ago to judge a key by it, and could not be read again in time.
+/// The configuration is too old to judge keys by, and could not be read in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the database does not say in time which keys are good")]
 pub struct Stale;
@@ -179,16 +180,16 @@ impl Catalog {
         self.now.load_full()
     }
 
-    /// The same, for who only looks at it.
+    /// Borrows the configuration as last read.
     pub fn peek(&self) -> Guard<Arc<Snapshot>> {
         self.now.load()
     }
 
-    /// The configuration for who judges keys: less than [`TRUSTED_FOR`] old. When the last look at the database
-    /// is longer ago, as after the process stood still, this waits for another one.
+    /// The configuration for judging keys, less than [`TRUSTED_FOR`] old. Waits for another read when
+    /// the last one is older, for example after the process was suspended.
     ///
     /// # Errors
-    /// [`Stale`] when there was none in time.
+    /// [`Stale`] when it could not be read in time.
     pub async fn trusted(&self) -> Result<Trusted, Stale> {
         if let Some(trusted) = self.trusted_now() {
             return Ok(trusted);
@@ -205,44 +206,44 @@ impl Catalog {
         };
         tokio::select! {
             trusted = timeout(READ_WAIT_MAX, next) => trusted.ok().flatten().ok_or(Stale),
-            // No look will end in time.
+            // A silent database will not answer in time.
             () = self.store.falls_silent() => Err(Stale),
         }
     }
 
-    /// The same, if nothing has to be waited for.
+    /// The configuration for judging keys, if that is possible without waiting.
     pub fn trusted_now(&self) -> Option<Trusted> {
-        // The moment first: the snapshot is that one or a newer one.
+        // The time is read first, so the snapshot is the one of that time or a newer one.
         let current_at = self.current_at.load(Ordering::Acquire);
         let trusted = Trusted(self.now.load());
         let age = millis(since_boot()).saturating_sub(current_at);
         (age < millis(TRUSTED_FOR)).then_some(trusted)
     }
 
-    /// Waits until the database has been looked at once more, or for `longest`.
+    /// Waits for the next read of the version, for at most `longest`.
     pub async fn looked(&self, longest: Duration) {
         let _ = timeout(longest, self.looked.subscribe().changed()).await;
     }
 
-    /// Waits until somebody needs a look at the database, or for `longest`.
+    /// Waits until a read of the version is requested, for at most `longest`.
     pub async fn wanted(&self, longest: Duration) {
         let _ = timeout(longest, self.wanted.notified()).await;
     }
 
-    /// Reads the configuration again though its version is the same: another server may have had other
-    /// changes.
+    /// Reads the configuration even if its version is unchanged, because another server may have had
+    /// other changes.
     ///
     /// # Errors
-    /// Those of the database; what was read before stays.
+    /// Errors of the database; the old configuration stays in force.
     pub async fn reload(&self) -> Result<(), Error> {
         let _one = self.reading.lock().await;
         self.read().await
     }
 
-    /// Reads the configuration again if its version has changed; says whether it had.
+    /// Reads the configuration if its version has changed; true if it had.
     ///
     /// # Errors
-    /// Those of the database; the old configuration stays in force.
+    /// Errors of the database; the old configuration stays in force.
     pub async fn refresh(&self) -> Result<bool, Error> {
         let _one = self.reading.lock().await;
         let asked = since_boot();
@@ -254,8 +255,8 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Reads and publishes one snapshot. One that others change meanwhile is published too: it is whole, and
-    /// while the configuration changes all the time there is no other.
+    /// Reads and publishes one snapshot, even if the configuration is changed meanwhile: the snapshot
+    /// is consistent, and under constant changes there would be no other one.
     async fn read(&self) -> Result<(), Error> {
         let asked = since_boot();
         let configuration = self.store.configuration().await?;
@@ -274,13 +275,13 @@ impl Catalog {
         Ok(())
     }
 
-    /// Notes that the newest snapshot was that of the database at a moment.
+    /// Records that the newest snapshot was current at this time.
     fn was_current(&self, asked: Duration) {
         self.current_at.store(millis(asked), Ordering::Release);
         self.looked.send_replace(());
     }
 
-    /// Notes that a key was used; cheap, as it acts once a second and key at most.
+    /// Records that a key was used. Cheap: it acts once per key and second.
     pub fn key_used(&self, live: &LiveKey, at: Timestamp, from: Option<IpAddr>) {
         let second = at.as_millis() / 1_000;
         if live.noted.swap(second, Ordering::Relaxed) != second {
@@ -293,7 +294,7 @@ impl Catalog {
         }
     }
 
-    /// Stores which keys were used since the last time.
+    /// Stores the uses of keys since the last call.
     pub async fn store_uses(&self) -> Result<(), Error> {
         let mut uses = Vec::new();
         for (number, used) in self.uses.lock().iter_mut().filter(|(_, u)| !u.is_stored) {
@@ -306,24 +307,24 @@ impl Catalog {
         }
     }
 
-    /// When a key, by its number, was last used here, stored or not.
+    /// Last use of a key on this node, stored or not.
     pub fn last_use(&self, number: i64) -> Option<LastUse> {
         self.uses.lock().get(&number).map(|used| used.last.clone())
     }
 }
 
 impl Snapshot {
-    /// When a namespace is late.
+    /// Thresholds of a namespace.
     pub fn thresholds(&self, namespace: &Name) -> Thresholds {
         self.thresholds.get(namespace).copied().unwrap_or_default()
     }
 
-    /// The lanes in which the streams of `hook` take their turns.
+    /// The lane set in which the streams of `hook` take their turns.
     pub fn lanes_of(&self, hook: &Hook) -> Option<&LaneSet> {
         self.lane_sets.get(&hook.namespace)
     }
 
-    /// The ids of the keys that were not revoked, to show them.
+    /// Ids of the keys that are not revoked, for display.
     pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + '_ {
         let live = |live: &&LiveKey| live.key.revoked_at.is_none();
         self.keys.values().filter(live).map(|live| live.key.id)
@@ -335,20 +336,20 @@ impl Snapshot {
         self.hooks_by_id.get(&handler.hook)
     }
 
-    /// Whether a hook keeps its events for another time than before.
+    /// True if the retention of a hook has changed.
     pub fn keeps_otherwise(&self, before: &Snapshot) -> bool {
         let keep = |catalog: &Snapshot, hook| catalog.hooks_by_id.get(&hook).map(|hook| hook.keep);
         let changed = |hook: &Arc<Hook>| keep(before, hook.id).unwrap_or_default() != hook.keep;
         self.hooks.values().any(changed)
     }
 
-    /// Whether a cursor takes its turns in the lanes of another namespace.
+    /// True if a cursor takes its turns in lanes of another namespace.
     pub fn is_stranger(&self, lane: &LaneId, cursor: CursorId) -> bool {
         let hook = self.hook_of(cursor.handler);
         hook.is_some_and(|hook| hook.namespace != lane.namespace)
     }
 
-    /// Whether something may move, or moves elsewhere, that did not before.
+    /// True if a cursor may move, or moves elsewhere, that did not before.
     pub fn lets_go(&self, before: &Snapshot) -> bool {
         let elsewhere = |hook: &Arc<Hook>| {
             let was = before.hooks_by_id.get(&hook.id);
@@ -400,7 +401,8 @@ fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
     }
 }
 
-/// The bucket of a key; the one it had, so that no change of something else fills it.
+/// Token bucket of a key. The previous one is kept if its limit is unchanged, so that another change
+/// does not refill it.
 fn bucket(key: &Key, before: &Snapshot) -> Option<Arc<Bucket>> {
     let limit = key.limit?;
     let had = before.keys.get(&key.id);

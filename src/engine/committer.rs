@@ -1,5 +1,5 @@
-//! Commits whatever gathered while the last commit ran, answers, and hints. An idle node commits one
-//! event at once, a busy one hundreds together.
+//! Commits the events that gathered during the last commit, answers their senders, and hints. An idle
+//! node commits one event at once, a busy one hundreds together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::domain::time::Timestamp;
 use crate::lanes::{Backlog, Hint, Recheck};
 use crate::store::{Appended, Error, NewEvent};
 
-/// Runs until the intake has stopped and everything it let in was answered. Batches of a line go to the
-/// store in the order in which they were begun, and it commits them in that order.
+/// Runs until the intake has stopped and every accepted event is answered. The store commits the
+/// batches of a line in the order in which they were begun.
 pub async fn run(engine: Arc<Engine>, line: usize) {
     let places = Arc::new(Semaphore::new(engine.store.committers().batches));
     let mut commits = JoinSet::new();
@@ -40,7 +40,7 @@ pub async fn run(engine: Arc<Engine>, line: usize) {
     while commits.join_next().await.is_some() {}
 }
 
-/// Takes a batch out of the intake into `taken`, when its transaction begins.
+/// Moves a batch from the intake into `taken`, when its transaction begins.
 fn take(
     engine: Arc<Engine>,
     line: usize,
@@ -54,8 +54,7 @@ fn take(
     }
 }
 
-/// Answers and hints a batch that the store has committed. The answers leave first; the hints wait for
-/// nobody and nobody waits for them.
+/// Answers and hints a committed batch. Answers are sent first; hints are sent without waiting.
 fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<Waiting>) {
     let outcome = committed.map_err(Arc::new);
     let room = |waiting: &Waiting| (waiting.event.hook, intake::size(&waiting.event));
@@ -70,7 +69,7 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
         if let Ok(Appended::New { stream, slot, .. }) = appended {
             hints.push((waiting.event.hook, waiting.event.received_at, stream, slot));
         }
-        // A sender that has gone away loses its answer, not its event.
+        // A sender that has disconnected loses its answer, not its event.
         let _ = waiting.answer.send(appended);
     }
     let hooks = hints.iter().map(|(hook, ..)| *hook);

@@ -1,9 +1,9 @@
 //! Deliveries: the next events of a stream go to a destination, and the position moves after its 2xx.
 //!
-//! A lane hands a cursor over and goes on with its other cursors; the cursor counts as running until its delivery
-//! has ended. So a lane never waits for a destination, and a stream has one delivery in flight at most: within this
-//! node because [`Flights`] has one entry a cursor, between nodes because a lane that is given away names the
-//! deliveries still in flight, which its next owner leaves alone.
+//! A lane hands a cursor over and continues with others; the cursor counts as running until its
+//! delivery has ended. So no lane waits for a destination. A stream has at most one delivery in flight:
+//! on a node, because [`Flights`] has one entry for each cursor; between nodes, because a lane that is
+//! given up records its deliveries in flight, which the next owner leaves alone.
 //!
 //! ```text
 //! lane ── ready cursor ──▶ gate of the destination ── room ──▶ read, judge, send ──▶ advance ──▶ back to the lane
@@ -48,25 +48,25 @@ use gate::{Gate, Waiting};
 pub use guard::Guard;
 use request::{Delivery, Verdict};
 
-/// How soon a cursor is looked at again whose former delivery is still in flight.
+/// Time after which a cursor with a delivery still in flight is tried again.
 const BUSY_AGAIN: Duration = Duration::from_millis(250);
 
-/// How long a delivery waits after the database refused to read or to advance.
+/// Pause after a failed read or write of the database.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// A request is not begun unless the lease lasts for this long.
+/// Least remaining lease with which a request may begin.
 const LEASE_MIN: Duration = Duration::from_secs(1);
 
-/// Events that are read at once: enough for a quiet time to be seen, and for most batches.
+/// Number of events read at once: enough to detect a quiet time, and for most batches.
 const EVENTS_MAX: usize = 256;
 
-/// Events that are read at once for a handler that takes some of them.
+/// Number of events read at once for a handler with a filter.
 const EVENTS_SIEVED: usize = 32;
 
-/// Ordering keys kept in memory.
+/// Number of ordering keys kept in memory.
 const KEYS_MAX: usize = 100_000;
 
-/// The deliveries of this node.
+/// State of this node's deliveries.
 pub struct Forwards {
     client: Client,
     gates: Mutex<HashMap<HandlerId, Arc<Gate>>>,
@@ -76,7 +76,7 @@ pub struct Forwards {
 }
 
 impl Forwards {
-    /// No delivery yet. Connects where `guard` lets it.
+    /// The state without deliveries. Connections go to addresses that `guard` permits.
     pub fn new(guard: Guard) -> Self {
         Self {
             client: Client::new(guard),
@@ -86,7 +86,7 @@ impl Forwards {
         }
     }
 
-    /// The gate of a handler, with the limits that it has now.
+    /// The gate of a handler, updated to its present limits.
     fn gate(&self, handler: HandlerId, to: &Forward) -> Arc<Gate> {
         let mut gates = self.gates.lock();
         let gate = gates.entry(handler).or_default().clone();
@@ -94,13 +94,13 @@ impl Forwards {
         gate
     }
 
-    /// Forgets the gates of handlers that are gone.
+    /// Removes the gates of removed handlers.
     pub fn forget_all_but(&self, handlers: &HashMap<HandlerId, Arc<Handler>>) {
         self.gates.lock().retain(|id, _| handlers.contains_key(id));
     }
 }
 
-/// Begins as many deliveries of a gate as it has room for.
+/// Begins as many deliveries as the gate permits.
 fn admit(engine: &Arc<Engine>, gate: &Arc<Gate>) {
     while let Some(next) = gate.next(Instant::now()) {
         match next {
@@ -124,7 +124,7 @@ fn admit(engine: &Arc<Engine>, gate: &Arc<Gate>) {
     }
 }
 
-/// A place in a gate. It is given back however the delivery ends, a panic included.
+/// A place in a gate. Dropping it gives it back, also in a panic.
 struct Pass {
     engine: Arc<Engine>,
     gate: Arc<Gate>,
@@ -137,11 +137,11 @@ impl Drop for Pass {
     }
 }
 
-/// One delivery of one cursor, from the look at its row until its lane has it back.
+/// Runs a delivery of a cursor, from reading its row until it is returned to its lane.
 async fn run(pass: &Pass, waiting: &Waiting) {
     let (engine, worker, cursor) = (&pass.engine, &waiting.worker, waiting.cursor);
     if worker.has_stopped() {
-        // Its lane has given the cursor up already.
+        // Its lane has already given up the cursor.
         return;
     }
     let version = engine.catalog.peek().version;
@@ -170,29 +170,29 @@ async fn run(pass: &Pass, waiting: &Waiting) {
     }
 }
 
-/// What is to be sent.
+/// Events to send in a request.
 struct Parcel<'c> {
     handler: &'c Handler,
     hook: &'c Name,
     input: Input,
     choice: Choice,
-    /// The events that are sent.
+    /// The events to send.
     events: Vec<Arc<Event>>,
 }
 
-/// Which events of those that were read go into one request, by their places.
+/// Indexes of the read events that go into a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Choice {
-    /// Those that go. None goes when the handler takes none of them.
+    /// Indexes of the events to send; empty if the handler takes none.
     sent: Vec<usize>,
-    /// Events from the front that are passed whatever the answer is: the handler does not take them.
+    /// Number of events from the front that are skipped, whatever the answer.
     lead: usize,
-    /// Events from the front that have been passed when all that go are acknowledged.
+    /// Number of events from the front that are passed once all sent ones are acknowledged.
     taken: usize,
 }
 
 impl Parcel<'_> {
-    /// Tries so far of the first event that is sent. Those of its cursor are of the event after the position.
+    /// Earlier tries of the first event sent. The cursor counts tries of the event after its position.
     fn tries(&self) -> u32 {
         match self.choice.lead {
             0 => self.input.cursor.condition.tries(),
@@ -202,7 +202,7 @@ impl Parcel<'_> {
 }
 
 impl Choice {
-    /// Number of events passed when so many of those that go are acknowledged.
+    /// Number of events passed if this number of sent events is acknowledged.
     fn passed(&self, acknowledged: usize) -> usize {
         match acknowledged {
             0 => self.lead,
@@ -302,7 +302,7 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     })
 }
 
-/// How many events of a stream are read for one delivery.
+/// Number of events to read for a delivery.
 fn reads(to: &Forward, handler: Option<&Handler>) -> usize {
     let gathers = to.coalesce || handler.is_some_and(|handler| handler.debounce.is_some());
     let sieves = handler.is_some_and(|handler| !handler.only.takes_all());
@@ -314,19 +314,19 @@ fn reads(to: &Forward, handler: Option<&Handler>) -> usize {
     }
 }
 
-/// What is to be done with a cursor whose events were read.
+/// Decision about a cursor whose events were read.
 enum Packed<'c> {
     Send(Parcel<'c>),
-    /// The handler takes none of its events.
+    /// The handler takes none of the events.
     Pass(Input, Box<Step>),
     Leave(Outcome),
     Elsewhere(crate::lanes::Hint),
     Halt(Box<Step>, Outcome),
-    /// The next event is not as it was stored: nobody gets it.
+    /// The next event is damaged and is not delivered.
     Damaged(Box<Step>, Outcome),
 }
 
-/// Judges a cursor, and takes as many events as go into one request.
+/// Decides about a cursor, and takes the events that fit into a request.
 fn pack<'c>(
     catalog: &'c catalog::Snapshot,
     worker: &Worker,
@@ -370,7 +370,7 @@ fn pack<'c>(
     }
 }
 
-/// Chooses the events of one request from those that were read.
+/// Chooses the events of a request from those read.
 fn choose(to: &Forward, only: &Filter, events: &[Arc<Event>]) -> Choice {
     let all = events.len();
     let takes = |(_, event): &(usize, &Arc<Event>)| only.takes(event);
@@ -395,7 +395,7 @@ fn choose(to: &Forward, only: &Filter, events: &[Arc<Event>]) -> Choice {
     let mut bytes = 0_u64;
     while let Some(at) = next {
         bytes = bytes.saturating_add(events[at].body.len() as u64);
-        // The first goes alone where it is larger than a batch may be.
+        // A first event over the size limit of a batch goes alone.
         if choice.sent.len() == most || bytes > most_bytes && !choice.sent.is_empty() {
             choice.taken = at;
             break;
@@ -410,7 +410,7 @@ fn choose(to: &Forward, only: &Filter, events: &[Arc<Event>]) -> Choice {
     choice
 }
 
-/// Moves a cursor over events that its handler does not take.
+/// Moves a cursor past events that its handler does not take.
 async fn pass_over(
     engine: &Engine,
     worker: &Worker,
@@ -433,7 +433,7 @@ async fn pass_over(
     })
 }
 
-/// Counts the events that were passed without being sent.
+/// Counts the events passed without being sent.
 fn count_passed(engine: &Engine, parcel: &Parcel<'_>, passed: usize) {
     let unsent = parcel.input.events[..passed].iter().enumerate();
     let unsent = unsent.filter(|(at, _)| !parcel.choice.sent.contains(at));
@@ -443,14 +443,14 @@ fn count_passed(engine: &Engine, parcel: &Parcel<'_>, passed: usize) {
     engine.metrics.passed(Passed::Filter, left.len());
 }
 
-/// What came of one request.
+/// Result of a request.
 struct Sent {
     verdict: Verdict,
     took: Duration,
 }
 
 impl Sent {
-    /// Why it is not acknowledged.
+    /// Cause for which it is not acknowledged.
     fn failure(&self) -> Option<&str> {
         match &self.verdict {
             Verdict::Acknowledged(_) => None,
@@ -479,7 +479,7 @@ async fn send(
         ));
     };
     if secrets.is_locked() {
-        // A request without a signature would be refused, or worse, believed.
+        // A destination would refuse an unsigned request or, worse, trust it.
         let reason = "the signing secret cannot be decrypted: hooklane doctor says what to do";
         return Ok(Sent {
             verdict: Verdict::Failed {
@@ -515,7 +515,7 @@ async fn send(
     Ok(Sent { verdict, took })
 }
 
-/// Where the cursor goes after a request, and how many events it passes. `jitter`: a number from 0 to 1.
+/// The step of the cursor after a request, and the number of events it passes. `jitter` is from 0 to 1.
 fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
     let cursor = &parcel.input.cursor;
     let mut skipped = Vec::new();
@@ -572,13 +572,13 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
     (step, passed)
 }
 
-/// Moves the cursor. The destination has answered, so the request is not sent again while the database fails: the
-/// move is, until it is known to have been made or to be another's.
+/// Moves the cursor. The request is not repeated if the database fails: only the move is, until it is
+/// known to have been made, by this call or by another node.
 async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance, Error> {
     loop {
         match engine.store.advance(vec![step.clone()]).await {
             Ok(moved) if moved.first() == Some(&Advance::Moved) => return Ok(Advance::Moved),
-            // An operator may hold it since the request was begun: it moves all the same, and stays held.
+            // An operator may have held it during the request: it moves, and stays held.
             Ok(_) if step.to > step.from && step.skipped.is_empty() => {
                 return engine.store.advance_held(&step).await;
             }
@@ -595,7 +595,7 @@ async fn advance(engine: &Engine, worker: &Worker, step: Step) -> Result<Advance
 }
 
 impl Engine {
-    /// Hands cursors over to the gates of their destinations.
+    /// Queues cursors at the gates of their destinations.
     pub fn deliver(self: &Arc<Self>, worker: &Arc<Worker>, cursors: &[(CursorId, Duration)]) {
         let catalog = self.catalog.now();
         for (cursor, gathered) in cursors {
@@ -614,7 +614,7 @@ impl Engine {
         }
     }
 
-    /// The time that a request may take now; `None` when the lease of this node does not last for one.
+    /// Time limit for a request; `None` if this node's lease is too short for one.
     fn time_to_send(&self, work: &Work) -> Option<Duration> {
         let Work::Forward { to, .. } = work else {
             return None;
@@ -626,7 +626,7 @@ impl Engine {
         (left >= LEASE_MIN).then(|| left.min(to.timeout))
     }
 
-    /// The ordering key of a stream: it never changes, so it is read once.
+    /// The ordering key of a stream, cached because it never changes.
     async fn ordering_key(&self, stream: StreamId) -> Result<OrderingKey, Error> {
         if let Some(key) = self.forwards.keys.lock().get(&stream) {
             return Ok(key.clone());

@@ -1,29 +1,29 @@
-//! Threads of their own for what comes in, beside those on which turns and everything else run.
+//! Separate threads for accepting events, beside those that run turns and everything else.
 //!
-//! They are half as many as there are cores: what few threads take in together is committed and answered
-//! together, and no event stands behind a turn. Measured on two cores, where it is one thread: it takes in
-//! a tenth more than two that share everything.
+//! There are half as many as cores: with few threads, more events are committed and answered together,
+//! and no event waits behind a turn. Measured on two cores, with one such thread: it accepts a tenth
+//! more than two threads shared by everything.
 
 use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{JoinError, JoinSet};
 
-/// Tasks after which a thread looks for one that another thread has woken: the answers to a whole batch
-/// wait behind it.
+/// Number of tasks after which a thread polls the global queue, where the answers to a whole batch
+/// wait.
 const LOOK_ROUND_AFTER: u32 = 4;
 
-/// The threads. They end when it is dropped.
+/// The threads. Dropping this ends them.
 pub struct Front {
     runtime: Option<Runtime>,
     rest: Handle,
 }
 
 impl Front {
-    /// Starts the threads, beside those of the runtime that calls.
+    /// Starts the threads, beside those of the calling runtime.
     ///
     /// # Errors
-    /// The system gives no threads.
+    /// The system refuses to create threads.
     pub fn start(cores: usize) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads((cores / 2).max(1))
@@ -37,13 +37,13 @@ impl Front {
         })
     }
 
-    /// Where what takes events in is spawned.
+    /// Handle to spawn tasks on these threads.
     pub fn handle(&self) -> &Handle {
         self.runtime.as_ref().map_or(&self.rest, Runtime::handle)
     }
 
-    /// Does `work` on the other threads, so that it holds up no event. It ends when nobody waits for it
-    /// any more, and its panic is the caller's; nothing comes back when the process ends.
+    /// Runs `work` on the other threads, so that it delays no event. Dropping the future ends the work,
+    /// and a panic of the work is passed to the caller. `None` when the process ends.
     pub async fn elsewhere<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -60,7 +60,7 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        // Whoever drops it may be a task, and a task must not wait for threads.
+        // The owner may be dropped in a task, where waiting for threads is not allowed.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -1,4 +1,4 @@
-//! What a lane did in the last minutes: rates, how long events waited, how long they were worked on.
+//! Figures of a lane over the last minutes: rates, waiting times and working times.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,29 +9,30 @@ use super::lane::Span;
 use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
 
-/// The time of one step of the window.
+/// Length of a step of the window.
 const STEP_MS: i64 = 30_000;
 
-/// Steps in the window: five minutes.
+/// Number of steps in the window: five minutes.
 const STEPS: usize = 10;
 
-/// Steps that tell what a lane does now: the one that runs, and the one before.
+/// Number of steps that count as the present: the current one and the one before.
 const STEPS_NOW: i64 = 2;
 
-/// Seconds that tell how busy a lane is: a lane that had been idle is seen to be full within them.
+/// Seconds over which the busy share of a lane is measured: a lane that becomes full shows so within
+/// this time.
 const BUSY_SECONDS: i64 = 10;
 
-/// The longest time that is told apart, in microseconds: a hundred days.
+/// Longest time recorded, in microseconds: a hundred days.
 const LONGEST_US: u64 = 100 * 86_400_000_000;
 
 /// The window of one lane, filled by its turns.
 #[derive(Default)]
 pub struct Gauge {
     steps: VecDeque<Step>,
-    /// When the first thing happened.
+    /// Time of the first record.
     began: Option<i64>,
     waits: Waits,
-    /// The time with a turn running, by the second in which it ended.
+    /// Time in which turns ran, by the second in which each ended.
     busy: VecDeque<(i64, Duration)>,
 }
 
@@ -44,7 +45,7 @@ struct Step {
     work: Histogram<u32>,
 }
 
-/// Upper bounds of the classes by which waits are counted, in microseconds; what is longer is the last.
+/// Upper bounds of the classes of waiting times, in microseconds; longer ones are the last class.
 const CLASSES_US: [u64; 6] = [
     10_000,
     100_000,
@@ -54,37 +55,39 @@ const CLASSES_US: [u64; 6] = [
     600_000_000,
 ];
 
-/// Events by how long they waited.
+/// Number of events by class of waiting time.
 pub type Waits = [u64; CLASSES_US.len() + 1];
 
-/// What the window shows.
+/// The figures of the window.
 pub struct Reading {
-    /// Events that came, a second, since half a minute or a whole one.
+    /// Events received per second, over the last half or whole minute.
     pub in_per_s: f64,
-    /// Events that were passed, a second, in the same time.
+    /// Events passed per second, over the same time.
     pub out_per_s: f64,
-    /// Events that could not be applied.
+    /// Number of failed tries.
     pub failed: u64,
-    /// Received until its turn was done, in microseconds.
+    /// Time from the receipt of an event until its turn was done, in microseconds.
     pub wait: Histogram<u32>,
-    /// The reducer's own time for one event, in microseconds.
+    /// Time of the reducer for one event, in microseconds.
     pub work: Histogram<u32>,
-    /// The share of the last ten seconds with a turn running, 0 to 1.
+    /// Share of the last ten seconds in which a turn ran, 0 to 1.
     pub busy: f64,
-    /// Events that waited until they were applied, by how long, since the lane began here.
+    /// Applied events by waiting time, since the lane began to run here.
     pub waits: Waits,
-    /// Events that wait now, by how long so far.
+    /// Waiting events by their waiting time so far.
     pub waiting: Waits,
 }
 
-/// Ages by which the events of one cursor are told, at most and at least, and of all cursors of a lane.
+/// Number of ages by which the events of one cursor are represented, at most and at least, and of all
+/// cursors of a lane.
 const AGES_MAX: u64 = 32;
 const AGES_MIN: u64 = 4;
 const AGES_OF_LANE: u64 = 4_096;
 
 impl Span {
-    /// The ages of its events at `now`, taken as evenly received between the oldest and the newest, and how many
-    /// events have each: exact for two events, by at most so many ages for more.
+    /// Ages of its events at `now`, assuming that they were received evenly between the oldest and the
+    /// newest, each with the number of events. Exact for two events; more are represented by at most
+    /// `most` ages.
     fn ages(&self, now: Timestamp, most: u64) -> impl Iterator<Item = (Duration, u64)> + use<> {
         let (oldest, newest) = (now.since(self.oldest), now.since(self.newest));
         let (events, ages) = (self.events, self.events.min(most));
@@ -100,14 +103,14 @@ impl Span {
 }
 
 impl Gauge {
-    /// Notes that `events` came.
+    /// Records that `events` were received.
     pub fn came(&mut self, events: u64, now: Timestamp) {
         if let Some(step) = self.step(now) {
             step.came += events;
         }
     }
 
-    /// Notes that events received at these moments were passed, and the work on them.
+    /// Records events that were passed, by their receive times, and the work on them.
     pub fn went(
         &mut self,
         received: &[Timestamp],
@@ -130,7 +133,7 @@ impl Gauge {
         }
     }
 
-    /// Notes a turn that has ended, in which so many events could not be applied.
+    /// Records a turn, with its duration and number of failed tries.
     pub fn turned(&mut self, took: Duration, failed: u64, now: Timestamp) {
         if let Some(step) = self.step(now) {
             step.failed += failed;
@@ -155,7 +158,7 @@ impl Gauge {
         (busy.as_secs_f64() / seconds.max(1.0)).min(1.0)
     }
 
-    /// What the last five minutes show. Events that wait still are told by their ages so far.
+    /// The figures of the last five minutes. Waiting events count with their ages so far.
     pub fn reading(&self, now: Timestamp, spans: &[Span]) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
@@ -168,7 +171,7 @@ impl Gauge {
                 came += step.came;
                 went += step.went;
             }
-            // Both have the same bounds, so that nothing can fail to fit.
+            // Both histograms have the same bounds, so adding cannot fail.
             let _ = wait.add(&step.wait);
             let _ = work.add(&step.work);
         }
@@ -214,12 +217,12 @@ impl Gauge {
     }
 }
 
-/// When the step began that runs now.
+/// Begin of the current step.
 fn begin_of(now: Timestamp) -> i64 {
     now.as_millis() - now.as_millis().rem_euclid(STEP_MS)
 }
 
-/// Which of the classes a wait belongs to.
+/// Class of a waiting time.
 fn class(wait_us: u64) -> usize {
     CLASSES_US.partition_point(|bound| *bound <= wait_us)
 }
@@ -228,7 +231,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US)
 }
 
-/// An empty distribution of times in microseconds; all have the same bounds.
+/// An empty histogram of times in microseconds; all have the same bounds.
 pub fn times<C: Counter>() -> Histogram<C> {
     Histogram::new_with_bounds(1, LONGEST_US, 1)
         .expect("1 to a hundred days at one figure is a range that histograms have")

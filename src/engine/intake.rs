@@ -1,8 +1,9 @@
-//! The bounded queue between the doors and the committer: full means "not now", and nothing that was
-//! let in is ever dropped.
+//! The bounded queue between HTTP and the committers. A full queue refuses events; an accepted event is
+//! never dropped.
 //!
-//! One bound holds for the bytes of bodies from before their first byte is read until they are committed.
-//! Nobody waits for room: a body that has none is refused, so slow bodies cannot block each other.
+//! One limit covers the bytes of a body from before its first byte is read until its event is
+//! committed. No one waits for room: a body without room is refused, so slow bodies cannot block each
+//! other.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,31 +15,31 @@ use crate::domain::hook::HookId;
 use crate::domain::name::OrderingKey;
 use crate::store::{Appended, Error, NewEvent};
 
-/// Events that may wait for their commit.
+/// Number of events that may wait for their commit.
 pub const EVENTS_MAX: usize = 4_096;
 
-/// Bytes of bodies that are being read, and of bodies and headers that wait for their commit.
+/// Bytes of bodies being read, and of bodies and headers that wait for their commit.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// One hook may fill a quarter of the queue, so that a flood leaves room for the others.
+/// One hook may use a quarter of the queue, so that a flood leaves room for the others.
 const SHARE_OF_ONE_HOOK: usize = 4;
 
-/// Events in one commit.
+/// Number of events in one commit.
 const BATCH_EVENTS_MAX: usize = 512;
 
 /// Bytes in one commit.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Events of one stream in one commit; the rest goes first next time.
+/// Number of events of one stream in one commit; the others go into the next one.
 const BATCH_STREAM_MAX: usize = 64;
 
-/// Why an event was not let in. It is certainly not stored.
+/// Reason why an event was not accepted. It is certainly not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The queue is full: too much for the disk at the moment.
+    /// The queue is full: the disk is too slow at present.
     #[error("the queue is full")]
     Full,
-    /// This hook has its share of the queue.
+    /// The hook has used its share of the queue.
     #[error("this hook has filled its share of the queue")]
     HookFull,
     /// The node is stopping.
@@ -46,19 +47,19 @@ pub enum Refused {
     Stopping,
 }
 
-/// What became of an event that was let in.
+/// Outcome of an accepted event.
 pub type Answer = Result<Appended, Arc<Error>>;
 
 /// An event that waits for its commit.
 pub struct Waiting {
     /// The event.
     pub event: NewEvent,
-    /// Whoever waits for the answer.
+    /// Channel for the answer.
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// The queue. It has a line for each committer; a stream always stands in the same one, so that its
-/// events are committed in the order in which they came.
+/// The queue. It has a line for each committer. A stream always uses the same line, so its events are
+/// committed in the order in which they arrived.
 pub struct Intake {
     queue: Mutex<Queue>,
     filled: Vec<Notify>,
@@ -67,7 +68,7 @@ pub struct Intake {
 #[derive(Default)]
 struct Queue {
     lines: Vec<VecDeque<Waiting>>,
-    /// What waits or is being committed; bytes also while they are read.
+    /// Events that wait or are being committed; the bytes also include bodies being read.
     load: Load,
     of_hook: HashMap<HookId, Load>,
     stopping: bool,
@@ -80,7 +81,7 @@ struct Load {
 }
 
 impl Load {
-    /// True if a share of the queue has room for an event and so many bytes more.
+    /// True if a share of the queue has room for one more event of this many bytes.
     fn fits(self, share: usize, bytes: usize) -> bool {
         self.events < EVENTS_MAX / share && self.bytes.saturating_add(bytes) <= BYTES_MAX / share
     }
@@ -90,7 +91,7 @@ impl Load {
     }
 }
 
-/// Room for the body of an event that is being read; given back when dropped.
+/// Room for a body that is being read; released when dropped.
 pub struct Room<'i> {
     intake: &'i Intake,
     hook: HookId,
@@ -98,10 +99,10 @@ pub struct Room<'i> {
 }
 
 impl Room<'_> {
-    /// Makes it larger, before so many bytes more are read.
+    /// Extends the room before more bytes are read.
     ///
     /// # Errors
-    /// [`Refused`], with the reason; it has the size that it had.
+    /// [`Refused`]; the room keeps its size.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
         let mut queue = self.intake.queue.lock();
         queue.room(self.hook, bytes)?;
@@ -110,11 +111,11 @@ impl Room<'_> {
         Ok(())
     }
 
-    /// Lets the event in for which it was taken. Its place in the queue is its place among the events of
-    /// its stream, so this is called when its last byte is in and everything about it is good.
+    /// Accepts the event that the room was for. Its place in the queue is its place among the events of
+    /// its stream, so this is called once its last byte has arrived and all checks have passed.
     ///
     /// # Errors
-    /// [`Refused`], with the reason; it is not stored.
+    /// [`Refused`]; the event is not stored.
     pub fn let_in(mut self, event: NewEvent) -> Result<oneshot::Receiver<Answer>, Refused> {
         let (answer, wait) = oneshot::channel();
         let intake = self.intake;
@@ -151,11 +152,11 @@ impl Intake {
         }
     }
 
-    /// Room for an event of `hook` with a body of so many bytes, as far as that is known: asked before
-    /// its body is read.
+    /// Reserves room for an event of `hook` before its body is read; `bytes` is the length of the body,
+    /// if known.
     ///
     /// # Errors
-    /// [`Refused`], with the reason.
+    /// [`Refused`].
     pub fn room(&self, hook: HookId, bytes: usize) -> Result<Room<'_>, Refused> {
         let mut room = Room {
             intake: self,
@@ -165,15 +166,16 @@ impl Intake {
         room.grow(bytes).map(|()| room)
     }
 
-    /// Lets an event in whose body was not read in a [`Room`].
+    /// Accepts an event whose body was not read in a [`Room`].
     ///
     /// # Errors
-    /// As [`Room::let_in`].
+    /// As for [`Room::let_in`].
     pub fn let_in(&self, event: NewEvent) -> Result<oneshot::Receiver<Answer>, Refused> {
         self.room(event.hook, 0)?.let_in(event)
     }
 
-    /// Waits until an event waits in a committer's line; `false` when the node is stopping and none is left.
+    /// Waits until a committer's line has an event; `false` when the node is stopping and the line is
+    /// empty.
     pub async fn is_filled(&self, line: usize) -> bool {
         loop {
             {
@@ -189,12 +191,12 @@ impl Intake {
         }
     }
 
-    /// Takes from the front of a line what one commit may hold.
+    /// Takes the events of one commit from the front of a line.
     pub fn take_batch(&self, line: usize) -> Vec<Waiting> {
         take_batch(&mut self.queue.lock().lines[line])
     }
 
-    /// Gives the room of a batch free, after its commit.
+    /// Releases the room of a batch after its commit.
     pub fn committed(&self, batch: &[(HookId, usize)]) {
         let mut queue = self.queue.lock();
         for (hook, bytes) in batch {
@@ -202,13 +204,13 @@ impl Intake {
         }
     }
 
-    /// Lets nothing in any more.
+    /// Refuses all further events.
     pub fn stop(&self) {
         self.queue.lock().stopping = true;
         self.filled.iter().for_each(Notify::notify_one);
     }
 
-    /// Events that wait or are being committed, and bytes that do or are being read.
+    /// Number of events that wait or are being committed, and bytes of them and of bodies being read.
     pub fn depth(&self) -> (usize, usize) {
         let queue = self.queue.lock();
         (queue.load.events, queue.load.bytes)
@@ -216,7 +218,7 @@ impl Intake {
 }
 
 impl Queue {
-    /// A body that is larger than its hook's share has room when the hook has nothing else in flight.
+    /// A body larger than its hook's share is accepted when the hook has nothing else in flight.
     fn room(&self, hook: HookId, bytes: usize) -> Result<(), Refused> {
         if self.stopping {
             return Err(Refused::Stopping);
@@ -254,7 +256,7 @@ impl Queue {
     }
 }
 
-/// Takes from the front what one commit may hold. What exceeds a limit keeps its order.
+/// Takes the events of one commit from the front. Events beyond a limit keep their order.
 fn take_batch(line: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut batch = Vec::with_capacity(line.len().min(BATCH_EVENTS_MAX));
     let mut bytes = 0;
@@ -279,7 +281,7 @@ fn take_batch(line: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     batch
 }
 
-/// What an event takes of the queue, in bytes.
+/// Bytes of an event in the queue.
 pub fn size(event: &NewEvent) -> usize {
     event.body.len() + event.headers.len()
 }

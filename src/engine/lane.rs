@@ -1,5 +1,6 @@
-//! The lane as a plain machine: who is next, who waits, who was set aside. No clock, no I/O. Moments at which
-//! cursors come back are those of a clock that does not jump, [`Timestamp::steady`]; those of events are not.
+//! The lane as a plain machine: which cursor is next, which ones wait, which ones are set aside. No clock, no
+//! I/O. Times at which cursors become ready are those of a monotonic clock, [`Timestamp::steady`]; receive times
+//! of events are not.
 //!
 //! ```text
 //!            hinted                 next_batch               turned: done
@@ -9,13 +10,14 @@
 //!                       │ its time has come,          │ turned: aside
 //!                       └─ or hinted to return ── aside ◀┘
 //! ```
-//! Handlers take turns one after the other, each with the cursor of it that became ready first; a cursor with
-//! more to do goes behind the others of its handler. So a handler has no larger part in a turn for having many
-//! cursors. Those whose next try has come come after the others, but for every fourth time.
-//! A cursor that is aside takes no place in the order: its lane goes on without it.
 //!
-//! Handlers beyond their share of fold time (`share.rs`) are left out: their cursors stay ready until somebody
-//! asks for them by name.
+//! Handlers take turns one after the other, each with the cursor that became ready first. A cursor with more
+//! events goes behind the others of its handler, so a handler gets no larger part of a turn for having many
+//! cursors. Retries come after first tries, except for every fourth cursor. A cursor that is set aside takes no
+//! place in the order; its lane goes on without it.
+//!
+//! Handlers beyond their share of fold time (`share.rs`) are left out: their cursors stay ready until
+//! they are asked for by name.
 
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
@@ -25,7 +27,7 @@ use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Backlog, Hint};
 
-/// Of so many cursors of a handler that are taken, one is a repeat while others wait for their first try.
+/// While others wait for their first try, one of this many cursors taken from a handler is a retry.
 const REPEAT_EVERY: u8 = 4;
 
 /// The cursors of one lane that have work.
@@ -34,30 +36,30 @@ pub struct Lane {
     ready: Ready,
     cursors: HashMap<CursorId, Entry>,
     due: BTreeSet<(Timestamp, CursorId)>,
-    /// Cursors that came since the last batch: while the lane is paused, no turn judges them.
+    /// Cursors added since the last batch: while the lane is paused, no turn checks where they belong.
     unjudged: Vec<CursorId>,
     round: Round,
 }
 
-/// Cursors that are ready, by handler.
+/// Ready cursors by handler.
 #[derive(Debug, Default)]
 struct Ready {
-    /// The handlers that have any, in the order in which they take turns.
+    /// Handlers with ready cursors, in the order in which they take turns.
     order: VecDeque<HandlerId>,
-    handlers: HashMap<HandlerId, OfHandler>,
+    handlers: HashMap<HandlerId, ReadyCursors>,
 }
 
-/// The cursors of one handler that are ready, each in the order in which it became so.
+/// Ready cursors of one handler, in the order in which they became ready.
 #[derive(Debug, Default)]
-struct OfHandler {
+struct ReadyCursors {
     fresh: VecDeque<CursorId>,
-    /// Those that try again.
+    /// Cursors that try again.
     repeats: VecDeque<CursorId>,
-    /// Taken since the last repeat.
+    /// Number of cursors taken since the last retry.
     since_repeat: u8,
 }
 
-impl OfHandler {
+impl ReadyCursors {
     fn len(&self) -> usize {
         self.fresh.len() + self.repeats.len()
     }
@@ -85,7 +87,7 @@ impl Ready {
         }
     }
 
-    /// Takes the next cursor of the handler that is first in the order; the handler goes to its end.
+    /// Takes the next cursor of the first handler, which moves to the end of the order.
     fn take_first(&mut self) -> Option<CursorId> {
         let handler = self.order.pop_front()?;
         let of = self.handlers.get_mut(&handler)?;
@@ -97,7 +99,8 @@ impl Ready {
         cursor
     }
 
-    /// Takes at most `max` cursors, in turns, of handlers that are not left out.
+    /// Takes at most `max` cursors, one handler after the other, except from handlers that are left
+    /// out.
     fn take(&mut self, max: usize, left_out: impl Fn(HandlerId) -> bool) -> Vec<CursorId> {
         let (mut batch, mut passed_over) = (Vec::new(), 0);
         while batch.len() < max
@@ -115,7 +118,7 @@ impl Ready {
         batch
     }
 
-    /// The cursor that waits longest from now on, of handlers that are not left out.
+    /// The cursor that will wait longest from now on, except of handlers that are left out.
     fn last(&self, left_out: impl Fn(HandlerId) -> bool) -> Option<CursorId> {
         let handlers = self.order.iter().filter(|handler| !left_out(**handler));
         let of = handlers.filter_map(|handler| self.handlers.get(handler));
@@ -134,14 +137,15 @@ impl Ready {
     }
 }
 
-/// How long cursors wait for their turns, by one at a time: the last of those that are ready is watched until
-/// it has run, in a turn with others until that has ended. Nobody who was ready before it waits for longer.
+/// Measures how long cursors wait for their turns, one cursor at a time: the last ready cursor is
+/// watched until it has run, or, in a turn with others, until that turn has ended. No cursor that was
+/// ready before it waits longer.
 #[derive(Debug, Default)]
 struct Round {
     watched: Option<(CursorId, Timestamp)>,
-    /// Whether it is in the turn that runs, with others.
+    /// True while it is in the current turn, together with others.
     runs: bool,
-    /// How long the last one waited.
+    /// Waiting time of the last watched cursor.
     took: Option<Duration>,
 }
 
@@ -151,13 +155,14 @@ struct Entry {
     oldest: Timestamp,
     newest: Timestamp,
     backlog: Backlog,
-    /// Events that a running turn may be reading: they wait until it has said how many it did.
+    /// Events that a running turn may be reading; they count as waiting until it reports how many it
+    /// has done.
     taken: u64,
-    /// The oldest event of which a hint has come since it runs.
+    /// Receive time of the oldest event hinted since the turn began.
     came: Option<Timestamp>,
-    /// When the first turn began of those that have folded nothing, as events are gathered.
+    /// Start of the first of the turns that have folded nothing because events are gathered.
     gathers_since: Option<Timestamp>,
-    /// True while it runs outside of turns, as a delivery does.
+    /// True while it runs outside of turns, as a delivery.
     is_in_flight: bool,
 }
 
@@ -174,77 +179,76 @@ enum At {
     Aside(Aside),
 }
 
-/// A hint that came while its cursor was running.
+/// A hint for a running cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Again {
     MoreEvents,
     Returned,
 }
 
-/// Why a cursor takes no turns.
+/// Reason why a cursor takes no turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aside {
-    /// It failed and tries again at a moment.
+    /// It failed and tries again at this time.
     Waiting(Timestamp),
     /// It failed and needs an operator.
     Held,
-    /// It gathers events until a moment.
+    /// It gathers events until this time.
     Gathering(Timestamp),
-    /// A delivery of it is in flight from another lane or node; it looks again at a moment.
+    /// Another lane or node has a delivery of it in flight; it checks again at this time.
     Busy(Timestamp),
-    /// An operator has stopped it, or its lane, at its mark.
+    /// An operator has stopped it or its lane, or it is at its drain mark.
     Kept,
 }
 
-/// What a turn led to for one cursor.
+/// Outcome of a turn for one cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is at its head, or gone.
+    /// It is at its head, or no longer exists.
     Done,
-    /// There is more to do.
+    /// It has more events.
     More(Rest),
-    /// It can do no more now.
+    /// It cannot move now.
     Aside(Aside, Rest),
 }
 
-/// What is left for a cursor.
+/// Remaining events of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rest {
-    /// When the oldest event left was received.
+    /// Receive time of the oldest one.
     pub oldest: Timestamp,
-    /// How many are left.
+    /// Number of events.
     pub events: u64,
 }
 
-/// A cursor with work, in numbers.
+/// A cursor with work, for display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
-    /// Which.
+    /// The cursor.
     pub cursor: CursorId,
-    /// Whether it waits for its next try, or for an operator.
+    /// True if it waits for a retry or for an operator.
     pub is_set_aside: bool,
-    /// Whether an operator has stopped it, or its lane.
+    /// True if an operator has stopped it or its lane.
     pub is_kept: bool,
-    /// When the oldest event that waits was received.
+    /// Receive time of its oldest waiting event.
     pub oldest: Timestamp,
-    /// Events to go.
+    /// Number of its waiting events.
     pub behind: u64,
 }
 
-/// Events that wait for one cursor.
+/// The waiting events of one cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// When the oldest of them was received.
+    /// Receive time of the oldest one.
     pub oldest: Timestamp,
-    /// When the newest was; not before the oldest.
+    /// Receive time of the newest one, which is not before the oldest.
     pub newest: Timestamp,
-    /// How many.
+    /// Number of events.
     pub events: u64,
 }
 
 impl Outcome {
-    /// The same with the moment at which the cursor comes back by another clock, which says `to` when the one of
-    /// that moment says `from`.
+    /// Converts the time in it to another clock, which shows `to` when the present one shows `from`.
     #[must_use]
     pub fn by_other_clock(self, from: Timestamp, to: Timestamp) -> Self {
         match self {
@@ -265,41 +269,41 @@ impl At {
     }
 }
 
-/// A lane in numbers.
+/// Figures of a lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Cursors with work.
+    /// Number of cursors with work.
     pub cursors: u64,
-    /// Those that wait for their next try.
+    /// Number of cursors that wait for a retry.
     pub waiting: u64,
-    /// Those that need an operator.
+    /// Number of cursors that need an operator.
     pub held: u64,
-    /// Events to go, and how many of them belong to cursors that take turns.
+    /// Number of waiting events.
     pub backlog: u64,
-    /// Events to go of cursors that take turns.
+    /// Number of waiting events of cursors that take turns.
     pub backlog_flowing: u64,
-    /// When the oldest event that waits was received.
+    /// Receive time of the oldest waiting event.
     pub oldest: Option<Timestamp>,
-    /// The same, of cursors that take turns.
+    /// Receive time of the oldest waiting event of cursors that take turns.
     pub oldest_flowing: Option<Timestamp>,
-    /// The set-aside cursor whose event waits longest.
+    /// The set-aside cursor whose event has waited longest.
     pub worst: Option<CursorId>,
-    /// Events to go of cursors that an operator has stopped.
+    /// Number of waiting events of cursors that an operator has stopped.
     pub kept: u64,
-    /// The cursor that takes turns and has most to go, and how much.
+    /// The cursor with the most waiting events among those that take turns, and their number.
     pub largest: Option<(CursorId, u64)>,
-    /// How long a cursor that may run waits for its turn.
+    /// Time that a ready cursor waits for its turn.
     pub turn_wait: Option<Duration>,
-    /// Cursors whose deliveries are in flight, or next in line at their destination.
+    /// Number of cursors whose delivery is in flight, or next at its destination.
     pub in_flight: u64,
-    /// Cursors that gather events.
+    /// Number of cursors that gather events.
     pub gathering: u64,
-    /// The one of them that goes on last, and when.
+    /// The cursor that gathers longest, and until when.
     pub gathers_longest: Option<(Timestamp, CursorId)>,
 }
 
 impl Lane {
-    /// Notes what hints say.
+    /// Adds hints.
     pub fn hinted(&mut self, hints: impl IntoIterator<Item = Hint>) {
         for hint in hints {
             self.hint(hint);
@@ -352,7 +356,7 @@ impl Lane {
         }
     }
 
-    /// Makes ready the cursors whose time has come.
+    /// Makes cursors ready whose time has come.
     fn make_due_ready(&mut self, now: Timestamp) {
         while let Some((at, cursor)) = self.due.first().copied() {
             if at > now {
@@ -364,8 +368,8 @@ impl Lane {
         }
     }
 
-    /// Takes at most `max` cursors that are ready, in their order, but for those of handlers that are
-    /// `left_out`; those whose time has come by `now` became ready first.
+    /// Takes at most `max` ready cursors in their order, except those of handlers that are `left_out`.
+    /// Cursors whose time has come by `now` are made ready first.
     pub fn next_batch(
         &mut self,
         max: usize,
@@ -380,14 +384,15 @@ impl Lane {
         batch
     }
 
-    /// The handlers among these that have cursors that are ready by `now`.
+    /// The given handlers that have ready cursors at `now`.
     pub fn ready_of(&mut self, handlers: &[HandlerId], now: Timestamp) -> Vec<HandlerId> {
         self.make_due_ready(now);
         let ready = |handler: &&HandlerId| self.ready.handlers.contains_key(handler);
         handlers.iter().filter(ready).copied().collect()
     }
 
-    /// Takes at most `max` cursors of one handler that are ready, whether it is left out of the lane's turns or not.
+    /// Takes at most `max` ready cursors of one handler, whether or not it is left out of the lane's
+    /// turns.
     pub fn next_of(&mut self, handler: HandlerId, max: usize, now: Timestamp) -> Vec<CursorId> {
         self.unjudged.retain(|cursor| cursor.handler != handler);
         let batch = self.ready.take(max, |other| other != handler);
@@ -412,7 +417,7 @@ impl Lane {
         now: Timestamp,
         left_out: impl Fn(HandlerId) -> bool,
     ) {
-        // Its turn commits still, and this is the next.
+        // The turn of the watched cursor is still committing, and this is the next one.
         let commits = |(cursor, _): &(CursorId, Timestamp)| {
             let entry = self.cursors.get(cursor);
             let runs = entry
@@ -422,7 +427,7 @@ impl Lane {
         if self.round.runs && self.round.watched.as_ref().is_some_and(commits) {
             return;
         }
-        // Alone in its turn it waits for nobody.
+        // A cursor alone in its turn waits for no other.
         let others = batch.len() > 1;
         let waits = |cursor: &CursorId| {
             let entry = self.cursors.get(cursor);
@@ -447,14 +452,14 @@ impl Lane {
         self.round.runs = watched.is_some_and(|cursor| others && batch.contains(&cursor));
     }
 
-    /// For how long the cursors of a batch have gathered events by `now`, in their order.
+    /// Time for which each cursor of a batch has gathered events by `now`.
     pub fn gathered(&self, batch: &[CursorId], now: Timestamp) -> Vec<Duration> {
         let since = |cursor: &CursorId| self.cursors.get(cursor)?.gathers_since;
         let gathered = |cursor| since(cursor).map_or(Duration::ZERO, |since| now.since(since));
         batch.iter().map(gathered).collect()
     }
 
-    /// Until when a cursor gathers events, if it does.
+    /// Time until which a cursor gathers events, if it does.
     pub fn gathers_until(&self, cursor: CursorId) -> Option<Timestamp> {
         match self.cursors.get(&cursor)?.at {
             At::Aside(Aside::Gathering(until)) => Some(until),
@@ -462,23 +467,23 @@ impl Lane {
         }
     }
 
-    /// How long a cursor that may run waits for its turn, as far as is known at `now`.
+    /// Time that a ready cursor waits for its turn, as far as known at `now`.
     pub fn turn_wait(&self, now: Timestamp) -> Option<Duration> {
         let watched = self.round.watched.map(|(_, since)| now.since(since));
         watched.max(self.round.took)
     }
 
-    /// Whether no other cursor waits for its turn, but for those of handlers that are `left_out`.
+    /// True if no other cursor waits for a turn, except of handlers that are `left_out`.
     pub fn is_idle(&self, left_out: impl Fn(HandlerId) -> bool) -> bool {
         self.ready.order.iter().all(|handler| left_out(*handler))
     }
 
-    /// When the next cursor comes back by itself.
+    /// Time at which the next cursor becomes ready by itself.
     pub fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Notes that these cursors of a batch run outside of the turn, each until [`Lane::turned`].
+    /// Records that these cursors of a batch run outside of the turn, each until [`Lane::turned`].
     pub fn delivers(&mut self, cursors: impl Iterator<Item = CursorId>) {
         for cursor in cursors {
             if let Some(entry) = self.cursors.get_mut(&cursor) {
@@ -487,7 +492,7 @@ impl Lane {
         }
     }
 
-    /// Notes what a turn led to.
+    /// Records the outcome of a turn for one cursor.
     pub fn turned(&mut self, cursor: CursorId, outcome: Outcome) {
         let Some(entry) = self.cursors.get_mut(&cursor) else {
             return;
@@ -500,11 +505,12 @@ impl Lane {
         if !matches!(outcome, Outcome::Aside(Aside::Gathering(_), _)) {
             entry.gathers_since = None;
         }
-        // When it has done all that it had read, only what came meanwhile waits.
+        // If all events that were read are done, only events hinted since are waiting.
         entry.oldest = entry.came.take().unwrap_or(entry.oldest);
         if let Outcome::More(rest) | Outcome::Aside(_, rest) = outcome {
             entry.oldest = rest.oldest;
-            // What came meanwhile may or may not be in the rest; the next turn reads it exactly.
+            // Events hinted since may or may not be counted in the rest; the next turn reads the exact
+            // number.
             entry.backlog = Backlog::Total(rest.events.max(fresh.events()));
         }
         match (outcome, again) {
@@ -519,7 +525,7 @@ impl Lane {
         }
     }
 
-    /// What is left for a cursor, as far as the lane knows.
+    /// Remaining events of a cursor, as far as the lane knows.
     pub fn rest(&self, cursor: CursorId) -> Option<Rest> {
         let entry = self.cursors.get(&cursor)?;
         Some(Rest {
@@ -528,7 +534,7 @@ impl Lane {
         })
     }
 
-    /// Notes that a turn could not be taken: the cursor goes behind the others as it was.
+    /// Records that a turn failed: the cursor is unchanged and goes to the end of the order.
     pub fn not_turned(&mut self, cursor: CursorId) {
         let running = self.cursors.get_mut(&cursor);
         let Some(entry) = running.filter(|entry| matches!(entry.at, At::Running(_))) else {
@@ -539,13 +545,13 @@ impl Lane {
         self.make_ready(cursor, false);
     }
 
-    /// Gives up every cursor, as hints for whoever has them next.
+    /// Gives up every cursor, as hints for the next owner.
     pub fn give_up(&mut self) -> Vec<Hint> {
         let cursors = std::mem::take(self).cursors;
         in_order(cursors.into_iter().map(hint).collect())
     }
 
-    /// Gives up the cursors of one kind, but for those that are running: they are judged by their turn.
+    /// Gives up the cursors that match, except running ones, which their turn checks.
     pub fn give_up_those(&mut self, of_kind: impl Fn(CursorId) -> bool) -> Vec<Hint> {
         let given_up = |(cursor, entry): &(&CursorId, &Entry)| {
             of_kind(**cursor) && !matches!(entry.at, At::Running(_))
@@ -574,7 +580,7 @@ impl Lane {
         in_order(hints)
     }
 
-    /// Gives up the cursors of one kind among those that came since the last batch.
+    /// Gives up the cursors that match among those added since the last batch.
     pub fn give_up_new(&mut self, of_kind: impl Fn(CursorId) -> bool) -> Vec<Hint> {
         let mut new = std::mem::take(&mut self.unjudged);
         new.retain(|cursor| of_kind(*cursor));
@@ -584,8 +590,8 @@ impl Lane {
         }
     }
 
-    /// Lets cursors that an operator had stopped, or that gather events, take a turn, which finds out whether they
-    /// still have to wait. Those that had been waiting for a retry are no business of a sweep.
+    /// Makes ready the cursors that an operator had stopped or that gather events, so that a turn
+    /// checks whether they must still wait. Cursors that wait for a retry are not affected.
     pub fn let_kept_go(&mut self) {
         let is_kept = |(_, entry): &(&CursorId, &Entry)| {
             matches!(entry.at, At::Aside(Aside::Kept | Aside::Gathering(_)))
@@ -602,7 +608,7 @@ impl Lane {
         }
     }
 
-    /// Forgets every cursor, and says which; those that are running stay, and are looked at once more.
+    /// Forgets every cursor and returns them. Running ones stay, and take another turn.
     pub fn wipe(&mut self) -> Vec<CursorId> {
         let known = self.cursors().collect();
         (self.ready, self.due) = Default::default();
@@ -616,17 +622,17 @@ impl Lane {
         known
     }
 
-    /// Whether it knows that a cursor has work.
+    /// True if the cursor is known to have work.
     pub fn knows(&self, cursor: CursorId) -> bool {
         self.cursors.contains_key(&cursor)
     }
 
-    /// Every cursor that it knows to have work, in no order.
+    /// Every cursor that is known to have work, in no order.
     pub fn cursors(&self) -> impl Iterator<Item = CursorId> + '_ {
         self.cursors.keys().copied()
     }
 
-    /// The cursors that are set aside and wait longest, then those that are not and do.
+    /// For display: the set-aside cursors that have waited longest, then the others that have.
     pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
         let (mut aside, mut flowing) = (BinaryHeap::new(), BinaryHeap::new());
         for (cursor, entry) in &self.cursors {
@@ -650,7 +656,7 @@ impl Lane {
         oldest.into_iter().filter_map(line).collect()
     }
 
-    /// What waits for each cursor, in no order.
+    /// The waiting events of each cursor, in no order.
     pub fn spans(&self) -> Vec<Span> {
         let span = |entry: &Entry| Span {
             oldest: entry.oldest,
@@ -661,7 +667,7 @@ impl Lane {
         spans.filter(|span| span.events > 0).collect()
     }
 
-    /// The lane in numbers.
+    /// The figures of the lane.
     pub fn survey(&self) -> Survey {
         let mut survey = Survey::default();
         let mut oldest_aside = None;
@@ -709,7 +715,8 @@ impl Lane {
     }
 }
 
-/// Who has the cursor next may have set it aside, and may not know that somebody has let it go.
+/// The hint asks for a recheck, because the next owner may have set the cursor aside and not know that
+/// it was released.
 fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
     Hint {
         cursor,
@@ -720,13 +727,13 @@ fn hint((cursor, entry): (CursorId, Entry)) -> Hint {
     }
 }
 
-/// Whoever has waited longest comes first also where they go to.
+/// Sorts hints by waiting time, so that the order is kept in the next lane.
 fn in_order(mut hints: Vec<Hint>) -> Vec<Hint> {
     hints.sort_unstable_by_key(|hint| (hint.oldest, hint.cursor));
     hints
 }
 
-/// Keeps the `max` least of all that come by, the greatest of them on top.
+/// Keeps the `max` smallest values in a heap with the largest of them on top.
 fn keep_least<T: Ord>(least: &mut BinaryHeap<T>, value: T, max: usize) {
     if least.len() < max {
         least.push(value);

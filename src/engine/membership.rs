@@ -1,8 +1,8 @@
-//! Who should run which lane, decided from rows: no clock, no I/O.
+//! Decides from rows which node should run which lane: no clock, no I/O.
 //!
-//! Every node computes the same from the same rows. When two see different rows, the take in the
-//! database decides; nothing here has to be agreed upon. Times are durations on one node's own clock,
-//! which counts while the machine sleeps: no wall clock decides who is dead.
+//! Every node computes the same result from the same rows. When two nodes see different rows, the
+//! statement that takes a lane decides, so no agreement is needed. Times are durations on a node's own
+//! clock, which counts while the machine sleeps; no wall clock decides which node is dead.
 
 #[cfg(test)]
 mod churn;
@@ -14,20 +14,20 @@ use crate::domain::lane::{LaneId, overlap};
 use crate::domain::name::Name;
 use crate::store::{LaneRow, NodeRow, SetState};
 
-/// How long a node may be silent before the others take its lanes.
+/// Time without a heartbeat after which other nodes take a node's lanes.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// How much earlier than that it stops by itself, for clocks that do not run alike.
+/// Time by which a node stops earlier itself, to allow for different speeds of clocks.
 pub const MARGIN: Duration = Duration::from_secs(2);
 
-/// How often a node shows that it lives.
+/// Interval of heartbeats.
 pub const RENEWAL: Duration = Duration::from_secs(3);
 
-/// How long the set of live nodes must have been the same before a lane is given away.
+/// Time for which the set of live nodes must be unchanged before a lane is given away.
 const STABLE: Duration = Duration::from_secs(3);
 
-/// Who could not look for so long does not know whether others could have beaten. What keeps everybody
-/// away for less is over before a lease is.
+/// A node that could not look for this long does not know whether the others could have sent
+/// heartbeats, so it waits anew.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// A node's own right to run lanes.
@@ -37,30 +37,30 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease of who joined at `sent`, by the clock before the statement was sent.
+    /// The lease of a node that joined at `sent`, the time before the statement was sent.
     pub fn begun(sent: Duration) -> Self {
         Self {
             until: sent + LEASE - MARGIN,
         }
     }
 
-    /// Notes a renewal that is known to have arrived. One of unknown outcome moves nothing.
+    /// Records a renewal that is known to have succeeded. One with an unknown outcome extends nothing.
     pub fn renewed(&mut self, sent: Duration) {
         self.until = self.until.max(sent + LEASE - MARGIN);
     }
 
-    /// How long it still holds.
+    /// Remaining time of the lease.
     pub fn left(&self, now: Duration) -> Duration {
         self.until.saturating_sub(now)
     }
 
-    /// Whether nobody else may have taken the lanes yet.
+    /// True while no other node may have taken the lanes.
     pub fn holds(&self, now: Duration) -> bool {
         now < self.until
     }
 }
 
-/// What one node has seen of the others.
+/// Observations of the other nodes by one node.
 #[derive(Debug, Default)]
 pub struct Watch {
     beats: HashMap<String, Beat>,
@@ -70,7 +70,8 @@ pub struct Watch {
     has_changed: bool,
 }
 
-/// The newest beat of a node, since when it is the newest, and whether none was seen before it.
+/// The newest heartbeat of a node, the time when it was first seen, and whether it is the first one
+/// seen of this node.
 #[derive(Debug)]
 struct Beat {
     number: i64,
@@ -79,12 +80,12 @@ struct Beat {
 }
 
 impl Watch {
-    /// Whether a node has been seen to beat.
+    /// True if a new heartbeat of the node has been seen.
     pub fn has_beaten(&self, id: &str) -> bool {
         self.beats.get(id).is_some_and(|beat| !beat.is_first)
     }
 
-    /// How long each other node has been silent by `now`.
+    /// Time since each node's newest heartbeat was first seen, by `now`.
     pub fn silences(&self, now: Duration) -> HashMap<String, Duration> {
         let silence = |beat: &Beat| now.saturating_sub(beat.since);
         let beats = self.beats.iter();
@@ -93,15 +94,16 @@ impl Watch {
             .collect()
     }
 
-    /// Notes the rows as read at `now`, and says which nodes have been silent for too long, each with
-    /// its last beat: whoever removes it must find that beat unchanged.
+    /// Records the rows as read at `now`. Returns the nodes that have been silent for too long, each
+    /// with its last heartbeat; removing a node requires that its heartbeat is unchanged.
     pub fn see(&mut self, nodes: &[NodeRow], me: &str, now: Duration) -> Vec<(String, i64)> {
         let live: BTreeSet<_> = nodes.iter().map(|node| node.id.clone()).collect();
         self.has_changed = live != self.live && !self.live.is_empty();
         if live != self.live {
             self.same_since = now;
         }
-        // What kept us from looking may have kept the others from beating: they get all the time again.
+        // Whatever kept this node from looking may have kept the others from sending heartbeats, so
+        // their time starts anew.
         if now.saturating_sub(self.looked) > LOOK_MAX {
             self.beats.values_mut().for_each(|beat| beat.since = now);
         }
@@ -128,23 +130,22 @@ impl Watch {
         silent
     }
 
-    /// Whether a node has come or gone between the last two looks. One that is gone may have died with hints for
-    /// lanes of others: whoever sees that sweeps.
+    /// True if a node has joined or left between the last two looks. A node that is gone may have died
+    /// with hints for other lanes, so a sweep is needed.
     pub fn has_changed(&self) -> bool {
         self.has_changed
     }
 
-    /// Whether nobody has come or gone for a while.
+    /// True if no node has joined or left for a while.
     pub fn is_stable(&self, now: Duration) -> bool {
         now.saturating_sub(self.same_since) >= STABLE
     }
 }
 
-/// The node that should run each lane: none when there is no node. Lanes of a set that closes are not
-/// given to anybody any more.
+/// The node that should run each lane; empty without nodes. Lanes of a closing set are not assigned.
 ///
-/// Lanes are divided evenly, the first nodes having one more; those that have the most lanes come
-/// first, so that little moves. A lane stays where it is unless its node has its share already.
+/// Lanes are divided evenly; the first nodes get one more. Nodes that own most lanes come first, so
+/// that few lanes move. A lane stays with its node unless that has its share already.
 pub fn assign<'a>(lanes: &'a [LaneRow], nodes: &'a [NodeRow]) -> HashMap<&'a LaneId, &'a str> {
     let lanes: Vec<&LaneRow> = lanes.iter().filter(|lane| !lane.is_closing()).collect();
     let mut owned: HashMap<&str, usize> = nodes
@@ -190,20 +191,20 @@ pub fn assign<'a>(lanes: &'a [LaneRow], nodes: &'a [NodeRow]) -> HashMap<&'a Lan
     targets
 }
 
-/// What a node has to do about its lanes.
+/// Tasks of a node concerning its lanes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Moves {
-    /// Free, and ours.
+    /// Free lanes to take.
     pub take: Vec<LaneId>,
-    /// Ours until now, and meant for another node.
+    /// Own lanes that belong to another node now.
     pub hand_over: Vec<LaneId>,
-    /// Of a set that closes, and ours or nobody's, with the epoch of its row.
+    /// Lanes of a closing set to seal: own ones and free ones, with the epoch of their rows.
     pub seal: Vec<(LaneId, i64)>,
-    /// Run here, and not ours any more.
+    /// Lanes that run here but are no longer owned.
     pub drop: Vec<LaneId>,
 }
 
-/// What node `me` has to do, given the lanes that it runs with their epochs.
+/// Computes the tasks of node `me`; `held` are the lanes that it runs, with their epochs.
 pub fn decide(
     lanes: &[LaneRow],
     nodes: &[NodeRow],
@@ -236,7 +237,8 @@ pub fn decide(
             _ if is_free && is_target && may_open(lane, lanes) => {
                 moves.take.push(lane.id.clone());
             }
-            // Taken under an epoch that we do not run it by: an answer was lost. Free it, to take it anew.
+            // Our row has an epoch that we do not run the lane by, because an answer was lost. The lane
+            // is freed and taken again.
             None if is_ours => moves.hand_over.push(lane.id.clone()),
             _ => {}
         }
@@ -249,15 +251,15 @@ pub fn decide(
     moves
 }
 
-/// What the only node of a file seals: a resize may have begun since it read the configuration, and what still
-/// runs is sealed when it has stopped.
+/// The lanes that the only node of a SQLite file seals. Lanes that still run, because a resize began
+/// after the configuration was read, are sealed once they have stopped.
 pub fn idle(lanes: Vec<LaneRow>, running: &HashSet<LaneId>) -> Vec<(LaneId, i64)> {
     let ends = |lane: &LaneRow| lane.is_closing() && !running.contains(&lane.id);
     let idle = lanes.into_iter().filter(ends);
     idle.map(|lane| (lane.id, lane.epoch)).collect()
 }
 
-/// Whether all old lanes of a resize are sealed, and nobody has noted yet that it is done.
+/// True if all old lanes of a resize are sealed but its end is not recorded.
 pub fn is_unfinished(lanes: &[LaneRow]) -> bool {
     let closing = |namespace: &Name| {
         let mut of_it = lanes.iter().filter(|lane| lane.id.namespace == *namespace);
@@ -267,7 +269,7 @@ pub fn is_unfinished(lanes: &[LaneRow]) -> bool {
     opening.any(|lane| !closing(&lane.id.namespace))
 }
 
-/// A lane of a new set waits until every older one that may have a slot of it is sealed.
+/// A lane of a new set waits until every older lane that shares a slot with it is sealed.
 fn may_open(lane: &LaneRow, lanes: &[LaneRow]) -> bool {
     let waits_for = |old: &LaneRow| {
         old.is_closing()
@@ -344,7 +346,7 @@ mod tests {
                     prop_assert!(shares[owner] >= lanes.len() / nodes.len());
                 }
             }
-            // Once everybody has done as told, nothing moves any more.
+            // Once every node has done its part, nothing moves any more.
             let settled: Vec<_> = lanes.iter()
                 .map(|lane| LaneRow { node: Some(targets[&lane.id].to_owned()), ..lane.clone() })
                 .collect();

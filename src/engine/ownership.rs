@@ -1,7 +1,7 @@
-//! Takes and gives away lanes: the loop around [`super::membership`], which decides.
+//! Takes lanes and gives them away: the loop around the decisions of [`super::membership`].
 //!
-//! The only node of a file runs every lane and has no rows. Nodes that may share a server each have a
-//! row and beat; a node whose lease has run out closes its lanes before others may take them.
+//! On SQLite, the only node runs every lane and has no row. On Postgres, each node has a row and sends
+//! heartbeats; a node whose lease has run out closes its lanes before others may take them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,32 +17,32 @@ use crate::domain::time::{Timestamp, since_boot};
 use crate::lanes::redis::Redis;
 use crate::store::{Error, History, LaneRow, NodeRow};
 
-/// How often a node looks at the others.
+/// Interval of looks at the other nodes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long the database may take to answer.
+/// Time limit for an answer of the database.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How soon what a node's lanes do is shown to the others, when it has changed.
+/// Interval at which a changed report is published.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// A node among others on one server.
+/// Settings of a node in a cluster.
 pub struct Node {
-    /// What people call it.
+    /// Name for people.
     pub name: String,
-    /// The word of its data directory.
+    /// Id of its data directory.
     pub data_dir: String,
-    /// Where hints are kept; none: in memory, and then it must be the only node.
+    /// Place of the hints; `None` for memory, which allows only one node.
     pub redis: Option<Redis>,
 }
 
-/// What a node knows of itself and of the others.
+/// State of this node's membership, and its view of the cluster.
 pub struct Member {
     name: String,
     data_dir: String,
     hints: &'static str,
     state: Mutex<State>,
-    /// What its lanes do, as JSON, for the others.
+    /// Report on its lanes for the other nodes, as JSON.
     report: Mutex<String>,
     view: Mutex<View>,
 }
@@ -53,10 +53,10 @@ struct State {
     watch: Watch,
     beaten: Duration,
     reported: String,
-    /// The version of the configuration that the others know this node to act by.
+    /// Configuration version that this node has published as the one it acts by.
     config_seen: i64,
     leaving: bool,
-    /// The server that this node's lanes are of.
+    /// The server, with its history, that this node's lanes belong to.
     history: Option<History>,
 }
 
@@ -70,10 +70,10 @@ pub struct View {
 }
 
 impl Member {
-    /// Joins the nodes of a server.
+    /// Joins the cluster of a database.
     ///
     /// # Errors
-    /// [`Error::Refused`] when nodes could not hear of each other's events.
+    /// [`Error::Refused`] when the nodes could not tell each other about events.
     pub async fn join(store: &crate::store::Store, node: &Node) -> Result<Self, Error> {
         store.reap_data_dir(&node.data_dir).await?;
         let hints = match node.redis {
@@ -107,32 +107,32 @@ impl Member {
         })
     }
 
-    /// What people call this node.
+    /// Display name of this node.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The id of this node.
+    /// Id of this node.
     pub fn id(&self) -> String {
         self.state.lock().id.clone()
     }
 
-    /// What every node does, as last seen.
+    /// The cluster as last seen.
     pub fn view(&self) -> View {
         self.view.lock().clone()
     }
 
-    /// How long each other node has been silent, by id.
+    /// Time since the last heartbeat of each other node, by id.
     pub fn silences(&self) -> HashMap<String, Duration> {
         self.state.lock().watch.silences(since_boot())
     }
 
-    /// For how long this node may still run its lanes.
+    /// Time for which this node may still run its lanes.
     pub fn lease_left(&self) -> Duration {
         self.state.lock().lease.left(since_boot())
     }
 
-    /// Says what the lanes of this node do.
+    /// Sets the report on this node's lanes.
     pub fn report(&self, json: String) {
         *self.report.lock() = json;
     }
@@ -162,14 +162,14 @@ impl Member {
         self.begin_again(engine).await
     }
 
-    /// The lease is lost: drops everything, and joins under another id.
+    /// After a lost lease: closes all lanes and joins under a new id.
     async fn begin_again(&self, engine: &Engine) -> Result<(), Error> {
         tracing::warn!("the lease is lost: lanes are dropped, and taken anew");
         engine.close_lanes(&engine.held_lanes()).await;
         self.join_again(engine).await
     }
 
-    /// Joins under another id.
+    /// Joins under a new id.
     async fn join_again(&self, engine: &Engine) -> Result<(), Error> {
         let row = row(&self.name, &self.data_dir, self.hints);
         let sent = since_boot();
@@ -183,12 +183,13 @@ impl Member {
         Ok(())
     }
 
-    /// One look: beats, removes the dead, and moves lanes.
+    /// One look: sends a heartbeat, removes dead nodes, and takes or gives away lanes.
     async fn look(&self, engine: &Arc<Engine>) -> Result<(), Error> {
         self.follow(engine).await?;
         self.beat(engine).await?;
         let view = View {
-            // Lanes first: an owner that is missing from the nodes is gone then, not new.
+            // Lanes are read first: an owner that is missing from the nodes is then known to be gone,
+            // not new.
             lanes: in_time(engine.store.lanes()).await?,
             nodes: in_time(engine.store.nodes()).await?,
         };
@@ -202,8 +203,8 @@ impl Member {
             (me, silent, state.watch.is_stable(now), has_changed)
         };
         if has_changed {
-            // What a dead node had stored, or was told, and not passed on yet is found here. Lanes that it ran
-            // itself are swept as they are taken.
+            // Work that a dead node had stored or been told of, and not passed on, is found by this
+            // sweep. Lanes of the dead node are swept when they are taken.
             engine.sweep_soon();
         }
         for (id, beat) in silent {
@@ -229,8 +230,8 @@ impl Member {
         take(engine, &me, &moves.take).await
     }
 
-    /// Sees whether it is still the same server that answers. One that has taken its place may not have the
-    /// newest events, takes and moves.
+    /// Checks that the same server still answers. A server that has replaced it may lack the newest
+    /// events, takes and moves.
     async fn follow(&self, engine: &Arc<Engine>) -> Result<(), Error> {
         let found = in_time(engine.store.history()).await?;
         let known = self.state.lock().history;
@@ -244,8 +245,8 @@ impl Member {
         }
     }
 
-    /// Begins anew on another server: nothing that was known of lanes, hints and cursors holds there. Done
-    /// again at the next look if it is broken off.
+    /// Starts anew on another server: nothing known about lanes, hints and cursors is valid there. An
+    /// interrupted start is repeated at the next look.
     async fn fail_over(&self, engine: &Arc<Engine>, to: History) -> Result<(), Error> {
         tracing::warn!(
             timeline = to.timeline,
@@ -273,7 +274,7 @@ impl Member {
         Ok(())
     }
 
-    /// Closes lanes, each between two turns, and frees them.
+    /// Closes lanes between two turns, and frees them.
     async fn hand_over(
         &self,
         engine: &Engine,
@@ -297,7 +298,7 @@ impl Member {
         Ok(())
     }
 
-    /// Gives every lane away and takes none any more.
+    /// Gives every lane away and takes no more.
     pub async fn leave(&self, engine: &Engine) {
         let me = {
             let mut state = self.state.lock();
@@ -317,20 +318,20 @@ impl Member {
         engine.relay.poke(&lanes).await;
     }
 
-    /// Removes the row of this node, as the last thing that it does.
+    /// Removes the row of this node, as its last action.
     pub async fn go(&self, engine: &Engine) {
         if let Err(error) = engine.store.remove_node(&self.id()).await {
             tracing::warn!(%error, "the row of this node is removed by the others");
         }
     }
 
-    /// Takes the first lanes, and returns when this node runs what is its own.
+    /// Takes the first lanes; returns once this node runs its own lanes.
     pub async fn begin(&self, engine: &Arc<Engine>) -> Result<(), Error> {
         self.look(engine).await
     }
 
-    /// Looks at the others now and then, or when asked to. A look is never cut off in the middle of
-    /// opening or closing lanes; when the lease runs out meanwhile, the lanes are closed all the same.
+    /// Looks at the other nodes regularly and on request. A look is never cancelled while it opens or
+    /// closes lanes. When the lease runs out meanwhile, the lanes are closed at once.
     pub async fn run(engine: Arc<Engine>) {
         let Some(member) = &engine.member else { return };
         loop {
@@ -358,7 +359,7 @@ impl Member {
         }
     }
 
-    /// How long nothing needs to be done about the lease.
+    /// Time until the lease needs attention.
     fn time_to_act(&self) -> Duration {
         match self.state.lock().lease.left(since_boot()) {
             Duration::ZERO => LOOK_EVERY,
@@ -376,7 +377,7 @@ impl Member {
     }
 }
 
-/// Says which of the events that this node has acknowledged are lost.
+/// Logs which events acknowledged by this node are lost.
 async fn find_lost(engine: &Engine, node: &str) {
     let lost = loop {
         match engine.store.find_lost(node).await {
@@ -400,14 +401,14 @@ async fn find_lost(engine: &Engine, node: &str) {
     );
 }
 
-/// A call that the database must answer in time, or it is unknown what became of it.
+/// Runs a database call with a time limit, after which its outcome is unknown.
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let answer = timeout(PATIENCE, call).await;
     answer.unwrap_or_else(|_| Err(Error::Lost("no answer in time".into())))
 }
 
-/// Closes lanes of sets that go, each between two turns, and seals them; who waits for that is told, and
-/// what they still had to do goes to the lanes that follow.
+/// Stops lanes of closing sets between two turns, and seals them. Other nodes are notified, and
+/// remaining hints go to the new lanes.
 async fn seal(engine: &Arc<Engine>, me: &str, lanes: &[(LaneId, i64)]) -> Result<(), Error> {
     let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
     let left = engine.stop_lanes(&ids).await;
@@ -435,8 +436,9 @@ async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Er
     if taken.is_empty() {
         return Ok(());
     }
-    // Lanes of a set that is not known here yet would run as if nobody had stopped them. Those that are not
-    // opened for want of an answer are given back at the next look.
+    // Reads the configuration first, because lanes of an unknown set would run as if no one had stopped
+    // them. Lanes that are not opened because the database does not answer are given back at the next
+    // look.
     engine.catalog.refresh().await?;
     engine.catalog_changed();
     in_time(engine.forwards.flights.look(engine, me)).await?;
@@ -444,14 +446,15 @@ async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Er
     for (lane, epoch) in &taken {
         engine.open_lane(lane.clone(), *epoch);
     }
-    // In this order: what was hinted to the owner before is found by the sweep, what is hinted from now
-    // on comes here.
+    // The order matters: hints sent to the previous owner are found by the sweep, later hints arrive
+    // here.
     engine.relay.claim(engine, &taken).await;
     engine.sweep().await?;
     Ok(())
 }
 
-/// Without a way to tell each other of events there can be one node only. A dead one is waited for.
+/// Without Redis, nodes cannot tell each other about events, so only one node may run. A dead one is
+/// waited for.
 async fn refuse_strangers(store: &crate::store::Store, hints: &str) -> Result<(), Error> {
     let began = since_boot();
     let mut watch = Watch::default();
@@ -465,7 +468,7 @@ async fn refuse_strangers(store: &crate::store::Store, hints: &str) -> Result<()
         let Some(other) = nodes.iter().find(alone) else {
             return Ok(());
         };
-        // One that beats is alive.
+        // A node whose heartbeat changes is alive.
         let lives = now.saturating_sub(began) > RENEWAL * 2 && watch.has_beaten(&other.id);
         if lives || now.saturating_sub(began) > LEASE * 2 {
             return Err(Error::Refused(format!(

@@ -1,7 +1,7 @@
-//! Brings hints that came to a lane which is not the right one any more to the one that is: of a lane
-//! that was sealed, of a lane set that Redis no longer takes, of a hook that has moved.
+//! Forwards hints that arrived at a lane which is no longer the right one: its lane was sealed, Redis
+//! no longer accepts its lane set, or its hook has moved.
 //!
-//! It may lose hints when there are very many; a sweep finds what they were about.
+//! Hints may be dropped when there are very many; a sweep finds what they were about.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::domain::lane::{LaneId, Slot};
 use crate::lanes::Hint;
 use crate::store::Error;
 
-/// Hints that may wait to be placed.
+/// Number of hints that may wait.
 const WAITING_MAX: usize = 100_000;
 
-/// Hints to be placed.
+/// Hints to be forwarded.
 #[derive(Default)]
 pub struct Misplaced {
     hints: Mutex<Vec<Hint>>,
@@ -27,14 +27,14 @@ pub struct Misplaced {
 }
 
 impl Misplaced {
-    /// Tries those again whose lane was not open, as when lanes have been opened.
+    /// Tries again the hints whose lane was not open, for example after lanes have been opened.
     pub fn look_again(&self) {
         self.look.notify_one();
     }
 }
 
 impl Engine {
-    /// Hints cursors in the lanes that are theirs now, as soon as these are found.
+    /// Forwards hints to the right lanes soon.
     pub(super) fn place_later(&self, hints: impl IntoIterator<Item = Hint>) {
         let mut waiting = self.misplaced.hints.lock();
         let were = waiting.len();
@@ -51,7 +51,7 @@ impl Engine {
     }
 }
 
-/// Places hints as they come, for ever.
+/// Forwards hints as they arrive, until dropped.
 pub async fn run(engine: Arc<Engine>) {
     loop {
         engine.misplaced.look.notified().await;
@@ -59,7 +59,7 @@ pub async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// Places what waits for it.
+/// Forwards the waiting hints now.
 pub async fn place_now(engine: &Engine) {
     let hints = std::mem::take(&mut *engine.misplaced.hints.lock());
     if let Err(error) = place(engine, hints).await {
@@ -72,7 +72,8 @@ async fn place(engine: &Engine, hints: Vec<Hint>) -> Result<(), Error> {
     if hints.is_empty() {
         return Ok(());
     }
-    // Whoever said it here may know a newer configuration: without it two nodes would send the hint to and fro.
+    // The sender of the hint may know a newer configuration. Without reading it, two nodes would send
+    // the hint back and forth.
     if engine.catalog.refresh().await? {
         engine.catalog_changed();
     }
@@ -89,14 +90,14 @@ async fn place(engine: &Engine, hints: Vec<Hint>) -> Result<(), Error> {
                 let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
                 engine.relay.send(lane, cursors);
             }
-            // Opened in a moment, and then asked for again.
+            // The lane will be opened soon, and this is then called again.
             false => engine.misplaced.hints.lock().extend(hints),
         }
     }
     Ok(())
 }
 
-/// Where hints belong. Those about streams or handlers that are gone belong nowhere.
+/// The lanes that hints belong to. Hints about deleted streams or handlers are dropped.
 pub fn placed(
     catalog: &Snapshot,
     slots: &HashMap<StreamId, Slot>,

@@ -1,10 +1,11 @@
-//! Retention: looks now and then for events that are older than their hook keeps them, and removes those
-//! that every cursor has passed.
+//! Retention: regularly looks for events older than their hook's retention, and removes those that
+//! every cursor has passed.
 //!
-//! What a reducer made of them is folded once more, from the last checkpoint up to the cut, and becomes
-//! the checkpoint there: a fold from the beginning begins at it. So a stream that never rests is cut where
-//! its age says, and a checkpoint is what a rebuild would have come to, whatever code the live state has
-//! gone through. A node looks at the streams whose turns it takes; two that look at one do no harm.
+//! The removed events are folded once more, from the last checkpoint up to the cut, and the result
+//! becomes the new checkpoint, where later folds begin. So a busy stream can be cut exactly at the age
+//! limit, and a checkpoint equals the result of a rebuild, whatever versions of the reducer the live
+//! state has seen. A node looks at the streams whose turns it runs; two nodes that look at the same
+//! stream do no harm.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,45 +20,45 @@ use crate::domain::position::Seq;
 use crate::domain::time::{Timestamp, millis};
 use crate::store::{Checkpoint, Cut, Error, Prunable, Prune};
 
-/// How often it is looked for events that are due.
+/// Interval between two looks.
 const EVERY: Duration = Duration::from_secs(300);
 
-/// Streams that are looked at together.
+/// Number of streams handled together.
 const STREAMS_MAX: usize = 256;
 
-/// Events and bytes that one transaction removes: events that come meanwhile wait for it.
+/// Number of events and bytes that one transaction removes; new events wait for it.
 const EVENTS_MAX: i64 = 256;
 const BYTES_MAX: i64 = 4 * 1024 * 1024;
 
-/// How long an event may be overdue before somebody should know.
+/// Time for which an event may be overdue before it is reported.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Why most that keep events past their time do.
+/// The usual reason for keeping events past their retention.
 const NOT_PASSED: &str = "a cursor has not passed them";
 
-/// Streams of a hook that keep events past their time.
+/// Streams of a hook that keep events past their retention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overdue {
-    /// One of them.
+    /// One of these streams.
     pub example: StreamName,
-    /// How many there are.
+    /// Number of these streams.
     pub streams: u64,
-    /// How long their hook keeps events.
+    /// Retention of their hook.
     pub keep: Keep,
-    /// Why the example does.
+    /// Reason why the example keeps its events.
     pub why: String,
 }
 
-/// What came of a look at a hook.
+/// Result of looking at a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Looked {
-    /// Events that were removed.
+pub struct PruneResult {
+    /// Number of events removed.
     pub events: u64,
-    /// Streams that keep more than they should.
+    /// Streams that keep more than their retention.
     pub overdue: Option<Overdue>,
 }
 
-/// Looks at every hook that does not keep its events for ever, for as long as the node runs.
+/// Looks at every hook with a retention, for as long as the node runs.
 pub async fn run(engine: Arc<Engine>) {
     for hook in engine.catalog.now().hooks.values() {
         if hook.keep.is_short() {
@@ -87,35 +88,35 @@ pub async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// Removes what is due of one hook; says which streams keep more than they should.
+/// Removes the events of one hook that are due; returns the streams that keep more than they should.
 async fn prune_hook(engine: &Engine, hook: &Hook) -> Result<Option<Overdue>, Error> {
     loop {
         let Some(before) = due_before(engine, hook, Timestamp::now()).await? else {
             return Ok(None);
         };
         let looked = prune_before(engine, hook, before).await?;
-        // What goes beyond an amount is found a part at a time.
+        // Events beyond a size limit are found in parts.
         if matches!(hook.keep, Keep::For(_)) || looked.events == 0 {
             return Ok(looked.overdue);
         }
     }
 }
 
-/// Removes what a hook has received before a moment, of the streams whose turns are taken here and as far as
-/// every cursor has passed it; says which streams keep some of it for long.
+/// Removes events of a hook received before a time, from streams whose turns run here, as far as every
+/// cursor has passed them. Returns the streams that keep such events for long.
 ///
 /// # Errors
-/// Those of the database; what is left is removed by the next look.
+/// Errors of the database; remaining events are removed by the next look.
 pub async fn prune_before(
     engine: &Engine,
     hook: &Hook,
     before: Timestamp,
-) -> Result<Looked, Error> {
-    let mut look = Look {
+) -> Result<PruneResult, Error> {
+    let mut look = Pruning {
         engine,
         hook,
         before,
-        looked: Looked::default(),
+        looked: PruneResult::default(),
     };
     let streams = engine.store.streams_with_events(hook.id).await?;
     for some in streams.chunks(STREAMS_MAX) {
@@ -125,7 +126,7 @@ pub async fn prune_before(
     Ok(look.looked)
 }
 
-/// What was received before this moment is due; none when nothing is.
+/// Time before which events of the hook are due; `None` when none are.
 async fn due_before(
     engine: &Engine,
     hook: &Hook,
@@ -149,14 +150,14 @@ async fn due_before(
 }
 
 /// One look at a hook.
-struct Look<'l> {
+struct Pruning<'l> {
     engine: &'l Engine,
     hook: &'l Hook,
     before: Timestamp,
-    looked: Looked,
+    looked: PruneResult,
 }
 
-impl Look<'_> {
+impl Pruning<'_> {
     async fn prune(&mut self, page: Vec<Prunable>) -> Result<(), Error> {
         let mut queue = VecDeque::new();
         for found in page {
@@ -173,13 +174,14 @@ impl Look<'_> {
             let mut cuts = self.cuts(&mut queue).await?;
             cuts.sort_unstable_by_key(|(found, _)| found.stream.id);
             self.cut(cuts, &mut queue).await?;
-            // Whoever stores events has at least as much of the database as this.
+            // Pauses as long as the work took, so that storing events gets at least half of the
+            // database.
             tokio::time::sleep(began.elapsed()).await;
         }
         Ok(())
     }
 
-    /// Whether nobody has said meanwhile that events are kept for another time.
+    /// True if the retention of the hook is unchanged.
     fn keeps_so_still(&self) -> bool {
         let catalog = self.engine.catalog.peek();
         let hook = catalog.hooks_by_id.get(&self.hook.id);
@@ -192,8 +194,8 @@ impl Look<'_> {
         set.is_some_and(|set| self.engine.lanes.is_open(&set.lane(found.stream.slot)))
     }
 
-    /// Takes streams off the queue, as many as one transaction may cut, and says up to where. One of which
-    /// nothing is due is left out.
+    /// Takes as many streams off the queue as one transaction may cut, each with the seq up to which it
+    /// is cut. Streams with nothing due are left out.
     async fn cuts(&self, queue: &mut VecDeque<Prunable>) -> Result<Vec<(Prunable, Seq)>, Error> {
         let (mut events, mut bytes) = (EVENTS_MAX, BYTES_MAX);
         let mut cuts = Vec::new();
@@ -223,7 +225,7 @@ impl Look<'_> {
         Ok(cuts)
     }
 
-    /// Cuts streams in one transaction. Those of which more may be due go back to the queue.
+    /// Cuts streams in one transaction. Streams with more due events go back to the queue.
     async fn cut(
         &mut self,
         cuts: Vec<(Prunable, Seq)>,
@@ -276,8 +278,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// What the reducer makes of each stream up to its cut, or up to where it comes; none where it makes
-    /// nothing of it, or where somebody else was there.
+    /// Folds each stream up to its cut, or as far as possible; `None` where the fold fails, or another
+    /// node has cut the stream.
     async fn checkpoints(
         &mut self,
         cuts: &[(Prunable, Seq)],
@@ -308,7 +310,7 @@ impl Look<'_> {
         Ok(checkpoints)
     }
 
-    /// Notes that a stream whose cursors stand at its floor keeps its next event past its time, if it does.
+    /// Reports a stream whose cursors stand at its floor and whose next event is overdue.
     async fn note_next(&mut self, mut found: Prunable) -> Result<(), Error> {
         let floor = found.stream.floor;
         let next = self
@@ -324,7 +326,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Notes that a stream keeps events past their time.
+    /// Reports a stream that keeps overdue events.
     fn note(&mut self, found: &Prunable, why: String) {
         if self.before.since(found.oldest) < GRACE && matches!(self.hook.keep, Keep::For(_)) {
             return;

@@ -1,16 +1,16 @@
-//! Pull: consumers ask for the next events of streams, and the position moves after they have acknowledged.
+//! Pull: consumers request the next events of streams, and the position moves after they acknowledge.
 //!
-//! A pull cursor takes no turns in a lane. Each node has a [`Desk`] for every handler that is asked for: streams that
-//! may have something to deliver stand there in a line, and consumers that wait in another. Whichever node is asked,
-//! a delivery begins with a compare-and-set in the database, so the desks may all be wrong and none is missed for
-//! long: a resize or a lost node needs nothing special.
+//! A pull cursor takes no turns in a lane. Each node has a [`Desk`] for every handler that consumers
+//! request: a queue of streams that may have events, and a queue of waiting consumers. On any node, a
+//! delivery begins with a compare-and-set in the database. So a desk may be wrong without harm, missed
+//! streams are soon found, and a resize or a lost node needs no special treatment.
 //!
 //! ```text
 //! committer, ack, look ──▶ streams ┐
 //!                                  ├─▶ read, judge, claim ──▶ handed over ──▶ ack, nack, extend, or lease over
 //! pull ──────────────▶ consumers ──┘
 //! ```
-//! A delivery that nobody has got, because its consumer went away before the answer, is given back.
+//! A delivery whose consumer left before the answer is given back.
 
 mod answers;
 mod ask;
@@ -36,32 +36,32 @@ pub use ask::Ask;
 pub use claims::{Delivered, Deliveries};
 use desk::{Desk, Waiter};
 
-/// How often is looked for work of which this node has not heard, while somebody waits for it: it was stored by
-/// another node, or a time has come.
+/// Interval of queries for streams whose events were stored by another node, or whose time has come,
+/// while a consumer waits.
 const LOOK_SHARED: Duration = Duration::from_millis(250);
 
-/// The same on the only node.
+/// The same interval on a single node.
 const LOOK_ALONE: Duration = Duration::from_secs(1);
 
-/// Looks take at most a fiftieth of the time of one core.
+/// Queries take at most a fiftieth of a core's time.
 const SHARE: u32 = 50;
 
-/// All desks of a node look so often together at most.
+/// Least interval between the queries of all desks of a node.
 const LOOK_APART: Duration = Duration::from_millis(10);
 
-/// Streams found by one look.
+/// Number of streams that a query returns at most.
 const FOUND_MAX: i64 = 1_000;
 
-/// The desks of this node.
+/// Desks of this node.
 #[derive(Default)]
 pub struct Pulls {
     desks: Mutex<HashMap<HandlerId, Arc<Desk>>>,
-    /// Held by each claim from the look at what may move until it has ended.
+    /// Held for reading by each claim, from its check of the configuration to its end.
     claiming: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Pulls {
-    /// Says that a stream may have something to deliver. Cheap, and of no effect where nobody has asked.
+    /// Reports that a stream may have events. Cheap, and without effect if no consumer has asked.
     pub fn hint(&self, cursor: CursorId) {
         let desk = self.desks.lock().get(&cursor.handler).cloned();
         if let Some(desk) = desk {
@@ -69,17 +69,17 @@ impl Pulls {
         }
     }
 
-    /// Returns when the claims that run have ended. Every later one goes by the configuration as it is now.
+    /// Waits until the running claims have ended. Later ones use the present configuration.
     pub async fn claims_end(&self) {
         drop(self.claiming.write().await);
     }
 
-    /// Forgets the desks of handlers that are gone; who waits there is told that there is nothing.
+    /// Removes the desks of removed handlers; waiting consumers get an empty answer.
     pub fn forget_all_but(&self, handlers: &HashMap<HandlerId, Arc<Handler>>) {
         self.desks.lock().retain(|id, _| handlers.contains_key(id));
     }
 
-    /// Consumers that wait on this node.
+    /// Number of consumers that wait on this node.
     pub fn waiting(&self, handler: HandlerId) -> usize {
         let desk = self.desks.lock().get(&handler).cloned();
         desk.map_or(0, |desk| desk.waiting())
@@ -97,8 +97,8 @@ impl Pulls {
 }
 
 impl Engine {
-    /// The next deliveries for a consumer, as soon as there are any; none after its wait. Cancel-safe: what nobody
-    /// takes is given back.
+    /// Waits for the next deliveries for a consumer; none after its wait time. If the future is
+    /// dropped, its deliveries are given back.
     pub async fn pull(self: &Arc<Self>, handler: HandlerId, ask: Ask) -> Result<Deliveries, Error> {
         let replayed = self.pull_replays(handler, &ask).await?;
         if !replayed.items.is_empty() {
@@ -108,7 +108,7 @@ impl Engine {
         let (desk, is_new) = self.pulls.desk(handler);
         let every = self.look_every();
         if is_new || ask.wait < every {
-            // Nothing else would look before this consumer is answered.
+            // No other query runs before this consumer must be answered.
             self.look(handler, &desk).await?;
         }
         let (answer, mut answered) = oneshot::channel();
@@ -122,13 +122,13 @@ impl Engine {
         }
         match desk.withdraw(ticket) {
             true => Ok(Deliveries::none(self)),
-            // It is being served just now.
+            // It is being served at this moment.
             false => self.handed(answered.await),
         }
     }
 
-    /// The next events that are replayed to consumers of a handler. They come before all others, as somebody asked for
-    /// them.
+    /// The next replayed events for consumers of a handler. They come before all others, because an
+    /// operator asked for them.
     async fn pull_replays(
         self: &Arc<Self>,
         handler: HandlerId,
@@ -152,7 +152,7 @@ impl Engine {
         answer.unwrap_or_else(|_| Ok(Deliveries::none(self)))
     }
 
-    /// Brings streams and consumers together.
+    /// Serves waiting consumers with queued streams.
     fn serve(self: &Arc<Self>, handler: HandlerId, desk: &Arc<Desk>) {
         while let Some((waiter, streams)) = desk.next() {
             let (engine, desk) = (self.clone(), desk.clone());
@@ -168,7 +168,7 @@ impl Engine {
                         if let Err(error) = &answer {
                             engine.fail_if_fatal(error);
                         }
-                        // Whoever has gone away gives it back by dropping it.
+                        // If the consumer has left, dropping the answer gives the deliveries back.
                         let _ = waiter.answer.send(answer);
                     }
                 }
@@ -176,7 +176,7 @@ impl Engine {
         }
     }
 
-    /// Looks now and then for as long as somebody waits at a desk.
+    /// Starts the regular queries, which end when no consumer waits.
     fn watch(self: &Arc<Self>, handler: HandlerId, desk: &Arc<Desk>) {
         if !desk.begins_watch() {
             return;
@@ -216,7 +216,7 @@ impl Engine {
         every.max(LOOK_APART * self.pulls.count())
     }
 
-    /// Finds streams that may have something to deliver. Callers that come while one looks share the next look.
+    /// Queries for streams that may have events. Callers that arrive during a query share the next one.
     async fn look(&self, handler: HandlerId, desk: &Desk) -> Result<(), Error> {
         let asked = Instant::now();
         let mut looked = desk.looked.lock().await;

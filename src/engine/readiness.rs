@@ -1,7 +1,7 @@
-//! Readiness: can this node commit now? The last transaction says so while it is fresh; else one is made.
+//! Readiness: can this node commit now? A recent transaction answers that; otherwise one is tried.
 //!
-//! A failure is believed until a transaction succeeds. So that this does not take until the next event
-//! comes, one is tried every second while they fail.
+//! A failure counts until a transaction succeeds. So that this need not wait for the next event, one is
+//! tried every second during a failure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,26 +13,27 @@ use parking_lot::Mutex;
 use super::Engine;
 use crate::domain::time::Timestamp;
 
-/// How long a transaction that succeeded speaks for the present.
+/// Age up to which a successful transaction proves readiness.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// The least time from one trial to the next.
+/// Minimum interval between two trials.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long a trial may take before the answer is no.
+/// Time limit of a trial, after which the answer is no.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A trial that runs or has ended. One at a time: a database that is stuck gets no queue of them.
+/// The last trial, running or ended. Only one runs at a time, so that a stuck database gets no queue of
+/// them.
 #[derive(Default)]
 pub(super) struct Readiness(Mutex<Option<(Instant, Trial)>>);
 
 type Trial = Shared<BoxFuture<'static, Result<(), String>>>;
 
 impl Engine {
-    /// Says whether an event would be stored now.
+    /// Checks that an event could be stored now.
     ///
     /// # Errors
-    /// Why not, in words.
+    /// The reason why not, in words.
     pub async fn can_commit(self: &Arc<Self>) -> Result<(), String> {
         if let Some(reason) = &*self.failed.borrow() {
             return Err(reason.clone());
@@ -54,7 +55,7 @@ impl Engine {
         }
     }
 
-    /// The trial that runs, or that has ended just now, or a new one.
+    /// The running trial, or one that has just ended, or a new one.
     fn trial(self: &Arc<Self>) -> Trial {
         let mut last = self.readiness.0.lock();
         let is_new =
@@ -63,7 +64,7 @@ impl Engine {
             return trial.clone();
         }
         let engine = self.clone();
-        // A task of its own: a transaction is never given up half-way because nobody waits any more.
+        // A task of its own, so that the transaction is not cancelled when the caller stops waiting.
         let task = tokio::spawn(async move {
             let outcome = engine.store.try_commit().await;
             let outcome = outcome.map_err(|error| error.to_string());
@@ -82,7 +83,7 @@ impl Engine {
     }
 }
 
-/// Tries a transaction every second while they fail.
+/// Tries a transaction every second during a failure.
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut clock = tokio::time::interval(EVERY);
     loop {

@@ -1,9 +1,9 @@
-//! Folds the events of streams again, beside the turns that go on, and puts the new state in the place of
-//! the old one where it has reached it.
+//! Rebuilds states: folds the events of streams again while turns go on, and replaces the old state
+//! once the new one has caught up.
 //!
-//! Everything that must outlive a crash is in rows: how far a rebuild has come, and the folds of streams
-//! that are not at their end. A swap raises the era of its cursor, so a turn that was computed from the
-//! old state loses its compare-and-set and reads again. Nothing else is written, nothing is sent.
+//! Everything that must survive a crash is in rows: the progress of a rebuild, and unfinished folds. A
+//! swap raises the era of its cursor, so a turn computed from the old state loses its compare-and-set
+//! and reads again. Nothing else is written, and nothing is sent.
 
 mod steps;
 pub(super) mod work;
@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 
 use self::steps::Steps;
-use self::work::{Settled, Work, may_pass};
+use self::work::{Standing, Work, may_pass};
 use super::Engine;
 use super::reduce::{Folded, Folds, Task};
 use crate::domain::cursor::{Condition, Cursor, CursorId};
@@ -30,23 +30,23 @@ use crate::store::{
     Error, InputRequest, Range, Rebuild, RebuildProgress, RebuildStep, Shadow, StreamRow,
 };
 
-/// How often it is looked for rebuilds that nobody works on.
+/// Interval of the search for rebuilds to work on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a rebuild rests after the database refused its work.
+/// Pause of a rebuild after the database refused its work.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// Streams that are worked on together.
+/// Number of streams handled together.
 const STREAMS_MAX: i64 = 256;
 
-/// Events that are read at a time: of one stream, and of all.
+/// Number of events read at a time, of one stream and of all.
 const EVENTS_MAX: usize = 5_000;
 const EVENTS_ALL_MAX: usize = 20_000;
 
-/// Rebuilds that are worked on side by side, if their events are few.
+/// Number of small rebuilds that run in parallel.
 const SIDE_BY_SIDE: usize = 64;
 
-/// Works on rebuilds for as long as the node runs, on small ones side by side.
+/// Works on rebuilds for as long as the node runs; small ones in parallel.
 pub async fn run(engine: Arc<Engine>) {
     let mut seen = Vec::new();
     loop {
@@ -65,12 +65,12 @@ pub async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// Works on what runs now; `seen` is what ran at the look before.
+/// Works on the running rebuilds; `seen` has those of the previous look.
 async fn work_on_all(engine: &Engine, seen: &mut Vec<i64>) -> Result<(), Error> {
     let running = engine.store.running_rebuilds().await?;
     let before = std::mem::replace(seen, running.iter().map(|rebuild| rebuild.id).collect());
     if before.iter().any(|id| !seen.contains(id)) {
-        // Nothing of its hook was removed meanwhile, on whichever node it ended.
+        // A rebuild has ended, on some node, and retention had to wait for it.
         engine.prune_soon();
     }
     let me = engine.member.as_ref().map(|member| member.id());
@@ -79,7 +79,7 @@ async fn work_on_all(engine: &Engine, seen: &mut Vec<i64>) -> Result<(), Error> 
     if claimed.is_empty() {
         return Ok(());
     }
-    // They may be about reducers that another node has changed a moment ago.
+    // The rebuild may need a reducer that another node has just changed.
     engine.config_changed().await?;
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let folds = Folds::start(threads)
@@ -94,7 +94,7 @@ async fn work_on_all(engine: &Engine, seen: &mut Vec<i64>) -> Result<(), Error> 
     let (shared, room) = (&shared, &room);
     let work = async {
         let works = claimed.into_iter().map(async |rebuild| {
-            // Together they read no more at a time than one large one does.
+            // Limits the events of parallel rebuilds to those of one large rebuild.
             let events = rebuild.events.clamp(1, EVENTS_ALL_MAX as i64);
             let _events = room.acquire_many(u32::try_from(events).unwrap_or(1)).await;
             work_on(engine, rebuild, shared).await
@@ -111,7 +111,7 @@ async fn work_on_all(engine: &Engine, seen: &mut Vec<i64>) -> Result<(), Error> 
     }
 }
 
-/// What the rebuilds that run side by side have in common.
+/// Resources shared by parallel rebuilds.
 struct Shared {
     folds: Folds,
     threads: usize,
@@ -177,14 +177,14 @@ async fn page(engine: &Engine, rebuild: &Rebuild) -> Result<Vec<StreamRow>, Erro
     }
 }
 
-/// Ends a rebuild that cannot go on.
+/// Ends a rebuild that cannot continue.
 async fn end(engine: &Engine, rebuild: &Rebuild, error: &str) -> Result<(), Error> {
     tracing::info!(rebuild = rebuild.id, error, "a rebuild has failed");
     let now = Timestamp::now();
     engine.store.end_rebuild(rebuild, Some(error), now).await
 }
 
-/// The state of a stream as today's reducer folds it, up to and with an event. Nothing is changed.
+/// The state of a stream after the event `to`, folded by the present reducer. Changes nothing.
 pub async fn fold_to(
     engine: &Engine,
     hook: &Hook,
@@ -201,34 +201,34 @@ pub async fn fold_to(
         };
         match folded.failure {
             None => return Ok(Ok(folded.shadow)),
-            // Retention has removed events after it was read where the fold begins.
+            // Retention has removed events since the beginning of the fold was read.
             Some(_) if folded.began < now.floor && now.floor <= to => stream = now,
             Some(failure) => return Ok(Err(failure)),
         }
     }
 }
 
-/// A stream as today's reducer folds it from its beginning up to an event.
-pub struct UpTo {
-    /// Which stream.
+/// A stream folded by the present reducer from its beginning up to an event.
+pub struct FoldedUpTo {
+    /// The stream.
     pub stream: StreamId,
-    /// Where it began: the floor, when it was read.
+    /// Seq at which the fold began: the floor when it was read.
     pub began: Seq,
-    /// The oldest version of the reducer that has a part in it.
+    /// Oldest version of the reducer that took part in it.
     pub fold: i64,
-    /// What came of it, as far as it came.
+    /// Result of the fold, as far as it got.
     pub shadow: Shadow,
-    /// Why it came no further.
+    /// Reason why it stopped early.
     pub failure: Option<String>,
 }
 
-/// Folds streams, in their order, each up to and with an event. Nothing is changed.
+/// Folds streams, each up to the given event. Changes nothing.
 pub async fn fold_up_to(
     engine: &Engine,
     hook: &Hook,
     handler: &Handler,
     streams: Vec<(StreamRow, Seq)>,
-) -> Result<Vec<UpTo>, Error> {
+) -> Result<Vec<FoldedUpTo>, Error> {
     let page = Page {
         engine,
         folds: &engine.folds,
@@ -246,7 +246,7 @@ pub async fn fold_up_to(
     while !works.iter().all(Work::is_there) {
         page.fold(&mut works).await?;
     }
-    let up_to = |work: Work| UpTo {
+    let up_to = |work: Work| FoldedUpTo {
         stream: work.stream.id,
         began: Seq(work.beginning.shadow.position.0),
         fold: work
@@ -260,7 +260,7 @@ pub async fn fold_up_to(
     Ok(works.into_iter().map(up_to).collect())
 }
 
-/// What streams are folded with.
+/// Everything needed to fold some streams of a hook.
 struct Page<'p> {
     engine: &'p Engine,
     folds: &'p Folds,
@@ -270,7 +270,8 @@ struct Page<'p> {
 }
 
 impl Page<'_> {
-    /// Rebuilds some streams, to their ends. What came of them is left to be noted.
+    /// Rebuilds some streams completely. The last progress is left in the return value, to be recorded
+    /// with the next step.
     async fn rebuild(
         &self,
         rebuild: &mut Rebuild,
@@ -329,7 +330,7 @@ impl Page<'_> {
         Ok(works)
     }
 
-    /// Cursors as they stand, with their heads.
+    /// Cursors with the heads of their streams.
     async fn read(
         &self,
         streams: impl Iterator<Item = StreamId>,
@@ -353,7 +354,7 @@ impl Page<'_> {
         Ok(inputs.into_iter().map(read).collect())
     }
 
-    /// Reads and folds one portion.
+    /// Reads and folds one portion of events.
     async fn fold(&self, works: &mut [Work]) -> Result<(), Error> {
         let (mut room, mut asked, mut ranges) = (EVENTS_ALL_MAX, Vec::new(), Vec::new());
         for (place, work) in works.iter().enumerate() {
@@ -398,12 +399,12 @@ impl Page<'_> {
         }
     }
 
-    /// Folds on every thread at once.
+    /// Folds tasks on all threads in parallel.
     async fn fold_all(&self, tasks: Vec<(usize, Task)>) -> Vec<(usize, Folded)> {
         let mut shares: Vec<(Vec<usize>, Vec<Task>, usize)> =
             vec![Default::default(); self.threads];
         for (place, task) in tasks {
-            // The next goes to whoever has least to do.
+            // The next task goes to the thread with the fewest events.
             if let Some(share) = shares.iter_mut().min_by_key(|share| share.2) {
                 share.0.push(place);
                 share.2 += task.events.len();
@@ -418,8 +419,8 @@ impl Page<'_> {
         join_all(folding).await.into_iter().flatten().collect()
     }
 
-    /// Puts states in their places where they have reached their cursors, and notes how far it has come. How
-    /// many of them differ is added to `later`, for the next note.
+    /// Swaps the states that have caught up with their cursors, and records the progress. The number of
+    /// differing states is added to `later`, for the next step.
     async fn settle(
         &self,
         rebuild: &mut Rebuild,
@@ -432,17 +433,17 @@ impl Page<'_> {
         for (place, work) in works.iter_mut().enumerate() {
             progress.events += std::mem::take(&mut work.folded);
             match work.settle() {
-                Settled::GoesOn => {
+                Standing::GoesOn => {
                     if work.shadow.position > work.beginning.shadow.position {
                         shadows.push(work.shadow.clone());
                     }
                 }
-                Settled::Failed => self.fail(work, &mut progress),
-                Settled::IsThere if rebuild.is_check() => {
+                Standing::Failed => self.fail(work, &mut progress),
+                Standing::IsThere if rebuild.is_check() => {
                     work.is_done = true;
                     self.note_difference(work, &mut progress);
                 }
-                Settled::IsThere => {
+                Standing::IsThere => {
                     swapping.push(place);
                     swaps.push(work.swap());
                 }
@@ -496,7 +497,7 @@ impl Page<'_> {
         }
     }
 
-    /// Lets a cursor go on from where its new state is.
+    /// Hints a cursor so that it continues from its new state.
     fn let_go(&self, work: &Work) {
         let behind = work.shadow.position.behind(work.head);
         self.engine.applied.moved(std::iter::once(work.stream.id));
@@ -507,7 +508,7 @@ impl Page<'_> {
         }
     }
 
-    /// Looks where the cursors are now whose swaps were lost.
+    /// Reads the cursors again whose swaps were refused.
     async fn read_again(&self, works: &mut [Work], lost: &[usize]) -> Result<(), Error> {
         if lost.is_empty() {
             return Ok(());

@@ -1,17 +1,16 @@
-//! The reduce handlers: (state, event) → state.
+//! Reduce handlers: (state, event) → state.
 //!
-//! Owns how events are folded and what a fold may cost. Promises that a fold depends on nothing but
-//! the state and the events it is given, and not on how the events were divided into tasks; that
-//! every state is JSON of [`STATE_MAX`] bytes at most; and that no reducer, whatever it does, takes
-//! the daemon down or keeps a thread from the others. Leaves reading events and storing states to
-//! the turn that calls it.
+//! Defines how events are folded and what a fold may cost. Promises: the result depends only on the
+//! state and the events, not on how the events are divided into tasks; every state is JSON of at most
+//! [`STATE_MAX`] bytes; no reducer can crash the daemon or block a thread for others. Reading events
+//! and storing states is left to the calling turn.
 //!
-//! - `fold.rs`: the threads; `queue.rs`: whose turn is next; `budget.rs`: the time of a turn
+//! - `fold.rs`: the threads; `queue.rs`: order of the turns; `budget.rs`: time limit of a turn
 //! - `task.rs`: folds one task, on a thread or in a process
 //! - `sieve.rs`: the events that a handler takes, and what a fold of those has come to among all
 //! - `process.rs`, `wire.rs`: the processes in which scripts fold, and the hard deadline
 //! - `builtin.rs`: `latest`, `append:N`, `count`
-//! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps what is not touched to the byte
+//! - `document.rs`: `merge` and `patch`, over `tree.rs`, which keeps untouched parts byte for byte
 //! - `script.rs`, `realm.js`: JavaScript, its realm and its limits
 
 use std::sync::Arc;
@@ -41,54 +40,55 @@ pub use budget::{Budget, SharedShares, Until};
 pub use fold::{Folds, Pool};
 pub use process::{ARGUMENT, check, serve};
 
-/// The largest state, in bytes of JSON.
+/// Largest state, in bytes of JSON.
 pub const STATE_MAX: usize = 256 * 1024;
 
-/// How long one event may take.
+/// Time limit of one event.
 const TIME_MAX: Duration = Duration::from_millis(50);
 
-/// The longest message about a failure, in characters.
+/// Length limit of a failure's message, in characters.
 const MESSAGE_MAX: usize = 500;
 
-/// One cursor's share of a turn.
+/// The events of one cursor to fold in a turn.
 #[derive(Clone, Debug)]
 pub struct Task {
-    /// Whose time it takes.
+    /// The handler whose time it costs.
     pub handler: HandlerId,
-    /// How its events become its state.
+    /// The reducer.
     pub reducer: Reducer,
-    /// The state so far; none before the first event.
+    /// The state so far; `None` before the first event.
     pub state: Option<String>,
     /// The chain so far.
     pub chain: Chain,
-    /// What an event that can never be folded leads to.
+    /// Failure policy for events that can never be folded.
     pub on_error: OnError,
-    /// Which events it takes; the others are passed without a reducer.
+    /// Filter of the events that it takes; the others are passed without folding.
     pub only: Filter,
     /// The events after its position, in order.
     pub events: Vec<Arc<Event>>,
 }
 
-/// How far a task came.
+/// Result of a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Folded {
-    /// Events folded or skipped, from the front.
+    /// Number of events folded or skipped, from the front.
     pub passed: usize,
-    /// The state after them.
+    /// State after them.
     pub state: Option<String>,
-    /// The chain after them.
+    /// Chain after them.
     pub chain: Chain,
-    /// Those of them that were skipped, in order.
+    /// Skipped events among them, in order.
     pub skipped: Vec<DeadLetter>,
-    /// Number of them that were passed without a reducer.
+    /// Number of events passed without folding.
     pub untaken: usize,
-    /// Why the next event was not folded; none when all were, or when the budget had been spent.
+    /// Reason why the next event was not folded; `None` when all were, or the time of the turn was used
+    /// up.
     pub failure: Option<Failure>,
-    /// How long it took.
+    /// Time spent.
     pub took: Duration,
 }
 
-/// What folding made of the events of a task.
+/// Result of folding the events of a task.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Outcome {
     passed: usize,
@@ -96,39 +96,40 @@ struct Outcome {
     state: Option<String>,
     failure: Option<Failure>,
     took: Duration,
-    /// The time of events that took longer than [`SHORT`].
+    /// Time of events that took longer than [`SHORT`].
     over: Duration,
 }
 
-/// Why an event was not folded.
+/// Reason why an event was not folded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The reducer refused it, and always will: hold at once.
+    /// The reducer refused it and always will: hold at once.
     #[error("{0}")]
     Rejected(String),
     /// It took too long, which may be due to load: try again later.
     #[error("{0}")]
     OutOfTime(String),
-    /// It needed too much memory, which may be due to what others need: try again later.
+    /// It needed too much memory, which may be due to others: try again later.
     #[error("{0}")]
     OutOfMemory(String),
-    /// It did not end, and its process was ended for it. Hold at once, do not try again.
+    /// It did not end, and its process was killed. Hold at once, without another try.
     #[error("{0}")]
     Stuck(String),
-    /// It is not what was stored. Hold at once: no policy skips it, since nobody knows what it said.
+    /// It does not match its checksum. Hold at once; it is never skipped by policy, because its content
+    /// is unknown.
     #[error("hash mismatch: the event is not as it was stored; restore a backup, or skip it")]
     Damaged,
 }
 
 impl Failure {
-    /// True if the event had to be ended for its time, which others had to do without.
+    /// True if the event was aborted for its time, during which others had to wait.
     pub fn is_out_of_time(&self) -> bool {
         matches!(self, Self::OutOfTime(_) | Self::Stuck(_))
     }
 }
 
 impl Folded {
-    /// What a task has come to; its chain goes by what became of each event.
+    /// The result of a task; computes the chain from the outcome of each event.
     fn of(task: &Task, outcome: Outcome) -> Self {
         let mut skipped = outcome.skipped.iter().peekable();
         let mut chain = task.chain.clone();
@@ -152,7 +153,7 @@ impl Folded {
 }
 
 impl Outcome {
-    /// Nothing folded yet.
+    /// An outcome with nothing folded.
     fn nothing(task: &Task) -> Self {
         Self {
             state: task.state.clone(),
@@ -160,7 +161,7 @@ impl Outcome {
         }
     }
 
-    /// Adds what became of the events after these.
+    /// Adds the outcome of the following events.
     fn add(&mut self, next: Self) {
         self.passed += next.passed;
         self.skipped.extend(next.skipped);
@@ -171,22 +172,22 @@ impl Outcome {
     }
 }
 
-/// A reducer at work on one stream's state.
+/// A reducer working on one stream's state.
 trait Reduce {
-    /// Folds one event into the state. After an error the state is what it was.
+    /// Folds one event into the state. After an error the state is unchanged.
     fn reduce(&mut self, event: &Event) -> Result<(), Failure>;
 
-    /// The state as JSON; none before the first event.
+    /// The state as JSON; `None` before the first event.
     fn state(&self) -> Option<String>;
 }
 
-/// A reducer that cannot begin, as the state is none of its own.
-struct Unable {
+/// A reducer that cannot start, because the state is not one of its own.
+struct BrokenReducer {
     why: Failure,
     state: Option<String>,
 }
 
-impl Reduce for Unable {
+impl Reduce for BrokenReducer {
     fn reduce(&mut self, _: &Event) -> Result<(), Failure> {
         Err(self.why.clone())
     }
@@ -205,7 +206,7 @@ fn check_size(len: usize) -> Result<(), Failure> {
     )))
 }
 
-/// `text` on one line as it may be shown (`text.rs`), cut after [`MESSAGE_MAX`] characters.
+/// `text` on one line in printable form (`text.rs`), cut after [`MESSAGE_MAX`] characters.
 fn printable(text: &str) -> String {
     let cut = text.char_indices().nth(MESSAGE_MAX).map(|(at, _)| at);
     let shown = text::printable_line(&text[..cut.unwrap_or(text.len())]);

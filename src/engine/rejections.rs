@@ -1,5 +1,5 @@
-//! Requests that hooks rejected here since the last time they were stored: one tally for each hook and reason, so
-//! nothing grows with what is sent.
+//! Rejected requests on this node since they were last stored: one tally per hook and reason, so
+//! senders cannot make them grow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,10 +11,11 @@ use crate::domain::time::Timestamp;
 use crate::domain::verify::diagnosis::{Diagnosis, Reason};
 use crate::store::{Error, Rejection, Store};
 
-/// The time between two searches for a cause, in milliseconds: each costs some dozens of checks, and strangers ask for it.
+/// Least time between two searches for a cause, in milliseconds. Each costs some dozens of signature
+/// checks, and any stranger can cause one.
 const SEARCH_EVERY: i64 = 50;
 
-/// Rejections that are not stored yet.
+/// Rejections not yet stored.
 #[derive(Debug, Default)]
 pub struct Rejections {
     tallies: Mutex<BTreeMap<(HookId, Reason), Rejection>>,
@@ -22,7 +23,7 @@ pub struct Rejections {
 }
 
 impl Rejections {
-    /// True if the cause of a rejection may be looked for now.
+    /// True if a search for a cause is allowed now; the time of the search is recorded then.
     pub fn may_search(&self, now: Timestamp) -> bool {
         let now = now.as_millis();
         let last = self.searched_at.load(Ordering::Relaxed);
@@ -34,7 +35,7 @@ impl Rejections {
                 .is_ok()
     }
 
-    /// Notes a rejection. `sample` is the request as JSON, without secrets.
+    /// Records a rejection. `sample` is the request as JSON, without secrets.
     pub fn add(&self, hook: HookId, diagnosis: Diagnosis, sample: String, at: Timestamp) {
         self.join(Rejection {
             hook,
@@ -46,10 +47,7 @@ impl Rejections {
         });
     }
 
-    /// Stores what was noted.
-    ///
-    /// # Errors
-    /// Those of the database; what was not stored is tried again with the next.
+    /// Stores the recorded rejections. After an error they stay recorded for the next call.
     pub async fn store(&self, store: &Store) -> Result<(), Error> {
         let taken: Vec<_> = std::mem::take(&mut *self.tallies.lock())
             .into_values()
@@ -64,7 +62,7 @@ impl Rejections {
         stored
     }
 
-    /// Adds to the tally of the same hook and reason; the later request of the two stays.
+    /// Adds a rejection to its tally, which keeps the later of the two requests.
     fn join(&self, one: Rejection) {
         let mut tallies = self.tallies.lock();
         let key = (one.hook, one.diagnosis.reason);

@@ -1,8 +1,8 @@
-//! Hints between this node and the others: what has work in a lane that runs elsewhere goes out, what
-//! others say about lanes that run here comes in.
+//! Hints to and from other nodes: hints for lanes that run elsewhere are sent, hints for lanes that run
+//! here are received.
 //!
-//! It may lose any hint. Signs of a loss lead to the same three steps: the namespace is raised, lanes
-//! are claimed again, the database is swept. While Redis is away, the node sweeps every second.
+//! Any hint may be lost. Every sign of a loss leads to the same three steps: raise the namespace, claim
+//! the lanes again, sweep the database. While Redis is away, the node sweeps every second.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -22,27 +22,27 @@ use crate::domain::time::Timestamp;
 use crate::lanes::redis::{Answer, Error, Redis, Sign};
 use crate::lanes::{Backlog, Hint, Recheck};
 
-/// How often queues are looked at when nobody pokes.
+/// Interval at which queues are read without a poke.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How often Redis is asked whether it still knows what it knew.
+/// Interval of the pulse, which shows whether Redis has lost data.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
 
-/// Batches of hints that may wait to go out; more are left to the sweep of their owners.
+/// Number of batches that may wait to be sent; the sweep of the lanes' owners finds further ones.
 const WAITING_MAX: usize = 1_024;
 
-/// How long a node that ends waits for its last hints to go out.
+/// Time for which a stopping node waits until its last hints are sent.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Hints in one call.
+/// Number of hints in one call.
 const BATCH_MAX: usize = 2_048;
 
-/// The way to and from the other nodes. Without Redis there are none.
+/// Connection to the other nodes. Without Redis there are none.
 pub struct Relay {
     redis: Option<Redis>,
     out: mpsc::Sender<Outgoing>,
     waiting: Mutex<Option<mpsc::Receiver<Outgoing>>>,
-    /// Batches of hints that have not gone out.
+    /// Number of batches not sent yet.
     unsent: watch::Sender<usize>,
     away: AtomicBool,
 }
@@ -62,44 +62,45 @@ impl Relay {
         }
     }
 
-    /// Whether hints come from other nodes.
+    /// True if other nodes send hints.
     pub fn is_shared(&self) -> bool {
         self.redis.is_some()
     }
 
-    /// The address of the server through which hints go, without a password.
+    /// Address of the Redis server, without the password.
     pub fn server(&self) -> Option<String> {
         self.redis.as_ref().map(Redis::address)
     }
 
-    /// Since when and why it cannot be used, with what to do.
+    /// Time since when Redis cannot be used, and the reason with what to do.
     pub fn trouble(&self) -> Option<(Timestamp, String)> {
         self.redis.as_ref().and_then(Redis::trouble)
     }
 
-    /// Whether Redis does not answer.
+    /// True if Redis does not answer.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
     }
 
-    /// Sends hints out, without waiting.
+    /// Queues hints to be sent; does not wait.
     pub fn send(&self, lane: LaneId, cursors: Vec<CursorId>) {
         if self.redis.is_some() && !cursors.is_empty() {
             self.unsent.send_modify(|unsent| *unsent += 1);
             if self.out.try_send((lane, cursors)).is_err() {
-                // Full: the owner's sweep finds them.
+                // The queue is full; the owner's sweep finds these cursors.
                 self.unsent.send_modify(|unsent| *unsent -= 1);
             }
         }
     }
 
-    /// Waits until all that was to go out has, for a moment at most: the owners sweep otherwise, but later.
+    /// Waits briefly until all hints are sent. Hints that are not sent cost time, because a sweep must
+    /// find their cursors.
     pub async fn flush(&self) {
         let mut unsent = self.unsent.subscribe();
         let _ = timeout(FLUSH_MAX, unsent.wait_for(|unsent| *unsent == 0)).await;
     }
 
-    /// Makes others look at once, as when lanes have become free.
+    /// Makes other nodes look at once, for example when lanes have become free.
     pub async fn poke(&self, lanes: &[LaneId]) {
         let Some(redis) = &self.redis else { return };
         let namespaces: HashSet<&Name> = lanes.iter().map(|lane| &lane.namespace).collect();
@@ -108,8 +109,8 @@ impl Relay {
         }
     }
 
-    /// Tells Redis and the other nodes of a new lane set at once: whoever runs an old lane hears of it when
-    /// he asks for hints.
+    /// Announces a new lane set to Redis and to other nodes. The owner of an old lane learns of it when
+    /// it next asks for hints.
     pub async fn raise(&self, set: &LaneSet) {
         let Some(redis) = &self.redis else { return };
         if redis.raise(set).await.is_ok() {
@@ -117,7 +118,7 @@ impl Relay {
         }
     }
 
-    /// Removes what is left of a lane set of which nothing runs any more.
+    /// Removes the keys of a closed lane set.
     pub async fn forget(&self, set: &LaneSet) {
         let Some(redis) = &self.redis else { return };
         if let Err(error) = redis.forget(set).await {
@@ -125,8 +126,8 @@ impl Relay {
         }
     }
 
-    /// Removes the hints of a namespace, and what is known of owners; claims the lanes that run here again, and
-    /// sweeps. The other owners are told so when they next ask for hints: they do the same.
+    /// Removes the hints of a namespace and its owners' claims, claims the lanes that run here again,
+    /// and sweeps. The other owners notice when they next ask for hints, and do the same.
     ///
     /// # Errors
     /// [`Error::Away`].
@@ -142,7 +143,7 @@ impl Relay {
         claimed
     }
 
-    /// Starts what moves hints.
+    /// Starts the tasks that send and receive hints.
     pub fn start(engine: &Arc<Engine>, duties: &mut JoinSet<()>) {
         let relay = &engine.relay;
         let (Some(redis), Some(waiting)) = (relay.redis.clone(), relay.waiting.lock().take())
@@ -155,7 +156,8 @@ impl Relay {
         duties.spawn(watch(engine.clone(), redis));
     }
 
-    /// Fences the earlier owners of lanes that were just taken. When Redis is away, its return does it.
+    /// Fences the previous owners of lanes that were just taken. If Redis is away, this happens when it
+    /// returns.
     pub async fn claim(&self, engine: &Engine, lanes: &[(LaneId, i64)]) {
         let Some(redis) = &self.redis else { return };
         if let Err(error) = claim(engine, redis, lanes).await {
@@ -164,7 +166,7 @@ impl Relay {
     }
 }
 
-/// Raises the namespaces of `lanes`, then claims each.
+/// Raises the namespaces of `lanes`, then claims each lane.
 async fn claim(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) -> Result<(), Error> {
     let catalog = engine.catalog.now();
     let namespaces: HashSet<&Name> = lanes.iter().map(|(lane, _)| &lane.namespace).collect();
@@ -229,7 +231,7 @@ async fn push(
             engine.catalog_changed();
             let now = engine.catalog.now();
             let set = now.lane_sets.get(namespace);
-            // Redis ahead of the database: wiped soon, and swept.
+            // Redis has a generation that the database does not have; it will be wiped and swept soon.
             if set.is_some_and(|set| set.generation > generation) {
                 let now = Timestamp::now();
                 engine.place_later(hints.iter().map(|(_, cursor)| hint_of(*cursor, now)));
@@ -258,7 +260,7 @@ async fn receive_all(engine: Arc<Engine>, redis: Redis) {
     }
 }
 
-/// Acts by what was popped; says whether there may be more.
+/// Handles the answers of a pop; true if there may be more hints.
 async fn receive(
     engine: &Engine,
     redis: &Redis,
@@ -292,21 +294,22 @@ async fn receive(
     more
 }
 
-/// What an answer to who asked for the hints of a lane means.
+/// Meaning of the answer to a pop of a lane's hints.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Popped {
-    /// These have work.
+    /// These cursors have work.
     Hints(Vec<CursorId>),
-    /// Somebody has taken the lane since: look at who runs what.
+    /// Another node has taken the lane since: look at which node runs which lane.
     Taken,
-    /// Redis has lost something: raise, claim, sweep.
+    /// Redis has lost data: raise, claim, sweep.
     Forgotten,
-    /// The lane is of an old lane set: read the configuration, and look at who runs what.
+    /// The lane belongs to an old lane set: read the configuration, and look at which node runs which
+    /// lane.
     Old,
 }
 
 impl Popped {
-    /// The meaning for who runs the lane under `epoch`.
+    /// The meaning for the owner of the lane under `epoch`.
     pub(super) fn of(answer: Answer<Vec<CursorId>>, epoch: i64) -> Self {
         match answer {
             Answer::Done(cursors) => Self::Hints(cursors),
@@ -317,14 +320,14 @@ impl Popped {
     }
 }
 
-/// What an answer to who hinted cursors in lanes of a generation means.
+/// Meaning of the answer to a push of hints into lanes of a generation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
-    /// They are hinted.
+    /// The cursors are hinted.
     Done,
-    /// Redis has not heard of the generation: raise it, and hint again.
+    /// Redis does not know the generation: raise it, and push again.
     Unknown,
-    /// A newer lane set runs: read the configuration, and place the hints by it.
+    /// A newer lane set runs: read the configuration, and forward the hints by it.
     Old,
 }
 
@@ -347,14 +350,14 @@ fn receive_hints(engine: &Engine, lane: &LaneId, cursors: Vec<CursorId>) {
     let hints = cursors.into_iter().map(|cursor| hint_of(cursor, now));
     let hints = hints.collect();
     if let Err(hints) = engine.lanes.hint(lane, hints) {
-        // Closed in between: for the next owner.
+        // The lane was closed meanwhile; the hints go to its next owner.
         let cursors = hints.into_iter().map(|hint| hint.cursor).collect();
         engine.relay.send(lane.clone(), cursors);
     }
 }
 
-/// What another node meant is not known: it may have let the cursor go. A cursor that is still set aside
-/// costs a look.
+/// The purpose of another node's hint is unknown: it may have released the cursor, so the hint asks for
+/// a recheck, which costs one read if the cursor is still set aside.
 pub(super) fn hint_of(cursor: CursorId, now: Timestamp) -> Hint {
     Hint {
         cursor,
@@ -372,7 +375,7 @@ async fn recover(engine: &Engine, redis: &Redis, lanes: &[(LaneId, i64)]) {
     engine.sweep_soon();
 }
 
-/// Notices that Redis has lost something, is away, or holds a generation that the database has lost.
+/// Detects that Redis has lost data, is away, or has a generation that the database does not have.
 async fn watch(engine: Arc<Engine>, redis: Redis) {
     let mut clock = tokio::time::interval(PULSE_EVERY);
     let mut ahead: HashMap<Name, i64> = HashMap::new();
@@ -406,8 +409,8 @@ async fn watch(engine: Arc<Engine>, redis: Redis) {
     }
 }
 
-/// Wipes namespaces of which Redis has known a later generation than the database for two looks: a
-/// database that has lost something is still the truth.
+/// Wipes namespaces for which Redis has had a later generation than the database in two looks. Even a
+/// database that has lost data is the source of truth.
 async fn wipe_what_is_ahead(
     engine: &Engine,
     redis: &Redis,
@@ -420,7 +423,7 @@ async fn wipe_what_is_ahead(
             continue;
         };
         if seen.get(name) != Some(&generation) {
-            // It may be this node that has not looked for a while.
+            // This node's configuration may be out of date.
             let _ = engine.catalog.refresh().await;
             ahead.insert(name.clone(), generation);
         } else if redis.wipe(name).await.is_ok() {

@@ -1,4 +1,5 @@
-//! Replays of stored events: a handler for a while, which takes its turns as any other and ends with its last event.
+//! Replays of stored events: temporary handlers, which take turns like any other and end with their
+//! last event.
 
 use super::Engine;
 use super::catalog::Snapshot;
@@ -9,10 +10,7 @@ use crate::domain::time::Timestamp;
 use crate::store::{CursorBacklog, Error};
 
 impl Engine {
-    /// Ends the replay that a cursor belongs to, once it has passed the last event.
-    ///
-    /// # Errors
-    /// Those of the database; a sweep ends it later.
+    /// Ends the replay of a cursor that has passed the last event. After a failed call, a sweep ends it.
     pub async fn end_replay(&self, cursor: CursorId, position: Position) -> Result<(), Error> {
         let replay = replay(&self.catalog.peek(), cursor.handler);
         let Some(replay) = replay.filter(|replay| position.0 >= replay.to.0) else {
@@ -25,10 +23,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The replays with events to go. Those without are ended: their node was gone before it could do so.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Replays with remaining events. Finished ones are removed here, in case their node ended before
+    /// it could.
     pub(super) async fn replays(&self) -> Result<Vec<CursorBacklog>, Error> {
         if self.catalog.peek().replays.is_empty() {
             return Ok(Vec::new());

@@ -1,17 +1,19 @@
-//! Shares of fold time: whose fold is next, and which handlers fold beside the lanes. No clock, no I/O.
+//! Shares of fold time: which handler folds next, and which handlers fold beside the lanes. No clock,
+//! no I/O.
 //!
-//! A fold that is over after a few milliseconds delays nobody. Time beyond that fills the handler's bucket,
-//! which leaks slowly. A handler with a full bucket is *slow*: its turns are taken beside those of the lanes,
-//! one at a time, in processes of their own with a lower priority, until the bucket is nearly empty again. So the
-//! lanes of a node lose at most one percent of their time to the long folds of one handler.
+//! A fold that ends within a few milliseconds delays no one. Time beyond that fills the handler's
+//! bucket, which leaks slowly. A handler with a full bucket is *slow*: its turns run beside those of
+//! the lanes, one at a time, in separate processes with a lower priority, until the bucket is nearly
+//! empty. So the long folds of one handler cost the lanes of a node at most one percent of their time.
 //!
-//! An event that is long is *suspect* while it folds: no second fold of its handler goes on beside it, and no lane
-//! begins one, until it ends. So the first burst of events without an end costs a node one thread.
+//! A long event makes its handler *suspect* while it folds: no second fold of the handler runs beside it, and
+//! no lane begins one, until it ends. So the first burst of events without an end costs a node one thread.
 //!
-//! A handler whose folds fail one after the other for want of time waits before its next one, each time twice as
-//! long. Among handlers that may fold, the namespace that has used least time is next, then the handler that has.
+//! A handler whose folds repeatedly exceed their time waits before its next fold, twice as long each
+//! time. Among handlers that may fold, the namespace with the least time used is next, then the handler
+//! with the least.
 //!
-//! `now` is a time since some moment of this process: it never goes back.
+//! `now` is the time since a fixed moment of this process; it never goes back.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,45 +23,45 @@ use std::time::Duration;
 use crate::domain::hook::HandlerId;
 use crate::domain::name::Name;
 
-/// A fold that is over by then delays nobody.
+/// Duration up to which a fold delays no one.
 pub const SHORT: Duration = Duration::from_millis(5);
 
-/// The bucket of time beyond [`SHORT`]: it is full at this, which is one fold that ran out of time.
+/// Level of the bucket, in time beyond [`SHORT`], at which it is full: one fold that ran out of time.
 const FULL: Duration = Duration::from_millis(45);
 
-/// The most that a bucket holds: it is empty after a minute.
+/// Capacity of a bucket; it is empty after a minute.
 const MOST: Duration = Duration::from_millis(600);
 
-/// A handler is slow no more when its bucket has leaked down to this.
+/// Level at which a handler is no longer slow.
 const LOW: Duration = Duration::from_millis(10);
 
-/// A bucket leaks one part in so many of the time that passes.
+/// A bucket leaks 1/LEAK of the elapsed time.
 const LEAK: u32 = 100;
 
-/// How long a handler waits after its first fold without success; each further one doubles it.
+/// Pause of a handler after its first aborted fold; each further one doubles it.
 const WAIT: Duration = Duration::from_millis(50);
 
-/// The longest such wait.
+/// Longest such pause.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// What folding cost one handler.
+/// Cost of folding for one handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// All of its time.
+    /// Total time.
     pub took: Duration,
-    /// The time of folds that were longer than [`SHORT`].
+    /// Time of folds that were longer than [`SHORT`].
     pub over: Duration,
-    /// True if a fold had to be ended.
+    /// True if a fold was aborted.
     pub ran_out: bool,
 }
 
-/// What each handler has used, and what each namespace has.
+/// Time used by each handler and each namespace.
 #[derive(Debug, Default)]
 pub struct Shares {
     handlers: HashMap<HandlerId, Share>,
-    /// Handlers that fold a long event now, and the thread that does.
+    /// Handlers that fold a long event at present, with the thread.
     suspects: HashMap<HandlerId, ThreadId>,
-    /// True if a handler has ceased to be suspect and nobody was told yet.
+    /// True if a handler has ceased to be suspect since the last report.
     has_cleared: bool,
     by_namespace: Fair<Name>,
     by_handler: HashMap<Name, Fair<HandlerId>>,
@@ -70,7 +72,7 @@ struct Share {
     bucket: Duration,
     seen: Duration,
     is_slow: bool,
-    /// Folds in a row that had to be ended.
+    /// Number of consecutive folds that were aborted.
     ran_out: u32,
     not_before: Duration,
 }
@@ -85,7 +87,7 @@ impl Share {
 }
 
 impl Shares {
-    /// Notes what a handler has used; true if it is slow from now on.
+    /// Adds the cost of a handler; true if it becomes slow.
     pub fn charge(&mut self, handler: HandlerId, cost: Cost, now: Duration) -> bool {
         let is_known = self.handlers.contains_key(&handler);
         if !is_known && cost.over.is_zero() && !cost.ran_out {
@@ -106,43 +108,44 @@ impl Shares {
         share.is_slow && !was_slow
     }
 
-    /// Notes a fold of a slow handler, for the order among them.
+    /// Adds a fold of a slow handler, for the order among slow handlers.
     pub fn used(&mut self, namespace: &Name, handler: HandlerId, took: Duration) {
         self.by_namespace.charge(namespace, took);
         let handlers = self.by_handler.entry(namespace.clone());
         handlers.or_default().charge(&handler, took);
     }
 
-    /// Notes that a handler folds a long event on this thread; false if the thread has to give the event up, as
-    /// another one folds a long one or the handler's turns are taken beside those of the lanes.
+    /// Records that a handler folds a long event on this thread. False if the thread must give the
+    /// event up, because another thread folds a long one or the handler's turns run beside those of the
+    /// lanes.
     pub fn suspect(&mut self, handler: HandlerId, thread: ThreadId) -> bool {
         !self.is_slow(handler) && *self.suspects.entry(handler).or_insert(thread) == thread
     }
 
-    /// Notes that a thread folds nothing any more.
+    /// Records that a thread no longer folds.
     pub fn clear(&mut self, thread: ThreadId) {
         let before = self.suspects.len();
         self.suspects.retain(|_, by| *by != thread);
         self.has_cleared |= self.suspects.len() < before;
     }
 
-    /// True if lanes leave a handler out: it is slow, or folds a long event now.
+    /// True if lanes leave a handler out: it is slow, or folds a long event at present.
     pub fn is_left_out(&self, handler: HandlerId) -> bool {
         self.is_slow(handler) || self.suspects.contains_key(&handler)
     }
 
-    /// True if any handler is left out, or was and nobody was told yet that it is not.
+    /// True if a handler is left out, or has ceased to be since the last report.
     pub fn has_left_out(&self) -> bool {
         self.has_slow() || !self.suspects.is_empty() || self.has_cleared
     }
 
-    /// True if the turns of a handler are taken beside those of the lanes.
+    /// True if the turns of a handler run beside those of the lanes.
     pub fn is_slow(&self, handler: HandlerId) -> bool {
         let share = self.handlers.get(&handler);
         share.is_some_and(|share| share.is_slow)
     }
 
-    /// The handlers that are slow, in no order.
+    /// The slow handlers, in no order.
     pub fn slow(&self) -> impl Iterator<Item = HandlerId> + '_ {
         let slow = self.handlers.iter().filter(|(_, share)| share.is_slow);
         slow.map(|(handler, _)| *handler)
@@ -160,7 +163,8 @@ impl Shares {
         may.map(|(handler, _)| *handler).collect()
     }
 
-    /// Which of these is next: of the namespace that has used least, the handler that has.
+    /// The next of the given handlers: in the namespace that has used least, the handler that has used
+    /// least.
     pub fn first(&mut self, waiting: &[(Name, HandlerId)]) -> Option<(Name, HandlerId)> {
         let namespaces = waiting.iter().map(|(namespace, _)| namespace);
         let namespace = self.by_namespace.first(namespaces)?.clone();
@@ -170,8 +174,8 @@ impl Shares {
         Some((namespace, handler))
     }
 
-    /// Handlers that have been within their share for long enough are slow no more; true if there are any, or any
-    /// that have ceased to be suspect.
+    /// Ends the slow state of handlers that have kept to their share for long enough; true if there were any,
+    /// or if a handler has ceased to be suspect.
     pub fn relax(&mut self, now: Duration) -> bool {
         let mut relaxed = std::mem::take(&mut self.has_cleared);
         self.handlers.retain(|_, share| {
@@ -186,8 +190,8 @@ impl Shares {
     }
 }
 
-/// The order of start-time fair queueing: who has used least is next. Nobody saves up: one who comes
-/// after a while begins at what the least of those who waited had used.
+/// Start-time fair queueing: the key that has used least is next. Unused time is not saved up: a key
+/// that returns starts at the least value of those that waited.
 #[derive(Debug)]
 pub struct Fair<K> {
     used: HashMap<K, Duration>,
@@ -204,7 +208,7 @@ impl<K> Default for Fair<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Fair<K> {
-    /// The one of these that is next.
+    /// The next of the waiting keys.
     pub fn first<'k>(&mut self, waiting: impl Iterator<Item = &'k K>) -> Option<&'k K>
     where
         K: 'k,
@@ -215,7 +219,7 @@ impl<K: Clone + Eq + Hash + Ord> Fair<K> {
         Some(first)
     }
 
-    /// Notes what one has used.
+    /// Adds the time that a key has used.
     pub fn charge(&mut self, key: &K, took: Duration) {
         let used = self.of(key) + took;
         self.used.insert(key.clone(), used);

@@ -1,18 +1,17 @@
-//! Lanes against chance: nodes, one database and one Redis, driven by a seed through events that come and
-//! fail, resizes, drains, pauses, hooks that move, hints that are wiped, reducers that change and states that
-//! are folded again, nodes that end and hand over, crashes, and nodes that stood still for longer than their
-//! lease. Whatever the order, the invariants I3, I4, I5, I7, I8 and I9 of `lib.rs` hold.
+//! A simulation of lanes: nodes, a database and a Redis, driven by a seed through events that arrive
+//! and fail, resizes, drains, pauses, moving hooks, wiped hints, changed reducers, rebuilds, nodes that
+//! stop and hand over, crashes, and nodes that stall for longer than their lease. In every order of
+//! these, the invariants I3, I4, I5, I7, I8 and I9 of PROTOCOL hold.
 //!
-//! What decides is the engine's own: [`super::lane::Lane`], [`super::turn::Turn`],
-//! [`super::rebuild::work::Work`], who runs which lane, where
-//! hints belong, what answers mean. Around it `simulation/node.rs` runs the engine's loops step by step, and
-//! `database.rs` and `redis.rs` are what they ask. A seed with an even number is one node on a file, the
-//! others are two or three on servers; two of three know no routine sweep and no call that fails, so that
-//! nothing hides a hint that was forgotten.
+//! Decisions are made by the engine's own code: [`super::lane::Lane`], [`super::turn::Turn`],
+//! [`super::rebuild::work::Work`], lane ownership, places of hints, meaning of answers.
+//! `simulation/node.rs` runs the engine's loops step by step; `database.rs` and `redis.rs` answer them.
+//! An even seed is one node on a file, an odd one two or three nodes on servers. Two of three seeds
+//! have no routine sweep and no failing calls, so that nothing hides a missed hint.
 //!
-//! The seeds are fixed: a commit passes always or never. `HOOKLANE_SEEDS` tries that many fresh ones,
-//! `HOOKLANE_SEED` one, and both together so many from that one on. Each [`Mutant`] breaks one rule and must be
-//! found out.
+//! The seeds are fixed, so a commit always passes or always fails. `HOOKLANE_SEEDS` tries that many new
+//! seeds, `HOOKLANE_SEED` a single one, and both together that many from that one on. The simulation
+//! must detect each [`Mutant`], which breaks one rule.
 
 mod database;
 mod mutant;
@@ -38,25 +37,27 @@ use crate::domain::name::Name;
 use crate::domain::position::{Position, Seq};
 use crate::store::{Mover, NamespaceMove, Step};
 
-/// How many seeds `cargo test` tries, from 0 on; a commit is to be worth ten thousand of them in two minutes.
+/// Number of seeds in `cargo test`, from 0 on. Ten thousand of them take about two minutes.
 const SEEDS: u64 = 10_000;
 
-/// Seeds in which a mutant must be found out, from the one on that does today.
+/// Number of seeds in which a mutant must be detected, starting with the one that does today.
 const MUTANT_SEEDS: u64 = 2_000;
 
 const NAMESPACES: [&str; 2] = ["acme", "default"];
 
-/// Storms in the life of a world, and steps in each: after a short one a forgotten hint is not found by chance.
+/// Number of storms in the life of a world, and of steps in each. Short storms ensure that a forgotten
+/// hint is not found by chance.
 const STORMS: usize = 8;
 const STEPS_MAX: u64 = 240;
 
-/// How soon after the last fault everything must have come to its end.
+/// Time after the last fault within which everything must be settled.
 const HEAL_MAX: u64 = 30_000;
 
-/// Rounds through all duties without a moment passing: a world that goes on and on is no good either.
+/// Number of rounds through all duties without time passing, after which a world counts as never
+/// settling.
 const ROUNDS_MAX: usize = 400;
 
-/// How often somebody who moves a hook looks whether all nodes act by that, before he gives up.
+/// Number of times that an operator who moves a hook checks the nodes before giving up.
 const LOOKS_MAX: usize = 25;
 
 #[test]
@@ -64,7 +65,7 @@ fn whatever_happens_to_lanes_no_event_is_lost_doubled_reordered_or_forgotten() {
     live_through(&seeds());
 }
 
-/// A seed that failed once stays here.
+/// A seed that failed once, kept as a test.
 #[test]
 fn a_hint_that_came_to_a_paused_lane_after_its_hook_had_moved_is_passed_on() {
     live_through(&[4_162_321_199]);
@@ -108,7 +109,7 @@ fn live_through(seeds: &[u64]) {
 fn each_rule_of_the_lanes_is_needed() {
     use Mutant::*;
     let mut survived = Vec::new();
-    // Each with the first seed that finds it out today; the search goes on from there.
+    // Each mutant with the first seed that detects it today; the search continues from there.
     for (mutant, first, expected) in [
         (HintBeforeCommit, 10, "forgotten"),
         (NoCompare, 562, "not the fold"),
@@ -137,7 +138,7 @@ fn each_rule_of_the_lanes_is_needed() {
     assert_eq!(survived, [], "nobody finds them out");
 }
 
-/// What an operator has decided by what he saw, and has not done yet.
+/// A decision of an operator that is not carried out yet.
 enum Wish {
     Resize(LaneSet, u16),
     Plan(LaneSet, u16),
@@ -145,7 +146,7 @@ enum Wish {
     Drain(LaneSet, Vec<LaneId>),
     Resume(LaneSet, Vec<LaneId>),
     Move(HookId, Name, Name),
-    /// Waits until every node acts by it.
+    /// Waits until every node acts by the stop.
     EndMove(NamespaceMove, usize),
 }
 
@@ -158,9 +159,9 @@ struct Machine {
 struct World {
     out: Outside,
     machines: Vec<Machine>,
-    /// Each with the machine through which it was asked for.
+    /// Decisions, each with the machine through which they were made.
     wishes: Vec<(usize, Wish)>,
-    /// Redis as it was.
+    /// An earlier copy of Redis.
     older: Option<Redis>,
     started: u64,
 }
@@ -235,7 +236,7 @@ impl World {
         Ok(())
     }
 
-    /// Time passes, in which whoever stands still does nothing and the others see to their lanes.
+    /// Lets time pass, during which frozen nodes do nothing and the others see to their lanes.
     fn pass(&mut self, longest: u64) {
         let end = self.out.now + self.out.below(longest);
         while self.out.now < end {
@@ -254,7 +255,7 @@ impl World {
         }
     }
 
-    // What happens.
+    // Chooses a running node at random.
 
     fn any(&mut self) -> Option<usize> {
         let at = self.out.below(self.machines.len() as u64) as usize;
@@ -271,7 +272,7 @@ impl World {
         (node.frozen_until <= now).then_some(at)
     }
 
-    /// A process that has ended is there no more.
+    /// Removes a process that has ended.
     fn see_off(&mut self, at: usize) -> bool {
         let machine = &mut self.machines[at];
         let has_left = machine.node.as_ref().is_some_and(|node| node.has_left);
@@ -291,7 +292,7 @@ impl World {
         let Some(at) = self.any() else {
             return Ok(());
         };
-        // Until one of its duties has something to do, and then on with that for a while.
+        // Until one of its duties has something to do, which then continues for a while.
         for _ in 0..6 {
             let (node, out) = self.node(at);
             let nth = out.below((DUTIES.len() + 2 * node.runs()) as u64) as usize;
@@ -352,7 +353,7 @@ impl World {
         let hook = HookId(1 + self.out.below(2) as i64);
         let stream = self.stream();
         let what = match self.out.refolds && self.out.chance(0.5) {
-            // Lanes and hooks are stopped and let go while their states are folded again.
+            // Lanes and hooks are stopped and resumed while their states are rebuilt.
             true => [6, 9, 12, 16][self.out.below(4) as usize],
             false => self.out.below(20),
         };
@@ -401,7 +402,7 @@ impl World {
         let _ = node.config_changed(out);
     }
 
-    /// `Admin::rebuild`.
+    /// As `Admin::rebuild`.
     fn rebuild_state(&mut self, at: usize, stream: StreamId) {
         let (node, out) = self.node(at);
         if node.config_changed(out).is_ok() {
@@ -440,7 +441,7 @@ impl World {
         }
     }
 
-    /// Somebody does what he has decided; what he saw may have changed.
+    /// Carries out a decision; the situation may have changed since.
     fn fulfil(&mut self) {
         if self.wishes.is_empty() {
             return;
@@ -508,7 +509,7 @@ impl World {
                 self.freeze(at, until);
             }
             3 if is_shared => {
-                // Until others have its lanes, and for a moment more.
+                // Until others have its lanes, and a moment longer.
                 self.freeze(at, u64::MAX);
                 self.pass(40_000);
                 let now = self.out.now;
@@ -516,7 +517,7 @@ impl World {
                 self.freeze(at, now + more);
             }
             4 => self.out.redis.come_back(None),
-            // Hints that came after the last pulse are lost without a sign.
+            // Hints after the last pulse are lost without a sign.
             5 if self.out.sweeps => self.out.redis.come_back(self.older.as_ref()),
             6 => self.older = Some(self.out.redis.clone()),
             7 => self.pass(6_000),
@@ -537,7 +538,7 @@ impl World {
         }
     }
 
-    // What has come of it.
+    // Checks of the results.
 
     fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.machines
@@ -567,7 +568,7 @@ impl World {
         Ok(())
     }
 
-    /// Who runs what: one owner for a lane, and no new lane beside an old one that it overlaps.
+    /// Owners of lanes: at most one for each lane, and no new lane beside an old one that it overlaps.
     fn owners(&self) -> Result<BTreeMap<LaneId, usize>, String> {
         let mut owners = BTreeMap::new();
         for (at, machine) in self.machines.iter().enumerate() {
@@ -598,7 +599,7 @@ impl World {
         Ok(owners)
     }
 
-    /// Nothing bad happens any more: soon everything is where it can be.
+    /// Ends all faults, after which everything must settle soon.
     fn heal(&mut self) -> Result<(), String> {
         self.out.trouble = 0.0;
         self.wishes.clear();
@@ -611,7 +612,7 @@ impl World {
         self.settle()
     }
 
-    /// Lets everything go that somebody has stopped, and lets no event fail any more.
+    /// Resumes everything that was stopped, and lets no more events fail.
     fn let_all_go(&mut self) {
         let database = &mut self.out.database;
         for namespace in NAMESPACES {
@@ -643,7 +644,7 @@ impl World {
         }
     }
 
-    /// Everybody does all that there is to do at this moment.
+    /// Lets every node do all that is due at this moment.
     fn rest(&mut self) -> Result<(), String> {
         for _ in 0..ROUNDS_MAX {
             let mut busy = false;
@@ -671,7 +672,7 @@ impl World {
         Err("the world does not come to rest".to_owned())
     }
 
-    /// Why not everything is where it can be.
+    /// The first reason why the world is not settled.
     fn unsettled(&self) -> Option<String> {
         let database = &self.out.database;
         for (id, stream) in &database.streams {
@@ -735,7 +736,8 @@ impl World {
         late.map(|lane| format!("{} does not say that it is drained", lane.row.id))
     }
 
-    /// What was acknowledged before another was sent stands before it; and in the end all is done.
+    /// An event acknowledged before another one was sent must precede it, and in the end all are
+    /// acknowledged.
     fn order_of_answers(&self) -> Result<(), String> {
         for (id, stream) in &self.out.database.streams {
             let mut least = u64::MAX;

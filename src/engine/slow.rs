@@ -1,9 +1,9 @@
-//! The turns of handlers beyond their share of fold time, beside those of the lanes.
+//! Turns of handlers beyond their share of fold time, beside those of the lanes.
 //!
-//! A lane leaves such a handler out (`share.rs` says which, `lane.rs` keeps its cursors ready). Here its turns are
-//! taken, one at a time for each handler of this node, on threads of their own: so its folds cost the lanes nothing
-//! but processor time, of which others get more. The next one is of the namespace that has used least, then of the
-//! handler that has. A handler whose folds run out of time waits longer each time.
+//! A lane leaves such a handler out (`share.rs` decides which; `lane.rs` keeps its cursors ready). Its
+//! turns run here, one at a time for each handler of this node, on separate threads, so its folds cost
+//! the lanes only processor time, of which others get more. The namespace that has used least is next,
+//! then the handler that has. A handler whose folds run out of time waits longer each time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use futures_util::stream::FuturesUnordered;
 use super::{Engine, Worker};
 use crate::domain::hook::HandlerId;
 
-/// How often it is looked for what may fold, while a handler is slow.
+/// Interval of the search for handlers that may fold, while one is slow.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Takes turns of slow handlers for as long as the node runs.
+/// Runs turns of slow handlers for as long as the node runs.
 pub async fn run(engine: Arc<Engine>) {
     let (mut turns, mut folding) = (FuturesUnordered::new(), HashSet::new());
     let shares = engine.folds.shares().clone();
@@ -48,7 +48,7 @@ pub async fn run(engine: Arc<Engine>) {
     }
 }
 
-/// The handler that is next, and a lane that has cursors of it.
+/// The next handler, and a lane that has ready cursors of it.
 fn next(engine: &Engine, folding: &HashSet<HandlerId>) -> Option<(Arc<Worker>, HandlerId)> {
     let shares = engine.folds.shares();
     let mut may = shares.with(|shares, now| shares.may_fold(now));
@@ -66,7 +66,7 @@ fn next(engine: &Engine, folding: &HashSet<HandlerId>) -> Option<(Arc<Worker>, H
     let names: Vec<_> = waiting.iter().map(|(name, _)| name.clone()).collect();
     let first = shares.with(|shares, _| shares.first(&names))?;
     let of_it: Vec<_> = waiting.iter().filter(|(name, _)| *name == first).collect();
-    // Its lanes have no order: each gets its turn.
+    // The lanes have no order, so one is chosen at random.
     let nth = rand::random_range(0..of_it.len().max(1));
     let (_, worker) = of_it.get(nth)?;
     Some((Arc::clone(worker), first.1))

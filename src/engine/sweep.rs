@@ -1,5 +1,5 @@
-//! Finds the cursors that are behind their heads in the database and hints them: at start, when a
-//! handler or a lane set is new, and now and then in case a hint was lost.
+//! The sweep: finds cursors that are behind their heads in the database and hints them. It runs at the
+//! start, for a new handler or lane set, and regularly in case a hint was lost.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,33 +14,33 @@ use crate::domain::time::Timestamp;
 use crate::lanes::{Backlog, Hint, Recheck};
 use crate::store::{self, Error, InputRequest};
 
-/// Cursors read at a time.
+/// Number of cursors read at a time.
 pub(super) const PAGE: i64 = 10_000;
 
-/// A sweep takes at most a hundredth of the time until the next one.
+/// A sweep takes at most 1/SHARE of the time until the next one.
 const SHARE: u32 = 100;
 
-/// The shortest time between two sweeps.
+/// Shortest interval between two sweeps.
 pub const EVERY: Duration = Duration::from_secs(15);
 
-/// How long the event after a position must have waited before its cursor counts as forgotten: hints
-/// that are on their way are not.
+/// Time that the event after a position must have waited before its cursor counts as forgotten. Hints
+/// that are under way take less.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3);
 
-/// Why a sweep runs.
+/// Reason for a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Something has happened after which cursors are expected to be found.
+pub enum Trigger {
+    /// An event after which cursors are expected to be found.
     Asked,
-    /// Just in case: whatever is found had been forgotten.
+    /// The regular interval: every cursor found had been forgotten.
     Routine,
 }
 
-/// Hints every cursor that is behind; says how many, and when the next sweep is due.
+/// Hints every cursor that is behind; returns their number, and the time until the next sweep.
 ///
 /// # Errors
-/// Those of the database; what was found before is hinted.
-pub async fn run(engine: &Engine, why: Why) -> Result<(u64, Duration), Error> {
+/// Errors of the database; cursors found before are hinted.
+pub async fn run(engine: &Engine, why: Trigger) -> Result<(u64, Duration), Error> {
     let began = Instant::now();
     let mut found = 0;
     let mut after = CursorId {
@@ -54,7 +54,7 @@ pub async fn run(engine: &Engine, why: Why) -> Result<(u64, Duration), Error> {
         };
         after = last.cursor;
         found += page.len() as u64;
-        if why == Why::Routine {
+        if why == Trigger::Routine {
             count_forgotten(engine, &page).await?;
         }
         hint(engine, &page);
@@ -65,7 +65,7 @@ pub async fn run(engine: &Engine, why: Why) -> Result<(u64, Duration), Error> {
     Ok((found, EVERY.max(began.elapsed() * SHARE)))
 }
 
-/// Counts the cursors that flow and that their lane, which runs here, knows nothing of.
+/// Counts flowing cursors whose lane runs here and does not know them.
 async fn count_forgotten(engine: &Engine, page: &[store::CursorBacklog]) -> Result<(), Error> {
     let catalog = engine.catalog.now();
     let is_unknown = |behind: &&store::CursorBacklog| {
@@ -101,10 +101,10 @@ async fn count_forgotten(engine: &Engine, page: &[store::CursorBacklog]) -> Resu
     Ok(())
 }
 
-/// Cursors of a page that are looked at closely: more than a few means that hints were lost at large.
+/// Number of cursors of a page that are checked in detail; more than a few means a large loss of hints.
 const LOOKED_AT_MAX: usize = 256;
 
-/// The lane in which a cursor takes its turns; none of a pull handler, whose consumers ask.
+/// The lane of a cursor; `None` for a pull handler, which has no turns in lanes.
 pub(super) fn lane_of(catalog: &Snapshot, behind: &store::CursorBacklog) -> Option<LaneId> {
     let handler = catalog.handlers.get(&behind.cursor.handler)?;
     if handler.pull().is_some() {
@@ -114,7 +114,7 @@ pub(super) fn lane_of(catalog: &Snapshot, behind: &store::CursorBacklog) -> Opti
     Some(catalog.lanes_of(hook)?.lane(behind.slot))
 }
 
-/// Hints cursors that are behind, each to its lane if that runs here.
+/// Hints cursors that are behind in their lanes, as far as those run here.
 pub(super) fn hint(engine: &Engine, page: &[store::CursorBacklog]) {
     engine
         .store
@@ -125,7 +125,7 @@ pub(super) fn hint(engine: &Engine, page: &[store::CursorBacklog]) {
     }
 }
 
-/// What is said to each lane about cursors that are behind.
+/// Hints for cursors that are behind, by lane.
 pub(super) fn hints(
     catalog: &Snapshot,
     page: &[store::CursorBacklog],
@@ -142,7 +142,7 @@ pub(super) fn hints(
             oldest,
             newest,
             backlog: Backlog::Total(behind.events),
-            // A lane may still have set aside what somebody has let go: that hint was lost too.
+            // The lane may have set the cursor aside and missed the hint that it was released.
             recheck: match behind.flows {
                 true => Recheck::Yes,
                 false => Recheck::No,

@@ -1,4 +1,4 @@
-//! Deliveries of each handler since this node was started: for people, not for decisions.
+//! Outcomes of each handler's deliveries since the start of the node, for display only.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use parking_lot::Mutex;
 use crate::domain::hook::HandlerId;
 use crate::domain::time::Timestamp;
 
-/// The longest time that is told apart, in microseconds.
+/// Longest time recorded, in microseconds.
 const TOOK_MAX: u64 = 600_000_000;
 
 /// The tallies of this node.
 #[derive(Default)]
 pub struct Tallies(Mutex<HashMap<HandlerId, Tally>>);
 
-/// The deliveries of one handler.
+/// Tally of a handler's deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Those that were acknowledged, in whole or in part.
+    /// Number of deliveries acknowledged wholly or in part.
     pub acknowledged: u64,
-    /// Those that were not; each try counts.
+    /// Number of failed tries.
     pub failed: u64,
-    /// The last one.
+    /// The last delivery.
     pub last: Option<Last>,
-    /// When the last acknowledged one was.
+    /// Time of the last acknowledgement.
     pub last_ok: Option<Timestamp>,
-    /// Times of answers, in microseconds; `None` for deliveries to consumers that ask.
+    /// Times of answers, in microseconds; `None` for pull handlers.
     took: Option<Histogram<u32>>,
 }
 
-/// A delivery that has ended.
+/// Outcome of a delivery.
 #[derive(Clone, Debug)]
 pub struct Last {
-    /// When.
+    /// Time at which it ended.
     pub at: Timestamp,
-    /// Why it failed; none when it was acknowledged.
+    /// Cause of the failure; `None` if it was acknowledged.
     pub failure: Option<String>,
-    /// Time of the answer; `None` for a delivery to a consumer that asks.
+    /// Time of the answer; `None` for a pull delivery.
     pub took: Option<Duration>,
 }
 
@@ -63,7 +63,7 @@ impl Tally {
         self.last = Some(last);
     }
 
-    /// The time that so many of 100 answers took at most.
+    /// Percentile of the answer times.
     pub fn took(&self, percent: f64) -> Option<Duration> {
         let histogram = self.took.as_ref()?;
         Some(Duration::from_micros(
@@ -73,17 +73,17 @@ impl Tally {
 }
 
 impl Tallies {
-    /// Notes what became of a delivery.
+    /// Records the outcome of a delivery.
     pub fn note(&self, handler: HandlerId, last: Last) {
         self.0.lock().entry(handler).or_default().note(last);
     }
 
-    /// The deliveries of a handler so far.
+    /// Tally of a handler so far.
     pub fn of(&self, handler: HandlerId) -> Tally {
         self.0.lock().get(&handler).cloned().unwrap_or_default()
     }
 
-    /// Forgets handlers that are gone.
+    /// Removes the tallies of removed handlers.
     pub fn retain(&self, is_there: impl Fn(&HandlerId) -> bool) {
         self.0.lock().retain(|handler, _| is_there(handler));
     }

@@ -1,7 +1,8 @@
-//! One turn: read what comes after each position, fold it in order, move state and position together.
+//! One turn: reads the events after each position, folds them in order, and moves state and position
+//! together.
 //!
-//! A batch of cursors takes the turn together, so that they share a read, a fold and a commit; each of
-//! them stands or falls alone.
+//! A batch of cursors takes the turn together and shares a read, a fold and a commit; each cursor
+//! succeeds or fails on its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,76 +21,76 @@ use crate::lanes::{self, Backlog, Hint, Queue};
 use crate::metrics::Passed;
 use crate::store::{Advance, Error, Input, InputRequest, Mover, Step};
 
-/// Cursors in one turn.
+/// Number of cursors in one turn.
 pub const CURSORS_MAX: usize = 256;
 
-/// Events of one cursor in one turn, while others wait for theirs.
+/// Number of events of one cursor in one turn, while other cursors wait.
 pub const EVENTS_MAX: usize = 64;
 
-/// Events of one cursor in one turn, while it has no neighbours.
+/// Number of events of one cursor in one turn, while no other cursor waits.
 const EVENTS_ALONE_MAX: usize = 1_024;
 
-/// Cursors in one turn of a handler beyond its share of fold time.
+/// Number of cursors in one turn of a handler beyond its share of fold time.
 pub const SLOW_CURSORS_MAX: usize = 16;
 
-/// How long a turn may fold.
+/// Time limit for folding in a turn.
 const BUDGET: Duration = Duration::from_millis(50);
 
-/// Tries of an event whose failure may be due to load.
+/// Number of tries of an event whose failure may be due to load.
 const TRIES_MAX: u32 = 3;
 
-/// What a turn did, for who counts.
+/// Result of a turn, for metrics and the lane.
 #[derive(Default)]
 pub struct Turned {
-    /// What became of each cursor.
+    /// Outcome for each cursor.
     pub outcomes: Vec<(CursorId, Outcome)>,
-    /// When each event that was passed had been received.
+    /// Receive time of each event that was passed.
     pub received: Vec<Timestamp>,
-    /// Each cursor's time in the reducer, and how many events it was for.
+    /// For each cursor the time in the reducer, and the number of events.
     pub work: Vec<(HandlerId, Duration, u32)>,
-    /// Events that could not be applied, skipped or not.
+    /// Number of events that could not be applied, skipped or not.
     pub failed: u64,
 }
 
-/// What is to be done with a cursor, judged by what was read.
+/// Decision about a cursor, from what was read.
 pub(super) enum Plan {
     Leave(Outcome),
-    /// It takes its turns in the lanes of another namespace now.
+    /// It takes its turns in lanes of another namespace now.
     Elsewhere,
-    /// Somebody must know: events are missing.
+    /// Events are missing; an operator must know.
     HaltAtGap,
-    /// Its events are taken up.
+    /// Its events are folded.
     Go,
 }
 
-/// A turn between its read, its fold and its commit. It decides; whoever takes it asks database and reducers.
+/// A turn between its read, its fold and its commit. It decides; the caller runs database and reducers.
 #[derive(Default)]
 pub struct Turn {
     outcomes: Vec<(CursorId, Outcome)>,
-    /// Cursors that take their turns elsewhere.
+    /// Hints for cursors that take their turns elsewhere.
     pub strangers: Vec<Hint>,
-    /// Cursors at which events are missing.
+    /// Steps that hold cursors at which events are missing.
     halted: Vec<Step>,
     folding: Vec<Input>,
-    /// Where those that fold stand afterwards.
+    /// For each cursor that folds, the reason for being set aside afterwards.
     asides: Vec<Option<Aside>>,
 }
 
-/// A turn that is folded: it ends with its commit.
+/// A folded turn, which ends with its commit.
 pub struct FoldedTurn {
     turn: Turn,
     folded: Vec<Folded>,
     steps: Vec<Step>,
-    /// The moment at which it was judged, by the wall clock and by the one that does not jump.
+    /// Time of the turn's decisions, by the wall clock and by the monotonic clock.
     at: Timestamp,
     steady: Timestamp,
 }
 
-/// Begins a turn for the cursors of `batch`: reads and folds. `gathered` says for how long each has gathered events,
-/// `alone` is the queue of their lane when no other cursor is ready.
+/// Begins a turn for the cursors of `batch`: reads and folds. `gathered` is the time for which each has
+/// gathered events; `alone` is the queue of their lane when no other cursor is ready.
 ///
 /// # Errors
-/// Those of the database: nothing is lost, and the same turn may be taken again.
+/// Errors of the database: nothing was changed, and the turn may be repeated.
 pub async fn fold(
     engine: &Engine,
     folds: &Folds,
@@ -140,10 +141,10 @@ pub async fn fold(
 }
 
 impl FoldedTurn {
-    /// Moves state and position of its cursors together.
+    /// Moves state and position of its cursors in one transaction.
     ///
     /// # Errors
-    /// Those of the database: nothing is lost, and the same turn may be taken again.
+    /// Errors of the database: nothing is lost, and the turn may be repeated.
     pub async fn commit(self, engine: &Engine) -> Result<Turned, Error> {
         let steps = self.steps;
         let moves = steps
@@ -164,12 +165,13 @@ impl FoldedTurn {
     }
 }
 
-/// The budget of a cursor without neighbours: once another one is hinted it has no more than any.
+/// Limit for a cursor without competitors: once another one is hinted, it gets no more events than any
+/// other.
 fn alone_until(queue: Arc<Queue>, cursor: CursorId) -> Until {
     Arc::new(move |folded| folded >= EVENTS_MAX && queue.has_other(cursor))
 }
 
-/// What is to be read for a turn, so many events of each cursor.
+/// The requests for a turn's inputs, with at most `events_max` events each.
 pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<InputRequest> {
     let want = |cursor: &CursorId| InputRequest {
         cursor: *cursor,
@@ -178,8 +180,8 @@ pub fn wants(batch: &[CursorId], events_max: usize) -> Vec<InputRequest> {
     batch.iter().map(want).collect()
 }
 
-/// Reads fewer events at once of hooks that take large ones: a full turn of any hook needs no more memory
-/// than one of a hook with the usual limit.
+/// Reads fewer events of hooks with large bodies, so that a turn never needs more memory than one of
+/// hooks with the default limit.
 fn bound_bytes(catalog: &Snapshot, wants: &mut [InputRequest]) {
     for want in wants {
         let handler = catalog.handlers.get(&want.cursor.handler);
@@ -191,8 +193,8 @@ fn bound_bytes(catalog: &Snapshot, wants: &mut [InputRequest]) {
 }
 
 impl Turn {
-    /// Judges what was read, and says what is to be folded. `batch`: each cursor, and for how long it has gathered
-    /// events.
+    /// Decides from what was read, and returns the tasks to fold. `batch` has each cursor with the time
+    /// for which it has gathered events.
     pub fn begin(
         catalog: &Snapshot,
         lane: &LaneId,
@@ -229,7 +231,7 @@ impl Turn {
         (turn, tasks)
     }
 
-    /// The hooks of events that did not end, and what to say of each.
+    /// The hooks of events that did not end, each with a description.
     fn stuck(&self, catalog: &Snapshot, folded: &[Folded]) -> Vec<(HookId, String)> {
         let folding = self.folding.iter().zip(folded);
         let stuck = folding.filter_map(|(input, folded)| {
@@ -244,7 +246,8 @@ impl Turn {
         stuck.collect()
     }
 
-    /// Where every cursor goes. Those at which events are missing come first. `jitter`: numbers from 0 to 1.
+    /// The steps of all cursors. Those for missing events come first. `jitter` returns numbers from 0
+    /// to 1.
     pub fn steps(
         &mut self,
         folded: &[Folded],
@@ -260,7 +263,7 @@ impl Turn {
         self.halted.iter().cloned().chain(steps).collect()
     }
 
-    /// Says which events are not as they were stored: their cursors are held.
+    /// Logs damaged events; their cursors are held.
     fn alarm_of_damage(&self, engine: &Engine, folded: &[Folded]) {
         for (input, folded) in self.folding.iter().zip(folded) {
             if folded.failure != Some(Failure::Damaged) {
@@ -278,7 +281,7 @@ impl Turn {
         }
     }
 
-    /// Events that were passed without a reducer.
+    /// Number of events passed without folding.
     fn untaken(&self, folded: &[Folded], moved: &[Advance]) -> usize {
         let moved = moved.iter().skip(self.halted.len());
         let moved = folded.iter().zip(moved);
@@ -286,8 +289,8 @@ impl Turn {
         moved.map(|(folded, _)| folded.untaken).sum()
     }
 
-    /// What has become of the cursors, by what became of their steps. Steps of gaps are not looked at again:
-    /// whoever lost one reads the cursor anew.
+    /// The outcomes of the cursors, from those of their steps. Steps for missing events need no
+    /// outcome: a cursor whose step was lost is read again.
     pub fn end(self, folded: &[Folded], moved: &[Advance], now: Timestamp) -> Turned {
         let mut turned = Turned {
             outcomes: self.outcomes,
@@ -311,7 +314,8 @@ impl Turn {
     }
 }
 
-/// What becomes of a cursor in this lane. One that moves up to its mark is left with no event behind it.
+/// Decides about a cursor in this lane. If it moves only up to a mark, later events are removed from
+/// its input.
 pub(super) fn judge(
     catalog: &Snapshot,
     lane: &LaneId,
@@ -345,8 +349,8 @@ pub(super) fn judge(
     plan(input, handler, now, gathered)
 }
 
-/// For the lane that has a cursor now. It may have set it aside, and what came here may have been that somebody
-/// has let it go.
+/// A hint for the cursor's present lane. It asks for a recheck, because that lane may have set the
+/// cursor aside, and this hint may have been about its release.
 pub(super) fn hint(input: &Input, now: Timestamp) -> Hint {
     let rest = rest(input, 0, now);
     Hint {
@@ -363,7 +367,8 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) ->
         Condition::Held { .. } => {
             return Plan::Leave(Outcome::Aside(Aside::Held, rest(input, 0, now)));
         }
-        // Nobody waits for longer than the cap: the clock was ahead when that moment was chosen.
+        // A wait longer than the maximum means that the clock was ahead when the time was chosen, so it
+        // is ignored.
         Condition::Waiting { retry_at, .. }
             if now < retry_at && retry_at.since(now) <= backoff::DELAY_MAX =>
         {
@@ -381,8 +386,8 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) ->
     match handler.debounce {
         Some(debounce) => {
             let left = debounce.left((first.received_at, last.received_at), now, gathered);
-            // A full read is no quiet one: the events behind it are already there. The head was read first,
-            // so it may be passed.
+            // A full read means that more events follow, so it is not a pause. The head was read before
+            // the events, so it may be exceeded.
             if !left.is_zero() && last.seq >= input.head {
                 let aside = Aside::Gathering(now.after(left));
                 return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
@@ -405,7 +410,7 @@ fn task(input: &mut Input, handler: &Handler, reducer: &Reducer) -> Task {
     }
 }
 
-/// What is left when `passed` of the events that were read are done.
+/// Remaining events when `passed` of the events that were read are done.
 pub(super) fn rest(input: &Input, passed: usize, now: Timestamp) -> Rest {
     let position = Position(input.cursor.position.0 + i64::try_from(passed).unwrap_or(0));
     let next = input.events.get(passed).or(input.events.last());
@@ -435,7 +440,7 @@ fn step(input: &Input, folded: &Folded, now: Timestamp, jitter: f64) -> Step {
     }
 }
 
-/// Whether a cursor may go on after a fold. Tries count for one event: the next one begins anew.
+/// Condition of a cursor after a fold. Tries are counted per event, so the next event starts anew.
 fn condition(
     input: &Input,
     folded: &Folded,
@@ -462,7 +467,7 @@ fn condition(
     }
 }
 
-/// Moves a cursor over `passed` events that its handler does not take.
+/// Moves a cursor past `passed` events that its handler does not take.
 pub(super) fn pass(input: &Input, passed: usize, now: Timestamp) -> Step {
     let cursor = &input.cursor;
     let events = &input.events[..passed];
@@ -492,7 +497,7 @@ pub(super) fn hold_at_gap(input: &Input, now: Timestamp) -> Step {
     hold(input, reason, now)
 }
 
-/// Holds a cursor before an event that is not as it was stored.
+/// Holds a cursor before a damaged event.
 pub(super) fn hold_at_damage(input: &Input, now: Timestamp) -> Step {
     let due = input.cursor.position.next();
     hold(input, format!("at seq {due}: {}", Failure::Damaged), now)
@@ -514,7 +519,7 @@ fn hold(input: &Input, reason: String, now: Timestamp) -> Step {
     }
 }
 
-/// Where a cursor in this condition stands in its lane.
+/// The reason why a lane sets aside a cursor in this condition.
 pub(super) fn aside(condition: &Condition) -> Option<Aside> {
     match condition {
         Condition::Held { .. } => Some(Aside::Held),
@@ -525,7 +530,7 @@ pub(super) fn aside(condition: &Condition) -> Option<Aside> {
 
 pub(super) fn outcome(advance: Advance, aside: Option<Aside>, rest: Rest) -> Outcome {
     match (advance, aside) {
-        // Somebody else moved it: read it again.
+        // Another writer moved the cursor, so it is read again.
         (Advance::Lost, _) => Outcome::More(rest),
         (Advance::Moved, Some(aside)) => Outcome::Aside(aside, rest),
         (Advance::Moved, None) if rest.events == 0 => Outcome::Done,

@@ -1,8 +1,8 @@
-//! Hints wiped and made again from the database while everything runs: a loss of all of them, on purpose.
+//! Rebuilds hints from the database while everything runs: a deliberate loss of all hints.
 //!
-//! It moves no cursor and stops no lane, so that it is always safe to try. It is asked for in a row that every
-//! node answers with what it found in its own lanes. What is hinted meanwhile stays: lanes forget first, then
-//! the database is read, so whatever a forgotten hint was about is found.
+//! It moves no cursor and stops no lane, so it is always safe. A request is a row that every node
+//! answers with its findings for its own lanes. Hints that arrive meanwhile stay: lanes first forget
+//! their hints, then the database is read, so everything a forgotten hint was about is found.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,21 +18,22 @@ use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::store::{CursorBacklog, Error, HintAnswer, HintRequest, InputRequest};
 
-/// How often it is looked for what other nodes were asked.
+/// Interval of the search for requests of other nodes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Cursors of a page whose next event is looked at: more than a few means that hints were lost at large.
+/// Number of cursors of a page whose next event is checked; more than a few means a large loss of
+/// hints.
 const LOOKED_AT_MAX: usize = 256;
 
-/// An event younger than this may have its hint still on the way.
+/// Age below which an event's hint may still be under way.
 const YOUNG: Duration = Duration::from_secs(3);
 
-/// Answers what is asked after the request `before`, for as long as the node runs.
+/// Answers requests after the request `before`, for as long as the node runs.
 pub(super) async fn run(engine: Arc<Engine>, before: i64) {
     loop {
         let asked = engine.hints.notified();
         match engine.member {
-            // Nobody else asks the only node of a file.
+            // On SQLite no other node makes requests.
             None => asked.await,
             Some(_) => drop(timeout(LOOK_EVERY, asked).await),
         }
@@ -57,7 +58,7 @@ async fn answer_all(engine: &Engine, before: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Forgets the hints of the lanes that run here, and makes them again, or only looks.
+/// Forgets the hints of the lanes that run here and makes them again, or only counts them.
 async fn make_again(engine: &Engine, me: &str, request: &HintRequest) -> Result<HintAnswer, Error> {
     let began = Timestamp::now();
     let namespaces: HashSet<Name> = match &request.namespace {
@@ -96,7 +97,7 @@ async fn make_again(engine: &Engine, me: &str, request: &HintRequest) -> Result<
         };
         let page: Vec<CursorBacklog> = page.into_iter().filter(here).collect();
         found.behind += number(page.len());
-        // Judged before it is hinted, and perhaps applied.
+        // Counted before the cursors are hinted, after which they may be applied.
         found.forgotten += number(forgotten(engine, &page, &known, began).await?);
         if !request.dry_run {
             sweep::hint(engine, &page);
@@ -104,7 +105,7 @@ async fn make_again(engine: &Engine, me: &str, request: &HintRequest) -> Result<
     }
 }
 
-/// How many cursors of a page flow, were not known, and need an event that has waited for long.
+/// Number of flowing cursors of a page that were not known and need an event that has waited for long.
 async fn forgotten(
     engine: &Engine,
     page: &[CursorBacklog],

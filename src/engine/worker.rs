@@ -1,8 +1,8 @@
-//! Runs one lane: everything that waits is in this loop, everything that decides is in the lane.
+//! Runs one lane: everything that waits is in this loop, everything that decides is in [`Lane`].
 //!
-//! A lane folds one turn at a time. While that one is committed the next may fold, which has other cursors:
-//! a stream with little to do does not wait until a spike beside it is on stable storage. Handlers beyond their
-//! share of fold time take turns beside these (`slow.rs`), with cursors of their own.
+//! A lane folds one turn at a time. While that turn commits, the next one may fold, with other cursors,
+//! so a stream with little to do does not wait until a spike beside it is on stable storage. Handlers
+//! beyond their share of fold time take turns beside these (`slow.rs`), with their own cursors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,61 +24,62 @@ use crate::domain::time::Timestamp;
 use crate::lanes::{self, Backlog, Hint, Queue};
 use crate::store::Error;
 
-/// Turns of a lane at once: one that folds, and one that commits.
+/// Number of turns of a lane at once: one that folds, and one that commits.
 pub(super) const TURNS_MAX: usize = 2;
 
-/// How long a lane waits after the database refused its turn.
+/// Pause of a lane after the database refused its turn.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// The same, while the disk is full.
+/// Pause of a lane while the disk is full.
 const PAUSE_WITHOUT_SPACE: Duration = Duration::from_secs(5);
 
-/// How often a lane looks at its clock while nothing else happens.
+/// Interval at which an idle lane looks at its clock.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// One lane that is run here.
+/// A lane that runs here.
 pub struct Worker {
-    /// Which lane.
+    /// The lane.
     pub id: LaneId,
-    /// Names this take of the lane; grows with each.
+    /// Epoch of this take of the lane.
     pub epoch: i64,
     /// True once it takes no more turns: its cursors belong to another worker.
     has_stopped: AtomicBool,
     queue: Arc<Queue>,
     lane: Mutex<Lane>,
     gauge: Mutex<Gauge>,
-    /// The turns that run: since when, and the first of their cursors.
+    /// The running turns: start time, and first cursor.
     running: Mutex<Vec<(Instant, CursorId)>>,
-    /// Held by each turn from the look at what the lane may do until it has ended.
+    /// Read-locked by each turn from the check of what the lane may do until it has ended.
     turns: RwLock<()>,
-    /// Held by the turn that reads and folds.
+    /// Locked by the turn that reads and folds.
     fold: tokio::sync::Mutex<()>,
-    /// Changes when somebody waits for the turns to end: those of slow handlers are given up, and taken again.
+    /// Changes when a caller waits for the turns to end: turns of slow handlers are then aborted and
+    /// taken again later.
     hurry: watch::Sender<()>,
-    /// Whether no turn begins any more.
+    /// True once no more turns may begin.
     is_closed: AtomicBool,
 }
 
-/// Cursors, and for how long each has gathered events.
+/// Cursors with the time for which each has gathered events.
 type Gathered = Vec<(CursorId, Duration)>;
 
 /// A turn that may begin.
 struct Next<'a> {
-    /// Cursors that fold.
+    /// Cursors to fold.
     batch: Vec<CursorId>,
-    /// For how long each of them has gathered events.
+    /// Time for which each of them has gathered events.
     gathered: Vec<Duration>,
-    /// Cursors whose next events are delivered, and for how long each has gathered events.
+    /// Cursors whose next events are to be delivered, with their gathering times.
     deliveries: Gathered,
-    /// The lane's queue, if nobody else waits.
+    /// The lane's queue, if no other cursor waits.
     alone: Option<Arc<Queue>>,
     turn: RwLockReadGuard<'a, ()>,
-    /// None for the turn of a slow handler.
+    /// `None` for the turn of a slow handler.
     fold: Option<MutexGuard<'a, ()>>,
 }
 
 impl Worker {
-    /// A worker for the lane of `queue`, which was taken with `epoch`.
+    /// A worker for the lane of `queue`, which was taken under `epoch`.
     pub fn new(id: LaneId, epoch: i64, queue: Arc<Queue>) -> Self {
         Self {
             id,
@@ -95,7 +96,7 @@ impl Worker {
         }
     }
 
-    /// Takes turns until `stop` is asked for; those that run are finished first.
+    /// Takes turns until `stop` is requested; running turns are finished first.
     pub async fn run(self: &Arc<Self>, engine: &Arc<Engine>, mut stop: watch::Receiver<bool>) {
         let mut turns = FuturesUnordered::new();
         let mut goes_on = true;
@@ -125,13 +126,13 @@ impl Worker {
         self.has_stopped.load(Ordering::Acquire)
     }
 
-    /// Takes back a cursor whose delivery came to nothing, as it was.
+    /// Takes back a cursor, unchanged, whose delivery did not happen.
     pub fn not_turned(&self, cursor: CursorId) {
         self.lane.lock().not_turned(cursor);
         self.queue.poke();
     }
 
-    /// Takes back a cursor that could not be delivered now.
+    /// Takes back a cursor that cannot be delivered now.
     pub fn set_aside(&self, cursor: CursorId, aside: Aside) {
         let mut lane = self.lane.lock();
         let rest = lane.rest(cursor);
@@ -143,7 +144,7 @@ impl Worker {
         self.queue.poke();
     }
 
-    /// Takes back a cursor that is gone or has nothing to do.
+    /// Takes back a cursor with its outcome, such as one that no longer exists.
     pub fn turned(&self, cursor: CursorId, outcome: Outcome) {
         self.lane.lock().turned(cursor, outcome);
         self.queue.poke();
@@ -165,7 +166,7 @@ impl Worker {
         self.queue.poke();
     }
 
-    /// Waits until cursors may take a turn. Whoever does not wait to the end has taken none.
+    /// Waits until cursors may take a turn. Cancel-safe: a cancelled call takes no cursor.
     async fn next(&self, engine: &Engine, is_only: bool) -> Next<'_> {
         let mut changes = engine.acting.subscribe();
         loop {
@@ -194,13 +195,13 @@ impl Worker {
         }
     }
 
-    /// Returns when the turns that run have ended. Every later one goes by the configuration as it is now.
+    /// Returns when the running turns have ended. Later turns go by the present configuration.
     pub async fn turns_end(&self) {
         self.hurry.send_replace(());
         drop(self.turns.write().await);
     }
 
-    /// Gives up every cursor, once the lane does not run any more.
+    /// Gives up every cursor, once the lane no longer runs.
     pub fn give_up(&self) -> Vec<Hint> {
         self.lane.lock().give_up()
     }
@@ -212,12 +213,13 @@ impl Worker {
         self.lane.lock().give_up_those(is_strange)
     }
 
-    /// Lets cursors that an operator had stopped, or that gather events, find out whether they still have to.
+    /// Lets cursors that an operator had stopped, or that gather events, check whether they must still
+    /// wait.
     pub fn let_kept_go(&self) {
         self.lane.lock().let_kept_go();
     }
 
-    /// The handlers among these that have cursors that are ready.
+    /// The given handlers that have ready cursors.
     pub fn ready_of(&self, handlers: &[HandlerId], engine: &Engine) -> Vec<HandlerId> {
         if self.is_closed.load(Ordering::Relaxed) || self.is_paused(engine) {
             return Vec::new();
@@ -226,7 +228,7 @@ impl Worker {
         self.lane.lock().ready_of(handlers, Timestamp::steady())
     }
 
-    /// Looks for cursors to take their turns, as when a handler is slow no more.
+    /// Wakes the worker, for example when a handler is no longer slow.
     pub fn wake(&self) {
         self.queue.poke();
     }
@@ -267,7 +269,7 @@ impl Worker {
         engine.catalog.peek().stops.mode(&self.id) == Mode::Paused
     }
 
-    /// Whether the lane knows that a cursor has work.
+    /// True if the lane knows that a cursor has work.
     pub fn knows(&self, cursor: CursorId) -> bool {
         self.take_hints();
         self.lane.lock().knows(cursor)
@@ -278,19 +280,19 @@ impl Worker {
         self.lane.lock().cursors().collect()
     }
 
-    /// The same, with those whose hints it has not taken yet.
+    /// The cursors that the lane knows to have work, including those in its hint queue.
     pub fn known(&self) -> Vec<CursorId> {
         self.take_hints();
         self.cursors()
     }
 
-    /// Forgets what has work, and says what that was; whoever wipes finds it again in the database.
+    /// Forgets all cursors with work and returns them; the caller finds them again in the database.
     pub fn wipe(&self) -> Vec<CursorId> {
         self.take_hints();
         self.lane.lock().wipe()
     }
 
-    /// The lane in numbers, now.
+    /// Figures of the lane at `now`.
     pub fn survey(&self, now: Timestamp) -> (Survey, Reading) {
         self.take_hints();
         let (survey, spans) = {
@@ -309,19 +311,19 @@ impl Worker {
         (survey, reading)
     }
 
-    /// Until when a cursor gathers events here, by the wall clock; none when it does not, or not here.
+    /// Time until which a cursor gathers events in this lane, by the wall clock; `None` when it does
+    /// not.
     pub fn gathers_until(&self, cursor: CursorId) -> Option<Timestamp> {
         let until = self.lane.lock().gathers_until(cursor)?;
         Some(until.by_other_clock(Timestamp::steady(), Timestamp::now()))
     }
 
-    /// The cursors that have work and are worth a look: those set aside that wait longest, then those that
-    /// take turns and wait longest.
+    /// Cursors for display: the set-aside ones that have waited longest, then the others that have.
     pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
         self.lane.lock().lines(set_aside_max, flowing_max)
     }
 
-    /// The turn that has run longest, for how long, and the first of its cursors.
+    /// The longest-running turn: its duration and first cursor.
     pub fn turn(&self) -> Option<(Duration, CursorId)> {
         let running = self.running.lock();
         let longest = running.iter().min_by_key(|(since, _)| *since);
@@ -329,7 +331,7 @@ impl Worker {
     }
 
     fn take_hints(&self) {
-        // Under the lane's lock from queue to lane, so that nobody sees a hint in neither.
+        // Moved under the lane's lock, so that a hint is always visible in the queue or in the lane.
         let mut lane = self.lane.lock();
         let hints = self.queue.take();
         if hints.is_empty() {
@@ -345,9 +347,9 @@ impl Worker {
         self.gauge.lock().came(came, Timestamp::now());
     }
 
-    /// Who is next, to fold and to be delivered, and the lane's queue if nobody else waits. A paused lane takes no
-    /// turns, but passes on hints that are about streams of another namespace: a node that had not heard of their
-    /// move sent them here.
+    /// The next cursors to fold and to deliver, and the lane's queue if no other cursor waits. A paused
+    /// lane takes no turns, but forwards hints about streams of another namespace, sent by a node that
+    /// did not know of their move.
     fn next_batch(&self, engine: &Engine) -> (Gathered, Gathered, Option<Arc<Queue>>) {
         if self.is_paused(engine) {
             let is_strange = |cursor| engine.catalog.peek().is_stranger(&self.id, cursor);
@@ -376,7 +378,7 @@ impl Worker {
         })
     }
 
-    /// Takes a turn to its end, or waits before it is taken again. Whether others may follow.
+    /// Takes a turn to its end, or pauses after a failure. True if further turns may follow.
     async fn take_turn(
         &self,
         engine: &Engine,
@@ -397,7 +399,7 @@ impl Worker {
         true
     }
 
-    /// Takes a turn to its end. A turn that `gives_way` is given up while it folds when that changes.
+    /// Takes a turn to its end. With `gives_way`, folding is aborted when that changes.
     async fn try_turn(
         &self,
         engine: &Engine,
@@ -428,7 +430,8 @@ impl Worker {
                 }
             }
         };
-        // A lane folds something else meanwhile: the turn of a slow handler does not make it busy.
+        // The lane runs other turns meanwhile, so the turn of a slow handler does not count as its busy
+        // time.
         let is_beside = fold.is_none();
         drop(fold);
         let Some(folded) = folded else {
@@ -468,7 +471,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Puts a batch whose turn failed back to the tail.
+    /// Puts a batch whose turn failed back to the end of the order.
     fn again(&self, batch: &[CursorId]) {
         let mut lane = self.lane.lock();
         for cursor in batch {
@@ -476,7 +479,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a hint, or for the time of a cursor that waits.
+    /// Waits for a hint, or for the time of a waiting cursor.
     async fn idle(&self, engine: &Engine) {
         let due = self.lane.lock().next_due();
         let due = due.filter(|_| !self.is_paused(engine));
@@ -485,7 +488,7 @@ impl Worker {
         };
         // Rounded up, so that the time has come when this returns.
         let wait = due.since(Timestamp::steady()) + Duration::from_millis(1);
-        // A timer stands still while the machine sleeps.
+        // Limited, because a timer stands still while the machine sleeps.
         let wait = wait.min(LOOK_EVERY);
         let _ = tokio::time::timeout(wait, self.queue.poked()).await;
     }

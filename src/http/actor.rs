@@ -1,4 +1,4 @@
-//! Who changes something, and which configuration he has planned for.
+//! Identifies the operator of a change, and the configuration version that the plan was based on.
 
 use axum::extract::FromRequestParts;
 use http::HeaderValue;
@@ -11,8 +11,8 @@ use super::edge::Peer;
 use super::error::Error;
 use crate::admin::Actor;
 
-/// Somebody who may administrate, as he is noted: every route that changes something asks for him. One who
-/// says in `If-Match` which version of the configuration his plan was about changes no other.
+/// Extractor for an operator who changes something; every such route uses it. A request with `If-Match`
+/// is refused unless the configuration has that version.
 pub(super) struct By(pub Actor);
 
 impl FromRequestParts<App> for By {
@@ -35,8 +35,8 @@ impl FromRequestParts<App> for By {
     }
 }
 
-/// The version that a plan was about. Looked at before anything is done for it; what counts is the look of
-/// the transaction that changes something.
+/// The version in `If-Match`, compared with the present one. This check is early; the transaction that
+/// makes the change checks again.
 async fn planned(version: &HeaderValue, app: &App) -> Result<i64, Error> {
     let version = version.to_str().ok().and_then(|text| text.parse().ok());
     let now = app.admin.here(String::new()).await?.version;

@@ -1,4 +1,5 @@
-//! Routes of the admin API: one line of meaning each, the operations are in [`crate::admin`].
+//! Routes of the admin API. Each handler translates one request; the operations are in
+//! [`crate::admin`].
 
 use std::convert::Infallible;
 
@@ -19,13 +20,13 @@ use super::actor::By;
 use super::auth::Operator;
 use super::error::Error;
 use super::grant::Grant;
-use super::read::{Asked, limit, list, name, server_sent};
+use super::read::{Params, limit, list, name, server_sent};
 use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
 use crate::api::{
-    Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, NamespaceSpec,
-    NewHooks, ReplaySpec, Retry, SecretSpec, SeenLost, Skip, Test,
+    Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, LostConfirmed,
+    NamespaceSpec, NewHooks, ReducerTest, ReplaySpec, Retry, SecretSpec, Skip,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -75,10 +76,10 @@ pub(super) fn routes() -> Router<App> {
 
 pub(super) type Answer = Result<Response, Error>;
 
-/// The longest body of an operation, in bytes.
+/// Size limit of a request body, in bytes.
 const BODY_MAX: u64 = 2 * 1024 * 1024;
 
-/// A body in JSON, refused in our own words.
+/// Extractor for a JSON body, with our own error messages.
 pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
@@ -98,7 +99,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     }
 }
 
-/// The one segment of a path that is a name or an id.
+/// Extractor for the one path segment that is a name or an id.
 struct Named<T>(T);
 
 impl<T> FromRequestParts<App> for Named<T>
@@ -121,7 +122,7 @@ struct OfNamespace {
     namespace: Option<String>,
 }
 
-async fn hooks(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+async fn hooks(_: Operator, State(app): State<App>, Params(query): Params<OfNamespace>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     Ok(list(app.admin.hooks(namespace.as_ref()).await?, None))
 }
@@ -234,7 +235,7 @@ struct How {
 async fn apply(
     By(actor): By,
     State(app): State<App>,
-    Asked(how): Asked<How>,
+    Params(how): Params<How>,
     Body(wanted): Body<Apply>,
 ) -> Answer {
     let admin = app.admin.acting(&actor, Act::new("hooks apply", "all"));
@@ -246,7 +247,7 @@ async fn test_hook(
     _: Operator,
     State(app): State<App>,
     Named(hook): Named<Name>,
-    Body(test): Body<Test>,
+    Body(test): Body<ReducerTest>,
 ) -> Answer {
     let tested = app.admin.test_hook(&hook, &test).await?;
     Ok(json(StatusCode::OK, &tested))
@@ -301,7 +302,7 @@ async fn create_key(By(actor): By, State(app): State<App>, Body(spec): Body<KeyS
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Why {
+struct ReasonQuery {
     reason: Option<String>,
 }
 
@@ -309,7 +310,7 @@ async fn revoke_key(
     By(actor): By,
     State(app): State<App>,
     Named(id): Named<String>,
-    Asked(why): Asked<Why>,
+    Params(why): Params<ReasonQuery>,
 ) -> Answer {
     let missing = || Error::not_found(format!("no key {id:?}"));
     let id = KeyId::parse(&id).ok_or_else(missing)?;
@@ -345,7 +346,7 @@ async fn delete_namespace(
     Ok(json(StatusCode::OK, &admin.delete_namespace(&name).await?))
 }
 
-async fn lanes(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+async fn lanes(_: Operator, State(app): State<App>, Params(query): Params<OfNamespace>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     Ok(list(app.admin.lanes(&namespace).await?, None))
@@ -361,7 +362,11 @@ struct StreamsQuery {
     limit: Option<i64>,
 }
 
-async fn streams(_: Operator, State(app): State<App>, Asked(query): Asked<StreamsQuery>) -> Answer {
+async fn streams(
+    _: Operator,
+    State(app): State<App>,
+    Params(query): Params<StreamsQuery>,
+) -> Answer {
     let filter = StreamsFilter {
         hook: name(query.hook.as_deref())?,
         condition: query.condition,
@@ -388,13 +393,13 @@ struct OneStream {
     events: i64,
 }
 
-/// The most waiting events that are shown of a cursor.
+/// Number of waiting events shown of a cursor.
 const WAITING_MAX: i64 = 100;
 
 async fn show_stream(
     _: Operator,
     State(app): State<App>,
-    Asked(query): Asked<OneStream>,
+    Params(query): Params<OneStream>,
 ) -> Answer {
     let stream = stream_name(&query.stream)?;
     if !(0..=WAITING_MAX).contains(&query.events) {
@@ -463,7 +468,7 @@ impl EventsQuery {
     }
 }
 
-async fn events(_: Operator, State(app): State<App>, Asked(query): Asked<EventsQuery>) -> Answer {
+async fn events(_: Operator, State(app): State<App>, Params(query): Params<EventsQuery>) -> Answer {
     let filter = query.filter()?;
     let rows = app.admin.events(&filter).await?;
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == filter.limit);
@@ -481,7 +486,7 @@ async fn lost(_: Operator, State(app): State<App>) -> Answer {
 async fn confirm_lost(By(actor): By, State(app): State<App>) -> Answer {
     let act = Act::new("events lost --acknowledge", "all");
     let events = app.admin.acting(&actor, act).confirm_lost().await?;
-    Ok(json(StatusCode::OK, &SeenLost { events }))
+    Ok(json(StatusCode::OK, &LostConfirmed { events }))
 }
 
 async fn replays(_: Operator, State(app): State<App>) -> Answer {
@@ -508,12 +513,12 @@ async fn show_event(_: Operator, State(app): State<App>, Named(id): Named<EventI
     Ok(json(StatusCode::OK, &app.admin.show_event(id).await?))
 }
 
-/// New events as they are stored, each one a server-sent event.
+/// Streams new events as server-sent events.
 async fn tail(
     _: Operator,
     grant: Grant,
     State(app): State<App>,
-    Asked(query): Asked<EventsQuery>,
+    Params(query): Params<EventsQuery>,
 ) -> Answer {
     let mut filter = query.filter()?;
     if filter.delivery.is_some() {
@@ -526,8 +531,8 @@ async fn tail(
     }
     filter.limit = 1;
     let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
-    // Listened to before it is looked, so that nothing falls in between; and the look says at once
-    // when there is no such hook or stream.
+    // Subscribes before reading, so that no event falls in between. The read also reports at once when
+    // the hook or stream does not exist.
     let stored = engine.stored();
     let newest = app.admin.events(&filter).await?;
     filter.limit = super::read::LIMIT_MAX;
@@ -550,10 +555,10 @@ async fn tail(
 struct Tail {
     app: App,
     filter: EventsFilter,
-    /// The newest event of those it is about that was looked at.
+    /// The newest event already considered.
     seen: Option<EventId>,
     stored: tokio::sync::watch::Receiver<()>,
-    /// Read and not yet given out, newest first.
+    /// Events that are read but not sent yet, newest first.
     ready: Vec<EventRow>,
 }
 

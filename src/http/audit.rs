@@ -1,4 +1,4 @@
-//! What was changed, why a stream is where it is, and what this node stands on.
+//! Routes for the audit log, the diagnosis of a stream, and the doctor.
 
 use axum::Router;
 use axum::extract::State;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::actor::By;
 use super::admin::Answer;
 use super::auth::Operator;
-use super::read::{Asked, limit, list};
+use super::read::{Params, limit, list};
 use super::{App, json};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
@@ -33,17 +33,17 @@ struct AuditQuery {
     limit: Option<i64>,
 }
 
-/// Where an operator is.
+/// Returns the operator's context for a plan.
 async fn here(By(actor): By, State(app): State<App>) -> Answer {
     Ok(json(StatusCode::OK, &app.admin.here(actor.by).await?))
 }
 
-/// What this node stands on.
+/// Runs the checks of the doctor.
 async fn doctor(_: Operator, State(app): State<App>) -> Answer {
     Ok(list(app.admin.examine().await?, None))
 }
 
-async fn audit(_: Operator, State(app): State<App>, Asked(query): Asked<AuditQuery>) -> Answer {
+async fn audit(_: Operator, State(app): State<App>, Params(query): Params<AuditQuery>) -> Answer {
     let filter = AuditFilter {
         since: query.since,
         subject: query.subject,
@@ -67,7 +67,7 @@ struct WhyQuery {
     event: Option<EventId>,
 }
 
-async fn why(_: Operator, State(app): State<App>, Asked(query): Asked<WhyQuery>) -> Answer {
+async fn why(_: Operator, State(app): State<App>, Params(query): Params<WhyQuery>) -> Answer {
     let (stream, handler) = (&query.stream, query.handler.as_ref());
     let why = app.admin.why(stream, handler, query.event).await?;
     Ok(json(StatusCode::OK, &why))

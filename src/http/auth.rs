@@ -1,4 +1,5 @@
-//! Who may do what: a key from wherever a sender could put it, or the socket, which needs none.
+//! Authorization: by a key from any of the places where a sender can put it, or by the socket, which
+//! needs none.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,41 +20,41 @@ use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::engine::catalog::LiveKey;
 
-/// The header for senders that cannot set `Authorization`.
+/// Header for senders that cannot set `Authorization`.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-hooklane-key");
 
-/// Who asks.
+/// Identity and rights of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Somebody on the daemon's machine, through its socket: may do everything.
+    /// A client on the daemon's socket; may do everything.
     Socket,
-    /// Somebody with a live key.
+    /// A client with a valid key.
     Key {
-        /// Its number.
+        /// Number of the key.
         number: i64,
-        /// The public part of its text.
+        /// Public part of the key.
         id: KeyId,
-        /// What it may do.
+        /// Permissions of the key.
         kind: Kind,
-        /// The hook it is for; none for all.
+        /// The hook that it is valid for; `None` for all.
         hook: Option<HookId>,
     },
-    /// Somebody without one.
+    /// A client without a key.
     Nobody,
 }
 
 impl Access {
-    /// Whether events may be posted to `hook`.
+    /// True if it may post events to `hook`.
     pub fn may_write(self, hook: HookId) -> bool {
         self.may(Kind::Write, Some(hook))
     }
 
-    /// Whether states and events of `hook` may be read; of all hooks when none is named.
+    /// True if it may read states and events of `hook`, or of all hooks when `None`.
     pub fn may_read(self, hook: Option<HookId>) -> bool {
         self.may(Kind::Read, hook)
     }
 
-    /// Whether deliveries of a handler may be taken, by who may read its hook.
+    /// True if it may take deliveries of a handler, given that it may read the hook.
     pub fn may_consume(self, app: &App, handler: &str) -> bool {
         let Self::Key { id, kind, .. } = self else {
             return self == Self::Socket;
@@ -67,7 +68,7 @@ impl Access {
         kind == Kind::Admin || kind == Kind::Read && app.engine.as_ref().is_some_and(is_for)
     }
 
-    /// Whether everything may be done.
+    /// True if it may use the admin API.
     pub fn may_admin(self) -> bool {
         self.may(Kind::Admin, None)
     }
@@ -82,7 +83,7 @@ impl Access {
         }
     }
 
-    /// The number of the key that was used.
+    /// Number of the key that was used.
     pub fn key(self) -> Option<i64> {
         match self {
             Self::Key { number, .. } => Some(number),
@@ -91,11 +92,11 @@ impl Access {
     }
 }
 
-/// Finds out who asks. `in_path` is the key that stood in the path, if one did.
+/// Determines the rights of a request. `in_path` is the key in the path, if there is one.
 ///
 /// # Errors
-/// 401 for something that is no whole key; it tells nothing about hooks. 503 when the database does not say in
-/// time which keys are good.
+/// 401 for a malformed key; the answer reveals nothing about hooks. 503 when the database does not tell
+/// in time which keys are valid.
 pub async fn access(
     engine: &Engine,
     peer: Peer,
@@ -128,7 +129,7 @@ pub async fn access(
     Ok(of_key(live, in_path.is_some()))
 }
 
-/// A key in a URL is seen by proxies and logs on the way, so only a write key of one hook counts there.
+/// A key in a URL is visible to proxies and logs, so only a write key for one hook is accepted there.
 fn of_key(live: &LiveKey, in_path: bool) -> Access {
     let key = &live.key;
     let hook = match key.scope {
@@ -187,8 +188,8 @@ fn parse(bytes: &[u8]) -> Result<Presented, Malformed> {
     Presented::parse(text.trim())
 }
 
-/// True if a request comes from this machine and is meant for it. A page in a browser here and a proxy in
-/// front come from the same address too, but they name another host, or the client for whom they ask.
+/// True if a request comes from this machine and is meant for it. A web page in a local browser and a
+/// local proxy have the same address, but they name another host, or the client that they act for.
 pub fn is_near(app: &App, peer: Peer, uri: &Uri, headers: &HeaderMap) -> bool {
     let Peer::Address(address) = peer else {
         return true;
@@ -205,7 +206,7 @@ pub fn is_near(app: &App, peer: Peer, uri: &Uri, headers: &HeaderMap) -> bool {
 /// Headers by which proxies name their client.
 const PASSED_ON: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 
-/// True if a host is a name of this machine that no other machine can have.
+/// True if a host name always means this machine.
 fn is_here(host: &str, listening: Option<SocketAddr>) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {
@@ -214,7 +215,7 @@ fn is_here(host: &str, listening: Option<SocketAddr>) -> bool {
     }
 }
 
-/// Who asks, as people know him.
+/// Name of the client for people.
 pub fn who(access: Access, parts: &Parts, app: &App) -> String {
     match (access, parts.extensions.get::<Peer>()) {
         (Access::Key { id, .. }, _) => {
@@ -231,7 +232,7 @@ pub fn who(access: Access, parts: &Parts, app: &App) -> String {
     }
 }
 
-/// Somebody who may administrate.
+/// Extractor for a client that may use the admin API.
 pub struct Operator;
 
 impl FromRequestParts<App> for Operator {
@@ -250,10 +251,11 @@ impl FromRequestParts<App> for Operator {
     }
 }
 
-/// What is asked for, in two words where the path has them: `POST /v1/admin/lanes/resize` is to resize lanes.
+/// Description of the operation in two words, if the path has them: `POST /v1/admin/lanes/resize` is
+/// `resize lanes`.
 fn deed(parts: &Parts) -> String {
     let path = parts.uri.path().strip_prefix("/v1/admin/");
-    // Who asks where he is plans something.
+    // A client asks for its context only when it plans a change.
     if path == Some("here") {
         return "change anything".to_owned();
     }

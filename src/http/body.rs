@@ -1,8 +1,8 @@
-//! Reads a body whole, and no further than its hook allows.
+//! Reads a request body completely, up to the size limit of its hook.
 //!
-//! What can be known from the head is refused before a byte of the body is read, and before a sender
-//! that waits for `100 Continue` gets it: the first poll of the body sends that. How long a body may
-//! take is the business of `edge`, whose connections end a body that is too slow with a time-out.
+//! Whatever the head reveals is refused before any byte of the body is read, and before `100 Continue`
+//! is sent, which the first poll of the body does. `edge` limits the time: it ends a body that is too
+//! slow with a time-out.
 
 use std::error::Error as StdError;
 use std::io::ErrorKind;
@@ -13,25 +13,25 @@ use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
 
-/// Why a body was not read to its end. Nothing more can be read from its connection.
+/// Reason why a body was not read completely. Nothing more can be read from its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is longer than it may be, or says so.
+    /// The body is longer than allowed, or declares to be.
     #[error("the body is longer than {max} bytes")]
     TooLarge {
-        /// How long it may be, in bytes.
+        /// The limit in bytes.
         max: u64,
     },
-    /// It has a content encoding.
+    /// The body has a content encoding.
     #[error("the body has a Content-Encoding")]
     Encoded,
-    /// It did not come in time.
+    /// The body did not arrive in time.
     #[error("the body came too slowly")]
     TooSlow,
-    /// It is no body: a broken chunk.
+    /// The body has a malformed chunk.
     #[error("the body is cut into chunks that HTTP does not know")]
     Malformed,
-    /// The connection ended before it did.
+    /// The connection ended within the body.
     #[error("the body ended too early")]
     Aborted,
     /// There is no memory for it now.
@@ -39,13 +39,13 @@ pub enum Error {
     NoRoom,
 }
 
-/// The first room for a body of unknown length, in bytes; it is doubled when it is full.
+/// Initial buffer for a body of unknown length, in bytes; doubled when it is full.
 const STEP: usize = 16 * 1024;
 
-/// What the head alone tells: whether the body is worth reading.
+/// Checks by the head alone whether the body can be accepted.
 ///
 /// # Errors
-/// [`Error::Encoded`] and, when its length is given, [`Error::TooLarge`].
+/// [`Error::Encoded`], and [`Error::TooLarge`] when the declared length is too large.
 pub fn check(headers: &HeaderMap, body: &impl Body, max: u64) -> Result<(), Error> {
     let plain = |value: &http::HeaderValue| {
         let value = value.as_bytes().trim_ascii();
@@ -60,11 +60,12 @@ pub fn check(headers: &HeaderMap, body: &impl Body, max: u64) -> Result<(), Erro
     }
 }
 
-/// Reads a body of at most `max` bytes into memory of its own. `take_room` is asked for the room of so
-/// many bytes more before they are read: for all of a body whose length is known, else step by step.
+/// Reads a body of at most `max` bytes. `take_room` is asked to reserve memory before it is used: for
+/// the whole body if its length is known, else step by step.
 ///
 /// # Errors
-/// Each [`Error`]; those of [`check`] before anything is read; [`Error::NoRoom`] when `take_room` says no.
+/// All of [`Error`]; those of [`check`] before anything is read, [`Error::NoRoom`] when `take_room`
+/// refuses.
 pub async fn read<B>(
     headers: &HeaderMap,
     mut body: B,
@@ -106,7 +107,7 @@ fn within(len: usize, max: u64) -> Result<(), Error> {
     }
 }
 
-/// The next piece that is not empty. Trailers are passed over.
+/// The next data frame that is not empty. Trailers are skipped.
 async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Error>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -121,7 +122,7 @@ where
     Ok(None)
 }
 
-/// What an error of the connection means for the body.
+/// Translates an error of the connection.
 fn cause(error: &(dyn StdError + 'static)) -> Error {
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return match error.kind() {

@@ -1,4 +1,4 @@
-//! By which key a repeat of an event is known.
+//! The dedupe key of a request, which identifies repeats of an event.
 
 use std::borrow::Cow;
 
@@ -8,21 +8,21 @@ use crate::domain::hook::{DedupeBy, Hook};
 use crate::domain::name::kept;
 use crate::domain::place::{self, Absent};
 
-/// The key of a delivery, in the form in which it is stored.
+/// The dedupe key of a delivery, in its stored form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DedupeKey {
-    /// Its text.
+    /// Text of the key.
     pub text: String,
-    /// True for `Idempotency-Key`: its sender promises that the same key comes with the same body.
-    /// Providers make no such promise: they may sign or date a body anew when they send it again.
+    /// True for `Idempotency-Key`, whose sender promises the same body under the same key. Providers
+    /// make no such promise: they may sign or date a body anew on a redelivery.
     pub names_one_body: bool,
 }
 
-/// The key of a request; none where it has none. The hook's own rule goes first, or the delivery id of the provider
-/// that it verifies; then `Idempotency-Key`, then `webhook-id`.
+/// The dedupe key of a request; `None` if it has none. Precedence: the hook's own rule or else the
+/// delivery id of the provider that it verifies, then `Idempotency-Key`, then `webhook-id`.
 ///
 /// # Errors
-/// Two values where one is looked for, in words.
+/// A description of two different values for one key.
 pub(super) fn dedupe_key(
     hook: &Hook,
     headers: &HeaderMap,
@@ -67,8 +67,8 @@ fn key(value: &[u8], names_one_body: bool) -> DedupeKey {
     }
 }
 
-/// The text of a string as structured headers write it (RFC 8941 §3.3.3), `"k-1"`; anything else as it
-/// is. So a key is the same key, whether its sender quotes it or not.
+/// The content of a quoted string of structured headers (RFC 8941 §3.3.3), such as `"k-1"`; any other
+/// text unchanged. So a key is the same with and without quotes.
 fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
     let inside = value
         .strip_prefix(b"\"")

@@ -1,9 +1,9 @@
-//! Takes connections and lets requests through, however badly clients behave.
+//! Accepts connections and passes requests on, however badly clients behave.
 //!
-//! It owns the listener, every connection's time-outs and caps, and stopping; what a request means
-//! is the business of the service it is given. HTTP/1.1 only. Promises: a client that is slow,
-//! silent or hostile costs one of the connections it is allowed and no time of anybody else; a panic
-//! ends one connection; running out of files pauses accepting and nothing more.
+//! It handles the listener, time-outs and limits of every connection, and stopping; the given service
+//! interprets requests. HTTP/1.1 only. Promises: a client that is slow, silent or hostile uses up only
+//! its own connections and delays no one else; a panic ends one connection; when files run out,
+//! accepting pauses and everything else goes on.
 
 mod crowd;
 mod framing;
@@ -36,18 +36,18 @@ pub use limits::Limits;
 pub use listener::{Listener, Peer};
 
 use super::error::Error;
-use crate::metrics::{Metrics, Turned};
+use crate::metrics::{Metrics, TurnedAway};
 use crowd::{Crowd, Seat};
 use listener::Stream;
 use patience::{Course, Patient};
 
-/// How long to wait with accepting when the system has nothing left to accept with.
+/// Pause of accepting when the system has no more files or memory for connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers every request that comes to `listener` with `service`, until `stop` resolves. Then it
-/// accepts no more, closes idle connections, and returns when requests on their way are answered or
-/// [`Limits::stop`] has passed. Answers without an end must watch for the stop themselves, and write
-/// now and then, as it is a failed write that shows that a client is gone.
+/// Answers every request on `listener` with `service` until `stop` resolves. Then it stops accepting,
+/// closes idle connections, and returns when running requests are answered or [`Limits::stop`] has
+/// passed. Endless answers must watch for the stop themselves, and write regularly, because only a
+/// failed write reveals that a client is gone.
 pub async fn serve<S, F>(
     listener: Listener,
     limits: Limits,
@@ -84,13 +84,13 @@ pub async fn serve<S, F>(
     door.close(open).await;
 }
 
-/// What all connections of one listener share.
+/// State shared by all connections of one listener.
 struct Door {
     http: http1::Builder,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     crowd: Arc<Crowd>,
-    /// The last word to somebody who is turned away.
+    /// Answer to a connection that is turned away.
     turned_away: String,
     stop_seen: watch::Receiver<bool>,
 }
@@ -98,7 +98,7 @@ struct Door {
 impl Door {
     fn new(limits: Limits, metrics: Arc<Metrics>, stop_seen: watch::Receiver<bool>) -> Self {
         let mut http = http1::Builder::new();
-        // Hyper's own header limit, 100, stays: another one would cost an allocation per request.
+        // Hyper's own limit of 100 headers stays; changing it would cost an allocation per request.
         http.max_buf_size(limits.head_max.max(8 * 1024))
             .max_header_size(limits.head_max)
             .half_close(true);
@@ -117,7 +117,7 @@ impl Door {
     fn admit(&self, stream: &Stream, peer: Peer) -> Option<Arc<Seat>> {
         let seat = match peer.is_welcome() {
             true => self.crowd.seat(peer),
-            false => Err(Turned::User),
+            false => Err(TurnedAway::User),
         };
         match seat {
             Ok(seat) => {
@@ -132,7 +132,7 @@ impl Door {
         }
     }
 
-    /// Lets one connection's requests through, one after the other.
+    /// Serves the requests of one connection, one after the other.
     fn converse<S, F>(
         &self,
         stream: Stream,
@@ -174,7 +174,7 @@ impl Door {
                 }
             });
             let mut conversation = pin!(http.serve_connection(TokioIo::new(io), service));
-            // How it ended is in the metrics; errors here are the client's.
+            // The metrics record how it ended; errors here are the client's.
             tokio::select! {
                 biased;
                 _ = &mut conversation => return,
@@ -186,13 +186,13 @@ impl Door {
         }
     }
 
-    /// Goes on after a failed accept, with a pause if the next one would fail too.
+    /// Handles a failed accept, with a pause if the next one would fail too.
     async fn survive(&self, error: &io::Error, is_failing: &mut bool) {
         use io::ErrorKind::{
             ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected,
         };
         self.metrics.accept_errors.inc();
-        // These are about one connection that is gone again.
+        // These errors concern one connection that is already gone.
         if let ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected =
             error.kind()
         {
@@ -204,7 +204,7 @@ impl Door {
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
-    /// Waits for the connections that are left, and cuts them off when time is up.
+    /// Waits for the remaining connections, and aborts them when the time is up.
     async fn close(&self, mut open: JoinSet<()>) {
         let all = async {
             while let Some(ended) = open.join_next().await {
@@ -230,7 +230,7 @@ impl Door {
     }
 }
 
-/// An answer's body, which tells its connection when it has been handed over.
+/// Body of an answer; dropping it tells the connection that the answer has been sent.
 struct Answer {
     body: axum::body::Body,
     place: (Arc<Course>, Arc<Seat>),
@@ -244,7 +244,7 @@ impl Drop for Answer {
     }
 }
 
-/// Said to connections that have no place.
+/// Answer when there are too many connections.
 fn no_place() -> Error {
     let message = "there are as many connections as there may be";
     Error::unavailable("too_many_connections", message, 1)

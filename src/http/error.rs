@@ -1,7 +1,7 @@
-//! What is answered when a request is refused: a status and `{"error":{"code","message","hint"}}`.
+//! Refusals: a status and `{"error":{"code","message","hint"}}`.
 //!
-//! Codes are stable words for programs; messages are for people and may change. Nothing of the
-//! inside is told: what a sender cannot change is [`Error::internal`], and its cause is logged.
+//! Codes are stable, for programs; messages are for people and may change. Internal causes are not
+//! revealed: errors that a sender cannot fix are [`Error::internal`], and their cause is logged.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,14 +29,14 @@ pub struct Error {
     next: Vec<String>,
 }
 
-/// What a refusal says in its headers.
+/// Header of a refusal besides its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extra {
     Nothing,
     Authenticate,
     Allow(&'static str),
     RetryAfter(u32),
-    /// The rest of the request was not read, so nothing can follow on this connection.
+    /// The rest of the request was not read, so the connection must be closed.
     Close,
 }
 
@@ -57,7 +57,7 @@ impl Error {
         }
     }
 
-    /// The same, after which the connection is closed: what follows cannot be read, or is not.
+    /// A refusal after which the connection is closed, because what follows cannot be read.
     pub fn closing(
         status: StatusCode,
         code: &'static str,
@@ -66,7 +66,8 @@ impl Error {
         Self::new(status, code, message).with(Extra::Close)
     }
 
-    /// As it stands on the wire where no request was read, with the connection closed after it.
+    /// The complete HTTP answer as text, for a connection on which no request was read. It closes the
+    /// connection.
     pub fn as_bytes_sent(&self) -> String {
         let body = serde_json::to_string(&Failure { error: self }).unwrap_or_default();
         format!(
@@ -77,36 +78,36 @@ impl Error {
         )
     }
 
-    /// The same with what would help.
+    /// Adds advice.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same with a command to go on with.
+    /// Adds a command to run next.
     #[must_use]
     pub fn next(mut self, command: impl Into<String>) -> Self {
         self.next.push(command.into());
         self
     }
 
-    /// Its stable word.
+    /// The stable code.
     pub fn code(&self) -> &'static str {
         self.code
     }
 
-    /// Its status.
+    /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// 400 `malformed`: it cannot be understood.
+    /// 400 `malformed`: the request cannot be understood.
     pub fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", message)
     }
 
-    /// 401 `unauthorized`: the one answer to a missing key, a wrong one and an unknown hook.
+    /// 401 `unauthorized`: the same answer to a missing key, a wrong one and an unknown hook.
     pub fn unauthorized() -> Self {
         let message = "no such hook, or no good key or signature for it";
         let hint = "send the key as Authorization: Bearer KEY or X-Hooklane-Key: KEY";
@@ -115,7 +116,7 @@ impl Error {
             .with(Extra::Authenticate)
     }
 
-    /// 403 `forbidden`: the key is good, and not for this.
+    /// 403 `forbidden`: the key is valid, but not for this.
     pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
@@ -125,30 +126,30 @@ impl Error {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// 405 `method`: the path takes only what `allow` says, such as `GET, POST`.
+    /// 405 `method`: the path accepts only the methods in `allow`, such as `GET, POST`.
     pub fn method(allow: &'static str) -> Self {
         let message = format!("this path takes {allow}");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", message).with(Extra::Allow(allow))
     }
 
-    /// 405 `method`, for the router, which knows what the path takes and says so in `Allow`.
+    /// 405 `method`, for the router, which itself adds `Allow`.
     pub fn other_method() -> Self {
         let message = "this path takes other methods";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", message)
     }
 
-    /// 408 `too_slow`: the body did not come in time.
+    /// 408 `too_slow`: the body did not arrive in time.
     pub fn too_slow() -> Self {
         let message = "the body came too slowly";
         Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message).with(Extra::Close)
     }
 
-    /// 409: it contradicts what is there.
+    /// 409: the request conflicts with the present state.
     pub fn conflict(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
-    /// 412 `changed`: the configuration is not the one that the plan was about.
+    /// 412 `changed`: the configuration is not the one that the plan was based on.
     pub fn changed() -> Self {
         let message = "hooks, keys, namespaces or lanes were changed since the plan was made. \
             Nothing was changed now.";
@@ -171,39 +172,39 @@ impl Error {
             .with(Extra::Close)
     }
 
-    /// 422: it is understood, and cannot be done.
+    /// 422: the request is understood but cannot be carried out.
     pub fn unprocessable(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
-    /// 429 `too_many`: come again in `seconds`.
+    /// 429 `too_many`: retry after `seconds`.
     pub fn too_many(seconds: u32) -> Self {
         let message = "too many requests with this key";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message)
             .with(Extra::RetryAfter(seconds))
     }
 
-    /// 431 `head_too_large`: more than `max` headers.
+    /// 431 `head_too_large`: there are more than `max` headers.
     pub fn head_too_large(max: usize) -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         let message = format!("there are more than {max} headers");
         Self::new(status, "head_too_large", message).with(Extra::Close)
     }
 
-    /// 500 `internal`: a fault of ours.
+    /// 500 `internal`: an error of the server.
     pub fn internal() -> Self {
         let message = "hooklane failed at this; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 
-    /// 500 `hash_mismatch`: an event is not as it was stored.
+    /// 500 `hash_mismatch`: a stored event does not match its checksum.
     pub fn hash_mismatch(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "hash_mismatch", message).hint(
             "what was stored is in a backup, or with its sender; the events beside it can be read",
         )
     }
 
-    /// 503: not now, `seconds` later perhaps. Nothing was acknowledged.
+    /// 503: retry after `seconds`. Nothing was acknowledged.
     pub fn unavailable(
         code: &'static str,
         message: impl Into<Cow<'static, str>>,
@@ -212,7 +213,7 @@ impl Error {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).with(Extra::RetryAfter(seconds))
     }
 
-    /// 504 `not_yet`: what was waited for did not come.
+    /// 504 `not_yet`: what the client waited for did not happen in time.
     pub fn not_yet(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "not_yet", message)
     }
@@ -231,7 +232,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// 503: asked of a database that no daemon runs on.
+/// 503: the request needs a daemon, and none runs.
 pub fn needs_daemon() -> Error {
     Error::unavailable("no_daemon", "this needs a running daemon", 1).next("hooklane serve")
 }

@@ -1,5 +1,5 @@
-//! The right by which an answer is given, for as long as it holds. A key may be revoked or expire while what it
-//! was good for is still under way: every answer that takes its time asks here, and ends when the key has.
+//! The right to receive an answer, for as long as it lasts. A key may be revoked or expire while an
+//! answer is under way, so every answer that takes time checks here, and ends with its key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use crate::domain::time::Timestamp;
 use crate::engine::Engine;
 use crate::engine::catalog::Stale;
 
-/// How often an answer that goes on looks whether it may.
+/// Interval at which a long answer checks its right.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The access of one request. Through the socket it has no end.
+/// The right of one request. Through the socket it never ends.
 #[derive(Clone)]
 pub struct Grant {
     key: Option<(KeyId, Arc<Engine>)>,
 }
 
 impl Grant {
-    /// The right of who has shown `access`.
+    /// The right of a client with `access`.
     pub fn of(access: Access, app: &App) -> Self {
         let key = match (access, &app.engine) {
             (Access::Key { id, .. }, Some(engine)) => Some((id, engine.clone())),
@@ -35,10 +35,10 @@ impl Grant {
         Self { key }
     }
 
-    /// Whether it holds now.
+    /// True while the key is valid.
     ///
     /// # Errors
-    /// [`Stale`] when the database does not say in time.
+    /// [`Stale`] when the database does not answer in time.
     pub async fn holds(&self) -> Result<bool, Stale> {
         let Some((id, engine)) = &self.key else {
             return Ok(true);
@@ -48,7 +48,7 @@ impl Grant {
         Ok(live.is_some_and(|live| live.key.is_live(Timestamp::now())))
     }
 
-    /// Returns when it has ended, or nobody can tell any more whether it has. Cancel-safe.
+    /// Returns when the right has ended, or cannot be confirmed any more. Cancel-safe.
     pub async fn ended(&self) {
         while self.holds().await == Ok(true) {
             match &self.key {
@@ -58,10 +58,10 @@ impl Grant {
         }
     }
 
-    /// Does something that takes its time; what comes of it is for those only whose right still holds then.
+    /// Runs `doing` and returns its result, provided the right still exists then.
     ///
     /// # Errors
-    /// 401 when the right has ended first, 503 when that cannot be known.
+    /// 401 when the right has ended first, 503 when that is unknown.
     pub async fn cover<T>(&self, doing: impl Future<Output = T>) -> Result<T, Error> {
         let done = tokio::select! {
             biased;
@@ -74,7 +74,7 @@ impl Grant {
         }
     }
 
-    /// The same items, until the right has ended. None is given out without a look.
+    /// Passes items on until the right ends. It is checked before each item.
     pub fn cover_all<T>(self, items: impl Stream<Item = T>) -> impl Stream<Item = T> {
         let all = (self, Box::pin(items));
         stream::unfold(all, |(grant, mut items)| async move {

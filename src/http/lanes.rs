@@ -1,5 +1,5 @@
-//! Routes that resize, stop and let go lanes, make their hints again, and say where streams belong; and the
-//! names of all there is.
+//! Routes that resize, stop and resume lanes, rebuild hints and find the lane of a stream; and the
+//! completion of names.
 
 use axum::Router;
 use axum::extract::State;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::actor::By;
 use super::admin::{Answer, Body};
 use super::auth::Operator;
-use super::read::{Asked, list, name};
+use super::read::{Params, list, name};
 use super::{App, json};
 use crate::admin::{Act, Actor, Admin};
 use crate::api::{HintsSpec, LanesSpec, ResizeSpec};
@@ -34,7 +34,11 @@ struct OfNamespace {
     namespace: Option<String>,
 }
 
-async fn progress(_: Operator, State(app): State<App>, Asked(query): Asked<OfNamespace>) -> Answer {
+async fn progress(
+    _: Operator,
+    State(app): State<App>,
+    Params(query): Params<OfNamespace>,
+) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     let progress = app.admin.resize_progress(&namespace).await?;
@@ -48,7 +52,7 @@ async fn resize(By(actor): By, State(app): State<App>, Body(spec): Body<ResizeSp
     Ok(json(StatusCode::OK, &resized))
 }
 
-/// Who does something to lanes.
+/// An [`Admin`] for an operation on lanes.
 fn on_lanes(app: &App, actor: &Actor, operation: &'static str, spec: &LanesSpec) -> Admin {
     let act = Act::new(operation, &spec.namespace).reason(spec.reason.as_ref());
     app.admin.acting(actor, act)
@@ -99,8 +103,8 @@ struct Begun {
     namespace: Option<String>,
 }
 
-/// Names that begin with what somebody is typing.
-async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) -> Answer {
+/// Completes a name that is being typed.
+async fn names(_: Operator, State(app): State<App>, Params(query): Params<Begun>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     let names = app
@@ -110,10 +114,10 @@ async fn names(_: Operator, State(app): State<App>, Asked(query): Asked<Begun>) 
     Ok(list(names, None))
 }
 
-/// Cursors that are shown of a lane unless it is said how many.
+/// Default number of cursors shown of a lane.
 const TOP: usize = 10;
 
-async fn show(_: Operator, State(app): State<App>, Asked(query): Asked<OneLane>) -> Answer {
+async fn show(_: Operator, State(app): State<App>, Params(query): Params<OneLane>) -> Answer {
     let namespace = name(query.namespace.as_deref())?;
     let namespace = namespace.unwrap_or_else(Name::default_namespace);
     let top = query.top.unwrap_or(TOP);
@@ -128,7 +132,7 @@ struct OfStream {
     lanes: Option<u16>,
 }
 
-async fn of(_: Operator, State(app): State<App>, Asked(query): Asked<OfStream>) -> Answer {
+async fn of(_: Operator, State(app): State<App>, Params(query): Params<OfStream>) -> Answer {
     let found = app.admin.lane_of_stream(&query.stream, query.lanes).await?;
     Ok(json(StatusCode::OK, &found))
 }

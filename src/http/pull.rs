@@ -1,5 +1,6 @@
-//! Pull: consumers take deliveries, and answer for them. A call waits for something to deliver and ends with its
-//! wait, with the right of its key, or when the node stops; deliveries that do not reach their consumer are given back.
+//! Pull routes: consumers take deliveries and answer for them. A call waits for events, and ends with
+//! its wait time, its key, or when the node stops. Deliveries that do not reach their consumer are
+//! given back.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use super::grant::Grant;
 use super::{App, body, json};
 use crate::admin::{self, lease_range};
 use crate::api::{
-    self, PullAnswered, PullAnswers, PullAsk, PullDelivery, PullEvent, PullSettled, Pulled,
+    self, PullAnswers, PullDelivery, PullEvent, PullOutcomes, PullRequest, PullResponse,
+    PullSettled,
 };
 use crate::domain::backoff::DELAY_MAX;
 use crate::domain::event::Event;
@@ -40,13 +42,13 @@ use crate::engine::Engine;
 use crate::engine::pull::{Answer, Answered, Ask, Delivered, Deliveries, Nack};
 use crate::text::duration;
 
-/// The longest body of a call, in bytes.
+/// Size limit of a request body, in bytes.
 const BODY_MAX: u64 = 1024 * 1024;
 
-/// Answers in one call.
+/// Number of answers in one call.
 const ANSWERS_MAX: usize = 1_000;
 
-/// The longest reason, in characters.
+/// Length limit of a reason, in characters.
 const REASON_MAX: usize = 500;
 
 pub(super) fn routes() -> Router<App> {
@@ -55,7 +57,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/hooks/{hook}/pull/{handler}/ack", post(answer))
 }
 
-/// Somebody who may take deliveries of a handler, as he is shown.
+/// Extractor for a client that may take deliveries of a handler.
 struct Consumer {
     engine: Arc<Engine>,
     handler: Arc<Handler>,
@@ -66,7 +68,7 @@ struct Consumer {
 impl FromRequestParts<App> for Consumer {
     type Rejection = Error;
 
-    /// Without a right to the hook, one that exists looks like one that does not.
+    /// Without a right to the hook, an existing hook looks like one that does not exist.
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
         let access = Access::from_request_parts(parts, app).await?;
         let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
@@ -111,7 +113,7 @@ fn forbidden(by: &str, hook: &Hook, handler: &str) -> Error {
     .next(make)
 }
 
-/// A body in JSON, whatever content type a client gives it; an empty one asks for the defaults.
+/// Extractor for a JSON body of any content type; an empty body gives the defaults.
 struct Said<T>(T);
 
 impl<T: DeserializeOwned + Default> FromRequest<App> for Said<T> {
@@ -132,7 +134,7 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Said<T> {
 async fn pull(
     State(app): State<App>,
     consumer: Consumer,
-    Said(asked): Said<PullAsk>,
+    Said(asked): Said<PullRequest>,
 ) -> Result<Response, Error> {
     let ask = ask(&asked, consumer.handler.pull(), &consumer.name)?;
     let mut stopping = app.stopping.clone();
@@ -143,21 +145,21 @@ async fn pull(
             pulled = consumer.engine.pull(consumer.handler.id, ask) => Some(pulled),
         }
     });
-    // Under a key that was revoked meanwhile nothing comes back: what was claimed is given back.
+    // If the key was revoked meanwhile, the claimed deliveries are given back instead of sent.
     match pulled.await? {
         Some(deliveries) => Ok(given(deliveries.map_err(admin::Error::from)?)),
         None => Ok(json(
             StatusCode::OK,
-            &Pulled {
+            &PullResponse {
                 deliveries: Vec::new(),
             },
         )),
     }
 }
 
-/// An answer that counts as handed over once the connection takes it.
+/// An answer whose deliveries count as handed over once the connection takes it.
 fn given(deliveries: Deliveries) -> Response {
-    let shown = Pulled {
+    let shown = PullResponse {
         deliveries: deliveries.items.iter().map(shown).collect(),
     };
     if shown.deliveries.is_empty() {
@@ -206,7 +208,7 @@ fn event_of(event: &Event) -> PullEvent {
     }
 }
 
-fn ask(asked: &PullAsk, pull: Option<&Pull>, consumer: &str) -> Result<Ask, Error> {
+fn ask(asked: &PullRequest, pull: Option<&Pull>, consumer: &str) -> Result<Ask, Error> {
     let count =
         |field: &str, given: Option<u32>, default: u32, most: u32| match given.unwrap_or(default) {
             count if (1..=most).contains(&count) => Ok(usize::try_from(count).unwrap_or(1)),
@@ -268,7 +270,7 @@ async fn answer(consumer: Consumer, Said(said): Said<PullAnswers>) -> Result<Res
         .iter()
         .zip(answered)
         .map(|((token, _), answered)| settled(token, answered));
-    let answered = PullAnswered {
+    let answered = PullOutcomes {
         acks: settled.by_ref().take(said.acks.len()).collect(),
         nacks: settled.by_ref().take(said.nacks.len()).collect(),
         extends: settled.collect(),
@@ -276,7 +278,8 @@ async fn answer(consumer: Consumer, Said(said): Said<PullAnswers>) -> Result<Res
     Ok(json(status, &answered))
 }
 
-/// What is answered, in the order acks, nacks, extends; all of it is understood, or nothing is done.
+/// The answers of a request, in the order acks, nacks, extends. If one of them is malformed, none is
+/// carried out.
 fn answers(said: &PullAnswers, consumer: &Consumer) -> Result<Vec<(Token, Answer)>, Error> {
     let handler = &consumer.handler;
     let catalog = consumer.engine.catalog.now();

@@ -1,4 +1,4 @@
-//! Reading: states, streams, events, what changes; and whether the node is well.
+//! Read routes: states, streams, events, live changes, and the health of the node.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,24 +30,24 @@ use crate::domain::time::{Timestamp, parse_duration};
 use crate::engine::Engine;
 use crate::metrics;
 
-/// How long a reader may wait for a position at most.
+/// Longest time that a reader may wait for a position.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How long a reader waits who names a position and no time.
+/// Default time for a reader that names a position.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 
-/// How often a state is looked at that another node moves.
+/// Interval of reads while another node moves the cursor.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(25);
 
-/// How often one that is moved here: whose turns are taken where may change meanwhile.
+/// Interval of reads while this node moves the cursor; its lane may move to another node meanwhile.
 const LOOK_HERE: Duration = Duration::from_secs(1);
 
-/// How often is looked for a stream that does not exist yet.
+/// Interval of reads while the stream does not exist.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Items in a list that asks for no number, and at most.
+/// Default number of items in a list.
 pub const LIMIT_DEFAULT: i64 = 50;
-/// The most items in one list.
+/// Largest number of items in a list.
 pub const LIMIT_MAX: i64 = 1_000;
 
 pub(super) fn routes() -> Router<App> {
@@ -61,13 +61,13 @@ pub(super) fn routes() -> Router<App> {
         .route("/metrics", get(metrics))
 }
 
-/// A hook that the caller may read.
+/// Extractor for a hook that the client may read.
 struct Readable(Arc<Hook>, Arc<Engine>, Grant);
 
 impl FromRequestParts<App> for Readable {
     type Rejection = Error;
 
-    /// Without the right to read it, a hook that exists looks like one that does not.
+    /// Without the right to read it, an existing hook looks like one that does not exist.
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Error> {
         let access = Access::from_request_parts(parts, app).await?;
         let engine = app.engine.clone().ok_or_else(super::error::needs_daemon)?;
@@ -86,10 +86,11 @@ impl FromRequestParts<App> for Readable {
     }
 }
 
-/// Numbers and texts of a query, refused in our own words. A parameter without a value is not there.
-pub struct Asked<T>(pub T);
+/// Extractor for query parameters, with our own error messages. A parameter without a value counts as
+/// absent.
+pub struct Params<T>(pub T);
 
-impl<T: serde::de::DeserializeOwned> FromRequestParts<App> for Asked<T> {
+impl<T: serde::de::DeserializeOwned> FromRequestParts<App> for Params<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Error> {
@@ -122,7 +123,7 @@ struct StateQuery {
 async fn state(
     State(app): State<App>,
     Readable(hook, engine, grant): Readable,
-    Asked(query): Asked<StateQuery>,
+    Params(query): Params<StateQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
@@ -151,9 +152,8 @@ async fn state(
     Ok(response)
 }
 
-/// Refuses a question that names no stream of a hook with ordering keys: an empty answer would look as if
-/// there were no events. Such a hook may have a stream without a key all the same, of events that had
-/// none; that one is answered.
+/// Refuses a request without a stream for a hook with ordering keys, because an empty answer would look
+/// as if there were no events. If the hook has a stream without a key, that one is answered.
 async fn is_one_stream(app: &App, hook: &Hook, key: &OrderingKey) -> Result<(), Error> {
     let is_named = !key.as_str().is_empty() || hook.order_by == OrderBy::Nothing;
     if is_named || app.admin.has_stream(hook, key).await? {
@@ -168,7 +168,8 @@ async fn is_one_stream(app: &App, hook: &Hook, key: &OrderingKey) -> Result<(), 
         .next(format!("hooklane streams list --hook {name}")))
 }
 
-/// Whether the reader has what `tag` names. Proxies may have marked it as weak (RFC 9110 §13.1.2).
+/// True if the client already has the version `tag`. Proxies may have marked it as weak (RFC 9110
+/// §13.1.2).
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let given = headers.get_all(IF_NONE_MATCH).iter();
     let mut given = given
@@ -180,7 +181,7 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     })
 }
 
-/// When to look at a state again although nobody told that it moved: other nodes move some, unheard.
+/// Time of the next read even without a notification: moves by other nodes are not notified.
 fn look_again(engine: &Engine, hook: &Hook, key: &OrderingKey) -> Option<Instant> {
     let patience = match engine.runs_turns_of(hook, key) {
         true => LOOK_HERE,
@@ -190,7 +191,7 @@ fn look_again(engine: &Engine, hook: &Hook, key: &OrderingKey) -> Option<Instant
     is_shared.then(|| Instant::now() + patience)
 }
 
-/// The state as soon as it has reached a position, or as it stands at the deadline.
+/// The state once it has reached a position, or as it is at the deadline.
 async fn state_at(
     app: &App,
     engine: &Engine,
@@ -207,7 +208,7 @@ async fn state_at(
             return Ok(state);
         }
         match (&mut moves, stream) {
-            // Watched before it is read once more, so that no move falls in between.
+            // Subscribes before reading again, so that no move falls in between.
             (None, Some(stream)) => moves = Some(engine.applied.watch(stream)),
             (Some(moves), _) => {
                 let until =
@@ -232,7 +233,7 @@ struct StreamsQuery {
 async fn streams(
     State(app): State<App>,
     Readable(hook, ..): Readable,
-    Asked(query): Asked<StreamsQuery>,
+    Params(query): Params<StreamsQuery>,
 ) -> Result<Response, Error> {
     let filter = StreamsFilter {
         hook: Some(hook.name.clone()),
@@ -257,7 +258,7 @@ struct EventsQuery {
 async fn events(
     State(app): State<App>,
     Readable(hook, ..): Readable,
-    Asked(query): Asked<EventsQuery>,
+    Params(query): Params<EventsQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
     let (after, limit) = (Seq(query.after_seq.unwrap_or(0)), limit(query.limit)?);
@@ -276,7 +277,7 @@ struct WatchQuery {
     stream: String,
 }
 
-/// What a watcher has seen, and the node it watches.
+/// A client that watches a state, with the version that it saw last.
 struct Watch {
     app: App,
     hook: Arc<Hook>,
@@ -288,11 +289,11 @@ struct Watch {
 async fn watch(
     State(app): State<App>,
     Readable(hook, engine, grant): Readable,
-    Asked(query): Asked<WatchQuery>,
+    Params(query): Params<WatchQuery>,
 ) -> Result<Response, Error> {
     let key = OrderingKey::new(query.stream.as_bytes());
     is_one_stream(&app, &hook, &key).await?;
-    // Says at once what is wrong with the hook, instead of in the middle of a stream.
+    // Reports a wrong hook at once, instead of within the stream.
     app.admin.state(&hook, &key).await?;
     let watch = Watch {
         app,
@@ -312,7 +313,7 @@ async fn watch(
 }
 
 impl Watch {
-    /// The next state that was not seen yet; none when the node stops or the hook is gone.
+    /// The next state that the client has not seen; `None` when the node stops or the hook is deleted.
     async fn next(&mut self) -> Option<api::State> {
         let mut stopping = self.app.stopping.clone();
         loop {
@@ -345,8 +346,8 @@ impl Watch {
     }
 }
 
-/// Events for as long as somebody may see them, with a sign of life now and then so that a client that is gone is
-/// noticed.
+/// Streams server-sent events while the client's right lasts, with regular comments that reveal a
+/// client that is gone.
 pub(super) fn server_sent(
     grant: Grant,
     events: impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static,
@@ -357,7 +358,7 @@ pub(super) fn server_sent(
         .into_response()
 }
 
-/// Able to commit and to run lanes.
+/// Answers 200 if the node can commit and run lanes.
 async fn readyz(State(app): State<App>) -> Result<&'static str, Error> {
     let engine = app.engine.ok_or_else(super::error::needs_daemon)?;
     let not_ready = |why: String| Error::unavailable("not_ready", why, 1);
@@ -366,7 +367,7 @@ async fn readyz(State(app): State<App>) -> Result<&'static str, Error> {
     }
     match engine.can_commit().await {
         Ok(()) => Ok("ready\n"),
-        // The cause is for those who may see inside: `hooklane status` has it.
+        // The cause is not revealed here; `hooklane status` shows it.
         Err(_) => Err(not_ready("this node cannot commit now".to_owned())),
     }
 }
@@ -389,12 +390,12 @@ async fn metrics(
     Ok(response)
 }
 
-/// A list as every call answers one.
+/// The JSON form of all lists.
 pub(super) fn list<T: serde::Serialize>(items: Vec<T>, next: Option<String>) -> Response {
     json(StatusCode::OK, &List::new(Timestamp::now(), items, next))
 }
 
-/// How many items a list may have.
+/// The number of items requested.
 pub(super) fn limit(asked: Option<i64>) -> Result<i64, Error> {
     match asked.unwrap_or(LIMIT_DEFAULT) {
         limit @ 1..=LIMIT_MAX => Ok(limit),

@@ -1,4 +1,4 @@
-//! Routes that fold states again.
+//! Routes for rebuilds of states.
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -10,7 +10,7 @@ use super::actor::By;
 use super::admin::{Answer, Body};
 use super::auth::Operator;
 use super::error::Error;
-use super::read::{Asked, list};
+use super::read::{Params, list};
 use super::{App, json};
 use crate::admin::Act;
 use crate::api::RebuildSpec;
@@ -32,7 +32,7 @@ struct Between {
     last: Option<i64>,
 }
 
-async fn rebuilds(_: Operator, State(app): State<App>, Asked(between): Asked<Between>) -> Answer {
+async fn rebuilds(_: Operator, State(app): State<App>, Params(between): Params<Between>) -> Answer {
     let rebuilds = match (between.first, between.last) {
         (None, None) => app.admin.rebuilds().await?,
         (first, last) => {
@@ -59,7 +59,7 @@ async fn rebuild(By(actor): By, State(app): State<App>, Body(spec): Body<Rebuild
     let whole = spec.hook.as_ref().map(ToString::to_string);
     let only = spec.stream.as_ref().map(ToString::to_string);
     let act = Act::new("state rebuild", only.or(whole).unwrap_or_default());
-    // A check changes no state.
+    // A check changes no state, so it is not recorded.
     let admin = match spec.check {
         true => app.admin.clone(),
         false => app.admin.acting(&actor, act),
@@ -87,7 +87,7 @@ struct To {
     from_checkpoints: bool,
 }
 
-async fn fold(_: Operator, State(app): State<App>, Asked(to): Asked<To>) -> Answer {
+async fn fold(_: Operator, State(app): State<App>, Params(to): Params<To>) -> Answer {
     let folded = app
         .admin
         .fold_to(&to.stream, Seq(to.to_seq), to.from_checkpoints)

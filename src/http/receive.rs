@@ -1,5 +1,5 @@
-//! `POST /in/{hook}`: the cheap checks first, then the body, then a place in the queue, and the answer
-//! only when the event is durable.
+//! `POST /in/{hook}`: cheap checks first, then the body, then a place in the queue. The answer comes
+//! when the event is durable.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::dedupe::{DedupeKey, dedupe_key};
 use super::edge::{Admission, Peer};
 use super::error::Error;
 use super::grant::Grant;
-use super::verify::{self, Turned};
+use super::verify::{self, NotVerified};
 use super::{App, body, json};
 use crate::api::Accepted;
 use crate::domain::event::{EventId, QUERY};
@@ -31,7 +31,7 @@ use crate::engine::intake::{Refused, Room};
 use crate::metrics;
 use crate::store::{self, Appended, NewEvent};
 
-/// The path under which hooks receive.
+/// Path prefix of the hooks' URLs.
 pub const PATH: &str = "/in/";
 
 /// Answers a request under [`PATH`].
@@ -53,7 +53,7 @@ pub async fn receive(
     }
 }
 
-/// An answer other than 2xx, and what it counts as.
+/// An answer other than 2xx, with the reason under which it is counted.
 struct Refusal {
     error: Box<Error>,
     reason: metrics::Refused,
@@ -75,27 +75,29 @@ async fn accept(
 ) -> Result<(StatusCode, Accepted), Refusal> {
     let (head, body) = request.into_parts();
     let (hook, access) = admit(engine, &head, peer).await?;
-    // The socket is the operator's own: what comes through it needs no signature.
+    // The socket belongs to the operator, so its requests need no signature.
     let verify = hook.verify.as_ref().filter(|_| access != Access::Socket);
     match verify {
-        Some(verify) => verify::check_head(engine, &hook, verify, &head, peer).map_err(turned)?,
+        Some(verify) => {
+            verify::check_head(engine, &hook, verify, &head, peer).map_err(not_verified)?
+        }
         None => admission.grant(),
     }
     body::check(&head.headers, &body, hook.body_max).map_err(unread)?;
     let mut room = engine.intake.room(hook.id, 0).map_err(no_room)?;
     let body = read(&mut room, &hook, &head.headers, body).await?;
-    // A body may take longer than its key lives.
+    // The key may have been revoked while the body was read.
     let grant = Grant::of(access, app);
     if !grant.holds().await.map_err(stale)? {
         return Err(unauthorized(Error::unauthorized()));
     }
     if verify.is_some() {
-        // A body may take longer than the secret of its sender is in force.
+        // The secret of the sender may have been removed while the body was read.
         let catalog = engine.catalog.trusted().await.map_err(stale)?;
         let now = catalog.hooks_by_id.get(&hook.id);
         let verify = now.and_then(|hook| hook.verify.as_ref());
         let verify = verify.ok_or_else(|| unauthorized(Error::unauthorized()))?;
-        verify::check(engine, &hook, verify, (&head, &body), peer).map_err(turned)?;
+        verify::check(engine, &hook, verify, (&head, &body), peer).map_err(not_verified)?;
         admission.grant();
     }
     let key = ordering_key(&hook, &head.headers, &body)?;
@@ -116,7 +118,7 @@ async fn accept(
     };
     let id = event.id;
     let answer = room.let_in(event).map_err(no_room)?;
-    // The sender of the answer is dropped only when the process is going down.
+    // The channel closes without an answer only when the process stops.
     let outcome = answer.await.unwrap_or(Err(Arc::new(store::Error::Closed)));
     let accepted = |event, seq, received_at, duplicate| Accepted {
         event,
@@ -148,7 +150,7 @@ async fn accept(
     }
 }
 
-/// The body, in room that was taken before it was read.
+/// Reads the body into memory that was reserved before.
 async fn read(
     room: &mut Room<'_>,
     hook: &Hook,
@@ -169,7 +171,7 @@ fn unread(error: body::Error) -> Refusal {
     Refusal::new(reason_of(error), error.into())
 }
 
-/// Who sends, and to which hook. An unknown hook and a wrong key get the same answer.
+/// Finds the hook and checks the sender's access. An unknown hook and a wrong key get the same answer.
 async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, Access), Refusal> {
     let path = head.uri.path().strip_prefix(PATH).unwrap_or_default();
     let (name, in_path) = match path.split_once('/') {
@@ -179,7 +181,7 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
     let access = auth::access(engine, peer, &head.headers, in_path).await;
     let catalog = engine.catalog.trusted().await.map_err(stale)?;
     let hook = catalog.hooks.get(name);
-    // A signature takes the place of the write key, whatever else the sender presents.
+    // On a hook that verifies, the signature replaces the write key, even if the sender presents one.
     let verifies = hook.is_some_and(|hook| hook.verify.is_some());
     let access = match access {
         Err(error) if verifies && error.status() == StatusCode::UNAUTHORIZED => Access::Nobody,
@@ -208,7 +210,8 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
     Ok((hook, access))
 }
 
-/// Takes a token out of the key's bucket, if it has one. Each request costs one, whatever comes of it.
+/// Takes a token from the key's rate limit, if it has one. Each request costs a token, even if it is
+/// refused.
 fn within_rate(catalog: &Trusted, access: Access) -> Result<(), Refusal> {
     let Access::Key { id, .. } = access else {
         return Ok(());
@@ -222,11 +225,12 @@ fn within_rate(catalog: &Trusted, access: Access) -> Result<(), Refusal> {
     })
 }
 
-/// The sender is told nothing of the cause: `hooklane why HOOK` tells the operator.
-fn turned(turned: Turned) -> Refusal {
-    match turned {
-        Turned::Unsigned => Refusal::new(metrics::Refused::Signature, Error::unauthorized()),
-        Turned::Locked => {
+/// The refusal of a signed request. It hides the cause from the sender; `hooklane why HOOK` tells the
+/// operator.
+fn not_verified(cause: NotVerified) -> Refusal {
+    match cause {
+        NotVerified::Unsigned => Refusal::new(metrics::Refused::Signature, Error::unauthorized()),
+        NotVerified::Locked => {
             let message = "the hook cannot verify senders now; nothing was stored";
             let error = Error::unavailable("secrets_locked", message, 60);
             Refusal::new(metrics::Refused::Locked, error)
@@ -261,7 +265,8 @@ fn reason_of(error: body::Error) -> metrics::Refused {
     }
 }
 
-/// The door says so before it is too late: nothing that was let in is ever dropped.
+/// The refusal of a request for which there is no memory. Refusals happen only here: an admitted
+/// request is never dropped.
 fn no_room(refused: Refused) -> Refusal {
     let code = match refused {
         Refused::Full => "queue_full",
@@ -310,7 +315,7 @@ fn not_stored(error: &store::Error) -> Refusal {
     Refusal::new(reason, Error::unavailable(code, message, seconds))
 }
 
-/// The stream of an event, by its hook's rule.
+/// The ordering key of an event, by the rule of its hook.
 fn ordering_key(hook: &Hook, headers: &HeaderMap, body: &[u8]) -> Result<OrderingKey, Refusal> {
     let OrderBy::Place(place) = &hook.order_by else {
         return Ok(OrderingKey::none());
@@ -329,14 +334,14 @@ fn ordering_key(hook: &Hook, headers: &HeaderMap, body: &[u8]) -> Result<Orderin
     }
 }
 
-/// Nobody knows which of two values is the key.
+/// The refusal of a request with two different dedupe keys.
 fn ambiguous(why: String) -> Refusal {
     let error = Error::unprocessable("dedupe_key_ambiguous", format!("the event has {why}"));
     let error = error.hint("send one value: it is the key by which a repeat is known");
     Refusal::new(metrics::Refused::DedupeKey, error)
 }
 
-/// A key whose sender promises that it always comes with the same body.
+/// A dedupe key whose sender promises always the same body.
 struct Promised {
     key: String,
     body: Bytes,
@@ -351,8 +356,8 @@ impl Promised {
         })
     }
 
-    /// Compares the body with that of the first event with this key, `first`. A first event that is
-    /// gone by now has nothing to be compared with.
+    /// Compares the body with that of the event that had this key first. If that event has been pruned,
+    /// any body passes.
     async fn keep(
         self,
         engine: &Engine,
@@ -378,8 +383,8 @@ impl Promised {
     }
 }
 
-/// The query of the URL and the headers as one JSON object, in their order, without credentials and
-/// without what concerned the connection only. What came more than once is joined as HTTP allows (RFC 9110 §5.3).
+/// The URL's query and the headers as a JSON object in their order, without credentials and connection
+/// headers. Repeated headers are joined as RFC 9110 §5.3 allows.
 fn headers_of(headers: &HeaderMap, query: Option<&str>) -> String {
     const LEFT_OUT: [&str; 7] = [
         "connection",

@@ -1,5 +1,5 @@
-//! The routes of the dashboard: everything of one namespace, as last seen; and the same as it changes, once a
-//! second, compressed for whoever can read that.
+//! Routes of the dashboard: the latest snapshot of a namespace, and its changes once a second,
+//! compressed for clients that accept it.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ use super::admin::Answer;
 use super::auth::{Access, who};
 use super::error::Error;
 use super::grant::Grant;
-use super::read::{Asked, name, server_sent};
+use super::read::{Params, name, server_sent};
 use super::{App, json};
 use crate::api::{Viewer, Window};
 use crate::domain::name::Name;
@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/snapshot/live", get(live))
 }
 
-/// Somebody who may see everything, and perhaps do it too.
+/// Extractor for a client that may see everything and may be allowed to act.
 struct Sees(Viewer, Grant);
 
 impl FromRequestParts<App> for Sees {
@@ -74,18 +74,18 @@ impl OfNamespace {
 async fn snapshot(
     Sees(viewer, _): Sees,
     State(app): State<App>,
-    Asked(query): Asked<OfNamespace>,
+    Params(query): Params<OfNamespace>,
 ) -> Answer {
     let namespace = query.namespace()?;
     let snapshot = app.admin.snapshot(&namespace, viewer, query.window).await?;
     Ok(json(StatusCode::OK, &snapshot))
 }
 
-/// The snapshot, then what changes in it, each a server-sent event; until the key is revoked.
+/// Streams the snapshot and its changes as server-sent events, until the key is revoked.
 async fn live(
     Sees(viewer, grant): Sees,
     State(app): State<App>,
-    Asked(query): Asked<OfNamespace>,
+    Params(query): Params<OfNamespace>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let namespace = query.namespace()?;
@@ -112,7 +112,7 @@ fn reads_gzip(headers: &HeaderMap) -> bool {
     accepted.any(|value| value.split(',').any(|coding| coding.trim() == "gzip"))
 }
 
-/// The same answer, every piece of it compressed by what went before it, and readable at once.
+/// Compresses the answer piece by piece, each readable at once, with a dictionary of the pieces before.
 fn compressed(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     head.headers

@@ -1,5 +1,4 @@
-//! Hooks whose senders sign: the verdict on a request, and what is kept of one that is rejected. The sender is told
-//! nothing of the cause.
+//! Verification of signed requests, and records of rejected ones. The sender is not told the cause.
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -15,7 +14,7 @@ use crate::domain::verify::claim::{Rejected, Request};
 use crate::domain::verify::diagnosis::{Diagnosis, Reason, diagnose};
 use crate::engine::Engine;
 
-/// Headers that a sample may keep. None of them is a signature, a token or a cookie.
+/// Headers that a sample may contain. None of them is a signature, token or cookie.
 const SHOWN: [&str; 24] = [
     "content-type",
     "content-length",
@@ -43,53 +42,55 @@ const SHOWN: [&str; 24] = [
     "webhook-timestamp",
 ];
 
-/// Characters of a header's value in a sample, at most.
+/// Length limit of a header value in a sample, in characters.
 const VALUE_MAX: usize = 120;
 
-/// Bytes from the front of a body that are hashed: enough to compare two bodies, too few to keep one.
+/// Number of leading bytes of a body that are hashed: enough to compare two bodies, too few to keep
+/// one.
 const HASHED: usize = 64;
 
-/// Refusal of a request, as far as its sender may know.
+/// Refusal of a request, as reported to its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turned {
-    /// It is not signed by the sender of the hook.
+pub(super) enum NotVerified {
+    /// The signature is missing or wrong.
     Unsigned,
     /// The hook's secrets cannot be decrypted; the sender should try again.
     Locked,
 }
 
-/// Checks what can be seen before the body is read. A body without a signature is not worth its memory.
+/// Checks the headers before the body is read, so that a request without signature takes no memory for
+/// a body.
 pub(super) fn check_head(
     engine: &Engine,
     hook: &Hook,
     verify: &Verify,
     head: &Parts,
     peer: Peer,
-) -> Result<(), Turned> {
+) -> Result<(), NotVerified> {
     let url = verify.url(head.uri.query());
     let request = request(head, &url, b"");
     if verify.secrets.is_locked() {
         let diagnosis = Diagnosis::new(Reason::Locked, "");
         note(engine, hook, diagnosis, &request, peer);
-        return Err(Turned::Locked);
+        return Err(NotVerified::Locked);
     }
     match verify.scheme.claim(&request) {
         Ok(_) => Ok(()),
         Err(rejected) => {
             note(engine, hook, Diagnosis::of(&rejected), &request, peer);
-            Err(Turned::Unsigned)
+            Err(NotVerified::Unsigned)
         }
     }
 }
 
-/// Checks the signature over the whole body.
+/// Verifies the signature over the whole body.
 pub(super) fn check(
     engine: &Engine,
     hook: &Hook,
     verify: &Verify,
     (head, body): (&Parts, &[u8]),
     peer: Peer,
-) -> Result<(), Turned> {
+) -> Result<(), NotVerified> {
     let url = verify.url(head.uri.query());
     let request = request(head, &url, body);
     let now = Timestamp::now();
@@ -97,7 +98,7 @@ pub(super) fn check(
         return Ok(());
     };
     if rejected == Rejected::NoMatch && !verify.secrets.locked.is_empty() {
-        // It may be signed with the one that cannot be decrypted now.
+        // A secret that cannot be decrypted now may match, so the sender is asked to try again.
         note(
             engine,
             hook,
@@ -105,7 +106,7 @@ pub(super) fn check(
             &request,
             peer,
         );
-        return Err(Turned::Locked);
+        return Err(NotVerified::Locked);
     }
     let mut diagnosis = Diagnosis::of(&rejected);
     if rejected == Rejected::NoMatch && engine.rejections.may_search(now) {
@@ -121,7 +122,7 @@ pub(super) fn check(
         .and_then(|claim| claim.at);
     diagnosis.clock_ms = signed_at.map(|at| at.as_millis().saturating_sub(now.as_millis()));
     note(engine, hook, diagnosis, &request, peer);
-    Err(Turned::Unsigned)
+    Err(NotVerified::Unsigned)
 }
 
 fn request<'r>(head: &'r Parts, url: &'r str, body: &'r [u8]) -> Request<'r> {
@@ -142,13 +143,13 @@ fn note(engine: &Engine, hook: &Hook, diagnosis: Diagnosis, request: &Request<'_
     engine.rejections.add(hook.id, diagnosis, sample, now);
 }
 
-/// A request without signature, secret and body.
+/// The request as JSON, without signature, secret and body.
 fn sample(request: &Request<'_>, peer: Peer, clock_ms: Option<i64>, now: Timestamp) -> Value {
     let from = match peer {
         Peer::Address(address) => address.ip().to_string(),
         Peer::User(user) => format!("uid {user}"),
     };
-    // Without a signature the body was not read.
+    // A request without signature was rejected before its body was read.
     let body = Some(request.body).filter(|body| !body.is_empty());
     let first = body.map(|body| &body[..body.len().min(HASHED)]);
     json!({

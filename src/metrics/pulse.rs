@@ -1,5 +1,5 @@
-//! What this node did lately, for verdicts: how long commits took, how much each hook got, how long each
-//! handler's folds took. Small, and never a query.
+//! Recent figures of this node, for verdicts: commit times, events of each hook, fold times of each
+//! handler. Kept in memory; needs no query.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -10,54 +10,54 @@ use parking_lot::Mutex;
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::time::Timestamp;
 
-/// Commits of which the times are kept.
+/// Number of commit times kept.
 const COMMITS_KEPT: usize = 4_096;
 
-/// How long a commit counts.
+/// Age up to which a commit counts.
 const COMMITS_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a time without commits is told of after its end.
+/// Time for which a past failure is reported after its end.
 const NOTED_FOR: Duration = Duration::from_secs(3600);
 
-/// Fills itself from commits and turns.
+/// Recent figures, filled by commits and turns.
 #[derive(Debug, Default)]
 pub struct Pulse {
     commits: Mutex<Recent>,
     syncs: Mutex<Recent>,
-    standing: Mutex<Standing>,
+    standing: Mutex<Outcomes>,
     accepted: Mutex<HashMap<HookId, u64>>,
     folds: Mutex<HashMap<HandlerId, Folds>>,
 }
 
-/// The success of transactions: the present follows the last one, the past is a note.
+/// Outcome of the latest transactions: the last one, the present failure, and the last past failure.
 #[derive(Debug, Default)]
-struct Standing {
+struct Outcomes {
     last: Option<Timestamp>,
     failing: Option<Failing>,
-    noted: Option<Noted>,
+    noted: Option<PastFailure>,
 }
 
-/// Since when transactions fail, and why the last one did.
+/// A present failure of transactions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failing {
-    /// When the first one of them failed.
+    /// Time of the first failure.
     pub since: Timestamp,
-    /// Why the last one did.
+    /// Error of the last failure.
     pub error: String,
 }
 
-/// A time in which transactions failed, and that is over.
+/// A past failure of transactions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Noted {
-    /// When it began.
+pub struct PastFailure {
+    /// Time of the first failure.
     pub from: Timestamp,
-    /// When the first one succeeded again.
+    /// Time of the first success after it.
     pub until: Timestamp,
-    /// Why the last one had failed.
+    /// Error of the last failure.
     pub error: String,
 }
 
-/// How long something took each time of late.
+/// Recent durations with their times.
 #[derive(Debug, Default)]
 struct Recent(VecDeque<(Timestamp, Duration)>);
 
@@ -69,7 +69,7 @@ impl Recent {
         self.0.push_back((now, took));
     }
 
-    /// 99 of 100 within the last minute took at most this.
+    /// 99th percentile of the last minute.
     fn p99(&mut self, now: Timestamp) -> Option<Duration> {
         self.0.retain(|(at, _)| now.since(*at) < COMMITS_WITHIN);
         let mut took: Vec<_> = self.0.iter().map(|(_, took)| *took).collect();
@@ -79,24 +79,24 @@ impl Recent {
     }
 }
 
-/// Folds of one handler since they were last taken.
+/// Folds of one handler since the last call of [`Pulse::take_folds`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Folds {
-    /// Time in them.
+    /// Time spent folding.
     pub took: Duration,
-    /// Events folded.
+    /// Number of events folded.
     pub events: u64,
 }
 
 impl Folds {
-    /// The time for one event, in seconds.
+    /// Time per event, in seconds.
     pub fn each(&self) -> Option<f64> {
         (self.events > 0).then(|| self.took.as_secs_f64() / self.events as f64)
     }
 }
 
 impl Pulse {
-    /// Notes a commit, and how long the sync in it took where that is known.
+    /// Records a commit, and the duration of its sync if known.
     pub fn committed(&self, took: Duration, synced: Option<Duration>, now: Timestamp) {
         self.commits.lock().took(took, now);
         if let Some(synced) = synced {
@@ -104,7 +104,7 @@ impl Pulse {
         }
     }
 
-    /// Notes how a transaction ended.
+    /// Records the outcome of a transaction.
     pub fn ended(&self, outcome: Result<(), String>, now: Timestamp) {
         let mut standing = self.standing.lock();
         standing.last = Some(now);
@@ -112,7 +112,7 @@ impl Pulse {
         match (outcome, before) {
             (Ok(()), None) => {}
             (Ok(()), Some(Failing { since, error })) => {
-                standing.noted = Some(Noted {
+                standing.noted = Some(PastFailure {
                     from: since,
                     until: now,
                     error,
@@ -125,20 +125,20 @@ impl Pulse {
         }
     }
 
-    /// True if the last transaction succeeded, and how long ago that was; none when there was none.
+    /// True if the last transaction succeeded, with the time since then; `None` when there was none.
     pub fn last(&self, now: Timestamp) -> Option<(bool, Duration)> {
         let standing = self.standing.lock();
         let last = standing.last?;
         Some((standing.failing.is_none(), now.since(last)))
     }
 
-    /// Why transactions fail now.
+    /// The present failure of transactions.
     pub fn failing(&self) -> Option<Failing> {
         self.standing.lock().failing.clone()
     }
 
-    /// When and why they failed last, for an hour after that is over.
-    pub fn noted(&self, now: Timestamp) -> Option<Noted> {
+    /// The last past failure, for an hour after its end.
+    pub fn noted(&self, now: Timestamp) -> Option<PastFailure> {
         let standing = self.standing.lock();
         let noted = standing.noted.as_ref();
         noted
@@ -146,7 +146,7 @@ impl Pulse {
             .cloned()
     }
 
-    /// Notes that a hook got events.
+    /// Records the hooks of accepted events.
     pub fn accepted(&self, hooks: impl Iterator<Item = HookId>) {
         let mut accepted = self.accepted.lock();
         for hook in hooks {
@@ -154,7 +154,7 @@ impl Pulse {
         }
     }
 
-    /// Notes the folds of a turn.
+    /// Records the folds of a turn.
     pub fn folded(&self, work: &[(HandlerId, Duration, u32)]) {
         let mut folds = self.folds.lock();
         for (handler, took, events) in work {
@@ -164,17 +164,17 @@ impl Pulse {
         }
     }
 
-    /// 99 of 100 commits of the last minute took at most this; of the newest 4,096 when there were more.
+    /// 99th percentile of the commit times of the last minute, of the newest 4,096 if there were more.
     pub fn commit_p99(&self, now: Timestamp) -> Option<Duration> {
         self.commits.lock().p99(now)
     }
 
-    /// The same of the syncs in them; none where a server does them.
+    /// 99th percentile of the sync times in them; `None` on Postgres, which syncs by itself.
     pub fn sync_p99(&self, now: Timestamp) -> Option<Duration> {
         self.syncs.lock().p99(now)
     }
 
-    /// Events that each hook got since the last call.
+    /// Number of events that each hook got since the last call.
     pub fn take_accepted(&self) -> HashMap<HookId, u64> {
         std::mem::take(&mut *self.accepted.lock())
     }
@@ -185,23 +185,23 @@ impl Pulse {
     }
 }
 
-/// What is normal for a figure: its mean on a logarithmic scale, in which the last day counts most.
+/// Baseline of a figure: its mean on a logarithmic scale, in which the last day counts most.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Normal {
+pub struct Baseline {
     mean: f64,
     samples: u32,
 }
 
 const MILLION: f64 = 1_000_000.0;
 
-impl Normal {
-    /// Samples before anything is called normal.
+impl Baseline {
+    /// Number of samples before there is a baseline.
     const KNOWN_AFTER: u32 = 6;
 
-    /// Samples of a day, one every ten seconds.
+    /// Number of samples in a day, one every ten seconds.
     const DAY: u32 = 8_640;
 
-    /// Learns from a sample, taken every ten seconds while all is well.
+    /// Adds a sample. Call it every ten seconds while the figure is normal.
     pub fn learn(&mut self, value: f64) {
         if value <= 0.0 || !value.is_finite() {
             return;
@@ -211,12 +211,12 @@ impl Normal {
         self.mean += weight * (value.ln() - self.mean);
     }
 
-    /// As it is kept: the mean of the logarithms in millionths, and the number of samples.
+    /// The stored form: the mean of the logarithms in millionths, and the number of samples.
     pub fn parts(self) -> (i64, i64) {
         ((self.mean * MILLION).round() as i64, self.samples.into())
     }
 
-    /// What was kept. Numbers that no figure has are taken for the nearest that one may have.
+    /// Restores a baseline. Impossible numbers are replaced by the nearest possible ones.
     pub fn from_parts(mean: i64, samples: i64) -> Self {
         Self {
             mean: (mean as f64 / MILLION).clamp(f64::MIN_POSITIVE.ln(), f64::MAX.ln()),
@@ -224,7 +224,7 @@ impl Normal {
         }
     }
 
-    /// What is normal, once a minute is known.
+    /// The baseline, once a minute of samples exists.
     pub fn value(&self) -> Option<f64> {
         (self.samples >= Self::KNOWN_AFTER).then(|| self.mean.exp())
     }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_normal_is_known_after_a_minute_and_hardly_moved_by_one_sample() {
-        let mut normal = Normal::default();
+        let mut normal = Baseline::default();
         for _ in 0..5 {
             normal.learn(100.0);
         }
@@ -287,10 +287,10 @@ mod tests {
         let value = normal.value().unwrap();
         assert!((100.0..101.0).contains(&value), "{value}");
         let (mean, samples) = normal.parts();
-        let again = Normal::from_parts(mean, samples).value().unwrap();
+        let again = Baseline::from_parts(mean, samples).value().unwrap();
         assert!((again / value - 1.0).abs() < 0.000_01, "{again}");
         for wrong in [i64::MIN, i64::MAX] {
-            let value = Normal::from_parts(wrong, wrong.max(7))
+            let value = Baseline::from_parts(wrong, wrong.max(7))
                 .value()
                 .unwrap_or(1.0);
             assert!(value.is_finite());

@@ -31,7 +31,7 @@ pub struct Configuration {
     pub marks: HashMap<CursorId, Position>,
     /// The hooks whose cursors take no turns.
     pub hook_stops: HashMap<HookId, HookStop>,
-    /// Replays under way, with their numbers.
+    /// Running replays by number.
     pub replays: Vec<(HandlerId, Replay)>,
 }
 

@@ -132,11 +132,8 @@ impl Store {
         Ok(Advance::Moved)
     }
 
-    /// Moves a cursor that an operator holds, which stays held: what was in flight has been acknowledged. Lost unless it
-    /// is held and stands where the step begins.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Moves a cursor that an operator holds, after its delivery in flight was acknowledged; it stays
+    /// held. [`Advance::Lost`] unless it is held at the begin of the step.
     pub async fn advance_held(&self, step: &Step) -> Result<Advance, Error> {
         const MOVE: &str = "update cursors set position = $3, chain = $4, updated_at = $5
             where stream = $1 and handler = $2 and era = $6 and position = $7 and condition = 'held'";
@@ -161,9 +158,6 @@ impl Store {
 
     /// Puts the event that `cursor` needs next into the dead letters and moves the cursor behind it. If
     /// that event is not `id`, nothing is changed.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
     pub async fn skip(
         &self,
         cursor: CursorId,
@@ -310,7 +304,7 @@ impl super::Writing<'_> {
     }
 }
 
-/// Whether a cursor is moved: it was where the step begins.
+/// Tells if a cursor was moved: it was at the position where the step begins.
 async fn operate(tx: &mut Tx, step: &Step) -> Result<bool, Error> {
     const CREATE: &str = "insert into cursors
         (stream, handler, position, era, state, chain, condition, reason, updated_at)

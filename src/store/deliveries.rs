@@ -5,11 +5,11 @@
 //!           claim (number + 1)            ack up to its end, nack, give back
 //!  (none) ────────────────────▶ open ───────────────────────────────────────▶ closed
 //!             ▲                  │ ▲                                             │
-//!             │   its lease is   │ └─ ack of a part, extend                      │
-//!             └──── over ────────┴──────────────── claim ◀───────────────────────┘
+//!             │    its lease     │ └─ ack of a part, extend                      │
+//!             └─── has ended ────┴──────────────── claim ◀───────────────────────┘
 //! ```
-//! A row stays after its delivery, so that its number never comes again. Rows of cursors are locked before rows of
-//! deliveries, both in the order of streams. Leases go by the clock of the database.
+//! A row stays after its delivery, so that numbers are never reused. Rows of cursors are locked before rows of
+//! deliveries, both in the order of streams. Leases are measured by the clock of the database.
 
 use std::time::Duration;
 

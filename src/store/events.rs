@@ -35,7 +35,7 @@ pub struct Filter {
     pub before: Option<EventId>,
     /// Only events in the dead letters.
     pub dead: bool,
-    /// Events with this dedupe key: one in a stream at most.
+    /// Only events with this dedupe key: at most one in each stream.
     pub dedupe_key: Option<String>,
     /// Number of events at most.
     pub limit: i64,
@@ -143,7 +143,7 @@ const GET: Statement = select_events_from!(
     "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook where e.id = $1"
 );
 
-/// By dedupe key, through the index of each stream.
+/// Condition on the dedupe key, which uses the index of each stream.
 const LIST_DELIVERY: Statement = select_events_from!(
     "streams s join log e on e.stream = s.id and e.dedupe_key = $5 join hooks h on h.id = s.hook
      where h.deleted_at is null and ($1 is null or s.hook = $1)

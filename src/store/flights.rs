@@ -1,4 +1,4 @@
-//! Cursors whose delivery was in flight when its node gave the lane away.
+//! Cursors whose delivery was in flight when its node gave up their lane.
 
 use super::{Error, Store};
 use crate::domain::cursor::CursorId;
@@ -10,17 +10,14 @@ const MARK: &str = "insert into in_flight (stream, handler, node) values ($1, $2
 
 const UNMARK: &str = "delete from in_flight where stream = $1 and handler = $2 and node = $3";
 
-/// A row of a node that is gone counts as removed: nodes never come back.
+/// Rows of removed nodes do not count: a node never returns under its id.
 const ELSEWHERE: &str = "select f.stream, f.handler from in_flight f
     join nodes n on n.id = f.node where f.node <> $1";
 
 const FORGET: &str = "delete from in_flight where node not in (select id from nodes)";
 
 impl Store {
-    /// Notes that `node` has deliveries of these cursors in flight.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was noted.
+    /// Records that `node` has deliveries of these cursors in flight. A failed call records none.
     pub async fn mark_in_flight(&self, cursors: &[CursorId], node: &str) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         sqlx::query(FORGET).execute(&mut writing.tx).await?;
@@ -35,10 +32,8 @@ impl Store {
         writing.commit().await
     }
 
-    /// Notes that a delivery of `node` has ended.
-    ///
-    /// # Errors
-    /// Those of the database; the row counts until the node is gone.
+    /// Records that a delivery of `node` has ended. After a failed call the row counts until the node
+    /// is removed.
     pub async fn unmark_in_flight(&self, cursor: CursorId, node: &str) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         sqlx::query(UNMARK)
@@ -50,7 +45,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// The cursors that other live nodes than `me` have in flight.
+    /// Cursors that live nodes other than `me` have in flight.
     pub async fn in_flight_elsewhere(&self, me: &str) -> Result<Vec<CursorId>, Error> {
         let rows: Vec<(i64, i64)> = sqlx::query_as(ELSEWHERE)
             .bind(me)

@@ -27,85 +27,85 @@ use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::verify::{Scheme, TOLERANCE_DEFAULT, Verify};
 
-/// What a hook shall be.
+/// Desired settings of a hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HookPlan {
-    /// Its name.
+    /// Name of the hook.
     pub name: Name,
-    /// Whose lanes its streams use.
+    /// Namespace whose lanes its streams use.
     pub namespace: Name,
-    /// What divides its events into streams.
+    /// Rule that divides its events into streams.
     pub order_by: OrderBy,
-    /// What becomes of an event without an ordering key.
+    /// Treatment of events without an ordering key.
     pub unordered: Unordered,
-    /// How it knows a repeat of an event.
+    /// Rule that identifies repeats of an event.
     pub dedupe_by: DedupeBy,
-    /// Verification of its sender's signatures.
+    /// Verification of the sender's signatures.
     pub verify: Option<Verify>,
-    /// The largest body, in bytes.
+    /// Size limit of a body, in bytes.
     pub body_max: u64,
-    /// For how long it keeps events that every handler has passed.
+    /// Retention of events that every handler has passed.
     pub keep: Keep,
-    /// How it folds; none when it only stores.
+    /// Reducer; `None` only stores events.
     pub reducer: Option<Reducer>,
-    /// What an event that can never be folded leads to.
+    /// Policy for an event that cannot be folded.
     pub on_error: OnError,
-    /// Gathers events into one turn.
+    /// Debounce, which gathers events into one turn.
     pub debounce: Option<Debounce>,
-    /// Which events it folds.
+    /// Filter of the events that it folds.
     pub only: Filter,
-    /// Its forward handlers, by name.
+    /// Forward handlers, by name.
     pub forwards: Vec<ForwardPlan>,
-    /// Its pull handlers, by name.
+    /// Pull handlers, by name.
     pub pulls: Vec<PullPlan>,
 }
 
-/// What a forward handler shall be.
+/// Desired settings of a forward handler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ForwardPlan {
-    /// Its name, unique in its hook.
+    /// Name of the handler, unique in its hook.
     pub name: Name,
-    /// Where it delivers.
+    /// Destination of its deliveries.
     pub to: Forward,
-    /// Secrets that sign its requests.
+    /// Secrets that sign the handler's requests.
     pub secrets: Secrets,
-    /// What an event leads to that used up its tries.
+    /// Policy for an event that has used up its tries.
     pub on_error: OnError,
-    /// Gathers events.
+    /// Debounce, which gathers events into a delivery.
     pub debounce: Option<Debounce>,
-    /// Which events it delivers.
+    /// Filter of the events that it delivers.
     pub only: Filter,
-    /// The first event that a new handler delivers; of no effect on one that exists.
+    /// First event for a new handler; ignored for an existing one.
     pub from: Begin,
 }
 
-/// What a pull handler shall be.
+/// Desired settings of a pull handler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PullPlan {
-    /// Its name, unique in its hook.
+    /// Name of the handler, unique in its hook.
     pub name: Name,
-    /// The terms of its deliveries.
+    /// Terms of its deliveries.
     pub terms: Pull,
-    /// What an event leads to that used up its tries.
+    /// Policy for an event that has used up its tries.
     pub on_error: OnError,
-    /// Which events it delivers.
+    /// Filter of the events that it delivers.
     pub only: Filter,
-    /// The first event that a new handler delivers; of no effect on one that exists.
+    /// First event for a new handler; ignored for an existing one.
     pub from: Begin,
 }
 
-/// Changes that belong together.
+/// Changes applied in one transaction.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    /// Namespaces to make, with their lanes and when they are late.
+    /// Namespaces to create, with their number of lanes and thresholds.
     pub new_namespaces: Vec<(&'a Name, u16, Thresholds)>,
-    /// Namespaces that are late from another age on.
+    /// Namespaces with new thresholds.
     pub thresholds: Vec<(&'a Name, Thresholds)>,
-    /// Hooks, and what they shall be.
+    /// Existing hooks, with their desired settings.
     pub edited: Vec<(&'a Hook, HookPlan)>,
     /// Hooks to delete.
     pub deleted: Vec<HookId>,
-    /// Hooks to make.
+    /// Hooks to create.
     pub new_hooks: Vec<HookPlan>,
 }
 
@@ -138,7 +138,7 @@ impl From<&Hook> for HookPlan {
 }
 
 impl ForwardPlan {
-    /// What a handler is now; `None` unless it is a forward handler.
+    /// Present settings of a handler; `None` if it is not a forward handler.
     pub fn of(handler: &Handler) -> Option<Self> {
         let Work::Forward { to, secrets } = &handler.work else {
             return None;
@@ -156,7 +156,7 @@ impl ForwardPlan {
 }
 
 impl PullPlan {
-    /// What a handler is now; `None` unless it is a pull handler.
+    /// Present settings of a handler; `None` if it is not a pull handler.
     pub fn of(handler: &Handler) -> Option<Self> {
         Some(Self {
             name: handler.name.clone(),
@@ -239,7 +239,8 @@ const REMOVE_HANDLERS: &str =
 const PURGEABLE: &str = "select s.id from streams s join hooks h on h.id = s.hook
     where h.deleted_at < $1 limit $2";
 
-/// Every hook with its handlers, by name. `tx` reads one snapshot, or a hook may be there and its handlers not.
+/// All hooks with their handlers, by name. `tx` must read from one snapshot, otherwise a hook may
+/// appear without its handlers.
 pub(super) async fn list(tx: &mut Tx, vault: &Vault) -> Result<Vec<Hook>, Error> {
     let handlers: Vec<HandlerRow> = sqlx::query_as(HANDLERS).fetch_all(&mut *tx).await?;
     let mut of_hook: HashMap<i64, Vec<Arc<Handler>>> = HashMap::new();
@@ -256,10 +257,7 @@ pub(super) async fn list(tx: &mut Tx, vault: &Vault) -> Result<Vec<Hook>, Error>
 }
 
 impl Store {
-    /// Every hook with its handlers, by name.
-    ///
-    /// # Errors
-    /// Those of the database; a row that says nothing sensible is one.
+    /// All hooks with their handlers, by name.
     pub async fn hooks(&self) -> Result<Vec<Hook>, Error> {
         let mut tx = self.snapshot().await?;
         let hooks = list(&mut tx, &self.vault).await?;
@@ -267,10 +265,7 @@ impl Store {
         Ok(hooks)
     }
 
-    /// Makes hooks, all or none; `None` when one of the names is taken.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was made.
+    /// Creates hooks, all or none; `None` if one of the names is taken.
     pub async fn create_hooks(
         &self,
         plans: &[HookPlan],
@@ -287,12 +282,9 @@ impl Store {
         Ok(Some(()))
     }
 
-    /// Makes `hook` what `plan` says, but for its namespace, into which it moves. A changed reducer gets a
-    /// new fold version; old states stay as they are. A removed reducer takes its cursors out of sight, a new
-    /// one begins at the first event that is still there. `false` when the hook was deleted.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Applies `plan` to `hook`, except for the namespace. A changed reducer gets a new fold version;
+    /// old states stay. Removing the reducer hides its cursors; a new reducer begins at the first
+    /// stored event. `false` if the hook was deleted.
     pub async fn edit_hook(
         &self,
         hook: &Hook,
@@ -309,7 +301,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Brings the heads in the rows of streams up to the log where a new handler begins at them.
+    /// Updates the heads in the rows of streams from the log, if a new handler begins at the heads.
     async fn heads_for(&self, plan: &HookPlan) -> Result<(), Error> {
         let forwards = plan.forwards.iter().map(|forward| forward.from);
         let mut from = forwards.chain(plan.pulls.iter().map(|pull| pull.from));
@@ -319,12 +311,9 @@ impl Store {
         }
     }
 
-    /// Marks a hook as deleted: its name is free and nothing reads it any more. [`Store::purge`] removes
-    /// its events and states later, so that what was in flight cannot leave anything behind. `false` when it
-    /// is gone already.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Marks a hook as deleted: its name becomes free, and nothing reads it. [`Store::purge`] removes
+    /// its events and states later, so that writes in flight leave nothing behind. `false` if it was
+    /// deleted before.
     pub async fn delete_hook(&self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         if !writing.delete_hook(hook, at).await? {
@@ -336,11 +325,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Changes namespaces and hooks in one transaction: all, or none when somebody else has changed one of them
-    /// meanwhile. Hooks stay in the lanes that they have.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Changes namespaces and hooks in one transaction; changes nothing and returns `false` if any of
+    /// them was changed meanwhile. Hooks keep their lanes.
     pub async fn apply(&self, changes: &Batch<'_>, at: Timestamp) -> Result<bool, Error> {
         for (_, plan) in &changes.edited {
             self.heads_for(plan).await?;
@@ -382,11 +368,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Encrypts the secrets of handlers that an earlier hooklane stored in plain text, where there is a key, and says of
-    /// how many handlers. Copies of the old database have them still.
-    ///
-    /// # Errors
-    /// Those of the database; what was not encrypted is found again.
+    /// Encrypts handler secrets that an earlier hooklane stored in plain text, if there is a key;
+    /// returns the number of handlers. Backups of the old database still contain the plain text. A
+    /// failed call can be repeated.
     pub async fn seal_secrets(&self, at: Timestamp) -> Result<usize, Error> {
         const PLAIN: &str = "select id, secrets from handlers where secrets like '%\"whsec_%'";
         const SEAL: &str = "update handlers set secrets = $3 where id = $1 and secrets = $2";
@@ -413,14 +397,11 @@ impl Store {
         Ok(handlers)
     }
 
-    /// Removes at most `limit` streams of hooks deleted before `before`, with all they have, and says
-    /// how many it removed.
-    ///
-    /// # Errors
-    /// Those of the database; what was not removed is found again.
+    /// Removes up to `limit` streams of hooks deleted before `before`, with all their data; returns
+    /// their number. After an error, a later call finds the rest.
     pub async fn purge(&self, before: Timestamp, limit: i64) -> Result<usize, Error> {
-        // Statements that run together. Postgres locks cursors and streams apart, and its stream before
-        // the events, which another node might be adding to.
+        // Groups of statements that run in one transaction. Postgres locks cursors and streams
+        // separately, and the stream before its events, to which another node might be adding.
         const IN_FILE: &[&[&str]] = &[&[
             "delete from log_ids where id in
                (select l.id from log_index i join log l on l.n = i.n where i.stream = $1)",
@@ -477,7 +458,7 @@ impl Store {
 }
 
 impl Writing<'_> {
-    /// `false` when its name is taken.
+    /// Creates a hook; `false` if its name is taken.
     async fn create_hook(&mut self, plan: &HookPlan, at: Timestamp) -> Result<bool, Error> {
         let verify = VerifyColumns::of(plan.verify.as_ref(), self.vault, at)?;
         let id: Option<i64> = sqlx::query_scalar(CREATE)
@@ -504,7 +485,7 @@ impl Writing<'_> {
         Ok(true)
     }
 
-    /// `false` when it was deleted.
+    /// Edits a hook; `false` if it was deleted.
     async fn edit_hook(
         &mut self,
         hook: &Hook,
@@ -545,7 +526,7 @@ impl Writing<'_> {
         Ok(true)
     }
 
-    /// `false` when it is gone already.
+    /// Marks a hook as deleted; `false` if it was before.
     async fn delete_hook(&mut self, hook: HookId, at: Timestamp) -> Result<bool, Error> {
         let deleted = sqlx::query(DELETE)
             .bind(hook.0)
@@ -561,7 +542,7 @@ impl Writing<'_> {
     }
 }
 
-/// A handler as its row shall be.
+/// The desired row of a handler.
 struct Wanted<'a> {
     name: Name,
     kind: &'static str,
@@ -580,7 +561,7 @@ impl Wanted<'_> {
     }
 }
 
-/// The handlers that a hook shall have.
+/// Desired rows of the handlers of a hook.
 fn wanted<'p>(plan: &'p HookPlan, vault: &Vault, at: Timestamp) -> Result<Vec<Wanted<'p>>, Error> {
     let reduce = plan.reducer.as_ref().map(|reducer| Wanted {
         name: Name::reduce(),
@@ -645,8 +626,9 @@ async fn add_handler(
     Ok(HandlerId(id))
 }
 
-/// Makes the cursors of a new handler that do not begin at zero: at the floors, where retention has removed
-/// events, or at the heads. Neither moves meanwhile, as the row of the hook was written before.
+/// Creates the cursors of a new handler that do not begin at zero: at the floors, where retention has
+/// removed events, or at the heads. Neither moves meanwhile, because the row of the hook was written
+/// before.
 async fn begin(
     tx: &mut Tx,
     hook: HookId,
@@ -700,7 +682,7 @@ async fn remove_handler(tx: &mut Tx, handler: HandlerId, at: Timestamp) -> Resul
         .execute(&mut *tx)
         .await?;
     replays::remove_of(&mut *tx, handler).await?;
-    // A lane that drains does not wait for it.
+    // Otherwise a draining lane would wait for the removed handler.
     sqlx::query("delete from marks where handler = $1")
         .bind(handler.0)
         .execute(&mut *tx)
@@ -778,7 +760,7 @@ impl HookRow {
     }
 }
 
-/// The columns of a hook's verification.
+/// Columns of a hook's verification.
 struct VerifyColumns {
     scheme: Option<String>,
     tolerance_ms: i64,

@@ -36,7 +36,7 @@ pub struct Attribution {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResizeStart {
     /// The set that will replace the old one.
-    ResizeStart(LaneSet),
+    Begun(LaneSet),
     /// The old set was no longer the only one, or not the one that was seen; nothing was changed.
     Changed,
     /// The lanes of the old set have different modes; nothing was changed.
@@ -268,7 +268,7 @@ impl Store {
         writing.add_lanes(from, &to).await?;
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(ResizeStart::ResizeStart(to))
+        Ok(ResizeStart::Begun(to))
     }
 
     /// Plans a resize for the time when every lane of `from` is drained, and drains them.
@@ -293,7 +293,7 @@ impl Store {
             .await?;
         writing.config_changed().await?;
         writing.commit().await?;
-        Ok(ResizeStart::ResizeStart(to))
+        Ok(ResizeStart::Begun(to))
     }
 
     /// Begins a planned resize once all lanes are drained; `false` when they are not, or the plan no

@@ -13,7 +13,7 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Baseline of one measured duration of a node.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct NormalRow {
+pub struct BaselineRow {
     /// Kind of the measurement: `hook`, `handler` or `commit`.
     pub kind: String,
     /// Number of the hook or handler; 0 for commits.
@@ -35,7 +35,7 @@ const FORGET: &str = "delete from normals where learned_at < $1";
 
 impl Store {
     /// Baselines stored under this node name.
-    pub async fn normals(&self, node: &str) -> Result<Vec<NormalRow>, Error> {
+    pub async fn normals(&self, node: &str) -> Result<Vec<BaselineRow>, Error> {
         let rows = sqlx::query_as(OF_NODE).bind(node);
         Ok(rows.fetch_all(&self.reader).await?)
     }
@@ -44,7 +44,7 @@ impl Store {
     pub async fn keep_normals(
         &self,
         node: &str,
-        rows: &[NormalRow],
+        rows: &[BaselineRow],
         at: Timestamp,
     ) -> Result<(), Error> {
         let mut writing = self.begin().await?;

@@ -1,10 +1,10 @@
-//! Retention: events that every cursor has passed are removed from the front of their streams, and what
-//! the reducer made of them is kept in their place.
+//! Retention: removes events that every cursor has passed from the front of their streams, and keeps
+//! the reducer's state at that point as a checkpoint.
 //!
-//! Promises: a cut is done whole or not at all, and only where the floor is as it was seen, every cursor
-//! of the stream has passed its end, nothing is being rebuilt, and the reducer is the one that made its
-//! checkpoint. So two that cut the same stream do no harm. Leaves to others: which events are due, and
-//! what a reducer makes of them.
+//! Promises: a cut is atomic. It happens only if the floor is unchanged, every cursor of the stream has
+//! passed its end, nothing is being rebuilt, and the reducer is the one that made the checkpoint. So
+//! two nodes may cut the same stream. Other modules decide which events are due and compute
+//! checkpoints.
 
 use sqlx::{AssertSqlSafe, FromRow};
 
@@ -19,40 +19,40 @@ use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// Events measured by one query.
+/// Number of events that a query measures.
 const MEASURED_MAX: i64 = 5_000;
 
-/// Streams measured by one transaction.
+/// Number of streams that a transaction measures.
 const MEASURED_STREAMS: usize = 256;
 
-/// A stream as retention sees it.
+/// A stream with the data that retention needs.
 #[derive(Clone, Debug)]
 pub struct Prunable {
-    /// Which.
+    /// The stream.
     pub stream: StreamRow,
-    /// Up to where every cursor has come; its head where there are none.
+    /// Seq that every cursor has passed; the head if there are no cursors.
     pub passed: Seq,
-    /// When its first event was received.
+    /// Time at which its first event was received.
     pub oldest: Timestamp,
 }
 
-/// When an event was received, and how large it is.
+/// Age and size of an event.
 #[derive(Clone, Copy, Debug, FromRow)]
 pub struct Aged {
-    /// Its place.
+    /// Seq of the event.
     pub seq: i64,
-    /// When it was received.
+    /// Time at which it was received, in milliseconds since 1970.
     pub received_at: i64,
-    /// Bytes of its body and headers.
+    /// Size of body and headers, in bytes.
     pub bytes: i64,
 }
 
-/// Where a fold from the beginning begins: at a checkpoint, or where its handler was added.
+/// Start of a fold from the beginning: a checkpoint, or the position at which the handler was added.
 #[derive(Clone, Debug)]
 pub struct Beginning {
-    /// The position, the state and the chain there.
+    /// Position, state and chain at the start.
     pub shadow: Shadow,
-    /// The oldest version of the reducer that had a part in it; none where nothing was folded.
+    /// Oldest fold version that contributed to the state; `None` if nothing was folded.
     pub fold: Option<i64>,
 }
 
@@ -69,8 +69,8 @@ struct Row {
     oldest: Option<i64>,
 }
 
-/// Streams with events, and the first of each, by numbers that are not from outside. In a file only what the
-/// index knows may go.
+/// Streams with events, and the first event of each, for numbers of our own making. In a file, only
+/// indexed events may be removed.
 macro_rules! prunable {
     ($oldest:literal) => {
         concat!(
@@ -109,13 +109,15 @@ const AGES: Statement = Statement {
         from events e where e.stream = $1 and e.seq > $2 and e.seq <= $3 order by e.seq limit $4",
 };
 
-/// By the numbers of streams, which the plus says: the index by hook would find all of its streams.
+/// Reads by stream id. The plus sign stops SQLite from choosing the index by hook, which would read all
+/// of its streams.
 const BEGINNINGS: &str = "select s.id, s.floor, k.fold, k.state, k.chain
     from streams s
     left join checkpoints k on k.stream = s.id and k.handler = $1 and k.position = s.floor
     where s.id >= $2 and s.id <= $3 and + s.hook = $4 and s.floor > 0";
 
-/// Streams that begin at a checkpoint, and those where another version of the code had a part in it.
+/// Number of streams that begin at a checkpoint, and of those to which another code version
+/// contributed.
 const CHECKPOINTED: &str = "select count(*),
       count(case when coalesce(k.fold, 0) <> $4 then 1 end) from streams s
     left join cursors c on c.stream = s.id and c.handler = $2
@@ -126,8 +128,8 @@ const UNMEASURED: &str = "select s.id, coalesce(z.measured, s.floor)
     from streams s left join sizes z on z.stream = s.id
     where s.hook = $1 and s.head > coalesce(z.measured, s.floor) order by s.id";
 
-/// On from where it was measured before, or from the floor; unless somebody else has measured it, or removed
-/// some of it, meanwhile.
+/// Adds to the former measurement, or starts at the floor, unless another node has measured or cut the
+/// stream meanwhile.
 const MEASURE: &str = "insert into sizes (stream, measured, bytes)
     select $1, $3, $4 from streams s where s.id = $1
       and (s.floor = $2 or exists (select 1 from sizes z where z.stream = s.id))
@@ -138,7 +140,7 @@ const SIZE: &str = "select cast(coalesce(sum(z.bytes), 0) as bigint)
     from sizes z join streams s on s.id = z.stream where s.hook = $1";
 
 impl Store {
-    /// The streams of a hook that have events, in order; those that are stored when this begins.
+    /// Streams of a hook that have events at the begin of the call, in order of id.
     pub async fn streams_with_events(&self, hook: HookId) -> Result<Vec<StreamId>, Error> {
         const READ: &str = "select id from streams where hook = $1 and head > floor order by id";
         self.backend.index().await?;
@@ -147,7 +149,7 @@ impl Store {
         Ok(ids.into_iter().map(StreamId).collect())
     }
 
-    /// How some streams stand, with the first event of each; those that have one, in order.
+    /// Retention data of those of the given streams that have events, in order.
     pub async fn prunable(&self, streams: &[StreamId]) -> Result<Vec<Prunable>, Error> {
         if streams.is_empty() {
             return Ok(Vec::new());
@@ -161,7 +163,7 @@ impl Store {
         Ok(rows.into_iter().filter_map(Row::prunable).collect())
     }
 
-    /// The events of a stream after `after` and up to `to`, at most `limit`, in order.
+    /// Events of a stream with seqs over `after` up to `to`, at most `limit`, in order.
     pub async fn ages(
         &self,
         stream: StreamId,
@@ -178,7 +180,8 @@ impl Store {
             .await?)
     }
 
-    /// Where folds of streams from the first to the last begin that do not begin at the first event.
+    /// Starts of folds, for streams with ids from the first to the last, unless they start at the first
+    /// event.
     pub async fn beginnings(
         &self,
         hook: HookId,
@@ -209,8 +212,8 @@ impl Store {
         Ok(rows.into_iter().map(beginning).collect())
     }
 
-    /// How many streams of a hook, or of the one, begin at a checkpoint; and at how many of these another
-    /// version of the reducer than `fold` had a part in what they begin with.
+    /// Number of streams of a hook, or of one stream, that begin at a checkpoint, and how many of these
+    /// checkpoints have contributions of a fold version other than `fold`.
     pub async fn checkpointed(
         &self,
         hook: HookId,
@@ -229,8 +232,8 @@ impl Store {
         Ok((number(all), number(older)))
     }
 
-    /// Removes events and keeps checkpoints in their place, in one transaction; says of each cut whether it
-    /// was done. When this returns, what was done is on stable storage.
+    /// Removes events and stores checkpoints in one transaction, durable on return; tells for each cut
+    /// if it was made.
     ///
     /// # Errors
     /// Nothing was removed, unless the connection was lost: then it is unknown, and the floors show it.
@@ -238,7 +241,7 @@ impl Store {
         self.backend.prune(prune).await
     }
 
-    /// Bytes of all events of a hook that are stored when this begins.
+    /// Size of all events of a hook at the begin of the call, in bytes.
     pub async fn hook_bytes(&self, hook: HookId) -> Result<i64, Error> {
         self.backend.index().await?;
         let unmeasured = sqlx::query_as(UNMEASURED).bind(hook.0);
@@ -250,7 +253,7 @@ impl Store {
         Ok(size.fetch_one(&self.reader).await?)
     }
 
-    /// Measures streams from where they were measured before.
+    /// Measures streams from the end of the former measurement on.
     async fn measure(&self, streams: &[(i64, i64)]) -> Result<(), Error> {
         let mut parts = Vec::with_capacity(streams.len());
         for (stream, from) in streams {
@@ -280,8 +283,8 @@ impl Store {
         writing.commit().await
     }
 
-    /// When the event of a hook was received with which its oldest events come to `bytes`, or one before it
-    /// where there are many; none when there are not so many bytes.
+    /// Time of receipt of the event at which the oldest events of a hook add up to `bytes`, or of a
+    /// slightly older one in a large hook; `None` if there are fewer bytes.
     pub async fn oldest_bytes(&self, hook: HookId, bytes: i64) -> Result<Option<Timestamp>, Error> {
         self.backend.oldest_bytes(hook, bytes).await
     }

@@ -384,12 +384,12 @@ impl Rebuild {
     /// Samples kept.
     const SAMPLES_MAX: usize = 20;
 
-    /// Whether states are only compared.
+    /// True if states are only compared, not replaced.
     pub fn is_check(&self) -> bool {
         self.check_only == 1
     }
 
-    /// What differs or failed, for people.
+    /// Descriptions of differences and failures.
     pub fn samples(&self) -> Vec<String> {
         serde_json::from_str(&self.samples).unwrap_or_default()
     }
@@ -410,7 +410,8 @@ impl Rebuild {
 }
 
 async fn begin(tx: &mut Tx, new: &NewRebuild, at: Timestamp) -> Result<Option<i64>, Error> {
-    // Whoever removes events of the hook has done so before, or sees this rebuild.
+    // This write of the hook's row orders the rebuild with removals of events: a removal is finished
+    // before, or sees the rebuild.
     sqlx::query("update hooks set name = name where id = $1")
         .bind(new.hook.0)
         .execute(&mut *tx)

@@ -1,5 +1,5 @@
-//! Requests that hooks have rejected: how many for which reason, and the last one of each without secrets. A hook has
-//! one row a reason, so the table stays small whatever is sent.
+//! Rejected requests of hooks: their number for each reason, and the latest one without secrets. Each
+//! hook has one row per reason, so senders cannot make the table grow.
 
 use sqlx::FromRow;
 
@@ -9,20 +9,20 @@ use crate::domain::hook::HookId;
 use crate::domain::time::Timestamp;
 use crate::domain::verify::diagnosis::{Diagnosis, Reason};
 
-/// Requests that a hook has rejected for one reason.
+/// Rejected requests of a hook with the same reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The hook.
     pub hook: HookId,
-    /// The last diagnosis.
+    /// Diagnosis of the latest request.
     pub diagnosis: Diagnosis,
     /// Number of requests.
     pub count: i64,
-    /// When the first came.
+    /// Time of the first request.
     pub first_at: Timestamp,
-    /// When the last came.
+    /// Time of the latest request.
     pub last_at: Timestamp,
-    /// The last one as JSON, without secrets.
+    /// The latest request as JSON, without secrets.
     pub sample: String,
 }
 
@@ -49,11 +49,8 @@ const OF_HOOK: &str = "select hook, reason, count, first_at, last_at, found, clo
     from rejections where hook = $1 order by last_at desc, reason";
 
 impl Store {
-    /// Adds what was rejected since the last time. `rejections` are sorted by hook and reason, so that nodes lock rows
-    /// in one order.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was added.
+    /// Adds rejections to the stored counts. `rejections` are sorted by hook and reason, so that nodes
+    /// lock rows in the same order. A failed call adds nothing.
     pub async fn add_rejections(&self, rejections: &[Rejection]) -> Result<(), Error> {
         let mut writing = self.begin().await?;
         for one in rejections {
@@ -72,10 +69,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// The requests that a hook has rejected, by reason, the last first.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Rejections of a hook by reason, latest first.
     pub async fn rejections(&self, hook: HookId) -> Result<Vec<Rejection>, Error> {
         let rows: Vec<Row> = sqlx::query_as(OF_HOOK)
             .bind(hook.0)
@@ -85,7 +79,7 @@ impl Store {
     }
 }
 
-/// Removes what a hook has rejected.
+/// Deletes the rejections of a hook.
 pub(super) async fn forget(tx: &mut Tx, hook: HookId) -> Result<(), Error> {
     sqlx::query("delete from rejections where hook = $1")
         .bind(hook.0)
@@ -95,7 +89,7 @@ pub(super) async fn forget(tx: &mut Tx, hook: HookId) -> Result<(), Error> {
 }
 
 impl Row {
-    /// `None` for a reason of a newer hooklane.
+    /// The rejection; `None` if its reason is of a newer hooklane.
     fn rejection(self) -> Option<Rejection> {
         Some(Rejection {
             hook: HookId(self.hook),

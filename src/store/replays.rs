@@ -1,5 +1,5 @@
-//! Replays: handlers for a while that deliver stored events of one stream once more. Their cursors are as any others;
-//! nothing but what is here and the configuration sees the handlers.
+//! Replays: temporary handlers that deliver stored events of a stream again. Their cursors are normal
+//! ones; only this file and the configuration know that the handlers are temporary.
 
 use sqlx::FromRow;
 
@@ -13,14 +13,14 @@ use crate::domain::lane::Slot;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 
-/// A replay to begin.
+/// Plan of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct NewReplay {
     /// The hook.
     pub hook: HookId,
-    /// The events and the handler.
+    /// The replay and its handler.
     pub replay: Replay,
-    /// The first event.
+    /// First event.
     pub from: Seq,
 }
 
@@ -49,12 +49,12 @@ const CURSORS: &str = "select c.stream, c.handler, s.slot, c.position, h.replay_
     join streams s on s.id = c.stream
     where h.replay_to is not null order by h.id";
 
-/// A dead letter that was delivered after all says so.
+/// Marks a dead letter that was delivered after all.
 const TELL: &str = "update dead_letters set reason = reason || $4
     where handler = $1 and stream = $2 and seq <= $3
       and seq > (select base from cursors where stream = $2 and handler = $5)";
 
-/// The replays among the handlers, with their numbers.
+/// Replays among the handlers, with their numbers.
 pub(super) async fn list(tx: &mut Tx) -> Result<Vec<(HandlerId, Replay)>, Error> {
     let rows: Vec<Row> = sqlx::query_as(LIST).fetch_all(&mut *tx).await?;
     Ok(rows.into_iter().map(Row::replay).collect())
@@ -101,10 +101,7 @@ async fn remove(tx: &mut Tx, id: HandlerId) -> Result<bool, Error> {
 }
 
 impl Store {
-    /// Begins a replay; `None` when its handler is gone.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Begins a replay; `None` if its handler was removed.
     pub async fn add_replay(
         &self,
         new: NewReplay,
@@ -112,7 +109,7 @@ impl Store {
     ) -> Result<Option<HandlerId>, Error> {
         let replay = new.replay;
         let mut writing = self.begin().await?;
-        // Retention reads the row of the hook first: it removes none of these events meanwhile.
+        // Retention reads the row of the hook first, so it removes none of these events meanwhile.
         sqlx::query("update hooks set name = name where id = $1")
             .bind(new.hook.0)
             .execute(&mut writing.tx)
@@ -140,10 +137,7 @@ impl Store {
         Ok(Some(HandlerId(id)))
     }
 
-    /// Removes a replay, done or not; `false` when there is none.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Removes a replay, finished or not; `false` if there is none.
     pub async fn remove_replay(&self, id: HandlerId) -> Result<bool, Error> {
         let mut writing = self.begin().await?;
         if !remove(&mut writing.tx, id).await? {
@@ -154,10 +148,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Ends a replay that has delivered its last event; `false` when it was ended before.
-    ///
-    /// # Errors
-    /// Those of the database; nothing was changed.
+    /// Ends a replay that has delivered its last event; `false` if it was ended before.
     pub async fn end_replay(
         &self,
         id: HandlerId,
@@ -181,10 +172,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Where every replay stands: those that are done have no events to go.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Progress of all replays; finished ones have no remaining events.
     pub async fn replays_behind(&self) -> Result<Vec<CursorBacklog>, Error> {
         type CursorRow = (i64, i64, i64, i64, i64, String);
         let rows: Vec<CursorRow> = sqlx::query_as(CURSORS).fetch_all(&self.reader).await?;

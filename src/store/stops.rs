@@ -2,8 +2,8 @@
 //! writes rows only; the engine knows whether every node has seen the stop.
 //!
 //! ```text
-//! move   begin ──▶ every node acts by it, so that no turn of the old lanes runs ──▶ end
-//!          └────── somebody does not, and whoever moves it waits no longer ──▶ given up
+//! move   begin ──▶ every node applies it, and no turn runs in the old lanes ──▶ end
+//!          └────── a node does not, and the mover stops waiting ──▶ given up
 //! ```
 
 use std::collections::HashMap;
@@ -18,22 +18,22 @@ use crate::domain::hook::HookId;
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, millis};
 
-/// Recorded as the operator when hooklane itself pauses a hook whose events do not end. Operators are `uid 0` or
-/// `key NAME`.
+/// Actor recorded when hooklane itself pauses a hook whose events do not end. Operators are recorded as
+/// `uid 0` or `key NAME`.
 pub const ITSELF: &str = "hooklane";
 
-/// An event that did not end.
+/// An event whose fold did not end.
 #[derive(Clone, Debug)]
 pub struct Stuck<'s> {
-    /// Hook of the event.
+    /// The event's hook.
     pub hook: HookId,
-    /// Name of the hook.
+    /// Name of the event's hook.
     pub name: &'s Name,
-    /// Id of the event, and how it was ended.
+    /// Id of the event, and the way in which its fold was stopped.
     pub reason: &'s str,
-    /// When it was found.
+    /// Time at which it was found.
     pub at: Timestamp,
-    /// Node that found it, as the audit says: `node eu-1`.
+    /// The node that found it, as the audit records it: `node eu-1`.
     pub from: String,
 }
 

@@ -1,5 +1,6 @@
-//! The key that encrypts secrets: in a file beside the SQLite database, made when the first secret is stored, or in one
-//! that nodes are given. It is never in the database, so a copy of the database alone gives no secret away.
+//! The key that encrypts secrets. It is in a file beside the SQLite database, created for the first
+//! secret, or in a file given to each node. It is never in the database, so a copy of the database
+//! reveals no secret.
 
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use crate::domain::seal::{SealKey, Sealed};
 use crate::domain::secret::{InvalidSecret, Secret, Secrets};
 use crate::domain::time::Timestamp;
 
-/// The file beside the database.
+/// Name of the key file beside the database.
 pub const KEY_FILE: &str = "hooklane.key";
 
-/// Encrypts and decrypts secrets; without a key it does neither.
+/// Encrypts and decrypts secrets, if it has a key.
 #[derive(Debug, Default)]
 pub struct Vault {
     file: Option<PathBuf>,
@@ -22,10 +23,10 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// With the key in the file beside a database, which is made when it is needed.
+    /// A vault with the key file beside `database`, which is created when it is first needed.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the file is there and has no key.
+    /// [`Error::Refused`] if the file exists but has no valid key.
     pub fn beside(database: &Path) -> Result<Self, Error> {
         let vault = Self {
             file: Some(database.with_file_name(KEY_FILE)),
@@ -38,10 +39,10 @@ impl Vault {
         }
     }
 
-    /// With the key in a file that must be there.
+    /// A vault with a key file that must exist.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it is not, or has no key.
+    /// [`Error::Refused`] if the file is missing or has no valid key.
     pub fn with_file(file: &Path) -> Result<Self, Error> {
         let vault = Self {
             file: Some(file.to_owned()),
@@ -52,33 +53,34 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Where the key is or will be.
+    /// Path of the key file, which may not exist yet.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
-    /// The name of the key; none where there is no key yet.
+    /// Id of the key; `None` before there is one.
     pub fn key_id(&self) -> Option<String> {
         self.key.get().map(SealKey::id)
     }
 
-    /// True if secrets can be encrypted, once a key is made where it is needed.
+    /// True if secrets can be encrypted: a key exists or can be created.
     pub fn can_seal(&self) -> bool {
         self.may_make || self.key.get().is_some()
     }
 
-    /// Makes sure that there is a key, or says what to do.
+    /// Ensures that there is a key.
     ///
     /// # Errors
-    /// [`Error::Refused`], in words for an operator.
+    /// [`Error::Refused`] with the next step for an operator.
     pub fn prepare(&self) -> Result<(), Error> {
         self.key().map(drop)
     }
 
-    /// Secrets as text for the database. Those that cannot be decrypted here are kept as they are.
+    /// Encodes secrets for the database. Secrets that cannot be decrypted here keep their encrypted
+    /// form.
     ///
     /// # Errors
-    /// [`Error::Refused`] when a new one cannot be encrypted.
+    /// [`Error::Refused`] if a new secret cannot be encrypted.
     pub fn write(&self, secrets: &Secrets, at: Timestamp) -> Result<String, Error> {
         let mut texts = Vec::new();
         for secret in &secrets.open {
@@ -92,7 +94,8 @@ impl Vault {
         Ok(serde_json::to_string(&texts).unwrap_or_default())
     }
 
-    /// The secrets that [`Self::write`] has written, or an earlier hooklane in plain text; `None` for any other text.
+    /// Decodes secrets that [`Self::write`] or, in plain text, an earlier hooklane has stored; `None`
+    /// for any other text.
     pub fn read(
         &self,
         text: &str,
@@ -127,7 +130,7 @@ impl Vault {
         };
         match make(file, &SealKey::generate()) {
             Ok(()) => {}
-            // Somebody else was quicker.
+            // Another process created the file first; its key is loaded below.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => {
                 let file = file.display();
@@ -173,7 +176,7 @@ impl From<Trouble> for Error {
     }
 }
 
-/// Writes a key into a new file with mode 0600: whole and on disk, or not at all.
+/// Writes a key into a new file with mode 0600, atomically and durably.
 fn make(file: &Path, key: &SealKey) -> std::io::Result<()> {
     let dir = file.parent().unwrap_or(Path::new("."));
     let mut new = tempfile::NamedTempFile::new_in(dir)?;

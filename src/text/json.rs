@@ -1,12 +1,12 @@
-//! Where two JSON values differ, for people.
+//! Differences between two JSON values, for people.
 
 use serde_json::Value;
 
-/// The longest value that is shown, in bytes.
+/// Longest value shown, in bytes.
 const VALUE_MAX: usize = 40;
 
-/// The places where two values differ, as JSON pointers, `most` at the most: `/total 118 -> 121`. Empty when
-/// they are equal as JSON. Arrays are compared as a whole.
+/// At most `most` differences, as JSON pointers with both values: `/total 118 -> 121`. Empty when the
+/// values are equal as JSON. Arrays are compared as a whole.
 pub fn differences(old: &Value, new: &Value, most: usize) -> Vec<String> {
     let mut found = Vec::new();
     compare("", Some(old), Some(new), most, &mut found);

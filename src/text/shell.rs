@@ -1,21 +1,21 @@
-//! Arguments of commands that are printed to be pasted. Senders choose the names of streams, so a
-//! printed name can be anything.
+//! Quoting of arguments in commands that are printed for pasting. Senders choose the names of streams,
+//! so an argument can be any text.
 //!
-//! Two layers. The outer one is a POSIX shell's quoting, which `xargs` reads the same way. The inner
-//! one is [`escaped`]: a character that a reader cannot see, or that a terminal would act on, is
-//! written `\u{202e}`, and every command reads that back with [`unescaped`].
+//! There are two layers. The outer one is quoting for a POSIX shell, which `xargs` reads the same way.
+//! The inner one is [`escaped`]: a character that readers cannot see, or that a terminal would act on,
+//! is written as `\u{202e}`, and every command decodes that with [`unescaped`].
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
 use super::acts;
 
-/// An argument as it is printed in a command: one word for a POSIX shell and for `xargs`, on one line,
-/// without a character that acts on a terminal. [`unescaped`] gives the argument back.
+/// An argument for a printed command: one word for a POSIX shell and for `xargs`, on one line, without
+/// characters that act on a terminal. [`unescaped`] restores the argument.
 pub fn quoted(argument: impl Display) -> String {
     let argument = argument.to_string();
     let argument = escaped(&argument);
-    // zsh expands a leading equals sign; a leading dash looks like a flag.
+    // zsh expands a leading equals sign, and a leading dash looks like a flag.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:@%+,-=".contains(c);
     let begins_plainly = !argument.starts_with(['=', '-']);
     if !argument.is_empty() && begins_plainly && argument.chars().all(is_plain) {
@@ -24,8 +24,8 @@ pub fn quoted(argument: impl Display) -> String {
     format!("'{}'", argument.replace('\'', r"'\''"))
 }
 
-/// A name as it is shown and typed: a character that acts or that nobody sees becomes `\u{202e}`. So
-/// does a backslash that would read as the beginning of such an escape.
+/// Escapes characters that act on a terminal or are invisible as `\u{202e}`, and a backslash that would
+/// begin such an escape.
 pub fn escaped(name: &str) -> Cow<'_, str> {
     if !name.contains(acts) && !name.contains(r"\u{") {
         return name.into();
@@ -40,7 +40,7 @@ pub fn escaped(name: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// The name that [`escaped`] wrote. Any other backslash stands for itself.
+/// Decodes a name that [`escaped`] wrote. Any other backslash stands for itself.
 pub fn unescaped(typed: &str) -> Cow<'_, str> {
     if !typed.contains(r"\u{") {
         return typed.into();
@@ -64,7 +64,7 @@ pub fn unescaped(typed: &str) -> Cow<'_, str> {
     (name + rest).into()
 }
 
-/// The character of the escape that a text begins with, and the length of the escape in bytes.
+/// The character of the escape at the beginning of a text, and the length of the escape in bytes.
 fn escape(text: &str) -> Option<(char, usize)> {
     let (digits, _) = text.strip_prefix(r"\u{")?.split_once('}')?;
     let is_hex = digits.len() <= 6 && digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -141,7 +141,8 @@ mod tests {
         assert_eq!(unescaped(r"a\u{41}\u{005c}u{41}"), r"aA\u{41}");
     }
 
-    /// What a program prints when these words stand on a shell's line, or go through `xargs`.
+    /// The words that a program sees when this text is on a shell's command line, or goes through
+    /// `xargs`.
     fn read_by(program: &[&str], input: &str) -> Vec<String> {
         let mut child = Command::new(program[0])
             .args(&program[1..])

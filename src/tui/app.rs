@@ -1,137 +1,137 @@
-//! What the dashboard knows, and what an answer does to it; what a key does is in `input.rs`. No terminal, no
-//! clock, no network.
+//! State of the dashboard, and the changes that answers make to it. Keys are in `input.rs`. This file
+//! uses no terminal, no clock and no network.
 
 use std::time::Duration;
 
 use crossterm::event::KeyEvent;
 
 use super::dialog::Dialog;
+use super::effect::Effect;
 use super::filter::Filter;
 use super::fold::{self, Entry};
 use super::theme::Theme;
-use super::want::Want;
 use crate::api::{
-    Condition, CursorLine, EventRow, Fate, Lane, LaneShown, LogLine, NamespaceLine, NodeLine,
-    Resize, Severity, Snapshot, Stream, StreamRow, Why, Window,
+    Condition, CursorLine, Diagnosis, EventRow, Fate, Lane, LaneDetail, LogLine, NamespaceLine,
+    NodeLine, Resize, Severity, Snapshot, Stream, StreamRow, Window,
 };
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 
-/// Events that are asked for at once, and kept.
+/// Number of events requested and kept at most.
 pub const EVENTS_MAX: usize = 100;
 
-/// Rows that the first screen has for lanes on the smallest terminal with a table.
+/// Rows for lanes on the overview of the smallest terminal that shows a table.
 const LANES_SHOWN: usize = 8;
 
-/// Lines of the first screen that are not rows of lanes.
+/// Lines of the overview that are not rows of lanes.
 const LINES_BESIDE: usize = 16;
 
-/// How long after a key the rows of lanes stay in their order.
+/// Time after a key press during which the rows of lanes keep their order.
 const READS: Duration = Duration::from_secs(10);
 
-/// Everything that is on the screen.
+/// State of the dashboard: data from the daemon, and choices of the user.
 pub struct App {
-    /// The namespace that is shown.
+    /// The namespace shown.
     pub namespace: Name,
-    /// Where the daemon is, for people.
+    /// Address of the daemon, for display.
     pub place: String,
-    /// How it looks.
+    /// Colours and characters that the terminal can show.
     pub theme: Theme,
-    /// Whether nothing may be done, whoever looks.
+    /// True if the dashboard was started without actions (`--read-only`).
     pub read_only: bool,
-    /// Now.
+    /// Present time, set by the loop before each message.
     pub now: Timestamp,
-    /// How often the screen has news.
+    /// Interval between snapshots.
     pub interval: Duration,
-    /// How far back the charts look.
+    /// Time span of the charts.
     pub window: Window,
-    /// Columns and rows of the screen.
+    /// Columns and rows of the terminal.
     pub size: (u16, u16),
-    /// What the daemon said last.
+    /// Latest snapshot from the daemon; `None` before the first.
     pub latest: Option<Snapshot>,
-    /// Whether it still says something.
+    /// State of the connection to the daemon.
     pub link: Link,
-    /// What is shown instead of the latest.
+    /// Snapshot shown while the screen is frozen; `None` shows the latest.
     pub frozen: Option<Snapshot>,
-    /// What the screen is about.
+    /// The view shown.
     pub view: View,
-    /// The views on the way to it.
+    /// Views to go back to; the last one is the next.
     pub trail: Vec<View>,
     /// The lane that is selected, of the first screen.
     pub lane: Option<LaneId>,
     /// Entries of the log that need somebody less than this are left out.
     pub level: Severity,
-    /// Whether like entries of the log each have a line.
+    /// True if equal log entries have a line each instead of being folded into one.
     pub is_unfolded: bool,
-    /// Which rows are shown.
+    /// Filter of the rows.
     pub filter: Filter,
-    /// What keys do.
+    /// Present meaning of keys.
     pub mode: Mode,
-    /// What lanes are sorted by.
+    /// Column by which lanes are sorted.
     pub sort: Sort,
-    /// Whether the order is turned round.
+    /// True if the sort order is reversed.
     pub is_reversed: bool,
-    /// Whether numbers are written short even where they have room.
+    /// True if numbers are abbreviated even where they fit.
     pub is_short: bool,
-    /// Whether the waits are shown instead of the lanes.
+    /// True if the heat map of waits is shown in place of the lanes.
     pub shows_heat: bool,
-    /// The finding that `!` showed last, as it is named in the verdicts.
+    /// Subject of the finding that `!` showed last.
     pub worst: Option<Target>,
     /// The lanes in the order in which they are shown where they are more than rows, by name.
     pub order: Vec<LaneId>,
     /// When a key was pressed last: while somebody reads, rows stay where they are.
     pub touched: Timestamp,
-    /// What is asked.
+    /// The open dialog.
     pub dialog: Option<Dialog>,
-    /// What came of the last action.
+    /// Result of the last action.
     pub note: Option<String>,
 }
 
-/// The meaning of keys while no dialog is open.
+/// Meaning of keys while no dialog is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// They move, open and ask.
+    /// Keys move, open views and open dialogs.
     Look,
-    /// They write the filter.
+    /// Keys write the filter.
     Filter,
-    /// Help is shown, and they scroll or close it.
+    /// Help is open: keys scroll or close it.
     Help {
-        /// Lines above the first one that is shown.
+        /// Help lines scrolled off above.
         scroll: usize,
     },
 }
 
-/// The subject of the screen, with all that belongs to it: what the daemon has told, and what is selected.
+/// A view, with its own data and selection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum View {
-    /// All lanes.
+    /// Overview of all lanes.
     Overview,
     /// One lane.
     Lane(LaneView),
     /// One stream.
     Stream(StreamView),
-    /// Webhooks as they come.
+    /// List of events.
     Events(Events),
-    /// One of them, whole.
+    /// One event with its body.
     Event(EventView),
-    /// The log; with the entry that is selected.
+    /// The log, with the selected entry.
     Log(Option<LogLine>),
-    /// The nodes; with the one that is selected.
+    /// The nodes, with the name of the selected one.
     Nodes(Option<String>),
-    /// The namespaces; with the one that is selected.
+    /// The namespaces, with the selected one.
     Namespaces(Option<Name>),
 }
 
-/// One lane.
+/// Data of the view of a lane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneView {
-    /// The lane.
+    /// Id of the lane.
     pub id: LaneId,
-    /// All of its cursors, where they are known.
-    pub shown: Option<LaneShown>,
-    /// The cursor that is selected.
+    /// The lane with all its cursors; `None` until the daemon has sent it.
+    pub shown: Option<Box<LaneDetail>>,
+    /// The selected cursor.
     pub cursor: Option<(StreamName, Name)>,
 }
 
@@ -146,21 +146,21 @@ impl LaneView {
     }
 }
 
-/// One stream.
+/// Data of the view of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamView {
-    /// Its name.
+    /// Name of the stream.
     pub name: StreamName,
-    /// The handler that is selected.
+    /// The selected handler.
     pub handler: Option<Name>,
-    /// The stream as the daemon has told of it.
-    pub shown: Option<StreamShown>,
-    /// The waiting event that is selected, counted from 0.
+    /// The stream; `None` until the daemon has sent it.
+    pub shown: Option<Box<StreamShown>>,
+    /// Index of the selected waiting event, from 0.
     pub scroll: usize,
 }
 
 impl StreamView {
-    /// A stream of which nothing is known yet.
+    /// A view without data.
     pub fn new(name: StreamName, handler: Option<Name>) -> Self {
         Self {
             name,
@@ -171,19 +171,19 @@ impl StreamView {
     }
 }
 
-/// One event.
+/// Data of the view of an event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventView {
-    /// Its id.
+    /// Id of the event.
     pub id: EventId,
-    /// The event as the daemon has told of it.
+    /// The event; `None` until the daemon has sent it.
     pub shown: Option<Box<EventRow>>,
-    /// Lines of its body above the first one that is shown.
+    /// Lines of the body scrolled off above.
     pub scroll: usize,
 }
 
 impl EventView {
-    /// An event of which nothing is known yet.
+    /// A view without data.
     pub fn new(id: EventId) -> Self {
         Self {
             id,
@@ -194,7 +194,7 @@ impl EventView {
 }
 
 impl View {
-    /// True if both are about the same thing, whatever is known and selected.
+    /// True if both views have the same subject, regardless of data and selection.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Lane(one), Self::Lane(other)) => one.id == other.id,
@@ -205,7 +205,7 @@ impl View {
     }
 }
 
-/// What `!` goes to: what a finding is about.
+/// Subject of a finding, which `!` shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A stream.
@@ -214,100 +214,100 @@ pub enum Target {
     Lane(LaneId),
 }
 
-/// A stream, why it is where it is, and what waits in it.
+/// A stream with its diagnosis and waiting events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamShown {
-    /// Where its handlers are.
+    /// The stream with the state of its handlers.
     pub stream: Stream,
-    /// Why.
-    pub why: Why,
-    /// The handler whose events these are, and the next ones, in order.
+    /// The diagnosis of the stream.
+    pub why: Diagnosis,
+    /// The handler of `waiting`.
     pub handler: Option<Name>,
-    /// The events it needs next.
+    /// The next events of the handler, in order.
     pub waiting: Vec<EventRow>,
 }
 
-/// Webhooks as they come, the newest first.
+/// Data of the list of events, newest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Events {
-    /// Those that are known.
+    /// The events received.
     pub rows: Vec<EventRow>,
-    /// The one that is selected; none follows the newest.
+    /// The selected event; `None` selects the newest and follows it.
     pub held: Option<EventId>,
-    /// How many have come since it is held, as far as was looked.
+    /// Number of events that arrived since the selection, as far as known.
     pub new: usize,
-    /// Why there are none.
+    /// Cause for which the list is empty, such as an error of the daemon.
     pub why: Option<String>,
 }
 
-/// Whether the daemon answers.
+/// State of the connection to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// It does.
+    /// The daemon answers.
     Live,
-    /// It does not.
+    /// The daemon does not answer.
     Lost {
-        /// Since when.
+        /// Time of the first failure.
         since: Timestamp,
-        /// Why.
+        /// Cause of the last failure.
         why: String,
-        /// When it is asked again.
+        /// Time of the next try.
         retry_at: Timestamp,
-        /// How often it was asked.
+        /// Number of tries so far.
         tries: u32,
     },
 }
 
-/// What lanes are sorted by.
+/// Sort column of the lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
-    /// Their numbers: rows do not jump.
+    /// Lane number; rows keep their places.
     Lane,
-    /// The age of the oldest event.
+    /// Age of the oldest event.
     Oldest,
-    /// What waits.
+    /// Number of waiting events.
     Backlog,
-    /// The age of the oldest event that flows.
+    /// Age of the oldest event that is not set aside.
     Flow,
-    /// Cursors set aside.
+    /// Number of cursors set aside.
     Held,
-    /// What comes.
+    /// Events received per second.
     In,
-    /// How long 99 of 100 wait.
+    /// 99th percentile of the wait.
     Wait,
 }
 
-/// Something that happened.
+/// Something that the loop reports to the dashboard.
 pub enum Message {
-    /// A key.
+    /// A key press.
     Key(KeyEvent),
-    /// The terminal has another size, or is to be drawn again.
+    /// The terminal changed its size, or must be drawn again.
     Redraw,
-    /// What the daemon says.
+    /// A snapshot from the daemon.
     Snapshot(Box<Snapshot>),
-    /// It says nothing.
+    /// The daemon does not answer.
     Lost {
-        /// Why.
+        /// Cause of the failure.
         why: String,
-        /// When it is asked again.
+        /// Time of the next try.
         retry_at: Timestamp,
     },
-    /// A lane as it stands.
-    Lane(Result<Box<LaneShown>, String>),
-    /// A stream as it stands.
+    /// A lane, or the cause for which it could not be read.
+    Lane(Result<Box<LaneDetail>, String>),
+    /// A stream, or the cause for which it could not be read.
     Stream(Result<Box<StreamShown>, String>),
-    /// The newest events.
+    /// The newest events, or the cause for which they could not be read.
     Events(Result<Vec<EventRow>, String>),
-    /// An event, whole.
+    /// An event, or the cause for which it could not be read.
     Event(Result<Box<EventRow>, String>),
-    /// What a resize would mean.
+    /// The plan of a resize, or the cause for which there is none.
     Plan(Result<Box<Resize>, String>),
-    /// What came of an action.
+    /// The result of an action.
     Done(Result<String, String>),
 }
 
 impl App {
-    /// Nothing is known yet.
+    /// A dashboard without data.
     pub fn new(namespace: Name, theme: Theme, read_only: bool, interval: Duration) -> Self {
         Self {
             namespace,
@@ -340,18 +340,18 @@ impl App {
         }
     }
 
-    /// What is on the screen: the latest, or what it was frozen at.
+    /// The snapshot to show: the frozen one, or the latest.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.frozen.as_ref().or(self.latest.as_ref())
     }
 
-    /// Whether the one who looks may change something.
+    /// True if the user may act.
     pub fn may_act(&self) -> bool {
         let may = self.latest.as_ref().is_some_and(|seen| seen.viewer.may_act);
         may && !self.read_only
     }
 
-    /// The lanes that are shown, in their order.
+    /// The lanes that pass the filter, in display order.
     pub fn lanes(&self) -> Vec<&Lane> {
         let Some(snapshot) = self.snapshot() else {
             return Vec::new();
@@ -385,12 +385,13 @@ impl App {
         lanes
     }
 
-    /// True if there are more lanes than the first screen has rows for them.
+    /// True if there are more lanes than rows for them.
     fn is_crowded(&self, lanes: usize) -> bool {
         lanes > LANES_SHOWN.max(usize::from(self.size.1).saturating_sub(LINES_BESIDE))
     }
 
-    /// Puts the lanes that need somebody first. While somebody reads only new ones are added, at the end.
+    /// Updates [`Self::order`]: lanes in trouble first. Within [`READS`] of a key press the order is
+    /// kept and new lanes are added at the end.
     fn put_in_order(&mut self) {
         let reads = self.dialog.is_some() || self.now.since(self.touched) < READS;
         let Some(seen) = self.snapshot() else { return };
@@ -406,7 +407,7 @@ impl App {
         self.order.extend(new);
     }
 
-    /// The findings that have a place to go to, the worst first, and behind them the other lanes in trouble.
+    /// Subjects of the findings, worst first, then the other lanes in trouble.
     pub fn targets(&self) -> Vec<Target> {
         let Some(seen) = self.snapshot() else {
             return Vec::new();
@@ -426,15 +427,15 @@ impl App {
         targets
     }
 
-    /// The stream that is shown, once the daemon has told of it.
+    /// The stream shown, if it has been received.
     pub fn stream(&self) -> Option<&StreamShown> {
         match &self.view {
-            View::Stream(view) => view.shown.as_ref(),
+            View::Stream(view) => view.shown.as_deref(),
             _ => None,
         }
     }
 
-    /// True if the handler that the stream view is about is held: its key releases it then.
+    /// True if the selected handler of the stream view is held, so that its key releases it.
     pub fn is_held(&self) -> bool {
         let shown = self.stream();
         let row = shown.and_then(|shown| self.handler_row(&shown.stream));
@@ -460,7 +461,7 @@ impl App {
         self.filter.shows(&row)
     }
 
-    /// Whether a cursor is among what is shown.
+    /// True if a cursor passes the filter.
     pub fn shows_cursor(&self, line: &CursorLine) -> bool {
         let stream = line.stream.to_string();
         self.filter.shows(&[
@@ -472,10 +473,11 @@ impl App {
         ])
     }
 
-    /// The cursors of a lane that are shown: all that it has, where that is known.
+    /// The cursors of a lane that pass the filter: of all of them if they are known, otherwise of those
+    /// in the snapshot.
     pub fn cursors(&self, lane: &Lane) -> Vec<&CursorLine> {
         let whole = match &self.view {
-            View::Lane(view) => view.shown.as_ref(),
+            View::Lane(view) => view.shown.as_deref(),
             _ => None,
         };
         let whole = whole.filter(|shown| shown.lane.id == lane.id);
@@ -489,7 +491,7 @@ impl App {
         of_lane.filter(|line| self.shows_cursor(line)).collect()
     }
 
-    /// The events that are shown, newest first.
+    /// The events that pass the filter, newest first.
     pub fn events(&self) -> Vec<&EventRow> {
         let is_shown = |row: &&EventRow| {
             let (stream, event) = (row.stream.to_string(), row.event.to_string());
@@ -513,7 +515,7 @@ impl App {
         events.rows.iter().filter(is_shown).collect()
     }
 
-    /// The entries of the log that are shown, newest first.
+    /// The log entries that pass the filter and the level, newest first.
     pub fn log(&self) -> Vec<Entry<'_>> {
         let log = self.snapshot().map_or(&[][..], |seen| &seen.log);
         let is_shown = |line: &&LogLine| {
@@ -523,10 +525,10 @@ impl App {
         fold::entries(log.iter().filter(is_shown), self.is_unfolded)
     }
 
-    /// The nodes that are shown: those that are silent or leave first.
+    /// The nodes shown, silent and leaving ones first.
     pub fn nodes(&self) -> Vec<&NodeLine> {
         let nodes = self.snapshot().map_or(&[][..], |seen| &seen.nodes);
-        // The filter chooses the rows of the screen, not those of a panel beside them.
+        // The filter applies to the main list only, not to a panel beside it.
         let is_list = matches!(self.view, View::Nodes(_));
         let is_shown = |node: &&NodeLine| !is_list || self.filter.shows(&[("node", &node.node)]);
         let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
@@ -534,7 +536,7 @@ impl App {
         nodes
     }
 
-    /// The namespaces that are shown.
+    /// The namespaces that pass the filter.
     pub fn namespaces(&self) -> Vec<&NamespaceLine> {
         let lines = self.snapshot().map_or(&[][..], |seen| &seen.namespaces);
         let is_list = matches!(self.view, View::Namespaces(_));
@@ -549,13 +551,13 @@ impl App {
         self.snapshot()?.lanes.iter().find(|lane| lane.id == *id)
     }
 
-    /// The row that is selected, counted from 0.
+    /// Index of the selected lane in `lanes`.
     pub fn selected(&self, lanes: &[&Lane]) -> Option<usize> {
         let id = self.lane.as_ref()?;
         lanes.iter().position(|lane| lane.id == *id)
     }
 
-    /// The row of a lane's cursors that is selected.
+    /// Index of the selected cursor in `cursors`.
     pub fn cursor_row(&self, cursors: &[&CursorLine]) -> usize {
         let is_it = |line: &&CursorLine| {
             let View::Lane(view) = &self.view else {
@@ -568,7 +570,7 @@ impl App {
         cursors.iter().position(is_it).unwrap_or(0)
     }
 
-    /// The handler of a stream that the screen is about: the selected one, else the first that has work.
+    /// The row of the stream view's handler: the selected one, otherwise the first with work.
     pub fn handler_row<'s>(&self, stream: &'s Stream) -> Option<&'s StreamRow> {
         let named = |row: &&StreamRow| match &self.view {
             View::Stream(view) => Some(&row.handler) == view.handler.as_ref(),
@@ -580,15 +582,15 @@ impl App {
         selected.or(behind).or_else(|| stream.cursors.first())
     }
 
-    /// Rows that a list has room for.
+    /// Number of rows that fit in a list.
     pub fn page(&self) -> usize {
         usize::from(self.size.1)
             .saturating_sub(8)
             .clamp(1, EVENTS_MAX)
     }
 
-    /// Takes in what happened; says what is to be done.
-    pub fn update(&mut self, message: Message) -> Option<Want> {
+    /// Processes a message; returns work for the loop, if any.
+    pub fn update(&mut self, message: Message) -> Option<Effect> {
         match message {
             Message::Redraw => None,
             Message::Key(key) => self.key(key),
@@ -610,17 +612,17 @@ impl App {
                 if let View::Lane(view) = &mut self.view
                     && view.id == shown.lane.id
                 {
-                    view.shown = Some(*shown);
+                    view.shown = Some(shown);
                 }
                 None
             }
-            // Somebody who may only look sees what the snapshot has.
+            // A user without the right to read more still sees the snapshot's cursors.
             Message::Lane(Err(_)) => None,
             Message::Stream(Ok(stream)) => {
                 if let View::Stream(view) = &mut self.view
                     && view.name == stream.stream.stream
                 {
-                    view.shown = Some(*stream);
+                    view.shown = Some(stream);
                     self.keep_dialog();
                 }
                 None
@@ -665,7 +667,7 @@ impl App {
         }
     }
 
-    fn see(&mut self, snapshot: Snapshot) -> Option<Want> {
+    fn see(&mut self, snapshot: Snapshot) -> Option<Effect> {
         self.link = Link::Live;
         let is_other_process = self.latest.as_ref().is_some_and(|before| {
             before.node == snapshot.node && before.started_at < snapshot.started_at
@@ -684,11 +686,11 @@ impl App {
         }
     }
 
-    /// What the view needs besides the snapshot.
-    pub fn refresh(&self) -> Option<Want> {
+    /// The request for data of the view that a snapshot does not have.
+    pub fn refresh(&self) -> Option<Effect> {
         match &self.view {
-            View::Lane(view) => Some(Want::Lane(view.id.clone())),
-            View::Stream(view) => Some(Want::Stream(view.name.clone(), view.handler.clone())),
+            View::Lane(view) => Some(Effect::Lane(view.id.clone())),
+            View::Stream(view) => Some(Effect::Stream(view.name.clone(), view.handler.clone())),
             View::Events(_) => {
                 let stream = self
                     .filter
@@ -696,13 +698,13 @@ impl App {
                     .and_then(|text| text.parse().ok());
                 let hook = self.filter.wants("hook").and_then(|text| text.parse().ok());
                 let hook = hook.filter(|hook| self.knows_hook(hook));
-                // What is left out must not leave the page empty.
+                // The filter may remove rows, so a full page is requested even then.
                 let count = if self.filter.is_empty() {
                     self.page()
                 } else {
                     EVENTS_MAX
                 };
-                Some(Want::Events(hook, stream, count))
+                Some(Effect::Events(hook, stream, count))
             }
             View::Overview
             | View::Event(_)
@@ -712,13 +714,13 @@ impl App {
         }
     }
 
-    /// A part of a hook's name is a filter, too, but nothing that the daemon could be asked for.
+    /// True if the hook exists. The filter may hold part of a name, which the daemon would refuse.
     fn knows_hook(&self, hook: &Name) -> bool {
         let hooks = self.latest.iter().flat_map(|seen| &seen.hooks);
         hooks.map(|line| &line.hook).any(|known| known == hook)
     }
 
-    /// A dialog whose plan is not true any more goes, and nothing is done.
+    /// Closes the dialog, without an action, if its plan no longer holds.
     fn keep_dialog(&mut self) {
         let Some(dialog) = &self.dialog else { return };
         let shown = self.stream().map(|shown| &shown.stream);
@@ -732,14 +734,15 @@ impl App {
         }
     }
 
-    /// The lane that is selected, of those that are shown: nothing is done to one that is not.
+    /// The selected lane, if it is shown: hidden lanes cannot be acted on.
     pub fn chosen(&self) -> Option<&Lane> {
         let lanes = self.lanes();
         let at = self.selected(&lanes).unwrap_or(0);
         lanes.get(at).copied()
     }
 
-    /// A lane that is gone is not selected any more; one that is only filtered out is, once it is shown again.
+    /// Drops the selection of a lane that no longer exists; a lane that is only filtered out stays
+    /// selected.
     fn keep_selection(&mut self) {
         let is_there = |id: &LaneId| self.find(id).is_some();
         if !self.lane.as_ref().is_some_and(is_there) {
@@ -748,12 +751,12 @@ impl App {
     }
 }
 
-/// Whether a node is not as the others are.
+/// True if a node leaves or has been silent for 9 s.
 pub fn is_in_trouble(node: &NodeLine) -> bool {
     node.leaving || node.beat_ms.is_some_and(|ms| ms > 9_000)
 }
 
-/// What became of an event: `done`, or the first handler that is not.
+/// Fate of an event in a word: `done`, or the first handler that has not applied it.
 pub fn fate(row: &EventRow) -> String {
     use crate::api::Outcome::{Delivered, Folded, Held, Passed, Skipped, Waiting};
     let is_done = |fate: &&Fate| matches!(fate.outcome, Folded | Delivered | Passed);
@@ -770,7 +773,7 @@ pub fn fate(row: &EventRow) -> String {
 }
 
 impl Events {
-    /// Takes in the newest events; where one is held, only how many there are before it.
+    /// Stores the newest events; while one is selected, only counts those newer than it.
     fn take(&mut self, rows: Vec<EventRow>) {
         self.why = None;
         let Some(newest) = self.rows.first().filter(|_| self.held.is_some()) else {
@@ -783,7 +786,7 @@ impl Events {
 }
 
 impl Sort {
-    /// The next one.
+    /// The next sort column.
     pub fn next(self) -> Self {
         match self {
             Self::Lane => Self::Oldest,
@@ -812,7 +815,7 @@ impl Sort {
         }
     }
 
-    /// The word for it.
+    /// Name of the sort column.
     pub fn word(self) -> &'static str {
         match self {
             Self::Lane => "lane",

@@ -1,11 +1,11 @@
-//! Bars, sparks and the heat map: numbers as characters.
+//! Charts made of characters: bars, sparklines and the heat map.
 
 use crate::api::Sample;
 
-/// Eighths of a character, from none.
+/// Eighths of a character, beginning with none.
 const EIGHTHS: [char; 8] = ['·', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
-/// `value` of `most` as a bar of `width` characters. What is above zero shows, however little it is.
+/// `value` of `most` as a bar of `width` characters. Any value above zero is visible.
 pub fn bar(value: u64, most: u64, width: usize, is_ascii: bool) -> String {
     let eighths = (width * 8) as u128;
     let filled = match value {
@@ -29,19 +29,19 @@ pub fn bar(value: u64, most: u64, width: usize, is_ascii: bool) -> String {
 const SPARKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const SPARKS_ASCII: [char; 8] = ['.', ':', '-', '=', '+', '*', '#', '@'];
 
-/// Values as one character each, the largest at the top.
+/// One character for each value; the largest value gets the highest one.
 pub fn spark(values: &[f64], is_ascii: bool) -> String {
     let ramp = if is_ascii { SPARKS_ASCII } else { SPARKS };
     let most = values.iter().copied().fold(0.0, f64::max);
     let step = |value: &f64| match most > 0.0 {
-        // A NaN becomes zero; the cast stops at both ends.
+        // A NaN becomes zero; the cast saturates.
         true => ramp[((value / most * 7.0).round() as usize).min(7)],
         false => ramp[0],
     };
     values.iter().map(step).collect()
 }
 
-/// At most `width` values, each the largest of those it stands for.
+/// At most `width` values, each the largest of a group.
 pub fn gathered(values: &[f64], width: usize) -> Vec<f64> {
     if values.len() <= width {
         return values.to_vec();
@@ -52,19 +52,19 @@ pub fn gathered(values: &[f64], width: usize) -> Vec<f64> {
     (0..width).map(largest).collect()
 }
 
-/// A spark of `width` characters at most.
+/// A sparkline of at most `width` characters.
 pub fn sparks(values: impl Iterator<Item = f64>, width: usize, is_ascii: bool) -> String {
     let values: Vec<f64> = values.collect();
     spark(&gathered(&values, width), is_ascii)
 }
 
-/// The names of the classes of waits, the shortest first.
+/// Names of the classes of waiting times, shortest first.
 pub const CLASSES: [&str; 7] = ["<10ms", "<100ms", "<1s", "<10s", "<1m", "<10m", ">10m"];
 
 const DENSITY: [char; 10] = [' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];
 
-/// Waits over time: a row for each class, the longest first, at most `width` columns; how dense, on a
-/// log scale, so that it needs neither colour nor Unicode.
+/// Waiting times over time: a row for each class, longest first, at most `width` columns. Density is on
+/// a logarithmic scale and needs neither colour nor Unicode.
 pub fn heat(history: &[Sample], width: usize) -> Vec<String> {
     let most = history.iter().flat_map(|sample| sample.waits).max();
     let scale = (most.unwrap_or(0) as f64).ln_1p().max(1.0);

@@ -1,4 +1,4 @@
-//! Tables: which columns a width has room for, and cells that never leave theirs.
+//! Tables: chooses columns for a width, and fits cells into their columns.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::text;
 /// A column of a table.
 #[derive(Clone, Debug)]
 pub struct Column {
-    /// What stands above it.
+    /// Title.
     pub title: &'static str,
-    /// How wide it is, in characters.
+    /// Width in characters.
     pub width: usize,
-    /// How wide it is where there is little room; zero: it is gone.
+    /// Width when there is little room; zero removes the column.
     pub least: usize,
-    /// When it gives way: the lowest first, zero never.
+    /// Order in which columns shrink, lowest first; zero never shrinks.
     pub rank: u8,
-    /// Whether it is aligned to the right.
+    /// True to align to the right.
     pub right: bool,
 }
 
 impl Column {
-    /// A column of words, which never gives way.
+    /// A column of words that never shrinks.
     pub fn words(title: &'static str, width: usize) -> Self {
         Self {
             title,
@@ -33,7 +33,7 @@ impl Column {
         }
     }
 
-    /// A column of numbers, which never gives way.
+    /// A column of numbers that never shrinks.
     pub fn numbers(title: &'static str, width: usize) -> Self {
         Self {
             right: true,
@@ -41,7 +41,7 @@ impl Column {
         }
     }
 
-    /// The same, which gives way in this order.
+    /// Makes the column disappear in this order.
     pub fn gone(self, rank: u8) -> Self {
         Self {
             rank,
@@ -50,7 +50,7 @@ impl Column {
         }
     }
 
-    /// The same, which becomes narrower in this order.
+    /// Makes the column narrower in this order.
     pub fn narrow(self, rank: u8, least: usize) -> Self {
         Self {
             rank,
@@ -60,14 +60,14 @@ impl Column {
     }
 }
 
-/// Columns as wide as a screen has room for.
+/// Columns fitted to a width.
 pub struct Table {
     columns: Vec<(Column, usize)>,
     gap: usize,
 }
 
 impl Table {
-    /// `columns` with `gap` blanks between, in `room` characters as far as possible.
+    /// Fits `columns` with `gap` blanks in between into `room` characters, as far as possible.
     pub fn new(columns: Vec<Column>, gap: usize, room: usize) -> Self {
         let mut columns: Vec<_> = columns
             .into_iter()
@@ -100,7 +100,7 @@ impl Table {
         Self { columns, gap }
     }
 
-    /// How wide a column is; zero when it is not shown.
+    /// Width of a column; zero when it is not shown.
     pub fn width(&self, title: &str) -> usize {
         let found = self
             .columns
@@ -120,7 +120,7 @@ impl Table {
         )
     }
 
-    /// One row, from cells with the titles of their columns; a cell without a column is left out.
+    /// One row, from cells with the titles of their columns; cells of hidden columns are left out.
     pub fn named_row(&self, cells: &[(&'static str, String)]) -> String {
         let cell = |title: &str| {
             let found = cells.iter().find(|(name, _)| *name == title);
@@ -130,7 +130,7 @@ impl Table {
         self.row(&cells)
     }
 
-    /// One row; a cell for each column, shown or not.
+    /// One row, from one cell for each column, shown or not.
     pub fn row(&self, cells: &[String]) -> String {
         let mut row = String::new();
         let shown = self
@@ -148,7 +148,7 @@ impl Table {
     }
 }
 
-/// The text in exactly `width` characters; what is too long ends in `..`.
+/// The text in exactly `width` characters; a longer one ends in `..`.
 pub fn fit(text: &str, width: usize, right: bool) -> String {
     let text = cut(text, width);
     let blanks = " ".repeat(width.saturating_sub(text.width()));
@@ -158,7 +158,7 @@ pub fn fit(text: &str, width: usize, right: bool) -> String {
     }
 }
 
-/// The text in `width` characters at most; what is too long ends in `..`.
+/// The text in at most `width` characters; a longer one ends in `..`.
 pub fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -176,7 +176,7 @@ pub fn cut(text: &str, width: usize) -> String {
     short + &"..".chars().take(dots).collect::<String>()
 }
 
-/// As much of the text as has room.
+/// The beginning of the text that fits.
 pub fn clip(text: &str, width: usize) -> String {
     let mut taken = 0;
     let fits = |c: &char| {
@@ -186,7 +186,7 @@ pub fn clip(text: &str, width: usize) -> String {
     text.chars().take_while(fits).collect()
 }
 
-/// The text in lines of `width` characters at most, broken between words where that can be.
+/// Wraps the text into lines of at most `width` characters, between words where possible.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -195,15 +195,15 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
                 line.push(' ');
                 line.push_str(word);
             }
-            // A word that has no room is broken: a command or a name is read whole.
+            // A long word is broken, because commands and names must be readable in full.
             _ => lines.extend(chunked(word, width).iter().map(|piece| cut(piece, width))),
         }
     }
     lines
 }
 
-/// The text in `most` lines at most, and behind it `tail`, which is never left out; where there is more text, it ends
-/// in `..`.
+/// The text in at most `most` lines, followed by `tail`, which is always shown; a longer text ends in
+/// `..`.
 pub fn paragraph(text: &str, tail: &str, width: usize, most: usize) -> Vec<String> {
     let mut lines = wrapped(text, width);
     let is_whole = lines.len() <= most;
@@ -224,7 +224,7 @@ pub fn paragraph(text: &str, tail: &str, width: usize, most: usize) -> Vec<Strin
     lines
 }
 
-/// The text in pieces of `width` characters at most, nothing left out.
+/// Splits the text into pieces of at most `width` characters.
 pub fn chunked(text: &str, width: usize) -> Vec<String> {
     let mut pieces = vec![String::new()];
     let mut taken = 0;
@@ -242,7 +242,7 @@ pub fn chunked(text: &str, width: usize) -> Vec<String> {
     pieces
 }
 
-/// A whole number in `width` characters: with all its digits where they fit.
+/// A whole number in `width` characters, with all digits if they fit.
 pub fn number(number: u64, width: usize) -> String {
     let whole = text::count(number);
     match whole.len() <= width {
@@ -251,7 +251,7 @@ pub fn number(number: u64, width: usize) -> String {
     }
 }
 
-/// A rate in events a second.
+/// A rate in events per second.
 pub fn rate(per_s: Option<f64>) -> String {
     match per_s {
         None => "-".to_owned(),
@@ -260,7 +260,7 @@ pub fn rate(per_s: Option<f64>) -> String {
     }
 }
 
-/// How long, or a dash.
+/// A duration in milliseconds, or a dash.
 pub fn age(ms: Option<u64>) -> String {
     ms.map_or_else(
         || "-".to_owned(),
@@ -268,13 +268,13 @@ pub fn age(ms: Option<u64>) -> String {
     )
 }
 
-/// How long, or a dash.
+/// A duration in fractional milliseconds, or a dash.
 pub fn took(ms: Option<f64>) -> String {
     let long = ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
     long.map_or_else(|| "-".to_owned(), text::duration)
 }
 
-/// A share of one, or a dash.
+/// A fraction as a percentage, or a dash.
 pub fn share(of_one: Option<f64>) -> String {
     of_one.map_or_else(|| "-".to_owned(), |share| format!("{:.0}%", share * 100.0))
 }

@@ -1,4 +1,4 @@
-//! One lane, one stream, and help.
+//! Screens of a lane and a stream, and the help.
 
 use ratatui::text::Line;
 
@@ -9,7 +9,9 @@ use super::frame::{clock, ended, eta, header, note, rule};
 use super::lists::{log_line, row};
 use super::overview::sentences;
 use super::theme::Tone;
-use crate::api::{Condition, CursorLine, Eta, NodeLine, Severity, Stream, StreamRow, WhyCursor};
+use crate::api::{
+    Condition, CursorDiagnosis, CursorLine, Eta, NodeLine, Severity, Stream, StreamRow,
+};
 use crate::domain::lane::LaneId;
 use crate::text::{count, printable_line};
 
@@ -132,7 +134,7 @@ pub fn lane(app: &App, id: &LaneId, width: usize, height: usize) -> Vec<Line<'st
     ended(app, lines, width, height)
 }
 
-/// How long events wait and are worked on, each share with a bar on a logarithmic scale.
+/// Lines with the times that events wait and take, each with a bar on a logarithmic scale.
 fn times(app: &App, lane: &crate::api::Lane, width: usize) -> Vec<Line<'static>> {
     let (Some(wait), work) = (&lane.wait_ms, &lane.work_ms) else {
         return vec![Line::from(" nothing was applied and nothing waits")];
@@ -149,7 +151,7 @@ fn times(app: &App, lane: &crate::api::Lane, width: usize) -> Vec<Line<'static>>
         ("p99", wait.p99, work(|work| work.p99)),
         ("max", wait.max, work(|work| work.max)),
     ];
-    // What the node of the lane does, as far as there is room beside the bars.
+    // Figures of the lane's node, if there is room beside the bars.
     let beside = match width >= 78 {
         true => [
             format!("   commit p99 {:>5}", storage(|node| node.commit_p99_ms)),
@@ -161,7 +163,7 @@ fn times(app: &App, lane: &crate::api::Lane, width: usize) -> Vec<Line<'static>>
     };
     let room = width.saturating_sub(40 + beside[0].len()).clamp(8, 60);
     let line = |((name, wait, work), beside): ((&str, f64, String), String)| {
-        // 1 ms to an hour are six and a half powers of ten.
+        // The scale from 1 ms to an hour has six and a half powers of ten.
         let share = (wait.max(1.0).log10() / 6.556 * 1_000.0) as u64;
         let bar = super::chart::bar(share, 1_000, room, app.theme.ascii);
         Line::from(format!(
@@ -228,10 +230,11 @@ pub fn severity_of(condition: Condition) -> Severity {
     }
 }
 
-/// One stream: where each handler is, why it stands, what ends it, and what waits.
+/// The screen of a stream: positions of its handlers, why each waits, what ends it, and its waiting
+/// events.
 pub fn stream(app: &App, view: &StreamView, width: usize, height: usize) -> Vec<Line<'static>> {
     let printed = printable_line(&view.name.to_string()).to_string();
-    let Some(shown) = &view.shown else {
+    let Some(shown) = view.shown.as_deref() else {
         let mut lines = vec![header(app, &printed, width)];
         lines.extend(note(app, width));
         if app.note.is_none() {
@@ -307,12 +310,12 @@ fn handler_rows(
     lines
 }
 
-/// Why a handler is where it is, what ends it, what helps and what does not: as `hooklane why` says it.
+/// The diagnosis of a handler: cause, end, what helps and what does not, as `hooklane why` prints it.
 fn why_of(
     app: &App,
     shown: &StreamShown,
     row: &StreamRow,
-    why: Option<&WhyCursor>,
+    why: Option<&CursorDiagnosis>,
     width: usize,
 ) -> Vec<Line<'static>> {
     let is_behind = row.behind > 0;
@@ -360,7 +363,7 @@ fn why_of(
         for (nth, help) in why.helps.iter().take(2).enumerate() {
             let label = if nth == 0 { "helps" } else { "" };
             let room = width.saturating_sub(11).max(10);
-            // A command is whole on every screen: it is there to be typed.
+            // A command is never cut, because the user types it.
             let parts = super::columns::wrapped(printable_line(&help.command).as_str(), room);
             for (nth, part) in parts.iter().enumerate() {
                 let label = if nth == 0 { label } else { "" };
@@ -375,7 +378,7 @@ fn why_of(
     lines
 }
 
-/// The events that a handler needs next, in order.
+/// The next events of a handler, in order.
 fn waiting_rows(
     app: &App,
     (shown, scroll): (&StreamShown, usize),
@@ -454,10 +457,10 @@ const HELP: &str = "  MOVE                               LOOK
   ETA      by the slope of FLOW: - steady grows never, or a time; what waits
            for someone says so: retry, held, lease, resume (you)";
 
-/// The width that the help is written for.
+/// Width for which the help is written, in columns.
 const HELP_WIDTH: usize = 79;
 
-/// What keys and marks mean; where there is no room for all of it, a part that is scrolled.
+/// The help about keys and marks, scrolled if it is higher than the screen.
 pub fn help(app: &App, scroll: usize, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "help", width)];
     let text = help_lines(width);
@@ -474,12 +477,12 @@ pub fn help(app: &App, scroll: usize, width: usize, height: usize) -> Vec<Line<'
     lines
 }
 
-/// The help in lines of this width: as it is written where it has room, else word by word.
+/// The help in lines of this width: unchanged if it fits, otherwise wrapped.
 pub fn help_lines(width: usize) -> Vec<String> {
     if width >= HELP_WIDTH {
         return HELP.lines().map(str::to_owned).collect();
     }
-    // Its first lines are two columns side by side: here they follow one another.
+    // Its first lines are two columns side by side; here one follows the other.
     let (left, right): (Vec<_>, Vec<_>) = HELP
         .lines()
         .take(HELP_PAIRS)
@@ -496,5 +499,5 @@ pub fn help_lines(width: usize) -> Vec<String> {
     .collect()
 }
 
-/// Lines of the help that are two columns.
+/// Number of lines of the help that have two columns.
 const HELP_PAIRS: usize = 8;

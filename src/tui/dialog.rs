@@ -1,4 +1,4 @@
-//! What is asked before anything is changed: a plan first, and Cancel unless somebody says otherwise.
+//! Dialogs: the plan of an action, with Cancel as the default answer.
 
 use crossterm::event::KeyCode;
 use ratatui::Frame;
@@ -9,8 +9,8 @@ use ratatui::widgets::{Block, Clear, Padding, Paragraph};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::columns::{chunked, wrapped};
+use super::effect::{Action, Effect};
 use super::theme::{Theme, Tone};
-use super::want::{Action, Want};
 use crate::api::{Condition, Lane, LaneState, Resize, Snapshot, Stream, command};
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
@@ -22,13 +22,13 @@ use crate::text::printable_line;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dialog {
     title: String,
-    /// Label and text.
+    /// The plan as label and text.
     plan: Vec<(&'static str, String)>,
     asks: Asks,
     stands_on: Basis,
 }
 
-/// Something that can be done, and the dialog that asks for it.
+/// An action in a menu, with the dialog that asks for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     label: String,
@@ -42,7 +42,7 @@ impl Item {
     }
 }
 
-/// What a plan is true for.
+/// The situation that a plan was made for.
 #[derive(Clone, Debug, PartialEq)]
 enum Basis {
     Always,
@@ -58,18 +58,18 @@ enum Basis {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Asks {
-    /// Which of these.
+    /// Choose one of these actions.
     Menu {
         items: Vec<Item>,
         at: usize,
-        /// Why none of it may be done.
+        /// Reason why no action is allowed.
         forbidden: Option<String>,
     },
-    /// Yes or, to begin with, no.
+    /// Yes or no; no is the default.
     Yes { action: Action, is_yes: bool },
-    /// How many lanes.
+    /// Type the number of lanes.
     Count { typed: String },
-    /// That this is typed.
+    /// Type this text.
     Typed {
         action: Action,
         due: String,
@@ -78,7 +78,7 @@ enum Asks {
 }
 
 impl Dialog {
-    /// What can be done with something; `forbidden` says why not by whoever looks.
+    /// A menu of actions; `forbidden` is the reason why the viewer may use none.
     pub fn menu(title: String, items: Vec<Item>, forbidden: Option<String>) -> Self {
         Self {
             title,
@@ -92,7 +92,7 @@ impl Dialog {
         }
     }
 
-    /// How many lanes there shall be.
+    /// Asks for the number of lanes.
     pub fn ask_count(snapshot: &Snapshot) -> Self {
         let lanes = snapshot.lanes.len();
         Self {
@@ -108,7 +108,7 @@ impl Dialog {
         }
     }
 
-    /// What a resize means; the number is to be typed again.
+    /// The plan of a resize; the number must be typed again.
     pub fn resize(plan: &Resize, now: Timestamp) -> Self {
         let (from, next) = (plan.generation, plan.generation + 1);
         let mut facts = vec![(
@@ -173,7 +173,8 @@ impl Dialog {
         )
     }
 
-    /// Skipping an event; the end of its id is to be typed, which is short whatever its stream is called.
+    /// Skipping an event. The end of its id must be typed, which is short whatever the name of the
+    /// stream is.
     pub fn skip(stream: StreamName, handler: Name, event: EventId) -> Self {
         let short = super::events::short(event);
         let command = command::streams("skip", &stream, &handler);
@@ -232,7 +233,7 @@ impl Dialog {
         }
     }
 
-    /// Whether what the plan was made for is still so, as far as the dashboard knows.
+    /// True if the situation that the plan was made for still exists, as far as the dashboard knows.
     pub fn is_true(&self, seen: &Snapshot, shown: Option<&Stream>) -> bool {
         let cursor = |stream: &StreamName, handler: &Name| {
             let of = shown.filter(|shown| shown.stream == *stream)?;
@@ -261,8 +262,8 @@ impl Dialog {
         }
     }
 
-    /// Whether the dialog is over, and what is to be done.
-    pub fn key(&mut self, key: KeyCode) -> (bool, Option<Want>) {
+    /// Handles a key; returns whether the dialog is over, and the request to carry out.
+    pub fn key(&mut self, key: KeyCode) -> (bool, Option<Effect>) {
         if key == KeyCode::Esc {
             return (true, None);
         }
@@ -291,13 +292,13 @@ impl Dialog {
                     *is_yes = !*is_yes;
                     None
                 }
-                KeyCode::Enter if *is_yes => Some(Some(Want::Do(action.clone()))),
+                KeyCode::Enter if *is_yes => Some(Some(Effect::Do(action.clone()))),
                 KeyCode::Enter => Some(None),
                 _ => None,
             },
             Asks::Count { typed } => match key {
                 KeyCode::Enter => match typed.parse() {
-                    Ok(lanes @ 1..=1024) => Some(Some(Want::Plan(lanes))),
+                    Ok(lanes @ 1..=1024) => Some(Some(Effect::Plan(lanes))),
                     _ => {
                         typed.clear();
                         None
@@ -309,7 +310,7 @@ impl Dialog {
                 }
             },
             Asks::Typed { action, due, typed } => match key {
-                KeyCode::Enter if typed == due => Some(Some(Want::Do(action.clone()))),
+                KeyCode::Enter if typed == due => Some(Some(Effect::Do(action.clone()))),
                 KeyCode::Enter => {
                     typed.clear();
                     None
@@ -329,8 +330,7 @@ impl Dialog {
         }
     }
 
-    /// The plan, and below it what is asked, in `room` lines at most: where they are too few, the plan is cut and not
-    /// the question.
+    /// Plan and question in at most `room` lines; if they do not fit, the plan is cut.
     fn lines(&self, theme: &Theme, width: usize, room: usize) -> Vec<Line<'static>> {
         let asked = self.question(theme, width, room);
         let mut lines = self.plan_lines(width);

@@ -1,5 +1,5 @@
-//! Webhooks as they come, and one of them whole. What is in them comes from anybody: it is shown, never sent
-//! to the terminal as it is.
+//! Screens of the list of events and of one event. Their content is untrusted: it is made printable
+//! before it reaches the terminal.
 
 use ratatui::text::Line;
 
@@ -11,13 +11,13 @@ use crate::api::{EventRow, Outcome, Severity};
 use crate::domain::event::EventId;
 use crate::text::{count, printable, printable_line, size};
 
-/// Bytes of a body that are shown.
+/// Number of bytes of a body that are shown.
 const BODY_MAX: usize = 64 * 1024;
 
-/// Lines below the list, for the event that is selected.
+/// Number of lines below the list, for the selected event.
 const SELECTED: usize = 7;
 
-/// The newest events, newest first, and what there is to say of the one that is selected.
+/// The list of the newest events, newest first, with details of the selected one.
 pub fn events(app: &App, known: &Events, width: usize, height: usize) -> Vec<Line<'static>> {
     let new = known.new;
     let follows = match (known.held, known.rows.len()) {
@@ -31,7 +31,7 @@ pub fn events(app: &App, known: &Events, width: usize, height: usize) -> Vec<Lin
     let hooks = app.snapshot().map_or(&[][..], |seen| &seen.hooks);
     let of_filter = |name: &str| hook.is_none_or(|hook| name.contains(hook));
     let rates = hooks.iter().filter(|line| of_filter(line.hook.as_str()));
-    // Not `sum`: of nothing it is -0.
+    // Not `sum`, which returns -0 for an empty list.
     let rate = rates.fold(0.0, |sum, line| sum + line.in_per_s);
     let filter = match app.filter.is_empty() {
         true => "all hooks".to_owned(),
@@ -124,7 +124,7 @@ fn severity(row: &EventRow) -> Severity {
     outcomes.max().unwrap_or_default()
 }
 
-/// One event: where it is, what became of it, its headers and its body.
+/// The screen of an event: place, outcome at each handler, headers and body.
 pub fn event(app: &App, view: &EventView, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, &short(view.id), width)];
     lines.extend(note(app, width));
@@ -154,7 +154,7 @@ pub fn event(app: &App, view: &EventView, width: usize, height: usize) -> Vec<Li
     ended(app, lines, width, height)
 }
 
-/// How far one may scroll in an event.
+/// Number of lines of an event's body, the limit for scrolling.
 pub fn body_lines(row: &EventRow) -> usize {
     let headers = row.headers.as_ref().map_or(0, |headers| headers.len());
     headers
@@ -165,7 +165,7 @@ pub fn body_lines(row: &EventRow) -> usize {
             .sum::<usize>()
 }
 
-/// What a body looks like, in lines: as text where it is text, else as it is written in JSON.
+/// Lines of a body: text as it is, other bodies as their JSON form.
 fn body_of(row: &EventRow) -> Vec<String> {
     let text = match (&row.body, &row.body_base64) {
         (Some(text), _) => text.as_str(),
@@ -194,7 +194,7 @@ fn body_of(row: &EventRow) -> Vec<String> {
     lines
 }
 
-/// Where an event is, and what became of it.
+/// Lines with the place of an event and its outcome at each handler.
 fn facts(app: &App, row: &EventRow, width: usize) -> Vec<Line<'static>> {
     let key = row
         .key
@@ -246,14 +246,14 @@ fn facts(app: &App, row: &EventRow, width: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// `evt_..7k2m9qx4`: its front is the clock.
+/// Short form of an id, `evt_..7k2m9qx4`: its first characters are only the time.
 pub fn short(event: EventId) -> String {
     let text = event.to_string();
     let tail = text.len().saturating_sub(8);
     format!("evt_..{}", &text[tail..])
 }
 
-/// `2.1K`
+/// Short form of a number of bytes, such as `2.1K`.
 pub fn brief(bytes: u64) -> String {
     match bytes {
         0..1_000 => bytes.to_string(),
@@ -261,7 +261,7 @@ pub fn brief(bytes: u64) -> String {
     }
 }
 
-/// `02:59:14.231`
+/// Time of receipt, such as `02:59:14.231`.
 fn moment(row: &EventRow) -> String {
     let text = row.received_at.to_string();
     text.get(11..23).unwrap_or(&text).to_owned()

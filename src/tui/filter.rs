@@ -1,6 +1,6 @@
-//! Which rows are shown: words, and words of one field, such as `state:paused` or `-hook:billing`.
+//! Filter of rows: words, and words of one field such as `state:paused` or `-hook:billing`.
 
-/// The words that rows are chosen by.
+/// The words of a filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     text: String,
@@ -19,39 +19,39 @@ const FIELDS: [&str; 8] = [
 ];
 
 impl Filter {
-    /// What was typed.
+    /// The text as typed.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether everything is shown.
+    /// True if everything is shown.
     pub fn is_empty(&self) -> bool {
         self.text.trim().is_empty()
     }
 
-    /// Shows everything.
+    /// Empties the filter.
     pub fn clear(&mut self) {
         self.text.clear();
     }
 
-    /// Adds a character.
+    /// Appends a character.
     pub fn push(&mut self, c: char) {
         if !c.is_control() && self.text.len() < 200 {
             self.text.push(c);
         }
     }
 
-    /// Takes the last character away.
+    /// Removes the last character.
     pub fn pop(&mut self) {
         self.text.pop();
     }
 
-    /// Writes all of it.
+    /// Replaces the text.
     pub fn set(&mut self, text: String) {
         self.text = text;
     }
 
-    /// What a field must have, if a word says so.
+    /// The value that the filter requires of a field, if any.
     pub fn wants(&self, field: &str) -> Option<&str> {
         let words = self.text.split_whitespace();
         let mut wanted = words.filter_map(|word| word.split_once(':'));
@@ -59,7 +59,7 @@ impl Filter {
         found.map(|(_, value)| value)
     }
 
-    /// Whether a row with these fields is shown. A row may have a field several times.
+    /// True if a row with these fields is shown. A field may occur several times.
     pub fn shows(&self, row: &[(&str, &str)]) -> bool {
         let mut words = self.text.split_whitespace();
         words.all(|word| match word.strip_prefix('-') {
@@ -76,7 +76,7 @@ fn has(row: &[(&str, &str)], word: &str) -> bool {
         .split_once(':')
         .filter(|(field, _)| FIELDS.contains(field))
     {
-        // Lane 1 is not lane 11.
+        // Compared as a whole, because lane 1 is not lane 11.
         Some(("lane", wanted)) => row.iter().any(|(field, value)| {
             *field == "lane" && (wanted.is_empty() || value.to_lowercase() == wanted)
         }),

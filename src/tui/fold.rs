@@ -1,24 +1,24 @@
-//! Like entries of the log stand in one line: the newest, with how many there are.
+//! Groups similar log entries into one line, with their number.
 
 use crate::api::LogLine;
 
-/// An entry of the log, and how many older ones like it are folded into it.
+/// A log entry with the number of older similar ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'l> {
     /// The newest of them.
     pub line: &'l LogLine,
-    /// The others.
+    /// Number of the others.
     pub folded: usize,
 }
 
 impl Entry<'_> {
-    /// Whether `line` is in it, folded or not.
+    /// True if `line` belongs to the group.
     pub fn has(&self, line: &LogLine) -> bool {
         self.line == line || self.folded > 0 && is_like(self.line, line)
     }
 }
 
-/// The entries with those that are alike folded into the newest, in their order; or, `open`, each alone.
+/// Groups similar entries under the newest, in order; with `open`, each entry is on its own.
 pub fn entries<'l>(lines: impl Iterator<Item = &'l LogLine>, open: bool) -> Vec<Entry<'l>> {
     let mut entries: Vec<Entry<'l>> = Vec::new();
     for line in lines {
@@ -31,13 +31,13 @@ pub fn entries<'l>(lines: impl Iterator<Item = &'l LogLine>, open: bool) -> Vec<
     entries
 }
 
-/// Whether two entries say the same of the same, but for the numbers in it.
+/// True if two entries differ only in numbers.
 fn is_like(one: &LogLine, other: &LogLine) -> bool {
     let same = one.scope == other.scope && one.severity == other.severity;
     same && shape(&one.what).eq(shape(&other.what))
 }
 
-/// A text without its figures.
+/// A text without digits.
 fn shape(text: &str) -> impl Iterator<Item = char> + '_ {
     text.chars().filter(|c| !c.is_ascii_digit())
 }

@@ -1,4 +1,4 @@
-//! The parts that screens share: header and foot, rules, notes, times.
+//! Parts that screens share: header, foot, rules, notes, times.
 
 use ratatui::text::{Line, Span};
 
@@ -9,10 +9,10 @@ use crate::api::Eta;
 use crate::domain::time::Timestamp;
 use crate::text::{counted, duration, printable_line, short};
 
-/// From this width on there is room for more than the lanes.
+/// Width from which panels are shown beside the lanes, in columns.
 pub const WIDE: usize = 120;
 
-/// The first line of every screen.
+/// The first line of each screen.
 pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
     let snapshot = app.snapshot();
     let node = snapshot.map_or("-", |seen| seen.node.as_str());
@@ -51,7 +51,7 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
     ])
 }
 
-/// Where the daemon is, where that has room.
+/// Address of the daemon, if there is room.
 fn reached(app: &App, width: usize) -> String {
     match width >= WIDE && !app.place.is_empty() {
         true => format!("{}   ", cut(printable_line(&app.place).as_str(), 32)),
@@ -59,7 +59,7 @@ fn reached(app: &App, width: usize) -> String {
     }
 }
 
-/// Whether the screen can be trusted, and its time.
+/// Mark that says if the data is current, with its time.
 pub fn trust(app: &App) -> (String, Tone) {
     let clock = clock(app.now);
     if let Some(frozen) = &app.frozen {
@@ -88,7 +88,7 @@ pub fn trust(app: &App) -> (String, Tone) {
     }
 }
 
-/// `02:59:14Z`
+/// Time such as `02:59:14Z`.
 pub fn clock(at: Timestamp) -> String {
     at.clock()
 }
@@ -102,7 +102,7 @@ pub fn eta(word: Option<Eta>, ms: Option<u64>) -> String {
     }
 }
 
-/// A number with all its digits where they have room, unless they are wanted short.
+/// A number with all digits if they fit and short numbers are not chosen.
 pub fn figure(app: &App, figure: u64, width: usize) -> String {
     match app.is_short {
         true => short(figure),
@@ -110,7 +110,7 @@ pub fn figure(app: &App, figure: u64, width: usize) -> String {
     }
 }
 
-/// A line with a title in it.
+/// A horizontal rule with a title.
 pub fn rule(app: &App, title: &str, width: usize) -> Line<'static> {
     let text = if title.is_empty() {
         "─".repeat(width)
@@ -120,7 +120,7 @@ pub fn rule(app: &App, title: &str, width: usize) -> Line<'static> {
     app.theme.line(Tone::Quiet, clip(&text, width))
 }
 
-/// The keys, or the filter that is being written.
+/// The last line: keys, or the filter while it is edited.
 pub fn foot(app: &App, width: usize) -> Line<'static> {
     let sort = match (app.sort, app.is_reversed) {
         (Sort::Lane, false) => "s sort".to_owned(),
@@ -172,14 +172,14 @@ pub fn foot(app: &App, width: usize) -> Line<'static> {
     app.theme.line(Tone::Quiet, cut(&text, width))
 }
 
-/// What came of the last action.
+/// Line with the result of the last action.
 pub fn note(app: &App, width: usize) -> Option<Line<'static>> {
     let note = app.note.as_ref()?;
     let text = format!(" {}", printable_line(note));
     Some(app.theme.line(Tone::Unusual, cut(&text, width)))
 }
 
-/// The lines as high as the screen, with the keys below.
+/// The lines, cut or padded to the height of the screen, with the keys below.
 pub fn ended(
     app: &App,
     mut lines: Vec<Line<'static>>,

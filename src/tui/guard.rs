@@ -1,9 +1,9 @@
-//! The terminal, taken and given back, whatever happens: a quit, a panic, a signal, or a terminal that is
-//! gone without a word.
+//! Takes the terminal and restores it in every case: on quit, panic or signal, or when the terminal
+//! disappears.
 //!
-//! Two threads stand outside of everything else. One waits for signals. The other asks every two seconds
-//! whether the terminal is still there, without reading from it: once it is gone, reads return at once and
-//! for ever, and under `setsid` or `sudo` no SIGHUP comes.
+//! Two threads run beside everything else. One waits for signals. The other checks every two seconds
+//! whether the terminal still exists, without reading from it: once it is gone, reads return at once
+//! and endlessly, and under `setsid` or `sudo` there is no SIGHUP.
 
 use std::io::{self, Write as _, stderr, stdin, stdout};
 use std::panic::PanicHookInfo;
@@ -21,76 +21,76 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often it is looked whether the terminal is there.
+/// Interval of the check for the terminal.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// How long whoever gives the terminal back waits for a picture that is being drawn.
+/// Time for which restoring waits for a drawing to end.
 const DRAWN_WITHIN: Duration = Duration::from_millis(250);
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static SIGNALS: AtomicBool = AtomicBool::new(false);
 
-/// Held while something is drawn, so that nothing is drawn on a terminal that was just given back.
+/// Held while drawing, so that nothing is drawn on a restored terminal.
 static SCREEN: Mutex<()> = Mutex::new(());
 
-/// What is to be done before the process ends at once.
+/// Work to do before the process ends abruptly.
 type Last = Box<dyn FnOnce() + Send>;
 
 static LAST: Mutex<Option<Last>> = Mutex::new(None);
 
-/// Takes the terminal: raw mode, the other screen, no cursor.
+/// Takes the terminal: raw mode, alternate screen, no cursor.
 ///
 /// # Errors
-/// Those of the terminal.
+/// Errors of the terminal.
 pub fn take() -> io::Result<()> {
     enable_raw_mode()?;
     TAKEN.store(true, Ordering::SeqCst);
     execute!(stdout(), EnterAlternateScreen, Hide)
 }
 
-/// To be held while something is drawn.
+/// Lock to hold while drawing.
 pub fn drawing() -> MutexGuard<'static, ()> {
     SCREEN.lock()
 }
 
-/// Gives the terminal back as it was; does nothing when it was not taken.
+/// Restores the terminal; does nothing if it was not taken.
 pub fn restore() {
-    // A panic may come from within a picture, and a terminal may not take any more of it.
+    // A panic may happen while drawing, and a terminal may block.
     let _screen = SCREEN.try_lock_for(DRAWN_WITHIN);
     give_back();
 }
 
 fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
-        // There is nobody left to tell that it is gone.
+        // If the terminal is gone, errors cannot be shown.
         let _ = execute!(stdout(), LeaveAlternateScreen, Show);
         let _ = disable_raw_mode();
         let _ = stdout().flush();
     }
 }
 
-/// Gives the terminal back and tells the panic after it, so that it can be read, in the words of `tell`. It ends
-/// the process whichever thread it was: a dashboard without one of its threads would look alive.
+/// On a panic, restores the terminal and prints the text that `tell` returns. The process then ends
+/// whichever thread panicked, because a dashboard without one of its threads would look alive.
 pub fn on_panic(tell: impl Fn(&PanicHookInfo<'_>) -> String + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
         restore();
-        // There is nowhere left to say that stderr is closed.
+        // If stderr is closed, the panic cannot be reported.
         let _ = stderr().write_all(tell(panic).as_bytes());
         leave(1);
     }));
 }
 
-/// Has something done whenever [`leave`] ends the process.
+/// Sets the work that [`leave`] does before the process ends.
 pub fn at_last(work: impl FnOnce() + Send + 'static) {
     *LAST.lock() = Some(Box::new(work));
 }
 
-/// Gives the terminal back, does what is to be done at last, and ends the process.
+/// Restores the terminal, does the last work, and ends the process.
 pub fn leave(code: i32) -> ! {
-    // Never given back: nothing is drawn any more.
+    // Never released, so that nothing is drawn any more.
     let _screen = SCREEN.try_lock_for(DRAWN_WITHIN);
     give_back();
-    // Held until the end: a second one who leaves does not cut the work short.
+    // Held until the end, so that a second caller does not interrupt the work.
     let mut last = LAST.lock();
     if let Some(work) = last.take() {
         work();
@@ -98,10 +98,10 @@ pub fn leave(code: i32) -> ! {
     exit(code)
 }
 
-/// Starts the threads that watch.
+/// Starts the two threads.
 ///
 /// # Errors
-/// The system has no room for a thread.
+/// The system cannot create a thread.
 pub fn watch() -> io::Result<()> {
     watch_signals()?;
     thread("terminal").spawn(|| {
@@ -115,10 +115,10 @@ pub fn watch() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the one that waits for signals, unless it runs.
+/// Starts the thread that waits for signals, unless it runs.
 ///
 /// # Errors
-/// The system has no room for a thread.
+/// The system cannot create a thread.
 pub fn watch_signals() -> io::Result<()> {
     if SIGNALS.swap(true, Ordering::SeqCst) {
         return Ok(());
@@ -129,7 +129,7 @@ pub fn watch_signals() -> io::Result<()> {
             leave(128 + number);
         }
     })?;
-    // Until it listens, a signal ends the process and nothing is given back.
+    // Until the thread listens, a signal would end the process without restoring anything.
     let _ = listens.recv();
     Ok(())
 }
@@ -138,7 +138,7 @@ fn thread(name: &str) -> std::thread::Builder {
     std::thread::Builder::new().name(name.to_owned())
 }
 
-/// Waits for a signal that ends the process, and gives its number.
+/// Waits for a signal that ends the process; returns its number.
 fn signalled(ready: &Sender<()>) -> Option<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -157,7 +157,7 @@ fn signalled(ready: &Sender<()>) -> Option<i32> {
     })
 }
 
-/// Whether the terminal of stdin is gone. Nothing is asked for, so no key is taken.
+/// True if the terminal of stdin is gone. Reads nothing, so no key is lost.
 fn is_gone() -> bool {
     let stdin = stdin();
     let mut asked = [PollFd::new(&stdin, PollFlags::empty())];

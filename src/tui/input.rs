@@ -1,4 +1,4 @@
-//! What a key does. No letter changes anything by itself: those that act open a dialog.
+//! Key handling. No letter changes anything by itself: keys that act open a dialog.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, View};
 use super::dialog::{Dialog, Item};
+use super::effect::Effect;
 use super::fold::Entry;
-use super::want::Want;
 use crate::api::{Condition, LaneState, Severity, Snapshot, Window};
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 
-/// How often the screen may have news.
+/// Intervals between snapshots that the user can choose, in seconds.
 const INTERVALS: [u64; 4] = [1, 2, 5, 10];
 
 impl App {
-    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Want> {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Effect> {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
-                KeyCode::Char('c') => Some(Want::Interrupt),
-                KeyCode::Char('z') => Some(Want::Suspend),
+                KeyCode::Char('c') => Some(Effect::Interrupt),
+                KeyCode::Char('z') => Some(Effect::Suspend),
                 _ => None,
             };
         }
@@ -42,12 +42,12 @@ impl App {
             Mode::Look => self.note = None,
         }
         match key.code {
-            KeyCode::Char('q') => Some(Want::Quit {
+            KeyCode::Char('q') => Some(Effect::Quit {
                 leave_screen: false,
             }),
-            KeyCode::Char('Q') => Some(Want::Quit { leave_screen: true }),
-            KeyCode::Char('o') => Some(Want::Save),
-            KeyCode::Char('c') => self.copied().map(Want::Copy),
+            KeyCode::Char('Q') => Some(Effect::Quit { leave_screen: true }),
+            KeyCode::Char('o') => Some(Effect::Save),
+            KeyCode::Char('c') => self.copied().map(Effect::Copy),
             KeyCode::Char('!') => self.go_to_worst(),
             KeyCode::Esc => self.back(),
             KeyCode::Enter => self.open(),
@@ -71,7 +71,7 @@ impl App {
         }
     }
 
-    /// Keys that only change how the screen looks.
+    /// Handles keys that only change the appearance of the screen.
     fn turn(&mut self, code: KeyCode) {
         match code {
             KeyCode::Char('?') => self.mode = Mode::Help { scroll: 0 },
@@ -102,7 +102,7 @@ impl App {
         }
     }
 
-    /// Scrolls the help as far as there is more of it; any other key closes it.
+    /// Scrolls the help; any other key closes it.
     fn turn_help(&mut self, at: usize, code: KeyCode) {
         let (width, height) = (usize::from(self.size.0), usize::from(self.size.1));
         let lines = super::detail::help_lines(width).len();
@@ -132,7 +132,7 @@ impl App {
         isize::try_from(self.page()).unwrap_or(1)
     }
 
-    fn write_filter(&mut self, key: KeyCode) -> Option<Want> {
+    fn write_filter(&mut self, key: KeyCode) -> Option<Effect> {
         match key {
             KeyCode::Esc => {
                 self.filter.clear();
@@ -149,8 +149,8 @@ impl App {
         }
     }
 
-    /// Shows another view, and remembers the way back.
-    fn show(&mut self, view: View) -> Option<Want> {
+    /// Shows another view, and adds the present one to the trail.
+    fn show(&mut self, view: View) -> Option<Effect> {
         if !self.view.is_same(&view) {
             let before = std::mem::replace(&mut self.view, view);
             self.trail.retain(|known| !known.is_same(&self.view));
@@ -159,7 +159,7 @@ impl App {
         self.refresh()
     }
 
-    fn back(&mut self) -> Option<Want> {
+    fn back(&mut self) -> Option<Effect> {
         if !self.filter.is_empty() {
             self.filter.clear();
         } else {
@@ -168,8 +168,8 @@ impl App {
         self.refresh()
     }
 
-    /// The next part of what is shown: the nodes after the lanes, the next handler of a stream.
-    fn next_part(&mut self) -> Option<Want> {
+    /// Selects the next part of the view: nodes after lanes, the next handler of a stream.
+    fn next_part(&mut self) -> Option<Effect> {
         match &self.view {
             View::Overview => self.show(View::Nodes(None)),
             View::Nodes(_) => self.back(),
@@ -188,21 +188,21 @@ impl App {
         }
     }
 
-    fn look(&mut self, by: isize) -> Option<Want> {
+    fn look(&mut self, by: isize) -> Option<Effect> {
         let at = Window::ALL.iter().position(|known| *known == self.window)?;
         self.window = *Window::ALL.get(at.checked_add_signed(by)?)?;
-        Some(Want::Follow)
+        Some(Effect::Follow)
     }
 
-    fn hurry(&mut self, by: isize) -> Option<Want> {
+    fn hurry(&mut self, by: isize) -> Option<Effect> {
         let now = self.interval.as_secs();
         let at = INTERVALS.iter().position(|known| *known >= now)?;
         let next = INTERVALS.get(at.checked_add_signed(by)?)?;
         self.interval = Duration::from_secs(*next);
-        Some(Want::Follow)
+        Some(Effect::Follow)
     }
 
-    fn open(&mut self) -> Option<Want> {
+    fn open(&mut self) -> Option<Effect> {
         match &self.view {
             View::Overview => {
                 let lane = self.chosen()?.id.clone();
@@ -241,7 +241,7 @@ impl App {
                 self.namespace = self.namespace_name()?;
                 (self.view, self.frozen, self.lane) = (View::Overview, None, None);
                 self.trail.clear();
-                Some(Want::Follow)
+                Some(Effect::Follow)
             }
             View::Log(_) => {
                 let scope = self.entry_row()?.line.scope.clone();
@@ -252,29 +252,29 @@ impl App {
         }
     }
 
-    fn open_stream(&mut self, stream: StreamName, handler: Option<Name>) -> Option<Want> {
+    fn open_stream(&mut self, stream: StreamName, handler: Option<Name>) -> Option<Effect> {
         self.open_anew(View::Stream(StreamView::new(stream, handler)))
     }
 
-    fn open_lane(&mut self, lane: LaneId) -> Option<Want> {
+    fn open_lane(&mut self, lane: LaneId) -> Option<Effect> {
         self.lane = Some(lane.clone());
         self.open_anew(View::Lane(LaneView::new(lane)))
     }
 
-    fn open_event(&mut self, event: EventId) -> Option<Want> {
+    fn open_event(&mut self, event: EventId) -> Option<Effect> {
         self.show(View::Event(EventView::new(event)));
-        Some(Want::Event(event))
+        Some(Effect::Event(event))
     }
 
-    /// Shows a view of which nothing is known yet, also where another one of the same thing is shown.
-    fn open_anew(&mut self, view: View) -> Option<Want> {
+    /// Shows a view without data, even if one with the same subject is shown.
+    fn open_anew(&mut self, view: View) -> Option<Effect> {
         if self.view.is_same(&view) {
             self.view = view.clone();
         }
         self.show(view)
     }
 
-    /// The event that is selected: the newest where none is held.
+    /// The selected event: the newest if none is selected.
     pub(super) fn event_row(&self) -> Option<&crate::api::EventRow> {
         let rows = self.events();
         let held = rows.iter().find(|row| Some(row.event) == self.held());
@@ -294,14 +294,14 @@ impl App {
         }
     }
 
-    /// The entry of the log that is selected: the newest where none is.
+    /// The selected entry of the log: the newest if none is selected.
     pub(super) fn entry_row(&self) -> Option<Entry<'_>> {
         let rows = self.log();
         let selected = self.entry_place(&rows).and_then(|at| rows.get(at));
         selected.or_else(|| rows.first()).copied()
     }
 
-    /// Where the selected entry stands, or what it is folded into.
+    /// Index of the selected entry, or of the entry into which it is folded.
     fn entry_place(&self, rows: &[Entry<'_>]) -> Option<usize> {
         let View::Log(Some(entry)) = &self.view else {
             return None;
@@ -309,7 +309,7 @@ impl App {
         rows.iter().position(|row| row.has(entry))
     }
 
-    /// The node that is selected: the first where none is.
+    /// Name of the selected node: the first if none is selected.
     pub(super) fn node_name(&self) -> Option<String> {
         let nodes = self.nodes();
         let selected = match &self.view {
@@ -320,7 +320,7 @@ impl App {
         Some(node.node.clone())
     }
 
-    /// The namespace that is selected: the one that is shown where none is.
+    /// The selected namespace: the shown one if none is selected.
     pub(super) fn namespace_name(&self) -> Option<Name> {
         let lines = self.namespaces();
         let named = |name: &Name| lines.iter().find(|line| line.namespace == *name);
@@ -412,8 +412,9 @@ impl App {
         }
     }
 
-    /// Shows the worst finding; from there the next one, and after the last the first again.
-    fn go_to_worst(&mut self) -> Option<Want> {
+    /// Shows the subject of the worst finding; each further call the next one, and after the last the
+    /// first again.
+    fn go_to_worst(&mut self) -> Option<Effect> {
         let targets = self.targets();
         let shown = self.worst.as_ref();
         let before = shown.filter(|target| match (&self.view, target) {
@@ -458,7 +459,7 @@ impl App {
         }
     }
 
-    /// Why nothing may be done from here; none where it may.
+    /// Reason for which the user may not act; `None` if he may.
     fn forbids(&self) -> Option<String> {
         if self.may_act() {
             return None;
@@ -470,7 +471,7 @@ impl App {
         })
     }
 
-    fn ask(&mut self, dialog: Option<Dialog>) -> Option<Want> {
+    fn ask(&mut self, dialog: Option<Dialog>) -> Option<Effect> {
         match self.forbids() {
             Some(why) => self.note = Some(why),
             None => self.dialog = dialog,
@@ -478,7 +479,7 @@ impl App {
         None
     }
 
-    fn ask_count(&mut self) -> Option<Want> {
+    fn ask_count(&mut self) -> Option<Effect> {
         let dialog = self
             .latest
             .as_ref()
@@ -486,7 +487,7 @@ impl App {
         self.ask(dialog)
     }
 
-    fn menu(&mut self) -> Option<Want> {
+    fn menu(&mut self) -> Option<Effect> {
         let (title, items) = match &self.view {
             View::Overview => {
                 let lane = self.chosen()?.id.clone();
@@ -532,7 +533,7 @@ impl App {
             }
             View::Log(_) | View::Nodes(_) | View::Namespaces(_) => return None,
         };
-        // Whoever may do nothing sees what could be done, and why not by him.
+        // Read-only users see the actions too, with the reason why they are not allowed.
         self.dialog = Some(Dialog::menu(title, items, self.forbids()));
         None
     }
@@ -566,7 +567,7 @@ impl App {
         vec![Item::new(format!("{verb} hook {hook}"), dialog)]
     }
 
-    /// The row of the stream that is shown, which `R`, `K` and `H` are about.
+    /// Name and handler row of the stream view, on which `R`, `K` and `H` act.
     fn stream_row(&self) -> Option<(StreamName, &crate::api::StreamRow)> {
         let View::Stream(view) = &self.view else {
             return None;
@@ -575,13 +576,13 @@ impl App {
         Some((view.name.clone(), row))
     }
 
-    fn retry(&mut self) -> Option<Want> {
+    fn retry(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
         let dialog = Dialog::cursor("retry", name, row.handler.clone(), Some(row.condition));
         self.ask(Some(dialog))
     }
 
-    fn hold(&mut self) -> Option<Want> {
+    fn hold(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
         let verb = if row.condition == Condition::Held {
             "release"
@@ -592,7 +593,7 @@ impl App {
         self.ask(Some(dialog))
     }
 
-    fn skip(&mut self) -> Option<Want> {
+    fn skip(&mut self) -> Option<Effect> {
         let (name, row) = self.stream_row()?;
         let Some(event) = row.next else {
             self.note = Some(format!("{name} waits for nothing that could be skipped"));

@@ -1,4 +1,4 @@
-//! What happened, the nodes, and the namespaces: a list each.
+//! Lists: the log, the nodes, and the namespaces.
 
 use ratatui::text::Line;
 
@@ -10,19 +10,19 @@ use super::theme::Tone;
 use crate::api::{LogLine, NamespaceLine, NodeLine, Severity};
 use crate::text::{count, counted, printable_line};
 
-/// A row of a list, which is selected or not.
+/// A row of a list, selected or not.
 pub fn row(app: &App, text: String, severity: Severity, is_selected: bool) -> Line<'static> {
     let sign = if is_selected { '>' } else { ' ' };
     let text = format!("{sign}{}{text}", severity.mark());
     app.theme.row(Tone::from(severity), text, is_selected)
 }
 
-/// The first rows that are shown, so that the selected one is among them.
+/// Index of the first row shown, so that the selected one is visible.
 fn first(at: usize, room: usize) -> usize {
     (at + 1).saturating_sub(room.max(1))
 }
 
-/// What happened, newest first, and the selected entry whole.
+/// The log, newest first, with the selected entry in full.
 pub fn log(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "log", width)];
     let log = app.log();
@@ -110,7 +110,7 @@ pub fn log_line(app: &App, entry: &Entry<'_>, width: usize) -> Line<'static> {
     app.theme.line(Tone::from(line.severity), text)
 }
 
-/// How many entries are folded into one, and the key that opens them.
+/// Number of entries in a group, and the key that opens them.
 fn folded(entry: &Entry<'_>, width: usize) -> String {
     match entry.folded {
         0 => String::new(),
@@ -142,13 +142,13 @@ fn node_columns() -> Vec<Column> {
     ]
 }
 
-/// The titles of a table of nodes.
+/// Titles of the table of nodes.
 pub fn node_header(width: usize) -> String {
     let table = Table::new(node_columns(), 1, width.saturating_sub(2));
     fit(&format!("  {}", table.header()), width, false)
 }
 
-/// A node in a line.
+/// One node.
 pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) -> Line<'static> {
     let table = Table::new(node_columns(), 1, width.saturating_sub(2));
     let state = if node.leaving { " (leaving)" } else { "" };
@@ -173,7 +173,7 @@ pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) ->
     row(app, table.named_row(&cells), severity, is_selected)
 }
 
-/// The lanes of a node in this namespace, and where there is room how many it runs for others.
+/// The lanes of a node in this namespace, and, if there is room, the number of its other lanes.
 fn owns(node: &NodeLine, width: usize) -> String {
     let others = node.lanes.saturating_sub(node.lanes_here);
     let here = match node.lanes_here {
@@ -188,7 +188,7 @@ fn owns(node: &NodeLine, width: usize) -> String {
     }
 }
 
-/// Every node; those that are not as the others first.
+/// Every node; unusual ones first.
 pub fn nodes(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "nodes", width)];
     lines.extend(note(app, width));
@@ -216,13 +216,13 @@ fn namespace_columns() -> Vec<Column> {
     ]
 }
 
-/// The titles of a table of namespaces.
+/// Titles of the table of namespaces.
 pub fn namespace_header(width: usize) -> String {
     let table = Table::new(namespace_columns(), 1, width.saturating_sub(2));
     fit(&format!("  {}", table.header()), width, false)
 }
 
-/// A namespace in a line.
+/// One namespace.
 pub fn namespace_line(
     app: &App,
     line: &NamespaceLine,
@@ -244,7 +244,7 @@ pub fn namespace_line(
     row(app, table.named_row(&cells), severity, is_selected)
 }
 
-/// Every namespace; Enter shows it.
+/// Every namespace; Enter opens it.
 pub fn namespaces(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "namespaces", width)];
     lines.extend(note(app, width));

@@ -1,5 +1,5 @@
-//! The first screen: can it be trusted, how late is it, whose fault is it, do more lanes help; then the
-//! lanes, which prove it.
+//! The first screen: whether the data is current, how late the namespace is, where the cause lies and
+//! whether more lanes help; then the lanes as evidence.
 
 use ratatui::text::{Line, Span};
 
@@ -13,7 +13,7 @@ use super::theme::Tone;
 use crate::api::{Class, Lane, Severity, Snapshot, Total, Verdict};
 use crate::text::{count, printable_line, short};
 
-/// The overview at 60x16 and more.
+/// The overview at 60x16 characters or more.
 pub fn whole(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![header(app, "", width)];
     let Some(snapshot) = app.snapshot() else {
@@ -109,7 +109,7 @@ fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
     ])
 }
 
-/// How the backlog changes.
+/// Change of the backlog.
 fn slope(total: &Total) -> String {
     match total.backlog_per_s.round() as i64 {
         0 => "=0/s".to_owned(),
@@ -123,7 +123,7 @@ fn worst_lane(snapshot: &Snapshot) -> Severity {
     lanes.map(|lane| lane.severity).max().unwrap_or_default()
 }
 
-/// The worst of what there is to say, in two sentences.
+/// The worst verdict in two sentences.
 fn verdict(app: &App, snapshot: &Snapshot, width: usize, height: usize) -> Vec<Line<'static>> {
     let Some(worst) = snapshot.verdicts.first() else {
         return Vec::new();
@@ -143,7 +143,8 @@ fn verdict(app: &App, snapshot: &Snapshot, width: usize, height: usize) -> Vec<L
     lines
 }
 
-/// A verdict, how many more there are, and what to type. The first sentence has `most` lines at most.
+/// A verdict, the number of further ones, and the next command. The first sentence takes at most `most`
+/// lines.
 pub fn sentences(
     app: &App,
     worst: &Verdict,
@@ -186,7 +187,7 @@ pub fn sentences(
     lines
 }
 
-/// How many more verdicts there are, and whether they need somebody.
+/// Number of further verdicts, and whether they need an operator.
 fn how_many(others: &[Verdict]) -> String {
     let more = others.iter().filter(|other| other.class != Class::Ok);
     let worst = more.clone().map(|other| other.severity).max();
@@ -197,7 +198,7 @@ fn how_many(others: &[Verdict]) -> String {
     }
 }
 
-/// The columns; `flies` says whether any lane delivers, since a column without figures says nothing.
+/// The columns; `flies` tells whether any lane delivers, because an empty column is useless.
 fn columns(width: usize, label: usize, node: usize, flies: bool) -> Vec<Column> {
     let bar = if width >= WIDE { 16 } else { 10 };
     let mut columns = vec![
@@ -241,7 +242,7 @@ fn columns(width: usize, label: usize, node: usize, flies: bool) -> Vec<Column> 
     columns
 }
 
-/// The columns that have room. Where that of the middle wait has gone, the other says of what it is.
+/// The columns that fit. Without the median wait, the title of the other wait names its percentile.
 fn shown_columns(mut columns: Vec<Column>, room: usize) -> Table {
     let table = Table::new(columns.clone(), 1, room);
     if table.width("WAIT50") > 0 {
@@ -298,7 +299,7 @@ fn table(app: &App, width: usize, room: usize) -> Vec<Line<'static>> {
     lines
 }
 
-/// Rows that the table would like to have.
+/// Number of rows that the table asks for.
 fn rows_wanted(app: &App, width: usize) -> usize {
     app.lanes().len().min(8) + if width >= WIDE { 2 } else { 1 }
 }
@@ -330,7 +331,7 @@ fn total_row(app: &App, total: &Total, table: &Table) -> Line<'static> {
         .line(Tone::Quiet, format!("  {}", table.named_row(&cells)))
 }
 
-/// All digits in four characters, as far as that goes.
+/// All digits in four characters, as far as possible.
 fn plain(number: u64) -> String {
     match number {
         ..10_000 => number.to_string(),
@@ -338,11 +339,11 @@ fn plain(number: u64) -> String {
     }
 }
 
-/// The longest note on how many lanes a character of the strip stands for.
+/// Longest note on the number of lanes that a character of the strip stands for.
 const FOLDED: &str = " (1,024 each)";
 
-/// Every lane of the namespace in the order of their places, as one character; where they are too many for that,
-/// several as the one that needs somebody most.
+/// Every lane as one character, in order; if there are too many, a character shows the worst of
+/// several.
 fn strip(app: &App, room: usize) -> String {
     use crate::api::LaneState::{Active, NoOwner};
     let Some(seen) = app.snapshot() else {
@@ -365,7 +366,7 @@ fn strip(app: &App, room: usize) -> String {
     }
 }
 
-/// What a lane is called where its namespace is plain; one that is sealed soon has its generation too.
+/// Label of a lane; a lane of an older set includes its generation.
 fn label(lane: &Lane, generation: i64) -> String {
     match lane.id.generation == generation {
         true => lane.id.index.to_string(),
@@ -429,7 +430,7 @@ fn row(
     app.theme.row(Tone::from(lane.severity), text, is_selected)
 }
 
-/// What is below the table, as much of it as has room.
+/// The part below the table, as far as it fits.
 fn below(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
     match width >= WIDE {
         true => below_wide(app, snapshot, width, room),
@@ -437,11 +438,11 @@ fn below(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<
     }
 }
 
-/// The panels from the top down as far as they have room, then the log with what is left.
+/// Panels from the top as far as they fit, then the log in the remaining lines.
 fn below_wide(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for panel in super::wide::panels(app, snapshot, width) {
-        // A short log is worth more than the panel that it would make room for.
+        // A short log is more useful than the panel that would replace it.
         if lines.len() + panel.len() + 3 <= room {
             lines.extend(panel);
         }
@@ -453,7 +454,7 @@ fn below_wide(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<
     lines
 }
 
-/// The chart, the log, the nodes: where there is little room nodes go first, then the log.
+/// Chart, log and nodes. If there is little room, the nodes are omitted first, then the log.
 fn below_narrow(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'static>> {
     let chart = chart(app, snapshot, width);
     let nodes = nodes(app, width);
@@ -474,7 +475,7 @@ fn below_narrow(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Ve
 
 fn chart(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let ascii = app.theme.ascii;
-    // The words of the line take forty.
+    // The words of the line take forty columns.
     let wide = (width.saturating_sub(40) / 2).min(60);
     let of = |value: fn(&crate::api::Sample) -> f64, wide| {
         sparks(snapshot.history.iter().map(value), wide, ascii)
@@ -512,7 +513,7 @@ fn log(app: &App, snapshot: &Snapshot, width: usize, room: usize) -> Vec<Line<'s
     lines
 }
 
-/// What a screen too small for a table shows, ordered by need.
+/// Content of a screen too small for a table, most important first.
 pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
     let Some(snapshot) = app.snapshot() else {
         return vec![Line::from(" waiting for the daemon")];
@@ -541,7 +542,7 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
             Severity::Fine => "  ",
         };
         let text = format!("{} {}", worst.class.word(), worst.text);
-        // What it is and whether lanes help both have room, however long one of them is.
+        // Reserves room for the finding and for whether lanes help, however long either is.
         let room = width.saturating_sub(3);
         let next = worst.next.iter();
         let next = next.flat_map(|next| wrapped(printable_line(next).as_str(), room));

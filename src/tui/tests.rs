@@ -8,9 +8,9 @@ use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier, Style};
 
 use super::app::{App, LaneView, Link, Message, Mode, StreamShown, StreamView, View};
+use super::effect::{Action, Effect};
 use super::theme::Theme;
-use super::want::{Action, Want};
-use crate::api::{Eta, EventRow, Lane, LaneShown, Severity, Snapshot, Window};
+use crate::api::{Eta, EventRow, Lane, LaneDetail, Severity, Snapshot, Window};
 use crate::domain::lane::LaneId;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
@@ -103,7 +103,7 @@ fn app(theme: Theme, lanes: u16) -> App {
     app
 }
 
-fn press(app: &mut App, code: KeyCode) -> Option<Want> {
+fn press(app: &mut App, code: KeyCode) -> Option<Effect> {
     app.update(Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
@@ -331,13 +331,13 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
     press(&mut app, KeyCode::Tab);
     let done = press(&mut app, KeyCode::Enter);
     let pause = Action::Lane("pause", "default-115-0".parse().unwrap());
-    assert_eq!(done, Some(Want::Do(pause)));
+    assert_eq!(done, Some(Effect::Do(pause)));
 
     press(&mut app, KeyCode::Char('r'));
     typed(&mut app, "0");
     assert_eq!(press(&mut app, KeyCode::Enter), None);
     typed(&mut app, "16");
-    assert_eq!(press(&mut app, KeyCode::Enter), Some(Want::Plan(16)));
+    assert_eq!(press(&mut app, KeyCode::Enter), Some(Effect::Plan(16)));
     let plan_json = serde_json::json!({"namespace": "default", "from": 8,
         "to": 16, "generation": 115, "next_generation": null, "streams": 1_204, "moves": 600,
         "set_aside": 1, "backlog": 17_596, "fullest_lane": 16_947, "fullest_lane_after": 16_940,
@@ -353,7 +353,7 @@ fn an_action_is_done_after_its_plan_only_and_cancel_is_the_default() {
     typed(&mut app, "16");
     assert!(matches!(
         press(&mut app, KeyCode::Enter),
-        Some(Want::Do(Action::Resize(_)))
+        Some(Effect::Do(Action::Resize(_)))
     ));
 
     let plan: Option<Box<crate::api::Resize>> = serde_json::from_value(plan_json).ok();
@@ -393,7 +393,7 @@ fn who_may_only_look_is_told_so() {
             press(&mut admin, KeyCode::Tab);
             let want = press(&mut admin, KeyCode::Enter);
             assert!(
-                !matches!(want, Some(Want::Do(_) | Want::Plan(_))),
+                !matches!(want, Some(Effect::Do(_) | Effect::Plan(_))),
                 "{want:?}"
             );
         }
@@ -419,7 +419,7 @@ fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
         press(&mut app, KeyCode::Tab);
         let done = press(&mut app, KeyCode::Enter);
         let action = Action::Cursor(verb, billing(), reduce());
-        assert_eq!(done, Some(Want::Do(action)));
+        assert_eq!(done, Some(Effect::Do(action)));
 
         press(&mut app, KeyCode::Char(key));
         assert_eq!(press(&mut app, KeyCode::Enter), None, "Enter alone cancels");
@@ -432,7 +432,7 @@ fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
     let done = press(&mut app, KeyCode::Enter);
     assert_eq!(
         done,
-        Some(Want::Do(Action::Skip(billing(), reduce(), event)))
+        Some(Effect::Do(Action::Skip(billing(), reduce(), event)))
     );
 
     let mut app = stream();
@@ -444,7 +444,7 @@ fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
     press(&mut app, KeyCode::Tab);
     let done = press(&mut app, KeyCode::Enter);
     let pause = Action::Hook("pause", "billing".parse().unwrap());
-    assert_eq!(done, Some(Want::Do(pause)), "the last of the menu");
+    assert_eq!(done, Some(Effect::Do(pause)), "the last of the menu");
 }
 
 #[test]
@@ -470,7 +470,7 @@ fn what_has_changed_under_a_dialog_is_not_done() {
     resized.lanes[0].state = crate::api::LaneState::Paused;
     app.update(Message::Snapshot(Box::new(resized)));
     let after = press(&mut app, KeyCode::Enter);
-    assert!(!matches!(after, Some(Want::Do(_))), "{after:?}");
+    assert!(!matches!(after, Some(Effect::Do(_))), "{after:?}");
 }
 
 #[test]
@@ -494,7 +494,7 @@ fn what_a_dialog_asks_is_on_the_smallest_screen() {
 
 #[test]
 fn keys_that_edit_or_are_capital_change_nothing_by_themselves() {
-    let acts = |want: &Option<Want>| matches!(want, Some(Want::Do(_)));
+    let acts = |want: &Option<Effect>| matches!(want, Some(Effect::Do(_)));
     for app in views() {
         if app.dialog.is_some() || is_help(&app) {
             continue;
@@ -528,7 +528,7 @@ fn events_follow_the_newest_until_one_is_held_and_the_filter_is_asked_of_the_dae
     let mut app = app(PLAIN, 8);
     assert_eq!(
         press(&mut app, KeyCode::Char('e')),
-        Some(Want::Events(None, None, 16))
+        Some(Effect::Events(None, None, 16))
     );
     let all = events();
     app.update(Message::Events(Ok(all[2..].to_vec())));
@@ -546,11 +546,11 @@ fn events_follow_the_newest_until_one_is_held_and_the_filter_is_asked_of_the_dae
     typed(&mut app, "/stream:billing/acme -fate:done");
     let want = press(&mut app, KeyCode::Enter);
     let stream = Some("billing/acme".parse().unwrap());
-    assert_eq!(want, Some(Want::Events(None, stream, 100)));
+    assert_eq!(want, Some(Effect::Events(None, stream, 100)));
     assert_eq!(app.events(), [&all[1]]);
     assert_eq!(
         press(&mut app, KeyCode::Enter),
-        Some(Want::Event(all[1].event))
+        Some(Effect::Event(all[1].event))
     );
 }
 
@@ -580,12 +580,12 @@ fn what_senders_put_into_events_is_shown_and_not_obeyed() {
 #[test]
 fn a_namespace_a_window_and_an_interval_are_followed_anew_and_a_node_shows_its_lanes() {
     let mut app = app(PLAIN, 8);
-    assert_eq!(press(&mut app, KeyCode::Char(']')), Some(Want::Follow));
+    assert_eq!(press(&mut app, KeyCode::Char(']')), Some(Effect::Follow));
     assert_eq!(
         (app.window, press(&mut app, KeyCode::Char(']'))),
         (Window::Hour, None)
     );
-    assert_eq!(press(&mut app, KeyCode::Char('-')), Some(Want::Follow));
+    assert_eq!(press(&mut app, KeyCode::Char('-')), Some(Effect::Follow));
     assert_eq!(app.interval, Duration::from_secs(2));
     let mut seen = snapshot(8);
     let line = |name: &str| {
@@ -597,7 +597,7 @@ fn a_namespace_a_window_and_an_interval_are_followed_anew_and_a_node_shows_its_l
     app.update(Message::Snapshot(Box::new(seen)));
     press(&mut app, KeyCode::Char('n'));
     press(&mut app, KeyCode::Down);
-    assert_eq!(press(&mut app, KeyCode::Enter), Some(Want::Follow));
+    assert_eq!(press(&mut app, KeyCode::Enter), Some(Effect::Follow));
     assert_eq!(
         (app.namespace.as_str(), &app.view),
         ("globex", &View::Overview)
@@ -619,12 +619,12 @@ fn a_lane_shows_all_of_its_cursors_once_they_are_known_and_the_way_back_is_the_w
     let lane: LaneId = "default-115-3".parse().unwrap();
     assert_eq!(
         press(&mut app, KeyCode::Enter),
-        Some(Want::Lane(lane.clone()))
+        Some(Effect::Lane(lane.clone()))
     );
     let seen = snapshot(8);
     let mut cursors = vec![seen.cursors[0].clone(), seen.cursors[0].clone()];
     cursors[1].stream = "billing/zeta".parse().unwrap();
-    let shown = LaneShown {
+    let shown = LaneDetail {
         lane: seen.lanes[3].clone(),
         is_all: true,
         cursors,
@@ -802,7 +802,7 @@ fn like_entries_of_the_log_are_one_line_until_they_are_opened() {
 fn control_c_ends_it_wherever_one_is() {
     let control = |c| Message::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::CONTROL));
     for mut app in views() {
-        assert_eq!(app.update(control('c')), Some(Want::Interrupt));
+        assert_eq!(app.update(control('c')), Some(Effect::Interrupt));
     }
 }
 

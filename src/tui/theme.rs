@@ -1,8 +1,9 @@
-//! How things look: colour, no colour at all, or nothing but ASCII.
+//! Colours and characters: full colour, no colour, or ASCII only.
 //!
-//! Promises: without colour no foreground and no background is ever set, only bold, reverse,
-//! underline and dim; in ASCII every character is one. Colour repeats what a mark says already. No background is
-//! ever set, so what has a colour must be read on a dark one and on a light one: of yellow there are few words.
+//! Promises: without colour, neither foreground nor background is set, only bold, reverse, underline
+//! and dim. In ASCII each character becomes one character. Colour only repeats what a mark says. No
+//! background colour is ever set, so each colour must be readable on dark and light backgrounds; few
+//! words are yellow.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
@@ -10,31 +11,31 @@ use unicode_width::UnicodeWidthChar as _;
 
 use crate::api::Severity;
 
-/// What a terminal can show.
+/// Abilities of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Theme {
-    /// Whether there is colour.
+    /// True if it shows colour.
     pub colour: bool,
-    /// Whether its background is known to be light.
+    /// True if its background is known to be light.
     pub light: bool,
-    /// Whether there is nothing but ASCII.
+    /// True if it shows only ASCII.
     pub ascii: bool,
 }
 
-/// What a text means.
+/// Meaning of a text, from which its style follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// Nothing in particular.
+    /// No particular meaning.
     Plain,
-    /// The titles of a table.
+    /// Column titles of a table.
     Header,
-    /// The line between two parts, and hints about keys.
+    /// Separators, and hints about keys.
     Quiet,
     /// All is well.
     Good,
-    /// Not as usual.
+    /// Unusual state.
     Unusual,
-    /// Somebody must look.
+    /// State that needs an operator.
     Trouble,
 }
 
@@ -49,7 +50,7 @@ impl From<Severity> for Tone {
 }
 
 impl Theme {
-    /// What the environment says about the terminal; `is_ascii` is the flag.
+    /// The theme for these environment variables; `is_ascii` is the flag of the command.
     pub fn of(var: impl Fn(&str) -> Option<String>, is_ascii: bool) -> Self {
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
             .iter()
@@ -63,7 +64,7 @@ impl Theme {
         }
     }
 
-    /// The look of a text that means this.
+    /// The style of a tone.
     pub fn style(self, tone: Tone) -> Style {
         let modifier = match tone {
             Tone::Plain | Tone::Good | Tone::Unusual => Modifier::empty(),
@@ -74,7 +75,7 @@ impl Theme {
         let style = Style::new().add_modifier(modifier);
         match tone {
             _ if !self.colour => style,
-            // Pale on a light background.
+            // Green and yellow are hard to read on a light background.
             Tone::Good if self.light => style,
             Tone::Unusual if self.light => style.fg(Color::Magenta),
             Tone::Good => style.fg(Color::Green),
@@ -84,13 +85,13 @@ impl Theme {
         }
     }
 
-    /// A piece of text that means this.
+    /// A span in the style of a tone.
     pub fn span(self, tone: Tone, text: impl Into<String>) -> Span<'static> {
         Span::styled(text.into(), self.style(tone))
     }
 
-    /// A line of text that means this. Of what is only unusual its first words have the colour, up to a gap, so that
-    /// the figures behind them are as easy to read as any.
+    /// A line in the style of a tone. For [`Tone::Unusual`] only the first words, up to a gap, are
+    /// coloured, so that the figures after them stay easy to read.
     pub fn line(self, tone: Tone, text: impl Into<String>) -> Line<'static> {
         let text = text.into();
         let gap = match tone {
@@ -105,7 +106,7 @@ impl Theme {
         }
     }
 
-    /// A row of a table that means this, and may be the selected one.
+    /// A table row in the style of a tone, highlighted if selected.
     pub fn row(self, tone: Tone, text: String, is_selected: bool) -> Line<'static> {
         let mut line = self.line(tone, text);
         if is_selected {
@@ -116,7 +117,7 @@ impl Theme {
         line
     }
 
-    /// The line as this terminal can show it.
+    /// Replaces characters that the terminal cannot show.
     pub fn shown(self, mut line: Line<'static>) -> Line<'static> {
         if self.ascii {
             for span in &mut line.spans {
@@ -129,18 +130,18 @@ impl Theme {
     }
 }
 
-/// Whether `COLORFGBG`, such as `15;0`, tells of a light background: white, in one of its two shades.
+/// True if a value of `COLORFGBG`, such as `15;0`, means a light background: white, in either shade.
 fn is_light(value: &str) -> bool {
     matches!(value.rsplit(';').next(), Some("7" | "15"))
 }
 
-/// Where the first words of a row end: at the first two blanks behind something that can be read.
+/// Index at which the first words of a row end: at the first two blanks after readable text.
 fn gap(text: &str) -> Option<usize> {
     let begin = text.find(char::is_alphanumeric)?;
     Some(begin + text[begin..].find("  ")?)
 }
 
-/// ASCII as wide as the character.
+/// ASCII characters of the same width as `c`.
 fn plain(c: char) -> impl Iterator<Item = char> {
     let instead = match c {
         c if c.is_ascii() => c,

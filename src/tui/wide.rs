@@ -1,4 +1,4 @@
-//! The panels below the lanes, side by side, where there is room for them.
+//! Panels below the lanes, side by side on wide terminals.
 
 use ratatui::text::{Line, Span};
 
@@ -10,13 +10,13 @@ use super::theme::Tone;
 use crate::api::{CursorLine, Sample, Snapshot};
 use crate::text::{count, printable_line};
 
-/// The width of what stands on the left.
+/// Width of the left panel, in columns.
 const LEFT: usize = 62;
 
 /// Rows of a panel of nodes, namespaces or hooks at most.
 const ROWS: usize = 4;
 
-/// Two panels side by side, each with its title; as high as the higher one.
+/// Two panels side by side, each with its title, as high as the higher one.
 fn beside(
     app: &App,
     titles: (String, String),
@@ -39,7 +39,7 @@ fn beside(
     lines
 }
 
-/// The line in exactly `width` characters.
+/// The line, cut or padded to exactly `width` columns.
 fn room(line: Line<'static>, width: usize) -> Line<'static> {
     let mut line = super::clipped(line, width);
     let blanks = width.saturating_sub(line.width());
@@ -47,7 +47,7 @@ fn room(line: Line<'static>, width: usize) -> Line<'static> {
     line
 }
 
-/// The panels, from the most to the least useful; those above come first on the screen, too.
+/// The panels in order of usefulness; the first ones come first on the screen.
 pub fn panels(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Vec<Line<'static>>> {
     let window = app.window.word();
     let rest = width.saturating_sub(LEFT + 1);
@@ -83,7 +83,7 @@ pub fn panels(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Vec<Line<'sta
     ]
 }
 
-/// How long events waited, over time, and what waits now.
+/// Panel of wait times over time, and of present backlogs.
 pub fn waits(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Line<'static>> {
     let columns = width.saturating_sub(36).clamp(4, 120);
     let map = heat(&snapshot.history, columns);

@@ -25,7 +25,7 @@ fn world() -> World {
     World::new(Setup::Embedded, &files, HOOKS)
 }
 
-/// How a command ends, and what it says on stderr.
+/// Exit code of a command, and its stderr.
 fn said(home: &Home, args: &[&str]) -> (i32, String) {
     let done = ended(home.command(args).stdin(Stdio::null()));
     let said = String::from_utf8(done.stderr).unwrap();

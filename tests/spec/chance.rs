@@ -1,8 +1,7 @@
-//! The order against chance: the real store and engine do in random order what happens to them in
-//! life (storms of events, repeats, lost hints, stops, crashes, operators), and beside them a reference
-//! model says what must have come of it.
+//! Order under random operations: the real store and engine run through random storms of events,
+//! repeats, lost hints, stops, crashes and operators. A reference model computes the expected result.
 //!
-//! Each seed is a world of its own. A seed repeats the choices; how threads interleave is up to the
+//! Each seed is a separate run. A seed repeats the choices; the interleaving of threads depends on the
 //! machine. The steps printed before a failure are the shortest prefix that led to it.
 
 use std::collections::BTreeMap;
@@ -39,8 +38,8 @@ const STEPS: usize = 16;
 const HOOKS: [&str; 2] = ["billing", "orders"];
 const KEYS: [&str; 4] = ["", "acme", "globex", "initech"];
 
-/// How long a cursor may take to reach its head. Less than the time between two sweeps, so that no
-/// sweep by the clock hides a hint that was lost.
+/// Time limit for a cursor to reach its head. It is less than the time between two sweeps, so that no
+/// routine sweep hides a lost hint.
 const QUIET_MAX: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,7 +70,7 @@ async fn live(on: On, seeds: u64) {
     }
 }
 
-// What must come of it.
+// The expected result.
 
 /// An event as it was sent.
 #[derive(Clone, Debug)]
@@ -92,7 +91,7 @@ struct Stream {
     held: bool,
     /// The seqs that were passed without being folded, and whether an operator did it.
     dead: BTreeMap<usize, bool>,
-    /// How many of the events are gone, and what a fold from the beginning begins with.
+    /// Number of removed events, and the start of a fold from the beginning.
     floor: usize,
     begins: (Option<Value>, Chain),
 }
@@ -123,7 +122,7 @@ impl Stream {
     }
 
     fn bury(&mut self, by_operator: bool) {
-        // A dead letter goes with its event, and this one may be gone before the model hears of the turn.
+        // A dead letter is removed with its event, perhaps before the model hears of the turn.
         if self.position >= self.floor {
             self.dead.insert(self.position + 1, by_operator);
         }
@@ -136,7 +135,7 @@ impl Stream {
         self.position += 1;
     }
 
-    /// Removes the next event; says whether the reducer lets it go.
+    /// Removes the next event; true if the reducer permits it.
     fn prune(&mut self, reducer: Option<&Reducer>, on_error: OnError) -> bool {
         let event = &self.events[self.floor];
         let is_dead = self.dead.contains_key(&(self.floor + 1));
@@ -197,7 +196,7 @@ fn fold(reducer: &Reducer, state: Option<&Value>, body: &str) -> Option<Value> {
     }
 }
 
-// What happens.
+// Operations.
 
 /// An event that was let in and is not known to be stored.
 struct Flight {
@@ -221,7 +220,7 @@ enum Op {
     Prune,
 }
 
-/// How often each happens.
+/// Weights of the operations.
 const OPS: [(Op, u32); 11] = [
     (Op::Send, 8),
     (Op::SendWhileHintsAreLost, 3),
@@ -241,7 +240,7 @@ struct World {
     seed: u64,
     number: u64,
     home: Home,
-    /// None only between two lives.
+    /// `None` only between a stop and the next start.
     running: Option<Running>,
     streams: BTreeMap<(Name, OrderingKey), Stream>,
     plans: BTreeMap<Name, HookPlan>,
@@ -258,7 +257,7 @@ async fn start(home: &Home) -> Running {
         .unwrap()
 }
 
-/// What a crash leaves: the file, and then as much of the log as was written.
+/// Content after a crash: the file, and the written part of the log.
 fn copy(from: &Path, to: &Path) {
     for file in ["hooklane.db", "hooklane.db-wal"] {
         std::fs::copy(from.join(file), to.join(file)).unwrap();
@@ -367,7 +366,7 @@ impl World {
         }
     }
 
-    /// Lets a storm in.
+    /// Sends a storm of events.
     fn send(&mut self) -> Vec<Flight> {
         let events = match self.rng.random_bool(0.1) {
             true => 150,
@@ -459,9 +458,9 @@ impl World {
         self.events_are_right().await;
     }
 
-    /// Goes on with what was on the disk at some moment; what was acknowledged by then must be there.
+    /// Restarts from the disk's content at some moment; events acknowledged by then must be there.
     async fn crash(&mut self) {
-        // What a server keeps through a crash is up to the server.
+        // A crash of the server is not part of this test.
         if !matches!(self.home, Home::File(_)) {
             return self.stop().await;
         }
@@ -498,7 +497,7 @@ impl World {
         self.events_are_right().await;
     }
 
-    /// Of what was not acknowledged, the first ones of each stream may be there.
+    /// Of the unacknowledged events of a stream, a prefix may be stored.
     async fn adopt(&mut self, unknown: Vec<(StreamName, Sent)>) {
         let acknowledged = self.streams.clone();
         for (name, sent) in unknown {
@@ -627,7 +626,7 @@ impl World {
             .unwrap();
         self.engine().config_changed().await.unwrap();
         self.plans.insert(name.clone(), plan.clone());
-        // One that comes back begins where the events do by then.
+        // A reducer that is set again begins at the first stored event.
         if plan.reducer.is_none() || hook.reduce().is_none() {
             let of_hook = self.streams.iter_mut().filter(|((h, _), _)| *h == name);
             of_hook.for_each(|(_, stream)| stream.begin_anew());
@@ -644,7 +643,7 @@ impl World {
     /// Removes what a hook has received before one of its events, while turns go on or when they are done.
     async fn prune(&mut self) {
         let name = &HOOKS[self.rng.random_range(0..HOOKS.len())];
-        // What a turn skips by itself is known here after a rest.
+        // Skips by turns are known to the model only after the work has settled.
         let skips = self
             .plans
             .values()
@@ -722,14 +721,14 @@ impl World {
         hooks.into_iter().find(|hook| hook.name == *name).unwrap()
     }
 
-    // What has come of it.
+    // The checks.
 
     async fn row(&self, (hook, key): &(Name, OrderingKey)) -> Option<StreamRow> {
         let hook = self.hook(hook).await.id;
         self.engine().store.stream(hook, key).await.unwrap()
     }
 
-    /// Waits until there is nothing to do, and looks at everything.
+    /// Waits until no work is left, and checks everything.
     async fn rest(&mut self) {
         for ((hook, _), stream) in &mut self.streams {
             let plan = &self.plans[hook];

@@ -1,4 +1,4 @@
-//! Says whether hooklane kept its promises, from the senders' log and from what it shows afterwards.
+//! Checks that hooklane kept its promises, from the senders' log and from what it shows afterwards.
 //!
 //! Owns the invariants of `src/lib.rs` that can be seen from outside: durable, gapless, real time,
 //! fold, liveness, dedupe, and nothing stored that nobody sent. It shares no code with hooklane and
@@ -19,17 +19,17 @@ use super::daemon::{Client, Servers};
 pub struct Attempt {
     /// The stream it belongs to, `HOOK` or `HOOK/KEY`.
     pub stream: String,
-    /// What was sent.
+    /// The body sent.
     pub body: Bytes,
-    /// The idempotency key that was sent with it.
+    /// The idempotency key sent with it.
     pub dedupe_key: Option<String>,
-    /// When the first byte was sent.
+    /// Time at which the first byte was sent.
     pub sent_at: Duration,
-    /// What the sender knows.
+    /// The sender's knowledge of the outcome.
     pub outcome: Outcome,
 }
 
-/// What the sender of an [`Attempt`] knows.
+/// Outcome of an [`Attempt`], as far as its sender knows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// A 2xx.
@@ -43,13 +43,13 @@ pub enum Outcome {
 /// A 2xx.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Receipt {
-    /// When it had been read.
+    /// Time at which it had been read.
     pub at: Duration,
     /// The id of the event.
     pub event: String,
-    /// Its place in the stream.
+    /// Its seq.
     pub seq: i64,
-    /// Whether the event had been accepted before.
+    /// True if the event had been accepted before.
     pub duplicate: bool,
 }
 
@@ -73,20 +73,20 @@ pub struct Stored {
 pub struct Event {
     /// Its id.
     pub id: String,
-    /// Its place in the stream.
+    /// Its seq.
     pub seq: i64,
     /// Its body.
     pub body: Bytes,
 }
 
-/// What a promise is about.
+/// The promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Promise {
-    /// I1: what got a 2xx is stored, once, with the same body, where the 2xx said.
+    /// I1: an event that got a 2xx is stored once, with the same body, at the seq in the 2xx.
     Durable,
     /// I2: the seqs are 1 … head.
     Gapless,
-    /// I3: what was acknowledged before another was sent stands before it.
+    /// I3: an event that was acknowledged before another was sent has the lower seq.
     RealTime,
     /// I4: the state is the fold of the events up to its position, each applied once.
     Fold,
@@ -94,18 +94,18 @@ pub enum Promise {
     Liveness,
     /// I12: one event per dedupe key, and every repeat is answered with it.
     Dedupe,
-    /// O3: nothing is stored that was not sent, was refused, or more often than it was sent.
+    /// O3: no event is stored that was not sent or was refused, and none more often than it was sent.
     Sent,
 }
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one.
+    /// The promise.
     pub promise: Promise,
-    /// In which stream.
+    /// The stream.
     pub stream: String,
-    /// What was seen.
+    /// Description of the violation.
     pub seen: String,
 }
 
@@ -115,10 +115,10 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How the reducer under test folds, told once more.
+/// The fold of the reducer under test, written again.
 pub type Fold = fn(Option<Value>, &Event) -> Value;
 
-/// Every promise that `log` and `stored` show to be broken.
+/// The promises that `log` and `stored` show to be broken.
 pub fn check(log: &[Attempt], stored: &[Stored], fold: Fold) -> Vec<Violation> {
     let mut sent: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
     for attempt in log {
@@ -201,14 +201,14 @@ fn gapless(stored: &Stored) -> Vec<String> {
     seen
 }
 
-/// When an event was sent and, if its sender knows, acknowledged.
+/// Times at which an event was sent and, if known, acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// Its place in the stream.
+    /// Its seq.
     pub seq: i64,
-    /// When the first byte of the request that may have stored it was sent.
+    /// Time at which the first byte of the first request that may have stored it was sent.
     pub sent_at: Duration,
-    /// When its first 2xx had been read.
+    /// Time at which its first 2xx had been read.
     pub acknowledged_at: Option<Duration>,
 }
 
@@ -221,7 +221,7 @@ fn spans(attempts: &[&Attempt], stored: &Stored) -> Vec<Span> {
         let attempts = by_body.get(&event.body)?;
         let receipt = |a: &&&Attempt| a.receipt().is_some_and(|r| r.event == event.id);
         let answered = || attempts.iter().filter(receipt);
-        // The request that was told that it is no duplicate is the one that stored the event.
+        // The request whose answer says that it is no duplicate stored the event.
         let storing = answered().find(|a| a.receipt().is_some_and(|r| !r.duplicate));
         let sent_at = match storing {
             Some(attempt) => attempt.sent_at,
@@ -485,7 +485,7 @@ pub const TRAIL_JS: &str = "export default function reduce(state, event) {
 }
 ";
 
-/// What [`TRAIL_JS`] does.
+/// The fold of [`TRAIL_JS`].
 pub fn trail(state: Option<Value>, event: &Event) -> Value {
     let state = state.unwrap_or_default();
     let body: Value = serde_json::from_slice(&event.body).unwrap();

@@ -43,14 +43,14 @@ impl Home {
         self.command().args(args).output().unwrap()
     }
 
-    /// What a command that succeeds prints.
+    /// Output of a command that must succeed.
     fn out(&self, args: &[&str]) -> String {
         let ended = self.run(args);
         assert!(ended.status.success(), "{args:?}: {ended:?}");
         String::from_utf8(ended.stdout).unwrap()
     }
 
-    /// How a command that fails does, and what it says.
+    /// Exit code and message of a command that must fail.
     fn err(&self, args: &[&str]) -> (i32, String) {
         let ended = self.run(args);
         let text = String::from_utf8(ended.stderr).unwrap();
@@ -75,7 +75,7 @@ impl Home {
             }
         }
         assert!(!self.url.is_empty(), "the daemon did not say where it is");
-        // Whoever closes the other end of its stderr would end it.
+        // Closing its stderr would end the daemon.
         std::thread::spawn(move || lines.for_each(drop));
         self.daemon = Some(daemon);
     }
@@ -316,7 +316,7 @@ fn what_arrives_is_followed() {
     let tail = tail.args(["events", "tail", "-o", "jsonl"]);
     let mut tail = tail.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
-    // Whether the daemon has begun to tell cannot be seen, so events are sent until one comes.
+    // The begin of the daemon's stream is not visible, so events are sent until one arrives.
     let (seen, first) = std::sync::mpsc::channel();
     std::thread::spawn(move || seen.send(lines.next()));
     let line = loop {

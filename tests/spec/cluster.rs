@@ -26,10 +26,10 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const HOOK: &str = "orders";
 const SENDERS: usize = 8;
 
-/// How many streams a sender feeds, in turn; no other sender feeds them.
+/// Number of streams of a sender, which no other sender uses.
 const STREAMS: usize = 4;
 
-/// How many rounds come to one stream that gets a single event.
+/// Number of rounds for each stream that gets a single event.
 const ONCE_EVERY: i64 = 4;
 
 /// Between two events of a sender.
@@ -38,16 +38,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Between two tries to have an event accepted.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// When a sender gives up on a node and asks the next one.
+/// Time after which a sender tries the next node.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long work may lie once nothing goes wrong any more.
+/// Time limit for finishing the work once no more failures happen.
 const HEAL_MAX: Duration = Duration::from_secs(30);
 
-/// How long a node may take to stop when it is asked to.
+/// Time limit for a node to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// How long lanes may be without a node after one has left; the test's machine may be busy.
+/// Time for which lanes may have no node after one has left, on a busy machine.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 
 /// Three nodes, and what they share.
@@ -89,7 +89,7 @@ impl Cluster {
         until(|| (self.owners() == BTreeSet::from(NAMES.map(str::to_owned))).then_some(()));
     }
 
-    /// The names of the nodes that have lanes; an empty one stands for lanes that nobody has.
+    /// Names of the nodes that have lanes; an empty name stands for lanes without a node.
     fn owners(&self) -> BTreeSet<String> {
         self.servers.ask(
             "select coalesce(n.name, '') from lanes l left join nodes n on n.id = l.node
@@ -97,13 +97,13 @@ impl Cluster {
         )
     }
 
-    /// The number of the last take of a lane.
+    /// Epoch of a lane.
     fn epoch(&self) -> i64 {
         let epoch = "select value from counters where name = 'epoch'";
         self.servers.ask(epoch).first().unwrap().parse().unwrap()
     }
 
-    /// Each lane with the epoch of its last take.
+    /// All lanes with their epochs.
     fn epochs(&self) -> BTreeSet<(i64, i64)> {
         let rows = "select json_build_array(lane, epoch) from lanes where sealed_at is null";
         let rows = self.servers.ask(rows).into_iter();
@@ -124,7 +124,7 @@ impl Cluster {
             .collect()
     }
 
-    /// The word that Redis has from whoever told it of the lanes; empty when nobody has.
+    /// The word that Redis has from the node that told it of the lanes; empty if none has.
     fn boot(&self) -> String {
         let boot = ["HGET", "{hooklane}:lanes:default:conf", "boot"];
         self.servers.redis.ask(&boot).concat()
@@ -155,7 +155,7 @@ impl Cluster {
         self.daemons[node] = Some(self.homes[node].start());
     }
 
-    /// Whether a lane has no node, or still this one.
+    /// True if a lane has no node, or still this one.
     fn is_bereft(&self, node: usize) -> bool {
         let owners = self.owners();
         owners.contains("") || owners.contains(NAMES[node])
@@ -226,13 +226,13 @@ fn number(event: &Event) -> i64 {
     body["number"].as_i64().unwrap()
 }
 
-/// What senders share. Of each stream the next event is sent when the one before was accepted.
+/// State shared by the senders. The next event of a stream is sent after the one before was accepted.
 pub struct Load {
     clients: Vec<std::net::SocketAddr>,
     key: String,
     began: Instant,
     stop: AtomicBool,
-    /// How often a node did not accept an event, or was not there.
+    /// Number of requests that a node refused or did not answer.
     failed: AtomicUsize,
     accepted: AtomicUsize,
     /// The longest time from the first try to the 2xx of an event.
@@ -265,7 +265,7 @@ impl Load {
                 .await;
                 tokio::time::sleep(PAUSE).await;
             }
-            // No later event makes good for the hint of this one.
+            // No later event replaces a lost hint of this one.
             if number % ONCE_EVERY == 0 {
                 let account = format!("once{sender}-{number}");
                 self.deliver(&mut clients, &mut at, &account, 1).await;
@@ -293,7 +293,7 @@ impl Load {
         *slowest = began.elapsed().max(*slowest);
     }
 
-    /// Whether it was accepted.
+    /// True if it was accepted.
     async fn attempt(&self, client: &mut Client, account: &str, number: i64, body: &Bytes) -> bool {
         let key = format!("{account}-{number}");
         let sent_at = self.began.elapsed();
@@ -420,8 +420,8 @@ async fn a_node_that_stood_still_for_longer_than_its_lease_does_no_harm_when_it_
     cluster.judge(load, senders).await;
 }
 
-/// What one command wipes and counts is in the lanes of every node; one that is silent is named, and does its
-/// part when it goes on.
+/// One command wipes and counts hints in the lanes of all nodes; a silent node is named, and does its
+/// part later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hints_are_made_again_by_every_node_and_counted_together() {
     const ACCOUNTS: usize = 60;
@@ -596,7 +596,7 @@ async fn nodes_are_replaced_one_by_one_and_no_sender_has_to_wait() {
     cluster.judge(load, senders).await;
 }
 
-/// How long a node may take to see that it must not start, but for leases that it waits for.
+/// Time limit for a node to find that it must not start, except for leases that it waits for.
 const REFUSAL_MAX: Duration = Duration::from_secs(12);
 
 /// Starts a node that must end at once, and gives what it says: one line that has all of `words`, and

@@ -12,7 +12,7 @@ const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'b
     [[hooks]]\nname = 'ordinals'\nreduce = 'count'\n\
     [[hooks]]\nname = 'bills'\nreduce = 'count'\n";
 
-/// What bash offers at the end of a line, by the script that is shipped.
+/// Completions of a line by bash with the shipped script.
 fn offered(home: &Home, line: &[&str]) -> Vec<String> {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("completions/hooklane.bash");
     let program = PathBuf::from(env!("CARGO_BIN_EXE_hooklane"));

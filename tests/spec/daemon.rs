@@ -1,8 +1,8 @@
-//! The real `hooklane` as the outside world meets it: a command, a process, an HTTP door.
+//! The real `hooklane` from outside: a command, a process, an HTTP server.
 //!
-//! Owns a data directory and its port, starts and stops the daemon on them, and calls it; in the
-//! production set-up also the database and the Redis that nodes share. Knows nothing of what is inside:
-//! no line of hooklane's own code is used here.
+//! Owns a data directory and its port, starts and stops the daemon there, and sends it requests. In the
+//! production set-up it also owns the database and the Redis that nodes share. It uses no line of
+//! hooklane's own code.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -23,16 +23,16 @@ use tempfile::TempDir;
 use crate::postgres::{self, Server};
 use crate::redis_server::RedisServer;
 
-/// How long a start may take.
+/// Time limit of a start.
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// How long an answer may take unless another time is set.
+/// Default time limit of an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// How often a process or a door is looked at while something is awaited.
+/// Interval of checks while something is awaited.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// What a daemon keeps events and hints in.
+/// Set-up of events and hints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
     /// A file and its own memory.
@@ -41,16 +41,16 @@ pub enum Setup {
     Production,
 }
 
-/// What the nodes of a cluster share.
+/// Servers that the nodes of a cluster share.
 pub struct Servers {
-    /// Where its tables are.
+    /// The server with the tables.
     pub postgres: &'static Server,
-    /// In which database there.
+    /// Name of the database there.
     pub database: String,
-    /// Where its hints are.
+    /// The server with the hints.
     pub redis: Arc<RedisServer>,
-    /// Where nodes find the socket of what stands before the server; none: they ask it directly. More of
-    /// an address may follow, as `&name=value`.
+    /// Directory of a socket in front of the server, such as a proxy's; `None` connects directly.
+    /// Further parts of an address may follow, as `&name=value`.
     pub door: Option<String>,
 }
 
@@ -81,7 +81,7 @@ impl Servers {
         })
     }
 
-    /// Where a node finds the database.
+    /// Address of the database for nodes.
     pub fn url(&self) -> String {
         match &self.door {
             Some(door) => format!("postgres:///{}?user=postgres&host={door}", self.database),
@@ -98,19 +98,19 @@ impl Servers {
 /// A data directory with a port: one daemon at a time may live here.
 pub struct Home {
     dir: TempDir,
-    /// Where its daemon listens.
+    /// Address at which its daemon listens.
     pub addr: SocketAddr,
-    /// What commands and daemons find in their environment beside that of the tests.
+    /// Environment variables for commands and daemons, beside those of the tests.
     pub environment: Vec<(&'static str, &'static str)>,
-    /// How many files its daemon may have open; none: as many as the tests.
+    /// Limit of open files for its daemon; `None` is the limit of the tests.
     pub files_max: Option<u32>,
-    /// What its daemon shares with other nodes; none: it has a file.
+    /// Servers that its daemon shares with other nodes; `None` uses a file.
     pub servers: Option<Arc<Servers>>,
-    /// What its daemon is called.
+    /// Name of its daemon.
     pub node: String,
 }
 
-/// Names the file with the key that encrypts secrets.
+/// Variable with the path of the key that encrypts secrets.
 pub const SECRET_KEY_FILE: &str = "HOOKLANE_SECRET_KEY_FILE";
 
 /// The key that the nodes of all tests share.
@@ -120,15 +120,15 @@ fn secret_key() -> PathBuf {
         let mut new = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let key = "b3JkZXJlZCB3ZWJob29rcywgb25lIHN0cmVhbSBhLi4=\n";
         std::io::Write::write_all(&mut new, key.as_bytes()).unwrap();
-        // Tests that run at the same time write the same.
+        // Parallel tests write the same content.
         new.persist(&file).unwrap();
     }
     file
 }
 
 impl Home {
-    /// An empty one. It stands in the build directory, because the usual place for temporary files
-    /// may be memory, where a sync costs nothing and proves nothing.
+    /// An empty home. It is in the build directory, because the usual directory for temporary files may
+    /// be in memory, where a sync costs and proves nothing.
     pub fn new(setup: Setup) -> Self {
         match setup {
             Setup::Embedded => Self::with(None, "a"),
@@ -136,7 +136,7 @@ impl Home {
         }
     }
 
-    /// An empty one for a node of a cluster.
+    /// An empty home for a node of a cluster.
     pub fn of(servers: &Arc<Servers>, node: &str) -> Self {
         Self::with(Some(Arc::clone(servers)), node)
     }
@@ -168,7 +168,7 @@ impl Home {
         path
     }
 
-    /// What daemons have logged here so far.
+    /// Log of the daemons here so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -188,7 +188,7 @@ impl Home {
         command
     }
 
-    /// Runs one command and gives what it printed; it must succeed.
+    /// Runs a command that must succeed; returns its output.
     pub fn run(&self, args: &[&str]) -> String {
         let done = self.command(args).output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
@@ -201,19 +201,19 @@ impl Home {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
-    /// Does `work` while commands reach the database: a file is there for them, a server is behind a node.
+    /// Runs `work` while commands can reach the database: a file directly, a server through a node.
     pub fn prepare<T>(&self, work: impl FnOnce(&Self) -> T) -> T {
         let _daemon = self.servers.as_ref().map(|_| self.start());
         work(self)
     }
 
-    /// Makes the hooks that the TOML text describes.
+    /// Creates the hooks of a TOML text.
     pub fn apply(&self, hooks: &str) {
         let file = self.write("hooks.toml", hooks);
         self.run(&["hooks", "apply", file.to_str().unwrap()]);
     }
 
-    /// Makes a key of `kind` for all hooks.
+    /// Creates a key of `kind` for all hooks.
     pub fn key(&self, kind: &str) -> String {
         self.run(&[
             "keys",
@@ -226,7 +226,7 @@ impl Home {
         ])
     }
 
-    /// Starts a daemon and does not wait for it.
+    /// Starts a daemon without waiting until it is ready.
     pub fn spawn(&self) -> Daemon {
         let shared = self.servers.as_ref();
         let shared = shared.map(|servers| (servers.url(), servers.redis.url()));
@@ -308,8 +308,8 @@ impl Home {
     }
 }
 
-/// A port that nobody listens on, outside the range from which the kernel takes the local ports of
-/// connections: otherwise a sender that calls a dead daemon may end up connected to itself.
+/// A free port outside the kernel's range of local ports; otherwise a sender that calls a dead daemon
+/// may end up connected to itself.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = u16::try_from(std::process::id() % 10_000).unwrap_or(0);
@@ -327,18 +327,18 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The number of its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Stops it in its tracks; whoever waits for it waits.
+    /// Freezes the process with SIGSTOP.
     #[allow(dead_code, reason = "the benchmark does no harm")]
     pub fn freeze(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
     }
 
-    /// Lets it go on as if nothing had been.
+    /// Lets it continue after [`Self::freeze`].
     #[allow(dead_code, reason = "the benchmark does no harm")]
     pub fn thaw(&self) {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
@@ -354,13 +354,13 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
-    /// How it ended by itself; none while it runs.
+    /// Its exit status; `None` while it runs.
     #[allow(dead_code, reason = "the benchmark's daemons do not end")]
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Asks it to stop with SIGTERM; none when it still runs after `patience`.
+    /// Stops it with SIGTERM; `None` if it still runs after `patience`.
     pub fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
         self.stops_by(Signal::TERM, patience)
     }
@@ -390,11 +390,11 @@ pub struct Client {
     addr: SocketAddr,
     key: String,
     open: Option<SendRequest<Full<Bytes>>>,
-    /// How long an answer may take; a later one counts as lost.
+    /// Time limit of an answer; a later one counts as lost.
     pub patience: Duration,
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Answer {
     /// The status code.
@@ -404,18 +404,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON; null when it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 
-/// Nothing came back.
+/// Failure to get an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Lost {
     /// There was no connection: the request was never sent.
     Unsent,
-    /// The connection broke: nobody knows what became of the request.
+    /// The connection broke: the outcome of the request is unknown.
     Unknown,
 }
 
@@ -430,7 +430,7 @@ impl Client {
         }
     }
 
-    /// Asks for `path`; the daemon must answer.
+    /// GETs `path`; the daemon must answer.
     pub async fn get(&mut self, path: &str) -> Answer {
         let request = self.request("GET", path).body(Full::default()).unwrap();
         self.call(request).await.unwrap()

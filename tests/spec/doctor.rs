@@ -16,7 +16,7 @@ use super::world::World;
 const HOOKS: &str = "[[hooks]]\nname = 'bills'\nreduce = 'picky.js'\n";
 const PICKY_JS: &str = "export default (state, event) => { throw new Error('no good') };\n";
 
-/// What it found, and its exit code.
+/// Findings of the doctor, and its exit code.
 fn doctor(home: &Home, options: &[&str]) -> (Value, i32) {
     let args = [&["doctor", "-o", "json"], options].concat();
     let output = home.command(&args).output().unwrap();
@@ -122,7 +122,7 @@ fn a_daemon_that_hangs_or_is_open_to_all_is_a_problem(setup: Setup) {
     daemon.thaw();
 }
 
-/// What is kept for less time than its slowest cursor needs is told, and with whom.
+/// The doctor reports a retention that is shorter than the slowest cursor needs, and names the cursor.
 fn a_time_that_is_too_short_for_the_slowest_cursor_is_told(setup: Setup) {
     let mut world = World::at(Home::new(setup), &[("picky.js", PICKY_JS)], HOOKS);
     world.may_complain = true;

@@ -1,5 +1,5 @@
-//! What the door does when there is too much of anything: bytes, connections, files, patience; and what it
-//! says while the database or Redis cannot be written. What is said is about now.
+//! Behaviour of the HTTP server under too many bytes, connections, files or slow senders, and its
+//! answers while the database or Redis cannot be written.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -96,7 +96,7 @@ fn bodies_that_are_being_read_have_one_bound() {
     }
     assert!(refused >= 500, "{refused}");
     drop(senders);
-    // What the slow ones held is free again.
+    // The memory of the slow requests is free again.
     until(|| (world.post("plain", vec![b'1'; MIB]).status == 202).then_some(()));
 }
 
@@ -311,7 +311,7 @@ fn readiness_and_status_say_what_is_now_and_note_what_was() {
     assert_eq!(status(&world).0, Some(0));
 
     let lock = WriteLock::on(&world.home);
-    // Nobody sends anything: it is found out all the same.
+    // The failure is detected even without requests.
     let not_ready = until(|| Some(ready()).filter(|reply| reply.status != 200));
     assert_eq!(
         (not_ready.status, not_ready.code().as_str()),

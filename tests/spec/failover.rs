@@ -365,7 +365,7 @@ fn a_cursor_beyond_the_head_of_its_stream_is_held_until_its_state_is_folded_agai
     let why = pair.second.run(&["why", "orders/c1"]);
     assert!(why.contains("the database lost events"), "{why}");
 
-    // What comes now has numbers that its cursor has passed.
+    // New events have numbers that their cursor has passed.
     pair.send_all();
     pair.send_all();
     assert_eq!(held(), before);
@@ -374,7 +374,7 @@ fn a_cursor_beyond_the_head_of_its_stream_is_held_until_its_state_is_folded_agai
     pair.all_is_applied();
 }
 
-/// What a command has said.
+/// Output of a command.
 fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -1,5 +1,5 @@
-//! What a daemon with a file of its own promises: commands work without it, and a full disk is an
-//! answer and not an end.
+//! Promises of a daemon on a file: commands work without it, and a full disk leads to error answers,
+//! not to its end.
 
 use std::fs;
 use std::io::Write;

@@ -166,7 +166,7 @@ fn every_kind_of_handler_passes_what_it_does_not_take(setup: Setup) {
     assert!(why.contains(&format!("crm: passed, {reason}")), "{why}");
     assert!(why.contains("takes only body:/type=invoice.*"), "{why}");
 
-    // A rebuild makes the same of it.
+    // A rebuild leads to the same state.
     let args = ["state", "rebuild", "orders", "--check", "-o", "json"];
     let checked: Value = serde_json::from_str(&world.home.run(&args)).unwrap();
     assert_eq!(

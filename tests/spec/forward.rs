@@ -1,4 +1,4 @@
-//! What a service behind hooklane may rely on: each event of a stream once, in order, through whatever happens.
+//! Promises to a destination: each event of a stream once, in order, through all failures.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

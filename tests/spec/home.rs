@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::pooler::Pooler;
 use crate::postgres;
 
-/// Which database.
+/// Kind of database.
 #[derive(Clone, Copy)]
 pub enum On {
     Sqlite,
@@ -47,7 +47,7 @@ impl Home {
         Store::open(self.database(), Box::new(|_| {})).await
     }
 
-    /// How many rows a relation has.
+    /// Number of rows of a relation.
     pub fn rows(&self, relation: &str) -> i64 {
         let query = format!("select count(*) from {relation}");
         match (self, self.database()) {
@@ -63,7 +63,7 @@ impl Home {
         }
     }
 
-    /// Changes what is there behind the store's back.
+    /// Changes the database without the store.
     pub fn tamper(&self, in_file: &str, on_server: &str) {
         match (self, self.database()) {
             (Self::Server(name) | Self::Pooled(name), _) => {

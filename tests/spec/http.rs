@@ -1,5 +1,5 @@
-//! What the HTTP door promises to senders, readers and operators, and what it does with everybody
-//! else: whatever comes is answered in our own words, nothing of it is a 500, and nothing panics.
+//! Promises of the HTTP server to senders, readers and operators, and its answers to hostile requests:
+//! each answer is hooklane's own, none is a 500, and nothing panics.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ fn a_write_key_for_the_hook_opens_the_door_from_four_places_and_nothing_else_doe
         // A key in a path is seen on the way: one that opens more than this hook must not be there.
         Ask::post(&format!("plain/{}", world.write)),
         Ask::post(&format!("plain/{}", world.admin)),
-        // What stands in the path counts, whatever else is sent.
+        // The key in the path counts, whatever else is sent.
         Ask::post(&format!("plain/{of_other}")).key(&of_plain),
     ];
     for ask in &wrong {

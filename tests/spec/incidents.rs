@@ -1,7 +1,7 @@
 //! Incidents, staged for real. On small terminals without colour the first screen of the dashboard and `status` say
 //! of each what is at fault, since when, whose fault it is, whether more lanes help, and what to type.
 //!
-//! What is normal takes a daemon a minute to learn, so the incidents that need it are staged side by side.
+//! A daemon needs a minute to learn usual values, so the incidents that need them run in parallel.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use super::postgres;
 use super::top::Terminal;
 use super::world::{PATIENCE, World, until, within};
 
-/// How long it may take until a daemon knows what is normal, or is late.
+/// Time limit until a daemon knows usual values, or is late.
 const LONG: Duration = Duration::from_secs(240);
 
 /// Waits until the first screen of the dashboard has all of these words, and `status` too; gives what
@@ -43,7 +43,7 @@ fn told(home: &Home, words: &[&str]) -> String {
     said
 }
 
-/// Whether it says since when, by the clock.
+/// True if it gives the time since which the finding stands.
 fn is_dated(said: &str) -> bool {
     let mut rest = said.split(" since ").skip(1);
     rest.any(|rest| rest.len() > 9 && rest.as_bytes()[2] == b':' && rest.as_bytes()[8] == b'Z')
@@ -62,7 +62,7 @@ struct Traffic {
 
 struct Pace {
     per_s: AtomicU32,
-    /// How much work each event makes.
+    /// Work for each event.
     work: AtomicU32,
 }
 
@@ -143,7 +143,7 @@ fn world(home: Home) -> World {
     world
 }
 
-/// What comes to a world usually, once its daemon knows that it is usual.
+/// Sends the usual load, until the daemon has learned it.
 fn usual(world: &World, per_s: u32, work: u32) -> Traffic {
     let traffic = Traffic::new(world, per_s, work);
     let known = within(LONG, || {
@@ -269,7 +269,7 @@ fn a_flood_of_one_sender_is_named() {
     ];
     let said = told(&world.home, &words);
     assert!(is_dated(&said), "{said}");
-    // What is wrong with the whole is wrong with a stream in it.
+    // A problem of the whole namespace is reported for its streams, too.
     until(|| {
         let why = world.home.run(&["why", "orders/a1"]);
         (why.contains("SENDERS") && !why.contains("helps     hooklane lanes rebuild")).then_some(())
@@ -361,8 +361,8 @@ fn a_dead_node_is_named() {
     );
 }
 
-/// What waits in the lanes of a dead node is counted before anybody says that it is dead, and two nodes that live
-/// never say that all is well while the other does not.
+/// Events in the lanes of a dead node are counted before it is reported as dead, and two live nodes
+/// never disagree about the state.
 #[test]
 fn what_waits_for_a_dead_node_is_counted_at_once_and_by_every_node() {
     let servers = Servers::on(postgres::shared());

@@ -28,7 +28,7 @@ const WRITERS: usize = 5;
 /// Batches that are enough to see that all is well.
 const BATCHES: u64 = 2_000;
 
-/// How long they write at most.
+/// Time limit of the writers.
 const TIME_MAX: Duration = Duration::from_secs(40);
 
 /// Twelve events in no order, over streams that are hot and streams that all writers make at the same
@@ -55,7 +55,7 @@ const HOLES: &str = "select count(*) from (
 
 struct Load {
     options: PgConnectOptions,
-    /// What stands in the function, and what is put in its place once all have looked at it.
+    /// Text of the function, and its replacement.
     breaks: Option<(&'static str, &'static str)>,
     _home: Home,
 }
@@ -135,7 +135,7 @@ impl Load {
         tasks.spawn(look_for_holes(self.options.clone(), seen.clone()));
         let began = Instant::now();
         while !enough(seen.now()) && began.elapsed() < TIME_MAX {
-            // Whoever ends before is one that panicked.
+            // A task that ends earlier has panicked.
             let ended = tokio::time::timeout(Duration::from_millis(50), tasks.join_next()).await;
             assert!(ended.is_err(), "{ended:?}");
         }

@@ -61,7 +61,7 @@ struct World {
     /// Those whose next try comes, or has come: they wait longer than others, and every fourth time they
     /// go before them.
     repeats: BTreeSet<CursorId>,
-    /// Whether turns go well.
+    /// True if turns succeed.
     calm: bool,
 }
 

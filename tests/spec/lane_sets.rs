@@ -1,5 +1,5 @@
-//! What is asked of lanes and hooks while others change: statement by statement and raced, on both
-//! databases. Whoever comes too late changes nothing, and is told so.
+//! Operations on lanes and hooks that race with changes of others, statement by statement, on both
+//! databases.
 
 use bytes::Bytes;
 use hooklane::domain::event::EventId;
@@ -17,7 +17,7 @@ use hooklane::store::{
 use crate::home::{Home, On};
 use crate::store::on_each;
 
-/// How often each of those who race begins anew.
+/// Number of rounds of each racing task.
 const ROUNDS: usize = 25;
 
 on_each! {
@@ -106,7 +106,7 @@ impl World {
         self.store.append(move || vec![event]).await.unwrap();
     }
 
-    /// What each lane does that runs.
+    /// Present work of each running lane.
     async fn modes(&self, of: &str) -> Vec<(LaneId, Mode)> {
         let modes = self.store.lane_modes().await.unwrap();
         let lanes = self.store.lanes().await.unwrap().into_iter();
@@ -153,7 +153,7 @@ async fn what_is_asked_of_lanes_that_are_being_resized_changes_nothing(on: On) {
     let old = world.set("default").await;
     let lanes: Vec<_> = old.ids().collect();
     let begun = world.store.begin_resize(&old, 2, &why()).await.unwrap();
-    assert!(matches!(begun, ResizeStart::ResizeStart(_)));
+    assert!(matches!(begun, ResizeStart::Begun(_)));
     for _ in 0..2 {
         let store = &world.store;
         assert!(!store.pause_lanes(&old, &lanes, &why()).await.unwrap());
@@ -193,7 +193,7 @@ async fn of_a_stop_and_a_resize_at_once_the_new_lanes_do_what_was_asked_or_nothi
         let resize = world.store.begin_resize(&set, 2 + round as u16 % 3, &why);
         let (stopped, begun) = tokio::join!(stop, resize);
         let stopped = stopped.unwrap();
-        assert!(matches!(begun.unwrap(), ResizeStart::ResizeStart(_)));
+        assert!(matches!(begun.unwrap(), ResizeStart::Begun(_)));
         let modes = world.modes("default").await;
         let all = |mode| modes.iter().all(|(_, is)| *is == mode);
         let expected = match (stopped, round % 2) {
@@ -217,7 +217,7 @@ async fn of_a_plan_and_a_resume_at_once_the_plan_is_given_up_or_the_resume_comes
         let from = world.set("default").await;
         let lanes: Vec<_> = from.ids().collect();
         let planned = world.store.plan_resize(&from, 3, &why()).await.unwrap();
-        let ResizeStart::ResizeStart(to) = planned else {
+        let ResizeStart::Begun(to) = planned else {
             panic!("{planned:?}")
         };
         let second = world.store.begin_resize(&from, 5, &why()).await.unwrap();
@@ -320,7 +320,7 @@ async fn a_hook_goes_where_it_moves_when_every_node_acts_by_its_standing_still(o
     assert!(world.store.end_move(&moving).await.unwrap());
     assert_eq!(world.hook().await.namespace, name("acme"));
     assert!(world.store.hook_stops().await.unwrap().is_empty());
-    // What else is known of a hook does not take it back.
+    // Other edits of the hook do not undo the move.
     let old = HookPlan {
         namespace: name("default"),
         ..HookPlan::from(&world.hook().await)

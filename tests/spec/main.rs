@@ -80,7 +80,7 @@ mod truth;
 mod verify;
 mod world;
 
-/// What is asked of any daemon, asked of one with a file.
+/// Tests that any set-up must pass, run on a daemon with a file.
 #[path = "."]
 mod embedded {
     use super::{checker, daemon, seeds, world};

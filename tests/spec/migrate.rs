@@ -280,7 +280,7 @@ fn no_table_is_forgotten() {
         "rejections",
         "streams",
     ];
-    // What is made anew, or is about a daemon that runs.
+    // Tables that are computed again, or concern a running daemon.
     let left = [
         "_sqlx_migrations",
         "counters",

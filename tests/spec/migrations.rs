@@ -10,10 +10,10 @@ use rusqlite::Connection;
 
 use crate::postgres;
 
-/// What only SQLite has: the log under the view `events`, and what finds a row of it.
+/// Relations that only SQLite has: the log under the view `events`, and its indexes.
 const SQLITE_ONLY: [&str; 3] = ["log", "log_ids", "log_index"];
 
-/// What the migrator of SQLite writes down for itself.
+/// Table of SQLite's migrator.
 const MIGRATOR: &str = "_sqlx_migrations";
 
 /// A relation by its columns: each with its portable type, and whether it may be empty.

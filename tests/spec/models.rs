@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use stateright::{Checker, Model};
 
-/// What a search through all states found: how many there are, or the first property that is broken.
+/// Result of a search through all states: their number, or the first violated property.
 fn explore<M>(model: M) -> Result<usize, &'static str>
 where
     M: Model + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! What the rows of nodes and lanes promise, statement by statement and raced, on both databases.
+//! Promises of the rows of nodes and lanes, statement by statement and in races, on both databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::home::{Home, On};
 use crate::store::on_each;
 
-/// How often each of those who race begins anew.
+/// Number of rounds of each racing task.
 const ROUNDS: usize = 40;
 
 on_each! {
@@ -203,7 +203,7 @@ async fn a_new_lane_is_taken_only_when_every_older_one_it_overlaps_is_sealed(on:
     };
     let set = world.store.namespaces().await.unwrap().remove(0).lanes;
     let begun = world.store.begin_resize(&set, 2, &why).await.unwrap();
-    let ResizeStart::ResizeStart(new) = begun else {
+    let ResizeStart::Begun(new) = begun else {
         panic!("{begun:?}")
     };
     let new: Vec<_> = new.ids().collect();

@@ -1,5 +1,5 @@
-//! What operators ask and do, on both set-ups: hints made again under load, where a stream belongs, why it
-//! stands, and who changed what.
+//! Questions and operations of operators, on both set-ups: hints made again under load, places of
+//! streams, causes of waits, and the audit.
 
 use std::time::{Duration, Instant};
 
@@ -35,13 +35,13 @@ fn picky(setup: Setup) -> World {
     World::new(setup, &[("picky.js", PICKY_JS)], HOOKS)
 }
 
-/// What a command prints as JSON.
+/// JSON output of a command.
 fn said(world: &World, args: &[&str]) -> Value {
     let args = [args, &["-o", "json"]].concat();
     serde_json::from_str(&world.home.run(&args)).unwrap()
 }
 
-/// How a command ends, and what it says on stderr.
+/// Exit code of a command, and its stderr.
 fn ended(world: &World, args: &[&str]) -> (Option<i32>, String) {
     let done = world.home.command(args).output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -273,7 +273,7 @@ async fn a_stream_of_a_hook_on_the_move_says_so() {
     world.state("orders/a", 2);
 }
 
-/// What operators did, the newest first.
+/// Audit entries, newest first.
 fn audit(world: &World) -> Vec<Value> {
     let rows = said(
         world,
@@ -548,7 +548,7 @@ async fn forgotten_cursors_are_found_and_applied_on_postgres() {
     forgotten_cursors_are_found_and_applied(home::On::Postgres).await;
 }
 
-/// How long it takes with many streams that wait; prints it.
+/// Measures and prints the time with many waiting streams.
 async fn a_hundred_thousand_streams_are_hinted_again_in_two_seconds(setup: Setup) {
     const STREAMS: usize = 100_000;
     const SENDERS: usize = 32;

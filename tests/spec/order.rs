@@ -30,7 +30,7 @@ struct Baton {
     number: i64,
 }
 
-/// What the senders share.
+/// State shared by the senders.
 struct Relay {
     began: Instant,
     left: AtomicI64,

@@ -1,4 +1,4 @@
-//! What the Debian package is made of is there, and its unit lets the daemon do what it needs and no more.
+//! The Debian package has all its files, and its unit permits exactly what the daemon needs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

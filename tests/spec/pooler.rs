@@ -115,7 +115,7 @@ impl Pooler {
         self.dir.display().to_string()
     }
 
-    /// What nodes find behind it.
+    /// The server behind it.
     pub fn servers(&self, server: &'static Server) -> Arc<Servers> {
         Servers::behind(server, self.door())
     }

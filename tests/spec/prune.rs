@@ -1,4 +1,4 @@
-//! What the store promises of events that are removed, on a real file and on a real server.
+//! Promises of the store about removed events, on a real file and a real server.
 
 use hooklane::domain::cursor::{Chain, Condition, DeadLetter};
 use hooklane::domain::event::EventId;
@@ -26,7 +26,7 @@ on_each! {
 /// A cut of the stream of `key` by the reducer of `hook1`, with a checkpoint that says where it stands.
 async fn cut(world: &World, key: &str, floor: i64, to: i64) -> Prune {
     let cursor = world.cursor(key).await;
-    // What is not in the index of a file yet stays.
+    // Events not yet in the index of a file stay.
     world.store.streams_with_events(HookId(1)).await.unwrap();
     Prune {
         hook: HookId(1),
@@ -404,7 +404,7 @@ async fn what_an_amount_leaves_is_measured_and_the_oldest_come_first(on: On) {
         .await
         .unwrap();
     assert_eq!(bytes().await, 550);
-    // What went before it was measured is not counted either.
+    // Events removed before they were measured are not counted.
     world
         .append_batch(vec![at(1, "a", 60, 5_000)])
         .await

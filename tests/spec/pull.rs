@@ -1,5 +1,5 @@
-//! What a consumer that asks may rely on: each event of a stream in order, one delivery at a time, through whatever
-//! happens, whichever node it asks.
+//! Promises to a pull consumer: each event of a stream in order, one delivery at a time, through all
+//! failures.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -53,12 +53,12 @@ fn pulled(addr: SocketAddr, key: &str, body: &Value) -> Vec<Value> {
     reply.json()["deliveries"].as_array().unwrap().clone()
 }
 
-/// What there is now.
+/// Deliveries available now.
 fn now(world: &World) -> Vec<Value> {
     pulled(world.home.addr, &world.admin, &json!({"wait": "0s"}))
 }
 
-/// What there is soon; at least one delivery.
+/// Waits for at least one delivery.
 fn soon(world: &World, more: Value) -> Vec<Value> {
     let mut ask = json!({"wait": "5s"});
     ask.as_object_mut()
@@ -154,7 +154,7 @@ fn a_stream_comes_in_order_one_delivery_at_a_time_and_moves_with_what_is_acknowl
     assert!(now(&world).is_empty());
     assert_eq!(cursor(&world, "jobs/a")["behind"], 0);
 
-    // Whoever waits is woken.
+    // Waiting consumers are woken.
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| {
             let ask = json!({"wait": "30s", "max_events": 1});
@@ -407,7 +407,7 @@ fn what_cannot_be_meant_is_said_in_a_line(setup: Setup) {
     assert!(listed.contains("PULL"), "{listed}");
 }
 
-/// What consumers did, by stream: each event in the order in which it was done.
+/// Events that consumers processed, by stream and in order.
 type Done = Mutex<BTreeMap<String, Vec<i64>>>;
 
 /// Pulls, notes and acknowledges until so many events are done.

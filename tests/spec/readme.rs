@@ -140,7 +140,7 @@ fn verifies(program: &str, begin: &str, file: &str) {
         printed.lines().all(|line| line.starts_with("sales ")),
         "{printed}"
     );
-    // A request without a signature is refused.
+    // An unsigned request is refused.
     let unsigned = Command::new("curl")
         .args([
             "-s",

@@ -563,7 +563,7 @@ impl Sharded {
             if key.is_empty() {
                 break;
             }
-            // Somebody may have popped the last of it.
+            // Another node may have popped the last entry.
             let said = ask(from, &["MIGRATE", "127.0.0.1", port, &key, "0", "5000"]);
             assert!(["OK", "NOKEY"].contains(&said.as_str()), "{said}");
         }
@@ -630,7 +630,7 @@ async fn a_node_of_a_redis_cluster_that_dies_is_a_loss_and_whoever_takes_its_pla
 /// The channels of pokes, as the refusal tells people to allow them: a pattern must be allowed literally.
 const CHANNELS: &str = "&{hooklane}:lanes:*:poke";
 
-/// What hints need, and what the refusal tells people to allow.
+/// Permissions that hints need, which the refusal asks operators to allow.
 const NEEDED: [&str; 14] = [
     "get",
     "set",

@@ -18,7 +18,7 @@ cat >/dev/null
 rm -rf "$PWD"
 "#;
 
-/// How long a start may take.
+/// Time limit of a start.
 const START_MAX: Duration = Duration::from_secs(20);
 
 /// A running server, or one that was killed and waits to be started again.

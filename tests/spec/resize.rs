@@ -106,7 +106,8 @@ fn lanes(world: &World) -> Value {
     world.admin("GET", "/v1/admin/lanes", &Value::Null).json()["items"].take()
 }
 
-/// How long a storm of resizes lasts; `HOOKLANE_STORM` is in seconds. A minute is worth a release.
+/// Duration of a storm of resizes; `HOOKLANE_STORM` sets it in seconds. Run it for a minute before a
+/// release.
 fn storm() -> Duration {
     let seconds = std::env::var("HOOKLANE_STORM").map(|text| text.parse().unwrap());
     Duration::from_secs(seconds.unwrap_or(12))
@@ -233,7 +234,7 @@ async fn what_cannot_end_says_so_and_holds_up_the_next_resize(setup: Setup) {
     world.state("orders", 1);
 }
 
-/// Whoever comes second is told so; the hook is where one of them wanted it, and no order is lost.
+/// Of two racing moves, the second is refused; the hook is where the first moved it, and order is kept.
 async fn of_two_who_move_a_hook_one_does(setup: Setup) {
     let world = world(setup);
     for namespace in ["acme", "globex"] {
@@ -354,7 +355,7 @@ async fn what_a_crash_broke_off_is_carried_on(setup: Setup) {
     let set = store.namespaces().await.unwrap().remove(0).lanes;
     assert!(matches!(
         store.begin_resize(&set, 5, &why).await.unwrap(),
-        ResizeStart::ResizeStart(_)
+        ResizeStart::Begun(_)
     ));
     let again = store.begin_resize(&set, 6, &why).await.unwrap();
     assert_eq!(again, ResizeStart::Changed, "one resize at a time");

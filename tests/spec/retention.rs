@@ -191,7 +191,7 @@ fn a_state_is_folded_again_from_its_checkpoint(setup: Setup) {
         "{metrics}"
     );
 
-    // What a live state has forgotten comes back from the checkpoint.
+    // Data missing from the live state comes back from the checkpoint.
     tamper(
         &world.home,
         "update cursors set state = '{\"sum\":0,\"last\":7}', era = era + 1",
@@ -259,7 +259,7 @@ fn what_older_code_has_folded_is_kept_only_if_it_is_asked_for_by_name(setup: Set
     );
     assert_eq!(world.state("orders/s2", 2), json!({"sum": 2, "last": 2}));
 
-    // What the new code adds to a checkpoint makes it no newer.
+    // Additions by new code do not make the checkpoint newer.
     age(&world.home);
     keep(&world, "orders", "29d");
     until_floor(&world, "orders/s0", 3);

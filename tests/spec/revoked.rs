@@ -16,7 +16,7 @@ use super::world::{Ask, Watcher, World, encoded, send, until, within};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n";
 
-/// How long access may outlive its end, and what a busy machine adds to a test.
+/// Time for which access may outlive its end, plus an allowance for a busy machine.
 const REVOKED_MAX: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(8);
 
@@ -48,7 +48,7 @@ fn post(home: &Home, key: &str) -> u16 {
     send(home.addr, &ask.bytes()).status
 }
 
-/// The answers that go on: what is asked for, and by which kind of key.
+/// Answers that do not end: their paths, and the kind of key for each.
 const LONG: [(&str, &str); 4] = [
     ("read", "/v1/hooks/orders/watch?stream=a"),
     ("admin", "/v1/admin/events/tail"),
@@ -276,7 +276,7 @@ fn a_node_that_stood_still_takes_nothing_by_a_key_that_was_revoked_meanwhile() {
     until(|| (post(&pair.far, &writer) == 202).then_some(()));
     daemon.freeze();
     revoke(&pair.near.home, &writer);
-    // The promise is about what is sent two seconds later.
+    // The promise concerns requests sent at least two seconds later.
     std::thread::sleep(REVOKED_MAX);
     let ask = Ask::post("orders")
         .key(&writer)

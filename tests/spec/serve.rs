@@ -1,4 +1,4 @@
-//! What a daemon promises to its operator: one bad event costs its own stream only, restarts cost
+//! Promises of a daemon to its operator: a bad event affects only its own stream, restarts lose
 //! nothing, and commands work.
 
 use std::fs;
@@ -16,7 +16,7 @@ use super::world::{Ask, Watcher, World, until};
 
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// Adds up what accounts send, and cannot bear a text.
+/// Reducer that sums amounts, and throws at a text.
 pub const SUM: &str = r#"export default function reduce(state, event) {
   state ??= { sum: 0 };
   if (typeof event.body.n !== "number") throw new TypeError(`no number: ${event.body.n}`);
@@ -271,7 +271,7 @@ fn an_operator_passes_the_event_that_is_next_and_no_other() {
     assert_eq!(code, Some(7), "twice is not once more: {said}");
 }
 
-/// What became of an event at the only handler.
+/// Outcome of an event at the only handler.
 fn fate(world: &World, event: &Value) -> Value {
     let path = format!("/v1/admin/events/{}", event["event"].as_str().unwrap());
     world.admin("GET", &path, &Value::Null).json()["fate"][0].take()
@@ -303,7 +303,7 @@ fn dead_letters_are_listed_with_their_reasons_and_nothing_else_is() {
     world.accepted("plain", "1");
     world.accepted("accounts", event("a", 1));
     let first = world.accepted("accounts", event("a", "one"));
-    // Ids of one millisecond stand in no order.
+    // Ids of the same millisecond have no order.
     std::thread::sleep(Duration::from_millis(1));
     let second = world.accepted("accounts", event("b", "two"));
     world.accepted("accounts", event("b", 2));

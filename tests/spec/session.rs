@@ -1,5 +1,4 @@
-//! What people see: whole sessions at a shell, compared with what is written down of them in `snapshots`.
-//! `INSTA_UPDATE=always` writes them anew.
+//! Whole sessions at a shell, compared with the snapshots. `INSTA_UPDATE=always` writes them anew.
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
@@ -50,7 +49,7 @@ fn tamed(home: &Home, said: &str) -> String {
     let place = home.data().parent().unwrap().display().to_string();
     let said = said.replace(&place, "~");
     let said = said.replace(&home.addr.to_string(), "ADDRESS");
-    // How far something has come at which moment is chance too.
+    // Progress at a given moment is random, too.
     let is_progress = |line: &&str| {
         let marks = ["[#", "[--", "NOT MOVING", "/s, about ", " came later"];
         let is_left = line.starts_with("drain ") && line.ends_with(" left");
@@ -89,7 +88,7 @@ fn is_as_written(name: &str, seen: &str) {
     });
 }
 
-/// What a word is one of, if it is chance which.
+/// The set of words of which one appears at random.
 fn kind(word: &str, before: &str) -> Option<&'static str> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let shape: String = word
@@ -439,7 +438,7 @@ fn a_table_shows_nothing_that_json_does_not_have() {
     }
 }
 
-/// Whatever a webhook has in its body, its key or its headers: it is shown, and obeyed by no terminal.
+/// Control characters in bodies, keys and headers of webhooks are shown, and never reach a terminal.
 #[test]
 fn nothing_that_came_from_outside_acts_on_a_terminal() {
     const EVIL_JS: &str = "export default function reduce(state, event) {\n\

@@ -1,5 +1,5 @@
-//! What is shipped beside the binary says what the binary does, and the tree of commands keeps its
-//! rules. `UPDATE=1` writes completions and manual pages anew.
+//! Shipped files match the binary, and the command tree keeps its rules. `UPDATE=1` writes completions
+//! and manual pages anew.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

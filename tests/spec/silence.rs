@@ -19,7 +19,7 @@ struct Door {
     port: u16,
     /// Connections with a lower number are silent.
     silent_below: AtomicU64,
-    /// Whether new ones are too.
+    /// True if new connections are silent too.
     is_silent: AtomicBool,
     opened: AtomicU64,
 }
@@ -66,7 +66,7 @@ impl Door {
             }
         }
         if number < self.silent_below.load(Ordering::SeqCst) {
-            // Nobody hears that it ended.
+            // The other side is not told that it ended.
             std::mem::forget((from, to));
         }
     }

@@ -1,7 +1,7 @@
-//! A destination: a real HTTP server that keeps a log of what it saw, and answers as it is told.
+//! A destination: a real HTTP server that logs requests and answers as configured.
 //!
-//! Each connection has a thread. The log has every request in the order in which its last byte came, so what it
-//! says of order and of requests in flight does not depend on what hooklane believes.
+//! Each connection has a thread. The log has the requests in the order in which their last bytes
+//! arrived, so its evidence of order and of requests in flight is independent of hooklane.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -41,13 +41,13 @@ impl Seen {
         self.header("hooklane-seq").parse().unwrap()
     }
 
-    /// Which try it is.
+    /// Number of its try.
     pub fn attempt(&self) -> u32 {
         self.header("hooklane-attempt").parse().unwrap()
     }
 }
 
-/// How a request is answered.
+/// Answer to a request.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// With a status.
@@ -68,7 +68,7 @@ type Judge = dyn Fn(&Seen) -> Answer + Send + Sync;
 
 /// A destination that listens until it is dropped.
 pub struct Sink {
-    /// Where.
+    /// Address at which it listens.
     pub addr: SocketAddr,
     log: Arc<Mutex<Vec<Seen>>>,
     has_ended: Arc<AtomicBool>,
@@ -76,7 +76,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// One that answers 204 to everything.
+    /// A destination that answers 204 to all requests.
     pub fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -109,12 +109,12 @@ impl Sink {
         format!("http://{}/hooks", self.addr)
     }
 
-    /// Answers like this from now on.
+    /// Sets the answer to later requests.
     pub fn answers(&self, judge: impl Fn(&Seen) -> Answer + Send + Sync + 'static) {
         *self.judge.lock() = Arc::new(judge);
     }
 
-    /// What it has seen so far.
+    /// The requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.log.lock().clone()
     }
@@ -144,7 +144,7 @@ impl Drop for Sink {
     }
 }
 
-/// One request on a connection; `None` when there will be no other one.
+/// Reads a request from a connection; `None` at its end.
 fn serve(
     mut stream: &TcpStream,
     log: &Mutex<Vec<Seen>>,
@@ -169,7 +169,7 @@ fn serve(
     if let Answer::Late(time) | Answer::Hang(time) = answer {
         std::thread::sleep(time);
     }
-    // Before the answer is on its way: the next request may come at once.
+    // Recorded before the answer is sent, because the next request may follow at once.
     if let Some(in_flight) = open.lock().get_mut(&of) {
         *in_flight -= 1;
     }

@@ -1,4 +1,4 @@
-//! Whether all is well, as a person and as a script are told it, on both set-ups.
+//! `status`, as people and scripts see it, on both set-ups.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn world(setup: Setup) -> World {
     World::at(Home::new(setup), &[("picky.js", PICKY_JS)], HOOKS)
 }
 
-/// What `status` says, and its exit code.
+/// Output and exit code of `status`.
 fn status(home: &Home, args: &[&str]) -> (String, Option<i32>) {
     let args = [&["status"], args].concat();
     let output = home.command(&args).output().unwrap();

@@ -1,4 +1,4 @@
-//! What operators stop and let go by name: a hook, a stream; and the lane in which they see it.
+//! Hooks and streams that operators pause and resume by name, and the lanes in which they are shown.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn post(world: &World, stream: &str) -> i64 {
     world.accepted(hook, body)["seq"].as_i64().unwrap()
 }
 
-/// What a command prints as JSON, and its exit code.
+/// JSON output and exit code of a command.
 fn ask(home: &Home, args: &[&str]) -> (Value, Option<i32>) {
     let args = [args, &["-o", "json"]].concat();
     let output = home.command(&args).output().unwrap();

@@ -1,4 +1,4 @@
-//! What the store promises, statement by statement, on a real file and on a real server, asked directly and
+//! Promises of the store, statement by statement, on a real file and a real server, directly and
 //! through a pooler.
 
 use std::sync::Arc;
@@ -19,8 +19,9 @@ use hooklane::domain::rate::Limit;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
-    Advance, Appended, Attribution, Batch, CursorsFilter, Filter, HookPlan, InputRequest, LastUse,
-    Mover, NewEvent, NewRebuild, NormalRow, RebuildStep, Shadow, SkipOutcome, Step, Store, Swap,
+    Advance, Appended, Attribution, BaselineRow, Batch, CursorsFilter, Filter, HookPlan,
+    InputRequest, LastUse, Mover, NewEvent, NewRebuild, RebuildStep, Shadow, SkipOutcome, Step,
+    Store, Swap,
 };
 
 use crate::home::{Home, On};
@@ -820,14 +821,14 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
 /// Each node's own, the newest of each figure, and none that was not learned for a week.
 async fn what_is_normal_is_kept_for_a_node_of_the_same_name(on: On) {
     let world = World::new(on).await;
-    let row = |kind: &str, subject, mean| NormalRow {
+    let row = |kind: &str, subject, mean| BaselineRow {
         kind: kind.to_owned(),
         subject,
         mean,
         samples: 7,
     };
     let day = |day: i64| Timestamp::from_millis(day * 86_400_000);
-    let keep = async |node: &str, rows: &[NormalRow], at| {
+    let keep = async |node: &str, rows: &[BaselineRow], at| {
         world.store.keep_normals(node, rows, at).await.unwrap();
     };
     keep("a", &[row("hook", 1, 5), row("handler", 1, -6)], day(0)).await;

@@ -1,5 +1,5 @@
-//! What is asked at a terminal, on both set-ups: waits that have an end, events that wait, who made a key,
-//! and when a namespace is late.
+//! Commands at a terminal, on both set-ups: bounded waits, waiting events, authors of keys, and
+//! thresholds of namespaces.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn world(setup: Setup) -> World {
     World::new(setup, &[("slow.js", SLOW_JS)], HOOKS)
 }
 
-/// How a command ends, what it prints and what it says.
+/// Exit code, stdout and stderr of a command.
 fn ended(world: &World, args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hooklane"));
     // Not as a flag: the --data of `send` is a body.
@@ -29,7 +29,7 @@ fn ended(world: &World, args: &[&str]) -> (Option<i32>, String, String) {
     (done.status.code(), text(done.stdout), text(done.stderr))
 }
 
-/// What a command prints as JSON.
+/// JSON output of a command.
 fn said(world: &World, args: &[&str]) -> Value {
     let args = [args, &["-o", "json"]].concat();
     serde_json::from_str(&world.home.run(&args)).unwrap()
@@ -238,7 +238,7 @@ fn a_state_is_folded_again_to_be_looked_at_and_stays_as_it_is(setup: Setup) {
     );
 }
 
-/// What failed and what was skipped is counted, and how long the disk takes where there is one of ours.
+/// Failed and skipped events are counted, and the time of disk syncs where the database is a file.
 fn failures_dead_letters_and_syncs_are_counted(setup: Setup) {
     let files = [(
         "picky.js",
@@ -402,7 +402,7 @@ fn a_namespace_is_late_when_its_operator_says_so(setup: Setup) {
         for _ in 0..if flow < 1_000 { 20 } else { 0 } {
             world.accepted("rush", "{}");
         }
-        // Why it is late, which nobody asks of what is not; and how much its lane needs somebody.
+        // The cause is only computed for a late namespace, and so is the severity of its lane.
         let (rule, severity) = (
             &snapshot["verdicts"][0]["rule"],
             &snapshot["lanes"][0]["severity"],
@@ -431,7 +431,7 @@ fn a_namespace_is_late_when_its_operator_says_so(setup: Setup) {
     assert_eq!(of(&world, "quick"), (20, 100), "they are durable");
 }
 
-/// What a node had found to be normal is known to it as soon as it is back.
+/// A node knows its learned usual values right after a restart.
 fn a_node_that_is_started_again_knows_what_is_normal(setup: Setup) {
     let mut world = world(setup);
     let run = |world: &World, sql: &str| match &world.home.servers {

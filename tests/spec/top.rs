@@ -81,7 +81,7 @@ impl Terminal {
         drop(self.tmux(&[&["send-keys"], keys].concat()));
     }
 
-    /// What is on the screen.
+    /// The text on the screen.
     pub fn screen(&self) -> String {
         let shown = self.tmux(&["capture-pane", "-p"]);
         String::from_utf8_lossy(&shown.stdout).into_owned()
@@ -318,7 +318,7 @@ fn a_signal_of_a_lost_connection_ends_it_and_a_suspended_one_comes_back() {
     }
 
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-    // What is typed before is for the dashboard.
+    // Earlier input goes to the dashboard.
     until(|| {
         rustix::process::test_kill_process(pid)
             .is_err()
@@ -326,7 +326,7 @@ fn a_signal_of_a_lost_connection_ends_it_and_a_suspended_one_comes_back() {
     });
     terminal.keys(&["echo ended $?; stty -a", "Enter"]);
     let left = terminal.sees(&["ended 129", " icanon"]);
-    // What is above it is of tmux, which keeps two screens through a change of size.
+    // Lines above it belong to tmux, which keeps two screens through a change of size.
     let after = left.split("ended 129").last().unwrap();
     assert!(!after.contains("throughput"), "{left}");
 }
@@ -490,7 +490,7 @@ fn liar(home: &Home) -> std::net::SocketAddr {
             );
             let _ = asked.write_all(answer.as_bytes());
             if is_live {
-                // Whoever reads it to its end takes the daemon for lost.
+                // A reader that reaches the end reports the daemon as lost.
                 std::mem::forget(asked);
             }
         }

@@ -1,9 +1,9 @@
-//! Kills the real daemon at random moments under load and asks the checker what it lost.
+//! Kills the real daemon at random moments under load, and lets the checker find losses.
 //!
-//! Senders go on through every death: half of their events carry an idempotency key and are sent
-//! again until they are answered, the others are sent once. `HOOKLANE_KILLS` sets the number of
-//! deaths, `HOOKLANE_SEED` repeats the choices of an earlier run; when exactly a signal strikes is
-//! up to the machine.
+//! Senders continue through all kills: half of their events carry an idempotency key and are repeated
+//! until they are answered, the others are sent once. `HOOKLANE_KILLS` sets the number of kills,
+//! `HOOKLANE_SEED` repeats the choices of an earlier run; the exact moment of a signal depends on the
+//! machine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -25,13 +25,13 @@ const SENDERS: u64 = 16;
 const HOOKS: [&str; 3] = ["plain", "billing", "orders"];
 const ACCOUNTS: u32 = 5;
 
-/// How long a daemon lives at most once it is ready.
+/// Longest life of a daemon once it is ready.
 const LIFE_MAX_MS: u64 = 400;
 
-/// How long a daemon may take to stop when it is asked to.
+/// Time limit for a daemon to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// How long cursors may take to reach their heads once nothing goes wrong any more.
+/// Time limit for cursors to reach their heads once the kills have ended.
 const HEAL_MAX: Duration = Duration::from_secs(30);
 
 /// Between two tries to reach a daemon that is down or busy.
@@ -84,7 +84,7 @@ fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// What is drawn in a run, from one seed.
+/// Random choices of a run, from one seed.
 struct Chance {
     rng: StdRng,
 }
@@ -104,7 +104,7 @@ impl Chance {
     }
 }
 
-/// How many kills were felt: between one and the next, requests were lost.
+/// Number of kills that senders noticed: requests were lost before the next kill.
 #[derive(Default)]
 struct Bites {
     lost: usize,
@@ -217,13 +217,14 @@ impl World {
         }
     }
 
-    /// Whether it was answered.
+    /// True if it was answered.
     async fn attempt(&self, client: &mut Client, draft: &Draft) -> bool {
         let key = draft.dedupe_key.as_deref();
         let (sent_at, answer) = loop {
             let sent_at = self.began.elapsed();
             match client.post(draft.hook, draft.body.clone(), key).await {
-                // Nobody is there: it was not sent, and without this the log would never end.
+                // No daemon listens: the request was not sent. It is not logged, or the log would grow
+                // without end.
                 Err(Lost::Unsent) if self.stop.load(Ordering::Relaxed) => return true,
                 Err(Lost::Unsent) => tokio::time::sleep(AGAIN).await,
                 answer => break (sent_at, answer),
@@ -274,7 +275,7 @@ impl World {
     }
 }
 
-/// What an answer that was read `at` means to its sender.
+/// Outcome for the sender of an answer read `at` a time.
 pub fn outcome(answer: &Answer, at: Duration) -> Outcome {
     match answer.status {
         200 | 202 => {

@@ -1,4 +1,5 @@
-//! What the screens say is so: of lanes in namespaces with like names, of operations under way, of what operators did.
+//! Screens tell the truth about lanes in namespaces with similar names, operations under way, and acts
+//! of operators.
 
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ fn snapshot(home: &Home, namespace: &str) -> Value {
     serde_json::from_slice(&status.stdout).unwrap_or_default()
 }
 
-/// What a command says on both of its outputs.
+/// Output of a command on stdout and stderr.
 fn said(home: &Home, args: &[&str]) -> String {
     let done = home.command(args).output().unwrap();
     let text = [done.stdout, done.stderr].concat();

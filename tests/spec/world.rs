@@ -1,7 +1,7 @@
 //! A daemon with a key of each kind, and requests to it byte by byte.
 //!
-//! Owns what a test needs to ask whatever it likes, also what no client would send, and to see the
-//! whole answer. Each request has a connection of its own. Knows nothing of what is inside.
+//! Sends any request, also ones that no client would send, and shows the whole answer. Each request has
+//! its own connection. Uses nothing of hooklane's code.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,15 +12,15 @@ use serde_json::Value;
 
 use super::daemon::{Daemon, Home, Setup};
 
-/// How long an answer, or anything else that is awaited, may take.
+/// Time limit for an answer or anything else that is awaited.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often is looked at what nobody tells.
+/// Interval of checks of what must be polled.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A home with a running daemon and keys for all of its hooks.
 pub struct World {
-    /// Where it lives.
+    /// Its home.
     pub home: Home,
     /// A key that posts to every hook.
     pub write: String,
@@ -28,24 +28,24 @@ pub struct World {
     pub read: String,
     /// A key that does everything.
     pub admin: String,
-    /// What runs; taken by tests that stop it.
+    /// The daemon; taken by tests that stop it.
     pub daemon: Option<Daemon>,
-    /// Whether the log may tell of errors.
+    /// True if the log may contain errors.
     pub may_complain: bool,
 }
 
 impl World {
-    /// A new one with hooks as a TOML text describes them, and files beside it.
+    /// A new world with the hooks of a TOML text, and files beside it.
     pub fn new(setup: Setup, files: &[(&str, &str)], hooks: &str) -> Self {
         Self::at(Home::new(setup), files, hooks)
     }
 
-    /// The same in a home that was prepared.
+    /// A new world in a prepared home.
     pub fn at(home: Home, files: &[(&str, &str)], hooks: &str) -> Self {
         for (name, text) in files {
             home.write(name, text);
         }
-        // Commands reach a server through a node only.
+        // Commands reach a server's database only through a node.
         let daemon = home.servers.as_ref().map(|_| home.start());
         home.apply(hooks);
         Self {
@@ -131,7 +131,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// Whatever a test asked for, nothing may have panicked or failed inside.
+    /// Checks that the log has no panic and no internal failure.
     fn drop(&mut self) {
         let log = self.home.log();
         let complains = log.contains("\"ERROR\"") && !self.may_complain;
@@ -140,23 +140,23 @@ impl Drop for World {
     }
 }
 
-/// Where the state of `HOOK` or `HOOK/KEY` is read; a query can be added with `&`.
+/// Path of the state of `HOOK` or `HOOK/KEY`; a query can be added with `&`.
 pub fn state_path(stream: &str) -> String {
     let (hook, key) = stream.split_once('/').unwrap_or((stream, ""));
     format!("/v1/hooks/{hook}/state?stream={}", encoded(key))
 }
 
-/// Text for a query.
+/// Text percent-encoded for a query.
 pub fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// Looks until there is something.
+/// Calls `look` until it returns something.
 pub fn until<T>(look: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, look).expect("it never came")
 }
 
-/// Looks until there is something; none when there was nothing in time.
+/// Calls `look` until it returns something; `None` after the time limit.
 pub fn within<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let began = Instant::now();
     loop {
@@ -170,7 +170,7 @@ pub fn within<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Opt
     }
 }
 
-/// How a command ends, which it must in time, and what it says; that is not much.
+/// Exit status and output of a command, which must end in time and print little.
 pub fn ended(command: &mut Command) -> Output {
     let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
@@ -213,7 +213,7 @@ impl Ask {
         self
     }
 
-    /// The same with a key as most send it.
+    /// The same with a key in the usual header.
     #[must_use]
     pub fn key(self, key: &str) -> Self {
         self.header("authorization", format!("Bearer {key}"))
@@ -228,7 +228,7 @@ impl Ask {
         ask
     }
 
-    /// The same with a body in pieces of which nobody says how many will come.
+    /// The same with a body in chunks.
     #[must_use]
     pub fn chunks(self, pieces: &[&[u8]]) -> Self {
         let mut ask = self.header("transfer-encoding", "chunked");
@@ -242,13 +242,13 @@ impl Ask {
         ask
     }
 
-    /// As it is sent.
+    /// The bytes as they are sent.
     pub fn bytes(&self) -> Vec<u8> {
         [&self.head[..], b"\r\n", &self.body].concat()
     }
 }
 
-/// A whole answer.
+/// An answer.
 #[derive(Clone, PartialEq)]
 pub struct Reply {
     /// The status code; 0 when the connection ended without an answer.
@@ -272,13 +272,13 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// A header; empty when there is none.
+    /// A header; empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(given, _)| given == name);
         found.map_or("", |(_, value)| value)
     }
 
-    /// The code of the error that this is, in the shape that every error has.
+    /// The error code; checks the form that all errors have.
     pub fn code(&self) -> String {
         let json = self.json();
         let error = &json["error"];
@@ -295,7 +295,7 @@ impl Reply {
 /// Sends bytes as they are and reads what comes back until the connection ends.
 pub fn send(addr: SocketAddr, bytes: &[u8]) -> Reply {
     let mut stream = open(addr);
-    // Refused early, the rest cannot be sent; what counts is the answer.
+    // After an early refusal the rest cannot be sent; only the answer counts.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -349,7 +349,7 @@ fn reply(answer: &[u8]) -> Reply {
 /// Server-sent events, as they come.
 pub struct Watcher {
     lines: BufReader<TcpStream>,
-    /// Whether the answer came to its proper end.
+    /// True if the answer ended properly.
     pub has_ended: bool,
 }
 
@@ -377,7 +377,7 @@ impl Watcher {
 impl Iterator for Watcher {
     type Item = Value;
 
-    /// The data of the next event; none at the end.
+    /// The data of the next event; `None` at the end.
     fn next(&mut self) -> Option<Value> {
         let mut line = String::new();
         loop {

@@ -1,7 +1,7 @@
-//! The load: one thread, one `epoll`, raw sockets, as little work per request as can be, because it
-//! shares its cores with the daemon. One request at a time is in flight on a connection.
+//! The load generator: one thread, one `epoll`, raw sockets, and little work per request, because it
+//! shares its cores with the daemon. A connection has one request in flight.
 //!
-//! What is sent when is up to a [`Plan`].
+//! A [`Plan`] decides what is sent and when.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,24 +14,24 @@ use rustix::fd::OwnedFd;
 
 use super::requests::{Ask, Requests};
 
-/// What a [`Plan`] wants next.
+/// Next step of a [`Plan`].
 pub enum Next {
-    /// This, now. It was due at a moment that may have passed already.
+    /// Send this request now; it was due at the given time, which may have passed.
     Send(Ask, Instant),
-    /// Nothing before this moment.
+    /// Send nothing before this time.
     Wait(Instant),
-    /// Nothing before an answer has come.
+    /// Send nothing before an answer arrives.
     Listen,
-    /// Nothing more, unless an answer that is still to come changes that.
+    /// Send nothing more, unless a later answer changes that.
     Done,
 }
 
-/// An answer, and what it answers.
+/// An answer with its request.
 pub struct Answer<'a> {
     pub ask: Ask,
-    /// When the request should have been sent; latency counts from here.
+    /// Time at which the request was due; latency counts from here.
     pub due_at: Instant,
-    /// When it was sent.
+    /// Time at which it was sent.
     pub sent_at: Instant,
     pub at: Instant,
     pub status: u16,
@@ -158,7 +158,7 @@ impl Connection {
         self.stream.write_all(&self.out)
     }
 
-    /// Reads what is there; whether an answer is complete.
+    /// Reads available bytes; true if the answer is complete.
     fn receive(&mut self, plan: &mut impl Plan) -> io::Result<bool> {
         loop {
             match self.stream.read(&mut self.buffer[self.filled..]) {
@@ -196,7 +196,7 @@ impl Connection {
     }
 }
 
-/// The status and where the body stands, once all of it is there.
+/// The status and the range of the body, once it is complete.
 fn parse(bytes: &[u8]) -> io::Result<Option<(u16, std::ops::Range<usize>)>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut headers);

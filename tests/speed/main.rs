@@ -1,4 +1,4 @@
-//! How fast hooklane is, over HTTP, against the ceiling of the machine in the same run.
+//! Measures hooklane over HTTP against the ceiling of the machine in the same run.
 //!
 //! `cargo bench --bench speed [-- [--quick] [--production] [--nodes N] [--connections N] [SCENARIO…]]` drives the real
 //! binary, on a file or on private servers (`HOOKLANE_SETUP=production` too). Owns the scenarios

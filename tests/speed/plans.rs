@@ -1,4 +1,5 @@
-//! What is sent when: as fast as answers come, at a fixed rate, or until every state is at its head.
+//! Plans of sending: as fast as answers come, at a fixed rate, or polling until every state is at its
+//! head.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +14,13 @@ use super::requests::Ask;
 use super::table;
 use super::world::Ledger;
 
-/// How long states may take to reach their heads.
+/// Time limit for states to reach their heads.
 const SETTLE_MAX: Duration = Duration::from_secs(300);
 
-/// When a closed loop ends.
+/// End of a closed loop.
 #[derive(Clone, Copy)]
 pub enum Until {
-    /// So many events are accepted.
+    /// This number of events is accepted.
     Accepted(u64),
     /// This long has passed.
     Passed(Duration),
@@ -165,11 +166,11 @@ pub struct Open<'a> {
     asks: VecDeque<(Ask, Instant)>,
     stop: &'a AtomicBool,
     end: Instant,
-    /// What came of it.
+    /// The results.
     pub measured: Measured,
 }
 
-/// What an open loop measures.
+/// Measurements of an open loop.
 pub struct Measured {
     /// Due to 2xx.
     pub accepted: Latencies,
@@ -184,10 +185,10 @@ pub struct Seen {
     pub at: Instant,
 }
 
-/// How an open loop runs.
+/// Settings of an open loop.
 pub struct Pace<'a> {
     pub per_second: u32,
-    /// How many events come to one that is sampled.
+    /// Number of events for each sampled one.
     pub every: u32,
     pub longest: Duration,
     /// Ends it earlier.

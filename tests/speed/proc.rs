@@ -1,4 +1,4 @@
-//! What the kernel says about a process, and about the machine.
+//! Figures of the kernel about a process and the machine.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ pub fn cpu_of_family(pid: u32) -> Duration {
     cpu(pid) + children.into_iter().map(cpu).sum::<Duration>()
 }
 
-/// What the kernel counts of a process.
+/// Counters of the kernel for a process.
 struct Stat {
     parent: u32,
     ticks: u64,

@@ -5,7 +5,7 @@ use std::io::Write;
 /// The length of every body.
 pub const BODY: usize = 512;
 
-/// What is asked of the daemon.
+/// A request to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Takes an event: the `number`th that is sent in this world.
@@ -51,7 +51,7 @@ impl Requests {
         }
     }
 
-    /// How many hooks there are.
+    /// Number of hooks.
     pub fn hooks(&self) -> u32 {
         u32::try_from(self.hooks.len()).unwrap()
     }

@@ -27,7 +27,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether it has this name.
+    /// True if it has this name.
     pub fn is(&self, name: &str) -> bool {
         self.name == name
     }
@@ -63,7 +63,7 @@ const fn by_default(name: &'static str, run: fn(&Scale)) -> Scenario {
     }
 }
 
-/// How much is done.
+/// Extent of a run.
 pub struct Scale {
     /// A tenth, to see that it works: its figures mean little.
     pub quick: bool,
@@ -108,7 +108,7 @@ fn accept_rate(world: &mut World, time: Duration) -> (f64, Cores) {
 
 type Cores = Vec<(&'static str, f64)>;
 
-/// How many cores each part took between two looks, `seconds` apart.
+/// Cores used by each part between two samples, `seconds` apart.
 fn cores(before: &[(&'static str, Duration)], after: &[(&str, Duration)], seconds: f64) -> Cores {
     let parts = before.iter().zip(after);
     let took = parts.map(|((part, before), (_, after))| (*part, *after - *before));
@@ -298,7 +298,8 @@ fn spike(scale: &Scale) {
     bare_spike(scale);
 }
 
-/// What as many requests at once do to others on these cores before anything is stored: the floor of the ratio.
+/// Effect of as many parallel requests on others on these cores, without storing: the floor of the
+/// ratio.
 fn bare_spike(scale: &Scale) {
     let bare = Bare::start();
     bare_rate(&bare, scale.time(1.0));
@@ -350,7 +351,7 @@ fn bare_p99(bare: &Bare, time: Duration, is_busy: bool) -> f64 {
 fn report_spikes(seen: &[Seen], spikes: &[(Instant, Instant)], events: u64) {
     let (mut quiet, mut spiked) = (latencies(), latencies());
     for seen in seen {
-        // What began or ended in a spike belongs to it.
+        // Requests that began or ended in a spike belong to it.
         let is_in = |(began, ended): &(Instant, Instant)| seen.due_at < *ended && seen.at > *began;
         let latencies = if spikes.iter().any(is_in) {
             &mut spiked
@@ -392,7 +393,7 @@ const POISONS: [(&str, &str); 2] = [
     ("a native call", "return [Array(4e9).join('-').length];"),
 ];
 
-/// What a hook whose events never end does to others: their p99 beside it, by theirs without.
+/// Effect of a hook with endless folds on others: ratio of their p99 with it to their p99 without.
 fn poison(scale: &Scale) {
     for (what, body) in POISONS {
         let mut world = World::of(50, Kind::Sum);
@@ -557,11 +558,11 @@ async fn count_streams(world: &World, hook: &str, streams: u64) {
     }
 }
 
-/// How many lanes there are one second after another.
+/// Numbers of lanes, one for each second.
 const STORM: [&str; 8] = ["64", "3", "17", "1", "16", "5", "32", "8"];
 
-/// What fifty hooks wait, from sent to seen in the state, while others send as much as is taken: without
-/// resizes, and with one every second. Then how long a resize takes, and making hints again, with many streams.
+/// Waits of fifty hooks, from send to state, under full load of others: without resizes, and with one
+/// every second. Then the time of a resize, and of making hints again, with many streams.
 fn resize(scale: &Scale) {
     const PROBES: u32 = 50;
     const LOAD: usize = 200;
@@ -789,8 +790,8 @@ fn kept(home: &Home, hooks: &[String]) -> u64 {
     ours.map(|hook| hook["events"].as_u64().unwrap()).sum()
 }
 
-/// What looking at everything once a second costs while very many streams have work that nobody does, and how much
-/// those who look are sent: streams of paused lanes, and streams that are held.
+/// Cost of the monitor with very many streams that have work but do not run, in paused lanes and held,
+/// and the bytes sent to viewers.
 fn feed(scale: &Scale) {
     for (kind, what) in [
         (Kind::SumByCustomer, "in paused lanes"),
@@ -810,7 +811,7 @@ fn feed(scale: &Scale) {
         while stands_still(&world.homes[0]) != (streams, aside) {
             std::thread::sleep(Duration::from_secs(1));
         }
-        // What was sent is in its place.
+        // All events sent are stored.
         std::thread::sleep(scale.time(10.0));
         for viewers in [0, 1, 10] {
             watched(

@@ -1,4 +1,4 @@
-//! Somebody who has the dashboard open, and counts what is sent to it.
+//! A viewer with the dashboard open, which counts the bytes it receives.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -13,7 +13,7 @@ use super::daemon::Home;
 const ASK: &str =
     "GET /v1/admin/snapshot/live HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\n\r\n";
 
-/// Looks until it is dropped.
+/// A viewer; it closes when dropped.
 pub struct Viewer {
     stream: UnixStream,
     bytes: Arc<AtomicU64>,

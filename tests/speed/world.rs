@@ -30,10 +30,10 @@ const REJECTS_JS: &str = "export default function reduce(state, event) {
 }
 ";
 
-/// How long nodes that have just come need to divide the lanes among them.
+/// Time that new nodes need to divide the lanes.
 const SPREAD: Duration = Duration::from_secs(8);
 
-/// How many connections send at once, unless it is said.
+/// Default number of parallel connections.
 pub const CONNECTIONS: usize = 64;
 
 static CHOSEN: OnceLock<(Setup, usize, usize)> = OnceLock::new();
@@ -45,7 +45,7 @@ pub fn choose(setup: Setup, nodes: usize, connections: usize) {
     CHOSEN.get_or_init(|| (setup, nodes, connections));
 }
 
-/// How many connections send at once.
+/// Number of parallel connections.
 pub fn connections() -> usize {
     CHOSEN.get().map_or(CONNECTIONS, |chosen| chosen.2)
 }
@@ -73,7 +73,7 @@ fn homes() -> Vec<Home> {
     }
 }
 
-/// How a hook of a world is made.
+/// Kind of a hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Its events are stored and not folded.
@@ -206,7 +206,7 @@ struct Entry {
     acknowledged_at: Instant,
 }
 
-/// What was accepted, hook by hook; each hook has one stream.
+/// Accepted events by hook; each hook has one stream.
 pub struct Ledger {
     hooks: Vec<Vec<Entry>>,
     next: u32,
@@ -236,7 +236,7 @@ impl Ledger {
         });
     }
 
-    /// How many events were accepted.
+    /// Number of accepted events.
     pub fn count(&self) -> usize {
         self.hooks.iter().map(Vec::len).sum()
     }

@@ -1,4 +1,4 @@
-//! Whether what is kept for a time can be removed when its time has come.
+//! Checks whether retention can remove events when they are due.
 
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use crate::domain::time::Timestamp;
 use crate::store::{CursorRow, CursorsFilter};
 use crate::text::{counted, duration};
 
-/// A cursor is in the way soon when what it needs next has waited for this part of the time it is kept.
+/// A cursor counts as a coming obstacle when its next event has waited for 1/SOON of the retention
+/// time.
 const SOON: u32 = 2;
 
 impl Admin {
-    /// Of each hook that removes events: what is in the way, or soon will be. Nothing where none does.
+    /// The obstacles to retention, present or coming, for each hook that removes events. Empty when no
+    /// hook does.
     pub(super) async fn retention(&self) -> Result<Vec<Check>, Error> {
         let hooks = self.store.hooks().await?;
         let removing: Vec<_> = hooks
@@ -47,7 +49,7 @@ impl Admin {
         Ok(checks)
     }
 
-    /// What is said of the cursor of a hook that is most behind.
+    /// The check of the cursor of a hook that is furthest behind.
     async fn slowest(&self, hook: &Hook) -> Result<Option<Check>, Error> {
         if let Keep::For(age) = hook.keep {
             let filter = CursorsFilter {
@@ -82,7 +84,7 @@ fn short(hook: &Hook) -> Check {
     Check::warn("retention", text, remedy)
 }
 
-/// What is said of a cursor whose next event is kept for so long.
+/// The check of a cursor by the age of its next event.
 fn late(hook: &Hook, age: Duration, row: CursorRow, now: Timestamp) -> Option<Check> {
     let waits = now.since(row.oldest?);
     if waits < age / SOON {

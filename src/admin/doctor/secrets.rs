@@ -1,4 +1,4 @@
-//! The secrets of hooks: encrypted or not, and readable with the key of this node or not.
+//! Check of the hooks' secrets: they are encrypted, and this node's key decrypts them.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -7,14 +7,12 @@ use crate::admin::{Admin, Error};
 use crate::api::Check;
 use crate::text::counted;
 
-/// Hooks named in one line at most.
+/// Number of hooks named in a line at most.
 const NAMED_MAX: usize = 3;
 
 impl Admin {
-    /// The secrets of hooks and handlers, and the key that encrypts them. Nothing where there are none.
-    ///
-    /// # Errors
-    /// Those of the database.
+    /// Checks the secrets of hooks and handlers, and the key that encrypts them. There is no result if
+    /// there are no secrets.
     pub(super) async fn secrets_check(&self) -> Result<Vec<Check>, Error> {
         let (locked, plain) = self.unfit_secrets().await?;
         let vault = self.store.vault();

@@ -1,5 +1,5 @@
-//! The feed: what is seen is made into a message once a second for all who follow it, and for nobody when
-//! nobody does.
+//! The feed: once a second a snapshot is encoded as a message for all followers of its namespace, or
+//! not at all when there are none.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use crate::api::Snapshot;
 use crate::api::feed::{change, stilled};
 use crate::domain::name::Name;
 
-/// A snapshot as it is sent, without its history, and what changed since the one before.
-pub(super) struct Told {
+/// A snapshot as sent, without its history, and its change since the previous one.
+pub(super) struct SentSnapshot {
     pub seq: u64,
     pub value: Value,
     pub change: Option<Arc<Value>>,
 }
 
-/// Namespaces that somebody follows, and what was told last.
+/// The latest message for each namespace that has followers.
 #[derive(Default)]
-pub(super) struct Feeds(Mutex<HashMap<Name, watch::Sender<Option<Arc<Told>>>>>);
+pub(super) struct Feeds(Mutex<HashMap<Name, watch::Sender<Option<Arc<SentSnapshot>>>>>);
 
 impl Feeds {
-    pub fn follow(&self, namespace: &Name) -> watch::Receiver<Option<Arc<Told>>> {
+    pub fn follow(&self, namespace: &Name) -> watch::Receiver<Option<Arc<SentSnapshot>>> {
         let mut feeds = self.0.lock();
         let feed = feeds.entry(namespace.clone());
         feed.or_insert_with(|| watch::channel(None).0).subscribe()
     }
 
-    /// Tells those who follow it; forgets a namespace that nobody follows.
+    /// Sends a snapshot to the followers of its namespace; drops the feed when there are none.
     pub fn tell(&self, snapshot: &Snapshot) {
         let mut feeds = self.0.lock();
         let Some(feed) = feeds.get(&snapshot.namespace) else {
@@ -53,14 +53,14 @@ impl Feeds {
         };
         let value = stilled(value, snapshot.at);
         let change = before.and_then(|before| change(&before.value, &value));
-        feed.send_replace(Some(Arc::new(Told {
+        feed.send_replace(Some(Arc::new(SentSnapshot {
             seq: snapshot.seq,
             value,
             change: change.map(Arc::new),
         })));
     }
 
-    /// Ends the feeds of namespaces that are gone.
+    /// Ends the feeds of deleted namespaces.
     pub fn keep(&self, is_there: impl Fn(&Name) -> bool) {
         self.0.lock().retain(|namespace, _| is_there(namespace));
     }

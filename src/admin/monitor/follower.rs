@@ -1,31 +1,31 @@
-//! One who follows a namespace: at first everything is sent, then what changed.
+//! A follower of a namespace: it gets everything first, then the changes.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::feed::Told;
+use super::feed::SentSnapshot;
 use crate::admin::{Admin, Error};
 use crate::api::feed::{Frame, change};
 use crate::api::{Sample, Viewer, Window};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
-/// Somebody who follows a namespace.
+/// One viewer who follows a namespace.
 pub struct Follower {
     admin: Admin,
     namespace: Name,
     window: Window,
     viewer: Viewer,
-    feed: watch::Receiver<Option<Arc<Told>>>,
-    /// What he knows.
-    told: Option<Arc<Told>>,
+    feed: watch::Receiver<Option<Arc<SentSnapshot>>>,
+    /// Message that was sent last.
+    told: Option<Arc<SentSnapshot>>,
     past: Option<Timestamp>,
 }
 
 impl Admin {
-    /// Follows a namespace, as seen through a window.
+    /// Follows a namespace, with the history of a window.
     ///
     /// # Errors
     /// [`Error::Missing`] namespace; [`Error::NeedsDaemon`].
@@ -51,8 +51,8 @@ impl Admin {
 }
 
 impl Follower {
-    /// What to send next: all of it at first, then what changed; none when the namespace is gone. One who is
-    /// slow is told less often, and not more at once.
+    /// Waits for the next frame: the full snapshot first, then changes; `None` when the namespace is
+    /// deleted. A slow follower gets fewer frames, not a backlog of them.
     pub async fn next(&mut self) -> Option<Frame> {
         let news = match &self.told {
             None => self.feed.wait_for(Option::is_some).await.ok()?.clone()?,

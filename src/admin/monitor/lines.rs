@@ -1,4 +1,4 @@
-//! Cursors as lines that people read.
+//! Cursors as table rows for people.
 
 use crate::admin::figures::millis;
 use crate::api::{self, Condition, Lane};
@@ -7,7 +7,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::lane::Line;
 
-/// Says of cursors that flow in lanes that an operator has stopped that they are paused.
+/// Marks flowing cursors as paused where an operator has stopped their lane.
 pub fn pause(cursors: &mut [api::CursorLine], lanes: &[Lane]) {
     for line in cursors {
         let lane = lanes.iter().find(|lane| line.is_in(lane));

@@ -1,4 +1,4 @@
-//! One look at everything, once a second.
+//! One round of the monitor, once a second.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::STEP;
 use super::seen::LOG_SHOWN;
-use super::snapshot::{Look, compose, lanes_that_help};
+use super::snapshot::{Findings, compose, lanes_that_help};
 use super::space::is_over;
-use super::whole::Whole;
+use super::whole::Observation;
 use crate::admin::figures::millis;
 use crate::admin::report::NodeReport;
 use crate::admin::{Admin, Error, verdict};
@@ -24,18 +24,19 @@ use crate::store;
 /// Seconds between counts of streams.
 const COUNTS_EVERY: u64 = 60;
 
-/// Streams that are counted every ten seconds.
+/// Up to this number, streams are counted every ten seconds.
 const COUNTED_OFTEN: u64 = 10_000;
 
-/// How long one look may take before it is told that the database does not answer.
+/// Time limit of a round, after which the database is reported as not answering.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
 impl Admin {
-    /// Looks at everything once: tells the other nodes of this one, makes the snapshots, and tells those who
-    /// follow them. Where the database does not answer, that is what is told, and the rest stays as it was.
+    /// Runs one round: publishes this node's report, composes the snapshots, and sends them to
+    /// followers. When the database does not answer, that is reported, and the other figures keep their
+    /// last values.
     ///
     /// # Errors
-    /// Those of the database.
+    /// Errors of the database; the snapshots report them too.
     pub async fn observe(&self) -> Result<(), Error> {
         let engine = self.engine()?;
         let catalog = engine.catalog.now();
@@ -92,7 +93,7 @@ impl Admin {
         self.note_acts().await?;
         let mut namespaces: Vec<_> = catalog.lane_sets.keys().cloned().collect();
         namespaces.sort();
-        let whole = Whole {
+        let whole = Observation {
             here: &self.this_process(engine, now),
             catalog,
             view: &view,
@@ -109,7 +110,7 @@ impl Admin {
         Ok(())
     }
 
-    /// The snapshots as they were, and first of all that the database does not answer.
+    /// Adds the database's failure to the last snapshots as the first verdict.
     fn note_failure(&self, why: String, now: Timestamp) {
         let mut seen = self.monitor.seen.lock();
         let seen = &mut *seen;
@@ -142,7 +143,7 @@ impl Admin {
         }
     }
 
-    /// A namespace as last seen, and what a window shows of its past.
+    /// Latest snapshot of a namespace, with the history of a window.
     ///
     /// # Errors
     /// [`Error::Missing`] namespace; [`Error::NeedsDaemon`].
@@ -166,7 +167,7 @@ impl Admin {
     ) -> Result<Arc<api::Snapshot>, Error> {
         let engine = self.engine()?;
         if !engine.catalog.now().lane_sets.contains_key(namespace) {
-            // Another node may have made it just now; and if not, the error says what was perhaps meant.
+            // Another node may just have created it; otherwise the error suggests a similar name.
             self.namespace(namespace).await?;
         }
         if self.last_seen(namespace).is_none() {
@@ -176,12 +177,12 @@ impl Admin {
             .ok_or_else(|| Error::missing("namespace", namespace))
     }
 
-    /// What was seen a second ago, if anything was.
+    /// The latest snapshot, if there is one.
     pub(in crate::admin) fn last_seen(&self, namespace: &Name) -> Option<Arc<api::Snapshot>> {
         self.monitor.seen.lock().snapshots.get(namespace).cloned()
     }
 
-    /// What a window shows of a namespace's past, without what was seen until `after`.
+    /// History of a namespace in a window, without samples up to `after`.
     pub(super) fn past(
         &self,
         namespace: &Name,
@@ -193,7 +194,7 @@ impl Admin {
         space.map_or_else(Vec::new, |space| space.past.shown(window, after))
     }
 
-    async fn look(&self, namespace: &Name, whole: &Whole<'_>) -> Result<(), Error> {
+    async fn look(&self, namespace: &Name, whole: &Observation<'_>) -> Result<(), Error> {
         let Some(set) = whole.catalog.lane_sets.get(namespace) else {
             return Ok(());
         };
@@ -211,7 +212,7 @@ impl Admin {
             false => None,
         };
         let mut seen = self.monitor.seen.lock();
-        let look = Look {
+        let look = Findings {
             set,
             lanes,
             cursors,
@@ -223,12 +224,13 @@ impl Admin {
         Ok(())
     }
 
-    /// What waits in lanes that nobody runs: a node that is gone does not tell, the database does.
+    /// Fills in the backlog of lanes without an owner from the database, because their node no longer
+    /// reports.
     async fn count_orphans(
         &self,
         set: &LaneSet,
         lanes: &mut [Lane],
-        whole: &Whole<'_>,
+        whole: &Observation<'_>,
     ) -> Result<(), Error> {
         let unheard = whole.unheard();
         let is_orphan = |lane: &&mut Lane| {
@@ -259,7 +261,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Whether it is worth a query which number of lanes would help.
+    /// True if it is worth a query to find out how many lanes would help.
     fn wants_help(&self, namespace: &Name, thresholds: Thresholds, lanes: &[Lane]) -> bool {
         let facts = verdict::Facts {
             thresholds,
@@ -273,7 +275,7 @@ impl Admin {
         facts.is_late() && (seen.ticks.is_multiple_of(STEP) || !was_late)
     }
 
-    /// Whether it is time to count streams, which takes a while when there are many.
+    /// True if the streams should be counted in this round. Counting takes a while when there are many.
     fn wants_counts(&self, namespace: &Name, catalog: &catalog::Snapshot) -> bool {
         let seen = self.monitor.seen.lock();
         let space = seen.spaces.get(namespace);
@@ -290,8 +292,8 @@ impl Admin {
     }
 }
 
-/// Notes how much waits in a lane whose node told of it last before it fell silent. What was set aside or kept then
-/// still is; the rest may flow, and waits at least since then.
+/// Updates the figures of a lane whose node has fallen silent after its last report. Events that were
+/// set aside or kept then still are; the others may flow, and have waited at least since then.
 fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
     let stands = lane.backlog.saturating_sub(lane.backlog_flowing);
     lane.backlog = events.max(stands);

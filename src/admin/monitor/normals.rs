@@ -1,20 +1,21 @@
-//! What is normal outlives the process: what was learned is stored once a minute, and read at the start.
+//! Baselines outlive the process: they are stored once a minute and read at the start.
 
-use super::seen::{Kept, Seen};
+use super::seen::{MonitorState, StoredBaselines};
 use crate::admin::{Admin, Error};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::time::Timestamp;
-use crate::metrics::Normal;
-use crate::store::NormalRow;
+use crate::metrics::Baseline;
+use crate::store::BaselineRow;
 
 impl Admin {
-    /// Reads once what a node of this name knew before; until that has worked, nothing is learned.
+    /// Reads once the baselines stored under this node name. Until that has succeeded, nothing is
+    /// learned.
     pub(super) async fn recall(&self) -> Result<(), Error> {
         if self.monitor.seen.lock().kept.is_some() {
             return Ok(());
         }
         let rows = self.store.normals(&self.node).await?;
-        let kept: Kept = rows.into_iter().map(normal).collect();
+        let kept: StoredBaselines = rows.into_iter().map(normal).collect();
         let mut seen = self.monitor.seen.lock();
         for ((kind, subject), normal) in &kept {
             match kind.as_str() {
@@ -27,10 +28,10 @@ impl Admin {
         Ok(())
     }
 
-    /// Stores what was learned since the last time. Where nothing happens, nothing is written.
+    /// Stores the baselines that have changed since the last call. An idle node writes nothing.
     ///
     /// # Errors
-    /// Those of the database; it is tried again the next time.
+    /// The baselines are stored by the next call.
     pub async fn keep_normals(&self) -> Result<(), Error> {
         let learned = {
             let seen = self.monitor.seen.lock();
@@ -56,26 +57,26 @@ impl Admin {
     }
 }
 
-/// Everything that is known to be normal.
-fn learned(seen: &Seen) -> Kept {
+/// All baselines learned so far.
+fn learned(seen: &MonitorState) -> StoredBaselines {
     let hooks = seen.hooks.iter();
     let hooks = hooks.map(|(hook, pace)| (("hook".to_owned(), hook.0), pace.normal));
     let handlers = seen.handlers.iter();
     let handlers = handlers.map(|(of, pace)| (("handler".to_owned(), of.0), pace.normal));
     let commit = std::iter::once((("commit".to_owned(), 0), seen.commit));
     let all = hooks.chain(handlers).chain(commit);
-    all.filter(|(_, normal)| *normal != Normal::default())
+    all.filter(|(_, normal)| *normal != Baseline::default())
         .collect()
 }
 
-fn normal(row: NormalRow) -> ((String, i64), Normal) {
-    let normal = Normal::from_parts(row.mean, row.samples);
+fn normal(row: BaselineRow) -> ((String, i64), Baseline) {
+    let normal = Baseline::from_parts(row.mean, row.samples);
     ((row.kind, row.subject), normal)
 }
 
-fn row(((kind, subject), normal): (&(String, i64), &Normal)) -> NormalRow {
+fn row(((kind, subject), normal): (&(String, i64), &Baseline)) -> BaselineRow {
     let (mean, samples) = normal.parts();
-    NormalRow {
+    BaselineRow {
         kind: kind.clone(),
         subject: *subject,
         mean,

@@ -1,4 +1,4 @@
-//! What operators have under way, and what they did: seen by whoever looks, on every node.
+//! Operations of operators, under way and past, shown on every node.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use crate::engine::catalog;
 use crate::store::{AuditFilter, AuditRow, ITSELF, Rebuild};
 use crate::text::quoted;
 
-/// Operations that are looked at for the log, at most, in a second.
+/// Number of audit rows read for the log in one round.
 const ACTS_MAX: i64 = 32;
 
-/// Operations on lanes of which the log tells by what the lanes do.
+/// Operations that the log already shows as changes of lanes.
 const SEEN_BY_LANES: [&str; 3] = ["lanes pause", "lanes resume", "lanes drain"];
 
 impl Admin {
-    /// Resizes and rebuilds that are under way, by namespace, the oldest first.
+    /// Resizes and rebuilds that are under way, by namespace, oldest first.
     pub(super) async fn operations(
         &self,
         catalog: &catalog::Snapshot,
@@ -55,7 +55,8 @@ impl Admin {
         Ok(all)
     }
 
-    /// Adds to the log what operators did since the last look, on whichever node; at first what they did last.
+    /// Adds to the log the operations since the last round, on any node; in the first round, only the
+    /// latest ones.
     pub(super) async fn note_acts(&self) -> Result<(), Error> {
         let newest = AuditFilter {
             limit: ACTS_MAX,
@@ -102,7 +103,7 @@ fn of_rebuild(rebuild: Rebuild, hook: &Name) -> api::Operation {
     }
 }
 
-/// An operation as a line of the log: `lanes resize 8 -> 16 by uid 1000 "spike"`.
+/// An operation as a log line: `lanes resize 8 -> 16 by uid 1000 "spike"`.
 fn line(act: &AuditRow) -> api::LogLine {
     let details: serde_json::Value = serde_json::from_str(&act.details).unwrap_or_default();
     let change = match (&details["from"], &details["to"]) {

@@ -1,4 +1,4 @@
-//! The report of this node, from what was gathered here.
+//! The report of this node to the others, from its own figures.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::past;
-use super::seen::Seen;
+use super::seen::MonitorState;
 use super::space::is_over;
-use super::survey::Own;
-use super::whole::Here;
+use super::survey::OwnLane;
+use super::whole::ThisProcess;
 use crate::admin::Admin;
 use crate::admin::figures::{counts, fine_millis, gather, hundredths, millis};
 use crate::admin::report::NodeReport;
@@ -21,19 +21,19 @@ use crate::domain::time::Timestamp;
 use crate::engine::{self, ownership::Member};
 use crate::text::counted;
 
-/// Hooks that other nodes are told of.
+/// Number of hooks in the report.
 const HOOKS_TOLD: usize = 50;
 
-/// Other nodes are told of a turn that has run for so long.
+/// Running time from which a turn is reported.
 const LONG_TURN: Duration = Duration::from_secs(2);
 
-/// Other nodes are told of a reducer that takes longer than this for an event, in seconds.
+/// Time for one event, in seconds, from which a reducer is reported.
 pub const SLOW_FOLD: f64 = 0.005;
 
 impl Admin {
-    /// This process as it is now, for the snapshots.
-    pub(super) fn this_process(&self, engine: &engine::Engine, now: Timestamp) -> Here {
-        Here {
+    /// This process, for the snapshots.
+    pub(super) fn this_process(&self, engine: &engine::Engine, now: Timestamp) -> ThisProcess {
+        ThisProcess {
             node: self.node.clone(),
             began: self.monitor.began,
             member: engine.member.as_ref().map(Member::id),
@@ -43,16 +43,16 @@ impl Admin {
         }
     }
 
-    /// Tells the other nodes what the lanes of this one do. Those that do nothing are left out.
+    /// Publishes the report of this node's lanes. Idle lanes are left out.
     pub(super) fn tell(
         &self,
-        own: &[Own],
+        own: &[OwnLane],
         names: &HashMap<CursorId, api::CursorLine>,
         now: Timestamp,
     ) {
         let Some(engine) = &self.engine else { return };
         let Some(member) = &engine.member else { return };
-        let is_told = |own: &&Own| own.lane.backlog > 0 || own.lane.wait_ms.is_some();
+        let is_told = |own: &&OwnLane| own.lane.backlog > 0 || own.lane.wait_ms.is_some();
         let mut report = NodeReport {
             lanes: own
                 .iter()
@@ -81,7 +81,7 @@ impl Admin {
         }
         report.sum_up(own);
         for lane in &mut report.lanes {
-            // Rates to a whole number, so that a quiet cluster has no news to write.
+            // Rates are rounded, so that a quiet cluster has no changes to write.
             lane.in_per_s = lane.in_per_s.map(f64::round);
             lane.out_per_s = lane.out_per_s.map(f64::round);
         }
@@ -89,8 +89,8 @@ impl Admin {
     }
 }
 
-impl Seen {
-    /// What other nodes are told of it. What does not happen is left out, so that a quiet cluster has no news.
+impl MonitorState {
+    /// The figures to report. Idle hooks are left out, so that a quiet cluster has no changes to write.
     fn told(&self) -> NodeReport {
         let hooks = self.hooks.iter().filter(|(_, pace)| pace.now > 0.0);
         let mut hooks: Vec<_> = hooks
@@ -134,11 +134,11 @@ impl Seen {
 }
 
 impl NodeReport {
-    /// Adds what the verdict of every node needs to know of a lane: a turn that runs for long, and, where the
-    /// lane is late, the stream with most to go.
+    /// Adds what the verdicts of all nodes need about a lane: a long-running turn, and, in a late lane,
+    /// the stream with the largest backlog.
     fn tell_worst(
         &mut self,
-        own: &Own,
+        own: &OwnLane,
         names: &HashMap<CursorId, api::CursorLine>,
         thresholds: Thresholds,
     ) {
@@ -157,8 +157,8 @@ impl NodeReport {
         }
     }
 
-    /// Adds what the lanes of each namespace make together.
-    fn sum_up(&mut self, own: &[Own]) {
+    /// Adds the sums over the lanes of each namespace.
+    fn sum_up(&mut self, own: &[OwnLane]) {
         let mut spaces: HashMap<_, (Histogram<u64>, Histogram<u64>)> = HashMap::new();
         for own in own {
             let space = &own.id.namespace;
@@ -191,7 +191,7 @@ fn storage(engine: &engine::Engine, now: Timestamp) -> api::Storage {
         fsync_p99_ms: fsync_p99(engine, now),
         error_since: failing.as_ref().map(|failing| failing.since),
         error: failing.map(|failing| failing.error),
-        noted: pulse.noted(now).map(|noted| api::Noted {
+        noted: pulse.noted(now).map(|noted| api::PastOutage {
             from: noted.from,
             until: noted.until,
             error: noted.error,
@@ -200,7 +200,7 @@ fn storage(engine: &engine::Engine, now: Timestamp) -> api::Storage {
     }
 }
 
-/// Streams of this node that keep events past their time, in words, and whose lanes they use.
+/// Streams of this node that keep events past their retention, in words, with their namespaces.
 fn overdue(engine: &engine::Engine) -> Vec<(Name, String)> {
     let catalog = engine.catalog.peek();
     let told = |found: engine::prune::Overdue| {
@@ -213,7 +213,7 @@ fn overdue(engine: &engine::Engine) -> Vec<(Name, String)> {
     engine.overdue().into_iter().filter_map(told).collect()
 }
 
-/// Handlers that are too slow for the lanes of this node.
+/// Ids of the handlers that are too slow for this node's lanes, sorted.
 fn slow_handlers(engine: &engine::Engine) -> Vec<i64> {
     let shares = engine.folds.shares();
     let mut slow: Vec<_> = shares.with(|shares, _| shares.slow().map(|of| of.0).collect());
@@ -221,7 +221,7 @@ fn slow_handlers(engine: &engine::Engine) -> Vec<i64> {
     slow
 }
 
-/// What is wrong with Redis, as this node sees it.
+/// Present failure of Redis, as seen by this node.
 fn failing_hints(engine: &engine::Engine) -> Option<api::Outage> {
     let (since, why) = engine.relay.trouble()?;
     Some(api::Outage { why, since })

@@ -1,5 +1,5 @@
-//! What a namespace was like: fifteen minutes by the second would be much, so the last five are kept by the
-//! second, and the last hour in steps of ten. Bounded, in memory, the same for all who look.
+//! History of a namespace, in memory: the last five minutes by the second, the last hour in steps of
+//! ten seconds.
 
 use std::collections::VecDeque;
 
@@ -8,46 +8,46 @@ use crate::api::{Sample, Total, Window};
 use crate::domain::time::Timestamp;
 use crate::engine::Waits;
 
-/// Seconds that are kept one by one.
+/// Number of seconds kept.
 const SECONDS_KEPT: usize = 300;
 
 /// Seconds in a step.
 pub(super) const STEP: usize = 10;
 
-/// Steps that are kept: an hour.
+/// Number of steps kept: one hour.
 const STEPS_KEPT: usize = 360;
 
-/// Seconds over which it is told how the backlog changes.
+/// Seconds over which the change of the backlog is measured.
 const CHANGE_OVER: usize = 30;
 
-/// Events by how long they waited.
+/// Events by waiting time.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Counted {
-    /// Those that were finished since the beginning.
+pub(super) struct WaitCounts {
+    /// Events applied since the nodes started.
     pub finished: Waits,
-    /// Those that wait now.
+    /// Events that wait now.
     pub waiting: Waits,
 }
 
 #[derive(Default)]
-pub(super) struct Past {
+pub(super) struct History {
     seconds: VecDeque<Sample>,
     steps: VecDeque<Sample>,
-    /// The seconds of the step that is not over, and what was finished in them.
+    /// The seconds of the unfinished step, and the events applied in it.
     open: Vec<Sample>,
     finished: Waits,
-    /// What was finished when it was looked last, as it is counted from the beginning.
+    /// Counters of applied events in the last second.
     counted: Option<Waits>,
 }
 
-impl Past {
-    /// Notes the second that has just ended.
-    pub fn note(&mut self, total: &Total, waits: Counted, now: Timestamp) {
+impl History {
+    /// Adds the second that has just ended.
+    pub fn note(&mut self, total: &Total, waits: WaitCounts, now: Timestamp) {
         let (counted, still) = (waits.finished, waits.waiting);
         let before = self.counted.replace(counted).unwrap_or(counted);
         let mut waits = [0; 7];
         for (nth, waits) in waits.iter_mut().enumerate() {
-            // A node that began anew counts from zero.
+            // A node that restarted counts from zero.
             *waits = counted[nth].saturating_sub(before[nth]);
             self.finished[nth] += *waits;
         }
@@ -70,7 +70,7 @@ impl Past {
         }
     }
 
-    /// How the backlog has changed lately, in events a second.
+    /// Recent change of the backlog, in events per second.
     pub fn backlog_per_s(&self, backlog: u64, now: Timestamp) -> f64 {
         let back = self.seconds.len().saturating_sub(CHANGE_OVER);
         let Some(then) = self.seconds.get(back) else {
@@ -80,7 +80,7 @@ impl Past {
         (backlog as f64 - then.backlog as f64) / elapsed
     }
 
-    /// What a window shows of it, oldest first, without what was seen until `after`.
+    /// Samples of a window, oldest first, without those up to `after`.
     pub fn shown(&self, window: Window, after: Option<Timestamp>) -> Vec<Sample> {
         let (steps, each) = window.steps();
         let kept = match each.as_secs() {
@@ -94,7 +94,7 @@ impl Past {
     }
 }
 
-/// Adds events to others, by how long they waited.
+/// Adds counts by waiting time.
 pub(super) fn add(sum: &mut Waits, waits: Waits) {
     for (sum, waits) in sum.iter_mut().zip(waits) {
         *sum += waits;
@@ -124,15 +124,15 @@ mod tests {
         Timestamp::from_millis(1_795_489_154_000 + second * 1_000)
     }
 
-    fn finished(events: u64) -> Counted {
-        Counted {
+    fn finished(events: u64) -> WaitCounts {
+        WaitCounts {
             finished: [events, 0, 0, 0, 0, 0, 0],
-            ..Counted::default()
+            ..WaitCounts::default()
         }
     }
 
-    fn past(seconds: i64) -> Past {
-        let mut past = Past::default();
+    fn past(seconds: i64) -> History {
+        let mut past = History::default();
         for second in 0..seconds {
             let total = Total {
                 backlog: second.unsigned_abs() * 3,

@@ -1,64 +1,64 @@
-//! Everything that is remembered from one second to the next, and the log.
+//! State that the monitor keeps from one second to the next, and the log.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::space::{News, Space};
+use super::space::{NamespaceState, News};
 use crate::api::{self, Severity};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::ownership::View;
-use crate::metrics::Normal;
+use crate::metrics::Baseline;
 
-/// Entries of the log that are kept, and shown.
+/// Number of log entries kept, and shown.
 const LOG_KEPT: usize = 1_000;
 pub const LOG_SHOWN: usize = 200;
 
-/// Everything that is remembered, behind one lock.
-pub struct Seen {
+/// State of the monitor, behind one lock.
+pub struct MonitorState {
     pub ticks: u64,
-    pub spaces: HashMap<Name, Space>,
+    pub spaces: HashMap<Name, NamespaceState>,
     pub snapshots: HashMap<Name, Arc<api::Snapshot>>,
-    pub hooks: HashMap<HookId, Pace>,
-    pub handlers: HashMap<HandlerId, Pace>,
-    pub commit: Normal,
-    /// What is stored of what is normal; none before it was read.
-    pub kept: Option<Kept>,
+    pub hooks: HashMap<HookId, Measured>,
+    pub handlers: HashMap<HandlerId, Measured>,
+    pub commit: Baseline,
+    /// Baselines as stored; `None` until they are read.
+    pub kept: Option<StoredBaselines>,
     pub accepted: (u64, Duration, f64),
     pub cpu: (Duration, Duration, f64),
     pub nodes: HashSet<String>,
-    /// Since when the database does not answer.
+    /// Time since when the database does not answer.
     pub unanswered: Option<Timestamp>,
-    /// What was wrong with database and Redis a second ago, for the log.
+    /// Failures of database and Redis in the last second, for the log.
     pub troubles: Vec<(&'static str, String)>,
-    /// The newest operation of an operator that stands in the log.
+    /// Number of the newest audit row in the log.
     pub noted: Option<i64>,
-    /// Lost events that no operator knows of.
+    /// Number of lost events that no operator has confirmed.
     pub lost: u64,
     pub log: VecDeque<api::LogLine>,
 }
 
-/// A figure now, and what is normal for it.
+/// A figure and its baseline.
 #[derive(Clone, Copy, Default)]
-pub struct Pace {
+pub struct Measured {
     pub now: f64,
-    pub normal: Normal,
+    pub normal: Baseline,
 }
 
-impl Pace {
-    /// Both figures, where it is much more than normal.
+impl Measured {
+    /// Both values if the figure is more than twice its baseline.
     pub fn is_slow(self) -> Option<(f64, f64)> {
         let normal = self.normal.value()?;
         (self.now > 2.0 * normal).then_some((self.now, normal))
     }
 }
 
-/// What is stored, by kind and subject.
-pub type Kept = HashMap<(String, i64), Normal>;
+/// Stored baselines, by kind and subject.
+pub type StoredBaselines = HashMap<(String, i64), Baseline>;
 
-impl Default for Seen {
+impl Default for MonitorState {
     fn default() -> Self {
         Self {
             ticks: 0,
@@ -66,7 +66,7 @@ impl Default for Seen {
             snapshots: HashMap::new(),
             hooks: HashMap::new(),
             handlers: HashMap::new(),
-            commit: Normal::default(),
+            commit: Baseline::default(),
             kept: None,
             accepted: (0, since_boot(), 0.0),
             cpu: (processor_time(), since_boot(), 0.0),
@@ -80,7 +80,7 @@ impl Default for Seen {
     }
 }
 
-impl Seen {
+impl MonitorState {
     pub fn add_log(&mut self, line: api::LogLine) {
         if self.log.len() == LOG_KEPT {
             self.log.pop_back();
@@ -88,7 +88,7 @@ impl Seen {
         self.log.push_front(line);
     }
 
-    /// Says in the log what is wrong with database and Redis now and was not, and what is over.
+    /// Logs failures of database and Redis that have begun or ended.
     pub fn note_troubles(&mut self, now: Vec<(&'static str, String)>, at: Timestamp) {
         let before = std::mem::replace(&mut self.troubles, now.clone());
         let is_in =
@@ -125,7 +125,7 @@ pub fn note_nodes(known: &mut HashSet<String>, view: &View) -> Vec<News> {
     news
 }
 
-/// Processor time that this process has used.
+/// Processor time used by this process.
 pub fn processor_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let seconds = u64::try_from(used.tv_sec).unwrap_or(0);

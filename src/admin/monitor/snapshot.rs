@@ -1,13 +1,13 @@
-//! Composes the snapshot of a namespace from what was gathered, merged and remembered.
+//! Composes the snapshot of a namespace from gathered, merged and remembered figures.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::STEP;
 use super::own_report::SLOW_FOLD;
-use super::seen::{LOG_SHOWN, Seen, note_nodes};
+use super::seen::{LOG_SHOWN, MonitorState, note_nodes};
 use super::space::FLOWS_KEPT;
-use super::whole::Whole;
+use super::whole::Observation;
 use crate::admin::figures::{hundredths, keep, mean, millis, ranges};
 use crate::admin::report::NodeReport;
 use crate::admin::{eta, lanes, stops, verdict};
@@ -19,23 +19,27 @@ use crate::domain::time::Timestamp;
 use crate::engine::catalog;
 use crate::store;
 
-/// Hooks shown.
+/// Number of hooks shown.
 const HOOKS_SHOWN: usize = 20;
 
-/// What one look at a namespace has found, before it is composed.
-pub struct Look<'l> {
+/// Findings about one namespace in this round.
+pub struct Findings<'l> {
     pub set: &'l LaneSet,
     pub lanes: Vec<Lane>,
     pub cursors: Vec<api::CursorLine>,
-    /// The number of lanes that would help, where that was asked.
+    /// Number of lanes that would help, if it was computed.
     pub help: Option<u16>,
-    /// The streams of the namespace, where they were counted this time.
+    /// Numbers of streams, if they were counted in this round.
     pub counts: Option<store::NamespaceCounts>,
 }
 
-/// Makes the snapshot of a namespace, and notes in `seen` what the next one must know.
-pub fn compose(seen: &mut Seen, look: Look<'_>, whole: &Whole<'_>) -> api::Snapshot {
-    let Look {
+/// Composes a snapshot, and updates `seen` for the next round.
+pub fn compose(
+    seen: &mut MonitorState,
+    look: Findings<'_>,
+    whole: &Observation<'_>,
+) -> api::Snapshot {
+    let Findings {
         set,
         mut lanes,
         cursors,
@@ -147,8 +151,8 @@ pub fn compose(seen: &mut Seen, look: Look<'_>, whole: &Whole<'_>) -> api::Snaps
     }
 }
 
-/// The storage of this node, with what all nodes accept together.
-fn storage(seen: &Seen, whole: &Whole<'_>) -> api::Storage {
+/// Event storage of this node, with the rate of accepted events of all nodes.
+fn storage(seen: &MonitorState, whole: &Observation<'_>) -> api::Storage {
     let told = whole.reports().map(|report| report.accepted_per_s);
     api::Storage {
         accepted_per_s: hundredths(seen.accepted.2) + told.sum::<f64>(),
@@ -157,7 +161,7 @@ fn storage(seen: &Seen, whole: &Whole<'_>) -> api::Storage {
     }
 }
 
-fn nodes(seen: &Seen, namespace: &Name, whole: &Whole<'_>) -> Vec<api::NodeLine> {
+fn nodes(seen: &MonitorState, namespace: &Name, whole: &Observation<'_>) -> Vec<api::NodeLine> {
     let (now, here) = (whole.now, whole.here);
     let Some(me) = &here.member else {
         let own = whole
@@ -248,7 +252,7 @@ fn total(lanes: &[Lane]) -> api::Total {
     }
 }
 
-/// The hooks of a namespace that operators have paused, and who, when and why.
+/// Paused hooks of a namespace, each with who paused it, when and why.
 fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> Vec<(Name, String)> {
     let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
@@ -261,7 +265,7 @@ fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> V
     paused
 }
 
-/// The hooks of a namespace that a node has stopped, with which event and since when.
+/// Hooks of a namespace that a node has stopped, each with the event that did not end and the time.
 fn stuck_hooks(set: &LaneSet, catalog: &catalog::Snapshot) -> Vec<(Name, String, Timestamp)> {
     let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
@@ -275,9 +279,9 @@ fn stuck_hooks(set: &LaneSet, catalog: &catalog::Snapshot) -> Vec<(Name, String,
 }
 
 fn hook_lines(
-    seen: &Seen,
+    seen: &MonitorState,
     set: &LaneSet,
-    whole: &Whole<'_>,
+    whole: &Observation<'_>,
     counts: &store::NamespaceCounts,
 ) -> (Vec<api::HookLine>, Vec<(Name, f64, f64)>) {
     let catalog = whole.catalog;
@@ -315,9 +319,9 @@ fn hook_lines(
     (hooks.iter().take(HOOKS_SHOWN).map(line).collect(), told)
 }
 
-impl Whole<'_> {
-    /// What each hook gets a second from all nodes, and what is normal.
-    fn hook_paces(&self, seen: &Seen) -> HashMap<HookId, (f64, Option<f64>)> {
+impl Observation<'_> {
+    /// Rate of accepted events of each hook over all nodes, with its baseline.
+    fn hook_paces(&self, seen: &MonitorState) -> HashMap<HookId, (f64, Option<f64>)> {
         let own = seen.hooks.iter();
         let own = own.map(|(hook, pace)| (*hook, pace.now, pace.normal.value()));
         let told = self.reports().flat_map(|report| &report.hooks);
@@ -335,8 +339,13 @@ impl Whole<'_> {
     }
 }
 
-/// Handlers with the time that they take for an event, and the normal one; in lanes of several nodes, that of each.
-fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, f64, Option<f64>)> {
+/// Handlers with their time for one event and its baseline; one entry for each node that reports the
+/// handler.
+fn handler_paces(
+    seen: &MonitorState,
+    set: &LaneSet,
+    whole: &Observation<'_>,
+) -> Vec<(String, f64, Option<f64>)> {
     let hooks = whole.catalog.hooks.values();
     let hooks = hooks.filter(|hook| hook.namespace == set.namespace);
     let mut paces = Vec::new();
@@ -361,7 +370,7 @@ fn handler_paces(seen: &Seen, set: &LaneSet, whole: &Whole<'_>) -> Vec<(String, 
 }
 
 fn namespace_lines(
-    seen: &Seen,
+    seen: &MonitorState,
     fresh: &api::Snapshot,
     catalog: &catalog::Snapshot,
 ) -> Vec<api::NamespaceLine> {
@@ -401,7 +410,7 @@ fn namespace_lines(
     lines
 }
 
-/// The least number of lanes after which none is above 70 % busy, were today's waiting work laid on them.
+/// Smallest number of lanes with which none would be more than 70 % busy, given the present backlog.
 pub fn lanes_that_help(waiting: &[crate::store::SlotBacklog], lanes: &[Lane]) -> Option<u16> {
     const FULL: f64 = 0.7;
     let events: u64 = waiting.iter().map(|slot| slot.events).sum();

@@ -1,9 +1,9 @@
-//! The history of one namespace, and the news that it makes.
+//! State of one namespace in the monitor, and the log entries that follow from its changes.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::past::Past;
+use super::past::History;
 use crate::admin::figures::keep;
 use crate::admin::{eta, verdict};
 use crate::api::{self, Lane, LaneState, Severity};
@@ -11,41 +11,41 @@ use crate::domain::lane::LaneId;
 use crate::domain::thresholds::Thresholds;
 use crate::store;
 
-/// Seconds of FLOW from which a slope is told.
+/// Number of seconds of FLOW kept for the slope.
 pub const FLOWS_KEPT: usize = 60;
 
-/// Steps of a lane's trend, and seconds in each.
+/// Number of steps in a lane's trend, and seconds in each.
 const TREND: usize = 10;
 
 const TREND_STEP: u64 = 90;
 
-/// A line of the log without its time: how bad it is, its subject, and what happened.
+/// A log line without its time: severity, subject, and what happened.
 pub type News = (Severity, String, String);
 
-/// What was seen of one namespace.
+/// State of one namespace.
 #[derive(Default)]
-pub struct Space {
+pub struct NamespaceState {
     pub flow: VecDeque<u64>,
-    lanes: HashMap<LaneId, History>,
-    pub past: Past,
+    lanes: HashMap<LaneId, LaneHistory>,
+    pub past: History,
     set_aside: HashSet<String>,
     pub help: Option<u16>,
     pub counts: Option<store::NamespaceCounts>,
     pub since: verdict::Since,
-    /// Resizes and rebuilds that were under way a second ago.
+    /// Resizes and rebuilds that were under way in the last round.
     operations: Vec<String>,
 }
 
 #[derive(Default)]
-struct History {
+struct LaneHistory {
     flow: VecDeque<u64>,
     trend: VecDeque<u64>,
     state: Option<LaneState>,
     node: Option<String>,
 }
 
-impl Space {
-    /// Adds to the lanes what their history tells, and says what is new about them.
+impl NamespaceState {
+    /// Adds forecast, trend and severity to the lanes, and returns the news about them.
     pub fn note_lanes(
         &mut self,
         lanes: &mut [Lane],
@@ -84,7 +84,7 @@ impl Space {
         news
     }
 
-    /// Says which resizes and rebuilds have begun and ended since the last look.
+    /// Returns the news about resizes and rebuilds that began or ended since the last round.
     pub fn note_operations(&mut self, operations: &[api::Operation]) -> Vec<News> {
         let now: Vec<_> = operations.iter().map(|known| known.what.clone()).collect();
         let begun = operations
@@ -133,7 +133,7 @@ impl Space {
     }
 }
 
-impl History {
+impl LaneHistory {
     fn news(&mut self, lane: &Lane) -> Option<News> {
         let is_first = self.state.is_none();
         let has_moved = self.node != lane.node;
@@ -169,7 +169,7 @@ impl History {
     }
 }
 
-/// Whether a FLOW in milliseconds is late.
+/// True if a FLOW in milliseconds counts as late.
 pub fn is_over(flow_ms: u64, thresholds: Thresholds) -> bool {
     Duration::from_millis(flow_ms) > thresholds.warn
 }

@@ -1,10 +1,10 @@
-//! Gathers what the lanes of this node do, and what its metrics tell.
+//! Gathers the figures of this node's lanes and metrics.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::lines::line_of;
-use super::seen::{Seen, processor_time};
+use super::seen::{MonitorState, processor_time};
 use super::space::is_over;
 use super::{FLOWING_MAX, SET_ASIDE_MAX, STEP};
 use crate::admin::{Admin, Error, lanes};
@@ -16,8 +16,8 @@ use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::lane::Line;
 use crate::engine::{self, catalog};
 
-/// What is known of this node's own lanes before names are looked up.
-pub struct Own {
+/// Figures of a lane of this node, before names are looked up.
+pub struct OwnLane {
     pub id: LaneId,
     pub lane: Lane,
     pub lines: Vec<Line>,
@@ -27,7 +27,7 @@ pub struct Own {
 }
 
 impl Admin {
-    /// Brings what is measured every second, and every ten, up to now.
+    /// Updates the figures that are measured every second, and every ten seconds.
     pub(super) fn tick(&self, catalog: &catalog::Snapshot, now: Timestamp) {
         let Some(engine) = &self.engine else { return };
         let mut seen = self.monitor.seen.lock();
@@ -46,7 +46,7 @@ impl Admin {
         if !seen.ticks.is_multiple_of(STEP) {
             return;
         }
-        let was_late = |seen: &Seen| {
+        let was_late = |seen: &MonitorState| {
             let flows = seen.spaces.iter();
             let mut flows = flows.filter_map(|(name, space)| Some((name, space.flow.back()?)));
             flows.any(|(name, flow)| is_over(*flow, catalog.thresholds(name)))
@@ -86,7 +86,7 @@ impl Admin {
         &self,
         catalog: &catalog::Snapshot,
         now: Timestamp,
-    ) -> Result<Vec<Own>, Error> {
+    ) -> Result<Vec<OwnLane>, Error> {
         let engine = self.engine()?;
         let mut own = Vec::new();
         for id in catalog.lane_sets.values().flat_map(LaneSet::ids) {
@@ -96,7 +96,7 @@ impl Admin {
             let (survey, reading) = worker.survey(now);
             let lane = lanes::running(&id, &self.node, &survey, &reading, None, now);
             let gathers = self.gathers(&survey).await?;
-            own.push(Own {
+            own.push(OwnLane {
                 lane: api::Lane {
                     gathers,
                     in_flight: lanes::in_flight(catalog, &id, &survey),
@@ -116,11 +116,11 @@ impl Admin {
         Ok(own)
     }
 
-    /// What is to be shown of cursors of this node: one query, and none when nothing waits.
+    /// Names of the cursors to be shown, by one query; no query when nothing waits.
     pub(super) async fn names(
         &self,
         catalog: &catalog::Snapshot,
-        own: &[Own],
+        own: &[OwnLane],
         now: Timestamp,
     ) -> Result<HashMap<CursorId, api::CursorLine>, Error> {
         let mut lines: HashMap<CursorId, (&LaneId, Line)> = HashMap::new();
@@ -154,7 +154,7 @@ impl Admin {
         Ok(shown)
     }
 
-    /// Cursors of a lane that runs here, for people.
+    /// Cursors of a lane of this node as table rows.
     pub(in crate::admin) async fn cursor_lines(
         &self,
         lines: Vec<Line>,
@@ -186,9 +186,8 @@ impl Admin {
     }
 }
 
-/// Forgets the lines that others in the lanes of their namespace keep from being shown: names of thousands are not
-/// looked up once a second.
-fn keep_those_shown(own: &mut [Own]) {
+/// Drops cursors that will not be shown, so that names of thousands are not looked up every second.
+fn keep_those_shown(own: &mut [OwnLane]) {
     let age = |line: &Line| (line.oldest, line.cursor);
     for (is_aside, max) in [(true, SET_ASIDE_MAX), (false, FLOWING_MAX)] {
         let mut ages: HashMap<Name, Vec<_>> = HashMap::new();

@@ -1,10 +1,10 @@
-//! What all nodes tell, merged: the same on each of them.
+//! Merges the reports of all nodes; the result is the same on each node.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::lines::{is_same, pause};
-use super::survey::Own;
+use super::survey::OwnLane;
 use super::{FLOWING_MAX, SET_ASIDE_MAX, past};
 use crate::admin::figures::{counts, gather};
 use crate::admin::report::NodeReport;
@@ -18,45 +18,46 @@ use crate::engine::membership::LEASE;
 use crate::engine::ownership::View;
 use crate::engine::{self, Waits, catalog};
 
-/// A node whose beat has not changed for so long, three beats, has lost its lanes as far as people are told.
+/// Time without a heartbeat, three beats, after which a node's lanes are shown without an owner.
 const SILENT: Duration = Duration::from_secs(9);
 
-/// A node whose beat has not changed for so long, a beat and a half, is said to be silent.
+/// Time without a heartbeat, one and a half beats, after which a node is shown as silent.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// A node whose beat has not changed for so long may know less of its lanes than the database.
+/// Time without a heartbeat after which the database may know more about a node's lanes than its
+/// report.
 const UNHEARD: Duration = Duration::from_secs(2);
 
-/// This process, at the time of the look.
-pub struct Here {
+/// This process.
+pub struct ThisProcess {
     pub node: String,
     pub began: Timestamp,
-    /// Its id among the nodes, if there may be several.
+    /// Its node id; `None` on SQLite.
     pub member: Option<String>,
-    /// Its storage, without the figures that are learned over time.
+    /// Its event storage, without baselines.
     pub storage: api::Storage,
-    /// Streams that keep events past their time: of which namespace, and in words.
+    /// Streams that keep events past their retention: namespace and description.
     pub overdue: Vec<(Name, String)>,
-    /// Handlers that are too slow for its lanes.
+    /// Handlers that are too slow for this node's lanes.
     pub beside: Vec<i64>,
 }
 
-/// Everything that one look at the whole has found.
-pub struct Whole<'w> {
-    pub here: &'w Here,
+/// Everything found in one round.
+pub struct Observation<'w> {
+    pub here: &'w ThisProcess,
     pub catalog: &'w catalog::Snapshot,
     pub view: &'w View,
     pub silences: &'w HashMap<String, Duration>,
-    pub own: &'w [Own],
+    pub own: &'w [OwnLane],
     pub names: &'w HashMap<CursorId, api::CursorLine>,
-    /// What the other nodes tell, by their names.
+    /// The reports of the other nodes, by name.
     pub reports: Vec<(String, NodeReport)>,
-    /// What is under way, by namespace.
+    /// Operations under way, by namespace.
     pub operations: HashMap<Name, Vec<api::Operation>>,
     pub now: Timestamp,
 }
 
-impl Whole<'_> {
+impl Observation<'_> {
     pub fn is_silent(&self, node: &str) -> bool {
         self.silences
             .get(node)
@@ -67,7 +68,7 @@ impl Whole<'_> {
         self.reports.iter().map(|(_, report)| report)
     }
 
-    /// The names of nodes whose beat has not changed for this long, and for how long.
+    /// Nodes that have had no heartbeat for at least `least`, with the time since the last one.
     pub fn silent_for(&self, least: Duration) -> impl Iterator<Item = (&String, Duration)> {
         let nodes = self.view.nodes.iter();
         let silent = nodes.filter_map(|node| Some((&node.name, *self.silences.get(&node.id)?)));
@@ -88,7 +89,7 @@ impl Whole<'_> {
         self.silent_for(UNHEARD).map(|(node, _)| node).collect()
     }
 
-    /// Nodes that beat, and so take over what others leave.
+    /// Live nodes that can take over lanes.
     pub fn heirs(&self) -> Vec<String> {
         let is_quiet = |id| self.silences.get(id).is_some_and(|silent| *silent >= QUIET);
         let nodes = self.view.nodes.iter();
@@ -96,13 +97,13 @@ impl Whole<'_> {
         heirs.map(|node| node.name.clone()).collect()
     }
 
-    /// True if a node lives that takes over the lanes of others.
+    /// True if a live node can take over lanes.
     pub fn has_heir(&self) -> bool {
         let nodes = &self.view.nodes;
         nodes.iter().any(|node| !self.is_silent(&node.id))
     }
 
-    /// What is wrong with Redis: what this node sees, else what another one does.
+    /// Failure of Redis: the earliest one that any node reports.
     pub fn failing_hints(&self, storage: &api::Storage) -> Option<api::Outage> {
         let own = storage.hints.iter();
         let told = self.reports().filter_map(|report| report.hints.as_ref());
@@ -116,7 +117,7 @@ impl Whole<'_> {
         storage_error.chain(hints).collect()
     }
 
-    /// How long commits take on each node, and what is normal there: the same list on all of them.
+    /// Commit time and baseline of each node: the same list on every node.
     pub fn slow_commits(&self, own: &api::Storage) -> Vec<(Option<String>, f64, f64)> {
         let is_alone = self.view.nodes.len() < 2;
         let own = (&*self.here.node, own.commit_p99_ms, own.commit_normal_ms);
@@ -129,7 +130,7 @@ impl Whole<'_> {
         .collect()
     }
 
-    /// Handlers of a namespace that are too slow for the lanes of some node, by name.
+    /// Names of the handlers of a namespace that are too slow for the lanes of any node, sorted.
     pub fn beside(&self, namespace: &Name) -> Vec<String> {
         let told = self.reports().flat_map(|report| &report.beside);
         let slow: HashSet<_> = self.here.beside.iter().chain(told).collect();
@@ -143,7 +144,7 @@ impl Whole<'_> {
         named
     }
 
-    /// Since when other nodes that beat have had their findings about a namespace.
+    /// Findings of other live nodes about a namespace, each with the time since which it stands.
     pub fn findings(&self, namespace: &Name) -> Vec<(verdict::Finding, Timestamp)> {
         let quiet: HashSet<_> = self.silent_for(QUIET).map(|(node, _)| node).collect();
         let beat = self
@@ -156,7 +157,7 @@ impl Whole<'_> {
             .collect()
     }
 
-    /// Streams of a namespace that keep events past their time, on whichever node.
+    /// Streams of a namespace that keep events past their retention, on any node.
     pub fn overdue(&self, namespace: &Name) -> Vec<String> {
         let told = self.reports().flat_map(|report| &report.overdue);
         let all = self.here.overdue.iter().chain(told);
@@ -164,8 +165,7 @@ impl Whole<'_> {
         of_space.map(|(_, told)| told.clone()).collect()
     }
 
-    /// The lanes of a set, wherever they run; while it is resized, those of the older one that are not
-    /// sealed before them.
+    /// The lanes of a set, on any node. During a resize the unsealed lanes of the older set come first.
     pub fn lanes(&self, set: &LaneSet) -> Vec<Lane> {
         let reports = lanes::reports(self.view);
         let older = self.view.lanes.iter().map(|lane| lane.id.clone());
@@ -216,7 +216,7 @@ impl Whole<'_> {
 
     pub fn turns(&self, namespace: &Name) -> Vec<(LaneId, String, Duration)> {
         let own = self.own.iter().filter(|own| own.id.namespace == *namespace);
-        let turn = |own: &Own| {
+        let turn = |own: &OwnLane| {
             let (ran, cursor) = own.turn?;
             let name = self.names.get(&cursor);
             let name = name.map(|line| format!("{} -> {}", line.stream, line.handler));
@@ -247,9 +247,9 @@ impl Whole<'_> {
         largest.chain(told).collect()
     }
 
-    /// What was finished since the nodes began, and what waits now.
-    pub fn waits(&self, namespace: &Name) -> past::Counted {
-        let mut counted = past::Counted::default();
+    /// Events applied since the nodes started, and events that wait now.
+    pub fn waits(&self, namespace: &Name) -> past::WaitCounts {
+        let mut counted = past::WaitCounts::default();
         for own in self.own.iter().filter(|own| own.id.namespace == *namespace) {
             past::add(&mut counted.finished, own.reading.waits);
             past::add(&mut counted.waiting, own.reading.waiting);
@@ -268,7 +268,7 @@ impl Whole<'_> {
         counted
     }
 
-    /// How long events waited, and how long they were worked on, wherever: one distribution each.
+    /// Distributions of waiting time and working time over all nodes.
     pub fn times(
         &self,
         namespace: &Name,

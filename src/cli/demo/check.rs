@@ -1,7 +1,8 @@
-//! Whether what is stored and folded is what was sent: nothing lost, doubled, changed or out of order.
+//! Checks that stored and folded events are what was sent: nothing lost, doubled, changed or out of
+//! order.
 //!
-//! Folds what the senders remember by itself, in Rust, and shares nothing with what it judges but the
-//! names of the fields.
+//! Computes the expected states from the senders' records in Rust, and shares nothing with the code
+//! under test but the names of fields.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,16 +12,16 @@ use super::traffic::{Ledger, Sent};
 use crate::domain::event::EventId;
 use crate::domain::position::{Position, Seq};
 
-/// What is found of one stream at the end.
+/// Everything found of one stream at the end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// Its events, in the order of the stream, with their bodies.
+    /// Its events in stream order, with their bodies.
     pub stored: Vec<(EventId, String)>,
-    /// Those of them that are in the dead letters.
+    /// Events in the dead letters.
     pub dead: HashSet<EventId>,
-    /// How far its state is.
+    /// Position of its state.
     pub position: Position,
-    /// Its newest event.
+    /// Seq of its newest event.
     pub head: Seq,
     /// Its state.
     pub state: Value,
@@ -77,7 +78,7 @@ pub fn troubles(ledger: &Ledger, found: &Found) -> Vec<String> {
     troubles
 }
 
-/// What the reducers of the demo make of what was sent, by other code.
+/// The expected state, computed by independent code.
 fn folded(ledger: &Ledger, dead: &HashSet<EventId>) -> Value {
     let applied = ledger.sent.iter().filter(|s| !dead.contains(&s.event));
     let (mut count, mut total, mut order) = (0u64, 0i64, 0u64);

@@ -1,6 +1,5 @@
-//! The senders of the demo: one for each stream, each with a connection of its own, as the outside world
-//! has. A sender reads the answer to one event before it sends the next, and keeps a ledger of what was
-//! answered.
+//! The senders of the demo, one for each stream, each with its own connection. A sender waits for an
+//! answer before it sends the next event, and records the answers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,40 +15,40 @@ use crate::domain::event::EventId;
 use crate::domain::name::StreamName;
 use crate::domain::position::Seq;
 
-/// Events of one stream in a spike, sent without a pause.
+/// Number of events of one stream in a spike, sent without a pause.
 const SPIKE: u64 = 100;
 
-/// Every so many events one is sent twice, as senders do that missed an answer.
+/// One event in this number is sent twice, as by a sender that missed the answer.
 const REPEATED_EVERY: u64 = 40;
 
-/// How often an event is sent before its sender gives up on it.
+/// Number of attempts before a sender gives up on an event.
 const TRIES: u32 = 20;
 
-/// How long a sender that was refused waits.
+/// Pause of a sender after a refusal.
 const REFUSED_WAIT: Duration = Duration::from_millis(250);
 
-/// What the senders are asked to do; counts, so that nobody misses one.
+/// Instructions to the senders. Counters, so that no sender misses one.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
-    /// Spikes so far.
+    /// Number of spikes so far.
     pub spikes: u64,
-    /// Poisoned events so far, and the stream that gets the newest.
+    /// Number of poisoned events so far, and the stream of the newest.
     pub poisons: (u64, Option<Arc<StreamName>>),
-    /// Nothing more.
+    /// True to stop sending.
     pub stop: bool,
 }
 
-/// What an event is about.
+/// Content of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// Its number among those of its sender, counted from 1.
+    /// Number among the events of its sender, from 1.
     pub n: u64,
-    /// What its reducer adds; none: something that it rejects.
+    /// Amount that its reducer adds; `None` for a poisoned event, which it rejects.
     pub amount: Option<i64>,
 }
 
 impl Content {
-    /// The body that is sent.
+    /// The body to send.
     pub fn body(&self, stream: &StreamName) -> String {
         let amount = self.amount.map_or(json!("a lot"), |amount| json!(amount));
         let key = stream.key.as_str();
@@ -60,38 +59,38 @@ impl Content {
     }
 }
 
-/// An event that was answered with a 2xx.
+/// An accepted event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// Its id.
     pub event: EventId,
-    /// Its place in its stream.
+    /// Its place in the stream.
     pub seq: Seq,
-    /// What it is about.
+    /// Its content.
     pub content: Content,
 }
 
-/// What one sender did.
+/// Record of one sender.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Where to.
+    /// Its stream.
     pub stream: StreamName,
-    /// What was accepted, in order.
+    /// Accepted events, in order.
     pub sent: Vec<Sent>,
-    /// Events it wanted to send.
+    /// Number of events it set out to send.
     pub events: u64,
-    /// Events that were sent twice on purpose.
+    /// Number of events sent twice on purpose.
     pub repeated: u64,
-    /// Posts that were refused for now, and sent again.
+    /// Number of posts that were refused and sent again.
     pub refused: u64,
-    /// How long each answer took, in microseconds.
+    /// Answer times, in microseconds.
     pub took: Vec<u32>,
-    /// What did not go as it must.
+    /// Everything that went wrong.
     pub troubles: Vec<String>,
 }
 
 impl Ledger {
-    /// An empty one.
+    /// An empty record.
     pub fn new(stream: StreamName) -> Self {
         Self {
             stream,
@@ -109,19 +108,19 @@ impl Ledger {
 pub struct Sender {
     /// Its connection, with a write key.
     pub client: Client,
-    /// Its pace, without spikes.
+    /// Interval between events, except in spikes.
     pub every: Duration,
-    /// Is told of every poisoned event that was accepted.
+    /// Receives each poisoned event that was accepted.
     pub poisoned: mpsc::UnboundedSender<(StreamName, EventId)>,
-    /// What it did.
+    /// Its record.
     pub ledger: Ledger,
 }
 
 impl Sender {
-    /// Sends until it shall stop.
+    /// Sends until it is told to stop.
     pub async fn run(mut self, mut wishes: watch::Receiver<Wish>) -> Ledger {
         let mut seen = Wish::default();
-        // Not all of them at the same moment.
+        // Senders start at different times.
         let mut due = tokio::time::Instant::now() + self.every.mul_f64(rand::random());
         loop {
             let changed = tokio::select! {
@@ -165,7 +164,7 @@ impl Sender {
             content,
         });
         if amount.is_none() {
-            // Nobody listens any more at the end only.
+            // At the end no one receives this any more.
             let _ = self
                 .poisoned
                 .send((self.ledger.stream.clone(), accepted.event));
@@ -182,7 +181,7 @@ impl Sender {
         }
     }
 
-    /// Posts until it is accepted; none when that did not come to be.
+    /// Posts until the event is accepted; `None` after too many attempts.
     async fn post(&mut self, content: Content) -> Option<Accepted> {
         let mut last = String::new();
         for _ in 0..TRIES {
@@ -208,7 +207,7 @@ impl Sender {
                     last = answer.status().to_string();
                     break;
                 }
-                // Whether it was stored is not known: its key makes it safe to send it again.
+                // The outcome is unknown; the dedupe key makes it safe to send again.
                 Err(error) => last = error.to_string(),
             }
             tokio::time::sleep(REFUSED_WAIT).await;

@@ -1,4 +1,4 @@
-//! `events replay`, `events replays`: deliver stored events once more, and see how far that is.
+//! `events replay`, `events replays`: deliver stored events again, and show progress.
 
 use clap::Args;
 use http::Method;
@@ -13,7 +13,7 @@ use crate::text::{counted, quoted};
 
 const REPLAYS: &str = "/v1/admin/replays";
 
-/// Events after which the number of them is to be typed.
+/// Number of events above which the user must type it to confirm.
 const SEVERE: u64 = 1_000;
 
 /// Deliver stored events once more, to one forward or pull handler
@@ -88,7 +88,7 @@ impl Replay {
         if asks && !out.confirm("Replay?", &what, &stake)? {
             return Ok(Exit::Failed);
         }
-        // The plan that was shown is the one that is begun.
+        // The replay covers exactly the events of the plan that was shown.
         let spec = ReplaySpec {
             from: spec.dead.is_none().then_some(plan.next),
             to: spec.dead.is_none().then_some(plan.to),

@@ -1,4 +1,4 @@
-//! The TOML file of `hooks apply`: hooks and namespaces as people write them down.
+//! The TOML file of `hooks apply`.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ struct PullEntry {
     from: Begin,
 }
 
-/// `65536` or `"64KiB"`.
+/// A number or a text with a unit: `65536` or `"64KiB"`.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -118,7 +118,7 @@ enum Bytes {
     Text(String),
 }
 
-/// Reads a file, `-` being stdin. Scripts are looked for beside it.
+/// Reads a file, or stdin for `-`. Scripts are looked for beside it.
 pub fn read(path: &Path) -> Result<Apply, Trouble> {
     let base = path.parent().unwrap_or(Path::new(""));
     parse(&text(path)?, base).map_err(|mut trouble| {
@@ -127,7 +127,7 @@ pub fn read(path: &Path) -> Result<Apply, Trouble> {
     })
 }
 
-/// The text of a file, `-` being stdin.
+/// The text of a file, or of stdin for `-`.
 pub fn text(path: &Path) -> Result<String, Trouble> {
     let mut text = String::new();
     let read = match path.as_os_str() == "-" {
@@ -141,10 +141,10 @@ pub fn text(path: &Path) -> Result<String, Trouble> {
     Ok(text)
 }
 
-/// A secret from a file, `-` being stdin, or from an environment variable.
+/// Reads a secret from a file (`-` for stdin) or from an environment variable.
 ///
 /// # Errors
-/// When it cannot be read; its text is not repeated.
+/// A failure to read it; the message does not repeat the secret.
 pub fn secret(file: Option<&Path>, variable: Option<&str>) -> Result<Option<String>, Trouble> {
     let text = match (file, variable) {
         (Some(path), _) => text(path)?,
@@ -177,7 +177,7 @@ fn parse(text: &str, base: &Path) -> Result<Apply, Trouble> {
     })
 }
 
-/// The kind and name of a table such as `[hooks.orders]`, which reads well and is not the format.
+/// Kind and name of a table such as `[hooks.orders]`, a common mistake for `[[hooks]]`.
 fn named_table(text: &str) -> Option<(&'static str, String)> {
     let table: toml::Table = text.parse().ok()?;
     ["hooks", "namespaces"].into_iter().find_map(|kind| {

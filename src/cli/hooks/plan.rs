@@ -1,4 +1,4 @@
-//! What changes in a hook, in words, and the way back. Plain functions of what is and what shall be.
+//! Describes changes of a hook in words, with the flags that undo them. Plain functions without I/O.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub fn edited(spec: HookSpec, edit: &HookEdit) -> Result<HookSpec, Trouble> {
     })
 }
 
-/// One setting: how people see it, and the flag that sets it, where one can.
+/// One setting: its text for people, and the flag that sets it, if there is one.
 struct Setting {
     label: &'static str,
     shown: String,
@@ -78,7 +78,7 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
     ]
 }
 
-/// The settings that differ, a line each. A script of the same name may have another text.
+/// The settings that differ, one line each. A script may differ under the same file name.
 pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
     let mut lines = Vec::new();
     for (old, new) in settings(before).iter().zip(settings(after)) {
@@ -110,8 +110,8 @@ pub fn differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
     lines
 }
 
-/// The flags of `edit` that bring back what was; none when a script was replaced, whose text only
-/// its owner has.
+/// The flags of `edit` that undo the change; `None` when a script was replaced, because its text is not
+/// stored.
 pub fn way_back(before: &HookSpec, after: &HookSpec) -> Option<String> {
     if !forward_differences(before, after).is_empty() {
         return None;
@@ -126,8 +126,8 @@ pub fn way_back(before: &HookSpec, after: &HookSpec) -> Option<String> {
     flags.map(|flags| flags.join(" "))
 }
 
-/// The pull handlers that differ, each with the flags that bring back what was. The positions of one that goes do not
-/// come back.
+/// The pull handlers that differ, each with the flags that undo the change. Positions of a removed
+/// handler are lost.
 fn pull_changes(before: &HookSpec, after: &HookSpec) -> Vec<(String, Option<String>)> {
     fn find<'s>(specs: &'s [PullSpec], like: &PullSpec) -> Option<&'s PullSpec> {
         specs.iter().find(|spec| spec.name == like.name)
@@ -159,7 +159,7 @@ fn pull_changes(before: &HookSpec, after: &HookSpec) -> Vec<(String, Option<Stri
     changes
 }
 
-/// The settings of a pull handler.
+/// The settings of a pull handler in words.
 fn pull(spec: &PullSpec) -> String {
     let lease = text::duration(Duration::from_millis(spec.lease_ms));
     let mut shown = match spec.attempts {
@@ -175,7 +175,7 @@ fn pull(spec: &PullSpec) -> String {
     shown
 }
 
-/// A filter, as people see it.
+/// Display of a filter.
 fn only(filter: &Filter) -> String {
     match filter.takes_all() {
         true => "-".to_owned(),
@@ -183,7 +183,7 @@ fn only(filter: &Filter) -> String {
     }
 }
 
-/// The flags that set a filter.
+/// Flags that set a filter.
 fn only_flags(filter: &Filter) -> String {
     if filter.takes_all() {
         return "--no-only".to_owned();
@@ -200,7 +200,7 @@ fn pull_flags(spec: &PullSpec) -> String {
     format!("--pull {name} --lease {lease}ms --attempts {attempts} --on-error {on_error} {only}")
 }
 
-/// Number of requests that a hook has rejected, by reason.
+/// Line with the numbers of rejected requests by reason.
 pub fn rejected(hook: &Name, rejections: &[Rejection]) -> String {
     let told = rejections
         .iter()
@@ -212,7 +212,7 @@ pub fn rejected(hook: &Name, rejections: &[Rejection]) -> String {
     }
 }
 
-/// Verification of a hook's sender.
+/// Line about the verification of a hook.
 pub fn verify(spec: Option<&VerifySpec>) -> String {
     let Some(spec) = spec else {
         return "write key".to_owned();
@@ -232,7 +232,7 @@ pub fn verify(spec: Option<&VerifySpec>) -> String {
     parts.join(", ")
 }
 
-/// The flags that bring back what was; none where a secret would be needed again.
+/// Flags that restore the former settings; `None` if that needs a secret, which is not readable.
 fn verify_flags(spec: Option<&VerifySpec>) -> Option<String> {
     spec.is_none().then(|| "--verify none".to_owned())
 }
@@ -246,7 +246,7 @@ pub fn pulls(spec: &HookSpec) -> String {
     }
 }
 
-/// Everything about a hook.
+/// All settings of a hook, as label and text.
 pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     let mut facts = vec![("hook", hook.spec.name.to_string())];
     facts.push(("post to", format!("/in/{}", hook.spec.name)));
@@ -271,7 +271,7 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// A forward handler in one line: its name, its URL, and the settings that are not the default.
+/// A forward handler in one line: name, URL, and settings that are not the default.
 fn forwarded(forward: &ForwardSpec) -> String {
     let plain = ForwardSpec::new(forward.name.clone(), forward.url.clone());
     let mut parts = vec![forward.name.to_string(), forward.url.to_string()];
@@ -309,7 +309,7 @@ fn forwarded(forward: &ForwardSpec) -> String {
     parts.join("  ")
 }
 
-/// The forward handlers that differ, a line each.
+/// The forward handlers that differ, one line each.
 fn forward_differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
     let named = |spec: &HookSpec, name: &Name| {
         let found = spec.forward.iter().find(|forward| forward.name == *name);
@@ -331,7 +331,7 @@ fn forward_differences(before: &HookSpec, after: &HookSpec) -> Vec<String> {
     lines.flatten().collect()
 }
 
-/// What somebody should know of how long events are kept.
+/// A warning about a short retention.
 pub fn warning(name: &Name, keep: Keep) -> Option<String> {
     let warning = || {
         format!(
@@ -342,7 +342,7 @@ pub fn warning(name: &Name, keep: Keep) -> Option<String> {
     keep.is_short().then(warning)
 }
 
-/// What an apply changes, a line a field.
+/// The changes of an apply, one line for each field.
 pub fn lines(changes: &Changes) -> Vec<String> {
     let mut lines = Vec::new();
     for change in &changes.changes {
@@ -361,7 +361,7 @@ pub fn lines(changes: &Changes) -> Vec<String> {
     lines
 }
 
-/// How many hooks an apply deletes; it deletes no namespaces.
+/// Number of hooks that an apply deletes; it deletes no namespaces.
 pub fn deleted(changes: &Changes) -> usize {
     let deleted = changes.changes.iter();
     deleted
@@ -369,12 +369,12 @@ pub fn deleted(changes: &Changes) -> usize {
         .count()
 }
 
-/// The reducer's word, or its file.
+/// Name of the reducer, or its file.
 pub fn reduce(reducer: Option<&Reducer>) -> String {
     reducer.map_or_else(|| "-".to_owned(), Reducer::to_string)
 }
 
-/// The word for it.
+/// Name of the failure policy.
 pub fn on_error(on_error: OnError) -> &'static str {
     match on_error {
         OnError::Hold => "hold",
@@ -393,12 +393,12 @@ fn debounce(debounce: Option<Debounce>) -> String {
     debounce.map_or_else(|| "-".to_owned(), debounce_text)
 }
 
-/// A number for people, where it is known.
+/// A number for people, or a dash.
 pub fn counted(number: Option<u64>) -> String {
     number.map_or_else(|| "-".to_owned(), text::count)
 }
 
-/// The day of a moment.
+/// The date of a time.
 pub fn day(at: Timestamp) -> String {
     at.to_string().chars().take("2026-11-23".len()).collect()
 }

@@ -1,5 +1,5 @@
-//! `hooks pause`, `resume`: the cursors of a hook stand still, and go on; its events are accepted all the
-//! while.
+//! `hooks pause` and `hooks resume`: stop and resume the cursors of a hook, while its events are still
+//! accepted.
 
 use clap::Args;
 use http::Method;

@@ -1,4 +1,4 @@
-//! `hooks test`: a reducer tried on an event, or on what a stream has stored, before it is live.
+//! `hooks test`: tries a reducer on an event, or on the stored events of a stream, before it is live.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{file, path, reducer};
-use crate::api::{EventRow, Test, Tested};
+use crate::api::{EventRow, ReducerTest, TestResult};
 use crate::cli::reach::Reach;
 use crate::cli::{Exit, Printer, Trouble, flags};
 use crate::domain::name::{Name, StreamName};
@@ -68,7 +68,7 @@ impl Try {
     pub(super) async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let mut test = match &self.event {
             Some(file) => event(file::text(file)?)?,
-            None => Test::default(),
+            None => ReducerTest::default(),
         };
         test.headers.extend(header_texts(&self.headers));
         test.state = self.state.as_deref().map(json).transpose()?;
@@ -81,7 +81,7 @@ impl Try {
             test.stream = Some(reach.meant(stream).await?);
         }
         let call = format!("{}/test", path(&self.name));
-        let tested: Tested = reach.call(Method::POST, &call, Some(&test)).await?;
+        let tested: TestResult = reach.call(Method::POST, &call, Some(&test)).await?;
         if !out.object(&tested)? {
             out.line(tested.state.get())?;
             out.flush()?;
@@ -90,10 +90,14 @@ impl Try {
     }
 }
 
-/// The most differences that are told.
+/// Number of differences printed at most.
 const DIFFERENCES_MAX: usize = 20;
 
-fn tell(tested: &Tested, stream: Option<&StreamName>, out: &mut Printer) -> anyhow::Result<Exit> {
+fn tell(
+    tested: &TestResult,
+    stream: Option<&StreamName>,
+    out: &mut Printer,
+) -> anyhow::Result<Exit> {
     let value = |state: Option<&RawValue>| {
         let state = state.map_or("null", RawValue::get);
         serde_json::from_str(state).unwrap_or(Value::Null)
@@ -131,17 +135,17 @@ fn tell(tested: &Tested, stream: Option<&StreamName>, out: &mut Printer) -> anyh
     Ok(Exit::Done)
 }
 
-/// A body, or a whole event as `events show -o json` prints it.
-fn event(text: String) -> Result<Test, Trouble> {
+/// Parses a body, or a whole event as `events show -o json` prints it.
+fn event(text: String) -> Result<ReducerTest, Trouble> {
     let is_whole = |value: &Value| {
         let id = value.get("event").and_then(Value::as_str);
         id.is_some_and(|id| id.starts_with("evt_")) && value.get("stream").is_some()
     };
     let value = serde_json::from_str(&text).ok().filter(is_whole);
     let Some(value) = value else {
-        return Ok(Test {
+        return Ok(ReducerTest {
             body: text,
-            ..Test::default()
+            ..ReducerTest::default()
         });
     };
     let wrong = |error: String| {
@@ -159,13 +163,13 @@ fn event(text: String) -> Result<Test, Trouble> {
         }
         (None, None) => return Err(wrong("it has no body".to_owned())),
     };
-    Ok(Test {
+    Ok(ReducerTest {
         headers: row.headers.unwrap_or_default(),
         body,
         event: Some(row.event),
         seq: Some(row.seq),
         received_at: Some(row.received_at),
-        ..Test::default()
+        ..ReducerTest::default()
     })
 }
 

@@ -1,11 +1,11 @@
-//! `lanes rebuild`, `lanes of`: hints made again, and where a stream belongs.
+//! `lanes rebuild` rebuilds hints, and `lanes of` shows the lane of a stream.
 
 use std::time::Duration;
 
 use clap::{Args, value_parser};
 use http::Method;
 
-use crate::api::{Hints, HintsSpec, LaneOf};
+use crate::api::{Hints, HintsSpec, StreamLane};
 use crate::cli::reach::{Reach, with_query};
 use crate::cli::{Exit, Printer, flags};
 use crate::domain::lane::LANES_MAX;
@@ -111,7 +111,7 @@ impl Of {
             ("stream", Some(reach.meant(self.stream).await?.to_string())),
             ("lanes", self.lanes.map(|lanes| lanes.to_string())),
         ];
-        let found: LaneOf = reach.get(&with_query("/v1/admin/lanes/of", &query)).await?;
+        let found: StreamLane = reach.get(&with_query("/v1/admin/lanes/of", &query)).await?;
         if out.object(&found)? {
             return Ok(Exit::Done);
         }

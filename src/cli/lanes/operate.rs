@@ -1,4 +1,4 @@
-//! `lanes resize`, `drain`, `pause`, `resume`: what they mean first, then how far they have come.
+//! `lanes resize`, `drain`, `pause` and `resume`: show the plan first, then the progress.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use clap::Args;
 use http::Method;
 
 use crate::api::{
-    Hints, HintsSpec, Lane, LaneState, LanesSpec, List, Resize, ResizeProgress, ResizeSpec,
-    Stopped, Worst, command,
+    Hints, HintsSpec, Lane, LaneState, LanesSpec, LanesStopped, List, Resize, ResizeProgress,
+    ResizeSpec, WorstCursor, command,
 };
 use crate::cli::print::{Progress, Stake};
 use crate::cli::reach::{Reach, with_query};
@@ -20,7 +20,7 @@ use crate::text::{self, quoted};
 
 const RESIZE: &str = "/v1/admin/lanes/resize";
 
-/// How often it is looked how far it has come.
+/// Interval between looks at the progress.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Change the number of lanes while events keep flowing in order
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(100);
 ///   hooklane lanes resize 4 --drain-first --timeout 5m
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub struct Grow {
+pub struct ResizeLanes {
     /// New number of lanes
     #[arg(value_name = "COUNT", allow_hyphen_values = true)]
     lanes: String,
@@ -59,7 +59,7 @@ pub struct Grow {
     reason: Option<String>,
 }
 
-impl Grow {
+impl ResizeLanes {
     pub(super) async fn run(
         self,
         reach: &Reach,
@@ -134,15 +134,15 @@ impl Grow {
         Ok(ended)
     }
 
-    /// The resize to this number of lanes that is under way, whoever began it.
+    /// The resize to this number of lanes, if it is already under way.
     async fn running(&self, lanes: u16, reach: &Reach) -> Option<ResizeProgress> {
         let path = with_query(RESIZE, &[("namespace", Some(self.namespace.to_string()))]);
-        // Errors are left to the plan, which is asked for next.
+        // Errors are reported by the plan, which is requested next.
         let progress: ResizeProgress = reach.get(&path).await.ok()?;
         Some(progress).filter(|now| now.under_way && now.to == Some(lanes))
     }
 
-    /// The number of lanes that is asked for.
+    /// The requested number of lanes.
     pub(super) fn count(&self) -> Result<u16, Trouble> {
         let count: Option<u16> = self.lanes.parse().ok();
         count
@@ -206,9 +206,9 @@ impl Grow {
     }
 }
 
-impl Grow {
-    /// Whether the nodes, which compare their lanes with the database, have every lane, and in it every cursor
-    /// with work that it should have. What was accepted a moment ago may be on its way there.
+impl ResizeLanes {
+    /// True if the nodes, which compare their lanes with the database, run every lane and have hints
+    /// for every cursor with work. Events accepted a moment ago may still be on their way.
     async fn is_whole(&self, reach: &Reach) -> bool {
         let spec = HintsSpec {
             namespace: Some(self.namespace.clone()),
@@ -231,13 +231,13 @@ impl Grow {
     }
 }
 
-/// How long cursors are looked for after a resize.
+/// Time limit of this check after a resize.
 const CHECK_MAX: Duration = Duration::from_secs(3);
 
-/// A lane that is busier than this keeps up with no spike.
+/// Share of busy time above which a lane cannot handle a spike.
 const TOO_BUSY: f64 = 0.9;
 
-/// Fewer lanes, too few for what comes now, want more than a yes.
+/// Reducing to fewer lanes than the present load needs requires more than a yes.
 fn stake(plan: &Resize) -> Stake {
     let is_too_busy = plan.busiest_after.is_some_and(|busy| busy > TOO_BUSY);
     match is_too_busy && plan.to < plan.from {
@@ -248,7 +248,7 @@ fn stake(plan: &Resize) -> Stake {
 
 /// Which lanes
 #[derive(Args)]
-pub struct Which {
+pub struct LaneSelection {
     /// Lanes, by name or place
     #[arg(
         value_name = "LANE",
@@ -267,26 +267,26 @@ pub struct Which {
     reason: Option<String>,
 }
 
-/// What is at stake when a verb is for every lane.
+/// Description of an operation on every lane.
 fn of_all(verb: &str) -> String {
     format!("{verb} all lanes")
 }
 
-impl Which {
+impl LaneSelection {
     async fn call(
         &self,
         verb: &str,
         reach: &Reach,
         out: &mut Printer,
-    ) -> anyhow::Result<Option<Stopped>> {
+    ) -> anyhow::Result<Option<LanesStopped>> {
         let spec = LanesSpec {
             namespace: self.namespace.clone(),
             lanes: (!self.all).then(|| self.lanes.clone()),
             reason: self.reason.clone(),
         };
         let path = format!("/v1/admin/lanes/{verb}");
-        let stopped: Stopped = match self.all && verb != "resume" {
-            // Nobody thinks it over: there is no time in which something could change.
+        let stopped: LanesStopped = match self.all && verb != "resume" {
+            // Without a question there is no time in which the configuration could change.
             false => reach.call(Method::POST, &path, Some(&spec)).await?,
             true => {
                 let here = reach.here().await?;
@@ -328,7 +328,7 @@ impl Which {
         }
     }
 
-    /// Those lanes, as they are now.
+    /// The selected lanes, as they are now.
     async fn look(&self, reach: &Reach) -> anyhow::Result<Vec<Lane>> {
         let namespace = Some(self.namespace.to_string());
         let path = with_query("/v1/admin/lanes", &[("namespace", namespace)]);
@@ -352,7 +352,7 @@ impl Which {
 #[command(verbatim_doc_comment)]
 pub struct Pause {
     #[command(flatten)]
-    which: Which,
+    which: LaneSelection,
 }
 
 impl Pause {
@@ -380,7 +380,7 @@ impl Pause {
 #[command(verbatim_doc_comment)]
 pub struct Resume {
     #[command(flatten)]
-    which: Which,
+    which: LaneSelection,
 }
 
 impl Resume {
@@ -403,7 +403,7 @@ impl Resume {
 #[command(verbatim_doc_comment)]
 pub struct Drain {
     #[command(flatten)]
-    which: Which,
+    which: LaneSelection,
     /// Return when it is done
     #[arg(long)]
     wait: bool,
@@ -433,7 +433,7 @@ impl Drain {
             text::count(sum(|lane| lane.backlog)),
             text::counted(sum(|lane| lane.cursors), "cursor", "cursors")
         ))?;
-        // A name that is none of theirs is for the daemon to refuse.
+        // Unknown lane names are refused by the daemon.
         if self.dry_run && (self.which.all || lanes.len() == self.which.lanes.len()) {
             out.object(&lanes)?;
             return Ok(Exit::Done);
@@ -455,7 +455,7 @@ impl Drain {
     async fn watch(
         &self,
         which: &str,
-        stopped: &Stopped,
+        stopped: &LanesStopped,
         reach: &Reach,
         limit: Option<Duration>,
         out: &mut Printer,
@@ -483,7 +483,7 @@ impl Drain {
             most = most.max(left);
             let why = stands(&still, left, Timestamp::now());
             let backlog: u64 = lanes.iter().map(|lane| lane.backlog).sum();
-            // What is held is not drained either, and did not come later.
+            // Held events are not drained either, and they are not new.
             let is_later = lanes.iter().all(|lane| lane.held == 0);
             bar.later = is_later.then(|| backlog.saturating_sub(left));
             out.progress(&mut bar, most - left, most, Some(&why))?;
@@ -518,7 +518,7 @@ impl Drain {
         if let Some(stream) = stream.or(gathers.map(|gathers| &gathers.stream)) {
             trouble = trouble.fact("look", format!("hooklane why {}", quoted(stream)));
         }
-        if let Some(Worst {
+        if let Some(WorstCursor {
             stream, handler, ..
         }) = worst
         {
@@ -533,12 +533,12 @@ impl Drain {
 }
 
 /// The lanes that an operation was about.
-fn named(stopped: &Stopped) -> String {
+fn named(stopped: &LanesStopped) -> String {
     let names: Vec<_> = stopped.lanes.iter().map(LaneId::to_string).collect();
     names.join(" ")
 }
 
-/// Why lanes that drain do not come to their end: the first thing that stands in the way and can be named.
+/// The first known obstacle to the end of a drain.
 fn stands(lanes: &[&Lane], left: u64, now: Timestamp) -> String {
     if let Some(lane) = lanes.iter().find(|lane| lane.state == LaneState::NoOwner) {
         return format!("{} has no node", lane.id);
@@ -572,7 +572,7 @@ fn stands(lanes: &[&Lane], left: u64, now: Timestamp) -> String {
     format!("{} left", text::count(left))
 }
 
-/// `all 3 left are of`, or `9 left, some are of`.
+/// Beginning of a sentence: `all 3 left are of`, or `9 left, some are of`.
 fn whose(left: u64, is_alone: bool) -> String {
     match is_alone {
         true if left == 1 => "the 1 left is of".to_owned(),
@@ -581,14 +581,13 @@ fn whose(left: u64, is_alone: bool) -> String {
     }
 }
 
-/// The cursor of one of the lanes that is worst off, when it waits for its next try. A drain does not wait for
-/// what is held.
-fn waiting<'l>(lanes: &[&'l Lane]) -> Option<(&'l Worst, Timestamp)> {
+/// The worst cursor of the lanes, if it waits for a retry. A drain does not wait for held cursors.
+fn waiting<'l>(lanes: &[&'l Lane]) -> Option<(&'l WorstCursor, Timestamp)> {
     let mut worst = lanes.iter().filter_map(|lane| lane.worst.as_ref());
     worst.find_map(|worst| Some((worst, worst.retry_at?)))
 }
 
-/// Whether all that is left is of one cursor that waits.
+/// True if all remaining events belong to one waiting cursor.
 fn has_one_waiting(lanes: &[&Lane]) -> bool {
     matches!(lanes, [lane] if lane.set_aside == 1 && lane.backlog_flowing == 0)
 }

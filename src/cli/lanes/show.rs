@@ -1,11 +1,11 @@
-//! `lanes show`: one lane, and the cursors in it.
+//! `lanes show`: one lane with its cursors.
 
 use std::time::Duration;
 
 use clap::Args;
 
 use super::or_dash;
-use crate::api::{CursorLine, LaneShown};
+use crate::api::{CursorLine, LaneDetail};
 use crate::cli::reach::{Reach, with_query};
 use crate::cli::table::{Sheet, lines};
 use crate::cli::{Exit, Printer};
@@ -49,7 +49,7 @@ impl Show {
             ("top", Some(self.top.to_string())),
         ];
         let path = with_query("/v1/admin/lanes/show", &query);
-        let shown: LaneShown = reach.get(&path).await?;
+        let shown: LaneDetail = reach.get(&path).await?;
         out.item(&shown, &shown.lane.id.to_string(), &facts(&shown))?;
         if out.output() == crate::cli::print::Output::Table && !shown.cursors.is_empty() {
             out.line("")?;
@@ -73,7 +73,7 @@ impl Show {
     }
 }
 
-fn facts(shown: &LaneShown) -> Vec<(&'static str, String)> {
+fn facts(shown: &LaneDetail) -> Vec<(&'static str, String)> {
     let lane = &shown.lane;
     let age = |ms: Option<u64>| or_dash(ms.map(|ms| text::duration(Duration::from_millis(ms))));
     let rate = |per_s: Option<f64>| or_dash(per_s.map(|per_s| format!("{per_s:.0}/s")));

@@ -1,4 +1,4 @@
-//! `state rebuild`: folds events again, and shows how far it has come and what it changed.
+//! `state rebuild`: rebuilds states, and shows progress and differences.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use http::Method;
 use super::super::print::{Progress, Stake};
 use super::super::reach::{Reach, with_query};
 use super::super::{Exit, Printer, Trouble, flags};
-use crate::api::{FoldedTo, Here, Hook, List, Rebuild, RebuildSpec};
+use crate::api::{FoldedState, Hook, List, PlanContext, Rebuild, RebuildSpec};
 use crate::client;
 use crate::domain::hook::OrderBy;
 use crate::domain::name::StreamName;
@@ -19,10 +19,10 @@ const REBUILDS: &str = "/v1/admin/rebuilds";
 
 const ALL: &str = "/v1/admin/rebuilds/all";
 
-/// Rebuilds that are looked at, before and after one, for those that were asked for together.
+/// Number of rebuilds read before and after one to find those requested together.
 const TOGETHER_MAX: i64 = 10_000;
 
-/// How long it takes until it is looked again how far it has come: at first, and at the most.
+/// Interval between looks at the progress, at first and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_millis(100);
 ///   hooklane state rebuild --all --yes --confirm all
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
-pub struct Again {
+pub struct RebuildStates {
     /// The hook, or a stream of one that has an ordering key: HOOK or HOOK/KEY
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     #[arg(value_parser = flags::stream)]
@@ -66,7 +66,7 @@ pub struct Again {
     no_wait: bool,
 }
 
-impl Again {
+impl RebuildStates {
     pub(super) async fn run(
         mut self,
         reach: &Reach,
@@ -112,7 +112,7 @@ impl Again {
         self.finish(begun, reach, limit, out).await
     }
 
-    /// Follows rebuilds to their end, if that is asked for, and says how they ended.
+    /// Follows rebuilds to their end, unless --no-wait is given, and prints their results.
     async fn finish(
         &self,
         begun: Vec<Rebuild>,
@@ -148,11 +148,12 @@ impl Again {
         }
     }
 
-    /// Asks for one rebuild, or for those of all hooks at once; of what was planned `here`, if it was.
+    /// Requests one rebuild, or those of all hooks at once. With `here`, it is refused if the
+    /// configuration has changed since the plan.
     async fn call(
         &self,
         spec: &RebuildSpec,
-        here: Option<&Here>,
+        here: Option<&PlanContext>,
         reach: &Reach,
     ) -> Result<Vec<Rebuild>, client::Error> {
         let post = Method::POST;
@@ -170,7 +171,7 @@ impl Again {
         Ok(vec![one])
     }
 
-    /// Whose events are folded, in a few words.
+    /// The object of the rebuild in a few words.
     fn of(&self) -> String {
         match &self.stream {
             Some(stream) => stream.hook.to_string(),
@@ -215,7 +216,7 @@ impl Again {
         }
     }
 
-    /// What is at stake, in words, and how much it takes to agree.
+    /// Description of the consequences, and the severity of the question.
     fn stake(&self, plans: &[Rebuild]) -> (String, Stake) {
         let events: u64 = plans.iter().map(|plan| plan.events).sum();
         let streams: u64 = plans.iter().map(|plan| plan.streams).sum();
@@ -235,8 +236,8 @@ impl Again {
     }
 }
 
-/// The same rebuild as is asked for, if it is under way already. For all hooks: those that were asked for together,
-/// also the ones that are done.
+/// The same rebuild, if it is already under way. For all hooks: the rebuilds requested together, including
+/// finished ones.
 async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Vec<Rebuild>> {
     let all: List<Rebuild> = reach.get(REBUILDS).await?;
     let hook = spec.stream.as_ref().map(|stream| &stream.hook);
@@ -258,14 +259,14 @@ async fn running(spec: &RebuildSpec, reach: &Reach) -> anyhow::Result<Vec<Rebuil
     let near: List<Rebuild> = reach.get(&with_query(REBUILDS, &near)).await?;
     let mut together = near.items;
     together.retain(|near| is_same(near) && near.asked_at == found.asked_at);
-    // One hook that is rebuilt alone is not all of them: the daemon says so.
+    // A single rebuild is not the requested set; the daemon reports the conflict.
     match together.len() {
         0 | 1 => Ok(Vec::new()),
         _ => Ok(together),
     }
 }
 
-/// How long it will take, by what the last ones took; none where one of the hooks has had none.
+/// Estimated duration from the previous rebuilds; `None` if one of the hooks has had none.
 fn about(plans: &[Rebuild], events: u64) -> Option<String> {
     let seconds = |plan: &Rebuild| Some(plan.events as f64 / plan.per_s_before? as f64);
     let seconds: f64 = plans.iter().map(seconds).sum::<Option<f64>>()?;
@@ -274,7 +275,7 @@ fn about(plans: &[Rebuild], events: u64) -> Option<String> {
     (events > 0).then(|| format!(", about {} at {}/s", duration(takes), count(per_s)))
 }
 
-/// Where folds do not begin at the first event.
+/// Describes folds that do not begin at the first event.
 fn begins(plans: &[Rebuild]) -> Option<String> {
     let checkpoints: u64 = plans.iter().map(|plan| plan.checkpoints).sum();
     let older: u64 = plans.iter().map(|plan| plan.older).sum();
@@ -287,13 +288,13 @@ fn begins(plans: &[Rebuild]) -> Option<String> {
     }
 }
 
-/// A state as today's reducer folds it, up to and with an event.
+/// The state after an event, folded by the present reducer.
 pub(super) async fn fold(
     stream: &StreamName,
     to: i64,
     from_checkpoints: bool,
     reach: &Reach,
-) -> Result<FoldedTo, client::Error> {
+) -> Result<FoldedState, client::Error> {
     let query = [
         ("stream", Some(stream.to_string())),
         ("to_seq", Some(to.to_string())),
@@ -307,7 +308,7 @@ pub(super) async fn fold(
         .await
 }
 
-/// Refuses a hook that has many streams: at a seq only one of them has a state.
+/// Refuses a hook with several streams, because a seq belongs to one of them.
 async fn is_one_stream(hook: &StreamName, reach: &Reach) -> anyhow::Result<()> {
     let path = format!("/v1/admin/hooks/{}", hook.hook);
     let found: Hook = reach.get(&path).await?;
@@ -344,7 +345,7 @@ async fn show(
     Ok(Exit::Done)
 }
 
-/// Looks until all have ended, for `limit` at most: what is still running then goes on without us.
+/// Waits until all rebuilds have ended, for at most `limit`. Unfinished ones go on in the daemon.
 async fn watch(
     begun: Vec<Rebuild>,
     of: &str,
@@ -394,7 +395,7 @@ async fn watch(
     Ok(now)
 }
 
-/// What came of several rebuilds as if it were one.
+/// The sum of several rebuilds.
 fn sum(rebuilds: &[Rebuild]) -> Option<Rebuild> {
     let (first, rest) = rebuilds.split_first()?;
     let mut sum = first.clone();
@@ -411,13 +412,13 @@ fn sum(rebuilds: &[Rebuild]) -> Option<Rebuild> {
     Some(sum)
 }
 
-/// Why a rebuild failed as a whole.
+/// Reason why a rebuild failed as a whole.
 fn failure(rebuild: &Rebuild) -> Option<String> {
     let error = rebuild.error.as_ref()?;
     Some(format!("hook {}: {error}", rebuild.hook))
 }
 
-/// That the time was over before it was done; so many others were not done either.
+/// The error when the time limit has passed; `others` is the number of other unfinished rebuilds.
 fn not_done(now: &Rebuild, others: usize, limit: Duration) -> Trouble {
     let what = match &now.stream {
         Some(stream) => stream.to_string(),

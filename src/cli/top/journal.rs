@@ -1,4 +1,4 @@
-//! `--log-file`: what happened while the dashboard ran, a line each, behind what is there already.
+//! `--log-file`: a log of what happened while the dashboard ran, appended line by line.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -11,16 +11,17 @@ use crate::domain::time::Timestamp;
 use crate::text::printable_line;
 use crate::tui::app::Message;
 
-/// Where it is written.
+/// The log file.
 pub struct Journal {
     file: File,
-    /// The newest entry of the daemon's log that is written; none before the first snapshot.
+    /// The newest entry of the daemon's log that is written; the outer `None` before the first
+    /// snapshot.
     seen: Option<Option<LogLine>>,
     is_lost: bool,
 }
 
 impl Journal {
-    /// Opens a file, a new one for its owner only.
+    /// Opens a file; a new one is readable by its owner only.
     ///
     /// # Errors
     /// [`Trouble`] when it cannot be written.
@@ -38,10 +39,10 @@ impl Journal {
         })
     }
 
-    /// Notes what is new in a message.
+    /// Writes what is new in a message.
     ///
     /// # Errors
-    /// Those of the file.
+    /// Errors of the file.
     pub fn note(&mut self, message: &Message, now: Timestamp) -> std::io::Result<()> {
         match message {
             Message::Snapshot(snapshot) => self.seen(snapshot, now),

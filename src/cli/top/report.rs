@@ -1,4 +1,4 @@
-//! A panic of the dashboard: what is known of it goes into a file, because a terminal shows too little of it.
+//! Reports a panic of the dashboard into a file, because the terminal shows too little of it.
 
 use std::backtrace::Backtrace;
 use std::fmt::Write as _;
@@ -12,7 +12,8 @@ use crate::domain::time::Timestamp;
 use crate::text::printable_line;
 use crate::tui;
 
-/// Writes a report, at the end of `log` or else in a file of its own, and says in a few lines where it is.
+/// Writes a report, at the end of `log` or into a file of its own, and returns a few lines that say
+/// where it is.
 pub fn report(panic: &PanicHookInfo<'_>, log: Option<&Path>) -> String {
     let what = panic.payload_as_str().unwrap_or("a panic without a word");
     let at = panic.location().map(ToString::to_string);

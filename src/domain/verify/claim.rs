@@ -1,7 +1,7 @@
-//! A signed request as each scheme reads it: which bytes were signed, with which algorithm, and which signatures came.
+//! A signed request as a scheme reads it: the signed bytes, the algorithm and the signatures.
 //!
-//! The files beside this one turn a [`Request`] into a [`Claim`] and decide nothing. [`Claim::check`] decides, for all of
-//! them: in constant time, over the full length, and the time stamp only after the signature.
+//! The files beside this one turn a [`Request`] into a [`Claim`] and decide nothing. [`Claim::check`]
+//! decides for all schemes: in constant time, over the full length, and with the time stamp last.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::domain::time::Timestamp;
 
-/// The most signatures of one request; rotation needs two.
+/// Number of signatures read from a request at most; a rotation needs two.
 pub const SIGNATURES_MAX: usize = 8;
 
 /// The parts of a request that senders sign.
@@ -27,31 +27,31 @@ pub const SIGNATURES_MAX: usize = 8;
 pub struct Request<'r> {
     /// The method, such as `POST`.
     pub method: &'r str,
-    /// The URL that the sender has; empty unless the hook knows its public URL.
+    /// The URL configured at the sender; empty if the hook has no public URL.
     pub url: &'r str,
     /// The headers.
     pub headers: &'r HeaderMap,
-    /// The body, byte for byte.
+    /// The raw body.
     pub body: &'r [u8],
 }
 
-/// Cause for which a request is not accepted.
+/// Cause for which a request is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// The header of the signature, or one that is signed with it, is not there: its name.
+    /// The signature header, or a header that the signature covers, is missing: its name.
     Missing(String),
-    /// A header came twice, or cannot be read: which, and what is wrong.
+    /// A header is repeated or unreadable: its name and the fault.
     Malformed(String, &'static str),
-    /// No secret of the hook makes one of the signatures.
+    /// No secret of the hook matches a signature.
     NoMatch,
-    /// The signature is good and names another body.
+    /// The signature is good, but covers the hash of another body.
     OtherBody,
-    /// The signature is good and was made too long ago, or in the future: by so many milliseconds the sender's clock
-    /// is ahead of ours.
+    /// The signature is good, but its time is outside the tolerance: the sender's clock is ahead of
+    /// ours by this many milliseconds, or behind if negative.
     Clock(i64),
 }
 
-/// Algorithm of a signature.
+/// Signature algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// HMAC with SHA-1.
@@ -62,22 +62,22 @@ pub enum Algorithm {
     HmacSha512,
     /// ECDSA on P-256 with SHA-256; the secret is the public key.
     EcdsaP256,
-    /// The secret itself is sent.
+    /// No algorithm: the sender sends the secret itself.
     Token,
 }
 
-/// Reads the signatures of a request and the bytes that they are for.
+/// Signatures of a request and the bytes that they cover.
 #[derive(Clone, Debug)]
 pub struct Claim<'r> {
     /// Algorithm of the signatures.
     pub algorithm: Algorithm,
-    /// The signed bytes in parts. More than one list where the provider signs in more than one way.
+    /// The signed bytes, in parts. Providers that sign in alternative ways have one list for each.
     pub messages: Vec<Vec<Cow<'r, [u8]>>>,
-    /// The signatures, decoded.
+    /// The decoded signatures.
     pub signatures: Vec<Vec<u8>>,
-    /// When it was signed; none where the scheme signs no time.
+    /// The signed time; `None` if the scheme signs none.
     pub at: Option<Timestamp>,
-    /// The SHA-256 of the body where the hash is signed instead of the body.
+    /// SHA-256 of the body, if the signature covers this hash and not the body itself.
     pub body_hash: Option<Vec<u8>>,
 }
 
@@ -97,7 +97,7 @@ impl<'r> Claim<'r> {
         }
     }
 
-    /// The same, signed at a moment.
+    /// The same claim with a signed time.
     pub fn at(self, at: Timestamp) -> Self {
         Self {
             at: Some(at),
@@ -105,10 +105,10 @@ impl<'r> Claim<'r> {
         }
     }
 
-    /// Checks the signatures against every one of `keys`, then the hash of `body`, then the time.
+    /// Checks the signatures against all `keys`, then the hash of `body`, then the time.
     ///
     /// # Errors
-    /// [`Rejected`]; nothing of it is for the sender.
+    /// [`Rejected`] with the cause, which must not be told to the sender.
     pub fn check<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -130,7 +130,7 @@ impl<'r> Claim<'r> {
         }
     }
 
-    /// True if one of the signatures was made with this key. An empty key makes none.
+    /// True if one of the signatures was made with this key. An empty key matches none.
     pub fn is_made_with(&self, key: &[u8]) -> bool {
         let makes = |signature: &Vec<u8>| {
             let mut messages = self.messages.iter();
@@ -150,7 +150,7 @@ fn is_made(algorithm: Algorithm, key: &[u8], message: &[Cow<'_, [u8]>], signatur
     }
 }
 
-/// In constant time and in full length: a signature that is cut short is none.
+/// Compares in constant time and over the full length; a truncated signature does not match.
 fn is_mac<M: Mac + hmac::digest::KeyInit>(
     key: &[u8],
     message: &[Cow<'_, [u8]>],
@@ -172,7 +172,7 @@ fn is_ecdsa(key: &[u8], message: &[Cow<'_, [u8]>], signature: &[u8]) -> bool {
         .is_some_and(|(key, signature)| key.verify(&message.concat(), &signature).is_ok())
 }
 
-/// A public key as SendGrid shows it: the base64 of its DER, with or without the lines of PEM around it.
+/// Parses a public key as SendGrid shows it: base64 of the DER form, with or without PEM lines.
 pub fn public_key(text: &[u8]) -> Option<VerifyingKey> {
     let text = std::str::from_utf8(text).ok()?;
     let lines = text.lines().filter(|line| !line.starts_with("-----"));
@@ -191,10 +191,10 @@ fn apart(at: Timestamp, now: Timestamp) -> Duration {
     Duration::from_millis(ahead(at, now).unsigned_abs())
 }
 
-/// The only value of a header.
+/// The value of a header that must occur once.
 ///
 /// # Errors
-/// [`Rejected`] when it is not there, is empty, or came twice, be it with the same value: nobody signs twice.
+/// [`Rejected`] if the header is missing, empty or repeated, even with the same value.
 pub fn header<'r>(request: &Request<'r>, name: &str) -> Result<&'r [u8], Rejected> {
     let mut values = request.headers.get_all(name).iter();
     let value = values.next().map(|value| value.as_bytes().trim_ascii());
@@ -206,24 +206,24 @@ pub fn header<'r>(request: &Request<'r>, name: &str) -> Result<&'r [u8], Rejecte
     }
 }
 
-/// The only value of a header, as text.
+/// The value of a header that must occur once, as text.
 ///
 /// # Errors
-/// See [`header`]; also when it is no text.
+/// See [`header`]; also if the value is not text.
 pub fn text<'r>(request: &Request<'r>, name: &str) -> Result<&'r str, Rejected> {
     let value = header(request, name)?;
     std::str::from_utf8(value).map_err(|_| malformed(name, "it is no text"))
 }
 
-/// The rejection of a header that cannot be read.
+/// The rejection for an unreadable header.
 pub fn malformed(name: &str, what: &'static str) -> Rejected {
     Rejected::Malformed(name.to_owned(), what)
 }
 
-/// Signatures of a header, decoded. One that cannot be decoded is left out, as providers add forms of their own.
+/// Decodes the signatures of a header. Undecodable ones are left out, because providers add new forms.
 ///
 /// # Errors
-/// [`Rejected::Malformed`] when none is left, or there are more than [`SIGNATURES_MAX`].
+/// [`Rejected::Malformed`] if none is left or there are more than [`SIGNATURES_MAX`].
 pub fn signatures<'r>(
     name: &str,
     encoded: impl Iterator<Item = &'r str>,
@@ -244,7 +244,7 @@ pub fn signatures<'r>(
     }
 }
 
-/// The bytes that hexadecimal digits stand for, in either case.
+/// Decodes hexadecimal digits in either case.
 pub fn hex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let pairs = text.as_bytes().chunks(2);
@@ -255,12 +255,12 @@ pub fn hex(text: &str) -> Option<Vec<u8>> {
     bytes.collect()
 }
 
-/// The bytes that base64 stands for.
+/// Decodes base64.
 pub fn base64(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// A moment in seconds since 1970.
+/// Parses seconds since 1970.
 pub fn seconds(text: &str) -> Option<Timestamp> {
     let seconds: i64 = text.parse().ok()?;
     Some(Timestamp::from_millis(seconds.checked_mul(1_000)?))
@@ -272,10 +272,10 @@ pub fn pairs(text: &str, between: char) -> impl Iterator<Item = (&str, &str)> {
     parts.filter_map(|part| part.trim().split_once('='))
 }
 
-/// The only value of a pair.
+/// The value of a pair that must occur once.
 ///
 /// # Errors
-/// [`Rejected::Malformed`] unless there is exactly one.
+/// [`Rejected::Malformed`] unless the pair occurs exactly once.
 pub fn only<'r>(
     header: &str,
     text: &'r str,
@@ -290,7 +290,7 @@ pub fn only<'r>(
     }
 }
 
-/// The values of the pairs with one name.
+/// The values of all pairs with a name.
 pub fn values<'r>(
     text: &'r str,
     between: char,

@@ -1,8 +1,9 @@
-//! `hmac:` and its parts, for senders without a scheme of their own here:
+//! The custom scheme `hmac:`, for senders without a built-in scheme:
 //! `hmac:header=X-Signature,algorithm=sha256,encoding=hex,prefix=sha256=,time=X-Time,signed={header:x-time}.{body}`.
 //!
-//! `header` is needed. The others default to sha256, hex, no prefix, no time and `{body}`. `signed` comes last, as it may
-//! contain commas; it takes `{body}`, `{url}`, `{method}` and `{header:NAME}`.
+//! `header` is required. Defaults of the others: sha256, hex, no prefix, no time, `{body}`. `signed`
+//! must be last because it may contain commas; it takes `{body}`, `{url}`, `{method}` and
+//! `{header:NAME}`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,13 +15,13 @@ use super::claim::{
 };
 use crate::domain::time::Timestamp;
 
-/// The longest text of a scheme, in bytes.
+/// Length limit of the text of a scheme, in bytes.
 const TEXT_MAX: usize = 500;
 
-/// Times above this are in milliseconds: in seconds it is the year 5138.
+/// Larger times are read as milliseconds; as seconds this would be the year 5138.
 const SECONDS_MAX: i64 = 100_000_000_000;
 
-/// A scheme that an operator has written down.
+/// A signature scheme defined by an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Custom {
     header: String,
@@ -40,7 +41,7 @@ enum Part {
     Header(String),
 }
 
-/// A text that is no such scheme: what is wrong with it.
+/// Error for a text that is not a custom scheme: the fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0}; write hmac:header=NAME,algorithm=sha1|sha256|sha512,encoding=hex|base64,prefix=TEXT,time=HEADER,signed=TEMPLATE"
@@ -73,7 +74,7 @@ impl Custom {
         }
     }
 
-    /// Its word in tables.
+    /// Name of the scheme in tables.
     pub fn word(&self) -> &'static str {
         match self.algorithm {
             Algorithm::HmacSha1 => "hmac-sha1",
@@ -82,18 +83,19 @@ impl Custom {
         }
     }
 
-    /// True if the URL is signed.
+    /// True if the signature covers the URL.
     pub fn signs_url(&self) -> bool {
         self.signed.contains(&Part::Url)
     }
 
-    /// True if a time is signed: its header is one of the signed parts.
+    /// True if the signature covers a time, that is, if the header with the time is among the signed
+    /// parts.
     pub fn signs_time(&self) -> bool {
         self.time.is_some()
     }
 }
 
-/// Seconds or milliseconds since 1970, or RFC 3339.
+/// Parses seconds or milliseconds since 1970, or RFC 3339.
 fn time(text: &str) -> Option<Timestamp> {
     match text.parse::<i64>() {
         Ok(number) if number.abs() < SECONDS_MAX => Some(Timestamp::from_millis(number * 1_000)),
@@ -105,7 +107,7 @@ fn time(text: &str) -> Option<Timestamp> {
 impl FromStr for Custom {
     type Err = InvalidCustom;
 
-    /// Reads the parts, which follow `hmac:`.
+    /// Parses the parts after `hmac:`.
     fn from_str(text: &str) -> Result<Self, InvalidCustom> {
         let wrong = |what: String| InvalidCustom(what);
         if text.len() > TEXT_MAX {

@@ -1,34 +1,34 @@
-//! The cause of a rejection, for an operator. The search looks for causes that leave the sender's
-//! signature as it is: a body that a proxy wrote anew, another URL, the secret of another hook.
+//! Finds the cause of a rejection, for an operator. The search covers causes that leave the sender's
+//! signature intact: a body that a proxy rewrote, another URL, the secret of another hook.
 
 use std::borrow::Cow;
 
 use super::claim::{Rejected, Request};
 use super::{Scheme, Verify};
 
-/// Reason under which a rejected request is counted.
+/// Reason under which rejected requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// It has no signature.
+    /// The request has no signature.
     NoSignature,
-    /// It has one that cannot be read.
+    /// The signature is unreadable.
     Malformed,
-    /// No secret of the hook makes its signature.
+    /// No secret of the hook matches the signature.
     WrongSecret,
-    /// Its body is not the one that was signed.
+    /// The body differs from the signed one.
     BodyChanged,
-    /// It was signed for another URL.
+    /// The signature covers another URL.
     OtherUrl,
-    /// The secret of another hook makes its signature.
+    /// The secret of another hook matches the signature.
     OtherHook,
-    /// It was signed too long ago, or in the future.
+    /// The signed time is outside the tolerance.
     Clock,
     /// The secrets of the hook cannot be decrypted.
     Locked,
 }
 
 impl Reason {
-    /// Every one.
+    /// All reasons.
     pub const ALL: [Self; 8] = [
         Self::NoSignature,
         Self::Malformed,
@@ -40,7 +40,7 @@ impl Reason {
         Self::Locked,
     ];
 
-    /// Its word in metrics, JSON and the database.
+    /// Name of the reason in metrics, JSON and the database.
     pub fn word(self) -> &'static str {
         match self {
             Self::NoSignature => "no_signature",
@@ -54,25 +54,25 @@ impl Reason {
         }
     }
 
-    /// The reason of a word.
+    /// Parses the name of a reason.
     pub fn of_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.word() == word)
     }
 }
 
-/// A reason with what is known beside it.
+/// Reason of a rejection, with details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// The reason.
     pub reason: Reason,
-    /// The finding, in a few words; no part of a signature or a secret.
+    /// The details in a few words, without any part of a signature or secret.
     pub found: String,
-    /// By how many milliseconds the sender's clock is ahead of ours, where it tells.
+    /// Milliseconds by which the sender's clock is ahead of ours, if known.
     pub clock_ms: Option<i64>,
 }
 
 impl Diagnosis {
-    /// A reason with what was found.
+    /// A diagnosis with these details.
     pub fn new(reason: Reason, found: impl Into<String>) -> Self {
         Self {
             reason,
@@ -81,7 +81,7 @@ impl Diagnosis {
         }
     }
 
-    /// The diagnosis of a rejection without a search.
+    /// The diagnosis that follows from the rejection alone, without a search.
     pub fn of(rejected: &Rejected) -> Self {
         match rejected {
             Rejected::Missing(header) => Self::new(Reason::NoSignature, format!("no {header}")),
@@ -98,8 +98,8 @@ impl Diagnosis {
     }
 }
 
-/// Looks for the cause of a signature that no secret of the hook makes. `others` are the hooks that verify too, by name.
-/// It costs some dozens of checks.
+/// Searches for the cause of a signature that no secret of the hook matches. `others` are the other
+/// hooks that verify, by name. A search costs some dozens of signature checks.
 pub fn diagnose<'h>(
     verify: &Verify,
     request: &Request<'_>,
@@ -133,10 +133,10 @@ fn is_made(with: &Verify, scheme: &Scheme, request: &Request<'_>) -> bool {
     secrets.any(|secret| claim.is_made_with(&scheme.key(secret)))
 }
 
-/// The largest body that is written anew to be compared, in bytes.
+/// Size limit of a body that is rewritten for comparison, in bytes.
 const REWRITTEN_MAX: usize = 256 * 1024;
 
-/// The change of the body on its way, if the signature is that of a similar body.
+/// The change made to the body on its way, if the signature matches a rewritten form of it.
 fn changed_body(verify: &Verify, request: &Request<'_>) -> Option<&'static str> {
     if request.body.len() > REWRITTEN_MAX {
         return None;
@@ -171,7 +171,7 @@ fn changed_body(verify: &Verify, request: &Request<'_>) -> Option<&'static str> 
     })
 }
 
-/// JSON without the white space between its tokens; strings stay as they are.
+/// JSON without white space between its tokens; strings stay unchanged.
 fn without_space(json: &[u8]) -> Vec<u8> {
     let (mut in_string, mut is_escaped) = (false, false);
     let mut kept = json.to_vec();
@@ -184,7 +184,7 @@ fn without_space(json: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// The URL that was signed, if it is one like that of the hook.
+/// The URL that the signature covers, if it is a variant of the hook's URL.
 fn other_url(verify: &Verify, request: &Request<'_>) -> Option<String> {
     let url = request.url;
     if !verify.scheme.signs_url() || url.is_empty() {

@@ -1,4 +1,4 @@
-//! GitLab: `X-Gitlab-Token` is the secret itself. Neither the body nor a time is signed.
+//! GitLab: `X-Gitlab-Token` is the secret itself. Neither body nor time is signed.
 //! <https://docs.gitlab.com/user/project/integrations/webhooks/#validate-payloads-by-using-a-secret-token>
 
 use super::claim::{Algorithm, Claim, Rejected, Request, header};

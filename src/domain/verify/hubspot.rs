@@ -9,7 +9,7 @@ use crate::domain::time::Timestamp;
 const SIGNATURE: &str = "x-hubspot-signature-v3";
 const TIME: &str = "x-hubspot-request-timestamp";
 
-/// HubSpot signs the URL with these characters as themselves.
+/// Characters that HubSpot signs unencoded in the URL.
 const DECODED: [(&str, &str); 12] = [
     ("%3A", ":"),
     ("%2F", "/"),

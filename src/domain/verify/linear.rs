@@ -7,7 +7,8 @@ use crate::domain::time::Timestamp;
 
 const SIGNATURE: &str = "linear-signature";
 
-/// Reads the claim of a request. The body is parsed for its time, which counts only if the signature is good.
+/// Reads the claim of a request. The body is parsed before the signature is verified, but its time
+/// counts only if the signature is good.
 pub fn claim<'r>(request: &Request<'r>) -> Result<Claim<'r>, Rejected> {
     let value = text(request, SIGNATURE)?;
     let signatures = signatures(SIGNATURE, std::iter::once(value), hex)?;

@@ -29,7 +29,7 @@ pub fn claim<'r>(request: &Request<'r>) -> Result<Claim<'r>, Rejected> {
     Ok(Claim::new(Algorithm::HmacSha256, message, signatures).at(at))
 }
 
-/// The key that a secret stands for; `None` unless it is base64, with `whsec_` before it or not.
+/// The key of a secret; `None` if it is not base64, with or without the prefix `whsec_`.
 pub fn key(secret: &str) -> Option<Vec<u8>> {
     let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
     base64(encoded).filter(|key| !key.is_empty())

@@ -17,7 +17,7 @@ struct Vector {
     body: &'static str,
 }
 
-/// When all of them were signed.
+/// Time at which all of them were signed.
 const SIGNED_AT: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
 const BODY: &str = r#"{"id":"evt_1PqLm8","type":"charge.succeeded","created":1700000000,"text":"Zürich é \u00e9 \"x\""}"#;

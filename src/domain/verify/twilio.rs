@@ -1,5 +1,5 @@
-//! Twilio: `X-Twilio-Signature: BASE64`, HMAC over the URL and the sorted fields of the form. With a JSON body, the
-//! URL has the body's hash as `bodySHA256`. No time is signed.
+//! Twilio: `X-Twilio-Signature: BASE64`, HMAC over the URL and the sorted form fields. With a JSON
+//! body, the URL has the hash of the body as `bodySHA256`. No time is signed.
 //! <https://www.twilio.com/docs/usage/webhooks/webhooks-security>
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use crate::domain::place;
 
 const SIGNATURE: &str = "x-twilio-signature";
 
-/// Names the algorithm where it is not HMAC-SHA1.
+/// Header that names the algorithm if it is not HMAC-SHA1.
 const SETTINGS: &str = "x-twilio-webhooks-signature-settings";
 
 /// Reads the claim of a request.
@@ -21,7 +21,7 @@ pub fn claim<'r>(request: &Request<'r>) -> Result<Claim<'r>, Rejected> {
         Some(_) => Vec::new(),
         None => fields(request.body),
     };
-    // Twilio signs the URL with its port or without, and does not say which.
+    // Twilio signs the URL with or without its port, undocumented which, so both forms are tried.
     let message = |url: String| {
         let parts = fields.iter().map(|part| Cow::Owned(part.clone()));
         std::iter::once(url.into_bytes().into())
@@ -45,7 +45,7 @@ fn algorithm(request: &Request<'_>) -> Algorithm {
     }
 }
 
-/// The names and values of a form, by name, then by value; the same pair counts once.
+/// Names and values of a form, sorted by name, then by value; equal pairs count once.
 fn fields(form: &[u8]) -> Vec<Vec<u8>> {
     let mut fields: Vec<_> = place::fields(form).collect();
     fields.sort();

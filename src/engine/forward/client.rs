@@ -1,5 +1,5 @@
-//! The HTTP client of deliveries: connections are kept and reused, addresses are judged when connecting,
-//! redirects are answers like any other, and no proxy of the environment is asked.
+//! The HTTP client of deliveries. It reuses connections, checks addresses when it connects, does not
+//! follow redirects, and ignores proxy settings of the environment.
 
 use std::future::Future;
 use std::io;
@@ -22,37 +22,39 @@ use tower_service::Service;
 use super::guard::Guard;
 use crate::trust;
 
-/// How long a connection is kept that nothing uses.
+/// Time for which an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// Connections kept for one destination while nothing uses them.
+/// Number of idle connections kept for a destination at most.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// The most of an answer that is read, in bytes: enough for the position that a batch is acknowledged to.
+/// Size limit for reading an answer's body, in bytes: enough for the position up to which a batch is
+/// acknowledged.
 pub const ANSWER_MAX: usize = 16 * 1024;
 
-/// A destination's answer, its body cut at [`ANSWER_MAX`].
+/// Answer of a destination; a body over [`ANSWER_MAX`] is dropped.
 pub type Answer = Response<Bytes>;
 
-/// Why there is no answer.
+/// Cause for which a request has no answer. The destination may have acted on it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The time for the request is over. Whether the destination has acted is not known.
+    /// The timeout passed.
     #[error("no answer within {}", crate::text::duration(*.0))]
     TimedOut(Duration),
-    /// No connection, or it broke off. Whether the destination has acted is not known.
+    /// No connection could be made, or it broke.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Sends requests to destinations. Clones share their connections.
+/// Sends requests to destinations. Clones share connections.
 #[derive(Clone)]
 pub struct Client {
     inner: legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 impl Client {
-    /// A client that connects where `guard` lets it. On a machine that trusts no certificate, https fails.
+    /// A client that connects to addresses that `guard` permits. If the machine has no trusted root
+    /// certificates, https fails.
     pub fn new(guard: Guard) -> Self {
         let tls = trust::tls().unwrap_or_else(|error| {
             tracing::warn!(%error, "destinations with https cannot be reached");
@@ -71,8 +73,8 @@ impl Client {
         Self { inner }
     }
 
-    /// Sends one request and reads its answer, all within `time`. Cancel-safe in that a cancelled request closes
-    /// its connection; the destination may have acted.
+    /// Sends a request and reads the answer within `time`. Dropping the future closes the connection;
+    /// the destination may have acted.
     ///
     /// # Errors
     /// [`Error`]: nothing is known of what the destination has done.
@@ -90,7 +92,7 @@ impl Client {
         let (head, body) = answer.into_parts();
         match Limited::new(body, ANSWER_MAX).collect().await {
             Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
-            // The status decides; what the long body says is of no use to anybody.
+            // The status decides; a body this long is not needed.
             Err(error) if error.is::<LengthLimitError>() => {
                 Ok(Response::from_parts(head, Bytes::new()))
             }
@@ -99,7 +101,7 @@ impl Client {
     }
 }
 
-/// The innermost cause, which names what happened; those around it say "client error (Connect)".
+/// The innermost cause of an error; the outer ones only say "client error (Connect)".
 fn failed(error: &(dyn std::error::Error + 'static)) -> Error {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -108,7 +110,7 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::Failed(cause.to_string())
 }
 
-/// Connects to the addresses of a host that the guard lets through.
+/// Connects to those addresses of a host that the guard permits.
 #[derive(Clone)]
 struct Connector(Arc<Guard>);
 
@@ -153,7 +155,8 @@ async fn connect(guard: &Guard, uri: &Uri) -> io::Result<TcpStream> {
     for address in let_through {
         match TcpStream::connect(address).await {
             Ok(stream) => {
-                // Without this, the end of a small request waits for the acknowledgement of its begin.
+                // Otherwise Nagle's algorithm delays the end of a small request until its beginning is
+                // acknowledged.
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }

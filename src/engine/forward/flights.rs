@@ -1,4 +1,4 @@
-//! Which cursors have a delivery in flight: on this node, and on nodes that gave their lanes to this one.
+//! Cursors with a delivery in flight, on this node or on nodes that gave their lanes to it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::domain::lane::LaneId;
 use crate::engine::Engine;
 use crate::store::Error;
 
-/// How often the deliveries of other nodes are looked at, while there are any.
+/// Interval of checks for the ends of other nodes' deliveries.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The deliveries in flight. At most one a cursor.
+/// Deliveries in flight, at most one for each cursor.
 pub struct Flights {
     own: Mutex<HashMap<CursorId, Flight>>,
-    /// Those that other nodes had in flight when they gave their lanes away.
+    /// Deliveries that other nodes had in flight when they gave up their lanes.
     others: Mutex<HashSet<CursorId>>,
     ended: watch::Sender<()>,
 }
 
 struct Flight {
     lane: LaneId,
-    /// The version of the configuration by which it began.
+    /// Configuration version at the begin of the delivery.
     version: i64,
-    /// True once the database names it, for the next owner of its lane.
+    /// True if the delivery is recorded in the database for the next owner of its lane.
     is_marked: bool,
 }
 
@@ -41,14 +41,14 @@ impl Default for Flights {
     }
 }
 
-/// A delivery in flight; it ends when this is dropped.
+/// Guard of a delivery in flight. Dropping it ends the delivery.
 pub struct InFlight {
     engine: Arc<Engine>,
     cursor: CursorId,
 }
 
 impl Flights {
-    /// Begins a delivery; `None` while another one of the cursor is in flight.
+    /// Begins a delivery; `None` while the cursor has another one in flight.
     pub fn begin(
         &self,
         engine: &Arc<Engine>,
@@ -75,7 +75,7 @@ impl Flights {
         })
     }
 
-    /// Returns when no delivery is in flight that began by a configuration older than `version`.
+    /// Waits until every delivery that began with a configuration older than `version` has ended.
     pub async fn ended_before(&self, version: i64) {
         let mut ended = self.ended.subscribe();
         while (self.own.lock().values()).any(|flight| flight.version < version) {
@@ -85,16 +85,14 @@ impl Flights {
         }
     }
 
-    /// Returns when none is in flight.
+    /// Waits until no delivery is in flight.
     pub async fn ended(&self) {
         self.ended_before(i64::MAX).await;
     }
 
-    /// Notes in the database which deliveries of these lanes are in flight: whoever takes the lanes leaves those
-    /// cursors alone until they have ended.
-    ///
-    /// # Errors
-    /// Those of the database. Each cursor may then see one stale delivery, as after a crash.
+    /// Records in the database which cursors of these lanes have deliveries in flight. The next owner
+    /// of a lane leaves them alone until they end. After a failed call each cursor may see one stale
+    /// delivery, as after a crash.
     pub async fn mark(&self, engine: &Engine, lanes: &[LaneId], node: &str) -> Result<(), Error> {
         let cursors: Vec<_> = {
             let mut own = self.own.lock();
@@ -112,7 +110,7 @@ impl Flights {
             return Ok(());
         }
         engine.store.mark_in_flight(&cursors, node).await?;
-        // One that ended meanwhile found no row to remove.
+        // A delivery that ended meanwhile found no row to remove, so the row is removed here.
         let gone = |cursor: &CursorId| !self.own.lock().contains_key(cursor);
         for cursor in cursors.into_iter().filter(gone) {
             engine.store.unmark_in_flight(cursor, node).await?;
@@ -120,15 +118,15 @@ impl Flights {
         Ok(())
     }
 
-    /// Learns which deliveries other nodes still have in flight. Called after lanes were taken and before their
-    /// first turn.
+    /// Reads which deliveries other nodes still have in flight. Called after lanes were taken and
+    /// before their first turn.
     pub async fn look(&self, engine: &Engine, me: &str) -> Result<(), Error> {
         let found = engine.store.in_flight_elsewhere(me).await?;
         *self.others.lock() = found.into_iter().collect();
         Ok(())
     }
 
-    /// Looks again while other nodes have deliveries in flight, for ever.
+    /// Repeats [`Self::look`] while other nodes have deliveries in flight. Never returns.
     pub async fn watch(engine: Arc<Engine>) {
         let Some(member) = &engine.member else { return };
         loop {

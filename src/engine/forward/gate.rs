@@ -1,5 +1,5 @@
-//! How many deliveries to one destination are in flight from this node, and how fast they follow each other. A
-//! plain machine: the clock is handed in, and who begins deliveries asks [`Gate::next`].
+//! Limits of the deliveries from this node to a destination: number in flight, and rate. Plain state
+//! without a clock or I/O; the caller asks [`Gate::next`] and begins deliveries.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use crate::domain::cursor::CursorId;
 use crate::domain::rate::{Bucket, Limit, Rate};
 use crate::engine::worker::Worker;
 
-/// A cursor that waits for its delivery.
+/// A cursor that waits for a delivery.
 pub struct Waiting {
-    /// Its lane.
+    /// The worker of its lane.
     pub worker: Arc<Worker>,
-    /// Which.
+    /// The cursor.
     pub cursor: CursorId,
-    /// For how long it has gathered events.
+    /// Time for which it has gathered events.
     pub gathered: Duration,
 }
 
-/// What a gate lets happen.
+/// Permission of a gate.
 pub enum Next {
-    /// This delivery begins; [`Gate::leave`] is called when it has ended.
+    /// Begin this delivery, and call [`Gate::leave`] when it has ended.
     Begin(Waiting),
-    /// The rate is used up: it is asked again after this time, by one who first calls [`Gate::wait_is_over`].
+    /// The rate is used up: after this time call [`Gate::wait_is_over`], then ask again.
     After(Duration),
 }
 
-/// The line in front of one destination, longest waiting first.
+/// Queue and limits of a destination, first come, first served.
 #[derive(Default)]
 pub struct Gate {
     inner: Mutex<Inner>,
@@ -39,18 +39,19 @@ pub struct Gate {
 struct Inner {
     waiting: VecDeque<Waiting>,
     in_flight: u32,
-    /// At most so many are in flight, whatever the window.
+    /// Configured limit of deliveries in flight.
     max: u32,
-    /// At most so many are in flight now: it grows with each success and is halved by each failure.
+    /// Present limit of deliveries in flight: it grows by one with each success and is halved by each
+    /// failure.
     window: u32,
     rate: Option<Rate>,
     bucket: Option<Bucket>,
-    /// True while somebody waits for the rate.
+    /// True while a caller waits for [`Next::After`].
     is_timed: bool,
 }
 
 impl Gate {
-    /// Takes the limits of the handler as they are configured now.
+    /// Sets the limits to those of the handler's configuration.
     pub fn limit(&self, max: u32, rate: Option<Rate>) {
         let mut inner = self.inner.lock();
         if inner.max != max {
@@ -59,7 +60,8 @@ impl Gate {
         }
         if inner.rate != rate {
             inner.rate = rate;
-            // No burst beyond what fits into a tenth of a second: a destination asked for a rate, not for an average.
+            // Bursts are limited to a tenth of a second, because a rate limit is meant at all times,
+            // not on average.
             inner.bucket = rate.map(|rate| {
                 let burst = (rate.requests() / 10).clamp(1, max.max(1));
                 Bucket::new(Limit { rate, burst })
@@ -67,13 +69,13 @@ impl Gate {
         }
     }
 
-    /// Puts a cursor at the end of the line.
+    /// Adds a cursor at the end of the queue.
     pub fn queue(&self, waiting: Waiting) {
         self.inner.lock().waiting.push_back(waiting);
     }
 
-    /// What may happen at `now`; `None` when there is no room, or nobody waits. Cursors of lanes that have stopped
-    /// leave the line.
+    /// The permission at `now`; `None` if the limit is reached or the queue is empty. Removes cursors
+    /// of stopped lanes.
     pub fn next(&self, now: Instant) -> Option<Next> {
         let mut inner = self.inner.lock();
         if inner.is_timed || inner.in_flight >= inner.window.min(inner.max).max(1) {
@@ -98,12 +100,12 @@ impl Gate {
         Some(Next::Begin(waiting))
     }
 
-    /// Notes that the time of [`Next::After`] is over.
+    /// Records that the time of [`Next::After`] is over.
     pub fn wait_is_over(&self) {
         self.inner.lock().is_timed = false;
     }
 
-    /// Notes whether a request was acknowledged.
+    /// Adjusts the window after a request; `well` if it was acknowledged.
     pub fn went(&self, well: bool) {
         let mut inner = self.inner.lock();
         inner.window = match well {
@@ -112,7 +114,7 @@ impl Gate {
         };
     }
 
-    /// Notes that a delivery has ended.
+    /// Records that a delivery has ended.
     pub fn leave(&self) {
         let mut inner = self.inner.lock();
         inner.in_flight = inner.in_flight.saturating_sub(1);

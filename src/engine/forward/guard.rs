@@ -1,16 +1,15 @@
-//! The addresses that a delivery may reach: a guard against server-side request forgery.
+//! Addresses that a delivery may reach: a guard against server-side request forgery.
 //!
-//! Whoever may configure a hook chooses a URL, and the node would fetch it from inside its network. So every
-//! address is judged at the moment of connecting, and the connection goes to the judged address: a name that
-//! resolves otherwise a second time changes nothing.
-//! Sources: IANA special-purpose registries (RFC 6890), RFC 6052 (translated addresses), and the metadata
-//! addresses that the large clouds document.
+//! A user who may configure a hook chooses a URL that the node fetches from inside its network. So each
+//! address is checked when connecting, and the connection uses the checked address: DNS rebinding has
+//! no effect. Sources: IANA special-purpose registries (RFC 6890), RFC 6052 (translated addresses), and
+//! the metadata addresses documented by large clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Metadata services of clouds: they hand out credentials, so no flag allows them.
+/// Metadata services of clouds. They return credentials, so no flag permits them.
 const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
@@ -18,14 +17,14 @@ const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Which addresses deliveries may reach: all public ones, and the ranges that the operator of the node allows.
+/// Permitted addresses: all public ones, and the ranges that the node's operator allows.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
     allowed: Vec<IpNet>,
 }
 
 impl Guard {
-    /// Public addresses, and those in `allowed`.
+    /// A guard that permits public addresses and those in `allowed`.
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
@@ -40,7 +39,7 @@ impl Guard {
     }
 }
 
-/// The IPv4 address inside a mapped, compatible or translated one, which is where its packets end.
+/// The IPv4 address inside a mapped, compatible or translated IPv6 address: packets go there.
 fn canonical(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -50,12 +49,12 @@ fn canonical(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match v6.segments() {
-        // ::ffff:0:0/96 and ::/96, but for :: and ::1
+        // ::ffff:0:0/96, and ::/96 except :: and ::1
         [0, 0, 0, 0, 0, 0xffff, ..] => last(v6),
         [0, 0, 0, 0, 0, 0, high, low] if (high, low) != (0, 0) && (high, low) != (0, 1) => last(v6),
         // 64:ff9b::/96
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => last(v6),
-        // 2002::/16 has it behind the prefix
+        // 2002::/16 has the IPv4 address after the prefix
         [0x2002, high, low, ..] => {
             let [a, b] = high.to_be_bytes();
             let [c, d] = low.to_be_bytes();
@@ -90,7 +89,7 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(v6: Ipv6Addr) -> bool {
-    // Only 2000::/3 is handed out; Teredo and the documentation ranges lie in it.
+    // Only 2000::/3 is allocated; it contains Teredo and the documentation ranges.
     let in_use = v6.segments()[0] & 0xe000 == 0x2000;
     let is_special = matches!(
         v6.segments(),

@@ -1,4 +1,4 @@
-//! One delivery as an HTTP request, and what its answer means. Plain functions: no clock, no connection.
+//! A delivery as an HTTP request, and the meaning of its answer. Plain functions without clock or I/O.
 //!
 //! One event goes as it came: its body byte for byte with its content headers. A batch goes as JSON:
 //! ```json
@@ -30,10 +30,10 @@ use crate::domain::name::{Name, OrderingKey};
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
-/// How much of an answer's text a failure keeps, in characters.
+/// Number of characters of an answer that a failure keeps.
 const EXCERPT_MAX: usize = 200;
 
-/// Headers of the event that go with it; all others belong to the connection it came by.
+/// Headers of the event that are forwarded; the others concern the sender's connection.
 const KEPT: [&str; 5] = [
     "content-type",
     "content-language",
@@ -42,43 +42,44 @@ const KEPT: [&str; 5] = [
     "tracestate",
 ];
 
-/// What is sent, and as which try.
+/// Data of a delivery.
 pub struct Delivery<'d> {
-    /// Where, and within which limits.
+    /// Destination and its limits.
     pub to: &'d Forward,
-    /// What signs it, the newest first.
+    /// Secrets that sign it, newest first.
     pub secrets: &'d [Secret],
-    /// The hook of the stream.
+    /// Hook of the stream.
     pub hook: &'d Name,
-    /// The ordering key of the stream.
+    /// Ordering key of the stream.
     pub key: &'d OrderingKey,
-    /// The name of the handler.
+    /// Name of the handler.
     pub handler: &'d Name,
     /// The events, at least one; more than one only in a batch.
     pub events: &'d [std::sync::Arc<Event>],
-    /// Tries of the first event, with this one; from 1.
+    /// Number of the try of the first event, from 1.
     pub attempt: u32,
-    /// Which take of the lane sends it: a receiver may refuse a lower one than it has seen for the stream.
+    /// Epoch of the lane's owner. A receiver may refuse an epoch lower than one it has seen for the
+    /// stream.
     pub epoch: i64,
-    /// Which replay it belongs to; none for a delivery that is none.
+    /// Number of its replay; `None` in a normal delivery.
     pub replay: Option<HandlerId>,
 }
 
-/// What an answer means for the cursor.
+/// Meaning of an answer for the cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// So many events from the front are acknowledged; at least one.
+    /// This number of events, from the front, is acknowledged; at least one.
     Acknowledged(usize),
-    /// Nothing is acknowledged; another try may help, not before `after`.
+    /// Nothing is acknowledged; a retry may help, not before `after`.
     Failed {
-        /// The cause, for people.
+        /// The cause.
         reason: String,
-        /// How long the destination asked to wait.
+        /// Wait requested by the destination.
         after: Option<Duration>,
     },
-    /// The destination wants no further try.
+    /// The destination refuses further tries.
     Gone {
-        /// The cause, for people.
+        /// The cause.
         reason: String,
     },
 }
@@ -105,13 +106,13 @@ struct BatchEvent<'d> {
     body_base64: Option<String>,
 }
 
-/// How far a batch is acknowledged, as its answer says.
+/// The part of a batch that its answer acknowledges.
 #[derive(Deserialize)]
 struct Progress {
     seq: i64,
 }
 
-/// The request of a delivery at `now`; `None` when there is no event in it.
+/// The request of a delivery at `now`; `None` if it has no event.
 pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<Bytes>>> {
     let first = delivery.events.first()?;
     let is_batch = delivery.to.batch.is_some();
@@ -148,7 +149,8 @@ pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<B
     Some(request)
 }
 
-/// `HOOK` or `HOOK/KEY`, percent-encoded where a header or a shell would stumble over the key.
+/// `HOOK` or `HOOK/KEY`, with characters of the key percent-encoded that are unsafe in headers or
+/// shells.
 fn stream(delivery: &Delivery<'_>) -> String {
     const PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
         .remove(b'-')
@@ -167,7 +169,7 @@ fn stream(delivery: &Delivery<'_>) -> String {
     }
 }
 
-/// Sets a header; a value that cannot be one is left out.
+/// Sets a header; an invalid value is left out.
 fn set(headers: &mut HeaderMap, name: &str, value: &str) {
     let name = HeaderName::try_from(name);
     if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
@@ -175,7 +177,7 @@ fn set(headers: &mut HeaderMap, name: &str, value: &str) {
     }
 }
 
-/// The content headers of an event, whose headers are one JSON object.
+/// Copies the content headers of an event, whose headers are a JSON object.
 fn keep(headers: &mut HeaderMap, of_event: &str) {
     let of_event: BTreeMap<String, String> = serde_json::from_str(of_event).unwrap_or_default();
     for name in KEPT {
@@ -226,7 +228,7 @@ fn batch(delivery: &Delivery<'_>) -> Bytes {
     serde_json::to_vec(&batch).unwrap_or_default().into()
 }
 
-/// What came back for `events`, and after how long.
+/// The meaning of the answer to `events`, which took the given time.
 pub fn verdict(
     answer: Result<Answer, Error>,
     took: Duration,
@@ -253,7 +255,8 @@ pub fn verdict(
     }
 }
 
-/// How far a 2xx acknowledges. Only an answer to several events may say that it did less than all.
+/// Number of events that a 2xx acknowledges. Only an answer to several events may acknowledge fewer
+/// than all.
 fn acknowledged(body: &[u8], events: &[std::sync::Arc<Event>]) -> Verdict {
     let all = events.len();
     let progress = match all {
@@ -290,7 +293,8 @@ fn reason(status: StatusCode, took: Duration, body: &[u8]) -> String {
     }
 }
 
-/// `Retry-After` in seconds (RFC 9110, 10.2.3). Its form with a date is rare and depends on two clocks: it is not read.
+/// `Retry-After` in seconds (RFC 9110, 10.2.3). The form with a date is not read: it is rare and
+/// depends on two clocks.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse().ok().map(Duration::from_secs)

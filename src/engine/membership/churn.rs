@@ -1,10 +1,10 @@
-//! Three nodes and one database, driven by a seed through what happens to requests, processes and clocks:
-//! whatever is late, lost or of unknown outcome, two nodes never both act on a lane; and soon after the
+//! Three nodes and one database, driven by a seed through failures of requests, processes and clocks.
+//! Whatever is late, lost or of unknown outcome, two nodes never both act on a lane; and soon after the
 //! last fault every lane has a node again, evenly.
 //!
-//! The database is atomic here, statement by statement; `tests/spec/nodes.rs` races the real ones. The
+//! The database here is atomic, statement by statement; `tests/spec/nodes.rs` races real ones. The
 //! nodes do what `engine/ownership.rs` does, in the same order. Each mutant breaks one rule and must be
-//! found out.
+//! detected.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -19,16 +19,16 @@ const MACHINES: usize = 3;
 const LANES: u16 = 8;
 const SEEDS: u64 = 100;
 
-/// One step of real time, and the ends of the phases, all in milliseconds.
+/// One step of real time, and the ends of the phases, in milliseconds.
 const TICK: u64 = 50;
 const STORM_END: u64 = 90_000;
 const LATE_MAX: u64 = 12_000;
 const CALM: u64 = STORM_END + LATE_MAX;
-/// All lanes run: a lease and a renewal by the slowest clock, and the looks around them.
+/// Time by which all lanes run: a lease and a renewal by the slowest clock, and the looks around them.
 const ALL_RUN: u64 = CALM + 21_000;
 const EVEN: u64 = ALL_RUN + 6_000;
 
-/// How long a node waits for an answer, and between two looks.
+/// Time for which a node waits for an answer, and interval between two looks.
 const PATIENCE: u64 = 5_000;
 const LOOK_EVERY: u64 = 500;
 
@@ -59,7 +59,7 @@ fn two_nodes_never_act_on_a_lane_and_none_is_left_alone_whatever_happens() {
 #[test]
 fn each_rule_of_the_leases_is_needed() {
     use Mutant::*;
-    // Each with the first seed that finds it out today; the search goes on from there.
+    // Each mutant with the first seed that detects it today; the search continues from there.
     for (mutant, first, expected) in [
         (DeadlineFromAnswer, 396, "two owners"),
         (UnknownRenews, 2, "two owners"),
@@ -81,7 +81,7 @@ fn each_rule_of_the_leases_is_needed() {
     }
 }
 
-/// What a node asks of the database.
+/// A request of a node to the database.
 #[derive(Clone, Debug)]
 enum Ask {
     Join,
@@ -106,10 +106,10 @@ enum Answer {
 struct Flight {
     due: u64,
     machine: usize,
-    /// Of the process that asked, and of its request.
+    /// The process that asked, and the number of its request.
     node: String,
     number: u64,
-    /// By the clock of the machine.
+    /// Time of sending, by the clock of the machine.
     sent: Duration,
     what: What,
 }
@@ -120,7 +120,7 @@ enum What {
 }
 
 struct Machine {
-    /// How its clock runs, and where it began.
+    /// Speed of its clock, and its start.
     rate: f64,
     began: Duration,
     frozen_until: u64,
@@ -135,7 +135,7 @@ impl Machine {
     }
 }
 
-/// A process, as `ownership.rs` runs it.
+/// A process, as in `ownership.rs`.
 struct Node {
     id: String,
     lease: Option<Lease>,
@@ -161,7 +161,7 @@ struct World {
     random: StdRng,
     mutant: Mutant,
     now: u64,
-    /// How often requests and machines fail here, from 1 to 5.
+    /// Frequency of failures of requests and machines, from 1 to 5.
     weather: u64,
     database: Database,
     away_until: u64,
@@ -220,7 +220,7 @@ impl World {
         }
     }
 
-    /// How many lanes each machine may act on at this moment.
+    /// Number of lanes that each machine may act on now.
     fn shares(&self) -> Result<Vec<usize>, String> {
         let mut owners: BTreeMap<&LaneId, &str> = BTreeMap::new();
         let mut shares = vec![0; MACHINES];
@@ -240,7 +240,7 @@ impl World {
         Ok(shares)
     }
 
-    /// Once in a while something happens to a machine or to the database.
+    /// Occasionally something happens to a machine or the database.
     fn storm(&mut self) {
         let within = |random: &mut StdRng, now: u64, max: u64| {
             (now + random.random_range(0..max)).min(STORM_END)
@@ -261,7 +261,7 @@ impl World {
         }
     }
 
-    /// When a request arrives and how long its answer takes; none: it is lost.
+    /// Times at which a request and its answer arrive; `None` if lost.
     fn fate(&mut self, machine: usize) -> (Option<u64>, Option<u64>) {
         let quick = |random: &mut StdRng| random.random_range(0..100);
         let there = self.now + quick(&mut self.random);
@@ -339,7 +339,7 @@ impl World {
 
     fn fresh_id(&mut self) -> String {
         self.numbers += 1;
-        // In no order, so that young and old nodes come first alike.
+        // In random order, so that young and old nodes are equally likely to come first.
         format!("{:04x}-{}", self.random.random::<u16>(), self.numbers)
     }
 
@@ -395,14 +395,14 @@ impl Node {
         lease.is_some_and(|lease| lease.holds(clock.saturating_sub(more)))
     }
 
-    /// What to ask next, if anything.
+    /// The next request, if any.
     fn next(&mut self, clock: Duration, now: u64, fresh: String, mutant: Mutant) -> Option<Ask> {
         if let Some((_, until, ask, sent)) = &self.waits {
             if now < *until {
                 return None;
             }
             match (ask, mutant, &mut self.lease) {
-                // The row may be there: nobody will use it.
+                // The row may exist; it will never be used.
                 (Ask::Join, ..) => *self = Self::new(fresh),
                 (Ask::Beat, Mutant::UnknownRenews, Some(lease)) => lease.renewed(*sent),
                 _ => {}
@@ -487,7 +487,7 @@ impl Node {
 }
 
 impl Database {
-    /// Runs one transaction of the node `id`, `sent` at a time on its clock that is `clock` by now.
+    /// Runs one transaction of the node `id`, `sent` at a time of its clock, which shows `clock` now.
     fn answer(
         &mut self,
         id: &str,
@@ -586,7 +586,7 @@ fn free_lane(index: u16) -> LaneRow {
     }
 }
 
-/// What a lease by wall clocks would be compared with; only a mutant looks at it.
+/// Expiry by wall clocks, which only a mutant uses.
 fn expires(sent: Duration) -> Timestamp {
     Timestamp::default().after(sent + LEASE)
 }

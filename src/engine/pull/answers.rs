@@ -1,5 +1,5 @@
-//! What consumers answer: acknowledged up to an event, given back, extended. Each answer stands or falls alone, by
-//! compare-and-set on its token; all of one call are durable together before it is answered.
+//! Answers of consumers: acknowledge up to an event, give back, extend. Each answer succeeds or fails
+//! alone, by compare-and-set on its token. All answers of a call are durable when it returns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,55 +18,55 @@ use crate::engine::tally::Last;
 use crate::metrics::Delivered;
 use crate::store::{Error, LockedDelivery, Range, Settlement};
 
-/// What a consumer says of a delivery.
+/// A consumer's answer to a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It has done the events up to this one.
+    /// Acknowledges the events up to this one.
     Ack(Seq),
-    /// It gives the rest back.
+    /// Gives the rest back.
     Nack(Nack),
-    /// It needs so much longer.
+    /// Extends the lease by this time.
     Extend(Duration),
 }
 
 /// A delivery that is given back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nack {
-    /// The last event that was done; none when none was.
+    /// Last event that was done; `None` if none was.
     pub seq: Option<Seq>,
-    /// How long to wait before the next try; none waits as after a failed push.
+    /// Wait before the next try; `None` for the usual wait after a failure.
     pub retry_in: Option<Duration>,
-    /// Why, for people.
+    /// The consumer's reason.
     pub reason: Option<String>,
 }
 
-/// What became of an answer.
+/// Outcome of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {
-    /// It is durable; also when the same was answered before.
+    /// The answer is durable, perhaps from an earlier call with the same answer.
     Done {
-        /// Where the cursor stands now.
+        /// Position of the cursor now.
         position: Position,
-        /// Until when the delivery is open, if it is.
+        /// End of the lease, if the delivery is still open.
         lease_until: Option<Timestamp>,
     },
-    /// The delivery is not this consumer's any more; nothing was changed.
+    /// The delivery no longer belongs to this consumer; nothing was changed.
     Stale {
-        /// Where the cursor stands.
+        /// Position of the cursor.
         position: Position,
     },
-    /// The event is none of the delivery; nothing was changed.
+    /// The event does not belong to the delivery; nothing was changed.
     OutOfRange {
-        /// Where the cursor stands.
+        /// Position of the cursor.
         position: Position,
     },
 }
 
-/// The events that an answer may pass: their ids make the chain.
+/// Events that an answer may pass; their ids make the chain.
 type Ids = HashMap<StreamId, Vec<(Seq, EventId)>>;
 
 impl Engine {
-    /// Settles answers of a handler's consumers; what became of each, in order.
+    /// Applies answers of a handler's consumers; returns the outcome of each, in order.
     ///
     /// # Errors
     /// Those of the database. Nothing was changed, unless the connection was lost: then it is unknown, and the same
@@ -116,7 +116,7 @@ impl Engine {
         Ok(answered)
     }
 
-    /// Counts what consumers have done and given back.
+    /// Counts acknowledgements and give-backs of consumers.
     fn note_answers(
         &self,
         handler: &Handler,
@@ -149,11 +149,12 @@ impl Engine {
         }
     }
 
-    /// The ids of the events between the tokens' positions and the seqs of their answers.
+    /// Ids of the events between the tokens' positions and the seqs of their answers.
     async fn ids(&self, answers: &[(Token, Answer)]) -> Result<Ids, Error> {
         let mut spans: HashMap<StreamId, (Position, Seq)> = HashMap::new();
         for (token, answer) in answers {
-            // The event after the last one that is done may go to the dead letters.
+            // One more id is read, because the event after the last done one may go to the dead
+            // letters.
             let last = match answer {
                 Answer::Ack(seq) => seq.0,
                 Answer::Nack(nack) => nack.seq.map_or(token.position.0, |seq| seq.0) + 1,
@@ -192,8 +193,8 @@ enum Outcome {
     OutOfRange,
 }
 
-/// What an answer leads to, by what stands in the database. The delivery must be the last one of its cursor, open, and
-/// the cursor must stand where the delivery has it: an operator may have moved it.
+/// The outcome of an answer, from the rows in the database. The delivery must be the cursor's last one
+/// and open, and the cursor must be at the delivery's position: an operator may have moved it.
 fn decide(
     handler: &Handler,
     token: &Token,
@@ -219,11 +220,11 @@ fn decide(
         });
     }
     if !stands {
-        // Its consumer drops it now, so the next one may begin.
+        // The stale delivery is dropped, so that the next one may begin.
         return (Outcome::Stale, Settlement::Drop);
     }
     if delivery.lease_until.is_none() {
-        // The answer to the same one was lost, and it is given again.
+        // The consumer did not get the reply to this answer, and repeats it.
         let is_repeat = matches!(answer, Answer::Ack(_)) && done <= found.position;
         return nothing(match is_repeat {
             true => Outcome::Done,
@@ -232,7 +233,7 @@ fn decide(
     }
     let to = done.max(found.position);
     let Some(chain) = chain(&found.chain, found.position, to, ids) else {
-        // Events that are acknowledged were delivered, so they are there.
+        // Acknowledged events were delivered, so their ids are known.
         return nothing(Outcome::Stale);
     };
     let settle = match answer {
@@ -245,7 +246,7 @@ fn decide(
     (Outcome::Done, settle)
 }
 
-/// A failed try of the event after `to`.
+/// Records a failed try of the event after `to`.
 fn give_back(
     handler: &Handler,
     nack: &Nack,
@@ -255,7 +256,7 @@ fn give_back(
     ids: &[(Seq, EventId)],
 ) -> Settlement {
     let delivery = &found.delivery;
-    // Tries count for one event: the one after an acknowledged one begins anew.
+    // Tries count for one event: after an acknowledged event they begin anew.
     let tries = match to == found.position {
         true => delivery.attempt,
         false => 1,
@@ -297,7 +298,7 @@ fn give_back(
     }
 }
 
-/// The chain at `to`; none when one of the events is not known.
+/// The chain at `to`; `None` if an event is unknown.
 fn chain(at: &Chain, from: Position, to: Position, ids: &[(Seq, EventId)]) -> Option<Chain> {
     let passed = ids
         .iter()

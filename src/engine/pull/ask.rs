@@ -1,18 +1,18 @@
-//! The wishes of a consumer.
+//! A consumer's request for deliveries.
 
 use std::time::Duration;
 
-/// What a consumer asks for.
+/// Parameters of a pull.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Deliveries, at most.
+    /// Number of deliveries at most.
     pub streams_max: usize,
-    /// Events in each, at most.
+    /// Number of events in each delivery at most.
     pub events_max: usize,
-    /// How long it waits if there is nothing.
+    /// Time to wait if there are no events.
     pub wait: Duration,
-    /// For how long a delivery is its own.
+    /// Lease of each delivery.
     pub lease: Duration,
-    /// Who it is, for people.
+    /// Display name of the consumer.
     pub consumer: String,
 }

@@ -23,30 +23,30 @@ use crate::store::{
     Advance, Claim, Delivery, Error, Input, InputRequest, Mover, OpenedDelivery, Step,
 };
 
-/// Events read for one answer, over all of its deliveries.
+/// Number of events read for an answer, over all its deliveries.
 const EVENTS_READ_MAX: usize = 2_000;
 
-/// Bytes of bodies in one answer; a first event that is larger goes alone.
+/// Size limit of the bodies in an answer, in bytes; a larger first event goes alone.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// An open delivery.
 #[derive(Clone, Debug)]
 pub struct Delivered {
-    /// What its consumer answers with.
+    /// Token for the consumer's answer.
     pub token: Token,
     /// The ordering key of the stream.
     pub stream: OrderingKey,
-    /// The try of its first event, from 1.
+    /// Number of the try of its first event, from 1.
     pub attempt: u32,
-    /// Until when it is open.
+    /// End of its lease.
     pub lease_until: Timestamp,
     /// Its events, in order.
     pub events: Vec<Arc<Event>>,
-    /// Which replay it belongs to; none for a delivery that is none.
+    /// Number of its replay; `None` in a normal delivery.
     pub replay: Option<HandlerId>,
 }
 
-/// Deliveries on their way to a consumer: dropped before they are handed over, they are given back.
+/// Deliveries on the way to a consumer. If dropped before [`Self::handed_over`], they are given back.
 pub struct Deliveries {
     /// The deliveries.
     pub items: Vec<Delivered>,
@@ -55,7 +55,7 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// None.
+    /// No deliveries.
     pub(super) fn none(engine: &Arc<Engine>) -> Self {
         Self::of(engine, Vec::new())
     }
@@ -68,7 +68,7 @@ impl Deliveries {
         }
     }
 
-    /// Their consumer has them: only its answers and their leases end them now.
+    /// Marks them as received by the consumer: from now on only answers and leases end them.
     pub fn handed_over(mut self) {
         self.items.clear();
     }
@@ -82,7 +82,7 @@ impl Drop for Deliveries {
         }
         let engine = self.engine.clone();
         self.runtime.spawn(async move {
-            // The node does not end before they are given back.
+            // Holds up the end of the node until they are given back.
             let _claiming = engine.pulls.claiming.clone().read_owned().await;
             match engine.store.give_back(&tokens).await {
                 Ok(()) => tokens
@@ -94,13 +94,13 @@ impl Drop for Deliveries {
     }
 }
 
-/// The lane that a slot of a handler's hook belongs to: it says whether the cursor may move.
+/// The lane of a slot of a handler's hook. Its state decides if the cursor may move.
 pub fn lane(catalog: &Snapshot, handler: &Handler, slot: Slot) -> Option<LaneId> {
     let hook = catalog.hooks_by_id.get(&handler.hook)?;
     Some(catalog.lanes_of(hook)?.lane(slot))
 }
 
-/// Whether the lane lets the cursor move, as far as is known before it is read.
+/// True if the lane lets the cursor move, as far as the configuration tells.
 pub fn may_move(catalog: &Snapshot, lane: &LaneId, cursor: CursorId) -> bool {
     match catalog.stops.mode(lane) {
         Mode::Paused => false,
@@ -108,10 +108,10 @@ pub fn may_move(catalog: &Snapshot, lane: &LaneId, cursor: CursorId) -> bool {
     }
 }
 
-/// What is to be done with a cursor that was read.
+/// Decision about a cursor.
 enum Judged {
     Nothing,
-    /// The answer is full.
+    /// Deliver later: the answer is full.
     Later,
     Claim(Claim, Vec<Arc<Event>>),
     Move(Box<Step>),
@@ -136,7 +136,7 @@ impl Engine {
             return Ok(Deliveries::none(self));
         };
         let now = Timestamp::now();
-        // By their rows before their cursors: a delivery that ends in between is seen as open.
+        // Delivery rows are read before cursors, so a delivery that ends in between is seen as open.
         let database_now = self.store.clock().await?;
         let before = self.store.deliveries(handler.id, &streams).await?;
         let before: HashMap<StreamId, Delivery> = before
@@ -216,7 +216,7 @@ impl Engine {
         Ok(Deliveries::of(self, opened.filter_map(delivered).collect()))
     }
 
-    /// Moves cursors over events that their handler does not take; what is behind those is delivered next.
+    /// Moves cursors past events that their handler does not take; later events are delivered next.
     async fn pass_over(&self, steps: Vec<Step>) -> Result<(), Error> {
         if steps.is_empty() {
             return Ok(());
@@ -237,7 +237,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Sets a cursor aside at a gap, or as the failure policy says where tries are used up.
+    /// Sets a cursor aside at a gap, or follows the failure policy if the tries are used up.
     async fn end_tries(&self, step: Step) -> Result<(), Error> {
         if let Some(reason) = step
             .condition
@@ -262,8 +262,8 @@ fn cursor(handler: HandlerId, stream: StreamId) -> CursorId {
     CursorId { stream, handler }
 }
 
-/// How a cursor goes on that may: with a delivery, or, when the tries of its next event ended with their leases and are
-/// used up, as the failure policy says.
+/// Decides about a cursor that may move: a delivery, or the failure policy if the tries of its next
+/// event were used up by expired leases.
 fn judge(
     handler: &Handler,
     ask: &Ask,
@@ -279,7 +279,7 @@ fn judge(
         return Judged::Pass(Box::new(turn::pass(input, lead, now)));
     }
     let cursor = &input.cursor;
-    // Open, and not any more: its consumer has let the lease end, and has acknowledged nothing since.
+    // The consumer let the lease end and acknowledged nothing since the begin of the delivery.
     let over = before.filter(|before| {
         before.lease_until.is_some()
             && (before.token.era, before.token.position) == (cursor.era, cursor.position)

@@ -1,4 +1,4 @@
-//! Where consumers of one handler wait on this node, and the streams that may have something for them.
+//! Queues of a handler on this node: consumers that wait, and streams that may have events for them.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -11,21 +11,21 @@ use super::claims::Deliveries;
 use crate::domain::event::StreamId;
 use crate::store::Error;
 
-/// Streams in the line; those beyond it are found by a look.
+/// Length limit of the queue of streams; streams beyond it are found by a query of the database.
 const STREAMS_MAX: usize = 10_000;
 
-/// A consumer that waits.
+/// A waiting consumer.
 pub struct Waiter {
-    /// What it wants.
+    /// Its request.
     pub ask: Ask,
-    /// Where its answer goes.
+    /// Channel for its answer.
     pub answer: oneshot::Sender<Result<Deliveries, Error>>,
     until: Instant,
     ticket: u64,
 }
 
 impl Waiter {
-    /// One that waits until a moment.
+    /// A consumer that waits until a time.
     pub fn new(
         ask: Ask,
         answer: oneshot::Sender<Result<Deliveries, Error>>,
@@ -40,12 +40,12 @@ impl Waiter {
     }
 }
 
-/// The two lines of a handler.
+/// The two queues of a handler.
 #[derive(Default)]
 pub struct Desk {
     lines: Mutex<Lines>,
     wake: Notify,
-    /// When the last look began that has ended.
+    /// Begin of the last completed query for streams. The lock is held during a query.
     pub looked: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -55,12 +55,12 @@ struct Lines {
     known: HashSet<StreamId>,
     waiters: VecDeque<Waiter>,
     tickets: u64,
-    /// Whether somebody looks now and then.
+    /// True while a task queries for streams regularly.
     is_watched: bool,
 }
 
 impl Desk {
-    /// Puts streams at the tail, but for those that stand there already.
+    /// Adds streams at the end of their queue, except those already in it.
     pub fn push(&self, streams: impl IntoIterator<Item = StreamId>) {
         let mut lines = self.lines.lock();
         for stream in streams {
@@ -75,7 +75,7 @@ impl Desk {
         }
     }
 
-    /// Puts a consumer at the tail; the ticket takes it out again.
+    /// Adds a consumer at the end of its queue; returns a ticket for [`Self::withdraw`].
     pub fn queue(&self, mut waiter: Waiter) -> u64 {
         let mut lines = self.lines.lock();
         lines.tickets += 1;
@@ -84,7 +84,7 @@ impl Desk {
         lines.tickets
     }
 
-    /// Takes a consumer out; `false` when it is being served, or has been.
+    /// Removes a consumer; `false` if it is being or has been served.
     pub fn withdraw(&self, ticket: u64) -> bool {
         let mut lines = self.lines.lock();
         let at = lines
@@ -94,7 +94,8 @@ impl Desk {
         at.and_then(|at| lines.waiters.remove(at)).is_some()
     }
 
-    /// Puts a consumer back in front for which there was nothing; one whose time is over is told so.
+    /// Puts a consumer without deliveries back at the front. If its time is over, it gets an empty
+    /// answer.
     pub fn wait_again(&self, waiter: Waiter) {
         match waiter.until <= Instant::now() {
             true => drop(waiter),
@@ -102,8 +103,8 @@ impl Desk {
         }
     }
 
-    /// The next consumer, and streams for it: its share of all that wait, so that a few streams are not all one
-    /// consumer's.
+    /// The next consumer with its share of the queued streams. Consumers share them, so that one
+    /// consumer does not get all of a few streams.
     pub fn next(&self) -> Option<(Waiter, Vec<StreamId>)> {
         let mut lines = self.lines.lock();
         let lines = &mut *lines;
@@ -121,12 +122,12 @@ impl Desk {
         Some((waiter, streams))
     }
 
-    /// Consumers that wait.
+    /// Number of waiting consumers.
     pub fn waiting(&self) -> usize {
         self.lines.lock().waiters.len()
     }
 
-    /// True for the one who shall look now and then.
+    /// True for the caller that must start the regular queries.
     pub fn begins_watch(&self) -> bool {
         let mut lines = self.lines.lock();
         let begins = !lines.is_watched && !lines.waiters.is_empty();
@@ -134,7 +135,8 @@ impl Desk {
         begins
     }
 
-    /// Whether somebody waits still; when nobody does, the next one begins another watch.
+    /// True if a consumer still waits. If none does, the regular queries end, and the next caller of
+    /// [`Self::begins_watch`] starts them again.
     pub fn is_watched(&self) -> bool {
         let mut lines = self.lines.lock();
         lines.waiters.retain(|waiter| !waiter.answer.is_closed());
@@ -142,7 +144,7 @@ impl Desk {
         lines.is_watched
     }
 
-    /// Tells everybody who waits that there is nothing, when the handler is gone.
+    /// Answers all waiting consumers with no deliveries, because the handler was removed.
     pub fn dismiss(&self) {
         let mut lines = self.lines.lock();
         if lines.is_watched {
@@ -151,7 +153,7 @@ impl Desk {
         }
     }
 
-    /// Returns when there may be something for somebody.
+    /// Waits until there may be events for a consumer.
     pub async fn woken(&self) {
         self.wake.notified().await;
     }

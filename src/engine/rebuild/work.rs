@@ -1,5 +1,5 @@
-//! One stream while it is folded again, as a plain machine: what is folded next, when its new state may be
-//! put in the place of the old one, and what is done when that was too late. No I/O.
+//! The rebuild of one stream as a plain machine: decides what is folded next, when the new state may
+//! replace the old one, and what happens when that was too late. No I/O.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ use crate::engine::reduce::{Folded, Task};
 use crate::store::{Beginning, Shadow, StreamRow, Swap};
 use crate::text::differences;
 
-/// Swaps that may be lost to turns before a fold goes beyond the cursor's position.
+/// Number of swaps that may be lost to turns before the fold goes beyond the cursor's position.
 const LOST_MAX: u32 = 2;
 
-/// One stream while it is folded again.
+/// The rebuild of one stream.
 pub struct Work {
     pub stream: StreamRow,
     /// The cursor as last read, and its head.
     pub live: Cursor,
     pub head: Seq,
-    /// Where every fold of the stream begins.
+    /// Beginning of every fold of the stream.
     pub beginning: Beginning,
     pub shadow: Shadow,
-    /// How far the shadow shall come before it is looked at the cursor again.
+    /// Seq up to which it folds before the cursor is read again.
     pub target: Seq,
-    /// Events that were skipped, and stay so.
+    /// Events in the dead letters, which stay skipped.
     pub dead: HashSet<Seq>,
-    /// Those that the new fold skips too.
+    /// Events that only the new fold skips.
     pub skipped: Vec<DeadLetter>,
-    /// Events read and not yet folded, in reverse.
+    /// Events read and not folded yet, in reverse.
     pub events: Vec<Arc<Event>>,
     pub folded: i64,
     pub failure: Option<String>,
@@ -43,20 +43,20 @@ pub struct Work {
     pub is_done: bool,
 }
 
-/// How a fold stands to its cursor.
+/// Relation of a fold to its cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// There is more to fold first.
+pub enum Standing {
+    /// More events must be folded first.
     GoesOn,
-    /// It cannot come as far as the cursor is: the old state stays.
+    /// It cannot reach the cursor's position, so the old state stays.
     Failed,
-    /// It has come as far as the cursor, or beyond.
+    /// It has reached the cursor's position, or passed it.
     IsThere,
 }
 
 impl Work {
-    /// Where it is begun: at `kept`, if it was begun before; else at `beginning`, which is the first event
-    /// where there is none.
+    /// A rebuild that starts at `kept`, an earlier unfinished fold, else at `beginning`, else at the
+    /// first event.
     pub fn new(
         stream: StreamRow,
         live: Cursor,
@@ -93,17 +93,17 @@ impl Work {
         }
     }
 
-    /// Whether there is nothing to fold before the cursor is looked at.
+    /// True if nothing more is to be folded before the cursor is read.
     pub fn is_there(&self) -> bool {
         self.failure.is_some() || self.shadow.position.next() > self.target
     }
 
-    /// Events still to fold.
+    /// Number of events still to fold.
     pub fn rest(&self) -> usize {
         usize::try_from(self.shadow.position.behind(self.target)).unwrap_or(usize::MAX)
     }
 
-    /// What is to be folded next, up to an event that is skipped.
+    /// The next events to fold, up to an event that is skipped.
     pub fn task(&mut self, handler: &Handler) -> Option<Task> {
         while let Some(event) = self.events.last()
             && self.failure.is_none()
@@ -133,7 +133,7 @@ impl Work {
         })
     }
 
-    /// Notes what was folded.
+    /// Records the result of a fold.
     pub fn take(&mut self, folded: Folded) {
         let passed = i64::try_from(folded.passed).unwrap_or(0);
         self.folded += passed;
@@ -148,21 +148,21 @@ impl Work {
         }
     }
 
-    /// Looks where the fold stands, and how its state differs from the old one.
-    pub fn settle(&mut self) -> Settled {
+    /// Compares the fold with its cursor, and its state with the old one.
+    pub fn settle(&mut self) -> Standing {
         if !self.is_there() {
-            return Settled::GoesOn;
+            return Standing::GoesOn;
         }
         if self.shadow.position < self.live.position {
-            return Settled::Failed;
+            return Standing::Failed;
         }
         if self.shadow.position == self.live.position {
             self.differs = difference(self.live.state.as_deref(), self.shadow.state.as_deref());
         }
-        Settled::IsThere
+        Standing::IsThere
     }
 
-    /// The new state, for the place of the old one.
+    /// The swap that puts the new state in place.
     pub fn swap(&self) -> Swap {
         Swap {
             shadow: self.shadow.clone(),
@@ -177,13 +177,13 @@ impl Work {
         }
     }
 
-    /// Notes that the swap came too late, and where the cursor is now. When that has happened too often, the
-    /// fold goes to the head if it `may_pass` the cursor.
+    /// Records a refused swap, with the cursor as it is now. When that has happened too often, the fold
+    /// goes on to the head, if it `may_pass` the cursor.
     pub fn lost_to(&mut self, live: Cursor, head: Seq, may_pass: bool) {
         self.lost += 1;
         if live.position < self.shadow.position {
-            // Somebody else has put another state there, or it may not be passed now: from the beginning, and what
-            // could not be folded beyond the cursor is found again when it is due.
+            // The cursor has got another state, or may not be passed now. The fold starts from the
+            // beginning; events beyond the cursor that could not be folded will be met again.
             self.shadow = self.beginning.shadow.clone();
             self.skipped.clear();
             self.failure = None;
@@ -196,14 +196,15 @@ impl Work {
     }
 }
 
-/// Whether a fold may take the turns of its cursor: nobody has stopped it.
+/// True if the rebuild may move the cursor forward, because no operator has stopped it.
 pub fn may_pass(catalog: &Snapshot, hook: &Hook, slot: Slot, live: &Cursor) -> bool {
     let set = catalog.lane_sets.get(&hook.namespace);
     let is_active = set.is_some_and(|set| catalog.stops.mode(&set.lane(slot)) == Mode::Active);
     is_active && !catalog.stops.hooks.contains_key(&hook.id) && live.condition == Condition::Flowing
 }
 
-/// Where two states differ first, for people: `/total 118 -> 121`. None when they are equal as JSON.
+/// The first difference of two states, for people: `/total 118 -> 121`. `None` when they are equal as
+/// JSON.
 fn difference(old: Option<&str>, new: Option<&str>) -> Option<String> {
     if old == new {
         return None;

@@ -1,4 +1,4 @@
-//! The time that a fold may take, and whose it is.
+//! Time limits of folds, and the shares that they are charged to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use tokio::sync::Notify;
 use crate::domain::name::Name;
 use crate::engine::share::{SHORT, Shares};
 
-/// The shares of a node, and a clock for them.
+/// The shares of a node, with their clock.
 pub struct SharedShares {
     shares: Mutex<Shares>,
     began: Instant,
-    /// Called when a handler has become slow.
+    /// Notified when a handler has become slow.
     pub slower: Notify,
 }
 
@@ -28,24 +28,24 @@ impl Default for SharedShares {
 }
 
 impl SharedShares {
-    /// The shares, and their now.
+    /// Calls `act` with the shares and the present time.
     pub fn with<T>(&self, act: impl FnOnce(&mut Shares, Duration) -> T) -> T {
         act(&mut self.shares.lock(), self.began.elapsed())
     }
 }
 
-/// When folding ends although there is more to fold. The first event is always tried.
+/// Conditions that end folding early. The first event is always tried.
 #[derive(Clone)]
 pub struct Budget {
-    /// After this long.
+    /// Time limit.
     pub time: Duration,
-    /// When this says so, asked now and then.
+    /// Further condition, checked regularly.
     pub until: Option<Until>,
-    /// Whose time it is. With none it counts for nobody, and no share ends it.
+    /// Namespace whose time it is. Without one the time is not charged, and no share ends the fold.
     pub of: Option<Name>,
 }
 
-/// Whether to go no further, by how many events of the task are folded.
+/// Given the number of events folded in a task, true to stop.
 pub type Until = Arc<dyn Fn(usize) -> bool + Send + Sync>;
 
 impl From<Duration> for Budget {
@@ -58,7 +58,7 @@ impl From<Duration> for Budget {
     }
 }
 
-/// Whether the tasks of a turn fold in slices, so that one of them does not take the time of all.
+/// Tells whether the tasks of a turn fold in slices, so that one of them cannot use the time of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Slices {
     None,
@@ -66,7 +66,7 @@ pub(super) enum Slices {
 }
 
 impl Slices {
-    /// When a task that begins now ends.
+    /// End of a task that begins now.
     pub(super) fn end(self, until: Option<Instant>) -> Option<Instant> {
         let slice = match self {
             Self::None => return until,

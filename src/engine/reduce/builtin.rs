@@ -1,6 +1,6 @@
-//! The reducers that do not look into bodies: `latest`, `append:N`, `count`.
+//! Reducers that do not look into bodies: `latest`, `append:N`, `count`.
 //!
-//! They keep bodies as they were sent, to the letter; a body that is not JSON counts as a text.
+//! They keep bodies exactly as they were sent; a body that is not JSON becomes a JSON string.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ fn rejected(reason: impl Into<String>) -> Failure {
     Failure::Rejected(reason.into())
 }
 
-/// A body as JSON text: as it was sent if it is JSON, else as a JSON string.
+/// A body as JSON: unchanged if it is JSON, else as a JSON string.
 fn json(body: &[u8]) -> Box<RawValue> {
     let text = json::text(body).ok().map(str::to_owned);
     let raw = text.and_then(|text| RawValue::from_string(text).ok());
@@ -71,7 +71,7 @@ impl Reduce for Count {
 pub(super) struct Append {
     bodies: VecDeque<Box<RawValue>>,
     max: usize,
-    /// Of the bodies together, in bytes.
+    /// Length of all bodies together, in bytes.
     len: usize,
 }
 

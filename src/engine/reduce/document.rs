@@ -1,7 +1,7 @@
-//! The reducers whose state is a document that bodies change: `merge` and `patch`.
+//! Reducers whose state is a document that bodies change: `merge` and `patch`.
 //!
-//! They take every body that is JSON, however deep and whatever its numbers, as the other reducers do.
-//! The parts of the state that an event does not touch stay as they are, to the byte.
+//! They accept every body that is JSON, of any depth and with any numbers. Parts of the state that an
+//! event does not touch stay the same, byte for byte.
 
 use std::time::Instant;
 
@@ -17,18 +17,18 @@ fn rejected(reason: impl Into<String>) -> Failure {
 /// The state is a document that bodies change.
 pub(super) struct Document {
     change: fn(&str, &str) -> Result<String, Failure>,
-    /// What the first event finds.
+    /// The state before the first event.
     blank: &'static str,
     state: Option<String>,
 }
 
 impl Document {
-    /// Bodies are merged into it (RFC 7396).
+    /// Merges bodies into the document (RFC 7396).
     pub(super) fn merged(state: Option<String>) -> Result<Self, Failure> {
         Self::new(merge, "null", state)
     }
 
-    /// Bodies are patches of it (RFC 6902). The first one finds an empty object.
+    /// Applies bodies as patches (RFC 6902), the first one to an empty object.
     pub(super) fn patched(state: Option<String>) -> Result<Self, Failure> {
         Self::new(patch, "{}", state)
     }
@@ -72,7 +72,7 @@ fn merge(state: &str, body: &str) -> Result<String, Failure> {
     Ok(tree.write(target))
 }
 
-/// Applies one operation after the other: a patch may be short and yet make a state that is huge, or
+/// Applies the operations one by one, with limits, because a short patch can create a huge state or
 /// take very long.
 fn patch(state: &str, body: &str) -> Result<String, Failure> {
     let until = Instant::now() + TIME_MAX;
@@ -100,7 +100,7 @@ fn patch(state: &str, body: &str) -> Result<String, Failure> {
     Ok(document.tree.write(document.root))
 }
 
-/// A JSON pointer, step by step, as the texts that its steps mean.
+/// A JSON pointer, split into its unescaped steps.
 struct Path {
     written: String,
     steps: Vec<Vec<u8>>,
@@ -176,7 +176,7 @@ fn unescaped(step: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// The index that a step means: digits without a leading zero.
+/// The array index of a step: digits without a leading zero.
 fn index(step: &[u8]) -> Option<usize> {
     let is_plain = step == b"0"
         || step
@@ -186,11 +186,11 @@ fn index(step: &[u8]) -> Option<usize> {
     text.parse().ok()
 }
 
-/// The state while a patch is applied to it.
+/// The state while a patch is applied.
 struct Patched<'t> {
     tree: Tree<'t>,
     root: At,
-    /// Bytes that `copy` has made, which bounds how large a patch can make a state.
+    /// Bytes created by `copy`, which limits how much a patch can enlarge a state.
     copied: usize,
 }
 
@@ -282,7 +282,7 @@ impl<'t> Patched<'t> {
         Ok(())
     }
 
-    /// Takes a value out; the whole document is never taken out, as nothing would be left.
+    /// Removes a value. The whole document cannot be removed, because nothing would be left.
     fn remove(&mut self, path: &Path) -> Result<At, String> {
         let (parent, last) = self.parent(path)?;
         let removed = match self.tree.node_mut(parent) {

@@ -1,11 +1,12 @@
 //! The threads that fold.
 //!
-//! Built-in reducers fold on these threads. Scripts fold in processes, one for each thread that needs one: the
-//! thread sends all the tasks of a turn that have scripts, folds the others meanwhile, and gathers what comes back.
-//! An event with which a process ends costs the tasks after it this turn, and its own task is folded again up to it:
-//! folding is deterministic, so that gives the same.
+//! Built-in reducers run on these threads. Scripts run in processes, one for each thread that needs
+//! one: the thread sends all tasks of a turn that have scripts, folds the others meanwhile, and
+//! collects the results. When an event ends its process, later tasks lose this turn, and its own task
+//! is folded again up to that event, which gives the same result because folding is deterministic.
 //!
-//! Tasks of several turns wait in `queue.rs`, by namespace; the one that has used least time is next.
+//! Tasks of several turns wait in `queue.rs`, by namespace; the namespace that has used least time is
+//! next.
 //!
 //! ```text
 //! fold ──▶ queue, fair among namespaces ──▶ thread ──▶ built-in: here
@@ -29,38 +30,38 @@ use super::{Failure, Folded, Outcome, Task};
 use crate::domain::hook::{HandlerId, Reducer, Source};
 use crate::engine::share::{Cost, Shares};
 
-/// How long a thread rests after the system had no room for a process.
+/// Pause of a thread after the system could not create a process.
 const REST: Duration = Duration::from_secs(1);
 
-/// The bytes of events after which no more are sent to a process at once.
+/// Bytes of events after which no more are sent to a process at once.
 const SEND_MAX: usize = 4 * 1024 * 1024;
 
-/// Events of one task that are sent at once while something else may end its turn.
+/// Number of events of one task that are sent at once while another condition may end its turn.
 const EVENTS_BETWEEN: usize = 64;
 
-/// A handle to the threads that fold. They end when the last handle is gone.
+/// A handle on the threads that fold. They end when the last handle is dropped.
 #[derive(Clone)]
 pub struct Folds {
     queue: Arc<Handle>,
     pool: Pool,
 }
 
-/// Threads of one kind.
+/// Settings of a pool of threads.
 #[derive(Clone)]
 pub struct Pool {
-    /// How many.
+    /// Number of threads.
     pub threads: usize,
-    /// True if these fold for handlers beyond their share: with lower priority.
+    /// True for handlers beyond their share: these threads have a lower priority.
     pub is_slow: bool,
-    /// What each handler uses of their time.
+    /// The shares that fold time is charged to.
     pub shares: Arc<SharedShares>,
 }
 
 impl Folds {
-    /// Starts `threads` threads that fold for whoever asks.
+    /// Starts a pool of `threads` threads.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The system cannot create another thread.
     pub fn start(threads: usize) -> io::Result<Self> {
         Self::start_pool(Pool {
             threads,
@@ -69,10 +70,10 @@ impl Folds {
         })
     }
 
-    /// Starts the threads of a pool.
+    /// Starts a pool of threads.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The system cannot create another thread.
     pub fn start_pool(pool: Pool) -> io::Result<Self> {
         let queue = Arc::<Queue>::default();
         let folds = Self {
@@ -92,21 +93,21 @@ impl Folds {
         Ok(folds)
     }
 
-    /// How many threads there are.
+    /// Number of threads.
     pub fn threads(&self) -> usize {
         self.pool.threads
     }
 
-    /// Whose fold time is used how much.
+    /// The shares that fold time is charged to.
     pub fn shares(&self) -> &Arc<SharedShares> {
         &self.pool.shares
     }
 
-    /// Folds the tasks until they are done or `budget` is spent; the answer has one entry for each, in their
-    /// order. A task that was not reached has passed nothing and has no failure. The first event is always tried.
-    /// May be dropped: the fold then ends unheard.
+    /// Folds the tasks until they are done or `budget` ends it. The result has one entry for each task,
+    /// in order. A task that was not reached has passed nothing and has no failure; the first event is
+    /// always tried. Cancel-safe: when the future is dropped, the fold's result is discarded.
     ///
-    /// An event that is not as it was stored ends its task: nothing of it reaches a reducer.
+    /// A damaged event ends its task before it reaches a reducer.
     pub async fn fold(&self, mut tasks: Vec<Task>, budget: impl Into<Budget>) -> Vec<Folded> {
         let cut: Vec<_> = tasks.iter_mut().map(cut_at_damage).collect();
         let mut folded = self.fold_intact(tasks, budget.into()).await;
@@ -133,27 +134,28 @@ impl Folds {
     }
 }
 
-/// Takes the first damaged event and what is behind it out of a task; says how many are left, if there was one.
+/// Removes the first damaged event and all later ones from a task; returns the number of events left if
+/// there was one.
 fn cut_at_damage(task: &mut Task) -> Option<usize> {
     let at = task.events.iter().position(|event| event.is_damaged)?;
     task.events.truncate(at);
     Some(at)
 }
 
-/// A thread that folds, and its process.
+/// A thread that folds, with its process.
 struct Folder {
     queue: Arc<Queue>,
     pool: Pool,
     process: Option<Process>,
 }
 
-/// Where the scripts of a job are.
+/// Progress of the tasks of a job that have scripts.
 struct Scripted<'j> {
     job: &'j Job,
     until: Option<Instant>,
-    /// Which tasks they are.
+    /// Indices of these tasks, with their scripts.
     tasks: Vec<(usize, &'j Arc<Source>)>,
-    /// How many of those are done.
+    /// Number of tasks done.
     done: usize,
 }
 
@@ -217,7 +219,7 @@ impl Folder {
             .collect()
     }
 
-    /// Which handlers do not fold here: those that lanes have left out since their turn began.
+    /// Tells which handlers must not fold here: those that lanes have left out since the turn began.
     fn slow_ones(&self, job: &Job) -> impl Fn(HandlerId) -> bool + use<> {
         let is_fast = !self.pool.is_slow && job.budget.of.is_some();
         let slow = |shares: &mut Shares, _| {
@@ -233,7 +235,7 @@ impl Folder {
         move |handler| slow.contains(&handler)
     }
 
-    /// Notes what each handler has used.
+    /// Charges the time to the handlers.
     fn charge(&self, job: &Job, outcomes: &[Outcome]) {
         let Some(namespace) = &job.budget.of else {
             return;
@@ -262,7 +264,7 @@ impl Folder {
         }
     }
 
-    /// Sends what is next to the process; none when there is nothing.
+    /// Sends the next pieces to the process; `None` when there are none.
     fn send<'j>(
         &mut self,
         scripts: &mut Scripted<'j>,
@@ -276,7 +278,7 @@ impl Folder {
             until.saturating_duration_since(Instant::now())
         });
         let (places, pieces): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
-        // One that has died while it had nothing to do is replaced.
+        // A process that died while idle is replaced.
         for _ in 0..2 {
             let slices = scripts.job.slices();
             match self
@@ -293,7 +295,7 @@ impl Folder {
         Some(places.into_iter().zip(pieces).collect())
     }
 
-    /// The process, a new one where there is none.
+    /// The process; started if there is none.
     fn process(&mut self) -> Option<&mut Process> {
         if self.process.is_none() {
             match Process::start(self.pool.is_slow) {
@@ -307,7 +309,7 @@ impl Folder {
         self.process.as_mut()
     }
 
-    /// Notes what became of pieces that were sent.
+    /// Receives the results of the pieces that were sent.
     fn receive(
         &mut self,
         scripts: &mut Scripted<'_>,
@@ -315,7 +317,7 @@ impl Folder {
         outcomes: &mut [Outcome],
     ) {
         let Some(process) = self.process.take() else {
-            // Nothing is known against these events: their cursors come again.
+            // The events are not at fault; their cursors come again.
             scripts.done = scripts.tasks.len();
             return;
         };
@@ -353,7 +355,8 @@ impl Folder {
         }
     }
 
-    /// Whether a long event of a handler is waited for: on one thread of the lanes at a time.
+    /// True if this thread may wait for a long event of a handler: only one thread of the lanes may at
+    /// a time.
     fn waits_for(&self, job: &Job, handler: HandlerId) -> bool {
         if self.pool.is_slow || job.budget.of.is_none() {
             return true;
@@ -364,7 +367,7 @@ impl Folder {
         waits
     }
 
-    /// What becomes of a piece of which an event does not end: those before it are folded again.
+    /// The outcome of a piece with an event that does not end: the events before it are folded again.
     fn stuck(&mut self, piece: &Piece<'_>, event: usize) -> Outcome {
         let mut outcome = Outcome {
             state: piece.state.clone(),
@@ -379,7 +382,7 @@ impl Folder {
         outcome
     }
 
-    /// Folds pieces with which a process has died for no known reason, event by event.
+    /// Folds pieces whose process died for an unknown reason, event by event.
     fn one_by_one(
         &mut self,
         scripts: &mut Scripted<'_>,
@@ -403,8 +406,8 @@ impl Folder {
         }
     }
 
-    /// Folds the events of a piece that come after `outcome` and before `to`. A process that dies twice in that
-    /// dies of it.
+    /// Folds the events of a piece after `outcome` and before `to`. If the process dies twice, the
+    /// event is at fault.
     fn fold_again(&mut self, piece: &Piece<'_>, outcome: &Outcome, to: usize) -> Outcome {
         match self.try_again(piece, outcome, to) {
             Ok(next) => next,
@@ -422,7 +425,8 @@ impl Folder {
         }
     }
 
-    /// The same; an error says in the words of the system how the process died.
+    /// One attempt of [`Self::fold_again`]. The error is the system's description of how the process
+    /// died.
     fn try_again(
         &mut self,
         piece: &Piece<'_>,
@@ -462,7 +466,7 @@ impl Folder {
 }
 
 impl Outcome {
-    /// Fails at an event for which a process was ended.
+    /// Fails at an event for which a process was killed.
     fn fail(&mut self, failure: Failure) {
         self.failure = Some(failure);
         self.took += EVENT_MAX;
@@ -471,7 +475,7 @@ impl Outcome {
 }
 
 impl<'j> Scripted<'j> {
-    /// The pieces that are next: as many events as are sent at once.
+    /// The next pieces: as many events as are sent at once.
     fn next(&self, outcomes: &[Outcome]) -> Vec<(usize, Piece<'j>)> {
         let mut pieces = Vec::new();
         let mut bytes = 0;
@@ -499,7 +503,7 @@ impl<'j> Scripted<'j> {
             if to > from {
                 pieces.push((*at, piece));
             }
-            // The rest begins where this ends.
+            // The rest of the task begins where this piece ends.
             if to < task.events.len() {
                 break;
             }
@@ -507,7 +511,7 @@ impl<'j> Scripted<'j> {
         pieces
     }
 
-    /// Notes what became of a piece. Its task is done when it did not come to the end of the piece.
+    /// Records the result of a piece. Its task is done if it stopped before the end of the piece.
     fn note(&mut self, at: usize, piece: &Piece<'_>, answer: Outcome, outcomes: &mut [Outcome]) {
         let all = piece.to - piece.from;
         let goes_on = answer.passed == all
@@ -520,13 +524,13 @@ impl<'j> Scripted<'j> {
         }
     }
 
-    /// Goes on with the task after this one.
+    /// Continues with the next task.
     fn leave(&mut self, at: usize) {
         let place = self.tasks.iter().position(|(task, _)| *task == at);
         self.done = place.map_or(self.done, |place| place + 1);
     }
 
-    /// Folds nothing more of a handler.
+    /// Gives up the remaining tasks of a handler.
     fn leave_out(&mut self, handler: HandlerId) {
         let rest = self.tasks.split_off(self.done);
         let stays = |(at, _): &(usize, _)| self.job.tasks[*at].handler != handler;
@@ -551,7 +555,7 @@ fn fold_built_in(job: &Job, built_in: &[usize], until: Option<Instant>, outcomes
     for (nth, at) in built_in.iter().enumerate() {
         let end = job.slices().end(until);
         let mut folded = 0;
-        // Built-in reducers are asked event by event whether to go on.
+        // Built-in reducers check before each event whether to stop.
         let ends = |event: usize| {
             folded = event;
             event > 0 && job.ends(event)

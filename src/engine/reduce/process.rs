@@ -1,17 +1,19 @@
-//! Processes that fold with scripts, so that a script can be ended whatever it does.
+//! Processes that fold with scripts, so that any script can be killed.
 //!
-//! A native call inside the engine cannot be interrupted, so JavaScript never runs in the node itself. A process
-//! is the same program again, and gets tasks through a socket. It watches itself: a second thread sees an event
-//! that has used its processor time without an end, says which one that is, and ends the process. One that
-//! dies in another way, or is silent for too long, is replaced, and what it was asked is asked again event by event.
+//! A native call inside the JavaScript engine cannot be interrupted, so scripts never run in the node
+//! itself. A process is the same program again and gets tasks through a socket. It watches itself: a
+//! second thread detects an event that has used up its processor time, reports it, and ends the
+//! process. A process that dies otherwise, or is silent for too long, is replaced, and its request is
+//! repeated event by event.
 //!
 //! ```text
 //! node: Process::send ──▶ tasks ──▶ thread that folds ──▶ outcomes ──▶ Process::receive
 //!                                     │ marks each event
-//!                                   watch ── long ────▶ "it takes its time": the node may give it up
+//!                                   watch ── long ────▶ "event 3 is long": the node may give it up
 //!                                         ── no end ──▶ "stuck at event 3", and the process ends
 //! ```
-//! It ends with the thread that has it: the socket is closed, and the system kills what does not notice.
+//! A process ends with the thread that owns it: the socket closes, and the kernel kills a process that does
+//! not notice.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -37,39 +39,40 @@ use crate::domain::cursor::Chain;
 use crate::domain::filter::Filter;
 use crate::domain::hook::{HandlerId, OnError, Reducer, Source};
 
-/// The argument that makes the program a process that folds.
+/// Command-line argument that makes the program such a process.
 pub const ARGUMENT: &str = "__fold";
 
-/// The processor time after which an event is not waited for any more. The engine itself ends what it can
-/// after a fifth of that.
+/// Processor time after which an event is given up. The engine itself ends what it can after a fifth of
+/// that.
 pub(super) const EVENT_MAX: Duration = Duration::from_millis(250);
 
-/// The same for the check of a script, which may be long.
+/// Processor time for checking a script, which may be long.
 const CHECK_MAX: Duration = Duration::from_secs(1);
 
-/// How long a process may say nothing; while it folds it says every second that it does.
+/// Time without a message after which a process counts as dead; while it folds it sends one every
+/// second.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the watch looks.
+/// Interval of the watch thread.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The processor time after which an event is long: the node hears of it while it folds still.
+/// Processor time after which an event counts as long: the node is told of it while it still folds.
 const LONG: Duration = Duration::from_millis(10);
 
-/// Outcomes are sent in pieces of this many bytes.
+/// Number of bytes after which outcomes are sent.
 const SEND_AT: usize = 64 * 1024;
 
-/// The stack of the thread that folds: what scripts may use, and room for the engine itself.
+/// Stack size of the folding thread: the limit of scripts plus room for the engine itself.
 const STACK: usize = 4 * 1024 * 1024;
 
-/// The address space of a process: scripts have limits of their own, and this one ends what they miss.
+/// Address space of a process. Scripts have limits of their own; this one catches what they miss.
 const MEMORY_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
-/// How much less a process with low priority weighs than others.
+/// Niceness of a process with low priority.
 const NICE: i32 = 10;
 
-/// Scripts that a process keeps; with one more it forgets all of them.
+/// Number of scripts that a process keeps; with one more it drops all of them.
 const SOURCES_MAX: usize = 4096;
 
 const FOLD: u8 = 0;
@@ -82,31 +85,32 @@ const ALIVE: u8 = 3;
 const CHECKED: u8 = 4;
 const LONG_EVENT: u8 = 5;
 
-/// A process that folds, as the node has it. It dies when this is dropped.
+/// A folding process, seen from the node. It is killed when this is dropped.
 pub(super) struct Process {
     child: Child,
     socket: BufReader<UnixStream>,
-    /// Scripts that it has, and their numbers there. They are kept here, so that no address is used twice.
+    /// Scripts that the process has, with their numbers there. Keeping them here ensures that no
+    /// address is used twice.
     sources: HashMap<usize, (usize, Arc<Source>)>,
 }
 
-/// Events of one task that are asked for together.
+/// Consecutive events of one task that are sent together.
 pub(super) struct Piece<'t> {
     pub(super) task: &'t Task,
     pub(super) source: &'t Arc<Source>,
-    /// The state that they begin with.
+    /// State before the first of them.
     pub(super) state: Option<String>,
     pub(super) from: usize,
     pub(super) to: usize,
 }
 
-/// Why a process did not do all that it was asked for. It is gone.
+/// Reason why a process did not complete a request. The process is gone.
 pub(super) enum End {
     /// This event of the first piece without an outcome does not end.
     Stuck(usize),
-    /// It died, in the words of the system.
+    /// It died; the system's description.
     Died(String),
-    /// An event of the first piece without an outcome was given up.
+    /// The node gave up an event of the first piece without an outcome.
     GivenUp,
 }
 
@@ -114,7 +118,7 @@ impl Process {
     /// Starts a process.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system cannot create it.
     pub(super) fn start(is_nice: bool) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(SILENCE_MAX))?;
@@ -126,13 +130,13 @@ impl Process {
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
-            // A Ctrl-C is for the node, which lets running turns end.
+            // Ctrl-C is for the node, which lets running turns end.
             .process_group(0)
             .spawn()?;
         if is_nice {
             let pid = i32::try_from(child.id()).ok();
             let pid = pid.and_then(rustix::process::Pid::from_raw);
-            // Where it is forbidden the process has the priority of the node.
+            // If lowering the priority is forbidden, the process keeps the node's priority.
             let _ = pid.map(|pid| rustix::process::setpriority_process(Some(pid), NICE));
         }
         Ok(Self {
@@ -142,7 +146,7 @@ impl Process {
         })
     }
 
-    /// Asks for what comes of some pieces, within a time. [`Process::receive`] gives the answer.
+    /// Sends pieces to fold within a time. [`Process::receive`] returns the outcomes.
     pub(super) fn send(
         &mut self,
         pieces: &[Piece<'_>],
@@ -178,9 +182,9 @@ impl Process {
         frame.send(self.socket.get_mut())
     }
 
-    /// Waits for the outcomes of the pieces that were sent last, in their order: all of them, or the first few
-    /// and why there are no more. `goes_on` is asked, with the place of the piece, whether a long event of it is
-    /// waited for.
+    /// Waits for the outcomes of the pieces sent last, in order: all of them, or the first ones with
+    /// the reason why there are no more. `goes_on` decides, from the place of a piece, if a long event of it
+    /// may go on.
     pub(super) fn receive(
         mut self,
         mut goes_on: impl FnMut(usize) -> bool,
@@ -212,7 +216,7 @@ impl Process {
         (outcomes, end.map(|()| self))
     }
 
-    /// Compiles a script and looks whether it is a reducer.
+    /// Compiles a script and checks that it is a reducer.
     fn check(&mut self, source: &Source) -> io::Result<Option<Result<(), String>>> {
         let mut frame = Writer::new();
         frame.u8(CHECK);
@@ -231,7 +235,7 @@ impl Process {
         Ok(None)
     }
 
-    /// What ended it, once it says nothing more.
+    /// The system's description of how it died, once it sends nothing more.
     fn death(&mut self) -> String {
         match self.child.wait() {
             Ok(status) => status.to_string(),
@@ -251,16 +255,16 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that is gone already cannot be killed; it is waited for all the same.
+        // Killing fails if it is already gone; waiting is needed either way.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Compiles a script and finds its default export. Blocks, for a second at most.
+/// Compiles a script and finds its default export. Blocks for at most a second.
 ///
 /// # Errors
-/// What is wrong with it, and in which line.
+/// Error of the script, with its line.
 pub fn check(source: &Source) -> Result<(), String> {
     script::check_len(source)?;
     let mut process = Process::start(false)
@@ -272,7 +276,7 @@ pub fn check(source: &Source) -> Result<(), String> {
     }
 }
 
-/// This program, as it was when it started: a newer one may have taken its place on disk.
+/// This program as it was started; on disk it may have been replaced by a newer one.
 #[cfg(not(test))]
 fn command() -> Command {
     let program = match cfg!(target_os = "linux") {
@@ -284,7 +288,7 @@ fn command() -> Command {
     command
 }
 
-/// The test program, told to run the one test that is such a process.
+/// In tests: the test program, told to run the one test that acts as such a process.
 #[cfg(test)]
 fn command() -> Command {
     let mut command = Command::new("/proc/self/exe");
@@ -293,18 +297,18 @@ fn command() -> Command {
     command
 }
 
-// ---- the process itself
+// ---- The process itself
 
-/// What the thread that folds and the watch both see.
+/// State shared by the folding thread and the watch thread.
 #[derive(Default)]
 struct Shared {
-    /// Events begun so far, and none while nothing is asked.
+    /// Number of events begun so far; zero while idle.
     mark: AtomicU64,
-    /// Which of its piece that one is.
+    /// Index of the current event in its piece.
     event: AtomicU64,
-    /// Its time in milliseconds.
+    /// Time limit of the current event, in milliseconds.
     limit: AtomicU64,
-    /// True while the watch sleeps until something is asked.
+    /// True while the watch sleeps until a request arrives.
     watch_sleeps: AtomicBool,
     outbox: Mutex<Outbox>,
 }
@@ -349,7 +353,7 @@ struct Marker<'s> {
 }
 
 impl Marker<'_> {
-    /// Says which event of its piece begins.
+    /// Records that an event of the piece begins.
     fn begin(&mut self, event: usize) {
         self.begun += 1;
         self.shared.limit_to(EVENT_MAX);
@@ -358,7 +362,7 @@ impl Marker<'_> {
     }
 }
 
-/// Folds what a node asks for on standard input, until it is gone.
+/// Folds what a node requests on standard input, until the node is gone.
 pub fn serve() {
     confine();
     let input = io::stdin().as_fd().try_clone_to_owned();
@@ -382,7 +386,7 @@ pub fn serve() {
                 sources: Vec::new(),
                 begun: 0,
             };
-            // The node is gone, or says what makes no sense: there is nobody to tell.
+            // The node is gone, or its request is malformed; no one could read an error.
             let _ = folds.run();
             std::process::exit(0);
         }
@@ -396,7 +400,7 @@ pub fn serve() {
     }
 }
 
-/// Takes from the process what a fold does not need.
+/// Removes rights and resources that a fold does not need.
 fn confine() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
@@ -414,8 +418,8 @@ fn confine() {
     }
 }
 
-/// Ends the process when an event has had its time, says when one is long, and else every second that there is
-/// progress.
+/// Ends the process when an event has used up its time; otherwise reports long events, and progress every
+/// second.
 fn watch(shared: &Shared) {
     let used = || {
         let used = clock_gettime(ClockId::ProcessCPUTime);
@@ -465,7 +469,7 @@ fn watch(shared: &Shared) {
     }
 }
 
-/// The thread of a process that folds.
+/// The folding thread of a process.
 struct Served<'s> {
     shared: &'s Shared,
     watch: thread::Thread,
@@ -479,7 +483,8 @@ impl Served<'_> {
     fn run(&mut self) -> io::Result<()> {
         while let Some(frame) = Reader::receive(&mut self.input)? {
             let last = self.answer(frame);
-            // Before the last word, after which the node may ask for more: no watch ends the process in between.
+            // Reset before the last frame, after which the node may send the next request, so that the
+            // watch does not end the process in between.
             self.shared.mark.store(0, Ordering::SeqCst);
             let mut outbox = self.shared.outbox.lock();
             outbox.put(last?)?;
@@ -488,7 +493,7 @@ impl Served<'_> {
         Ok(())
     }
 
-    /// Does what a frame asks for, and gives the last frame of the answer.
+    /// Answers a frame; returns the last frame of the answer.
     fn answer(&mut self, mut frame: Reader) -> io::Result<Writer> {
         let mut last = Writer::new();
         match frame.u8()? {
@@ -558,7 +563,7 @@ impl Served<'_> {
         })
     }
 
-    /// Has it watched from now on. A script may be long: until its first event begins it has more time.
+    /// Starts the watch. Until the first event begins there is more time, because a script may be long.
     fn begin_watch(&mut self) {
         self.begun += 1;
         self.shared.limit_to(CHECK_MAX);
@@ -572,7 +577,7 @@ impl Served<'_> {
 }
 
 impl Failure {
-    /// An event whose process was ended for it.
+    /// The failure of an event whose process was killed.
     pub(super) fn stuck(reducer: &Reducer) -> Self {
         let limit = EVENT_MAX.as_millis();
         Self::Stuck(format!(
@@ -580,7 +585,7 @@ impl Failure {
         ))
     }
 
-    /// An event with which processes die.
+    /// The failure of an event with which processes die.
     pub(super) fn died(reducer: &Reducer, why: &str) -> Self {
         Self::Stuck(format!("{reducer}: the process that folds it ends ({why})"))
     }

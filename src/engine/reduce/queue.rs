@@ -1,4 +1,4 @@
-//! The turns that wait to be folded, fair among namespaces.
+//! Queue of turns that wait to be folded, fair among namespaces.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{Folded, Task};
 use crate::domain::name::Name;
 use crate::engine::share::Fair;
 
-/// How long a process without work is kept.
+/// Time after which an idle process is ended.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// The tasks of one turn.
@@ -31,7 +31,7 @@ impl Job {
         }
     }
 
-    /// Leaves in each task the events that its handler takes.
+    /// Removes from each task the events that its handler does not take.
     pub(super) fn sieve(&mut self) -> Vec<Option<Sieved>> {
         if self.tasks.iter().all(|task| task.only.takes_all()) {
             return Vec::new();
@@ -61,7 +61,7 @@ pub(super) struct Waiting {
     is_closed: bool,
 }
 
-/// The end of the queue that lets its threads end.
+/// Owner's end of the queue; dropping it ends the threads.
 pub(super) struct Handle(pub(super) Arc<Queue>);
 
 impl Drop for Handle {

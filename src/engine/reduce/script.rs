@@ -1,8 +1,9 @@
 //! JavaScript reducers: scripts, the realm they share on a thread, and their limits.
 //!
-//! A script is one file with one default export, a function. It is wrapped into a function of its
-//! own, which is called anew for every event: no variable of a script outlives an event. The realm
-//! is frozen (`realm.js`, after `web.js` is added), so nothing else does either, and all scripts of a thread can share it.
+//! A script is one file with one default export, a function. It is wrapped in a function that is called
+//! anew for every event, so no variable of a script outlives an event. The realm is frozen (by
+//! `realm.js`, after `web.js` is added), so nothing else does either, and all scripts of a thread can
+//! share it.
 //!
 //! ```text
 //! text ── is it a module? ── where is its export? ──▶ (function(){"use strict"; … return NAME;})
@@ -31,30 +32,30 @@ use crate::domain::event::{Event, EventId};
 use crate::domain::hook::Source;
 use crate::domain::json;
 
-/// How much memory one event may take beyond the realm and its scripts, in bytes.
+/// Memory that one event may use in addition to the realm and its scripts, in bytes.
 const MEMORY_MAX: usize = 32 * 1024 * 1024;
 
-/// How much stack one event may take, in bytes.
+/// Stack that one event may use, in bytes.
 const STACK_MAX: usize = 256 * 1024;
 
-/// The longest text of a script, in bytes.
+/// Longest source text of a script, in bytes.
 const SOURCE_MAX: usize = 1024 * 1024;
 
-/// How many scripts a realm keeps; with one more it begins anew.
+/// Number of scripts that a realm keeps; with one more a new realm is created.
 const SCRIPTS_MAX: usize = 4096;
 
-/// How many places of a text are tried as its export.
+/// Number of places in a source text that are tried as its export.
 const EXPORTS_MAX: usize = 32;
 
 const PRELUDE: &str = include_str!("realm.js");
 
-/// What is there before the prelude freezes it.
+/// Added before the prelude freezes the realm.
 const WEB: &str = include_str!("web.js");
 
-/// What stands for the prelude where files are named.
+/// File name of the prelude in messages.
 const REALM: &str = "<realm>";
 
-/// All but `Performance`, `WeakRef` and `DOMException`, which have no place in a fold.
+/// All intrinsics except `Performance`, `WeakRef` and `DOMException`, which have no use in a fold.
 type Intrinsics = (
     intrinsic::Date,
     intrinsic::Eval,
@@ -67,7 +68,7 @@ type Intrinsics = (
     intrinsic::Promise,
 );
 
-/// A function that outlives the borrow of its context; the realm drops it before its runtime.
+/// A function that outlives the borrow of its context. The realm drops it before its runtime.
 type Kept = Persistent<Function<'static>>;
 
 /// Refuses a script that is too long.
@@ -87,15 +88,15 @@ pub(super) fn inspect(source: &Arc<Source>) -> Result<(), String> {
     outcome.map_err(|failure| failure.to_string())
 }
 
-/// The scripts of one thread.
+/// The compiled scripts of one thread.
 #[derive(Default)]
 pub(super) struct Scripts {
     realm: Option<Realm>,
 }
 
 impl Scripts {
-    /// Compiles a script before its first event, whose time it would take. What is wrong with it is
-    /// said when it folds.
+    /// Compiles a script before its first event, whose time compiling would use. Errors are reported
+    /// when it folds.
     pub(super) fn prepare(&mut self, source: &Arc<Source>) {
         let realm = match self.realm.take() {
             Some(realm) if !realm.is_full() => Ok(realm),
@@ -116,7 +117,7 @@ impl Scripts {
     ) -> Result<String, Failure> {
         let was_used = self.realm.as_ref().is_some_and(|realm| !realm.is_new());
         match self.try_reduce(source, state, event) {
-            // Once more in a new realm: what others left behind in the old one must not count.
+            // Tried again in a new realm, so that memory used by others does not count.
             Err(Failure::OutOfMemory(_)) if was_used => self.try_reduce(source, state, event),
             outcome => outcome,
         }
@@ -134,9 +135,9 @@ impl Scripts {
         };
         let outcome = realm.reduce(source, state, event);
         match outcome {
-            // What failed allocations leave behind is not to be relied upon.
+            // After a failed allocation the realm may be inconsistent.
             Err(Failure::OutOfMemory(_)) => return outcome,
-            // Cycles that a script could not finish would count for the next one.
+            // Unfinished cycles of the aborted script would count for the next one.
             Err(Failure::OutOfTime(_)) => realm.runtime.run_gc(),
             _ => {}
         }
@@ -166,7 +167,7 @@ impl Reduce for ByScript<'_> {
     }
 }
 
-/// A script as the key of what was compiled from it.
+/// Key of a compiled script: its source text.
 #[derive(PartialEq, Eq)]
 struct Script(Arc<Source>);
 
@@ -176,9 +177,9 @@ impl Hash for Script {
     }
 }
 
-/// Where scripts run. Fields are dropped from the top: what is kept before what it was made by.
+/// The environment of scripts. Fields are dropped in order, each before what it depends on.
 struct Realm {
-    /// The script that ran last, as most often it is the next one too.
+    /// The script that ran last, because it is often the next one too.
     last: Option<(Arc<Source>, Kept)>,
     scripts: HashMap<Script, Kept>,
     fold: Kept,
@@ -188,8 +189,8 @@ struct Realm {
     runtime: Runtime,
 }
 
-/// Tells when an event has had its time: processor time, as a busy machine is not the script's
-/// fault. It is first read at the first question, which comes soon enough and mostly not at all.
+/// Tells when an event has used up its processor time; real time would depend on the load. The clock is
+/// first read at the first check, which comes soon enough and usually not at all.
 #[derive(Default)]
 struct Alarm {
     begun: Cell<Option<Duration>>,
@@ -244,7 +245,7 @@ impl Realm {
         Ok(realm)
     }
 
-    /// What is in use now is the realm's own; an event may take so much more.
+    /// Memory in use now belongs to the realm; an event may use [`MEMORY_MAX`] more.
     fn limit_memory(&self) {
         let in_use = self.runtime.memory_usage().malloc_size;
         let in_use = usize::try_from(in_use).unwrap_or(0);
@@ -259,7 +260,7 @@ impl Realm {
         self.scripts.len() >= SCRIPTS_MAX
     }
 
-    /// Ends what a script left to be done later, which nobody waits for; false if it does not end.
+    /// Runs the jobs that a script has queued, whose results no one awaits; false if they do not end.
     fn is_idle(&self) -> bool {
         while self.runtime.is_job_pending() {
             if self.alarm.rings() {
@@ -290,7 +291,7 @@ impl Realm {
         Ok(text)
     }
 
-    /// Calls the script once, to see whether it gives a function.
+    /// Calls the script once to check that it returns a function.
     fn inspect(&mut self, source: &Arc<Source>) -> Result<(), Failure> {
         let factory = self.script(source)?;
         self.alarm.set();
@@ -304,7 +305,7 @@ impl Realm {
         self.judge(source, outcome).map(|_| ())
     }
 
-    /// What an answer of the realm means.
+    /// Interprets the answer of the realm.
     fn judge(&self, source: &Source, outcome: Result<Answer, Thrown>) -> Result<String, Failure> {
         let thrown = match outcome {
             Ok(Answer::Text(text)) if !self.alarm.has_rung.get() => return Ok(text),
@@ -325,7 +326,7 @@ impl Realm {
         Err(Failure::Rejected(message))
     }
 
-    /// The script as a function of this realm, compiled when it comes for the first time.
+    /// The script as a function of this realm; compiled at its first use.
     fn script(&mut self, source: &Arc<Source>) -> Result<Kept, Failure> {
         if let Some((last, factory)) = &self.last
             && Arc::ptr_eq(last, source)
@@ -345,7 +346,8 @@ impl Realm {
         Ok(factory)
     }
 
-    /// Compiles without a limit on memory, as texts are short and the parser can fail badly.
+    /// Compiles without a memory limit, because texts are short and the parser handles failed
+    /// allocations badly.
     fn compile(&self, source: &Source) -> Result<Kept, Failure> {
         self.alarm.set();
         self.runtime.set_memory_limit(0);
@@ -374,8 +376,8 @@ impl Realm {
         Err(rejected(failed))
     }
 
-    /// Finds errors where they are, before the text is taken apart; text that would end the
-    /// function into which it is wrapped is such an error.
+    /// Reports syntax errors with their place before the text is split up. Text that would end the
+    /// wrapping function is such an error too.
     fn parse_as_module(&self, source: &Source) -> Result<(), Thrown> {
         type Parser = (intrinsic::Eval, intrinsic::RegExpCompiler);
         let aside = Context::custom::<Parser>(&self.runtime)
@@ -421,7 +423,7 @@ fn call<'js>(
     Answer::read(&answer)
 }
 
-/// What the realm's functions return.
+/// Return value of the realm's functions.
 enum Answer {
     Text(String),
     Thrown(Thrown),
@@ -443,7 +445,7 @@ impl Answer {
     }
 }
 
-/// What went wrong in a script.
+/// An error thrown in a script.
 #[derive(Default)]
 struct Thrown {
     name: String,
@@ -459,13 +461,13 @@ impl Thrown {
         }
     }
 
-    /// Whether the engine had no memory left, not even for a message.
+    /// True if the engine had no memory left, not even for a message.
     fn is_out_of_memory(&self) -> bool {
         let message = self.message.as_str();
         self.name == "InternalError" && (message.is_empty() || message.starts_with("out of memory"))
     }
 
-    /// `sum.js:12`, or without the line when it is not known.
+    /// Place of the error: `sum.js:12`, or without the line if that is unknown.
     fn place(&self, file: &str) -> String {
         // The constructor of an error is not where it was thrown.
         let maker = format!("    at {} (", self.name);
@@ -478,7 +480,7 @@ impl Thrown {
         }
     }
 
-    /// `TypeError in sum.js:12: cannot read property 'x' of undefined`, on one line.
+    /// The error on one line: `TypeError in sum.js:12: cannot read property 'x' of undefined`.
     fn message(&self, file: &str) -> String {
         let place = self.place(file);
         let message = match self.name.as_str() {
@@ -489,7 +491,8 @@ impl Thrown {
     }
 }
 
-/// What is thrown past the realm's own functions: by the engine, never by a script.
+/// An error thrown past the realm's own functions; such errors come from the engine, never from a
+/// script.
 fn broken(ctx: &Ctx<'_>, error: Error) -> Thrown {
     if !matches!(error, Error::Exception | Error::Unknown) {
         return Thrown::new(&error.to_string());
@@ -515,9 +518,9 @@ fn named(file: &str) -> EvalOptions {
     options
 }
 
-/// The text as a function that returns its default export, once for each place where that export
-/// may stand. Only one of them compiles, as `export` means nothing in a function: a place in a
-/// comment or in a string leaves the real one as it is. Lines keep their numbers.
+/// The text as a function that returns its default export, once for each place where the export may be.
+/// Only the right one compiles, because `export` is invalid inside a function: if a place in a comment
+/// or a string is tried, the real `export` remains. Line numbers are preserved.
 fn wrapped(text: &str) -> impl Iterator<Item = String> {
     text.match_indices("export").filter_map(move |(at, word)| {
         let (before, rest) = (&text[..at], &text[at + word.len()..]);
@@ -530,10 +533,10 @@ fn wrapped(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// The name of the export in the wrapped text when it has none of its own.
+/// Name of the export in the wrapped text if it has none of its own.
 const NAME: &str = "$default";
 
-/// What follows the word `export`: how much of it to cut, what to put there, and the export's name.
+/// Parses what follows the word `export`: how much to cut, what to insert, and the export's name.
 fn export(rest: &str) -> Option<(usize, Cow<'static, str>, Cow<'_, str>)> {
     let skip = |text: &str| text.len() - text.trim_start().len();
     let body = rest.trim_start();
@@ -557,7 +560,7 @@ fn export(rest: &str) -> Option<(usize, Cow<'static, str>, Cow<'_, str>)> {
     }
 }
 
-/// The name in `NAME as default` when that is all there is.
+/// The name in `NAME as default`, if that is the whole list.
 fn default_of(list: &str) -> Option<&str> {
     let list = list.trim();
     let mut words = list.strip_suffix(',').unwrap_or(list).split_whitespace();
@@ -565,7 +568,7 @@ fn default_of(list: &str) -> Option<&str> {
     (words.eq(["as", "default"]) && identifier(name) == name).then_some(name)
 }
 
-/// The identifier at the front of `text`; empty when there is none.
+/// The identifier at the beginning of `text`; empty when there is none.
 fn identifier(text: &str) -> &str {
     let end = text.find(|c: char| !(c.is_alphanumeric() || "_$".contains(c)));
     &text[..end.unwrap_or(text.len())]

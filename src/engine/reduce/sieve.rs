@@ -1,19 +1,20 @@
-//! The events of a task that its handler takes. A reducer gets these alone; the fold passes the others in order.
+//! Filters the events of a task. The reducer gets only events that the handler takes; the fold passes
+//! the others in order.
 
 use std::sync::Arc;
 
 use super::{Folded, Outcome, Task};
 use crate::domain::event::Event;
 
-/// A task before its events were sieved.
+/// A task before its events were filtered.
 pub(super) struct Sieved {
     task: Task,
-    /// The places in `task.events` of those that are folded.
+    /// Indexes in `task.events` of the events to fold.
     taken: Vec<usize>,
 }
 
 impl Sieved {
-    /// Leaves the events in `task` that its handler takes; `None` when it takes all of them.
+    /// Removes from `task` the events that its handler does not take; `None` if it takes all.
     pub(super) fn of(task: &mut Task) -> Option<Self> {
         if task.only.takes_all() {
             return None;
@@ -30,7 +31,8 @@ impl Sieved {
         Some(Self { task, taken })
     }
 
-    /// A fold of the taken events, among all of the task: it passes up to the next event that was not folded.
+    /// Maps a fold of the taken events to all events of the task: it passes the events up to the next
+    /// one that was not folded.
     pub(super) fn among_all(&self, folded: Folded) -> Folded {
         let all = self.task.events.len();
         let outcome = Outcome {

@@ -1,4 +1,4 @@
-//! Folds one task, in whichever process.
+//! Folds one task, in the node or in a process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use rustix::time::{ClockId, clock_gettime};
 use super::builtin::{Append, Count, Latest};
 use super::document::Document;
 use super::script::{ByScript, Scripts};
-use super::{Failure, Outcome, Reduce, Task, Unable, printable};
+use super::{BrokenReducer, Failure, Outcome, Reduce, Task, printable};
 use crate::domain::cursor::DeadLetter;
 use crate::domain::hook::{OnError, Reducer};
 use crate::engine::share::SHORT;
 
-/// Folds the events of a task in order, until `until`; `begin` is called with each before it.
+/// Folds the events of a task in order, until `until`; `begin` is called before each event.
 pub(super) fn fold_task(
     task: &Task,
     scripts: &mut Scripts,
@@ -27,7 +27,7 @@ pub(super) fn fold_task(
     })
 }
 
-/// The same; `ends` says before each event whether it is folded no more.
+/// Like [`fold_task`]; `ends` is asked before each event whether to stop.
 pub(super) fn fold_task_while(
     task: &Task,
     scripts: &mut Scripts,
@@ -65,11 +65,12 @@ pub(super) fn fold_task_while(
     outcome
 }
 
-/// Measures the events of a task. A long one is judged by the processor's time, as a busy machine is not its fault.
+/// Measures the events of a task. A long event is measured in processor time, which does not depend on
+/// the load.
 struct Clock {
     began: Instant,
     last: Instant,
-    /// The processor's time when it was looked at last, and the time of short events since.
+    /// Processor time at the last look, and time of short events since.
     used: Duration,
     short: Duration,
 }
@@ -125,7 +126,7 @@ fn begin<'a>(task: &'a Task, scripts: &'a mut Scripts) -> Box<dyn Reduce + 'a> {
     };
     begun.unwrap_or_else(|why| {
         let state = task.state.clone();
-        Box::new(Unable { why, state })
+        Box::new(BrokenReducer { why, state })
     })
 }
 

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! What folding promises: limits that hold, results that depend on nothing but state and events.
+//! Tests of folding: its limits hold, and results depend only on state and events.
 
 use std::process::Command;
 
@@ -74,7 +74,7 @@ async fn folded(reducer: Reducer, body: &str) -> Value {
     serde_json::from_str(&folded.state.unwrap()).unwrap()
 }
 
-/// Why one event does not fold.
+/// The cause for which an event does not fold.
 async fn failure(reducer: Reducer, body: &str) -> Failure {
     let folded = fold(task(reducer, [body.to_owned()])).await;
     assert_eq!((folded.passed, folded.state), (0, None));
@@ -689,7 +689,7 @@ async fn a_burst_of_events_without_an_end_takes_the_time_of_one_thread() {
     let turns: futures_util::stream::FuturesUnordered<_> = turns.collect();
     let ended: Vec<_> = futures_util::StreamExt::collect(turns).await;
     let failures: Vec<_> = ended.iter().map(|folded| &folded[0].failure).collect();
-    // The others are given up long before the first one ends, and nothing is held against their events.
+    // The other events are given up long before the first one ends, and do not count as failed.
     assert!(
         matches!(failures[..], [None, None, None, Some(Failure::Stuck(_))]),
         "{failures:?}"

@@ -17,7 +17,7 @@ use crate::domain::json;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At(usize);
 
-/// What is removed from its object at the end of a merge.
+/// Value that is removed from its object at the end of a merge.
 const REMOVED: At = At(usize::MAX);
 
 /// Documents over texts that live for `'t`.
@@ -40,7 +40,7 @@ pub(super) enum Node<'t> {
 pub(super) struct Name<'t> {
     /// As written, with its quotes.
     written: Cow<'t, str>,
-    /// What it means, in UTF-8, but for halves of surrogate pairs.
+    /// The decoded string in UTF-8, except for halves of surrogate pairs.
     text: Cow<'t, [u8]>,
 }
 
@@ -81,7 +81,7 @@ impl<'t> Name<'t> {
     }
 }
 
-/// What a string means: in UTF-8, but for halves of surrogate pairs.
+/// Decodes a string to UTF-8, except for halves of surrogate pairs.
 pub(super) fn meaning(written: &str) -> Cow<'_, [u8]> {
     struct Bytes;
     impl<'de> Visitor<'de> for Bytes {

@@ -1,4 +1,4 @@
-//! What a node and its fold processes say to each other: frames of a length and a body, little-endian.
+//! Protocol between a node and its fold processes: frames of a length and a body, little-endian.
 //!
 //! Both ends are the same build of the same program, so there is no version. A frame that makes no sense is an
 //! error of the connection, whichever end reads it.
@@ -110,7 +110,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Receives a frame; none when the other end is gone.
+    /// Receives a frame; `None` if the other end has closed.
     pub(super) fn receive(from: &mut impl Read) -> io::Result<Option<Self>> {
         let mut len = [0; 4];
         match from.read_exact(&mut len) {

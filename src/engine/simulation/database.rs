@@ -1,5 +1,5 @@
-//! The database of the simulation: rows in memory, each method one transaction, as the store's statements
-//! promise it. What may never be is noticed where it is written.
+//! The database of the simulation: rows in memory, with one transaction for each method, as the store's
+//! statements promise. Violations are detected where they are written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::store::{
     NamespaceMove, NodeRow, SetState, Step, StreamRow, Swap,
 };
 
-/// Where a lane set is.
+/// State of a lane set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Planned,
@@ -35,7 +35,7 @@ pub enum Stage {
 pub struct Lane {
     pub row: LaneRow,
     pub mode: Mode,
-    /// The version of the configuration with which it does that.
+    /// Version of the configuration in which its mode was set.
     since: i64,
 }
 
@@ -44,16 +44,16 @@ pub struct Stream {
     pub hook: HookId,
     pub slot: Slot,
     pub events: Vec<Arc<Event>>,
-    /// When each was sent, and when that was acknowledged.
+    /// For each event when it was sent, and when that was acknowledged.
     pub times: Vec<(u64, Option<u64>)>,
     pub cursor: Cursor,
-    /// The state and chain that are right at its position.
+    /// The correct state and chain at its position.
     truth: (Option<String>, Chain),
-    /// Events that were passed without being applied.
+    /// Events that were skipped.
     pub dead: HashSet<Seq>,
 }
 
-/// A state that is to be folded again, by this version of the reducer, and who does that.
+/// A rebuild of a state, with the version of the reducer and the node that works on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rebuild {
     pub stream: StreamId,
@@ -74,12 +74,13 @@ pub struct Database {
     marks: HashMap<CursorId, (Name, Position)>,
     pub streams: BTreeMap<StreamId, Stream>,
     pub rebuild: Option<Rebuild>,
-    /// The configuration, once somebody has read it.
+    /// The configuration, once it has been read.
     read: Option<Arc<Snapshot>>,
     pub broken: Option<String>,
 }
 
-/// One event more in a state, as a version of the reducer folds it: the last one is named in the state.
+/// The state after one more event, as folded by a version of the reducer; the state names the version
+/// that folded last.
 pub fn fold(code: u64, state: Option<&str>, event: &Event) -> String {
     let numbers: Vec<_> = state.iter().flat_map(|state| state.split(':')).collect();
     let (count, hash) = match numbers[..] {
@@ -91,13 +92,13 @@ pub fn fold(code: u64, state: Option<&str>, event: &Event) -> String {
     format!("{}:{hash}:{code}", count + 1)
 }
 
-/// The version that a state was folded by last.
+/// The version that folded a state last.
 fn code_of(state: Option<&str>) -> u64 {
     let code = state.and_then(|state| state.rsplit_once(':'));
     code.map_or(0, |(_, code)| number(code))
 }
 
-/// The version of a reducer, which is its text.
+/// The version of a reducer, which is its source text.
 pub fn code(reducer: &Reducer) -> u64 {
     match reducer {
         Reducer::Script(source) => number(&source.text),
@@ -151,7 +152,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
     }
 }
 
-/// What is right one event later.
+/// Advances the correct state by one event.
 fn one_more(
     (state, chain): &mut (Option<String>, Chain),
     code: u64,
@@ -169,7 +170,7 @@ fn one_more(
 }
 
 impl Database {
-    /// Two namespaces of two lanes, two hooks in the first, three streams each.
+    /// Two namespaces with two lanes each, and two hooks in the first with three streams each.
     pub fn new(mutant: Mutant, random: &mut impl FnMut() -> u16) -> Self {
         let mut database = Self {
             mutant,
@@ -231,7 +232,7 @@ impl Database {
 
     // Events and cursors.
 
-    /// Stores an event that was sent at a moment; the position among those of its stream.
+    /// Stores an event; returns its place in the stream.
     pub fn append(&mut self, stream: StreamId, body: u8, sent: u64) -> Option<usize> {
         let stored = self.streams.get_mut(&stream)?;
         let seq = stored.events.len() as i64 + 1;
@@ -293,8 +294,8 @@ impl Database {
         streams.map(|(id, stream)| (*id, stream.slot)).collect()
     }
 
-    /// `acted`: the version that the mover's node acts by; none when it has no right to its lanes any more, or is
-    /// no node.
+    /// `acted` is the version that the mover's node acts by; `None` when it has lost the right to its
+    /// lanes, or is not a node.
     pub fn advance(&mut self, steps: Vec<Step>, acted: Option<i64>) -> Vec<Advance> {
         let advanced = steps.into_iter().map(|step| self.advance_one(step, acted));
         advanced.collect()
@@ -331,7 +332,7 @@ impl Database {
         Advance::Moved
     }
 
-    /// `Store::advance_rebuilds`, of one stream. `acted`: as for [`Self::advance`].
+    /// As `Store::advance_rebuilds` for one stream. `acted` as for [`Self::advance`].
     pub fn swap(&mut self, swap: &Swap, acted: Option<i64>) -> bool {
         let (cursor, to) = (swap.shadow.cursor, swap.shadow.position);
         let Some(stream) = self.streams.get(&cursor.stream) else {
@@ -385,7 +386,7 @@ impl Database {
         self.rebuild.get_or_insert_with(new);
     }
 
-    /// Takes it on for a node, unless another that lives has it.
+    /// Claims the rebuild for a node, unless another live node has it.
     pub fn claim_rebuild(&mut self, me: &str) -> Option<Rebuild> {
         let nodes = &self.nodes;
         let rebuild = self.rebuild.as_mut()?;
@@ -405,7 +406,7 @@ impl Database {
         }
     }
 
-    /// A new version of a hook's reducer; old states stay.
+    /// Stores a new version of a hook's reducer; old states stay.
     pub fn edit_hook(&mut self, hook: HookId) {
         self.changed();
         let found = self.hooks.iter_mut().find(|known| known.id == hook);
@@ -432,7 +433,7 @@ impl Database {
         })
     }
 
-    /// Why a turn may not move a cursor where every node acts by what an operator has asked for.
+    /// The reason why a turn may not move a cursor once every node acts by the operators' requests.
     fn stopped(&self, step: &Step, acted: i64) -> Option<&'static str> {
         if step.mover == Mover::Operator || step.to == step.from {
             return None;
@@ -443,7 +444,7 @@ impl Database {
             .map(|(why, _)| why)
     }
 
-    /// What keeps a cursor from going so far, and the version with which that began.
+    /// The cause that keeps a cursor from moving this far, and the version in which it began.
     fn stop_of(
         &self,
         stream: &Stream,
@@ -469,7 +470,7 @@ impl Database {
         &found.unwrap().namespace
     }
 
-    /// The lane in which a stream takes its turns, as the newest rows have it.
+    /// The lane of a stream by the newest rows.
     pub fn lane_of(&self, stream: &Stream) -> Option<&Lane> {
         let set = self.set(self.namespace_of(stream.hook));
         let id = set.lane(stream.slot);
@@ -484,7 +485,7 @@ impl Database {
         !self.marks.is_empty()
     }
 
-    /// Lets a cursor flow; whether it did not.
+    /// Releases a cursor; true if it was set aside.
     pub fn release(&mut self, stream: StreamId) -> bool {
         let stream = self.streams.get_mut(&stream);
         let condition = stream.map(|stream| std::mem::take(&mut stream.cursor.condition));
@@ -521,7 +522,7 @@ impl Database {
         self.nodes.retain(|node| node.id != id || node.beat != beat);
     }
 
-    /// Whoever starts on a machine knows that who ran there is dead.
+    /// A process that starts on a machine knows that its predecessor there is dead.
     pub fn forget_data_dir(&mut self, machine: usize) {
         let data_dir = machine.to_string();
         self.nodes.retain(|node| node.data_dir != data_dir);
@@ -595,7 +596,7 @@ impl Database {
         });
     }
 
-    /// Ends the resizes of which every old lane is sealed.
+    /// Ends the resizes whose old lanes are all sealed.
     pub fn close_sets(&mut self) -> Vec<LaneSet> {
         let closed: Vec<LaneSet> = self
             .sets
@@ -617,7 +618,7 @@ impl Database {
         closed
     }
 
-    // Lane sets and what is stopped.
+    // Lane sets and stops.
 
     /// The lane set of a namespace that runs, or is about to.
     pub fn set(&self, namespace: &Name) -> &LaneSet {
@@ -668,7 +669,7 @@ impl Database {
         self.lanes.sort_by(|a, b| a.row.id.cmp(&b.row.id));
     }
 
-    /// Whether a set is the stable one, as every change of lanes asks first.
+    /// True if the set is stable, which every change of lanes requires.
     fn locks(&self, set: &LaneSet) -> bool {
         let stable = (set.clone(), Stage::Stable);
         self.sets.contains(&stable) || self.mutant == Mutant::StopsCrossResizes
@@ -766,7 +767,7 @@ impl Database {
         changed
     }
 
-    /// What was asked of lanes of a set holds for every slot of theirs, whatever their set is by now.
+    /// Applies a request about lanes to all of their slots, whatever lane set has them now.
     fn asked(&mut self, set: &LaneSet, lanes: &[LaneId], is: impl Fn(Mode) -> bool) {
         let newest = self.set(&set.namespace).clone();
         let strays = |lane: &LaneId| {
@@ -839,7 +840,7 @@ impl Database {
         true
     }
 
-    /// The lanes of a set, by index, that have not reached their marks.
+    /// Indices of the lanes that have not reached their marks.
     pub fn left(&self, set: &LaneSet) -> HashSet<u16> {
         let mut left = HashSet::new();
         for (cursor, (namespace, mark)) in &self.marks {
@@ -865,7 +866,7 @@ impl Database {
         let since = self.changed();
         for lane in &mut self.lanes {
             if done.contains(&&lane.row.id) && lane.mode == Mode::Draining {
-                // What it may do is the same as before.
+                // The lane's rights are the same as before.
                 lane.mode = Mode::Drained;
                 lane.since = lane.since.min(since);
             }
@@ -900,7 +901,7 @@ impl Database {
             .get(&hook)
             .is_some_and(|(stop, _)| stop.moving.is_some());
         let is_there = self.namespace_of(hook) == from;
-        // The fault that this was built against: whoever comes second goes on as if he were the first.
+        // The fault that this mutant has: the second mover goes on as if it were the first.
         let late = self.mutant == Mutant::LateMover;
         if (is_moving || !is_there) && !late {
             return None;
@@ -959,7 +960,7 @@ impl Database {
             .retain(|_, (stop, _)| *stop != HookStop::default());
     }
 
-    /// The configuration as it stands.
+    /// The present configuration.
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         if let Some(read) = &self.read {
             return read.clone();

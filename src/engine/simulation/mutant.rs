@@ -1,4 +1,4 @@
-//! Rules that are broken on purpose.
+//! Mutants: rules that are broken on purpose.
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! A node of the simulation: the loops of `engine.rs`, `ownership.rs`, `worker.rs`, `relay.rs` and `place.rs`,
-//! one step at a time, each step one question to the database or to Redis. What decides is the engine's own.
+//! A node of the simulation: the loops of `engine.rs`, `ownership.rs`, `worker.rs`, `relay.rs` and
+//! `place.rs`, one step at a time, where each step is one request to the database or Redis. Decisions
+//! are made by the engine's own code.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::engine::catalog::{Drain, Snapshot};
 use crate::engine::lane::Lane;
 use crate::engine::membership::{Lease, RENEWAL, Watch, decide, idle, is_unfinished};
 use crate::engine::place::placed;
-use crate::engine::rebuild::work::{Settled, Work, may_pass};
+use crate::engine::rebuild::work::{Standing, Work, may_pass};
 use crate::engine::reduce::{Failure, Folded, Task as Fold};
 use crate::engine::relay::{Popped, Pushed, hint_of};
 use crate::engine::share::{Cost, Shares};
@@ -33,7 +34,7 @@ const FOLLOW_EVERY: u64 = 1_000;
 const DRAINS_EVERY: u64 = 250;
 const SWEEP_EVERY: u64 = 15_000;
 
-/// One of the things that a node does side by side.
+/// A task that a node runs beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duty {
     Commit,
@@ -53,7 +54,7 @@ pub enum Duty {
     Turns(usize),
 }
 
-/// The duties of a node, but for those of its lanes.
+/// The duties of a node, without those of its lanes.
 pub const DUTIES: [Duty; 14] = [
     Duty::Commit,
     Duty::Hint,
@@ -73,24 +74,24 @@ pub const DUTIES: [Duty; 14] = [
 
 type Done = Result<bool, Failed>;
 
-/// A lane that runs here, or that ends its last turn.
+/// A lane that runs here, or is in its last turn.
 struct Run {
     lane: Lane,
     queue: Arc<Queue>,
     epoch: i64,
-    /// In the order in which they began; the last may not have read yet.
+    /// Running turns in the order in which they began; the last one may not have read yet.
     turns: Vec<Taken>,
 }
 
-/// A turn that runs.
+/// A running turn.
 struct Taken {
     number: u64,
     batch: Vec<CursorId>,
-    /// None until it has read.
+    /// `None` until it has read.
     read: Option<(Turn, Vec<Folded>, Vec<Step>, Timestamp)>,
 }
 
-/// Lanes that were stopped, and what their queues had.
+/// Stopped lanes, with the hints left in their queues.
 struct Stopping {
     ticket: u64,
     lane: LaneId,
@@ -98,14 +99,14 @@ struct Stopping {
     run: Run,
 }
 
-/// A step of a look at the others.
+/// A step of looking at the other nodes.
 enum Look {
     Beat,
     Lanes,
     Nodes,
     Reap(String, i64),
     Decide,
-    /// Waits for lanes to stop, and says what they had to whoever runs them next.
+    /// Waits for lanes to stop, and sends their hints to the next owners.
     Sent(u64),
     Join,
     Seal(Vec<(LaneId, i64)>),
@@ -133,9 +134,9 @@ enum Act {
     Wait(Vec<u64>),
 }
 
-/// A step of folding a state again.
+/// A step of a rebuild.
 enum Refold {
-    /// Its reducer is looked at.
+    /// Checks the reducer.
     Claimed(Rebuild),
     Begin(Rebuild, Arc<Handler>),
     Fold(Rebuild, Arc<Handler>, Box<Work>),
@@ -143,18 +144,18 @@ enum Refold {
     End(Rebuild),
 }
 
-/// A step on the way out.
+/// A step of leaving.
 enum Leave {
     Row,
     Close,
     Free(u64, Vec<(LaneId, i64)>),
-    /// Nothing more is let in: what was is stored, hinted and said to the others.
+    /// No more events are accepted; accepted ones are stored, hinted and passed on.
     Finish,
     Stopped(u64),
     Go,
 }
 
-/// A step of hinting on another node.
+/// A step of sending hints to another node.
 enum Send {
     Push(LaneId, Vec<CursorId>, bool),
     Raise(Name),
@@ -162,7 +163,7 @@ enum Send {
 
 pub struct Node {
     pub id: String,
-    /// Whether there are others. The only one has no row.
+    /// True if there are other nodes. A single node has no row.
     is_member: bool,
     lease: Lease,
     watch: Watch,
@@ -176,13 +177,13 @@ pub struct Node {
     lanes: Lanes,
     runs: BTreeMap<LaneId, Run>,
     stopping: Vec<Stopping>,
-    /// Lanes that a ticket waits for though others have stopped them.
+    /// Lanes that a ticket waits for although another caller has stopped them.
     others: Vec<(u64, LaneId)>,
     misplaced: Vec<Hint>,
     place_due: bool,
-    /// Requests that were let in: of which stream, what, and when they were sent.
+    /// Accepted requests: the stream, the content, and when they were sent.
     pub requests: VecDeque<(StreamId, u8, u64)>,
-    /// Events that are stored, and not hinted yet.
+    /// Events that are stored but not hinted yet.
     pub unhinted: VecDeque<StreamId>,
     /// For a mutant: the request that was hinted before it is stored.
     hinted: Option<u64>,
@@ -211,14 +212,14 @@ pub struct Node {
     refold: Option<Refold>,
     pub refold_at: u64,
     leave: Option<Leave>,
-    /// Whether it is gone.
+    /// True once the process has ended.
     pub has_left: bool,
-    /// Handlers that fold for too long take turns of their own.
+    /// Handlers that fold too long take separate turns.
     shares: Shares,
 }
 
 impl Node {
-    /// A process that has read the configuration, and runs nothing yet.
+    /// A process that has read the configuration and runs nothing yet.
     pub fn start(id: String, out: &mut Outside) -> Self {
         let catalog = out.database.snapshot();
         let is_member = out.is_shared;
@@ -296,18 +297,18 @@ impl Node {
         (self.beaten, self.config_seen) = (out.now, 0);
     }
 
-    /// Whether it may still act on lanes.
+    /// True while it may act on lanes.
     pub fn has_right(&self, out: &Outside) -> bool {
         let holds = self.lease.holds(Duration::from_millis(out.now));
         !self.is_member || (holds && out.database.lives(&self.id))
     }
 
-    /// The version that its turns go by, while it has a right to them.
+    /// The version that its turns go by, while it has the right to them.
     fn acts_by(&self, out: &Outside) -> Option<i64> {
         self.has_right(out).then_some(self.acted)
     }
 
-    /// The cursors in turns that have read, each with its lane.
+    /// Cursors in turns that have read, each with its lane.
     pub fn reading(&self) -> impl Iterator<Item = (&LaneId, CursorId)> {
         let stopping = self.stopping.iter().map(|stop| (&stop.lane, &stop.run));
         self.runs.iter().chain(stopping).flat_map(|(lane, run)| {
@@ -335,7 +336,7 @@ impl Node {
         !self.sending.is_empty() || !self.misplaced.is_empty()
     }
 
-    /// Goes on with one of its duties; whether there was anything to do.
+    /// Continues one of its duties; true if there was anything to do.
     pub fn go_on(&mut self, duty: Duty, out: &mut Outside) -> bool {
         let done = match duty {
             Duty::Commit => self.commit(out),
@@ -357,13 +358,13 @@ impl Node {
         done.unwrap_or(true)
     }
 
-    /// Drops hints to nowhere into the place where they wait for a lane.
+    /// Keeps hints until the right lane is known.
     fn place_later(&mut self, hints: Vec<Hint>) {
         self.place_due |= !hints.is_empty();
         self.misplaced.extend(hints);
     }
 
-    /// `Engine::hint`.
+    /// As `Engine::hint`.
     fn hint(&mut self, lane: LaneId, hints: Vec<Hint>) {
         let Err(hints) = self.lanes.hint(&lane, hints) else {
             return;
@@ -380,7 +381,7 @@ impl Node {
         }
     }
 
-    // Events come in.
+    // Accepting and committing events.
 
     fn commit(&mut self, out: &mut Outside) -> Done {
         let Some((stream, body, sent)) = self.requests.pop_front() else {
@@ -425,7 +426,7 @@ impl Node {
         true
     }
 
-    /// `Engine::let_go`.
+    /// As `Engine::let_go`.
     pub fn let_go(&mut self, stream: StreamId, out: &Outside) {
         let stored = &out.database.streams[&stream];
         let hook = &self.catalog.hooks_by_id[&stored.hook];
@@ -442,7 +443,7 @@ impl Node {
         }
     }
 
-    /// `Engine::config_changed`.
+    /// As `Engine::config_changed`.
     pub fn config_changed(&mut self, out: &mut Outside) -> Result<(), Failed> {
         self.follow_at = out.now;
         self.refresh(out)
@@ -494,7 +495,7 @@ impl Node {
         if run.turns.is_empty() {
             return false;
         }
-        // Commits of other cursors may overtake one another.
+        // Commits of different cursors may overtake each other.
         let ended = run.turns.remove(out.below(run.turns.len() as u64) as usize);
         let Some((turn, folded, steps, at)) = ended.read else {
             return false;
@@ -510,7 +511,7 @@ impl Node {
         true
     }
 
-    // Lanes are stopped.
+    // Stopping lanes.
 
     /// Stops lanes; the ticket tells when their turns have ended.
     fn stop(&mut self, lanes: &[LaneId]) -> u64 {
@@ -531,7 +532,7 @@ impl Node {
         self.numbers
     }
 
-    /// What stopped lanes still had to do, once every one of them has ended its turn.
+    /// Remaining hints of stopped lanes, once all of them have ended their turns.
     fn stopped(&mut self, ticket: u64) -> Option<Vec<(LaneId, Vec<Hint>)>> {
         let awaited = |stop: &&Stopping| {
             let other = (ticket, stop.lane.clone());
@@ -567,7 +568,7 @@ impl Node {
         self.runs.insert(lane, run);
     }
 
-    // Who runs which lane.
+    // Ownership of lanes.
 
     fn look(&mut self, out: &mut Outside) -> Done {
         if !self.is_member {
@@ -762,7 +763,7 @@ impl Node {
         }
     }
 
-    /// `Member::close_if_expired`.
+    /// As `Member::close_if_expired`.
     fn end_lease(&mut self, out: &Outside) -> bool {
         if let Some(ticket) = self.expired {
             let Some(left) = self.stopped(ticket) else {
@@ -781,14 +782,14 @@ impl Node {
         true
     }
 
-    // On the way out.
+    // Leaving.
 
-    /// A signal has asked it to end.
+    /// A signal has asked the process to end.
     pub fn end(&mut self) {
         self.leave.get_or_insert(Leave::Row);
     }
 
-    /// Whether it lets in what is sent.
+    /// True if it accepts events.
     pub fn lets_in(&self) -> bool {
         matches!(
             self.leave,
@@ -796,12 +797,12 @@ impl Node {
         )
     }
 
-    /// `Running::leave`, then `Running::stop`.
+    /// As `Running::leave`, then `Running::stop`.
     fn leave_on(&mut self, out: &mut Outside) -> Done {
         let Some(now) = self.leave.take() else {
             return Ok(false);
         };
-        // What cannot be said to others is found by them when it is gone.
+        // Whatever cannot be passed on is found by the others once this node is gone.
         let (next, done) = match now {
             Leave::Row if !self.is_member => (Leave::Finish, true),
             Leave::Row => {
@@ -842,7 +843,8 @@ impl Node {
                     (Leave::Go, true)
                 }
             },
-            // Whoever starts on a file sweeps. Among others it waits for a second at most.
+            // A node that starts on SQLite sweeps. In a cluster, the leaving node waits at most a
+            // second.
             Leave::Go if self.is_member && self.has_hints_to_say() && !out.chance(0.05) => {
                 (Leave::Go, false)
             }
@@ -857,7 +859,7 @@ impl Node {
         Ok(done)
     }
 
-    // States are folded again.
+    // Rebuilds.
 
     fn refold(&mut self, out: &mut Outside) -> Done {
         if out.now < self.refold_at {
@@ -872,9 +874,9 @@ impl Node {
             self.refold = claimed.map(Refold::Claimed);
             return Ok(true);
         };
-        // When the database fails, it is begun again.
+        // After a failure of the database, it starts again.
         self.refold = self.refold_on(now, out)?;
-        // Folding takes its time.
+        // Folding takes time.
         if out.chance(0.2) {
             self.refold_at = out.now + out.below(500);
         }
@@ -920,9 +922,9 @@ impl Node {
                 Refold::Fold(rebuild, handler, work)
             }
             Refold::Fold(rebuild, handler, mut work) => match work.settle() {
-                Settled::GoesOn => Refold::Fold(rebuild, handler, work),
-                Settled::Failed => Refold::End(rebuild),
-                Settled::IsThere => {
+                Standing::GoesOn => Refold::Fold(rebuild, handler, work),
+                Standing::Failed => Refold::End(rebuild),
+                Standing::IsThere => {
                     let (swap, acted) = (work.swap(), self.acts_by(out));
                     match out.ask(|database| database.swap(&swap, acted))? {
                         false => Refold::ReadAgain(rebuild, handler, work),
@@ -948,7 +950,7 @@ impl Node {
         Ok(Some(next))
     }
 
-    /// A cursor as it stands, and its stream.
+    /// A cursor and its stream, as they are now.
     fn live(&self, stream: StreamId, out: &mut Outside) -> Result<(Cursor, StreamRow), Failed> {
         let read = out.ask(|database| {
             let live = database.streams[&stream].cursor.clone();
@@ -960,7 +962,7 @@ impl Node {
         }
     }
 
-    // Acts by the configuration.
+    // Acting by the configuration.
 
     fn follow(&mut self, out: &mut Outside) -> Done {
         let Some(next) = self.act.pop_front() else {
@@ -1005,7 +1007,7 @@ impl Node {
                 };
                 self.left
                     .extend(left.into_iter().flat_map(|(_, hints)| hints));
-                // Lanes are opened all the same when this fails.
+                // Lanes are opened even if this fails.
                 let running = self.held_lanes().into_iter().collect();
                 let sealed = out.ask(|database| database.rows()).and_then(|rows| {
                     let closing = idle(rows, &running);
@@ -1077,7 +1079,7 @@ impl Node {
         self.look_at = out.now;
     }
 
-    // Hints come and go.
+    // Hints sent and received.
 
     fn hint_found(&mut self, found: &[Found], out: &Outside) {
         for (lane, hints) in sweep::hints(&self.catalog, found, out.time()) {
@@ -1178,7 +1180,7 @@ impl Node {
             self.recover_on(&lane, epoch, out);
             return Ok(true);
         }
-        // `Engine::look_at_lanes_if_free`, when somebody pokes.
+        // As `Engine::look_at_lanes_if_free`, after a poke.
         let leaves = self.nodes.iter().any(NodeRow::is_leaving);
         if leaves || self.rows.iter().any(LaneRow::is_closing) {
             let soon = if leaves { 20 } else { 250 };
@@ -1214,7 +1216,7 @@ impl Node {
         Ok(true)
     }
 
-    /// Raises, claims, and sweeps when all are claimed.
+    /// Raises, claims, and sweeps once all are claimed.
     fn recover(&mut self, lanes: Vec<(LaneId, i64)>) {
         for (lane, epoch) in &lanes {
             self.recovering.push_back((lane.clone(), None));
@@ -1262,7 +1264,7 @@ impl Node {
         Ok(true)
     }
 
-    // What operators have begun.
+    // Operations that operators have begun.
 
     fn see_to_drains(&mut self, out: &mut Outside) -> Done {
         if out.now < self.drains_at {
@@ -1308,7 +1310,7 @@ impl Node {
         Ok(true)
     }
 
-    /// `Engine::end_move`.
+    /// As `Engine::end_move`.
     pub fn end_move(&mut self, moving: &crate::store::NamespaceMove, out: &mut Outside) -> Done {
         let unseen = self.acted < moving.since && out.mutant != Mutant::MoveBeforeAllAct;
         if unseen || !out.ask(|database| database.end_move(moving))? {
@@ -1319,7 +1321,7 @@ impl Node {
         Ok(true)
     }
 
-    /// `Relay::wipe`.
+    /// As `Relay::wipe`.
     pub fn wipe(&mut self, namespace: &Name, out: &mut Outside) {
         if !self.is_member || out.ask_redis(|redis| redis.wipe(namespace)).is_err() {
             return;
@@ -1336,7 +1338,7 @@ impl Node {
         self.sweep_soon = true;
     }
 
-    /// `engine/wipe.rs`: what this node does for its own lanes.
+    /// As `engine/wipe.rs`: what this node does for its own lanes.
     pub fn make_hints_again(&mut self, namespace: &Name, out: &mut Outside) {
         for (id, run) in &mut self.runs {
             if id.namespace == *namespace {
@@ -1352,7 +1354,7 @@ impl Node {
 }
 
 impl Run {
-    /// Begins a turn, if there is anything to do. A paused lane passes on what belongs elsewhere.
+    /// Begins a turn, if there is anything to do. A paused lane forwards hints that belong elsewhere.
     fn begin(
         &mut self,
         id: &LaneId,
@@ -1391,7 +1393,7 @@ impl Run {
         true
     }
 
-    /// Reads, judges and folds.
+    /// Reads, decides and folds.
     fn read(
         &mut self,
         id: &LaneId,
@@ -1432,7 +1434,7 @@ impl Run {
         true
     }
 
-    /// `Worker::again`.
+    /// As `Worker::again`.
     fn again(&mut self, batch: &[CursorId]) {
         for cursor in batch {
             self.lane.not_turned(*cursor);
@@ -1440,8 +1442,8 @@ impl Run {
     }
 }
 
-/// Folds as much as there is time for. What an event does is in its body; where it is skipped for that, it
-/// always is.
+/// Folds as much as the time allows. The content of an event determines its outcome; an event that is
+/// skipped once is always skipped.
 fn fold_all(task: &Fold, has_time: bool, out: &mut Outside) -> Folded {
     let (code, skips) = (code(&task.reducer), task.on_error == OnError::Skip);
     let mut folded = Folded {

@@ -9,28 +9,28 @@ use super::redis::Redis;
 use crate::domain::hook::HookId;
 use crate::domain::time::Timestamp;
 
-/// The database or Redis has not done it, or has not answered.
+/// A call to the database or Redis failed, or its answer was lost.
 #[derive(Debug)]
 pub struct Failed;
 
-/// What nodes ask, and chance.
+/// Everything outside of nodes.
 pub struct Outside {
     pub random: SmallRng,
     pub mutant: Mutant,
     pub now: u64,
-    /// Whether there are several nodes, and Redis between them.
+    /// True if there are several nodes, and Redis between them.
     pub is_shared: bool,
     pub database: Database,
     pub redis: Redis,
-    /// Whether nodes sweep now and then.
+    /// True if nodes sweep regularly.
     pub sweeps: bool,
-    /// How often a call fails, or its answer is lost.
+    /// Probability that a call fails, or its answer is lost.
     pub trouble: f64,
-    /// Whether events may fail.
+    /// True if events may fail.
     pub fails: bool,
-    /// Whether states are folded again all the time.
+    /// True if states are rebuilt all the time.
     pub refolds: bool,
-    /// Hooks that have moved just now.
+    /// Hooks that have just moved.
     pub moved: Vec<HookId>,
 }
 
@@ -47,7 +47,7 @@ impl Outside {
         Timestamp::from_millis(i64::try_from(self.now).unwrap_or(0))
     }
 
-    /// Asks the database; of a failure nobody knows whether it was before or after it was done.
+    /// Calls the database. After a failure it is unknown whether the call took effect.
     pub fn ask<T>(&mut self, ask: impl FnOnce(&mut Database) -> T) -> Result<T, Failed> {
         if !self.chance(self.trouble) {
             return Ok(ask(&mut self.database));
@@ -58,7 +58,7 @@ impl Outside {
         Err(Failed)
     }
 
-    /// The same of Redis.
+    /// Calls Redis. After a failure it is unknown whether the call took effect.
     pub fn ask_redis<T>(&mut self, ask: impl FnOnce(&mut Redis) -> T) -> Result<T, Failed> {
         if !self.chance(self.trouble) {
             return Ok(ask(&mut self.redis));

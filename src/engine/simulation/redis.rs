@@ -1,4 +1,4 @@
-//! Redis of the simulation: what the scripts of `lanes/redis` do, on maps.
+//! Redis of the simulation: the scripts of `lanes/redis`, on maps.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::domain::lane::{LaneId, LaneSet};
 use crate::domain::name::Name;
 use crate::lanes::redis::Answer;
 
-/// A server that may forget everything, or remember an older moment.
+/// A server that may forget everything, or go back to an earlier state.
 #[derive(Clone, Default)]
 pub struct Redis {
     spaces: BTreeMap<Name, Space>,
@@ -17,7 +17,7 @@ pub struct Redis {
 
 #[derive(Clone, Default)]
 struct Space {
-    /// None: nobody has told it of the namespace.
+    /// `None` if the namespace was never raised.
     generation: Option<i64>,
     boot: u64,
     owners: BTreeMap<(i64, u16), i64>,
@@ -25,7 +25,7 @@ struct Space {
 }
 
 impl Space {
-    /// The answer to who comes with another generation than the one that is known.
+    /// The answer to a caller with another generation than the known one.
     fn refuse<T>(&self, generation: i64) -> Option<Answer<T>> {
         match self.generation {
             None => Some(Answer::Wiped),
@@ -80,7 +80,7 @@ impl Redis {
         }
     }
 
-    /// Says with which word the namespace was made.
+    /// Returns the random word with which the namespace was created.
     pub fn raise(&mut self, set: &LaneSet) -> Answer<u64> {
         self.drawn += 1;
         let space = self.spaces.entry(set.namespace.clone()).or_default();
@@ -107,12 +107,12 @@ impl Redis {
             .retain(|(generation, _), _| *generation != set.generation);
     }
 
-    /// Writes a number that grows; what stood there before.
+    /// Writes a growing number; returns the previous value.
     pub fn pulse(&mut self, node: &str, beat: i64) -> i64 {
         self.pulses.insert(node.to_owned(), beat).unwrap_or(0)
     }
 
-    /// Comes back empty, or as it was.
+    /// Restarts empty, or with an earlier state.
     pub fn come_back(&mut self, as_it_was: Option<&Redis>) {
         let drawn = self.drawn;
         *self = as_it_was.cloned().unwrap_or_default();

@@ -1,9 +1,10 @@
-//! The connections of one listener: how many there may be, and which goes when there are too many.
+//! Limits the number of connections of one listener, and decides which one is closed when there are too
+//! many.
 //!
-//! A connection is a stranger until it has presented a valid key. Strangers may take half of the places,
-//! and the one that has been idle for longest makes room for the next. Senders with a key are never
-//! closed for somebody else, and leave an eighth of the places to newcomers: beyond that a sender is
-//! served and stays a stranger.
+//! A connection is anonymous (a "stranger") until it has presented a valid key. Strangers may take half
+//! of the places; the one that has been idle longest is closed for the next. Connections with a key are
+//! never closed for others. They leave an eighth of the places to newcomers; beyond that, a sender with
+//! a key is served but stays a stranger.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -16,9 +17,9 @@ use tokio::task::AbortHandle;
 
 use super::limits::Limits;
 use super::listener::Peer;
-use crate::metrics::{Metrics, Turned};
+use crate::metrics::{Metrics, TurnedAway};
 
-/// All connections that are open.
+/// All open connections.
 #[derive(Debug)]
 pub(super) struct Crowd {
     inside: Mutex<Inside>,
@@ -31,9 +32,9 @@ struct Inside {
     total: usize,
     admitted: usize,
     by_address: HashMap<IpAddr, usize>,
-    /// Strangers that are idle, by when that began.
+    /// Idle strangers, by the time when they became idle.
     idle: BTreeMap<u64, Arc<Stranger>>,
-    /// Counts the moments at which connections became idle.
+    /// Counter that orders the times at which connections became idle.
     clock: u64,
 }
 
@@ -41,11 +42,11 @@ struct Inside {
 struct Stranger {
     address: Option<IpAddr>,
     task: OnceLock<AbortHandle>,
-    /// Had to go; changed under the crowd's lock.
+    /// True once it was closed for another one. Changed under the crowd's lock.
     is_out: AtomicBool,
 }
 
-/// One connection's place in the crowd, until dropped.
+/// The place of one connection, released when dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
     crowd: Arc<Crowd>,
@@ -55,12 +56,12 @@ pub(super) struct Seat {
     idle_since: Mutex<u64>,
 }
 
-/// Tells the door that the connection of a request has presented a valid key.
+/// Reports that the connection of a request has presented a valid key.
 #[derive(Clone, Debug)]
 pub struct Admission(pub(super) Arc<Seat>);
 
 impl Admission {
-    /// A valid key came with the request: its connection does not have to make room for others any more.
+    /// Marks the connection as one with a valid key, which is never closed for others.
     pub fn grant(&self) {
         self.0.admit();
     }
@@ -75,22 +76,22 @@ impl Crowd {
         })
     }
 
-    /// A place for a new connection, if need be that of the stranger who has been idle for longest.
-    pub(super) fn seat(self: &Arc<Self>, peer: Peer) -> Result<Arc<Seat>, Turned> {
+    /// A place for a new connection, if necessary that of the stranger who has been idle longest.
+    pub(super) fn seat(self: &Arc<Self>, peer: Peer) -> Result<Arc<Seat>, TurnedAway> {
         let address = peer.counted_as();
         let mut inside = self.inside.lock();
         if let Some(address) = address
             && inside.by_address.get(&address).copied().unwrap_or(0) >= self.limits.per_address_max
             && !self.evict(&mut inside, |idle| idle.address == Some(address))
         {
-            return Err(Turned::Address);
+            return Err(TurnedAway::Address);
         }
         let strangers = inside.total - inside.admitted;
         let is_full = inside.total >= self.limits.connections_max;
         if (is_full || strangers >= self.limits.connections_max.div_ceil(2))
             && !self.evict(&mut inside, |_| true)
         {
-            return Err(Turned::Total);
+            return Err(TurnedAway::Total);
         }
         if let Some(address) = address {
             *inside.by_address.entry(address).or_default() += 1;
@@ -111,8 +112,8 @@ impl Crowd {
         }))
     }
 
-    /// Ends the connection of the idle stranger who has waited longest among some. Its place is free at
-    /// once, its task ends soon.
+    /// Closes the connection of the longest idle stranger that `is_meant` accepts. Its place is free at
+    /// once; its task ends soon after.
     fn evict(&self, inside: &mut Inside, is_meant: impl Fn(&Stranger) -> bool) -> bool {
         let longest = inside.idle.iter().find(|(_, idle)| is_meant(idle));
         let Some(since) = longest.map(|(since, _)| *since) else {
@@ -142,7 +143,7 @@ impl Crowd {
         }
     }
 
-    /// How many there are in all, with a key, and idle without one; and of how many addresses.
+    /// Number of connections in all, with a key, and idle without one; and number of addresses.
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize, usize, usize) {
         let inside = self.inside.lock();
@@ -164,12 +165,12 @@ impl Inside {
 }
 
 impl Seat {
-    /// The task to end when the connection has to make room.
+    /// The task to abort when the connection must make room.
     pub(super) fn served_by(&self, task: AbortHandle) {
         let _ = self.stranger.task.set(task);
     }
 
-    /// A request has arrived; false: too late, its connection has made room for another one.
+    /// A request has arrived. False if the connection has already been closed for another one.
     pub(super) fn begins_request(&self) -> bool {
         if self.is_admitted.load(Relaxed) {
             return true;
@@ -180,7 +181,7 @@ impl Seat {
         !self.stranger.is_out.load(Relaxed)
     }
 
-    /// Its answer has been handed over.
+    /// The answer has been sent.
     pub(super) fn ends_request(&self) {
         if self.is_admitted.load(Relaxed) {
             return;
@@ -249,7 +250,7 @@ mod tests {
         };
         let first = busy("203.0.113.9:1").unwrap();
         let second = busy("203.0.113.9:2").unwrap();
-        assert_eq!(busy("203.0.113.9:3").err(), Some(Turned::Address));
+        assert_eq!(busy("203.0.113.9:3").err(), Some(TurnedAway::Address));
         let other = busy("203.0.113.10:1").unwrap();
         drop(second);
         let again = busy("203.0.113.9:4").unwrap();
@@ -267,14 +268,18 @@ mod tests {
     fn the_stranger_who_has_been_idle_for_longest_makes_room() {
         let crowd = crowd(4, 9);
         let (first, second) = (crowd.seat(near()).unwrap(), crowd.seat(near()).unwrap());
-        // The first one has asked something since the second one came.
+        // The first connection sent a request after the second one came.
         assert!(first.begins_request());
         first.ends_request();
         let third = crowd.seat(near()).unwrap();
         assert!(!second.begins_request(), "it has made room");
         assert!(first.begins_request());
         assert!(third.begins_request());
-        assert_eq!(crowd.seat(near()).err(), Some(Turned::Total), "nobody idle");
+        assert_eq!(
+            crowd.seat(near()).err(),
+            Some(TurnedAway::Total),
+            "nobody idle"
+        );
         third.ends_request();
         assert!(crowd.seat(near()).is_ok());
         second.ends_request();

@@ -1,5 +1,5 @@
-//! Follows what arrives on a connection from head to body to head, and looks at each head before
-//! hyper gets it.
+//! Follows the bytes of a connection from head to body to head, and checks each head before hyper gets
+//! it.
 //!
 //! ```text
 //!   head ──▶ body of known length ──▶ head
@@ -15,22 +15,22 @@ use super::head::{self, Head, Length};
 use super::limits::Limits;
 use crate::http::error::Error;
 
-/// What hyper gets in place of a refused head; only our own answer ever belongs to it.
+/// Passed to hyper in place of a refused head. Only our own refusal ever answers it.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nhost: hooklane\r\nconnection: close\r\n\r\n";
 
-/// A refusal, and the number of the request on its connection that it answers; the first is 0.
+/// A refusal, with the number of the request on its connection that it answers, from 0.
 pub(super) type Refusal = (u64, Error);
 
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     place: Place,
-    /// Heads that were passed on.
+    /// Number of heads passed on.
     heads: u64,
-    /// The beginning of a head.
+    /// Beginning of an incomplete head.
     held: BytesMut,
-    /// Bytes that hyper has yet to read.
+    /// Bytes for hyper to read.
     ready: BytesMut,
-    /// Nothing that comes now is read any more.
+    /// True once a head was refused; later bytes are ignored.
     is_refused: bool,
 }
 
@@ -38,14 +38,14 @@ pub(super) struct Framing {
 enum Place {
     #[default]
     Head,
-    /// So many bytes of a body are still to come.
+    /// Number of body bytes still to come.
     Body(u64),
     Chunks(Chunk),
-    /// Not to be followed any further.
+    /// Malformed input; hyper will end the connection.
     Lost,
 }
 
-/// Where a chunked body stands (RFC 9112, section 7.1).
+/// Position in a chunked body (RFC 9112, section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
     Start,
@@ -61,18 +61,18 @@ enum Chunk {
     End,
 }
 
-/// How far a look at some bytes came.
+/// Result of a walk through some bytes.
 enum Walked {
     All,
-    /// A head begins at this place and is not whole.
+    /// An incomplete head begins at this offset.
     Partial(usize),
-    /// The head at this place is refused.
+    /// The head at this offset is refused.
     Refused(usize, Error),
 }
 
 impl Framing {
-    /// Looks at `new` bytes. Returns how many of them hyper may have at once; the rest is kept here until
-    /// [`Framing::read`] gives it out.
+    /// Examines new bytes. Returns how many of them hyper may have at once; the others are kept until
+    /// [`Framing::read`].
     pub(super) fn arrived(&mut self, new: &[u8], limits: &Limits) -> (usize, Option<Refusal>) {
         if self.held.is_empty() {
             return match self.walk(new, limits) {
@@ -86,7 +86,8 @@ impl Framing {
         }
         let before = self.held.len();
         self.held.extend_from_slice(new);
-        // A head is parsed when it may be whole: one that comes byte by byte costs no more than others.
+        // A head is parsed only when it may be complete, so one that comes byte by byte costs no more
+        // than others.
         if !has_blank_line(&self.held[before.saturating_sub(2)..])
             && self.held.len() <= limits.head_max
         {
@@ -117,18 +118,18 @@ impl Framing {
         !self.ready.is_empty() || self.is_refused
     }
 
-    /// Gives hyper what is ready.
+    /// Passes bytes to hyper.
     pub(super) fn read(&mut self, buf: &mut tokio::io::ReadBuf<'_>) {
         let len = self.ready.len().min(buf.remaining());
         buf.put_slice(&self.ready[..len]);
         self.ready.advance(len);
         if self.ready.is_empty() {
-            // The room of a long head goes with it.
+            // Frees the buffer of a long head.
             self.ready = BytesMut::new();
         }
     }
 
-    /// True if a head has begun and is not whole.
+    /// True within an incomplete head.
     pub(super) fn is_mid_head(&self) -> bool {
         !self.held.is_empty()
     }
@@ -176,7 +177,7 @@ impl Framing {
     }
 }
 
-/// Takes what of a body is there.
+/// Consumes body bytes.
 fn left_of(left: &mut u64, there: &[u8]) -> usize {
     let taken = there
         .len()
@@ -243,7 +244,7 @@ mod tests {
         3\r\nabc\r\n00A;x=\"\r\n0123456789\r\n0\r\nx-trailer: y\r\n\r\n";
     const BAD: &str = "GET / HTTP/1.1\r\n\r\n";
 
-    /// Gives the bytes in pieces; what hyper would read, and the refusal.
+    /// Feeds the bytes in pieces; returns what hyper would read, and the refusal.
     fn through(sent: &[u8], pieces: &[usize]) -> (Vec<u8>, Option<Refusal>) {
         let limits = Limits::default();
         let mut framing = Framing::default();

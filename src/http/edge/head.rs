@@ -1,8 +1,7 @@
-//! Judges the head of a request by the letter of RFC 9110 and RFC 9112, before hyper parses it.
+//! Checks the head of a request strictly by RFC 9110 and RFC 9112, before hyper parses it.
 //!
-//! Hyper answers a head that it cannot parse with a bare status, and lets some through that a server
-//! must refuse. A head that passes here is one that hyper takes, so each refusal has the one form of
-//! [`Error`].
+//! Hyper answers a malformed head with a bare status, and accepts some that a server must refuse. Every
+//! head that passes here is accepted by hyper, so all refusals have the form of [`Error`].
 
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -12,30 +11,31 @@ use http::{StatusCode, Uri};
 use super::limits::Limits;
 use crate::http::error::Error;
 
-/// The result of a look at the bytes of a head.
+/// Result of examining the beginning of a head.
 #[derive(Debug)]
 pub(super) enum Head {
-    /// The blank line at its end has not come.
+    /// The blank line at its end has not arrived.
     Partial,
-    /// It takes `len` bytes; the body that follows is framed as `body` says.
+    /// The head takes `len` bytes; the body that follows is framed as `body`.
     Whole { len: usize, body: Length },
-    /// Answer this and close: nothing behind it can be trusted to begin another request.
+    /// Answer with this and close the connection, because the beginning of the next request is
+    /// uncertain.
     Refused(Error),
 }
 
-/// How the end of a body is found.
+/// Framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// After so many bytes.
+    /// This number of bytes.
     Fixed(u64),
-    /// After the chunk of no bytes.
+    /// Chunked; ends with the chunk of length 0.
     Chunked,
 }
 
-/// The most headers that hyper parses; [`Limits::headers_max`] may be lower.
+/// Number of headers that hyper parses; [`Limits::headers_max`] may be lower.
 const PARSED_MAX: usize = 100;
 
-/// Looks at `bytes`, which begin with a head.
+/// Examines bytes that begin with a head.
 pub(super) fn judge(bytes: &[u8], limits: &Limits) -> Head {
     let mut headers = [const { MaybeUninit::uninit() }; PARSED_MAX];
     let mut request = httparse::Request::new(&mut []);
@@ -72,7 +72,7 @@ fn unparsed(error: httparse::Error, limits: &Limits) -> Error {
     }
 }
 
-/// A head without an end is all target when not even its first line has one.
+/// The target is too long if not even the first line is complete.
 fn too_large(bytes: &[u8]) -> Error {
     match bytes.trim_ascii_start().contains(&b'\n') {
         true => Error::closing(
@@ -88,7 +88,8 @@ fn too_large(bytes: &[u8]) -> Error {
     }
 }
 
-/// Checks what RFC 9112 asks of target, `Host` and framing, and finds the body's length (its section 6.3).
+/// Checks target, `Host` and framing as RFC 9112 requires, and determines the length of the body (its
+/// section 6.3).
 fn length(request: &httparse::Request<'_, '_>) -> Result<Length, Error> {
     let is_old = request.version == Some(0);
     if request.path.is_none_or(|path| Uri::try_from(path).is_err()) {
@@ -122,7 +123,7 @@ fn length(request: &httparse::Request<'_, '_>) -> Result<Length, Error> {
         (Some(1), _) => Ok(Length::Chunked),
         (Some(_), _) => Err(bad("the body must be chunked once")),
         (None, Some(length)) => Ok(Length::Fixed(length)),
-        // An HTTP/1.0 client ends such a body by closing, and nobody can tell it from a broken one.
+        // An HTTP/1.0 client ends such a body by closing, which looks the same as a broken connection.
         (None, None) if is_old && has_body(request.method) => Err(Error::closing(
             StatusCode::LENGTH_REQUIRED,
             "length_required",
@@ -136,7 +137,7 @@ fn has_body(method: Option<&str>) -> bool {
     matches!(method, Some("POST" | "PUT" | "PATCH"))
 }
 
-/// Digits only: signs, lists and spaces between them are how requests are smuggled.
+/// Accepts digits only: signs, lists and spaces enable request smuggling.
 fn content_length(value: &[u8]) -> Result<u64, Error> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(bad("the Content-Length is no number"));
@@ -151,7 +152,7 @@ fn content_length(value: &[u8]) -> Result<u64, Error> {
     })
 }
 
-/// How often a `Transfer-Encoding` says `chunked`, the one coding that is understood.
+/// Number of times that `Transfer-Encoding` contains `chunked`, the only supported coding.
 fn chunked(value: &[u8]) -> Result<u32, Error> {
     let mut times = 0;
     for coding in value.split(|byte| *byte == b',') {
@@ -170,7 +171,7 @@ fn chunked(value: &[u8]) -> Result<u32, Error> {
     Ok(times)
 }
 
-/// `uri-host [ ":" port ]` of RFC 9110, section 7.2; empty where the target has no authority.
+/// Checks `uri-host [ ":" port ]` of RFC 9110, section 7.2; empty where the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(value) else {
         return false;

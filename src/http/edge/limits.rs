@@ -1,35 +1,35 @@
-//! What clients may do.
+//! Limits and time-outs of client connections.
 
 use std::time::Duration;
 
-/// What clients may do.
+/// Limits and time-outs of client connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections in all.
+    /// Number of open connections.
     pub connections_max: usize,
-    /// Open connections of one address; this machine's own are exempt.
+    /// Number of open connections of one address; this machine's own are exempt.
     pub per_address_max: usize,
-    /// From connecting to the first byte.
+    /// Time from connecting to the first byte.
     pub first_byte: Duration,
-    /// From the first byte of a head to its last.
+    /// Time from the first byte of a head to the last.
     pub head: Duration,
-    /// From an answer to the next request.
+    /// Time from an answer to the next request.
     pub idle: Duration,
-    /// From the first wait for a body to its last byte.
+    /// Time from the first wait for a body to its last byte.
     pub body: Duration,
-    /// How long a body may take before `body_rate_min` counts.
+    /// Time for a body before `body_rate_min` applies.
     pub body_grace: Duration,
-    /// Bytes of a body that buy it one second more.
+    /// Number of body bytes that extend the time by one second.
     pub body_rate_min: u64,
-    /// How long a client may leave an answer unread.
+    /// Time for which a client may leave an answer unread.
     pub reader: Duration,
-    /// How long to wait, after the last answer, for a client that is still sending.
+    /// Time to wait, after the last answer, for a client that is still sending.
     pub linger: Duration,
-    /// How long requests have to be answered when the daemon stops.
+    /// Time for running requests when the daemon stops.
     pub stop: Duration,
-    /// Headers of a request.
+    /// Number of headers of a request.
     pub headers_max: usize,
-    /// Bytes of a head; 8 KiB at least.
+    /// Bytes of a head; at least 8 KiB.
     pub head_max: usize,
 }
 
@@ -54,7 +54,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How long a body may take of which `received` bytes are here.
+    /// Time limit of a body of which `received` bytes have arrived.
     pub(super) fn body_patience(&self, received: u64) -> Duration {
         let bought =
             Duration::from_millis(received.saturating_mul(1_000) / self.body_rate_min.max(1));

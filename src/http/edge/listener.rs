@@ -1,4 +1,4 @@
-//! Where connections come from: a TCP address, or a socket file that only its owner may open.
+//! Listeners: a TCP address, or a socket file that only its owner may open.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// Takes connections on one address. A socket file is removed when its listener is dropped.
+/// A listener on one address. Dropping it removes its socket file.
 #[derive(Debug)]
 pub struct Listener(Kind);
 
@@ -23,12 +23,12 @@ enum Kind {
     },
 }
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Somebody on the network.
+    /// A client on the network.
     Address(SocketAddr),
-    /// The user of this number on this machine: the one that runs the daemon, or root.
+    /// A local user, by number: the one that runs the daemon, or root.
     User(u32),
 }
 
@@ -36,19 +36,19 @@ impl Listener {
     /// Listens on a TCP address; port 0 takes a free one.
     ///
     /// # Errors
-    /// Those of the system, with the address.
+    /// Errors of the system, with the address.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| about(&error, "cannot listen on", &address))?;
         Ok(Self(Kind::Tcp(listener)))
     }
 
-    /// Listens on a socket file of mode 0600 at `path`, in place of one that nobody listens on.
-    /// Must be called inside a runtime.
+    /// Listens on a socket file of mode 0600 at `path`, replacing one that no process listens on. Must
+    /// be called inside a runtime.
     ///
     /// # Errors
-    /// `PermissionDenied`: others may write to the directory. `AddrInUse`: somebody listens there.
-    /// `AlreadyExists`: it is another kind of file. Else those of the system, with the path.
+    /// `PermissionDenied` if others may write to the directory; `AddrInUse` if a process listens there;
+    /// `AlreadyExists` if it is another kind of file. Otherwise errors of the system, with the path.
     pub fn socket(path: &Path) -> io::Result<Self> {
         let shown = path.display();
         refuse_shared_directory(path)?;
@@ -56,12 +56,13 @@ impl Listener {
         let listener =
             UnixListener::bind(path).map_err(|error| about(&error, "cannot listen on", &shown))?;
         let _file = SocketFile(path.to_owned());
-        // Until here the file has the mode of the umask; whoever comes in between is asked who he is.
+        // Until here the file has the mode of the umask; the user of a connection accepted in between
+        // is checked.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self(Kind::Socket { listener, _file }))
     }
 
-    /// The address it listens on; none for a socket file.
+    /// The TCP address; `None` for a socket file.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.0 {
             Kind::Tcp(listener) => listener.local_addr().ok(),
@@ -69,7 +70,7 @@ impl Listener {
         }
     }
 
-    /// The next connection. Losing this future loses no connection.
+    /// The next connection. Cancel-safe: a cancelled call loses no connection.
     pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match &self.0 {
             Kind::Tcp(listener) => {
@@ -87,8 +88,8 @@ impl Listener {
 }
 
 impl Peer {
-    /// What connections are counted by: none for this machine, the /64 network for IPv6, as one
-    /// host has all of its addresses.
+    /// The address by which connections are counted: `None` for this machine; for IPv6 the /64 network,
+    /// because one host may use all of it.
     pub(super) fn counted_as(self) -> Option<IpAddr> {
         let Self::Address(address) = self else {
             return None;
@@ -100,7 +101,7 @@ impl Peer {
         }
     }
 
-    /// Whether it may come in at all: over a socket file only our own user and root may.
+    /// True if the client may connect: over a socket file only our own user and root.
     pub(super) fn is_welcome(self) -> bool {
         match self {
             Self::Address(_) => true,
@@ -136,7 +137,7 @@ fn refuse_shared_directory(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
-/// Removes a socket file that nobody listens on.
+/// Removes a socket file that no process listens on.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let shown = path.display();
     match std::fs::symlink_metadata(path) {
@@ -164,7 +165,7 @@ fn about(error: &io::Error, what: &str, which: &dyn std::fmt::Display) -> io::Er
     io::Error::new(error.kind(), format!("{what} {which}: {error}"))
 }
 
-/// The bytes of a connection, whichever way it came.
+/// Byte stream of a TCP or socket connection.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -172,7 +173,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Writes what fits at once; for a last word to somebody who is turned away.
+    /// Writes as much as fits without waiting; used when a connection is turned away.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
@@ -181,7 +182,7 @@ impl Stream {
     }
 }
 
-/// The same call on whichever it is.
+/// Calls a method on either kind of stream.
 macro_rules! on_either {
     ($stream:expr, $call:ident, $($argument:expr),*) => {
         match $stream.get_mut() {

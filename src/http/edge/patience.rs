@@ -1,13 +1,12 @@
-//! How long a connection may keep us waiting, and for what.
+//! Timeouts of a connection, by the part of a request that is awaited.
 //!
 //! ```text
 //!   first byte ──▶ head ──▶ body, answer ──▶ next request ──▶ head ──▶ …
 //! ```
-//! The clock of each wait starts when a read first finds nothing, so a request that is there in one
-//! piece costs no look at a clock, and there is one timer a connection, which is armed again only
-//! when it has gone off. A body buys itself time with every byte, up to a limit. While an answer is
-//! being made nothing is read (hyper does not look for the end of a connection when it may be half
-//! closed), so nothing runs out then, however long it takes.
+//! The clock of each wait starts when a read first finds no data. So a request that arrives in one piece
+//! needs no clock, and each connection has one timer, which is armed again only after it has fired. Each
+//! byte of a body extends its time, up to a limit. Nothing is read while an answer is made (hyper does
+//! not check for the end of a connection that may be half closed), so no timeout applies then.
 
 use std::io;
 use std::pin::Pin;
@@ -27,10 +26,10 @@ use super::listener::Stream;
 use crate::http::error::Error;
 use crate::metrics::{Awaited, Metrics};
 
-/// What a connection's stream must know of its requests.
+/// State of a connection's requests, shared with its stream.
 #[derive(Debug, Default)]
 pub(super) struct Course {
-    /// Odd while a request is answered.
+    /// Odd while a request is being answered.
     turns: AtomicU64,
     stopping: AtomicBool,
     is_refused: AtomicBool,
@@ -38,12 +37,12 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// A request has arrived, or its answer has been handed over whole.
+    /// A request has arrived, or its answer has been sent completely.
     pub(super) fn turn(&self) {
         self.turns.fetch_add(1, Relaxed);
     }
 
-    /// The daemon stops: the connection closes as soon as it is idle.
+    /// The daemon is stopping: the connection closes as soon as it is idle.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
     }
@@ -53,8 +52,8 @@ impl Course {
         self.is_refused.store(true, Relaxed);
     }
 
-    /// Why the request that has arrived just now is answered by nobody but the door. Asked before
-    /// [`Course::turn`], by the task that also reads.
+    /// The refusal of the request that has just arrived, if its head was refused. Call it before
+    /// [`Course::turn`], in the task that also reads.
     pub(super) fn refused(&self) -> Option<Error> {
         if !self.is_refused.load(Relaxed) {
             return None;
@@ -66,7 +65,7 @@ impl Course {
     }
 }
 
-/// A stream that ends with `TimedOut` when it keeps us waiting for too long.
+/// A stream that fails with `TimedOut` when the client takes too long.
 #[derive(Debug)]
 pub(super) struct Patient {
     stream: Stream,
@@ -76,30 +75,30 @@ pub(super) struct Patient {
     timer: Pin<Box<Sleep>>,
     reading: Reading,
     framing: Framing,
-    /// Since when the client does not read its answer.
+    /// Time since when the client has not read its answer.
     stalled: Option<Instant>,
     closing: Closing,
 }
 
-/// Where the reading of one request, or of the wait for it, stands.
+/// Progress of reading one request, or of waiting for it.
 #[derive(Debug, Default)]
 struct Reading {
-    /// The course's turn all of this belongs to.
+    /// The value of [`Course::turns`] that it belongs to.
     turn: u64,
-    /// A head has begun.
+    /// True once a head has begun.
     is_begun: bool,
-    /// Since when the present wait lasts.
+    /// Start of the present wait.
     since: Option<Instant>,
-    /// Bytes of the body so far.
+    /// Body bytes received so far.
     received: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Closing {
     NotYet,
-    /// The client has closed its side, or was cut off: nothing to be considerate of.
+    /// The client has closed its side, or was cut off, so lingering is pointless.
     Abrupt,
-    /// Our side is closed.
+    /// Our side is closed; the client may still be sending.
     Lingering(Instant),
 }
 
@@ -124,7 +123,7 @@ impl Patient {
         }
     }
 
-    /// Reads what has come, and waits for it no longer than it may take.
+    /// Reads what has arrived, and fails when the wait has taken too long.
     fn poll_stream(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let awaited = self.awaited();
         let before = buf.filled().len();
@@ -144,7 +143,7 @@ impl Patient {
         }
     }
 
-    /// What a read is for now.
+    /// The part of a request for which the present read waits.
     fn awaited(&mut self) -> Awaited {
         let turn = self.course.turns.load(Relaxed);
         if self.reading.turn != turn {
@@ -183,7 +182,7 @@ impl Patient {
         }
     }
 
-    /// Waits on, or gives up if `awaited` has kept us waiting for too long since `since`.
+    /// Keeps waiting, or fails if the wait for `awaited` since `since` has taken too long.
     fn poll_give_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -197,7 +196,7 @@ impl Patient {
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
-    /// Ready from `deadline` on. The timer may go off earlier, never later.
+    /// Ready from `deadline` on. The timer may be set to an earlier time, never a later one.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         if self.timer.deadline() > deadline {
             self.timer.as_mut().reset(deadline);
@@ -224,14 +223,14 @@ impl Patient {
         self.poll_give_up(cx, Awaited::Reader, since).map(Err)
     }
 
-    /// Whether to wait for the client's side to close. Bytes that arrive after a close make the
-    /// system reset the connection, and a client that is still sending would lose its answer.
+    /// True if the client's close should be awaited. Bytes that arrive after our close make the system
+    /// reset the connection, and a client that is still sending would lose its answer.
     fn is_considerate(&mut self) -> bool {
         let is_idle = matches!(self.awaited(), Awaited::FirstByte | Awaited::Request);
         !(is_idle && self.course.stopping.load(Relaxed))
     }
 
-    /// Throws away what still arrives, until the client closes its side or time is up.
+    /// Discards what still arrives, until the client closes its side or the time is up.
     fn poll_linger(&mut self, cx: &mut Context<'_>, since: Instant) -> Poll<()> {
         let deadline = since + self.limits.linger;
         let mut waste = [0; 4096];

@@ -17,7 +17,7 @@ use crate::http::{body, json};
 /// A body limit small enough to be passed.
 const BODY_MAX: u64 = 64 * 1024;
 
-/// How long a test waits for what must happen.
+/// Time limit for an awaited event in a test.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A door with a service behind it.

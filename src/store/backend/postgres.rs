@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use self::memory::Memory;
 use self::movers::MoveQueue;
 pub use self::past::HISTORY;
-use self::past::Past;
+use self::past::RecentHistory;
 use super::session::{Alarm, Session, Sessions};
 use super::silence::Silence;
 use crate::domain::cursor::CursorId;
@@ -75,7 +75,7 @@ pub struct Postgres {
     alarm: Alarm,
     memory: Arc<Memory>,
     movers: Arc<MoveQueue>,
-    past: Arc<Past>,
+    past: Arc<RecentHistory>,
     silence: Silence,
 }
 
@@ -91,7 +91,7 @@ impl Postgres {
         observer: Observer,
         alarm: Alarm,
     ) -> Result<Self, Error> {
-        let past = Arc::<Past>::default();
+        let past = Arc::<RecentHistory>::default();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_MAX)
@@ -242,7 +242,7 @@ fn attentive(pool: PgPoolOptions, silence: &Silence) -> PgPoolOptions {
 }
 
 /// Makes each new connection apply the settings and read the server's history, once.
-fn prepared(pool: PgPoolOptions, past: Arc<Past>) -> PgPoolOptions {
+fn prepared(pool: PgPoolOptions, past: Arc<RecentHistory>) -> PgPoolOptions {
     pool.after_connect(move |db, _| {
         let past = past.clone();
         Box::pin(async move {

@@ -24,10 +24,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect.
 const TRY_EVERY: Duration = Duration::from_millis(250);
 
-/// When a statement takes longer than this, a new connection is tried meanwhile.
+/// A statement that takes longer than this starts the attempt of a new connection.
 const LONG: Duration = Duration::from_secs(10);
 
-/// When a statement takes longer than this, it is given up.
+/// A statement that takes longer than this is given up.
 const STATEMENT_MAX: Duration = Duration::from_secs(60);
 
 /// Records since when a server has been silent, if it is. Cheap to clone.

@@ -74,13 +74,13 @@ pub fn read_pull(text: &str) -> Option<Pull> {
     })
 }
 
-/// A filter as text; `None` for one that takes all.
+/// Encodes a filter as text; `None` for one that takes all events.
 pub fn write_filter(filter: &Filter) -> Option<String> {
     let text = || serde_json::to_string(filter).unwrap_or_default();
     (!filter.takes_all()).then(text)
 }
 
-/// The filter that [`write_filter`] has written; `None` for any other text.
+/// Decodes text of [`write_filter`]; `None` for any other text.
 pub fn read_filter(text: &str) -> Option<Filter> {
     serde_json::from_str(text).ok()
 }

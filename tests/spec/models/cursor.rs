@@ -28,7 +28,7 @@ struct World {
     row: Row,
     /// The rows since the last durable one, newest last.
     log: Vec<Row>,
-    /// What the owner and the late one have read, and by which code they fold.
+    /// Rows that the owner and the late worker have read, and the code with which they fold.
     turns: [Option<(Row, u8)>; 2],
     code: u8,
     shadow: Option<State>,

@@ -8,7 +8,7 @@ use stateright::{Model, Property};
 
 use super::{explore, lost};
 
-/// What a worker is about to do.
+/// Next step of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
     Idle,
@@ -27,11 +27,11 @@ struct Worker {
     alive: bool,
     active: bool,
     at: At,
-    /// Which cursor it reads or delivers, and up to where that had come.
+    /// The cursor that it reads or delivers, with its position at the time.
     cursor: u8,
     n: u8,
     epoch: u8,
-    /// Cursors that it has to look at, as bits.
+    /// Cursors that it has to check, as bits.
     todo: u8,
 }
 
@@ -49,9 +49,9 @@ const OFF: Worker = Worker {
 struct Cursor {
     head: u8,
     position: u8,
-    /// The last that was delivered first.
+    /// The last event delivered for the first time.
     most: u8,
-    /// Who still delivers though its lane has gone on.
+    /// Workers that still deliver although their lane was taken.
     busy: Option<u8>,
 }
 
@@ -87,7 +87,7 @@ struct World<const C: usize, const L: usize, const W: usize> {
     broken: Option<&'static str>,
 }
 
-/// What may still go wrong, or be done by an operator.
+/// Failures and operator actions that may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Faults {
     resize: bool,
@@ -98,7 +98,7 @@ struct Faults {
     failover: bool,
     lost_hint: bool,
     handover: bool,
-    /// These stay possible.
+    /// Failures that may happen any number of times.
     zombie: bool,
     sweep: bool,
 }
@@ -120,7 +120,7 @@ enum Mutant {
     IgnoreNotOwner,
 }
 
-/// Which lane each cursor has in each generation, and which new lane waits for which old one.
+/// The lane of each cursor in each generation, and the old lanes for which each new lane waits.
 struct Lanes<const C: usize, const L: usize, const W: usize> {
     mutant: Mutant,
     faults: Faults,
@@ -149,7 +149,7 @@ impl<const C: usize, const L: usize, const W: usize> Lanes<C, L, W> {
         of.fold(0, |bits, cursor| bits | 1 << cursor)
     }
 
-    /// Everything that may happen next, as the worlds that follow.
+    /// All successor states.
     fn next(&self, world: &World<C, L, W>) -> Vec<World<C, L, W>> {
         let mut next = Vec::with_capacity(16);
         for producer in 0..2 {

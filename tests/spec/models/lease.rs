@@ -34,19 +34,19 @@ enum Renewal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     now: i8,
-    /// Whether A has a row.
+    /// True if A has a row.
     row: bool,
     alive: bool,
     renewal: Option<(i8, Renewal)>,
     deadline: i8,
-    /// When the delivery of A ends, and that of B; 0 for none.
+    /// Ends of the deliveries of A and B; 0 for none.
     delivers: [i8; 2],
-    /// Whether the beat is the one that B saw last; none before its first look.
+    /// True if the beat is the one that B saw last; `None` before its first check.
     seen: Option<bool>,
     since: i8,
-    /// Whether B has the lane.
+    /// True if B has the lane.
     taken: bool,
-    /// Whether the clock of B may still count one second too many.
+    /// True if the clock of B may still count one second too many.
     fast: bool,
 }
 
@@ -181,7 +181,7 @@ impl Model for Lease {
     }
 }
 
-/// How many states there are, or what is wrong with them.
+/// Number of states, or the violated property.
 fn explored(mutant: Mutant) -> Result<usize, &'static str> {
     let states = explore(Lease(mutant))?;
     // Where there is still time for it.

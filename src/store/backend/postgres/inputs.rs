@@ -45,7 +45,7 @@ const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retr
     from streams s left join cursors c on c.stream = s.id and c.handler = $3
     where s.hook = $1 and s.ordering_key = $2";
 
-/// The limit is in the statement: at most so many events of each stream, in order.
+/// The limit in the statement applies to each stream; events come in order.
 const RANGES: &str =
     "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
     from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)

@@ -40,13 +40,13 @@ struct Inner {
     /// come to the front.
     order: VecDeque<(StreamId, Seq)>,
     event_bytes: usize,
-    cursors: HashMap<CursorId, Seen>,
+    cursors: HashMap<CursorId, CachedCursor>,
     cursor_bytes: usize,
 }
 
 /// A cursor that this node reads or moves.
 #[derive(Default)]
-struct Seen {
+struct CachedCursor {
     /// The cursor after its last move; `None` while a turn has it or reads it.
     cursor: Option<Cursor>,
     /// Highest head of its stream that a turn has been given.
@@ -94,7 +94,7 @@ impl Memory {
     pub fn reads(&self, cursor: CursorId) {
         let inner = &mut *self.0.lock();
         inner.forget_cursor(cursor);
-        inner.cursors.insert(cursor, Seen::default());
+        inner.cursors.insert(cursor, CachedCursor::default());
         inner.cursor_bytes += OVERHEAD;
         inner.make_room();
     }

@@ -2,7 +2,7 @@
 //! standby may not have all of them.
 //!
 //! Promises: once a connection has reached a server with another history, the hot path refuses to work
-//! until [`Past::accept`] is called. With shared sessions, each transaction may reach another server.
+//! until [`RecentHistory::accept`] is called. With shared sessions, each transaction may reach another server.
 //! Left to others: reacting to it (`engine/ownership.rs`).
 
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ const KEPT: Duration = Duration::from_secs(60);
 const KEPT_MAX: usize = 1_000_000;
 
 #[derive(Default)]
-pub struct Past {
+pub struct RecentHistory {
     server: Mutex<Servers>,
     acknowledged: Mutex<Recent>,
 }
@@ -46,7 +46,7 @@ struct Recent {
     events: usize,
 }
 
-impl Past {
+impl RecentHistory {
     /// Records the history of the server that a connection has reached, from a row of [`HISTORY`].
     ///
     pub fn note(&self, row: &PgRow) -> Result<(), sqlx::Error> {
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_minute_is_kept_however_long_ago_it_was_and_never_too_much() {
-        let past = Past::default();
+        let past = RecentHistory::default();
         let began = Instant::now();
         past.acknowledged(batch(3), began);
         past.acknowledged(batch(2), began + KEPT);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_server_is_another_one_until_it_is_accepted() {
-        let past = Past::default();
+        let past = RecentHistory::default();
         let history = |timeline| History {
             system: 7,
             timeline,

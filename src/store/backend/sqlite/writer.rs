@@ -67,7 +67,7 @@ type Batch = Box<dyn FnOnce() -> Vec<NewEvent> + Send>;
 type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 /// Outcome of one [`Op`], not yet committed.
-enum Done {
+enum Uncommitted {
     Appended(Vec<Appended>),
     Advanced(Vec<Advance>),
     Pruned(Vec<bool>),
@@ -295,8 +295,8 @@ impl Writer {
             let (alone, _) = oneshot::channel();
             match self.commit(&[Op::Append(vec![event], alone)]) {
                 Ok(done) => appended.extend(done.into_iter().flat_map(|done| match done {
-                    Done::Appended(one) => one,
-                    Done::Advanced(_) | Done::Pruned(_) => Vec::new(),
+                    Uncommitted::Appended(one) => one,
+                    Uncommitted::Advanced(_) | Uncommitted::Pruned(_) => Vec::new(),
                 })),
                 Err(Error::Integrity(_)) => appended.push(Appended::Refused),
                 Err(error) => return drop(answer.send(Err(error))),
@@ -305,7 +305,7 @@ impl Writer {
         let _ = answer.send(Ok(appended));
     }
 
-    fn commit(&mut self, ops: &[Op]) -> Result<Vec<Done>, Error> {
+    fn commit(&mut self, ops: &[Op]) -> Result<Vec<Uncommitted>, Error> {
         let write_lock = self.write_lock.clone();
         let _turn = write_lock.blocking_lock();
         let began = Instant::now();
@@ -342,7 +342,7 @@ impl Writer {
         ops: &[Op],
         run: Option<&mut Run>,
         events: &mut Vec<(i64, Arc<Event>)>,
-    ) -> Result<Vec<Done>, Error> {
+    ) -> Result<Vec<Uncommitted>, Error> {
         if ops.iter().all(|op| op.items() == 0) {
             return Ok(ops.iter().map(Op::nothing_done).collect());
         }
@@ -353,10 +353,12 @@ impl Writer {
             done.push(match op {
                 Op::Append(batch, _) => {
                     let appended = self.heads.append(&self.db, self.next_n, batch, events)?;
-                    Done::Appended(appended)
+                    Uncommitted::Appended(appended)
                 }
-                Op::Advance(steps, _) => Done::Advanced(advance::advance(&self.db, steps)?),
-                Op::Prune(prune, _) => Done::Pruned(prune::prune(&self.db, prune, self.indexed)?),
+                Op::Advance(steps, _) => Uncommitted::Advanced(advance::advance(&self.db, steps)?),
+                Op::Prune(prune, _) => {
+                    Uncommitted::Pruned(prune::prune(&self.db, prune, self.indexed)?)
+                }
                 Op::Gather(..) | Op::Index(_) | Op::Stop(_) => continue,
             });
         }
@@ -509,11 +511,11 @@ impl Op {
         }
     }
 
-    fn nothing_done(&self) -> Done {
+    fn nothing_done(&self) -> Uncommitted {
         match self {
-            Self::Advance(..) => Done::Advanced(Vec::new()),
-            Self::Prune(prune, _) => Done::Pruned(vec![false; prune.cuts.len()]),
-            _ => Done::Appended(Vec::new()),
+            Self::Advance(..) => Uncommitted::Advanced(Vec::new()),
+            Self::Prune(prune, _) => Uncommitted::Pruned(vec![false; prune.cuts.len()]),
+            _ => Uncommitted::Appended(Vec::new()),
         }
     }
 
@@ -532,11 +534,13 @@ impl Op {
     }
 }
 
-fn answer_all(ops: Vec<Op>, done: Vec<Done>, cursors: &CursorCache) {
+fn answer_all(ops: Vec<Op>, done: Vec<Uncommitted>, cursors: &CursorCache) {
     for pair in ops.into_iter().zip(done) {
         match pair {
-            (Op::Append(_, answer), Done::Appended(appended)) => drop(answer.send(Ok(appended))),
-            (Op::Advance(steps, answer), Done::Advanced(moved)) => {
+            (Op::Append(_, answer), Uncommitted::Appended(appended)) => {
+                drop(answer.send(Ok(appended)))
+            }
+            (Op::Advance(steps, answer), Uncommitted::Advanced(moved)) => {
                 steps
                     .into_iter()
                     .zip(&moved)
@@ -545,7 +549,7 @@ fn answer_all(ops: Vec<Op>, done: Vec<Done>, cursors: &CursorCache) {
                     .for_each(|cursor| cursors.put(cursor));
                 drop(answer.send(Ok(moved)));
             }
-            (Op::Prune(_, answer), Done::Pruned(pruned)) => drop(answer.send(Ok(pruned))),
+            (Op::Prune(_, answer), Uncommitted::Pruned(pruned)) => drop(answer.send(Ok(pruned))),
             (op, _) => refuse(op, Error::Closed),
         }
     }
