@@ -104,6 +104,10 @@ pub enum Mode {
 }
 
 /// The subject of the screen, with all that belongs to it: what the daemon has told, and what is selected.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a dashboard has one view and a short trail"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum View {
     /// All lanes.

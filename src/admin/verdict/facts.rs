@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::words::{is_set_aside, named, over, verdict};
+use super::words::{hook_of, is_set_aside, over};
 use crate::api::{Condition, CursorLine, Lane, Outage, Storage};
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
-use crate::text::count;
 
 /// A reducer that takes longer than this for an event is named when events wait, normal or not.
 pub(super) const FOLD_SLOW: f64 = 0.005;

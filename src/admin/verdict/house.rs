@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::facts::{Facts, Silent};
-use super::words::{is_lane, listed, millis, over, verdict};
-use crate::api::{Class, Lane, LaneState, Outage, Rule, Severity, Storage, Verdict, command};
+use super::words::{is_lane, listed, millis, verdict};
+use crate::api::{Class, Lane, LaneState, Outage, Rule, Severity, Verdict, command};
 use crate::text::{counted, duration, printable_line};
 
 /// A turn that runs for longer hangs.

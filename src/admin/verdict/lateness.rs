@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::facts::Facts;
-use super::words::{is_lane, listed, millis, over, percent, rate, short_name, verdict};
+use super::words::{hook_of, is_lane, listed, millis, percent, rate, short_name, verdict};
 use crate::api::{Class, Rule, Verdict, command};
 use crate::domain::lane::LaneId;
 use crate::domain::name::Name;
@@ -160,11 +160,6 @@ fn slow_reducer(facts: &Facts<'_>) -> String {
     slow.map_or_else(String::new, |(name, each)| {
         format!("; {name} takes {} an event", millis(each * 1_000.0))
     })
-}
-
-/// The hook of `orders -> reduce`.
-fn hook_of(handler: &str) -> Option<Name> {
-    handler.split(" -> ").next()?.parse().ok()
 }
 
 /// The command that makes as many lanes as help.

@@ -1,6 +1,7 @@
 //! Facts, and the sentences that they make.
 
 use super::house::HANGS;
+use super::words::NAME_MAX;
 use super::*;
 use crate::api::{Outage, Storage};
 use crate::domain::lane::LaneId;

@@ -11,7 +11,7 @@ use crate::text::{count, duration, printable_line, shortened};
 pub(super) const WAITS_LONG: Duration = Duration::from_secs(300);
 
 /// The longest name in a sentence. A longer one is cut in its middle; the command beside it has it whole.
-const NAME_MAX: usize = 36;
+pub(super) const NAME_MAX: usize = 36;
 
 pub(super) fn over(bound: Duration) -> impl Fn(u64) -> bool {
     move |ms| Duration::from_millis(ms) > bound
@@ -84,4 +84,9 @@ pub(super) fn millis(ms: f64) -> String {
         true => format!("{ms:.2}ms"),
         false => duration(Duration::from_secs_f64((ms / 1_000.0).clamp(0.0, 1e9))),
     }
+}
+
+/// The hook of `orders -> reduce`.
+pub(super) fn hook_of(handler: &str) -> Option<Name> {
+    handler.split(" -> ").next()?.parse().ok()
 }
