@@ -502,7 +502,7 @@ fn three_nodes_answer_any_call_through_a_resize_and_a_lost_node() {
 
 /// The block of the README's section on pulling that begins with these words.
 fn of_readme(begin: &str) -> String {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../../README.md");
     let section = readme.split("## Pulling").nth(1).unwrap();
     let blocks = section.split("```");
     let block = blocks.map(|block| block.split_once('\n').unwrap_or_default().1);
