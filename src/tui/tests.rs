@@ -74,7 +74,7 @@ fn snapshot(lanes: u16) -> Snapshot {
         "storage": {"accepting": true, "accepted_per_s": 241.0, "commit_p99_ms": 3.0,
             "commit_normal_ms": 3.0, "error": null},
         "lanes": [],
-        "cursors": [{"stream": "billing/acme", "handler": "reduce", "lane": 3, "condition": "held",
+        "cursors": [{"stream": "billing/acme", "handler": "reduce", "lane": 3, "generation": 115, "condition": "held",
             "position": 911, "head": 17_851, "behind": 16_940, "oldest_ms": 1_087_000, "tries": 0,
             "result": "at seq 912: \u{1b}]52;c;x\u{7} TypeError", "retry_at": null, "next": null}],
         "nodes": [{"node": "eu-1", "lanes": 10, "lanes_here": 8, "owns": "0-7", "busy": 0.34, "cpu": 0.4,

@@ -1,4 +1,13 @@
 //! The tests that see hooklane as a whole.
+//!
+//! - `store/`: each statement on both databases, migrations, and databases that fail
+//! - `node/`: one node, as senders, readers, consumers and destinations see it
+//! - `cluster/`: several nodes on Postgres and Redis
+//! - `cli/`: commands, the dashboard, and sessions that are compared with `cli/snapshots`
+//! - `models/`: the rules of `src/lib.rs` in every interleaving, and the order against chance
+//!
+//! Beside this file are the helpers: `world.rs` and `daemon.rs` start a node, `home.rs`, `postgres.rs` and
+//! `redis_server.rs` what it needs, `checker.rs` judges what it has kept.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::duplicate_mod, reason = "the same tests run on both set-ups")]
@@ -21,78 +30,143 @@ macro_rules! on_both_setups {
     };
 }
 
-mod advice;
-mod audit;
-mod chance;
+// Servers, daemons and clients for tests, and the checker of promises.
 mod checker;
-mod circles;
-mod cli;
-mod cluster;
-mod complete;
 mod daemon;
-mod damage;
-mod debounce;
-mod demo;
-mod doctor;
-mod failover;
-mod file;
-mod filter;
-mod forward;
 mod home;
-mod incidents;
-mod ingest;
-mod lane;
-mod lane_sets;
-mod migrate;
-mod migrations;
-mod models;
-mod nodes;
-mod operator;
-mod package;
-mod paste;
-mod poison;
-mod pooler;
 mod postgres;
-mod private;
-mod prune;
-mod pull;
-mod readme;
-mod rebuild;
-mod redis;
 mod redis_server;
-mod refused;
-mod replay;
-mod resize;
-mod retention;
-mod revoked;
 mod seeds;
-mod session;
-mod shipped;
-mod silence;
 mod sink;
 mod slow;
-mod status;
-mod stops;
-mod store;
-mod terminal;
-mod top;
-mod truth;
-mod verify;
 mod world;
 
-/// Tests that any set-up must pass, run on a daemon with a file.
+// The source itself, and the files that are shipped.
+mod circles;
+mod package;
+mod readme;
+mod shipped;
+
+// The store: each statement on both databases, and what a server may do to it.
+#[path = "store/damage.rs"]
+mod damage;
+#[path = "store/ingest.rs"]
+mod ingest;
+#[path = "store/lane_sets.rs"]
+mod lane_sets;
+#[path = "store/migrations.rs"]
+mod migrations;
+#[path = "store/nodes.rs"]
+mod nodes;
+#[path = "store/pooler.rs"]
+mod pooler;
+#[path = "store/prune.rs"]
+mod prune;
+#[path = "store/redis.rs"]
+mod redis;
+#[path = "store/refused.rs"]
+mod refused;
+#[path = "store/silence.rs"]
+mod silence;
+#[path = "store/store.rs"]
+mod store;
+
+// One node: what senders, readers and consumers may rely on.
+#[path = "node/debounce.rs"]
+mod debounce;
+#[path = "node/file.rs"]
+mod file;
+#[path = "node/filter.rs"]
+mod filter;
+#[path = "node/forward.rs"]
+mod forward;
+#[path = "node/lane.rs"]
+mod lane;
+#[path = "node/poison.rs"]
+mod poison;
+#[path = "node/pull.rs"]
+mod pull;
+#[path = "node/rebuild.rs"]
+mod rebuild;
+#[path = "node/replay.rs"]
+mod replay;
+#[path = "node/retention.rs"]
+mod retention;
+#[path = "node/revoked.rs"]
+mod revoked;
+#[path = "node/verify.rs"]
+mod verify;
+
+// Several nodes on Postgres and Redis.
+#[path = "cluster/cluster.rs"]
+mod cluster;
+#[path = "cluster/failover.rs"]
+mod failover;
+#[path = "cluster/resize.rs"]
+mod resize;
+
+// Commands, the dashboard and what operators see.
+#[path = "cli/advice.rs"]
+mod advice;
+#[path = "cli/audit.rs"]
+mod audit;
+#[path = "cli/cli.rs"]
+mod cli;
+#[path = "cli/complete.rs"]
+mod complete;
+#[path = "cli/demo.rs"]
+mod demo;
+#[path = "cli/doctor.rs"]
+mod doctor;
+#[path = "cli/incidents.rs"]
+mod incidents;
+#[path = "cli/migrate.rs"]
+mod migrate;
+#[path = "cli/operator.rs"]
+mod operator;
+#[path = "cli/paste.rs"]
+mod paste;
+#[path = "cli/private.rs"]
+mod private;
+#[path = "cli/session.rs"]
+mod session;
+#[path = "cli/status.rs"]
+mod status;
+#[path = "cli/stops.rs"]
+mod stops;
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/top.rs"]
+mod top;
+#[path = "cli/truth.rs"]
+mod truth;
+
+// The rules of `src/lib.rs` as models, and the order against chance.
+#[path = "models/chance.rs"]
+mod chance;
+#[path = "models/models.rs"]
+mod models;
+
+/// What is asked of any daemon, asked of one with a file.
 #[path = "."]
 mod embedded {
     use super::{checker, daemon, seeds, world};
 
     const SETUP: daemon::Setup = daemon::Setup::Embedded;
 
+    #[path = "node/door.rs"]
     mod door;
+    #[path = "node/http.rs"]
     mod http;
+    #[path = "node/https.rs"]
     mod https;
+    #[path = "node/keys_of_events.rs"]
     mod keys_of_events;
+    #[path = "node/order.rs"]
     mod order;
+    #[path = "node/serve.rs"]
     pub mod serve;
+    #[path = "node/torture.rs"]
     pub mod torture;
 }
 
@@ -103,11 +177,18 @@ mod production {
 
     const SETUP: daemon::Setup = daemon::Setup::Production;
 
+    #[path = "node/door.rs"]
     mod door;
+    #[path = "node/http.rs"]
     mod http;
+    #[path = "node/https.rs"]
     mod https;
+    #[path = "node/keys_of_events.rs"]
     mod keys_of_events;
+    #[path = "node/order.rs"]
     mod order;
+    #[path = "node/serve.rs"]
     mod serve;
+    #[path = "node/torture.rs"]
     mod torture;
 }

@@ -223,9 +223,8 @@ impl Observation<'_> {
             Some((own.id.clone(), name.unwrap_or_default(), ran))
         };
         let told = self.reports().flat_map(|report| &report.turns);
-        let told = told.filter_map(|(lane, cursor, ms)| {
-            Some((lane.clone(), cursor.clone(), Duration::from_millis(*ms)))
-        });
+        let told = told
+            .map(|(lane, cursor, ms)| (lane.clone(), cursor.clone(), Duration::from_millis(*ms)));
         let told = told.filter(|(lane, ..): &(LaneId, _, _)| lane.namespace == *namespace);
         own.filter_map(turn).chain(told).collect()
     }
@@ -241,8 +240,7 @@ impl Observation<'_> {
             ))
         });
         let told = self.reports().flat_map(|report| &report.largest);
-        let told =
-            told.filter_map(|(lane, stream, events)| Some((lane.clone(), stream.clone(), *events)));
+        let told = told.map(|(lane, stream, events)| (lane.clone(), stream.clone(), *events));
         let told = told.filter(|(lane, ..): &(LaneId, _, _)| lane.namespace == *namespace);
         largest.chain(told).collect()
     }

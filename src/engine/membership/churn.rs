@@ -2,7 +2,7 @@
 //! Whatever is late, lost or of unknown outcome, two nodes never both act on a lane; and soon after the
 //! last fault every lane has a node again, evenly.
 //!
-//! The database here is atomic, statement by statement; `tests/spec/nodes.rs` races real ones. The
+//! The database here is atomic, statement by statement; `tests/spec/store/nodes.rs` races real ones. The
 //! nodes do what `engine/ownership.rs` does, in the same order. Each mutant breaks one rule and must be
 //! detected.
 

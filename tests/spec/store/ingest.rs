@@ -104,7 +104,7 @@ impl Load {
 
     /// Puts another text in the place of one that stands in one of the two functions that store.
     async fn break_ingest(&self, right: &str, wrong: &str) {
-        let all = include_str!("../../migrations/postgres/0045_checksums.sql");
+        let all = include_str!("../../../migrations/postgres/0045_checksums.sql");
         let functions = ["hooklane_append", "hooklane_ingest"].map(|name| {
             let begin = all.find(&format!("create function {name}(")).unwrap();
             let end = begin + all[begin..].find("end $$;").unwrap() + "end $$;".len();

@@ -51,7 +51,7 @@ impl Pooler {
 
     /// In front of the server with the socket in this directory, as the README has it.
     pub fn to(server: &Path, mode: &str, sessions: u32) -> Self {
-        let readme = include_str!("../../README.md");
+        let readme = include_str!("../../../README.md");
         let (_, settings) = readme.split_once("```ini\n").unwrap();
         let (settings, _) = settings.split_once("```").unwrap();
         Self::with(server, mode, sessions, settings)
