@@ -45,7 +45,7 @@ pub use resize::{Carried, LanesSpec, Resize, ResizeProgress, ResizeSpec, Stopped
 pub use severity::Severity;
 pub use snapshot::{
     Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Noted, Operation, Outage,
-    Sample, Snapshot, Storage, Total, Verdict, Viewer, Window,
+    Sample, Snapshot, Storage, Total, Verdict, Viewer, Window, how_many_more,
 };
 pub use stream::{
     Held, Hold, Released, Retry, Skip, Skipped, State, Stream, StreamRow, Waiting, WaitingEvent,

@@ -175,7 +175,7 @@ pub enum Error {
         after: Duration,
     },
     /// The connection ended in the middle; whether it was done is not known.
-    #[error("the connection to {target} broke off: {why}")]
+    #[error("the connection to {target} was closed: {why}")]
     BrokeOff {
         /// To where.
         target: Target,

@@ -663,7 +663,7 @@ fn lanes_help(facts: &Facts<'_>) -> String {
             None => "More lanes: no, no turn waits behind another cursor.".to_owned(),
         },
         Some(lanes) => format!("More lanes: yes, {lanes}."),
-        None => "More lanes: no, what waits is of too few streams.".to_owned(),
+        None => "More lanes: no, too few streams have work.".to_owned(),
     }
 }
 
@@ -827,17 +827,12 @@ fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
             "Its events are accepted and kept. More lanes: no. Fix its reducer: hooklane hooks edit {hook} \
              --reduce FILE. Then: hooklane hooks resume {hook}"
         );
-        let text = format!(
-            "hook {hook} stopped since {}: {}",
-            since.clock_at(facts.at),
-            printable_line(told)
-        );
         Verdict {
             since: Some(*since),
             next: Some(command::hooks("show", hook)),
             hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
-            ..verdict(9, Class::Code, text, more)
+            ..verdict(9, Class::Code, printable_line(told).to_string(), more)
         }
     };
     facts.stuck.iter().map(line).collect()
@@ -867,7 +862,7 @@ fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
 
 fn overdue(facts: &Facts<'_>) -> Vec<Verdict> {
     let line = |told: &String| {
-        let more = "Holds up nothing, but the disk fills. More lanes: no. Release what is held, or fix its reducer."
+        let more = "Holds up nothing, but the disk fills. More lanes: no. Release the held streams, or fix their reducer."
             .to_owned();
         let text = format!("retention: {}", printable_line(told));
         Verdict {

@@ -382,7 +382,7 @@ impl Stage {
             }
             Moment::Mend => {
                 self.mend(reach).await;
-                Some("mend     that event is skipped, its stream goes on".to_owned())
+                Some("skip     that event goes to the dead letters, its stream goes on".to_owned())
             }
             Moment::Spike => {
                 self.wishes.send_modify(|wish| wish.spikes += 1);

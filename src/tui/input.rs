@@ -8,7 +8,7 @@ use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, Vie
 use super::dialog::{Dialog, Item};
 use super::fold::Entry;
 use super::want::Want;
-use crate::api::{LaneState, Severity, Snapshot, Window};
+use crate::api::{LaneState, Outcome, Severity, Snapshot, Window};
 use crate::domain::event::EventId;
 use crate::domain::name::{Name, StreamName};
 
@@ -519,8 +519,13 @@ impl App {
                     View::Event(view) => view.shown.as_deref()?,
                     _ => self.event_row()?,
                 };
-                let handlers = row.fate.iter().map(|fate| &fate.handler);
-                let items = handlers.flat_map(|handler| stream_items(&row.stream, handler, ""));
+                let items = row.fate.iter().flat_map(|fate| {
+                    let condition = match fate.outcome {
+                        Outcome::Held => "held",
+                        _ => "",
+                    };
+                    stream_items(&row.stream, &fate.handler, condition)
+                });
                 let mut items: Vec<_> = items.collect();
                 items.extend(self.hook_items(&row.stream.hook));
                 (row.stream.to_string(), items)

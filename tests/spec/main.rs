@@ -55,6 +55,7 @@ mod postgres;
 mod private;
 mod prune;
 mod pull;
+mod questions;
 mod rebuild;
 mod redis;
 mod redis_server;

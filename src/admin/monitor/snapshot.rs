@@ -74,7 +74,7 @@ pub fn compose(seen: &mut Seen, look: Look<'_>, whole: &Whole<'_>) -> api::Snaps
     let silent = whole.silent();
     let largest = whole.largest(&set.namespace);
     let paused = paused_hooks(set, whole.catalog, now);
-    let stuck = stuck_hooks(set, whole.catalog);
+    let stuck = stuck_hooks(set, whole.catalog, now);
     let beside = whole.beside(&set.namespace);
     let overdue = whole.overdue(&set.namespace);
     let mut verdicts = verdict::verdicts(&verdict::Facts {
@@ -249,11 +249,7 @@ fn total(lanes: &[Lane]) -> api::Total {
 }
 
 /// The hooks of a namespace that operators have paused, and who, when and why.
-fn paused_hooks(
-    set: &LaneSet,
-    catalog: &catalog::Snapshot,
-    now: Timestamp,
-) -> Vec<(Name, String)> {
+fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> Vec<(Name, String)> {
     let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
         let is_here = hook.namespace == set.namespace && stop.stuck().is_none();
@@ -266,12 +262,16 @@ fn paused_hooks(
 }
 
 /// The hooks of a namespace that a node has stopped, with which event and since when.
-fn stuck_hooks(set: &LaneSet, catalog: &catalog::Snapshot) -> Vec<(Name, String, Timestamp)> {
+fn stuck_hooks(
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+    now: Timestamp,
+) -> Vec<(Name, String, Timestamp)> {
     let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
         let why = stop.stuck().filter(|_| hook.namespace == set.namespace)?;
-        let reason = why.reason.clone().unwrap_or_default();
-        Some((hook.name.clone(), reason, why.at))
+        let told = stops::told(&hook.name, stop, now)?;
+        Some((hook.name.clone(), told, why.at))
     };
     let mut stuck: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
     stuck.sort_unstable();
