@@ -178,7 +178,7 @@ fn where_is_my_event() {
     );
     let list = typed(&world.home, "hooklane events list");
     assert!(
-        list.contains("orders/acme") && list.contains("reduce waiting"),
+        list.contains("orders/acme") && list.contains("reduce held: at seq 1"),
         "{list}"
     );
 }
