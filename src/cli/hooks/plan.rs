@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::debounce_text;
 use crate::api::{
-    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, Paused, PullSpec, Rejection,
-    VerifySpec,
+    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, Paused, PullSpec,
+    Rejection, VerifySpec,
 };
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
