@@ -174,8 +174,8 @@ pub enum Error {
         /// Time that was waited.
         after: Duration,
     },
-    /// The connection broke off; the outcome is unknown.
-    #[error("the connection to {target} broke off: {why}")]
+    /// The connection ended early; the outcome is unknown.
+    #[error("the connection to {target} was closed: {why}")]
     BrokeOff {
         /// Address of the daemon.
         target: Target,

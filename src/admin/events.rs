@@ -78,7 +78,7 @@ impl Admin {
         let stored = self.store.event(id).await?;
         let stored = stored.ok_or_else(|| {
             Error::missing(
-                "event (retention removes what is past its hook's --keep)",
+                "event (retention removes events that are older than its hook's --keep)",
                 id,
             )
         })?;

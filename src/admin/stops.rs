@@ -13,7 +13,6 @@ use crate::domain::hook::{HandlerId, Hook};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::store::{Advance, HookStop, InputRequest, Mover, Step};
-use crate::text::duration;
 
 /// Number of attempts to hold a cursor that turns move meanwhile.
 const TRIES: usize = 100;
@@ -215,19 +214,20 @@ fn held(cursor: Cursor, because: &Condition) -> Step {
     }
 }
 
-/// Describes the pause of a hook: `hook orders paused by uid 0 5m ago "deploy"`, or the event at which
-/// hooklane stopped it.
+/// Describes the pause of a hook: `hook orders paused by uid 0 since 02:41:07Z "deploy"`; or since when a node has
+/// stopped it, and with which event.
 pub(super) fn told(hook: &Name, stop: &HookStop, now: Timestamp) -> Option<String> {
     let pause = stop.pause.as_ref()?;
     if stop.stuck().is_some() {
         let reason = pause.reason.as_deref().unwrap_or_default();
-        return Some(format!("hook {hook} is stopped: {reason}"));
+        let since = pause.at.clock_at(now);
+        return Some(format!("hook {hook} stopped since {since}: {reason}"));
     }
     let reason = pause.reason.as_ref().map(|reason| format!(" {reason:?}"));
     Some(format!(
-        "hook {hook} paused by {} {} ago{}",
+        "hook {hook} paused by {} since {}{}",
         pause.by,
-        duration(now.since(pause.at)),
+        pause.at.clock_at(now),
         reason.unwrap_or_default()
     ))
 }

@@ -455,6 +455,17 @@ pub struct NamespaceLine {
     pub severity: Severity,
 }
 
+/// Number of further findings, and whether one of them needs somebody: ` (+2 more, !)`.
+pub fn how_many_more(others: &[Verdict]) -> String {
+    let more = others.iter().filter(|other| other.class != Class::Ok);
+    let worst = more.clone().map(|other| other.severity).max();
+    match (more.count(), worst) {
+        (0, _) => String::new(),
+        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
+        (more, _) => format!(" (+{more} more)"),
+    }
+}
+
 /// Summary of a hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HookLine {

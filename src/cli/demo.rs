@@ -400,7 +400,7 @@ impl Stage {
             }
             Moment::Mend => {
                 self.mend(reach).await;
-                Some("mend     that event is skipped, its stream goes on".to_owned())
+                Some("skip     that event goes to the dead letters, its stream goes on".to_owned())
             }
             Moment::Fail => {
                 let unlucky = self.customers[(6 + 5 * round) % self.customers.len()].clone();

@@ -171,7 +171,7 @@ async fn with_daemon(reach: &Reach, around: &Surroundings, place: &Place) -> Vec
             checks.extend(list.items);
         }
         Err(error) => {
-            let text = format!("the daemon does not say what it stands on: {error}");
+            let text = format!("the daemon did not answer the checks: {error}");
             checks.push(Check::warn("machine", text, "an admin key, or the socket"));
         }
     }

@@ -444,7 +444,7 @@ impl Tail {
             let event: EventRow = serde_json::from_str(&data)?;
             out.live(&event, WIDTHS)?;
         }
-        let message = "the daemon ended; what came is above";
+        let message = "the daemon ended; the events until then are above";
         Err(Trouble::new(Exit::Unreachable, "ended", message).into())
     }
 }

@@ -208,7 +208,7 @@ impl Session<'_> {
                 format!("{}   signs what is posted", secret.expose()),
             ));
         }
-        facts.push(("end", "Ctrl-C; what is open is given back".to_owned()));
+        facts.push(("end", "Ctrl-C; open deliveries are given back".to_owned()));
         out.facts(&facts)
     }
 
@@ -261,7 +261,7 @@ impl Session<'_> {
             false => self.nack(delivery, answer.clone(), None).await?,
         };
         if !settled {
-            answer.push_str("; too late, the delivery is somebody else's");
+            answer.push_str("; too late, another consumer has the delivery");
         }
         Ok(Some(Posted {
             at: Timestamp::now(),

@@ -58,17 +58,16 @@ pub fn refuse_moved(data: &DataDir) -> Result<(), Trouble> {
         Some((place, mark.display().to_string()))
     };
     if let Some((place, mark)) = read(MOVED) {
-        let message = format!("what was here has moved to {place}");
+        let message = format!("this data has moved to {place}");
         return Err(Trouble::new(Exit::Conflict, "moved", message)
             .fact("go on", "hooklane serve --database URL --redis URL")
             .fact(
                 "back",
-                format!("delete {mark}: what came after the move is not here"),
+                format!("delete {mark}: events after the move are not here"),
             ));
     }
     if let Some((place, mark)) = read(MOVING) {
-        let message =
-            format!("what is here is being moved to {place}, and the move is not at its end");
+        let message = format!("this data is being moved to {place}, and the move has not finished");
         let from = crate::text::quoted(data.path().display());
         return Err(Trouble::new(Exit::Conflict, "moving", message)
             .fact("go on", format!("hooklane migrate --from {from} --to URL"))

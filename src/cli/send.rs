@@ -159,7 +159,7 @@ impl Send {
         let mut summary = Summary::default();
         let mut took = Vec::new();
         let began = Instant::now();
-        let mut bar = Progress::new("send", "Ctrl-C stops sending; what was sent is stored");
+        let mut bar = Progress::new("send", "Ctrl-C stops sending; sent events are stored");
         for nth in 0..self.count {
             out.progress(&mut bar, nth, self.count, None)?;
             out.on_ctrl_c(self.stopped(nth));
@@ -520,7 +520,7 @@ async fn settle(
         0 => "none lost, none out of order (checked)".to_owned(),
         left => {
             let left = text::counted(left, "event waits", "events wait");
-            format!("{left} behind what is set aside")
+            format!("{left} behind an event that is set aside")
         }
     };
     out.say(format_args!(

@@ -509,7 +509,7 @@ async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
     let mut kept = Instant::now();
     while !*stopping.borrow() {
         if let Err(error) = admin.observe().await {
-            tracing::debug!(%error, "what is seen is as old as the last look");
+            tracing::debug!(%error, "the figures of the dashboard are old");
         }
         if kept.elapsed() >= KEEP_EVERY {
             kept = Instant::now();
@@ -522,7 +522,7 @@ async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
 
 async fn keep(admin: &Admin) {
     if let Err(error) = admin.keep_normals().await {
-        tracing::debug!(%error, "what is normal is not kept");
+        tracing::debug!(%error, "the normal figures could not be stored");
     }
 }
 

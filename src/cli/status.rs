@@ -10,7 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::print::Progress;
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
-use crate::api::{Class, Lane, LaneState, NodeLine, Snapshot, Storage, Total, Verdict};
+use crate::api::{
+    Class, Lane, LaneState, NodeLine, Snapshot, Storage, Total, Verdict, how_many_more,
+};
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::text::{count, duration, printable_line};
@@ -119,7 +121,7 @@ fn text(snapshot: &Snapshot) -> String {
     }
     if let Some(since) = snapshot.old_since {
         let since = since.clock_at(snapshot.at);
-        let _ = writeln!(text, "OLD DATA   what follows was true at {since}");
+        let _ = writeln!(text, "OLD DATA   the figures below are from {since}");
     }
     let total = &snapshot.total;
     let storage = &snapshot.storage;
@@ -256,11 +258,7 @@ fn lanes_of(
 /// A verdict in two sentences, and the number of further ones.
 fn verdict(worst: &Verdict, rest: &[Verdict]) -> String {
     let class = worst.class.word();
-    let more = rest.iter().filter(|other| !other.class.is_well()).count();
-    let more = match more {
-        0 => String::new(),
-        more => format!(" (+{more} more, !)"),
-    };
+    let more = how_many_more(rest);
     let indent = " ".repeat(class.len() + 2);
     let second = worst.more.as_ref();
     let second = second.map(|second| format!("{indent}{}\n", printable_line(second)));

@@ -526,7 +526,7 @@ async fn tail(
     }
     if filter.dead {
         return Err(Error::malformed(
-            "what arrives is not dead: list the dead letters",
+            "arriving events are no dead letters: list those with dead=true",
         ));
     }
     filter.limit = 1;

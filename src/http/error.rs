@@ -200,7 +200,7 @@ impl Error {
     /// 500 `hash_mismatch`: a stored event does not match its checksum.
     pub fn hash_mismatch(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "hash_mismatch", message).hint(
-            "what was stored is in a backup, or with its sender; the events beside it can be read",
+            "restore it from a backup, or have its sender send it again; other events can be read",
         )
     }
 

@@ -93,7 +93,7 @@ impl Error {
     pub fn last_words(&self) -> Option<String> {
         match self {
             Self::Io(_) => Some(format!(
-                "{self}; what was acknowledged is found at the next start"
+                "{self}; acknowledged events are safe and are there at the next start"
             )),
             Self::Malformed(_) => Some(format!(
                 "{self}. Nothing more is served from it; hooklane doctor looks at all of it"

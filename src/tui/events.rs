@@ -4,7 +4,7 @@
 use ratatui::text::Line;
 
 use super::app::{App, EventView, Events, View, fate};
-use super::columns::{Column, Table, chunked, cut, fit, number};
+use super::columns::{Column, Table, chunked, cut, fit, number, wrapped};
 use super::frame::{ended, header, note, rule};
 use super::theme::Tone;
 use crate::api::{EventRow, Outcome, Severity};
@@ -235,7 +235,15 @@ fn facts(app: &App, row: &EventRow, width: usize) -> Vec<Line<'static>> {
             fate.outcome.word(),
             because.unwrap_or_default()
         );
-        lines.push(app.theme.line(tone, cut(&text, width)));
+        // The list has one line for it; the event's own screen has room for the whole reason.
+        let parts = match &app.view {
+            View::Events(_) => vec![cut(&text, width)],
+            _ => {
+                let parts = wrapped(text.trim_start(), width.saturating_sub(1).max(1));
+                parts.iter().map(|part| format!(" {part}")).collect()
+            }
+        };
+        lines.extend(parts.into_iter().map(|part| app.theme.line(tone, part)));
     }
     if let (View::Events(_), Some(key)) = (&app.view, &row.dedupe_key) {
         lines.push(Line::from(cut(

@@ -8,7 +8,7 @@ use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, Vie
 use super::dialog::{Dialog, Item};
 use super::effect::Effect;
 use super::fold::Entry;
-use crate::api::{Condition, LaneState, Severity, Snapshot, Window};
+use crate::api::{Condition, LaneState, Outcome, Severity, Snapshot, Window};
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
@@ -525,8 +525,11 @@ impl App {
                     View::Event(view) => view.shown.as_deref()?,
                     _ => self.event_row()?,
                 };
-                let handlers = row.fate.iter().map(|fate| &fate.handler);
-                let items = handlers.flat_map(|handler| stream_items(&row.stream, handler, None));
+                let items = row.fate.iter().flat_map(|fate| {
+                    let is_held = fate.outcome == Outcome::Held;
+                    let condition = is_held.then_some(Condition::Held);
+                    stream_items(&row.stream, &fate.handler, condition)
+                });
                 let mut items: Vec<_> = items.collect();
                 items.extend(self.hook_items(&row.stream.hook));
                 (row.stream.to_string(), items)

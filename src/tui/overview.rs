@@ -10,7 +10,7 @@ use super::fold;
 use super::frame::{WIDE, clock, eta, figure, foot, header, rule, trust};
 use super::lists::{log_line, node_header, node_line};
 use super::theme::Tone;
-use crate::api::{Class, Lane, Severity, Snapshot, Total, Verdict};
+use crate::api::{Class, Lane, Severity, Snapshot, Total, Verdict, how_many_more};
 use crate::text::{count, printable_line, short};
 
 /// The overview at 60x16 characters or more.
@@ -152,7 +152,7 @@ pub fn sentences(
     width: usize,
     most: usize,
 ) -> Vec<Line<'static>> {
-    let more = how_many(others);
+    let more = how_many_more(others);
     let (mark, tone) = match (worst.class, worst.severity) {
         (Class::Ok, _) => ("", Tone::Good),
         (_, Severity::Trouble) => ("!! ", Tone::Trouble),
@@ -185,17 +185,6 @@ pub fn sentences(
         lines.extend(parts.iter().map(|part| Line::from(format!("    {part}"))));
     }
     lines
-}
-
-/// Number of further verdicts, and whether they need an operator.
-fn how_many(others: &[Verdict]) -> String {
-    let more = others.iter().filter(|other| other.class != Class::Ok);
-    let worst = more.clone().map(|other| other.severity).max();
-    match (more.count(), worst) {
-        (0, _) => String::new(),
-        (more, Some(Severity::Trouble)) => format!(" (+{more} more, !)"),
-        (more, _) => format!(" (+{more} more)"),
-    }
 }
 
 /// The columns; `flies` tells whether any lane delivers, because an empty column is useless.
@@ -546,7 +535,7 @@ pub fn small(app: &App, width: usize, height: usize) -> Vec<Line<'static>> {
         let room = width.saturating_sub(3);
         let next = worst.next.iter();
         let next = next.flat_map(|next| wrapped(printable_line(next).as_str(), room));
-        let others = how_many(&snapshot.verdicts[1..]);
+        let others = how_many_more(&snapshot.verdicts[1..]);
         let first = paragraph(printable_line(&text).as_str(), &others, room, 3);
         let more = worst.more.iter();
         let more = more.flat_map(|more| paragraph(printable_line(more).as_str(), "", room, 3));

@@ -128,6 +128,8 @@ mod operator;
 mod paste;
 #[path = "cli/private.rs"]
 mod private;
+#[path = "cli/questions.rs"]
+mod questions;
 #[path = "cli/session.rs"]
 mod session;
 #[path = "cli/status.rs"]

@@ -96,7 +96,7 @@ fn late(hook: &Hook, age: Duration, row: CursorRow, now: Timestamp) -> Option<Ch
     };
     let then = match waits < age {
         true => "it will be in the way",
-        false => "it stays, and so does what comes after it",
+        false => "it and all later events stay",
     };
     let text = format!(
         "hook {} keeps events for {}, and {stream} has one that waits for {} ({}): {then}",

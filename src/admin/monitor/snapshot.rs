@@ -78,7 +78,7 @@ pub fn compose(
     let silent = whole.silent();
     let largest = whole.largest(&set.namespace);
     let paused = paused_hooks(set, whole.catalog, now);
-    let stuck = stuck_hooks(set, whole.catalog);
+    let stuck = stuck_hooks(set, whole.catalog, now);
     let beside = whole.beside(&set.namespace);
     let overdue = whole.overdue(&set.namespace);
     let mut verdicts = verdict::verdicts(&verdict::Facts {
@@ -265,13 +265,17 @@ fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> V
     paused
 }
 
-/// Hooks of a namespace that a node has stopped, each with the event that did not end and the time.
-fn stuck_hooks(set: &LaneSet, catalog: &catalog::Snapshot) -> Vec<(Name, String, Timestamp)> {
+/// Hooks of a namespace that a node has stopped, each with its name, the event that did not end, and the time.
+fn stuck_hooks(
+    set: &LaneSet,
+    catalog: &catalog::Snapshot,
+    now: Timestamp,
+) -> Vec<(Name, String, Timestamp)> {
     let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
         let why = stop.stuck().filter(|_| hook.namespace == set.namespace)?;
-        let reason = why.reason.clone().unwrap_or_default();
-        Some((hook.name.clone(), reason, why.at))
+        let told = stops::told(&hook.name, stop, now)?;
+        Some((hook.name.clone(), told, why.at))
     };
     let mut stuck: Vec<_> = catalog.stops.hooks.iter().filter_map(told).collect();
     stuck.sort_unstable();

@@ -201,7 +201,7 @@ fn lanes_help(facts: &Facts<'_>) -> String {
             None => "More lanes: no, no turn waits behind another cursor.".to_owned(),
         },
         Some(lanes) => format!("More lanes: yes, {lanes}."),
-        None => "More lanes: no, what waits is of too few streams.".to_owned(),
+        None => "More lanes: no, too few streams have work.".to_owned(),
     }
 }
 

@@ -161,17 +161,17 @@ pub(super) fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
             "Its events are accepted and kept. More lanes: no. Fix its reducer: hooklane hooks edit {hook} \
              --reduce FILE. Then: hooklane hooks resume {hook}"
         );
-        let text = format!(
-            "hook {hook} stopped since {}: {}",
-            since.clock_at(facts.at),
-            printable_line(told)
-        );
         Verdict {
             since: Some(*since),
             next: Some(command::hooks("show", hook)),
             hook: Some(hook.clone()),
             events: waiting.map(|cursor| cursor.behind).sum(),
-            ..verdict(Rule::Reducer, Class::Code, text, more)
+            ..verdict(
+                Rule::Reducer,
+                Class::Code,
+                printable_line(told).to_string(),
+                more,
+            )
         }
     };
     facts.stuck.iter().map(line).collect()
@@ -206,7 +206,7 @@ pub(super) fn held_on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
 
 pub(super) fn overdue(facts: &Facts<'_>) -> Vec<Verdict> {
     let line = |told: &String| {
-        let more = "Holds up nothing, but the disk fills. More lanes: no. Release what is held, or fix its reducer."
+        let more = "Holds up nothing, but the disk fills. More lanes: no. Release the held streams, or fix their reducer."
             .to_owned();
         let text = format!("retention: {}", printable_line(told));
         Verdict {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::debounce_text;
 use crate::api::{
-    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, InvalidEdit, PullSpec,
-    Rejection, VerifySpec,
+    Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, InvalidEdit, Paused,
+    PullSpec, Rejection, VerifySpec,
 };
 use crate::cli::{Exit, Trouble, deliveries};
 use crate::domain::filter::Filter;
@@ -250,6 +250,7 @@ pub fn pulls(spec: &HookSpec) -> String {
 pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     let mut facts = vec![("hook", hook.spec.name.to_string())];
     facts.push(("post to", format!("/in/{}", hook.spec.name)));
+    facts.push(("condition", condition(hook.paused.as_ref())));
     for setting in settings(&hook.spec) {
         let shown = match (setting.label, hook.fold) {
             ("reduce", Some(fold)) => format!("{}, version {fold}", setting.shown),
@@ -269,6 +270,19 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     facts.push(("events", counted(hook.events)));
     facts.push(("created", hook.created_at.to_string()));
     facts
+}
+
+/// Says whether a hook takes turns, and who stopped it, when and why.
+fn condition(paused: Option<&Paused>) -> String {
+    let Some(paused) = paused else {
+        return "flowing".to_owned();
+    };
+    let reason = paused.reason.as_ref();
+    let reason = reason.map_or_else(String::new, |reason| {
+        format!(": {}", text::printable_line(reason))
+    });
+    let (by, since) = (&paused.by, paused.at.clock_at(Timestamp::now()));
+    format!("paused since {since} by {by}{reason}")
 }
 
 /// A forward handler in one line: name, URL, and settings that are not the default.

@@ -573,7 +573,7 @@ const OWN_REDIS: &str = "give this one a Redis of its own, or another number at 
 const RUNS: &str = "does it run, and is the address right?";
 const FOLLOWS: &str = "follows another server and takes no writes";
 const FULL: &str = "is out of memory and takes no hints";
-const ROOM: &str = "raise its maxmemory, or remove what others keep there";
+const ROOM: &str = "raise its maxmemory, or remove other data from it";
 const PRIMARY: &str = "give the address of the primary";
 const ALLOW: &str = "allow it ~{hooklane}:* &{hooklane}:lanes:*:poke +get +set +del +scan +hget +hset +zadd +zpopmin \
     +time +info +evalsha +script|load +publish +psubscribe";
@@ -587,7 +587,7 @@ fn refusal(address: &Address, error: &RedisError) -> Error {
     let password = "see user and password in its address";
     match code(error).as_deref() {
         Some("NOPERM") => {
-            let what = format!("does not let this user do what hints need: {said}");
+            let what = format!("refuses this user a command that hints need: {said}");
             unfit(address, &what, ALLOW)
         }
         Some("NOAUTH" | "WRONGPASS") => unfit(address, &strange, password),

@@ -348,3 +348,52 @@ fn many_hooks_are_made_at_once_and_their_states_rebuilt_side_by_side() {
         assert_eq!(world.state(name, 3), 3);
     }
 }
+
+#[test]
+fn a_flag_with_an_empty_value_is_an_error_that_names_it_and_an_empty_variable_is_not_set() {
+    let home = Home::new(Setup::Embedded);
+    for (args, arg) in [
+        (
+            &["hooks", "create", "x", "--reduce", ""][..],
+            "--reduce <NAME|FILE.js>",
+        ),
+        (
+            &["hooks", "create", "x", "--order-by", ""],
+            "--order-by <RULE>",
+        ),
+        (
+            &["streams", "retry", "x", "--handler", ""],
+            "--handler <NAME>",
+        ),
+        (&["hooks", "pause", "x", "--reason", ""], "--reason <TEXT>"),
+        (&["status", "--url", ""], "--url <URL>"),
+        (&["serve", "--database", ""], "--database <URL>"),
+    ] {
+        let (code, said_) = said(&home, args);
+        assert_eq!((code, said_.lines().count()), (2, 2), "{args:?}: {said_}");
+        assert!(
+            said_.starts_with(&format!("error: {arg} is empty\n")),
+            "{said_}"
+        );
+        assert!(said_.contains("a value, or leave the flag out"), "{said_}");
+        let json = [args, &["-o", "json"]].concat();
+        let (code, said_) = said(&home, &json);
+        let error: Value = serde_json::from_str(&said_).unwrap();
+        assert_eq!(
+            (code, &error["error"]["code"]),
+            (2, &json!("usage")),
+            "{error}"
+        );
+    }
+    assert!(!home.data().exists(), "nothing was made");
+    let (code, said_) = said(&home, &["why", ""]);
+    assert!(
+        code == 2 && said_.starts_with("error: <STREAM> is empty\n"),
+        "{said_}"
+    );
+
+    // A unit file or a container may have HOOKLANE_URL= among its variables.
+    let mut empty = home.command(&["hooks", "create", "x", "--reduce", "count"]);
+    let done = ended(empty.env("HOOKLANE_URL", "").env("HOOKLANE_OUTPUT", ""));
+    assert!(done.status.success(), "{done:?}");
+}

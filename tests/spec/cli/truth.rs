@@ -102,10 +102,11 @@ const SLOW_JS: &str = "export default function reduce(state, event) {\n\
 
 #[test]
 fn an_operation_under_way_is_seen_by_whoever_looks_and_taken_up_again() {
-    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'slow.js'\n";
+    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'slow.js'\n[[hooks]]\nname = 'quick'\nreduce = 'count'\n";
     let world = World::new(Setup::Embedded, &[("slow.js", SLOW_JS)], hooks);
     let home = &world.home;
     sent(home, &["orders", "--count", "200"]);
+    sent(home, &["quick"]);
     let rebuild = ["state", "rebuild", "orders", "--yes", "--confirm", "orders"];
     home.run(&[&rebuild[..], &["--no-wait"]].concat());
     let under_way = until(|| {
@@ -129,6 +130,19 @@ fn an_operation_under_way_is_seen_by_whoever_looks_and_taken_up_again() {
     let again = said(home, &rebuild);
     assert!(again.contains("already under way: "), "{again}");
     assert!(again.contains("switch  1 of 1"), "{again}");
+    // The same for all hooks: it follows those that were begun together, also the one that is done.
+    let all = ["state", "rebuild", "--all", "--yes", "--confirm", "all"];
+    home.run(&[&all[..], &["--no-wait"]].concat());
+    until(|| {
+        let running = home.run(&["status", "-o", "json"]);
+        (!running.contains("state of quick")).then_some(())
+    });
+    let again = said(home, &all);
+    assert!(again.contains("already under way: every hook"), "{again}");
+    assert!(again.contains("switch  2 of 2"), "{again}");
+    let acts = home.run(&["audit", "list", "-o", "json"]);
+    let begun = acts.matches("\"state rebuild\"").count();
+    assert_eq!(begun, 2, "running it again begins nothing: {acts}");
     until(|| {
         snapshot(home, "default")["operations"]
             .as_array()?

@@ -152,7 +152,7 @@ fn a_thousand_events_that_do_not_end_stop_their_hook_and_nothing_else(setup: Set
     until(|| {
         let status = ask(home, &["status"]).to_string();
         let words = [
-            "hook poison is stopped",
+            "hook poison stopped since ",
             "stuck.js",
             "hooklane hooks resume poison",
         ];

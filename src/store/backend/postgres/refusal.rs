@@ -30,7 +30,11 @@ fn of_server(server: &Server, error: &PgDatabaseError) -> Error {
     let (what, remedy) = match error.code() {
         "53300" => {
             let remedy = "raise max_connections, or close some: a node holds 20";
-            return away(server, &format!("takes nobody now: {said}"), remedy);
+            return away(
+                server,
+                &format!("accepts no connections now: {said}"),
+                remedy,
+            );
         }
         "53200" => {
             let remedy = "give it some, or lower max_connections";
@@ -38,7 +42,11 @@ fn of_server(server: &Server, error: &PgDatabaseError) -> Error {
         }
         "57P03" => {
             let remedy = "it starts or stops: wait, and see its log";
-            return away(server, &format!("takes nobody now: {said}"), remedy);
+            return away(
+                server,
+                &format!("accepts no connections now: {said}"),
+                remedy,
+            );
         }
         "08P01" => return of_pooler(server, said),
         "28P01" | "28000" => (

@@ -251,7 +251,7 @@ async fn check(server: &Server, db: &mut PgConnection) -> Result<(), Error> {
     }
     for name in ["fsync", "full_page_writes"] {
         if text(name)? != "on" {
-            let what = format!("runs with {name}=off: a power cut takes what was acknowledged");
+            let what = format!("runs with {name}=off: a power cut can lose acknowledged events");
             return Err(unfit(server, &what, &format!("set {name} = on")));
         }
     }
