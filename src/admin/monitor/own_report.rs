@@ -114,7 +114,11 @@ impl Seen {
         });
         let mut since: Vec<_> = since.collect();
         since.sort_by_key(|(space, rule, stream, _)| {
-            (space.clone(), *rule, stream.as_ref().map(StreamName::to_string))
+            (
+                space.clone(),
+                *rule,
+                stream.as_ref().map(StreamName::to_string),
+            )
         });
         NodeReport {
             folds,

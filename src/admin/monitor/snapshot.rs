@@ -249,11 +249,7 @@ fn total(lanes: &[Lane]) -> api::Total {
 }
 
 /// The hooks of a namespace that operators have paused, and who, when and why.
-fn paused_hooks(
-    set: &LaneSet,
-    catalog: &catalog::Snapshot,
-    now: Timestamp,
-) -> Vec<(Name, String)> {
+fn paused_hooks(set: &LaneSet, catalog: &catalog::Snapshot, now: Timestamp) -> Vec<(Name, String)> {
     let told = |(id, stop): (&HookId, &store::HookStop)| {
         let hook = catalog.hooks_by_id.get(id)?;
         let is_here = hook.namespace == set.namespace && stop.stuck().is_none();

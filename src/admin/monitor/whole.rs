@@ -146,7 +146,10 @@ impl Whole<'_> {
     /// Since when other nodes that beat have had their findings about a namespace.
     pub fn findings(&self, namespace: &Name) -> Vec<(verdict::Finding, Timestamp)> {
         let quiet: HashSet<_> = self.silent_for(QUIET).map(|(node, _)| node).collect();
-        let beat = self.reports.iter().filter(|(node, _)| !quiet.contains(node));
+        let beat = self
+            .reports
+            .iter()
+            .filter(|(node, _)| !quiet.contains(node));
         let told = beat.flat_map(|(_, report)| &report.since);
         let told = told.filter(|(space, ..)| space == namespace);
         told.map(|(_, rule, stream, since)| ((*rule, stream.clone()), *since))
