@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing_subscriber::filter::Targets;
 
 use crate::domain::lane::LANES_MAX;
 use crate::lanes::redis::Address;
@@ -64,6 +65,8 @@ pub struct Config {
     pub allow_destinations: Vec<IpNet>,
     /// Format of the log.
     pub log: Log,
+    /// Least severe lines that are logged, for each module.
+    pub log_level: Targets,
     /// The settings for people, each with its origin.
     pub settings: Vec<Setting>,
 }
@@ -292,6 +295,7 @@ mod tests {
             node: host_name(),
             grace: GRACE_DEFAULT,
             log: Log::Auto,
+            log_level: Targets::new(),
             settings: Vec::new(),
         };
         assert!(right.clone().checked().is_ok());

@@ -482,12 +482,38 @@ impl Engine {
         self.metrics.queue_events.set(number(events));
         self.metrics.queue_bytes.set(number(bytes));
         let (mut set_aside, mut held) = (0, 0);
-        let now = Timestamp::now();
-        for lane in self.running.read().values() {
+        let (now, catalog) = (Timestamp::now(), self.catalog.now());
+        let mut lanes = Vec::new();
+        let mut hooks: HashMap<HookId, lane::HandlerBacklog> = HashMap::new();
+        for (id, lane) in self.running.read().iter() {
             let (survey, _) = lane.worker.survey(now);
             held += survey.held;
             set_aside += survey.held + survey.waiting;
+            let age = survey.oldest.map(|oldest| now.since(oldest));
+            lanes.push((id.to_string(), survey.backlog, age.unwrap_or_default()));
+            for (handler, backlog) in lane.worker.backlogs() {
+                let Some(handler) = catalog.handlers.get(&handler) else {
+                    continue;
+                };
+                let of_hook = hooks.entry(handler.hook);
+                of_hook
+                    .and_modify(|all| all.add(backlog))
+                    .or_insert(backlog);
+            }
         }
+        self.metrics.show_lanes(lanes);
+        let name = |hook| catalog.hooks_by_id.get(&hook).map(|hook| &hook.name);
+        let hooks = hooks.into_iter().filter_map(|(hook, backlog)| {
+            let age = now.since(backlog.oldest);
+            Some((name(hook)?.to_string(), backlog.events, backlog.held, age))
+        });
+        self.metrics.show_hooks(hooks.collect());
+        self.metrics
+            .database_up
+            .set(i64::from(self.metrics.pulse.failing().is_none()));
+        let is_redis_up = self.relay.trouble().is_none();
+        self.metrics.redis_up.set(i64::from(is_redis_up));
+        self.metrics.show_process();
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.cursors_set_aside.set(number(set_aside));
         self.metrics.cursors_held.set(number(held));

@@ -2,12 +2,14 @@
 //!
 //! Code that counts has an `Arc<Metrics>` and increments a field: an atomic for counters and gauges, a
 //! short lock for histograms, which are fed once per commit, turn or fold, not per event. No label has
-//! values by stream or key; rejections are labelled by hook, for a limited number of hooks, and deliveries by
-//! handler. So the page stays small.
+//! values by stream or key; rejections and backlogs are labelled by hook, for a limited number of hooks, and
+//! deliveries by handler. So the page stays small.
 
 mod pulse;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -24,6 +26,15 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Number of hooks with a label of their own at most.
 const REJECTING_MAX: usize = 200;
+
+/// The most hooks with work that have a label of their own.
+const HOOKS_MAX: usize = 200;
+
+/// Numbers told apart by a name.
+type ByName = Family<[(&'static str, String); 1], Gauge>;
+
+/// Times told apart by a name.
+type SecondsByName = Family<[(&'static str, String); 1], Gauge<f64, AtomicU64>>;
 
 /// Counters with one label.
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
@@ -75,6 +86,17 @@ pub struct Metrics {
     pub cursors_set_aside: Gauge,
     /// Cursors that need an operator.
     pub cursors_held: Gauge,
+    lane_backlog: ByName,
+    lane_oldest_seconds: SecondsByName,
+    hook_backlog: ByName,
+    hook_held: ByName,
+    hook_oldest_seconds: SecondsByName,
+    /// 1 while transactions succeed.
+    pub database_up: Gauge,
+    /// 1 while Redis answers, and where none is used.
+    pub redis_up: Gauge,
+    process_resident_bytes: Gauge,
+    process_open_files: Gauge,
     /// Cursors held because the event after their position was missing. Must stay 0.
     pub gaps: Counter,
     /// Turns that read an event that does not match its checksum. Must stay 0.
@@ -269,6 +291,38 @@ impl Metrics {
             folds_stuck: page.counter("folds_stuck", "Folds that outlived their deadline"),
             cursors_set_aside: page.gauge("cursors_set_aside", "Cursors that wait or are held"),
             cursors_held: page.gauge("cursors_held", "Cursors that need an operator"),
+            lane_backlog: page.add(
+                "lane_backlog_events",
+                "Events that wait in a lane of this node",
+                Family::default(),
+            ),
+            lane_oldest_seconds: page.add(
+                "lane_oldest_seconds",
+                "Age of the oldest event that waits in a lane of this node",
+                Family::default(),
+            ),
+            hook_backlog: page.add(
+                "hook_backlog_events",
+                "Events of a hook that wait in the lanes of this node",
+                Family::default(),
+            ),
+            hook_held: page.add(
+                "hook_held_cursors",
+                "Cursors of a hook in the lanes of this node that need an operator",
+                Family::default(),
+            ),
+            hook_oldest_seconds: page.add(
+                "hook_oldest_seconds",
+                "Age of the oldest event of a hook that waits in the lanes of this node",
+                Family::default(),
+            ),
+            database_up: page.gauge("database_up", "1 while transactions succeed"),
+            redis_up: page.gauge("redis_up", "1 while Redis answers, or none is used"),
+            process_resident_bytes: page.gauge(
+                "process_resident_bytes",
+                "Memory of the process that is in RAM",
+            ),
+            process_open_files: page.gauge("process_open_files", "Open file descriptors"),
             gaps: page.counter(
                 "gaps",
                 "Cursors halted because the next event was missing; must stay 0",
@@ -360,6 +414,56 @@ impl Metrics {
         self.events_rejected.get_or_create(&labels).inc();
     }
 
+    /// Shows the lanes that run here: name, events that wait, age of the oldest. There are 1,024 of a namespace at
+    /// most.
+    pub fn show_lanes(&self, lanes: Vec<(String, u64, Duration)>) {
+        self.lane_backlog.clear();
+        self.lane_oldest_seconds.clear();
+        for (lane, events, age) in lanes {
+            let labels = [("lane", lane)];
+            set(&self.lane_backlog, &labels, events);
+            set_seconds(&self.lane_oldest_seconds, &labels, age);
+        }
+    }
+
+    /// Shows the hooks that have work here: name, events that wait, held cursors, age of the oldest event. The
+    /// [`HOOKS_MAX`] with the oldest events have a label of their own, the rest counts as `other`.
+    pub fn show_hooks(&self, mut hooks: Vec<(String, u64, u64, Duration)>) {
+        hooks.sort_by(|(.., one), (.., other)| other.cmp(one));
+        let rest = hooks.split_off(hooks.len().min(HOOKS_MAX));
+        let rest = rest
+            .into_iter()
+            .reduce(|(_, events, held, age), (_, e, h, a)| {
+                (String::new(), events + e, held + h, age.max(a))
+            });
+        let rest = rest.map(|(_, events, held, age)| ("other".to_owned(), events, held, age));
+        self.hook_backlog.clear();
+        self.hook_held.clear();
+        self.hook_oldest_seconds.clear();
+        for (hook, events, held, age) in hooks.into_iter().chain(rest) {
+            let labels = [("hook", hook)];
+            set(&self.hook_backlog, &labels, events);
+            set(&self.hook_held, &labels, held);
+            set_seconds(&self.hook_oldest_seconds, &labels, age);
+        }
+    }
+
+    /// Shows the memory and the open files of the process, where the system tells.
+    pub fn show_process(&self) {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = status
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse::<u64>().ok());
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        if let Some(pages) = pages {
+            self.process_resident_bytes.set(number(pages * page));
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            self.process_open_files.set(number(files.count() as u64));
+        }
+    }
+
     /// Counts a transaction that is tried again.
     pub fn retried(&self, reason: Retried) {
         self.database_retries.get_or_create(&reason.labels()).inc();
@@ -411,6 +515,18 @@ impl Metrics {
         let _ = encode(&mut page, &self.registry);
         page
     }
+}
+
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn set(family: &ByName, labels: &[(&'static str, String); 1], count: u64) {
+    family.get_or_create(labels).set(number(count));
+}
+
+fn set_seconds(family: &SecondsByName, labels: &[(&'static str, String); 1], time: Duration) {
+    family.get_or_create(labels).set(time.as_secs_f64());
 }
 
 /// A registry that is being filled.

@@ -20,6 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tracing_subscriber::filter::Targets;
 
 use super::print::Output;
 use super::reach::{Reach, with_query};
@@ -331,6 +332,7 @@ fn config(dir: &TempDir) -> Config {
         node: "demo".to_owned(),
         grace: GRACE_DEFAULT,
         log: Log::Files,
+        log_level: Targets::new().with_default(tracing::Level::INFO),
         settings: Vec::new(),
     }
 }

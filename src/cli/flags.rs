@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, ValueEnum as _, value_parser};
 use ipnet::IpNet;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Style;
 use super::print::{Agreed, Color, Output};
@@ -386,10 +387,33 @@ pub fn range(text: &str) -> Result<IpNet, String> {
         .map_err(|_| "not a range of addresses such as 10.1.0.0/16".into())
 }
 
+/// The least severe lines of a log, by module: `info` or `info,hooklane::store=debug`.
+pub fn log_level(text: &str) -> Result<Targets, String> {
+    let is_level = |level: &str| level.parse::<LevelFilter>().is_ok();
+    let is_one = |part: &str| match part.split_once('=') {
+        Some((module, level)) => !module.is_empty() && is_level(level),
+        None => is_level(part),
+    };
+    let levels = || text.parse().ok().filter(|_| text.split(',').all(is_one));
+    levels().ok_or_else(|| {
+        "not a level such as info, or levels of modules such as info,hooklane::store=debug".into()
+    })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_of_the_log_is_one_of_five_for_all_or_for_a_module() {
+        for right in ["info", "warn,hooklane::store=debug", "off"] {
+            assert!(log_level(right).is_ok(), "{right}");
+        }
+        for wrong in ["", "loud", "info,", "=info", "hooklane=loud", "info,,warn"] {
+            assert!(log_level(wrong).is_err(), "{wrong}");
+        }
+    }
 
     fn data_of(args: &[&str]) -> Option<PathBuf> {
         let args = std::iter::once("hooklane").chain(args.iter().copied());

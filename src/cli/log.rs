@@ -6,9 +6,10 @@ use std::io::IsTerminal as _;
 use anyhow::Context as _;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
-use tracing_subscriber::fmt::time::ChronoUtc;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -17,11 +18,20 @@ use crate::config::{DataDir, Log};
 /// Number of daily files kept.
 const FILES_MAX: usize = 14;
 
+/// The time of day in UTC, such as `02:41:07`.
+struct TimeOfDay;
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{}", jiff::Timestamp::now().strftime("%H:%M:%S"))
+    }
+}
+
 /// Starts the log. Pending lines are written when the guards are dropped.
 ///
 /// # Errors
 /// The log directory cannot be written.
-pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
+pub fn begin(data: &DataDir, log: Log, level: &Targets) -> anyhow::Result<[WorkerGuard; 2]> {
     // The appender looks for old files before it creates the directory, and complains otherwise.
     let dir = data.log();
     std::fs::create_dir_all(&dir)
@@ -41,7 +51,7 @@ pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
             .compact()
             .with_target(false)
             .with_ansi(false)
-            .with_timer(ChronoUtc::new("%H:%M:%S".into()))
+            .with_timer(TimeOfDay)
             .with_writer(screen)
             .boxed()
     };
@@ -52,7 +62,7 @@ pub fn begin(data: &DataDir, log: Log) -> anyhow::Result<[WorkerGuard; 2]> {
         Log::Auto | Log::Json => Some(fmt::layer().json().with_writer(screen).boxed()),
     };
     tracing_subscriber::registry()
-        .with(LevelFilter::INFO)
+        .with(level.clone())
         .with(to_file)
         .with(to_screen)
         .try_init()?;

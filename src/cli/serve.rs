@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::filter::Targets;
 
 use super::{Exit, Printer, Trouble, flags, lock};
 use crate::admin::Admin;
@@ -105,6 +106,12 @@ pub struct Serve {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Auto)]
     #[arg(env = "HOOKLANE_LOG", hide_env_values = true)]
     log: Log,
+
+    /// Least severe lines that are logged: error, warn, info, debug or trace, also for one module, as in
+    /// info,hooklane::store=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = flags::log_level)]
+    #[arg(env = "HOOKLANE_LOG_LEVEL", hide_env_values = true)]
+    log_level: Targets,
 }
 
 /// Format of the log.
@@ -138,6 +145,7 @@ impl Serve {
                 Log::Short => config::Log::Short,
                 Log::Json => config::Log::Json,
             },
+            log_level: self.log_level,
             settings: Vec::new(),
         };
         config.settings = settings(&config, self.log, matches);
@@ -231,7 +239,7 @@ impl Started {
         if !is_server {
             lock::refuse_emptied(&config.data)?;
         }
-        let log = super::log::begin(&config.data, config.log)?;
+        let log = super::log::begin(&config.data, config.log, &config.log_level)?;
         if let Some(mended) = &lock.mended {
             tracing::warn!("{mended}");
         }

@@ -201,6 +201,26 @@ pub enum Aside {
     Kept,
 }
 
+/// Work of one handler in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandlerBacklog {
+    /// When the oldest event that waits was received.
+    pub oldest: Timestamp,
+    /// Events to go.
+    pub events: u64,
+    /// Cursors that need an operator.
+    pub held: u64,
+}
+
+impl HandlerBacklog {
+    /// Adds what waits for the same hook elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.oldest = self.oldest.min(other.oldest);
+        self.events = self.events.saturating_add(other.events);
+        self.held = self.held.saturating_add(other.held);
+    }
+}
+
 /// Outcome of a turn for one cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -665,6 +685,23 @@ impl Lane {
         };
         let spans = self.cursors.values().map(span);
         spans.filter(|span| span.events > 0).collect()
+    }
+
+    /// Work of each handler that has some.
+    pub fn backlogs(&self) -> HashMap<HandlerId, HandlerBacklog> {
+        let mut backlogs: HashMap<HandlerId, HandlerBacklog> = HashMap::new();
+        for (cursor, entry) in &self.cursors {
+            let of_cursor = HandlerBacklog {
+                oldest: entry.oldest,
+                events: entry.events(),
+                held: u64::from(entry.at == At::Aside(Aside::Held)),
+            };
+            backlogs
+                .entry(cursor.handler)
+                .and_modify(|backlog| backlog.add(of_cursor))
+                .or_insert(of_cursor);
+        }
+        backlogs
     }
 
     /// The figures of the lane.

@@ -4,6 +4,7 @@
 //! so a stream with little to do does not wait until a spike beside it is on stable storage. Handlers
 //! beyond their share of fold time take turns beside these (`slow.rs`), with their own cursors.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, watch};
 
 use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
-use super::lane::{Aside, Lane, Line, Outcome, Survey};
+use super::lane::{Aside, HandlerBacklog, Lane, Line, Outcome, Survey};
 use super::{Engine, turn};
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::HandlerId;
@@ -290,6 +291,12 @@ impl Worker {
     pub fn wipe(&self) -> Vec<CursorId> {
         self.take_hints();
         self.lane.lock().wipe()
+    }
+
+    /// Work of each handler that has some.
+    pub fn backlogs(&self) -> HashMap<HandlerId, HandlerBacklog> {
+        self.take_hints();
+        self.lane.lock().backlogs()
     }
 
     /// Figures of the lane at `now`.
