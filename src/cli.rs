@@ -66,7 +66,7 @@ enum Command {
     Bench(bench::Bench),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     Send(send::Send),
     Listen(listen::Listen),
     Status(status::Status),
