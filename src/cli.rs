@@ -4,6 +4,11 @@
 //! which gets a [`Reach`] to send requests and a [`Printer`] for its output. Values come from the flag,
 //! then the environment, then the default; there is no configuration file.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "comments on commands and flags are their help, which shows brackets as they are"
+)]
+
 mod audit;
 mod bench;
 mod complete;

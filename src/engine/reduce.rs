@@ -96,7 +96,7 @@ struct Outcome {
     state: Option<String>,
     failure: Option<Failure>,
     took: Duration,
-    /// Time of events that took longer than [`SHORT`].
+    /// Time of events that took longer than [`SHORT`](crate::engine::share::SHORT).
     over: Duration,
 }
 

@@ -623,7 +623,7 @@ fn next_link(
     }
 }
 
-/// Appends a value of a server's row, formatted exactly as [`write`] formats the file's.
+/// Appends a value of a server's row, formatted exactly as [`write()`] formats the file's.
 fn write_row(to: &mut Vec<u8>, row: &sqlx::postgres::PgRow, at: usize) -> Result<(), Error> {
     use sqlx::{Column as _, TypeInfo as _};
     match row.column(at).type_info().name() {

@@ -36,7 +36,7 @@ pub fn write(forward: &Forward) -> String {
     serde_json::to_string(&terms).unwrap_or_default()
 }
 
-/// Parses settings that [`write`] has written; `None` for any other text.
+/// Parses settings that [`write()`] has written; `None` for any other text.
 pub fn read(text: &str) -> Option<Forward> {
     let terms: Terms = serde_json::from_str(text).ok()?;
     Some(Forward {
