@@ -389,7 +389,8 @@ pub fn range(text: &str) -> Result<IpNet, String> {
 
 /// The least severe lines of a log, by module: `info` or `info,hooklane::store=debug`.
 pub fn log_level(text: &str) -> Result<Targets, String> {
-    let is_level = |level: &str| level.parse::<LevelFilter>().is_ok();
+    // An empty text parses as `error`.
+    let is_level = |level: &str| !level.is_empty() && level.parse::<LevelFilter>().is_ok();
     let is_one = |part: &str| match part.split_once('=') {
         Some((module, level)) => !module.is_empty() && is_level(level),
         None => is_level(part),
