@@ -84,7 +84,7 @@ const ROUND: Duration = Duration::from_secs(30);
 /// What happens in a round, and when, as a part of it.
 const ROUND_HAS: [(f64, Moment); 5] = [
     (1.0 / 6.0, Moment::Poison),
-    (11.0 / 30.0, Moment::Mend),
+    (11.0 / 30.0, Moment::Skip),
     (14.0 / 30.0, Moment::Spike),
     (18.0 / 30.0, Moment::Fail),
     (25.0 / 30.0, Moment::Answer),
@@ -102,7 +102,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy)]
 enum Moment {
     Poison,
-    Mend,
+    Skip,
     Spike,
     Fail,
     Answer,
@@ -400,8 +400,8 @@ impl Stage {
                 self.wishes.send_modify(poisons);
                 Some(said)
             }
-            Moment::Mend => {
-                self.mend(reach).await;
+            Moment::Skip => {
+                self.skip_poison(reach).await;
                 Some("skip     that event goes to the dead letters, its stream goes on".to_owned())
             }
             Moment::Fail => {
@@ -423,7 +423,7 @@ impl Stage {
     }
 
     /// Skips the poisoned events that their streams have reached.
-    async fn mend(&mut self, reach: &Reach) {
+    async fn skip_poison(&mut self, reach: &Reach) {
         while let Ok(told) = self.told.try_recv() {
             self.poisoned.push(told);
         }
@@ -491,7 +491,7 @@ impl Stage {
         let _: LanesStopped = reach.call(Method::POST, path, Some(&all)).await?;
         let began = Instant::now();
         while began.elapsed() < SETTLE_MAX {
-            self.mend(reach).await;
+            self.skip_poison(reach).await;
             let mut is_done = true;
             for ledger in ledgers {
                 let state = state_of(reach, &ledger.stream).await?;

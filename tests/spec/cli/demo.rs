@@ -87,7 +87,7 @@ fn without_a_terminal_it_sends_poisons_mends_checks_and_leaves_nothing() {
     for word in [
         "listening on http://127.0.0.1:",
         "poison   orders/c07",
-        "mend",
+        "skip     that event",
         "spike",
         "fail     echo answers 503 for orders/c07",
         "answer",
