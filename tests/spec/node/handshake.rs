@@ -100,7 +100,7 @@ fn slack_gets_its_challenge_back_only_when_it_has_signed(setup: Setup) {
         world
             .home
             .run(&["hooks", "show", "team"])
-            .contains("handshake   slack")
+            .contains("handshake  slack")
     );
 }
 
