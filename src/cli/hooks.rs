@@ -246,7 +246,7 @@ struct Senders {
 
     /// Answer the test of the URL by the provider: slack (always with --verify slack), meta, graph, zoom, or probe for
     /// a HEAD or GET; or none [default: none]
-    #[arg(long, value_name = "slack|meta|graph|zoom|probe|none", value_parser = asked)]
+    #[arg(long, value_name = "NAME", value_parser = asked)]
     handshake: Option<Asked>,
 
     /// A file with the secret of the sender; - for stdin. In a command with --forward and without --verify, the secret
@@ -537,7 +537,8 @@ fn created(hook: &Hook) -> String {
 ///   reduce = "orders.js"             # beside the file, or a built-in
 ///   debounce = "500ms,5s"
 ///   keep = "30d"                     # or "10GB"; without it, for ever
-///   verify = "stripe"                # public_url, tolerance, handshake as the flags
+///   verify = "stripe"                # public_url, tolerance as the flags
+///   handshake = "probe"              # the test of the URL that is answered
 ///   secret_file = "stripe.secret"    # beside the file
 ///
 ///   [[hooks.pull]]
