@@ -8,6 +8,7 @@ pub mod event;
 pub mod failure;
 pub mod filter;
 pub mod forward;
+pub mod handshake;
 pub mod hook;
 pub mod json;
 pub mod keep;

@@ -15,6 +15,7 @@ mod dedupe;
 pub mod edge;
 pub mod error;
 mod grant;
+mod handshake;
 mod lanes;
 mod pull;
 mod read;

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::namespaces::{check_lanes, thresholds};
 use super::{Admin, Error, forwards, pulls, verify};
 use crate::api::{self, Action, Change, ChangeKind};
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{
     BODY_MAX_LIMIT, DEBOUNCE_MAX, Debounce, Handler, Hook, HookId, OnError, Reducer, Unordered,
     Work,
@@ -463,6 +464,7 @@ pub(super) async fn check_reducer(reducer: &Reducer) -> Result<(), Error> {
 fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
     forwards::check(&spec.forward)?;
     verify::check(spec.verify.as_ref())?;
+    verify::check_handshake(spec)?;
     pulls::check(spec)?;
     if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
         return Err(Error::Invalid(format!(
@@ -507,6 +509,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         unordered: spec.unordered,
         dedupe_by: spec.dedupe_by.clone(),
         verify: verify::plan(spec.verify.as_ref(), there)?,
+        handshake: spec.handshake,
         body_max: spec.body_max,
         keep: spec.keep,
         reducer: spec.reduce.clone(),
@@ -538,6 +541,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         unordered: hook.unordered,
         dedupe_by: hook.dedupe_by.clone(),
         verify: verify::spec_of(hook),
+        handshake: hook.handshake,
         reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
@@ -558,6 +562,11 @@ fn later(was: Thresholds, to: Thresholds) -> Vec<String> {
     changed
         .map(|(field, from, to)| format!("{field}: {} -> {}", duration(from), duration(to)))
         .collect()
+}
+
+fn handshake(spec: &api::HookSpec) -> String {
+    let word = spec.handshake.map(Handshake::word);
+    word.unwrap_or("none").to_owned()
 }
 
 /// Differences between two hooks, in words.
@@ -597,6 +606,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
             what.push(format!("{field}: {from} -> {to}"));
         }
     };
+    note("handshake", handshake(from), handshake(to));
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));
     note("debounce", debounce(from.debounce), debounce(to.debounce));

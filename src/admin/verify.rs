@@ -38,6 +38,17 @@ pub fn check(spec: Option<&VerifySpec>) -> Result<(), Error> {
     }
 }
 
+/// Checks that a hook can answer its handshake safely.
+///
+/// # Errors
+/// [`Error::Invalid`] says what to give instead.
+pub fn check_handshake(spec: &api::HookSpec) -> Result<(), Error> {
+    let scheme = spec.verify.as_ref().map(|verify| &verify.scheme);
+    let fits = spec.handshake.map(|handshake| handshake.fits(scheme));
+    fits.unwrap_or(Ok(()))
+        .map_err(|what| Error::Invalid(what.into()))
+}
+
 fn is_url(text: &str) -> bool {
     let has_scheme = text.starts_with("https://") || text.starts_with("http://");
     let is_plain = text.len() <= 1_000 && text.bytes().all(|byte| byte.is_ascii_graphic());

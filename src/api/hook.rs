@@ -11,6 +11,7 @@ use super::{
 };
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{
     BODY_MAX_DEFAULT, Debounce, DedupeBy, OnError, OrderBy, Reducer, Unordered,
 };
@@ -40,6 +41,9 @@ pub struct HookSpec {
     /// Verification of the sender's signatures; `null` means that requests need a write key.
     #[serde(default)]
     pub verify: Option<VerifySpec>,
+    /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom` or `probe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<Handshake>,
     /// Reducer; `null` only stores events.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -82,6 +86,7 @@ impl HookSpec {
             unordered: Unordered::default(),
             dedupe_by: DedupeBy::default(),
             verify: None,
+            handshake: None,
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -113,6 +118,9 @@ pub struct HookEdit {
     /// Verification of the sender's signatures; `null` removes it, and requests need a write key again.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub verify: Option<Option<VerifyEdit>>,
+    /// The test of the URL that it answers; `null` ends it.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub handshake: Option<Option<Handshake>>,
     /// Reducer for future events; existing states stay. `null` removes the reducer with its states; a
     /// later reducer begins at the first stored event.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
@@ -166,6 +174,7 @@ impl HookEdit {
                 None => None,
             };
         }
+        spec.handshake = edit.handshake.unwrap_or(spec.handshake);
         // Failure policy and filter are removed together with the reducer.
         if edit.reduce == Some(None) {
             spec.on_error = OnError::default();

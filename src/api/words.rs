@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::domain::forward::{Batch, Begin, Destination};
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
@@ -38,6 +39,7 @@ as_text!(
     Batch,
     DedupeBy,
     Destination,
+    Handshake,
     Keep,
     LaneId,
     OrderBy,

@@ -21,6 +21,7 @@ use crate::api::{
 };
 use crate::domain::filter::{Filter, Rule};
 use crate::domain::forward::{Batch, Begin, Destination};
+use crate::domain::handshake::{Handshake, InvalidHandshake};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -243,6 +244,11 @@ struct Senders {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     tolerance: Option<Duration>,
 
+    /// Answer the test of the URL by the provider: slack (always with --verify slack), meta, graph, zoom, or probe for
+    /// a HEAD or GET; or none [default: none]
+    #[arg(long, value_name = "NAME", value_parser = asked)]
+    handshake: Option<Asked>,
+
     /// A file with the secret of the sender; - for stdin. In a command with --forward and without --verify, the secret
     /// that signs its deliveries, whsec_… [default for --forward: one is made and shown once]
     #[arg(long, value_name = "FILE", conflicts_with = "secret_env")]
@@ -262,6 +268,18 @@ fn verified(text: &str) -> Result<Verified, InvalidScheme> {
     match text {
         "none" => Ok(Verified(None)),
         text => text.parse().map(|scheme| Verified(Some(scheme))),
+    }
+}
+
+/// Value of `--handshake`: a handshake, or `none`.
+#[derive(Clone, Copy, Debug)]
+struct Asked(Option<Handshake>);
+
+/// Parses `--handshake`.
+fn asked(text: &str) -> Result<Asked, InvalidHandshake> {
+    match text {
+        "none" => Ok(Asked(None)),
+        text => text.parse().map(|handshake| Asked(Some(handshake))),
     }
 }
 
@@ -377,6 +395,7 @@ impl Settings {
             order_by: self.order_by,
             unordered: self.unordered,
             dedupe_by: self.dedupe_by,
+            handshake: self.senders.handshake.map(|Asked(handshake)| handshake),
             verify: self.senders.edit(verifying),
             reduce: self
                 .reduce
@@ -519,6 +538,7 @@ fn created(hook: &Hook) -> String {
 ///   debounce = "500ms,5s"
 ///   keep = "30d"                     # or "10GB"; without it, for ever
 ///   verify = "stripe"                # public_url, tolerance as the flags
+///   handshake = "probe"              # the test of the URL that is answered
 ///   secret_file = "stripe.secret"    # beside the file
 ///
 ///   [[hooks.pull]]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::event::StreamId;
 use super::filter::Filter;
 use super::forward::Forward;
+use super::handshake::Handshake;
 use super::keep::Keep;
 use super::name::Name;
 use super::place::Place;
@@ -48,6 +49,8 @@ pub struct Hook {
     pub dedupe_by: DedupeBy,
     /// Verification of the sender's signatures; `None` if the hook takes write keys only.
     pub verify: Option<Verify>,
+    /// The test of the URL that it answers.
+    pub handshake: Option<Handshake>,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.

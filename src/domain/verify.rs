@@ -131,6 +131,14 @@ impl Verify {
         claim.check(keys, request.body, now, self.tolerance)
     }
 
+    /// The key that made the signature of a request; `None` if no secret in force did.
+    pub fn signer(&self, request: &Request<'_>) -> Option<Cow<'_, [u8]>> {
+        let claim = self.scheme.claim(request).ok()?;
+        let keys = self.secrets.open.iter();
+        let mut keys = keys.map(|secret| self.scheme.key(secret));
+        keys.find(|key| claim.is_made_with(key))
+    }
+
     /// The URL configured at the sender. The query of the request is appended unless the configured URL
     /// has its own.
     pub fn url(&self, query: Option<&str>) -> Cow<'_, str> {

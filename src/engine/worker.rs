@@ -555,6 +555,7 @@ mod tests {
             unordered: Unordered::Keep,
             dedupe_by: DedupeBy::default(),
             verify: None,
+            handshake: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),

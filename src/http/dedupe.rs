@@ -111,6 +111,7 @@ mod tests {
             unordered: Unordered::Refuse,
             dedupe_by: rule.parse().unwrap(),
             verify: None,
+            handshake: None,
             body_max: 1,
             keep: Keep::default(),
             handlers: Vec::new(),

@@ -17,10 +17,12 @@ use super::dedupe::{DedupeKey, dedupe_key};
 use super::edge::{Admission, Peer};
 use super::error::Error;
 use super::grant::Grant;
+use super::handshake;
 use super::verify::{self, NotVerified};
 use super::{App, body, json};
 use crate::api::Accepted;
 use crate::domain::event::{EventId, QUERY};
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{Hook, OrderBy, Unordered};
 use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
@@ -45,7 +47,7 @@ pub async fn receive(
         return Error::not_found("nothing receives here").into_response();
     };
     match accept(&app, &engine, request, peer, admission).await {
-        Ok((status, accepted)) => json(status, &accepted),
+        Ok(response) => response,
         Err(refusal) => {
             engine.metrics.refused(refusal.reason);
             refusal.error.into_response()
@@ -72,9 +74,12 @@ async fn accept(
     request: Request<Incoming>,
     peer: Peer,
     admission: &Admission,
-) -> Result<(StatusCode, Accepted), Refusal> {
+) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let (hook, access) = admit(engine, &head, peer).await?;
+    if let Some(answer) = handshake::by_head(engine, &hook, &head, peer).await {
+        return answer.map_err(not_greeted);
+    }
     // The socket belongs to the operator, so its requests need no signature.
     let verify = hook.verify.as_ref().filter(|_| access != Access::Socket);
     match verify {
@@ -99,6 +104,9 @@ async fn accept(
         let verify = verify.ok_or_else(|| unauthorized(Error::unauthorized()))?;
         verify::check(engine, &hook, verify, (&head, &body), peer).map_err(not_verified)?;
         admission.grant();
+        if let Some(answer) = handshake::signed(&hook, verify, (&head, &body)) {
+            return answer.map_err(not_greeted);
+        }
     }
     let key = ordering_key(&hook, &head.headers, &body)?;
     let dedupe_key = dedupe_key(&hook, &head.headers, &body).map_err(ambiguous)?;
@@ -131,7 +139,8 @@ async fn accept(
     match outcome {
         Ok(Appended::New { seq, .. }) => {
             engine.metrics.events_accepted.inc();
-            Ok((StatusCode::ACCEPTED, accepted(id, seq, received_at, false)))
+            let accepted = accepted(id, seq, received_at, false);
+            Ok(json(StatusCode::ACCEPTED, &accepted))
         }
         Ok(Appended::Duplicate {
             id,
@@ -142,7 +151,7 @@ async fn accept(
                 promised.keep(engine, &hook, &key, id).await?;
             }
             engine.metrics.events_duplicate.inc();
-            Ok((StatusCode::OK, accepted(id, seq, received_at, true)))
+            Ok(json(StatusCode::OK, &accepted(id, seq, received_at, true)))
         }
         Ok(Appended::Gone) => Err(unauthorized(Error::unauthorized())),
         Ok(Appended::Refused) => Err(not_stored(&store::Error::Integrity(String::new()))),
@@ -199,7 +208,8 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
         }
         _ => return Err(unauthorized(Error::unauthorized())),
     };
-    if head.method != Method::POST {
+    let is_handshake = |asked: Handshake| asked.is_by(head.method.as_str());
+    if head.method != Method::POST && !hook.handshake.is_some_and(is_handshake) {
         if access == Access::Nobody {
             return Err(unauthorized(Error::unauthorized()));
         }
@@ -313,6 +323,14 @@ fn not_stored(error: &store::Error) -> Refusal {
         ),
     };
     Refusal::new(reason, Error::unavailable(code, message, seconds))
+}
+
+/// The refusal of a handshake.
+fn not_greeted(error: Error) -> Refusal {
+    match error.status() {
+        StatusCode::BAD_REQUEST => Refusal::new(metrics::Refused::Malformed, error),
+        _ => not_admitted(error),
+    }
 }
 
 /// The ordering key of an event, by the rule of its hook.

@@ -15,6 +15,7 @@ use super::{Error, Store, Writing, rejections, replays};
 use crate::domain::event::StreamId;
 use crate::domain::filter::Filter;
 use crate::domain::forward::{Begin, Forward};
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{
     Debounce, DedupeBy, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source,
     Unordered, Work,
@@ -42,6 +43,8 @@ pub struct HookPlan {
     pub dedupe_by: DedupeBy,
     /// Verification of the sender's signatures.
     pub verify: Option<Verify>,
+    /// The test of the URL that it answers.
+    pub handshake: Option<Handshake>,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.
@@ -121,6 +124,7 @@ impl From<&Hook> for HookPlan {
             unordered: hook.unordered,
             dedupe_by: hook.dedupe_by.clone(),
             verify: hook.verify.clone(),
+            handshake: hook.handshake,
             body_max: hook.body_max,
             keep: hook.keep,
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
@@ -180,6 +184,7 @@ struct HookRow {
     tolerance_ms: i64,
     public_url: Option<String>,
     secrets: Option<String>,
+    handshake: Option<String>,
     body_max: i64,
     keep: String,
     created_at: i64,
@@ -203,7 +208,7 @@ struct HandlerRow {
 }
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
-    verify, tolerance_ms, public_url, secrets, created_at
+    verify, tolerance_ms, public_url, secrets, handshake, created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str =
@@ -212,12 +217,13 @@ const HANDLERS: &str =
 
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
-    verify, tolerance_ms, public_url, secrets)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+    verify, tolerance_ms, public_url, secrets, handshake)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
     on conflict do nothing returning id";
 
 const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5,
-    dedupe_by = $6, verify = $7, tolerance_ms = $8, public_url = $9, secrets = $10
+    dedupe_by = $6, verify = $7, tolerance_ms = $8, public_url = $9, secrets = $10,
+    handshake = $11
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -474,6 +480,7 @@ impl Writing<'_> {
             .bind(verify.tolerance_ms)
             .bind(verify.public_url)
             .bind(verify.secrets)
+            .bind(plan.handshake.map(Handshake::word))
             .fetch_optional(&mut self.tx)
             .await?;
         let Some(id) = id else {
@@ -504,6 +511,7 @@ impl Writing<'_> {
             .bind(verify.tolerance_ms)
             .bind(verify.public_url)
             .bind(verify.secrets)
+            .bind(plan.handshake.map(Handshake::word))
             .execute(&mut self.tx)
             .await?;
         if edited.rows_affected() == 0 {
@@ -734,6 +742,10 @@ impl HookRow {
             },
             dedupe_by: self.dedupe_by.parse().map_err(|_| wrong("dedupe_by"))?,
             verify: self.verify(vault)?,
+            handshake: match &self.handshake {
+                Some(word) => Some(word.parse().map_err(|_| wrong("handshake"))?),
+                None => None,
+            },
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
             keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,

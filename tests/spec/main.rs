@@ -80,6 +80,8 @@ mod file;
 mod filter;
 #[path = "node/forward.rs"]
 mod forward;
+#[path = "node/handshake.rs"]
+mod handshake;
 #[path = "node/lane.rs"]
 mod lane;
 #[path = "node/poison.rs"]

@@ -10,6 +10,7 @@ use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec, PullSpec, VerifySp
 use crate::cli::Exit;
 use crate::domain::filter::Filter;
 use crate::domain::forward::{Batch, Begin, Destination};
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
@@ -56,6 +57,7 @@ struct Entry {
     tolerance: Option<String>,
     secret_file: Option<PathBuf>,
     secret_env: Option<String>,
+    handshake: Option<Handshake>,
     reduce: Option<String>,
     #[serde(default)]
     on_error: OnError,
@@ -209,6 +211,7 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     let named = |error: String| Trouble::usage(format!("{of}: {error}"));
     let mut spec = HookSpec::new(entry.name.clone());
     spec.verify = verify(&entry, base).map_err(named)?;
+    spec.handshake = entry.handshake;
     spec.namespace = entry.namespace.unwrap_or(spec.namespace);
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;

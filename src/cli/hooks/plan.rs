@@ -9,10 +9,12 @@ use crate::api::{
 };
 use crate::cli::{Exit, Trouble, deliveries};
 use crate::domain::filter::Filter;
+use crate::domain::handshake::Handshake;
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
+use crate::domain::verify::Scheme;
 use crate::text;
 
 /// The hook after an edit.
@@ -49,6 +51,14 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
             label: "verify",
             shown: verify(spec.verify.as_ref()),
             flag: verify_flags(spec.verify.as_ref()),
+        },
+        Setting {
+            label: "handshake",
+            shown: handshake(spec).to_owned(),
+            flag: Some(format!(
+                "--handshake {}",
+                spec.handshake.map_or("none", Handshake::word)
+            )),
         },
         Setting {
             label: "reduce",
@@ -230,6 +240,18 @@ pub fn verify(spec: Option<&VerifySpec>) -> String {
     }
     parts.extend(spec.public_url.clone());
     parts.join(", ")
+}
+
+/// Name of the handshake that a hook answers. A hook that verifies Slack answers that of Slack.
+fn handshake(spec: &HookSpec) -> &'static str {
+    let scheme = spec.verify.as_ref().map(|verify| &verify.scheme);
+    match (spec.handshake, scheme) {
+        (Some(Handshake::Probe), Some(Scheme::Slack)) => "slack, probe",
+        (Some(Handshake::Meta), Some(Scheme::Slack)) => "slack, meta",
+        (None, Some(Scheme::Slack)) => "slack",
+        (Some(handshake), _) => handshake.word(),
+        (None, _) => "-",
+    }
 }
 
 /// Flags that restore the former settings; `None` if that needs a secret, which is not readable.

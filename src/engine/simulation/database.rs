@@ -145,6 +145,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
         verify: None,
+        handshake: None,
         body_max: 1,
         keep: Keep::default(),
         handlers: vec![Arc::new(handler)],

@@ -68,6 +68,7 @@ fn plan(hook: &str) -> HookPlan {
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
         verify: None,
+        handshake: None,
         body_max: 1_000,
         keep: Keep::default(),
         reducer: Some(Reducer::Count),

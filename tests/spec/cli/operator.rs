@@ -487,6 +487,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
         verify: None,
+        handshake: None,
         body_max: 1_000,
         keep: Keep::Forever,
         reducer: Some(Reducer::Count),

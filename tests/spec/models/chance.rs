@@ -352,6 +352,7 @@ impl World {
             unordered: Unordered::Keep,
             dedupe_by: DedupeBy::default(),
             verify: None,
+            handshake: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer,

@@ -39,13 +39,14 @@ fn world(setup: Setup, settings: &str) -> World {
 
 const STRIPE: &str = "verify = 'stripe'\nsecret_file = 'a.secret'";
 
-fn now() -> i64 {
+/// The time in seconds.
+pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap().as_secs().try_into().unwrap()
 }
 
 /// HMAC-SHA256 in hexadecimal digits, by OpenSSL.
-fn hmac(key: &str, message: &str) -> String {
+pub fn hmac(key: &str, message: &str) -> String {
     let mut signer = Command::new("openssl")
         .args(["dgst", "-sha256", "-hmac", key, "-r"])
         .stdin(Stdio::piped())

@@ -66,6 +66,7 @@ impl World {
             unordered: Unordered::Keep,
             dedupe_by: DedupeBy::default(),
             verify: None,
+            handshake: None,
             body_max: 1_000,
             keep: Keep::default(),
             reducer: Some(Reducer::Count),

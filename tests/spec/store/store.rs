@@ -163,6 +163,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         unordered: Unordered::Refuse,
         dedupe_by: DedupeBy::default(),
         verify: None,
+        handshake: None,
         body_max: 1_000,
         keep: Keep::Forever,
         reducer,
@@ -779,6 +780,7 @@ async fn hooks_read_back_as_they_were_planned_and_edits_count_versions_of_the_co
         unordered: Unordered::Keep,
         dedupe_by: DedupeBy::default(),
         verify: None,
+        handshake: None,
         on_error: OnError::Skip,
         debounce: Some(Debounce {
             quiet: Duration::from_millis(5),
