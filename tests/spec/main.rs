@@ -60,6 +60,8 @@ mod migrations;
 mod nodes;
 #[path = "store/pooler.rs"]
 mod pooler;
+#[path = "store/power.rs"]
+mod power;
 #[path = "store/prune.rs"]
 mod prune;
 #[path = "store/redis.rs"]

@@ -66,6 +66,9 @@ struct Pace {
     work: AtomicU32,
 }
 
+/// Streams of the sender: so many that more lanes help also where the reducer is far too slow.
+const ACCOUNTS: u32 = 64;
+
 /// Connections of a sender.
 const CONNECTIONS: u32 = 8;
 
@@ -89,7 +92,7 @@ impl Traffic {
                         if per_s == 0 {
                             return;
                         }
-                        let account = (count * CONNECTIONS + nth) % 16;
+                        let account = (count * CONNECTIONS + nth) % ACCOUNTS;
                         let body = format!("{{\"account\":\"a{account}\",\"work\":{work}}}");
                         let _ = client.post("orders", body.into(), None).await;
                         due += Duration::from_secs(CONNECTIONS.into()) / per_s;
@@ -230,8 +233,8 @@ fn a_reducer_that_became_slow_is_named() {
     let work = steps(&world, 25.0);
     let traffic = usual(&world, 25, 1);
     let _acute = acute();
-    // Not four times as many as usual, but a hundred times the work: it is the code.
-    traffic.becomes(95, work);
+    // Far from four times as many as usual, but a hundred times the work: it is the code.
+    traffic.becomes(70, work);
     finds(&world, 6);
     let words = [
         "CODE orders -> reduce takes ",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::daemon::{Home, Setup};
-use super::world::World;
+use super::world::{World, ended, until};
 
 const HOOK: &str = "[[hooks]]\nname = 'orders'\nreduce = 'latest'\n";
 
@@ -186,8 +186,14 @@ fn no_piece_of_a_password_is_shown_by_any_command() {
 fn a_directory_whose_database_is_gone_does_not_begin_as_a_new_node() {
     for is_empty in [false, true] {
         let mut world = World::at(Home::new(Setup::Embedded), &[], HOOK);
-        world.kill();
         let file = world.home.data().join("hooklane.db");
+        // Its log is the trace that a node leaves. Another thread writes it.
+        until(|| {
+            let mut logs = fs::read_dir(world.home.data().join("log")).ok()?.flatten();
+            logs.any(|log| log.metadata().is_ok_and(|log| log.len() > 0))
+                .then_some(())
+        });
+        world.kill();
         for end in ["", "-wal", "-shm"] {
             let _ = fs::remove_file(file.with_extension(format!("db{end}")));
         }
@@ -195,7 +201,7 @@ fn a_directory_whose_database_is_gone_does_not_begin_as_a_new_node() {
             fs::write(&file, "").unwrap();
         }
         for command in [&["serve"][..], &["hooks", "create", "x"]] {
-            let output = world.home.command(command).output().unwrap();
+            let output = ended(&mut world.home.command(command));
             assert_eq!(output.status.code(), Some(7), "{}", said(&output));
             for word in ["a node ran in", "hooklane.db", "backup", "--database"] {
                 assert!(said(&output).contains(word), "{}", said(&output));
