@@ -448,7 +448,9 @@ fn beside_poison(world: &mut World, hook: &str, per_second: u32, time: Duration)
                 stop: &stop,
             };
             let mut plan = Open::new(&mut ledger, 1, pace);
-            generator::run(&addrs, connections(), &mut requests, &mut plan);
+            // A node closes connections that are idle for long.
+            let connections = connections().min(per_second.div_ceil(4) as usize);
+            generator::run(&addrs, connections, &mut requests, &mut plan);
         });
         let p99 = neighbours_p99(world, time);
         stop.store(true, Ordering::Relaxed);
