@@ -905,9 +905,14 @@ impl Engine {
         let mut clock = tokio::time::interval(REJECTIONS_EVERY);
         loop {
             clock.tick().await;
-            if let Err(error) = self.rejections.store(&self.store).await {
-                tracing::warn!(%error, "rejected requests were not noted");
-            }
+            self.store_rejections().await;
+        }
+    }
+
+    /// Stores the rejections of this node. After an error they stay for the next call.
+    async fn store_rejections(&self) {
+        if let Err(error) = self.rejections.store(&self.store).await {
+            tracing::warn!(%error, "rejected requests were not noted");
         }
     }
 
@@ -966,9 +971,7 @@ impl Running {
         if let Err(error) = self.engine.catalog.store_uses().await {
             tracing::warn!(%error, "the last uses of keys were not stored");
         }
-        if let Err(error) = self.engine.rejections.store(&self.engine.store).await {
-            tracing::warn!(%error, "rejected requests were not noted");
-        }
+        self.engine.store_rejections().await;
         self.engine.store.clone().close().await;
     }
 }

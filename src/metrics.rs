@@ -24,16 +24,13 @@ pub use pulse::{Baseline, Failing, Folds, PastFailure, Pulse};
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Number of hooks with a label of their own at most.
-const REJECTING_MAX: usize = 200;
-
-/// The most hooks with work that have a label of their own.
+/// Number of hooks with a label of their own at most, in each metric; the others share the label `other`.
 const HOOKS_MAX: usize = 200;
 
-/// Numbers told apart by a name.
+/// Gauges with one label, whose values come and go.
 type ByName = Family<[(&'static str, String); 1], Gauge>;
 
-/// Times told apart by a name.
+/// The same, in seconds.
 type SecondsByName = Family<[(&'static str, String); 1], Gauge<f64, AtomicU64>>;
 
 /// Counters with one label.
@@ -403,11 +400,11 @@ impl Metrics {
         self.events_refused.get_or_create(&reason.labels()).inc();
     }
 
-    /// Counts a request that a hook rejected; beyond [`REJECTING_MAX`] hooks under the label `other`.
+    /// Counts a request that a hook rejected; beyond [`HOOKS_MAX`] hooks under the label `other`.
     pub fn rejected(&self, hook: &str, reason: &str) {
         let mut known = self.rejecting.lock();
         let is_known =
-            known.contains(hook) || known.len() < REJECTING_MAX && known.insert(hook.to_owned());
+            known.contains(hook) || known.len() < HOOKS_MAX && known.insert(hook.to_owned());
         drop(known);
         let hook = if is_known { hook } else { "other" };
         let labels = [("hook", hook.to_owned()), ("reason", reason.to_owned())];
