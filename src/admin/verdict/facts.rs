@@ -1,4 +1,4 @@
-//! What is known when a verdict is asked for.
+//! The facts that verdicts are made from.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ pub(super) const FOLD_SLOW: f64 = 0.005;
 /// A lane that takes turns for a larger share of the time is busy.
 const BUSY: f64 = 0.9;
 
-/// What is known when a verdict is asked for.
+/// The facts about one namespace, gathered at one moment.
 #[derive(Default)]
 pub struct Facts<'f> {
-    /// Now.
+    /// The moment at which they were gathered.
     pub at: Timestamp,
-    /// From when on the namespace is late.
+    /// Waits from which the namespace counts as late.
     pub thresholds: Thresholds,
     /// The lanes of the namespace.
     pub lanes: &'f [Lane],
@@ -32,11 +32,11 @@ pub struct Facts<'f> {
     pub silent: &'f [Silent],
     /// Live nodes, which take over the lanes of silent ones.
     pub heirs: &'f [String],
-    /// What is wrong with Redis.
+    /// Outage of Redis; `None` while it answers.
     pub hints: Option<Outage>,
-    /// How events are stored.
+    /// Figures of the storage.
     pub storage: Storage,
-    /// How long commits take on each node of a cluster, named, and what is normal there, in milliseconds.
+    /// Of each node of a cluster: its name, the p99 of its commits and the usual one, in milliseconds.
     pub commits: &'f [(Option<String>, f64, f64)],
     /// Turns that run: the lane, the cursor, and for how long.
     pub turns: &'f [(LaneId, String, Duration)],
@@ -65,11 +65,11 @@ pub struct Facts<'f> {
 /// A node that has not been heard for a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Silent {
-    /// What people call it.
+    /// Name of the node.
     pub node: String,
-    /// For how long.
+    /// Time since it was last heard.
     pub silent: Duration,
-    /// How long until others may take its lanes.
+    /// Time until others may take its lanes.
     pub left: Duration,
 }
 
@@ -94,7 +94,7 @@ impl Facts<'_> {
             .map(Duration::from_millis)
     }
 
-    /// Whether what may flow waits for too long.
+    /// True if an event that may flow has waited for too long.
     pub fn is_late(&self) -> bool {
         self.flow().is_some_and(|flow| flow > self.thresholds.warn)
     }
@@ -119,6 +119,12 @@ impl Facts<'_> {
         self.busy().into_iter().filter(waits).collect()
     }
 
+    /// Number of events that wait for the known cursors of a hook.
+    pub(super) fn behind(&self, hook: &Name) -> u64 {
+        let of_hook = self.cursors.iter().filter(|c| c.stream.hook == *hook);
+        of_hook.map(|cursor| cursor.behind).sum()
+    }
+
     pub(super) fn backlog(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.backlog).sum()
     }
@@ -137,7 +143,7 @@ impl Facts<'_> {
         beside.next().map(String::as_str)
     }
 
-    /// How many cursors are set aside, where there are more of them than are known by name.
+    /// Number of cursors that are set aside; `None` if all of them are known by name.
     pub(super) fn set_aside_beyond_named(&self) -> Option<u64> {
         let all = self.lanes.iter().map(|lane| lane.set_aside).sum();
         let named = self.cursors.iter().filter(|c| is_set_aside(c)).count() as u64;

@@ -67,7 +67,7 @@ pub(super) fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// Who takes the lanes of a silent node, and when.
+/// Names the nodes that take the lanes of a silent node, and the time until then.
 fn take_over(heirs: &[String], left: Duration) -> String {
     // The others look twice a second.
     let when = match left.as_secs() {

@@ -139,12 +139,7 @@ pub(super) fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
         duration(facts.flow().unwrap_or_default()),
         listed(&busy, "lane", "lanes", "is", "are")
     );
-    let more = format!(
-        "{} wait{}. {}",
-        counted(facts.flowing(), "event", "events"),
-        slow_reducer(facts),
-        lanes_help(facts)
-    );
+    let more = wait_and_help(facts);
     Some(Verdict {
         events: facts.flowing(),
         lanes_that_help: facts.lanes_that_help,
@@ -152,6 +147,16 @@ pub(super) fn too_few_lanes(facts: &Facts<'_>) -> Option<Verdict> {
         next: resize(facts).or_else(|| Some(command::lanes("show", &busy.first()?.id))),
         ..verdict(Rule::Late, Class::Lanes, text, more)
     })
+}
+
+/// The number of events that wait, the slowest reducer, and the effect of more lanes.
+fn wait_and_help(facts: &Facts<'_>) -> String {
+    format!(
+        "{} wait{}. {}",
+        counted(facts.flowing(), "event", "events"),
+        slow_reducer(facts),
+        lanes_help(facts)
+    )
 }
 
 /// Names the slowest reducer: `; orders -> reduce takes 48ms an event`.
@@ -168,7 +173,7 @@ fn resize(facts: &Facts<'_>) -> Option<String> {
     (!facts.crowded().is_empty()).then(|| command::resize(lanes, &facts.namespace()))
 }
 
-/// Late, and none of the rules says why.
+/// Verdict about a late lane whose cause no other rule finds.
 pub(super) fn late(facts: &Facts<'_>) -> Option<Verdict> {
     let late = facts.lanes.iter().filter(|lane| facts.is_late_lane(lane));
     let lane = late.max_by_key(|lane| lane.flow_ms)?;
@@ -179,12 +184,7 @@ pub(super) fn late(facts: &Facts<'_>) -> Option<Verdict> {
         duration(facts.flow().unwrap_or_default()),
         duration(Duration::from_millis(lane.turn_wait_ms.unwrap_or(0)))
     );
-    let more = format!(
-        "{} wait{}. {}",
-        counted(facts.flowing(), "event", "events"),
-        slow_reducer(facts),
-        lanes_help(facts)
-    );
+    let more = wait_and_help(facts);
     Some(Verdict {
         events: facts.flowing(),
         next: Some(command::lanes("show", &lane.id)),
@@ -193,7 +193,7 @@ pub(super) fn late(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// Whether more lanes would help: they do when turns wait behind other cursors in busy lanes.
+/// Effect of more lanes: they help when turns wait behind other cursors in busy lanes.
 fn lanes_help(facts: &Facts<'_>) -> String {
     match facts.lanes_that_help {
         _ if facts.crowded().is_empty() => match facts.beside(None) {

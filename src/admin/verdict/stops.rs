@@ -42,7 +42,7 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     };
     let age = worst.oldest_ms.map(Duration::from_millis);
     let since = age.map(|age| facts.at.before(age));
-    // What fits in two lines comes first: a reducer's error may be long.
+    // The short parts come first, because only two lines are shown and a reducer's error may be long.
     let since_when = since.map_or_else(String::new, |at| {
         format!(" since {}", at.clock_at(facts.at))
     });
@@ -134,14 +134,12 @@ pub(super) fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
 
 pub(super) fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
     let line = |(hook, told): &(Name, String)| {
-        let of_hook = |cursor: &&CursorLine| cursor.stream.hook == *hook;
-        let waiting = facts.cursors.iter().filter(of_hook);
         let more = "Its events are accepted and kept. More lanes: no.".to_owned();
         Verdict {
             severity: Severity::Unusual,
             next: Some(command::hooks("resume", hook)),
             hook: Some(hook.clone()),
-            events: waiting.map(|cursor| cursor.behind).sum(),
+            events: facts.behind(hook),
             ..verdict(
                 Rule::OnPurpose,
                 Class::OnPurpose,
@@ -155,8 +153,6 @@ pub(super) fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
 
 pub(super) fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
     let line = |(hook, told, since): &(Name, String, Timestamp)| {
-        let of_hook = |cursor: &&CursorLine| cursor.stream.hook == *hook;
-        let waiting = facts.cursors.iter().filter(of_hook);
         let more = format!(
             "Its events are accepted and kept. More lanes: no. Fix its reducer: hooklane hooks edit {hook} \
              --reduce FILE. Then: hooklane hooks resume {hook}"
@@ -165,7 +161,7 @@ pub(super) fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
             since: Some(*since),
             next: Some(command::hooks("show", hook)),
             hook: Some(hook.clone()),
-            events: waiting.map(|cursor| cursor.behind).sum(),
+            events: facts.behind(hook),
             ..verdict(
                 Rule::Reducer,
                 Class::Code,
