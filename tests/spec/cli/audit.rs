@@ -4,14 +4,10 @@
 use std::collections::BTreeSet;
 
 use hooklane::domain::cursor::{Chain, Condition, CursorId, Era};
-use hooklane::domain::hook::{
-    DedupeBy, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Unordered,
-};
-use hooklane::domain::keep::Keep;
+use hooklane::domain::hook::{HandlerId, Hook, HookId};
 use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::LaneSet;
 use hooklane::domain::name::{Name, OrderingKey};
-use hooklane::domain::place::Place;
 use hooklane::domain::position::Position;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
@@ -22,7 +18,7 @@ use hooklane::store::{
 use serde_json::{Map, json};
 
 use crate::home::{Home, On};
-use crate::store::on_each;
+use crate::store::{counting, on_each};
 
 on_each! {
     a_change_whose_note_cannot_be_written_is_not_made,
@@ -57,26 +53,6 @@ fn why() -> Attribution {
         by: "ana".to_owned(),
         reason: None,
         at: Timestamp::from_millis(7),
-    }
-}
-
-fn plan(hook: &str) -> HookPlan {
-    HookPlan {
-        name: name(hook),
-        namespace: name("default"),
-        order_by: OrderBy::Place(Place::Header("x-account".into())),
-        unordered: Unordered::Keep,
-        dedupe_by: DedupeBy::default(),
-        verify: None,
-        handshake: None,
-        body_max: 1_000,
-        keep: Keep::default(),
-        reducer: Some(Reducer::Count),
-        on_error: OnError::Hold,
-        debounce: None,
-        only: Default::default(),
-        forwards: Vec::new(),
-        pulls: Vec::new(),
     }
 }
 
@@ -126,7 +102,7 @@ impl World {
                 store.create_namespace(&namespace, 4, Thresholds::default(), Timestamp::now());
             assert!(made.await.unwrap());
         }
-        let orders = [plan("orders")];
+        let orders = [counting("orders")];
         let made = store.create_hooks(&orders, Timestamp::now()).await;
         made.unwrap().unwrap();
         let world = Self { store, home };
@@ -249,11 +225,11 @@ async fn change(world: &World, store: &Store, what: &str, key: &Key) -> Result<(
             .await
             .map(drop),
         "namespaces delete" => store.delete_namespace(&gone).await.map(drop),
-        "hooks create" => store.create_hooks(&[plan("ship")], now).await.map(drop),
+        "hooks create" => store.create_hooks(&[counting("ship")], now).await.map(drop),
         "hooks edit" => {
             let other = HookPlan {
                 body_max: 2_000,
-                ..plan("orders")
+                ..counting("orders")
             };
             store.edit_hook(&hook, &other, now).await.map(drop)
         }

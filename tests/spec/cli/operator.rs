@@ -7,21 +7,19 @@ use bytes::Bytes;
 use hooklane::admin::Admin;
 use hooklane::api::HintsSpec;
 use hooklane::domain::event::EventId;
-use hooklane::domain::hook::{DedupeBy, OnError, OrderBy, Reducer, Unordered};
-use hooklane::domain::keep::Keep;
 use hooklane::domain::lane::Slot;
-use hooklane::domain::name::{Name, OrderingKey};
-use hooklane::domain::place::Place;
+use hooklane::domain::name::OrderingKey;
 use hooklane::domain::time::Timestamp;
 use hooklane::engine::{self, Engine};
 use hooklane::metrics::Metrics;
-use hooklane::store::{Appended, HookPlan, NewEvent, Store};
+use hooklane::store::{Appended, NewEvent, Store};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::daemon::{Client, Setup};
 use super::home;
 use super::resize::{under_load, world};
+use super::store::counting;
 use super::world::{World, encoded, until};
 
 /// Keeps the last event, and refuses those that are bad.
@@ -480,23 +478,7 @@ async fn forgotten_cursors_are_found_and_applied(on: home::On) {
         .await
         .unwrap();
     let engine = running.engine();
-    let plan = HookPlan {
-        name: "orders".parse().unwrap(),
-        namespace: Name::default_namespace(),
-        order_by: OrderBy::Place(Place::Header("x-account".into())),
-        unordered: Unordered::Keep,
-        dedupe_by: DedupeBy::default(),
-        verify: None,
-        handshake: None,
-        body_max: 1_000,
-        keep: Keep::Forever,
-        reducer: Some(Reducer::Count),
-        on_error: OnError::Hold,
-        debounce: None,
-        only: Default::default(),
-        forwards: Vec::new(),
-        pulls: Vec::new(),
-    };
+    let plan = counting("orders");
     let made = engine.store.create_hooks(&[plan], Timestamp::now()).await;
     made.unwrap().unwrap();
     engine.config_changed().await.unwrap();

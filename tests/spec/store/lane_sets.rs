@@ -3,11 +3,9 @@
 
 use bytes::Bytes;
 use hooklane::domain::event::EventId;
-use hooklane::domain::hook::{DedupeBy, Hook, OnError, OrderBy, Reducer, Unordered};
-use hooklane::domain::keep::Keep;
+use hooklane::domain::hook::Hook;
 use hooklane::domain::lane::{LaneId, LaneSet, Mode, Slot};
 use hooklane::domain::name::{Name, OrderingKey};
-use hooklane::domain::place::Place;
 use hooklane::domain::thresholds::Thresholds;
 use hooklane::domain::time::Timestamp;
 use hooklane::store::{
@@ -15,7 +13,7 @@ use hooklane::store::{
 };
 
 use crate::home::{Home, On};
-use crate::store::on_each;
+use crate::store::{counting, on_each};
 
 /// Number of rounds of each racing task.
 const ROUNDS: usize = 25;
@@ -59,23 +57,7 @@ impl World {
                 store.create_namespace(&namespace, 4, Thresholds::default(), Timestamp::now());
             assert!(made.await.unwrap());
         }
-        let plan = HookPlan {
-            name: name("orders"),
-            namespace: name("default"),
-            order_by: OrderBy::Place(Place::Header("x-account".into())),
-            unordered: Unordered::Keep,
-            dedupe_by: DedupeBy::default(),
-            verify: None,
-            handshake: None,
-            body_max: 1_000,
-            keep: Keep::default(),
-            reducer: Some(Reducer::Count),
-            on_error: OnError::Hold,
-            debounce: None,
-            only: Default::default(),
-            forwards: Vec::new(),
-            pulls: Vec::new(),
-        };
+        let plan = counting("orders");
         let made = store.create_hooks(&[plan], Timestamp::now()).await;
         made.unwrap().unwrap();
         Self { store, _home: home }

@@ -175,6 +175,15 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
     }
 }
 
+/// A hook that counts its events, ordered by a header.
+pub(crate) fn counting(name: &str) -> HookPlan {
+    HookPlan {
+        order_by: OrderBy::Place(Place::Header("x-account".into())),
+        unordered: Unordered::Keep,
+        ..plan(name, Some(Reducer::Count))
+    }
+}
+
 pub(crate) fn event(hook: i64, key: &str, body: &str, dedupe_key: Option<&str>) -> NewEvent {
     let key = OrderingKey::new(key.as_bytes());
     NewEvent {
