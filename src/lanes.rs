@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(lanes.open(&lane).len(), 1, "opening twice loses nothing");
         assert_eq!(lanes.close(&lane).len(), 1);
         assert_eq!(lanes.hint(&lane, vec![hint(2, 1)]).unwrap_err().len(), 1);
-        // Who was about to push when it closed is told, too.
+        // A push that comes after the close gets its hints back, too.
         assert_eq!(queue.push(vec![hint(3, 1)]).unwrap_err().len(), 1);
     }
 }

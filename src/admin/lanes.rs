@@ -211,7 +211,7 @@ pub(super) fn hide_flow_of_stopped(lanes: &mut [api::Lane]) {
     }
 }
 
-/// What the nodes last said of their lanes, by lane.
+/// Latest reports of the nodes about their lanes, by lane.
 pub(super) fn reports(view: &View) -> HashMap<LaneId, api::Lane> {
     let reports = view.nodes.iter();
     let reports = reports.map(|node| NodeReport::read(&node.report));
@@ -333,7 +333,7 @@ pub(super) fn running(
     }
 }
 
-/// What will become of what waits: by what holds it, else by whether more goes than comes.
+/// Forecast of the backlog: the obstacle if there is one, else the balance of events in and out.
 fn eta(survey: &Survey, reading: &Reading) -> Option<Eta> {
     let set_aside = survey.waiting + survey.held;
     if survey.backlog_flowing > 0 {

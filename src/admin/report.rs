@@ -42,7 +42,7 @@ pub struct NodeReport {
     pub beside: Vec<i64>,
     /// Since when it has had its findings: of which namespace, rule and stream.
     pub since: Vec<(Name, api::Rule, Option<StreamName>, Timestamp)>,
-    /// What was finished since it began, by how long it had waited.
+    /// Counts of events finished since the node started, by wait time.
     pub waits: HashMap<Name, Waits>,
     /// Counts of events that wait now, by wait time so far.
     pub waiting: HashMap<Name, Waits>,

@@ -17,7 +17,7 @@ pub struct Lane {
     /// that of the set.
     #[serde(flatten, with = "super::words::lane_parts")]
     pub id: LaneId,
-    /// What it does.
+    /// State of the lane.
     pub state: LaneState,
     /// Number of cursors that are waiting or held.
     pub set_aside: u64,
@@ -183,7 +183,7 @@ pub struct WorstCursor {
     pub handler: Name,
     /// `waiting` or `held`.
     pub condition: Condition,
-    /// What went wrong.
+    /// Error of the last try.
     pub result: String,
     /// Number of failed tries.
     pub tries: u32,

@@ -368,7 +368,7 @@ pub struct CursorLine {
     pub generation: i64,
     /// `flowing`, `waiting`, `held` or `paused`.
     pub condition: Condition,
-    /// Where it is.
+    /// Seq of the last event that it has passed.
     pub position: Position,
     /// Seq of the last event of its stream.
     pub head: Seq,

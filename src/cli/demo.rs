@@ -81,7 +81,7 @@ const LASTS: Duration = Duration::from_secs(20);
 /// Duration of a round: a poisoned event, its repair, a spike. A shorter demo has one shortened round.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// What happens in a round, and when, as a part of it.
+/// Incidents of a round, each with its time as a fraction of the round.
 const ROUND_HAS: [(f64, Moment); 5] = [
     (1.0 / 6.0, Moment::Poison),
     (11.0 / 30.0, Moment::Skip),
@@ -356,7 +356,7 @@ struct Stage {
     told: mpsc::UnboundedReceiver<(StreamName, EventId)>,
     /// Poisoned events that are not skipped yet.
     poisoned: Vec<(StreamName, EventId)>,
-    /// Where orders are delivered.
+    /// Destination of the orders.
     echo: Echo,
 }
 

@@ -104,7 +104,7 @@ impl Global {
         }
     }
 
-    /// Where requests are sent.
+    /// The daemon or directory that the command works on.
     pub fn place(&self, matches: &ArgMatches) -> Place {
         Place {
             url: self.url.clone(),

@@ -55,7 +55,7 @@ pub fn lane(app: &App, id: &LaneId, width: usize, height: usize) -> Vec<Line<'st
             .line(Tone::from(lane.severity), cut(text.as_str(), width)),
     );
     let aside = lane.backlog.saturating_sub(lane.backlog_flowing);
-    // What is said of set-aside cursors says of the others that they are level, if there are any.
+    // A forecast about set-aside cursors implies that the others, if there are any, are steady.
     let whole = eta(lane.eta, lane.eta_ms);
     let (flows, stands) = match lane.eta {
         Some(Eta::Held | Eta::Retry) if lane.backlog_flowing > 0 => ("steady", whole.as_str()),
@@ -221,7 +221,7 @@ fn cursor_rows(
     lines
 }
 
-/// How much somebody is needed by a cursor in this condition.
+/// Severity of a cursor in this condition.
 pub fn severity_of(condition: Condition) -> Severity {
     match condition {
         Condition::Held => Severity::Trouble,

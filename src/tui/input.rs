@@ -607,7 +607,7 @@ impl App {
     }
 }
 
-/// What can be done with a cursor; `condition` is none where it is not known.
+/// Menu items for a cursor; `condition` is `None` if it is not known.
 fn stream_items(stream: &StreamName, handler: &Name, condition: Option<Condition>) -> Vec<Item> {
     let verbs: &[&'static str] = match condition {
         Some(Condition::Held) => &["retry", "release"],

@@ -153,7 +153,7 @@ mod chance;
 #[path = "models/models.rs"]
 mod models;
 
-/// What is asked of any daemon, asked of one with a file.
+/// Tests that any set-up must pass, run on a daemon with a file.
 #[path = "."]
 mod embedded {
     use super::{checker, daemon, seeds, world};

@@ -21,7 +21,7 @@ use crate::domain::name::StreamName;
 
 /// A destination that listens until it is dropped.
 pub struct Echo {
-    /// Where.
+    /// Address that it listens on.
     pub addr: SocketAddr,
     noted: Arc<Mutex<Noted>>,
     accepting: JoinHandle<()>,

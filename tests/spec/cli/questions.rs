@@ -26,7 +26,7 @@ fn held() -> World {
     world
 }
 
-/// What a line types in a shell whose `hooklane` is the real one says, on both outputs.
+/// Both outputs of a line that is typed in a shell with the real `hooklane`.
 fn typed(home: &Home, line: &str) -> String {
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_hooklane"));
     let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());

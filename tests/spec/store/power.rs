@@ -26,7 +26,7 @@ const HOOKS: usize = 8;
 /// Events of each hook.
 const EVENTS: usize = 100;
 
-/// What a disk writes in one piece, in bytes.
+/// Bytes that a disk writes in one piece.
 const SECTOR: usize = 512;
 
 /// Moments at which the power fails.
@@ -343,7 +343,7 @@ fn events_that_were_acknowledged_and_states_that_were_shown_survive_a_power_cut(
     assert!(lost.is_some());
 }
 
-/// How much of a write is there that no sync covers.
+/// Bytes of an unsynced write that reached the disk.
 fn torn(chance: &mut StdRng, length: usize) -> usize {
     match chance.random_range(0..4) {
         0 | 1 => length,
