@@ -26,3 +26,4 @@ pub mod thresholds;
 pub mod time;
 pub mod token;
 pub mod verify;
+pub mod version;
