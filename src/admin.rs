@@ -17,6 +17,7 @@ mod lost;
 mod monitor;
 mod names;
 mod namespaces;
+mod order;
 mod pulls;
 mod rebuild;
 mod replays;
@@ -151,6 +152,9 @@ impl Admin {
     }
 
     async fn no_stream(&self, hook: &Hook, name: &StreamName) -> Result<Error, Error> {
+        if let Some(next) = self.only_held_back(hook, name).await? {
+            return Ok(next);
+        }
         let filter = CursorsFilter {
             hook: Some(hook.id),
             limit: MEANT_MAX,

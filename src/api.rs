@@ -37,7 +37,7 @@ pub use event::{Accepted, EventRow, Fate, LostConfirmed, LostEvent, Outcome};
 pub use forward::{Deliveries, ForwardEdit, ForwardSpec, InvalidEdit, NewSecret};
 pub use hook::{
     Action, Apply, Change, ChangeKind, Changes, Deleted, Hook, HookEdit, HookRetry, HookSpec,
-    HookStopSpec, HookStopped, NewHooks, Paused, ReducerTest, TestResult,
+    HookStopSpec, HookStopped, NewHooks, OrderCounts, Paused, ReducerTest, TestResult,
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Gathering, Lane, LaneDetail, LaneState, Percentiles, WorstCursor};

@@ -27,6 +27,7 @@ mod lock;
 mod log;
 mod migrate;
 mod namespaces;
+mod order;
 mod print;
 mod reach;
 mod send;

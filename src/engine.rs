@@ -22,6 +22,7 @@ pub mod rebuild;
 pub mod reduce;
 pub mod rejections;
 mod relay;
+mod release;
 mod replays;
 mod share;
 #[cfg(test)]
@@ -137,6 +138,8 @@ pub struct Engine {
     hints: Notify,
     /// Requests a search for events that retention may remove.
     prunes: Notify,
+    /// Reports that events were held back for a reorder window.
+    held_back: Notify,
     /// Streams that keep events past their retention.
     overdue: RwLock<Vec<prune::Overdue>>,
     /// Requests a look at the other nodes and their lanes.
@@ -259,6 +262,7 @@ impl Engine {
             sweep: Notify::new(),
             rebuilds: Notify::new(),
             hints: Notify::new(),
+            held_back: Notify::new(),
             prunes: Notify::new(),
             overdue: RwLock::default(),
             look: Notify::new(),
@@ -292,6 +296,7 @@ impl Engine {
         duties.spawn(rebuild::run(engine.clone()));
         duties.spawn(wipe::run(engine.clone(), asked));
         duties.spawn(prune::run(engine.clone()));
+        duties.spawn(release::run(engine.clone()));
         duties.spawn(engine.clone().note_uses());
         duties.spawn(engine.clone().note_rejections());
         duties.spawn(engine.clone().purge_deleted());

@@ -7,6 +7,7 @@
 
 mod pulse;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -52,8 +53,11 @@ pub struct Metrics {
     pub events_duplicate: Counter,
     events_refused: Labelled,
     events_rejected: Family<[(&'static str, String); 2], Counter>,
+    events_late: Family<[(&'static str, String); 1], Counter>,
     /// Hooks with a label of their own.
-    rejecting: parking_lot::Mutex<std::collections::HashSet<String>>,
+    rejecting: parking_lot::Mutex<HashSet<String>>,
+    /// The same of hooks that had late events.
+    late_hooks: parking_lot::Mutex<HashSet<String>>,
     /// Events that wait for the committer.
     pub queue_events: Gauge,
     /// Bytes of bodies that are being read or wait for the committer.
@@ -264,6 +268,12 @@ impl Metrics {
                 "Requests without a good signature, by hook and reason",
                 Family::default(),
             ),
+            events_late: page.add(
+                "events_late",
+                "Events stored after one of their stream with a higher version, by hook",
+                Family::default(),
+            ),
+            late_hooks: parking_lot::Mutex::default(),
             rejecting: parking_lot::Mutex::default(),
             queue_events: page.gauge("queue_events", "Events that wait for the committer"),
             queue_bytes: page.gauge(
@@ -402,13 +412,15 @@ impl Metrics {
 
     /// Counts a request that a hook rejected; beyond [`HOOKS_MAX`] hooks under the label `other`.
     pub fn rejected(&self, hook: &str, reason: &str) {
-        let mut known = self.rejecting.lock();
-        let is_known =
-            known.contains(hook) || known.len() < HOOKS_MAX && known.insert(hook.to_owned());
-        drop(known);
-        let hook = if is_known { hook } else { "other" };
-        let labels = [("hook", hook.to_owned()), ("reason", reason.to_owned())];
+        let hook = label_of(&self.rejecting, hook);
+        let labels = [("hook", hook), ("reason", reason.to_owned())];
         self.events_rejected.get_or_create(&labels).inc();
+    }
+
+    /// Counts a late event; beyond [`HOOKS_MAX`] hooks under the label `other`.
+    pub fn late(&self, hook: &str) {
+        let hook = label_of(&self.late_hooks, hook);
+        self.events_late.get_or_create(&[("hook", hook)]).inc();
     }
 
     /// Shows the lanes that run here: name, events that wait, age of the oldest. There are 1,024 of a namespace at
@@ -520,6 +532,13 @@ fn number(count: u64) -> i64 {
 
 fn set(family: &ByName, labels: &[(&'static str, String); 1], count: u64) {
     family.get_or_create(labels).set(number(count));
+}
+
+/// The label of a hook: its name, or `other` once [`HOOKS_MAX`] hooks are known.
+fn label_of(known: &parking_lot::Mutex<HashSet<String>>, hook: &str) -> String {
+    let mut known = known.lock();
+    let is_known = known.contains(hook) || known.len() < HOOKS_MAX && known.insert(hook.to_owned());
+    if is_known { hook } else { "other" }.to_owned()
 }
 
 fn set_seconds(family: &SecondsByName, labels: &[(&'static str, String); 1], time: Duration) {

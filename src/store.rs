@@ -34,6 +34,7 @@ mod replays;
 mod stops;
 mod streams;
 mod vault;
+mod waiting;
 
 use std::path::Path;
 use std::sync::{Arc, Once};
@@ -50,8 +51,8 @@ use self::backend::{Backend, Statement, tables};
 pub use audit::{AuditFilter, AuditRow};
 pub use backend::examine;
 pub use backend::ops::{
-    Advance, Appended, Checkpoint, Commit, Committers, Cut, DamageCheck, History, Input,
-    InputRequest, Inspection, Mover, NewEvent, Observer, Prune, Range, Step,
+    Advance, Appended, Checkpoint, Commit, Committers, Cut, DamageCheck, Due, History, Input,
+    InputRequest, Inspection, Mover, NewEvent, Observer, Provided, Prune, Range, Released, Step,
 };
 pub use configuration::Configuration;
 pub use cursors::{CursorBacklog, SkipOutcome};
@@ -88,6 +89,7 @@ pub use streams::{
 };
 
 pub use vault::{KEY_FILE, Vault};
+pub use waiting::{HeldBack, HeldBackCount, HeldBackFilter};
 
 /// Handle on the database. Cheap to clone; all clones are closed by [`Store::close`].
 ///

@@ -90,7 +90,10 @@ impl From<InvalidEdit> for Error {
         match error {
             InvalidEdit::NoForward(name) => Self::missing("handler", name),
             InvalidEdit::NoPull(name) => Self::missing("pull handler", name),
-            InvalidEdit::NoUrl | InvalidEdit::NotVerified => Self::Invalid(error.to_string()),
+            InvalidEdit::NoUrl
+            | InvalidEdit::NotVerified
+            | InvalidEdit::NoVersion
+            | InvalidEdit::Window => Self::Invalid(error.to_string()),
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::domain::key::KeyId;
 use crate::domain::name::{Name, OrderingKey, StreamName, kept};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
-use crate::store::{Filter, Stored};
+use crate::domain::version::Late;
+use crate::store::{Filter, HeldBack, HeldBackFilter, Stored};
 
 /// Selects events for a list.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,8 @@ pub struct EventsFilter {
     pub before: Option<EventId>,
     /// Only events in the dead letters.
     pub dead: bool,
+    /// Only late events.
+    pub late: bool,
     /// Only the event with this delivery id, in each stream that has one.
     pub delivery: Option<String>,
     /// Number of events at most.
@@ -55,12 +58,24 @@ impl Admin {
             since: filter.since,
             before: filter.before,
             dead: filter.dead,
+            late: filter.late,
             dedupe_key: filter.delivery.as_ref().map(|id| kept(id.as_bytes())),
             limit: filter.limit,
         };
         let events = self.store.events_list(&filter).await?;
         let keys = self.key_ids().await?;
         let mut rows = Vec::with_capacity(events.len());
+        if filter.dedupe_key.is_some() && filter.before.is_none() {
+            let held = HeldBackFilter {
+                hook: filter.hook,
+                dedupe_key: filter.dedupe_key.clone(),
+                limit: filter.limit,
+                ..HeldBackFilter::default()
+            };
+            for held in &self.store.held_back(&held).await? {
+                rows.push(held_back(held, shown(&held.stored, &keys)?));
+            }
+        }
         for stored in &events {
             let mut row = shown(stored, &keys)?;
             row.fate = self.fate(stored).await?;
@@ -75,17 +90,31 @@ impl Admin {
     /// # Errors
     /// [`Error::Missing`], [`Error::Damaged`].
     pub async fn show_event(&self, id: EventId) -> Result<api::EventRow, Error> {
-        let stored = self.store.event(id).await?;
-        let stored = stored.ok_or_else(|| {
+        let Some(stored) = self.store.event(id).await? else {
+            return self.show_held_back(id).await;
+        };
+        let mut row = whole(&stored, &self.key_ids().await?)?;
+        row.fate = self.fate(&stored).await?;
+        row.reason = reason(&row.fate);
+        Ok(row)
+    }
+
+    /// An event that is held back, with headers and body.
+    async fn show_held_back(&self, id: EventId) -> Result<api::EventRow, Error> {
+        let filter = HeldBackFilter {
+            id: Some(id),
+            limit: 1,
+            ..HeldBackFilter::default()
+        };
+        let held = self.store.held_back(&filter).await?;
+        let held = held.first().ok_or_else(|| {
             Error::missing(
                 "event (retention removes events that are older than its hook's --keep)",
                 id,
             )
         })?;
-        let mut row = whole(&stored, &self.key_ids().await?)?;
-        row.fate = self.fate(&stored).await?;
-        row.reason = reason(&row.fate);
-        Ok(row)
+        let row = whole(&held.stored, &self.key_ids().await?)?;
+        Ok(held_back(held, row))
     }
 
     /// The events of a stream after `after`, in order, with their bodies. Empty for a stream that does
@@ -153,6 +182,10 @@ impl Admin {
             return Ok((Outcome::Skipped, Some(reason)));
         }
         Ok(match cursor.condition {
+            _ if cursor.position.0 >= seq.0 && event.late == Some(Late::Skip) => {
+                let reason = "it came after an event with a higher version (--late skip)";
+                (Outcome::Passed, Some(reason.to_owned()))
+            }
             _ if cursor.position.0 >= seq.0 && !handler.only.takes(event) => {
                 let reason = format!("it does not match --only {}", handler.only);
                 (Outcome::Passed, Some(reason))
@@ -184,6 +217,8 @@ fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, E
         },
         seq: event.seq,
         received_at: event.received_at,
+        waits_until: None,
+        late: event.late,
         size: event.body.len() as u64,
         key: event.key_id.and_then(|number| keys.get(&number).copied()),
         dedupe_key: event.dedupe_key.clone(),
@@ -194,6 +229,14 @@ fn shown(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, E
         fate: Vec::new(),
         reason: None,
     })
+}
+
+/// The row of an event that is held back.
+fn held_back(held: &HeldBack, row: api::EventRow) -> api::EventRow {
+    api::EventRow {
+        waits_until: Some(held.due_at),
+        ..row
+    }
 }
 
 fn whole(stored: &Stored, keys: &HashMap<i64, KeyId>) -> Result<api::EventRow, Error> {

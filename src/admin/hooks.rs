@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::namespaces::{check_lanes, thresholds};
-use super::{Admin, Error, forwards, pulls, verify};
+use super::{Admin, Error, forwards, order, pulls, verify};
 use crate::api::{self, Action, Change, ChangeKind};
 use crate::domain::handshake::Handshake;
 use crate::domain::hook::{
@@ -388,6 +388,7 @@ impl Admin {
         let deliveries = engine.map(|engine| forwards::deliveries(engine, hook));
         Ok(api::Hook {
             deliveries: deliveries.unwrap_or_default(),
+            order: self.order_of_hook(hook).await?,
             ..shown(hook, pause, size)
         })
     }
@@ -405,6 +406,7 @@ fn shown(hook: &Hook, pause: Option<Attribution>, (streams, events): (i64, i64))
             at: pause.at,
             reason: pause.reason,
         }),
+        order: None,
         deliveries: Vec::new(),
         new_secrets: Vec::new(),
     }
@@ -465,6 +467,7 @@ fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
     forwards::check(&spec.forward)?;
     verify::check(spec.verify.as_ref())?;
     verify::check_handshake(spec)?;
+    order::check(spec)?;
     pulls::check(spec)?;
     if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
         return Err(Error::Invalid(format!(
@@ -510,6 +513,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         dedupe_by: spec.dedupe_by.clone(),
         verify: verify::plan(spec.verify.as_ref(), there)?,
         handshake: spec.handshake,
+        versioning: order::versioning(spec),
         body_max: spec.body_max,
         keep: spec.keep,
         reducer: spec.reduce.clone(),
@@ -542,6 +546,9 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         dedupe_by: hook.dedupe_by.clone(),
         verify: verify::spec_of(hook),
         handshake: hook.handshake,
+        version_by: hook.versioning.as_ref().map(|of| of.by.clone()),
+        late: order::late(hook),
+        reorder_window_ms: order::window_ms(hook),
         reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
@@ -607,6 +614,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
         }
     };
     note("handshake", handshake(from), handshake(to));
+    note("version_by", order::told(from), order::told(to));
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));
     note("debounce", debounce(from.debounce), debounce(to.debounce));

@@ -104,6 +104,7 @@ impl Admin {
             stream: name.clone(),
             head: stream.head,
             floor: stream.floor,
+            order: self.order_of_stream(&hook, (stream.id, &name.key)).await?,
             slot: stream.slot.0,
             lane: self.lane_of(&hook, stream.slot).await?,
             deliveries: match &self.engine {

@@ -251,6 +251,7 @@ fn event(test: &api::ReducerTest) -> Result<Event, Error> {
         dedupe_key: None,
         headers: headers.into(),
         body: test.body.clone().into(),
+        late: None,
         is_damaged: false,
     })
 }

@@ -101,6 +101,7 @@ impl Admin {
         Ok(api::Diagnosis {
             stream: name.clone(),
             head: stream.head,
+            order: self.order_of_stream(&hook, (stream.id, &name.key)).await?,
             slot: stream.slot.0,
             namespace: hook.namespace.clone(),
             lane,
@@ -130,6 +131,7 @@ impl Admin {
         Ok(api::Diagnosis {
             stream: name.clone(),
             head: Seq(0),
+            order: self.order_of_hook(&hook).await?,
             slot: slot.0,
             namespace: hook.namespace.clone(),
             lane: self.lane_by_slot(&hook, slot).await?,

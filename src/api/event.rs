@@ -9,6 +9,7 @@ use crate::domain::key::KeyId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
+use crate::domain::version::Late;
 
 /// Answer to a webhook that is durably stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,10 +20,13 @@ pub struct Accepted {
     pub hook: Name,
     /// Ordering key of its stream; empty for the stream without a key.
     pub stream: OrderingKey,
-    /// Its place in the stream.
-    pub seq: Seq,
+    /// Its place in the stream; `null` while it is held back for a reorder window.
+    pub seq: Option<Seq>,
     /// Time at which its last byte arrived.
     pub received_at: Timestamp,
+    /// Time until which it is held back; absent for an event with a seq.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<Timestamp>,
     /// True if the event had been accepted before.
     pub duplicate: bool,
 }
@@ -34,10 +38,16 @@ pub struct EventRow {
     pub event: EventId,
     /// Its stream, `HOOK` or `HOOK/KEY`.
     pub stream: StreamName,
-    /// Its place in the stream.
+    /// Its place in the stream; 0 while it is held back.
     pub seq: Seq,
     /// Time at which its last byte arrived.
     pub received_at: Timestamp,
+    /// Time until which it is held back for a reorder window; absent for an event with a seq.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<Timestamp>,
+    /// Its treatment, if an event with a higher version came before it: `apply`, `mark` or `skip`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
     /// Length of its body, in bytes.
     pub size: u64,
     /// Access key that it was sent with; `null` through the socket.

@@ -200,6 +200,12 @@ pub enum InvalidEdit {
     /// The edit changes verification settings, but the hook does not verify.
     #[error("the hook verifies no signatures yet: give --verify SCHEME")]
     NotVerified,
+    /// The edit changes the treatment of late events or the window, but events have no version.
+    #[error("late events and the reorder window need versions: give --version-by RULE with them")]
+    NoVersion,
+    /// The reorder window is zero or too long.
+    #[error("a reorder window is above zero and an hour at most")]
+    Window,
 }
 
 /// Outcomes of the deliveries of a handler by the answering node, since its start.

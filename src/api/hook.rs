@@ -1,6 +1,7 @@
 //! Hooks: creating, listing, changing and deleting them, and trying a reducer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -17,8 +18,10 @@ use crate::domain::hook::{
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
+use crate::domain::place::Place;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
+use crate::domain::version::{Late, WINDOW_MAX};
 
 /// Settings of a hook, in requests and answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +47,15 @@ pub struct HookSpec {
     /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom` or `probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake: Option<Handshake>,
+    /// Place of the version that the provider gives its events; `null` orders them by arrival alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_by: Option<Place>,
+    /// Treatment of late events: `apply`, `mark` or `skip`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub late: Late,
+    /// Time for which an event is held back, so that lower versions can come before it, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reorder_window_ms: Option<u64>,
     /// Reducer; `null` only stores events.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -72,6 +84,10 @@ pub struct HookSpec {
     pub pull: Vec<PullSpec>,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 fn body_max_default() -> u64 {
     BODY_MAX_DEFAULT
 }
@@ -87,6 +103,9 @@ impl HookSpec {
             dedupe_by: DedupeBy::default(),
             verify: None,
             handshake: None,
+            version_by: None,
+            late: Late::default(),
+            reorder_window_ms: None,
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -121,6 +140,15 @@ pub struct HookEdit {
     /// The test of the URL that it answers; `null` ends it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub handshake: Option<Option<Handshake>>,
+    /// Place of the version of future events; `null` ends the provider's order and its settings.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub version_by: Option<Option<Place>>,
+    /// Treatment of late events among future ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Late>,
+    /// Time for which an event is held back, in milliseconds; `null` ends the window.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub reorder_window_ms: Option<Option<u64>>,
     /// Reducer for future events; existing states stay. `null` removes the reducer with its states; a
     /// later reducer begins at the first stored event.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
@@ -175,6 +203,7 @@ impl HookEdit {
             };
         }
         spec.handshake = edit.handshake.unwrap_or(spec.handshake);
+        self.set_order(&mut spec)?;
         // Failure policy and filter are removed together with the reducer.
         if edit.reduce == Some(None) {
             spec.on_error = OnError::default();
@@ -194,6 +223,25 @@ impl HookEdit {
             change.apply(&mut spec.pull);
         }
         Ok(spec)
+    }
+
+    /// Sets the provider's order.
+    fn set_order(&self, spec: &mut HookSpec) -> Result<(), InvalidEdit> {
+        if self.version_by == Some(None) {
+            spec.late = Late::default();
+            spec.reorder_window_ms = None;
+        }
+        spec.version_by = self.version_by.clone().unwrap_or(spec.version_by.take());
+        if spec.version_by.is_none() && (self.late.is_some() || self.reorder_window_ms.is_some()) {
+            return Err(InvalidEdit::NoVersion);
+        }
+        spec.late = self.late.unwrap_or(spec.late);
+        spec.reorder_window_ms = self.reorder_window_ms.unwrap_or(spec.reorder_window_ms);
+        match spec.reorder_window_ms {
+            Some(0) => Err(InvalidEdit::Window),
+            Some(ms) if Duration::from_millis(ms) > WINDOW_MAX => Err(InvalidEdit::Window),
+            _ => Ok(()),
+        }
     }
 
     fn remove_handlers(&self, spec: &mut HookSpec) -> Result<(), InvalidEdit> {
@@ -241,12 +289,26 @@ pub struct Hook {
     /// The pause of its cursors; `null` while they take turns.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// Counts of the provider's order, on request; `null` for a hook without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderCounts>,
     /// Outcomes of its handlers' deliveries, on request and if a daemon runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Deliveries>,
     /// Secrets generated for new forward handlers. Only this answer contains them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub new_secrets: Vec<NewSecret>,
+}
+
+/// Counts of the provider's order, of a hook or a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderCounts {
+    /// Number of events that were late.
+    pub late: u64,
+    /// Number of events that are held back.
+    pub held_back: u64,
+    /// End of the first of their windows.
+    pub next_due_at: Option<Timestamp>,
 }
 
 /// Origin of a pause.

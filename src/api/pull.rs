@@ -167,6 +167,9 @@ pub struct PullEvent {
     pub seq: Seq,
     /// Time at which its last byte arrived.
     pub received_at: Timestamp,
+    /// True if an event with a higher version came before it; absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     /// Headers, without credentials.
     pub headers: Box<RawValue>,
     /// Body as sent, if it is UTF-8.

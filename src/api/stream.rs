@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Deliveries;
 use super::condition::Condition;
+use super::{Deliveries, OrderCounts};
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
@@ -73,6 +73,9 @@ pub struct Stream {
     /// Seq of the last event that retention has removed; 0 while it has every event.
     #[serde(default)]
     pub floor: Seq,
+    /// Counts of the provider's order; absent for a hook without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderCounts>,
     /// Its slot, which determines its lane.
     pub slot: u16,
     /// The lane its slot points to.

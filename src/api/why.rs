@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::OrderCounts;
 use super::condition::Condition;
 use super::{Class, Deliveries, Lane, Rejection};
 use crate::domain::event::EventId;
@@ -19,6 +20,9 @@ pub struct Diagnosis {
     pub stream: StreamName,
     /// Seq of its newest event.
     pub head: Seq,
+    /// Counts of the provider's order; absent for a hook without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderCounts>,
     /// Its slot, which determines its lane.
     pub slot: u16,
     /// The namespace of its hook.

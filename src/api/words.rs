@@ -14,9 +14,11 @@ use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{OrderingKey, StreamName};
+use crate::domain::place::Place;
 use crate::domain::rate::Rate;
 use crate::domain::time::millis;
 use crate::domain::verify::Scheme;
+use crate::domain::version::Late;
 
 /// Serializes types as text by `Display` and `FromStr`.
 macro_rules! as_text {
@@ -42,7 +44,9 @@ as_text!(
     Handshake,
     Keep,
     LaneId,
+    Late,
     OrderBy,
+    Place,
     StreamName,
     Rate,
     Scheme

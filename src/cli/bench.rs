@@ -315,7 +315,9 @@ impl Sender {
                 let _ = self.took.record(took);
                 self.sent[nth].1 = n;
                 let accepted = serde_json::from_slice::<Accepted>(answer.body());
-                let seq = accepted.map(|accepted| accepted.seq.0).unwrap_or(0);
+                let seq = accepted
+                    .map(|accepted| accepted.seq.map_or(0, |seq| seq.0))
+                    .unwrap_or(0);
                 if u64::try_from(seq) != Ok(n) {
                     let trouble =
                         format!("event {n} of stream s{stream} was answered as seq {seq}");

@@ -62,10 +62,16 @@ impl Row for EventRow {
         vec![
             short(self.event),
             quoted(self.stream.short()),
-            self.seq.to_string(),
+            match self.waits_until {
+                Some(_) => "-".to_owned(),
+                None => self.seq.to_string(),
+            },
             self.received_at.to_string(),
             text::size(self.size),
-            fates(&self.fate),
+            match self.waits_until {
+                Some(at) => format!("held back until {}", at.clock()),
+                None => fates(&self.fate),
+            },
         ]
     }
 
@@ -178,6 +184,9 @@ pub struct All {
     /// Only the dead letters: events that were skipped, each with its reason
     #[arg(long)]
     dead: bool,
+    /// Only late events: those that came after one of their stream with a higher version
+    #[arg(long, conflicts_with_all = ["dead", "delivery"])]
+    late: bool,
     /// Only the event that came under this delivery id: that of the provider, or its idempotency key
     #[arg(long, value_name = "ID", conflicts_with = "dead")]
     delivery: Option<String>,
@@ -207,6 +216,7 @@ impl All {
                 Some(Timestamp::from_millis(now.saturating_sub(since).max(0)).to_string()),
             ),
             ("dead", self.dead.then(|| "true".to_owned())),
+            ("late", self.late.then(|| "true".to_owned())),
             ("delivery", self.delivery.clone()),
             ("limit", Some(self.limit.to_string())),
             ("after", self.after.map(|event| event.to_string())),
@@ -341,7 +351,7 @@ impl Show {
             .map_or_else(|| "hooklane.sock".into(), |key| key.to_string());
         let mut facts = vec![
             ("event", event.event.to_string()),
-            ("stream", format!("{}, seq {}", event.stream, event.seq)),
+            ("stream", place(event)),
             (
                 "received",
                 format!(
@@ -352,6 +362,10 @@ impl Show {
             ),
         ];
         facts.extend(event.fate.iter().map(|one| ("fate", fate(one))));
+        if let Some(late) = event.late {
+            let told = format!("it came after an event with a higher version (--late {late})");
+            facts.push(("late", told));
+        }
         if let Some(key) = &event.dedupe_key {
             facts.push(("dedupe key", key.clone()));
         }
@@ -364,6 +378,14 @@ impl Show {
             }
         }
         facts
+    }
+}
+
+/// The stream of an event and its place there.
+fn place(event: &EventRow) -> String {
+    match event.waits_until {
+        Some(at) => format!("{}, held back until {at}: it has no seq yet", event.stream),
+        None => format!("{}, seq {}", event.stream, event.seq),
     }
 }
 

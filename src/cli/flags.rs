@@ -17,7 +17,9 @@ use crate::config::Setting;
 use crate::domain::forward::Begin;
 use crate::domain::hook::{BODY_MAX_LIMIT, Debounce, OnError, Unordered};
 use crate::domain::name::{InvalidName, Name, StreamName};
+use crate::domain::place;
 use crate::domain::time::parse_duration;
+use crate::domain::version::WINDOW_MAX;
 use crate::text;
 
 const HEADING: &str = "Global options";
@@ -299,6 +301,37 @@ pub fn unordered(text: &str) -> Result<Unordered, String> {
 /// Parses `hold` or `skip`.
 pub fn on_error(text: &str) -> Result<OnError, String> {
     word(text, &[("hold", OnError::Hold), ("skip", OnError::Skip)])
+}
+
+/// Value of a flag that takes a value or `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+/// Parses the place of a version, or `none`.
+pub fn version_by(text: &str) -> Result<OrNone<place::Place>, String> {
+    match text {
+        "none" => Ok(OrNone(None)),
+        text => {
+            let place = text.parse::<place::Place>();
+            place
+                .map(|place| OrNone(Some(place)))
+                .map_err(|error| format!("{error}, or none"))
+        }
+    }
+}
+
+/// Parses a reorder window such as `5s`, or `none`.
+pub fn reorder_window(text: &str) -> Result<OrNone<Duration>, String> {
+    if text == "none" {
+        return Ok(OrNone(None));
+    }
+    match parse_duration(text) {
+        Ok(window) if window.is_zero() || window > WINDOW_MAX => {
+            Err("a reorder window is above zero and an hour at most, or none".to_owned())
+        }
+        Ok(window) => Ok(OrNone(Some(window))),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 
+use super::flags::OrNone;
 use super::print::{Columns, Row, Stake};
 use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
@@ -25,9 +26,11 @@ use crate::domain::handshake::{Handshake, InvalidHandshake};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::place::Place;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
 use crate::domain::verify::{InvalidScheme, Scheme};
+use crate::domain::version::Late;
 use crate::text;
 
 /// Make, change, try and delete receivers of webhooks
@@ -152,6 +155,9 @@ struct Settings {
     #[command(flatten)]
     senders: Senders,
 
+    #[command(flatten)]
+    order: Order,
+
     /// How events become a state: latest, merge, patch, append:N, count or a FILE.js
     #[arg(long, value_name = "NAME|FILE.js")]
     reduce: Option<String>,
@@ -194,6 +200,31 @@ struct Settings {
     /// forever [default: forever]
     #[arg(long, value_name = "TIME|AMOUNT|forever")]
     keep: Option<Keep>,
+}
+
+/// The provider's order
+#[derive(Args, Default)]
+struct Order {
+    /// The version that the provider gives its events, a number or an RFC 3339 time: body:/JSON/POINTER, header:NAME,
+    /// form:NAME, or none. An event whose version is lower than one before it in its stream is late [default: none]
+    #[arg(long, value_name = "RULE", value_parser = flags::version_by)]
+    version_by: Option<OrNone<Place>>,
+
+    /// Late events: apply them like others, mark them for reducers and receivers, or skip them [default: mark]
+    #[arg(long, value_name = "apply|mark|skip")]
+    late: Option<Late>,
+
+    /// Hold each event back this long, so that lower versions can still come before it: such as 5s, 1h at most, or none.
+    /// The 202 then has no seq yet [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = flags::reorder_window)]
+    reorder_window: Option<OrNone<Duration>>,
+}
+
+impl Order {
+    fn window_ms(&self) -> Option<Option<u64>> {
+        let OrNone(window) = self.reorder_window.as_ref()?;
+        Some(window.map(|window| millis(window).unsigned_abs()))
+    }
 }
 
 /// How the forward handlers deliver that the command names.
@@ -396,6 +427,9 @@ impl Settings {
             unordered: self.unordered,
             dedupe_by: self.dedupe_by,
             handshake: self.senders.handshake.map(|Asked(handshake)| handshake),
+            reorder_window_ms: self.order.window_ms(),
+            version_by: self.order.version_by.map(|OrNone(place)| place),
+            late: self.order.late,
             verify: self.senders.edit(verifying),
             reduce: self
                 .reduce
@@ -438,6 +472,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 ///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
 ///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
 ///   hooklane hooks create pay --verify stripe --secret-file stripe.secret
+///   hooklane hooks create subs --order-by /data/id --version-by /data/updated --reorder-window 5s
 ///   hooklane hooks create jobs --order-by body:/account --pull worker --lease 2m
 ///   hooklane hooks create stripe --reduce latest --only '/type=invoice.*'
 #[derive(Args)]

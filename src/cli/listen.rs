@@ -28,6 +28,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
+use crate::domain::version::Late;
 use crate::engine::forward::request::{Delivery, Verdict, request, verdict};
 use crate::engine::forward::{Client, Guard};
 use crate::text::duration;
@@ -306,6 +307,7 @@ impl Session<'_> {
             dedupe_key: None,
             headers: pulled.headers.get().into(),
             body,
+            late: pulled.late.then_some(Late::Mark),
             is_damaged: false,
         });
         let events = [event];

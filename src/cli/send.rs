@@ -119,16 +119,15 @@ impl Send {
         };
         out.object(accepted)?;
         out.say(format_args!(
-            "{what:<9}  {}  {} in {}   {stream} seq {}, on disk before the answer",
+            "{what:<9}  {}  {} in {}   {}, on disk before the answer",
             events::short(accepted.event),
             posted.status.as_u16(),
             fine(posted.took),
-            accepted.seq,
+            place(accepted),
         ))?;
-        if self.no_wait {
+        let Some(seq) = accepted.seq.filter(|_| !self.no_wait) else {
             return Ok(Exit::Done);
-        }
-        let seq = accepted.seq;
+        };
         out.on_ctrl_c(vec![
             (
                 "stopped",
@@ -270,7 +269,10 @@ impl Summary {
         }
         self.accepted += 1;
         let key = stream_of(accepted).to_string();
-        let seq = accepted.seq;
+        // A held back event has no place yet.
+        let Some(seq) = accepted.seq else {
+            return;
+        };
         let sent = self.streams.entry(key).or_insert(Sent {
             first: seq,
             last: Seq(seq.0 - 1),
@@ -299,6 +301,16 @@ fn body(text: &str) -> Result<Bytes, Trouble> {
         Trouble::new(Exit::Usage, "no_file", message)
     })?;
     Ok(bytes.into())
+}
+
+/// The stream of an event and its place there, in words.
+fn place(accepted: &Accepted) -> String {
+    let stream = stream_of(accepted);
+    match (accepted.seq, accepted.waits_until) {
+        (Some(seq), _) => format!("{stream} seq {seq}"),
+        (None, Some(at)) => format!("{stream}, held back until {}", at.clock()),
+        (None, None) => format!("{stream}, held back"),
+    }
 }
 
 fn stream_of(accepted: &Accepted) -> StreamName {
@@ -553,8 +565,9 @@ mod tests {
             event: EventId::from_bytes([0; 16]),
             hook: "a".parse().unwrap(),
             stream: OrderingKey::none(),
-            seq: Seq(seq),
+            seq: Some(Seq(seq)),
             received_at: Timestamp::from_millis(0),
+            waits_until: None,
             duplicate,
         }
     }

@@ -216,6 +216,7 @@ impl Show {
             ("head", head(&stream)),
             ("lane", format!("{}, slot {}", stream.lane, stream.slot)),
         ];
+        facts.extend((stream.order.as_ref()).map(|counts| ("order", super::order::told(counts))));
         let cursors: Vec<String> = stream.cursors.iter().map(cursor).collect();
         facts.extend(cursors.iter().map(|cursor| ("cursor", cursor.clone())));
         let deliveries = stream.deliveries.iter().map(deliveries::told);

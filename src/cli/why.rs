@@ -65,6 +65,7 @@ fn text(why: &api::Diagnosis) -> Vec<String> {
         let at = format!("seq {}, received {}", event.seq, event.received_at);
         facts.push(("event", format!("{at}; {}", event.fate.join("; "))));
     }
+    facts.extend((why.order.as_ref()).map(|counts| ("order", super::order::told(counts))));
     let deliveries = why.deliveries.iter().map(super::deliveries::told);
     facts.extend(deliveries.map(|told| ("delivered", told)));
     for cursor in why.cursors.iter().filter(|cursor| cursor.behind > 0) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::position::Seq;
 use super::time::Timestamp;
+use super::version::Late;
 
 /// Number of a stream in the database; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +116,8 @@ pub struct Event {
     pub headers: Arc<str>,
     /// Body, byte for byte.
     pub body: Bytes,
+    /// Policy of its hook for late events, if it is late; `None` if it is not.
+    pub late: Option<Late>,
     /// True if the stored event differs from its checksum. Headers and body must not be used then.
     pub is_damaged: bool,
 }
@@ -133,6 +136,11 @@ pub fn checksum(id: EventId, received_at: Timestamp, headers: &[u8], body: &[u8]
 }
 
 impl Event {
+    /// True if its handlers are told that it is late.
+    pub fn is_marked_late(&self) -> bool {
+        self.late == Some(Late::Mark)
+    }
+
     /// Query of the URL to which it was posted, as sent and without `?`; empty when there was none.
     pub fn query(&self) -> String {
         self.split_headers().0.unwrap_or_default()

@@ -15,6 +15,7 @@ use wildmatch::WildMatch;
 
 use super::event::Event;
 use super::place::Place;
+use super::version::Late;
 
 /// Number of patterns of a handler at most.
 pub const RULES_MAX: usize = 32;
@@ -104,9 +105,12 @@ impl Filter {
         self.0.is_empty()
     }
 
-    /// True if the handler takes the event. No pattern matches a missing or empty value, or one that is
+    /// True if the handler takes the event. None takes an event that its hook skips as late. No pattern matches a missing or empty value, or one that is
     /// not a text, number or boolean.
     pub fn takes(&self, event: &Event) -> bool {
+        if event.late == Some(Late::Skip) {
+            return false;
+        }
         let mut headers = None;
         self.0.iter().all(|group| {
             let value = match &group.place {
@@ -177,6 +181,7 @@ mod tests {
             dedupe_key: None,
             headers: headers.into(),
             body: body.to_owned().into(),
+            late: None,
             is_damaged: false,
         }
     }

@@ -17,6 +17,7 @@ use super::pull::Pull;
 use super::secret::Secrets;
 use super::time::Timestamp;
 use super::verify::Verify;
+use super::version::Versioning;
 
 /// Number of a hook in the database; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +52,10 @@ pub struct Hook {
     pub verify: Option<Verify>,
     /// The test of the URL that it answers.
     pub handshake: Option<Handshake>,
+    /// Rule for the provider's order; `None` orders events by arrival alone.
+    pub versioning: Option<Versioning>,
+    /// Number of that rule; rises when its place changes.
+    pub version_rule: u32,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.

@@ -61,14 +61,21 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
     let room: Vec<_> = batch.iter().map(room).collect();
     engine.intake.committed(&room);
     let mut hints = Vec::new();
+    let mut is_held = false;
     for (at, waiting) in batch.into_iter().enumerate() {
         let appended = match &outcome {
             Ok(appended) => appended.get(at).copied().ok_or(Arc::new(Error::Closed)),
             Err(error) => Err(error.clone()),
         };
-        if let Ok(Appended::New { stream, slot, .. }) = appended {
+        if let Ok(Appended::New {
+            stream, slot, late, ..
+        }) = appended
+        {
             hints.push((waiting.event.hook, waiting.event.received_at, stream, slot));
+            late.into_iter()
+                .for_each(|_| count_late(engine, waiting.event.hook));
         }
+        is_held |= matches!(appended, Ok(Appended::HeldBack));
         // A sender that has disconnected loses its answer, not its event.
         let _ = waiting.answer.send(appended);
     }
@@ -76,10 +83,20 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
     engine.metrics.pulse.accepted(hooks);
     hint(engine, &hints);
     engine.stored.send_replace(());
+    if is_held {
+        engine.held_back.notify_one();
+    }
+}
+
+/// Counts a late event of a hook.
+pub(super) fn count_late(engine: &Engine, hook: HookId) {
+    if let Some(hook) = engine.catalog.peek().hooks_by_id.get(&hook) {
+        engine.metrics.late(hook.name.as_str());
+    }
 }
 
 /// Hints the cursors of every stream that got an event.
-fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
+pub(super) fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot)]) {
     let catalog = engine.catalog.peek();
     let mut hints: HashMap<LaneId, Vec<Hint>> = HashMap::new();
     for (hook, received_at, stream, slot) in stored {

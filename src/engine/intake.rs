@@ -304,6 +304,7 @@ mod tests {
             dedupe_key: None,
             headers: "".into(),
             body: vec![0; bytes].into(),
+            provided: None,
         }
     }
 

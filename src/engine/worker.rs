@@ -556,6 +556,7 @@ mod tests {
             dedupe_by: DedupeBy::default(),
             verify: None,
             handshake: None,
+            versioning: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),
@@ -589,6 +590,7 @@ mod tests {
             dedupe_key: None,
             headers: "{}".into(),
             body: Bytes::from("{}"),
+            provided: None,
         };
         match store.append(move || vec![event]).await.unwrap()[..] {
             [Appended::New { stream, .. }] => stream,

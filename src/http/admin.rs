@@ -449,6 +449,8 @@ struct EventsQuery {
     since: Option<Timestamp>,
     #[serde(default)]
     dead: bool,
+    #[serde(default)]
+    late: bool,
     delivery: Option<String>,
     after: Option<EventId>,
     limit: Option<i64>,
@@ -462,6 +464,7 @@ impl EventsQuery {
             since: self.since,
             before: self.after,
             dead: self.dead,
+            late: self.late,
             delivery: self.delivery,
             limit: limit(self.limit)?,
         })

@@ -112,6 +112,8 @@ mod tests {
             dedupe_by: rule.parse().unwrap(),
             verify: None,
             handshake: None,
+            versioning: None,
+            version_rule: 0,
             body_max: 1,
             keep: Keep::default(),
             handlers: Vec::new(),

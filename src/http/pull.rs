@@ -202,6 +202,7 @@ fn event_of(event: &Event) -> PullEvent {
         id: event.id,
         seq: event.seq,
         received_at: event.received_at,
+        late: event.is_marked_late(),
         headers: RawValue::from_string(event.headers.to_string()).unwrap_or_default(),
         body: text.map(str::to_owned),
         body_base64: text.is_none().then(|| STANDARD.encode(&event.body)),

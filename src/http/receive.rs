@@ -27,11 +27,12 @@ use crate::domain::hook::{Hook, OrderBy, Unordered};
 use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
 use crate::domain::time::Timestamp;
+use crate::domain::version::Version;
 use crate::engine::Engine;
 use crate::engine::catalog::{Stale, Trusted};
 use crate::engine::intake::{Refused, Room};
 use crate::metrics;
-use crate::store::{self, Appended, NewEvent};
+use crate::store::{self, Appended, NewEvent, Provided};
 
 /// Path prefix of the hooks' URLs.
 pub const PATH: &str = "/in/";
@@ -113,6 +114,8 @@ async fn accept(
     let promised = Promised::of(dedupe_key.as_ref(), &body);
 
     let received_at = Timestamp::now();
+    let provided = provided(&hook, (&head.headers, &body), received_at);
+    let waits_until = provided.as_ref().and_then(|provided| provided.due_at);
     let event = NewEvent {
         hook: hook.id,
         slot: Slot::of(&hook.name, &key),
@@ -123,6 +126,7 @@ async fn accept(
         dedupe_key: dedupe_key.map(|key| key.text),
         headers: headers_of(&head.headers, head.uri.query()).into(),
         body,
+        provided,
     };
     let id = event.id;
     let answer = room.let_in(event).map_err(no_room)?;
@@ -134,12 +138,21 @@ async fn accept(
         stream: key.clone(),
         seq,
         received_at,
+        waits_until: None,
         duplicate,
     };
     match outcome {
         Ok(Appended::New { seq, .. }) => {
             engine.metrics.events_accepted.inc();
-            let accepted = accepted(id, seq, received_at, false);
+            let accepted = accepted(id, Some(seq), received_at, false);
+            Ok(json(StatusCode::ACCEPTED, &accepted))
+        }
+        Ok(Appended::HeldBack) => {
+            engine.metrics.events_accepted.inc();
+            let accepted = Accepted {
+                waits_until,
+                ..accepted(id, None, received_at, false)
+            };
             Ok(json(StatusCode::ACCEPTED, &accepted))
         }
         Ok(Appended::Duplicate {
@@ -350,6 +363,26 @@ fn ordering_key(hook: &Hook, headers: &HeaderMap, body: &[u8]) -> Result<Orderin
             .hint("send it, or let such events into the hook's own stream: --unordered keep"),
         )),
     }
+}
+
+/// The event's place in the provider's order, by the rule of its hook. An event without a version does
+/// not wait: it gets its seq at once.
+fn provided(
+    hook: &Hook,
+    (headers, body): (&HeaderMap, &[u8]),
+    received_at: Timestamp,
+) -> Option<Provided> {
+    let rule = hook.versioning.as_ref()?;
+    let version = Version::of(&rule.by, hook.version_rule, headers, body);
+    let due_at = |window| match version {
+        Some(_) => received_at.after(window),
+        None => received_at,
+    };
+    Some(Provided {
+        due_at: rule.window.map(due_at),
+        late: rule.late,
+        version,
+    })
 }
 
 /// The refusal of a request with two different dedupe keys.

@@ -15,8 +15,8 @@ use futures_util::future::Either;
 use tokio::sync::MutexGuard;
 
 use self::ops::{
-    Acknowledged, Advance, Appended, Committers, History, Input, InputRequest, Inspection,
-    NewEvent, Prune, Range, Step,
+    Acknowledged, Advance, Appended, Committers, Due, History, Input, InputRequest, Inspection,
+    NewEvent, Prune, Range, Released, Step,
 };
 use self::postgres::{Postgres, server};
 use self::sqlite::Sqlite;
@@ -142,6 +142,15 @@ impl Backend {
         match self {
             Self::Sqlite(file) => file.prune(prune).await,
             Self::Postgres(server) => server.prune(prune).await,
+        }
+    }
+
+    /// Stores waiting events that are due, in the order of their versions, and returns those that got a
+    /// seq. On Postgres, one node at a time does this; the others store nothing.
+    pub async fn release(&self, due: Due) -> Result<Vec<Released>, Error> {
+        match self {
+            Self::Sqlite(file) => file.release(due).await,
+            Self::Postgres(server) => server.release(due).await,
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Filter {
     pub before: Option<EventId>,
     /// Only events in the dead letters.
     pub dead: bool,
+    /// Only late events.
+    pub late: bool,
     /// Only events with this dedupe key: at most one in each stream.
     pub dedupe_key: Option<String>,
     /// Number of events at most.
@@ -52,6 +54,7 @@ struct Row {
     headers: Vec<u8>,
     body: Vec<u8>,
     checksum: Option<i64>,
+    late: Option<String>,
     hook: String,
     ordering_key: String,
 }
@@ -66,6 +69,7 @@ impl From<Row> for Stored {
             headers: &row.headers,
             body: row.body,
             checksum: row.checksum,
+            late: row.late,
         };
         Self {
             event: columns.event(StreamId(row.stream), Seq(row.seq)),
@@ -81,7 +85,7 @@ macro_rules! select_events {
     ($headers:literal, $($rest:tt)*) => {
         concat!(
             "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, ", $headers, " as headers, e.body,
-             e.checksum, h.name as hook, s.ordering_key
+             e.checksum, e.late, h.name as hook, s.ordering_key
              from ", $($rest)*
         )
     };
@@ -115,12 +119,14 @@ const LIST: Statement = select_events_from!(
          (select n from log_ids where id = $4 union all select n from log
            where n > (select value from counters where name = 'indexed') and id = $4),
          9223372036854775807))
-     order by e.n desc limit $5",
+       and ($5 = 0 or e.late is not null)
+     order by e.n desc limit $6",
     "events e join streams s on s.id = e.stream join hooks h on h.id = s.hook
      where h.deleted_at is null and ($1 is null or s.hook = $1)
        and ($2 is null or e.stream = $2) and ($3 is null or e.received_at >= $3)
        and ($4 is null or e.id < $4)
-     order by e.id desc limit $5"
+       and ($5 = 0 or e.late is not null)
+     order by e.id desc limit $6"
 );
 
 /// Starts from the dead letters, which are few, instead of the log, which is long. Sorted by id, whose
@@ -157,18 +163,22 @@ const LIST_DELIVERY: Statement = select_events_from!(
      order by e.id desc limit $6"
 );
 
-/// Counts events (0 or 1) that have the dedupe key but another body.
+/// Counts events (0 or 1), stored or held back, that have the dedupe key but another body.
 const OTHER_BODY: Statement = Statement {
-    sqlite: "select count(*) from streams s
+    sqlite: "select count(*) from (select e.body from streams s
         join log e on e.stream = s.id and e.dedupe_key = $3
-        where s.hook = $1 and s.ordering_key = $2 and e.body <> $4",
-    postgres: "select count(*) from streams s
+        where s.hook = $1 and s.ordering_key = $2 and e.body <> $4
+      union all select w.body from waiting w
+        where w.hook = $1 and w.ordering_key = $2 and w.dedupe_key = $3 and w.body <> $4) b",
+    postgres: "select count(*) from (select e.body from streams s
         join events e on e.stream = s.id and e.dedupe_key = $3
-        where s.hook = $1 and s.ordering_key = $2 and e.body <> $4",
+        where s.hook = $1 and s.ordering_key = $2 and e.body <> $4
+      union all select w.body from waiting w
+        where w.hook = $1 and w.ordering_key = $2 and w.dedupe_key = $3 and w.body <> $4) b",
 };
 
 impl Store {
-    /// True unless a stored event of the stream has this dedupe key and another body. The answer is
+    /// True unless an event of the stream has this dedupe key and another body. The answer is
     /// known only while that event is kept, which is also as long as its dedupe key is honoured.
     pub async fn repeats_body(
         &self,
@@ -233,6 +243,7 @@ impl Store {
             .bind(filter.stream.map(|stream| stream.0))
             .bind(filter.since.map(Timestamp::as_millis))
             .bind(filter.before.map(|id| id.as_bytes().to_vec()))
+            .bind(i64::from(filter.late))
             .bind(filter.limit)
             .fetch_all(&self.reader)
             .await?;

@@ -27,6 +27,7 @@ use crate::domain::secret::{Secret, Secrets};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
 use crate::domain::verify::{Scheme, TOLERANCE_DEFAULT, Verify};
+use crate::domain::version::{Late, Versioning};
 
 /// Desired settings of a hook.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +46,8 @@ pub struct HookPlan {
     pub verify: Option<Verify>,
     /// The test of the URL that it answers.
     pub handshake: Option<Handshake>,
+    /// Rule for the provider's order.
+    pub versioning: Option<Versioning>,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.
@@ -125,6 +128,7 @@ impl From<&Hook> for HookPlan {
             dedupe_by: hook.dedupe_by.clone(),
             verify: hook.verify.clone(),
             handshake: hook.handshake,
+            versioning: hook.versioning.clone(),
             body_max: hook.body_max,
             keep: hook.keep,
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
@@ -185,6 +189,10 @@ struct HookRow {
     public_url: Option<String>,
     secrets: Option<String>,
     handshake: Option<String>,
+    version_by: Option<String>,
+    version_rule: i64,
+    late: String,
+    reorder_ms: Option<i64>,
     body_max: i64,
     keep: String,
     created_at: i64,
@@ -208,7 +216,8 @@ struct HandlerRow {
 }
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
-    verify, tolerance_ms, public_url, secrets, handshake, created_at
+    verify, tolerance_ms, public_url, secrets, handshake, version_by, version_rule, late, reorder_ms,
+    created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str =
@@ -217,13 +226,14 @@ const HANDLERS: &str =
 
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
-    verify, tolerance_ms, public_url, secrets, handshake)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+    verify, tolerance_ms, public_url, secrets, handshake, version_by, late, reorder_ms)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
     on conflict do nothing returning id";
 
 const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5,
     dedupe_by = $6, verify = $7, tolerance_ms = $8, public_url = $9, secrets = $10,
-    handshake = $11
+    handshake = $11, version_by = $12, late = $13, reorder_ms = $14,
+    version_rule = version_rule + case when version_by is distinct from $12 then 1 else 0 end
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -467,6 +477,7 @@ impl Writing<'_> {
     /// Creates a hook; `false` if its name is taken.
     async fn create_hook(&mut self, plan: &HookPlan, at: Timestamp) -> Result<bool, Error> {
         let verify = VerifyColumns::of(plan.verify.as_ref(), self.vault, at)?;
+        let versions = VersionColumns::of(plan.versioning.as_ref());
         let id: Option<i64> = sqlx::query_scalar(CREATE)
             .bind(plan.namespace.as_str())
             .bind(plan.name.as_str())
@@ -481,6 +492,9 @@ impl Writing<'_> {
             .bind(verify.public_url)
             .bind(verify.secrets)
             .bind(plan.handshake.map(Handshake::word))
+            .bind(versions.by)
+            .bind(versions.late)
+            .bind(versions.reorder_ms)
             .fetch_optional(&mut self.tx)
             .await?;
         let Some(id) = id else {
@@ -500,6 +514,7 @@ impl Writing<'_> {
         at: Timestamp,
     ) -> Result<bool, Error> {
         let verify = VerifyColumns::of(plan.verify.as_ref(), self.vault, at)?;
+        let versions = VersionColumns::of(plan.versioning.as_ref());
         let edited = sqlx::query(EDIT)
             .bind(hook.id.0)
             .bind(plan.order_by.to_string())
@@ -512,10 +527,16 @@ impl Writing<'_> {
             .bind(verify.public_url)
             .bind(verify.secrets)
             .bind(plan.handshake.map(Handshake::word))
+            .bind(versions.by)
+            .bind(versions.late)
+            .bind(versions.reorder_ms)
             .execute(&mut self.tx)
             .await?;
         if edited.rows_affected() == 0 {
             return Ok(false);
+        }
+        if hook.versioning != plan.versioning {
+            self.move_windows(hook.id, plan.versioning.as_ref()).await?;
         }
         let plans = wanted(plan, self.vault, at)?;
         for handler in &hook.handlers {
@@ -532,6 +553,23 @@ impl Writing<'_> {
             begin(&mut self.tx, hook.id, new, wanted.from, at).await?;
         }
         Ok(true)
+    }
+
+    /// Ends the windows of waiting events as the new rule says. Events without a version do not wait.
+    async fn move_windows(
+        &mut self,
+        hook: HookId,
+        versioning: Option<&Versioning>,
+    ) -> Result<(), Error> {
+        const MOVE: &str = "update waiting set due_at = received_at + $2
+            where hook = $1 and version <> ''";
+        let window = versioning.and_then(|versioning| versioning.window);
+        sqlx::query(MOVE)
+            .bind(hook.0)
+            .bind(millis(window.unwrap_or_default()))
+            .execute(&mut self.tx)
+            .await?;
+        Ok(())
     }
 
     /// Marks a hook as deleted; `false` if it was before.
@@ -746,6 +784,8 @@ impl HookRow {
                 Some(word) => Some(word.parse().map_err(|_| wrong("handshake"))?),
                 None => None,
             },
+            versioning: self.versioning()?,
+            version_rule: u32::try_from(self.version_rule).map_err(|_| wrong("version_rule"))?,
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
             keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,
@@ -769,6 +809,41 @@ impl HookRow {
             public_url: self.public_url.clone(),
             secrets: secrets.ok_or_else(|| wrong("secrets"))?,
         }))
+    }
+}
+
+impl HookRow {
+    fn versioning(&self) -> Result<Option<Versioning>, Error> {
+        let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
+        let Some(by) = &self.version_by else {
+            return Ok(None);
+        };
+        let window = self.reorder_ms.map(i64::unsigned_abs);
+        Ok(Some(Versioning {
+            by: by.parse().map_err(|_| wrong("version_by"))?,
+            late: self.late.parse().map_err(|_| wrong("late"))?,
+            window: window.map(Duration::from_millis),
+        }))
+    }
+}
+
+/// Columns of a hook's rule for the provider's order.
+struct VersionColumns {
+    by: Option<String>,
+    late: &'static str,
+    reorder_ms: Option<i64>,
+}
+
+impl VersionColumns {
+    fn of(versioning: Option<&Versioning>) -> Self {
+        let late = versioning.map_or(Late::default(), |versioning| versioning.late);
+        Self {
+            by: versioning.map(|versioning| versioning.by.to_string()),
+            late: late.word(),
+            reorder_ms: versioning
+                .and_then(|versioning| versioning.window)
+                .map(millis),
+        }
     }
 }
 

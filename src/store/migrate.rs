@@ -31,7 +31,7 @@ const SMALL: [(&str, &str); 11] = [
     ),
     (
         "hooks",
-        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, verify, tolerance_ms, public_url, secrets, handshake, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
+        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, verify, tolerance_ms, public_url, secrets, handshake, version_by, version_rule, late, reorder_ms, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
     ),
     (
         "handlers",
@@ -55,10 +55,10 @@ const SMALL: [(&str, &str); 11] = [
 ];
 
 /// Tables that may be long, each moved in its own transaction.
-const LONG: [(&str, &str); 4] = [
+const LONG: [(&str, &str); 5] = [
     (
         "streams",
-        "id, hook, ordering_key, slot, head, floor, created_at",
+        "id, hook, ordering_key, slot, head, floor, created_at, version, late",
     ),
     (
         "cursors",
@@ -72,9 +72,14 @@ const LONG: [(&str, &str); 4] = [
         "deliveries",
         "stream, handler, number, era, position, upto, attempt, lease_until, consumer",
     ),
+    (
+        "waiting",
+        "hook, ordering_key, slot, id, received_at, key_id, dedupe_key, headers, body, checksum, version, late, due_at",
+    ),
 ];
 
-const EVENT: &str = "stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum";
+const EVENT: &str =
+    "stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum, late";
 
 /// Tables whose number sequences continue after the last number of the file.
 const NUMBERED: [&str; 6] = [
@@ -497,8 +502,9 @@ async fn prove(
     };
     let events =
         "select i.stream, i.seq, l.id, l.received_at, l.key_id, l.dedupe_key, l.headers, l.body,
-        l.checksum from log_index i join log l on l.n = i.n order by i.stream, i.seq";
-    let there = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum
+        l.checksum, l.late from log_index i join log l on l.n = i.n order by i.stream, i.seq";
+    let there =
+        "select stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum, late
         from events order by stream, seq";
     let (streams, events) = same(db, pool, events, there, false, "stream", &mut tell).await?;
     let columns = LONG[1].1;

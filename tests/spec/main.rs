@@ -72,6 +72,8 @@ mod refused;
 mod silence;
 #[path = "store/store.rs"]
 mod store;
+#[path = "store/waiting.rs"]
+mod waiting;
 
 // One node: what senders, readers and consumers may rely on.
 #[path = "node/debounce.rs"]

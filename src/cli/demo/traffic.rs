@@ -160,7 +160,7 @@ impl Sender {
         };
         self.ledger.sent.push(Sent {
             event: accepted.event,
-            seq: accepted.seq,
+            seq: accepted.seq.unwrap_or_default(),
             content,
         });
         if amount.is_none() {

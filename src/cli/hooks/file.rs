@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::flags::OrNone;
 use super::{Trouble, flags, reducer};
-use crate::api::{Apply, ForwardSpec, HookSpec, NamespaceSpec, PullSpec, VerifySpec};
+use crate::api::{Apply, ForwardSpec, HookEdit, HookSpec, NamespaceSpec, PullSpec, VerifySpec};
 use crate::cli::Exit;
 use crate::domain::filter::Filter;
 use crate::domain::forward::{Batch, Begin, Destination};
@@ -14,9 +15,11 @@ use crate::domain::handshake::Handshake;
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::place::Place;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
 use crate::domain::verify::Scheme;
+use crate::domain::version::Late;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +61,9 @@ struct Entry {
     secret_file: Option<PathBuf>,
     secret_env: Option<String>,
     handshake: Option<Handshake>,
+    version_by: Option<Place>,
+    late: Option<Late>,
+    reorder_window: Option<String>,
     reduce: Option<String>,
     #[serde(default)]
     on_error: OnError,
@@ -212,6 +218,10 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     let mut spec = HookSpec::new(entry.name.clone());
     spec.verify = verify(&entry, base).map_err(named)?;
     spec.handshake = entry.handshake;
+    let order = order(&entry).map_err(named)?;
+    spec = order
+        .applied(spec)
+        .map_err(|error| named(error.to_string()))?;
     spec.namespace = entry.namespace.unwrap_or(spec.namespace);
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;
@@ -241,6 +251,21 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
         spec.pull.push(pull(entry).map_err(named)?);
     }
     Ok(spec)
+}
+
+/// The provider's order as an edit of a new hook.
+fn order(entry: &Entry) -> Result<HookEdit, String> {
+    let wrong = |text: &String, error| format!("reorder_window {text:?}: {error}");
+    let window = entry.reorder_window.as_ref().map(|text| {
+        let OrNone(window) = flags::reorder_window(text).map_err(|error| wrong(text, error))?;
+        Ok::<_, String>(window.map(|window| millis(window).unsigned_abs()))
+    });
+    Ok(HookEdit {
+        version_by: entry.version_by.clone().map(Some),
+        late: entry.late,
+        reorder_window_ms: window.transpose()?,
+        ..HookEdit::default()
+    })
 }
 
 fn verify(entry: &Entry, base: &Path) -> Result<Option<VerifySpec>, String> {

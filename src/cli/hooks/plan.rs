@@ -7,7 +7,7 @@ use crate::api::{
     Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, InvalidEdit, Paused,
     PullSpec, Rejection, VerifySpec,
 };
-use crate::cli::{Exit, Trouble, deliveries};
+use crate::cli::{Exit, Trouble, deliveries, order};
 use crate::domain::filter::Filter;
 use crate::domain::handshake::Handshake;
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
@@ -15,13 +15,17 @@ use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::domain::verify::Scheme;
+use crate::domain::version::Late;
 use crate::text;
 
 /// The hook after an edit.
 pub fn edited(spec: HookSpec, edit: &HookEdit) -> Result<HookSpec, Trouble> {
     let hook = spec.name.clone();
     edit.applied(spec).map_err(|error| match error {
-        InvalidEdit::NoUrl | InvalidEdit::NotVerified => Trouble::usage(error.to_string()),
+        InvalidEdit::NoUrl
+        | InvalidEdit::NotVerified
+        | InvalidEdit::NoVersion
+        | InvalidEdit::Window => Trouble::usage(error.to_string()),
         InvalidEdit::NoForward(_) | InvalidEdit::NoPull(_) => {
             Trouble::new(Exit::Missing, "no_such_handler", format!("{hook}: {error}"))
                 .fact("all", format!("hooklane hooks show {hook}"))
@@ -59,6 +63,11 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
                 "--handshake {}",
                 spec.handshake.map_or("none", Handshake::word)
             )),
+        },
+        Setting {
+            label: "version by",
+            shown: versions(spec),
+            flag: Some(version_flags(spec)),
         },
         Setting {
             label: "reduce",
@@ -254,6 +263,37 @@ fn handshake(spec: &HookSpec) -> &'static str {
     }
 }
 
+/// The provider's order in words.
+fn versions(spec: &HookSpec) -> String {
+    let Some(by) = &spec.version_by else {
+        return "-".to_owned();
+    };
+    let late = match spec.late {
+        Late::Apply => "applied",
+        Late::Mark => "marked",
+        Late::Skip => "skipped",
+    };
+    let window = spec.reorder_window_ms.map(Duration::from_millis);
+    let window = window.map_or_else(String::new, |window| {
+        format!(", held back for {}", text::duration(window))
+    });
+    format!("{by}, late events are {late}{window}")
+}
+
+/// Flags that set the provider's order.
+fn version_flags(spec: &HookSpec) -> String {
+    let Some(by) = &spec.version_by else {
+        return "--version-by none".to_owned();
+    };
+    let by = text::quoted(&by.to_string());
+    let window = spec.reorder_window_ms;
+    let window = window.map_or_else(|| "none".to_owned(), |ms| format!("{ms}ms"));
+    format!(
+        "--version-by {by} --late {} --reorder-window {window}",
+        spec.late
+    )
+}
+
 /// Flags that restore the former settings; `None` if that needs a secret, which is not readable.
 fn verify_flags(spec: Option<&VerifySpec>) -> Option<String> {
     spec.is_none().then(|| "--verify none".to_owned())
@@ -288,6 +328,7 @@ pub fn facts(hook: &Hook) -> Vec<(&'static str, String)> {
     }
     let deliveries = hook.deliveries.iter().map(deliveries::told);
     facts.extend(deliveries.map(|told| ("delivered", told)));
+    facts.extend((hook.order.as_ref()).map(|counts| ("order", order::told(counts))));
     facts.push(("streams", counted(hook.streams)));
     facts.push(("events", counted(hook.events)));
     facts.push(("created", hook.created_at.to_string()));

@@ -97,6 +97,8 @@ struct BatchEvent<'d> {
     id: String,
     seq: i64,
     received_at: Timestamp,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     query: String,
     headers: Option<Box<RawValue>>,
@@ -143,6 +145,9 @@ pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<B
     set(headers, "hooklane-seq", &first.seq.to_string());
     set(headers, "hooklane-attempt", &delivery.attempt.to_string());
     set(headers, "hooklane-epoch", &delivery.epoch.to_string());
+    if !is_batch && first.is_marked_late() {
+        set(headers, "hooklane-late", "true");
+    }
     if let Some(replay) = delivery.replay {
         set(headers, "hooklane-replay", &replay.0.to_string());
     }
@@ -213,6 +218,7 @@ fn batch(delivery: &Delivery<'_>) -> Bytes {
             id: event.id.to_string(),
             seq: event.seq.0,
             received_at: event.received_at,
+            late: event.is_marked_late(),
             query: event.query(),
             headers: RawValue::from_string(event.headers_alone().into_owned()).ok(),
             body: text,
@@ -318,6 +324,7 @@ mod tests {
             dedupe_key: None,
             headers: r#"{"content-type":"text/plain","x-other":"1"}"#.into(),
             body: Bytes::from_static(body),
+            late: None,
             is_damaged: false,
         })
     }

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::budget::{Budget, Slices};
-use super::sieve::Sieved;
+use super::sieve::{Sieved, takes_all};
 use super::{Folded, Task};
 use crate::domain::name::Name;
 use crate::engine::share::Fair;
@@ -33,7 +33,7 @@ impl Job {
 
     /// Removes from each task the events that its handler does not take.
     pub(super) fn sieve(&mut self) -> Vec<Option<Sieved>> {
-        if self.tasks.iter().all(|task| task.only.takes_all()) {
+        if self.tasks.iter().all(takes_all) {
             return Vec::new();
         }
         let mut tasks = self.tasks.to_vec();

@@ -201,8 +201,9 @@
   };
 
   // What an event has beside its own members: read when it is asked for, and in no copy of an event.
-  let received = { headers: "{}", text: "", bytes: undefined };
+  let received = { headers: "{}", text: "", bytes: undefined, late: false };
   const beside = freeze({
+    get late() { return received.late; },
     get query() { return parse(received.headers)[":query"] ?? ""; },
     get raw() { return received.bytes ?? received.text; },
   });
@@ -223,12 +224,12 @@
 
   // One event: the new state as JSON text, or what went wrong as an array. `factory` is the script
   // as a function, called anew for each event, so none of its variables outlives one.
-  const fold = (factory, before, id, seq, at, headers_text, text, is_json, bytes) => {
+  const fold = (factory, before, id, seq, at, headers_text, text, is_json, bytes, late) => {
     begin(id, at);
     try {
       const state = before === undefined ? undefined : parse(before);
       let headers;
-      received = { headers: headers_text, text, bytes };
+      received = { headers: headers_text, text, bytes, late };
       const event = {
         __proto__: beside,
         id,

@@ -409,7 +409,7 @@ fn call<'js>(
         Cow::Borrowed(_) => None,
         Cow::Owned(_) => Some(TypedArray::new(ctx.clone(), &*event.body)?),
     };
-    let mut args = Args::new(ctx.clone(), 9);
+    let mut args = Args::new(ctx.clone(), 10);
     args.push_arg(factory)?;
     args.push_arg(state)?;
     args.push_arg(event.id.to_string())?;
@@ -419,6 +419,7 @@ fn call<'js>(
     args.push_arg(&*text)?;
     args.push_arg(is_json)?;
     args.push_arg(bytes)?;
+    args.push_arg(event.is_marked_late())?;
     let answer: Value = fold.clone().restore(ctx)?.call_arg(args)?;
     Answer::read(&answer)
 }

@@ -5,6 +5,13 @@ use std::sync::Arc;
 
 use super::{Folded, Outcome, Task};
 use crate::domain::event::Event;
+use crate::domain::version::Late;
+
+/// True if the handler of a task takes all of its events.
+pub(super) fn takes_all(task: &Task) -> bool {
+    let is_skipped = |event: &Arc<Event>| event.late == Some(Late::Skip);
+    task.only.takes_all() && !task.events.iter().any(is_skipped)
+}
 
 /// A task before its events were filtered.
 pub(super) struct Sieved {
@@ -16,7 +23,7 @@ pub(super) struct Sieved {
 impl Sieved {
     /// Removes from `task` the events that its handler does not take; `None` if it takes all.
     pub(super) fn of(task: &mut Task) -> Option<Self> {
-        if task.only.takes_all() {
+        if takes_all(task) {
             return None;
         }
         let takes = |(_, event): &(usize, &Arc<Event>)| task.only.takes(event);

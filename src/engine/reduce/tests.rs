@@ -25,6 +25,7 @@ pub(super) fn event(seq: i64, body: impl Into<Bytes>) -> Event {
         dedupe_key: None,
         headers: r#"{"content-type":"application/json"}"#.into(),
         body: body.into(),
+        late: None,
         is_damaged: false,
     }
 }

@@ -15,6 +15,7 @@ use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::{OnError, Source};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
+use crate::domain::version::Late;
 
 /// The longest frame that is read: the largest state, event and script fit many times.
 const FRAME_MAX: usize = 256 * 1024 * 1024;
@@ -69,6 +70,7 @@ impl Writer {
         self.i64(event.received_at.as_millis());
         self.bytes(event.headers.as_bytes());
         self.bytes(&event.body);
+        self.u8(u8::from(event.is_marked_late()));
     }
 
     pub(super) fn outcome(&mut self, outcome: &Outcome) {
@@ -190,6 +192,7 @@ impl Reader {
             dedupe_key: None,
             headers: self.text()?.into(),
             body: self.bytes()?,
+            late: (self.u8()? != 0).then_some(Late::Mark),
             is_damaged: false,
         }))
     }

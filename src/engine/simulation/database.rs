@@ -146,6 +146,8 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         dedupe_by: DedupeBy::default(),
         verify: None,
         handshake: None,
+        versioning: None,
+        version_rule: 0,
         body_max: 1,
         keep: Keep::default(),
         handlers: vec![Arc::new(handler)],
@@ -249,6 +251,7 @@ impl Database {
             dedupe_key: None,
             headers: "".into(),
             body: vec![body].into(),
+            late: None,
             is_damaged: false,
         };
         stored.events.push(Arc::new(event));

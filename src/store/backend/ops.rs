@@ -12,6 +12,7 @@ use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
+use crate::domain::version::{Late, Version, WINDOW_MAX};
 use crate::store::Error;
 
 /// An event to be stored. It has an id, but no place in a stream yet.
@@ -35,10 +36,23 @@ pub struct NewEvent {
     pub headers: Arc<str>,
     /// Body, byte for byte.
     pub body: Bytes,
+    /// Its place in the provider's order; `None` if its hook orders events by arrival alone.
+    pub provided: Option<Provided>,
+}
+
+/// Place of an event in the provider's order.
+#[derive(Clone, Debug)]
+pub struct Provided {
+    /// Version of the event; `None` if it has none that can be read.
+    pub version: Option<Version>,
+    /// Treatment of the event if it is late.
+    pub late: Late,
+    /// Time until which it is held back; `None` gives it a seq at once.
+    pub due_at: Option<Timestamp>,
 }
 
 impl NewEvent {
-    pub(in crate::store) fn at(&self, stream: StreamId, seq: Seq) -> Event {
+    pub(in crate::store) fn at(&self, stream: StreamId, seq: Seq, late: Option<Late>) -> Event {
         Event {
             stream,
             seq,
@@ -48,8 +62,19 @@ impl NewEvent {
             dedupe_key: self.dedupe_key.clone(),
             headers: self.headers.clone(),
             body: self.body.clone(),
+            late,
             is_damaged: false,
         }
+    }
+
+    /// Its version, if it has one.
+    pub(in crate::store) fn version(&self) -> Option<&Version> {
+        self.provided.as_ref()?.version.as_ref()
+    }
+
+    /// Time until which it is held back, if it is.
+    pub(in crate::store) fn due_at(&self) -> Option<Timestamp> {
+        self.provided.as_ref()?.due_at
     }
 
     /// Checksum of the event, as stored.
@@ -75,13 +100,17 @@ pub enum Appended {
         seq: Seq,
         /// Slot stored with the stream, which may differ from [`NewEvent::slot`].
         slot: Slot,
+        /// Treatment of the event, if it is late.
+        late: Option<Late>,
     },
+    /// The event is durable and held back; it gets its seq when it is released.
+    HeldBack,
     /// The stream has an event with the same dedupe key already; nothing was stored.
     Duplicate {
         /// Id of the earlier event.
         id: EventId,
-        /// Place of the earlier event.
-        seq: Seq,
+        /// Place of the earlier event; `None` while that one is held back.
+        seq: Option<Seq>,
         /// Receive time of the earlier event.
         received_at: Timestamp,
     },
@@ -90,6 +119,69 @@ pub enum Appended {
     /// The database refuses this event, but not the others of its batch; it is not stored.
     Refused,
 }
+
+/// An event that was held back and has a seq now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// Its hook.
+    pub hook: HookId,
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its place in the stream.
+    pub seq: Seq,
+    /// Slot of the stream.
+    pub slot: Slot,
+    /// Time at which its last byte arrived.
+    pub received_at: Timestamp,
+    /// Treatment of the event, if it is late.
+    pub late: Option<Late>,
+}
+
+impl Released {
+    /// The released event; `None` if it is a repeat or its hook was deleted.
+    pub(in crate::store) fn of((event, appended): (&NewEvent, Appended)) -> Option<Self> {
+        match appended {
+            Appended::New {
+                stream,
+                seq,
+                slot,
+                late,
+            } => Some(Self {
+                hook: event.hook,
+                stream,
+                seq,
+                slot,
+                received_at: event.received_at,
+                late,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Selects the events that are released by one transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Current time: windows that have ended by then.
+    pub now: Timestamp,
+    /// Windows that end later than this are of events that were received before the clock was set back;
+    /// they count as ended.
+    pub far: Timestamp,
+}
+
+impl Due {
+    /// What is due at `now`.
+    pub fn at(now: Timestamp) -> Self {
+        /// A window may end this much after the longest one, because clocks of nodes differ.
+        const SLACK: Duration = Duration::from_secs(60);
+        let far = now.after(WINDOW_MAX).after(SLACK);
+        Self { now, far }
+    }
+}
+
+/// Number and bytes of events that one transaction releases; one event is always released.
+pub(in crate::store) const RELEASED_MAX: i64 = 512;
+pub(in crate::store) const RELEASED_BYTES_MAX: i64 = 4 * 1024 * 1024;
 
 /// A request for the input of a turn.
 #[derive(Clone, Copy, Debug)]

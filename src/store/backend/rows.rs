@@ -28,6 +28,8 @@ pub struct EventColumns<'r> {
     pub body: Vec<u8>,
     /// `None` for events stored before checksums existed.
     pub checksum: Option<i64>,
+    /// Treatment of the event if it is late, as a word.
+    pub late: Option<String>,
 }
 
 impl EventColumns<'_> {
@@ -50,6 +52,7 @@ impl EventColumns<'_> {
             is_damaged: !is_readable || self.checksum.is_some_and(|stored| stored != found()),
             headers: headers.unwrap_or("{}").into(),
             body: self.body.into(),
+            late: self.late.and_then(|word| word.parse().ok()),
         }
     }
 }

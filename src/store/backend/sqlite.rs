@@ -12,7 +12,9 @@ pub mod inspect;
 mod look;
 mod prune;
 mod readers;
+mod repeats;
 mod tail;
+mod waiting;
 mod writer;
 
 use std::path::Path;
@@ -25,7 +27,9 @@ use self::checkpoint::Checkpointer;
 use self::cursor_cache::CursorCache;
 use self::readers::Readers;
 use self::tail::Tail;
-use super::ops::{Advance, Appended, Input, InputRequest, NewEvent, Observer, Prune, Range, Step};
+use super::ops::{
+    Advance, Appended, Due, Input, InputRequest, NewEvent, Observer, Prune, Range, Released, Step,
+};
 use super::session::Alarm;
 use crate::domain::cursor::{Cursor, CursorId};
 use crate::domain::event::{Event, StreamId};
@@ -159,6 +163,11 @@ impl Sqlite {
     /// Removes events and stores checkpoints in their place. Returns for each cut whether it was done.
     pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
         self.log.prune(prune).await
+    }
+
+    /// Stores waiting events that are due, in the order of their versions.
+    pub async fn release(&self, due: Due) -> Result<Vec<Released>, Error> {
+        self.log.release(due).await
     }
 
     /// See [`crate::store::Store::oldest_bytes`].

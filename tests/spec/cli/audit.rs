@@ -123,6 +123,7 @@ impl World {
             dedupe_key: None,
             headers: "{}".into(),
             body: bytes::Bytes::from("{}"),
+            provided: None,
         };
         self.store.append(move || vec![event]).await.unwrap();
     }

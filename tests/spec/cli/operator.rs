@@ -462,6 +462,7 @@ async fn store_unseen(store: &Store, account: &str, age: Duration) {
         dedupe_key: None,
         headers: "{}".into(),
         body: Bytes::from("{}"),
+        provided: None,
     };
     let stored = store.append(move || vec![event]).await.unwrap();
     assert!(matches!(stored[..], [Appended::New { .. }]));

@@ -353,6 +353,7 @@ impl World {
             dedupe_by: DedupeBy::default(),
             verify: None,
             handshake: None,
+            versioning: None,
             body_max: 1_000,
             keep: Keep::Forever,
             reducer,
@@ -406,6 +407,7 @@ impl World {
             dedupe_key: sent.dedupe_key.clone(),
             headers: "{}".into(),
             body: sent.body.clone().into(),
+            provided: None,
         });
         Flight {
             name: StreamName { hook, key },
@@ -427,7 +429,7 @@ impl World {
         let (id, seq) = stream.append(sent);
         let told = match answer.as_ref().unwrap() {
             Appended::New { seq, .. } => (own, seq.0 as usize),
-            Appended::Duplicate { id, seq, .. } => (*id, seq.0 as usize),
+            Appended::Duplicate { id, seq, .. } => (*id, seq.unwrap_or_default().0 as usize),
             other => panic!("{own} was not stored: {other:?}"),
         };
         assert_eq!(told, (id, seq), "an answer names the first of its kind");

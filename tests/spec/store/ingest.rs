@@ -43,9 +43,12 @@ const BATCH: &str = "select count(*) from (
     array_agg(0::bigint) as at, array_agg(null::bigint) as kid,
     array_agg(case when random() < 0.25 then 'd' || floor(random() * 200) end) as dk,
     array_agg('{}'::text) as hd, array_agg('x'::bytea) as body,
-    array_agg(null::bigint) as sum
+    array_agg(null::bigint) as sum,
+    array_agg(case when random() < 0.5 then '00000000' || lpad(floor(random() * 1000)::text, 28, '0') end) as version,
+    array_agg('mark'::text) as late
   from generate_series(1, 12)) b,
-  lateral hooklane_ingest(b.hook, b.okey, b.slot, b.id, b.at, b.kid, b.dk, b.hd, b.body, b.sum, false)";
+  lateral hooklane_ingest(b.hook, b.okey, b.slot, b.id, b.at, b.kid, b.dk, b.hd, b.body, b.sum, b.version,
+    b.late, false)";
 
 /// Streams whose events are not exactly 1 to their head, in one snapshot.
 const HOLES: &str = "select count(*) from (
@@ -104,12 +107,14 @@ impl Load {
 
     /// Puts another text in the place of one that stands in one of the two functions that store.
     async fn break_ingest(&self, right: &str, wrong: &str) {
-        let all = include_str!("../../../migrations/postgres/0045_checksums.sql");
-        let functions = ["hooklane_append", "hooklane_ingest"].map(|name| {
-            let begin = all.find(&format!("create function {name}(")).unwrap();
-            let end = begin + all[begin..].find("end $$;").unwrap() + "end $$;".len();
-            &all[begin..end]
-        });
+        let append = include_str!("../../../migrations/postgres/0045_checksums.sql");
+        let ingest = include_str!("../../../migrations/postgres/0090_versions.sql");
+        let functions =
+            [("hooklane_append", append), ("hooklane_ingest", ingest)].map(|(name, all)| {
+                let begin = all.find(&format!("create function {name}(")).unwrap();
+                let end = begin + all[begin..].find("end $$;").unwrap() + "end $$;".len();
+                &all[begin..end]
+            });
         let mut found = functions.iter().filter(|function| function.contains(right));
         let function = found.next().expect(right);
         assert!(found.next().is_none() && function.matches(right).count() == 1);
@@ -273,6 +278,7 @@ fn batch_with_repeats(times: usize) -> Vec<NewEvent> {
             dedupe_key,
             headers: "{}".into(),
             body: "x".to_owned().into(),
+            provided: None,
         }
     };
     let once = format!("{:x}", rand::random::<u64>());

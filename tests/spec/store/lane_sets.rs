@@ -85,6 +85,7 @@ impl World {
             dedupe_key: None,
             headers: "{}".into(),
             body: Bytes::from("{}"),
+            provided: None,
         };
         self.store.append(move || vec![event]).await.unwrap();
     }

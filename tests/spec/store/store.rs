@@ -164,6 +164,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         dedupe_by: DedupeBy::default(),
         verify: None,
         handshake: None,
+        versioning: None,
         body_max: 1_000,
         keep: Keep::Forever,
         reducer,
@@ -196,6 +197,7 @@ pub(crate) fn event(hook: i64, key: &str, body: &str, dedupe_key: Option<&str>) 
         dedupe_key: dedupe_key.map(str::to_owned),
         headers: r#"{"a":"b"}"#.into(),
         body: body.to_owned().into(),
+        provided: None,
     }
 }
 
@@ -217,8 +219,8 @@ pub(crate) fn step(cursor: CursorId, from: i64, to: i64, state: &str) -> Step {
 pub(crate) fn seqs(appended: &[Appended]) -> Vec<i64> {
     let seq = |appended: &Appended| match appended {
         Appended::New { seq, .. } => seq.0,
-        Appended::Duplicate { seq, .. } => -seq.0,
-        Appended::Gone | Appended::Refused => 0,
+        Appended::Duplicate { seq, .. } => -seq.unwrap_or_default().0,
+        Appended::HeldBack | Appended::Gone | Appended::Refused => 0,
     };
     appended.iter().map(seq).collect()
 }

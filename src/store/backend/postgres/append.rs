@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::{Postgres, jitter, settle};
 use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::hook::HookId;
 use crate::domain::lane::Slot;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
+use crate::domain::version::{Late, Version};
 use crate::store::Error;
-use crate::store::backend::ops::{Acknowledged, Appended, NewEvent};
+use crate::store::backend::ops::{
+    Acknowledged, Appended, Due, NewEvent, RELEASED_BYTES_MAX, RELEASED_MAX, Released,
+};
 
 /// Time limit for resolving an unknown outcome; the senders that wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);
@@ -22,11 +26,30 @@ const RESOLVE_SILENT: Duration = Duration::from_millis(500);
 /// Pause between two attempts to resolve, without the jitter.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 
-const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at
-    from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const INGEST: &str = "select ord, outcome, stream, seq, slot, id, received_at, late
+    from hooklane_ingest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 const APPEND: &str = "select r_stream, r_slot, r_head
     from hooklane_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+
+const WAIT: &str = "select ord, outcome, id, seq, received_at
+    from hooklane_wait($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
+const RELEASE: &str = "select hook, stream, seq, slot, received_at, late
+    from hooklane_release($1, $2, $3, $4)";
+
+/// One row of the answer of `hooklane_wait`.
+type HeldRow = (i64, String, Option<Vec<u8>>, Option<i64>, Option<i64>);
+
+/// One row of the answer of `hooklane_release`.
+type ReleasedRow = (i64, i64, i64, i64, i64, Option<String>);
+
+/// What a call does with its events.
+#[derive(Clone, Copy)]
+enum Call {
+    Number,
+    HoldBack,
+}
 
 /// Ids, slots and heads of the streams, in the order of the request; `None` means that nothing was
 /// stored.
@@ -41,6 +64,7 @@ type Row = (
     Option<i64>,
     Option<Vec<u8>>,
     Option<i64>,
+    Option<String>,
 );
 
 impl Postgres {
@@ -51,13 +75,27 @@ impl Postgres {
     /// # Errors
     /// Nothing is stored, except after a lost connection: then the outcome is unknown.
     pub async fn append(&self, batch: Vec<NewEvent>) -> Result<Vec<Appended>, Error> {
-        let events: Vec<&NewEvent> = batch.iter().collect();
-        let mut appended = self.store(&events).await?;
+        let is_held = |at: &usize| batch[*at].due_at().is_some();
+        let (held, direct): (Vec<_>, Vec<_>) = (0..batch.len()).partition(is_held);
+        let of = |places: &[usize]| places.iter().map(|at| &batch[*at]).collect::<Vec<_>>();
+        let mut appended = vec![Appended::Refused; batch.len()];
+        for (at, outcome) in held.iter().zip(self.hold_back(&of(&held)).await?) {
+            appended[*at] = outcome;
+        }
+        for (at, outcome) in direct.iter().zip(self.number(&of(&direct)).await?) {
+            appended[*at] = outcome;
+        }
+        Ok(appended)
+    }
+
+    /// Stores events and gives each a seq, in their order.
+    async fn number(&self, batch: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
+        let mut appended = self.store(batch).await?;
         // A stream that was purged and created again while the call waited for its lock is reported as
         // gone. Only a second such answer means that the hook is deleted.
         let is_gone = |at: &usize| appended[*at] == Appended::Gone;
         let gone: Vec<usize> = (0..batch.len()).filter(is_gone).collect();
-        let again: Vec<&NewEvent> = gone.iter().map(|at| &batch[*at]).collect();
+        let again: Vec<&NewEvent> = gone.iter().map(|at| batch[*at]).collect();
         for (at, outcome) in gone.into_iter().zip(self.store(&again).await?) {
             appended[at] = outcome;
         }
@@ -67,13 +105,22 @@ impl Postgres {
     /// Stores events together. When the database refuses them, stores each on its own, so that one bad
     /// event fails alone.
     async fn store(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
-        match self.resolve(events).await {
+        self.one_by_one(events, Call::Number).await
+    }
+
+    /// Holds events back. On return they are on stable storage.
+    async fn hold_back(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
+        self.one_by_one(events, Call::HoldBack).await
+    }
+
+    async fn one_by_one(&self, events: &[&NewEvent], call: Call) -> Result<Vec<Appended>, Error> {
+        match self.resolve(events, call).await {
             Err(Error::Integrity(_)) => {}
             known => return known,
         }
         let mut appended = Vec::with_capacity(events.len());
         for event in events {
-            appended.push(match self.resolve(&[*event]).await {
+            appended.push(match self.resolve(&[*event], call).await {
                 Ok(one) => one.first().copied().unwrap_or(Appended::Refused),
                 Err(Error::Integrity(_)) => Appended::Refused,
                 Err(error) => return Err(error),
@@ -85,14 +132,19 @@ impl Postgres {
     /// Stores events together and retries a deadlock once. When the connection is lost, the same events
     /// are sent again, and the function first looks for their ids. The lock on their streams waits for
     /// the lost statement to end, so each event is either found or known not to exist and stored now.
-    async fn resolve(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
+    async fn resolve(&self, events: &[&NewEvent], call: Call) -> Result<Vec<Appended>, Error> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let deadline = Instant::now() + RESOLVE_MAX;
         let (mut lost, mut contended) = (None, false);
         loop {
-            match self.ingest(events, lost.is_some()).await {
+            let again = lost.is_some();
+            let answer = match call {
+                Call::Number => self.ingest(events, again).await,
+                Call::HoldBack => self.wait(events, again).await,
+            };
+            match answer {
                 Ok(appended) => return Ok(appended),
                 Err(Error::Contended(..)) if !contended => contended = true,
                 Err(error)
@@ -138,7 +190,7 @@ impl Postgres {
     /// Stores events by the quick function if nothing about them is unusual, else by the general one.
     async fn append_or_ingest(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
         let plan = Plan::of(events);
-        if !plan.has_repeats
+        if !plan.is_unusual
             && let Some(appended) = self.call_append(events, &plan).await?
         {
             return Ok(appended);
@@ -186,9 +238,71 @@ impl Postgres {
             .bind(column(events, |event| &*event.headers))
             .bind(column(events, |event| &*event.body))
             .bind(column(events, NewEvent::checksum))
+            .bind(column(events, |event| event.version().map(Version::as_str)))
+            .bind(column(events, policy))
             .bind(again);
         let answer = self.answer(call.fetch_all(&mut db)).await;
         Ok(outcomes(events, settle(db, answer).await?))
+    }
+
+    async fn wait(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
+        let began = Instant::now();
+        let result = self.call_wait(events, again).await;
+        self.report(began, result.as_ref().map_or(0, Vec::len), 0, &result);
+        result
+    }
+
+    async fn call_wait(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
+        let due_at = |event: &NewEvent| event.due_at().unwrap_or_default().as_millis();
+        let mut db = self.connection().await?;
+        let call = sqlx::query_as::<_, HeldRow>(WAIT)
+            .bind(column(events, |event| event.hook.0))
+            .bind(column(events, |event| event.key.as_str()))
+            .bind(column(events, |event| i64::from(event.slot.0)))
+            .bind(column(events, |event| *event.id.as_bytes()))
+            .bind(column(events, |event| event.received_at.as_millis()))
+            .bind(column(events, |event| event.key_id))
+            .bind(column(events, |event| event.dedupe_key.as_deref()))
+            .bind(column(events, |event| &*event.headers))
+            .bind(column(events, |event| &*event.body))
+            .bind(column(events, NewEvent::checksum))
+            .bind(column(events, |event| {
+                event.version().map_or("", Version::as_str)
+            }))
+            .bind(column(events, policy))
+            .bind(column(events, due_at))
+            .bind(again);
+        let answer = self.answer(call.fetch_all(&mut db)).await;
+        Ok(held_outcomes(events, settle(db, answer).await?))
+    }
+
+    /// Stores waiting events that are due, in the order of their versions. Stores nothing while another
+    /// node does this.
+    pub async fn release(&self, due: Due) -> Result<Vec<Released>, Error> {
+        let began = Instant::now();
+        let result = self.call_release(due).await;
+        self.report(began, result.as_ref().map_or(0, Vec::len), 0, &result);
+        result
+    }
+
+    async fn call_release(&self, due: Due) -> Result<Vec<Released>, Error> {
+        let mut db = self.connection().await?;
+        let call = sqlx::query_as::<_, ReleasedRow>(RELEASE)
+            .bind(due.now.as_millis())
+            .bind(due.far.as_millis())
+            .bind(RELEASED_MAX)
+            .bind(RELEASED_BYTES_MAX);
+        let answer = self.answer(call.fetch_all(&mut db)).await;
+        let rows = settle(db, answer).await?;
+        let released = |(hook, stream, seq, slot, received_at, late): ReleasedRow| Released {
+            hook: HookId(hook),
+            stream: StreamId(stream),
+            seq: Seq(seq),
+            slot: Slot(u16::try_from(slot).unwrap_or_default()),
+            received_at: Timestamp::from_millis(received_at),
+            late: late_of(late.as_deref()),
+        };
+        Ok(rows.into_iter().map(released).collect())
     }
 }
 
@@ -210,7 +324,9 @@ fn appended_ids(events: &[&NewEvent], result: &Result<Vec<Appended>, Error>) -> 
 /// A new event at its place.
 fn placed((event, appended): (&&NewEvent, &Appended)) -> Option<Arc<Event>> {
     match appended {
-        Appended::New { stream, seq, .. } => Some(Arc::new(event.at(*stream, *seq))),
+        Appended::New {
+            stream, seq, late, ..
+        } => Some(Arc::new(event.at(*stream, *seq, *late))),
         _ => None,
     }
 }
@@ -224,8 +340,8 @@ struct Plan<'a> {
     /// For each event, its number among the events of its stream.
     nth: Vec<i64>,
     has_keys: bool,
-    /// True if an event has the dedupe key of an earlier one in the batch.
-    has_repeats: bool,
+    /// True if an event has the dedupe key of an earlier one in the batch, or a version.
+    is_unusual: bool,
 }
 
 struct OfStream<'a> {
@@ -248,9 +364,10 @@ impl<'a> Plan<'a> {
             plan.streams[at].count += 1;
             plan.nth.push(plan.streams[at].count);
             plan.stream.push(i64::try_from(at).unwrap_or(i64::MAX) + 1);
+            plan.is_unusual |= event.version().is_some();
             if let Some(dedupe_key) = event.dedupe_key.as_deref() {
                 plan.has_keys = true;
-                plan.has_repeats |= !keys.insert((at, dedupe_key));
+                plan.is_unusual |= !keys.insert((at, dedupe_key));
             }
         }
         plan
@@ -265,6 +382,7 @@ impl<'a> Plan<'a> {
                 stream: StreamId(*streams.get(at)?),
                 seq: Seq(heads.get(at)? + nth),
                 slot: Slot(u16::try_from(*slots.get(at)?).unwrap_or_default()),
+                late: None,
             })
         };
         self.stream.iter().zip(&self.nth).map(new).collect()
@@ -278,7 +396,7 @@ fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec
 /// Outcome of each event, in the order of the batch.
 fn outcomes(events: &[&NewEvent], rows: Vec<Row>) -> Vec<Appended> {
     let mut appended = vec![Appended::Refused; events.len()];
-    for (ord, outcome, stream, seq, slot, id, received_at) in rows {
+    for (ord, outcome, stream, seq, slot, id, received_at, late) in rows {
         let Some(at) = usize::try_from(ord - 1)
             .ok()
             .filter(|at| *at < events.len())
@@ -301,11 +419,48 @@ fn outcomes(events: &[&NewEvent], rows: Vec<Row>) -> Vec<Appended> {
             // An event found by its own id is the one whose outcome was lost, so it is new.
             ("dup", Some(id)) if id != events[at].id => Appended::Duplicate {
                 id,
-                seq,
+                seq: Some(seq),
                 received_at: Timestamp::from_millis(received_at.unwrap_or_default()),
             },
-            _ => Appended::New { stream, seq, slot },
+            _ => Appended::New {
+                stream,
+                seq,
+                slot,
+                late: late_of(late.as_deref()),
+            },
         };
     }
     appended
+}
+
+/// Outcome of each event that was to be held back, in the order of the batch.
+fn held_outcomes(events: &[&NewEvent], rows: Vec<HeldRow>) -> Vec<Appended> {
+    let mut appended = vec![Appended::Refused; events.len()];
+    for (ord, outcome, id, seq, received_at) in rows {
+        let at = usize::try_from(ord - 1).ok();
+        let Some(one) = at.and_then(|at| appended.get_mut(at)) else {
+            continue;
+        };
+        let id = id.and_then(|id| id.try_into().ok());
+        *one = match (outcome.as_str(), id.map(EventId::from_bytes)) {
+            ("dup", Some(id)) => Appended::Duplicate {
+                id,
+                seq: seq.map(Seq),
+                received_at: Timestamp::from_millis(received_at.unwrap_or_default()),
+            },
+            ("wait", _) => Appended::HeldBack,
+            _ => Appended::Gone,
+        };
+    }
+    appended
+}
+
+/// Name of the treatment of an event if it is late.
+fn policy(event: &NewEvent) -> &'static str {
+    let late = event.provided.as_ref().map(|provided| provided.late);
+    late.unwrap_or_default().word()
+}
+
+fn late_of(word: Option<&str>) -> Option<Late> {
+    word.and_then(|word| word.parse().ok())
 }

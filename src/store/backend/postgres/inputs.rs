@@ -22,12 +22,12 @@ use crate::store::backend::rows::condition_of;
 const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
       case when coalesce(e.nth, 1) = 1 then c.reason end, case when coalesce(e.nth, 1) = 1 then c.state end,
       case when coalesce(e.nth, 1) = 1 then c.chain end, c.updated_at,
-      e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
+      e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum, e.late
     from unnest($1, $2, $3) with ordinality as w (stream, handler, events_max, ord)
     left join streams s on s.id = w.stream
     left join cursors c on c.stream = w.stream and c.handler = w.handler
     left join lateral (
-      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum,
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum, e.late,
         row_number() over (order by e.seq) as nth
       from events e where e.stream = s.id and e.seq > coalesce(c.position, 0)
       order by e.seq limit w.events_max) e on true";
@@ -47,10 +47,10 @@ const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retr
 
 /// The limit in the statement applies to each stream; events come in order.
 const RANGES: &str =
-    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
+    "select w.ord, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum, e.late
     from unnest($1, $2, $3) with ordinality as w (stream, after, most, ord)
     cross join lateral (
-      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
+      select e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum, e.late
       from events e where e.stream = w.stream and e.seq > w.after order by e.seq limit w.most) e
     order by w.ord, e.seq";
 

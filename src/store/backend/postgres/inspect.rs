@@ -17,7 +17,7 @@ const EVENTS: u32 = 64;
 pub async fn check_damage(db: &mut PgConnection) -> Result<DamageCheck, sqlx::Error> {
     const ENDS: &str = "select (select id from events order by id limit 1),
         (select id from events order by id desc limit 1)";
-    const PICK: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum
+    const PICK: &str = "select e.stream, e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum, null::text
         from unnest($1::bytea[]) as u (id)
         cross join lateral (select * from events e where e.id >= u.id order by e.id limit 1) e";
     let mut found = DamageCheck::default();

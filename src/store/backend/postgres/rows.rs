@@ -18,6 +18,7 @@ pub fn event_at(stream: StreamId, row: &PgRow, first: usize) -> Result<Event, sq
         headers: headers.as_bytes(),
         body: row.try_get(first + 6)?,
         checksum: row.try_get(first + 7)?,
+        late: row.try_get(first + 8)?,
     };
     Ok(columns.event(stream, Seq(row.try_get(first)?)))
 }

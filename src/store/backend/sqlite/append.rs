@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::repeats::find_duplicate;
 use super::tail::Tail;
-use crate::domain::event::{Event, EventId, StreamId};
+use super::waiting;
+use crate::domain::event::{Event, StreamId};
 use crate::domain::hook::HookId;
 use crate::domain::lane::Slot;
 use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
-use crate::domain::time::Timestamp;
+use crate::domain::version::{Late, Version};
 use crate::store::Error;
 use crate::store::backend::ops::{Appended, NewEvent};
 
@@ -25,6 +27,31 @@ struct Head {
     id: StreamId,
     slot: Slot,
     head: Seq,
+    /// Highest version of its events. Its row has it too, since that is written with the event.
+    version: Option<Version>,
+}
+
+impl Head {
+    /// Treatment of a new event if it is late. Raises the highest version, here and in the row.
+    fn judge(&mut self, db: &Connection, new: &NewEvent) -> Result<Option<Late>, Error> {
+        const MOVE: &str = "update streams set version = ?2, late = late + ?3 where id = ?1";
+        let (Some(version), Some(provided)) = (new.version(), &new.provided) else {
+            return Ok(None);
+        };
+        let is_late = |highest: &Version| version.is_late_after(highest);
+        let late = self.version.as_ref().is_some_and(is_late);
+        if self
+            .version
+            .as_ref()
+            .is_none_or(|highest| version > highest)
+        {
+            self.version = Some(version.clone());
+        }
+        let highest = self.version.as_ref().map(Version::as_str);
+        db.prepare_cached(MOVE)?
+            .execute(params![self.id.0, highest, late])?;
+        Ok(late.then_some(provided.late))
+    }
 }
 
 /// Cached heads of streams. A transaction that fails leaves wrong heads behind; the caller must then
@@ -65,11 +92,16 @@ impl Heads {
         let mut insert = db.prepare_cached(INSERT)?;
         let mut appended = Vec::with_capacity(batch.len());
         for new in batch {
+            if let Some(due_at) = new.due_at() {
+                appended.push(waiting::hold_back(db, new, due_at)?);
+                continue;
+            }
             let n = next_n + i64::try_from(events.len()).unwrap_or(0);
             let one = match numbered(db, &mut self.streams, &self.tail, new)? {
                 Err(not_new) => not_new,
                 Ok(head) => {
-                    let event = new.at(head.id, Seq(head.head.0 + 1));
+                    let late = head.judge(db, new)?;
+                    let event = new.at(head.id, Seq(head.head.0 + 1), late);
                     put(&mut insert, n, &event, new.checksum())?;
                     head.head = event.seq;
                     events.push((n, Arc::new(event)));
@@ -77,6 +109,7 @@ impl Heads {
                         stream: head.id,
                         seq: head.head,
                         slot: head.slot,
+                        late,
                     }
                 }
             };
@@ -88,7 +121,7 @@ impl Heads {
 
 /// The stream of an event; created for its first event. `None` when the hook was deleted.
 fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error> {
-    const FIND: &str = "select s.id, s.slot, s.head from streams s
+    const FIND: &str = "select s.id, s.slot, s.head, s.version from streams s
         join hooks h on h.id = s.hook and h.deleted_at is null
         where s.hook = ?1 and s.ordering_key = ?2";
     const CREATE: &str = "insert into streams (hook, ordering_key, slot, created_at)
@@ -102,6 +135,7 @@ fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error
                 id: StreamId(row.get(0)?),
                 slot: Slot(row.get(1)?),
                 head: Seq(row.get(2)?),
+                version: row.get::<_, Option<String>>(3)?.map(Version::from_text),
             })
         })
         .optional()?;
@@ -117,33 +151,13 @@ fn find_or_create(db: &Connection, new: &NewEvent) -> Result<Option<Head>, Error
         id: StreamId(id),
         slot: new.slot,
         head: Seq(0),
+        version: None,
     }))
 }
 
-fn find_duplicate(
-    db: &Connection,
-    stream: StreamId,
-    dedupe_key: Option<&str>,
-) -> Result<Option<Appended>, Error> {
-    const FIND: &str = "select id, seq, received_at from log where stream = ?1 and dedupe_key = ?2";
-    let Some(dedupe_key) = dedupe_key else {
-        return Ok(None);
-    };
-    let first = db
-        .prepare_cached(FIND)?
-        .query_row(params![stream.0, dedupe_key], |row| {
-            Ok(Appended::Duplicate {
-                id: EventId::from_bytes(row.get(0)?),
-                seq: Seq(row.get(1)?),
-                received_at: Timestamp::from_millis(row.get(2)?),
-            })
-        });
-    Ok(first.optional()?)
-}
-
 const INSERT: &str = "insert into log
-    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    (n, stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum, late)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 fn put(
     insert: &mut rusqlite::Statement<'_>,
@@ -162,6 +176,7 @@ fn put(
         &*event.headers,
         &*event.body,
         checksum,
+        event.late.map(Late::word),
     ])?;
     Ok(())
 }

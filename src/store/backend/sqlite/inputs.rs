@@ -112,7 +112,7 @@ fn read_indexed(
     events: &mut Vec<Arc<Event>>,
 ) -> Result<(), Error> {
     const READ: &str = "select i.stream, i.seq, l.id, l.received_at, l.key_id, l.dedupe_key,
-        l.headers, l.body, case when l.stream = i.stream and l.seq = i.seq then l.checksum else -1 end
+        l.headers, l.body, case when l.stream = i.stream and l.seq = i.seq then l.checksum else -1 end, l.late
         from log_index i join log l on l.n = i.n
         where i.stream = ?1 and i.seq > ?2 and i.seq < ?3 order by i.seq limit ?4";
     let mut read = db.prepare_cached(READ)?;
@@ -126,13 +126,14 @@ fn read_indexed(
 
 fn read_row(db: &Connection, n: i64) -> Result<Event, Error> {
     const READ: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body,
-        checksum from log where n = ?1";
+        checksum, late from log where n = ?1";
     Ok(db.prepare_cached(READ)?.query_row([n], event_of)?)
 }
 
 /// Decodes an event from a log row. Damaged columns are no error here: the checksum reveals them.
 pub fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
     let dedupe_key = row.get_ref(5)?.as_bytes_or_null().unwrap_or_default();
+    let late = row.get_ref(9)?.as_bytes_or_null().unwrap_or_default();
     let columns = EventColumns {
         id: bytes(row, 2)?,
         received_at: row.get_ref(3)?.as_i64().unwrap_or_default(),
@@ -141,6 +142,7 @@ pub fn event_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
         headers: bytes(row, 6)?,
         body: bytes(row, 7)?.to_vec(),
         checksum: row.get_ref(8)?.as_i64_or_null().unwrap_or(Some(-1)),
+        late: late.map(|word| String::from_utf8_lossy(word).into_owned()),
     };
     Ok(columns.event(StreamId(row.get(0)?), Seq(row.get(1)?)))
 }

@@ -86,7 +86,7 @@ fn check_pages(db: &Connection, time: Duration) -> Result<bool, Error> {
 fn pick(db: &Connection, found: &mut DamageCheck) -> rusqlite::Result<()> {
     const ENDS: &str = "select min(n), max(n) from log";
     const PICK: &str =
-        "select stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum
+        "select stream, seq, id, received_at, key_id, dedupe_key, headers, body, checksum, null
         from log where n >= ?1 order by n limit 1";
     let ends = db.query_row(ENDS, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let (Some(first), Some(last)): (Option<i64>, Option<i64>) = ends else {

@@ -169,6 +169,7 @@ mod tests {
             dedupe_key: None,
             headers: "{}".into(),
             body: vec![0; bytes].into(),
+            late: None,
             is_damaged: false,
         })
     }

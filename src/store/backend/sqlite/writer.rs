@@ -18,10 +18,12 @@ use super::checkpoint::Checkpointer;
 use super::cursor_cache::CursorCache;
 use super::index::{RUN_ROWS, Run, Unindexed, unindexed_rows};
 use super::tail::Tail;
-use super::{advance, file, prune};
+use super::{advance, file, prune, waiting};
 use crate::domain::event::Event;
 use crate::store::Error;
-use crate::store::backend::ops::{Advance, Appended, Commit, NewEvent, Observer, Prune, Step};
+use crate::store::backend::ops::{
+    Advance, Appended, Commit, Due, NewEvent, Observer, Prune, Released, Step,
+};
 
 /// Number of events and steps in one transaction; what exceeds it goes into the next one.
 const ITEMS_MAX: usize = 1536;
@@ -58,6 +60,7 @@ enum Op {
     Append(Vec<NewEvent>, Answer<Vec<Appended>>),
     Advance(Vec<Step>, Answer<Vec<Advance>>),
     Prune(Prune, Answer<Vec<bool>>),
+    Release(Due, Answer<Vec<Released>>),
     Index(Answer<()>),
     Stop(oneshot::Sender<()>),
 }
@@ -71,6 +74,7 @@ enum Uncommitted {
     Appended(Vec<Appended>),
     Advanced(Vec<Advance>),
     Pruned(Vec<bool>),
+    Released(Vec<Released>),
 }
 
 /// Sends work to the writer thread.
@@ -98,6 +102,11 @@ impl Handle {
 
     pub async fn prune(&self, prune: Prune) -> Result<Vec<bool>, Error> {
         self.ask(|answer| Op::Prune(prune, answer)).await
+    }
+
+    /// Stores waiting events that are due, and removes them from those that wait.
+    pub async fn release(&self, due: Due) -> Result<Vec<Released>, Error> {
+        self.ask(|answer| Op::Release(due, answer)).await
     }
 
     /// Brings the log index up to the end of the log.
@@ -296,7 +305,7 @@ impl Writer {
             match self.commit(&[Op::Append(vec![event], alone)]) {
                 Ok(done) => appended.extend(done.into_iter().flat_map(|done| match done {
                     Uncommitted::Appended(one) => one,
-                    Uncommitted::Advanced(_) | Uncommitted::Pruned(_) => Vec::new(),
+                    _ => Vec::new(),
                 })),
                 Err(Error::Integrity(_)) => appended.push(Appended::Refused),
                 Err(error) => return drop(answer.send(Err(error))),
@@ -359,6 +368,7 @@ impl Writer {
                 Op::Prune(prune, _) => {
                     Uncommitted::Pruned(prune::prune(&self.db, prune, self.indexed)?)
                 }
+                Op::Release(due, _) => Uncommitted::Released(self.release(*due, events)?),
                 Op::Gather(..) | Op::Index(_) | Op::Stop(_) => continue,
             });
         }
@@ -369,6 +379,19 @@ impl Writer {
         self.db.prepare_cached("commit")?.execute([])?;
         self.synced = Some(began.elapsed());
         Ok(done)
+    }
+
+    /// Stores waiting events that are due, inside the open transaction.
+    fn release(
+        &mut self,
+        due: Due,
+        events: &mut Vec<(i64, Arc<Event>)>,
+    ) -> Result<Vec<Released>, Error> {
+        let batch = waiting::due(&self.db, due)?;
+        let appended = self.heads.append(&self.db, self.next_n, &batch, events)?;
+        waiting::remove(&self.db, &batch)?;
+        let released = batch.iter().zip(appended);
+        Ok(released.filter_map(Released::of).collect())
     }
 
     /// Estimates what a commit added to the WAL, and wakes the checkpointer when that is enough.
@@ -507,6 +530,7 @@ impl Op {
             Self::Append(batch, _) => batch.len(),
             Self::Advance(steps, _) => steps.len(),
             Self::Prune(prune, _) => prune.events(),
+            Self::Release(..) => 1,
             Self::Gather(..) | Self::Index(_) | Self::Stop(_) => 0,
         }
     }
@@ -550,6 +574,9 @@ fn answer_all(ops: Vec<Op>, done: Vec<Uncommitted>, cursors: &CursorCache) {
                 drop(answer.send(Ok(moved)));
             }
             (Op::Prune(_, answer), Uncommitted::Pruned(pruned)) => drop(answer.send(Ok(pruned))),
+            (Op::Release(_, answer), Uncommitted::Released(released)) => {
+                drop(answer.send(Ok(released)));
+            }
             (op, _) => refuse(op, Error::Closed),
         }
     }
@@ -560,6 +587,7 @@ fn refuse(op: Op, error: Error) {
         Op::Gather(_, answer) | Op::Append(_, answer) => drop(answer.send(Err(error))),
         Op::Advance(_, answer) => drop(answer.send(Err(error))),
         Op::Prune(_, answer) => drop(answer.send(Err(error))),
+        Op::Release(_, answer) => drop(answer.send(Err(error))),
         Op::Index(answer) => drop(answer.send(Err(error))),
         Op::Stop(_) => {}
     }
