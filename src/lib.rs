@@ -22,6 +22,10 @@
 //! its answer, and [`lanes`] a hint for each cursor of the stream, in the lane of its slot. Listener and
 //! committer have their own threads: `engine/front.rs`.
 //!
+//! If the provider gives its events versions, `domain/version.rs` reads them, and the transaction that numbers
+//! an event compares its version with those before it. Events of a hook with a reorder window wait in a table
+//! of their own: `engine/release.rs` has them numbered when their windows have ended.
+//!
 //! In the lane, `engine/worker.rs` takes the hint, `engine/lane.rs` decides which cursor is next,
 //! `engine/turn.rs` reads the events after its position, `engine/reduce.rs` folds them (scripts in processes
 //! of their own: `engine/reduce/process.rs`), and `advance.rs` of the database stores state and position in

@@ -18,11 +18,11 @@ alter table events add column late text;
 -- Events that are held back for a reorder window. They are durable and acknowledged, but have no seq: they get one when they are
 -- released, in the order of their versions. An event without a version has an empty one.
 create table waiting (
-  n bigint generated always as identity primary key,
+  n bigint generated always as identity,
   hook bigint not null,
   ordering_key text collate "C" not null,
   slot bigint not null,
-  id bytea not null unique,
+  id bytea primary key,
   received_at bigint not null,
   key_id bigint,
   dedupe_key text collate "C",

@@ -472,7 +472,7 @@ fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
 ///   hooklane hooks create orders --order-by body:/customer/id --reduce orders.js
 ///   hooklane hooks create github --order-by header:X-GitHub-Hook-ID
 ///   hooklane hooks create pay --verify stripe --secret-file stripe.secret
-///   hooklane hooks create subs --order-by /data/id --version-by /data/updated --reorder-window 5s
+///   hooklane hooks create subs --version-by /data/updated --reorder-window 5s
 ///   hooklane hooks create jobs --order-by body:/account --pull worker --lease 2m
 ///   hooklane hooks create stripe --reduce latest --only '/type=invoice.*'
 #[derive(Args)]

@@ -88,6 +88,8 @@ mod forward;
 mod handshake;
 #[path = "node/lane.rs"]
 mod lane;
+#[path = "node/late.rs"]
+mod late;
 #[path = "node/poison.rs"]
 mod poison;
 #[path = "node/pull.rs"]

@@ -12,7 +12,8 @@ use super::postgres;
 use super::world::{Ask, World, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'picky.js'\norder_by = 'body:/account'\n\
-    [[hooks]]\nname = 'plain'\nreduce = 'latest'\n[[hooks]]\nname = 'bare'\n";
+    [[hooks]]\nname = 'plain'\nreduce = 'latest'\n[[hooks]]\nname = 'bare'\n\
+    [[hooks]]\nname = 'held'\nreduce = 'latest'\nversion_by = '/v'\nreorder_window = '1h'\n";
 
 const PICKY_JS: &str = "export default function reduce(state, event) {\n\
     if (event.body.bad) throw new Error('no good');\n\
@@ -44,6 +45,8 @@ fn filled() -> World {
         .header("idempotency-key", "one");
     assert_eq!(world.ask(&once.body("first")).status, 202);
     world.state("plain", 2);
+    world.accepted("held", r#"{"v":2}"#);
+    world.accepted("held", r#"{"v":1}"#);
     world.home.run(&["lanes", "pause", "2", "--reason", "move"]);
     world
 }
@@ -127,6 +130,16 @@ pub fn everything_moves(servers: &Arc<Servers>) {
     );
     let new = there.accepted("orders", r#"{"account":"new"}"#);
     assert_eq!(new["seq"], 1, "a new stream gets a number of its own");
+    there.accepted("held", r#"{"v":3}"#);
+    there
+        .home
+        .run(&["hooks", "edit", "held", "--reorder-window", "none"]);
+    let held = until(|| {
+        let held = there.get("/v1/hooks/held/events").json();
+        Some(held["items"].as_array()?.clone()).filter(|held| held.len() == 3)
+    });
+    let held: Vec<_> = held.iter().map(|event| event["body"].clone()).collect();
+    assert_eq!(held, [r#"{"v":1}"#, r#"{"v":2}"#, r#"{"v":3}"#]);
     let lanes = there.admin("GET", "/v1/admin/lanes", &Value::Null).json();
     let state = until(|| {
         let lanes = there.admin("GET", "/v1/admin/lanes", &Value::Null).json();
@@ -279,6 +292,7 @@ fn no_table_is_forgotten() {
         "normals",
         "rejections",
         "streams",
+        "waiting",
     ];
     // Tables that are computed again, or concern a running daemon.
     let left = [
