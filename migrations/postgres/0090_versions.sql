@@ -192,7 +192,7 @@ begin
 end $$;
 
 -- Stores waiting events whose window has ended, and in each of their streams those with lower versions before them. One call at a
--- time: two that run side by side could store the events of a stream in another order.
+-- time works: another would find the same events, wait for it and store nothing.
 create function hooklane_release(p_now bigint, p_far bigint, p_events bigint, p_bytes bigint)
 returns table (hook bigint, stream bigint, seq bigint, slot bigint, received_at bigint, late text)
 language plpgsql volatile

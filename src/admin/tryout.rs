@@ -16,6 +16,7 @@ use crate::domain::hook::{Handler, HandlerId, Hook, OnError, Reducer};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
+use crate::domain::version::Late;
 use crate::engine::rebuild::fold_to;
 use crate::engine::reduce::{Folded, Folds, Task};
 use crate::store::{InputRequest, Range, StreamRow};
@@ -251,7 +252,7 @@ fn event(test: &api::ReducerTest) -> Result<Event, Error> {
         dedupe_key: None,
         headers: headers.into(),
         body: test.body.clone().into(),
-        late: None,
+        late: test.late.then_some(Late::Mark),
         is_damaged: false,
     })
 }

@@ -432,6 +432,9 @@ pub struct ReducerTest {
     pub seq: Option<Seq>,
     /// Receive time of the event, if it is a stored one.
     pub received_at: Option<Timestamp>,
+    /// True to mark the event as late.
+    #[serde(skip_serializing_if = "is_default")]
+    pub late: bool,
     /// Reducer to try; `null` for the hook's own.
     pub reduce: Option<Reducer>,
     /// Stream whose stored events are folded, instead of the one event.

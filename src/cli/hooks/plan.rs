@@ -65,7 +65,7 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
             )),
         },
         Setting {
-            label: "version by",
+            label: "versions",
             shown: versions(spec),
             flag: Some(version_flags(spec)),
         },
@@ -285,7 +285,7 @@ fn version_flags(spec: &HookSpec) -> String {
     let Some(by) = &spec.version_by else {
         return "--version-by none".to_owned();
     };
-    let by = text::quoted(&by.to_string());
+    let by = text::quoted(by.to_string());
     let window = spec.reorder_window_ms;
     let window = window.map_or_else(|| "none".to_owned(), |ms| format!("{ms}ms"));
     format!(

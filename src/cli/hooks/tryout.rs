@@ -16,6 +16,7 @@ use crate::cli::reach::Reach;
 use crate::cli::{Exit, Printer, Trouble, flags};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::Seq;
+use crate::domain::version::Late;
 use crate::text::{self, counted, quoted};
 
 /// Try a reducer, the hook's own or one that is not live yet; nothing is stored
@@ -169,6 +170,7 @@ fn event(text: String) -> Result<ReducerTest, Trouble> {
         event: Some(row.event),
         seq: Some(row.seq),
         received_at: Some(row.received_at),
+        late: row.late == Some(Late::Mark),
         ..ReducerTest::default()
     })
 }

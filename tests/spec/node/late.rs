@@ -64,7 +64,7 @@ fn late_events_are_applied_marked_or_skipped_as_the_hook_said_when_they_came(set
     let skip = ["hooks", "edit", "orders", "--late", "skip"];
     let said = ended(&mut world.home.command(&skip));
     let said = String::from_utf8(said.stderr).unwrap();
-    let told = "version by: body:/v, late events are marked -> body:/v, late events are skipped";
+    let told = "versions: body:/v, late events are marked -> body:/v, late events are skipped";
     let back = "hooklane hooks edit orders --version-by body:/v --late mark --reorder-window none";
     assert!(said.contains(told) && said.contains(back), "{said}");
     let skipped = world.accepted("orders", event(2))["event"].clone();
@@ -94,6 +94,23 @@ fn late_events_are_applied_marked_or_skipped_as_the_hook_said_when_they_came(set
         .collect();
     let wanted_pull = [(1, false), (2, true), (4, false), (5, false), (6, false)];
     assert_eq!(pulled, wanted_pull.map(|(seq, late)| (json!(seq), late)));
+
+    // A test of the reducer on a marked event.
+    let marked = world.home.run(&["events", "list", "--late", "-o", "names"]);
+    let marked = marked.lines().last().unwrap();
+    let whole = world.home.run(&["events", "show", marked, "-o", "json"]);
+    let file = world.home.write("marked.json", &whole);
+    let test = [
+        "hooks",
+        "test",
+        "orders",
+        "--event",
+        file.to_str().unwrap(),
+        "-o",
+        "json",
+    ];
+    let tested: Value = serde_json::from_str(&world.home.run(&test)).unwrap();
+    assert_eq!(tested["state"], json!([[3, true]]), "{whole}");
 
     // A rebuild treats each event as it was treated when it came.
     world
@@ -178,7 +195,7 @@ fn held_back_events_outlive_a_kill_and_come_in_the_order_of_their_versions(setup
     assert_eq!(listed, id);
     let shown = world.home.run(&["hooks", "show", "orders"]);
     let told = "header:x-version, late events are marked, held back for 1h00";
-    assert!(line(&shown, "version by").contains(told), "{shown}");
+    assert!(line(&shown, "versions").contains(told), "{shown}");
     let told = "0 events were late; 3 events are held back, the first until ";
     assert!(line(&shown, "order  ").contains(told), "{shown}");
     let why = ended(&mut world.home.command(&["why", "orders/a"]));

@@ -771,7 +771,7 @@ async fn a_doubled_number_is_refused_when_the_log_is_indexed() {
     world.store.close().await;
     world.home.tamper(
         "insert into log select n + 1, stream, seq, x'00', received_at, key_id, null, headers, body,
-         checksum from log",
+         checksum, null from log",
         "",
     );
     let refused = world.home.open().await;
