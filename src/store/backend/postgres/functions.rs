@@ -69,7 +69,7 @@ mod tests {
     fn every_function_is_found_in_the_text_with_its_settings() {
         for name in NAMES {
             let (body, settings) = expected(name).unwrap();
-            assert!(body.contains("read committed"), "{name}");
+            assert!(body.contains("synchronous_commit"), "{name}");
             assert!(
                 settings.contains(&"enable_seqscan=off".to_owned()),
                 "{name}"
