@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
+use tokio::sync::watch;
 
 use super::{Admin, Error};
 use crate::api::Check;
@@ -31,6 +32,8 @@ pub struct Surroundings {
     pub connections_max: usize,
     /// Settings of the node, each with its origin.
     pub settings: Vec<Setting>,
+    /// Fault of the certificate's files as they are now; `None` without a certificate.
+    pub certificate: Option<watch::Receiver<Option<String>>>,
 }
 
 impl Surroundings {
@@ -43,6 +46,7 @@ impl Surroundings {
             redis: config.redis.clone(),
             connections_max,
             settings: config.settings.clone(),
+            certificate: None,
         }
     }
 }
@@ -110,6 +114,7 @@ async fn judge(around: &Surroundings, looked: Result<Inspection, store::Error>) 
     checks.push(database(around, &looked));
     let found = looked.as_ref().ok().and_then(|l| l.damage.as_ref());
     checks.extend(found.map(damage));
+    checks.extend(around.certificate.as_ref().map(certificate));
     let mut clocks = Vec::new();
     if let Ok(looked) = &looked {
         clocks.extend(looked.clock.map(|at| ("Postgres", at)));
@@ -217,6 +222,17 @@ fn damage(found: &DamageCheck) -> Check {
     let remedy =
         "restore a backup, or ask the sender for it; its cursor is held when it comes there";
     Check::fail("damage", text, remedy)
+}
+
+/// Reports whether the certificate in use is that of its files.
+fn certificate(fault: &watch::Receiver<Option<String>>) -> Check {
+    match fault.borrow().as_deref() {
+        None => Check::ok("tls", "the certificate is that of its files"),
+        Some(fault) => {
+            let text = format!("new connections use the certificate from before: {fault}");
+            Check::fail("tls", text, "mend the files; they are read each second")
+        }
+    }
 }
 
 fn hints(address: &Address, looked: &redis::RedisInspection) -> Check {

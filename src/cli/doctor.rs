@@ -110,6 +110,7 @@ impl Doctor {
             redis,
             data,
             connections_max: Limits::default().connections_max,
+            certificate: None,
         })
     }
 

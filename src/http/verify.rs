@@ -146,8 +146,10 @@ fn note(engine: &Engine, hook: &Hook, diagnosis: Diagnosis, request: &Request<'_
 /// The request as JSON, without signature, secret and body.
 fn sample(request: &Request<'_>, peer: Peer, clock_ms: Option<i64>, now: Timestamp) -> Value {
     let from = match peer {
-        Peer::Address(address) => address.ip().to_string(),
         Peer::User(user) => format!("uid {user}"),
+        Peer::Address(_) | Peer::Behind(_) => {
+            peer.ip().map(|ip| ip.to_string()).unwrap_or_default()
+        }
     };
     // A request without signature was rejected before its body was read.
     let body = Some(request.body).filter(|body| !body.is_empty());
