@@ -17,6 +17,7 @@ use crate::domain::hook::{
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
+use crate::domain::network::Networks;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
@@ -44,6 +45,9 @@ pub struct HookSpec {
     /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom` or `probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake: Option<Handshake>,
+    /// Ranges of addresses from which it accepts requests; without one, all.
+    #[serde(default, skip_serializing_if = "Networks::is_empty")]
+    pub allow_from: Networks,
     /// Reducer; `null` only stores events.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -87,6 +91,7 @@ impl HookSpec {
             dedupe_by: DedupeBy::default(),
             verify: None,
             handshake: None,
+            allow_from: Networks::default(),
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -121,6 +126,9 @@ pub struct HookEdit {
     /// The test of the URL that it answers; `null` ends it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub handshake: Option<Option<Handshake>>,
+    /// Ranges of addresses from which it accepts requests; an empty list for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<Networks>,
     /// Reducer for future events; existing states stay. `null` removes the reducer with its states; a
     /// later reducer begins at the first stored event.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
@@ -175,6 +183,7 @@ impl HookEdit {
             };
         }
         spec.handshake = edit.handshake.unwrap_or(spec.handshake);
+        spec.allow_from = edit.allow_from.unwrap_or(spec.allow_from);
         // Failure policy and filter are removed together with the reducer.
         if edit.reduce == Some(None) {
             spec.on_error = OnError::default();

@@ -11,6 +11,7 @@ use super::forward::Forward;
 use super::handshake::Handshake;
 use super::keep::Keep;
 use super::name::Name;
+use super::network::Networks;
 use super::place::Place;
 use super::position::Seq;
 use super::pull::Pull;
@@ -51,6 +52,8 @@ pub struct Hook {
     pub verify: Option<Verify>,
     /// The test of the URL that it answers.
     pub handshake: Option<Handshake>,
+    /// Addresses from which it accepts requests; empty for all.
+    pub allow_from: Networks,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.

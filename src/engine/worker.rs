@@ -556,6 +556,7 @@ mod tests {
             dedupe_by: DedupeBy::default(),
             verify: None,
             handshake: None,
+            allow_from: crate::domain::network::Networks::default(),
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),

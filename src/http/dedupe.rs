@@ -112,6 +112,7 @@ mod tests {
             dedupe_by: rule.parse().unwrap(),
             verify: None,
             handshake: None,
+            allow_from: crate::domain::network::Networks::default(),
             body_max: 1,
             keep: Keep::default(),
             handlers: Vec::new(),

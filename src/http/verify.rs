@@ -134,6 +134,13 @@ fn request<'r>(head: &'r Parts, url: &'r str, body: &'r [u8]) -> Request<'r> {
     }
 }
 
+/// Records a request from an address that the hook does not accept.
+pub(super) fn note_address(engine: &Engine, hook: &Hook, head: &Parts, peer: Peer) {
+    let from = peer.ip().map(|ip| ip.to_string());
+    let diagnosis = Diagnosis::new(Reason::Address, from.unwrap_or_default());
+    note(engine, hook, diagnosis, &request(head, "", b""), peer);
+}
+
 fn note(engine: &Engine, hook: &Hook, diagnosis: Diagnosis, request: &Request<'_>, peer: Peer) {
     engine
         .metrics

@@ -22,6 +22,7 @@ use crate::domain::hook::{
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::Networks;
 use crate::domain::pull::Pull;
 use crate::domain::secret::{Secret, Secrets};
 use crate::domain::thresholds::Thresholds;
@@ -45,6 +46,8 @@ pub struct HookPlan {
     pub verify: Option<Verify>,
     /// The test of the URL that it answers.
     pub handshake: Option<Handshake>,
+    /// Addresses from which it accepts requests; empty for all.
+    pub allow_from: Networks,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.
@@ -125,6 +128,7 @@ impl From<&Hook> for HookPlan {
             dedupe_by: hook.dedupe_by.clone(),
             verify: hook.verify.clone(),
             handshake: hook.handshake,
+            allow_from: hook.allow_from.clone(),
             body_max: hook.body_max,
             keep: hook.keep,
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
@@ -185,6 +189,7 @@ struct HookRow {
     public_url: Option<String>,
     secrets: Option<String>,
     handshake: Option<String>,
+    allow_from: Option<String>,
     body_max: i64,
     keep: String,
     created_at: i64,
@@ -208,7 +213,7 @@ struct HandlerRow {
 }
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
-    verify, tolerance_ms, public_url, secrets, handshake, created_at
+    verify, tolerance_ms, public_url, secrets, handshake, allow_from, created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str =
@@ -217,13 +222,13 @@ const HANDLERS: &str =
 
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
-    verify, tolerance_ms, public_url, secrets, handshake)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+    verify, tolerance_ms, public_url, secrets, handshake, allow_from)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
     on conflict do nothing returning id";
 
 const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5,
     dedupe_by = $6, verify = $7, tolerance_ms = $8, public_url = $9, secrets = $10,
-    handshake = $11
+    handshake = $11, allow_from = $12
     where id = $1 and deleted_at is null";
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
@@ -481,6 +486,7 @@ impl Writing<'_> {
             .bind(verify.public_url)
             .bind(verify.secrets)
             .bind(plan.handshake.map(Handshake::word))
+            .bind(allow_from(&plan.allow_from))
             .fetch_optional(&mut self.tx)
             .await?;
         let Some(id) = id else {
@@ -512,6 +518,7 @@ impl Writing<'_> {
             .bind(verify.public_url)
             .bind(verify.secrets)
             .bind(plan.handshake.map(Handshake::word))
+            .bind(allow_from(&plan.allow_from))
             .execute(&mut self.tx)
             .await?;
         if edited.rows_affected() == 0 {
@@ -707,6 +714,11 @@ async fn remove_handlers(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(),
     Ok(())
 }
 
+/// The column of the accepted addresses; `None` for all.
+fn allow_from(ranges: &Networks) -> Option<String> {
+    (!ranges.is_empty()).then(|| ranges.to_string())
+}
+
 fn source_of(reducer: &Reducer) -> Option<&str> {
     match reducer {
         Reducer::Script(source) => Some(&source.text),
@@ -746,6 +758,8 @@ impl HookRow {
                 Some(word) => Some(word.parse().map_err(|_| wrong("handshake"))?),
                 None => None,
             },
+            allow_from: (self.allow_from.as_deref().unwrap_or_default().parse())
+                .map_err(|_| wrong("allow_from"))?,
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
             keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,

@@ -14,6 +14,7 @@ use crate::domain::handshake::Handshake;
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::Networks;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
 use crate::domain::verify::Scheme;
@@ -58,6 +59,8 @@ struct Entry {
     secret_file: Option<PathBuf>,
     secret_env: Option<String>,
     handshake: Option<Handshake>,
+    #[serde(default)]
+    allow_from: Networks,
     reduce: Option<String>,
     #[serde(default)]
     on_error: OnError,
@@ -212,6 +215,7 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     let mut spec = HookSpec::new(entry.name.clone());
     spec.verify = verify(&entry, base).map_err(named)?;
     spec.handshake = entry.handshake;
+    spec.allow_from = entry.allow_from;
     spec.namespace = entry.namespace.unwrap_or(spec.namespace);
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;

@@ -13,6 +13,7 @@ use crate::domain::handshake::Handshake;
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::Networks;
 use crate::domain::time::Timestamp;
 use crate::domain::verify::Scheme;
 use crate::text;
@@ -59,6 +60,11 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
                 "--handshake {}",
                 spec.handshake.map_or("none", Handshake::word)
             )),
+        },
+        Setting {
+            label: "allow from",
+            shown: allow_from(&spec.allow_from),
+            flag: Some(allow_from_flags(&spec.allow_from)),
         },
         Setting {
             label: "reduce",
@@ -251,6 +257,23 @@ fn handshake(spec: &HookSpec) -> &'static str {
         (None, Some(Scheme::Slack)) => "slack",
         (Some(handshake), _) => handshake.word(),
         (None, _) => "-",
+    }
+}
+
+/// The addresses from which a hook accepts requests.
+fn allow_from(ranges: &Networks) -> String {
+    match ranges.is_empty() {
+        true => "any".to_owned(),
+        false => ranges.to_string(),
+    }
+}
+
+/// The flags that set these addresses.
+fn allow_from_flags(ranges: &Networks) -> String {
+    let flags = ranges.iter().map(|range| format!("--allow-from {range}"));
+    match ranges.is_empty() {
+        true => "--allow-from any".to_owned(),
+        false => flags.collect::<Vec<_>>().join(" "),
     }
 }
 

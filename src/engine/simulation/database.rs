@@ -146,6 +146,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         dedupe_by: DedupeBy::default(),
         verify: None,
         handshake: None,
+        allow_from: crate::domain::network::Networks::default(),
         body_max: 1,
         keep: Keep::default(),
         handlers: vec![Arc::new(handler)],

@@ -353,6 +353,7 @@ impl World {
             dedupe_by: DedupeBy::default(),
             verify: None,
             handshake: None,
+            allow_from: Default::default(),
             body_max: 1_000,
             keep: Keep::Forever,
             reducer,

@@ -164,6 +164,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         dedupe_by: DedupeBy::default(),
         verify: None,
         handshake: None,
+        allow_from: Default::default(),
         body_max: 1_000,
         keep: Keep::Forever,
         reducer,
