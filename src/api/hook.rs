@@ -42,7 +42,7 @@ pub struct HookSpec {
     /// Verification of the sender's signatures; `null` means that requests need a write key.
     #[serde(default)]
     pub verify: Option<VerifySpec>,
-    /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom` or `probe`.
+    /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom`, `twitch`, `x` or `probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake: Option<Handshake>,
     /// Ranges of addresses from which it accepts requests; without one, all.

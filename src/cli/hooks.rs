@@ -246,8 +246,8 @@ struct Senders {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     tolerance: Option<Duration>,
 
-    /// Answer the test of the URL by the provider: slack (always with --verify slack), meta, graph, zoom, or probe for
-    /// a HEAD or GET; or none [default: none]
+    /// Answer the test of the URL by the provider: slack (always with --verify slack), meta, graph, zoom, twitch,
+    /// x, or probe for a HEAD or GET; or none [default: none]
     #[arg(long, value_name = "NAME", value_parser = asked)]
     handshake: Option<Asked>,
 
