@@ -6,7 +6,7 @@ mod secrets;
 
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -26,6 +26,8 @@ pub struct Surroundings {
     pub data: DataDir,
     /// Place of the events.
     pub database: Database,
+    /// File with the key that encrypts secrets; `None` for the file beside an SQLite database.
+    pub secret_key: Option<PathBuf>,
     /// Place of the hints; `None` for memory.
     pub redis: Option<Address>,
     /// Number of connections that the node accepts.
@@ -43,6 +45,7 @@ impl Surroundings {
         Self {
             data: config.data.clone(),
             database: config.database.clone().unwrap_or_else(file),
+            secret_key: config.secret_key.clone(),
             redis: config.redis.clone(),
             connections_max,
             settings: config.settings.clone(),
@@ -99,9 +102,14 @@ impl Admin {
     }
 }
 
-/// Runs all checks.
+/// Runs all checks that need no node.
 pub async fn examine(around: &Surroundings) -> Vec<Check> {
-    judge(around, store::examine(&around.database).await).await
+    let looked = store::examine(&around.database).await;
+    let key = looked.as_ref().ok();
+    let key = key.and_then(|looked| secrets::key_check(around, &looked.sealed));
+    let mut checks = judge(around, looked).await;
+    checks.extend(key);
+    checks
 }
 
 /// Runs all checks except that of the database, whose result is given.
