@@ -1,7 +1,7 @@
 //! Accepts connections and passes requests on, however badly clients behave.
 //!
-//! It handles the listener, time-outs and limits of every connection, and stopping; the given service
-//! interprets requests. HTTP/1.1 only. Promises: a client that is slow, silent or hostile uses up only
+//! It handles the listener, proxies and TLS, time-outs and limits of every connection, and stopping; the
+//! given service interprets requests. HTTP/1.1 only. Promises: a client that is slow, silent or hostile uses up only
 //! its own connections and delays no one else; a panic ends one connection; when files run out,
 //! accepting pauses and everything else goes on.
 
@@ -11,6 +11,8 @@ mod entrance;
 mod forwarded;
 mod framing;
 mod head;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod listener;
 mod patience;

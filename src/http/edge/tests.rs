@@ -1009,3 +1009,140 @@ async fn a_header_that_does_not_come_ends_its_connection_in_time() {
     assert!(edge.counted("hooklane_connections_timed_out_total{waiting_for=\"handshake\"} 3"));
     edge.closed_all_but(0).await;
 }
+
+/// A door that speaks TLS, and the files of its certificate.
+async fn secured(limits: Limits) -> (Edge, tempfile::TempDir) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files {
+        certificate: dir.path().join("cert.pem"),
+        key: dir.path().join("key.pem"),
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let entrance = Entrance {
+        certificate: Some(Arc::new(Certificate::load(files).await.unwrap())),
+        ..Entrance::default()
+    };
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.address().unwrap();
+    (Edge::behind(entrance, listener, address, limits), dir)
+}
+
+/// The beginning of a ClientHello, whose rest never comes.
+const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+
+/// A TLS client that trusts the certificate in a file.
+async fn client(
+    edge: &Edge,
+    dir: &tempfile::TempDir,
+) -> Client<tokio_rustls::client::TlsStream<TcpStream>> {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_file(dir.path().join("cert.pem")).unwrap();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = TcpStream::connect(edge.address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    Client(connector.connect(name, stream).await.unwrap())
+}
+
+#[tokio::test]
+async fn over_tls_requests_are_answered_as_without_it() {
+    let (edge, dir) = secured(patient()).await;
+    let mut client = client(&edge, &dir).await;
+    let (status, answer) = client
+        .ask("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        .await;
+    assert_eq!(status, 200);
+    assert!(answer.ends_with('3'), "{answer}");
+    client
+        .send("GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await;
+    assert!(client.rest().await.len() > 64_000_000);
+    edge.closed_all_but(0).await;
+    assert_eq!(edge.metrics.connections_panicked.get(), 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_ends_in_time_and_stops_nobody() {
+    let limits = Limits {
+        handshake: SHORT,
+        ..patient()
+    };
+    let (edge, dir) = secured(limits).await;
+    let mut hanging = Vec::new();
+    for sent in [&b""[..], HELLO, &HELLO[..1]] {
+        let mut client = edge.connect().await;
+        client.send(sent).await;
+        hanging.push(client);
+    }
+    let mut good = client(&edge, &dir).await;
+    assert_eq!(good.ask(format!("{WHO}\r\n")).await.0, 200);
+    for mut client in hanging {
+        assert_eq!(client.rest().await, "");
+    }
+    assert!(edge.counted("hooklane_connections_timed_out_total{waiting_for=\"handshake\"} 3"));
+    edge.closed_all_but(1).await;
+    let mut plain = edge.connect().await;
+    plain.send(format!("{WHO}\r\n")).await;
+    let answer = plain.rest().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("tls_required"),
+        "{answer}"
+    );
+    assert!(edge.counted("hooklane_connections_refused_total{reason=\"plain_http\"} 1"));
+}
+
+#[tokio::test]
+async fn handshakes_that_hang_count_as_connections_and_make_room_for_others() {
+    let limits = Limits {
+        connections_max: 16,
+        ..patient()
+    };
+    let (mut edge, dir) = secured(limits).await;
+    let mut hanging = Vec::new();
+    for _ in 0..40 {
+        let mut client = edge.connect().await;
+        client.send(HELLO).await;
+        hanging.push(client);
+    }
+    edge.accepted(40).await;
+    assert!(
+        edge.metrics.connections.get() <= 8,
+        "strangers have half of the places"
+    );
+    let mut good = client(&edge, &dir).await;
+    assert_eq!(good.ask(format!("{WHO}\r\n")).await.0, 200);
+    // Stopping waits for none of them.
+    edge.ask_to_stop();
+    edge.stopped().await;
+}
+
+#[tokio::test]
+async fn hostile_first_bytes_end_their_own_connections() {
+    let limits = Limits {
+        handshake: Duration::from_secs(5),
+        ..patient()
+    };
+    let (edge, dir) = secured(limits).await;
+    let good = [hostile::hello(), HELLO.to_vec(), WHO.as_bytes().to_vec()];
+    let mut mutation = crate::mutation::Mutation::seeded(5);
+    for _ in 0..300 {
+        let mut client = edge.connect().await;
+        let _ = client.0.write_all(&mutation.of(&good)).await;
+        let _ = client.0.shutdown().await;
+    }
+    edge.accepted(300).await;
+    edge.closed_all_but(0).await;
+    let mut good = client(&edge, &dir).await;
+    assert_eq!(good.ask(format!("{WHO}\r\n")).await.0, 200);
+    assert_eq!(edge.metrics.connections_panicked.get(), 0);
+}
