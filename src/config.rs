@@ -147,6 +147,9 @@ pub enum Error {
     /// node does not have.
     #[error("--redis is for nodes that share a server: give --database postgres://… too")]
     RedisAlone,
+    /// A header of the PROXY protocol is wanted of nobody.
+    #[error("--proxy-protocol is for proxies that are trusted: give --trust-proxy CIDR too")]
+    ProxyUntrusted,
     /// The text is not the address of a database.
     #[error("--database: {0}")]
     Database(#[from] InvalidDatabase),
@@ -176,6 +179,9 @@ impl Config {
         let is_server = matches!(self.database, Some(Database::Postgres(_)));
         if self.redis.is_some() && !is_server {
             return Err(Error::RedisAlone);
+        }
+        if self.door.proxy_protocol && self.door.trusted.is_empty() {
+            return Err(Error::ProxyUntrusted);
         }
         let plain = |c: char| !c.is_control() && !c.is_whitespace();
         if self.node.is_empty() || self.node.len() > 63 || !self.node.chars().all(plain) {
@@ -341,6 +347,15 @@ mod tests {
             ..right.clone()
         };
         assert!(node("").checked().is_err() && node("a\u{1b}[m").checked().is_err());
+        let door = Door {
+            proxy_protocol: true,
+            ..Door::default()
+        };
+        let untrusted = Config {
+            door,
+            ..right.clone()
+        };
+        assert_eq!(untrusted.checked().err(), Some(Error::ProxyUntrusted));
         let data = DataDir::at("/x".repeat(60));
         assert!(Config { data, ..right }.checked().is_err());
     }

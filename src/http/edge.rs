@@ -132,7 +132,7 @@ impl Door {
     /// A seat for the connection, unless it is turned away.
     fn admit(&self, stream: &Stream, peer: Peer) -> Option<Arc<Seat>> {
         let seat = match peer.is_welcome() {
-            true => self.crowd.seat(peer, self.entrance.is_shared(peer)),
+            true => self.crowd.seat(peer, self.entrance.carried(peer)),
             false => Err(TurnedAway::User),
         };
         match seat {

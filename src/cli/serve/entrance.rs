@@ -29,7 +29,7 @@ pub struct Flags {
     trust_proxies: Vec<IpNet>,
 
     /// Trusted proxies begin each connection with a header of the PROXY protocol, version 1 or 2
-    #[arg(long, requires = "trust_proxies", env = "HOOKLANE_PROXY_PROTOCOL")]
+    #[arg(long, env = "HOOKLANE_PROXY_PROTOCOL")]
     #[arg(value_parser = clap::builder::FalseyValueParser::new(), hide_env_values = true)]
     proxy_protocol: bool,
 

@@ -51,6 +51,17 @@ struct Stranger {
     is_out: AtomicBool,
 }
 
+/// The requests that a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// Those of its peer.
+    Own,
+    /// Those of one client, which its peer, a trusted proxy, tells first: see [`Seat::is_of`].
+    Told,
+    /// Those of many senders, which its peer, a trusted proxy, tells with each.
+    Many,
+}
+
 /// The place of one connection, released when dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -89,18 +100,17 @@ impl Crowd {
     }
 
     /// A place for a new connection, if necessary that of the stranger who has been idle longest.
-    /// `is_shared` is a connection of a trusted proxy.
     pub(super) fn seat(
         self: &Arc<Self>,
         peer: Peer,
-        is_shared: bool,
+        carried: Carried,
     ) -> Result<Arc<Seat>, TurnedAway> {
-        let address = peer.counted_as().filter(|_| !is_shared);
+        let address = peer.counted_as().filter(|_| carried == Carried::Own);
         let mut inside = self.inside.lock();
         if let Some(address) = address {
             self.make_room_at(&mut inside, address)?;
         }
-        let is_admitted = is_shared && inside.admitted < self.admitted_max();
+        let is_admitted = carried == Carried::Many && inside.admitted < self.admitted_max();
         let strangers = inside.total - inside.admitted;
         let is_full = inside.total >= self.limits.connections_max;
         let is_crowded = !is_admitted && strangers >= self.limits.connections_max.div_ceil(2);
@@ -331,7 +341,7 @@ mod tests {
     fn an_address_has_its_cap_and_this_machine_has_none() {
         let crowd = crowd(10_240, 2);
         let busy = |address: &str| {
-            let seat = crowd.seat(from(address), false);
+            let seat = crowd.seat(from(address), Carried::Own);
             seat.inspect(|seat| assert!(seat.begins_request()))
         };
         let first = busy("203.0.113.9:1").unwrap();
@@ -341,7 +351,12 @@ mod tests {
         drop(second);
         let again = busy("203.0.113.9:4").unwrap();
         let many: Vec<_> = (0..9)
-            .map(|_| [crowd.seat(near(), false), crowd.seat(Peer::User(0), false)])
+            .map(|_| {
+                [
+                    crowd.seat(near(), Carried::Own),
+                    crowd.seat(Peer::User(0), Carried::Own),
+                ]
+            })
             .collect();
         assert!(many.iter().flatten().all(Result::is_ok));
         assert_eq!(crowd.counts(), (3 + 18, 0, 18, 2));
@@ -354,23 +369,23 @@ mod tests {
     fn the_stranger_who_has_been_idle_for_longest_makes_room() {
         let crowd = crowd(4, 9);
         let (first, second) = (
-            crowd.seat(near(), false).unwrap(),
-            crowd.seat(near(), false).unwrap(),
+            crowd.seat(near(), Carried::Own).unwrap(),
+            crowd.seat(near(), Carried::Own).unwrap(),
         );
         // The first connection sent a request after the second one came.
         assert!(first.begins_request());
         first.ends_request();
-        let third = crowd.seat(near(), false).unwrap();
+        let third = crowd.seat(near(), Carried::Own).unwrap();
         assert!(!second.begins_request(), "it has made room");
         assert!(first.begins_request());
         assert!(third.begins_request());
         assert_eq!(
-            crowd.seat(near(), false).err(),
+            crowd.seat(near(), Carried::Own).err(),
             Some(TurnedAway::Total),
             "nobody idle"
         );
         third.ends_request();
-        assert!(crowd.seat(near(), false).is_ok());
+        assert!(crowd.seat(near(), Carried::Own).is_ok());
         second.ends_request();
         drop((first, second, third));
         assert_eq!(crowd.counts(), (0, 0, 0, 0));
@@ -379,9 +394,9 @@ mod tests {
     #[test]
     fn an_address_at_its_cap_makes_room_of_its_own() {
         let crowd = crowd(100, 1);
-        let other = crowd.seat(from("203.0.113.10:1"), false).unwrap();
-        let first = crowd.seat(from("203.0.113.9:1"), false).unwrap();
-        let second = crowd.seat(from("203.0.113.9:2"), false).unwrap();
+        let other = crowd.seat(from("203.0.113.10:1"), Carried::Own).unwrap();
+        let first = crowd.seat(from("203.0.113.9:1"), Carried::Own).unwrap();
+        let second = crowd.seat(from("203.0.113.9:2"), Carried::Own).unwrap();
         assert!(!first.begins_request() && second.begins_request() && other.begins_request());
     }
 
@@ -390,7 +405,7 @@ mod tests {
         let crowd = crowd(16, 99);
         let mut senders = Vec::new();
         for _ in 0..16 {
-            let sender = crowd.seat(near(), false).unwrap();
+            let sender = crowd.seat(near(), Carried::Own).unwrap();
             assert!(sender.begins_request());
             sender.admit();
             sender.ends_request();
@@ -398,7 +413,7 @@ mod tests {
         }
         assert_eq!(crowd.counts(), (16, 14, 2, 0), "an eighth is for newcomers");
         let strangers: Vec<_> = (0..50)
-            .map(|_| crowd.seat(near(), false).unwrap())
+            .map(|_| crowd.seat(near(), Carried::Own).unwrap())
             .collect();
         assert_eq!(crowd.counts(), (16, 14, 2, 0));
         let kept = senders.iter().filter(|sender| sender.begins_request());
@@ -411,14 +426,14 @@ mod tests {
     fn a_proxy_keeps_its_connections_and_its_senders_are_counted_by_their_requests() {
         let crowd = crowd(16, 2);
         let proxy: Vec<_> = (0..14)
-            .map(|_| crowd.seat(from("203.0.113.1:1"), true).unwrap())
+            .map(|_| crowd.seat(from("203.0.113.1:1"), Carried::Many).unwrap())
             .collect();
         assert_eq!(
             crowd.counts(),
             (14, 14, 0, 0),
             "no address, and no stranger"
         );
-        let strangers: Vec<_> = (0..20).map(|_| crowd.seat(near(), false)).collect();
+        let strangers: Vec<_> = (0..20).map(|_| crowd.seat(near(), Carried::Own)).collect();
         assert!(strangers.iter().all(Result::is_ok));
         assert!(
             proxy.iter().all(|seat| seat.begins_request()),
@@ -442,7 +457,7 @@ mod tests {
     fn a_connection_is_counted_for_the_client_that_its_proxy_tells() {
         let crowd = crowd(16, 1);
         let client = Peer::Behind("192.0.2.1".parse().unwrap());
-        let seat = || crowd.seat(near(), false).unwrap();
+        let seat = || crowd.seat(from("203.0.113.1:1"), Carried::Told).unwrap();
         let (first, second) = (seat(), seat());
         assert_eq!(first.is_of(client), Ok(()));
         assert!(first.begins_request());

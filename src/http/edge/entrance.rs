@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::certificate::Certificate;
-use super::crowd::{Crowd, Seat, Visit};
+use super::crowd::{Carried, Crowd, Seat, Visit};
 use super::limits::Limits;
 use super::listener::{Peer, Stream};
 use super::proxy::{self, Told};
@@ -59,9 +59,13 @@ impl Entrance {
         }
     }
 
-    /// True if the connections of the peer carry requests of many senders.
-    pub(super) fn is_shared(&self, peer: Peer) -> bool {
-        !self.proxy_protocol && self.trusts(peer)
+    /// The requests that a connection of the peer carries.
+    pub(super) fn carried(&self, peer: Peer) -> Carried {
+        match (self.trusts(peer), self.proxy_protocol) {
+            (false, _) => Carried::Own,
+            (true, true) => Carried::Told,
+            (true, false) => Carried::Many,
+        }
     }
 
     /// True if a connection of this peer begins with more than its first request.

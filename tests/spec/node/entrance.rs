@@ -93,7 +93,7 @@ fn a_hook_accepts_requests_from_its_addresses_only(setup: Setup) {
     assert!(metrics.contains("hooklane_events_refused_total{reason=\"address\"} 2"));
     let shown = world.home.run(&["hooks", "show", "pay"]);
     assert!(shown.contains("192.0.2.0/24 2001:db8::/32"), "{shown}");
-    assert!(shown.contains("address 2"), "{shown}");
+    assert!(shown.contains("2 address: hooklane why pay"), "{shown}");
     let file = world.home.run(&[
         "hooks",
         "apply",
