@@ -50,7 +50,7 @@ pub enum Target {
     },
 }
 
-/// Protocol of a TCP connection. A daemon itself speaks http; https is for a proxy in front of it.
+/// Protocol of a TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// Plain HTTP.

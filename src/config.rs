@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 use crate::domain::lane::LANES_MAX;
+use crate::domain::network::Networks;
 use crate::lanes::redis::Address;
 use crate::store::{Database, InvalidDatabase};
 
@@ -42,6 +43,21 @@ pub enum Log {
     Files,
 }
 
+/// Default number of open connections of one address.
+pub const PER_ADDRESS_DEFAULT: u16 = 1_024;
+
+impl Default for Door {
+    /// Plain HTTP without a proxy.
+    fn default() -> Self {
+        Self {
+            trusted: Networks::default(),
+            proxy_protocol: false,
+            per_address_max: PER_ADDRESS_DEFAULT.into(),
+            tls: None,
+        }
+    }
+}
+
 /// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -63,12 +79,27 @@ pub struct Config {
     pub grace: Duration,
     /// Ranges of private addresses that deliveries may reach.
     pub allow_destinations: Vec<IpNet>,
+    /// The way from senders to the node.
+    pub door: Door,
     /// Format of the log.
     pub log: Log,
     /// Least severe lines that are logged, for each module.
     pub log_level: Targets,
     /// The settings for people, each with its origin.
     pub settings: Vec<Setting>,
+}
+
+/// The way from senders to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Proxies whose word about the sender is taken.
+    pub trusted: Networks,
+    /// True if those proxies send a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Number of connections of one address.
+    pub per_address_max: usize,
+    /// Files of certificate and private key; `None` for plain HTTP.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// A setting that may be displayed to anyone.
@@ -116,6 +147,9 @@ pub enum Error {
     /// node does not have.
     #[error("--redis is for nodes that share a server: give --database postgres://… too")]
     RedisAlone,
+    /// A header of the PROXY protocol is wanted of nobody.
+    #[error("--proxy-protocol is for proxies that are trusted: give --trust-proxy CIDR too")]
+    ProxyUntrusted,
     /// The text is not the address of a database.
     #[error("--database: {0}")]
     Database(#[from] InvalidDatabase),
@@ -145,6 +179,9 @@ impl Config {
         let is_server = matches!(self.database, Some(Database::Postgres(_)));
         if self.redis.is_some() && !is_server {
             return Err(Error::RedisAlone);
+        }
+        if self.door.proxy_protocol && self.door.trusted.is_empty() {
+            return Err(Error::ProxyUntrusted);
         }
         let plain = |c: char| !c.is_control() && !c.is_whitespace();
         if self.node.is_empty() || self.node.len() > 63 || !self.node.chars().all(plain) {
@@ -294,6 +331,7 @@ mod tests {
             lanes: LANES_DEFAULT,
             node: host_name(),
             grace: GRACE_DEFAULT,
+            door: Door::default(),
             log: Log::Auto,
             log_level: Targets::new(),
             settings: Vec::new(),
@@ -309,6 +347,15 @@ mod tests {
             ..right.clone()
         };
         assert!(node("").checked().is_err() && node("a\u{1b}[m").checked().is_err());
+        let door = Door {
+            proxy_protocol: true,
+            ..Door::default()
+        };
+        let untrusted = Config {
+            door,
+            ..right.clone()
+        };
+        assert_eq!(untrusted.checked().err(), Some(Error::ProxyUntrusted));
         let data = DataDir::at("/x".repeat(60));
         assert!(Config { data, ..right }.checked().is_err());
     }

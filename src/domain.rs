@@ -15,6 +15,7 @@ pub mod keep;
 pub mod key;
 pub mod lane;
 pub mod name;
+pub mod network;
 pub mod place;
 pub mod pointer;
 pub mod position;

@@ -118,6 +118,8 @@ pub mod engine;
 pub mod http;
 pub mod lanes;
 pub mod metrics;
+#[cfg(test)]
+mod mutation;
 pub mod store;
 pub mod text;
 pub mod trust;

@@ -158,6 +158,8 @@ label! {
     Refused "reason" {
         /// No key, a wrong one, or no such hook.
         Key = "key",
+        /// The sender's address is not one from which the hook accepts requests.
+        Address = "address",
         /// The signature is missing or wrong.
         Signature = "signature",
         /// The secrets of the hook cannot be decrypted.
@@ -222,7 +224,7 @@ label! {
 }
 
 label! {
-    /// Reason why a connection was turned away before its first byte was read.
+    /// Reason why a connection was turned away before its first request was read.
     TurnedAway "reason" {
         /// There are too many connections.
         Total = "total",
@@ -230,12 +232,20 @@ label! {
         Address = "address",
         /// The connection came through the socket from another user.
         User = "user",
+        /// A trusted proxy sent no valid header of the PROXY protocol.
+        Proxy = "proxy_header",
+        /// The client spoke plain HTTP where TLS is spoken.
+        Plain = "plain_http",
+        /// The TLS handshake failed.
+        Tls = "tls",
     }
 }
 
 label! {
     /// The wait in which a connection timed out.
     Awaited "waiting_for" {
+        /// Waiting for the header of a proxy, or for the TLS handshake.
+        Handshake = "handshake",
         /// Waiting for the first byte.
         FirstByte = "first_byte",
         /// Waiting for the rest of a head.

@@ -6,10 +6,11 @@ mod secrets;
 
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
+use tokio::sync::watch;
 
 use super::{Admin, Error};
 use crate::api::Check;
@@ -25,12 +26,16 @@ pub struct Surroundings {
     pub data: DataDir,
     /// Place of the events.
     pub database: Database,
+    /// File with the key that encrypts secrets; `None` for the file beside an SQLite database.
+    pub secret_key: Option<PathBuf>,
     /// Place of the hints; `None` for memory.
     pub redis: Option<Address>,
     /// Number of connections that the node accepts.
     pub connections_max: usize,
     /// Settings of the node, each with its origin.
     pub settings: Vec<Setting>,
+    /// Fault of the certificate's files as they are now; `None` without a certificate.
+    pub certificate: Option<watch::Receiver<Option<String>>>,
 }
 
 impl Surroundings {
@@ -40,9 +45,11 @@ impl Surroundings {
         Self {
             data: config.data.clone(),
             database: config.database.clone().unwrap_or_else(file),
+            secret_key: config.secret_key.clone(),
             redis: config.redis.clone(),
             connections_max,
             settings: config.settings.clone(),
+            certificate: None,
         }
     }
 }
@@ -95,9 +102,14 @@ impl Admin {
     }
 }
 
-/// Runs all checks.
+/// Runs all checks that need no node.
 pub async fn examine(around: &Surroundings) -> Vec<Check> {
-    judge(around, store::examine(&around.database).await).await
+    let looked = store::examine(&around.database).await;
+    let key = looked.as_ref().ok();
+    let key = key.and_then(|looked| secrets::key_check(around, &looked.sealed));
+    let mut checks = judge(around, looked).await;
+    checks.extend(key);
+    checks
 }
 
 /// Runs all checks except that of the database, whose result is given.
@@ -110,6 +122,7 @@ async fn judge(around: &Surroundings, looked: Result<Inspection, store::Error>) 
     checks.push(database(around, &looked));
     let found = looked.as_ref().ok().and_then(|l| l.damage.as_ref());
     checks.extend(found.map(damage));
+    checks.extend(around.certificate.as_ref().map(certificate));
     let mut clocks = Vec::new();
     if let Ok(looked) = &looked {
         clocks.extend(looked.clock.map(|at| ("Postgres", at)));
@@ -217,6 +230,17 @@ fn damage(found: &DamageCheck) -> Check {
     let remedy =
         "restore a backup, or ask the sender for it; its cursor is held when it comes there";
     Check::fail("damage", text, remedy)
+}
+
+/// Reports whether the certificate in use is that of its files.
+fn certificate(fault: &watch::Receiver<Option<String>>) -> Check {
+    match fault.borrow().as_deref() {
+        None => Check::ok("tls", "the certificate is that of its files"),
+        Some(fault) => {
+            let text = format!("new connections use the certificate from before: {fault}");
+            Check::fail("tls", text, "mend the files; they are read each second")
+        }
+    }
 }
 
 fn hints(address: &Address, looked: &redis::RedisInspection) -> Check {

@@ -463,12 +463,22 @@ pub(super) async fn check_reducer(reducer: &Reducer) -> Result<(), Error> {
     }
 }
 
+/// Number of ranges of addresses from which one hook accepts requests; each request is compared with all.
+const ALLOW_FROM_MAX: usize = 256;
+
 fn check_sizes(spec: &api::HookSpec) -> Result<(), Error> {
     forwards::check(&spec.forward)?;
     verify::check(spec.verify.as_ref())?;
     verify::check_handshake(spec)?;
     order::check(spec)?;
     pulls::check(spec)?;
+    let ranges = spec.allow_from.iter().count();
+    if ranges > ALLOW_FROM_MAX {
+        return Err(Error::Invalid(format!(
+            "a hook accepts requests from {ALLOW_FROM_MAX} ranges of addresses at most, got {ranges}; join those that are \
+             neighbours"
+        )));
+    }
     if spec.body_max == 0 || spec.body_max > BODY_MAX_LIMIT {
         return Err(Error::Invalid(format!(
             "the largest body is 1 to {BODY_MAX_LIMIT} bytes, got {}",
@@ -514,6 +524,7 @@ fn plan(spec: &api::HookSpec, there: Option<&Hook>) -> Result<HookPlan, Error> {
         verify: verify::plan(spec.verify.as_ref(), there)?,
         handshake: spec.handshake,
         versioning: order::versioning(spec),
+        allow_from: spec.allow_from.clone(),
         body_max: spec.body_max,
         keep: spec.keep,
         reducer: spec.reduce.clone(),
@@ -549,6 +560,7 @@ fn spec_of(hook: &Hook) -> api::HookSpec {
         version_by: hook.versioning.as_ref().map(|of| of.by.clone()),
         late: order::late(hook),
         reorder_window_ms: order::window_ms(hook),
+        allow_from: hook.allow_from.clone(),
         reduce: reduce.and_then(|handler| handler.reducer().cloned()),
         on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
         debounce: reduce.and_then(|handler| handler.debounce),
@@ -569,6 +581,13 @@ fn later(was: Thresholds, to: Thresholds) -> Vec<String> {
     changed
         .map(|(field, from, to)| format!("{field}: {} -> {}", duration(from), duration(to)))
         .collect()
+}
+
+fn allow_from(spec: &api::HookSpec) -> String {
+    match spec.allow_from.is_empty() {
+        true => "any".to_owned(),
+        false => spec.allow_from.to_string(),
+    }
 }
 
 fn handshake(spec: &api::HookSpec) -> String {
@@ -615,6 +634,7 @@ fn differences(from: &api::HookSpec, to: &api::HookSpec) -> Vec<String> {
     };
     note("handshake", handshake(from), handshake(to));
     note("version_by", order::told(from), order::told(to));
+    note("allow_from", allow_from(from), allow_from(to));
     note("reduce", reducer(&from.reduce), reducer(&to.reduce));
     note("on_error", on_error(from.on_error), on_error(to.on_error));
     note("debounce", debounce(from.debounce), debounce(to.debounce));

@@ -366,6 +366,10 @@ fn sentence(hook: &Hook, diagnosis: &Diagnosis) -> (String, String) {
     let scheme = scheme.unwrap_or_else(|| "its scheme".to_owned());
     let found = &diagnosis.found;
     match diagnosis.reason {
+        Reason::Address => (
+            format!("another address: {found} is not one from which this hook accepts requests"),
+            format!("hooklane hooks edit {name} --allow-from CIDR, with all ranges of its senders; behind a proxy, hooklane serve --trust-proxy CIDR"),
+        ),
         Reason::NoSignature => (
             format!("no signature: {found}"),
             format!("let {scheme} sign, or a proxy on the way pass its headers on; others may send too"),

@@ -18,6 +18,7 @@ use crate::domain::hook::{
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::{Name, StreamName};
+use crate::domain::network::Networks;
 use crate::domain::place::Place;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
@@ -44,7 +45,7 @@ pub struct HookSpec {
     /// Verification of the sender's signatures; `null` means that requests need a write key.
     #[serde(default)]
     pub verify: Option<VerifySpec>,
-    /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom` or `probe`.
+    /// The test of the URL that it answers: `slack`, `meta`, `graph`, `zoom`, `twitch`, `x` or `probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake: Option<Handshake>,
     /// Place of the version that the provider gives its events; `null` orders them by arrival alone.
@@ -56,6 +57,9 @@ pub struct HookSpec {
     /// Time for which an event is held back, so that lower versions can come before it, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reorder_window_ms: Option<u64>,
+    /// Ranges of addresses from which it accepts requests; without one, all.
+    #[serde(default, skip_serializing_if = "Networks::is_empty")]
+    pub allow_from: Networks,
     /// Reducer; `null` only stores events.
     #[serde(default)]
     pub reduce: Option<Reducer>,
@@ -106,6 +110,7 @@ impl HookSpec {
             version_by: None,
             late: Late::default(),
             reorder_window_ms: None,
+            allow_from: Networks::default(),
             reduce: None,
             on_error: OnError::default(),
             debounce: None,
@@ -149,6 +154,9 @@ pub struct HookEdit {
     /// Time for which an event is held back, in milliseconds; `null` ends the window.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub reorder_window_ms: Option<Option<u64>>,
+    /// Ranges of addresses from which it accepts requests; an empty list for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<Networks>,
     /// Reducer for future events; existing states stay. `null` removes the reducer with its states; a
     /// later reducer begins at the first stored event.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
@@ -204,6 +212,7 @@ impl HookEdit {
         }
         spec.handshake = edit.handshake.unwrap_or(spec.handshake);
         self.set_order(&mut spec)?;
+        spec.allow_from = edit.allow_from.unwrap_or(spec.allow_from);
         // Failure policy and filter are removed together with the reducer.
         if edit.reduce == Some(None) {
             spec.on_error = OnError::default();

@@ -14,6 +14,7 @@ use crate::domain::keep::Keep;
 use crate::domain::key::KeyId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{OrderingKey, StreamName};
+use crate::domain::network::{self, Networks};
 use crate::domain::place::Place;
 use crate::domain::rate::Rate;
 use crate::domain::time::millis;
@@ -108,6 +109,22 @@ impl<'de> Deserialize<'de> for KeyId {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         Self::parse(&text).ok_or_else(|| de::Error::custom(format!("{text:?} is not a key's id")))
+    }
+}
+
+/// JSON form of ranges of addresses: a list of texts.
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter().map(ToString::to_string))
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let ranges = texts.iter().map(|text| network::range(text));
+        let ranges: Result<Vec<_>, _> = ranges.collect();
+        ranges.map(Self::from).map_err(de::Error::custom)
     }
 }
 

@@ -31,7 +31,7 @@ use crate::api::{
     EventRow, ForwardSpec, HookSpec, KeySpec, LanesSpec, LanesStopped, List, NewKey, Skip, State,
 };
 use crate::client::{Client, Secret, Target};
-use crate::config::{Config, DataDir, GRACE_DEFAULT, LANES_DEFAULT, Log};
+use crate::config::{Config, DataDir, Door, GRACE_DEFAULT, LANES_DEFAULT, Log};
 use crate::domain::event::EventId;
 use crate::domain::hook::{Reducer, Source};
 use crate::domain::key::Kind;
@@ -331,6 +331,7 @@ fn config(dir: &TempDir) -> Config {
         lanes: LANES_DEFAULT,
         node: "demo".to_owned(),
         grace: GRACE_DEFAULT,
+        door: Door::default(),
         log: Log::Files,
         log_level: Targets::new().with_default(tracing::Level::INFO),
         settings: Vec::new(),

@@ -3,6 +3,7 @@
 //! A running daemon makes the checks itself; without one the same checks are made from here.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
@@ -41,6 +42,11 @@ pub struct Doctor {
     #[arg(long, value_name = "URL", env = "HOOKLANE_REDIS")]
     #[arg(hide_env_values = true)]
     redis: Option<String>,
+    /// The file with the key that encrypts secrets, as `serve` would be given it, where no daemon runs [default:
+    /// hooklane.key beside the database, where that is a file]
+    #[arg(long, value_name = "FILE", env = "HOOKLANE_SECRET_KEY_FILE")]
+    #[arg(hide_env_values = true)]
+    secret_key_file: Option<PathBuf>,
     /// Where `serve` would listen, where no daemon runs
     #[arg(long, value_name = "ADDRESS", default_value_t = config::LISTEN_DEFAULT)]
     #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
@@ -107,9 +113,11 @@ impl Doctor {
                 flags::setting(matches, "redis", hints),
             ],
             database,
+            secret_key: self.secret_key_file.clone(),
             redis,
             data,
             connections_max: Limits::default().connections_max,
+            certificate: None,
         })
     }
 

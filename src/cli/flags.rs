@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, ValueEnum as _, value_parser};
-use ipnet::IpNet;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Style;
@@ -410,14 +409,6 @@ pub fn begin(text: &str) -> Result<Begin, String> {
         "now" => Ok(Begin::Now),
         _ => Err("beginning or now".into()),
     }
-}
-
-/// Parses a range of addresses; a single address is a range of one.
-pub fn range(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>()
-        .or(address)
-        .map_err(|_| "not a range of addresses such as 10.1.0.0/16".into())
 }
 
 /// The least severe lines of a log, by module: `info` or `info,hooklane::store=debug`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::Method;
+use ipnet::IpNet;
 
 use super::flags::OrNone;
 use super::print::{Columns, Row, Stake};
@@ -26,6 +27,7 @@ use crate::domain::handshake::{Handshake, InvalidHandshake};
 use crate::domain::hook::{Debounce, DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::{self, InvalidRange, Networks};
 use crate::domain::place::Place;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
@@ -275,10 +277,15 @@ struct Senders {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     tolerance: Option<Duration>,
 
-    /// Answer the test of the URL by the provider: slack (always with --verify slack), meta, graph, zoom, or probe for
-    /// a HEAD or GET; or none [default: none]
+    /// Answer the test of the URL by the provider: slack (always with --verify slack), meta, graph, zoom, twitch,
+    /// x, or probe for a HEAD or GET; or none [default: none]
     #[arg(long, value_name = "NAME", value_parser = asked)]
     handshake: Option<Asked>,
+
+    /// Addresses from which requests are accepted, as a CIDR range such as 192.0.2.0/24; requests from elsewhere are 403.
+    /// May be given often; any ends it [default: any]
+    #[arg(long, value_name = "CIDR|any", value_parser = allowed)]
+    allow_from: Vec<Allowed>,
 
     /// A file with the secret of the sender; - for stdin. In a command with --forward and without --verify, the secret
     /// that signs its deliveries, whsec_… [default for --forward: one is made and shown once]
@@ -311,6 +318,30 @@ fn asked(text: &str) -> Result<Asked, InvalidHandshake> {
     match text {
         "none" => Ok(Asked(None)),
         text => text.parse().map(|handshake| Asked(Some(handshake))),
+    }
+}
+
+/// Value of `--allow-from`: a range of addresses, or `any`.
+#[derive(Clone, Copy, Debug)]
+struct Allowed(Option<IpNet>);
+
+/// Parses `--allow-from`.
+fn allowed(text: &str) -> Result<Allowed, InvalidRange> {
+    match text {
+        "any" => Ok(Allowed(None)),
+        text => network::range(text).map(|range| Allowed(Some(range))),
+    }
+}
+
+/// The ranges of all `--allow-from`; `None` without one.
+fn allow_from(given: &[Allowed]) -> Result<Option<Networks>, Trouble> {
+    let ranges: Vec<_> = given.iter().filter_map(|Allowed(range)| *range).collect();
+    match (given.len(), ranges.len()) {
+        (0, _) => Ok(None),
+        (given, ranges) if ranges > 0 && ranges < given => Err(Trouble::usage(
+            "--allow-from any accepts every address: give it alone, or the ranges without it",
+        )),
+        _ => Ok(Some(ranges.into())),
     }
 }
 
@@ -430,6 +461,7 @@ impl Settings {
             reorder_window_ms: self.order.window_ms(),
             version_by: self.order.version_by.map(|OrNone(place)| place),
             late: self.order.late,
+            allow_from: allow_from(&self.senders.allow_from)?,
             verify: self.senders.edit(verifying),
             reduce: self
                 .reduce
@@ -574,6 +606,7 @@ fn created(hook: &Hook) -> String {
 ///   keep = "30d"                     # or "10GB"; without it, for ever
 ///   verify = "stripe"                # public_url, tolerance as the flags
 ///   handshake = "probe"              # the test of the URL that is answered
+///   allow_from = ["192.0.2.0/24"]    # where its senders are
 ///   secret_file = "stripe.secret"    # beside the file
 ///
 ///   [[hooks.pull]]
@@ -692,7 +725,7 @@ impl Show {
     async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         let hook: Hook = reach.get(&path(&self.name)).await?;
         let mut facts = plan::facts(&hook);
-        if hook.spec.verify.is_some() {
+        if hook.spec.verify.is_some() || !hook.spec.allow_from.is_empty() {
             let path = format!("{}/rejections", path(&self.name));
             let rejections: List<Rejection> = reach.get(&path).await?;
             facts.push(("rejected", plan::rejected(&self.name, &rejections.items)));

@@ -1,5 +1,7 @@
 //! `serve`: starts a node. The only place where store, engine and HTTP are put together.
 
+mod entrance;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,11 +20,12 @@ use super::{Exit, Printer, Trouble, flags, lock};
 use crate::admin::Admin;
 use crate::admin::doctor::{FILES_BESIDE, Surroundings};
 use crate::config::{self, Config, DataDir, Setting};
+use crate::domain::network;
 use crate::domain::time::parse_duration;
 use crate::engine::forward::Guard;
 use crate::engine::ownership::Node;
 use crate::engine::{self, Engine, Running};
-use crate::http::edge::{self, Admission, Limits, Listener, Peer};
+use crate::http::edge::{self, Admission, Entrance, Limits, Listener, Peer};
 use crate::http::{self, App};
 use crate::lanes::redis::Redis;
 use crate::metrics::Metrics;
@@ -94,13 +97,16 @@ pub struct Serve {
 
     /// Private addresses that deliveries may reach, as a CIDR range such as 10.1.0.0/16; may be given often
     /// [default: public addresses only]
-    #[arg(long = "allow-destination", value_name = "CIDR", value_parser = flags::range)]
+    #[arg(long = "allow-destination", value_name = "CIDR", value_parser = network::range)]
     #[arg(
         env = "HOOKLANE_ALLOW_DESTINATION",
         value_delimiter = ',',
         hide_env_values = true
     )]
     allow_destinations: Vec<IpNet>,
+
+    #[command(flatten)]
+    entrance: entrance::Flags,
 
     /// How the log is written: auto is short on a terminal and json elsewhere
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Auto)]
@@ -139,6 +145,7 @@ impl Serve {
             lanes: self.lanes,
             node: self.node.unwrap_or_else(config::host_name),
             grace: self.grace,
+            door: self.entrance.door(),
             allow_destinations: self.allow_destinations,
             log: match self.log {
                 Log::Auto => config::Log::Auto,
@@ -161,7 +168,7 @@ fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
     let redis = config.redis.as_ref().map(ToString::to_string);
     let log = log.to_possible_value();
     let log = log.map_or_else(String::new, |log| log.get_name().to_owned());
-    vec![
+    let mut settings = vec![
         setting("data", config.data.path().display().to_string()),
         setting("listen", config.listen.to_string()),
         setting("database", database.unwrap_or_else(file)),
@@ -170,7 +177,15 @@ fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
         setting("node", config.node.clone()),
         setting("grace", text::duration(config.grace)),
         setting("log", log),
-    ]
+    ];
+    let door = &config.door;
+    if !door.trusted.is_empty() {
+        settings.push(setting("trust-proxy", door.trusted.to_string()));
+    }
+    if let Some((certificate, _)) = &door.tls {
+        settings.push(setting("tls-cert", certificate.display().to_string()));
+    }
+    settings
 }
 
 fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
@@ -231,6 +246,7 @@ impl Started {
     /// # Errors
     /// The node cannot start.
     pub async fn begin(config: &Config) -> anyhow::Result<Self> {
+        let entrance = entrance::entrance(&config.door).await?;
         let is_server = matches!(config.database, Some(Database::Postgres(_)));
         if !is_server {
             super::migrate::refuse_moved(&config.data)?;
@@ -250,7 +266,7 @@ impl Started {
         // Readiness means that a row was committed, not only that a port is open.
         let epoch = running.engine().store.draw_epoch().await?;
         Ok(Self {
-            doors: Doors::open(config, &running, metrics, connections_max).await?,
+            doors: Doors::open(config, &running, metrics, (entrance, connections_max)).await?,
             running,
             epoch,
             failing,
@@ -446,7 +462,7 @@ impl Doors {
         config: &Config,
         running: &Running,
         metrics: Arc<Metrics>,
-        connections_max: usize,
+        (entrance, connections_max): (Entrance, usize),
     ) -> anyhow::Result<Self> {
         let engine = running.engine().clone();
         let front = engine.front.handle().clone();
@@ -455,10 +471,15 @@ impl Doors {
         let address = tcp.address().unwrap_or(config.listen);
         let socket = Listener::socket(&config.data.socket())?;
         let (stop, stopping) = watch::channel(false);
-        let around = Surroundings::of(config, Limits::default().connections_max);
+        let mut around = Surroundings::of(config, Limits::default().connections_max);
+        let certificate = entrance.certificate.clone();
+        around.certificate = certificate.as_ref().map(|certificate| certificate.fault());
         let admin = Admin::online(engine.clone(), config.node.clone()).amid(around);
         let mut open = JoinSet::new();
         open.spawn(observe(admin.clone(), stopping.clone()));
+        if let Some(certificate) = certificate {
+            open.spawn(certificate.follow(stopping.clone()));
+        }
         let app = App {
             admin,
             engine: Some(engine),
@@ -466,11 +487,11 @@ impl Doors {
             stopping: stopping.clone(),
         };
         let routes = http::routes(app.clone());
-        for (listener, connections_max) in
-            [(tcp, connections_max), (socket, SOCKET_CONNECTIONS_MAX)]
-        {
+        let by_socket = (socket, Entrance::default(), SOCKET_CONNECTIONS_MAX);
+        for (listener, entrance, connections_max) in [(tcp, entrance, connections_max), by_socket] {
             let limits = Limits {
                 connections_max,
+                per_address_max: config.door.per_address_max,
                 stop: config.grace,
                 ..Limits::default()
             };
@@ -482,7 +503,14 @@ impl Doors {
             let stopped = async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            let serve = edge::serve(listener, limits, metrics.clone(), service, stopped);
+            let serve = edge::serve(
+                listener,
+                entrance,
+                limits,
+                metrics.clone(),
+                service,
+                stopped,
+            );
             open.spawn_on(serve, &front);
         }
         Ok(Self {
@@ -577,7 +605,11 @@ fn greet(
     out.say(format_args!(
         "  data   {data}{new}       every command here works through its socket, without a key"
     ))?;
-    out.say(format_args!("  in     POST http://{address}/in/HOOK"))?;
+    let scheme = match config.door.tls {
+        Some(_) => "https",
+        None => "http",
+    };
+    out.say(format_args!("  in     POST {scheme}://{address}/in/HOOK"))?;
     let connections = started.doors.connections_max;
     if connections < Limits::default().connections_max {
         let connections = text::count(connections as u64);

@@ -1,4 +1,4 @@
-//! TLS to a proxy in front of a daemon. Its certificate must be trusted by this machine, through the
+//! TLS to a daemon, or to a proxy in front of it. Its certificate must be trusted by this machine, through the
 //! system's store or the file in `SSL_CERT_FILE`.
 
 use std::io::{Error, ErrorKind};

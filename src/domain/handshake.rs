@@ -1,12 +1,14 @@
 //! Handshakes: requests by which a provider tests a URL before it sends events to it.
 //!
 //! Promises: a hook answers only the handshake that its operator asked for; an answer repeats at most
-//! [`REPEATED_MAX`] printable characters without angle brackets; no request can cause a panic. Slack
-//! and Zoom sign their handshakes, which are read only after the signature has been verified.
+//! [`REPEATED_MAX`] printable characters without angle brackets; no request can cause a panic. Slack,
+//! Twitch and Zoom sign their handshakes, which are read only after the signature has been verified.
 
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac as _};
 use serde::Deserialize;
 use sha2::Sha256;
@@ -18,6 +20,9 @@ use super::verify::{Scheme, Verify};
 
 /// Length limit of a text that an answer repeats, in bytes.
 pub const REPEATED_MAX: usize = 1_024;
+
+/// Length limit of a token of X, in bytes.
+const TOKEN_MAX: usize = 256;
 
 /// Size limit of the body of a signed handshake, in bytes; a larger body is an event.
 const BODY_MAX: usize = 8 * 1_024;
@@ -38,13 +43,20 @@ pub enum Handshake {
     /// A signed POST of type `endpoint.url_validation`; the answer has its token, and an HMAC of it.
     /// <https://developers.zoom.us/docs/api/webhooks/#validate-your-webhook-endpoint>
     Zoom,
+    /// A signed POST with `webhook_callback_verification` in a header; the answer is its challenge.
+    /// <https://dev.twitch.tv/docs/eventsub/handling-webhook-events/#responding-to-a-challenge-request>
+    Twitch,
+    /// A GET with `crc_token`; the answer is an HMAC of it. It is not signed, so anybody can ask for it:
+    /// the token may not be anything that an event could be.
+    /// <https://docs.x.com/x-api/webhooks/introduction>
+    X,
     /// A HEAD or GET without more, which some providers send to see that the URL exists.
     Probe,
 }
 
 /// A text that names no handshake.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is not a handshake: slack, meta, graph, zoom or probe")]
+#[error("{0:?} is not a handshake: slack, meta, graph, zoom, twitch, x or probe")]
 pub struct InvalidHandshake(String);
 
 /// Error for a handshake that cannot be answered: the fault.
@@ -59,6 +71,8 @@ pub enum Answer {
     Empty,
     /// The text that the provider sent.
     Text(String),
+    /// The HMAC of the token that X sent, as `sha256=` and base64.
+    Hmac(String),
     /// The token that Zoom sent, and its HMAC in hexadecimal digits.
     Tokens {
         /// The token.
@@ -84,6 +98,11 @@ struct SlackBody {
 }
 
 #[derive(Deserialize)]
+struct TwitchBody {
+    challenge: String,
+}
+
+#[derive(Deserialize)]
 struct ZoomBody {
     event: String,
     payload: ZoomPayload,
@@ -103,6 +122,8 @@ impl Handshake {
             Self::Meta => "meta",
             Self::Graph => "graph",
             Self::Zoom => "zoom",
+            Self::Twitch => "twitch",
+            Self::X => "x",
             Self::Probe => "probe",
         }
     }
@@ -122,6 +143,16 @@ impl Handshake {
                 "the handshake of Zoom is signed: give --verify 'hmac:header=x-zm-signature,prefix=v0=,\
                  time=x-zm-request-timestamp,signed=v0:{header:x-zm-request-timestamp}:{body}' with its secret, or --handshake none",
             ),
+            (Self::Twitch | Self::X, Some(Scheme::Hmac(_))) => Ok(()),
+            (Self::Twitch, _) => Err(
+                "the handshake of Twitch is signed: give --verify 'hmac:header=twitch-eventsub-message-signature,\
+                 prefix=sha256=,time=twitch-eventsub-message-timestamp,signed={header:twitch-eventsub-message-id}{header:twitch-eventsub-message-timestamp}{body}' \
+                 with its secret, or --handshake none",
+            ),
+            (Self::X, _) => Err(
+                "the handshake of X is answered with the secret: give --verify 'hmac:header=x-twitter-webhooks-signature,\
+                 encoding=base64,prefix=sha256=' with it, or --handshake none",
+            ),
             (Self::Graph, Some(_)) => Err(
                 "Microsoft Graph signs nothing: give --verify none, and a write key in its URL, /in/HOOK/KEY, or --handshake none",
             ),
@@ -132,9 +163,9 @@ impl Handshake {
     /// True if the handshake is a request with this method, which is not POST.
     pub fn is_by(self, method: &str) -> bool {
         match self {
-            Self::Meta => method == "GET",
+            Self::Meta | Self::X => method == "GET",
             Self::Probe => method == "GET" || method == "HEAD",
-            Self::Slack | Self::Graph | Self::Zoom => false,
+            Self::Slack | Self::Graph | Self::Zoom | Self::Twitch => false,
         }
     }
 }
@@ -152,6 +183,10 @@ pub fn signed(
     match (&verify.scheme, asked) {
         (Scheme::Slack, _) => slack(request.body),
         (_, Some(Handshake::Zoom)) => zoom(verify, request),
+        (_, Some(Handshake::Twitch)) => twitch(request),
+        (_, Some(Handshake::X)) if !is_object(request.body) => {
+            Some(Err(Unfit("an event of X is a JSON object")))
+        }
         _ => None,
     }
 }
@@ -160,6 +195,48 @@ fn slack(body: &[u8]) -> Option<Result<Answer, Unfit>> {
     let body: SlackBody = serde_json::from_slice(body).ok()?;
     let is_handshake = body.r#type == "url_verification";
     is_handshake.then(|| repeated(body.challenge).map(Answer::Text))
+}
+
+fn twitch(request: &Request<'_>) -> Option<Result<Answer, Unfit>> {
+    let kind = request.headers.get("twitch-eventsub-message-type")?;
+    if kind != "webhook_callback_verification" {
+        return None;
+    }
+    let body: TwitchBody = serde_json::from_slice(request.body).ok()?;
+    Some(repeated(body.challenge).map(Answer::Text))
+}
+
+/// True if the body begins as a JSON object, which no token of X does.
+fn is_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{")
+}
+
+/// The answer to the handshake of X, with the newest secret.
+///
+/// # Errors
+/// [`Unfit`] if the token is missing, or could be an event: its HMAC would be the signature of that event.
+pub fn x(query: &str, verify: &Verify) -> Result<Answer, Unfit> {
+    let token = parameter(query, "crc_token")?.ok_or(Unfit("crc_token is missing"))?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+/=".contains(&byte);
+    if !(1..=TOKEN_MAX).contains(&token.len()) || !token.bytes().all(is_plain) {
+        return Err(Unfit(
+            "crc_token is not 1 to 256 letters, digits and - _ + / =",
+        ));
+    }
+    let secret = verify.secrets.open.first();
+    let key = secret.map(|secret| verify.scheme.key(secret));
+    let mac = hmac(
+        &key.ok_or(Unfit("the hook has no secret"))?,
+        token.as_bytes(),
+    )?;
+    Ok(Answer::Hmac(format!("sha256={}", STANDARD.encode(mac))))
+}
+
+fn hmac(key: &[u8], text: &[u8]) -> Result<[u8; 32], Unfit> {
+    let mac = Hmac::<Sha256>::new_from_slice(key);
+    let mut mac = mac.map_err(|_| Unfit("the secret is no key"))?;
+    mac.update(text);
+    Ok(mac.finalize().into_bytes().into())
 }
 
 fn zoom(verify: &Verify, request: &Request<'_>) -> Option<Result<Answer, Unfit>> {
@@ -171,10 +248,7 @@ fn zoom(verify: &Verify, request: &Request<'_>) -> Option<Result<Answer, Unfit>>
     let key = verify.signer(request)?;
     let plain = repeated(body.payload.plain_token);
     Some(plain.and_then(|plain| {
-        let mac = Hmac::<Sha256>::new_from_slice(&key);
-        let mut mac = mac.map_err(|_| Unfit("the secret is no key"))?;
-        mac.update(plain.as_bytes());
-        let encrypted = hex(&mac.finalize().into_bytes());
+        let encrypted = hex(&hmac(&key, plain.as_bytes())?);
         Ok(Answer::Tokens { plain, encrypted })
     }))
 }
@@ -239,6 +313,8 @@ impl FromStr for Handshake {
             Self::Meta,
             Self::Graph,
             Self::Zoom,
+            Self::Twitch,
+            Self::X,
             Self::Probe,
         ];
         let found = all.into_iter().find(|one| one.word() == text);
@@ -321,7 +397,7 @@ mod tests {
 
     #[test]
     fn each_word_is_read_as_it_is_written() {
-        for word in ["slack", "meta", "graph", "zoom", "probe"] {
+        for word in ["slack", "meta", "graph", "zoom", "twitch", "x", "probe"] {
             assert_eq!(word.parse::<Handshake>().unwrap().to_string(), word);
         }
         assert!("none".parse::<Handshake>().is_err());

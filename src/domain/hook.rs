@@ -11,6 +11,7 @@ use super::forward::Forward;
 use super::handshake::Handshake;
 use super::keep::Keep;
 use super::name::Name;
+use super::network::Networks;
 use super::place::Place;
 use super::position::Seq;
 use super::pull::Pull;
@@ -56,6 +57,8 @@ pub struct Hook {
     pub versioning: Option<Versioning>,
     /// Number of that rule; rises when its place changes.
     pub version_rule: u32,
+    /// Addresses from which it accepts requests; empty for all.
+    pub allow_from: Networks,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.

@@ -557,6 +557,7 @@ mod tests {
             verify: None,
             handshake: None,
             versioning: None,
+            allow_from: crate::domain::network::Networks::default(),
             body_max: 1_000,
             keep: Keep::Forever,
             reducer: Some(Reducer::Count),

@@ -23,8 +23,10 @@ impl FromRequestParts<App> for By {
         let access = Access::from_request_parts(parts, app).await?;
         let from = match (&app.engine, parts.extensions.get::<Peer>()) {
             (None, _) => "offline".to_owned(),
-            (_, Some(Peer::Address(address))) => address.ip().to_string(),
-            _ => "socket".to_owned(),
+            (_, Some(peer)) => peer
+                .ip()
+                .map_or_else(|| "socket".to_owned(), |ip| ip.to_string()),
+            (_, None) => "socket".to_owned(),
         };
         let by = who(access, parts, app);
         let planned = match parts.headers.get(IF_MATCH) {

@@ -148,11 +148,7 @@ fn of_key(live: &LiveKey, in_path: bool) -> Access {
 }
 
 fn note_use(engine: &Engine, live: &LiveKey, now: Timestamp, peer: Peer) {
-    let from = match peer {
-        Peer::Address(address) => Some(address.ip()),
-        Peer::User(_) => None,
-    };
-    engine.catalog.key_used(live, now, from);
+    engine.catalog.key_used(live, now, peer.ip());
 }
 
 fn damaged(malformed: Malformed) -> Error {
@@ -189,10 +185,13 @@ fn parse(bytes: &[u8]) -> Result<Presented, Malformed> {
 }
 
 /// True if a request comes from this machine and is meant for it. A web page in a local browser and a
-/// local proxy have the same address, but they name another host, or the client that they act for.
+/// local proxy have the same address, but they name another host, or the client that they act for. A
+/// client behind a trusted proxy is never near, whatever its address there.
 pub fn is_near(app: &App, peer: Peer, uri: &Uri, headers: &HeaderMap) -> bool {
-    let Peer::Address(address) = peer else {
-        return true;
+    let address = match peer {
+        Peer::User(_) => return true,
+        Peer::Behind(_) => return false,
+        Peer::Address(address) => address,
     };
     let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());

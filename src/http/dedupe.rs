@@ -114,6 +114,7 @@ mod tests {
             handshake: None,
             versioning: None,
             version_rule: 0,
+            allow_from: crate::domain::network::Networks::default(),
             body_max: 1,
             keep: Keep::default(),
             handlers: Vec::new(),

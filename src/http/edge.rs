@@ -1,16 +1,22 @@
 //! Accepts connections and passes requests on, however badly clients behave.
 //!
-//! It handles the listener, time-outs and limits of every connection, and stopping; the given service
-//! interprets requests. HTTP/1.1 only. Promises: a client that is slow, silent or hostile uses up only
+//! It handles the listener, proxies and TLS, time-outs and limits of every connection, and stopping; the
+//! given service interprets requests. HTTP/1.1 only. Promises: a client that is slow, silent or hostile uses up only
 //! its own connections and delays no one else; a panic ends one connection; when files run out,
 //! accepting pauses and everything else goes on.
 
+mod certificate;
 mod crowd;
+mod entrance;
+mod forwarded;
 mod framing;
 mod head;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod listener;
 mod patience;
+mod proxy;
 #[cfg(test)]
 mod tests;
 
@@ -31,13 +37,15 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, warn};
 
+pub use certificate::{Certificate, Fault, Files};
 pub use crowd::Admission;
+pub use entrance::Entrance;
 pub use limits::Limits;
 pub use listener::{Listener, Peer};
 
 use super::error::Error;
 use crate::metrics::{Metrics, TurnedAway};
-use crowd::{Crowd, Seat};
+use crowd::{Crowd, Seat, Visit};
 use listener::Stream;
 use patience::{Course, Patient};
 
@@ -50,6 +58,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// failed write reveals that a client is gone.
 pub async fn serve<S, F>(
     listener: Listener,
+    entrance: Entrance,
     limits: Limits,
     metrics: Arc<Metrics>,
     service: S,
@@ -59,7 +68,7 @@ pub async fn serve<S, F>(
     F: Future<Output = Response> + Send + 'static,
 {
     let (stopping, stop_seen) = watch::channel(false);
-    let door = Door::new(limits, metrics, stop_seen);
+    let door = Door::new(entrance, limits, metrics, stop_seen);
     let mut open = JoinSet::new();
     let mut stop = pin!(stop);
     let mut is_failing = false;
@@ -87,6 +96,7 @@ pub async fn serve<S, F>(
 /// State shared by all connections of one listener.
 struct Door {
     http: http1::Builder,
+    entrance: Arc<Entrance>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     crowd: Arc<Crowd>,
@@ -96,7 +106,12 @@ struct Door {
 }
 
 impl Door {
-    fn new(limits: Limits, metrics: Arc<Metrics>, stop_seen: watch::Receiver<bool>) -> Self {
+    fn new(
+        entrance: Entrance,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        stop_seen: watch::Receiver<bool>,
+    ) -> Self {
         let mut http = http1::Builder::new();
         // Hyper's own limit of 100 headers stays; changing it would cost an allocation per request.
         http.max_buf_size(limits.head_max.max(8 * 1024))
@@ -105,6 +120,7 @@ impl Door {
         let limits = Arc::new(limits);
         Self {
             http,
+            entrance: Arc::new(entrance),
             crowd: Crowd::new(limits.clone(), metrics.clone()),
             turned_away: no_place().as_bytes_sent(),
             limits,
@@ -116,7 +132,7 @@ impl Door {
     /// A seat for the connection, unless it is turned away.
     fn admit(&self, stream: &Stream, peer: Peer) -> Option<Arc<Seat>> {
         let seat = match peer.is_welcome() {
-            true => self.crowd.seat(peer),
+            true => self.crowd.seat(peer, self.entrance.carried(peer)),
             false => Err(TurnedAway::User),
         };
         match seat {
@@ -126,7 +142,10 @@ impl Door {
             }
             Err(reason) => {
                 self.metrics.turned_away(reason);
-                let _ = stream.try_write(self.turned_away.as_bytes());
+                // A client that begins with TLS would not understand the answer.
+                if self.entrance.certificate.is_none() {
+                    let _ = stream.try_write(self.turned_away.as_bytes());
+                }
                 None
             }
         }
@@ -144,33 +163,55 @@ impl Door {
         S: Fn(Request<Incoming>, Peer, Admission) -> F + Send + Sync + 'static,
         F: Future<Output = Response> + Send + 'static,
     {
-        let course = Arc::new(Course::default());
-        let io = Patient::new(
-            stream,
-            course.clone(),
-            self.limits.clone(),
-            self.metrics.clone(),
-        );
         let mut stop_seen = self.stop_seen.clone();
         let http = self.http.clone();
+        let (limits, metrics) = (self.limits.clone(), self.metrics.clone());
+        let (entrance, crowd) = (self.entrance.clone(), self.crowd.clone());
         async move {
+            let (stream, peer) = match entrance.asks(peer) {
+                false => (stream, peer),
+                true => {
+                    // Boxed, so that connections without TLS take no memory for it.
+                    let opening = entrance.open(stream, peer, &seat, (&limits, &metrics));
+                    let opened = tokio::select! {
+                        opened = Box::pin(opening) => opened,
+                        _ = stop_seen.wait_for(|is_stopping| *is_stopping) => None,
+                    };
+                    let Some(opened) = opened else {
+                        return;
+                    };
+                    opened
+                }
+            };
+            let course = Arc::new(Course::default());
+            let io = Patient::new(stream, course.clone(), limits, metrics);
             let answers = course.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 let refused = answers.refused();
                 answers.turn();
                 let is_seated = seat.begins_request();
                 let place = (answers.clone(), seat.clone());
-                let answer = match refused {
-                    Some(refused) => Err(refused),
-                    None if !is_seated => Err(no_place()),
-                    None => Ok(service(request, peer, Admission(seat.clone()))),
+                let (answer, visit) = match refused {
+                    Some(refused) => (Err(refused), None),
+                    None if !is_seated => (Err(no_place()), None),
+                    None => match entrance.visitor(&crowd, peer, request.headers()) {
+                        Ok((sender, visit)) => {
+                            let admission = Admission(seat.clone());
+                            (Ok(service(request, sender, admission)), visit)
+                        }
+                        Err(refused) => (Err(refused), None),
+                    },
                 };
                 async move {
                     let response = match answer {
                         Ok(answer) => answer.await,
                         Err(refused) => refused.into_response(),
                     };
-                    Ok::<_, Infallible>(response.map(|body| Answer { body, place }))
+                    Ok::<_, Infallible>(response.map(|body| Answer {
+                        body,
+                        place,
+                        _visit: visit,
+                    }))
                 }
             });
             let mut conversation = pin!(http.serve_connection(TokioIo::new(io), service));
@@ -234,6 +275,7 @@ impl Door {
 struct Answer {
     body: axum::body::Body,
     place: (Arc<Course>, Arc<Seat>),
+    _visit: Option<Visit>,
 }
 
 impl Drop for Answer {

@@ -31,6 +31,7 @@ pub(super) async fn by_head(
     match hook.handshake? {
         Handshake::Graph => handshake::graph(query).map(answered),
         asked if !asked.is_by(head.method.as_str()) => None,
+        Handshake::X => Some(hashed(hook, query)),
         Handshake::Meta => Some(subscribed(engine, hook, query, peer).await),
         _ => Some(Ok(response(Answer::Empty))),
     }
@@ -53,6 +54,16 @@ pub(super) fn signed(
         body,
     };
     handshake::signed(hook.handshake, verify, &request).map(answered)
+}
+
+/// The answer to X. The sender is asked to try again while the secrets cannot be decrypted.
+fn hashed(hook: &Hook, query: &str) -> Result<Response, Error> {
+    let verify = hook.verify.as_ref().ok_or_else(Error::unauthorized)?;
+    if verify.secrets.is_locked() {
+        let message = "the hook cannot answer now";
+        return Err(Error::unavailable("secrets_locked", message, 60));
+    }
+    answered(handshake::x(query, verify))
 }
 
 /// The verify token is a write key of this hook, so that it is kept as a hash and can be revoked.
@@ -86,6 +97,9 @@ fn response(answer: Answer) -> Response {
     let text = match answer {
         Answer::Empty => String::new(),
         Answer::Text(text) => text,
+        Answer::Hmac(text) => {
+            return json_answer(StatusCode::OK, &json!({"response_token": text}));
+        }
         Answer::Tokens { plain, encrypted } => {
             let tokens = json!({"plainToken": plain, "encryptedToken": encrypted});
             return json_answer(StatusCode::OK, &tokens);

@@ -221,6 +221,7 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
         }
         _ => return Err(unauthorized(Error::unauthorized())),
     };
+    accepts_from(engine, &hook, head, peer)?;
     let is_handshake = |asked: Handshake| asked.is_by(head.method.as_str());
     if head.method != Method::POST && !hook.handshake.is_some_and(is_handshake) {
         if access == Access::Nobody {
@@ -231,6 +232,19 @@ async fn admit(engine: &Engine, head: &Parts, peer: Peer) -> Result<(Arc<Hook>, 
     }
     within_rate(&catalog, access)?;
     Ok((hook, access))
+}
+
+/// Checks that the hook accepts requests from the sender's address. The socket belongs to the operator.
+fn accepts_from(engine: &Engine, hook: &Hook, head: &Parts, peer: Peer) -> Result<(), Refusal> {
+    let Some(ip) = peer.ip().filter(|_| !hook.allow_from.is_empty()) else {
+        return Ok(());
+    };
+    if hook.allow_from.contain(ip) {
+        return Ok(());
+    }
+    verify::note_address(engine, hook, head, peer);
+    let error = Error::forbidden(format!("this hook accepts no requests from {ip}"));
+    Err(Refusal::new(metrics::Refused::Address, error))
 }
 
 /// Takes a token from the key's rate limit, if it has one. Each request costs a token, even if it is

@@ -134,6 +134,13 @@ fn request<'r>(head: &'r Parts, url: &'r str, body: &'r [u8]) -> Request<'r> {
     }
 }
 
+/// Records a request from an address that the hook does not accept.
+pub(super) fn note_address(engine: &Engine, hook: &Hook, head: &Parts, peer: Peer) {
+    let from = peer.ip().map(|ip| ip.to_string());
+    let diagnosis = Diagnosis::new(Reason::Address, from.unwrap_or_default());
+    note(engine, hook, diagnosis, &request(head, "", b""), peer);
+}
+
 fn note(engine: &Engine, hook: &Hook, diagnosis: Diagnosis, request: &Request<'_>, peer: Peer) {
     engine
         .metrics
@@ -146,8 +153,10 @@ fn note(engine: &Engine, hook: &Hook, diagnosis: Diagnosis, request: &Request<'_
 /// The request as JSON, without signature, secret and body.
 fn sample(request: &Request<'_>, peer: Peer, clock_ms: Option<i64>, now: Timestamp) -> Value {
     let from = match peer {
-        Peer::Address(address) => address.ip().to_string(),
         Peer::User(user) => format!("uid {user}"),
+        Peer::Address(_) | Peer::Behind(_) => {
+            peer.ip().map(|ip| ip.to_string()).unwrap_or_default()
+        }
     };
     // A request without signature was rejected before its body was read.
     let body = Some(request.body).filter(|body| !body.is_empty());

@@ -22,6 +22,7 @@ use crate::domain::hook::{
 };
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::Networks;
 use crate::domain::pull::Pull;
 use crate::domain::secret::{Secret, Secrets};
 use crate::domain::thresholds::Thresholds;
@@ -48,6 +49,8 @@ pub struct HookPlan {
     pub handshake: Option<Handshake>,
     /// Rule for the provider's order.
     pub versioning: Option<Versioning>,
+    /// Addresses from which it accepts requests; empty for all.
+    pub allow_from: Networks,
     /// Size limit of a body, in bytes.
     pub body_max: u64,
     /// Retention of events that every handler has passed.
@@ -129,6 +132,7 @@ impl From<&Hook> for HookPlan {
             verify: hook.verify.clone(),
             handshake: hook.handshake,
             versioning: hook.versioning.clone(),
+            allow_from: hook.allow_from.clone(),
             body_max: hook.body_max,
             keep: hook.keep,
             reducer: reduce.and_then(|handler| handler.reducer().cloned()),
@@ -193,6 +197,7 @@ struct HookRow {
     version_rule: i64,
     late: String,
     reorder_ms: Option<i64>,
+    allow_from: Option<String>,
     body_max: i64,
     keep: String,
     created_at: i64,
@@ -217,7 +222,7 @@ struct HandlerRow {
 
 const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
     verify, tolerance_ms, public_url, secrets, handshake, version_by, version_rule, late, reorder_ms,
-    created_at
+    allow_from, created_at
     from hooks where deleted_at is null order by name";
 
 const HANDLERS: &str =
@@ -226,13 +231,13 @@ const HANDLERS: &str =
 
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
-    verify, tolerance_ms, public_url, secrets, handshake, version_by, late, reorder_ms)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    verify, tolerance_ms, public_url, secrets, handshake, version_by, late, reorder_ms, allow_from)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
     on conflict do nothing returning id";
 
 const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $4, keep = $5,
     dedupe_by = $6, verify = $7, tolerance_ms = $8, public_url = $9, secrets = $10,
-    handshake = $11, version_by = $12, late = $13, reorder_ms = $14,
+    handshake = $11, version_by = $12, late = $13, reorder_ms = $14, allow_from = $15,
     version_rule = version_rule + case when version_by is distinct from $12 then 1 else 0 end
     where id = $1 and deleted_at is null";
 
@@ -495,6 +500,7 @@ impl Writing<'_> {
             .bind(versions.by)
             .bind(versions.late)
             .bind(versions.reorder_ms)
+            .bind(allow_from(&plan.allow_from))
             .fetch_optional(&mut self.tx)
             .await?;
         let Some(id) = id else {
@@ -530,6 +536,7 @@ impl Writing<'_> {
             .bind(versions.by)
             .bind(versions.late)
             .bind(versions.reorder_ms)
+            .bind(allow_from(&plan.allow_from))
             .execute(&mut self.tx)
             .await?;
         if edited.rows_affected() == 0 {
@@ -745,6 +752,11 @@ async fn remove_handlers(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(),
     Ok(())
 }
 
+/// The column of the accepted addresses; `None` for all.
+fn allow_from(ranges: &Networks) -> Option<String> {
+    (!ranges.is_empty()).then(|| ranges.to_string())
+}
+
 fn source_of(reducer: &Reducer) -> Option<&str> {
     match reducer {
         Reducer::Script(source) => Some(&source.text),
@@ -786,6 +798,8 @@ impl HookRow {
             },
             versioning: self.versioning()?,
             version_rule: u32::try_from(self.version_rule).map_err(|_| wrong("version_rule"))?,
+            allow_from: (self.allow_from.as_deref().unwrap_or_default().parse())
+                .map_err(|_| wrong("allow_from"))?,
             body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
             keep: self.keep.parse().map_err(|_| wrong("keep"))?,
             handlers,

@@ -31,7 +31,7 @@ const SMALL: [(&str, &str); 11] = [
     ),
     (
         "hooks",
-        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, verify, tolerance_ms, public_url, secrets, handshake, version_by, version_rule, late, reorder_ms, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
+        "id, namespace, name, order_by, unordered, dedupe_by, body_max, keep, verify, tolerance_ms, public_url, secrets, handshake, version_by, version_rule, late, reorder_ms, allow_from, created_at, deleted_at, moves_at, moves_to, moves_version, paused_at, paused_by, paused_reason",
     ),
     (
         "handlers",

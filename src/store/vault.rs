@@ -2,6 +2,7 @@
 //! secret, or in a file given to each node. It is never in the database, so a copy of the database
 //! reveals no secret.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -159,6 +160,24 @@ impl Vault {
         let _ = self.key.set(key);
         Ok(())
     }
+}
+
+/// The hooks with secrets, of their senders or their handlers.
+pub(super) const SECRETS: &str = "select name, secrets from hooks
+    where deleted_at is null and secrets is not null
+    union all select h.name, c.secrets from handlers c join hooks h on h.id = c.hook
+    where h.deleted_at is null and c.deleted_at is null and c.secrets is not null";
+
+/// The hooks in rows of [`SECRETS`], each with the ids of the keys that encrypted its secrets.
+pub(super) fn sealed_with(rows: Vec<(String, String)>) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for (hook, secrets) in rows {
+        let texts: Vec<String> = serde_json::from_str(&secrets).unwrap_or_default();
+        for sealed in texts.iter().filter_map(|text| text.parse::<Sealed>().ok()) {
+            found.insert((hook.clone(), sealed.key_id().to_owned()));
+        }
+    }
+    found
 }
 
 /// Cause for which no key was loaded.

@@ -7,6 +7,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -296,16 +297,30 @@ impl Home {
     }
 
     fn is_ready(&self) -> bool {
-        let ask = || -> std::io::Result<Vec<u8>> {
-            let mut stream = TcpStream::connect(self.addr)?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-            let mut answer = vec![0; 12];
-            stream.read_exact(&mut answer)?;
-            Ok(answer)
+        let over_tls = self
+            .environment
+            .iter()
+            .any(|(name, _)| *name == "HOOKLANE_TLS_CERT");
+        let answer = match over_tls {
+            // Its port speaks TLS only; the socket never does.
+            true => {
+                UnixStream::connect(self.data().join("hooklane.sock")).and_then(status_of_ready)
+            }
+            false => TcpStream::connect(self.addr).and_then(|stream| {
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                status_of_ready(stream)
+            }),
         };
-        ask().is_ok_and(|answer| answer.ends_with(b" 200"))
+        answer.is_ok_and(|answer| answer.ends_with(b" 200"))
     }
+}
+
+/// Beginning of the answer to `/readyz`, up to the status.
+fn status_of_ready(mut stream: impl Read + Write) -> std::io::Result<Vec<u8>> {
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
 }
 
 /// A free port outside the kernel's range of local ports; otherwise a sender that calls a dead daemon

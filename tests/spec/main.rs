@@ -78,6 +78,8 @@ mod waiting;
 // One node: what senders, readers and consumers may rely on.
 #[path = "node/debounce.rs"]
 mod debounce;
+#[path = "node/entrance.rs"]
+mod entrance;
 #[path = "node/file.rs"]
 mod file;
 #[path = "node/filter.rs"]

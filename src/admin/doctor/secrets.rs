@@ -1,10 +1,13 @@
 //! Check of the hooks' secrets: they are encrypted, and this node's key decrypts them.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use super::Surroundings;
 use crate::admin::{Admin, Error};
 use crate::api::Check;
+use crate::store::{Database, Vault};
 use crate::text::counted;
 
 /// Number of hooks named in a line at most.
@@ -59,6 +62,65 @@ impl Admin {
             checks.push(Check::ok("secrets", text));
         }
         Ok(checks)
+    }
+}
+
+/// Checks the key file against the encrypted secrets of a database, before a node starts: `sealed` are the
+/// hooks, each with the id of a key. There is no result where there is neither a key nor a secret.
+pub(super) fn key_check(
+    around: &Surroundings,
+    sealed: &BTreeSet<(String, String)>,
+) -> Option<Check> {
+    let vault = match (&around.secret_key, &around.database) {
+        (Some(file), _) => Vault::with_file(file),
+        (None, Database::Sqlite(path)) => Vault::beside(path),
+        (None, Database::Postgres(_)) => Ok(Vault::default()),
+    };
+    let vault = match vault {
+        Ok(vault) => vault,
+        Err(error) => return Some(unfit_key(&error.to_string())),
+    };
+    let key = vault.key_id();
+    let shown = file(vault.file());
+    let lost = |(_, sealer): &&(String, String)| key.as_ref() != Some(sealer);
+    let mut hooks: Vec<_> = sealed
+        .iter()
+        .filter(lost)
+        .map(|(hook, _)| hook.clone())
+        .collect();
+    hooks.dedup();
+    let Some(first) = hooks.first() else {
+        let text = |key| format!("encrypted with the key {key} in {shown}; keep a copy of it");
+        return key.map(|key| Check::ok("secrets", text(key)));
+    };
+    let sealers: BTreeSet<_> = sealed
+        .iter()
+        .filter(lost)
+        .map(|(_, sealer)| &**sealer)
+        .collect();
+    let sealers = sealers.into_iter().collect::<Vec<_>>().join(", ");
+    let hooks_named = named(&hooks);
+    let text = match key {
+        Some(key) => {
+            format!("the key {key} in {shown} does not decrypt the secrets of {hooks_named}")
+        }
+        None => format!("no key to decrypt the secrets of {hooks_named} with: {shown}"),
+    };
+    let remedy = format!(
+        "restore the key {sealers} there before the start; or start, and give each secret again: hooklane hooks secrets add {first}"
+    );
+    Some(Check::fail("secrets", text, remedy))
+}
+
+/// A key file that keeps a node from starting.
+fn unfit_key(error: &str) -> Check {
+    match error.split_once(". ") {
+        Some((text, remedy)) => Check::fail("secrets", text, remedy),
+        None => Check::fail(
+            "secrets",
+            error,
+            "restore it from a backup, or name another: --secret-key-file FILE",
+        ),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::domain::handshake::Handshake;
 use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::Networks;
 use crate::domain::place::Place;
 use crate::domain::rate::Rate;
 use crate::domain::time::{millis, parse_duration};
@@ -64,6 +65,8 @@ struct Entry {
     version_by: Option<Place>,
     late: Option<Late>,
     reorder_window: Option<String>,
+    #[serde(default)]
+    allow_from: Networks,
     reduce: Option<String>,
     #[serde(default)]
     on_error: OnError,
@@ -222,6 +225,7 @@ fn spec(entry: Entry, base: &Path) -> Result<HookSpec, Trouble> {
     spec = order
         .applied(spec)
         .map_err(|error| named(error.to_string()))?;
+    spec.allow_from = entry.allow_from;
     spec.namespace = entry.namespace.unwrap_or(spec.namespace);
     spec.order_by = entry.order_by;
     spec.unordered = entry.unordered;

@@ -13,6 +13,7 @@ use crate::domain::handshake::Handshake;
 use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
+use crate::domain::network::Networks;
 use crate::domain::time::Timestamp;
 use crate::domain::verify::Scheme;
 use crate::domain::version::Late;
@@ -68,6 +69,11 @@ fn settings(spec: &HookSpec) -> Vec<Setting> {
             label: "versions",
             shown: versions(spec),
             flag: Some(version_flags(spec)),
+        },
+        Setting {
+            label: "allow from",
+            shown: allow_from(&spec.allow_from),
+            flag: Some(allow_from_flags(&spec.allow_from)),
         },
         Setting {
             label: "reduce",
@@ -292,6 +298,23 @@ fn version_flags(spec: &HookSpec) -> String {
         "--version-by {by} --late {} --reorder-window {window}",
         spec.late
     )
+}
+
+/// The addresses from which a hook accepts requests.
+fn allow_from(ranges: &Networks) -> String {
+    match ranges.is_empty() {
+        true => "any".to_owned(),
+        false => ranges.to_string(),
+    }
+}
+
+/// The flags that set these addresses.
+fn allow_from_flags(ranges: &Networks) -> String {
+    let flags = ranges.iter().map(|range| format!("--allow-from {range}"));
+    match ranges.is_empty() {
+        true => "--allow-from any".to_owned(),
+        false => flags.collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// Flags that restore the former settings; `None` if that needs a secret, which is not readable.

@@ -9,6 +9,8 @@ use super::{Scheme, Verify};
 /// Reason under which rejected requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
+    /// The sender's address is not one from which the hook accepts requests.
+    Address,
     /// The request has no signature.
     NoSignature,
     /// The signature is unreadable.
@@ -29,7 +31,8 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Address,
         Self::NoSignature,
         Self::Malformed,
         Self::WrongSecret,
@@ -43,6 +46,7 @@ impl Reason {
     /// Name of the reason in metrics, JSON and the database.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Address => "address",
             Self::NoSignature => "no_signature",
             Self::Malformed => "malformed",
             Self::WrongSecret => "wrong_secret",

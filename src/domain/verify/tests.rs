@@ -534,3 +534,73 @@ proptest! {
         let _ = text.parse::<Scheme>();
     }
 }
+
+/// Requests of every scheme, each tried with [`VARIANTS`] hostile variants of its headers, body and URL.
+const VARIANTS: usize = 2_000;
+
+#[test]
+fn no_hostile_variant_of_a_signed_request_panics_or_is_believed() {
+    let mut mutation = crate::mutation::Mutation::seeded(6);
+    let mut executions = 0;
+    for vector in VECTORS {
+        let verify = vector.verify(&[vector.secret]);
+        let others = [("other", &verify)];
+        let values: Vec<_> = vector.headers.iter().map(|(_, value)| *value).collect();
+        for n in 0..VARIANTS {
+            let mut headers = HeaderMap::new();
+            for (name, value) in vector.headers {
+                let name: HeaderName = name.parse().unwrap();
+                let changed = match mutation.below(3) {
+                    0 => value.as_bytes().to_vec(),
+                    _ => mutation.of(&values),
+                };
+                if let Ok(value) = HeaderValue::from_bytes(&changed) {
+                    headers.append(name, value);
+                }
+            }
+            let body = match mutation.below(2) {
+                0 => vector.body.as_bytes().to_vec(),
+                _ => mutation.of(&[vector.body, "{}", "[[[[", "a=1&b=%zz"]),
+            };
+            let request = Request {
+                method: "POST",
+                url: vector.url,
+                headers: &headers,
+                body: &body,
+            };
+            // A header whose change means nothing, such as another unknown version, leaves it signed.
+            let is_same = body == vector.body.as_bytes();
+            let verdict = verify.check(&request, SIGNED_AT);
+            let is_secret = vector.scheme == "gitlab";
+            assert!(
+                verdict.is_err() || is_same || is_secret,
+                "{} {headers:?}",
+                vector.scheme
+            );
+            if n % 40 == 0 {
+                let _ = diagnose(&verify, &request, others.into_iter());
+                let _ = crate::domain::handshake::signed(None, &verify, &request);
+            }
+            executions += 1;
+        }
+    }
+    assert_eq!(executions, VECTORS.len() * VARIANTS);
+    assert!(executions > 25_000, "{executions}");
+}
+
+#[test]
+fn no_hostile_query_of_a_handshake_panics() {
+    let good = [
+        "hub.mode=subscribe&hub.challenge=7&hub.verify_token=t%5F1",
+        "validationToken=a+b%3Ac",
+        "crc_token=9b4507b3-9040&nonce=%00",
+    ];
+    let mut mutation = crate::mutation::Mutation::seeded(7);
+    let verify = VECTORS[0].verify(&[VECTORS[0].secret]);
+    for _ in 0..30_000 {
+        let query = String::from_utf8_lossy(&mutation.of(&good)).into_owned();
+        let _ = crate::domain::handshake::meta(&query);
+        let _ = crate::domain::handshake::graph(&query);
+        let _ = crate::domain::handshake::x(&query, &verify);
+    }
+}

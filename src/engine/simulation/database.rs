@@ -148,6 +148,7 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
         handshake: None,
         versioning: None,
         version_rule: 0,
+        allow_from: crate::domain::network::Networks::default(),
         body_max: 1,
         keep: Keep::default(),
         handlers: vec![Arc::new(handler)],

@@ -7,9 +7,12 @@ use std::time::Duration;
 pub struct Limits {
     /// Number of open connections.
     pub connections_max: usize,
-    /// Number of open connections of one address; this machine's own are exempt.
+    /// Number of open connections of one address, and of its requests in progress that trusted proxies
+    /// passed on; this machine's own connections and those of the proxies are exempt.
     pub per_address_max: usize,
-    /// Time from connecting to the first byte.
+    /// Time from connecting to the end of a proxy's header and of the TLS handshake.
+    pub handshake: Duration,
+    /// Time from connecting, or from the handshake, to the first byte.
     pub first_byte: Duration,
     /// Time from the first byte of a head to the last.
     pub head: Duration,
@@ -38,6 +41,7 @@ impl Default for Limits {
         Self {
             connections_max: 10_240,
             per_address_max: 1_024,
+            handshake: Duration::from_secs(5),
             first_byte: Duration::from_secs(5),
             head: Duration::from_secs(5),
             idle: Duration::from_secs(75),

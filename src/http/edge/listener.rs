@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// A listener on one address. Dropping it removes its socket file.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ enum Kind {
 pub enum Peer {
     /// A client on the network.
     Address(SocketAddr),
+    /// A client on the network, whose address a trusted proxy tells.
+    Behind(IpAddr),
     /// A local user, by number: the one that runs the daemon, or root.
     User(u32),
 }
@@ -88,14 +91,22 @@ impl Listener {
 }
 
 impl Peer {
+    /// The address; `None` for a local user.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address.ip()),
+            Self::Behind(ip) => Some(ip),
+            Self::User(_) => None,
+        }
+    }
+
     /// The address by which connections are counted: `None` for this machine; for IPv6 the /64 network,
     /// because one host may use all of it.
     pub(super) fn counted_as(self) -> Option<IpAddr> {
-        let Self::Address(address) = self else {
-            return None;
-        };
-        match address.ip().to_canonical() {
-            ip if ip.is_loopback() => None,
+        let is_near =
+            matches!(self, Self::Address(address) if address.ip().to_canonical().is_loopback());
+        match self.ip()?.to_canonical() {
+            _ if is_near => None,
             IpAddr::V6(ip) => Some(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into()),
             ip => Some(ip),
         }
@@ -104,7 +115,7 @@ impl Peer {
     /// True if the client may connect: over a socket file only our own user and root.
     pub(super) fn is_welcome(self) -> bool {
         match self {
-            Self::Address(_) => true,
+            Self::Address(_) | Self::Behind(_) => true,
             Self::User(user) => user == 0 || user == rustix::process::geteuid().as_raw(),
         }
     }
@@ -169,6 +180,7 @@ fn about(error: &io::Error, what: &str, which: &dyn std::fmt::Display) -> io::Er
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Socket(UnixStream),
 }
 
@@ -178,15 +190,18 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
             Self::Socket(stream) => stream.try_write(bytes),
+            // TLS cannot promise to write without waiting.
+            Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
 
-/// Calls a method on either kind of stream.
-macro_rules! on_either {
+/// Calls a method on any kind of stream.
+macro_rules! on_each {
     ($stream:expr, $call:ident, $($argument:expr),*) => {
         match $stream.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).$call($($argument),*),
+            Stream::Tls(stream) => Pin::new(stream.as_mut()).$call($($argument),*),
             Stream::Socket(stream) => Pin::new(stream).$call($($argument),*),
         }
     };
@@ -198,7 +213,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        on_either!(self, poll_read, cx, buf)
+        on_each!(self, poll_read, cx, buf)
     }
 }
 
@@ -208,7 +223,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        on_either!(self, poll_write, cx, buf)
+        on_each!(self, poll_write, cx, buf)
     }
 
     fn poll_write_vectored(
@@ -216,7 +231,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        on_either!(self, poll_write_vectored, cx, bufs)
+        on_each!(self, poll_write_vectored, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -224,11 +239,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, poll_flush, cx)
+        on_each!(self, poll_flush, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_either!(self, poll_shutdown, cx)
+        on_each!(self, poll_shutdown, cx)
     }
 }
 
@@ -311,5 +326,8 @@ mod tests {
             );
         }
         assert_eq!(Peer::User(0).counted_as(), None);
+        // The proxy of such a client may be on another machine.
+        let near = "127.0.0.1".parse().unwrap();
+        assert_eq!(Peer::Behind(near).counted_as(), Some(near));
     }
 }

@@ -168,12 +168,13 @@ impl Patient {
                 self.reading.is_begun = true;
                 self.reading.since = None;
             }
-            Awaited::Head | Awaited::Reader => {}
+            Awaited::Head | Awaited::Reader | Awaited::Handshake => {}
         }
     }
 
     fn patience(&self, awaited: Awaited) -> Duration {
         match awaited {
+            Awaited::Handshake => self.limits.handshake,
             Awaited::FirstByte => self.limits.first_byte,
             Awaited::Head => self.limits.head,
             Awaited::Request => self.limits.idle,

@@ -58,6 +58,10 @@ impl Edge {
     }
 
     fn on(listener: Listener, address: SocketAddr, limits: Limits) -> Self {
+        Self::behind(Entrance::default(), listener, address, limits)
+    }
+
+    fn behind(entrance: Entrance, listener: Listener, address: SocketAddr, limits: Limits) -> Self {
         let metrics = Metrics::new();
         let gate = Arc::new(Semaphore::new(0));
         let (arrivals, arrived) = watch::channel(0);
@@ -71,6 +75,7 @@ impl Edge {
         let stop_asked = async move { drop(stopped.await) };
         let ended = tokio::spawn(serve(
             listener,
+            entrance,
             limits,
             metrics.clone(),
             service,
@@ -828,7 +833,12 @@ async fn the_socket_tells_the_service_who_it_is() {
 
 #[tokio::test]
 async fn running_out_of_files_pauses_accepting_and_no_more() {
-    let door = Door::new(patient(), Metrics::new(), watch::channel(false).1);
+    let door = Door::new(
+        Entrance::default(),
+        patient(),
+        Metrics::new(),
+        watch::channel(false).1,
+    );
     let mut is_failing = false;
     let gone = io::Error::from(io::ErrorKind::ConnectionAborted);
     door.survive(&gone, &mut is_failing).await;
@@ -839,4 +849,300 @@ async fn running_out_of_files_pauses_accepting_and_no_more() {
     assert!(is_failing);
     assert!(began.elapsed() >= ACCEPT_PAUSE);
     assert_eq!(door.metrics.accept_errors.get(), 2);
+}
+
+const THIS_MACHINE: &str = "127.0.0.0/8";
+
+/// A door that trusts proxies at these addresses.
+async fn behind(trusted: &str, proxy_protocol: bool, limits: Limits) -> Edge {
+    let entrance = Entrance {
+        trusted: trusted.parse().unwrap(),
+        proxy_protocol,
+        certificate: None,
+    };
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.address().unwrap();
+    Edge::behind(entrance, listener, address, limits)
+}
+
+const WHO: &str = "GET /who HTTP/1.1\r\nhost: x\r\n";
+
+#[tokio::test]
+async fn the_sender_is_the_one_that_a_trusted_proxy_names_and_nobody_else_names_one() {
+    let edge = behind(THIS_MACHINE, false, patient()).await;
+    let ask = async |headers: &str| {
+        let (status, answer) = edge
+            .connect()
+            .await
+            .ask(format!("{WHO}{headers}\r\n"))
+            .await;
+        (status, answer)
+    };
+    let (_, answer) = ask("x-forwarded-for: 6.6.6.6, 192.0.2.1\r\n").await;
+    assert!(answer.ends_with("Behind(192.0.2.1)\""), "{answer}");
+    let (_, answer) = ask("forwarded: for=\"[2001:db8::7]:1\"\r\n").await;
+    assert!(answer.ends_with("Behind(2001:db8::7)\""), "{answer}");
+    let (_, answer) = ask("").await;
+    assert!(answer.contains("Address(127.0.0.1:"), "{answer}");
+    let (status, answer) = ask("x-forwarded-for: 192.0.2.1, nobody\r\n").await;
+    assert_eq!(status, 400, "{answer}");
+    assert!(answer.contains("\"code\":\"malformed\""), "{answer}");
+
+    let stranger = behind("10.0.0.0/8", false, patient()).await;
+    let mut client = stranger.connect().await;
+    for header in [
+        "x-forwarded-for: 192.0.2.1",
+        "forwarded: for=192.0.2.1",
+        "x-forwarded-for: nobody",
+    ] {
+        let (status, answer) = client.ask(format!("{WHO}{header}\r\n\r\n")).await;
+        assert_eq!(status, 200);
+        assert!(answer.contains("Address(127.0.0.1:"), "{header}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_sender_behind_a_proxy_has_so_many_requests_at_once_and_others_have_theirs() {
+    let limits = Limits {
+        per_address_max: 2,
+        ..patient()
+    };
+    let mut edge = behind(THIS_MACHINE, false, limits).await;
+    let wait = |sender: &str| {
+        format!("GET /wait HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {sender}\r\n\r\n")
+    };
+    let mut waiting = Vec::new();
+    for n in 1..=2 {
+        let mut client = edge.connect().await;
+        client.send(wait("192.0.2.1")).await;
+        edge.arrived(n).await;
+        waiting.push(client);
+    }
+    let mut third = edge.connect().await;
+    let (status, answer) = third.ask(wait("192.0.2.1")).await;
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("too_many_connections"), "{answer}");
+    assert!(edge.counted("hooklane_connections_refused_total{reason=\"address\"} 1"));
+    third.send(wait("192.0.2.2")).await;
+    edge.arrived(3).await;
+    edge.gate.add_permits(3);
+    for client in waiting.iter_mut().chain([&mut third]) {
+        assert_eq!(client.answer().await.0, 200);
+    }
+    // Answered requests no longer count.
+    edge.gate.add_permits(1);
+    assert_eq!(third.ask(wait("192.0.2.1")).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_header_of_the_proxy_protocol_names_the_client_for_all_requests_of_its_connection() {
+    let edge = behind(THIS_MACHINE, true, patient()).await;
+    let ask = format!("{WHO}\r\n");
+    let mut client = edge.connect().await;
+    let line = "PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n";
+    let (_, answer) = client.ask(format!("{line}{ask}")).await;
+    assert!(answer.ends_with("Behind(192.0.2.1)\""), "{answer}");
+    let (_, answer) = client.ask(&ask).await;
+    assert!(answer.ends_with("Behind(192.0.2.1)\""), "{answer}");
+    // The client itself is no trusted proxy.
+    let claim = format!("{WHO}x-forwarded-for: 6.6.6.6\r\n\r\n");
+    let (_, answer) = client.ask(claim).await;
+    assert!(answer.ends_with("Behind(192.0.2.1)\""), "{answer}");
+
+    let mut binary =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x12\x34\0\x50".to_vec();
+    binary.extend(ask.as_bytes());
+    let mut slow = edge.connect().await;
+    for byte in binary {
+        slow.send([byte]).await;
+    }
+    let (_, answer) = slow.answer().await;
+    assert!(answer.ends_with("Behind(192.0.2.7)\""), "{answer}");
+
+    let mut own = edge.connect().await;
+    let (_, answer) = own.ask(format!("PROXY UNKNOWN\r\n{ask}")).await;
+    assert!(answer.contains("Address(127.0.0.1:"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_proxy_without_its_header_and_a_stranger_with_one_are_refused() {
+    let edge = behind(THIS_MACHINE, true, patient()).await;
+    let mut without = edge.connect().await;
+    without.send(format!("{WHO}\r\n")).await;
+    let answer = without.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("proxy_header"), "{answer}");
+    assert!(edge.counted("hooklane_connections_refused_total{reason=\"proxy_header\"} 1"));
+    let long = format!("PROXY {}", "x".repeat(200));
+    let mut endless = edge.connect().await;
+    endless.send(long).await;
+    assert!(endless.rest().await.starts_with("HTTP/1.1 400"));
+
+    let stranger = behind("10.0.0.0/8", true, patient()).await;
+    let mut client = stranger.connect().await;
+    let (status, answer) = client.ask(format!("{WHO}\r\n")).await;
+    assert_eq!(status, 200);
+    assert!(answer.contains("Address(127.0.0.1:"), "{answer}");
+    let mut forger = stranger.connect().await;
+    forger
+        .send(format!("PROXY TCP4 192.0.2.1 127.0.0.1 1 80\r\n{WHO}\r\n"))
+        .await;
+    let answer = forger.rest().await;
+    assert!(
+        !answer.contains("192.0.2.1") && !answer.starts_with("HTTP/1.1 200"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_come_ends_its_connection_in_time() {
+    let limits = Limits {
+        handshake: SHORT,
+        ..patient()
+    };
+    let edge = behind(THIS_MACHINE, true, limits).await;
+    for sent in ["", "PROXY TCP4 192.0.2.1", "\r\n\r\n\0\r\nQUIT\n\u{21}"] {
+        let mut client = edge.connect().await;
+        client.send(sent).await;
+        assert_eq!(client.rest().await, "");
+    }
+    assert!(edge.counted("hooklane_connections_timed_out_total{waiting_for=\"handshake\"} 3"));
+    edge.closed_all_but(0).await;
+}
+
+/// A door that speaks TLS, and the files of its certificate.
+async fn secured(limits: Limits) -> (Edge, tempfile::TempDir) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files {
+        certificate: dir.path().join("cert.pem"),
+        key: dir.path().join("key.pem"),
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let entrance = Entrance {
+        certificate: Some(Arc::new(Certificate::load(files).await.unwrap())),
+        ..Entrance::default()
+    };
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.address().unwrap();
+    (Edge::behind(entrance, listener, address, limits), dir)
+}
+
+/// The beginning of a ClientHello, whose rest never comes.
+const HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+
+/// A TLS client that trusts the certificate in a file.
+async fn client(
+    edge: &Edge,
+    dir: &tempfile::TempDir,
+) -> Client<tokio_rustls::client::TlsStream<TcpStream>> {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_file(dir.path().join("cert.pem")).unwrap();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = TcpStream::connect(edge.address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    Client(connector.connect(name, stream).await.unwrap())
+}
+
+#[tokio::test]
+async fn over_tls_requests_are_answered_as_without_it() {
+    let (edge, dir) = secured(patient()).await;
+    let mut client = client(&edge, &dir).await;
+    let (status, answer) = client
+        .ask("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        .await;
+    assert_eq!(status, 200);
+    assert!(answer.ends_with('3'), "{answer}");
+    client
+        .send("GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await;
+    assert!(client.rest().await.len() > 64_000_000);
+    edge.closed_all_but(0).await;
+    assert_eq!(edge.metrics.connections_panicked.get(), 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_ends_in_time_and_stops_nobody() {
+    let limits = Limits {
+        handshake: SHORT,
+        ..patient()
+    };
+    let (edge, dir) = secured(limits).await;
+    let mut hanging = Vec::new();
+    for sent in [&b""[..], HELLO, &HELLO[..1]] {
+        let mut client = edge.connect().await;
+        client.send(sent).await;
+        hanging.push(client);
+    }
+    let mut good = client(&edge, &dir).await;
+    assert_eq!(good.ask(format!("{WHO}\r\n")).await.0, 200);
+    for mut client in hanging {
+        assert_eq!(client.rest().await, "");
+    }
+    assert!(edge.counted("hooklane_connections_timed_out_total{waiting_for=\"handshake\"} 3"));
+    edge.closed_all_but(1).await;
+    let mut plain = edge.connect().await;
+    plain.send(format!("{WHO}\r\n")).await;
+    let answer = plain.rest().await;
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("tls_required"),
+        "{answer}"
+    );
+    assert!(edge.counted("hooklane_connections_refused_total{reason=\"plain_http\"} 1"));
+}
+
+#[tokio::test]
+async fn handshakes_that_hang_count_as_connections_and_make_room_for_others() {
+    let limits = Limits {
+        connections_max: 16,
+        ..patient()
+    };
+    let (mut edge, dir) = secured(limits).await;
+    let mut hanging = Vec::new();
+    for _ in 0..40 {
+        let mut client = edge.connect().await;
+        client.send(HELLO).await;
+        hanging.push(client);
+    }
+    edge.accepted(40).await;
+    assert!(
+        edge.metrics.connections.get() <= 8,
+        "strangers have half of the places"
+    );
+    let mut good = client(&edge, &dir).await;
+    assert_eq!(good.ask(format!("{WHO}\r\n")).await.0, 200);
+    // Stopping waits for none of them.
+    edge.ask_to_stop();
+    edge.stopped().await;
+}
+
+#[tokio::test]
+async fn hostile_first_bytes_end_their_own_connections() {
+    let limits = Limits {
+        handshake: Duration::from_secs(5),
+        ..patient()
+    };
+    let (edge, dir) = secured(limits).await;
+    let good = [hostile::hello(), HELLO.to_vec(), WHO.as_bytes().to_vec()];
+    let mut mutation = crate::mutation::Mutation::seeded(5);
+    for _ in 0..300 {
+        let mut client = edge.connect().await;
+        let _ = client.0.write_all(&mutation.of(&good)).await;
+        let _ = client.0.shutdown().await;
+    }
+    edge.accepted(300).await;
+    edge.closed_all_but(0).await;
+    let mut good = client(&edge, &dir).await;
+    assert_eq!(good.ask(format!("{WHO}\r\n")).await.0, 200);
+    assert_eq!(edge.metrics.connections_panicked.get(), 0);
 }

@@ -1,5 +1,6 @@
 //! Requests to both databases, and their answers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -387,6 +388,8 @@ pub struct Inspection {
     pub shares_sessions: bool,
     /// Result of the check for damage; `None` where there are no events yet.
     pub damage: Option<DamageCheck>,
+    /// Names of hooks with encrypted secrets, each with the id of a key that encrypted one.
+    pub sealed: BTreeSet<(String, String)>,
 }
 
 /// Result of a check for damage.

@@ -354,6 +354,7 @@ impl World {
             verify: None,
             handshake: None,
             versioning: None,
+            allow_from: Default::default(),
             body_max: 1_000,
             keep: Keep::Forever,
             reducer,

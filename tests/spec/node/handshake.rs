@@ -10,6 +10,8 @@ use super::world::{Ask, Reply, World};
 on_both_setups! {
     slack_gets_its_challenge_back_only_when_it_has_signed
     zoom_gets_its_token_signed_only_where_the_hook_asks_for_it
+    twitch_gets_its_challenge_back_only_when_it_has_signed
+    x_gets_its_token_signed_and_nothing_that_could_be_an_event
     meta_subscribes_only_with_a_write_key_of_the_hook
     graph_gets_its_token_back_only_with_a_key_and_where_the_hook_asks_for_it
     probes_are_answered_only_where_the_hook_asks_for_it
@@ -100,7 +102,7 @@ fn slack_gets_its_challenge_back_only_when_it_has_signed(setup: Setup) {
         world
             .home
             .run(&["hooks", "show", "team"])
-            .contains("handshake  slack")
+            .contains("handshake   slack")
     );
 }
 
@@ -144,6 +146,98 @@ fn zoom_gets_its_token_signed_only_where_the_hook_asks_for_it(setup: Setup) {
             json!(encrypted)
         );
     }
+}
+
+const TWITCH: &str = "hmac:header=twitch-eventsub-message-signature,prefix=sha256=,\
+                      time=twitch-eventsub-message-timestamp,\
+                      signed={header:twitch-eventsub-message-id}{header:twitch-eventsub-message-timestamp}{body}";
+
+fn twitch_gets_its_challenge_back_only_when_it_has_signed(setup: Setup) {
+    let asks = format!("{}handshake = 'twitch'", verified(TWITCH));
+    let world = world(setup, &[("stream", &asks), ("silent", &verified(TWITCH))]);
+    let id = "e76c6bd4-55c9-4987-8304-da1588d8988b";
+    let at = jiff::Timestamp::now().to_string();
+    let ask = |hook: &str, kind: &str, key: &str, body: &str| {
+        let made = hmac(key, &format!("{id}{at}{body}"));
+        let ask = Ask::post(hook)
+            .header("Twitch-Eventsub-Message-Id", id)
+            .header("Twitch-Eventsub-Message-Timestamp", &at)
+            .header("Twitch-Eventsub-Message-Type", kind)
+            .header(
+                "Twitch-Eventsub-Message-Signature",
+                format!("sha256={made}"),
+            );
+        world.ask(&ask.body(body))
+    };
+    let verification = "webhook_callback_verification";
+    let body = json!({"challenge": "pogchamp-kappa-360noscope-vohiyo"}).to_string();
+    repeats(
+        &ask("stream", verification, SECRET, &body),
+        "pogchamp-kappa-360noscope-vohiyo",
+    );
+    refused(
+        &ask("stream", verification, "another", &body),
+        401,
+        "pogchamp",
+    );
+    let markup = json!({"challenge": "<script>"}).to_string();
+    refused(&ask("stream", verification, SECRET, &markup), 400, "script");
+    assert_eq!(events(&world, "stream"), 0);
+    assert_eq!(ask("stream", "notification", SECRET, &body).status, 202);
+    refused(&ask("silent", verification, SECRET, &body), 202, "pogchamp");
+}
+
+const OF_X: &str = "hmac:header=x-twitter-webhooks-signature,encoding=base64,prefix=sha256=";
+
+/// The signature of X, from hexadecimal digits.
+fn in_base64(digits: &str) -> String {
+    use base64::Engine as _;
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+    format!("sha256={text}")
+}
+
+fn x_gets_its_token_signed_and_nothing_that_could_be_an_event(setup: Setup) {
+    let asks = format!("{}handshake = 'x'", verified(OF_X));
+    let world = world(setup, &[("posts", &asks), ("silent", &verified(OF_X))]);
+    let ask = |hook: &str, token: &str| {
+        world.ask(&Ask::new(
+            "GET",
+            &format!("/in/{hook}?crc_token={token}&nonce=a"),
+        ))
+    };
+    let token = "9b4507b3-9040-4669-9ca3-6b94edb50553";
+    let reply = ask("posts", token);
+    let signed = in_base64(&hmac(SECRET, token));
+    assert_eq!(
+        (reply.status, reply.json()),
+        (200, json!({"response_token": signed}))
+    );
+    assert_eq!(ask("silent", token).status, 401);
+    // A token that could be an event would be its signature.
+    for bad in [
+        "%7B%7D",
+        "%5B%5D",
+        "%22a%22",
+        "",
+        "%0a",
+        &"a".repeat(257),
+        "a&crc_token=b",
+    ] {
+        let reply = ask("posts", bad);
+        refused(&reply, 400, "response_token");
+    }
+    let event = |body: &str| {
+        let header = in_base64(&hmac(SECRET, body));
+        let ask = Ask::post("posts").header("x-twitter-webhooks-signature", header);
+        world.ask(&ask.body(body)).status
+    };
+    assert_eq!(event("{\"for_user_id\":\"1\"}"), 202);
+    for forged in [token, "17", "true", ""] {
+        assert_eq!(event(forged), 400, "{forged}");
+    }
+    assert_eq!(events(&world, "posts"), 1);
 }
 
 fn meta_subscribes_only_with_a_write_key_of_the_hook(setup: Setup) {
@@ -282,7 +376,7 @@ fn handshakes_that_are_not_safe_are_refused_with_what_to_give(setup: Setup) {
         ),
         (
             &["--handshake", "facebook"],
-            "is not a handshake: slack, meta, graph, zoom or probe",
+            "is not a handshake: slack, meta, graph, zoom, twitch, x or probe",
         ),
     ] {
         let create = [&["hooks", "create", "b"], args].concat();

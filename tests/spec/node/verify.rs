@@ -402,6 +402,58 @@ fn a_signing_secret_is_rotated_and_shown_once(setup: Setup) {
     assert_eq!(signatures, 2, "receivers may verify with either");
 }
 
+/// Asks the doctor without a daemon, with the key file as it is, lost, damaged and of another key.
+fn lost_keys_are_told_before_a_start(home: &Home, file: &Path) {
+    let told = || {
+        let mut doctor = home.command(&["doctor", "-o", "json"]);
+        if let Some(servers) = &home.servers {
+            doctor.args(["--database", &servers.url()]);
+        }
+        let report: Value = serde_json::from_slice(&ended(&mut doctor).stdout).unwrap();
+        let items = report["items"].as_array().unwrap().clone();
+        let found = items.into_iter().find(|check| check["name"] == "secrets");
+        found.unwrap_or_else(|| panic!("{report}"))
+    };
+    let kept = std::fs::read(file).unwrap();
+    let good = told();
+    assert_eq!(good["grade"], "ok", "{good}");
+    let text = good["text"].as_str().unwrap();
+    let id = text.split_whitespace().nth(4).unwrap().to_owned();
+    for (content, words) in [
+        (
+            None,
+            &["does not decrypt", "cannot be read", "no key to decrypt"][..],
+        ),
+        (
+            Some("short"),
+            &["is damaged: a secret key is the base64 of 32 bytes"],
+        ),
+        (Some(OTHER_KEY), &["does not decrypt the secrets of pay"]),
+    ] {
+        match content {
+            Some(text) => std::fs::write(file, text).unwrap(),
+            None => std::fs::remove_file(file).unwrap(),
+        }
+        let failed = told();
+        assert_eq!(failed["grade"], "fail", "{failed}");
+        let text = failed["text"].as_str().unwrap();
+        assert!(words.iter().any(|words| text.contains(words)), "{failed}");
+        let remedy = failed["remedy"].as_str().unwrap().to_lowercase();
+        assert!(remedy.contains("restore"), "{failed}");
+        if text.contains("of pay") {
+            assert!(
+                remedy.contains(&id) && remedy.contains("secrets add pay"),
+                "{failed}"
+            );
+        }
+        assert_eq!(file.exists(), content.is_some(), "the doctor makes no key");
+    }
+    std::fs::write(file, &kept).unwrap();
+    assert_eq!(told(), good);
+}
+
+const OTHER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+
 fn secrets_are_not_in_the_database_and_a_lost_key_is_told(setup: Setup) {
     let mut home = Home::new(setup);
     let key: &'static str = home
@@ -441,7 +493,8 @@ fn secrets_are_not_in_the_database_and_a_lost_key_is_told(setup: Setup) {
     world.may_complain = true;
     world.kill();
     let kept = std::fs::read(&file).unwrap();
-    std::fs::write(&file, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n").unwrap();
+    lost_keys_are_told_before_a_start(&world.home, &file);
+    std::fs::write(&file, OTHER_KEY).unwrap();
     world.restart();
     let reply = sent(&world, SECRET, "evt_2");
     assert_eq!(

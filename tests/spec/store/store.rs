@@ -165,6 +165,7 @@ pub(crate) fn plan(name: &str, reducer: Option<Reducer>) -> HookPlan {
         verify: None,
         handshake: None,
         versioning: None,
+        allow_from: Default::default(),
         body_max: 1_000,
         keep: Keep::Forever,
         reducer,

@@ -18,6 +18,7 @@ use crate::store::backend::session::Sessions;
 use crate::store::backend::silence::Silence;
 use crate::store::backend::tables::{mismatch, newest};
 use crate::store::database::Server;
+use crate::store::vault::{SECRETS, sealed_with};
 use crate::store::{Error, Inspection};
 
 /// Time limit for connecting.
@@ -159,6 +160,10 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
         true => Some(check_damage(db).await?),
         false => None,
     };
+    let sealed = match tables == Some(tables_known) {
+        true => sqlx::query_as(SECRETS).fetch_all(&mut *db).await?,
+        false => Vec::new(),
+    };
     let mut best = None;
     for _ in 0..ASKED {
         let (before, began) = (Timestamp::now(), Instant::now());
@@ -180,6 +185,7 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
         connections: Some((used, most)),
         shares_sessions: false,
         damage,
+        sealed: sealed_with(sealed),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Examines a SQLite file without changing it: whether it exists, is intact, and has the tables of this
 //! binary.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::inspect::{ASKED, inspect};
 use crate::store::Error;
 use crate::store::backend::ops::Inspection;
 use crate::store::backend::tables::newest;
+use crate::store::vault::{SECRETS, sealed_with};
 
 /// Examines the file.
 ///
@@ -58,6 +60,15 @@ pub fn examine_file(file: &Path) -> Result<Inspection, Error> {
         looked.cluster = cluster.optional().unwrap_or_default();
         let has_events = looked.tables == Some(looked.tables_known);
         looked.damage = Some(inspect(&db, ASKED, has_events)?);
+        if has_events {
+            looked.sealed = sealed(&db).map_err(broken)?;
+        }
     }
     Ok(looked)
+}
+
+fn sealed(db: &Connection) -> rusqlite::Result<BTreeSet<(String, String)>> {
+    let mut rows = db.prepare(SECRETS)?;
+    let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect::<Result<_, _>>().map(sealed_with)
 }
