@@ -39,7 +39,7 @@ pub struct Lane {
     pub out_per_s: Option<f64>,
     /// The end of what waits, in a word.
     pub eta: Option<Eta>,
-    /// When all is applied, where that can be told.
+    /// Forecast of when all is applied; `null` when there is none.
     pub eta_ms: Option<u64>,
     /// Time from the receipt of an event until its turn starts. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,

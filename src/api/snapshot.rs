@@ -182,7 +182,7 @@ pub struct Viewer {
 pub struct Verdict {
     /// Its rule, 1 to 12; what touches everything has a low number.
     pub rule: Rule,
-    /// Whose fault it is.
+    /// Party at fault.
     pub class: Class,
     /// Severity of the finding.
     pub severity: Severity,
@@ -208,7 +208,7 @@ pub struct Verdict {
     pub hook: Option<Name>,
 }
 
-/// Where the cause of a finding lies.
+/// Party that causes a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
     /// In hooklane or its database.
@@ -286,7 +286,7 @@ pub struct Total {
     pub out_per_s: f64,
     /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
     pub eta: Option<Eta>,
-    /// When all is applied, where that can be told.
+    /// Forecast of when all is applied; `null` when there is none.
     pub eta_ms: Option<u64>,
     /// Time from the receipt of an event until it is applied. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,

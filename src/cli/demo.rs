@@ -64,7 +64,7 @@ pub struct Demo {
     #[arg(long, value_name = "COUNT", default_value_t = 12)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=500))]
     customers: u16,
-    /// How long [default: until q; 20s without a terminal]
+    /// Duration [default: until q; 20s without a terminal]
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Option<Duration>,
     /// Keep the data directory, and say where it is

@@ -29,7 +29,7 @@ use crate::text::{count, duration, printable_line};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Status {
-    /// Which namespace
+    /// Namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Show it again every second; Ctrl-C ends

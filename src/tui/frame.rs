@@ -93,7 +93,7 @@ pub fn clock(at: Timestamp) -> String {
     at.clock()
 }
 
-/// When all is applied, in words or as a time.
+/// Forecast of when all is applied, in words or as a time.
 pub fn eta(word: Option<Eta>, ms: Option<u64>) -> String {
     match (word, ms) {
         (Some(eta), _) => eta.word().to_owned(),
