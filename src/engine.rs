@@ -53,7 +53,7 @@ use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store, Stuck};
 
 use catalog::Drain;
-pub use gauge::{Reading, Waits, times};
+pub use gauge::{RATE_SECONDS, Reading, Waits, times};
 pub use worker::Worker;
 
 /// Interval at which the configuration version is read. Short enough that the configuration is never

@@ -99,6 +99,13 @@ impl Lane {
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, LaneState::Paused | LaneState::Drained)
     }
+
+    /// True if an operator has stopped or drains both lanes in one act.
+    pub fn is_stopped_like(&self, other: &Self) -> bool {
+        let is_kept = self.is_stopped() || self.state == LaneState::Draining;
+        let of = |lane: &Self| (lane.state, lane.by.clone(), lane.reason.clone());
+        is_kept && of(self) == of(other)
+    }
 }
 
 /// Cursors that gather events before they take a turn.

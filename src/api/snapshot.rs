@@ -517,3 +517,17 @@ pub struct LogLine {
     /// Description of what happened.
     pub what: String,
 }
+
+impl LogLine {
+    /// True if the scope is this lane, or lanes with it: `lane 3`, `lanes 0-3,6`.
+    pub fn is_of_lane(&self, index: u16) -> bool {
+        let has = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last) = (first.parse(), last.parse());
+            matches!((first, last), (Ok(first), Ok(last)) if (first..=last).contains(&index))
+        };
+        let scope = &self.scope;
+        let lanes = scope.strip_prefix("lane ").or(scope.strip_prefix("lanes "));
+        lanes.is_some_and(|lanes| lanes.split(',').any(has))
+    }
+}
