@@ -180,7 +180,11 @@ async fn with_daemon(reach: &Reach, around: &Surroundings, place: &Place) -> Vec
         }
         Err(error) => {
             let text = format!("the daemon did not answer the checks: {error}");
-            checks.push(Check::warn("machine", text, "an admin key, or the socket"));
+            let remedy = match place.url {
+                Some(_) => "use an admin key, or the socket",
+                None => "hooklane status; its log",
+            };
+            checks.push(Check::warn("machine", text, remedy));
         }
     }
     checks.push(storage(&snapshot));
