@@ -354,7 +354,7 @@ fn connections_max() -> anyhow::Result<usize> {
 const CONNECTIONS_MIN: usize = 16;
 
 /// Number of connections through the socket: commands and dashboards on this machine.
-const SOCKET_CONNECTIONS_MAX: usize = 64;
+const SOCKET_CONNECTIONS_MAX: usize = 128;
 
 /// Time for closing the store, in addition to the grace time of requests.
 const STOP_MARGIN: Duration = Duration::from_secs(1);

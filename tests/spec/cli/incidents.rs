@@ -660,7 +660,7 @@ fn an_operation_under_way_is_shown_on_the_first_screen() {
     for screen in screens {
         screen.sees(&["under way: rebuild state of orders: ", "of 200 events"]);
     }
-    let lost = |screen: String| (!screen.contains("under way")).then_some(());
+    let lost = |screen: String| (!screen.contains("under way: ")).then_some(());
     let after = Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &top, (80, 24));
     let over = within(LONG, || {
         lost(after.screen()).filter(|()| after.screen().contains("LIVE"))
