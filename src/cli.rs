@@ -101,16 +101,18 @@ enum Command {
 
 /// Output of `hooklane` without arguments.
 const WELCOME: &str = "\
-hooklane receives webhooks, keeps each one, and processes them strictly in order.
+hooklane receives webhooks, keeps each one, and processes them strictly in
+order.
 
-  hooklane demo                                see it work; nothing to set up, nothing left behind
+  hooklane demo                                see it work; nothing to set up
   hooklane serve                               run it
-  hooklane hooks create hello --reduce latest  in a second window: a hook to post to
-  hooklane send hello --body '{\"n\":1}'         post an event and follow it to the end
-  hooklane state show hello                    what came of it
+  hooklane hooks create hello --reduce latest  in a second window: a hook
+  hooklane send hello --body '{\"n\":1}'         post an event and follow it
+  hooklane state show hello                    the state after that event
   hooklane keys create --type write --hook hello --name me
-                                               a key for senders outside of this machine
-  hooklane top                                 watch it live: depth, latency, whose fault it is
+                                               a key for other machines
+  hooklane top                                 watch it live: depth, latency,
+                                               whose fault it is
 
 All commands: hooklane --help     One of them: hooklane send --help";
 

@@ -54,7 +54,7 @@ use crate::metrics::{Metrics, Retried};
 use crate::store::{self, Commit, Error, Store, Stuck};
 
 use catalog::Drain;
-pub use gauge::{Reading, Waits, times};
+pub use gauge::{RATE_SECONDS, Reading, Waits, times};
 pub use worker::Worker;
 
 /// Interval at which the configuration version is read. Short enough that the configuration is never
@@ -194,11 +194,7 @@ pub fn observer(
                 store::Clash::Serialization => Retried::Serialization,
             });
         }
-        let outcome = commit
-            .error
-            .as_ref()
-            .map_or(Ok(()), |error| Err(error.told()));
-        metrics.pulse.ended(outcome, Timestamp::now());
+        note_outcome(&metrics, &commit);
         // Logged once at the beginning and once at the end of a failure, because a full disk refuses
         // thousands of transactions a second.
         match (was_failing.swap(failing, Ordering::Relaxed), commit.error) {
@@ -210,6 +206,18 @@ pub fn observer(
             _ => {}
         }
     })
+}
+
+/// Records the outcome of a transaction for readiness and verdicts.
+fn note_outcome(metrics: &Metrics, commit: &Commit) {
+    let (pulse, now) = (&metrics.pulse, Timestamp::now());
+    match &commit.error {
+        Some(error @ Error::Space) => pulse.filled(error.told(), now),
+        Some(error) => pulse.ended(Err(error.told()), now),
+        // On a full disk small transactions may still succeed.
+        None if pulse.is_full() && commit.events == 0 => {}
+        None => pulse.ended(Ok(()), now),
+    }
 }
 
 impl Engine {

@@ -89,7 +89,11 @@ impl Admin {
             // A malformed page ends the node, even when it is this check that finds it.
             engine.fail_if_fatal(error);
         }
+        let is_there = looked.is_ok();
         let mut checks = judge(around, looked).await;
+        if !is_there {
+            return Ok(checks);
+        }
         match self.retention().await {
             Ok(found) => checks.extend(found),
             Err(error) => checks.push(refused("retention", &error.to_string())),

@@ -23,6 +23,7 @@ use feed::Feeds;
 pub use follower::Follower;
 pub(super) use own_report::commit_p99;
 use seen::MonitorState;
+pub(super) use whole::QUIET;
 
 use crate::domain::time::Timestamp;
 

@@ -17,7 +17,7 @@ use crate::api::{Class, Condition, CursorLine, Lane, LaneState, Rule, Severity, 
 use crate::domain::name::StreamName;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
-use crate::text::duration;
+use crate::text::{counted, duration};
 pub use facts::{Facts, Silent};
 pub(super) use house::storage;
 use house::{hangs, hints, lost, no_owner};
@@ -127,8 +127,10 @@ pub fn severity(
 
 fn well(facts: &Facts<'_>) -> Verdict {
     let oldest = facts.lanes.iter().filter_map(|lane| lane.oldest_ms).max();
+    let backlog = facts.backlog();
     let oldest = match oldest {
         Some(ms) => format!("oldest {}", duration(Duration::from_millis(ms))),
+        None if backlog > 0 => counted(backlog, "event waits", "events wait"),
         None => "nothing waits".to_owned(),
     };
     let busiest = facts.lanes.iter().filter_map(|lane| lane.busy);

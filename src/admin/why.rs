@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::monitor::commit_p99;
+use super::monitor::{QUIET, commit_p99};
 use super::namespaces::check_lanes;
 use super::{Admin, Error, forwards, stops};
 use crate::api::{
@@ -17,6 +17,8 @@ use crate::domain::lane::{Mode, Slot};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
+use crate::engine::Engine;
+use crate::engine::membership::LEASE;
 use crate::store::{CursorRow, CursorsFilter};
 use crate::text::{counted, duration};
 
@@ -28,7 +30,8 @@ enum Stop {
     Nothing,
     /// Its lane is active and does not know that it has work: the hint may be lost.
     NoHint,
-    NoOwner,
+    /// Time since the last report of its node, if it is still the owner.
+    NoOwner(Option<Duration>),
     Lane,
     /// Operator who paused it; `None` while it moves to another namespace.
     Hook(Option<String>),
@@ -90,7 +93,12 @@ impl Admin {
             && let Some(whole) = self.verdict_of(name, &hook, &lane)
         {
             blame(&whole, &mut cursors);
-            (class, verdict) = (whole.class, format!("{}; {verdict}", whole.text));
+            // Without a node it takes no turns.
+            verdict = match whole.rule {
+                Rule::NoOwner => whole.text,
+                _ => format!("{}; {verdict}", whole.text),
+            };
+            class = whole.class;
         }
         let lost = self.store.count_lost(Some(stream.id)).await?;
         if lost > 0 {
@@ -150,8 +158,14 @@ impl Admin {
     fn verdict_of(&self, stream: &StreamName, hook: &Hook, lane: &api::Lane) -> Option<Verdict> {
         let seen = self.last_seen(&hook.namespace)?;
         let is_late = lane.flow_ms.is_some_and(|ms| ms > seen.warn_ms);
+        let silence = self
+            .engine
+            .as_ref()
+            .and_then(|engine| silence(engine, lane));
+        let is_silent = silence.is_some_and(|silence| silence >= QUIET);
         let is_about = |verdict: &&Verdict| match verdict.rule {
-            Rule::NoOwner | Rule::Turn => verdict.lane.as_ref() == Some(&lane.id),
+            Rule::NoOwner => lane.state == LaneState::NoOwner || is_silent,
+            Rule::Turn => verdict.lane.as_ref() == Some(&lane.id),
             Rule::Storage => true,
             Rule::Flood | Rule::SlowHandler | Rule::OneStream | Rule::Late => {
                 is_late
@@ -292,13 +306,18 @@ impl Admin {
         lane: &api::Lane,
         received: Option<Timestamp>,
     ) -> Result<bool, Error> {
-        let is_old = received.is_some_and(|at| Timestamp::now().since(at) > HINT_MAX);
-        let worker = self.engine()?.worker(&lane.id);
-        let is_known = match worker {
+        let age = received.map(|at| Timestamp::now().since(at));
+        let age = age.unwrap_or_default();
+        let engine = self.engine()?;
+        let is_known = match engine.worker(&lane.id) {
             Some(worker) => worker.knows(cursor),
-            None => lane.cursors > 0,
+            // The last report of another node tells nothing of events that came after it.
+            None => {
+                let silence = silence(engine, lane).unwrap_or_default();
+                lane.cursors > 0 || age < silence + HINT_MAX
+            }
         };
-        Ok(is_old && !is_known)
+        Ok(age > HINT_MAX && !is_known)
     }
 
     /// Adds the advice for a handler that is too slow for the lanes.
@@ -394,8 +413,11 @@ impl Admin {
             });
         }
         Ok(match lane.state {
-            LaneState::NoOwner => Stop::NoOwner,
-            LaneState::Active => Stop::Nothing,
+            LaneState::NoOwner => Stop::NoOwner(None),
+            LaneState::Active => match silence(self.engine()?, lane) {
+                Some(silence) if silence >= QUIET => Stop::NoOwner(Some(silence)),
+                _ => Stop::Nothing,
+            },
             LaneState::Draining | LaneState::Drained if is_before_mark => Stop::Nothing,
             LaneState::Paused | LaneState::Draining | LaneState::Drained => Stop::Lane,
         })
@@ -473,6 +495,15 @@ impl Admin {
     }
 }
 
+/// Time since the last report of the other node that runs the lane.
+fn silence(engine: &Engine, lane: &api::Lane) -> Option<Duration> {
+    let member = engine.member.as_ref()?;
+    let view = member.view();
+    let node = lane.node.as_ref()?;
+    let node = view.nodes.iter().find(|known| known.name == *node)?;
+    member.silences().get(&node.id).copied()
+}
+
 fn filter_of(hook: &Hook, handler: HandlerId) -> Filter {
     let handler = hook.handlers.iter().find(|of| of.id == handler);
     handler
@@ -516,6 +547,15 @@ fn advise(
             why.helps.extend(skip);
             why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
         }
+        (Condition::Waiting { .. }, Stop::Hook(Some(_)) | Stop::Lane) => {
+            why.ends = match stop {
+                Stop::Lane => "when the lane is resumed and the next try succeeds",
+                _ => "when the hook is resumed and the next try succeeds",
+            }
+            .to_owned();
+            why.helps.extend(skip);
+            why.does_not = does_not(&[one_lane, "lanes rebuild (no hint is missing)"]);
+        }
         (Condition::Waiting { retry_at, .. }, _) => {
             let left = duration(retry_at.since(Timestamp::now()));
             why.ends = format!("by itself if the next try succeeds, in {left}");
@@ -526,10 +566,6 @@ fn advise(
         (Condition::Flowing, Stop::Hook(Some(paused))) => {
             why.reason = Some(paused.clone());
             why.ends = "when the hook is resumed".to_owned();
-            why.helps.push(Help {
-                command: command::hooks("resume", &stream.hook),
-                what: "resume the hook".to_owned(),
-            });
             why.does_not = does_not(&["more lanes (the hook stays paused)", "lanes rebuild"]);
         }
         (Condition::Flowing, Stop::Stuck(stopped)) => {
@@ -549,13 +585,16 @@ fn advise(
         (Condition::Flowing, Stop::Lane) => {
             why.reason = Some(stopped(lane));
             why.ends = "when the lane is resumed".to_owned();
-            why.helps.push(Help {
-                command: command::lanes("resume", &lane.id),
-                what: "resume the lane".to_owned(),
-            });
             why.does_not = does_not(&["more lanes (the lane stays stopped)", "lanes rebuild"]);
         }
-        (Condition::Flowing, Stop::NoOwner) => {
+        (Condition::Flowing, Stop::NoOwner(Some(silence))) => {
+            let node = lane.node.as_deref().unwrap_or_default();
+            why.reason = Some(format!("node {node} silent for {}", duration(*silence)));
+            let left = duration(LEASE.saturating_sub(*silence));
+            why.ends = format!("by itself: another node takes over the lane in {left}");
+            why.does_not = does_not(&["more lanes (a node is missing)"]);
+        }
+        (Condition::Flowing, Stop::NoOwner(None)) => {
             why.reason = Some(format!("no node runs lane {}", lane.id));
             why.ends = "when a node takes over the lane".to_owned();
             why.helps.push(Help {
@@ -589,6 +628,26 @@ fn advise(
             });
         }
     }
+    why.helps.extend(resume(stream, stop, lane));
+}
+
+/// The commands that undo the acts of operators that keep the cursor from moving, also after its own
+/// trouble is over.
+fn resume(stream: &StreamName, stop: &Stop, lane: &api::Lane) -> impl Iterator<Item = Help> {
+    let hook = matches!(stop, Stop::Hook(Some(_))).then(|| Help {
+        command: command::hooks("resume", &stream.hook),
+        what: "resume the hook, which is paused".to_owned(),
+    });
+    let is_stopped = match stop {
+        Stop::Lane => true,
+        Stop::Hook(_) | Stop::Stuck(_) => lane.is_stopped(),
+        _ => false,
+    };
+    let lane = is_stopped.then(|| Help {
+        command: command::lanes("resume", &lane.id),
+        what: format!("resume the lane, which is {}", lane.state.word()),
+    });
+    hook.into_iter().chain(lane)
 }
 
 fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str) -> Help {
@@ -618,16 +677,15 @@ fn stopped(lane: &api::Lane) -> String {
         LaneState::Paused => Mode::Paused.word(),
         _ => "drained",
     };
-    let ago = lane
-        .since
-        .map(|at| format!(" {} ago", duration(Timestamp::now().since(at))));
+    let now = Timestamp::now();
+    let since = lane.since.map(|at| format!(" since {}", at.clock_at(now)));
     let reason = lane.reason.as_deref().map(|reason| format!(" {reason:?}"));
-    let (lane, ago, reason) = (
-        &lane.id,
-        ago.unwrap_or_default(),
+    let (lane, since, reason) = (
+        lane.id.index,
+        since.unwrap_or_default(),
         reason.unwrap_or_default(),
     );
-    format!("lane {lane} {word} by {by}{ago}{reason}")
+    format!("lane {lane} {word} by {by}{since}{reason}")
 }
 
 /// Class and text of the diagnosis: the worst cursor decides.

@@ -7,12 +7,12 @@ use crate::text::quoted;
 
 /// Such as `hooklane why orders/acme`.
 pub fn why(stream: &StreamName) -> String {
-    format!("hooklane why {}", quoted(stream))
+    format!("hooklane why {}", quoted(stream.short()))
 }
 
 /// Such as `hooklane streams retry orders/acme --handler reduce`.
 pub fn streams(verb: &str, stream: &StreamName, handler: &Name) -> String {
-    let stream = quoted(stream);
+    let stream = quoted(stream.short());
     format!("hooklane streams {verb} {stream} --handler {handler}")
 }
 

@@ -1,4 +1,4 @@
-//! When a lane will have done what waits, where a word says it and not a time.
+//! Forecast of when a lane has applied its backlog, as a word.
 
 use serde::{Deserialize, Serialize};
 

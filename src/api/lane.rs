@@ -39,7 +39,7 @@ pub struct Lane {
     pub out_per_s: Option<f64>,
     /// The end of what waits, in a word.
     pub eta: Option<Eta>,
-    /// When all is applied, where that can be told.
+    /// Forecast of when all is applied; `null` when there is none.
     pub eta_ms: Option<u64>,
     /// Time from the receipt of an event until its turn starts. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,
@@ -98,6 +98,13 @@ impl Lane {
     /// True if an operator keeps it from taking turns.
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, LaneState::Paused | LaneState::Drained)
+    }
+
+    /// True if an operator has stopped or drains both lanes in one act.
+    pub fn is_stopped_like(&self, other: &Self) -> bool {
+        let is_kept = self.is_stopped() || self.state == LaneState::Draining;
+        let of = |lane: &Self| (lane.state, lane.by.clone(), lane.reason.clone());
+        is_kept && of(self) == of(other)
     }
 }
 

@@ -182,7 +182,7 @@ pub struct Viewer {
 pub struct Verdict {
     /// Its rule, 1 to 12; what touches everything has a low number.
     pub rule: Rule,
-    /// Whose fault it is.
+    /// Party at fault.
     pub class: Class,
     /// Severity of the finding.
     pub severity: Severity,
@@ -208,7 +208,7 @@ pub struct Verdict {
     pub hook: Option<Name>,
 }
 
-/// Where the cause of a finding lies.
+/// Party that causes a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Class {
     /// In hooklane or its database.
@@ -286,7 +286,7 @@ pub struct Total {
     pub out_per_s: f64,
     /// The worst of the lanes that are not stopped on purpose: `never`, `retry`, `steady` …
     pub eta: Option<Eta>,
-    /// When all is applied, where that can be told.
+    /// Forecast of when all is applied; `null` when there is none.
     pub eta_ms: Option<u64>,
     /// Time from the receipt of an event until it is applied. Includes events that still wait.
     pub wait_ms: Option<Percentiles>,
@@ -516,4 +516,18 @@ pub struct LogLine {
     pub scope: String,
     /// Description of what happened.
     pub what: String,
+}
+
+impl LogLine {
+    /// True if the scope is this lane, or lanes with it: `lane 3`, `lanes 0-3,6`.
+    pub fn is_of_lane(&self, index: u16) -> bool {
+        let has = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last) = (first.parse(), last.parse());
+            matches!((first, last), (Ok(first), Ok(last)) if (first..=last).contains(&index))
+        };
+        let scope = &self.scope;
+        let lanes = scope.strip_prefix("lane ").or(scope.strip_prefix("lanes "));
+        lanes.is_some_and(|lanes| lanes.split(',').any(has))
+    }
 }

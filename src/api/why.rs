@@ -29,7 +29,7 @@ pub struct Diagnosis {
     pub namespace: Name,
     /// Its lane at this moment.
     pub lane: Lane,
-    /// Where the cause lies.
+    /// Party that causes it.
     pub class: Class,
     /// The finding in words.
     pub verdict: String,

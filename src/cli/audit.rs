@@ -80,10 +80,10 @@ pub struct All {
     /// Only what was done to this hook, stream, lane, namespace or key; a hook has its streams with it
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
-    /// How many at most
+    /// Number of rows at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Where an earlier list ended
+    /// End of an earlier list
     #[arg(long)]
     after: Option<i64>,
     #[command(flatten)]

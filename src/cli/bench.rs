@@ -39,7 +39,7 @@ use crate::text;
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Bench {
-    /// How long
+    /// Duration
     #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     lasts: Duration,
     /// Over how many streams
@@ -50,7 +50,7 @@ pub struct Bench {
     #[arg(long, value_name = "BYTES", default_value_t = 512)]
     #[arg(value_parser = clap::value_parser!(u64).range(64..=BODY_MAX_DEFAULT))]
     size: u64,
-    /// How many a second at most [default: no limit]
+    /// Events a second at most [default: no limit]
     #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
 }

@@ -61,7 +61,7 @@ pub fn answer(args: &[OsString], tree: impl Fn() -> Command) -> bool {
         .unwrap_or(true)
 }
 
-/// Where to ask for names, according to the line so far and the environment.
+/// Daemon to ask for names, from the line so far and the environment.
 #[derive(Clone)]
 struct CompletionPlace {
     data: Option<PathBuf>,

@@ -6,12 +6,14 @@ use crate::api::Deliveries;
 use crate::domain::time::Timestamp;
 use crate::text;
 
-/// `crm  1,204 acknowledged, 3 failed; last: 503 in 5.0s, 12s ago; last ok 13s ago; answers p50 20ms p99 44ms`.
+/// `crm to https://crm.example/in: 1,204 acknowledged, 3 failed; last: 503 in 5.0s, 12s ago; last ok 13s ago; answers p50 20ms p99 44ms`.
 pub fn told(of: &Deliveries) -> String {
     let ago = |at: Timestamp| format!("{} ago", text::duration(Timestamp::now().since(at)));
     let ms = |ms: u64| text::duration(Duration::from_millis(ms));
+    let url = of.url.as_ref();
+    let url = url.map_or_else(String::new, |url| format!(" to {url}:"));
     let mut told = format!(
-        "{}  {} acknowledged, {} failed",
+        "{}{url} {} acknowledged, {} failed",
         of.handler,
         text::count(of.acknowledged),
         text::count(of.failed)

@@ -64,7 +64,7 @@ pub struct Demo {
     #[arg(long, value_name = "COUNT", default_value_t = 12)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=500))]
     customers: u16,
-    /// How long [default: until q; 20s without a terminal]
+    /// Duration [default: until q; 20s without a terminal]
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     lasts: Option<Duration>,
     /// Keep the data directory, and say where it is
@@ -599,24 +599,25 @@ fn tell(summary: &Summary, out: &mut Printer) -> std::io::Result<()> {
         true => "none lost, none doubled, none out of order, every state as sent (checked)",
         false => "NOT AS SENT",
     };
-    out.say(format_args!(
-        "demo     ended after {}: {} sent, {} accepted, {} applied, {} skipped, {} delivered: {fate}",
+    let ended = format!(
+        "ended after {}: {} sent, {} accepted, {} applied, {} skipped, {} delivered: {fate}",
         text::duration(Duration::from_millis(summary.took_ms)),
         count(summary.sent),
         count(summary.accepted),
         count(summary.applied),
         count(summary.skipped),
         count(summary.delivered),
-    ))?;
-    out.say(format_args!(
-        "         {} streams; answers, each after its event was on disk: p50 {:.1}ms p99 {:.1}ms; \
-         {} sent twice, each stored once; echo failed {} times",
+    );
+    let answers = format!(
+        "{} streams; answers, each after its event was on disk: p50 {:.1}ms p99 {:.1}ms; {} sent twice, each stored once; echo failed {} times",
         summary.streams,
         summary.answer_p50_ms,
         summary.answer_p99_ms,
         count(summary.repeated),
         count(summary.failed_tries),
-    ))?;
+    );
+    // As wide as the labels of the other lines.
+    out.facts(&[("demo   ", ended), ("       ", answers)])?;
     for trouble in summary.troubles.iter().take(SAID_MAX) {
         out.say(format_args!("off      {trouble}"))?;
     }

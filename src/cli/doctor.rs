@@ -47,7 +47,7 @@ pub struct Doctor {
     #[arg(long, value_name = "FILE", env = "HOOKLANE_SECRET_KEY_FILE")]
     #[arg(hide_env_values = true)]
     secret_key_file: Option<PathBuf>,
-    /// Where `serve` would listen, where no daemon runs
+    /// Address on which `serve` would listen, if no daemon runs
     #[arg(long, value_name = "ADDRESS", default_value_t = config::LISTEN_DEFAULT)]
     #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
     listen: SocketAddr,
@@ -180,7 +180,11 @@ async fn with_daemon(reach: &Reach, around: &Surroundings, place: &Place) -> Vec
         }
         Err(error) => {
             let text = format!("the daemon did not answer the checks: {error}");
-            checks.push(Check::warn("machine", text, "an admin key, or the socket"));
+            let remedy = match place.url {
+                Some(_) => "use an admin key, or the socket",
+                None => "hooklane status; its log",
+            };
+            checks.push(Check::warn("machine", text, remedy));
         }
     }
     checks.push(storage(&snapshot));

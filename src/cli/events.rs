@@ -190,7 +190,7 @@ pub struct All {
     /// Only the event that came under this delivery id: that of the provider, or its idempotency key
     #[arg(long, value_name = "ID", conflicts_with = "dead")]
     delivery: Option<String>,
-    /// How many at most
+    /// Number of events at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     /// Older ones than this event, where an earlier list ended

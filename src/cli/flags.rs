@@ -45,7 +45,7 @@ pub struct Global {
     #[arg(hide_env_values = true)]
     key_file: Option<PathBuf>,
 
-    /// How data is written to stdout
+    /// Format of the data on stdout
     #[arg(short, long, global = true, value_enum, default_value_t)]
     #[arg(env = "HOOKLANE_OUTPUT", hide_env_values = true)]
     output: Output,
@@ -78,12 +78,12 @@ pub struct Global {
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     no_input: bool,
 
-    /// When to use colour
+    /// Use of colour
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     #[arg(env = "HOOKLANE_COLOR", hide_env_values = true)]
     color: Color,
 
-    /// How long to wait for one answer [default: 10s]; of commands that wait, for the end [default: for ever]
+    /// Time limit of one answer [default: 10s]; of commands that wait, of the whole [default: for ever]
     #[arg(long, global = true, value_name = "DURATION")]
     #[arg(value_parser = parse_duration, env = "HOOKLANE_TIMEOUT", hide_env_values = true)]
     timeout: Option<Duration>,

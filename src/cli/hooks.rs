@@ -132,7 +132,7 @@ impl Row for Hook {
     }
 }
 
-/// How a hook is configured; `create` and `edit` take the same.
+/// Configuration of a hook; `create` and `edit` take the same flags.
 #[derive(Args, Default)]
 struct Settings {
     /// The namespace whose lanes its streams use [default: default]
@@ -148,7 +148,7 @@ struct Settings {
     #[arg(long, value_name = "refuse|keep", value_parser = flags::unordered)]
     unordered: Option<Unordered>,
 
-    /// How it knows a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the delivery id of the provider
+    /// Value that identifies a repeat: header:NAME, body:/JSON/POINTER, form:NAME, or standard for the delivery id of the provider
     /// that --verify names, then the headers Idempotency-Key and webhook-id, which also count where the place has nothing
     /// [default: standard]
     #[arg(long, value_name = "RULE")]
@@ -160,7 +160,7 @@ struct Settings {
     #[command(flatten)]
     order: Order,
 
-    /// How events become a state: latest, merge, patch, append:N, count or a FILE.js
+    /// Reducer that turns events into a state: latest, merge, patch, append:N, count or a FILE.js
     #[arg(long, value_name = "NAME|FILE.js")]
     reduce: Option<String>,
 
@@ -194,17 +194,17 @@ struct Settings {
     #[arg(long = "pull", value_name = "NAME")]
     pulls: Vec<Name>,
 
-    /// How long a delivery of --pull stays open unless its consumer says otherwise, 12h at most [default: 30s]
+    /// Time for which a delivery of --pull stays open unless its consumer says otherwise, 12h at most [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "pulls")]
     lease: Option<Duration>,
 
-    /// How long events are kept after every handler has passed them: a time such as 30d, an amount such as 10GB, or
+    /// Retention of events after every handler has passed them: a time such as 30d, an amount such as 10GB, or
     /// forever [default: forever]
     #[arg(long, value_name = "TIME|AMOUNT|forever")]
     keep: Option<Keep>,
 }
 
-/// The provider's order
+/// The provider's order.
 #[derive(Args, Default)]
 struct Order {
     /// The version that the provider gives its events, a number or an RFC 3339 time: body:/JSON/POINTER, header:NAME,
@@ -229,7 +229,7 @@ impl Order {
     }
 }
 
-/// How the forward handlers deliver that the command names.
+/// Delivery of the forward handlers that the command names.
 #[derive(Args, Default)]
 struct Deliveries {
     /// The time for one request of --forward, 10s at most [default: 5s]
@@ -256,7 +256,7 @@ struct Deliveries {
     #[arg(long, requires = "forwards")]
     coalesce: bool,
 
-    /// Where a new handler of --forward or --pull begins [default: beginning]
+    /// First event of a new handler of --forward or --pull [default: beginning]
     #[arg(long, value_name = "beginning|now", value_parser = flags::begin)]
     from: Option<Begin>,
 }

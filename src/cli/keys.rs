@@ -138,7 +138,7 @@ fn day(at: Timestamp) -> String {
     at.to_string().chars().take("2026-11-23".len()).collect()
 }
 
-/// What a key may do.
+/// Permissions of a key.
 #[derive(Clone, Copy, ValueEnum)]
 enum Type {
     /// Post events
@@ -185,13 +185,13 @@ pub struct Create {
     /// Its name, for people
     #[arg(long)]
     name: Name,
-    /// How long it lives, such as 90d [default: for ever]
+    /// Lifetime, such as 90d [default: for ever]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,
-    /// How many requests it may send to one node, such as 100/s or 600/m; more are answered 429 [default: any number]
+    /// Requests that it may send to one node, such as 100/s or 600/m; more are answered 429 [default: any number]
     #[arg(long, value_name = "N/s|N/m")]
     rate: Option<Rate>,
-    /// How many of them may come at once [default: the number of the rate]
+    /// Requests that may come at once [default: the number of the rate]
     #[arg(long, value_name = "N", requires = "rate")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
     burst: Option<u32>,
@@ -385,7 +385,7 @@ pub struct Revoke {
     /// The key's id, k_ and eight digits
     #[arg(value_parser = key_id)]
     id: KeyId,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

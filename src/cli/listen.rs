@@ -58,13 +58,13 @@ const WIDTHS: &[usize] = &[14, 24, 8, 24, 5];
 pub struct Listen {
     /// The hook
     hook: Name,
-    /// Where to post: an http or https URL
+    /// Destination: an http or https URL
     #[arg(long, value_name = "URL")]
     to: Destination,
     /// End after one event; exit 1 unless it is answered with a 2xx
     #[arg(long)]
     once: bool,
-    /// Where the temporary handler begins [default: now]
+    /// First event of the temporary handler [default: now]
     #[arg(long, value_name = "beginning|now", value_parser = flags::begin, conflicts_with = "handler")]
     from: Option<Begin>,
     /// A pull handler of the hook: its position moves, and other consumers of it get what this one does not

@@ -74,7 +74,7 @@ impl Row for Namespace {
 pub struct Create {
     /// Its name
     name: Name,
-    /// How many lanes it has
+    /// Number of its lanes
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     #[arg(value_parser = value_parser!(u16).range(1..=i64::from(LANES_MAX)))]
     lanes: u16,

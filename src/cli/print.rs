@@ -32,7 +32,7 @@ pub enum Output {
     Names,
 }
 
-/// When to use colour.
+/// Use of colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Color {
     /// On a terminal that has it, unless NO_COLOR is set
@@ -78,7 +78,7 @@ pub struct Style {
     pub null: bool,
     /// True if only errors and data are printed.
     pub quiet: bool,
-    /// When to use colour.
+    /// Use of colour.
     pub color: Color,
     /// Questions that are already answered.
     pub agreed: Agreed,

@@ -42,10 +42,10 @@ pub struct Send {
     /// A header; may be given often
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = flags::header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// How many times
+    /// Number of events
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// How many a second at most [default: no limit]
+    /// Events a second at most [default: no limit]
     #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
     /// Do not wait until they are applied

@@ -41,7 +41,7 @@ use crate::text;
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Serve {
-    /// Where to listen
+    /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = config::LISTEN_DEFAULT)]
     #[arg(env = "HOOKLANE_LISTEN", hide_env_values = true)]
     listen: SocketAddr,
@@ -90,7 +90,7 @@ pub struct Serve {
     )]
     node: Option<String>,
 
-    /// How long running turns get at the end
+    /// Time that running turns get at the end
     #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = parse_duration)]
     #[arg(env = "HOOKLANE_GRACE", hide_env_values = true)]
     grace: Duration,
@@ -108,7 +108,7 @@ pub struct Serve {
     #[command(flatten)]
     entrance: entrance::Flags,
 
-    /// How the log is written: auto is short on a terminal and json elsewhere
+    /// Format of the log: auto is short on a terminal and json elsewhere
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Auto)]
     #[arg(env = "HOOKLANE_LOG", hide_env_values = true)]
     log: Log,
@@ -354,7 +354,7 @@ fn connections_max() -> anyhow::Result<usize> {
 const CONNECTIONS_MIN: usize = 16;
 
 /// Number of connections through the socket: commands and dashboards on this machine.
-const SOCKET_CONNECTIONS_MAX: usize = 64;
+const SOCKET_CONNECTIONS_MAX: usize = 128;
 
 /// Time for closing the store, in addition to the grace time of requests.
 const STOP_MARGIN: Duration = Duration::from_secs(1);

@@ -66,6 +66,21 @@ pub fn path(stream: &StreamName, more: &[(&str, Option<String>)]) -> String {
     with_query(&format!("/v1/hooks/{}/state", stream.hook), &query)
 }
 
+/// Time for which `state show` waits for events that were just received.
+const MOMENT: &str = "500ms";
+
+/// The state at its present head, if it gets there in a moment; else the state as it was.
+async fn caught_up(stream: &StreamName, state: api::State, reach: &Reach) -> api::State {
+    if state.position.behind(state.head) == 0 {
+        return state;
+    }
+    let more = [
+        ("min_seq", Some(state.head.to_string())),
+        ("wait", Some(MOMENT.to_owned())),
+    ];
+    reach.get(&path(stream, &more)).await.unwrap_or(state)
+}
+
 impl Show {
     async fn run(mut self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         self.stream = reach.meant(self.stream).await?;
@@ -77,6 +92,10 @@ impl Show {
                 super::streams::look_up(reach, &self.stream).await?;
                 return Err(error.into());
             }
+        };
+        let state = match self.rebuilt {
+            true => state,
+            false => caught_up(&self.stream, state, reach).await,
         };
         if state.head.0 == 0 {
             // A hook without events answers like a stream that does not exist. A read key sees only the

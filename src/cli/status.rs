@@ -29,7 +29,7 @@ use crate::text::{count, duration, printable_line};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Status {
-    /// Which namespace
+    /// Namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Show it again every second; Ctrl-C ends
@@ -137,7 +137,7 @@ fn text(snapshot: &Snapshot) -> String {
     let _ = write!(
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
-         accepting  {accepting}, {}/s in the last 2s{commit}\n\
+         accepting  {accepting}, {}/s{commit}\n\
          {}{}\
          lanes      {}{}\n\
          nodes      {}",
@@ -147,8 +147,8 @@ fn text(snapshot: &Snapshot) -> String {
         crate::text::counted(total.set_aside, "cursor", "cursors"),
         gathering(&snapshot.lanes),
         count(storage.accepted_per_s.round() as u64),
-        noted(storage),
-        hints(storage),
+        noted(storage, snapshot.at),
+        hints(storage, snapshot.at),
         lanes_of(
             &snapshot.namespace,
             snapshot.lanes.len(),
@@ -161,24 +161,23 @@ fn text(snapshot: &Snapshot) -> String {
 }
 
 /// The last outage of the database, if it is over.
-fn noted(storage: &Storage) -> String {
+fn noted(storage: &Storage, now: Timestamp) -> String {
     storage.noted.as_ref().map_or_else(String::new, |noted| {
         format!(
             "           not from {} to {}: {}\n",
-            noted.from,
-            noted.until,
+            noted.from.clock_at(now),
+            noted.until.clock_at(now),
             printable_line(&noted.error)
         )
     })
 }
 
 /// The Redis server, if there is one.
-fn hints(storage: &Storage) -> String {
+fn hints(storage: &Storage, now: Timestamp) -> String {
     match (&storage.hints, &storage.hints_server) {
         (Some(outage), _) => format!(
-            "hints      since {}: {}; work is found by sweeping every second\n",
-            outage.since,
-            printable_line(&outage.why)
+            "hints      none since {}; nodes find work by a sweep every second\n",
+            outage.since.clock_at(now)
         ),
         (None, Some(server)) => format!("hints      Redis {}\n", printable_line(server)),
         (None, None) => String::new(),
@@ -199,7 +198,11 @@ fn change(per_s: f64) -> String {
 fn oldest(total: &Total) -> String {
     let age = |ms: u64| duration(Duration::from_millis(ms));
     let Some(oldest) = total.oldest_ms else {
-        return "nothing waits".to_owned();
+        return match total.backlog {
+            0 => "nothing waits".to_owned(),
+            // They wait for a node that has not reported since.
+            _ => "-".to_owned(),
+        };
     };
     if total.flow_ms == Some(oldest) {
         return format!("{} flowing", age(oldest));

@@ -116,10 +116,10 @@ pub struct All {
     /// --after]
     #[arg(long, value_parser = ["oldest", "created"])]
     sort: Option<String>,
-    /// How many at most
+    /// Number of cursors at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// Where an earlier list ended
+    /// End of an earlier list
     #[arg(long)]
     after: Option<String>,
     #[command(flatten)]
@@ -192,7 +192,7 @@ pub struct Show {
     /// The cursor of one handler [default: all]
     #[arg(long, value_name = "NAME")]
     handler: Option<Name>,
-    /// How many waiting events of each cursor
+    /// Number of waiting events of each cursor
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=100))]
     events: u16,
@@ -419,7 +419,7 @@ pub struct Hold {
     /// One handler [default: all]
     #[arg(long, value_name = "NAME")]
     handler: Option<Name>,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

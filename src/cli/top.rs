@@ -57,16 +57,16 @@ use crate::tui::{self, guard};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Top {
-    /// Which namespace
+    /// Namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Print one picture and end
     #[arg(long)]
     once: bool,
-    /// How often the screen is updated
+    /// Time between two updates of the screen
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
-    /// How far back the charts look: 1m, 5m, 15m or 1h
+    /// Window of the charts: 1m, 5m, 15m or 1h
     #[arg(long, value_name = "WINDOW", default_value = "15m", value_parser = window)]
     window: Window,
     /// Draw in ASCII only, as where the locale has no UTF-8

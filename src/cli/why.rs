@@ -58,7 +58,12 @@ impl Why {
 
 fn text(why: &api::Diagnosis) -> Vec<String> {
     let mut lines = vec![title(why)];
-    lines.extend(why.cursors.iter().map(place));
+    let widest = why
+        .cursors
+        .iter()
+        .map(|cursor| cursor.handler.as_str().len());
+    let widest = widest.max().unwrap_or(0);
+    lines.extend(why.cursors.iter().map(|cursor| place(cursor, widest)));
     let verdict = format!("{}  {}", why.class.word(), printable_line(&why.verdict));
     let mut facts = vec![("verdict", verdict), ("our side", our_side(why))];
     if let Some(event) = &why.event {
@@ -142,7 +147,7 @@ fn title(why: &api::Diagnosis) -> String {
     )
 }
 
-fn place(cursor: &CursorDiagnosis) -> String {
+fn place(cursor: &CursorDiagnosis, widest: usize) -> String {
     let (handler, condition, position) =
         (&cursor.handler, cursor.condition.word(), cursor.position);
     let ago = |at: Timestamp| format!("{} ago", duration(Timestamp::now().since(at)));
@@ -150,7 +155,7 @@ fn place(cursor: &CursorDiagnosis) -> String {
         true => String::new(),
         false => format!("; takes only {}", cursor.only),
     };
-    let mut line = format!("  {handler}   {condition}  ");
+    let mut line = format!("  {handler:widest$}   {condition}  ");
     let Some(next) = cursor.next else {
         return line + &format!("at the head, {position}{only}");
     };

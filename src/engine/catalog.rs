@@ -156,7 +156,7 @@ impl Deref for Trusted {
 
 /// The configuration is too old to judge keys by, and could not be read in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the database does not say in time which keys are good")]
+#[error("the database does not answer")]
 pub struct Stale;
 
 impl Catalog {

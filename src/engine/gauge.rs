@@ -15,12 +15,9 @@ const STEP_MS: i64 = 30_000;
 /// Number of steps in the window: five minutes.
 const STEPS: usize = 10;
 
-/// Number of steps that count as the present: the current one and the one before.
-const STEPS_NOW: i64 = 2;
-
-/// Seconds over which the busy share of a lane is measured: a lane that becomes full shows so within
+/// Seconds over which all rates and busy shares are measured, of lanes as of hooks: a change shows within
 /// this time.
-const BUSY_SECONDS: i64 = 10;
+pub const RATE_SECONDS: usize = 10;
 
 /// Longest time recorded, in microseconds: a hundred days.
 const LONGEST_US: u64 = 100 * 86_400_000_000;
@@ -32,14 +29,22 @@ pub struct Gauge {
     /// Time of the first record.
     began: Option<i64>,
     waits: Waits,
-    /// Time in which turns ran, by the second in which each ended.
-    busy: VecDeque<(i64, Duration)>,
+    /// The last seconds, those without a record left out.
+    seconds: VecDeque<Second>,
+}
+
+/// One second, by the clock.
+#[derive(Default)]
+struct Second {
+    at: i64,
+    came: u64,
+    went: u64,
+    /// Duration of the turns that ended in it.
+    busy: Duration,
 }
 
 struct Step {
     begins: i64,
-    came: u64,
-    went: u64,
     failed: u64,
     wait: Histogram<u32>,
     work: Histogram<u32>,
@@ -60,7 +65,7 @@ pub type Waits = [u64; CLASSES_US.len() + 1];
 
 /// The figures of the window.
 pub struct Reading {
-    /// Events received per second, over the last half or whole minute.
+    /// Events received per second, over the last ten seconds.
     pub in_per_s: f64,
     /// Events passed per second, over the same time.
     pub out_per_s: f64,
@@ -105,8 +110,8 @@ impl Span {
 impl Gauge {
     /// Records that `events` were received.
     pub fn came(&mut self, events: u64, now: Timestamp) {
-        if let Some(step) = self.step(now) {
-            step.came += events;
+        if let Some(second) = self.second(now) {
+            second.came += events;
         }
     }
 
@@ -120,10 +125,12 @@ impl Gauge {
         for at in received {
             self.waits[class(micros(now.since(*at)))] += 1;
         }
+        if let Some(second) = self.second(now) {
+            second.went += received.len() as u64;
+        }
         let Some(step) = self.step(now) else {
             return;
         };
-        step.went += received.len() as u64;
         for at in received {
             step.wait.saturating_record(micros(now.since(*at)));
         }
@@ -138,39 +145,36 @@ impl Gauge {
         if let Some(step) = self.step(now) {
             step.failed += failed;
         }
-        let second = now.as_millis().div_euclid(1_000);
-        match self.busy.back_mut() {
-            Some((last, busy)) if *last == second => *busy += took,
-            _ => self.busy.push_back((second, took)),
-        }
-        while self.busy.len() as i64 > BUSY_SECONDS {
-            self.busy.pop_front();
+        if let Some(second) = self.second(now) {
+            second.busy += took;
         }
     }
 
-    fn busy(&self, now: Timestamp) -> f64 {
-        let since = now.as_millis() - BUSY_SECONDS * 1_000;
-        let recent = self.busy.iter();
-        let recent = recent.filter(|(second, _)| *second * 1_000 >= since);
-        let busy: Duration = recent.map(|(_, took)| *took).sum();
-        let since = self.began.map_or(since, |began| began.max(since));
-        let seconds = (now.as_millis() - since) as f64 / 1_000.0;
-        (busy.as_secs_f64() / seconds.max(1.0)).min(1.0)
+    /// Events received and passed per second, and the busy share.
+    fn rates(&self, now: Timestamp) -> (f64, f64, f64) {
+        let first = second_of(now) - (RATE_SECONDS as i64 - 1);
+        let (mut came, mut went, mut busy) = (0, 0, Duration::ZERO);
+        for second in self.seconds.iter().filter(|second| second.at >= first) {
+            came += second.came;
+            went += second.went;
+            busy += second.busy;
+        }
+        let since = self
+            .began
+            .map_or(first * 1_000, |began| began.max(first * 1_000));
+        let seconds = ((now.as_millis() - since) as f64 / 1_000.0).max(1.0);
+        let share = busy.as_secs_f64() / seconds;
+        (came as f64 / seconds, went as f64 / seconds, share.min(1.0))
     }
 
     /// The figures of the last five minutes. Waiting events count with their ages so far.
     pub fn reading(&self, now: Timestamp, spans: &[Span]) -> Reading {
         let since = now.as_millis() - STEP_MS * STEPS as i64;
         let steps = self.steps.iter().filter(|step| step.begins > since);
-        let (mut came, mut went, mut failed) = (0, 0, 0);
+        let mut failed = 0;
         let (mut wait, mut work) = (times(), times());
-        let now_since = begin_of(now) - STEP_MS * (STEPS_NOW - 1);
         for step in steps {
             failed += step.failed;
-            if step.begins >= now_since {
-                came += step.came;
-                went += step.went;
-            }
             // Both histograms have the same bounds, so adding cannot fail.
             let _ = wait.add(&step.wait);
             let _ = work.add(&step.work);
@@ -183,15 +187,14 @@ impl Gauge {
             wait.saturating_record_n(age, u32::try_from(events).unwrap_or(u32::MAX));
             waiting[class(age)] += events;
         }
-        let now_since = self.began.map_or(now_since, |began| began.max(now_since));
-        let seconds = ((now.as_millis() - now_since) as f64 / 1_000.0).max(1.0);
+        let (in_per_s, out_per_s, busy) = self.rates(now);
         Reading {
-            in_per_s: came as f64 / seconds,
-            out_per_s: went as f64 / seconds,
+            in_per_s,
+            out_per_s,
             failed,
             wait,
             work,
-            busy: self.busy(now),
+            busy,
             waits: self.waits,
             waiting,
         }
@@ -206,8 +209,6 @@ impl Gauge {
             }
             self.steps.push_back(Step {
                 begins,
-                came: 0,
-                went: 0,
                 failed: 0,
                 wait: times(),
                 work: times(),
@@ -215,6 +216,26 @@ impl Gauge {
         }
         self.steps.back_mut()
     }
+
+    fn second(&mut self, now: Timestamp) -> Option<&mut Second> {
+        let at = second_of(now);
+        self.began.get_or_insert(now.as_millis());
+        if self.seconds.back().is_none_or(|last| last.at < at) {
+            if self.seconds.len() == RATE_SECONDS {
+                self.seconds.pop_front();
+            }
+            self.seconds.push_back(Second {
+                at,
+                ..Second::default()
+            });
+        }
+        self.seconds.back_mut()
+    }
+}
+
+/// The second of a time.
+fn second_of(now: Timestamp) -> i64 {
+    now.as_millis().div_euclid(1_000)
 }
 
 /// Begin of the current step.
@@ -251,8 +272,8 @@ mod tests {
             &[(HandlerId(1), Duration::from_micros(8), 2)],
             at(2),
         );
-        let reading = gauge.reading(at(10), &[]);
-        assert_eq!((reading.in_per_s, reading.out_per_s), (1.0, 0.1));
+        let reading = gauge.reading(at(5), &[]);
+        assert_eq!((reading.in_per_s, reading.out_per_s), (2.0, 0.2));
         assert_eq!(reading.work.max(), 4);
         assert!(reading.wait.max() >= 2_000_000);
 
@@ -270,13 +291,11 @@ mod tests {
             gauge.came(if second < 200 { 1 } else { 100 }, at(second));
         }
         assert!(rate(&gauge, 240) > 99.0, "a flood is seen as high as it is");
-        assert_eq!(rate(&gauge, 299), 0.0, "and is over when it is over");
+        assert!(rate(&gauge, 245) < 60.0, "and ebbs as it does");
+        assert_eq!(rate(&gauge, 250), 0.0, "and is over when it is over");
         gauge.came(30, at(320));
-        assert_eq!(
-            rate(&gauge, 320),
-            30.0 / 50.0,
-            "one burst is no rate of its own"
-        );
+        assert!(rate(&gauge, 321) < 4.0, "one burst is no rate of its own");
+        assert_eq!(rate(&gauge, 330), 0.0);
     }
 
     #[test]

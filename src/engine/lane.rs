@@ -204,7 +204,7 @@ pub enum Aside {
 /// Work of one handler in a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HandlerBacklog {
-    /// When the oldest event that waits was received.
+    /// Receive time of the oldest waiting event.
     pub oldest: Timestamp,
     /// Events to go.
     pub events: u64,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::Engine;
 use crate::domain::time::Timestamp;
+use crate::store::Error;
 
 /// Age up to which a successful transaction proves readiness.
 const FRESH: Duration = Duration::from_secs(5);
@@ -55,6 +56,15 @@ impl Engine {
         }
     }
 
+    async fn try_commit(&self) -> Result<(), Error> {
+        let was_full = self.metrics.pulse.is_full();
+        self.store.try_commit().await?;
+        match was_full {
+            true => self.store.has_room().await,
+            false => Ok(()),
+        }
+    }
+
     /// The running trial, or one that has just ended, or a new one.
     fn trial(self: &Arc<Self>) -> Trial {
         let mut last = self.readiness.0.lock();
@@ -66,13 +76,14 @@ impl Engine {
         let engine = self.clone();
         // A task of its own, so that the transaction is not cancelled when the caller stops waiting.
         let task = tokio::spawn(async move {
-            let outcome = engine.store.try_commit().await;
-            let outcome = outcome.map_err(|error| error.to_string());
-            engine
-                .metrics
-                .pulse
-                .ended(outcome.clone(), Timestamp::now());
-            outcome
+            let outcome = engine.try_commit().await;
+            let (pulse, now) = (&engine.metrics.pulse, Timestamp::now());
+            match &outcome {
+                Err(error @ Error::Space) => pulse.filled(error.told(), now),
+                Err(error) => pulse.ended(Err(error.to_string()), now),
+                Ok(()) => pulse.ended(Ok(()), now),
+            }
+            outcome.map_err(|error| error.to_string())
         });
         let trial = task
             .map(|ended| ended.unwrap_or_else(|error| Err(error.to_string())))

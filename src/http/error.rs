@@ -286,7 +286,7 @@ impl From<admin::Error> for Error {
 
 impl From<Stale> for Error {
     fn from(stale: Stale) -> Self {
-        Self::unavailable("configuration_stale", stale.to_string(), 1)
+        Self::unavailable("configuration_stale", stale.to_string(), 1).next("hooklane status")
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Pulse {
 struct Outcomes {
     last: Option<Timestamp>,
     failing: Option<Failing>,
+    /// True if the failure is a full disk: only an event, or a check of the room, proves its end.
+    is_full: bool,
     noted: Option<PastFailure>,
 }
 
@@ -108,6 +110,7 @@ impl Pulse {
     pub fn ended(&self, outcome: Result<(), String>, now: Timestamp) {
         let mut standing = self.standing.lock();
         standing.last = Some(now);
+        standing.is_full = false;
         let before = standing.failing.take();
         match (outcome, before) {
             (Ok(()), None) => {}
@@ -123,6 +126,17 @@ impl Pulse {
                 standing.failing = Some(Failing { since, error });
             }
         }
+    }
+
+    /// Records that the disk is full.
+    pub fn filled(&self, error: String, now: Timestamp) {
+        self.ended(Err(error), now);
+        self.standing.lock().is_full = true;
+    }
+
+    /// True if the disk is full, as far as is known.
+    pub fn is_full(&self) -> bool {
+        self.standing.lock().is_full
     }
 
     /// True if the last transaction succeeded, with the time since then; `None` when there was none.

@@ -45,6 +45,18 @@ impl Store {
         writing.commit().await
     }
 
+    /// Checks that the disk has room for an event, after it was full. Postgres is not asked: there the
+    /// next event finds out.
+    ///
+    /// # Errors
+    /// [`Error::Space`].
+    pub async fn has_room(&self) -> Result<(), Error> {
+        match &*self.backend {
+            Backend::Sqlite(file) => file.has_room().await,
+            Backend::Postgres(_) => Ok(()),
+        }
+    }
+
     /// Number of streams of a hook, and number of their stored events.
     pub async fn hook_size(&self, hook: HookId) -> Result<(i64, i64), Error> {
         const COUNT: &str = "select count(*), cast(coalesce(sum(head - floor), 0) as bigint)

@@ -21,7 +21,7 @@ use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 
-/// Who asks for a change, with the reason and the time.
+/// Operator who asks for a change, with the reason and the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attribution {
     /// Name of the operator, for people.

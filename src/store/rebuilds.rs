@@ -177,7 +177,7 @@ const KEEP_SHADOW: &str = "insert into shadows (handler, stream, rebuild, positi
     on conflict (handler, stream) do update set rebuild = excluded.rebuild,
       position = excluded.position, state = excluded.state, chain = excluded.chain";
 
-/// Where turns may not move a cursor (paused, moving or draining), a swap may not move it forward
+/// If turns may not move a cursor (paused, moving or draining), a swap may not move it forward
 /// either: the node that rebuilds may know an older configuration.
 const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, era = era + 1,
       condition = $7, retry_at = null, tries = 0, reason = $8, updated_at = $9

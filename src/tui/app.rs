@@ -81,7 +81,7 @@ pub struct App {
     pub worst: Option<Target>,
     /// The lanes in the order in which they are shown where they are more than rows, by name.
     pub order: Vec<LaneId>,
-    /// When a key was pressed last: while somebody reads, rows stay where they are.
+    /// Time of the last key press: while somebody reads, rows stay where they are.
     pub touched: Timestamp,
     /// The open dialog.
     pub dialog: Option<Dialog>,

@@ -90,7 +90,9 @@ pub fn lane(app: &App, id: &LaneId, width: usize, height: usize) -> Vec<Line<'st
                 .iter()
                 .any(|line| line.is_in(lane) && line.stream == *stream)
         });
-        verdict.lane.as_ref() == Some(id) || its_stream
+        let named = snapshot.lanes.iter();
+        let mut named = named.filter(|named| verdict.lane.as_ref() == Some(&named.id));
+        its_stream || named.any(|named| named.id == *id || named.is_stopped_like(lane))
     };
     if let Some(worst) = snapshot.verdicts.iter().find(of_lane) {
         lines.extend(sentences(app, worst, &[], width, 2));
@@ -109,13 +111,12 @@ pub fn lane(app: &App, id: &LaneId, width: usize, height: usize) -> Vec<Line<'st
     );
     lines.push(rule(app, &title, width));
     let left = height.saturating_sub(lines.len() + 1);
-    let scope = format!("lane {}", lane.id.index);
     let names: Vec<_> = cursors
         .iter()
         .map(|l| format!("{} -> {}", l.stream, l.handler))
         .collect();
     let log = snapshot.log.iter();
-    let log = log.filter(|line| line.scope == scope || names.contains(&line.scope));
+    let log = log.filter(|line| line.is_of_lane(lane.id.index) || names.contains(&line.scope));
     let log = fold::entries(log, app.is_unfolded);
     let log = &log[..log.len().min(4)];
     let below = match left > cursors.len().min(6) + log.len() + 2 && !log.is_empty() {
@@ -453,7 +454,8 @@ const HELP: &str = "  MOVE                               LOOK
            each holds up its own events only, the lane goes on
   OLDEST   age of the oldest waiting event, set-aside ones too
   FLOW     the same, of flowing cursors in running lanes only: our share
-  WAIT     received -> applied, waiting ones too; WORK  handler: 5m.  IN OUT: 1m
+  WAIT     received -> applied, waiting ones too; WORK  the handler: 5m
+  IN OUT   events a second, one for each handler, over the last 10s
   ETA      by the slope of FLOW: - steady grows never, or a time; what waits
            for someone says so: retry, held, lease, resume (you)";
 

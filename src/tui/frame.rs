@@ -20,13 +20,12 @@ pub fn header(app: &App, place: &str, width: usize) -> Line<'static> {
     let left = match (place, snapshot) {
         ("", Some(seen)) => {
             let mut left = format!(
-                " hooklane  {node}   {}{}: {} lanes gen {}, {} node{}",
+                " hooklane  {node}   {}{}: {} gen {}, {}",
                 reached(app, width),
                 seen.namespace,
-                seen.lanes.len(),
+                counted(seen.lanes.len() as u64, "lane", "lanes"),
                 seen.generation,
-                seen.nodes.len(),
-                if seen.nodes.len() == 1 { "" } else { "s" }
+                counted(seen.nodes.len() as u64, "node", "nodes")
             );
             if width >= WIDE {
                 left += &format!(
@@ -93,7 +92,7 @@ pub fn clock(at: Timestamp) -> String {
     at.clock()
 }
 
-/// When all is applied, in words or as a time.
+/// Forecast of when all is applied, in words or as a time.
 pub fn eta(word: Option<Eta>, ms: Option<u64>) -> String {
     match (word, ms) {
         (Some(eta), _) => eta.word().to_owned(),

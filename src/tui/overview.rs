@@ -92,7 +92,7 @@ fn totals(app: &App, snapshot: &Snapshot, width: usize) -> Line<'static> {
     );
     let rest = match width >= WIDE {
         true => format!(
-            "   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s (1m)   DEAD {}   ETA {eta}",
+            "   BACKLOG {backlog} {slope}   IN {came}/s   OUT {went}/s   DEAD {}   ETA {eta}",
             count(total.dead)
         ),
         false if width < 78 => format!("  ETA {eta}  BACKLOG {} {slope}", short(total.backlog)),

@@ -74,7 +74,7 @@ pub fn panels(app: &App, snapshot: &Snapshot, width: usize) -> Vec<Vec<Line<'sta
             app,
             (
                 "namespaces (n)".to_owned(),
-                "hooks, busiest first (IN/s: last 10s)".to_owned(),
+                "hooks, busiest first".to_owned(),
             ),
             namespace_lines(app, LEFT),
             hook_lines(app, snapshot, rest),

@@ -130,7 +130,7 @@ impl Server {
         name
     }
 
-    /// Where `user` finds a database.
+    /// Address of a database for `user`.
     pub fn url(&self, user: &str, database: &str) -> String {
         format!(
             "postgres:///{database}?host={}&user={user}",

@@ -50,7 +50,7 @@ impl RedisServer {
         server
     }
 
-    /// Where it is found.
+    /// Its address.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }

@@ -236,7 +236,7 @@ fn help_and_manual_fit_80_columns_and_their_examples_can_be_pasted() {
             .args(["-man", "-Tutf8", "-rLL=80n"])
             .arg(page)
             .output();
-        // Where there is no nroff nobody reads manuals.
+        // Without nroff nobody reads manuals.
         let text = nroff.ok().filter(|done| done.status.success())?;
         Some(String::from_utf8_lossy(&text.stdout).into_owned())
     };

@@ -27,7 +27,7 @@ pub struct Requests {
     read_key: String,
 }
 
-/// Where the digits of a body stand. Blanks may stand before a number in JSON, so fields are fixed.
+/// Place of the digits in a body. Blanks may stand before a number in JSON, so fields are fixed.
 const CUSTOMER: usize = r#"{"customer":""#.len();
 const NUMBER: usize = r#"{"customer":"00000000","number":"#.len();
 const AMOUNT: usize = r#"{"customer":"00000000","number":00000000,"amount":"#.len();

@@ -103,7 +103,7 @@ impl Kind {
 
 /// Running nodes.
 pub struct World {
-    /// Where they take requests.
+    /// Their address for requests.
     pub addrs: Vec<SocketAddr>,
     pub kind: Kind,
     pub daemons: Vec<Daemon>,

@@ -125,7 +125,7 @@ impl MonitorState {
             since,
             commit_normal_ms: self.commit.value().map(hundredths),
             cpu: Some(hundredths(self.cpu.2)),
-            accepted_per_s: self.accepted.2.round(),
+            accepted_per_s: self.accepted_per_s().round(),
             hooks,
             slow,
             ..NodeReport::default()

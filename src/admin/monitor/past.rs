@@ -17,8 +17,9 @@ pub(super) const STEP: usize = 10;
 /// Number of steps kept: one hour.
 const STEPS_KEPT: usize = 360;
 
-/// Seconds over which the change of the backlog is measured.
-const CHANGE_OVER: usize = 30;
+/// Seconds over which the change of the backlog is measured: as long as rates, so that it is what came
+/// less what went.
+const CHANGE_OVER: usize = crate::engine::RATE_SECONDS;
 
 /// Events by waiting time.
 #[derive(Clone, Copy, Default)]

@@ -9,6 +9,7 @@ use crate::api::{self, Severity};
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
+use crate::engine::RATE_SECONDS;
 use crate::engine::ownership::View;
 use crate::metrics::Baseline;
 
@@ -26,7 +27,8 @@ pub struct MonitorState {
     pub commit: Baseline,
     /// Baselines as stored; `None` until they are read.
     pub kept: Option<StoredBaselines>,
-    pub accepted: (u64, Duration, f64),
+    /// Accepted events by hook, in each of the last seconds, with the time at its end.
+    accepted: VecDeque<(Duration, HashMap<HookId, u64>)>,
     pub cpu: (Duration, Duration, f64),
     pub nodes: HashSet<String>,
     /// Time since when the database does not answer.
@@ -68,7 +70,7 @@ impl Default for MonitorState {
             handlers: HashMap::new(),
             commit: Baseline::default(),
             kept: None,
-            accepted: (0, since_boot(), 0.0),
+            accepted: VecDeque::from([(since_boot(), HashMap::new())]),
             cpu: (processor_time(), since_boot(), 0.0),
             nodes: HashSet::new(),
             unanswered: None,
@@ -81,6 +83,30 @@ impl Default for MonitorState {
 }
 
 impl MonitorState {
+    /// Adds the events that were accepted in the second that has just ended, and measures the rates of
+    /// their hooks.
+    pub fn note_accepted(&mut self, accepted: HashMap<HookId, u64>, clock: Duration) {
+        // The first entry only says when the first second begins.
+        if self.accepted.len() > RATE_SECONDS {
+            self.accepted.pop_front();
+        }
+        self.accepted.push_back((clock, accepted));
+        let begins = self.accepted.front().map_or(clock, |(at, _)| *at);
+        let seconds = clock.saturating_sub(begins).as_secs_f64().max(1.0);
+        for pace in self.hooks.values_mut() {
+            pace.now = 0.0;
+        }
+        let recent = self.accepted.iter().skip(1);
+        for (hook, events) in recent.flat_map(|(_, accepted)| accepted) {
+            self.hooks.entry(*hook).or_default().now += *events as f64 / seconds;
+        }
+    }
+
+    /// Events that this node accepts per second, of all hooks.
+    pub fn accepted_per_s(&self) -> f64 {
+        self.hooks.values().map(|pace| pace.now).sum()
+    }
+
     pub fn add_log(&mut self, line: api::LogLine) {
         if self.log.len() == LOG_KEPT {
             self.log.pop_back();
@@ -130,4 +156,30 @@ pub fn processor_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let seconds = u64::try_from(used.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(used.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_of_a_hook_is_that_of_the_last_ten_seconds_as_of_a_lane() {
+        let at = Duration::from_secs;
+        let mut seen = MonitorState {
+            accepted: VecDeque::from([(at(0), HashMap::new())]),
+            ..MonitorState::default()
+        };
+        let mut second = |second, events| {
+            let accepted = HashMap::from([(HookId(1), events), (HookId(2), 2 * events)]);
+            seen.note_accepted(accepted, at(second));
+            (seen.hooks[&HookId(1)].now, seen.accepted_per_s())
+        };
+        assert_eq!(second(1, 40), (40.0, 120.0), "one second is known");
+        assert_eq!(second(2, 0), (20.0, 60.0));
+        for silent in 3..10 {
+            second(silent, 0);
+        }
+        assert_eq!(second(10, 0), (4.0, 12.0));
+        assert_eq!(second(11, 0), (0.0, 0.0), "and is over when it is over");
+    }
 }

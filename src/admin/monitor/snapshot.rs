@@ -155,7 +155,7 @@ pub fn compose(
 fn storage(seen: &MonitorState, whole: &Observation<'_>) -> api::Storage {
     let told = whole.reports().map(|report| report.accepted_per_s);
     api::Storage {
-        accepted_per_s: hundredths(seen.accepted.2) + told.sum::<f64>(),
+        accepted_per_s: hundredths(seen.accepted_per_s()) + told.sum::<f64>(),
         commit_normal_ms: seen.commit.value().map(hundredths),
         ..whole.here.storage.clone()
     }
@@ -225,7 +225,16 @@ fn total(lanes: &[Lane]) -> api::Total {
     let rate = |of: fn(&Lane) -> Option<f64>| hundredths(lanes.iter().filter_map(of).sum());
     let is_running = |lane: &&Lane| !lane.is_stopped();
     let etas = lanes.iter().map(|lane| (lane.eta, lane.eta_ms));
-    let (eta, eta_ms) = eta::worst(etas);
+    let (eta, eta_ms) = match eta::worst(etas) {
+        (None, None)
+            if lanes
+                .iter()
+                .any(|lane| lane.is_stopped() && lane.backlog > 0) =>
+        {
+            (Some(api::Eta::Resume), None)
+        }
+        worst => worst,
+    };
     let busiest = lanes.iter().filter_map(|lane| lane.busy);
     api::Total {
         oldest_ms: lanes.iter().filter_map(|lane| lane.oldest_ms).max(),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::past::History;
-use crate::admin::figures::keep;
+use crate::admin::figures::{keep, ranges};
 use crate::admin::{eta, verdict};
 use crate::api::{self, Lane, LaneState, Severity};
 use crate::domain::lane::LaneId;
@@ -54,7 +54,7 @@ impl NamespaceState {
         thresholds: Thresholds,
         ticks: u64,
     ) -> Vec<News> {
-        let mut news = Vec::new();
+        let mut news: Vec<(Vec<u16>, Severity, String)> = Vec::new();
         for lane in lanes.iter_mut() {
             let history = self.lanes.entry(lane.id.clone()).or_default();
             keep(&mut history.flow, lane.flow_ms.unwrap_or(0), FLOWS_KEPT);
@@ -77,11 +77,19 @@ impl NamespaceState {
             (lane.eta, lane.eta_ms) = (word, ms);
             lane.trend = history.trend.iter().copied().collect();
             lane.severity = verdict::severity(lane, cursors, &flow, thresholds);
-            news.extend(history.news(lane));
+            let Some((severity, what)) = history.news(lane) else {
+                continue;
+            };
+            let mut like = news.iter_mut();
+            match like.find(|(_, of, told)| *of == severity && *told == what) {
+                Some((lanes, ..)) => lanes.push(lane.id.index),
+                None => news.push((vec![lane.id.index], severity, what)),
+            }
         }
         self.lanes
             .retain(|id, _| lanes.iter().any(|lane| lane.id == *id));
-        news
+        let line = |(lanes, severity, what)| (severity, scope(lanes), what);
+        news.into_iter().map(line).collect()
     }
 
     /// Returns the news about resizes and rebuilds that began or ended since the last round.
@@ -133,13 +141,21 @@ impl NamespaceState {
     }
 }
 
+/// `lane 3`, or `lanes 0-3,6` where the same happened to several at once.
+fn scope(mut lanes: Vec<u16>) -> String {
+    lanes.sort_unstable();
+    match lanes.as_slice() {
+        [only] => format!("lane {only}"),
+        several => format!("lanes {}", ranges(several)),
+    }
+}
+
 impl LaneHistory {
-    fn news(&mut self, lane: &Lane) -> Option<News> {
+    fn news(&mut self, lane: &Lane) -> Option<(Severity, String)> {
         let is_first = self.state.is_none();
         let has_moved = self.node != lane.node;
         let before = self.state.replace(lane.state);
         self.node.clone_from(&lane.node);
-        let scope = format!("lane {}", lane.id.index);
         if is_first {
             return None;
         }
@@ -162,14 +178,59 @@ impl LaneHistory {
                 Some(node) if lane.state == LaneState::Active => format!("{what}, taken by {node}"),
                 _ => what,
             };
-            return Some((severity, scope, what));
+            return Some((severity, what));
         }
         let node = lane.node.as_ref().filter(|_| has_moved)?;
-        Some((Severity::Fine, scope, format!("taken by {node}")))
+        Some((Severity::Fine, format!("taken by {node}")))
     }
 }
 
 /// True if a FLOW in milliseconds counts as late.
 pub fn is_over(flow_ms: u64, thresholds: Thresholds) -> bool {
     Duration::from_millis(flow_ms) > thresholds.warn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_that_are_stopped_in_one_act_are_one_line_of_the_log() {
+        let lane = |index: u16, state| Lane {
+            state,
+            by: Some("ana".to_owned()),
+            ..crate::admin::lanes::idle(&format!("default-1-{index}").parse().unwrap())
+        };
+        let mut space = NamespaceState::default();
+        let mut news = |states: [LaneState; 4]| {
+            let lanes = (0..).zip(states);
+            let mut lanes: Vec<_> = lanes.map(|(index, state)| lane(index, state)).collect();
+            space.note_lanes(&mut lanes, &[], true, Thresholds::default(), 1)
+        };
+        use LaneState::{Active, Draining, Paused};
+        assert_eq!(news([Active; 4]), []);
+        let told = news([Paused, Paused, Draining, Paused]);
+        let told: Vec<_> = told
+            .iter()
+            .map(|(_, scope, what)| format!("{scope}  {what}"))
+            .collect();
+        assert_eq!(
+            told,
+            ["lanes 0-1,3  paused by ana", "lane 2  draining by ana"]
+        );
+        let line = |scope: &str| api::LogLine {
+            at: Default::default(),
+            severity: Severity::Fine,
+            scope: scope.to_owned(),
+            what: String::new(),
+        };
+        let of = |scope: &str| {
+            (0..12)
+                .filter(|lane| line(scope).is_of_lane(*lane))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("lanes 0-1,3"), [0, 1, 3]);
+        assert_eq!(of("lane 11"), [11]);
+        assert_eq!(of("lanes/3 -> reduce"), [0; 0]);
+    }
 }

@@ -32,12 +32,10 @@ impl Admin {
         let Some(engine) = &self.engine else { return };
         let mut seen = self.monitor.seen.lock();
         seen.ticks += 1;
-        let accepted = engine.metrics.events_accepted.get();
+        let pulse = &engine.metrics.pulse;
+        seen.note_accepted(pulse.take_accepted(), since_boot());
         let clock = since_boot();
         if seen.ticks % 2 == 1 {
-            let elapsed = clock.saturating_sub(seen.accepted.1).as_secs_f64().max(0.1);
-            let rate = accepted.saturating_sub(seen.accepted.0) as f64 / elapsed;
-            seen.accepted = (accepted, clock, rate);
             let used = processor_time();
             let elapsed = clock.saturating_sub(seen.cpu.1).as_secs_f64().max(0.1);
             let share = used.saturating_sub(seen.cpu.0).as_secs_f64() / elapsed;
@@ -52,18 +50,14 @@ impl Admin {
             flows.any(|(name, flow)| is_over(*flow, catalog.thresholds(name)))
         };
         let learns = !was_late(&seen);
-        let pulse = &engine.metrics.pulse;
         if let Some(p99) = pulse.commit_p99(now)
             && learns
         {
             seen.commit.learn(p99.as_secs_f64() * 1_000.0);
         }
-        let accepted = pulse.take_accepted();
-        for hook in catalog.hooks_by_id.keys() {
-            let events = accepted.get(hook).copied().unwrap_or(0);
-            let pace = seen.hooks.entry(*hook).or_default();
-            pace.now = events as f64 / STEP as f64;
-            if learns {
+        if learns {
+            for hook in catalog.hooks_by_id.keys() {
+                let pace = seen.hooks.entry(*hook).or_default();
                 pace.normal.learn(pace.now);
             }
         }

@@ -22,7 +22,7 @@ use crate::engine::{self, Waits, catalog};
 const SILENT: Duration = Duration::from_secs(9);
 
 /// Time without a heartbeat, one and a half beats, after which a node is shown as silent.
-const QUIET: Duration = Duration::from_secs(5);
+pub const QUIET: Duration = Duration::from_secs(5);
 
 /// Time without a heartbeat after which the database may know more about a node's lanes than its
 /// report.

@@ -140,9 +140,13 @@ pub(in crate::admin) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
 /// Redis is away: work is found by sweeping the database, which takes a second.
 pub(super) fn hints(facts: &Facts<'_>) -> Option<Verdict> {
     let Outage { why, since } = facts.hints.as_ref()?;
+    // The remedy follows behind a semicolon; `doctor` gives it.
+    let problem = why
+        .split_once("; ")
+        .map_or(why.as_str(), |(problem, _)| problem);
     let text = format!(
         "{}, since {}",
-        printable_line(why),
+        printable_line(problem),
         since.clock_at(facts.at)
     );
     let more =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::facts::Facts;
-use super::words::{WAITS_LONG, is_by_hand, is_set_aside, named, over, percent, verdict};
+use super::words::{WAITS_LONG, is_by_hand, is_set_aside, listed, named, over, percent, verdict};
 use crate::api::{Class, Condition, CursorLine, Lane, LaneState, Rule, Severity, Verdict, command};
 use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
@@ -46,10 +46,7 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     let since_when = since.map_or_else(String::new, |at| {
         format!(" since {}", at.clock_at(facts.at))
     });
-    let next = match worst.retry_at {
-        Some(at) => format!(", next try in {}", duration(at.since(facts.at))),
-        None => String::new(),
-    };
+    let next = next_try(facts, worst);
     let all = facts.set_aside_beyond_named();
     let events = match all {
         None => subject.iter().map(|cursor| cursor.behind).sum(),
@@ -97,39 +94,91 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
     })
 }
 
+/// Time until the next try of a cursor. In a stopped lane there is none.
+fn next_try(facts: &Facts<'_>, cursor: &CursorLine) -> String {
+    let Some(at) = cursor.retry_at else {
+        return String::new();
+    };
+    let hook = &cursor.stream.hook;
+    let mut lanes = facts.lanes.iter();
+    match lanes.find(|lane| lane.is_stopped() && cursor.is_in(lane)) {
+        _ if facts.paused.iter().any(|(paused, _)| paused == hook) => {
+            format!(", no try while hook {hook} is paused")
+        }
+        Some(lane) => {
+            let (index, state) = (lane.id.index, lane.state.word());
+            format!(", no try while lane {index} is {state}")
+        }
+        None => match at.since(facts.at) {
+            Duration::ZERO => ", next try now".to_owned(),
+            left => format!(", next try in {}", duration(left)),
+        },
+    }
+}
+
+/// Lanes that were stopped in one act are one subject.
 pub(super) fn on_purpose(facts: &Facts<'_>) -> Vec<Verdict> {
     let stopped = |lane: &&Lane| lane.is_stopped() || lane.state == LaneState::Draining;
-    let line = |lane: &Lane| {
-        let by = lane
-            .by
-            .as_ref()
-            .map(|by| format!(" by {}", printable_line(by)));
-        let since = lane.since;
-        let since = since.map(|at| format!(" since {}", at.clock_at(facts.at)));
-        let reason = lane.reason.as_ref();
-        let reason = reason.map(|reason| format!(" \"{}\"", printable_line(reason)));
-        let text = format!(
-            "lane {} {}{}{}{}",
-            lane.id.index,
-            lane.state.word(),
-            by.unwrap_or_default(),
-            since.unwrap_or_default(),
-            reason.unwrap_or_default()
-        );
-        let more = format!(
-            "{} waiting. More lanes: no.",
-            counted(lane.backlog, "event", "events")
-        );
-        Verdict {
-            severity: Severity::Unusual,
-            next: Some(command::lanes("resume", &lane.id)),
-            events: lane.backlog,
-            lane: Some(lane.id.clone()),
-            since: lane.since,
-            ..verdict(Rule::OnPurpose, Class::OnPurpose, text, more)
+    let mut subjects: Vec<Vec<&Lane>> = Vec::new();
+    for lane in facts.lanes.iter().filter(stopped) {
+        let mut known = subjects.iter_mut();
+        match known.find(|subject| subject[0].is_stopped_like(lane)) {
+            Some(subject) => subject.push(lane),
+            None => subjects.push(vec![lane]),
+        }
+    }
+    let told = subjects.iter();
+    told.filter_map(|subject| on_purpose_one(facts, subject))
+        .collect()
+}
+
+fn on_purpose_one(facts: &Facts<'_>, subject: &[&Lane]) -> Option<Verdict> {
+    let lane = subject.first()?;
+    let by = lane.by.as_ref();
+    let by = by.map(|by| format!(" by {}", printable_line(by)));
+    let since = subject.iter().filter_map(|lane| lane.since).min();
+    let since_when = since.map(|at| format!(" since {}", at.clock_at(facts.at)));
+    let reason = lane.reason.as_ref();
+    let reason = reason.map(|reason| format!(" \"{}\"", printable_line(reason)));
+    let state = lane.state.word();
+    let text = format!(
+        "{}{}{}{}",
+        listed(subject, "lane", "lanes", state, state),
+        by.unwrap_or_default(),
+        since_when.unwrap_or_default(),
+        reason.unwrap_or_default()
+    );
+    let events = subject.iter().map(|lane| lane.backlog).sum();
+    let more = format!(
+        "{} waiting. More lanes: no.",
+        counted(events, "event", "events")
+    );
+    Some(Verdict {
+        severity: Severity::Unusual,
+        next: Some(resume(facts, subject, lane)),
+        events,
+        lane: Some(lane.id.clone()),
+        since,
+        ..verdict(Rule::OnPurpose, Class::OnPurpose, text, more)
+    })
+}
+
+/// The command that lets stopped lanes go on. It names them where they are few, and not all.
+fn resume(facts: &Facts<'_>, subject: &[&Lane], first: &Lane) -> String {
+    const NAMED: usize = 8;
+    let namespace = &first.id.namespace;
+    let lanes = match subject.len() {
+        all if all == facts.lanes.len() && all > 1 => "--all".to_owned(),
+        few if few <= NAMED => {
+            let indexes = subject.iter().map(|lane| lane.id.index.to_string());
+            indexes.collect::<Vec<_>>().join(" ")
+        }
+        _ => {
+            let list = format!("hooklane lanes list --state {}", first.state.word());
+            return command::in_namespace(list, namespace);
         }
     };
-    facts.lanes.iter().filter(stopped).map(line).collect()
+    command::in_namespace(format!("hooklane lanes resume {lanes}"), namespace)
 }
 
 pub(super) fn paused_hooks(facts: &Facts<'_>) -> Vec<Verdict> {

@@ -558,6 +558,7 @@ fn a_lane_needs_somebody_when_a_cursor_of_it_is_held_and_is_unusual_when_stopped
     };
     assert_eq!(severity(&paused, &[]), Severity::Unusual);
 }
+
 #[test]
 fn how_old_is_late_is_for_the_namespace_to_say() {
     let flows = |flow_ms| Lane {
@@ -585,4 +586,86 @@ fn how_old_is_late_is_for_the_namespace_to_say() {
     };
     assert_eq!(rule(Thresholds::default()), Rule::Late);
     assert_eq!(rule(of(300_000, 300_000)), Rule::Well, "all is well");
+}
+
+#[test]
+fn lanes_that_are_stopped_in_one_act_are_one_subject() {
+    let paused = |index, backlog| Lane {
+        state: LaneState::Paused,
+        by: Some("ana".to_owned()),
+        reason: Some("deploy".to_owned()),
+        since: Some(Timestamp::from_millis(86_390_000)),
+        backlog,
+        ..lane(index)
+    };
+    let told = |lanes: &[Lane]| {
+        let all = verdicts(&Facts {
+            lanes,
+            at: Timestamp::from_millis(86_400_000),
+            ..Facts::default()
+        });
+        let told = all.into_iter().map(|verdict| {
+            let (more, next) = (verdict.more.unwrap(), verdict.next.unwrap());
+            format!("{} | {more} | {next}", verdict.text)
+        });
+        told.collect::<Vec<_>>()
+    };
+    let some = told(&[paused(0, 3), lane(1), paused(2, 4)]);
+    let one = "lanes 0 and 2 paused by ana since 23:59:50Z \"deploy\" | 7 events waiting. More lanes: no. | \
+        hooklane lanes resume 0 2";
+    assert_eq!(some, [one]);
+    let all = told(&[paused(0, 3), paused(1, 4)]);
+    assert!(all[0].ends_with("| hooklane lanes resume --all"), "{all:?}");
+    let by_another = Lane {
+        by: Some("bob".to_owned()),
+        ..paused(1, 0)
+    };
+    assert_eq!(told(&[paused(0, 0), by_another]).len(), 2);
+    let many: Vec<_> = (0..20)
+        .map(|index| paused(index, 1))
+        .chain([lane(20)])
+        .collect();
+    assert!(told(&many)[0].ends_with("| hooklane lanes list --state paused"));
+}
+
+#[test]
+fn a_cursor_that_waits_in_something_stopped_has_no_next_try() {
+    let waiting = [CursorLine {
+        retry_at: Some(Timestamp::from_millis(5_000)),
+        ..cursor(Condition::Waiting, 9_000)
+    }];
+    let text = |state, paused: &[(crate::domain::name::Name, String)], at| {
+        let lanes = [Lane { state, ..lane(3) }];
+        let facts = Facts {
+            lanes: &lanes,
+            cursors: &waiting,
+            paused,
+            at: Timestamp::from_millis(at),
+            ..Facts::default()
+        };
+        verdicts(&facts).remove(0).text
+    };
+    let (active, stopped) = (LaneState::Active, LaneState::Paused);
+    assert!(text(active, &[], 1_000).contains(", next try in 4.0s: "));
+    assert!(text(active, &[], 6_000).contains(", next try now: "));
+    assert!(text(stopped, &[], 6_000).contains(", no try while lane 3 is paused: "));
+    let paused = [("billing".parse().unwrap(), "hook billing paused".to_owned())];
+    assert!(text(active, &paused, 6_000).contains(", no try while hook billing is paused: "));
+}
+
+#[test]
+fn events_that_wait_are_never_called_nothing() {
+    let lanes = [Lane {
+        backlog: 18,
+        backlog_flowing: 18,
+        ..lane(4)
+    }];
+    let (.., text) = first(&Facts {
+        lanes: &lanes,
+        ..Facts::default()
+    });
+    assert!(
+        text.starts_with("18 events wait, busiest lane 0%"),
+        "{text}"
+    );
 }

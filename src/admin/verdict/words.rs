@@ -40,7 +40,7 @@ pub(super) fn named(stream: &StreamName, handler: &Name) -> String {
 }
 
 pub(super) fn short_name(stream: &StreamName) -> String {
-    let name = printable_line(&stream.to_string()).to_string();
+    let name = printable_line(&stream.short()).to_string();
     shortened(&name, NAME_MAX).into_owned()
 }
 

@@ -21,7 +21,7 @@ use crate::domain::name::Name;
 pub struct Pause {
     /// The hook
     name: Name,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -47,7 +47,7 @@ impl Pause {
 pub struct Resume {
     /// The hook
     name: Name,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

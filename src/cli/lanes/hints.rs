@@ -23,13 +23,13 @@ use crate::text::{count, counted, duration, printable_line};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Rebuild {
-    /// Which namespace [default: all]
+    /// Namespace [default: all]
     #[arg(long, value_name = "NAME")]
     namespace: Option<Name>,
     /// Only say which hints are missing
     #[arg(long)]
     dry_run: bool,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -36,10 +36,10 @@ pub struct ResizeLanes {
     /// New number of lanes
     #[arg(value_name = "COUNT", allow_hyphen_values = true)]
     lanes: String,
-    /// Which namespace
+    /// Namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
-    /// How many lanes there must be now, or nothing is done
+    /// Present number of lanes; with another number nothing is done
     #[arg(long, value_name = "COUNT")]
     expect: Option<u16>,
     /// Show what it would mean and stop
@@ -54,7 +54,7 @@ pub struct ResizeLanes {
     /// Return when it has begun
     #[arg(long)]
     no_wait: bool,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }
@@ -246,7 +246,7 @@ fn stake(plan: &Resize) -> Stake {
     }
 }
 
-/// Which lanes
+/// Selection of lanes
 #[derive(Args)]
 pub struct LaneSelection {
     /// Lanes, by name or place
@@ -259,10 +259,10 @@ pub struct LaneSelection {
     /// Every lane of the namespace
     #[arg(long)]
     all: bool,
-    /// Which namespace
+    /// Namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
-    /// Why, for the others
+    /// Reason, for the other operators
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -23,10 +23,10 @@ pub struct Show {
     /// The lane, by name or place
     #[arg(value_name = "LANE")]
     lane: String,
-    /// Which namespace
+    /// Namespace
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
-    /// How many cursors at most
+    /// Number of cursors at most
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     top: u16,
 }

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Compute states again from the first event, with today's reducer
 ///
 /// The live states stay readable and go on meanwhile. A stream switches to its new state when that has caught up.
-/// Where retention (hooks edit --keep) has removed events, the rebuild begins at a checkpoint. If an older reducer
+/// If retention (hooks edit --keep) has removed events, the rebuild begins at a checkpoint. If an older reducer
 /// made that checkpoint, the rebuild is refused unless --from-checkpoints is given.
 ///
 /// Examples:

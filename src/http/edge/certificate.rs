@@ -26,7 +26,7 @@ const FILE_MAX: u64 = 1024 * 1024;
 pub struct Certificate {
     files: Files,
     config: ArcSwap<ServerConfig>,
-    /// What was read last, so that each content is judged once.
+    /// Content that was read last, so that each content is judged once.
     seen: Read,
     fault: watch::Sender<Option<String>>,
 }

@@ -111,9 +111,11 @@ impl Crowd {
             self.make_room_at(&mut inside, address)?;
         }
         let is_admitted = carried == Carried::Many && inside.admitted < self.admitted_max();
+        // A user of the socket file is no stranger.
+        let is_stranger = !is_admitted && !matches!(peer, Peer::User(_));
         let strangers = inside.total - inside.admitted;
         let is_full = inside.total >= self.limits.connections_max;
-        let is_crowded = !is_admitted && strangers >= self.limits.connections_max.div_ceil(2);
+        let is_crowded = is_stranger && strangers >= self.limits.connections_max.div_ceil(2);
         if (is_full || is_crowded) && !self.evict(&mut inside, |_| true) {
             return Err(TurnedAway::Total);
         }
@@ -335,6 +337,22 @@ mod tests {
 
     fn near() -> Peer {
         from("127.0.0.1:1")
+    }
+
+    #[test]
+    fn users_of_the_socket_have_all_its_places_and_strangers_half() {
+        let busy = |crowd: &Arc<Crowd>, peer| {
+            let seat = crowd.seat(peer, Carried::Own);
+            seat.inspect(|seat| assert!(seat.begins_request()))
+        };
+        let socket = crowd(8, 8);
+        let users: Vec<_> = (0..8).map(|_| busy(&socket, Peer::User(0))).collect();
+        assert!(users.iter().all(Result::is_ok));
+        assert_eq!(busy(&socket, Peer::User(0)).err(), Some(TurnedAway::Total));
+        let door = crowd(8, 8);
+        let strangers: Vec<_> = (0..4).map(|_| busy(&door, near())).collect();
+        assert!(strangers.iter().all(Result::is_ok));
+        assert_eq!(busy(&door, near()).err(), Some(TurnedAway::Total));
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod tail;
 mod waiting;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -41,8 +41,12 @@ use crate::store::Error;
 
 pub use self::look::examine_file;
 
+/// Bytes that the disk must have free after it was full: one body of the usual limit.
+const ROOM: usize = 1 << 20;
+
 /// The hot path on SQLite. Stopped by [`Sqlite::close`].
 pub struct Sqlite {
+    file: PathBuf,
     readers: Arc<Readers>,
     /// Sends work to the writer thread.
     log: writer::Handle,
@@ -54,6 +58,22 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// Checks that the disk has room for an event, by a file beside the database that is removed again. A
+    /// small transaction proves nothing: it may find room in the write-ahead log.
+    ///
+    /// # Errors
+    /// [`Error::Space`]; [`Error::Closed`] when the thread was lost.
+    pub async fn has_room(&self) -> Result<(), Error> {
+        let probe = self.file.with_extension("room");
+        let tried = tokio::task::spawn_blocking(move || {
+            let written = std::fs::write(&probe, vec![0; ROOM]);
+            // If it cannot be removed, the next try replaces it.
+            let _ = std::fs::remove_file(&probe);
+            written.map_err(|_| Error::Space)
+        });
+        tried.await.map_err(|_| Error::Closed)?
+    }
+
     /// Starts the threads on a file whose tables are migrated.
     pub fn start(
         file: &Path,
@@ -74,6 +94,7 @@ impl Sqlite {
             observer,
         )?;
         Ok(Self {
+            file: file.to_owned(),
             readers: Arc::new(Readers::new(file, alarm.clone())),
             log,
             tail,

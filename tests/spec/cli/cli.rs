@@ -10,7 +10,7 @@ use tempfile::TempDir;
 struct Home {
     dir: TempDir,
     daemon: Option<Child>,
-    /// Where the daemon takes requests over TCP.
+    /// TCP address of the daemon.
     url: String,
 }
 

@@ -7,8 +7,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::daemon::{Home, Setup};
 use super::top::Terminal;
 use super::world::until;
+
+on_both_setups! {
+    a_bench_measures_what_it_can_check_and_leaves_nothing
+}
 
 /// A place for temporary files of which it is seen what is left in it.
 struct Place(tempfile::TempDir);
@@ -187,4 +192,20 @@ fn ctrl_c_and_a_terminal_that_is_gone_leave_nothing() {
     terminal.sees(&["LIVE"]);
     drop(terminal);
     until(|| place.left().is_empty().then_some(()));
+}
+
+fn a_bench_measures_what_it_can_check_and_leaves_nothing(setup: Setup) {
+    let home = Home::new(setup);
+    let _daemon = home.start();
+    let bench = ["bench", "--for", "2s", "--streams", "100", "-o", "json"];
+    let ended = home.command(&bench).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let summary: Value = serde_json::from_slice(&ended.stdout).unwrap_or_default();
+    assert_eq!(ended.status.code(), Some(0), "{said}{summary}");
+    assert_eq!(summary["troubles"], serde_json::json!([]), "{summary}");
+    assert_eq!(summary["connections"], 64, "all of them are let in");
+    assert!(summary["accepted"].as_u64() > Some(0), "{summary}");
+    assert_eq!(summary["applied"], summary["accepted"]);
+    let names = home.run(&["namespaces", "list", "-o", "names"]);
+    assert_eq!(names, "default", "its own is deleted");
 }

@@ -8,14 +8,15 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::daemon::{Client, Home, Servers, Setup};
 use super::postgres;
+use super::sink::{Answer, Sink};
 use super::top::Terminal;
-use super::world::{PATIENCE, World, until, within};
+use super::world::{Ask, PATIENCE, World, until, within};
 
 /// Time limit until a daemon knows usual values, or is late.
 const LONG: Duration = Duration::from_secs(240);
@@ -352,6 +353,7 @@ fn a_dead_node_is_named() {
     b.kill();
     // Some of them are for its lanes.
     runtime.block_on(send());
+    why_names_the_silent_node(&homes[0]);
     told(
         &homes[0],
         &[
@@ -362,6 +364,27 @@ fn a_dead_node_is_named() {
             " events wait. More lanes: no. Node a takes them over ",
             "Next: hooklane status --wait 30s",
         ],
+    );
+}
+
+/// A stream in a lane of a dead node waits for another node, not for a hint.
+fn why_names_the_silent_node(home: &Home) {
+    let list = home.run(&["streams", "list", "-o", "json", "--limit", "100"]);
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let mut rows = list["items"].as_array().unwrap().iter();
+    let waits = rows
+        .find(|row| row["behind"] == 1)
+        .expect("one of its lanes");
+    let stream = waits["stream"].as_str().unwrap();
+    let why = until(|| {
+        let why = home.run(&["why", stream]);
+        assert!(!why.contains("hooklane lanes rebuild"), "{why}");
+        why.contains("US  node b silent for ").then_some(why)
+    });
+    let ends = "by itself: another node takes over the lane in ";
+    assert!(
+        why.contains(ends) || why.contains("no node runs lane"),
+        "{why}"
     );
 }
 
@@ -489,10 +512,18 @@ fn a_full_disk_is_named() {
                 ],
             )
         }));
+        // Small transactions may still succeed; they do not make it ready.
+        let later = Instant::now() + Duration::from_secs(3);
+        let mut ready = Vec::new();
+        while Instant::now() < later {
+            ready.push(world.ask(&Ask::new("GET", "/readyz")).status);
+        }
         is_over.store(1, Ordering::Relaxed);
         assert!(is_dated(&said.unwrap()));
+        assert!(ready.iter().all(|status| *status == 503), "{ready:?}");
     });
     std::fs::remove_file(filler).unwrap();
+    until(|| (world.ask(&Ask::new("GET", "/readyz")).status == 200).then_some(()));
     world.kill();
     drop(disk);
 }
@@ -553,4 +584,86 @@ fn held_streams_are_named_whatever_they_are_called_also_beside_a_paused_lane() {
         &world.home,
         &["CODE hashed/", "(+", " more", "!)", "Next: hooklane why"],
     );
+    // The lane must be resumed, too.
+    let why = world.home.run(&["why", "short/a"]);
+    for words in ["hooklane streams retry short/a", "hooklane lanes resume "] {
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
+fn a_destination_that_fails_is_named_also_in_a_paused_lane() {
+    let sink = Sink::start();
+    sink.answers(|_| Answer::Full(503, "x: y", "upstream connect error".to_owned()));
+    let mut home = Home::new(Setup::Embedded);
+    home.environment
+        .push(("HOOKLANE_ALLOW_DESTINATION", "127.0.0.0/8"));
+    let hooks = format!(
+        "[[hooks]]\nname = 'billing'\norder_by = '/customer'\nreduce = 'count'\n\
+         [[hooks.forward]]\nname = 'crm'\nurl = '{}'\n",
+        sink.url()
+    );
+    let world = World::at(home, &[], &hooks);
+    world.accepted("billing", r#"{"customer":"acme"}"#);
+    let said = told(
+        &world.home,
+        &[
+            "THEM billing/acme -> crm waiting since ",
+            "next try ",
+            ": 503 in ",
+            "upstream connect error",
+            "Holds up only its own 1 event",
+            "More lanes: no, 1 stream.",
+            "Next: hooklane why billing/acme",
+        ],
+    );
+    assert!(is_dated(&said), "{said}");
+    let why = world.home.run(&["why", "billing/acme"]);
+    for words in [
+        "THEM",
+        "503",
+        "by itself if the next try succeeds",
+        &sink.url(),
+    ] {
+        assert!(why.contains(words), "{words}: {why}");
+    }
+    let pause = ["lanes", "pause", "--all", "--yes", "--reason", "deploy"];
+    world.home.run(&pause);
+    told(
+        &world.home,
+        &["THEM billing/acme", "no try while lane ", "(+1 more)"],
+    );
+    let why = world.home.run(&["why", "billing/acme"]);
+    let ends = "when the lane is resumed and the next try succeeds";
+    assert!(
+        why.contains(ends) && why.contains("hooklane lanes resume "),
+        "{why}"
+    );
+}
+
+#[test]
+fn an_operation_under_way_is_shown_on_the_first_screen() {
+    const SLOW_JS: &str = "export default function reduce(state, event) {\n\
+        let n = state ?? 0;\n\
+        for (let i = 0; i < 300000; i += 1) n = (n * 31 + i) % 1000003;\n  return n;\n}\n";
+    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'slow.js'\n";
+    let world = World::at(Home::new(Setup::Embedded), &[("slow.js", SLOW_JS)], hooks);
+    for _ in 0..200 {
+        world.accepted("orders", "{}");
+    }
+    world.state("orders", 200);
+    let rebuild = ["state", "rebuild", "orders", "--yes", "--confirm", "orders"];
+    world.home.run(&[&rebuild[..], &["--no-wait"]].concat());
+    let top = format!("top --data {}", world.home.data().display());
+    let screens =
+        [(80, 24), (60, 20)].map(|size| Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &top, size));
+    for screen in screens {
+        screen.sees(&["under way: rebuild state of orders: ", "of 200 events"]);
+    }
+    let lost = |screen: String| (!screen.contains("under way: ")).then_some(());
+    let after = Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &top, (80, 24));
+    let over = within(LONG, || {
+        lost(after.screen()).filter(|()| after.screen().contains("LIVE"))
+    });
+    assert!(over.is_some(), "{}", after.screen());
 }

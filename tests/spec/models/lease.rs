@@ -184,7 +184,7 @@ impl Model for Lease {
 /// Number of states, or the violated property.
 fn explored(mutant: Mutant) -> Result<usize, &'static str> {
     let states = explore(Lease(mutant))?;
-    // Where there is still time for it.
+    // If there is still time for it.
     let is_dead = |world: &World| !world.alive && world.now <= END - LEASE - 2;
     match lost(&Lease(mutant), is_dead, |world| world.taken) {
         Some(_) => Err("nobody takes the lane of a dead node"),

@@ -81,7 +81,7 @@ fn poison(n: usize) -> String {
     json!({"k": n.to_string(), "n": 4_000_000_000_u64}).to_string()
 }
 
-/// Who paused the hook, as soon as somebody has.
+/// Actor that paused the hook, once there is one.
 fn stopped(home: &Home) -> Value {
     until(|| {
         let hook = ask(home, &["hooks", "show", "poison"]);
@@ -263,7 +263,7 @@ fn poison_does_not_walk_from_node_to_node() {
     // Two events stop it; each of the three nodes may have begun one more before it knows.
     assert!((2..=5).contains(&before), "{before} of 60");
 
-    // Whose lanes these were is gone: what it had not tried is tried by nobody.
+    // The node of these lanes is gone: no other node tries its events.
     daemons.remove(0).kill();
     until(|| owners().iter().eq(["a", "c"]).then_some(()));
     post_many(

@@ -117,7 +117,7 @@ fn lane_sets_that_exist_get_their_lanes_when_the_tables_are_moved() {
     assert_eq!(postgres::shared().ask(&name, AFTER), expected);
 }
 
-/// Who made a key is in the trail, for as long as that goes back.
+/// The trail names the actor who made a key, for as long as it goes back.
 #[test]
 fn keys_that_are_older_than_the_note_of_who_made_them_have_it_from_the_trail() {
     let before: Vec<_> = files("sqlite")

@@ -281,7 +281,7 @@ async fn of_a_renewal_and_a_reaping_at_the_same_time_one_changes_nothing(on: On)
     }
 }
 
-/// Who acts on which lane, as the nodes themselves believe.
+/// Owner of each lane, as the nodes themselves believe.
 type Believed = Arc<Mutex<BTreeMap<LaneId, String>>>;
 
 async fn a_lane_never_has_two_owners_however_many_race(on: On) {

@@ -106,7 +106,7 @@ impl Pooler {
         &POOLER
     }
 
-    /// Where a database is found behind it.
+    /// Address of a database behind it.
     pub fn url(&self, database: &str) -> String {
         format!("postgres:///{database}?user=postgres&host={}", self.door())
     }
@@ -172,7 +172,7 @@ async fn through_a_pooler_of_transactions_everything_works_and_nothing_stays_in_
     let options: PgConnectOptions = servers.url().parse().unwrap();
     let mut held = Vec::new();
     for _ in 0..FEW {
-        // Who has a transaction has a session that the next one does not get.
+        // A transaction has a session of its own, which the next one does not get.
         let mut db = PgConnection::connect_with(&options).await.unwrap();
         let look = "begin; select (select count(*) from pg_prepared_statements),
             current_setting('enable_seqscan'), current_setting('lock_timeout'),

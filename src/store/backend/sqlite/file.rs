@@ -104,7 +104,7 @@ async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<Any
         .max_connections(connections_max)
         .acquire_timeout(Duration::from_secs(30))
         .after_connect(|db, _| Box::pin(async move { db.execute(SETTINGS).await.map(drop) }))
-        // When the disk is full, SQLite itself rolls back, and sqlx does not notice: its connection
+        // On a full disk, SQLite itself rolls back, and sqlx does not notice: its connection
         // still counts as inside a transaction and could never begin another one. Such a connection is
         // replaced.
         .before_acquire(|db, _| Box::pin(async move { Ok(!db.is_in_transaction()) }));

@@ -68,7 +68,7 @@ impl Tail {
     }
 
     /// At most `limit` entries of `stream` after `after`, and the first seq of the stream in the tail.
-    /// When that is beyond `after + 1`, the events in between are in the index.
+    /// If that is beyond `after + 1`, the events in between are in the index.
     pub fn after(&self, stream: StreamId, after: Seq, limit: usize) -> (Option<Seq>, Vec<Entry>) {
         let inner = self.0.lock();
         let Some(recent) = inner.streams.get(&stream) else {

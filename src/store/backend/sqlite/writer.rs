@@ -132,7 +132,7 @@ impl Handle {
         op: O,
     ) -> impl Future<Output = Result<T, Error>> + Send + use<T, O> {
         let (answer, wait) = oneshot::channel();
-        // When the thread has ended, the answer's channel is closed too.
+        // If the thread has ended, the answer's channel is closed too.
         let _ = self.ops.send(op(answer));
         async move { wait.await.map_err(|_| Error::Closed)? }
     }
