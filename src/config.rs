@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
+use crate::domain::alert::Alerts;
 use crate::domain::lane::LANES_MAX;
 use crate::lanes::redis::Address;
 use crate::store::{Database, InvalidDatabase};
@@ -63,6 +64,8 @@ pub struct Config {
     pub grace: Duration,
     /// Ranges of private addresses that deliveries may reach.
     pub allow_destinations: Vec<IpNet>,
+    /// Receivers of alerts.
+    pub alerts: Alerts,
     /// Format of the log.
     pub log: Log,
     /// Least severe lines that are logged, for each module.
@@ -116,6 +119,11 @@ pub enum Error {
     /// node does not have.
     #[error("--redis is for nodes that share a server: give --database postgres://… too")]
     RedisAlone,
+    /// A receiver of alerts expects signatures, and there is no secret.
+    #[error(
+        "--alert signs its posts: give --alert-secret-file FILE or HOOKLANE_ALERT_SECRET, whsec_ and base64"
+    )]
+    NoAlertSecret,
     /// The text is not the address of a database.
     #[error("--database: {0}")]
     Database(#[from] InvalidDatabase),
@@ -145,6 +153,9 @@ impl Config {
         let is_server = matches!(self.database, Some(Database::Postgres(_)));
         if self.redis.is_some() && !is_server {
             return Err(Error::RedisAlone);
+        }
+        if self.alerts.lacks_secret() {
+            return Err(Error::NoAlertSecret);
         }
         let plain = |c: char| !c.is_control() && !c.is_whitespace();
         if self.node.is_empty() || self.node.len() > 63 || !self.node.chars().all(plain) {
@@ -286,6 +297,7 @@ mod tests {
     fn what_cannot_work_is_refused_before_anything_starts() {
         let right = Config {
             allow_destinations: Vec::new(),
+            alerts: Alerts::default(),
             data: DataDir::at("/x"),
             database: None,
             secret_key: None,

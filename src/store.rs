@@ -6,6 +6,7 @@
 //! understand, over relations with the same columns. On SQLite both paths take the same fair lock
 //! before they write, so an operator's change never waits behind a busy log for more than one commit.
 
+mod alerts;
 mod audit;
 mod backend;
 mod configuration;
@@ -47,6 +48,7 @@ use self::backend::silence::Silence;
 use self::backend::sqlite::{Sqlite, file, inspect};
 use self::backend::{Backend, Statement, tables};
 
+pub use alerts::{AlertRow, AlertStage};
 pub use audit::{AuditFilter, AuditRow};
 pub use backend::examine;
 pub use backend::ops::{

@@ -74,6 +74,8 @@ mod silence;
 mod store;
 
 // One node: what senders, readers and consumers may rely on.
+#[path = "node/alert.rs"]
+mod alert;
 #[path = "node/debounce.rs"]
 mod debounce;
 #[path = "node/file.rs"]

@@ -37,6 +37,8 @@ pub struct MonitorState {
     pub noted: Option<i64>,
     /// Number of lost events that no operator has confirmed.
     pub lost: u64,
+    /// Free bytes on the disk of the data directory, if it is nearly full.
+    pub room: Option<u64>,
     pub log: VecDeque<api::LogLine>,
 }
 
@@ -75,6 +77,7 @@ impl Default for MonitorState {
             troubles: Vec::new(),
             noted: None,
             lost: 0,
+            room: None,
             log: VecDeque::new(),
         }
     }

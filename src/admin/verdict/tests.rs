@@ -586,3 +586,32 @@ fn how_old_is_late_is_for_the_namespace_to_say() {
     assert_eq!(rule(Thresholds::default()), Rule::Late);
     assert_eq!(rule(of(300_000, 300_000)), Rule::Well, "all is well");
 }
+
+#[test]
+fn a_disk_that_fills_is_named_with_its_node() {
+    let facts = Facts {
+        full: &[("eu-1".to_owned(), 812_000_000)],
+        ..Facts::default()
+    };
+    let (rule, class, text) = first(&facts);
+    assert_eq!((rule, class), (Rule::Storage, Class::Us));
+    assert!(text.starts_with("disk: node eu-1 has only 812 MB left | "));
+    assert_eq!(verdicts(&facts)[0].finding, "disk eu-1");
+}
+
+#[test]
+fn streams_that_are_held_are_another_finding_than_those_that_wait() {
+    let cursors = [
+        cursor(Condition::Waiting, 9_000),
+        cursor(Condition::Held, 8_000),
+    ];
+    let facts = Facts {
+        cursors: &cursors,
+        ..Facts::default()
+    };
+    let found: Vec<_> = verdicts(&facts).into_iter().map(|v| v.finding).collect();
+    assert_eq!(
+        found,
+        ["billing -> reduce waiting", "billing -> reduce held"]
+    );
+}
