@@ -152,8 +152,13 @@ impl Drop for InFlight {
         };
         let (engine, cursor, me) = (self.engine.clone(), self.cursor, member.id());
         tokio::spawn(async move {
-            if let Err(error) = engine.store.unmark_in_flight(cursor, &me).await {
-                tracing::warn!(%error, "a cursor waits until this node is gone");
+            // While the row is there, no other node delivers events of this cursor.
+            while let Err(error) = engine.store.unmark_in_flight(cursor, &me).await {
+                if error.is_fatal() || engine.is_failing() {
+                    return;
+                }
+                tracing::warn!(%error, "the end of a delivery is noted later");
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         });
     }
