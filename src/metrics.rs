@@ -2,8 +2,8 @@
 //!
 //! Code that counts has an `Arc<Metrics>` and increments a field: an atomic for counters and gauges, a
 //! short lock for histograms, which are fed once per commit, turn or fold, not per event. No label has
-//! values by stream or key; rejections and backlogs are labelled by hook, for a limited number of hooks, and
-//! deliveries by handler. So the page stays small.
+//! values by stream or key; rejections and backlogs are labelled by hook, and deliveries by handler, for a limited
+//! number of each. So the page stays small.
 
 mod pulse;
 
@@ -26,6 +26,21 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Number of hooks with a label of their own at most, in each metric; the others share the label `other`.
 const HOOKS_MAX: usize = 200;
+
+/// Number of handlers with labels of their own at most; the others share the label `other`.
+const HANDLERS_MAX: usize = 200;
+
+/// Names that have a label of their own: the first that come, up to a limit.
+#[derive(Debug, Default)]
+struct Labels(parking_lot::Mutex<std::collections::HashSet<String>>);
+
+impl Labels {
+    /// True if a name has a label of its own, of `max` in all.
+    fn include(&self, name: &str, max: usize) -> bool {
+        let mut known = self.0.lock();
+        known.contains(name) || known.len() < max && known.insert(name.to_owned())
+    }
+}
 
 /// Gauges with one label, whose values come and go.
 type ByName = Family<[(&'static str, String); 1], Gauge>;
@@ -53,7 +68,7 @@ pub struct Metrics {
     events_refused: Labelled,
     events_rejected: Family<[(&'static str, String); 2], Counter>,
     /// Hooks with a label of their own.
-    rejecting: parking_lot::Mutex<std::collections::HashSet<String>>,
+    rejecting: Labels,
     /// Events that wait for the committer.
     pub queue_events: Gauge,
     /// Bytes of bodies that are being read or wait for the committer.
@@ -109,6 +124,8 @@ pub struct Metrics {
     events_passed: Labelled,
     deliveries: Labelled,
     deliveries_of: OfHandlers,
+    /// Handlers with labels of their own.
+    delivering: Labels,
     /// Time from the begin of a request to a destination to the end of its answer, or its time-out.
     pub delivery_seconds: Histogram,
 
@@ -264,7 +281,7 @@ impl Metrics {
                 "Requests without a good signature, by hook and reason",
                 Family::default(),
             ),
-            rejecting: parking_lot::Mutex::default(),
+            rejecting: Labels::default(),
             queue_events: page.gauge("queue_events", "Events that wait for the committer"),
             queue_bytes: page.gauge(
                 "queue_bytes",
@@ -352,6 +369,7 @@ impl Metrics {
                 "Deliveries of each forward and pull handler, by how they ended",
                 OfHandlers::default(),
             ),
+            delivering: Labels::default(),
             delivery_seconds: page.seconds(
                 "delivery_seconds",
                 "From the begin of a request to a destination to the end of its answer",
@@ -402,11 +420,10 @@ impl Metrics {
 
     /// Counts a request that a hook rejected; beyond [`HOOKS_MAX`] hooks under the label `other`.
     pub fn rejected(&self, hook: &str, reason: &str) {
-        let mut known = self.rejecting.lock();
-        let is_known =
-            known.contains(hook) || known.len() < HOOKS_MAX && known.insert(hook.to_owned());
-        drop(known);
-        let hook = if is_known { hook } else { "other" };
+        let hook = match self.rejecting.include(hook, HOOKS_MAX) {
+            true => hook,
+            false => "other",
+        };
         let labels = [("hook", hook.to_owned()), ("reason", reason.to_owned())];
         self.events_rejected.get_or_create(&labels).inc();
     }
@@ -480,9 +497,15 @@ impl Metrics {
         self.delivery_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a delivery of a handler.
+    /// Counts a delivery of a handler; beyond [`HANDLERS_MAX`] handlers under the labels `other`.
     pub fn delivered_by(&self, hook: &str, handler: &str, outcome: Delivered) {
         let [(_, outcome)] = outcome.labels();
+        // No name of a hook has a space.
+        let name = format!("{hook} {handler}");
+        let (hook, handler) = match self.delivering.include(&name, HANDLERS_MAX) {
+            true => (hook, handler),
+            false => ("other", "other"),
+        };
         let labels = [
             ("hook", hook.to_owned()),
             ("handler", handler.to_owned()),
@@ -579,6 +602,23 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deliveries_of_many_handlers_share_one_label() {
+        let metrics = Metrics::new();
+        for n in 0..2 * HANDLERS_MAX {
+            metrics.delivered_by(&format!("hook{n}"), "crm", Delivered::Acknowledged);
+            metrics.delivered_by("hook1", "crm", Delivered::Failed);
+        }
+        let page = metrics.encode();
+        let series = page
+            .lines()
+            .filter(|line| line.starts_with("hooklane_handler_deliveries_total{"));
+        assert_eq!(series.count(), HANDLERS_MAX + 2);
+        let other =
+            format!("{{hook=\"other\",handler=\"other\",outcome=\"acknowledged\"}} {HANDLERS_MAX}");
+        assert!(page.contains(&other), "{page}");
+    }
 
     #[test]
     fn the_page_shows_what_was_counted_under_one_prefix() {
