@@ -83,7 +83,7 @@ pub use rebuilds::{
     NewRebuild, Rebuild, RebuildProgress, RebuildStep, RebuildStepResult, Shadow, Swap,
 };
 pub use rejections::Rejection;
-pub use replays::NewReplay;
+pub use replays::{NewReplay, RunningReplay};
 pub use stops::{HookStop, ITSELF, NamespaceMove, Stuck};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub crit_ms: u64,
     /// Findings in words, worst first. At least one, which may be `OK`.
     pub verdicts: Vec<Verdict>,
-    /// Resizes and rebuilds that are under way, oldest first.
+    /// Resizes, rebuilds and replays that are under way, oldest first.
     #[serde(default)]
     pub operations: Vec<Operation>,
     /// Time of the last answer of the database, when the figures are stale; `null` while they are
