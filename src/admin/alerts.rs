@@ -10,7 +10,7 @@
 mod message;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,12 +135,13 @@ impl Poster {
                 outages,
             }
         };
-        let mut lines: Vec<_> = alerts.receivers.into_iter().map(line).collect();
-        lines.dedup_by(|a, b| a.id == b.id);
+        let mut known = HashSet::new();
+        let receivers = alerts.receivers.into_iter();
+        let receivers = receivers.filter(|receiver| known.insert(receiver.id()));
         Self {
             admin,
             watch: Watch::default(),
-            lines,
+            lines: receivers.map(line).collect(),
             outage: None,
             posts: JoinSet::new(),
         }
