@@ -278,10 +278,8 @@ fn consumers_that_ask_get_a_replay_too(setup: Setup) {
     assert_eq!(seqs(&again), [2, 3]);
     assert!(again["replay"].is_i64(), "{again}");
     let operation = until(|| {
-        let mut snapshot = world
-            .admin("GET", "/v1/admin/snapshot", &Value::Null)
-            .json();
-        Some(snapshot["operations"][0].take()).filter(|operation| !operation.is_null())
+        let snapshot = world.admin("GET", "/v1/admin/snapshot", &Value::Null);
+        snapshot.json()["operations"].get(0).cloned()
     });
     assert_eq!(operation["what"], "replay orders/a -> worker");
     assert_eq!(
