@@ -108,6 +108,8 @@ mod verify;
 mod cluster;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "cluster/push.rs"]
+mod push;
 #[path = "cluster/resize.rs"]
 mod resize;
 
