@@ -2,6 +2,7 @@
 //! Operations on hooks, keys and namespaces need only a store; those on lanes, streams and states also
 //! need a running engine.
 
+mod alerts;
 mod audit;
 pub mod doctor;
 mod error;

@@ -5,6 +5,7 @@
 //! with an unknown field are refused, unknown fields of answers are ignored. `words` defines the
 //! spelling of domain types; `admin` and `http` define what operations do.
 
+mod alert;
 mod audit;
 pub mod command;
 mod condition;
@@ -29,6 +30,7 @@ mod verify;
 mod why;
 mod words;
 
+pub use alert::{Alert, AlertMessage};
 pub use audit::{AuditRow, PlanContext};
 pub use condition::Condition;
 pub use doctor::{Check, Grade};
@@ -52,8 +54,8 @@ pub use resize::{InheritedStop, LanesSpec, LanesStopped, Resize, ResizeProgress,
 pub use rule::Rule;
 pub use severity::Severity;
 pub use snapshot::{
-    Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Operation, Outage, PastOutage,
-    Sample, Snapshot, Storage, Total, Verdict, Viewer, Window, how_many_more,
+    AlertReceiver, Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Operation,
+    Outage, PastOutage, Sample, Snapshot, Storage, Total, Verdict, Viewer, Window, how_many_more,
 };
 pub use stream::{
     Hold, HoldResult, Retry, RetryResult, Skip, SkipResult, State, Stream, StreamRow, Waiting,

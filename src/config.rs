@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
+use crate::domain::alert::Alerts;
 use crate::domain::lane::LANES_MAX;
 use crate::domain::network::Networks;
 use crate::lanes::redis::Address;
@@ -81,6 +82,8 @@ pub struct Config {
     pub allow_destinations: Vec<IpNet>,
     /// The way from senders to the node.
     pub door: Door,
+    /// Receivers of alerts.
+    pub alerts: Alerts,
     /// Format of the log.
     pub log: Log,
     /// Least severe lines that are logged, for each module.
@@ -150,6 +153,11 @@ pub enum Error {
     /// A header of the PROXY protocol is wanted of nobody.
     #[error("--proxy-protocol is for proxies that are trusted: give --trust-proxy CIDR too")]
     ProxyUntrusted,
+    /// A receiver of alerts expects signatures, and there is no secret.
+    #[error(
+        "--alert signs its posts: give --alert-secret-file FILE or HOOKLANE_ALERT_SECRET, whsec_ and base64"
+    )]
+    NoAlertSecret,
     /// The text is not the address of a database.
     #[error("--database: {0}")]
     Database(#[from] InvalidDatabase),
@@ -182,6 +190,9 @@ impl Config {
         }
         if self.door.proxy_protocol && self.door.trusted.is_empty() {
             return Err(Error::ProxyUntrusted);
+        }
+        if self.alerts.lacks_secret() {
+            return Err(Error::NoAlertSecret);
         }
         let plain = |c: char| !c.is_control() && !c.is_whitespace();
         if self.node.is_empty() || self.node.len() > 63 || !self.node.chars().all(plain) {
@@ -323,6 +334,7 @@ mod tests {
     fn what_cannot_work_is_refused_before_anything_starts() {
         let right = Config {
             allow_destinations: Vec::new(),
+            alerts: Alerts::default(),
             data: DataDir::at("/x"),
             database: None,
             secret_key: None,

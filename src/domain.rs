@@ -2,6 +2,7 @@
 //!
 //! Everything here is parsed once at the border and valid from then on; the floors above rely on that.
 
+pub mod alert;
 pub mod backoff;
 pub mod cursor;
 pub mod event;

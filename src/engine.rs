@@ -499,12 +499,12 @@ impl Engine {
         let mut lanes = Vec::new();
         let mut hooks: HashMap<HookId, lane::HandlerBacklog> = HashMap::new();
         for (id, lane) in self.running.read().iter() {
-            let (survey, _) = lane.worker.survey(now);
-            held += survey.held;
-            set_aside += survey.held + survey.waiting;
-            let age = survey.oldest.map(|oldest| now.since(oldest));
-            lanes.push((id.to_string(), survey.backlog, age.unwrap_or_default()));
+            let (mut events, mut age) = (0, Duration::ZERO);
             for (handler, backlog) in lane.worker.backlogs() {
+                events += backlog.events;
+                age = age.max(now.since(backlog.oldest));
+                held += backlog.held;
+                set_aside += backlog.held + backlog.waiting;
                 let Some(handler) = catalog.handlers.get(&handler) else {
                     continue;
                 };
@@ -513,6 +513,7 @@ impl Engine {
                     .and_modify(|all| all.add(backlog))
                     .or_insert(backlog);
             }
+            lanes.push((id.to_string(), events, age));
         }
         self.metrics.show_lanes(lanes);
         let name = |hook| catalog.hooks_by_id.get(&hook).map(|hook| &hook.name);

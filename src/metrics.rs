@@ -2,8 +2,8 @@
 //!
 //! Code that counts has an `Arc<Metrics>` and increments a field: an atomic for counters and gauges, a
 //! short lock for histograms, which are fed once per commit, turn or fold, not per event. No label has
-//! values by stream or key; rejections and backlogs are labelled by hook, for a limited number of hooks, and
-//! deliveries by handler. So the page stays small.
+//! values by stream or key; rejections and backlogs are labelled by hook, and deliveries by handler, for a limited
+//! number of each. So the page stays small.
 
 mod pulse;
 
@@ -27,6 +27,29 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Number of hooks with a label of their own at most, in each metric; the others share the label `other`.
 const HOOKS_MAX: usize = 200;
+
+/// Number of handlers with labels of their own at most; the others share the label `other`.
+const HANDLERS_MAX: usize = 200;
+
+/// Names that have a label of their own: the first that come, up to a limit.
+#[derive(Debug, Default)]
+struct Labels(parking_lot::Mutex<HashSet<String>>);
+
+impl Labels {
+    /// True if a name has a label of its own, of `max` in all.
+    fn include(&self, name: &str, max: usize) -> bool {
+        let mut known = self.0.lock();
+        known.contains(name) || known.len() < max && known.insert(name.to_owned())
+    }
+
+    /// The label of a hook: its name, or `other` once [`HOOKS_MAX`] hooks have labels of their own.
+    fn of_hook(&self, hook: &str) -> String {
+        match self.include(hook, HOOKS_MAX) {
+            true => hook.to_owned(),
+            false => "other".to_owned(),
+        }
+    }
+}
 
 /// Gauges with one label, whose values come and go.
 type ByName = Family<[(&'static str, String); 1], Gauge>;
@@ -55,9 +78,9 @@ pub struct Metrics {
     events_rejected: Family<[(&'static str, String); 2], Counter>,
     events_late: Family<[(&'static str, String); 1], Counter>,
     /// Hooks with a label of their own.
-    rejecting: parking_lot::Mutex<HashSet<String>>,
+    rejecting: Labels,
     /// The same of hooks that had late events.
-    late_hooks: parking_lot::Mutex<HashSet<String>>,
+    late_hooks: Labels,
     /// Events that wait for the committer.
     pub queue_events: Gauge,
     /// Bytes of bodies that are being read or wait for the committer.
@@ -113,6 +136,8 @@ pub struct Metrics {
     events_passed: Labelled,
     deliveries: Labelled,
     deliveries_of: OfHandlers,
+    /// Handlers with labels of their own.
+    delivering: Labels,
     /// Time from the begin of a request to a destination to the end of its answer, or its time-out.
     pub delivery_seconds: Histogram,
 
@@ -283,8 +308,8 @@ impl Metrics {
                 "Events stored after one of their stream with a higher version, by hook",
                 Family::default(),
             ),
-            late_hooks: parking_lot::Mutex::default(),
-            rejecting: parking_lot::Mutex::default(),
+            late_hooks: Labels::default(),
+            rejecting: Labels::default(),
             queue_events: page.gauge("queue_events", "Events that wait for the committer"),
             queue_bytes: page.gauge(
                 "queue_bytes",
@@ -372,6 +397,7 @@ impl Metrics {
                 "Deliveries of each forward and pull handler, by how they ended",
                 OfHandlers::default(),
             ),
+            delivering: Labels::default(),
             delivery_seconds: page.seconds(
                 "delivery_seconds",
                 "From the begin of a request to a destination to the end of its answer",
@@ -422,14 +448,16 @@ impl Metrics {
 
     /// Counts a request that a hook rejected; beyond [`HOOKS_MAX`] hooks under the label `other`.
     pub fn rejected(&self, hook: &str, reason: &str) {
-        let hook = label_of(&self.rejecting, hook);
-        let labels = [("hook", hook), ("reason", reason.to_owned())];
+        let labels = [
+            ("hook", self.rejecting.of_hook(hook)),
+            ("reason", reason.to_owned()),
+        ];
         self.events_rejected.get_or_create(&labels).inc();
     }
 
     /// Counts a late event; beyond [`HOOKS_MAX`] hooks under the label `other`.
     pub fn late(&self, hook: &str) {
-        let hook = label_of(&self.late_hooks, hook);
+        let hook = self.late_hooks.of_hook(hook);
         self.events_late.get_or_create(&[("hook", hook)]).inc();
     }
 
@@ -502,9 +530,15 @@ impl Metrics {
         self.delivery_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts a delivery of a handler.
+    /// Counts a delivery of a handler; beyond [`HANDLERS_MAX`] handlers under the labels `other`.
     pub fn delivered_by(&self, hook: &str, handler: &str, outcome: Delivered) {
         let [(_, outcome)] = outcome.labels();
+        // No name of a hook has a space.
+        let name = format!("{hook} {handler}");
+        let (hook, handler) = match self.delivering.include(&name, HANDLERS_MAX) {
+            true => (hook, handler),
+            false => ("other", "other"),
+        };
         let labels = [
             ("hook", hook.to_owned()),
             ("handler", handler.to_owned()),
@@ -542,13 +576,6 @@ fn number(count: u64) -> i64 {
 
 fn set(family: &ByName, labels: &[(&'static str, String); 1], count: u64) {
     family.get_or_create(labels).set(number(count));
-}
-
-/// The label of a hook: its name, or `other` once [`HOOKS_MAX`] hooks are known.
-fn label_of(known: &parking_lot::Mutex<HashSet<String>>, hook: &str) -> String {
-    let mut known = known.lock();
-    let is_known = known.contains(hook) || known.len() < HOOKS_MAX && known.insert(hook.to_owned());
-    if is_known { hook } else { "other" }.to_owned()
 }
 
 fn set_seconds(family: &SecondsByName, labels: &[(&'static str, String); 1], time: Duration) {
@@ -608,6 +635,23 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deliveries_of_many_handlers_share_one_label() {
+        let metrics = Metrics::new();
+        for n in 0..2 * HANDLERS_MAX {
+            metrics.delivered_by(&format!("hook{n}"), "crm", Delivered::Acknowledged);
+            metrics.delivered_by("hook1", "crm", Delivered::Failed);
+        }
+        let page = metrics.encode();
+        let series = page
+            .lines()
+            .filter(|line| line.starts_with("hooklane_handler_deliveries_total{"));
+        assert_eq!(series.count(), HANDLERS_MAX + 2);
+        let other =
+            format!("{{hook=\"other\",handler=\"other\",outcome=\"acknowledged\"}} {HANDLERS_MAX}");
+        assert!(page.contains(&other), "{page}");
+    }
 
     #[test]
     fn the_page_shows_what_was_counted_under_one_prefix() {

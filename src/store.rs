@@ -6,6 +6,7 @@
 //! understand, over relations with the same columns. On SQLite both paths take the same fair lock
 //! before they write, so an operator's change never waits behind a busy log for more than one commit.
 
+mod alerts;
 mod audit;
 mod backend;
 mod configuration;
@@ -48,6 +49,7 @@ use self::backend::silence::Silence;
 use self::backend::sqlite::{Sqlite, file, inspect};
 use self::backend::{Backend, Statement, tables};
 
+pub use alerts::{AlertRow, AlertStage};
 pub use audit::{AuditFilter, AuditRow};
 pub use backend::examine;
 pub use backend::ops::{
@@ -82,7 +84,7 @@ pub use rebuilds::{
     NewRebuild, Rebuild, RebuildProgress, RebuildStep, RebuildStepResult, Shadow, Swap,
 };
 pub use rejections::Rejection;
-pub use replays::NewReplay;
+pub use replays::{NewReplay, RunningReplay};
 pub use stops::{HookStop, ITSELF, NamespaceMove, Stuck};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

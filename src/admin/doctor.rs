@@ -52,6 +52,16 @@ impl Surroundings {
             certificate: None,
         }
     }
+
+    /// Free bytes on the disk of the data directory if it is nearly full: less than a tenth of the disk, and less
+    /// than what the check of the disk warns about.
+    pub fn little_room(&self) -> Option<u64> {
+        let there = |dir: &&Path| dir.is_dir();
+        let dir = self.data.path().ancestors().find(there)?;
+        let disk = rustix::fs::statvfs(dir).ok()?;
+        let (free, all) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+        (free < ROOM_WARN && free < all / 10).then_some(free)
+    }
 }
 
 /// Free bytes on the disk below which to warn, and below which events will soon be refused.

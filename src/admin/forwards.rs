@@ -133,19 +133,6 @@ pub fn new_secrets(plan: &HookPlan, spec: &HookSpec, there: Option<&Hook>) -> Ve
     .collect()
 }
 
-/// Secrets of a hook that was just created.
-pub fn all_secrets(hook: &Hook) -> Vec<NewSecret> {
-    let secrets = hook.handlers.iter().filter_map(|handler| {
-        let secret = secrets_of(hook, &handler.name)?.open.first()?;
-        Some(NewSecret {
-            hook: hook.name.clone(),
-            handler: handler.name.clone(),
-            secret: secret.expose().to_owned(),
-        })
-    });
-    secrets.collect()
-}
-
 /// Outcomes of the deliveries of a hook's handlers on this node; empty if none was tried.
 pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
     let ms = |took: Option<Duration>| took.map(|took| millis(took).unsigned_abs());

@@ -105,10 +105,13 @@ impl Admin {
         self.changed().await?;
         let hooks = self.store.hooks().await?;
         let hooks: HashMap<_, _> = hooks.iter().map(|hook| (&hook.name, hook)).collect();
-        let made = new.names.iter().filter_map(|name| hooks.get(name));
-        let shown = made.map(|hook| api::Hook {
-            new_secrets: forwards::all_secrets(hook),
-            ..shown(hook, None, (0, 0))
+        let made = plans.iter().zip(&wanted.hooks);
+        let shown = made.filter_map(|(plan, spec)| {
+            let hook = hooks.get(&plan.name)?;
+            Some(api::Hook {
+                new_secrets: forwards::new_secrets(plan, spec, None),
+                ..shown(hook, None, (0, 0))
+            })
         });
         Ok(shown.collect())
     }

@@ -17,6 +17,8 @@ mod space;
 mod survey;
 mod whole;
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 
 use feed::Feeds;
@@ -25,6 +27,7 @@ pub(super) use own_report::commit_p99;
 use seen::MonitorState;
 pub(super) use whole::QUIET;
 
+use crate::api;
 use crate::domain::time::Timestamp;
 
 /// Seconds between updates of figures that are not needed every second.
@@ -38,7 +41,16 @@ const FLOWING_MAX: usize = 20;
 pub struct Monitor {
     began: Timestamp,
     seen: Mutex<MonitorState>,
+    /// Receivers of alerts, as the task that posts them last saw them.
+    pub(super) receivers: Mutex<Vec<api::AlertReceiver>>,
     feeds: Feeds,
+}
+
+impl Monitor {
+    /// The latest snapshot of each namespace.
+    pub(super) fn snapshots(&self) -> Vec<Arc<api::Snapshot>> {
+        self.seen.lock().snapshots.values().cloned().collect()
+    }
 }
 
 impl Default for Monitor {
@@ -46,6 +58,7 @@ impl Default for Monitor {
         Self {
             began: Timestamp::now(),
             seen: Mutex::default(),
+            receivers: Mutex::default(),
             feeds: Feeds::default(),
         }
     }

@@ -30,6 +30,8 @@ pub struct NodeReport {
     pub overdue: Vec<(Name, String)>,
     /// Usual time of the node's commits, in milliseconds.
     pub commit_normal_ms: Option<f64>,
+    /// Free bytes on the node's disk, if it is nearly full.
+    pub room: Option<u64>,
     /// Present failure of Redis, as seen by the node.
     pub hints: Option<api::Outage>,
     /// Turns of its lanes that have run for long: the lane, the cursor, and the time in milliseconds.

@@ -20,7 +20,7 @@ use crate::domain::time::Timestamp;
 use crate::text::{counted, duration};
 pub use facts::{Facts, Silent};
 pub(super) use house::storage;
-use house::{hangs, hints, lost, no_owner};
+use house::{disks, hangs, hints, lost, no_owner};
 use lateness::{flood, late, one_stream, slow_code, too_few_lanes};
 use stops::{held_on_purpose, on_purpose, overdue, paused_hooks, set_aside, stuck_hooks};
 use words::{WAITS_LONG, is_by_hand, millis, over, percent, verdict};
@@ -31,6 +31,7 @@ pub fn verdicts(facts: &Facts<'_>) -> Vec<Verdict> {
     all.extend(no_owner(facts));
     all.extend(lost(facts));
     all.extend(storage(facts));
+    all.extend(disks(facts));
     all.extend(hints(facts));
     all.extend(hangs(facts));
     all.extend(flood(facts));

@@ -32,6 +32,22 @@ pub enum Rule {
     Unknown = 255,
 }
 
+impl Rule {
+    /// Name of the findings of this rule. Rules about late events share one, because a wait that changes its cause
+    /// is still the same wait.
+    pub fn finding(self) -> &'static str {
+        match self {
+            Self::NoOwner => "nodes",
+            Self::Storage => "database",
+            Self::Turn => "turn",
+            Self::Flood | Self::SlowHandler | Self::OneStream | Self::Late => "late",
+            Self::Reducer | Self::Destination => "handler",
+            Self::OnPurpose => "stopped",
+            Self::Well | Self::Unknown => "",
+        }
+    }
+}
+
 impl From<Rule> for u8 {
     fn from(rule: Rule) -> Self {
         rule as u8

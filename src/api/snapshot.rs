@@ -51,13 +51,16 @@ pub struct Snapshot {
     pub crit_ms: u64,
     /// Findings in words, worst first. At least one, which may be `OK`.
     pub verdicts: Vec<Verdict>,
-    /// Resizes and rebuilds that are under way, oldest first.
+    /// Resizes, rebuilds and replays that are under way, oldest first.
     #[serde(default)]
     pub operations: Vec<Operation>,
     /// Time of the last answer of the database, when the figures are stale; `null` while they are
     /// fresh.
     #[serde(default)]
     pub old_since: Option<Timestamp>,
+    /// Receivers of this node's alerts.
+    #[serde(default)]
+    pub receivers: Vec<AlertReceiver>,
     /// All lanes together.
     pub total: Total,
     /// Event storage of this node.
@@ -182,6 +185,9 @@ pub struct Viewer {
 pub struct Verdict {
     /// Its rule, 1 to 12; what touches everything has a low number.
     pub rule: Rule,
+    /// Name of the finding, which stays the same while its text changes: `late`, `nodes`, `orders -> crm held`.
+    #[serde(default)]
+    pub finding: String,
     /// Party at fault.
     pub class: Class,
     /// Severity of the finding.
@@ -352,6 +358,17 @@ pub struct Outage {
     pub why: String,
     /// Time since when it lasts.
     pub since: Timestamp,
+}
+
+/// A receiver of this node's alerts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertReceiver {
+    /// Scheme and host of its URL.
+    pub receiver: String,
+    /// Number of posts that it has still to get.
+    pub waiting: u64,
+    /// Present failure to reach it.
+    pub failing: Option<Outage>,
 }
 
 /// A cursor with work.

@@ -32,6 +32,7 @@ use crate::api::{
 };
 use crate::client::{Client, Secret, Target};
 use crate::config::{Config, DataDir, Door, GRACE_DEFAULT, LANES_DEFAULT, Log};
+use crate::domain::alert::Alerts;
 use crate::domain::event::EventId;
 use crate::domain::hook::{Reducer, Source};
 use crate::domain::key::Kind;
@@ -324,6 +325,7 @@ fn config(dir: &TempDir) -> Config {
     Config {
         secret_key: None,
         allow_destinations: vec![std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into()],
+        alerts: Alerts::default(),
         data: DataDir::at(dir.path()),
         database: None,
         redis: None,

@@ -1,6 +1,6 @@
 //! `hooks`: creates, changes, tries and deletes hooks.
 
-mod file;
+pub(super) mod file;
 mod plan;
 mod secrets;
 mod stop;

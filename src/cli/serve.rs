@@ -3,7 +3,7 @@
 mod entrance;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,14 @@ use tokio::task::JoinSet;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::Targets;
 
+use super::hooks::file;
 use super::{Exit, Printer, Trouble, flags, lock};
 use crate::admin::Admin;
 use crate::admin::doctor::{FILES_BESIDE, Surroundings};
 use crate::config::{self, Config, DataDir, Setting};
+use crate::domain::alert::{Alerts, Receiver};
 use crate::domain::network;
+use crate::domain::secret::{InvalidSecret, Secret};
 use crate::domain::time::parse_duration;
 use crate::engine::forward::Guard;
 use crate::engine::ownership::Node;
@@ -108,6 +111,21 @@ pub struct Serve {
     #[command(flatten)]
     entrance: entrance::Flags,
 
+    /// Where to post when a finding of status begins and when it ends: https://… gets signed JSON, slack:https://… gets
+    /// the text that Slack reads; may be given often
+    #[arg(long = "alert", value_name = "URL")]
+    #[arg(env = "HOOKLANE_ALERT", value_delimiter = ',', hide_env_values = true)]
+    alerts: Vec<Receiver>,
+
+    /// A file with the secret that signs alerts, whsec_ and base64 [default: the secret in HOOKLANE_ALERT_SECRET]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOOKLANE_ALERT_SECRET_FILE",
+        hide_env_values = true
+    )]
+    alert_secret_file: Option<PathBuf>,
+
     /// Format of the log: auto is short on a terminal and json elsewhere
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Auto)]
     #[arg(env = "HOOKLANE_LOG", hide_env_values = true)]
@@ -147,6 +165,10 @@ impl Serve {
             grace: self.grace,
             door: self.entrance.door(),
             allow_destinations: self.allow_destinations,
+            alerts: Alerts {
+                receivers: self.alerts,
+                secret: alert_secret(self.alert_secret_file.as_deref())?,
+            },
             log: match self.log {
                 Log::Auto => config::Log::Auto,
                 Log::Short => config::Log::Short,
@@ -159,6 +181,20 @@ impl Serve {
         Ok(config.checked()?)
     }
 }
+
+/// The secret that signs alerts, from a file or the environment.
+fn alert_secret(file: Option<&Path>) -> Result<Option<Secret>, Trouble> {
+    let is_set = std::env::var_os(ALERT_SECRET).is_some();
+    let text = file::secret(file, is_set.then_some(ALERT_SECRET))?;
+    let secret = text.map(|text| text.parse()).transpose();
+    secret.map_err(|error: InvalidSecret| {
+        Trouble::usage(format!("the secret of alerts: {error}"))
+            .fact("make", "echo whsec_$(openssl rand -base64 32)")
+    })
+}
+
+/// Variable with the secret that signs alerts.
+const ALERT_SECRET: &str = "HOOKLANE_ALERT_SECRET";
 
 /// The settings of the node, each with its origin.
 fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
@@ -176,6 +212,7 @@ fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
         setting("lanes", config.lanes.to_string()),
         setting("node", config.node.clone()),
         setting("grace", text::duration(config.grace)),
+        setting("alert", receivers(&config.alerts)),
         setting("log", log),
     ];
     let door = &config.door;
@@ -186,6 +223,15 @@ fn settings(config: &Config, log: Log, matches: &ArgMatches) -> Vec<Setting> {
         settings.push(setting("tls-cert", certificate.display().to_string()));
     }
     settings
+}
+
+/// The receivers of alerts for people: their hosts alone, as the rest of a URL may be a secret.
+fn receivers(alerts: &Alerts) -> String {
+    let receivers = alerts.receivers.iter().map(ToString::to_string);
+    match receivers.collect::<Vec<_>>() {
+        none if none.is_empty() => "none".to_owned(),
+        some => some.join(" "),
+    }
 }
 
 fn no_redis(error: &crate::lanes::redis::Error) -> config::Error {
@@ -480,6 +526,11 @@ impl Doors {
         if let Some(certificate) = certificate {
             open.spawn(certificate.follow(stopping.clone()));
         }
+        let mut ending = stopping.clone();
+        let stopped = async move {
+            let _ = ending.wait_for(|stop| *stop).await;
+        };
+        open.spawn(admin.clone().post_alerts(config.alerts.clone(), stopped));
         let app = App {
             admin,
             engine: Some(engine),

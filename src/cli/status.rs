@@ -11,7 +11,8 @@ use super::print::Progress;
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer};
 use crate::api::{
-    Class, Lane, LaneState, NodeLine, Snapshot, Storage, Total, Verdict, how_many_more,
+    AlertReceiver, Class, Lane, LaneState, NodeLine, Snapshot, Storage, Total, Verdict,
+    how_many_more,
 };
 use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, parse_duration};
@@ -138,7 +139,7 @@ fn text(snapshot: &Snapshot) -> String {
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
          accepting  {accepting}, {}/s{commit}\n\
-         {}{}\
+         {}{}{}\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
@@ -149,6 +150,7 @@ fn text(snapshot: &Snapshot) -> String {
         count(storage.accepted_per_s.round() as u64),
         noted(storage, snapshot.at),
         hints(storage, snapshot.at),
+        receivers(&snapshot.receivers),
         lanes_of(
             &snapshot.namespace,
             snapshot.lanes.len(),
@@ -182,6 +184,21 @@ fn hints(storage: &Storage, now: Timestamp) -> String {
         (None, Some(server)) => format!("hints      Redis {}\n", printable_line(server)),
         (None, None) => String::new(),
     }
+}
+
+/// The receivers of alerts that fail.
+fn receivers(receivers: &[AlertReceiver]) -> String {
+    let failing = receivers.iter().filter_map(|of| {
+        let outage = of.failing.as_ref()?;
+        Some(format!(
+            "alerts     {} fails since {}: {}; {}\n",
+            printable_line(&of.receiver),
+            outage.since,
+            printable_line(&outage.why),
+            crate::text::counted(of.waiting, "post waits", "posts wait")
+        ))
+    });
+    failing.collect()
 }
 
 /// Change of the backlog, as on the dashboard: `+16/s`, `-1,207/s`, `=0/s`.

@@ -210,14 +210,17 @@ pub struct HandlerBacklog {
     pub events: u64,
     /// Cursors that need an operator.
     pub held: u64,
+    /// Cursors that wait for a retry.
+    pub waiting: u64,
 }
 
 impl HandlerBacklog {
-    /// Adds what waits for the same hook elsewhere.
+    /// Adds other work.
     pub fn add(&mut self, other: Self) {
         self.oldest = self.oldest.min(other.oldest);
         self.events = self.events.saturating_add(other.events);
         self.held = self.held.saturating_add(other.held);
+        self.waiting = self.waiting.saturating_add(other.waiting);
     }
 }
 
@@ -695,6 +698,7 @@ impl Lane {
                 oldest: entry.oldest,
                 events: entry.events(),
                 held: u64::from(entry.at == At::Aside(Aside::Held)),
+                waiting: u64::from(matches!(entry.at, At::Aside(Aside::Waiting(_)))),
             };
             backlogs
                 .entry(cursor.handler)

@@ -19,7 +19,7 @@ use super::backend::session::{Reader, Session};
 use super::database::Server;
 
 /// Small tables, moved in one transaction, with their columns; both databases use the same names.
-const SMALL: [(&str, &str); 11] = [
+const SMALL: [(&str, &str); 12] = [
     ("namespaces", "id, name, created_at, warn_ms, crit_ms"),
     (
         "lane_sets",
@@ -47,6 +47,10 @@ const SMALL: [(&str, &str); 11] = [
     ),
     ("dead_letters", "handler, stream, seq, reason, created_at"),
     ("marks", "stream, handler, namespace, slot, mark"),
+    (
+        "alerts",
+        "receiver, finding, id, content, stage, tries, due_at, began_at, ended_at",
+    ),
     ("normals", "node, kind, subject, mean, samples, learned_at"),
     (
         "audit",

@@ -49,6 +49,32 @@ const CURSORS: &str = "select c.stream, c.handler, s.slot, c.position, h.replay_
     join streams s on s.id = c.stream
     where h.replay_to is not null order by h.id";
 
+const RUNNING: &str =
+    "select h.hook, h.name, s.ordering_key, c.base, c.position, h.replay_to, h.created_at
+    from handlers h
+    join cursors c on c.handler = h.id and c.stream = h.replay_stream
+    join streams s on s.id = c.stream
+    where h.replay_to is not null order by h.id";
+
+/// A replay under way.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct RunningReplay {
+    /// Number of the hook.
+    pub hook: i64,
+    /// Name of the handler.
+    pub name: String,
+    /// Ordering key of the stream.
+    pub ordering_key: String,
+    /// Seq before the first event.
+    pub base: i64,
+    /// Seq of the last event that is done.
+    pub position: i64,
+    /// Seq of the last event.
+    pub replay_to: i64,
+    /// Time at which it began, in milliseconds since 1970.
+    pub created_at: i64,
+}
+
 /// Marks a dead letter that was delivered after all.
 const TELL: &str = "update dead_letters set reason = reason || $4
     where handler = $1 and stream = $2 and seq <= $3
@@ -170,6 +196,11 @@ impl Store {
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)
+    }
+
+    /// The replays under way, oldest first.
+    pub async fn running_replays(&self) -> Result<Vec<RunningReplay>, Error> {
+        Ok(sqlx::query_as(RUNNING).fetch_all(&self.reader).await?)
     }
 
     /// Progress of all replays; finished ones have no remaining events.

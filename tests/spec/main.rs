@@ -76,6 +76,8 @@ mod store;
 mod waiting;
 
 // One node: what senders, readers and consumers may rely on.
+#[path = "node/alert.rs"]
+mod alert;
 #[path = "node/debounce.rs"]
 mod debounce;
 #[path = "node/entrance.rs"]
@@ -112,6 +114,8 @@ mod verify;
 mod cluster;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "cluster/push.rs"]
+mod push;
 #[path = "cluster/resize.rs"]
 mod resize;
 

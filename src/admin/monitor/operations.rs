@@ -8,7 +8,7 @@ use crate::domain::hook::HookId;
 use crate::domain::name::{Name, OrderingKey, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::catalog;
-use crate::store::{AuditFilter, AuditRow, ITSELF, Rebuild};
+use crate::store::{AuditFilter, AuditRow, ITSELF, Rebuild, RunningReplay};
 use crate::text::quoted;
 
 /// Number of audit rows read for the log in one round.
@@ -18,7 +18,7 @@ const ACTS_MAX: i64 = 32;
 const SEEN_BY_LANES: [&str; 3] = ["lanes pause", "lanes resume", "lanes drain"];
 
 impl Admin {
-    /// Resizes and rebuilds that are under way, by namespace, oldest first.
+    /// Resizes, rebuilds and replays that are under way, by namespace, oldest first.
     pub(super) async fn operations(
         &self,
         catalog: &catalog::Snapshot,
@@ -45,6 +45,17 @@ impl Admin {
         for rebuild in self.store.running_rebuilds().await? {
             if let Some(hook) = catalog.hooks_by_id.get(&HookId(rebuild.hook)) {
                 let operation = of_rebuild(rebuild, &hook.name);
+                let of_space = all.entry(hook.namespace.clone()).or_default();
+                of_space.push(operation);
+            }
+        }
+        let replays = match catalog.replays.is_empty() {
+            true => Vec::new(),
+            false => self.store.running_replays().await?,
+        };
+        for replay in replays {
+            if let Some(hook) = catalog.hooks_by_id.get(&HookId(replay.hook)) {
+                let operation = of_replay(replay, &hook.name);
                 let of_space = all.entry(hook.namespace.clone()).or_default();
                 of_space.push(operation);
             }
@@ -100,6 +111,24 @@ fn of_rebuild(rebuild: Rebuild, hook: &Name) -> api::Operation {
         unit: "events".to_owned(),
         waits_for: None,
         watch: format!("hooklane state rebuild {}{check}", quoted(&subject)),
+    }
+}
+
+fn of_replay(replay: RunningReplay, hook: &Name) -> api::Operation {
+    let stream = StreamName {
+        hook: hook.clone(),
+        key: OrderingKey::stored(replay.ordering_key),
+    };
+    let number = |count: i64| u64::try_from(count).unwrap_or(0);
+    api::Operation {
+        what: format!("replay {stream} -> {}", replay.name),
+        by: None,
+        since: Timestamp::from_millis(replay.created_at),
+        done: number(replay.position - replay.base),
+        of: number(replay.replay_to - replay.base),
+        unit: "events".to_owned(),
+        waits_for: None,
+        watch: "hooklane events replays".to_owned(),
     }
 }
 

@@ -40,6 +40,8 @@ impl Admin {
             storage: storage(engine, now),
             overdue: overdue(engine),
             beside: slow_handlers(engine),
+            room: self.monitor.seen.lock().room,
+            receivers: self.monitor.receivers.lock().clone(),
         }
     }
 
@@ -124,6 +126,7 @@ impl MonitorState {
             folds,
             since,
             commit_normal_ms: self.commit.value().map(hundredths),
+            room: self.room,
             cpu: Some(hundredths(self.cpu.2)),
             accepted_per_s: self.accepted_per_s().round(),
             hooks,

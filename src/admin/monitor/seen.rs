@@ -39,6 +39,8 @@ pub struct MonitorState {
     pub noted: Option<i64>,
     /// Number of lost events that no operator has confirmed.
     pub lost: u64,
+    /// Free bytes on the disk of the data directory, if it is nearly full.
+    pub room: Option<u64>,
     pub log: VecDeque<api::LogLine>,
 }
 
@@ -77,6 +79,7 @@ impl Default for MonitorState {
             troubles: Vec::new(),
             noted: None,
             lost: 0,
+            room: None,
             log: VecDeque::new(),
         }
     }

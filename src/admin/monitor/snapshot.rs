@@ -81,6 +81,7 @@ pub fn compose(
     let stuck = stuck_hooks(set, whole.catalog, now);
     let beside = whole.beside(&set.namespace);
     let overdue = whole.overdue(&set.namespace);
+    let full = whole.full();
     let mut verdicts = verdict::verdicts(&verdict::Facts {
         at: now,
         namespace: Some(set.namespace.clone()),
@@ -102,6 +103,7 @@ pub fn compose(
         largest: &largest,
         lanes_that_help: space.help,
         lost: seen.lost,
+        full: &full,
     });
     let others = whole.findings(&set.namespace);
     space.since.date(&mut verdicts, &others, now);
@@ -133,6 +135,7 @@ pub fn compose(
         verdicts,
         operations,
         old_since: None,
+        receivers: whole.here.receivers.clone(),
         total,
         storage,
         lanes,

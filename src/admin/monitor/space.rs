@@ -32,7 +32,7 @@ pub struct NamespaceState {
     pub help: Option<u16>,
     pub counts: Option<store::NamespaceCounts>,
     pub since: verdict::Since,
-    /// Resizes and rebuilds that were under way in the last round.
+    /// Resizes, rebuilds and replays that were under way in the last round.
     operations: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ impl NamespaceState {
         news.into_iter().map(line).collect()
     }
 
-    /// Returns the news about resizes and rebuilds that began or ended since the last round.
+    /// Returns the news about resizes, rebuilds and replays that began or ended since the last round.
     pub fn note_operations(&mut self, operations: &[api::Operation]) -> Vec<News> {
         let now: Vec<_> = operations.iter().map(|known| known.what.clone()).collect();
         let begun = operations

@@ -44,6 +44,8 @@ impl Admin {
         if !seen.ticks.is_multiple_of(STEP) {
             return;
         }
+        let around = self.surroundings.as_ref();
+        seen.room = around.and_then(|around| around.little_room());
         let was_late = |seen: &MonitorState| {
             let flows = seen.spaces.iter();
             let mut flows = flows.filter_map(|(name, space)| Some((name, space.flow.back()?)));

@@ -40,6 +40,10 @@ pub struct ThisProcess {
     pub overdue: Vec<(Name, String)>,
     /// Handlers that are too slow for this node's lanes.
     pub beside: Vec<i64>,
+    /// Free bytes on its disk, if it is nearly full.
+    pub room: Option<u64>,
+    /// Receivers of its alerts.
+    pub receivers: Vec<api::AlertReceiver>,
 }
 
 /// Everything found in one round.
@@ -114,7 +118,12 @@ impl Observation<'_> {
         let storage_error = storage.error.iter().map(|why| ("storage", why.clone()));
         let hints = self.failing_hints(storage);
         let hints = hints.into_iter().map(|outage| ("hints", outage.why));
-        storage_error.chain(hints).collect()
+        let receivers = self.here.receivers.iter();
+        let alerts = receivers.filter_map(|of| {
+            let outage = of.failing.as_ref()?;
+            Some(("alerts", format!("{}: {}", of.receiver, outage.why)))
+        });
+        storage_error.chain(hints).chain(alerts).collect()
     }
 
     /// Commit time and baseline of each node: the same list on every node.
@@ -128,6 +137,16 @@ impl Observation<'_> {
             Some(((!is_alone).then(|| node.to_owned()), p99?, normal?))
         })
         .collect()
+    }
+
+    /// Nodes whose disk is nearly full, with the free bytes there, by name.
+    pub fn full(&self) -> Vec<(String, u64)> {
+        let own = self.here.room.map(|room| (self.here.node.clone(), room));
+        let told = self.reports.iter();
+        let told = told.filter_map(|(node, report)| Some((node.clone(), report.room?)));
+        let mut full: Vec<_> = own.into_iter().chain(told).collect();
+        full.sort_unstable();
+        full
     }
 
     /// Names of the handlers of a namespace that are too slow for the lanes of any node, sorted.

@@ -60,6 +60,8 @@ pub struct Facts<'f> {
     pub lanes_that_help: Option<u16>,
     /// Acknowledged events that a failover has lost and that no operator knows of.
     pub lost: u64,
+    /// Nodes whose disk is nearly full, and the free bytes there.
+    pub full: &'f [(String, u64)],
 }
 
 /// A node that has not been heard for a while.

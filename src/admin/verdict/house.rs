@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::facts::{Facts, Silent};
 use super::words::{is_lane, listed, millis, verdict};
 use crate::api::{Class, Lane, LaneState, Outage, Rule, Severity, Verdict, command};
-use crate::text::{counted, duration, printable_line};
+use crate::text::{counted, duration, printable_line, size};
 
 /// A turn that runs for longer hangs.
 pub(super) const HANGS: Duration = Duration::from_secs(10);
@@ -88,6 +88,7 @@ pub(super) fn lost(facts: &Facts<'_>) -> Option<Verdict> {
         acknowledge them: hooklane events lost --acknowledge"
         .to_owned();
     (facts.lost > 0).then(|| Verdict {
+        finding: "lost".to_owned(),
         next: Some("hooklane events lost".to_owned()),
         ..verdict(Rule::Storage, Class::Us, text, more)
     })
@@ -131,10 +132,26 @@ pub(in crate::admin) fn storage(facts: &Facts<'_>) -> Option<Verdict> {
         millis(normal)
     );
     Some(Verdict {
+        finding: "commits".to_owned(),
         events: facts.backlog(),
         next: doctor,
         ..verdict(Rule::Storage, Class::Us, text, more(true))
     })
+}
+
+/// Disks on which events will soon find no room.
+pub(super) fn disks(facts: &Facts<'_>) -> Vec<Verdict> {
+    let line = |(node, free): &(String, u64)| {
+        let node = printable_line(node);
+        let text = format!("disk: node {node} has only {} left", size(*free));
+        let more = "Holds up nothing yet; a full disk refuses events (503). More lanes: no.";
+        Verdict {
+            finding: format!("disk {node}"),
+            next: Some("hooklane doctor".to_owned()),
+            ..verdict(Rule::Storage, Class::Us, text, more.to_owned())
+        }
+    };
+    facts.full.iter().map(line).collect()
 }
 
 /// Redis is away: work is found by sweeping the database, which takes a second.
@@ -152,6 +169,7 @@ pub(super) fn hints(facts: &Facts<'_>) -> Option<Verdict> {
     let more =
         "Holds up nothing: events are accepted, and processed up to 1s later. More lanes: no.";
     Some(Verdict {
+        finding: "redis".to_owned(),
         since: Some(*since),
         severity: Severity::Unusual,
         next: Some("hooklane doctor".to_owned()),

@@ -9,14 +9,16 @@ use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::text::{counted, duration, printable_line};
 
-/// Set-aside cursors of one handler are one subject; the one that waits longest is named.
+/// Set-aside cursors of one handler in one condition are one subject; the one that waits longest is named.
 pub(super) fn set_aside(facts: &Facts<'_>) -> Vec<Verdict> {
     let is_wrong = |cursor: &&CursorLine| is_set_aside(cursor) && !is_by_hand(cursor);
     let mut subjects: Vec<Vec<&CursorLine>> = Vec::new();
     for cursor in facts.cursors.iter().filter(is_wrong) {
         let is_of = |subject: &&mut Vec<&CursorLine>| {
             subject.first().is_some_and(|first| {
-                first.handler == cursor.handler && first.stream.hook == cursor.stream.hook
+                first.handler == cursor.handler
+                    && first.stream.hook == cursor.stream.hook
+                    && first.condition == cursor.condition
             })
         };
         match subjects.iter_mut().find(is_of) {
@@ -77,6 +79,7 @@ fn set_aside_one(facts: &Facts<'_>, subject: &[&CursorLine]) -> Option<Verdict> 
             true => Severity::Unusual,
             false => Severity::Trouble,
         },
+        finding: format!("{} -> {handler} {condition}", stream.hook),
         since,
         events,
         stream: Some(stream.clone()),
@@ -207,6 +210,7 @@ pub(super) fn stuck_hooks(facts: &Facts<'_>) -> Vec<Verdict> {
              --reduce FILE. Then: hooklane hooks resume {hook}"
         );
         Verdict {
+            finding: format!("{hook} stuck"),
             since: Some(*since),
             next: Some(command::hooks("show", hook)),
             hook: Some(hook.clone()),
@@ -256,6 +260,7 @@ pub(super) fn overdue(facts: &Facts<'_>) -> Vec<Verdict> {
         let text = format!("retention: {}", printable_line(told));
         Verdict {
             severity: Severity::Unusual,
+            finding: "retention".to_owned(),
             next: Some("hooklane streams list --condition held".to_owned()),
             ..verdict(Rule::OnPurpose, Class::Us, text, more)
         }

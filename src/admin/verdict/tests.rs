@@ -669,3 +669,32 @@ fn events_that_wait_are_never_called_nothing() {
         "{text}"
     );
 }
+
+#[test]
+fn a_disk_that_fills_is_named_with_its_node() {
+    let facts = Facts {
+        full: &[("eu-1".to_owned(), 812_000_000)],
+        ..Facts::default()
+    };
+    let (rule, class, text) = first(&facts);
+    assert_eq!((rule, class), (Rule::Storage, Class::Us));
+    assert!(text.starts_with("disk: node eu-1 has only 812 MB left | "));
+    assert_eq!(verdicts(&facts)[0].finding, "disk eu-1");
+}
+
+#[test]
+fn streams_that_are_held_are_another_finding_than_those_that_wait() {
+    let cursors = [
+        cursor(Condition::Waiting, 9_000),
+        cursor(Condition::Held, 8_000),
+    ];
+    let facts = Facts {
+        cursors: &cursors,
+        ..Facts::default()
+    };
+    let found: Vec<_> = verdicts(&facts).into_iter().map(|v| v.finding).collect();
+    assert_eq!(
+        found,
+        ["billing -> reduce waiting", "billing -> reduce held"]
+    );
+}

@@ -20,6 +20,7 @@ pub(super) fn over(bound: Duration) -> impl Fn(u64) -> bool {
 pub(super) fn verdict(rule: Rule, class: Class, text: String, more: String) -> Verdict {
     Verdict {
         rule,
+        finding: rule.finding().to_owned(),
         class,
         severity: Severity::Trouble,
         text,

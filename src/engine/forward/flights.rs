@@ -20,6 +20,8 @@ pub struct Flights {
     own: Mutex<HashMap<CursorId, Flight>>,
     /// Deliveries that other nodes had in flight when they gave up their lanes.
     others: Mutex<HashSet<CursorId>>,
+    /// Held while rows of this node are added or removed.
+    rows: tokio::sync::Mutex<()>,
     ended: watch::Sender<()>,
 }
 
@@ -36,6 +38,7 @@ impl Default for Flights {
         Self {
             own: Mutex::default(),
             others: Mutex::default(),
+            rows: tokio::sync::Mutex::default(),
             ended: watch::channel(()).0,
         }
     }
@@ -94,6 +97,7 @@ impl Flights {
     /// of a lane leaves them alone until they end. After a failed call each cursor may see one stale
     /// delivery, as after a crash.
     pub async fn mark(&self, engine: &Engine, lanes: &[LaneId], node: &str) -> Result<(), Error> {
+        let _rows = self.rows.lock().await;
         let cursors: Vec<_> = {
             let mut own = self.own.lock();
             let of_lanes = own
@@ -116,6 +120,16 @@ impl Flights {
             engine.store.unmark_in_flight(cursor, node).await?;
         }
         Ok(())
+    }
+
+    /// Removes the row of a delivery that has ended. A later delivery of the cursor that is recorded needs the row.
+    async fn unmark(&self, engine: &Engine, cursor: CursorId, node: &str) -> Result<(), Error> {
+        let _rows = self.rows.lock().await;
+        let is_marked = |flight: &Flight| flight.is_marked;
+        if self.own.lock().get(&cursor).is_some_and(is_marked) {
+            return Ok(());
+        }
+        engine.store.unmark_in_flight(cursor, node).await
     }
 
     /// Reads which deliveries other nodes still have in flight. Called after lanes were taken and
@@ -152,8 +166,13 @@ impl Drop for InFlight {
         };
         let (engine, cursor, me) = (self.engine.clone(), self.cursor, member.id());
         tokio::spawn(async move {
-            if let Err(error) = engine.store.unmark_in_flight(cursor, &me).await {
-                tracing::warn!(%error, "a cursor waits until this node is gone");
+            // While the row is there, no other node delivers events of this cursor.
+            while let Err(error) = engine.forwards.flights.unmark(&engine, cursor, &me).await {
+                if error.is_fatal() || engine.is_failing() {
+                    return;
+                }
+                tracing::warn!(%error, "the end of a delivery is noted later");
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         });
     }

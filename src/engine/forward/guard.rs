@@ -29,6 +29,17 @@ impl Guard {
         Self { allowed }
     }
 
+    /// A guard that permits every address except those of metadata services: for URLs that the operator of the node
+    /// chose.
+    pub fn of_operator() -> Self {
+        let all = [
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        ];
+        let all = all.map(|address| IpNet::new(address, 0));
+        Self::new(all.into_iter().flatten().collect())
+    }
+
     /// True if a delivery may connect to `address`.
     pub fn lets(&self, address: IpAddr) -> bool {
         let address = canonical(address);

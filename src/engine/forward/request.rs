@@ -24,7 +24,7 @@ use sha2::Sha256;
 
 use super::client::{Answer, Error};
 use crate::domain::event::Event;
-use crate::domain::forward::Forward;
+use crate::domain::forward::{Destination, Forward};
 use crate::domain::hook::HandlerId;
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::secret::Secret;
@@ -122,25 +122,13 @@ pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<B
         true => batch(delivery),
         false => first.body.clone(),
     };
-    let seconds = now.as_millis().div_euclid(1_000);
     let id = first.id.to_string();
-    let signature = signature(delivery.secrets, &id, seconds, &body);
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = delivery.to.url.uri().clone();
+    let mut request = signed(&delivery.to.url, delivery.secrets, &id, now, body);
     let headers = request.headers_mut();
-    match is_batch {
-        true => set(headers, "content-type", "application/json"),
-        false => keep(headers, &first.headers),
+    if !is_batch {
+        headers.remove(CONTENT_TYPE);
+        keep(headers, &first.headers);
     }
-    set(
-        headers,
-        USER_AGENT.as_str(),
-        concat!("hooklane/", env!("CARGO_PKG_VERSION")),
-    );
-    set(headers, "webhook-id", &id);
-    set(headers, "webhook-timestamp", &seconds.to_string());
-    set(headers, "webhook-signature", &signature);
     set(headers, "hooklane-stream", &stream(delivery));
     set(headers, "hooklane-seq", &first.seq.to_string());
     set(headers, "hooklane-attempt", &delivery.attempt.to_string());
@@ -152,6 +140,32 @@ pub fn request(delivery: &Delivery<'_>, now: Timestamp) -> Option<Request<Full<B
         set(headers, "hooklane-replay", &replay.0.to_string());
     }
     Some(request)
+}
+
+/// A POST of JSON with the headers of Standard Webhooks, signed with each secret, at `now`.
+pub fn signed(
+    to: &Destination,
+    secrets: &[Secret],
+    id: &str,
+    now: Timestamp,
+    body: impl Into<Bytes>,
+) -> Request<Full<Bytes>> {
+    let body = body.into();
+    let seconds = now.as_millis().div_euclid(1_000);
+    let signature = signature(secrets, id, seconds, &body);
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = to.uri().clone();
+    let headers = request.headers_mut();
+    let agent = concat!("hooklane/", env!("CARGO_PKG_VERSION"));
+    set(headers, USER_AGENT.as_str(), agent);
+    set(headers, CONTENT_TYPE.as_str(), "application/json");
+    set(headers, "webhook-id", id);
+    set(headers, "webhook-timestamp", &seconds.to_string());
+    if !signature.is_empty() {
+        set(headers, "webhook-signature", &signature);
+    }
+    request
 }
 
 /// `HOOK` or `HOOK/KEY`, with characters of the key percent-encoded that are unsafe in headers or

@@ -276,6 +276,7 @@ fn no_table_is_forgotten() {
     let tables = tables.query_map([], |row| row.get(0)).unwrap();
     let tables: Vec<String> = tables.map(Result::unwrap).collect();
     let moved = [
+        "alerts",
         "audit",
         "cursors",
         "checkpoints",

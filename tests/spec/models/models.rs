@@ -1,7 +1,8 @@
 //! The rules of `src/lib.rs` as explicit states, every interleaving of them: hints, lanes and their owners, leases in
-//! discrete time, and one cursor with its compare-and-set. They check the design, not the code, and themselves: each mutant must fail.
+//! discrete time, one cursor with its compare-and-set, and its deliveries. They check the design, not the code, and themselves: each mutant must fail.
 
 mod cursor;
+mod delivery;
 mod lane;
 mod lease;
 

@@ -277,6 +277,16 @@ fn consumers_that_ask_get_a_replay_too(setup: Setup) {
     let again = next();
     assert_eq!(seqs(&again), [2, 3]);
     assert!(again["replay"].is_i64(), "{again}");
+    let operation = until(|| {
+        let snapshot = world.admin("GET", "/v1/admin/snapshot", &Value::Null);
+        snapshot.json()["operations"].get(0).cloned()
+    });
+    assert_eq!(operation["what"], "replay orders/a -> worker");
+    assert_eq!(
+        (&operation["done"], &operation["of"]),
+        (&json!(0), &json!(2)),
+        "{operation}"
+    );
     let now = pull("worker", json!({"wait": "0s"}));
     assert_eq!(
         now["deliveries"],
