@@ -8,11 +8,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bare;
+mod deliveries;
 mod generator;
 mod plans;
 mod proc;
 mod requests;
 mod scenarios;
+mod sink;
 mod table;
 mod viewer;
 mod world;

@@ -2,6 +2,9 @@
 
 use std::io::Write;
 
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
 /// The length of every body.
 pub const BODY: usize = 512;
 
@@ -19,13 +22,24 @@ pub fn amount(number: u32) -> i64 {
     i64::from(number % 100)
 }
 
+/// Number in the body of an event that came alone.
+pub fn number(body: &[u8]) -> Option<u32> {
+    let digits = body.get(NUMBER..NUMBER + 8)?;
+    std::str::from_utf8(digits).ok()?.trim().parse().ok()
+}
+
 /// Renders requests for a list of hooks.
 pub struct Requests {
     hooks: Vec<String>,
     heads: Vec<Vec<u8>>,
     body: Vec<u8>,
     read_key: String,
+    /// Key of signatures, whose digits end each head.
+    signing: Option<Hmac<Sha256>>,
 }
+
+/// Length of the end of a head with a signature: its digits, and the empty line.
+const SIGNATURE: usize = 64 + 4;
 
 /// Place of the digits in a body. Blanks may stand before a number in JSON, so fields are fixed.
 const CUSTOMER: usize = r#"{"customer":""#.len();
@@ -48,7 +62,24 @@ impl Requests {
             hooks,
             body,
             read_key: read_key.to_owned(),
+            signing: None,
         }
+    }
+
+    /// Requests with the signature of GitHub instead of a key.
+    pub fn signed(hooks: Vec<String>, secret: &str) -> Self {
+        let mut requests = Self::new(hooks, "", "");
+        let head = |hook: &String| {
+            format!(
+                "POST /in/{hook} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+                 content-length: {BODY}\r\nx-hub-signature-256: sha256={}\r\n\r\n",
+                "0".repeat(64)
+            )
+        };
+        let heads = requests.hooks.iter().map(|hook| head(hook).into_bytes());
+        requests.heads = heads.collect();
+        requests.signing = Hmac::new_from_slice(secret.as_bytes()).ok();
+        requests
     }
 
     /// Number of hooks.
@@ -65,6 +96,14 @@ impl Requests {
                 write!(&mut self.body[NUMBER..], "{number:8}").unwrap();
                 write!(&mut self.body[AMOUNT..], "{:2}", amount(number)).unwrap();
                 out.extend_from_slice(&self.heads[hook as usize]);
+                if let Some(signing) = &self.signing {
+                    let signature = signing.clone().chain_update(&self.body).finalize();
+                    let mut at = out.len() - SIGNATURE;
+                    for byte in signature.into_bytes() {
+                        write!(&mut out[at..], "{byte:02x}").unwrap();
+                        at += 2;
+                    }
+                }
                 out.extend_from_slice(&self.body);
             }
             Ask::State { hook, seq } => {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::bare::Bare;
 use super::daemon::{Client, Home};
+use super::deliveries;
 use super::generator;
 use super::plans::{Closed, Open, Pace, Seen, Settle, Until, latencies, micros, quantile};
 use super::proc;
@@ -34,9 +35,10 @@ impl Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const SCENARIOS: [Scenario; 14] = [
+pub const SCENARIOS: [Scenario; 17] = [
     by_default("bare", bare),
     by_default("accept", accept),
+    by_default("verified", verified),
     by_default("applied", applied),
     by_default("one", one),
     by_default("latency", latency),
@@ -52,6 +54,8 @@ pub const SCENARIOS: [Scenario; 14] = [
     by_default("resize", resize),
     by_default("prune", prune),
     by_default("feed", feed),
+    by_default("push", deliveries::push),
+    by_default("pull", deliveries::pull),
     by_default("idle", idle),
 ];
 
@@ -70,11 +74,11 @@ pub struct Scale {
 }
 
 impl Scale {
-    fn events(&self, events: u64) -> u64 {
+    pub fn events(&self, events: u64) -> u64 {
         if self.quick { events / 10 } else { events }
     }
 
-    fn time(&self, seconds: f64) -> Duration {
+    pub fn time(&self, seconds: f64) -> Duration {
         Duration::from_secs_f64(if self.quick { seconds / 10.0 } else { seconds })
     }
 }
@@ -106,17 +110,21 @@ fn accept_rate(world: &mut World, time: Duration) -> (f64, Cores) {
     (accepted as f64 / took, cores(&before, &world.cpu(), took))
 }
 
-type Cores = Vec<(&'static str, f64)>;
+pub type Cores = Vec<(&'static str, f64)>;
 
 /// Cores used by each part between two samples, `seconds` apart.
-fn cores(before: &[(&'static str, Duration)], after: &[(&str, Duration)], seconds: f64) -> Cores {
+pub fn cores(
+    before: &[(&'static str, Duration)],
+    after: &[(&str, Duration)],
+    seconds: f64,
+) -> Cores {
     let parts = before.iter().zip(after);
     let took = parts.map(|((part, before), (_, after))| (*part, *after - *before));
     took.map(|(part, took)| (part, took.as_secs_f64() / seconds))
         .collect()
 }
 
-fn note_cores(cores: &[(&str, f64)]) {
+pub fn note_cores(cores: &[(&str, f64)]) {
     let parts: Vec<_> = cores
         .iter()
         .map(|(part, cores)| format!("{part} {cores:.2}"))
@@ -172,6 +180,29 @@ fn accept(scale: &Scale) {
         );
         note_cores(cores);
     }
+}
+
+/// Accepted with a signature, of what is accepted with a write key.
+fn verified(scale: &Scale) {
+    let mut worlds = [
+        World::of(HOOKS, Kind::Store),
+        World::of(HOOKS, Kind::Signed),
+    ];
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..6 {
+        for (world, rates) in worlds.iter_mut().zip(&mut rates) {
+            let (rate, _) = accept_rate(world, scale.time(3.0));
+            // The first round warms up.
+            if round > 0 {
+                rates.push(rate);
+            }
+        }
+    }
+    let [with_key, signed] = rates.map(median);
+    let what = "accepted with an HMAC-SHA256 of 512 bytes, of those with a write key";
+    let share = signed / with_key * 100.0;
+    row(what, share, " %", Target::AtLeast(85.0));
+    row("the same, absolute", signed, "/s", Target::None);
 }
 
 /// From the first send until the last state is at its head: events per second, and the cores taken.

@@ -30,6 +30,9 @@ const REJECTS_JS: &str = "export default function reduce(state, event) {
 }
 ";
 
+/// Secret of the senders that sign.
+const SECRET: &str = "It's a Secret to Everybody";
+
 /// Time that new nodes need to divide the lanes.
 const SPREAD: Duration = Duration::from_secs(8);
 
@@ -62,7 +65,7 @@ pub fn by_setup<T>(embedded: T, production: T) -> T {
 fn homes() -> Vec<Home> {
     // On a disk, because a sync to memory costs nothing; its guard ends it with this process.
     static SERVER: LazyLock<Server> = LazyLock::new(|| Server::start_in(Path::new("/var/tmp")));
-    match CHOSEN.get() {
+    let mut homes = match CHOSEN.get() {
         Some((Setup::Production, nodes, _)) => {
             let servers = Servers::on(&SERVER);
             (0..*nodes)
@@ -70,7 +73,12 @@ fn homes() -> Vec<Home> {
                 .collect()
         }
         _ => vec![Home::new(Setup::Embedded)],
+    };
+    for home in &mut homes {
+        let loopback = ("HOOKLANE_ALLOW_DESTINATION", "127.0.0.0/8");
+        home.environment.push(loopback);
     }
+    homes
 }
 
 /// Kind of a hook.
@@ -86,12 +94,15 @@ pub enum Kind {
     RejectedByCustomer,
     /// As `Sum`, in a hundred streams.
     SumByAmount,
+    /// As `Store`, and its requests are signed.
+    Signed,
 }
 
 impl Kind {
     fn toml(self, name: &str) -> String {
         let rest = match self {
             Self::Store => "",
+            Self::Signed => "verify = 'github'\nsecret_file = 'signing.secret'\n",
             Self::Sum => "reduce = 'sum.js'\n",
             Self::SumByAmount => "reduce = 'sum.js'\norder_by = 'body:/amount'\n",
             Self::SumByCustomer => "reduce = 'sum.js'\norder_by = 'body:/customer'\n",
@@ -118,18 +129,27 @@ pub struct World {
 impl World {
     /// A fresh daemon with these hooks.
     pub fn with(hooks: Vec<String>, kind: Kind) -> Self {
+        let toml: String = hooks.iter().map(|h| kind.toml(h)).collect();
+        Self::of_toml(hooks, kind, &toml)
+    }
+
+    /// A fresh daemon with these hooks, which a TOML text describes.
+    pub fn of_toml(hooks: Vec<String>, kind: Kind, toml: &str) -> Self {
         let homes = homes();
         homes[0].write("sum.js", SUM_JS);
         homes[0].write("rejects.js", REJECTS_JS);
-        let toml: String = hooks.iter().map(|h| kind.toml(h)).collect();
+        homes[0].write("signing.secret", SECRET);
         let (write_key, read_key) = homes[0].prepare(|home| {
-            home.apply(&toml);
+            home.apply(toml);
             (home.key("write"), home.key("read"))
         });
         let world = Self {
             daemons: homes.iter().map(Home::start).collect(),
             ledger: Ledger::new(hooks.len()),
-            requests: Requests::new(hooks, &write_key, &read_key),
+            requests: match kind {
+                Kind::Signed => Requests::signed(hooks, SECRET),
+                _ => Requests::new(hooks, &write_key, &read_key),
+            },
             addrs: homes.iter().map(|home| home.addr).collect(),
             kind,
             write_key,
@@ -144,7 +164,8 @@ impl World {
 
     /// CPU time that each part of it has used, and the load.
     pub fn cpu(&self) -> Vec<(&'static str, Duration)> {
-        let nodes = self.daemons.iter().map(|daemon| proc::cpu(daemon.pid()));
+        // Scripts fold in children of a node.
+        let nodes = (self.daemons.iter()).map(|daemon| proc::cpu_of_family(daemon.pid()));
         let mut parts = vec![("nodes", nodes.sum())];
         if let Some(servers) = &self.homes[0].servers {
             parts.push(("Postgres", proc::cpu_of_family(servers.postgres.pid())));
@@ -234,6 +255,13 @@ impl Ledger {
             sent_at,
             acknowledged_at: at,
         });
+    }
+
+    /// Number and time of sending of each event of the first `hooks` hooks that was sent since then.
+    pub fn sent_since(&self, then: Instant, hooks: usize) -> Vec<(u32, Instant)> {
+        let entries = self.hooks.iter().take(hooks).flatten();
+        let sent = entries.filter(|entry| entry.sent_at >= then);
+        sent.map(|entry| (entry.number, entry.sent_at)).collect()
     }
 
     /// Number of accepted events.
