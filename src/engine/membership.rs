@@ -1,4 +1,5 @@
-//! Decides from rows which node should run which lane: no clock, no I/O.
+//! Decides from rows which node should run which lane: no clock, no I/O. `look.rs` has the order in which
+//! a node reads those rows and acts on them.
 //!
 //! Every node computes the same result from the same rows. When two nodes see different rows, the
 //! statement that takes a lane decides, so no agreement is needed. Times are durations on a node's own
@@ -6,6 +7,7 @@
 
 #[cfg(test)]
 mod churn;
+mod look;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use crate::domain::lane::{LaneId, overlap};
 use crate::domain::name::Name;
 use crate::store::{LaneRow, NodeRow, SetState};
+
+pub use look::{Look, LookStep};
 
 /// Time without a heartbeat after which other nodes take a node's lanes.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -193,19 +197,19 @@ pub fn assign<'a>(lanes: &'a [LaneRow], nodes: &'a [NodeRow]) -> HashMap<&'a Lan
 
 /// Tasks of a node concerning its lanes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Moves {
+struct Moves {
     /// Free lanes to take.
-    pub take: Vec<LaneId>,
+    take: Vec<LaneId>,
     /// Own lanes that belong to another node now.
-    pub hand_over: Vec<LaneId>,
+    hand_over: Vec<LaneId>,
     /// Lanes of a closing set to seal: own ones and free ones, with the epoch of their rows.
-    pub seal: Vec<(LaneId, i64)>,
+    seal: Vec<(LaneId, i64)>,
     /// Lanes that run here but are no longer owned.
-    pub drop: Vec<LaneId>,
+    drop: Vec<LaneId>,
 }
 
 /// Computes the tasks of node `me`; `held` are the lanes that it runs, with their epochs.
-pub fn decide(
+fn decide(
     lanes: &[LaneRow],
     nodes: &[NodeRow],
     me: &str,
@@ -260,7 +264,7 @@ pub fn idle(lanes: Vec<LaneRow>, running: &HashSet<LaneId>) -> Vec<(LaneId, i64)
 }
 
 /// True if all old lanes of a resize are sealed but its end is not recorded.
-pub fn is_unfinished(lanes: &[LaneRow]) -> bool {
+fn is_unfinished(lanes: &[LaneRow]) -> bool {
     let closing = |namespace: &Name| {
         let mut of_it = lanes.iter().filter(|lane| lane.id.namespace == *namespace);
         of_it.any(LaneRow::is_closing)

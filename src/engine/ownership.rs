@@ -1,9 +1,9 @@
-//! Takes lanes and gives them away: the loop around the decisions of [`super::membership`].
+//! Takes lanes and gives them away: carries out the steps of [`Look`] against Postgres and Redis.
 //!
 //! On SQLite, the only node runs every lane and has no row. On Postgres, each node has a row and sends
 //! heartbeats; a node whose lease has run out closes its lanes before others may take them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,11 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::Engine;
-use super::membership::{LEASE, Lease, RENEWAL, Watch, decide, is_unfinished};
+use super::membership::{LEASE, Lease, Look, LookStep, RENEWAL, Watch};
 use crate::domain::lane::LaneId;
+use crate::domain::name::Name;
 use crate::domain::time::{Timestamp, since_boot};
+use crate::lanes::Hint;
 use crate::lanes::redis::Redis;
 use crate::store::{Error, History, LaneRow, NodeRow};
 
@@ -137,7 +139,8 @@ impl Member {
         *self.report.lock() = json;
     }
 
-    async fn beat(&self, engine: &Engine) -> Result<(), Error> {
+    /// Sends a heartbeat if one is due; false if this node's row is gone.
+    async fn beat(&self, engine: &Engine) -> Result<bool, Error> {
         let report = self.report.lock().clone();
         let config = engine.acted();
         let sent = since_boot();
@@ -149,24 +152,18 @@ impl Member {
             since >= RENEWAL || waited_for || (since >= REPORT_EVERY && is_news)
         };
         if !due {
-            return Ok(());
+            return Ok(true);
         }
-        if in_time(engine.store.beat(&self.id(), config, &report)).await? {
-            let mut state = self.state.lock();
-            state.lease.renewed(sent);
-            state.beaten = sent;
-            state.reported = report;
-            state.config_seen = config;
-            return Ok(());
+        if !in_time(engine.store.beat(&self.id(), config, &report)).await? {
+            tracing::warn!("the lease is lost: lanes are dropped, and taken anew");
+            return Ok(false);
         }
-        self.begin_again(engine).await
-    }
-
-    /// After a lost lease: closes all lanes and joins under a new id.
-    async fn begin_again(&self, engine: &Engine) -> Result<(), Error> {
-        tracing::warn!("the lease is lost: lanes are dropped, and taken anew");
-        engine.close_lanes(&engine.held_lanes()).await;
-        self.join_again(engine).await
+        let mut state = self.state.lock();
+        state.lease.renewed(sent);
+        state.beaten = sent;
+        state.reported = report;
+        state.config_seen = config;
+        Ok(true)
     }
 
     /// Joins under a new id.
@@ -183,51 +180,85 @@ impl Member {
         Ok(())
     }
 
-    /// One look: sends a heartbeat, removes dead nodes, and takes or gives away lanes.
+    /// One look at the other nodes. An error ends it; the next one begins anew.
     async fn look(&self, engine: &Arc<Engine>) -> Result<(), Error> {
-        self.follow(engine).await?;
-        self.beat(engine).await?;
-        let view = View {
-            // Lanes are read first: an owner that is missing from the nodes is then known to be gone,
-            // not new.
-            lanes: in_time(engine.store.lanes()).await?,
-            nodes: in_time(engine.store.nodes()).await?,
-        };
-        *self.view.lock() = view.clone();
-        let now = since_boot();
-        let (me, silent, stable, has_changed) = {
+        let mut look = Look::begin();
+        // Hints of lanes that were sealed, until the new lanes are known.
+        let mut left = Vec::new();
+        while let Some(step) = look.next() {
+            match step {
+                LookStep::Follow => self.follow(engine).await?,
+                LookStep::Beat => {
+                    if !self.beat(engine).await? {
+                        look.lease_lost();
+                    }
+                }
+                LookStep::CloseAll => engine.close_lanes(&engine.held_lanes()).await,
+                LookStep::Join => self.join_again(engine).await?,
+                LookStep::ReadLanes => look.lanes_read(in_time(engine.store.lanes()).await?),
+                LookStep::ReadNodes => self.read_nodes(engine, &mut look).await?,
+                LookStep::Reap(id, beat) => reap(engine, &id, beat).await?,
+                LookStep::Decide => {
+                    if !self.decide(engine, &mut look) {
+                        return Ok(());
+                    }
+                }
+                LookStep::Close(lanes) => {
+                    tracing::warn!(lanes = lanes.len(), "lanes are not ours any more");
+                    engine.close_lanes(&lanes).await;
+                }
+                LookStep::Seal(lanes) => left.extend(seal(engine, &self.id(), &lanes).await?),
+                LookStep::EndResizes => engine.close_sets().await?,
+                LookStep::Refresh => {
+                    engine.catalog.refresh().await?;
+                    engine.catalog_changed();
+                }
+                LookStep::Raise(namespaces) => raise(engine, &namespaces).await,
+                LookStep::Place => engine.place_later(left.drain(..)),
+                LookStep::HandOver(lanes) => hand_over(engine, &self.id(), &lanes).await?,
+                LookStep::Take(lanes) => {
+                    let taken = in_time(engine.store.take_lanes(&lanes, &self.id())).await?;
+                    look.taken(taken);
+                }
+                LookStep::Open(lanes) => open(engine, &self.id(), lanes).await?,
+                LookStep::Claim(lanes) => engine.relay.claim(engine, &lanes).await,
+                LookStep::Sweep => engine.sweep().await.map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_nodes(&self, engine: &Engine, look: &mut Look) -> Result<(), Error> {
+        let nodes = in_time(engine.store.nodes()).await?;
+        let (silent, has_changed) = {
             let mut state = self.state.lock();
             let me = state.id.clone();
-            let silent = state.watch.see(&view.nodes, &me, now);
-            let has_changed = state.watch.has_changed();
-            (me, silent, state.watch.is_stable(now), has_changed)
+            let silent = state.watch.see(&nodes, &me, since_boot());
+            (silent, state.watch.has_changed())
+        };
+        look.nodes_read(nodes, silent);
+        let (lanes, nodes) = look.rows();
+        *self.view.lock() = View {
+            lanes: lanes.to_vec(),
+            nodes: nodes.to_vec(),
         };
         if has_changed {
             // Work that a dead node had stored or been told of, and not passed on, is found by this
             // sweep. Lanes of the dead node are swept when they are taken.
             engine.sweep_soon();
         }
-        for (id, beat) in silent {
-            if in_time(engine.store.reap(&id, beat)).await? {
-                tracing::warn!(node = id, "a node is dead: its lanes are free");
-                engine.look_at_lanes();
-            }
+        Ok(())
+    }
+
+    /// False if this node leaves, and so takes and gives away no lanes by a look.
+    fn decide(&self, engine: &Engine, look: &mut Look) -> bool {
+        let state = self.state.lock();
+        if state.leaving {
+            return false;
         }
-        if self.state.lock().leaving {
-            return Ok(());
-        }
-        let held: HashMap<_, _> = engine.held().into_iter().collect();
-        let moves = decide(&view.lanes, &view.nodes, &me, &held, stable);
-        if !moves.drop.is_empty() {
-            tracing::warn!(lanes = moves.drop.len(), "lanes are not ours any more");
-            engine.close_lanes(&moves.drop).await;
-        }
-        if !moves.seal.is_empty() || is_unfinished(&view.lanes) {
-            seal(engine, &me, &moves.seal).await?;
-        }
-        self.hand_over(engine, &me, &view.lanes, &moves.hand_over)
-            .await?;
-        take(engine, &me, &moves.take).await
+        let held = engine.held().into_iter().collect();
+        look.decide(&state.id, &held, state.watch.is_stable(since_boot()));
+        true
     }
 
     /// Checks that the same server still answers. A server that has replaced it may lack the newest
@@ -271,30 +302,6 @@ impl Member {
         engine.metrics.failovers.inc();
         let (engine, name) = (engine.clone(), self.name.clone());
         tokio::spawn(async move { find_lost(&engine, &name).await });
-        Ok(())
-    }
-
-    /// Closes lanes between two turns, and frees them.
-    async fn hand_over(
-        &self,
-        engine: &Engine,
-        me: &str,
-        rows: &[LaneRow],
-        lanes: &[LaneId],
-    ) -> Result<(), Error> {
-        if lanes.is_empty() {
-            return Ok(());
-        }
-        engine.close_lanes(lanes).await;
-        let is_theirs = |row: &&LaneRow| lanes.contains(&row.id);
-        let freed: Vec<_> = rows
-            .iter()
-            .filter(is_theirs)
-            .map(|row| (row.id.clone(), row.epoch))
-            .collect();
-        in_time(engine.store.release_lanes(&freed, me)).await?;
-        tracing::info!(lanes = lanes.len(), "lanes handed over");
-        engine.relay.poke(lanes).await;
         Ok(())
     }
 
@@ -407,49 +414,58 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, E
     answer.unwrap_or_else(|_| Err(Error::Lost("no answer in time".into())))
 }
 
-/// Stops lanes of closing sets between two turns, and seals them. Other nodes are notified, and
-/// remaining hints go to the new lanes.
-async fn seal(engine: &Arc<Engine>, me: &str, lanes: &[(LaneId, i64)]) -> Result<(), Error> {
-    let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
-    let left = engine.stop_lanes(&ids).await;
-    if !lanes.is_empty() {
-        in_time(engine.store.seal_lanes(lanes, me, Timestamp::now())).await?;
-        tracing::info!(lanes = lanes.len(), "lanes sealed");
-    }
-    engine.close_sets().await?;
-    engine.catalog.refresh().await?;
-    engine.catalog_changed();
-    for set in engine.catalog.now().lane_sets.values() {
-        if ids.iter().any(|lane| lane.namespace == set.namespace) {
-            engine.relay.raise(set).await;
-        }
-    }
-    engine.place_later(left.into_iter().flat_map(|(_, hints)| hints));
-    if !lanes.is_empty() {
+/// Removes a dead node, if its heartbeat is still this one.
+async fn reap(engine: &Engine, node: &str, beat: i64) -> Result<(), Error> {
+    if in_time(engine.store.reap(node, beat)).await? {
+        tracing::warn!(node, "a node is dead: its lanes are free");
         engine.look_at_lanes();
     }
     Ok(())
 }
 
-async fn take(engine: &Arc<Engine>, me: &str, lanes: &[LaneId]) -> Result<(), Error> {
-    let taken = in_time(engine.store.take_lanes(lanes, me)).await?;
-    if taken.is_empty() {
-        return Ok(());
+/// Stops lanes of closing sets between two turns and seals them; returns their remaining hints.
+async fn seal(
+    engine: &Engine,
+    me: &str,
+    lanes: &[(LaneId, i64)],
+) -> Result<impl Iterator<Item = Hint> + use<>, Error> {
+    let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
+    let left = engine.stop_lanes(&ids).await;
+    if !lanes.is_empty() {
+        in_time(engine.store.seal_lanes(lanes, me, Timestamp::now())).await?;
+        tracing::info!(lanes = lanes.len(), "lanes sealed");
+        engine.look_at_lanes();
     }
-    // Reads the configuration first, because lanes of an unknown set would run as if no one had stopped
-    // them. Lanes that are not opened because the database does not answer are given back at the next
-    // look.
-    engine.catalog.refresh().await?;
-    engine.catalog_changed();
+    Ok(left.into_iter().flat_map(|(_, hints)| hints))
+}
+
+/// Tells Redis the present lane sets of these namespaces.
+async fn raise(engine: &Engine, namespaces: &BTreeSet<Name>) {
+    for set in engine.catalog.now().lane_sets.values() {
+        if namespaces.contains(&set.namespace) {
+            engine.relay.raise(set).await;
+        }
+    }
+}
+
+/// Closes lanes between two turns, and frees them.
+async fn hand_over(engine: &Engine, me: &str, lanes: &[(LaneId, i64)]) -> Result<(), Error> {
+    let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
+    engine.close_lanes(&ids).await;
+    in_time(engine.store.release_lanes(lanes, me)).await?;
+    tracing::info!(lanes = lanes.len(), "lanes handed over");
+    engine.relay.poke(&ids).await;
+    Ok(())
+}
+
+/// Opens lanes that were taken. Lanes that are not opened because the database does not answer are given
+/// back at the next look.
+async fn open(engine: &Arc<Engine>, me: &str, lanes: Vec<(LaneId, i64)>) -> Result<(), Error> {
     in_time(engine.forwards.flights.look(engine, me)).await?;
-    tracing::info!(lanes = taken.len(), "lanes taken");
-    for (lane, epoch) in &taken {
-        engine.open_lane(lane.clone(), *epoch);
+    tracing::info!(lanes = lanes.len(), "lanes taken");
+    for (lane, epoch) in lanes {
+        engine.open_lane(lane, epoch);
     }
-    // The order matters: hints sent to the previous owner are found by the sweep, later hints arrive
-    // here.
-    engine.relay.claim(engine, &taken).await;
-    engine.sweep().await?;
     Ok(())
 }
 

@@ -714,6 +714,15 @@ impl World {
         if let Some(rebuild) = &database.rebuild {
             return Some(format!("{rebuild:?} does not end"));
         }
+        // Its outcome may be from before the operator's last act.
+        let nodes = || {
+            self.machines
+                .iter()
+                .filter_map(|machine| machine.node.as_ref())
+        };
+        if nodes().any(Node::is_refolding) {
+            return Some("a node does not end a rebuild".to_owned());
+        }
         if database
             .stops
             .values()
@@ -752,7 +761,12 @@ impl World {
             }
             let head = Seq(stream.events.len() as i64);
             if stream.cursor.position.behind(head) > 0 {
-                return Err(format!("stream {} is not done", id.0));
+                let lane = self.out.database.lane_of(stream);
+                let lane = lane.map(|lane| format!("{} ({:?})", lane.row.id, lane.mode));
+                return Err(format!(
+                    "stream {} is not done: {:?} at {} of {head} in {lane:?} at {}",
+                    id.0, stream.cursor.condition, stream.cursor.position, self.out.now
+                ));
             }
         }
         match self.out.database.has_marks() {

@@ -3,10 +3,10 @@
 //! last fault every lane has a node again, evenly.
 //!
 //! The database here is atomic, statement by statement; `tests/spec/store/nodes.rs` races real ones. The
-//! nodes do what `engine/ownership.rs` does, in the same order. Each mutant breaks one rule and must be
+//! nodes take the steps of `look.rs`, as `engine/ownership.rs` does. Each mutant breaks one rule and must be
 //! detected.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -142,8 +142,7 @@ struct Node {
     watch: Watch,
     held: HashMap<LaneId, i64>,
     beaten: Option<Duration>,
-    nodes: Vec<NodeRow>,
-    todo: VecDeque<Ask>,
+    look: Option<Look>,
     waits: Option<(u64, u64, Ask, Duration)>,
     next_look: u64,
 }
@@ -325,7 +324,6 @@ impl World {
 
     fn answered(&mut self, machine: usize, id: &str, number: u64, answer: Answer) {
         let clock = self.machines[machine].clock(self.now);
-        let fresh = self.fresh_id();
         let Some(node) = &mut self.machines[machine].node else {
             return;
         };
@@ -333,7 +331,7 @@ impl World {
             .waits
             .take_if(|waits| node.id == id && waits.0 == number);
         if let Some((_, _, ask, sent)) = waits {
-            node.learn(ask, answer, sent, (clock, self.now), fresh, self.mutant);
+            node.learn(ask, answer, sent, (clock, self.now), self.mutant);
         }
     }
 
@@ -379,8 +377,7 @@ impl Node {
             watch: Watch::default(),
             held: HashMap::new(),
             beaten: None,
-            nodes: Vec::new(),
-            todo: VecDeque::from([Ask::Join]),
+            look: None,
             waits: None,
             next_look: 0,
         }
@@ -403,25 +400,81 @@ impl Node {
             }
             match (ask, mutant, &mut self.lease) {
                 // The row may exist; it will never be used.
-                (Ask::Join, ..) => *self = Self::new(fresh),
+                (Ask::Join, ..) => *self = Self::new(fresh.clone()),
                 (Ask::Beat, Mutant::UnknownRenews, Some(lease)) => lease.renewed(*sent),
                 _ => {}
             }
             self.waits = None;
-            self.todo.retain(|ask| matches!(ask, Ask::Join));
+            self.look = None;
         }
         if self.lease.is_some() && !self.holds(clock, mutant) {
             self.held.clear();
         }
-        if self.todo.is_empty() && now >= self.next_look {
-            let due = |beaten: Duration| clock.saturating_sub(beaten) >= RENEWAL;
-            if self.beaten.is_none_or(due) {
-                self.todo.push_back(Ask::Beat);
-            }
-            self.todo.extend([Ask::Nodes, Ask::Lanes]);
-            self.next_look = now + LOOK_EVERY;
+        if self.lease.is_none() {
+            return Some(Ask::Join);
         }
-        self.todo.pop_front()
+        if self.look.is_none() {
+            if now < self.next_look {
+                return None;
+            }
+            self.next_look = now + LOOK_EVERY;
+            self.look = Some(Look::begin());
+        }
+        loop {
+            let Some(step) = self.look.as_mut()?.next() else {
+                self.look = None;
+                return None;
+            };
+            let ask = self.ask(step, clock, &fresh, mutant);
+            if ask.is_some() {
+                return ask;
+            }
+        }
+    }
+
+    /// The request of a step, if it has one.
+    fn ask(&mut self, step: LookStep, clock: Duration, fresh: &str, mutant: Mutant) -> Option<Ask> {
+        match step {
+            LookStep::Beat => {
+                let due = |beaten: Duration| clock.saturating_sub(beaten) >= RENEWAL;
+                return self.beaten.is_none_or(due).then_some(Ask::Beat);
+            }
+            // It begins again as a new process would.
+            LookStep::Join => {
+                *self = Self::new(fresh.to_owned());
+                return Some(Ask::Join);
+            }
+            LookStep::ReadLanes => return Some(Ask::Lanes),
+            LookStep::ReadNodes => return Some(Ask::Nodes),
+            LookStep::Reap(id, beat) => return Some(Ask::Reap(id, beat)),
+            LookStep::HandOver(lanes) => {
+                lanes.iter().for_each(|(lane, _)| {
+                    self.held.remove(lane);
+                });
+                return Some(Ask::Release(lanes));
+            }
+            LookStep::Take(lanes) => return Some(Ask::Take(lanes)),
+            LookStep::Decide => {
+                let is_stable = self.watch.is_stable(seen_at(clock, mutant));
+                let look = self.look.as_mut()?;
+                look.decide(&self.id, &self.held, is_stable);
+            }
+            LookStep::CloseAll => self.held.clear(),
+            LookStep::Close(lanes) => lanes.iter().for_each(|lane| {
+                self.held.remove(lane);
+            }),
+            LookStep::Open(lanes) => self.held.extend(lanes),
+            // There is no resize here, no configuration and no hint.
+            LookStep::Follow
+            | LookStep::Seal(_)
+            | LookStep::EndResizes
+            | LookStep::Refresh
+            | LookStep::Raise(_)
+            | LookStep::Place
+            | LookStep::Claim(_)
+            | LookStep::Sweep => {}
+        }
+        None
     }
 
     fn learn(
@@ -430,11 +483,14 @@ impl Node {
         answer: Answer,
         sent: Duration,
         (clock, now): (Duration, u64),
-        fresh: String,
         mutant: Mutant,
     ) {
+        let Some(look) = &mut self.look else {
+            // Only a node without a lease asks for anything outside a look.
+            self.lease = Some(Lease::begun(sent));
+            return;
+        };
         match (ask, answer) {
-            (Ask::Join, _) => self.lease = Some(Lease::begun(sent)),
             (Ask::Beat, Answer::Beaten(beaten)) => {
                 self.beaten = Some(sent);
                 let from = match mutant {
@@ -443,7 +499,7 @@ impl Node {
                 };
                 match &mut self.lease {
                     Some(lease) if beaten || mutant == Mutant::NoRowIgnored => lease.renewed(from),
-                    _ => *self = Self::new(fresh),
+                    _ => look.lease_lost(),
                 }
             }
             (_, Answer::Nodes(mut nodes)) => {
@@ -451,38 +507,25 @@ impl Node {
                     let time = Timestamp::default().after(clock);
                     nodes.retain(|node| node.id == self.id || node.started_at > time);
                 }
-                self.nodes = nodes;
+                let mut silent = self.watch.see(&nodes, &self.id, seen_at(clock, mutant));
+                if mutant == Mutant::NoReap {
+                    silent.clear();
+                }
+                look.nodes_read(nodes, silent);
             }
-            (_, Answer::Lanes(lanes)) => self.decide(&lanes, clock, mutant),
-            (_, Answer::Taken(taken)) => self.held.extend(taken),
+            (_, Answer::Lanes(lanes)) => look.lanes_read(lanes),
+            (_, Answer::Taken(taken)) => look.taken(taken),
             (Ask::Reap(..), _) => self.next_look = now,
             _ => {}
         }
     }
+}
 
-    fn decide(&mut self, lanes: &[LaneRow], clock: Duration, mutant: Mutant) {
-        let seen = match mutant {
-            Mutant::ShortWatch => clock.mul_f64(1.5),
-            _ => clock,
-        };
-        let silent = self.watch.see(&self.nodes, &self.id, seen);
-        if mutant != Mutant::NoReap {
-            let reap = silent.into_iter().map(|(id, beat)| Ask::Reap(id, beat));
-            self.todo.extend(reap);
-        }
-        let stable = self.watch.is_stable(seen);
-        let moves = decide(lanes, &self.nodes, &self.id, &self.held, stable);
-        for lane in moves.drop.iter().chain(&moves.hand_over) {
-            self.held.remove(lane);
-        }
-        let freed = lanes.iter().filter(|row| moves.hand_over.contains(&row.id));
-        let freed: Vec<_> = freed.map(|row| (row.id.clone(), row.epoch)).collect();
-        if !freed.is_empty() {
-            self.todo.push_back(Ask::Release(freed));
-        }
-        if !moves.take.is_empty() {
-            self.todo.push_back(Ask::Take(moves.take));
-        }
+/// The time that a node's watch goes by.
+fn seen_at(clock: Duration, mutant: Mutant) -> Duration {
+    match mutant {
+        Mutant::ShortWatch => clock.mul_f64(1.5),
+        _ => clock,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 use crate::engine::catalog::{Drain, Snapshot};
 use crate::engine::lane::Lane;
-use crate::engine::membership::{Lease, RENEWAL, Watch, decide, idle, is_unfinished};
+use crate::engine::membership::{Lease, Look, LookStep, RENEWAL, Watch, idle};
 use crate::engine::place::placed;
 use crate::engine::rebuild::work::{Standing, Work, may_pass};
 use crate::engine::reduce::{Failure, Folded, Task as Fold};
@@ -99,28 +99,15 @@ struct Stopping {
     run: Run,
 }
 
-/// A step of looking at the other nodes.
-enum Look {
-    Beat,
-    Lanes,
-    Nodes,
-    Reap(String, i64),
-    Decide,
+/// A part of a step of [`Look`] that is left to do.
+enum Part {
     /// Waits for lanes to stop, and sends their hints to the next owners.
     Sent(u64),
-    Join,
-    Seal(Vec<(LaneId, i64)>),
-    SealRows(u64, Vec<(LaneId, i64)>),
-    CloseSets,
-    Refresh,
-    Raise,
-    PlaceLeft,
-    HandOver(Vec<LaneId>),
+    /// Waits for lanes to stop, and seals them.
+    Seal(u64, Vec<(LaneId, i64)>),
+    /// Waits for lanes to stop, and frees them.
     Free(u64, Vec<(LaneId, i64)>),
-    Take(Vec<LaneId>),
-    Open(Vec<(LaneId, i64)>),
     Claim(LaneId, i64),
-    Sweep,
     Hint(Vec<Found>),
 }
 
@@ -188,7 +175,9 @@ pub struct Node {
     /// For a mutant: the request that was hinted before it is stored.
     hinted: Option<u64>,
     sending: VecDeque<Send>,
-    look: VecDeque<Look>,
+    look: Option<Look>,
+    parts: VecDeque<Part>,
+    /// Lanes and nodes, as last read.
     rows: Vec<LaneRow>,
     nodes: Vec<NodeRow>,
     left: Vec<Hint>,
@@ -247,7 +236,8 @@ impl Node {
             unhinted: VecDeque::new(),
             hinted: None,
             sending: VecDeque::new(),
-            look: VecDeque::new(),
+            look: None,
+            parts: VecDeque::new(),
             rows: Vec::new(),
             nodes: Vec::new(),
             left: Vec::new(),
@@ -316,6 +306,11 @@ impl Node {
             let folding = read.flat_map(|read| &read.2);
             folding.map(move |step| (lane, step.cursor))
         })
+    }
+
+    /// True while it folds a stream anew, even if another node has ended that rebuild meanwhile.
+    pub fn is_refolding(&self) -> bool {
+        self.refold.is_some()
     }
 
     pub fn runs(&self) -> usize {
@@ -574,67 +569,134 @@ impl Node {
         if !self.is_member {
             return Ok(false);
         }
-        let Some(next) = self.look.pop_front() else {
-            if out.now < self.look_at {
-                return Ok(false);
+        let looked = match (self.parts.pop_front(), self.look.take()) {
+            (Some(part), look) => {
+                self.look = look;
+                self.look_part(part, out)
             }
-            self.look_at = out.now + LOOK_EVERY;
-            self.look.extend([Look::Beat, Look::Lanes, Look::Nodes]);
-            return Ok(true);
+            (None, Some(look)) => self.look_on(look, out),
+            (None, None) if out.now < self.look_at => return Ok(false),
+            (None, None) => {
+                self.look_at = out.now + LOOK_EVERY;
+                self.look = Some(Look::begin());
+                return Ok(true);
+            }
         };
-        let looked = self.look_on(next, out);
         if looked.is_err() {
-            self.look.clear();
+            self.look = None;
+            self.parts.clear();
             self.left.clear();
         }
         looked
     }
 
-    fn look_on(&mut self, next: Look, out: &mut Outside) -> Done {
-        match next {
-            Look::Beat => self.beat(out)?,
-            Look::Lanes => self.rows = out.ask(|database| database.rows())?,
-            Look::Nodes => {
-                self.nodes = out.ask(|database| database.nodes.clone())?;
-                let now = Duration::from_millis(out.now);
-                let silent = self.watch.see(&self.nodes, &self.id, now);
-                let is_blind = out.mutant == Mutant::NoSweepForTheDead;
-                self.sweep_soon |= self.watch.has_changed() && !is_blind;
-                let reap = silent.into_iter().map(|(id, beat)| Look::Reap(id, beat));
-                self.look.extend(reap);
-                self.look.push_back(Look::Decide);
+    /// The next step of a look, up to its first request.
+    fn look_on(&mut self, mut look: Look, out: &mut Outside) -> Done {
+        let Some(step) = look.next() else {
+            return Ok(true);
+        };
+        match step {
+            // No other server takes the place of the database here.
+            LookStep::Follow => return self.look_on(look, out),
+            LookStep::Beat => {
+                if !self.beat(out)? {
+                    look.lease_lost();
+                }
             }
-            Look::Reap(id, beat) => {
-                out.ask(|database| database.reap(&id, beat))?;
-                self.look_at = out.now;
+            LookStep::CloseAll => {
+                let lanes = self.held_lanes();
+                self.close(&lanes);
             }
-            Look::Decide if self.leave.is_some() => {}
-            Look::Decide => self.decide(out),
-            Look::Sent(ticket) => {
-                let Some(left) = self.stopped(ticket) else {
-                    self.look.push_front(next);
-                    return Ok(false);
-                };
-                self.send_left(left);
-            }
-            Look::Join => {
+            LookStep::Join => {
                 self.numbers += 1;
                 self.id = format!("{}+", self.id);
                 self.join(out);
             }
-            Look::Seal(lanes) => {
+            LookStep::ReadLanes => look.lanes_read(self.read_lanes(out)?),
+            LookStep::ReadNodes => {
+                let nodes = out.ask(|database| database.nodes.clone())?;
+                let now = Duration::from_millis(out.now);
+                let silent = self.watch.see(&nodes, &self.id, now);
+                let is_blind = out.mutant == Mutant::NoSweepForTheDead;
+                self.sweep_soon |= self.watch.has_changed() && !is_blind;
+                look.nodes_read(nodes, silent);
+                let (rows, nodes) = look.rows();
+                (self.rows, self.nodes) = (rows.to_vec(), nodes.to_vec());
+            }
+            LookStep::Reap(id, beat) => {
+                out.ask(|database| database.reap(&id, beat))?;
+                self.look_at = out.now;
+            }
+            LookStep::Decide if self.leave.is_some() => return Ok(true),
+            LookStep::Decide => {
+                let stable = self.watch.is_stable(Duration::from_millis(out.now));
+                look.decide(&self.id, &self.held(), stable);
+            }
+            LookStep::Close(lanes) => self.close(&lanes),
+            LookStep::Seal(lanes) => {
                 let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
                 let ticket = self.stop(&ids);
-                self.look.push_front(Look::SealRows(ticket, lanes));
+                self.parts.push_back(Part::Seal(ticket, lanes));
             }
-            Look::SealRows(ticket, lanes) => {
+            LookStep::EndResizes => {
+                for set in out.ask(|database| database.close_sets())? {
+                    let _ = out.ask_redis(|redis| redis.forget(&set));
+                }
+            }
+            LookStep::Refresh => self.config_changed(out)?,
+            LookStep::Raise(namespaces) => self.raise_all(&namespaces, out),
+            LookStep::Place => {
+                let left = std::mem::take(&mut self.left);
+                self.place_later(left);
+            }
+            LookStep::HandOver(lanes) => {
+                let ids: Vec<_> = lanes.iter().map(|(lane, _)| lane.clone()).collect();
+                let ticket = self.stop(&ids);
+                self.parts.push_back(Part::Free(ticket, lanes));
+            }
+            LookStep::Take(lanes) => {
+                let me = self.id.clone();
+                look.taken(out.ask(|database| database.take_lanes(&lanes, &me))?);
+            }
+            LookStep::Open(lanes) => {
+                for (lane, epoch) in lanes {
+                    self.open(lane, epoch);
+                }
+            }
+            LookStep::Claim(lanes) => {
+                let namespaces = lanes.iter().map(|(lane, _)| lane.namespace.clone());
+                self.raise_all(&namespaces.collect(), out);
+                let claims = lanes.into_iter();
+                let claims = claims.map(|(lane, epoch)| Part::Claim(lane, epoch));
+                self.parts.extend(claims);
+            }
+            LookStep::Sweep if out.mutant == Mutant::NoSweepOnTake => {}
+            LookStep::Sweep => {
+                let found = out.ask(|database| database.behind())?;
+                self.parts.push_back(Part::Hint(found));
+            }
+        }
+        self.look = Some(look);
+        Ok(true)
+    }
+
+    fn look_part(&mut self, part: Part, out: &mut Outside) -> Done {
+        match part {
+            Part::Sent(ticket) => {
+                let Some(left) = self.stopped(ticket) else {
+                    self.parts.push_front(part);
+                    return Ok(false);
+                };
+                self.send_left(left);
+            }
+            Part::Seal(ticket, lanes) => {
                 let waits = out.mutant != Mutant::SealUnderTurns;
                 match self.stopped(ticket) {
                     Some(left) => self
                         .left
                         .extend(left.into_iter().flat_map(|(_, hints)| hints)),
                     None if waits => {
-                        self.look.push_front(Look::SealRows(ticket, lanes));
+                        self.parts.push_front(Part::Seal(ticket, lanes));
                         return Ok(false);
                     }
                     None => {}
@@ -645,67 +707,42 @@ impl Node {
                     self.look_at = out.now;
                 }
             }
-            Look::CloseSets => {
-                for set in out.ask(|database| database.close_sets())? {
-                    let _ = out.ask_redis(|redis| redis.forget(&set));
-                }
-            }
-            Look::Refresh => self.config_changed(out)?,
-            Look::Raise => {
-                for set in self.catalog.lane_sets.values() {
-                    let _ = out.ask_redis(|redis| redis.raise(set));
-                }
-            }
-            Look::PlaceLeft => {
-                let left = std::mem::take(&mut self.left);
-                self.place_later(left);
-            }
-            Look::HandOver(lanes) => {
-                let theirs = self.rows.iter().filter(|row| lanes.contains(&row.id));
-                let freed = theirs.map(|row| (row.id.clone(), row.epoch)).collect();
-                let ticket = self.stop(&lanes);
-                self.look.push_front(Look::Free(ticket, freed));
-            }
-            Look::Free(ticket, lanes) => {
+            Part::Free(ticket, lanes) => {
                 let Some(left) = self.stopped(ticket) else {
-                    self.look.push_front(Look::Free(ticket, lanes));
+                    self.parts.push_front(Part::Free(ticket, lanes));
                     return Ok(false);
                 };
                 self.send_left(left);
                 let me = self.id.clone();
                 out.ask(|database| database.release_lanes(&lanes, &me))?;
             }
-            Look::Take(lanes) => {
-                let me = self.id.clone();
-                let taken = out.ask(|database| database.take_lanes(&lanes, &me))?;
-                if !taken.is_empty() {
-                    let claims = taken
-                        .iter()
-                        .map(|(lane, epoch)| Look::Claim(lane.clone(), *epoch));
-                    let claims: Vec<_> = claims.collect();
-                    self.look
-                        .extend([Look::Refresh, Look::Open(taken), Look::Raise]);
-                    self.look.extend(claims);
-                    if out.mutant != Mutant::NoSweepOnTake {
-                        self.look.push_back(Look::Sweep);
-                    }
-                }
-            }
-            Look::Open(taken) => {
-                for (lane, epoch) in taken {
-                    self.open(lane, epoch);
-                }
-            }
-            Look::Claim(lane, epoch) => {
+            Part::Claim(lane, epoch) => {
                 let _ = out.ask_redis(|redis| redis.claim(&lane, epoch));
             }
-            Look::Sweep => {
-                let found = out.ask(|database| database.behind())?;
-                self.look.push_front(Look::Hint(found));
-            }
-            Look::Hint(found) => self.hint_found(&found, out),
+            Part::Hint(found) => self.hint_found(&found, out),
         }
         Ok(true)
+    }
+
+    fn close(&mut self, lanes: &[LaneId]) {
+        let ticket = self.stop(lanes);
+        self.parts.push_back(Part::Sent(ticket));
+    }
+
+    fn read_lanes(&self, out: &mut Outside) -> Result<Vec<LaneRow>, Failed> {
+        let mut rows = out.ask(|database| database.rows())?;
+        if out.mutant == Mutant::NoSealWait {
+            let opening = rows.iter_mut().filter(|row| row.set == SetState::Opening);
+            opening.for_each(|row| row.set = SetState::Stable);
+        }
+        Ok(rows)
+    }
+
+    fn raise_all(&self, namespaces: &BTreeSet<Name>, out: &mut Outside) {
+        let sets = self.catalog.lane_sets.values();
+        for set in sets.filter(|set| namespaces.contains(&set.namespace)) {
+            let _ = out.ask_redis(|redis| redis.raise(set));
+        }
     }
 
     fn send_left(&mut self, left: Vec<(LaneId, Vec<Hint>)>) {
@@ -714,53 +751,20 @@ impl Node {
         }
     }
 
-    fn beat(&mut self, out: &mut Outside) -> Result<(), Failed> {
+    /// False if its row is gone.
+    fn beat(&mut self, out: &mut Outside) -> Result<bool, Failed> {
         let (sent, acted) = (out.now, self.acted);
         let renewal = u64::try_from(RENEWAL.as_millis()).unwrap_or(0);
         if sent < self.beaten + renewal && self.config_seen == acted {
-            return Ok(());
+            return Ok(true);
         }
         let me = self.id.clone();
-        if out.ask(|database| database.beat(&me, acted))? {
-            self.lease.renewed(Duration::from_millis(sent));
-            (self.beaten, self.config_seen) = (sent, acted);
-            return Ok(());
+        if !out.ask(|database| database.beat(&me, acted))? {
+            return Ok(false);
         }
-        let lanes = self.held_lanes();
-        let ticket = self.stop(&lanes);
-        self.look.push_front(Look::Join);
-        self.look.push_front(Look::Sent(ticket));
-        Ok(())
-    }
-
-    fn decide(&mut self, out: &Outside) {
-        let stable = self.watch.is_stable(Duration::from_millis(out.now));
-        if out.mutant == Mutant::NoSealWait {
-            let opening = self
-                .rows
-                .iter_mut()
-                .filter(|row| row.set == SetState::Opening);
-            opening.for_each(|row| row.set = SetState::Stable);
-        }
-        let held = self.held();
-        let mut moves = decide(&self.rows, &self.nodes, &self.id, &held, stable);
-        moves.drop.sort();
-        if !moves.drop.is_empty() {
-            let ticket = self.stop(&moves.drop);
-            self.look.push_back(Look::Sent(ticket));
-        }
-        if !moves.seal.is_empty() || is_unfinished(&self.rows) {
-            let seal = Look::Seal(moves.seal);
-            let then = [Look::CloseSets, Look::Refresh, Look::Raise, Look::PlaceLeft];
-            self.look.push_back(seal);
-            self.look.extend(then);
-        }
-        if !moves.hand_over.is_empty() {
-            self.look.push_back(Look::HandOver(moves.hand_over));
-        }
-        if !moves.take.is_empty() {
-            self.look.push_back(Look::Take(moves.take));
-        }
+        self.lease.renewed(Duration::from_millis(sent));
+        (self.beaten, self.config_seen) = (sent, acted);
+        Ok(true)
     }
 
     /// As `Member::close_if_expired`.
