@@ -1,6 +1,6 @@
 //! Alerts: one post when a finding begins and one when it ends, to real receivers, through crashes of a node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,11 +48,20 @@ fn body(seen: &Seen) -> Value {
     serde_json::from_slice(&seen.body).unwrap()
 }
 
+/// The acknowledged messages, each once: a node that is killed right after a post may leave it to another
+/// one, which repeats it with the same id.
+fn messages(sink: &Sink) -> Vec<Seen> {
+    let (mut ids, seen) = (HashSet::new(), sink.seen());
+    let seen = seen.into_iter().filter(|seen| seen.is_acknowledged);
+    seen.filter(|seen| ids.insert(seen.header("webhook-id").to_owned()))
+        .collect()
+}
+
 /// The messages about a finding, each as its type.
 fn told(sink: &Sink, finding: &str) -> Vec<String> {
-    let messages = sink.seen();
-    let messages = messages.iter().filter(|seen| seen.is_acknowledged);
+    let messages = messages(sink);
     let about = messages
+        .iter()
         .map(body)
         .filter(|body| body["data"]["finding"] == finding);
     about
@@ -273,7 +282,7 @@ fn two_nodes_post_once_and_tell_of_the_one_that_is_silent() {
     a.run(&skip(&bad));
     told_once(&ops, held, &["alert.began", "alert.ended"]);
     std::thread::sleep(QUIET);
-    assert_eq!(ops.seen().len(), 4, "{:?}", ops.seen());
+    assert_eq!(messages(&ops).len(), 4, "{:?}", ops.seen());
     drop((first, second));
 }
 
