@@ -33,6 +33,9 @@ use watch::{DATABASE, Watch};
 /// Interval of rounds.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
+/// Time limit of the work of a round in the database.
+const SHARE_MAX: Duration = Duration::from_secs(3);
+
 /// Time limit of a post.
 const POST_MAX: Duration = Duration::from_secs(5);
 
@@ -152,8 +155,11 @@ impl Poster {
         self.watch.note(self.admin.findings(), elapsed);
         self.note_outage(now);
         while self.posts.try_join_next().is_some() {}
-        if let Err(error) = self.share(now).await {
-            tracing::debug!(%error, "alerts wait for the database");
+        // A database that hangs must not keep this node from noticing it. A claim whose outcome is unknown ends.
+        match tokio::time::timeout(SHARE_MAX, self.share(now)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "alerts wait for the database"),
+            Err(_) => tracing::debug!("alerts wait for the database, which does not answer"),
         }
     }
 

@@ -521,6 +521,10 @@ impl Doors {
         let certificate = entrance.certificate.clone();
         around.certificate = certificate.as_ref().map(|certificate| certificate.fault());
         let admin = Admin::online(engine.clone(), config.node.clone()).amid(around);
+        // A ready node has figures, so that it can say what is wrong should the database go away at once.
+        if let Err(error) = admin.observe().await {
+            tracing::debug!(%error, "the first figures come later");
+        }
         let mut open = JoinSet::new();
         open.spawn(observe(admin.clone(), stopping.clone()));
         if let Some(certificate) = certificate {
