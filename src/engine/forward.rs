@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::lane::{Aside, Outcome};
+use super::lane::{Outcome, Parked};
 use super::tally::Last;
 use super::turn::{self, Plan, Turned};
 use super::worker::Worker;
@@ -151,7 +151,7 @@ async fn run(pass: &Pass, waiting: &Waiting) {
         .begin(engine, cursor, &worker.id, version)
     else {
         let again = Timestamp::steady().after(BUSY_AGAIN);
-        return worker.set_aside(cursor, Aside::Busy(again));
+        return worker.set_aside(cursor, Parked::Busy(again));
     };
     match try_delivery(pass, waiting).await {
         Ok(turned) => {
@@ -342,14 +342,14 @@ fn pack<'c>(
         Plan::Leave(outcome) => Packed::Leave(outcome),
         Plan::Elsewhere => Packed::Elsewhere(turn::hint(&input, now)),
         Plan::HaltAtGap => {
-            let outcome = Outcome::Aside(Aside::Held, turn::rest(&input, 0, now));
+            let outcome = Outcome::Parked(Parked::Held, turn::rest(&input, 0, now));
             Packed::Halt(Box::new(turn::hold_at_gap(&input, now)), outcome)
         }
         Plan::Go => {
             let intact = input.events.iter().take_while(|event| !event.is_damaged);
             let intact = intact.count();
             if intact == 0 {
-                let outcome = Outcome::Aside(Aside::Held, turn::rest(&input, 0, now));
+                let outcome = Outcome::Parked(Parked::Held, turn::rest(&input, 0, now));
                 return Packed::Damaged(Box::new(turn::hold_at_damage(&input, now)), outcome);
             }
             input.events.truncate(intact);
