@@ -9,6 +9,8 @@
 mod alerts;
 mod audit;
 mod backend;
+mod backlogs;
+mod behind;
 mod configuration;
 mod counts;
 mod cursors;
@@ -22,6 +24,7 @@ mod hints;
 mod history;
 mod hooks;
 mod keys;
+mod lane_modes;
 mod lane_sets;
 mod migrate;
 mod namespaces;
@@ -56,6 +59,7 @@ pub use backend::ops::{
     Advance, Appended, Checkpoint, Commit, Committers, Cut, DamageCheck, Due, History, Input,
     InputRequest, Inspection, Mover, NewEvent, Observer, Provided, Prune, Range, Released, Step,
 };
+pub use backlogs::{LargestBacklog, ResizeExtent, SlotBacklog};
 pub use configuration::Configuration;
 pub use cursors::{CursorBacklog, SkipOutcome};
 pub use database::{Database, InvalidDatabase, Server};
@@ -68,10 +72,8 @@ pub use hints::{HintAnswer, HintRequest};
 pub use history::{AcceptedServer, LostEvent};
 pub use hooks::{Batch, ForwardPlan, HookPlan, PullPlan};
 pub use keys::LastUse;
-pub use lane_sets::{
-    Attribution, DrainRemainder, LaneMode, LargestBacklog, PendingResize, ResizeExtent,
-    ResizeStart, SlotBacklog,
-};
+pub use lane_modes::{Attribution, DrainRemainder, LaneMode};
+pub use lane_sets::{PendingResize, ResizeStart};
 pub use migrate::{
     MigrationProgress, MigrationProof, check as check_migration, migrate, size as migration_size,
 };

@@ -24,7 +24,9 @@ pub mod guard;
 mod input;
 mod lists;
 mod overview;
+mod sort;
 pub mod theme;
+pub mod view;
 mod wide;
 
 use ratatui::Frame;
@@ -32,7 +34,8 @@ use ratatui::style::Modifier;
 use ratatui::text::{Line, Text};
 use ratatui::widgets::Paragraph;
 
-use app::{App, Mode, View};
+use app::{App, Mode};
+use view::View;
 
 /// Draws the whole screen.
 pub fn draw(app: &App, frame: &mut Frame<'_>) {

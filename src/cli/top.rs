@@ -38,9 +38,10 @@ use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
-use crate::tui::app::{App, Message, StreamShown};
+use crate::tui::app::{App, Message};
 use crate::tui::effect::{Action, Effect};
 use crate::tui::theme::Theme;
+use crate::tui::view::StreamShown;
 use crate::tui::{self, guard};
 
 /// Watch the lanes live and operate them: what is late, whose fault it is, what helps

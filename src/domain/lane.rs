@@ -36,7 +36,7 @@ impl Slot {
 pub const LANES_MAX: u16 = 1024;
 
 /// Number of slots; it never changes.
-const SLOTS: u32 = 65_536;
+pub const SLOTS: u32 = 65_536;
 
 /// The slots of lane `index` among `lanes`.
 pub fn slots(index: u16, lanes: u16) -> Range<u32> {

@@ -84,7 +84,7 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
     hint(engine, &hints);
     engine.stored.send_replace(());
     if is_held {
-        engine.held_back.notify_one();
+        engine.signals.held_back.notify_one();
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::lane::{Aside, Outcome};
+use super::lane::{Outcome, Parked};
 use super::tally::Last;
 use super::turn::{self, Plan, Turned};
 use super::worker::Worker;
@@ -151,7 +151,7 @@ async fn run(pass: &Pass, waiting: &Waiting) {
         .begin(engine, cursor, &worker.id, version)
     else {
         let again = Timestamp::steady().after(BUSY_AGAIN);
-        return worker.set_aside(cursor, Aside::Busy(again));
+        return worker.set_aside(cursor, Parked::Busy(again));
     };
     match try_delivery(pass, waiting).await {
         Ok(turned) => {
@@ -170,8 +170,8 @@ async fn run(pass: &Pass, waiting: &Waiting) {
     }
 }
 
-/// Events to send in a request.
-struct Parcel<'c> {
+/// The events of a request, and the cursor that they move.
+struct Payload<'c> {
     handler: &'c Handler,
     hook: &'c Name,
     input: Input,
@@ -191,7 +191,7 @@ struct Choice {
     taken: usize,
 }
 
-impl Parcel<'_> {
+impl Payload<'_> {
     /// Earlier tries of the first event sent. The cursor counts tries of the event after its position.
     fn tries(&self) -> u32 {
         match self.choice.lead {
@@ -239,55 +239,55 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     ) else {
         return Ok(leave(Outcome::Done));
     };
-    let parcel = match pack(&catalog, worker, input, handler, (now, waiting.gathered)) {
-        Packed::Send(parcel) => parcel,
-        Packed::Pass(input, step) => return pass_over(engine, worker, &input, *step).await,
-        Packed::Leave(outcome) => return Ok(leave(outcome)),
-        Packed::Elsewhere(hint) => {
+    let payload = match decide(&catalog, worker, input, handler, (now, waiting.gathered)) {
+        Decision::Send(payload) => payload,
+        Decision::Pass(input, step) => return pass_over(engine, worker, &input, *step).await,
+        Decision::Leave(outcome) => return Ok(leave(outcome)),
+        Decision::Elsewhere(hint) => {
             engine.place_later([hint]);
             return Ok(leave(Outcome::Done));
         }
-        Packed::Damaged(step, outcome) => {
+        Decision::Damaged(step, outcome) => {
             engine.metrics.damaged.inc();
             tracing::error!(stream = cursor.stream.0, position = %step.from, "hash mismatch: an event is not as it was stored, its cursor is held");
             engine.store.advance(vec![*step]).await?;
             return Ok(leave(outcome));
         }
-        Packed::Halt(step, outcome) => {
+        Decision::Halt(step, outcome) => {
             engine.metrics.gaps.inc();
             tracing::error!(stream = cursor.stream.0, position = %step.from, "events are missing: the cursor is held");
             engine.store.advance(vec![*step]).await?;
             return Ok(leave(outcome));
         }
     };
-    let Some(time) = engine.time_to_send(&parcel.handler.work) else {
-        return Ok(leave(Outcome::More(turn::rest(&parcel.input, 0, now))));
+    let Some(time) = engine.time_to_send(&payload.handler.work) else {
+        return Ok(leave(Outcome::More(turn::rest(&payload.input, 0, now))));
     };
-    let sent = send(engine, worker, &parcel, time).await?;
+    let attempt = send(engine, worker, &payload, time).await?;
     let now = Timestamp::now();
     pass.gate
-        .went(matches!(sent.verdict, Verdict::Acknowledged(_)));
-    engine.metrics.delivered(sent.kind(), sent.took);
-    let (hook, name) = (parcel.hook.as_str(), parcel.handler.name.as_str());
-    engine.metrics.delivered_by(hook, name, sent.kind());
+        .went(matches!(attempt.verdict, Verdict::Acknowledged(_)));
+    engine.metrics.delivered(attempt.kind(), attempt.took);
+    let (hook, name) = (payload.hook.as_str(), payload.handler.name.as_str());
+    engine.metrics.delivered_by(hook, name, attempt.kind());
     engine.tallies.note(
         cursor.handler,
         Last {
             at: now,
-            failure: sent.failure().map(str::to_owned),
-            took: Some(sent.took),
+            failure: attempt.failure().map(str::to_owned),
+            took: Some(attempt.took),
         },
     );
-    let (step, passed) = settle(&parcel, &sent.verdict, now, rand::random());
+    let (step, passed) = settle(&payload, &attempt.verdict, now, rand::random());
     let aside = turn::aside(&step.condition);
     let to = step.to;
     let moved = advance(engine, worker, step).await?;
     if moved == Advance::Moved {
-        count_passed(engine, &parcel, passed);
+        count_passed(engine, &payload, passed);
         engine.end_replay(cursor, to).await?;
     }
-    let outcome = turn::outcome(moved, aside, turn::rest(&parcel.input, passed, now));
-    let received = parcel.input.events[..passed]
+    let outcome = turn::outcome(moved, aside, turn::rest(&payload.input, passed, now));
+    let received = payload.input.events[..passed]
         .iter()
         .map(|event| event.received_at);
     Ok(Turned {
@@ -295,7 +295,7 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
         received: received.collect(),
         work: vec![(
             cursor.handler,
-            sent.took,
+            attempt.took,
             u32::try_from(passed.max(1)).unwrap_or(u32::MAX),
         )],
         failed: u64::from(aside.is_some()),
@@ -315,8 +315,8 @@ fn reads(to: &Forward, handler: Option<&Handler>) -> usize {
 }
 
 /// Decision about a cursor whose events were read.
-enum Packed<'c> {
-    Send(Parcel<'c>),
+enum Decision<'c> {
+    Send(Payload<'c>),
     /// The handler takes none of the events.
     Pass(Input, Box<Step>),
     Leave(Outcome),
@@ -327,39 +327,39 @@ enum Packed<'c> {
 }
 
 /// Decides about a cursor, and takes the events that fit into a request.
-fn pack<'c>(
+fn decide<'c>(
     catalog: &'c catalog::Snapshot,
     worker: &Worker,
     mut input: Input,
     handler: &'c Arc<Handler>,
     (now, gathered): (Timestamp, Duration),
-) -> Packed<'c> {
+) -> Decision<'c> {
     let hook = catalog.hooks_by_id.get(&handler.hook);
     let (Some(hook), Work::Forward { to, .. }) = (hook, &handler.work) else {
-        return Packed::Leave(Outcome::Done);
+        return Decision::Leave(Outcome::Done);
     };
     match turn::judge(catalog, &worker.id, &mut input, handler, (now, gathered)) {
-        Plan::Leave(outcome) => Packed::Leave(outcome),
-        Plan::Elsewhere => Packed::Elsewhere(turn::hint(&input, now)),
+        Plan::Leave(outcome) => Decision::Leave(outcome),
+        Plan::Elsewhere => Decision::Elsewhere(turn::hint(&input, now)),
         Plan::HaltAtGap => {
-            let outcome = Outcome::Aside(Aside::Held, turn::rest(&input, 0, now));
-            Packed::Halt(Box::new(turn::hold_at_gap(&input, now)), outcome)
+            let outcome = Outcome::Parked(Parked::Held, turn::rest(&input, 0, now));
+            Decision::Halt(Box::new(turn::hold_at_gap(&input, now)), outcome)
         }
         Plan::Go => {
             let intact = input.events.iter().take_while(|event| !event.is_damaged);
             let intact = intact.count();
             if intact == 0 {
-                let outcome = Outcome::Aside(Aside::Held, turn::rest(&input, 0, now));
-                return Packed::Damaged(Box::new(turn::hold_at_damage(&input, now)), outcome);
+                let outcome = Outcome::Parked(Parked::Held, turn::rest(&input, 0, now));
+                return Decision::Damaged(Box::new(turn::hold_at_damage(&input, now)), outcome);
             }
             input.events.truncate(intact);
             let choice = choose(to, &handler.only, &input.events);
             if choice.sent.is_empty() {
                 let step = turn::pass(&input, choice.taken, now);
-                return Packed::Pass(input, Box::new(step));
+                return Decision::Pass(input, Box::new(step));
             }
             let events = choice.sent.iter().map(|at| input.events[*at].clone());
-            Packed::Send(Parcel {
+            Decision::Send(Payload {
                 handler,
                 hook: &hook.name,
                 events: events.collect(),
@@ -434,22 +434,22 @@ async fn pass_over(
 }
 
 /// Counts the events passed without being sent.
-fn count_passed(engine: &Engine, parcel: &Parcel<'_>, passed: usize) {
-    let unsent = parcel.input.events[..passed].iter().enumerate();
-    let unsent = unsent.filter(|(at, _)| !parcel.choice.sent.contains(at));
+fn count_passed(engine: &Engine, payload: &Payload<'_>, passed: usize) {
+    let unsent = payload.input.events[..passed].iter().enumerate();
+    let unsent = unsent.filter(|(at, _)| !payload.choice.sent.contains(at));
     let (taken, left): (Vec<_>, Vec<_>) =
-        unsent.partition(|(_, event)| parcel.handler.only.takes(event));
+        unsent.partition(|(_, event)| payload.handler.only.takes(event));
     engine.metrics.passed(Passed::Coalesced, taken.len());
     engine.metrics.passed(Passed::Filter, left.len());
 }
 
-/// Result of a request.
-struct Sent {
+/// Result of one attempt to deliver.
+struct Attempt {
     verdict: Verdict,
     took: Duration,
 }
 
-impl Sent {
+impl Attempt {
     /// Cause for which it is not acknowledged.
     fn failure(&self) -> Option<&str> {
         match &self.verdict {
@@ -469,11 +469,11 @@ impl Sent {
 async fn send(
     engine: &Engine,
     worker: &Worker,
-    parcel: &Parcel<'_>,
+    payload: &Payload<'_>,
     time: Duration,
-) -> Result<Sent, Error> {
-    let events = &parcel.events;
-    let Work::Forward { to, secrets } = &parcel.handler.work else {
+) -> Result<Attempt, Error> {
+    let events = &payload.events;
+    let Work::Forward { to, secrets } = &payload.handler.work else {
         return Err(Error::Integrity(
             "a delivery of a handler that has no destination".into(),
         ));
@@ -481,7 +481,7 @@ async fn send(
     if secrets.is_locked() {
         // A destination would refuse an unsigned request or, worse, trust it.
         let reason = "the signing secret cannot be decrypted: hooklane doctor says what to do";
-        return Ok(Sent {
+        return Ok(Attempt {
             verdict: Verdict::Failed {
                 reason: reason.to_owned(),
                 after: None,
@@ -489,17 +489,17 @@ async fn send(
             took: Duration::ZERO,
         });
     }
-    let key = engine.ordering_key(parcel.input.cursor.id.stream).await?;
+    let key = engine.ordering_key(payload.input.cursor.id.stream).await?;
     let delivery = Delivery {
         to,
         secrets: &secrets.open,
-        hook: parcel.hook,
+        hook: payload.hook,
         key: &key,
-        handler: &parcel.handler.name,
+        handler: &payload.handler.name,
         events,
-        attempt: parcel.tries().saturating_add(1),
+        attempt: payload.tries().saturating_add(1),
         epoch: worker.epoch,
-        replay: parcel.handler.replay.map(|_| parcel.handler.id),
+        replay: payload.handler.replay.map(|_| payload.handler.id),
     };
     let Some(request) = request::request(&delivery, Timestamp::now()) else {
         return Err(Error::Integrity("a delivery without an event".into()));
@@ -512,16 +512,16 @@ async fn send(
         .await;
     let took = began.elapsed();
     let verdict = request::verdict(answer, took, events);
-    Ok(Sent { verdict, took })
+    Ok(Attempt { verdict, took })
 }
 
 /// The step of the cursor after a request, and the number of events it passes. `jitter` is from 0 to 1.
-fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
-    let cursor = &parcel.input.cursor;
+fn settle(payload: &Payload<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
+    let cursor = &payload.input.cursor;
     let mut skipped = Vec::new();
-    let lead = parcel.choice.lead;
+    let lead = payload.choice.lead;
     let (passed, condition) = match verdict {
-        Verdict::Acknowledged(events) => (parcel.choice.passed(*events), Condition::Flowing),
+        Verdict::Acknowledged(events) => (payload.choice.passed(*events), Condition::Flowing),
         Verdict::Gone { reason } => (
             lead,
             Condition::Held {
@@ -529,15 +529,15 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
             },
         ),
         Verdict::Failed { reason, after } => {
-            let tries = parcel.tries().saturating_add(1);
+            let tries = payload.tries().saturating_add(1);
             let asked = after.unwrap_or_default().min(backoff::DELAY_MAX);
             let failure = Failure {
                 tries,
                 reason: reason.clone(),
                 wait: backoff::delay(tries, jitter).max(asked),
             };
-            let attempts = parcel.handler.forward().and_then(|to| to.attempts);
-            match failure.next(attempts, parcel.handler.on_error, now) {
+            let attempts = payload.handler.forward().and_then(|to| to.attempts);
+            match failure.next(attempts, payload.handler.on_error, now) {
                 Next::SetAside(condition) => (lead, condition),
                 Next::Skip(reason) => {
                     let seq = Position(cursor.position.0 + i64::try_from(lead).unwrap_or(0)).next();
@@ -547,8 +547,8 @@ fn settle(parcel: &Parcel<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -
             }
         }
     };
-    let passed = passed.min(parcel.input.events.len());
-    let events = parcel.input.events.iter().take(passed);
+    let passed = passed.min(payload.input.events.len());
+    let events = payload.input.events.iter().take(passed);
     let chain = events.fold(cursor.chain.clone(), |chain, event| {
         let is_skipped = skipped.iter().any(|letter| letter.seq == event.seq);
         let applied = match is_skipped {

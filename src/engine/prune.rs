@@ -83,7 +83,7 @@ pub async fn run(engine: Arc<Engine>) {
         *engine.overdue.write() = overdue;
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            () = engine.prunes.notified() => {}
+            () = engine.signals.prunes.notified() => {}
         }
     }
 }

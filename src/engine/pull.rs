@@ -1,8 +1,8 @@
 //! Pull: consumers request the next events of streams, and the position moves after they acknowledge.
 //!
-//! A pull cursor takes no turns in a lane. Each node has a [`Desk`] for every handler that consumers
+//! A pull cursor takes no turns in a lane. Each node has [`Queues`] for every handler that consumers
 //! request: a queue of streams that may have events, and a queue of waiting consumers. On any node, a
-//! delivery begins with a compare-and-set in the database. So a desk may be wrong without harm, missed
+//! delivery begins with a compare-and-set in the database. So a queue may be wrong without harm, missed
 //! streams are soon found, and a resize or a lost node needs no special treatment.
 //!
 //! ```text
@@ -13,9 +13,9 @@
 //! A delivery whose consumer left before the answer is given back.
 
 mod answers;
-mod ask;
 mod claims;
-mod desk;
+mod queues;
+mod request;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ use crate::domain::hook::{Handler, HandlerId};
 use crate::store::Error;
 
 pub use answers::{Answer, Answered, Nack};
-pub use ask::Ask;
 pub use claims::{Delivered, Deliveries};
-use desk::{Desk, Waiter};
+use queues::{Queues, Waiter};
+pub use request::ConsumerRequest;
 
 /// Interval of queries for streams whose events were stored by another node, or whose time has come,
 /// while a consumer waits.
@@ -46,16 +46,16 @@ const LOOK_ALONE: Duration = Duration::from_secs(1);
 /// Queries take at most a fiftieth of a core's time.
 const SHARE: u32 = 50;
 
-/// Least interval between the queries of all desks of a node.
+/// Least interval between the queries of all queues of a node.
 const LOOK_APART: Duration = Duration::from_millis(10);
 
 /// Number of streams that a query returns at most.
 const FOUND_MAX: i64 = 1_000;
 
-/// Desks of this node.
+/// The queues of this node, by handler.
 #[derive(Default)]
 pub struct Pulls {
-    desks: Mutex<HashMap<HandlerId, Arc<Desk>>>,
+    by_handler: Mutex<HashMap<HandlerId, Arc<Queues>>>,
     /// Held for reading by each claim, from its check of the configuration to its end.
     claiming: Arc<tokio::sync::RwLock<()>>,
 }
@@ -63,9 +63,9 @@ pub struct Pulls {
 impl Pulls {
     /// Reports that a stream may have events. Cheap, and without effect if no consumer has asked.
     pub fn hint(&self, cursor: CursorId) {
-        let desk = self.desks.lock().get(&cursor.handler).cloned();
-        if let Some(desk) = desk {
-            desk.push([cursor.stream]);
+        let queues = self.by_handler.lock().get(&cursor.handler).cloned();
+        if let Some(queues) = queues {
+            queues.push([cursor.stream]);
         }
     }
 
@@ -74,53 +74,59 @@ impl Pulls {
         drop(self.claiming.write().await);
     }
 
-    /// Removes the desks of removed handlers; waiting consumers get an empty answer.
+    /// Removes the queues of removed handlers; waiting consumers get an empty answer.
     pub fn forget_all_but(&self, handlers: &HashMap<HandlerId, Arc<Handler>>) {
-        self.desks.lock().retain(|id, _| handlers.contains_key(id));
+        self.by_handler
+            .lock()
+            .retain(|id, _| handlers.contains_key(id));
     }
 
     /// Number of consumers that wait on this node.
     pub fn waiting(&self, handler: HandlerId) -> usize {
-        let desk = self.desks.lock().get(&handler).cloned();
-        desk.map_or(0, |desk| desk.waiting())
+        let queues = self.by_handler.lock().get(&handler).cloned();
+        queues.map_or(0, |queues| queues.waiting())
     }
 
-    fn desk(&self, handler: HandlerId) -> (Arc<Desk>, bool) {
-        let mut desks = self.desks.lock();
-        let is_new = !desks.contains_key(&handler);
-        (desks.entry(handler).or_default().clone(), is_new)
+    fn queues(&self, handler: HandlerId) -> (Arc<Queues>, bool) {
+        let mut by_handler = self.by_handler.lock();
+        let is_new = !by_handler.contains_key(&handler);
+        (by_handler.entry(handler).or_default().clone(), is_new)
     }
 
     fn count(&self) -> u32 {
-        u32::try_from(self.desks.lock().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.by_handler.lock().len()).unwrap_or(u32::MAX)
     }
 }
 
 impl Engine {
     /// Waits for the next deliveries for a consumer; none after its wait time. If the future is
     /// dropped, its deliveries are given back.
-    pub async fn pull(self: &Arc<Self>, handler: HandlerId, ask: Ask) -> Result<Deliveries, Error> {
-        let replayed = self.pull_replays(handler, &ask).await?;
+    pub async fn pull(
+        self: &Arc<Self>,
+        handler: HandlerId,
+        request: ConsumerRequest,
+    ) -> Result<Deliveries, Error> {
+        let replayed = self.pull_replays(handler, &request).await?;
         if !replayed.items.is_empty() {
             return Ok(replayed);
         }
-        let until = Instant::now() + ask.wait;
-        let (desk, is_new) = self.pulls.desk(handler);
+        let until = Instant::now() + request.wait;
+        let (queues, is_new) = self.pulls.queues(handler);
         let every = self.look_every();
-        if is_new || ask.wait < every {
+        if is_new || request.wait < every {
             // No other query runs before this consumer must be answered.
-            self.look(handler, &desk).await?;
+            self.look(handler, &queues).await?;
         }
         let (answer, mut answered) = oneshot::channel();
-        let ticket = desk.queue(Waiter::new(ask, answer, until));
-        self.serve(handler, &desk);
-        self.watch(handler, &desk);
+        let ticket = queues.enqueue(Waiter::new(request, answer, until));
+        self.serve(handler, &queues);
+        self.watch(handler, &queues);
         tokio::select! {
             biased;
             answer = &mut answered => return self.handed(answer),
             () = tokio::time::sleep_until(until) => {}
         }
-        match desk.withdraw(ticket) {
+        match queues.withdraw(ticket) {
             true => Ok(Deliveries::none(self)),
             // It is being served at this moment.
             false => self.handed(answered.await),
@@ -132,12 +138,12 @@ impl Engine {
     async fn pull_replays(
         self: &Arc<Self>,
         handler: HandlerId,
-        ask: &Ask,
+        request: &ConsumerRequest,
     ) -> Result<Deliveries, Error> {
         let catalog = self.catalog.now();
         let replays = catalog.replays.iter().filter(|(_, of)| of.of == handler);
         for (id, replay) in replays {
-            let claimed = self.claim(*id, ask, vec![replay.stream]).await?;
+            let claimed = self.claim(*id, request, vec![replay.stream]).await?;
             if !claimed.items.is_empty() {
                 return Ok(claimed);
             }
@@ -153,16 +159,16 @@ impl Engine {
     }
 
     /// Serves waiting consumers with queued streams.
-    fn serve(self: &Arc<Self>, handler: HandlerId, desk: &Arc<Desk>) {
-        while let Some((waiter, streams)) = desk.next() {
-            let (engine, desk) = (self.clone(), desk.clone());
+    fn serve(self: &Arc<Self>, handler: HandlerId, queues: &Arc<Queues>) {
+        while let Some((waiter, streams)) = queues.next() {
+            let (engine, queues) = (self.clone(), queues.clone());
             tokio::spawn(async move {
-                let claimed = engine.claim(handler, &waiter.ask, streams).await;
+                let claimed = engine.claim(handler, &waiter.request, streams).await;
                 match claimed {
                     Ok(claimed) if claimed.items.is_empty() => {
-                        desk.wait_again(waiter);
-                        engine.serve(handler, &desk);
-                        engine.watch(handler, &desk);
+                        queues.wait_again(waiter);
+                        engine.serve(handler, &queues);
+                        engine.watch(handler, &queues);
                     }
                     answer => {
                         if let Err(error) = &answer {
@@ -177,35 +183,35 @@ impl Engine {
     }
 
     /// Starts the regular queries, which end when no consumer waits.
-    fn watch(self: &Arc<Self>, handler: HandlerId, desk: &Arc<Desk>) {
-        if !desk.begins_watch() {
+    fn watch(self: &Arc<Self>, handler: HandlerId, queues: &Arc<Queues>) {
+        if !queues.begins_watch() {
             return;
         }
-        let (engine, desk) = (self.clone(), desk.clone());
+        let (engine, queues) = (self.clone(), queues.clone());
         tokio::spawn(async move {
             let mut due = Instant::now() + engine.look_every();
-            while desk.is_watched() && engine.has_desk(handler, &desk) {
+            while queues.is_watched() && engine.has_queues(handler, &queues) {
                 tokio::select! {
-                    () = desk.woken() => engine.serve(handler, &desk),
+                    () = queues.woken() => engine.serve(handler, &queues),
                     () = tokio::time::sleep_until(due) => {
                         let began = Instant::now();
-                        if let Err(error) = engine.look(handler, &desk).await {
+                        if let Err(error) = engine.look(handler, &queues).await {
                             tracing::debug!(%error, "work for consumers is looked for again");
                         }
                         due = Instant::now() + engine.look_every().max(began.elapsed() * SHARE);
-                        engine.serve(handler, &desk);
+                        engine.serve(handler, &queues);
                     }
                 }
             }
-            desk.dismiss();
+            queues.dismiss();
         });
     }
 
-    fn has_desk(&self, handler: HandlerId, desk: &Arc<Desk>) -> bool {
-        let desks = self.pulls.desks.lock();
-        desks
+    fn has_queues(&self, handler: HandlerId, queues: &Arc<Queues>) -> bool {
+        let by_handler = self.pulls.by_handler.lock();
+        by_handler
             .get(&handler)
-            .is_some_and(|now| Arc::ptr_eq(now, desk))
+            .is_some_and(|now| Arc::ptr_eq(now, queues))
     }
 
     fn look_every(&self) -> Duration {
@@ -217,9 +223,9 @@ impl Engine {
     }
 
     /// Queries for streams that may have events. Callers that arrive during a query share the next one.
-    async fn look(&self, handler: HandlerId, desk: &Desk) -> Result<(), Error> {
+    async fn look(&self, handler: HandlerId, queues: &Queues) -> Result<(), Error> {
         let asked = Instant::now();
-        let mut looked = desk.looked.lock().await;
+        let mut looked = queues.looked.lock().await;
         if looked.is_some_and(|began| began >= asked) {
             return Ok(());
         }
@@ -244,7 +250,7 @@ impl Engine {
             claims::lane(&catalog, handler, found.slot)
                 .is_some_and(|lane| claims::may_move(&catalog, &lane, cursor))
         });
-        desk.push(
+        queues.push(
             may_move
                 .map(|found| found.stream)
                 .collect::<Vec<StreamId>>(),

@@ -52,7 +52,7 @@ pub async fn run(engine: Arc<Engine>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = engine.rebuilds.notified() => {}
+            () = engine.signals.rebuilds.notified() => {}
         }
         if let Err(error) = work_on_all(&engine, &mut seen).await {
             if engine.fail_if_fatal(&error) {

@@ -35,7 +35,7 @@ pub async fn run(engine: Arc<Engine>) {
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = engine.held_back.notified() => {}
+            () = engine.signals.held_back.notified() => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 //! start, for a new handler or lane set, and regularly in case a hint was lost.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -34,6 +35,37 @@ pub enum Trigger {
     Asked,
     /// The regular interval: every cursor found had been forgotten.
     Routine,
+}
+
+/// Sweeps on request and regularly, for as long as the node runs.
+pub async fn watch(engine: Arc<Engine>) {
+    let mut due = tokio::time::Instant::now() + EVERY;
+    let mut commits = 0;
+    loop {
+        let asked = tokio::select! {
+            () = tokio::time::sleep_until(due) => false,
+            () = engine.signals.sweep.notified() => true,
+        };
+        // Nothing was stored since the last sweep, so no hint can have been lost since.
+        let now = engine.metrics.commits.get();
+        if !asked && now == commits && !engine.relay.is_shared() {
+            due = tokio::time::Instant::now() + EVERY;
+            continue;
+        }
+        commits = now;
+        let why = match asked {
+            true => Trigger::Asked,
+            false => Trigger::Routine,
+        };
+        let wait = match run(&engine, why).await {
+            Ok((_, wait)) => wait,
+            Err(error) => {
+                tracing::warn!(%error, "a sweep was cut short");
+                EVERY
+            }
+        };
+        due = tokio::time::Instant::now() + wait;
+    }
 }
 
 /// Hints every cursor that is behind; returns their number, and the time until the next sweep.

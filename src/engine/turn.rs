@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::catalog::Snapshot;
-use super::lane::{Aside, Outcome, Rest};
+use super::lane::{Outcome, Parked, Rest};
 use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
 use crate::domain::cursor::{Applied, Condition, Cursor, CursorId};
@@ -73,7 +73,7 @@ pub struct Turn {
     halted: Vec<Step>,
     folding: Vec<Input>,
     /// For each cursor that folds, the reason for being set aside afterwards.
-    asides: Vec<Option<Aside>>,
+    asides: Vec<Option<Parked>>,
 }
 
 /// A folded turn, which ends with its commit.
@@ -218,7 +218,7 @@ impl Turn {
                 }
                 Plan::HaltAtGap => {
                     turn.halted.push(hold_at_gap(&input, now));
-                    Outcome::Aside(Aside::Held, rest(&input, 0, now))
+                    Outcome::Parked(Parked::Held, rest(&input, 0, now))
                 }
                 Plan::Go => {
                     tasks.push(task(&mut input, handler, reducer));
@@ -329,7 +329,7 @@ pub(super) fn judge(
     }
     let kept = |input: &Input| match input.events.is_empty() {
         true => Plan::Leave(Outcome::Done),
-        false => Plan::Leave(Outcome::Aside(Aside::Kept, rest(input, 0, now))),
+        false => Plan::Leave(Outcome::Parked(Parked::Kept, rest(input, 0, now))),
     };
     let hook = catalog.hooks_by_id.get(&handler.hook);
     if hook.is_some_and(|hook| hook.namespace != lane.namespace) {
@@ -365,15 +365,15 @@ pub(super) fn hint(input: &Input, now: Timestamp) -> Hint {
 fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) -> Plan {
     match input.cursor.condition {
         Condition::Held { .. } => {
-            return Plan::Leave(Outcome::Aside(Aside::Held, rest(input, 0, now)));
+            return Plan::Leave(Outcome::Parked(Parked::Held, rest(input, 0, now)));
         }
         // A wait longer than the maximum means that the clock was ahead when the time was chosen, so it
         // is ignored.
         Condition::Waiting { retry_at, .. }
             if now < retry_at && retry_at.since(now) <= backoff::DELAY_MAX =>
         {
-            let aside = Aside::Waiting(retry_at);
-            return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
+            let aside = Parked::Waiting(retry_at);
+            return Plan::Leave(Outcome::Parked(aside, rest(input, 0, now)));
         }
         _ => {}
     }
@@ -389,8 +389,8 @@ fn plan(input: &Input, handler: &Handler, now: Timestamp, gathered: Duration) ->
             // A full read means that more events follow, so it is not a pause. The head was read before
             // the events, so it may be exceeded.
             if !left.is_zero() && last.seq >= input.head {
-                let aside = Aside::Gathering(now.after(left));
-                return Plan::Leave(Outcome::Aside(aside, rest(input, 0, now)));
+                let aside = Parked::Gathering(now.after(left));
+                return Plan::Leave(Outcome::Parked(aside, rest(input, 0, now)));
             }
             Plan::Go
         }
@@ -520,19 +520,19 @@ fn hold(input: &Input, reason: String, now: Timestamp) -> Step {
 }
 
 /// The reason why a lane sets aside a cursor in this condition.
-pub(super) fn aside(condition: &Condition) -> Option<Aside> {
+pub(super) fn aside(condition: &Condition) -> Option<Parked> {
     match condition {
-        Condition::Held { .. } => Some(Aside::Held),
-        Condition::Waiting { retry_at, .. } => Some(Aside::Waiting(*retry_at)),
+        Condition::Held { .. } => Some(Parked::Held),
+        Condition::Waiting { retry_at, .. } => Some(Parked::Waiting(*retry_at)),
         Condition::Flowing => None,
     }
 }
 
-pub(super) fn outcome(advance: Advance, aside: Option<Aside>, rest: Rest) -> Outcome {
+pub(super) fn outcome(advance: Advance, aside: Option<Parked>, rest: Rest) -> Outcome {
     match (advance, aside) {
         // Another writer moved the cursor, so it is read again.
         (Advance::Lost, _) => Outcome::More(rest),
-        (Advance::Moved, Some(aside)) => Outcome::Aside(aside, rest),
+        (Advance::Moved, Some(aside)) => Outcome::Parked(aside, rest),
         (Advance::Moved, None) if rest.events == 0 => Outcome::Done,
         (Advance::Moved, None) => Outcome::More(rest),
     }

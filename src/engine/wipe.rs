@@ -31,7 +31,7 @@ const YOUNG: Duration = Duration::from_secs(3);
 /// Answers requests after the request `before`, for as long as the node runs.
 pub(super) async fn run(engine: Arc<Engine>, before: i64) {
     loop {
-        let asked = engine.hints.notified();
+        let asked = engine.signals.hints.notified();
         match engine.member {
             // On SQLite no other node makes requests.
             None => asked.await,

@@ -16,7 +16,7 @@ use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, watch};
 
 use super::catalog::Snapshot;
 use super::gauge::{Gauge, Reading};
-use super::lane::{Aside, HandlerBacklog, Lane, Line, Outcome, Survey};
+use super::lane::{HandlerBacklog, Lane, Line, Outcome, Parked, Survey};
 use super::{Engine, turn};
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::HandlerId;
@@ -134,12 +134,12 @@ impl Worker {
     }
 
     /// Takes back a cursor that cannot be delivered now.
-    pub fn set_aside(&self, cursor: CursorId, aside: Aside) {
+    pub fn set_aside(&self, cursor: CursorId, aside: Parked) {
         let mut lane = self.lane.lock();
         let rest = lane.rest(cursor);
         lane.turned(
             cursor,
-            rest.map_or(Outcome::Done, |rest| Outcome::Aside(aside, rest)),
+            rest.map_or(Outcome::Done, |rest| Outcome::Parked(aside, rest)),
         );
         drop(lane);
         self.queue.poke();
@@ -649,7 +649,14 @@ mod tests {
         let file = dir.path().join("hooklane.db");
         let (node, hook, handler) = node(&file).await;
         let engine = node.engine();
-        let lane = engine.running.read().keys().next().cloned().unwrap();
+        let lane = engine
+            .running_lanes
+            .running
+            .read()
+            .keys()
+            .next()
+            .cloned()
+            .unwrap();
         // A sweep that comes late must not have them applied before the turns that are looked at.
         engine.stop_lanes(std::slice::from_ref(&lane)).await;
         let mut cursors = Vec::new();

@@ -39,7 +39,7 @@ use crate::domain::pull::{
 use crate::domain::time::parse_duration;
 use crate::domain::token::Token;
 use crate::engine::Engine;
-use crate::engine::pull::{Answer, Answered, Ask, Delivered, Deliveries, Nack};
+use crate::engine::pull::{Answer, Answered, ConsumerRequest, Delivered, Deliveries, Nack};
 use crate::text::duration;
 
 /// Size limit of a request body, in bytes.
@@ -136,13 +136,13 @@ async fn pull(
     consumer: Consumer,
     Said(asked): Said<PullRequest>,
 ) -> Result<Response, Error> {
-    let ask = ask(&asked, consumer.handler.pull(), &consumer.name)?;
+    let request = consumer_request(&asked, consumer.handler.pull(), &consumer.name)?;
     let mut stopping = app.stopping.clone();
     let pulled = consumer.grant.cover(async {
         tokio::select! {
             biased;
             _ = stopping.wait_for(|stops| *stops) => None,
-            pulled = consumer.engine.pull(consumer.handler.id, ask) => Some(pulled),
+            pulled = consumer.engine.pull(consumer.handler.id, request) => Some(pulled),
         }
     });
     // If the key was revoked meanwhile, the claimed deliveries are given back instead of sent.
@@ -209,7 +209,11 @@ fn event_of(event: &Event) -> PullEvent {
     }
 }
 
-fn ask(asked: &PullRequest, pull: Option<&Pull>, consumer: &str) -> Result<Ask, Error> {
+fn consumer_request(
+    asked: &PullRequest,
+    pull: Option<&Pull>,
+    consumer: &str,
+) -> Result<ConsumerRequest, Error> {
     let count =
         |field: &str, given: Option<u32>, default: u32, most: u32| match given.unwrap_or(default) {
             count if (1..=most).contains(&count) => Ok(usize::try_from(count).unwrap_or(1)),
@@ -225,7 +229,7 @@ fn ask(asked: &PullRequest, pull: Option<&Pull>, consumer: &str) -> Result<Ask, 
         let (most, got) = (duration(WAIT_MAX), duration(wait));
         return Err(Error::malformed(format!("wait is 0s to {most}, got {got}")));
     }
-    Ok(Ask {
+    Ok(ConsumerRequest {
         streams_max: count(
             "max_streams",
             asked.max_streams,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::backend::session::{Sessions, Tx};
 use super::{
     Error, HookStop, LaneMode, LastUse, Namespace, Statement, Store, counts, hooks, keys,
-    lane_sets, namespaces, replays, stops,
+    lane_modes, namespaces, replays, stops,
 };
 use crate::domain::cursor::CursorId;
 use crate::domain::hook::{HandlerId, Hook, HookId, Replay};
@@ -49,7 +49,7 @@ impl Store {
         let hooks = hooks::list(&mut tx, &self.vault).await?;
         let keys = keys::list(&mut tx).await?;
         let namespaces = namespaces::list(&mut tx).await?;
-        let lane_modes = lane_sets::modes(&mut tx).await?;
+        let lane_modes = lane_modes::modes(&mut tx).await?;
         let has_marks = lane_modes.values().any(|lane| lane.mode.has_marks());
         let configuration = Configuration {
             version,
@@ -57,7 +57,7 @@ impl Store {
             keys,
             namespaces,
             marks: match has_marks {
-                true => lane_sets::marks(&mut tx).await?,
+                true => lane_modes::marks(&mut tx).await?,
                 false => HashMap::new(),
             },
             hook_stops: stops::list(&mut tx).await?,

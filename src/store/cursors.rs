@@ -2,6 +2,7 @@
 
 use super::backend::ops::{Advance, Input, InputRequest, Mover, Step};
 use super::backend::session::Tx;
+use super::behind::{every_cursor, is_behind};
 use super::{Error, Statement, Store};
 use crate::domain::cursor::{Applied, Condition, Cursor, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, EventId, StreamId};
@@ -14,7 +15,7 @@ use crate::domain::time::Timestamp;
 /// Selects every cursor that is behind, with the receive times of the first and the last event it still
 /// needs. On SQLite those events are found through the log index, which covers every event up to the
 /// head in the stream's row.
-macro_rules! behind {
+macro_rules! list_behind {
     ($received:literal, $seq:literal) => {
         concat!(
             "select s.id, h.id, s.slot, s.head - coalesce(c.position, 0),
@@ -26,22 +27,22 @@ macro_rules! behind {
             $received,
             $seq,
             " = s.head)
-            from streams s
-            join hooks k on k.id = s.hook and k.deleted_at is null
-            join handlers h on h.hook = s.hook and h.deleted_at is null
-            left join cursors c on c.stream = s.id and c.handler = h.id
-            where s.head > coalesce(c.position, 0) and (s.id, h.id) > ($1, $2)
+            from ",
+            every_cursor!(),
+            " where ",
+            is_behind!(),
+            " and (s.id, h.id) > ($1, $2)
             order by s.id, h.id limit $3"
         )
     };
 }
 
 const BEHIND: Statement = Statement {
-    sqlite: behind!(
+    sqlite: list_behind!(
         "select l.received_at from log_index i join log l on l.n = i.n where i.stream = s.id and ",
         "i.seq"
     ),
-    postgres: behind!(
+    postgres: list_behind!(
         "select e.received_at from events e where e.stream = s.id and ",
         "e.seq"
     ),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::backend::session::Tx;
+use super::behind::is_behind;
 use super::{Error, Statement, Store};
 use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
 use crate::domain::event::StreamId;
@@ -188,7 +189,9 @@ macro_rules! ready {
             "select s.id, s.slot from streams s
             left join cursors c on c.stream = s.id and c.handler = $1
             left join deliveries d on d.stream = s.id and d.handler = $1
-            where s.hook = $2 and s.head > coalesce(c.position, 0)
+            where s.hook = $2 and ",
+            is_behind!(),
+            "
               and coalesce(c.condition, 'flowing') <> 'held'
               and (c.retry_at is null or c.retry_at <= $3)
               and (d.lease_until is null or d.lease_until < $4)

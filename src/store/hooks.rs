@@ -1,107 +1,25 @@
 //! Hooks and their handlers.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
-
-use sqlx::FromRow;
-
+mod handlers;
+mod plan;
+mod rows;
 mod terms;
 
 use super::backend::Backend;
-use super::backend::session::Tx;
-use super::vault::Vault;
-use super::{Error, Store, Writing, rejections, replays};
+use super::{Error, Store, Writing, rejections};
 use crate::domain::event::StreamId;
-use crate::domain::filter::Filter;
-use crate::domain::forward::{Begin, Forward};
+use crate::domain::forward::Begin;
 use crate::domain::handshake::Handshake;
-use crate::domain::hook::{
-    Debounce, DedupeBy, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source,
-    Unordered, Work,
-};
-use crate::domain::keep::Keep;
+use crate::domain::hook::{Hook, HookId};
 use crate::domain::name::Name;
-use crate::domain::network::Networks;
-use crate::domain::pull::Pull;
-use crate::domain::secret::{Secret, Secrets};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::{Timestamp, millis};
-use crate::domain::verify::{Scheme, TOLERANCE_DEFAULT, Verify};
-use crate::domain::version::{Late, Versioning};
+use crate::domain::version::Versioning;
 
-/// Desired settings of a hook.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HookPlan {
-    /// Name of the hook.
-    pub name: Name,
-    /// Namespace whose lanes its streams use.
-    pub namespace: Name,
-    /// Rule that divides its events into streams.
-    pub order_by: OrderBy,
-    /// Treatment of events without an ordering key.
-    pub unordered: Unordered,
-    /// Rule that identifies repeats of an event.
-    pub dedupe_by: DedupeBy,
-    /// Verification of the sender's signatures.
-    pub verify: Option<Verify>,
-    /// The test of the URL that it answers.
-    pub handshake: Option<Handshake>,
-    /// Rule for the provider's order.
-    pub versioning: Option<Versioning>,
-    /// Addresses from which it accepts requests; empty for all.
-    pub allow_from: Networks,
-    /// Size limit of a body, in bytes.
-    pub body_max: u64,
-    /// Retention of events that every handler has passed.
-    pub keep: Keep,
-    /// Reducer; `None` only stores events.
-    pub reducer: Option<Reducer>,
-    /// Policy for an event that cannot be folded.
-    pub on_error: OnError,
-    /// Debounce, which gathers events into one turn.
-    pub debounce: Option<Debounce>,
-    /// Filter of the events that it folds.
-    pub only: Filter,
-    /// Forward handlers, by name.
-    pub forwards: Vec<ForwardPlan>,
-    /// Pull handlers, by name.
-    pub pulls: Vec<PullPlan>,
-}
+use rows::{VerifyColumns, VersionColumns, allow_from, unordered_word};
 
-/// Desired settings of a forward handler.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ForwardPlan {
-    /// Name of the handler, unique in its hook.
-    pub name: Name,
-    /// Destination of its deliveries.
-    pub to: Forward,
-    /// Secrets that sign the handler's requests.
-    pub secrets: Secrets,
-    /// Policy for an event that has used up its tries.
-    pub on_error: OnError,
-    /// Debounce, which gathers events into a delivery.
-    pub debounce: Option<Debounce>,
-    /// Filter of the events that it delivers.
-    pub only: Filter,
-    /// First event for a new handler; ignored for an existing one.
-    pub from: Begin,
-}
-
-/// Desired settings of a pull handler.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PullPlan {
-    /// Name of the handler, unique in its hook.
-    pub name: Name,
-    /// Terms of its deliveries.
-    pub terms: Pull,
-    /// Policy for an event that has used up its tries.
-    pub on_error: OnError,
-    /// Filter of the events that it delivers.
-    pub only: Filter,
-    /// First event for a new handler; ignored for an existing one.
-    pub from: Begin,
-}
+pub use plan::{ForwardPlan, HookPlan, PullPlan};
+pub(super) use rows::list;
 
 /// Changes applied in one transaction.
 #[derive(Debug, Default)]
@@ -118,117 +36,6 @@ pub struct Batch<'a> {
     pub new_hooks: Vec<HookPlan>,
 }
 
-impl From<&Hook> for HookPlan {
-    fn from(hook: &Hook) -> Self {
-        let reduce = hook.reduce();
-        let forwards = hook.handlers.iter();
-        let pulls = hook.handlers.iter();
-        Self {
-            name: hook.name.clone(),
-            namespace: hook.namespace.clone(),
-            order_by: hook.order_by.clone(),
-            unordered: hook.unordered,
-            dedupe_by: hook.dedupe_by.clone(),
-            verify: hook.verify.clone(),
-            handshake: hook.handshake,
-            versioning: hook.versioning.clone(),
-            allow_from: hook.allow_from.clone(),
-            body_max: hook.body_max,
-            keep: hook.keep,
-            reducer: reduce.and_then(|handler| handler.reducer().cloned()),
-            on_error: reduce.map(|handler| handler.on_error).unwrap_or_default(),
-            debounce: reduce.and_then(|handler| handler.debounce),
-            only: reduce
-                .map(|handler| handler.only.clone())
-                .unwrap_or_default(),
-            forwards: forwards
-                .filter_map(|handler| ForwardPlan::of(handler))
-                .collect(),
-            pulls: pulls.filter_map(|handler| PullPlan::of(handler)).collect(),
-        }
-    }
-}
-
-impl ForwardPlan {
-    /// Present settings of a handler; `None` if it is not a forward handler.
-    pub fn of(handler: &Handler) -> Option<Self> {
-        let Work::Forward { to, secrets } = &handler.work else {
-            return None;
-        };
-        Some(Self {
-            name: handler.name.clone(),
-            to: to.clone(),
-            secrets: secrets.clone(),
-            on_error: handler.on_error,
-            debounce: handler.debounce,
-            only: handler.only.clone(),
-            from: Begin::default(),
-        })
-    }
-}
-
-impl PullPlan {
-    /// Present settings of a handler; `None` if it is not a pull handler.
-    pub fn of(handler: &Handler) -> Option<Self> {
-        Some(Self {
-            name: handler.name.clone(),
-            terms: handler.pull()?.clone(),
-            on_error: handler.on_error,
-            only: handler.only.clone(),
-            from: Begin::default(),
-        })
-    }
-}
-
-#[derive(FromRow)]
-struct HookRow {
-    id: i64,
-    namespace: String,
-    name: String,
-    order_by: String,
-    unordered: String,
-    dedupe_by: String,
-    verify: Option<String>,
-    tolerance_ms: i64,
-    public_url: Option<String>,
-    secrets: Option<String>,
-    handshake: Option<String>,
-    version_by: Option<String>,
-    version_rule: i64,
-    late: String,
-    reorder_ms: Option<i64>,
-    allow_from: Option<String>,
-    body_max: i64,
-    keep: String,
-    created_at: i64,
-}
-
-#[derive(FromRow)]
-struct HandlerRow {
-    id: i64,
-    hook: i64,
-    name: String,
-    reduce: String,
-    source: Option<String>,
-    fold: i64,
-    on_error: String,
-    quiet_ms: Option<i64>,
-    longest_ms: Option<i64>,
-    kind: String,
-    terms: Option<String>,
-    secrets: Option<String>,
-    only_events: Option<String>,
-}
-
-const HOOKS: &str = "select id, namespace, name, order_by, unordered, dedupe_by, body_max, keep,
-    verify, tolerance_ms, public_url, secrets, handshake, version_by, version_rule, late, reorder_ms,
-    allow_from, created_at
-    from hooks where deleted_at is null order by name";
-
-const HANDLERS: &str =
-    "select id, hook, name, reduce, source, fold, on_error, quiet_ms, longest_ms,
-    kind, terms, secrets, only_events from handlers where deleted_at is null order by id";
-
 const CREATE: &str = "insert into hooks
     (namespace, name, order_by, unordered, body_max, created_at, keep, dedupe_by,
     verify, tolerance_ms, public_url, secrets, handshake, version_by, late, reorder_ms, allow_from)
@@ -243,39 +50,8 @@ const EDIT: &str = "update hooks set order_by = $2, unordered = $3, body_max = $
 
 const DELETE: &str = "update hooks set deleted_at = $2 where id = $1 and deleted_at is null";
 
-const ADD_HANDLER: &str = "insert into handlers
-    (hook, name, kind, reduce, source, on_error, quiet_ms, longest_ms, terms, secrets, created_at,
-      only_events)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) returning id";
-
-const EDIT_HANDLER: &str =
-    "update handlers set reduce = $2, source = $3, on_error = $4, quiet_ms = $5,
-    longest_ms = $6, terms = $7, secrets = $8, fold = fold + $9, only_events = $10 where id = $1";
-
-const REMOVE_HANDLER: &str = "update handlers set deleted_at = $2 where id = $1";
-
-const REMOVE_HANDLERS: &str =
-    "update handlers set deleted_at = $2 where hook = $1 and deleted_at is null";
-
 const PURGEABLE: &str = "select s.id from streams s join hooks h on h.id = s.hook
     where h.deleted_at < $1 limit $2";
-
-/// All hooks with their handlers, by name. `tx` must read from one snapshot, otherwise a hook may
-/// appear without its handlers.
-pub(super) async fn list(tx: &mut Tx, vault: &Vault) -> Result<Vec<Hook>, Error> {
-    let handlers: Vec<HandlerRow> = sqlx::query_as(HANDLERS).fetch_all(&mut *tx).await?;
-    let mut of_hook: HashMap<i64, Vec<Arc<Handler>>> = HashMap::new();
-    for row in handlers {
-        let (hook, handler) = (row.hook, row.handler(vault)?);
-        of_hook.entry(hook).or_default().push(Arc::new(handler));
-    }
-    let hooks: Vec<HookRow> = sqlx::query_as(HOOKS).fetch_all(&mut *tx).await?;
-    let with_handlers = |row: HookRow| {
-        let handlers = of_hook.remove(&row.id).unwrap_or_default();
-        row.hook(handlers, vault)
-    };
-    hooks.into_iter().map(with_handlers).collect()
-}
 
 impl Store {
     /// All hooks with their handlers, by name.
@@ -506,8 +282,8 @@ impl Writing<'_> {
         let Some(id) = id else {
             return Ok(false);
         };
-        for wanted in wanted(plan, self.vault, at)? {
-            add_handler(&mut self.tx, HookId(id), &wanted, at).await?;
+        for handler in handlers::plans(plan, self.vault, at)? {
+            handlers::add(&mut self.tx, HookId(id), &handler, at).await?;
         }
         Ok(true)
     }
@@ -545,19 +321,19 @@ impl Writing<'_> {
         if hook.versioning != plan.versioning {
             self.move_windows(hook.id, plan.versioning.as_ref()).await?;
         }
-        let plans = wanted(plan, self.vault, at)?;
+        let plans = handlers::plans(plan, self.vault, at)?;
         for handler in &hook.handlers {
-            if !plans.iter().any(|wanted| wanted.is(handler)) {
-                remove_handler(&mut self.tx, handler.id, at).await?;
+            if !plans.iter().any(|plan| plan.is(handler)) {
+                handlers::remove(&mut self.tx, handler.id, at).await?;
             }
         }
-        for wanted in &plans {
-            if let Some(handler) = hook.handlers.iter().find(|handler| wanted.is(handler)) {
-                edit_handler(&mut self.tx, handler, wanted).await?;
+        for plan in &plans {
+            if let Some(handler) = hook.handlers.iter().find(|handler| plan.is(handler)) {
+                handlers::edit(&mut self.tx, handler, plan).await?;
                 continue;
             }
-            let new = add_handler(&mut self.tx, hook.id, wanted, at).await?;
-            begin(&mut self.tx, hook.id, new, wanted.from, at).await?;
+            let new = handlers::add(&mut self.tx, hook.id, plan, at).await?;
+            handlers::begin(&mut self.tx, hook.id, new, plan.from, at).await?;
         }
         Ok(true)
     }
@@ -589,348 +365,8 @@ impl Writing<'_> {
         if deleted.rows_affected() == 0 {
             return Ok(false);
         }
-        remove_handlers(&mut self.tx, hook, at).await?;
+        handlers::remove_all(&mut self.tx, hook, at).await?;
         rejections::forget(&mut self.tx, hook).await?;
         Ok(true)
-    }
-}
-
-/// The desired row of a handler.
-struct Wanted<'a> {
-    name: Name,
-    kind: &'static str,
-    reducer: Option<&'a Reducer>,
-    on_error: OnError,
-    debounce: Option<Debounce>,
-    terms: Option<String>,
-    secrets: Option<String>,
-    only: &'a Filter,
-    from: Begin,
-}
-
-impl Wanted<'_> {
-    fn is(&self, handler: &Handler) -> bool {
-        self.name == handler.name && self.kind == handler.kind()
-    }
-}
-
-/// Desired rows of the handlers of a hook.
-fn wanted<'p>(plan: &'p HookPlan, vault: &Vault, at: Timestamp) -> Result<Vec<Wanted<'p>>, Error> {
-    let reduce = plan.reducer.as_ref().map(|reducer| Wanted {
-        name: Name::reduce(),
-        kind: "reduce",
-        reducer: Some(reducer),
-        on_error: plan.on_error,
-        debounce: plan.debounce,
-        terms: None,
-        secrets: None,
-        only: &plan.only,
-        from: Begin::Beginning,
-    });
-    let forwards = plan.forwards.iter().map(|forward| {
-        Ok(Wanted {
-            name: forward.name.clone(),
-            kind: "forward",
-            reducer: None,
-            on_error: forward.on_error,
-            debounce: forward.debounce,
-            terms: Some(terms::write(&forward.to)),
-            secrets: Some(vault.write(&forward.secrets, at)?),
-            only: &forward.only,
-            from: forward.from,
-        })
-    });
-    let pulls = plan.pulls.iter().map(|pull| Wanted {
-        name: pull.name.clone(),
-        kind: "pull",
-        reducer: None,
-        on_error: pull.on_error,
-        debounce: None,
-        terms: Some(terms::write_pull(&pull.terms)),
-        secrets: None,
-        only: &pull.only,
-        from: pull.from,
-    });
-    let others = reduce.into_iter().chain(pulls).map(Ok);
-    others.chain(forwards).collect()
-}
-
-async fn add_handler(
-    tx: &mut Tx,
-    hook: HookId,
-    wanted: &Wanted<'_>,
-    at: Timestamp,
-) -> Result<HandlerId, Error> {
-    let id: i64 = sqlx::query_scalar(ADD_HANDLER)
-        .bind(hook.0)
-        .bind(wanted.name.as_str())
-        .bind(wanted.kind)
-        .bind(wanted.reducer.map(Reducer::to_string).unwrap_or_default())
-        .bind(wanted.reducer.and_then(source_of))
-        .bind(on_error_word(wanted.on_error))
-        .bind(wanted.debounce.map(|debounce| millis(debounce.quiet)))
-        .bind(wanted.debounce.map(|debounce| millis(debounce.longest)))
-        .bind(wanted.terms.as_deref())
-        .bind(wanted.secrets.as_deref())
-        .bind(at.as_millis())
-        .bind(terms::write_filter(wanted.only))
-        .fetch_one(&mut *tx)
-        .await?;
-    Ok(HandlerId(id))
-}
-
-/// Creates the cursors of a new handler that do not begin at zero: at the floors, where retention has
-/// removed events, or at the heads. Neither moves meanwhile, because the row of the hook was written
-/// before.
-async fn begin(
-    tx: &mut Tx,
-    hook: HookId,
-    handler: HandlerId,
-    from: Begin,
-    at: Timestamp,
-) -> Result<(), Error> {
-    const FLOOR: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
-        select s.id, $2, s.floor, s.floor, $3, $4 from streams s
-        where s.hook = $1 and s.floor > 0 order by s.id";
-    const HEAD: &str = "insert into cursors (stream, handler, position, base, chain, updated_at)
-        select s.id, $2, s.head, s.head, $3, $4 from streams s
-        where s.hook = $1 and s.head > 0 order by s.id";
-    let insert = match from {
-        Begin::Beginning => FLOOR,
-        Begin::Now => HEAD,
-    };
-    sqlx::query(insert)
-        .bind(hook.0)
-        .bind(handler.0)
-        .bind(Vec::<u8>::new())
-        .bind(at.as_millis())
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
-}
-
-async fn edit_handler(tx: &mut Tx, handler: &Handler, wanted: &Wanted<'_>) -> Result<(), Error> {
-    let is_new_code = wanted.reducer.is_some()
-        && (wanted.reducer != handler.reducer() || *wanted.only != handler.only);
-    sqlx::query(EDIT_HANDLER)
-        .bind(handler.id.0)
-        .bind(wanted.reducer.map(Reducer::to_string).unwrap_or_default())
-        .bind(wanted.reducer.and_then(source_of))
-        .bind(on_error_word(wanted.on_error))
-        .bind(wanted.debounce.map(|debounce| millis(debounce.quiet)))
-        .bind(wanted.debounce.map(|debounce| millis(debounce.longest)))
-        .bind(wanted.terms.as_deref())
-        .bind(wanted.secrets.as_deref())
-        .bind(i64::from(is_new_code))
-        .bind(terms::write_filter(wanted.only))
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
-}
-
-async fn remove_handler(tx: &mut Tx, handler: HandlerId, at: Timestamp) -> Result<(), Error> {
-    sqlx::query(REMOVE_HANDLER)
-        .bind(handler.0)
-        .bind(at.as_millis())
-        .execute(&mut *tx)
-        .await?;
-    replays::remove_of(&mut *tx, handler).await?;
-    // Otherwise a draining lane would wait for the removed handler.
-    sqlx::query("delete from marks where handler = $1")
-        .bind(handler.0)
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
-}
-
-async fn remove_handlers(tx: &mut Tx, hook: HookId, at: Timestamp) -> Result<(), Error> {
-    sqlx::query(REMOVE_HANDLERS)
-        .bind(hook.0)
-        .bind(at.as_millis())
-        .execute(&mut *tx)
-        .await?;
-    Ok(())
-}
-
-/// The column of the accepted addresses; `None` for all.
-fn allow_from(ranges: &Networks) -> Option<String> {
-    (!ranges.is_empty()).then(|| ranges.to_string())
-}
-
-fn source_of(reducer: &Reducer) -> Option<&str> {
-    match reducer {
-        Reducer::Script(source) => Some(&source.text),
-        _ => None,
-    }
-}
-
-fn unordered_word(unordered: Unordered) -> &'static str {
-    match unordered {
-        Unordered::Refuse => "refuse",
-        Unordered::Keep => "keep",
-    }
-}
-
-fn on_error_word(on_error: OnError) -> &'static str {
-    match on_error {
-        OnError::Hold => "hold",
-        OnError::Skip => "skip",
-    }
-}
-
-impl HookRow {
-    fn hook(self, handlers: Vec<Arc<Handler>>, vault: &Vault) -> Result<Hook, Error> {
-        let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
-        Ok(Hook {
-            id: HookId(self.id),
-            name: self.name.parse().map_err(|_| wrong("name"))?,
-            namespace: self.namespace.parse().map_err(|_| wrong("namespace"))?,
-            order_by: self.order_by.parse().map_err(|_| wrong("order_by"))?,
-            unordered: match self.unordered.as_str() {
-                "keep" => Unordered::Keep,
-                _ => Unordered::Refuse,
-            },
-            dedupe_by: self.dedupe_by.parse().map_err(|_| wrong("dedupe_by"))?,
-            verify: self.verify(vault)?,
-            handshake: match &self.handshake {
-                Some(word) => Some(word.parse().map_err(|_| wrong("handshake"))?),
-                None => None,
-            },
-            versioning: self.versioning()?,
-            version_rule: u32::try_from(self.version_rule).map_err(|_| wrong("version_rule"))?,
-            allow_from: (self.allow_from.as_deref().unwrap_or_default().parse())
-                .map_err(|_| wrong("allow_from"))?,
-            body_max: u64::try_from(self.body_max).map_err(|_| wrong("body_max"))?,
-            keep: self.keep.parse().map_err(|_| wrong("keep"))?,
-            handlers,
-            created_at: Timestamp::from_millis(self.created_at),
-        })
-    }
-}
-
-impl HookRow {
-    fn verify(&self, vault: &Vault) -> Result<Option<Verify>, Error> {
-        let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
-        let Some(scheme) = &self.verify else {
-            return Ok(None);
-        };
-        let scheme: Scheme = scheme.parse().map_err(|_| wrong("verify"))?;
-        let text = self.secrets.as_deref().unwrap_or("[]");
-        let secrets = vault.read(text, Secret::of_sender);
-        Ok(Some(Verify {
-            scheme,
-            tolerance: Duration::from_millis(self.tolerance_ms.unsigned_abs()),
-            public_url: self.public_url.clone(),
-            secrets: secrets.ok_or_else(|| wrong("secrets"))?,
-        }))
-    }
-}
-
-impl HookRow {
-    fn versioning(&self) -> Result<Option<Versioning>, Error> {
-        let wrong = |what: &str| Error::Integrity(format!("hook {}: malformed {what}", self.name));
-        let Some(by) = &self.version_by else {
-            return Ok(None);
-        };
-        let window = self.reorder_ms.map(i64::unsigned_abs);
-        Ok(Some(Versioning {
-            by: by.parse().map_err(|_| wrong("version_by"))?,
-            late: self.late.parse().map_err(|_| wrong("late"))?,
-            window: window.map(Duration::from_millis),
-        }))
-    }
-}
-
-/// Columns of a hook's rule for the provider's order.
-struct VersionColumns {
-    by: Option<String>,
-    late: &'static str,
-    reorder_ms: Option<i64>,
-}
-
-impl VersionColumns {
-    fn of(versioning: Option<&Versioning>) -> Self {
-        let late = versioning.map_or(Late::default(), |versioning| versioning.late);
-        Self {
-            by: versioning.map(|versioning| versioning.by.to_string()),
-            late: late.word(),
-            reorder_ms: versioning
-                .and_then(|versioning| versioning.window)
-                .map(millis),
-        }
-    }
-}
-
-/// Columns of a hook's verification.
-struct VerifyColumns {
-    scheme: Option<String>,
-    tolerance_ms: i64,
-    public_url: Option<String>,
-    secrets: Option<String>,
-}
-
-impl VerifyColumns {
-    fn of(verify: Option<&Verify>, vault: &Vault, at: Timestamp) -> Result<Self, Error> {
-        let secrets = verify.map(|verify| vault.write(&verify.secrets, at));
-        let tolerance = verify.map_or(TOLERANCE_DEFAULT, |verify| verify.tolerance);
-        Ok(Self {
-            scheme: verify.map(|verify| verify.scheme.to_string()),
-            tolerance_ms: millis(tolerance),
-            public_url: verify.and_then(|verify| verify.public_url.clone()),
-            secrets: secrets.transpose()?,
-        })
-    }
-}
-
-impl HandlerRow {
-    fn handler(self, vault: &Vault) -> Result<Handler, Error> {
-        let wrong = |what: &str| Error::Integrity(format!("handler {}: malformed {what}", self.id));
-        let duration = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-        Ok(Handler {
-            id: HandlerId(self.id),
-            hook: HookId(self.hook),
-            name: self.name.parse().map_err(|_| wrong("name"))?,
-            work: match (self.kind.as_str(), self.source) {
-                ("reduce", Some(text)) => Work::Reduce(Reducer::Script(Arc::new(Source {
-                    file: self.reduce,
-                    text,
-                }))),
-                ("reduce", None) => {
-                    let built_in = Reducer::built_in(&self.reduce);
-                    Work::Reduce(built_in.map_err(|_| wrong("reducer"))?)
-                }
-                ("forward", _) => Work::Forward {
-                    to: (self.terms.as_deref())
-                        .and_then(terms::read)
-                        .ok_or_else(|| wrong("terms"))?,
-                    secrets: (self.secrets.as_deref())
-                        .and_then(|text| vault.read(text, str::parse))
-                        .ok_or_else(|| wrong("secrets"))?,
-                },
-                ("pull", _) => Work::Pull(
-                    (self.terms.as_deref())
-                        .and_then(terms::read_pull)
-                        .ok_or_else(|| wrong("terms"))?,
-                ),
-                _ => return Err(wrong("kind")),
-            },
-            only: match &self.only_events {
-                Some(text) => terms::read_filter(text).ok_or_else(|| wrong("filter"))?,
-                None => Filter::default(),
-            },
-            fold: self.fold,
-            on_error: match self.on_error.as_str() {
-                "skip" => OnError::Skip,
-                _ => OnError::Hold,
-            },
-            replay: None,
-            debounce: self
-                .quiet_ms
-                .zip(self.longest_ms)
-                .map(|(quiet, longest)| Debounce {
-                    quiet: duration(quiet),
-                    longest: duration(longest),
-                }),
-        })
     }
 }

@@ -12,6 +12,7 @@ use super::{Error, Store};
 use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::hook::{HandlerId, HookId};
+use crate::domain::lane::SLOTS;
 use crate::domain::name::OrderingKey;
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
@@ -186,7 +187,7 @@ const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, er
         join hooks k on k.id = s.hook and k.paused_at is null and k.moves_version is null
         join lane_sets t on t.namespace = k.namespace and t.state in ('opening', 'stable')
         join lanes l on l.namespace = t.namespace and l.generation = t.generation
-          and l.lane = s.slot * t.lanes / 65536 and l.mode = 'active'
+          and l.lane = s.slot * t.lanes / $10 and l.mode = 'active'
         where s.id = $1))";
 
 /// Like [`SWAP`], for a cursor that has no row yet.
@@ -198,7 +199,7 @@ const FIRST: &str = "insert into cursors
         join hooks k on k.id = s.hook and k.paused_at is null and k.moves_version is null
         join lane_sets t on t.namespace = k.namespace and t.state in ('opening', 'stable')
         join lanes l on l.namespace = t.namespace and l.generation = t.generation
-          and l.lane = s.slot * t.lanes / 65536 and l.mode = 'active'
+          and l.lane = s.slot * t.lanes / $10 and l.mode = 'active'
         where s.id = $1)
     on conflict do nothing";
 
@@ -491,6 +492,7 @@ async fn put(tx: &mut Tx, swap: &Swap, at: Timestamp) -> Result<bool, Error> {
             .bind(swap.condition.word())
             .bind(swap.condition.reason())
             .bind(at.as_millis())
+            .bind(i64::from(SLOTS))
             .execute(&mut *tx)
             .await?
             .rows_affected();

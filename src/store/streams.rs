@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sqlx::{AssertSqlSafe, FromRow};
 
 use super::backend::rows::condition_of;
+use super::behind::{every_cursor, is_behind};
 use super::{Error, Store};
 use crate::domain::cursor::{Condition, CursorId};
 use crate::domain::event::StreamId;
@@ -156,35 +157,41 @@ impl Store {
 }
 
 /// Sorted by stream, so that the list can be paged.
-const LIST: &str = "select s.id as stream, h.id as handler, s.hook, s.ordering_key, s.slot, s.head,
+const LIST: &str = concat!(
+    "select s.id as stream, h.id as handler, s.hook, s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
     c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
-    case when s.head > coalesce(c.position, 0) then (select e.received_at from events e
+    case when ",
+    is_behind!(),
+    " then (select e.received_at from events e
       where e.stream = s.id and e.seq = coalesce(c.position, 0) + 1) end as oldest,
     (select count(*) from dead_letters d where d.handler = h.id and d.stream = s.id) as dead
-    from streams s
-    join hooks k on k.id = s.hook and k.deleted_at is null
-    join handlers h on h.hook = s.hook and h.deleted_at is null
-    left join cursors c on c.stream = s.id and c.handler = h.id
+    from ",
+    every_cursor!(),
+    "
     where ($1 is null or s.hook = $1) and ($2 is null or s.id = $2)
       and ($3 is null or coalesce(c.condition, 'flowing') = $3) and s.id > $4
-    order by s.id, h.id limit $5";
+    order by s.id, h.id limit $5"
+);
 
 /// Sorted by the receive time of the next event, oldest first; cursors without one come last.
-const LIST_OLDEST: &str = "select * from (select s.id as stream, h.id as handler, s.hook,
+const LIST_OLDEST: &str = concat!(
+    "select * from (select s.id as stream, h.id as handler, s.hook,
     s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
     c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
     (select e.received_at from events e
       where e.stream = s.id and e.seq = coalesce(c.position, 0) + 1) as oldest,
     (select count(*) from dead_letters d where d.handler = h.id and d.stream = s.id) as dead
-    from streams s
-    join hooks k on k.id = s.hook and k.deleted_at is null
-    join handlers h on h.hook = s.hook and h.deleted_at is null
-    left join cursors c on c.stream = s.id and c.handler = h.id
+    from ",
+    every_cursor!(),
+    "
     where ($1 is null or s.hook = $1) and ($3 is null or coalesce(c.condition, 'flowing') = $3)
-      and s.head > coalesce(c.position, 0)) behind
-    order by oldest, stream limit $5";
+      and ",
+    is_behind!(),
+    ") behind
+    order by oldest, stream limit $5"
+);
 
 /// Streams with their cursors. The ids are formatted into the statement; they never come from outside.
 const WITH_CURSORS: &str =

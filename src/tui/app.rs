@@ -9,14 +9,15 @@ use super::dialog::Dialog;
 use super::effect::Effect;
 use super::filter::Filter;
 use super::fold::{self, Entry};
+use super::sort::Sort;
 use super::theme::Theme;
+use super::view::{StreamShown, Target, View};
 use crate::api::{
-    Condition, CursorLine, Diagnosis, EventRow, Fate, Lane, LaneDetail, LogLine, NamespaceLine,
-    NodeLine, Resize, Severity, Snapshot, Stream, StreamRow, Window,
+    Condition, CursorLine, EventRow, Fate, Lane, LaneDetail, LogLine, NamespaceLine, NodeLine,
+    Resize, Severity, Snapshot, Stream, StreamRow, Window,
 };
-use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;
-use crate::domain::name::{Name, StreamName};
+use crate::domain::name::Name;
 use crate::domain::time::Timestamp;
 
 /// Number of events requested and kept at most.
@@ -103,143 +104,6 @@ pub enum Mode {
     },
 }
 
-/// A view, with its own data and selection.
-#[derive(Clone, Debug, PartialEq)]
-pub enum View {
-    /// Overview of all lanes.
-    Overview,
-    /// One lane.
-    Lane(LaneView),
-    /// One stream.
-    Stream(StreamView),
-    /// List of events.
-    Events(Events),
-    /// One event with its body.
-    Event(EventView),
-    /// The log, with the selected entry.
-    Log(Option<LogLine>),
-    /// The nodes, with the name of the selected one.
-    Nodes(Option<String>),
-    /// The namespaces, with the selected one.
-    Namespaces(Option<Name>),
-}
-
-/// Data of the view of a lane.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LaneView {
-    /// Id of the lane.
-    pub id: LaneId,
-    /// The lane with all its cursors; `None` until the daemon has sent it.
-    pub shown: Option<Box<LaneDetail>>,
-    /// The selected cursor.
-    pub cursor: Option<(StreamName, Name)>,
-}
-
-impl LaneView {
-    /// A lane of which nothing is known yet.
-    pub fn new(id: LaneId) -> Self {
-        Self {
-            id,
-            shown: None,
-            cursor: None,
-        }
-    }
-}
-
-/// Data of the view of a stream.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StreamView {
-    /// Name of the stream.
-    pub name: StreamName,
-    /// The selected handler.
-    pub handler: Option<Name>,
-    /// The stream; `None` until the daemon has sent it.
-    pub shown: Option<Box<StreamShown>>,
-    /// Index of the selected waiting event, from 0.
-    pub scroll: usize,
-}
-
-impl StreamView {
-    /// A view without data.
-    pub fn new(name: StreamName, handler: Option<Name>) -> Self {
-        Self {
-            name,
-            handler,
-            shown: None,
-            scroll: 0,
-        }
-    }
-}
-
-/// Data of the view of an event.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EventView {
-    /// Id of the event.
-    pub id: EventId,
-    /// The event; `None` until the daemon has sent it.
-    pub shown: Option<Box<EventRow>>,
-    /// Lines of the body scrolled off above.
-    pub scroll: usize,
-}
-
-impl EventView {
-    /// A view without data.
-    pub fn new(id: EventId) -> Self {
-        Self {
-            id,
-            shown: None,
-            scroll: 0,
-        }
-    }
-}
-
-impl View {
-    /// True if both views have the same subject, regardless of data and selection.
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Lane(one), Self::Lane(other)) => one.id == other.id,
-            (Self::Stream(one), Self::Stream(other)) => one.name == other.name,
-            (Self::Event(one), Self::Event(other)) => one.id == other.id,
-            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
-        }
-    }
-}
-
-/// Subject of a finding, which `!` shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A stream.
-    Stream(StreamName),
-    /// A lane.
-    Lane(LaneId),
-}
-
-/// A stream with its diagnosis and waiting events.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StreamShown {
-    /// The stream with the state of its handlers.
-    pub stream: Stream,
-    /// The diagnosis of the stream.
-    pub why: Diagnosis,
-    /// The handler of `waiting`.
-    pub handler: Option<Name>,
-    /// The next events of the handler, in order.
-    pub waiting: Vec<EventRow>,
-}
-
-/// Data of the list of events, newest first.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Events {
-    /// The events received.
-    pub rows: Vec<EventRow>,
-    /// The selected event; `None` selects the newest and follows it.
-    pub held: Option<EventId>,
-    /// Number of events that arrived since the selection, as far as known.
-    pub new: usize,
-    /// Cause for which the list is empty, such as an error of the daemon.
-    pub why: Option<String>,
-}
-
 /// State of the connection to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -256,25 +120,6 @@ pub enum Link {
         /// Number of tries so far.
         tries: u32,
     },
-}
-
-/// Sort column of the lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sort {
-    /// Lane number; rows keep their places.
-    Lane,
-    /// Age of the oldest event.
-    Oldest,
-    /// Number of waiting events.
-    Backlog,
-    /// Age of the oldest event that is not set aside.
-    Flow,
-    /// Number of cursors set aside.
-    Held,
-    /// Events received per second.
-    In,
-    /// 99th percentile of the wait.
-    Wait,
 }
 
 /// Something that the loop reports to the dashboard.
@@ -770,61 +615,4 @@ pub fn fate(row: &EventRow) -> String {
             Folded | Delivered | Passed => "done".to_owned(),
         },
     )
-}
-
-impl Events {
-    /// Stores the newest events; while one is selected, only counts those newer than it.
-    fn take(&mut self, rows: Vec<EventRow>) {
-        self.why = None;
-        let Some(newest) = self.rows.first().filter(|_| self.held.is_some()) else {
-            (self.rows, self.new) = (rows, 0);
-            return;
-        };
-        let at = rows.iter().position(|row| row.event == newest.event);
-        self.new = at.unwrap_or(rows.len());
-    }
-}
-
-impl Sort {
-    /// The next sort column.
-    pub fn next(self) -> Self {
-        match self {
-            Self::Lane => Self::Oldest,
-            Self::Oldest => Self::Flow,
-            Self::Flow => Self::Held,
-            Self::Held => Self::Backlog,
-            Self::Backlog => Self::In,
-            Self::In => Self::Wait,
-            Self::Wait => Self::Lane,
-        }
-    }
-
-    fn apply(self, lanes: &mut [&Lane]) {
-        use std::cmp::Reverse;
-        let whole = |rate: Option<f64>| (rate.unwrap_or(-1.0) * 1_000.0) as i64;
-        match self {
-            Self::Lane => {}
-            Self::Oldest => lanes.sort_by_key(|lane| Reverse(lane.oldest_ms)),
-            Self::Flow => lanes.sort_by_key(|lane| Reverse(lane.flow_ms)),
-            Self::Held => lanes.sort_by_key(|lane| Reverse(lane.set_aside)),
-            Self::Backlog => lanes.sort_by_key(|lane| Reverse(lane.backlog)),
-            Self::In => lanes.sort_by_key(|lane| Reverse(whole(lane.in_per_s))),
-            Self::Wait => {
-                lanes.sort_by_key(|lane| Reverse(whole(lane.wait_ms.map(|wait| wait.p99))));
-            }
-        }
-    }
-
-    /// Name of the sort column.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Lane => "lane",
-            Self::Oldest => "oldest",
-            Self::Flow => "flow",
-            Self::Held => "held",
-            Self::Backlog => "backlog",
-            Self::In => "in/s",
-            Self::Wait => "p99",
-        }
-    }
 }

@@ -2,13 +2,14 @@
 
 use ratatui::text::Line;
 
-use super::app::{App, StreamShown, StreamView};
+use super::app::App;
 use super::columns::{Column, Table, age, cut, fit, number, rate, share, took};
 use super::fold;
 use super::frame::{clock, ended, eta, header, note, rule};
 use super::lists::{log_line, row};
 use super::overview::sentences;
 use super::theme::Tone;
+use super::view::{StreamShown, StreamView};
 use crate::api::{
     Condition, CursorDiagnosis, CursorLine, Eta, NodeLine, Severity, Stream, StreamRow,
 };

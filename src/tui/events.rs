@@ -3,10 +3,11 @@
 
 use ratatui::text::Line;
 
-use super::app::{App, EventView, Events, View, fate};
+use super::app::{App, fate};
 use super::columns::{Column, Table, chunked, cut, fit, number, wrapped};
 use super::frame::{ended, header, note, rule};
 use super::theme::Tone;
+use super::view::{EventView, Events, View};
 use crate::api::{EventRow, Outcome, Severity};
 use crate::domain::event::EventId;
 use crate::text::{count, printable, printable_line, size};

@@ -2,9 +2,11 @@
 
 use ratatui::text::{Line, Span};
 
-use super::app::{App, Link, Mode, Sort, View};
+use super::app::{App, Link, Mode};
 use super::columns::{age, clip, cut, fit, number};
+use super::sort::Sort;
 use super::theme::Tone;
+use super::view::View;
 use crate::api::Eta;
 use crate::domain::time::Timestamp;
 use crate::text::{counted, duration, printable_line, short};

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::app::{App, EventView, Events, LaneView, Mode, StreamView, Target, View};
+use super::app::{App, Mode};
 use super::dialog::{Dialog, Item};
 use super::effect::Effect;
 use super::fold::Entry;
+use super::view::{EventView, Events, LaneView, StreamView, Target, View};
 use crate::api::{Condition, LaneState, Outcome, Severity, Snapshot, Window};
 use crate::domain::event::EventId;
 use crate::domain::lane::LaneId;

@@ -7,9 +7,10 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::app::{App, LaneView, Link, Message, Mode, StreamShown, StreamView, View};
+use super::app::{App, Link, Message, Mode};
 use super::effect::{Action, Effect};
 use super::theme::Theme;
+use super::view::{LaneView, StreamShown, StreamView, View};
 use crate::api::{Eta, EventRow, Lane, LaneDetail, Severity, Snapshot, Window};
 use crate::domain::lane::LaneId;
 use crate::domain::name::Name;

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::flags::OrNone;
-use super::{Trouble, flags, reducer};
+use super::{Trouble, flags};
 use crate::api::{Apply, ForwardSpec, HookEdit, HookSpec, NamespaceSpec, PullSpec, VerifySpec};
 use crate::cli::Exit;
 use crate::domain::filter::Filter;
 use crate::domain::forward::{Batch, Begin, Destination};
 use crate::domain::handshake::Handshake;
-use crate::domain::hook::{DedupeBy, OnError, OrderBy, Unordered};
+use crate::domain::hook::{DedupeBy, OnError, OrderBy, Reducer, Source, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::network::Networks;
@@ -150,6 +150,26 @@ pub fn text(path: &Path) -> Result<String, Trouble> {
         Trouble::new(Exit::Usage, "no_file", message)
     })?;
     Ok(text)
+}
+
+/// A built-in reducer, or the script in a file, relative to `base`.
+pub fn reducer(text: &str, base: &Path) -> Result<Reducer, Trouble> {
+    if !text.ends_with(".js") && !text.ends_with(".mjs") {
+        return Reducer::built_in(text).map_err(|error| Trouble::usage(error.to_string()));
+    }
+    let path = base.join(text);
+    let source = std::fs::read_to_string(&path).map_err(|error| {
+        let message = format!("no reducer in {}: {error}", path.display());
+        Trouble::new(Exit::Usage, "no_file", message)
+    })?;
+    let file = path.file_name().unwrap_or(path.as_os_str());
+    Ok(Reducer::Script(
+        Source {
+            file: file.to_string_lossy().into_owned(),
+            text: source,
+        }
+        .into(),
+    ))
 }
 
 /// Reads a secret from a file (`-` for stdin) or from an environment variable.

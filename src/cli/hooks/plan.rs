@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::debounce_text;
 use crate::api::{
     Action, ChangeKind, Changes, ForwardSpec, Hook, HookEdit, HookSpec, InvalidEdit, Paused,
     PullSpec, Rejection, VerifySpec,
@@ -14,7 +13,7 @@ use crate::domain::hook::{Debounce, OnError, Reducer, Unordered};
 use crate::domain::keep::Keep;
 use crate::domain::name::Name;
 use crate::domain::network::Networks;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Timestamp, millis};
 use crate::domain::verify::Scheme;
 use crate::domain::version::Late;
 use crate::text;
@@ -501,6 +500,15 @@ pub fn counted(number: Option<u64>) -> String {
 /// The date of a time.
 pub fn day(at: Timestamp) -> String {
     at.to_string().chars().take("2026-11-23".len()).collect()
+}
+
+/// A debounce as the flag spells it, such as `500ms,5s`.
+fn debounce_text(debounce: Debounce) -> String {
+    let text = |duration| match millis(duration) {
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
+    };
+    format!("{},{}", text(debounce.quiet), text(debounce.longest))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{file, path, reducer};
+use super::{file, path};
 use crate::api::{EventRow, ReducerTest, TestResult};
 use crate::cli::reach::Reach;
 use crate::cli::{Exit, Printer, Trouble, flags};
@@ -75,7 +75,7 @@ impl Try {
         test.state = self.state.as_deref().map(json).transpose()?;
         let reduce = self.reduce.as_ref();
         test.reduce = reduce
-            .map(|text| reducer(text, Path::new("")))
+            .map(|text| file::reducer(text, Path::new("")))
             .transpose()?;
         test.from_seq = self.from_seq.map(Seq);
         if let Some(stream) = self.stream {

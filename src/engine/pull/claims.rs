@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::Engine;
 use super::super::catalog::Snapshot;
 use super::super::turn::{self, Plan};
-use super::ask::Ask;
+use super::request::ConsumerRequest;
 use crate::domain::backoff;
 use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter};
 use crate::domain::event::{Event, StreamId};
@@ -127,7 +127,7 @@ impl Engine {
     pub(super) async fn claim(
         self: &Arc<Self>,
         handler: HandlerId,
-        ask: &Ask,
+        request: &ConsumerRequest,
         streams: Vec<StreamId>,
     ) -> Result<Deliveries, Error> {
         let _claiming = self.pulls.claiming.read().await;
@@ -155,7 +155,7 @@ impl Engine {
             .filter(|(stream, lane)| may_move(&catalog, lane, cursor(handler.id, *stream)))
             .collect();
         let free: Vec<_> = free.into_iter().filter(|s| lanes.contains_key(s)).collect();
-        let events_max = (EVENTS_READ_MAX / free.len().max(1)).clamp(1, ask.events_max.max(1));
+        let events_max = (EVENTS_READ_MAX / free.len().max(1)).clamp(1, request.events_max.max(1));
         let want = |stream: &StreamId| InputRequest {
             cursor: cursor(handler.id, *stream),
             events_max,
@@ -171,9 +171,14 @@ impl Engine {
                     match turn::judge(&catalog, lane, &mut input, handler, (now, Duration::ZERO)) {
                         Plan::Leave(_) | Plan::Elsewhere => Judged::Nothing,
                         Plan::HaltAtGap => Judged::Move(Box::new(turn::hold_at_gap(&input, now))),
-                        Plan::Go => {
-                            judge(handler, ask, &input, before.get(&stream), &mut room, now)
-                        }
+                        Plan::Go => judge(
+                            handler,
+                            request,
+                            &input,
+                            before.get(&stream),
+                            &mut room,
+                            now,
+                        ),
                     }
                 }
                 None => Judged::Nothing,
@@ -266,7 +271,7 @@ fn cursor(handler: HandlerId, stream: StreamId) -> CursorId {
 /// event were used up by expired leases.
 fn judge(
     handler: &Handler,
-    ask: &Ask,
+    request: &ConsumerRequest,
     input: &Input,
     before: Option<&Delivery>,
     room: &mut usize,
@@ -319,8 +324,8 @@ fn judge(
         upto: Position(last.seq.0),
         before: before.map_or(0, |before| before.token.number),
         attempt: tries.saturating_add(1),
-        lease: ask.lease,
-        consumer: ask.consumer.clone(),
+        lease: request.lease,
+        consumer: request.consumer.clone(),
     };
     Judged::Claim(claim, taken)
 }

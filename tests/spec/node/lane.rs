@@ -10,7 +10,7 @@ use hooklane::domain::cursor::CursorId;
 use hooklane::domain::event::StreamId;
 use hooklane::domain::hook::HandlerId;
 use hooklane::domain::time::Timestamp;
-use hooklane::engine::lane::{Aside, Lane, Outcome, Rest};
+use hooklane::engine::lane::{Lane, Outcome, Parked, Rest};
 use hooklane::lanes::{self, Backlog, Hint, Queue};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -201,13 +201,13 @@ impl World {
         let read = self.running.remove(&cursor).unwrap();
         let outcome = self.turn(cursor, read.unwrap_or(self.rows[&cursor]));
         self.lane.turned(cursor, outcome);
-        if let Outcome::Aside(Aside::Waiting(_), _) = outcome {
+        if let Outcome::Parked(Parked::Waiting(_), _) = outcome {
             self.repeats.insert(cursor);
         }
         match outcome {
             Outcome::Done => {}
             Outcome::More(_) => drop(self.ready.insert(cursor, BTreeSet::new())),
-            Outcome::Aside(..) => drop(self.aside.insert(cursor)),
+            Outcome::Parked(..) => drop(self.aside.insert(cursor)),
         }
     }
 
@@ -218,9 +218,9 @@ impl World {
             events: read.head - read.position - passed,
         };
         match read.condition {
-            Condition::Held => return Outcome::Aside(Aside::Held, rest(0)),
+            Condition::Held => return Outcome::Parked(Parked::Held, rest(0)),
             Condition::Waiting(at) if at.as_millis() > self.now => {
-                return Outcome::Aside(Aside::Waiting(at), rest(0));
+                return Outcome::Parked(Parked::Waiting(at), rest(0));
             }
             _ => {}
         }
@@ -237,14 +237,14 @@ impl World {
         row.position = read.position + passed;
         match ends {
             0 => Outcome::More(rest(passed)),
-            1 => Outcome::Aside(Aside::Gathering(at), rest(passed)),
+            1 => Outcome::Parked(Parked::Gathering(at), rest(passed)),
             2 => {
                 row.condition = Condition::Waiting(at);
-                Outcome::Aside(Aside::Waiting(at), rest(passed))
+                Outcome::Parked(Parked::Waiting(at), rest(passed))
             }
             _ => {
                 row.condition = Condition::Held;
-                Outcome::Aside(Aside::Held, rest(passed))
+                Outcome::Parked(Parked::Held, rest(passed))
             }
         }
     }

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::ask::Ask;
 use super::claims::Deliveries;
+use super::request::ConsumerRequest;
 use crate::domain::event::StreamId;
 use crate::store::Error;
 
@@ -17,7 +17,7 @@ const STREAMS_MAX: usize = 10_000;
 /// A waiting consumer.
 pub struct Waiter {
     /// Its request.
-    pub ask: Ask,
+    pub request: ConsumerRequest,
     /// Channel for its answer.
     pub answer: oneshot::Sender<Result<Deliveries, Error>>,
     until: Instant,
@@ -27,12 +27,12 @@ pub struct Waiter {
 impl Waiter {
     /// A consumer that waits until a time.
     pub fn new(
-        ask: Ask,
+        request: ConsumerRequest,
         answer: oneshot::Sender<Result<Deliveries, Error>>,
         until: Instant,
     ) -> Self {
         Self {
-            ask,
+            request,
             answer,
             until,
             ticket: 0,
@@ -42,7 +42,7 @@ impl Waiter {
 
 /// The two queues of a handler.
 #[derive(Default)]
-pub struct Desk {
+pub struct Queues {
     lines: Mutex<Lines>,
     wake: Notify,
     /// Begin of the last completed query for streams. The lock is held during a query.
@@ -59,7 +59,7 @@ struct Lines {
     is_watched: bool,
 }
 
-impl Desk {
+impl Queues {
     /// Adds streams at the end of their queue, except those already in it.
     pub fn push(&self, streams: impl IntoIterator<Item = StreamId>) {
         let mut lines = self.lines.lock();
@@ -76,7 +76,7 @@ impl Desk {
     }
 
     /// Adds a consumer at the end of its queue; returns a ticket for [`Self::withdraw`].
-    pub fn queue(&self, mut waiter: Waiter) -> u64 {
+    pub fn enqueue(&self, mut waiter: Waiter) -> u64 {
         let mut lines = self.lines.lock();
         lines.tickets += 1;
         waiter.ticket = lines.tickets;
@@ -114,7 +114,9 @@ impl Desk {
         }
         let share = lines.streams.len().div_ceil(lines.waiters.len().max(1));
         let waiter = lines.waiters.pop_front()?;
-        let most = share.min(waiter.ask.streams_max).min(lines.streams.len());
+        let most = share
+            .min(waiter.request.streams_max)
+            .min(lines.streams.len());
         let streams: Vec<_> = lines.streams.drain(..most).collect();
         for stream in &streams {
             lines.known.remove(stream);
@@ -167,7 +169,7 @@ mod tests {
 
     fn waiter(streams_max: usize) -> (Waiter, oneshot::Receiver<Result<Deliveries, Error>>) {
         let (answer, answered) = oneshot::channel();
-        let ask = Ask {
+        let request = ConsumerRequest {
             streams_max,
             events_max: 1,
             wait: Duration::from_secs(9),
@@ -175,41 +177,41 @@ mod tests {
             consumer: "a".into(),
         };
         let until = Instant::now() + Duration::from_secs(9);
-        (Waiter::new(ask, answer, until), answered)
+        (Waiter::new(request, answer, until), answered)
     }
 
     #[test]
     fn consumers_that_wait_share_the_streams_in_their_order_and_no_stream_comes_twice() {
-        let desk = Desk::default();
+        let queues = Queues::default();
         let (waiters, _answers): (Vec<_>, Vec<_>) = (0..3).map(|_| waiter(9)).unzip();
         waiters.into_iter().for_each(|waiter| {
-            desk.queue(waiter);
+            queues.enqueue(waiter);
         });
-        desk.push([5, 4, 5, 3, 2, 4].map(StreamId));
-        let shares: Vec<_> = std::iter::from_fn(|| desk.next())
+        queues.push([5, 4, 5, 3, 2, 4].map(StreamId));
+        let shares: Vec<_> = std::iter::from_fn(|| queues.next())
             .map(|(_, streams)| streams.iter().map(|stream| stream.0).collect::<Vec<_>>())
             .collect();
         assert_eq!(shares, [vec![5, 4], vec![3], vec![2]]);
-        assert_eq!(desk.waiting(), 0);
+        assert_eq!(queues.waiting(), 0);
     }
 
     #[test]
     fn who_has_gone_away_gets_nothing_and_who_takes_his_ticket_out_is_not_served() {
-        let desk = Desk::default();
+        let queues = Queues::default();
         let (gone, answer) = waiter(1);
-        desk.queue(gone);
+        queues.enqueue(gone);
         drop(answer);
         let (stays, _answer) = waiter(1);
-        let ticket = desk.queue(stays);
-        desk.push([StreamId(1)]);
+        let ticket = queues.enqueue(stays);
+        queues.push([StreamId(1)]);
         assert_eq!(
-            desk.next().map(|(_, streams)| streams),
+            queues.next().map(|(_, streams)| streams),
             Some(vec![StreamId(1)])
         );
-        assert!(!desk.withdraw(ticket), "it is served");
+        assert!(!queues.withdraw(ticket), "it is served");
         let (leaves, _answer) = waiter(1);
-        let ticket = desk.queue(leaves);
-        assert!(desk.withdraw(ticket) && !desk.withdraw(ticket));
-        assert!(!desk.is_watched());
+        let ticket = queues.enqueue(leaves);
+        assert!(queues.withdraw(ticket) && !queues.withdraw(ticket));
+        assert!(!queues.is_watched());
     }
 }

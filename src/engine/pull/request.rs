@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Parameters of a pull.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct ConsumerRequest {
     /// Number of deliveries at most.
     pub streams_max: usize,
     /// Number of events in each delivery at most.
