@@ -37,8 +37,8 @@
 //! reads, sends, and moves the position after a 2xx, while the lane goes on. Consumers request their events
 //! from `engine/pull.rs`.
 //!
-//! A resize is planned in `admin/resize.rs`; `store/lane_sets.rs` has its rows, `engine.rs` ends the turns of
-//! the old lanes and seals them, and `engine/place.rs` moves hints from a wrong lane to the right one.
+//! A resize is planned in `admin/resize.rs`; `store/lane_sets.rs` has its rows, `engine/running_lanes.rs` ends
+//! the turns of the old lanes and seals them, and `engine/place.rs` moves hints from a wrong lane to the right one.
 //!
 //! Rebuilds fold states again beside the turns: `engine/rebuild.rs`, with rows in `store/rebuilds.rs`. To make
 //! all hints again, `admin/hints.rs` asks and `engine/wipe.rs` of each node acts.
