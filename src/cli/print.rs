@@ -581,15 +581,8 @@ impl Printer {
 
     /// Prints aligned facts, wrapped in their own column on a narrow terminal.
     pub fn facts(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
-        let room = self.watched.then(|| usize::from(columns(io::stderr())));
-        let widest = facts.iter().map(|(label, _)| label.len()).max();
-        let room = room.map(|room| room.saturating_sub(widest.unwrap_or(0) + 2));
-        let folded = |text: &String| match room {
-            Some(room) => folded(text, room),
-            None => text.clone(),
-        };
-        let facts = facts.iter().map(|(label, text)| (*label, folded(text)));
-        for line in aligned(&facts.collect::<Vec<_>>()) {
+        let room = self.watched.then(|| columns(io::stderr()));
+        for line in aligned(&fitted(facts, room)) {
             self.say(format_args!("{line}"))?;
         }
         Ok(())
@@ -770,8 +763,20 @@ pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
     lines
 }
 
+/// The facts, each text wrapped so that it fits beside its label.
+pub fn fitted<'l>(facts: &[(&'l str, String)], columns: Option<u16>) -> Vec<(&'l str, String)> {
+    let widest = facts.iter().map(|(label, _)| label.len()).max();
+    let taken = widest.unwrap_or(0) + 2;
+    let fit = |text: &String| match columns {
+        Some(columns) => folded(text, usize::from(columns).saturating_sub(taken)),
+        None => text.clone(),
+    };
+    let facts = facts.iter();
+    facts.map(|(label, text)| (*label, fit(text))).collect()
+}
+
 /// Wraps a text between words; a command stays in one line, so that it can be copied.
-fn folded(text: &str, room: usize) -> String {
+pub fn folded(text: &str, room: usize) -> String {
     let (prose, command) = match text.find("hooklane ") {
         Some(at) => (text[..at].trim_end(), Some(&text[at..])),
         None => (text, None),
