@@ -264,8 +264,7 @@ impl Admin {
             aside.push((hook, self.set_aside(hook.id).await?));
         }
         if !self.store.apply(&batch, Timestamp::now()).await? {
-            let message =
-                "somebody changed hooks or namespaces meanwhile. Nothing was changed; apply again";
+            let message = "another operator changed hooks or namespaces meanwhile. Nothing was changed; apply again";
             return Err(Error::Conflict(message.into()));
         }
         self.changed().await?;

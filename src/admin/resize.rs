@@ -194,8 +194,8 @@ impl Admin {
             )));
         }
         Ok(resize.unsealed.first().map(|(lane, node)| match node {
-            Some(node) => format!("lane {lane}: a turn runs on {node}, or it has not heard of it"),
-            None => format!("lane {lane}: it has no node; anybody seals it"),
+            Some(node) => format!("lane {lane}, which node {node} has not sealed yet"),
+            None => format!("lane {lane}, which has no node; the next node that looks seals it"),
         }))
     }
 
@@ -348,7 +348,7 @@ fn busy(resize: &PendingResize) -> String {
         resize.from.namespace,
         resize.from.lanes,
         resize.to.lanes,
-        resize.by.as_deref().unwrap_or("somebody")
+        resize.by.as_deref().unwrap_or("an operator")
     )
 }
 

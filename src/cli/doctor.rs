@@ -11,6 +11,7 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::exit;
+use super::print::folded;
 use super::reach::{Offline, Place, Reach};
 use super::top;
 use super::{Exit, Printer, Trouble, flags};
@@ -358,10 +359,18 @@ fn tell(checks: Vec<Check>, out: &mut Printer) -> anyhow::Result<Exit> {
 /// Column at which remedies begin, unless the text before is longer.
 const REMEDY_AT: usize = 72;
 
+/// Column at which findings begin.
+const TEXT_AT: usize = 17;
+
 /// One line such as `warn  keys       ops-ana expires in 6 days`, with the remedy beside it, or below
-/// it when there is no room.
+/// it when there is no room. A long finding is wrapped in its column.
 fn line(check: &Check, room: Option<u16>) -> String {
-    let text = printable_line(&check.text);
+    let text = printable_line(&check.text).to_string();
+    let text = match room {
+        Some(room) => folded(&text, usize::from(room).saturating_sub(TEXT_AT)),
+        None => text,
+    };
+    let text = text.replace('\n', &format!("\n{:TEXT_AT$}", ""));
     let found = format!("{:<5} {:<10} {text}", check.grade.word(), check.name);
     let Some(remedy) = &check.remedy else {
         return found;
@@ -371,7 +380,7 @@ fn line(check: &Check, room: Option<u16>) -> String {
     let has_room = room.is_none_or(|room| beside.width() <= usize::from(room));
     match has_room && found.width() < REMEDY_AT {
         true => beside,
-        false => format!("{found}\n{:17}-> {remedy}", ""),
+        false => format!("{found}\n{:TEXT_AT$}-> {remedy}", ""),
     }
 }
 
@@ -392,5 +401,9 @@ mod tests {
         assert_eq!(line(&check, Some(80)), below);
         let long = Check::fail("streams", "x".repeat(90), "hooklane status");
         assert!(line(&long, None).ends_with("x\n                 -> hooklane status"));
+        let long = Check::fail("streams", "some words ".repeat(12), "hooklane status");
+        let lines = line(&long, Some(80));
+        assert!(lines.lines().all(|line| line.width() <= 80), "{lines}");
+        assert_eq!(lines.matches("words").count(), 12);
     }
 }

@@ -21,9 +21,9 @@ use super::table::{self, Sheet};
 use crate::api;
 use crate::text::{escaped, printable, printable_line, quoted};
 
-use layout::{columns, folded, harmless, width};
+use layout::{columns, harmless, width};
 
-pub use layout::aligned;
+pub use layout::{aligned, fitted, folded};
 pub use progress::Progress;
 pub use question::Stake;
 pub use row::{Columns, Row};
@@ -270,15 +270,8 @@ impl Printer {
 
     /// Prints aligned facts, wrapped in their own column on a narrow terminal.
     pub fn facts(&mut self, facts: &[(&str, String)]) -> io::Result<()> {
-        let room = self.watched.then(|| usize::from(columns(io::stderr())));
-        let widest = facts.iter().map(|(label, _)| label.len()).max();
-        let room = room.map(|room| room.saturating_sub(widest.unwrap_or(0) + 2));
-        let folded = |text: &String| match room {
-            Some(room) => folded(text, room),
-            None => text.clone(),
-        };
-        let facts = facts.iter().map(|(label, text)| (*label, folded(text)));
-        for line in aligned(&facts.collect::<Vec<_>>()) {
+        let room = self.watched.then(|| columns(io::stderr()));
+        for line in aligned(&fitted(facts, room)) {
             self.say(format_args!("{line}"))?;
         }
         Ok(())

@@ -521,11 +521,9 @@ impl Doors {
         let certificate = entrance.certificate.clone();
         around.certificate = certificate.as_ref().map(|certificate| certificate.fault());
         let admin = Admin::online(engine.clone(), config.node.clone()).amid(around);
-        // A ready node has figures, so that it can say what is wrong should the database go away at once.
-        if let Err(error) = admin.observe().await {
-            tracing::debug!(%error, "the first figures come later");
-        }
         let mut open = JoinSet::new();
+        // Without a first look, screens and alerts know nothing of a database that goes away at once.
+        look(&admin).await;
         open.spawn(observe(admin.clone(), stopping.clone()));
         if let Some(certificate) = certificate {
             open.spawn(certificate.follow(stopping.clone()));
@@ -599,9 +597,7 @@ fn not_listening(error: std::io::Error, address: SocketAddr) -> anyhow::Error {
 async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
     let mut kept = Instant::now();
     while !*stopping.borrow() {
-        if let Err(error) = admin.observe().await {
-            tracing::debug!(%error, "the figures of the dashboard are old");
-        }
+        look(&admin).await;
         if kept.elapsed() >= KEEP_EVERY {
             kept = Instant::now();
             keep(&admin).await;
@@ -609,6 +605,12 @@ async fn observe(admin: Admin, mut stopping: watch::Receiver<bool>) {
         let _ = tokio::time::timeout(OBSERVE_EVERY, stopping.changed()).await;
     }
     keep(&admin).await;
+}
+
+async fn look(admin: &Admin) {
+    if let Err(error) = admin.observe().await {
+        tracing::debug!(%error, "the figures of the dashboard are old");
+    }
 }
 
 async fn keep(admin: &Admin) {

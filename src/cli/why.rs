@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
+use unicode_width::UnicodeWidthStr as _;
 
+use super::print::{aligned, fitted, folded};
 use super::reach::{Reach, with_query};
 use super::{Exit, Printer, events, flags};
-use crate::api::{self, CursorDiagnosis, LaneState, Rejection};
+use crate::api::{self, CursorDiagnosis, Help, LaneState, Rejection};
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{count, counted, duration, printable_line};
@@ -48,7 +50,7 @@ impl Why {
         ];
         let why: api::Diagnosis = reach.get(&with_query("/v1/admin/why", &query)).await?;
         if !out.object(&why)? {
-            for line in text(&why) {
+            for line in text(&why, out.room()) {
                 out.line(&line)?;
             }
         }
@@ -56,14 +58,17 @@ impl Why {
     }
 }
 
-fn text(why: &api::Diagnosis) -> Vec<String> {
-    let mut lines = vec![title(why)];
+/// The diagnosis in lines that fit into so many columns.
+fn text(why: &api::Diagnosis, columns: Option<u16>) -> Vec<String> {
+    let mut lines = indented(&title(why), 0, columns);
     let widest = why
         .cursors
         .iter()
         .map(|cursor| cursor.handler.as_str().len());
     let widest = widest.max().unwrap_or(0);
-    lines.extend(why.cursors.iter().map(|cursor| place(cursor, widest)));
+    for cursor in &why.cursors {
+        lines.extend(indented(&place(cursor, widest), 2, columns));
+    }
     let verdict = format!("{}  {}", why.class.word(), printable_line(&why.verdict));
     let mut facts = vec![("verdict", verdict), ("our side", our_side(why))];
     if let Some(event) = &why.event {
@@ -84,7 +89,7 @@ fn text(why: &api::Diagnosis) -> Vec<String> {
         facts.push(("ends", cursor.ends.clone()));
         let mut label = "helps";
         for help in &cursor.helps {
-            facts.push((label, format!("{}   # {}", help.command, help.what)));
+            facts.push((label, helping(help, columns)));
             label = "";
         }
         if !cursor.does_not.is_empty() {
@@ -100,8 +105,34 @@ fn text(why: &api::Diagnosis) -> Vec<String> {
         facts.push(("helps", printable_line(&one.helps).to_string()));
         facts.push(("the last", printable_line(&sample(one)).to_string()));
     }
-    lines.extend(super::print::aligned(&facts));
+    lines.extend(aligned(&fitted(&facts, columns)));
     lines
+}
+
+/// Column at which facts begin.
+const FACTS_AT: usize = 11;
+
+/// A command with its comment: beside it, or in a line of its own where that has no room.
+fn helping(help: &Help, columns: Option<u16>) -> String {
+    let beside = format!("{}   # {}", help.command, help.what);
+    match columns.is_none_or(|columns| FACTS_AT + beside.width() <= usize::from(columns)) {
+        true => beside,
+        false => format!("{}\n  # {}", help.command, help.what),
+    }
+}
+
+/// A text with an indent. Where there is no room it is wrapped, and further lines are indented by two more.
+fn indented(text: &str, indent: usize, columns: Option<u16>) -> Vec<String> {
+    let text = printable_line(text).to_string();
+    let text = match columns {
+        Some(columns) => folded(&text, usize::from(columns).saturating_sub(indent + 2)),
+        None => text,
+    };
+    let lines = text.lines().enumerate();
+    let indents = |nth| if nth == 0 { indent } else { indent + 2 };
+    lines
+        .map(|(nth, line)| format!("{:1$}{2}", "", indents(nth), line.trim_end()))
+        .collect()
 }
 
 /// The latest rejected request in a line.
@@ -155,7 +186,7 @@ fn place(cursor: &CursorDiagnosis, widest: usize) -> String {
         true => String::new(),
         false => format!("; takes only {}", cursor.only),
     };
-    let mut line = format!("  {handler:widest$}   {condition}  ");
+    let mut line = format!("{handler:widest$}   {condition}  ");
     let Some(next) = cursor.next else {
         return line + &format!("at the head, {position}{only}");
     };

@@ -185,7 +185,7 @@ impl Member {
         let mut look = Look::begin();
         // Hints of lanes that were sealed, until the new lanes are known.
         let mut left = Vec::new();
-        while let Some(step) = look.next() {
+        while let Some(step) = look.next_step() {
             match step {
                 LookStep::Follow => self.follow(engine).await?,
                 LookStep::Beat => {

@@ -273,6 +273,9 @@ impl From<admin::Error> for Error {
                 Self::hash_mismatch(message).next("hooklane doctor")
             }
             admin::Error::Store(store::Error::Changed) => Self::changed(),
+            admin::Error::Store(error @ (store::Error::Away(_) | store::Error::Lost(_))) => {
+                Self::unavailable("away", error.told(), 1).next("hooklane doctor")
+            }
             admin::Error::Store(error) if error.is_passing() => {
                 Self::unavailable("busy", message, 1).next("hooklane status")
             }

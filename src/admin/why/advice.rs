@@ -173,7 +173,7 @@ fn help(verb: &str, stream: &StreamName, handler: &Name, more: &str, what: &str)
 
 /// Describes the stop of a lane: by whom, when and why.
 fn stopped(lane: &api::Lane) -> String {
-    let by = lane.by.as_deref().unwrap_or("somebody");
+    let by = lane.by.as_deref().unwrap_or("an operator");
     let word = match lane.state {
         LaneState::Paused => Mode::Paused.word(),
         _ => "drained",

@@ -24,6 +24,18 @@ pub fn aligned(facts: &[(&str, String)]) -> Vec<String> {
     lines
 }
 
+/// The facts, each text wrapped so that it fits beside its label.
+pub fn fitted<'l>(facts: &[(&'l str, String)], columns: Option<u16>) -> Vec<(&'l str, String)> {
+    let widest = facts.iter().map(|(label, _)| label.len()).max();
+    let taken = widest.unwrap_or(0) + 2;
+    let fit = |text: &String| match columns {
+        Some(columns) => folded(text, usize::from(columns).saturating_sub(taken)),
+        None => text.clone(),
+    };
+    let facts = facts.iter();
+    facts.map(|(label, text)| (*label, fit(text))).collect()
+}
+
 /// Wraps a text between words; a command stays in one line, so that it can be copied.
 pub fn folded(text: &str, room: usize) -> String {
     let (prose, command) = match text.find("hooklane ") {

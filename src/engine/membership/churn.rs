@@ -421,7 +421,7 @@ impl Node {
             self.look = Some(Look::begin());
         }
         loop {
-            let Some(step) = self.look.as_mut()?.next() else {
+            let Some(step) = self.look.as_mut()?.next_step() else {
                 self.look = None;
                 return None;
             };

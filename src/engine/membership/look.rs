@@ -1,6 +1,6 @@
 //! One look of a node at the others, as a machine: it decides which step is next, and does no I/O.
 //!
-//! [`Look::next`] gives a step. Its driver carries the step out and tells the outcome, if it has one.
+//! [`Look::next_step`] gives a step. Its driver carries the step out and tells the outcome, if it has one.
 //! A driver that fails at a step drops the look; the next look begins from the first step.
 //!
 //! ```text
@@ -88,7 +88,7 @@ impl Look {
     }
 
     /// The next step; `None` at the end of the look.
-    pub fn next(&mut self) -> Option<LookStep> {
+    pub fn next_step(&mut self) -> Option<LookStep> {
         self.steps.pop_front()
     }
 

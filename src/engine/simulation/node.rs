@@ -592,7 +592,7 @@ impl Node {
 
     /// The next step of a look, up to its first request.
     fn look_on(&mut self, mut look: Look, out: &mut Outside) -> Done {
-        let Some(step) = look.next() else {
+        let Some(step) = look.next_step() else {
             return Ok(true);
         };
         match step {

@@ -163,12 +163,7 @@ impl Postgres {
             Err(_) if self.silence.lasts().is_some() => {
                 return Err(Error::Away("the database does not answer".into()));
             }
-            Err(error) => {
-                if matches!(error, sqlx::Error::PoolTimedOut) {
-                    self.silence.find_out();
-                }
-                return Err(error.into());
-            }
+            Err(error) => return Err(error.into()),
         };
         match self.past.is_other() {
             true => Err(Error::Lost("another server has taken its place".into())),
@@ -194,8 +189,10 @@ impl Postgres {
         tokio::select! {
             biased;
             answer = timeout(ANSWER_MAX, answer) => {
-                if answer.is_err() {
-                    self.silence.suspect();
+                match &answer {
+                    Ok(Err(error)) => self.silence.hear(error),
+                    Ok(Ok(_)) => {}
+                    Err(_) => self.silence.suspect(),
                 }
                 answer.ok()
             }

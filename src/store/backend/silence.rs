@@ -3,7 +3,8 @@
 //! One connection without an answer makes all connections of its age suspect. They are closed instead
 //! of used, so that the time-out is paid once and not once for each. Then a new connection is tried. If
 //! that one gets no answer either, the server is known to be silent: until it answers again no caller
-//! waits for it, and those that wait are told at once.
+//! waits for it, and those that wait are told at once. A server that refuses connections, because it was
+//! killed or still starts, is treated in the same way. The pools would try to reach it for seconds.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -30,16 +31,27 @@ const LONG: Duration = Duration::from_secs(10);
 /// A statement that takes longer than this is given up.
 const STATEMENT_MAX: Duration = Duration::from_secs(60);
 
+/// Code of the error of a server that starts, recovers or shuts down.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+
 /// Records since when a server has been silent, if it is. Cheap to clone.
 #[derive(Clone)]
 pub struct Silence(Arc<Inner>);
+
+/// A silence that is known.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    since: Instant,
+    /// True if the server refuses connections. Then it may be back in a moment, with all outcomes.
+    is_refusing: bool,
+}
 
 struct Inner {
     server: PgConnectOptions,
     /// Connections opened before this moment are not used again.
     suspect: Mutex<Option<Instant>>,
-    /// Start of the silence; `None` while the server answers.
-    known: watch::Sender<Option<Instant>>,
+    /// `None` while the server answers.
+    known: watch::Sender<Option<Known>>,
     is_trying: AtomicBool,
 }
 
@@ -70,7 +82,20 @@ impl Silence {
     /// Duration of the silence so far; `None` while the server answers.
     pub fn lasts(&self) -> Option<Duration> {
         let known = *self.0.known.borrow();
-        known.map(|since| since.elapsed())
+        known.map(|known| known.since.elapsed())
+    }
+
+    /// Duration of the silence so far; `None` while the server answers or refuses connections.
+    pub fn lasts_unanswered(&self) -> Option<Duration> {
+        let known = self.0.known.borrow().filter(|known| !known.is_refusing);
+        known.map(|known| known.since.elapsed())
+    }
+
+    /// Tries a new connection if the error says that one broke or could not be opened.
+    pub fn hear(&self, error: &sqlx::Error) {
+        if matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) {
+            self.find_out();
+        }
     }
 
     /// True if a connection from the pool may be used. One that was idle for longer than `idle_max`
@@ -96,7 +121,11 @@ impl Silence {
 
     async fn answers(&self, db: &mut impl Connection) -> bool {
         match timeout(ANSWER_MAX, db.ping()).await {
-            Ok(answer) => answer.is_ok(),
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                self.hear(&error);
+                false
+            }
             Err(_) => {
                 self.suspect();
                 false
@@ -128,7 +157,7 @@ impl Silence {
         tokio::select! {
             biased;
             () = self.is_known() => Err(no_answer()),
-            answer = answer => answer,
+            answer = answer => answer.inspect_err(|error| self.hear(error)),
             () = long => Err(no_answer()),
         }
     }
@@ -144,10 +173,13 @@ fn no_answer() -> sqlx::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into()
 }
 
-/// Tries to connect until the server answers in any way, or until every [`Silence`] handle is dropped.
+/// Tries to connect until the server lets nodes in or gives another error than "not now", or until every
+/// [`Silence`] handle is dropped.
 async fn find_out(silence: Weak<Inner>) {
     while let Some(inner) = silence.upgrade() {
-        if timeout(ANSWER_MAX, greet(&inner.server)).await.is_ok() {
+        let greeted = timeout(ANSWER_MAX, greet(&inner.server)).await;
+        let is_refusing = matches!(&greeted, Ok(Err(error)) if is_refusal(error));
+        if greeted.is_ok() && !is_refusing {
             if inner.known.send_replace(None).is_some() {
                 tracing::info!("the database answers again");
             }
@@ -155,16 +187,36 @@ async fn find_out(silence: Weak<Inner>) {
             return;
         }
         *inner.suspect.lock() = Some(Instant::now());
-        let was_known = inner.known.borrow().is_some();
-        if !was_known {
-            tracing::error!("the database does not answer: nobody waits for it until it does");
-            inner.known.send_replace(Some(Instant::now()));
-        }
+        inner.note(is_refusing);
         drop(inner);
         sleep(TRY_EVERY).await;
     }
 }
 
+impl Inner {
+    /// Records that the server did not answer or refused a connection. The first time counts.
+    fn note(&self, is_refusing: bool) {
+        let before = *self.known.borrow();
+        if before.is_none() {
+            tracing::error!("the database does not answer: nobody waits for it until it does");
+        }
+        let since = before.map_or_else(Instant::now, |before| before.since);
+        self.known.send_replace(Some(Known { since, is_refusing }));
+    }
+}
+
 async fn greet(server: &PgConnectOptions) -> Result<(), sqlx::Error> {
     PgConnection::connect_with(server).await?.close().await
+}
+
+/// True if nothing listens there, or the server takes no connections yet.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+        ),
+        sqlx::Error::Database(error) => error.code().as_deref() == Some(CANNOT_CONNECT_NOW),
+        _ => false,
+    }
 }

@@ -434,8 +434,16 @@ fn a_dead_database_is_named_within_seconds_and_old_figures_are_said_to_be_old() 
     let postgres = Box::leak(Box::new(postgres::Server::start()));
     let home = Home::of(&Servers::on(postgres), "a");
     let _daemon = home.start();
+    home.apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\n");
+    let key = home.key("write");
     home.run(&["status", "--wait", "30s"]);
     postgres.kill();
+    let killed = Instant::now();
+    let words = "the database does not answer";
+    until(|| snapshot(&home).to_string().contains(words).then_some(()));
+    assert!(killed.elapsed() < 2 * AT_ONCE, "{:?}", killed.elapsed());
+    nobody_waits_for_the_database(&home, &key);
+    the_doctor_checks_nothing_in_a_database_that_is_away(&home);
     let said = told(
         &home,
         &[
@@ -448,6 +456,52 @@ fn a_dead_database_is_named_within_seconds_and_old_figures_are_said_to_be_old() 
     assert!(is_dated(&said) && !said.contains("pool"), "{said}");
     postgres.start_again();
     home.run(&["status", "--wait", "60s"]);
+}
+
+/// Time limit for a refusal on a machine that does other things too. The pools try for longer.
+const AT_ONCE: Duration = Duration::from_millis(2_500);
+
+/// Commands and senders are refused at once, in words that name the database.
+fn nobody_waits_for_the_database(home: &Home, key: &str) {
+    for args in [
+        &["why", "orders"][..],
+        &["hooks", "list"],
+        &["streams", "list"],
+        &["events", "list"],
+        &["keys", "list"],
+    ] {
+        let began = Instant::now();
+        let done = home.command(args).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(began.elapsed() < AT_ONCE, "{args:?}: {:?}", began.elapsed());
+        assert!(!done.status.success(), "{args:?}");
+        for words in ["the database does not answer", "hooklane doctor"] {
+            assert!(said.contains(words), "{args:?}: {said}");
+        }
+    }
+    let began = Instant::now();
+    let post = Ask::post("orders").key(key).body("{}").bytes();
+    let refused = super::world::send(home.addr, &post);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+}
+
+/// The doctor names the database once, and skips all checks that would read from it.
+fn the_doctor_checks_nothing_in_a_database_that_is_away(home: &Home) {
+    let done = home.command(&["doctor", "-o", "json"]).output().unwrap();
+    assert_eq!(done.status.code(), Some(3));
+    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let items = report["items"].as_array().unwrap();
+    let named = |name: &str| items.iter().filter(|item| item["name"] == name).count();
+    let database = items.iter().find(|item| item["name"] == "database");
+    assert_eq!(database.unwrap()["grade"], "fail", "{report}");
+    assert_eq!(named("database"), 1, "{report}");
+    for name in ["retention", "secrets", "damage", "keys"] {
+        assert_eq!(named(name), 0, "{name}: {report}");
+    }
+    for name in ["hints", "data", "disk", "limits"] {
+        assert_eq!(named(name), 1, "{name}: {report}");
+    }
 }
 
 #[test]
@@ -666,4 +720,96 @@ fn an_operation_under_way_is_shown_on_the_first_screen() {
         lost(after.screen()).filter(|()| after.screen().contains("LIVE"))
     });
     assert!(over.is_some(), "{}", after.screen());
+}
+
+/// The lanes of a dead node are sealed by the others only when its lease is over.
+#[test]
+fn a_resize_under_way_is_shown_on_every_screen_with_what_it_waits_for() {
+    let servers = Servers::on(postgres::shared());
+    let homes = ["a", "b"].map(|name| Home::of(&servers, name));
+    let (_a, b) = (homes[0].start(), homes[1].start());
+    homes[0].apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n");
+    let key = homes[0].key("write");
+    until(|| {
+        let nodes = snapshot(&homes[0])["nodes"].take();
+        let owns = |node: &Value| node["owns"] != "";
+        (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
+    });
+    let top = format!("top --data {}", homes[0].data().display());
+    let screens =
+        [(80, 24), (60, 20)].map(|size| Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &top, size));
+    for screen in &screens {
+        screen.sees(&["LIVE"]);
+    }
+    b.kill();
+    let mut resize = homes[0].command(&["lanes", "resize", "4", "--yes", "--confirm", "4"]);
+    let mut resize = resize
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = until(|| {
+        let status = homes[0].command(&["status"]).output().unwrap();
+        let said = String::from_utf8(status.stdout).unwrap();
+        said.contains("under way  resize default 8 -> 4 lanes: ")
+            .then_some(said)
+    });
+    assert!(status.contains(" of 8 lanes sealed, begun by "), "{status}");
+    assert!(status.contains("; waits for lane "), "{status}");
+    assert!(
+        status.contains("watch: hooklane lanes resize 4"),
+        "{status}"
+    );
+    for screen in &screens {
+        screen.sees(&["under way: resize default 8 -> 4 lanes: "]);
+    }
+    for account in 0..16 {
+        let body = format!("{{\"account\":\"a{account}\"}}");
+        let post = Ask::post("orders").key(&key).body(body).bytes();
+        assert_eq!(super::world::send(homes[0].addr, &post).status, 202);
+    }
+    // A stream of a lane that still waits for one of the dead node is not told that its hint is lost.
+    for account in 0..16 {
+        let done = homes[0]
+            .command(&["why", &format!("orders/a{account}")])
+            .output()
+            .unwrap();
+        let why = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+        assert!(!why.contains("hooklane lanes rebuild"), "{why}");
+    }
+    assert!(resize.wait().unwrap().success());
+    homes[0].run(&["status", "--wait", "60s"]);
+    let log = snapshot(&homes[0])["log"].to_string();
+    assert!(log.contains("resize"), "{log}");
+}
+
+/// At a terminal of 80 columns every line breaks between words, and a command stays whole.
+#[test]
+fn why_and_the_doctor_break_their_lines_between_words() {
+    const PICKY_JS: &str = "export default function reduce(state, event) {\n\
+        throw new Error('no good, and more to say of it than fits into a line');\n}\n";
+    let hooks = "[[hooks]]\nname = 'bills'\nreduce = 'picky.js'\norder_by = 'body:/account'\n";
+    let world = World::at(Home::new(Setup::Embedded), &[("picky.js", PICKY_JS)], hooks);
+    world.accepted("bills", r#"{"account":"acme"}"#);
+    world.held("bills/acme");
+    let data = world.home.data();
+    for (command, end) in [("why bills/acme", "does not"), ("doctor", "terminal   ")] {
+        let line = format!("{command} --data {}", data.display());
+        let screen = Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &line, (80, 60)).sees(&[end]);
+        // A line that the terminal broke goes on in the first column. Only a command may be as long.
+        let labels = [
+            "bills/", "verdict", "our side", "ends", "helps", "does not", "ok ", "warn ", "FAIL ",
+        ];
+        let mut before = "";
+        for line in screen.lines().filter(|line| !line.is_empty()) {
+            let is_whole = line.starts_with(' ')
+                || labels.iter().any(|label| line.starts_with(label))
+                || before.contains("hooklane ")
+                || line.contains("To paste: ")
+                || line.starts_with("ended ")
+                || line.starts_with('-');
+            assert!(is_whole, "{line:?}\n{screen}");
+            before = line;
+        }
+    }
 }

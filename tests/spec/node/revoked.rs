@@ -315,6 +315,16 @@ fn a_revoked_key_works_for_two_seconds_at_most_where_the_database_is_far_away() 
 }
 
 #[test]
+fn a_configuration_that_takes_long_to_read_is_named_in_the_log() {
+    let (pair, _daemon) = Pair::start();
+    pair.way.is_away(Duration::from_millis(400));
+    key(&pair.near.home, "write", &[]);
+    let words = "the configuration took long to read";
+    until(|| pair.far.log().contains(words).then_some(()));
+    pair.way.is_away(Duration::ZERO);
+}
+
+#[test]
 fn where_the_database_does_not_answer_a_key_is_neither_good_nor_bad() {
     let (pair, _daemon) = Pair::start();
     let reader = key(&pair.near.home, "read", &[]);

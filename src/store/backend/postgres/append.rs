@@ -19,7 +19,7 @@ use crate::store::backend::ops::{
 /// Time limit for resolving an unknown outcome; the senders that wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);
 
-/// The same limit while the server is known to be silent. Other batches wait behind this one and fail
+/// The same limit while the server gives no answer at all. Other batches wait behind this one and fail
 /// at once after it.
 const RESOLVE_SILENT: Duration = Duration::from_millis(500);
 
@@ -166,9 +166,10 @@ impl Postgres {
         }
     }
 
-    /// True if the server has been silent for so long that unknown outcomes are not resolved.
+    /// True if the server has been silent for so long that unknown outcomes are not resolved. One that
+    /// refuses connections is waited for: a restart takes seconds.
     fn is_silent(&self) -> bool {
-        let lasts = self.silence.lasts();
+        let lasts = self.silence.lasts_unanswered();
         lasts.is_some_and(|lasts| lasts > RESOLVE_SILENT)
     }
 
