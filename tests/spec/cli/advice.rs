@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::daemon::{Home, Setup};
-use crate::world::{World, ended};
+use crate::top::Terminal;
+use crate::world::{World, ended, until};
 
 const HOOKS: &str = "[[hooks]]\nname = 'pay'\nreduce = 'sum.js'\norder_by = 'body:/customer'\n\
     [[hooks]]\nname = 'hello'\nreduce = 'count'\n";
@@ -396,4 +397,24 @@ fn a_flag_with_an_empty_value_is_an_error_that_names_it_and_an_empty_variable_is
     let mut empty = home.command(&["hooks", "create", "x", "--reduce", "count"]);
     let done = ended(empty.env("HOOKLANE_URL", "").env("HOOKLANE_OUTPUT", ""));
     assert!(done.status.success(), "{done:?}");
+}
+
+#[test]
+fn a_wait_that_is_stopped_says_what_is_still_wrong_and_what_to_type() {
+    let world = world();
+    world.accepted("pay", r#"{"customer":"a","amount":null}"#);
+    world.held("pay/a");
+    let status = || String::from_utf8(ended(&mut world.home.command(&["status"])).stdout).unwrap();
+    until(|| status().contains("CODE  pay/a").then_some(()));
+    let line = format!("status --wait 60s --data {}", world.home.data().display());
+    let terminal = Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &line, (80, 24));
+    terminal.sees(&["wait", "Ctrl-C stops waiting"]);
+    terminal.keys(&["C-c"]);
+    terminal.sees(&[
+        "stopped",
+        "not well yet",
+        "CODE  pay/a",
+        "hooklane status",
+        "ended 130",
+    ]);
 }
