@@ -228,6 +228,11 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     };
     let mut inputs = engine.store.turn_inputs(vec![want]).await?;
     let catalog = engine.catalog.now();
+    if worker.has_stopped() {
+        // The configuration may not have the modes and marks of the lane any more. The next owner delivers.
+        worker.not_turned(cursor);
+        return Ok(Turned::default());
+    }
     let now = Timestamp::now();
     let leave = |outcome| Turned {
         outcomes: vec![(cursor, outcome)],
