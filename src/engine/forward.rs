@@ -175,6 +175,8 @@ struct Payload<'c> {
     handler: &'c Handler,
     hook: &'c Name,
     input: Input,
+    /// The epoch drawn when its hook moved to the namespace of the lane; 0 if it never moved.
+    moved: i64,
     choice: Choice,
     /// The events to send.
     events: Vec<Arc<Event>>,
@@ -192,6 +194,12 @@ struct Choice {
 }
 
 impl Payload<'_> {
+    /// The epoch that the request names, sent by the owner of a lane. Receivers see the epochs of a stream grow,
+    /// also when its hook has moved to a lane that was taken earlier than the one before.
+    fn epoch(&self, of_lane: i64) -> i64 {
+        of_lane.max(self.moved)
+    }
+
     /// Earlier tries of the first event sent. The cursor counts tries of the event after its position.
     fn tries(&self) -> u32 {
         match self.choice.lead {
@@ -367,6 +375,7 @@ fn decide<'c>(
             Decision::Send(Payload {
                 handler,
                 hook: &hook.name,
+                moved: catalog.moved.get(&hook.id).copied().unwrap_or(0),
                 events: events.collect(),
                 choice,
                 input,
@@ -503,7 +512,7 @@ async fn send(
         handler: &payload.handler.name,
         events,
         attempt: payload.tries().saturating_add(1),
-        epoch: worker.epoch,
+        epoch: payload.epoch(worker.epoch),
         replay: payload.handler.replay.map(|_| payload.handler.id),
     };
     let Some(request) = request::request(&delivery, Timestamp::now()) else {

@@ -1007,6 +1007,7 @@ impl Database {
                 .map(|(set, _)| (set.namespace.clone(), set.clone()))
                 .collect(),
             replays: Vec::new(),
+            moved: HashMap::new(),
             stops,
         });
         self.read = Some(read.clone());
