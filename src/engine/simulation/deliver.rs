@@ -8,8 +8,8 @@ use super::node::Node;
 use super::outside::{Failed, Outside};
 use crate::domain::cursor::CursorId;
 use crate::engine::forward::request::Verdict;
-use crate::engine::forward::{LEASE_MIN, Decision, decide, settle};
-use crate::engine::lane::{Parked, Outcome};
+use crate::engine::forward::{Decision, LEASE_MIN, decide, settle};
+use crate::engine::lane::{Outcome, Parked};
 use crate::engine::turn;
 use crate::store::{Advance, InputRequest, Step};
 

@@ -215,7 +215,7 @@ pub fn answer(flight: &Flight, payload: &Payload, is_late: bool, out: &mut Outsi
     if fails && (body == b'r' || out.chance(0.1)) {
         return failed("503");
     }
-    let is_lost = is_late && out.chance(0.5) || out.fails && out.chance(0.05);
+    let is_lost = out.fails && (is_late && out.chance(0.5) || out.chance(0.05));
     let stream = out.database.streams.get_mut(&flight.cursor.stream);
     if let Some(to) = stream.and_then(|stream| stream.destination.as_mut()) {
         to.acknowledge(seq);
