@@ -78,6 +78,8 @@ pub struct Snapshot {
     pub stops: Stops,
     /// Running replays by number.
     pub replays: Vec<(HandlerId, Replay)>,
+    /// The epoch drawn at the end of each hook's last move to another namespace.
+    pub moved: HashMap<HookId, i64>,
 }
 
 /// Everything that decides whether a cursor may move: stops of lanes and hooks, and drain marks.
@@ -385,6 +387,7 @@ fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
         },
         handlers,
         replays: read.replays,
+        moved: read.moved,
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
         keys: read

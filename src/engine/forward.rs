@@ -35,8 +35,9 @@ use crate::domain::event::{Event, StreamId};
 use crate::domain::failure::{Failure, Next};
 use crate::domain::filter::Filter;
 use crate::domain::forward::Forward;
-use crate::domain::hook::{Handler, HandlerId, Work};
-use crate::domain::name::{Name, OrderingKey};
+use crate::domain::hook::{Handler, HandlerId, Hook, Work};
+use crate::domain::lane::LaneId;
+use crate::domain::name::OrderingKey;
 use crate::domain::position::Position;
 use crate::domain::time::Timestamp;
 use crate::metrics::{Delivered, Passed};
@@ -55,7 +56,7 @@ const BUSY_AGAIN: Duration = Duration::from_millis(250);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// Least remaining lease with which a request may begin.
-const LEASE_MIN: Duration = Duration::from_secs(1);
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
 
 /// Number of events read at once: enough to detect a quiet time, and for most batches.
 const EVENTS_MAX: usize = 256;
@@ -171,13 +172,17 @@ async fn run(pass: &Pass, waiting: &Waiting) {
 }
 
 /// The events of a request, and the cursor that they move.
-struct Payload<'c> {
-    handler: &'c Handler,
-    hook: &'c Name,
-    input: Input,
+pub struct Payload {
+    /// The handler that sends them.
+    pub handler: Arc<Handler>,
+    hook: Arc<Hook>,
+    /// The events as they were read, with their cursor.
+    pub input: Input,
+    /// The epoch drawn when its hook moved to the namespace of the lane; 0 if it never moved.
+    moved: i64,
     choice: Choice,
     /// The events to send.
-    events: Vec<Arc<Event>>,
+    pub events: Vec<Arc<Event>>,
 }
 
 /// Indexes of the read events that go into a request.
@@ -191,7 +196,13 @@ struct Choice {
     taken: usize,
 }
 
-impl Payload<'_> {
+impl Payload {
+    /// The epoch that the request names, sent by the owner of a lane. Receivers see the epochs of a stream grow,
+    /// also when its hook has moved to a lane that was taken earlier than the one before.
+    pub fn epoch(&self, of_lane: i64) -> i64 {
+        of_lane.max(self.moved)
+    }
+
     /// Earlier tries of the first event sent. The cursor counts tries of the event after its position.
     fn tries(&self) -> u32 {
         match self.choice.lead {
@@ -228,6 +239,11 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     };
     let mut inputs = engine.store.turn_inputs(vec![want]).await?;
     let catalog = engine.catalog.now();
+    if worker.has_stopped() {
+        // The configuration may not have the modes and marks of the lane any more. The next owner delivers.
+        worker.not_turned(cursor);
+        return Ok(Turned::default());
+    }
     let now = Timestamp::now();
     let leave = |outcome| Turned {
         outcomes: vec![(cursor, outcome)],
@@ -239,7 +255,13 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     ) else {
         return Ok(leave(Outcome::Done));
     };
-    let payload = match decide(&catalog, worker, input, handler, (now, waiting.gathered)) {
+    let payload = match decide(
+        &catalog,
+        &worker.id,
+        input,
+        handler,
+        (now, waiting.gathered),
+    ) {
         Decision::Send(payload) => payload,
         Decision::Pass(input, step) => return pass_over(engine, worker, &input, *step).await,
         Decision::Leave(outcome) => return Ok(leave(outcome)),
@@ -268,7 +290,7 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     pass.gate
         .went(matches!(attempt.verdict, Verdict::Acknowledged(_)));
     engine.metrics.delivered(attempt.kind(), attempt.took);
-    let (hook, name) = (payload.hook.as_str(), payload.handler.name.as_str());
+    let (hook, name) = (payload.hook.name.as_str(), payload.handler.name.as_str());
     engine.metrics.delivered_by(hook, name, attempt.kind());
     engine.tallies.note(
         cursor.handler,
@@ -315,30 +337,34 @@ fn reads(to: &Forward, handler: Option<&Handler>) -> usize {
 }
 
 /// Decision about a cursor whose events were read.
-enum Decision<'c> {
-    Send(Payload<'c>),
+pub enum Decision {
+    /// A request is sent.
+    Send(Payload),
     /// The handler takes none of the events.
     Pass(Input, Box<Step>),
+    /// Nothing is sent.
     Leave(Outcome),
+    /// Its lane is another one.
     Elsewhere(crate::lanes::Hint),
+    /// Events are missing: the cursor is held.
     Halt(Box<Step>, Outcome),
     /// The next event is damaged and is not delivered.
     Damaged(Box<Step>, Outcome),
 }
 
 /// Decides about a cursor, and takes the events that fit into a request.
-fn decide<'c>(
-    catalog: &'c catalog::Snapshot,
-    worker: &Worker,
+pub fn decide(
+    catalog: &catalog::Snapshot,
+    lane: &LaneId,
     mut input: Input,
-    handler: &'c Arc<Handler>,
+    handler: &Arc<Handler>,
     (now, gathered): (Timestamp, Duration),
-) -> Decision<'c> {
+) -> Decision {
     let hook = catalog.hooks_by_id.get(&handler.hook);
     let (Some(hook), Work::Forward { to, .. }) = (hook, &handler.work) else {
         return Decision::Leave(Outcome::Done);
     };
-    match turn::judge(catalog, &worker.id, &mut input, handler, (now, gathered)) {
+    match turn::judge(catalog, lane, &mut input, handler, (now, gathered)) {
         Plan::Leave(outcome) => Decision::Leave(outcome),
         Plan::Elsewhere => Decision::Elsewhere(turn::hint(&input, now)),
         Plan::HaltAtGap => {
@@ -360,8 +386,9 @@ fn decide<'c>(
             }
             let events = choice.sent.iter().map(|at| input.events[*at].clone());
             Decision::Send(Payload {
-                handler,
-                hook: &hook.name,
+                handler: handler.clone(),
+                hook: hook.clone(),
+                moved: catalog.moved.get(&hook.id).copied().unwrap_or(0),
                 events: events.collect(),
                 choice,
                 input,
@@ -434,7 +461,7 @@ async fn pass_over(
 }
 
 /// Counts the events passed without being sent.
-fn count_passed(engine: &Engine, payload: &Payload<'_>, passed: usize) {
+fn count_passed(engine: &Engine, payload: &Payload, passed: usize) {
     let unsent = payload.input.events[..passed].iter().enumerate();
     let unsent = unsent.filter(|(at, _)| !payload.choice.sent.contains(at));
     let (taken, left): (Vec<_>, Vec<_>) =
@@ -469,7 +496,7 @@ impl Attempt {
 async fn send(
     engine: &Engine,
     worker: &Worker,
-    payload: &Payload<'_>,
+    payload: &Payload,
     time: Duration,
 ) -> Result<Attempt, Error> {
     let events = &payload.events;
@@ -493,12 +520,12 @@ async fn send(
     let delivery = Delivery {
         to,
         secrets: &secrets.open,
-        hook: payload.hook,
+        hook: &payload.hook.name,
         key: &key,
         handler: &payload.handler.name,
         events,
         attempt: payload.tries().saturating_add(1),
-        epoch: worker.epoch,
+        epoch: payload.epoch(worker.epoch),
         replay: payload.handler.replay.map(|_| payload.handler.id),
     };
     let Some(request) = request::request(&delivery, Timestamp::now()) else {
@@ -516,7 +543,7 @@ async fn send(
 }
 
 /// The step of the cursor after a request, and the number of events it passes. `jitter` is from 0 to 1.
-fn settle(payload: &Payload<'_>, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
+pub fn settle(payload: &Payload, verdict: &Verdict, now: Timestamp, jitter: f64) -> (Step, usize) {
     let cursor = &payload.input.cursor;
     let mut skipped = Vec::new();
     let lead = payload.choice.lead;

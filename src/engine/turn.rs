@@ -14,7 +14,7 @@ use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
 use crate::domain::cursor::{Applied, Condition, Cursor, CursorId};
 use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer};
-use crate::domain::lane::LaneId;
+use crate::domain::lane::{LaneId, Mode};
 use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::lanes::{self, Backlog, Hint, Queue};
@@ -335,7 +335,9 @@ pub(super) fn judge(
     if hook.is_some_and(|hook| hook.namespace != lane.namespace) {
         return Plan::Elsewhere;
     }
-    if catalog.stops.hooks.contains_key(&handler.hook) {
+    // A delivery may have waited at the gate of its destination while its lane was paused.
+    let is_paused = catalog.stops.mode(lane) == Mode::Paused;
+    if is_paused || catalog.stops.hooks.contains_key(&handler.hook) {
         return kept(input);
     }
     if catalog.stops.mode(lane).has_marks() && !input.has_gap() {

@@ -33,6 +33,8 @@ pub struct Configuration {
     pub hook_stops: HashMap<HookId, HookStop>,
     /// Running replays by number.
     pub replays: Vec<(HandlerId, Replay)>,
+    /// The epoch drawn at the end of each hook's last move to another namespace.
+    pub moved: HashMap<HookId, i64>,
 }
 
 /// Begins a read-only transaction in which every statement sees the database as the first one did.
@@ -61,6 +63,7 @@ impl Store {
                 false => HashMap::new(),
             },
             hook_stops: stops::list(&mut tx).await?,
+            moved: counts::moved(&mut tx).await?,
             replays: replays::list(&mut tx).await?,
             lane_modes,
         };

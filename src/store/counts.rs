@@ -1,16 +1,47 @@
 //! The counter rows of the database, and counts over its tables.
 
+use std::collections::HashMap;
+
 use sqlx::{Any, Executor};
 
 use super::backend::Backend;
 use super::{Error, Store};
 use crate::domain::hook::HookId;
 
+const DRAW: &str = "update counters set value = value + 1 where name = 'epoch' returning value";
+
 pub(super) async fn config_version<'c>(
     db: impl Executor<'c, Database = Any>,
 ) -> Result<i64, Error> {
     const READ: &str = "select value from counters where name = 'config_version'";
     Ok(sqlx::query_scalar(READ).fetch_one(db).await?)
+}
+
+/// The epoch drawn at the end of each hook's last move to another namespace.
+pub(super) async fn moved<'c>(
+    db: impl Executor<'c, Database = Any>,
+) -> Result<HashMap<HookId, i64>, Error> {
+    const READ: &str = "select cast(substr(name, 7) as bigint), value from counters
+        where name like 'moved:%'";
+    let rows: Vec<(i64, i64)> = sqlx::query_as(READ).fetch_all(db).await?;
+    let moved = rows.into_iter().map(|(hook, epoch)| (HookId(hook), epoch));
+    Ok(moved.collect())
+}
+
+impl super::Writing<'_> {
+    /// Draws an epoch for a hook that has moved. Lanes of its new namespace may have been taken earlier than
+    /// those of its old one, so their epochs may be lower than those that receivers have seen.
+    pub(super) async fn draw_moved(&mut self, hook: HookId) -> Result<(), Error> {
+        const NOTE: &str = "insert into counters (name, value) values ($1, $2)
+            on conflict (name) do update set value = excluded.value";
+        let epoch: i64 = sqlx::query_scalar(DRAW).fetch_one(&mut self.tx).await?;
+        sqlx::query(NOTE)
+            .bind(format!("moved:{}", hook.0))
+            .bind(epoch)
+            .execute(&mut self.tx)
+            .await?;
+        Ok(())
+    }
 }
 
 impl Store {
@@ -22,8 +53,6 @@ impl Store {
 
     /// Draws a new epoch, greater than every epoch drawn before.
     pub async fn draw_epoch(&self) -> Result<i64, Error> {
-        const DRAW: &str =
-            "update counters set value = value + 1 where name = 'epoch' returning value";
         let mut writing = self.begin().await?;
         let epoch = sqlx::query_scalar(DRAW).fetch_one(&mut writing.tx).await?;
         writing.commit().await?;

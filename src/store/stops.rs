@@ -259,6 +259,7 @@ impl Store {
             .bind(moving.to.as_str())
             .execute(&mut writing.tx)
             .await?;
+        writing.draw_moved(moving.hook).await?;
         writing.config_changed().await?;
         writing.commit().await?;
         Ok(true)

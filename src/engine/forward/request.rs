@@ -58,8 +58,8 @@ pub struct Delivery<'d> {
     pub events: &'d [std::sync::Arc<Event>],
     /// Number of the try of the first event, from 1.
     pub attempt: u32,
-    /// Epoch of the lane's owner. A receiver may refuse an epoch lower than one it has seen for the
-    /// stream.
+    /// Epoch of the lane's owner, or of the hook's last move if that is higher. A receiver may refuse an epoch
+    /// lower than one it has seen for the stream.
     pub epoch: i64,
     /// Number of its replay; `None` in a normal delivery.
     pub replay: Option<HandlerId>,

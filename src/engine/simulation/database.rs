@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::destination::Destination;
 use super::mutant::Mutant;
 use crate::domain::cursor::{Applied, Chain, Condition, Cursor, CursorId, Era};
 use crate::domain::event::{Event, EventId, StreamId};
+use crate::domain::forward::Forward;
 use crate::domain::hook::{
     DedupeBy, Handler, HandlerId, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered, Work,
 };
@@ -14,6 +16,7 @@ use crate::domain::keep::Keep;
 use crate::domain::lane::{LaneId, LaneSet, Mode, Slot, overlap, slots};
 use crate::domain::name::{Name, OrderingKey};
 use crate::domain::position::{Position, Seq};
+use crate::domain::secret::Secrets;
 use crate::domain::time::Timestamp;
 use crate::engine::catalog::{Snapshot, Stops};
 use crate::store::{
@@ -51,6 +54,8 @@ pub struct Stream {
     truth: (Option<String>, Chain),
     /// Events that were skipped.
     pub dead: HashSet<Seq>,
+    /// Its destination, if its events are delivered.
+    pub destination: Option<Destination>,
 }
 
 /// A rebuild of a state, with the version of the reducer and the node that works on it.
@@ -72,6 +77,10 @@ pub struct Database {
     pub hooks: Vec<Arc<Hook>>,
     pub stops: HashMap<HookId, (HookStop, i64)>,
     marks: HashMap<CursorId, (Name, Position)>,
+    /// The epoch drawn at the end of each hook's last move.
+    moved: HashMap<HookId, i64>,
+    /// Deliveries that nodes had in flight when they gave up their lanes.
+    flights: Vec<(CursorId, String)>,
     pub streams: BTreeMap<StreamId, Stream>,
     pub rebuild: Option<Rebuild>,
     /// The configuration, once it has been read.
@@ -124,13 +133,23 @@ fn cursor_of(stream: StreamId, hook: HookId) -> CursorId {
     }
 }
 
-fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
+/// A forward handler that gives an event up after three tries.
+fn forward() -> Work {
+    let mut to = Forward::to("http://crm.example/".parse().unwrap());
+    to.attempts = Some(3);
+    Work::Forward {
+        to,
+        secrets: Secrets::default(),
+    }
+}
+
+fn hook(id: i64, namespace: &Name, work: Work, on_error: OnError) -> Hook {
     let name: Name = format!("hook{id}").parse().unwrap();
     let handler = Handler {
         id: HandlerId(id),
         hook: HookId(id),
         name: "reduce".parse().unwrap(),
-        work: Work::Reduce(reducer(1)),
+        work,
         only: Default::default(),
         fold: 1,
         on_error,
@@ -156,17 +175,17 @@ fn hook(id: i64, namespace: &Name, on_error: OnError) -> Hook {
     }
 }
 
-/// Advances the correct state by one event.
+/// Advances the correct state by one event. `code` is `None` for a handler that delivers.
 fn one_more(
     (state, chain): &mut (Option<String>, Chain),
-    code: u64,
+    code: Option<u64>,
     event: &Event,
     dead: &HashSet<Seq>,
 ) {
     let applied = match dead.contains(&event.seq) {
         true => Applied::Skipped,
         false => {
-            *state = Some(fold(code, state.as_deref(), event));
+            *state = code.map(|code| fold(code, state.as_deref(), event));
             Applied::Folded
         }
     };
@@ -174,8 +193,9 @@ fn one_more(
 }
 
 impl Database {
-    /// Two namespaces with two lanes each, and two hooks in the first with three streams each.
-    pub fn new(mutant: Mutant, random: &mut impl FnMut() -> u16) -> Self {
+    /// Two namespaces with two lanes each, and two hooks in the first with three streams each. The second hook
+    /// forwards its events if the world `delivers`.
+    pub fn new(mutant: Mutant, delivers: bool, random: &mut impl FnMut() -> u16) -> Self {
         let mut database = Self {
             mutant,
             version: 1,
@@ -187,6 +207,8 @@ impl Database {
             hooks: Vec::new(),
             stops: HashMap::new(),
             marks: HashMap::new(),
+            moved: HashMap::new(),
+            flights: Vec::new(),
             streams: BTreeMap::new(),
             rebuild: None,
             read: None,
@@ -203,7 +225,14 @@ impl Database {
         }
         let home = database.sets[0].0.namespace.clone();
         for (id, on_error) in [(1, OnError::Hold), (2, OnError::Skip)] {
-            database.hooks.push(Arc::new(hook(id, &home, on_error)));
+            let forwards = delivers && id == 2;
+            let work = match forwards {
+                true => forward(),
+                false => Work::Reduce(reducer(1)),
+            };
+            database
+                .hooks
+                .push(Arc::new(hook(id, &home, work, on_error)));
             for stream in [
                 StreamId(id * 10),
                 StreamId(id * 10 + 1),
@@ -217,6 +246,7 @@ impl Database {
                     cursor: Cursor::new(cursor_of(stream, HookId(id))),
                     truth: (None, Chain::default()),
                     dead: HashSet::new(),
+                    destination: forwards.then(Destination::default),
                 };
                 database.streams.insert(stream, stored);
             }
@@ -325,16 +355,59 @@ impl Database {
         stream
             .dead
             .extend(step.skipped.iter().map(|letter| letter.seq));
-        let code = code_of(step.state.as_deref());
+        let delivers = stream.destination.is_some();
+        let code = (!delivers).then(|| code_of(step.state.as_deref()));
         for event in &stream.events[from..to] {
             one_more(&mut stream.truth, code, event, &stream.dead);
         }
+        let passed = stream.destination.as_ref();
+        let passed = passed.and_then(|to_it| to_it.passed_over(from, to, &stream.dead));
         (row.position, row.condition) = (step.to, step.condition.clone());
         (row.state, row.chain) = (step.state.clone(), step.chain.clone());
         if went_back || stream.truth != (step.state.clone(), step.chain.clone()) {
             self.breaks(|| format!("not the fold of its events: {step:?}"));
         }
+        if let Some(seq) = passed {
+            self.breaks(|| format!("event {seq} is passed without a 2xx: {step:?}"));
+        }
         Advance::Moved
+    }
+
+    /// As `Store::advance_held`.
+    pub fn advance_held(&mut self, step: &Step) -> Advance {
+        let Some(stream) = self.streams.get_mut(&step.cursor.stream) else {
+            return Advance::Lost;
+        };
+        let row = &stream.cursor;
+        let is_held = matches!(row.condition, Condition::Held { .. });
+        if !is_held || (row.era, row.position) != (step.era, step.from) {
+            return Advance::Lost;
+        }
+        let held = Step {
+            condition: row.condition.clone(),
+            mover: Mover::Operator,
+            ..step.clone()
+        };
+        self.advance_one(held, None)
+    }
+
+    /// As `Store::mark_in_flight`.
+    pub fn mark_in_flight(&mut self, cursors: &[CursorId], node: &str) {
+        self.flights.retain(|(of, _)| !cursors.contains(of));
+        let marked = cursors.iter().map(|cursor| (*cursor, node.to_owned()));
+        self.flights.extend(marked);
+    }
+
+    /// As `Store::unmark_in_flight`.
+    pub fn unmark_in_flight(&mut self, cursor: CursorId, node: &str) {
+        self.flights.retain(|(of, by)| *of != cursor || by != node);
+    }
+
+    /// As `Store::in_flight_elsewhere`.
+    pub fn in_flight_elsewhere(&self, me: &str) -> HashSet<CursorId> {
+        let flights = self.flights.iter();
+        let elsewhere = flights.filter(|(_, node)| node != me && self.lives(node));
+        elsewhere.map(|(cursor, _)| *cursor).collect()
     }
 
     /// As `Store::advance_rebuilds` for one stream. `acted` as for [`Self::advance`].
@@ -364,7 +437,7 @@ impl Database {
         stream
             .dead
             .extend(swap.skipped.iter().map(|letter| letter.seq));
-        let code = code_of(swap.shadow.state.as_deref());
+        let code = Some(code_of(swap.shadow.state.as_deref()));
         let mut truth = (None, Chain::default());
         for event in &stream.events[..to.0 as usize] {
             one_more(&mut truth, code, event, &stream.dead);
@@ -382,7 +455,12 @@ impl Database {
         true
     }
 
+    /// Begins a rebuild; a stream whose events are delivered has no state.
     pub fn begin_rebuild(&mut self, stream: StreamId, fold: i64) {
+        let known = self.streams.get(&stream);
+        if known.is_some_and(|known| known.destination.is_some()) {
+            return;
+        }
         let new = || Rebuild {
             stream,
             fold,
@@ -419,7 +497,9 @@ impl Database {
             let mut edited = (**hook).clone();
             let mut handler = (*edited.handlers[0]).clone();
             handler.fold += 1;
-            handler.work = Work::Reduce(reducer(handler.fold));
+            if matches!(handler.work, Work::Reduce(_)) {
+                handler.work = Work::Reduce(reducer(handler.fold));
+            }
             edited.handlers = vec![Arc::new(handler)];
             *hook = Arc::new(edited);
         }
@@ -887,7 +967,7 @@ impl Database {
         stop.pause = Some(Attribution {
             by: "somebody".to_owned(),
             reason: None,
-            at: Timestamp::default(),
+            at: Timestamp::from_millis(since),
         });
     }
 
@@ -937,6 +1017,10 @@ impl Database {
             return false;
         }
         self.give_up(moving.hook);
+        if self.mutant != Mutant::MovesWithoutEpoch {
+            self.epoch += 1;
+            self.moved.insert(moving.hook, self.epoch);
+        }
         let found = self.hooks.iter_mut().find(|hook| hook.id == moving.hook);
         if let Some(hook) = found {
             let mut moved = (**hook).clone();
@@ -970,10 +1054,12 @@ impl Database {
         if let Some(read) = &self.read {
             return read.clone();
         }
+        // Two stops of the same lane differ by their time, by which deliveries are told.
+        let delivers = self.streams.values().any(|of| of.destination.is_some());
         let mode = |lane: &Lane| LaneMode {
             mode: lane.mode,
             by: None,
-            at: None,
+            at: delivers.then(|| Timestamp::from_millis(lane.since)),
             reason: None,
         };
         let stopped = self.lanes.iter().filter(|lane| lane.mode != Mode::Active);
@@ -1007,6 +1093,7 @@ impl Database {
                 .map(|(set, _)| (set.namespace.clone(), set.clone()))
                 .collect(),
             replays: Vec::new(),
+            moved: self.moved.clone(),
             stops,
         });
         self.read = Some(read.clone());

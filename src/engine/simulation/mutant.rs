@@ -20,4 +20,10 @@ pub enum Mutant {
     SwapKeepsEra,
     SwapWhereStopped,
     NoSweepForTheDead,
+    BusyIgnored,
+    MovesBeforeTheAnswer,
+    NoEpoch,
+    FlightsUnmarked,
+    ActsUnderFlights,
+    MovesWithoutEpoch,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::database::{Rebuild, code, fold};
+use super::flight::Flights;
 use super::mutant::Mutant;
 use super::outside::{Failed, Outside};
 use crate::domain::cursor::{Applied, Cursor, CursorId, DeadLetter};
@@ -52,9 +53,10 @@ pub enum Duty {
     Rebuild,
     Leave,
     Turns(usize),
+    Deliver,
 }
 
-/// The duties of a node, without those of its lanes.
+/// The duties of a node, without those of its lanes and its deliveries.
 pub const DUTIES: [Duty; 14] = [
     Duty::Commit,
     Duty::Hint,
@@ -76,6 +78,7 @@ type Done = Result<bool, Failed>;
 
 /// A lane that runs here, or is in its last turn.
 struct Run {
+    number: u64,
     lane: Lane,
     queue: Arc<Queue>,
     epoch: i64,
@@ -205,6 +208,7 @@ pub struct Node {
     pub has_left: bool,
     /// Handlers that fold too long take separate turns.
     shares: Shares,
+    pub flights: Flights,
 }
 
 impl Node {
@@ -262,6 +266,7 @@ impl Node {
             leave: None,
             has_left: false,
             shares: Shares::default(),
+            flights: Flights::default(),
         };
         if is_member {
             node.join(out);
@@ -294,18 +299,43 @@ impl Node {
     }
 
     /// The version that its turns go by, while it has the right to them.
-    fn acts_by(&self, out: &Outside) -> Option<i64> {
+    pub fn acts_by(&self, out: &Outside) -> Option<i64> {
         self.has_right(out).then_some(self.acted)
     }
 
     /// Cursors in turns that have read, each with its lane.
     pub fn reading(&self) -> impl Iterator<Item = (&LaneId, CursorId)> {
         let stopping = self.stopping.iter().map(|stop| (&stop.lane, &stop.run));
-        self.runs.iter().chain(stopping).flat_map(|(lane, run)| {
-            let read = run.turns.iter().filter_map(|turn| turn.read.as_ref());
-            let folding = read.flat_map(|read| &read.2);
-            folding.map(move |step| (lane, step.cursor))
-        })
+        self.runs
+            .iter()
+            .chain(stopping)
+            .flat_map(|(lane, run)| {
+                let read = run.turns.iter().filter_map(|turn| turn.read.as_ref());
+                let folding = read.flat_map(|read| &read.2);
+                folding.map(move |step| (lane, step.cursor))
+            })
+            .chain(self.flights.sent())
+    }
+
+    /// The lane of a run that has not given up its cursors.
+    pub fn lane_of_run(&mut self, number: u64) -> Option<&mut Lane> {
+        let stopping = self.stopping.iter_mut().map(|stop| &mut stop.run);
+        let mut runs = self.runs.values_mut().chain(stopping);
+        let run = runs.find(|run| run.number == number);
+        run.map(|run| &mut run.lane)
+    }
+
+    /// As `Worker::has_stopped`.
+    pub fn has_stopped(&self, run: u64) -> bool {
+        !self.runs.values().any(|known| known.number == run)
+    }
+
+    /// Time for which the node may act; a single node may for ever.
+    pub fn lease_left(&self, now: Duration) -> Duration {
+        match self.is_member {
+            true => self.lease.left(now),
+            false => Duration::MAX,
+        }
     }
 
     /// True while it folds a stream anew, even if another node has ended that rebuild meanwhile.
@@ -349,12 +379,13 @@ impl Node {
             Duty::Rebuild => self.refold(out),
             Duty::Leave => self.leave_on(out),
             Duty::Turns(nth) => Ok(self.turns(nth, out)),
+            Duty::Deliver => Ok(self.deliver(out)),
         };
         done.unwrap_or(true)
     }
 
     /// Keeps hints until the right lane is known.
-    fn place_later(&mut self, hints: Vec<Hint>) {
+    pub fn place_later(&mut self, hints: Vec<Hint>) {
         self.place_due |= !hints.is_empty();
         self.misplaced.extend(hints);
     }
@@ -479,10 +510,25 @@ impl Node {
         let may_begin = !ends && run.turns.len() < TURNS_MAX;
         let begins = may_begin && (run.turns.is_empty() || out.chance(0.5));
         let mut strangers = Vec::new();
+        let mut deliveries = Vec::new();
         let begins = begins && {
             let (shares, strangers) = (&mut self.shares, &mut strangers);
-            run.begin(id, &self.catalog, number, shares, strangers, out)
+            let batch = run.next_batch(id, &self.catalog, shares, strangers, out);
+            batch.is_some_and(|batch| {
+                deliveries = run.begin(number, batch, &self.catalog, out);
+                true
+            })
         };
+        let (lane, run_number, epoch) = (id.clone(), run.number, run.epoch);
+        self.flights.begin(deliveries, &lane, run_number, epoch);
+        let run = match ends {
+            false => self.runs.get_mut(&lane),
+            true => self
+                .stopping
+                .get_mut(nth - running)
+                .map(|stop| &mut stop.run),
+        };
+        let Some(run) = run else { return false };
         if begins {
             self.place_later(strangers);
             return true;
@@ -528,7 +574,7 @@ impl Node {
     }
 
     /// Remaining hints of stopped lanes, once all of them have ended their turns.
-    fn stopped(&mut self, ticket: u64) -> Option<Vec<(LaneId, Vec<Hint>)>> {
+    fn stopped(&mut self, ticket: u64, out: &mut Outside) -> Option<Vec<(LaneId, Vec<Hint>)>> {
         let awaited = |stop: &&Stopping| {
             let other = (ticket, stop.lane.clone());
             stop.ticket == ticket || self.others.contains(&other)
@@ -537,11 +583,17 @@ impl Node {
         if awaited.any(|stop| !stop.run.turns.is_empty()) {
             return None;
         }
+        let others = self.others.iter().filter(|(other, _)| *other == ticket);
+        let mut given_up: Vec<_> = others.map(|(_, lane)| lane.clone()).collect();
         self.others.retain(|(other, _)| *other != ticket);
         let (ended, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.stopping)
             .into_iter()
             .partition(|stop| stop.ticket == ticket);
         self.stopping = others;
+        if self.is_member {
+            given_up.extend(ended.iter().map(|stop| stop.lane.clone()));
+            self.flights.mark(&given_up, &self.id, out);
+        }
         let left = ended.into_iter().map(|mut stop| {
             stop.hints.extend(stop.run.lane.give_up());
             (stop.lane, stop.hints)
@@ -554,7 +606,9 @@ impl Node {
         if self.runs.contains_key(&lane) || is_ending {
             return;
         }
+        self.numbers += 1;
         let run = Run {
+            number: self.numbers,
             queue: self.lanes.open(&lane),
             lane: Lane::default(),
             epoch,
@@ -659,6 +713,9 @@ impl Node {
                 look.taken(out.ask(|database| database.take_lanes(&lanes, &me))?);
             }
             LookStep::Open(lanes) => {
+                if out.delivers {
+                    self.flights.look(&self.id, out)?;
+                }
                 for (lane, epoch) in lanes {
                     self.open(lane, epoch);
                 }
@@ -683,7 +740,7 @@ impl Node {
     fn look_part(&mut self, part: Part, out: &mut Outside) -> Done {
         match part {
             Part::Sent(ticket) => {
-                let Some(left) = self.stopped(ticket) else {
+                let Some(left) = self.stopped(ticket, out) else {
                     self.parts.push_front(part);
                     return Ok(false);
                 };
@@ -691,7 +748,7 @@ impl Node {
             }
             Part::Seal(ticket, lanes) => {
                 let waits = out.mutant != Mutant::SealUnderTurns;
-                match self.stopped(ticket) {
+                match self.stopped(ticket, out) {
                     Some(left) => self
                         .left
                         .extend(left.into_iter().flat_map(|(_, hints)| hints)),
@@ -708,7 +765,7 @@ impl Node {
                 }
             }
             Part::Free(ticket, lanes) => {
-                let Some(left) = self.stopped(ticket) else {
+                let Some(left) = self.stopped(ticket, out) else {
                     self.parts.push_front(Part::Free(ticket, lanes));
                     return Ok(false);
                 };
@@ -768,9 +825,9 @@ impl Node {
     }
 
     /// As `Member::close_if_expired`.
-    fn end_lease(&mut self, out: &Outside) -> bool {
+    fn end_lease(&mut self, out: &mut Outside) -> bool {
         if let Some(ticket) = self.expired {
-            let Some(left) = self.stopped(ticket) else {
+            let Some(left) = self.stopped(ticket, out) else {
                 return false;
             };
             self.send_left(left);
@@ -822,7 +879,7 @@ impl Node {
                 let lanes: Vec<_> = held.iter().map(|(lane, _)| lane.clone()).collect();
                 (Leave::Free(self.stop(&lanes), held), true)
             }
-            Leave::Free(ticket, held) => match self.stopped(ticket) {
+            Leave::Free(ticket, held) => match self.stopped(ticket, out) {
                 None if out.mutant != Mutant::LeavesUnderTurns => {
                     (Leave::Free(ticket, held), false)
                 }
@@ -840,7 +897,8 @@ impl Node {
                 let lanes = self.held_lanes();
                 (Leave::Stopped(self.stop(&lanes)), true)
             }
-            Leave::Stopped(ticket) => match self.stopped(ticket) {
+            Leave::Stopped(ticket) if !self.flights.is_empty() => (Leave::Stopped(ticket), false),
+            Leave::Stopped(ticket) => match self.stopped(ticket, out) {
                 None => (Leave::Stopped(ticket), false),
                 Some(left) => {
                     self.send_left(left);
@@ -1005,7 +1063,7 @@ impl Node {
                 self.act.push_front(Act::Seal(ticket));
             }
             Act::Seal(ticket) => {
-                let Some(left) = self.stopped(ticket) else {
+                let Some(left) = self.stopped(ticket, out) else {
                     self.act.push_front(next);
                     return Ok(false);
                 };
@@ -1056,6 +1114,13 @@ impl Node {
                 let ends = running.any(|run| run.turns.iter().any(is_awaited));
                 if ends && out.mutant != Mutant::ActsUnderTurns {
                     self.act.push_front(Act::Wait(turns));
+                    return Ok(false);
+                }
+                let now = &self.to_act_by;
+                let are_older = self.flights.are_older_than(now.version);
+                let flies = now.stops != self.before.stops && are_older;
+                if flies && out.mutant != Mutant::ActsUnderFlights {
+                    self.act.push_front(Act::Wait(Vec::new()));
                     return Ok(false);
                 }
                 self.acts(out);
@@ -1358,21 +1423,21 @@ impl Node {
 }
 
 impl Run {
-    /// Begins a turn, if there is anything to do. A paused lane forwards hints that belong elsewhere.
-    fn begin(
+    /// The cursors of the next turn; `None` if there is nothing to do. A paused lane forwards hints that belong
+    /// elsewhere.
+    fn next_batch(
         &mut self,
         id: &LaneId,
         catalog: &Snapshot,
-        number: u64,
         shares: &mut Shares,
         strangers: &mut Vec<Hint>,
         out: &mut Outside,
-    ) -> bool {
+    ) -> Option<Vec<CursorId>> {
         self.lane.hinted(self.queue.take());
         if catalog.stops.mode(id) == Mode::Paused {
             let is_strange = |cursor| catalog.is_stranger(id, cursor);
             strangers.append(&mut self.lane.give_up_new(is_strange));
-            return !strangers.is_empty();
+            return (!strangers.is_empty()).then(Vec::new);
         }
         let max = out.below(3) as usize + 1;
         shares.relax(Duration::from_millis(out.now));
@@ -1386,15 +1451,35 @@ impl Run {
                 self.lane.next_batch(max, out.time(), is_slow)
             }
         };
-        if batch.is_empty() {
-            return false;
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// Begins a turn of the cursors to fold, and returns those to deliver, with their gathering times.
+    fn begin(
+        &mut self,
+        number: u64,
+        batch: Vec<CursorId>,
+        catalog: &Snapshot,
+        out: &Outside,
+    ) -> Vec<(CursorId, Duration)> {
+        let gathered = self.lane.gathered(&batch, out.time());
+        let delivers = |(cursor, _): &(CursorId, Duration)| {
+            let handler = catalog.handlers.get(&cursor.handler);
+            handler.is_some_and(|handler| handler.forward().is_some())
+        };
+        let batch = batch.into_iter().zip(gathered);
+        let (deliveries, batch): (Vec<_>, Vec<_>) = batch.partition(delivers);
+        let flying = deliveries.iter().map(|(cursor, _)| *cursor);
+        self.lane.delivers(flying);
+        let batch: Vec<_> = batch.into_iter().map(|(cursor, _)| cursor).collect();
+        if !batch.is_empty() {
+            self.turns.push(Taken {
+                number,
+                batch,
+                read: None,
+            });
         }
-        self.turns.push(Taken {
-            number,
-            batch,
-            read: None,
-        });
-        true
+        deliveries
     }
 
     /// Reads, decides and folds.

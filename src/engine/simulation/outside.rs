@@ -30,6 +30,8 @@ pub struct Outside {
     pub fails: bool,
     /// True if states are rebuilt all the time.
     pub refolds: bool,
+    /// True if the events of the second hook are delivered.
+    pub delivers: bool,
     /// Hooks that have just moved.
     pub moved: Vec<HookId>,
 }

@@ -20,6 +20,7 @@ on_both_setups! {
     an_address_that_is_not_public_is_not_reached
     a_forward_that_begins_now_delivers_what_comes_from_now_on
     lanes_are_resized_and_drained_while_deliveries_hang
+    a_delivery_that_waits_for_its_turn_does_not_begin_in_a_paused_lane
     deliveries_are_seen_where_people_look
 }
 
@@ -480,6 +481,25 @@ fn lanes_are_resized_and_drained_while_deliveries_hang(setup: Setup) {
         );
     }
     at_most_one_in_flight(&sink);
+}
+
+fn a_delivery_that_waits_for_its_turn_does_not_begin_in_a_paused_lane(setup: Setup) {
+    let sink = Sink::start();
+    sink.answers(|_| Answer::Late(Duration::from_secs(2)));
+    let world = world(setup, &orders(&sink, "max_in_flight = 1"));
+    let streams = ["orders/a", "orders/b", "orders/c"];
+    for who in ["a", "b", "c"] {
+        world.accepted("orders", event(who, 1));
+    }
+    until(|| (sink.seen().len() == 1).then_some(()));
+    world.home.run(&["lanes", "pause", "--all", "--yes"]);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(sink.seen().len(), 1, "the others wait for a resume");
+    world.home.run(&["lanes", "resume", "--all"]);
+    for stream in streams {
+        delivered(&world, stream, 1);
+    }
+    assert_eq!(sink.seen().len(), 3);
 }
 
 fn deliveries_are_seen_where_people_look(setup: Setup) {

@@ -25,6 +25,7 @@ on_each! {
     a_lane_that_drains_again_is_not_called_drained_by_who_looked_before,
     a_mark_that_a_hook_left_behind_elsewhere_does_not_stop_it,
     a_hook_goes_where_it_moves_when_every_node_acts_by_its_standing_still,
+    a_hook_that_has_moved_has_an_epoch_between_those_of_the_takes_before_and_after,
     whoever_is_late_with_a_move_changes_nothing,
     however_many_move_a_hook_at_once_it_goes_where_one_of_them_was_told,
     a_namespace_that_a_hook_is_on_its_way_to_is_not_deleted,
@@ -313,6 +314,40 @@ async fn a_hook_goes_where_it_moves_when_every_node_acts_by_its_standing_still(o
     let edited = world.store.edit_hook(&hook, &old, Timestamp::now());
     edited.await.unwrap();
     assert_eq!(world.hook().await.namespace, name("acme"));
+}
+
+async fn a_hook_that_has_moved_has_an_epoch_between_those_of_the_takes_before_and_after(on: On) {
+    let world = World::new(on).await;
+    world.join("a").await;
+    let take = async |of: &str| {
+        let lanes: Vec<_> = world.set(of).await.ids().collect();
+        let taken = world.store.take_lanes(&lanes, "a").await.unwrap();
+        taken.into_iter().map(|(_, epoch)| epoch).max().unwrap()
+    };
+    let free = async |of: &str| {
+        let lanes = world.store.lanes().await.unwrap().into_iter();
+        let lanes = lanes.filter(|lane| lane.id.namespace.as_str() == of);
+        let lanes: Vec<_> = lanes.map(|lane| (lane.id, lane.epoch)).collect();
+        world.store.release_lanes(&lanes, "a").await.unwrap();
+    };
+    let go = async |from: &str, to: &str| {
+        let moving = world.begin_move(from, to).await.unwrap();
+        assert!(world.store.beat("a", moving.since, "").await.unwrap());
+        assert!(world.store.end_move(&moving).await.unwrap());
+        world.store.configuration().await.unwrap().moved[&moving.hook]
+    };
+    let configuration = world.store.configuration().await.unwrap();
+    assert!(configuration.moved.is_empty());
+    let new = take("acme").await;
+    let old = take("default").await;
+    assert!(new < old, "the hook goes to lanes that were taken earlier");
+    let there = go("default", "acme").await;
+    assert!(there > old, "receivers have seen the epoch of the old lane");
+    free("acme").await;
+    let later = take("acme").await;
+    assert!(later > there);
+    let back = go("acme", "default").await;
+    assert!(back > later);
 }
 
 async fn whoever_is_late_with_a_move_changes_nothing(on: On) {
