@@ -3,13 +3,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::daemon::{Home, Setup};
 use crate::top::Terminal;
-use crate::world::{World, ended, until};
+use crate::world::{World, ended, within};
 
 const HOOKS: &str = "[[hooks]]\nname = 'pay'\nreduce = 'sum.js'\norder_by = 'body:/customer'\n\
     [[hooks]]\nname = 'hello'\nreduce = 'count'\n";
@@ -405,9 +406,17 @@ fn a_wait_that_is_stopped_says_what_is_still_wrong_and_what_to_type() {
     world.accepted("pay", r#"{"customer":"a","amount":null}"#);
     world.held("pay/a");
     let status = || String::from_utf8(ended(&mut world.home.command(&["status"])).stdout).unwrap();
-    until(|| status().contains("CODE  pay/a").then_some(()));
-    let line = format!("status --wait 60s --data {}", world.home.data().display());
-    let terminal = Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &line, (80, 24));
+    let seen = within(Duration::from_secs(20), || {
+        status().contains("CODE  pay/a").then_some(())
+    });
+    assert!(seen.is_some(), "{}", status());
+    let (program, data) = (env!("CARGO_BIN_EXE_hooklane"), world.home.data());
+    // Ctrl-C goes to the shell too, which must go on.
+    let run = format!(
+        "trap : INT; LANG=C.UTF-8 NO_COLOR=1 {program} status --wait 60s --data {}; echo ended $?; exec sleep 1000",
+        data.display()
+    );
+    let terminal = Terminal::with(&run, (80, 24));
     terminal.sees(&["wait", "Ctrl-C stops waiting"]);
     terminal.keys(&["C-c"]);
     terminal.sees(&[
