@@ -24,6 +24,5 @@ pub enum Mutant {
     MovesBeforeTheAnswer,
     NoEpoch,
     FlightsUnmarked,
-    ActsUnderFlights,
     MovesWithoutEpoch,
 }
