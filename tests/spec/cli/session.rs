@@ -265,7 +265,8 @@ fn a_held_stream() {
             "EVT=$(hooklane events list -o names); \
              hooklane streams skip orders/acme --event $EVT --yes --confirm orders/acme",
             "hooklane events list --dead",
-            "hooklane status --wait 20s -q | head -n 1",
+            "until hooklane status | grep -q 'nothing waits'; do :; done; \
+             hooklane status --wait 20s -q | head -n 1",
         ],
     );
     is_as_written("a_held_stream", &seen);
