@@ -35,7 +35,7 @@ pub struct Alert {
     pub node: String,
     /// Rule of the finding.
     pub rule: Rule,
-    /// Where the cause lies.
+    /// Side on which the cause lies.
     pub class: Class,
     /// Severity of the finding.
     pub severity: Severity,

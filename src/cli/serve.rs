@@ -111,7 +111,7 @@ pub struct Serve {
     #[command(flatten)]
     entrance: entrance::Flags,
 
-    /// Where to post when a finding of status begins and when it ends: https://… gets signed JSON, slack:https://… gets
+    /// URL that is posted to when a finding of status begins and when it ends: https://… gets signed JSON, slack:https://… gets
     /// the text that Slack reads; may be given often
     #[arg(long = "alert", value_name = "URL")]
     #[arg(env = "HOOKLANE_ALERT", value_delimiter = ',', hide_env_values = true)]

@@ -106,7 +106,7 @@ impl Engine {
         self.pulls.claims_end().await;
         self.pulls.forget_all_but(&now.handlers);
         if now.stops != before.stops {
-            // Whatever an operator has stopped stands still once this node acts by it, deliveries
+            // Everything that an operator has stopped stands still once this node acts by it, deliveries
             // included.
             self.forwards.flights.ended_before(now.version).await;
         }

@@ -61,7 +61,7 @@ static int ends_with(const char *text, const char *end) {
     return all >= last && strcmp(text + all - last, end) == 0;
 }
 
-/* Which file this is, or -1. */
+/* Number of this file, or -1. */
 static int which(int fd) {
     char link[64], path[4096];
     struct stat about;

@@ -20,6 +20,9 @@ const NODES: &str = "nodes";
 /// Finding about a database that does not answer. While it stands, nothing is known of anything else.
 pub const DATABASE: &str = "database";
 
+/// Findings during which others cannot be seen.
+const BLINDING: [&str; 2] = [NODES, DATABASE];
+
 /// Findings of this node's snapshots, each with the time for which it has stood or been absent.
 #[derive(Default)]
 pub struct Watch {
@@ -38,16 +41,14 @@ impl Watch {
     /// Takes the findings of a round, by their names, and the time since the round before.
     pub fn note(&mut self, found: BTreeMap<String, Alert>, elapsed: Duration) {
         let elapsed = elapsed.min(ROUND_MAX);
-        let is_blind = [NODES, DATABASE]
-            .iter()
-            .any(|name| found.contains_key(*name));
+        let is_blind = BLINDING.iter().any(|name| found.contains_key(*name));
         if !is_blind {
             self.seen = (self.seen + elapsed).min(END_AFTER);
         }
         for (name, known) in &mut self.known {
             if !found.contains_key(name) {
                 known.stood = Duration::ZERO;
-                let counts = !is_blind || [NODES, DATABASE].contains(&&**name);
+                let counts = !is_blind || BLINDING.contains(&name.as_str());
                 known.absent += if counts { elapsed } else { Duration::ZERO };
             }
         }

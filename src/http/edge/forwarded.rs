@@ -190,10 +190,7 @@ fn hop(bytes: &[u8]) -> Option<Hop> {
     if text.eq_ignore_ascii_case("unknown") || text.starts_with('_') {
         return Some(Hop::Untold);
     }
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
-    let ip = bare.unwrap_or(text).parse().ok();
+    let ip = unbracketed(text).parse().ok();
     let ip = ip.or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
     let ip = ip.or_else(|| with_untold_port(text));
     ip.map(|ip: IpAddr| Hop::Address(ip.to_canonical()))
@@ -202,10 +199,14 @@ fn hop(bytes: &[u8]) -> Option<Hop> {
 /// The address before a port of the form `_name`.
 fn with_untold_port(text: &str) -> Option<IpAddr> {
     let (host, _) = text.split_once(":_")?;
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    bare.unwrap_or(host).parse().ok()
+    unbracketed(host).parse().ok()
+}
+
+/// A host without the brackets around an IPv6 address.
+fn unbracketed(host: &str) -> &str {
+    let inner = host.strip_prefix('[');
+    let inner = inner.and_then(|inner| inner.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 #[cfg(test)]

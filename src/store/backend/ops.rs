@@ -171,7 +171,7 @@ pub struct Due {
 }
 
 impl Due {
-    /// What is due at `now`.
+    /// The limits of a release at `now`.
     pub fn at(now: Timestamp) -> Self {
         /// A window may end this much after the longest one, because clocks of nodes differ.
         const SLACK: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::daemon::{Client, Home, Servers, Setup};
+use super::daemon::{Client, Daemon, Home, Servers, Setup};
 use super::postgres;
 use super::sink::{Answer, Sink};
 use super::top::Terminal;
@@ -322,18 +322,24 @@ pub fn preload(dir: &Path, source: &str) -> PathBuf {
     library
 }
 
-#[test]
-fn a_dead_node_is_named() {
+/// Two nodes, each with lanes, and a hook.
+fn two_nodes() -> ([Home; 2], [Daemon; 2]) {
     let servers = Servers::on(postgres::shared());
     let homes = ["a", "b"].map(|name| Home::of(&servers, name));
-    let (_a, b) = (homes[0].start(), homes[1].start());
+    let nodes = [homes[0].start(), homes[1].start()];
     homes[0].apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n");
-    let key = homes[0].key("write");
     until(|| {
         let nodes = snapshot(&homes[0])["nodes"].take();
         let owns = |node: &Value| node["owns"] != "";
         (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
     });
+    (homes, nodes)
+}
+
+#[test]
+fn a_dead_node_is_named() {
+    let (homes, [_a, b]) = two_nodes();
+    let key = homes[0].key("write");
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().unwrap();
     let send = async || {
@@ -725,16 +731,8 @@ fn an_operation_under_way_is_shown_on_the_first_screen() {
 /// The lanes of a dead node are sealed by the others only when its lease is over.
 #[test]
 fn a_resize_under_way_is_shown_on_every_screen_with_what_it_waits_for() {
-    let servers = Servers::on(postgres::shared());
-    let homes = ["a", "b"].map(|name| Home::of(&servers, name));
-    let (_a, b) = (homes[0].start(), homes[1].start());
-    homes[0].apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n");
+    let (homes, [_a, b]) = two_nodes();
     let key = homes[0].key("write");
-    until(|| {
-        let nodes = snapshot(&homes[0])["nodes"].take();
-        let owns = |node: &Value| node["owns"] != "";
-        (nodes.as_array()?.len() == 2 && nodes.as_array()?.iter().all(owns)).then_some(())
-    });
     let top = format!("top --data {}", homes[0].data().display());
     let screens =
         [(80, 24), (60, 20)].map(|size| Terminal::running("LANG=C.UTF-8 NO_COLOR=1", &top, size));

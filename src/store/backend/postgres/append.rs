@@ -4,6 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::FromRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
+
 use super::{Postgres, jitter, settle};
 use crate::domain::event::{Event, EventId, StreamId};
 use crate::domain::hook::HookId;
@@ -44,7 +48,7 @@ type HeldRow = (i64, String, Option<Vec<u8>>, Option<i64>, Option<i64>);
 /// One row of the answer of `hooklane_release`.
 type ReleasedRow = (i64, i64, i64, i64, i64, Option<String>);
 
-/// What a call does with its events.
+/// Database function that takes the events of a call.
 #[derive(Clone, Copy)]
 enum Call {
     Number,
@@ -79,7 +83,8 @@ impl Postgres {
         let (held, direct): (Vec<_>, Vec<_>) = (0..batch.len()).partition(is_held);
         let of = |places: &[usize]| places.iter().map(|at| &batch[*at]).collect::<Vec<_>>();
         let mut appended = vec![Appended::Refused; batch.len()];
-        for (at, outcome) in held.iter().zip(self.hold_back(&of(&held)).await?) {
+        let waiting = self.store(&of(&held), Call::HoldBack).await?;
+        for (at, outcome) in held.iter().zip(waiting) {
             appended[*at] = outcome;
         }
         for (at, outcome) in direct.iter().zip(self.number(&of(&direct)).await?) {
@@ -90,13 +95,14 @@ impl Postgres {
 
     /// Stores events and gives each a seq, in their order.
     async fn number(&self, batch: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
-        let mut appended = self.store(batch).await?;
+        let mut appended = self.store(batch, Call::Number).await?;
         // A stream that was purged and created again while the call waited for its lock is reported as
         // gone. Only a second such answer means that the hook is deleted.
         let is_gone = |at: &usize| appended[*at] == Appended::Gone;
         let gone: Vec<usize> = (0..batch.len()).filter(is_gone).collect();
         let again: Vec<&NewEvent> = gone.iter().map(|at| batch[*at]).collect();
-        for (at, outcome) in gone.into_iter().zip(self.store(&again).await?) {
+        let stored = self.store(&again, Call::Number).await?;
+        for (at, outcome) in gone.into_iter().zip(stored) {
             appended[at] = outcome;
         }
         Ok(appended)
@@ -104,16 +110,7 @@ impl Postgres {
 
     /// Stores events together. When the database refuses them, stores each on its own, so that one bad
     /// event fails alone.
-    async fn store(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
-        self.one_by_one(events, Call::Number).await
-    }
-
-    /// Holds events back. On return they are on stable storage.
-    async fn hold_back(&self, events: &[&NewEvent]) -> Result<Vec<Appended>, Error> {
-        self.one_by_one(events, Call::HoldBack).await
-    }
-
-    async fn one_by_one(&self, events: &[&NewEvent], call: Call) -> Result<Vec<Appended>, Error> {
+    async fn store(&self, events: &[&NewEvent], call: Call) -> Result<Vec<Appended>, Error> {
         match self.resolve(events, call).await {
             Err(Error::Integrity(_)) => {}
             known => return known,
@@ -228,17 +225,7 @@ impl Postgres {
 
     async fn call_ingest(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
         let mut db = self.connection().await?;
-        let call = sqlx::query_as::<_, Row>(INGEST)
-            .bind(column(events, |event| event.hook.0))
-            .bind(column(events, |event| event.key.as_str()))
-            .bind(column(events, |event| i64::from(event.slot.0)))
-            .bind(column(events, |event| *event.id.as_bytes()))
-            .bind(column(events, |event| event.received_at.as_millis()))
-            .bind(column(events, |event| event.key_id))
-            .bind(column(events, |event| event.dedupe_key.as_deref()))
-            .bind(column(events, |event| &*event.headers))
-            .bind(column(events, |event| &*event.body))
-            .bind(column(events, NewEvent::checksum))
+        let call = with_events::<Row>(INGEST, events)
             .bind(column(events, |event| event.version().map(Version::as_str)))
             .bind(column(events, policy))
             .bind(again);
@@ -256,17 +243,7 @@ impl Postgres {
     async fn call_wait(&self, events: &[&NewEvent], again: bool) -> Result<Vec<Appended>, Error> {
         let due_at = |event: &NewEvent| event.due_at().unwrap_or_default().as_millis();
         let mut db = self.connection().await?;
-        let call = sqlx::query_as::<_, HeldRow>(WAIT)
-            .bind(column(events, |event| event.hook.0))
-            .bind(column(events, |event| event.key.as_str()))
-            .bind(column(events, |event| i64::from(event.slot.0)))
-            .bind(column(events, |event| *event.id.as_bytes()))
-            .bind(column(events, |event| event.received_at.as_millis()))
-            .bind(column(events, |event| event.key_id))
-            .bind(column(events, |event| event.dedupe_key.as_deref()))
-            .bind(column(events, |event| &*event.headers))
-            .bind(column(events, |event| &*event.body))
-            .bind(column(events, NewEvent::checksum))
+        let call = with_events::<HeldRow>(WAIT, events)
             .bind(column(events, |event| {
                 event.version().map_or("", Version::as_str)
             }))
@@ -392,6 +369,27 @@ impl<'a> Plan<'a> {
 
 fn column<'a, T>(events: &[&'a NewEvent], of: impl Fn(&'a NewEvent) -> T) -> Vec<T> {
     events.iter().map(|event| of(event)).collect()
+}
+
+/// A call of a function whose first ten arguments are the columns of events.
+fn with_events<'q, R>(
+    statement: &'static str,
+    events: &[&'q NewEvent],
+) -> QueryAs<'q, sqlx::Postgres, R, PgArguments>
+where
+    R: for<'r> FromRow<'r, PgRow>,
+{
+    sqlx::query_as(statement)
+        .bind(column(events, |event| event.hook.0))
+        .bind(column(events, |event| event.key.as_str()))
+        .bind(column(events, |event| i64::from(event.slot.0)))
+        .bind(column(events, |event| *event.id.as_bytes()))
+        .bind(column(events, |event| event.received_at.as_millis()))
+        .bind(column(events, |event| event.key_id))
+        .bind(column(events, |event| event.dedupe_key.as_deref()))
+        .bind(column(events, |event| &*event.headers))
+        .bind(column(events, |event| &*event.body))
+        .bind(column(events, NewEvent::checksum))
 }
 
 /// Outcome of each event, in the order of the batch.
