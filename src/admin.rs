@@ -115,10 +115,10 @@ impl Admin {
         Ok(())
     }
 
-    /// The context for an operator's plan: it is valid for this version of the configuration.
+    /// The context for an operator's plan: it is valid until another operator changes the configuration.
     pub async fn here(&self, by: String) -> Result<api::PlanContext, Error> {
         Ok(api::PlanContext {
-            version: self.store.config_version().await?,
+            version: self.store.plan_version().await?,
             node: self.node.clone(),
             by,
         })

@@ -121,7 +121,7 @@ struct Writing<'a> {
     _turn: Option<MutexGuard<'a, ()>>,
     noting: Option<&'a note::Noting>,
     vault: &'a Vault,
-    /// Number of times that it has raised the version of the configuration.
+    /// Number of times that it has raised the version of plans.
     raised: i64,
 }
 
@@ -140,8 +140,19 @@ impl Writing<'_> {
     }
 
     /// Raises the version of the configuration, so that every node reads it again after the commit.
+    /// Plans that operators have made before are refused from then on.
     async fn config_changed(&mut self) -> Result<(), Error> {
+        self.operation_progressed().await?;
         self.raised += 1;
+        sqlx::query("update counters set value = value + 1 where name = 'plan_version'")
+            .execute(&mut self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Raises the version of the configuration for a step that a node makes of an operation which an
+    /// operator has already begun. Plans made meanwhile stay valid.
+    async fn operation_progressed(&mut self) -> Result<(), Error> {
         sqlx::query("update counters set value = value + 1 where name = 'config_version'")
             .execute(&mut self.tx)
             .await?;

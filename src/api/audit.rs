@@ -29,8 +29,8 @@ pub struct AuditRow {
 /// The configuration that an operator's plan is based on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanContext {
-    /// Version of the configuration. A change sent with it in `If-Match` is refused once the
-    /// configuration has changed.
+    /// Version for plans. A change sent with it in `If-Match` is refused once another operator has
+    /// changed the configuration.
     pub version: i64,
     /// Name of the node that answers; empty when no daemon runs.
     pub node: String,

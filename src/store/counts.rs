@@ -51,6 +51,13 @@ impl Store {
         config_version(&self.reader).await
     }
 
+    /// Version for operators' plans; it grows with every change that can make a plan wrong. The steps by
+    /// which nodes carry on an operation leave it as it is.
+    pub async fn plan_version(&self) -> Result<i64, Error> {
+        const READ: &str = "select value from counters where name = 'plan_version'";
+        Ok(sqlx::query_scalar(READ).fetch_one(&self.reader).await?)
+    }
+
     /// Draws a new epoch, greater than every epoch drawn before.
     pub async fn draw_epoch(&self) -> Result<i64, Error> {
         let mut writing = self.begin().await?;

@@ -257,7 +257,7 @@ impl Store {
                 .execute(&mut writing.tx)
                 .await?;
         }
-        writing.config_changed().await?;
+        writing.operation_progressed().await?;
         writing.commit().await
     }
 }

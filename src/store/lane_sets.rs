@@ -237,7 +237,7 @@ impl Store {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        writing.config_changed().await?;
+        writing.operation_progressed().await?;
         writing.commit().await?;
         let set = |(namespace, generation, lanes): &(String, i64, i64)| {
             lane_set(namespace, *generation, *lanes)

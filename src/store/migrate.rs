@@ -299,7 +299,7 @@ async fn small(db: &Connection, pool: &PgPool) -> Result<(), Error> {
         let text = format!("select {columns} from {table}");
         copy(db, tx.connection(), table, columns, &text, []).await?;
     }
-    for counter in ["epoch", "config_version"] {
+    for counter in ["epoch", "config_version", "plan_version"] {
         const SET: &str = "update counters set value = greatest(value, $2) where name = $1";
         let read = "select value from counters where name = ?1";
         let value: i64 = db.query_row(read, [counter], |row| row.get(0))?;

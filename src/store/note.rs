@@ -28,7 +28,7 @@ pub struct Note {
     pub reason: Option<String>,
     /// Further details, as far as they are known.
     pub details: Map<String, Value>,
-    /// Version of the configuration that the operator's plan was based on; `None` accepts any.
+    /// [`super::Store::plan_version`] when the operator's plan was made; `None` accepts any.
     pub planned: Option<i64>,
 }
 
@@ -49,10 +49,9 @@ const ADD: &str = "insert into audit (at, actor, came_from, operation, subject, 
 
 const AMEND: &str = "update audit set details = $2 where id = $1";
 
-/// Locks the configuration version, provided it has this value; other changes of the configuration
-/// wait.
+/// Locks the version of plans, provided it has this value; other changes of the configuration wait.
 const IS_VERSION: &str =
-    "update counters set value = value where name = 'config_version' and value = $1";
+    "update counters set value = value where name = 'plan_version' and value = $1";
 
 const FORGET: &str = "delete from audit where at < $1";
 
@@ -80,8 +79,8 @@ impl Noting {
         }
     }
 
-    /// Writes the note as the last statement of a transaction that has raised the configuration version
-    /// `raised` times. Returns the number of its row, or `None` if there was nothing to write. Call
+    /// Writes the note as the last statement of a transaction that has raised the version of plans `raised`
+    /// times. Returns the number of its row, or `None` if there was nothing to write. Call
     /// [`Noting::written`] after the commit.
     ///
     /// # Errors

@@ -193,7 +193,7 @@ impl Store {
         if !remove(&mut writing.tx, id).await? {
             return Ok(false);
         }
-        writing.config_changed().await?;
+        writing.operation_progressed().await?;
         writing.commit().await?;
         Ok(true)
     }

@@ -25,6 +25,7 @@ on_each! {
     a_note_is_one_row_that_says_what_is_known_in_the_end,
     of_many_who_planned_for_the_same_configuration_one_acts,
     what_changes_no_configuration_is_refused_for_a_plan_that_is_old,
+    a_drain_that_nodes_carry_on_leaves_plans_valid_but_is_read_by_all,
 }
 
 struct World {
@@ -332,7 +333,7 @@ async fn of_many_who_planned_for_the_same_configuration_one_acts(on: On) {
     let world = World::new(on).await;
     for _ in 0..ROUNDS {
         let keys = world.store.keys().await.unwrap().len();
-        let planned = world.store.config_version().await.unwrap();
+        let planned = world.store.plan_version().await.unwrap();
         let acts = (0..MANY).map(|_| {
             let store = world.store.noting(note("keys create", Some(planned)));
             tokio::spawn(async move { store.create_key(&new_key()).await })
@@ -354,15 +355,31 @@ async fn of_many_who_planned_for_the_same_configuration_one_acts(on: On) {
 async fn what_changes_no_configuration_is_refused_for_a_plan_that_is_old(on: On) {
     let world = World::new(on).await;
     let cursor = world.cursor().await;
-    let planned = world.store.config_version().await.unwrap();
+    let planned = world.store.plan_version().await.unwrap();
     world.store.operate(&[hold(cursor)]).await.unwrap();
     world.store.pause_hook(HookId(1), &why()).await.unwrap();
     let late = world.store.noting(note("streams release", Some(planned)));
     let refused = late.release(cursor.stream, None).await;
     assert!(matches!(refused, Err(Error::Changed)), "{refused:?}");
-    let now = world.store.config_version().await.unwrap();
+    let now = world.store.plan_version().await.unwrap();
     let timely = world.store.noting(note("streams release", Some(now)));
     let released = timely.release(cursor.stream, Some(HandlerId(1))).await;
     assert_eq!(released.unwrap(), [cursor]);
     assert_eq!(world.notes().await.len(), 1);
+}
+
+async fn a_drain_that_nodes_carry_on_leaves_plans_valid_but_is_read_by_all(on: On) {
+    let world = World::new(on).await;
+    let (store, set) = (&world.store, world.set().await);
+    let lanes: Vec<_> = set.ids().collect();
+    assert!(store.drain_lanes(&set, &lanes, &why()).await.unwrap());
+    let planned = store.plan_version().await.unwrap();
+    let read = store.config_version().await.unwrap();
+    store.lanes_drained(&set, &lanes).await.unwrap();
+    assert!(store.config_version().await.unwrap() > read);
+    let timely = store.noting(note("lanes resume", Some(planned)));
+    assert!(timely.resume_lanes(&set, &lanes).await.unwrap());
+    let late = store.noting(note("lanes pause", Some(planned)));
+    let refused = late.pause_lanes(&set, &lanes, &why()).await;
+    assert!(matches!(refused, Err(Error::Changed)), "{refused:?}");
 }
