@@ -7,7 +7,8 @@
 //! empty. So the long folds of one handler cost the lanes of a node at most one percent of their time.
 //!
 //! A long event makes its handler *suspect* while it folds: no second fold of the handler runs beside it, and
-//! no lane begins one, until it ends. So the first burst of events without an end costs a node one thread.
+//! no lane begins one, until it ends. So the first burst of events without an end costs a node one thread. Lanes give such an event up at
+//! 60 ms of processor time; it makes its handler slow, and is folded again beside them.
 //!
 //! A handler whose folds repeatedly exceed their time waits before its next fold, twice as long each
 //! time. Among handlers that may fold, the namespace with the least time used is next, then the handler

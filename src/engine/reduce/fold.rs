@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::budget::{Budget, SharedShares, Slices};
-use super::process::{EVENT_MAX, End, Piece, Process};
+use super::process::{EVENT_MAX, End, OVERDUE, Overtime, Piece, Process};
 use super::queue::{Handle, Job, Next, Queue};
 use super::script::Scripts;
 use super::task::fold_task_while;
@@ -221,14 +221,13 @@ impl Folder {
 
     /// Tells which handlers must not fold here: those that lanes have left out since the turn began.
     fn slow_ones(&self, job: &Job) -> impl Fn(HandlerId) -> bool + use<> {
-        let is_fast = !self.pool.is_slow && job.budget.of.is_some();
         let slow = |shares: &mut Shares, _| {
             let handlers = job.tasks.iter().map(|task| task.handler);
             handlers
                 .filter(|handler| shares.is_left_out(*handler))
                 .collect()
         };
-        let slow: Vec<_> = match is_fast {
+        let slow: Vec<_> = match self.folds_for_lanes(job) {
             true => self.pool.shares.with(slow),
             false => Vec::new(),
         };
@@ -321,8 +320,8 @@ impl Folder {
             scripts.done = scripts.tasks.len();
             return;
         };
-        let (answers, ended) = process.receive(|at| match pieces.get(at) {
-            Some((_, piece)) => self.waits_for(scripts.job, piece.task.handler),
+        let (answers, ended) = process.receive(|at, over| match pieces.get(at) {
+            Some((_, piece)) => self.waits_for(scripts.job, piece.task.handler, over),
             None => true,
         });
         let mut pieces = pieces.into_iter();
@@ -339,10 +338,9 @@ impl Folder {
                     scripts.note(at, &piece, outcome, outcomes);
                 }
             }
-            Err(End::GivenUp) => {
+            Err(End::GivenUp(over)) => {
                 if let Some((at, piece)) = pieces.next() {
-                    scripts.leave(at);
-                    scripts.leave_out(piece.task.handler);
+                    scripts.give_up(at, &piece, over, outcomes);
                 }
             }
             Err(End::Died(why)) => {
@@ -350,16 +348,28 @@ impl Folder {
                     why,
                     "a process that folds has ended; another one folds again"
                 );
-                self.one_by_one(scripts, pieces.collect(), outcomes);
+                if !self.folds_for_lanes(scripts.job) {
+                    self.one_by_one(scripts, pieces.collect(), outcomes);
+                } else if let Some((at, piece)) = pieces.next() {
+                    scripts.give_up(at, &piece, Overtime::Overdue, outcomes);
+                }
             }
         }
     }
 
-    /// True if this thread may wait for a long event of a handler: only one thread of the lanes may at
-    /// a time.
-    fn waits_for(&self, job: &Job, handler: HandlerId) -> bool {
-        if self.pool.is_slow || job.budget.of.is_none() {
+    /// True if lanes wait for the turn. What takes long there is given up and folded beside them.
+    fn folds_for_lanes(&self, job: &Job) -> bool {
+        !self.pool.is_slow && job.budget.of.is_some()
+    }
+
+    /// True if this thread may wait for an event of a handler that takes long. Of the threads of the
+    /// lanes only one may at a time, and not for an overdue one.
+    fn waits_for(&self, job: &Job, handler: HandlerId, over: Overtime) -> bool {
+        if !self.folds_for_lanes(job) {
             return true;
+        }
+        if over == Overtime::Overdue {
+            return false;
         }
         let thread = thread::current().id();
         let waits = (self.pool.shares).with(|shares, _| shares.suspect(handler, thread));
@@ -451,7 +461,7 @@ impl Folder {
         let process = self.process.take();
         sent.map_err(|error| error.to_string())?;
         let process = process.ok_or("it is gone")?;
-        let (answers, ended) = process.receive(|_| true);
+        let (answers, ended) = process.receive(|_, _| true);
         for answer in answers {
             next.add(answer);
         }
@@ -459,7 +469,7 @@ impl Folder {
             Ok(process) => self.process = Some(process),
             Err(End::Stuck(_)) => next.fail(Failure::stuck(&piece.task.reducer)),
             Err(End::Died(why)) => return Err(why),
-            Err(End::GivenUp) => {}
+            Err(End::GivenUp(_)) => {}
         }
         Ok(next)
     }
@@ -530,7 +540,17 @@ impl<'j> Scripted<'j> {
         self.done = place.map_or(self.done, |place| place + 1);
     }
 
-    /// Gives up the remaining tasks of a handler.
+    /// Gives up a piece, and the remaining tasks of its handler. An overdue event makes the handler slow,
+    /// so it folds again beside the lanes.
+    fn give_up(&mut self, at: usize, piece: &Piece<'_>, over: Overtime, outcomes: &mut [Outcome]) {
+        if over == Overtime::Overdue {
+            outcomes[at].took += OVERDUE;
+            outcomes[at].over += OVERDUE;
+        }
+        self.leave(at);
+        self.leave_out(piece.task.handler);
+    }
+
     fn leave_out(&mut self, handler: HandlerId) {
         let rest = self.tasks.split_off(self.done);
         let stays = |(at, _): &(usize, _)| self.job.tasks[*at].handler != handler;

@@ -10,6 +10,7 @@
 //! node: Process::send ──▶ tasks ──▶ thread that folds ──▶ outcomes ──▶ Process::receive
 //!                                     │ marks each event
 //!                                   watch ── long ────▶ "event 3 is long": the node may give it up
+//!                                         ── overdue ─▶ "event 3 is overdue": lanes give it up
 //!                                         ── no end ──▶ "stuck at event 3", and the process ends
 //! ```
 //! A process ends with the thread that owns it: the socket closes, and the kernel kills a process that does
@@ -60,6 +61,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Processor time after which an event counts as long: the node is told of it while it still folds.
 const LONG: Duration = Duration::from_millis(10);
 
+/// Processor time after which an event is overdue. A script is interrupted before, so this one is in a
+/// native call.
+pub(super) const OVERDUE: Duration = Duration::from_millis(60);
+
 /// Number of bytes after which outcomes are sent.
 const SEND_AT: usize = 64 * 1024;
 
@@ -84,6 +89,7 @@ const STUCK: u8 = 2;
 const ALIVE: u8 = 3;
 const CHECKED: u8 = 4;
 const LONG_EVENT: u8 = 5;
+const OVERDUE_EVENT: u8 = 6;
 
 /// A folding process, seen from the node. It is killed when this is dropped.
 pub(super) struct Process {
@@ -111,7 +117,41 @@ pub(super) enum End {
     /// It died; the system's description.
     Died(String),
     /// The node gave up an event of the first piece without an outcome.
-    GivenUp,
+    GivenUp(Overtime),
+}
+
+/// Time beyond the usual that an event takes, and that a node decides about while it still folds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Overtime {
+    /// More than [`LONG`].
+    Long,
+    /// More than [`OVERDUE`].
+    Overdue,
+}
+
+impl Overtime {
+    fn of(took: Duration) -> Option<Self> {
+        match took {
+            _ if took >= OVERDUE => Some(Self::Overdue),
+            _ if took >= LONG => Some(Self::Long),
+            _ => None,
+        }
+    }
+
+    const fn told_by(frame: u8) -> Option<Self> {
+        match frame {
+            LONG_EVENT => Some(Self::Long),
+            OVERDUE_EVENT | STUCK => Some(Self::Overdue),
+            _ => None,
+        }
+    }
+
+    const fn frame(self) -> u8 {
+        match self {
+            Self::Long => LONG_EVENT,
+            Self::Overdue => OVERDUE_EVENT,
+        }
+    }
 }
 
 impl Process {
@@ -183,11 +223,11 @@ impl Process {
     }
 
     /// Waits for the outcomes of the pieces sent last, in order: all of them, or the first ones with
-    /// the reason why there are no more. `goes_on` decides, from the place of a piece, if a long event of it
-    /// may go on.
+    /// the reason why there are no more. `goes_on` decides, from the place of a piece, if an event of it that
+    /// takes long may go on.
     pub(super) fn receive(
         mut self,
-        mut goes_on: impl FnMut(usize) -> bool,
+        mut goes_on: impl FnMut(usize, Overtime) -> bool,
     ) -> (Vec<Outcome>, Result<Self, End>) {
         let mut outcomes = Vec::new();
         let end = loop {
@@ -200,10 +240,14 @@ impl Process {
                         outcomes.push(frame.outcome()?);
                         None
                     }
-                    LONG_EVENT | STUCK if !goes_on(outcomes.len()) => Some(Err(End::GivenUp)),
-                    STUCK => Some(Err(End::Stuck(frame.u32()?))),
                     DONE => Some(Ok(())),
-                    _ => None,
+                    kind => match Overtime::told_by(kind) {
+                        Some(over) if !goes_on(outcomes.len(), over) => {
+                            Some(Err(End::GivenUp(over)))
+                        }
+                        Some(_) if kind == STUCK => Some(Err(End::Stuck(frame.u32()?))),
+                        _ => None,
+                    },
                 }))
             });
             match answer {
@@ -425,7 +469,7 @@ fn watch(shared: &Shared) {
         let used = clock_gettime(ClockId::ProcessCPUTime);
         Duration::try_from(used).unwrap_or_default()
     };
-    let (mut seen, mut since, mut is_told) = (0, used(), false);
+    let (mut seen, mut since, mut told) = (0, used(), None);
     loop {
         let mark = shared.mark.load(Ordering::Acquire);
         if mark == 0 {
@@ -434,11 +478,11 @@ fn watch(shared: &Shared) {
                 thread::park();
             }
             shared.watch_sleeps.store(false, Ordering::SeqCst);
-            (seen, since, is_told) = (0, used(), false);
+            (seen, since, told) = (0, used(), None);
             continue;
         }
         if mark != seen {
-            (seen, since, is_told) = (mark, used(), false);
+            (seen, since, told) = (mark, used(), None);
         }
         let took = used().saturating_sub(since);
         let limit = Duration::from_millis(shared.limit.load(Ordering::Relaxed));
@@ -453,10 +497,13 @@ fn watch(shared: &Shared) {
             }
         }
         let mut outbox = shared.outbox.lock();
-        if took >= LONG && !is_told && shared.mark.load(Ordering::Acquire) == mark {
-            is_told = true;
+        let over = Overtime::of(took).filter(|over| Some(*over) > told);
+        if let Some(over) = over
+            && shared.mark.load(Ordering::Acquire) == mark
+        {
+            told = Some(over);
             let mut frame = Writer::new();
-            frame.u8(LONG_EVENT);
+            frame.u8(over.frame());
             let _ = outbox.put(frame).and_then(|()| outbox.send());
         }
         if outbox.sent.is_some_and(|at| at.elapsed() >= ALIVE_EVERY) {

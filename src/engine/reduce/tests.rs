@@ -7,6 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::process::OVERDUE;
 use super::*;
 use crate::domain::cursor::Applied;
 use crate::domain::event::{EventId, StreamId};
@@ -674,13 +675,15 @@ async fn a_handler_beyond_its_share_folds_on_the_slow_threads_only() {
 }
 
 #[tokio::test]
-async fn a_burst_of_events_without_an_end_takes_the_time_of_one_thread() {
-    let pool = Pool {
-        threads: 4,
-        is_slow: false,
-        shares: Arc::default(),
+async fn lanes_give_up_a_burst_of_events_without_an_end_which_fold_beside_them() {
+    let shares = Arc::<SharedShares>::default();
+    let pool = |threads, is_slow| Pool {
+        threads,
+        is_slow,
+        shares: shares.clone(),
     };
-    let folds = Folds::start_pool(pool).unwrap();
+    let folds = Folds::start_pool(pool(4, false)).unwrap();
+    let slow = Folds::start_pool(pool(1, true)).unwrap();
     let budget = || Budget {
         of: Some("default".parse().unwrap()),
         ..Budget::from(Duration::from_millis(50))
@@ -690,11 +693,13 @@ async fn a_burst_of_events_without_an_end_takes_the_time_of_one_thread() {
     let turns: futures_util::stream::FuturesUnordered<_> = turns.collect();
     let ended: Vec<_> = futures_util::StreamExt::collect(turns).await;
     let failures: Vec<_> = ended.iter().map(|folded| &folded[0].failure).collect();
-    // The other events are given up long before the first one ends, and do not count as failed.
-    assert!(
-        matches!(failures[..], [None, None, None, Some(Failure::Stuck(_))]),
-        "{failures:?}"
-    );
+    assert_eq!(failures, [&None; 4]);
+    let took: Duration = ended.iter().map(|folded| folded[0].took).sum();
+    assert_eq!(took, OVERDUE, "one thread waits, and not to the end");
+    assert!(shares.with(|shares, _| shares.is_slow(HandlerId(1))));
+    let beside = slow.fold(vec![task(reducing(poison), [""])], budget());
+    let failure = beside.await.remove(0).failure;
+    assert!(matches!(failure, Some(Failure::Stuck(_))), "{failure:?}");
 }
 
 #[tokio::test]
