@@ -9,8 +9,9 @@
 //! lane ── ready cursor ──▶ gate of the destination ── room ──▶ read, judge, send ──▶ advance ──▶ back to the lane
 //!                          (in flight, rate, window)
 //! ```
-//! The gate's window is halved by each failure and grows by one with each success, so that a destination that comes
-//! back after an outage is asked gently at first (RFC 5681, slow start and multiplicative decrease).
+//! The gate's window begins small, grows by one with each success and is halved by each failure, so that a
+//! destination which is new or comes back after an outage is asked gently at first, and one that hangs holds few
+//! requests (RFC 5681, slow start and multiplicative decrease).
 
 pub mod client;
 pub mod flights;

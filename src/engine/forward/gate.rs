@@ -11,6 +11,9 @@ use crate::domain::cursor::CursorId;
 use crate::domain::rate::{Bucket, Limit, Rate};
 use crate::engine::worker::Worker;
 
+/// Number of deliveries in flight to a destination that has not answered yet (RFC 5681, initial window).
+const WINDOW_FIRST: u32 = 4;
+
 /// A cursor that waits for a delivery.
 pub struct Waiting {
     /// The worker of its lane.
@@ -55,8 +58,11 @@ impl Gate {
     pub fn limit(&self, max: u32, rate: Option<Rate>) {
         let mut inner = self.inner.lock();
         if inner.max != max {
+            inner.window = match inner.max {
+                0 => WINDOW_FIRST.min(max),
+                _ => inner.window.min(max),
+            };
             inner.max = max;
-            inner.window = max;
         }
         if inner.rate != rate {
             inner.rate = rate;
@@ -118,5 +124,29 @@ impl Gate {
     pub fn leave(&self) {
         let mut inner = self.inner.lock();
         inner.in_flight = inner.in_flight.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_asked_more_at_once_as_it_answers_and_less_as_it_fails() {
+        let gate = Gate::default();
+        let window = |gate: &Gate| gate.inner.lock().window;
+        gate.limit(64, None);
+        assert_eq!(window(&gate), 4);
+        (0..10).for_each(|_| gate.went(true));
+        gate.limit(64, None);
+        assert_eq!(window(&gate), 14);
+        gate.went(false);
+        gate.limit(128, None);
+        assert_eq!(window(&gate), 7, "a higher limit is reached by answers");
+        gate.limit(2, None);
+        (0..10).for_each(|_| gate.went(true));
+        assert_eq!(window(&gate), 2);
+        (0..3).for_each(|_| gate.went(false));
+        assert_eq!(window(&gate), 1);
     }
 }
