@@ -35,6 +35,7 @@ mod checker;
 mod daemon;
 mod home;
 mod postgres;
+mod preload;
 mod redis_server;
 mod seeds;
 mod sink;

@@ -1,4 +1,4 @@
-/* A disk that takes its time: loaded before libc, it makes every sync last as many milliseconds longer
+/* A disk that takes its time: loaded before libc, it makes every sync last at least as many microseconds
    as the file named by SLOW_SYNC says. Without that file nothing is slower. */
 
 #define _GNU_SOURCE
@@ -7,13 +7,19 @@
 #include <stdlib.h>
 #include <time.h>
 
-static void wait_as_told(void) {
+static long now_us(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static void wait_as_told(long began_us) {
     const char *path = getenv("SLOW_SYNC");
     FILE *file = path ? fopen(path, "r") : NULL;
-    long ms = 0;
+    long us = 0;
     if (file == NULL) return;
-    if (fscanf(file, "%ld", &ms) == 1 && ms > 0) {
-        struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+    if (fscanf(file, "%ld", &us) == 1 && (us -= now_us() - began_us) > 0) {
+        struct timespec time = {us / 1000000, us % 1000000 * 1000};
         nanosleep(&time, NULL);
     }
     fclose(file);
@@ -21,12 +27,16 @@ static void wait_as_told(void) {
 
 int fsync(int file) {
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
-    wait_as_told();
-    return real(file);
+    long began_us = now_us();
+    int done = real(file);
+    wait_as_told(began_us);
+    return done;
 }
 
 int fdatasync(int file) {
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
-    wait_as_told();
-    return real(file);
+    long began_us = now_us();
+    int done = real(file);
+    wait_as_told(began_us);
+    return done;
 }

@@ -1,7 +1,9 @@
 //! Measures hooklane over HTTP against the ceiling of the machine in the same run.
 //!
-//! `cargo bench --bench speed [-- [--quick] [--production] [--nodes N] [--connections N] [SCENARIO…]]` drives the real
-//! binary, on a file or on private servers (`HOOKLANE_SETUP=production` too). Owns the scenarios
+//! `cargo bench --bench speed [-- [--quick] [--production] [--nodes N] [--connections N] [--sync TIME] [SCENARIO…]]`
+//! drives the real binary, on a file or on private servers (`HOOKLANE_SETUP=production` too). With `--sync 1ms`
+//! every sync of node, database and this program lasts at least that long, so that machines with different disks
+//! can be compared. Owns the scenarios
 //! and their targets; every scenario also checks order, counts and states, and a wrong one fails the
 //! run. A missed target is shown and does not: machines differ.
 
@@ -40,6 +42,12 @@ mod postgres;
 #[path = "../spec/redis_server.rs"]
 mod redis_server;
 
+#[path = "../spec/preload.rs"]
+mod preload;
+
+use std::process::{Command, exit};
+use std::time::Duration;
+
 use daemon::Setup;
 use scenarios::{SCENARIOS, Scale, Scenario};
 
@@ -47,6 +55,9 @@ fn main() {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == bare::FLAG) {
         return bare::serve();
+    }
+    if let Some(sync) = value(&mut args, "--sync") {
+        return with_sync_time(&sync, &args);
     }
     let quick = args.iter().any(|arg| arg == "--quick");
     let nodes = number(&mut args, "--nodes").unwrap_or(1);
@@ -97,4 +108,25 @@ fn value(args: &mut Vec<String>, option: &str) -> Option<String> {
     args.remove(at);
     assert!(at < args.len(), "{option} needs a value");
     Some(args.remove(at))
+}
+
+/// Runs this program again, with syncs that last at least so long.
+fn with_sync_time(text: &str, args: &[String]) {
+    let time: Duration = hooklane::domain::time::parse_duration(text)
+        .unwrap_or_else(|_| panic!("--sync takes a duration such as 1ms"));
+    // The database runs as another user, who must be able to read it.
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let delay = dir.path().join("delay");
+    std::fs::write(&delay, time.as_micros().to_string()).unwrap();
+    let library = preload::compile(dir.path(), "slow_sync.c");
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(args)
+        .env("LD_PRELOAD", library)
+        .env("SLOW_SYNC", delay)
+        .status()
+        .unwrap();
+    drop(dir);
+    exit(status.code().unwrap_or(1));
 }

@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::Value;
 
 use super::daemon::{Home, Servers, Setup};
-use super::incidents::preload;
 use super::pooler::Pooler;
 use super::postgres;
+use super::preload;
 use super::redis_server::RedisServer;
 use super::world::World;
 
@@ -276,7 +276,7 @@ fn a_server_that_would_be_refused_is_told_with_the_remedy_and_gets_no_tables() {
 fn a_clock_that_is_off_is_told_at_the_start_and_by_the_doctor() {
     let servers = Servers::on(postgres::shared());
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let library = preload(dir.path(), "wrong_clock.c");
+    let library = preload::compile(dir.path(), "wrong_clock.c");
     let mut home = Home::of(&servers, "a");
     let library = library.to_str().unwrap().to_owned().leak();
     home.environment = vec![("LD_PRELOAD", library), ("CLOCK_AHEAD", "600")];

@@ -3,8 +3,7 @@
 //!
 //! A daemon needs a minute to learn usual values, so the incidents that need them run in parallel.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,10 +12,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::daemon::{Client, Daemon, Home, Servers, Setup};
-use super::postgres;
 use super::sink::{Answer, Sink};
 use super::top::Terminal;
 use super::world::{Ask, PATIENCE, World, until, within};
+use super::{postgres, preload};
 
 /// Time limit until a daemon knows usual values, or is late.
 const LONG: Duration = Duration::from_secs(240);
@@ -286,14 +285,16 @@ fn a_slow_disk_is_named() {
     let delay = dir.path().join("delay");
     let mut home = Home::new(Setup::Embedded);
     let text = |path: &Path| -> &'static str { path.to_str().unwrap().to_owned().leak() };
-    home.environment
-        .push(("LD_PRELOAD", text(&preload(dir.path(), "slow_sync.c"))));
+    home.environment.push((
+        "LD_PRELOAD",
+        text(&preload::compile(dir.path(), "slow_sync.c")),
+    ));
     home.environment.push(("SLOW_SYNC", text(&delay)));
     let world = world(home);
     let _traffic = usual(&world, 10, 1);
     let _acute = acute();
     // Many times what a sync takes on a machine that builds something meanwhile.
-    std::fs::write(&delay, "1000").unwrap();
+    std::fs::write(&delay, "1000000").unwrap();
     finds(&world, 2);
     let said = told(
         &world.home,
@@ -306,20 +307,6 @@ fn a_slow_disk_is_named() {
         ],
     );
     assert!(is_dated(&said), "{said}");
-}
-
-/// Compiles what takes the place of a function of libc.
-pub fn preload(dir: &Path, source: &str) -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spec");
-    let source = tests.join(source);
-    let library = dir.join("preload.so");
-    let mut compiler = Command::new("cc");
-    compiler
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library);
-    let compiled = compiler.arg(source).arg("-ldl").status();
-    assert!(compiled.expect("cc, which tests/run installs").success());
-    library
 }
 
 /// Two nodes, each with lanes, and a hook.

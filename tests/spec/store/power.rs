@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::Value;
 
 use super::daemon::{Home, Setup};
-use super::incidents::preload;
+use super::preload;
 use super::seeds::seeds;
 use super::world::{Ask, World, send, state_path};
 
@@ -239,7 +239,7 @@ fn record() -> ([Vec<u8>; 2], Vec<Call>) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let text = |path: &Path| -> &'static str { path.to_str().unwrap().to_owned().leak() };
     let notes = dir.path().join("trace");
-    let library = preload(dir.path(), "power.c");
+    let library = preload::compile(dir.path(), "power.c");
     world.home.environment.push(("LD_PRELOAD", text(&library)));
     world.home.environment.push(("POWER_TRACE", text(&notes)));
     let daemon = world.home.start();
