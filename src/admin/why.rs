@@ -87,7 +87,8 @@ impl Admin {
             };
             class = whole.class;
         }
-        let lost = self.store.count_lost(Some(stream.id)).await?;
+        let lost = self.store.count_lost_of(stream.id, hook.id, &name.key);
+        let lost = lost.await?;
         if lost > 0 {
             class = Class::Us;
             let events = counted(lost, "acknowledged event", "acknowledged events");
