@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Admin, Error};
+use super::{Admin, Error, unused};
 use crate::api::{self, SecretRow, SecretSpec, VerifySpec};
 use crate::domain::hook::{Hook, Work};
 use crate::domain::name::Name;
@@ -166,7 +166,18 @@ impl Admin {
     /// # Errors
     /// [`Error::Missing`] hook.
     pub async fn secrets(&self, name: &Name) -> Result<Vec<SecretRow>, Error> {
-        Ok(rows(&self.hook(name).await?))
+        let hook = self.hook(name).await?;
+        let mut rows = rows(&hook);
+        let uses = self.secret_uses(Some(&hook)).await?;
+        let mut unused = unused::unused(&hook, &uses, Timestamp::now());
+        for row in rows.iter_mut().filter(|row| row.handler.is_none()) {
+            let id = row.id.as_deref().unwrap_or_default();
+            let used = uses.iter().find(|one| one.secret == id);
+            row.last_used_at = used.map(|one| one.last_at);
+            let at = unused.iter().position(|one| one.secret == id);
+            row.unused = at.map(|at| unused.swap_remove(at));
+        }
+        Ok(rows)
     }
 
     /// Adds a secret. Both it and the existing one are in force until one is removed.
@@ -324,6 +335,8 @@ fn rows(hook: &Hook) -> Vec<SecretRow> {
         handler: handler.clone(),
         added_at: sealed.map(Sealed::at),
         usable,
+        last_used_at: None,
+        unused: None,
         key: sealed.map(|sealed| sealed.key_id().to_owned()),
         secret: None,
     };

@@ -105,6 +105,10 @@ fn text(why: &api::Diagnosis, columns: Option<u16>) -> Vec<String> {
         facts.push(("helps", printable_line(&one.helps).to_string()));
         facts.push(("the last", printable_line(&sample(one)).to_string()));
     }
+    for one in &why.unused_secrets {
+        facts.push(("secret", printable_line(&one.told).to_string()));
+        facts.push(("helps", printable_line(&one.helps).to_string()));
+    }
     lines.extend(aligned(&fitted(&facts, columns)));
     lines
 }
