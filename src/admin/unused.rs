@@ -110,7 +110,7 @@ fn told(
         told,
         helps: match is_old {
             true => remove,
-            false => format!("give it to the sender, or: {remove}"),
+            false => format!("give it to the sender; or: {remove}"),
         },
     }
 }
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(found(&[used("new", 101, 200), used("old", 11, 177)]), []);
 
         let told = "secret new of hook pay has verified no request; the sender signs with old";
-        let helps = "give it to the sender, or: hooklane hooks secrets remove pay new";
+        let helps = "give it to the sender; or: hooklane hooks secrets remove pay new";
         let early = found(&[used("old", 11, 124)]);
         assert_eq!(early, [(told.to_owned(), helps.to_owned())]);
         assert_eq!(found(&[used("old", 11, 123)]), []);

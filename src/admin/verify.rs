@@ -233,9 +233,13 @@ impl Admin {
     /// [`Error::Missing`] hook or secret; [`Error::Conflict`] for the last secret in force.
     pub async fn remove_secret(&self, name: &Name, id: &str) -> Result<SecretRow, Error> {
         let hook = self.hook(name).await?;
-        let mut found = rows(&hook).into_iter();
-        let row = found.find(|row| row.id.as_deref() == Some(id));
-        let row = row.ok_or_else(|| Error::missing("secret", id))?;
+        let mut rows = rows(&hook);
+        let at = rows.iter().position(|row| row.id.as_deref() == Some(id));
+        let Some(at) = at else {
+            let there = rows.iter().filter_map(|row| row.id.as_deref());
+            return Err(Error::missing_like("secret", id, there));
+        };
+        let row = rows.swap_remove(at);
         let mut plan = HookPlan::from(&hook);
         let secrets = match &row.handler {
             Some(handler) => signing(&mut plan, handler)?,
@@ -249,9 +253,14 @@ impl Admin {
         };
         let rest = secrets.without(id).unwrap_or_default();
         if row.usable && rest.open.is_empty() {
-            return Err(Error::Conflict(
-                "it is the only secret in force; add the next one first: hooklane hooks secrets add".into(),
-            ));
+            let handler = row
+                .handler
+                .iter()
+                .map(|handler| format!(" --handler {handler}"));
+            let handler: String = handler.collect();
+            return Err(Error::Conflict(format!(
+                "it is the only secret in force; add the next one first: hooklane hooks secrets add {name}{handler}"
+            )));
         }
         *secrets = rest;
         self.set_secrets(&hook, &plan).await?;

@@ -16,7 +16,7 @@ use super::world::{Ask, Reply, World, ended, until};
 
 on_both_setups! {
     what_official_libraries_sign_is_stored_once_and_one_changed_byte_is_not
-    what_github_documents_and_shopify_accepts_is_stored_once
+    what_github_signs_and_shopify_accepts_is_stored_once
     a_signature_takes_the_place_of_the_write_key_and_a_key_does_not_take_its_place
     a_rejected_sender_learns_nothing_and_the_operator_learns_why
     a_secret_is_rotated_without_a_lost_event
@@ -140,10 +140,12 @@ fn what_official_libraries_sign_is_stored_once_and_one_changed_byte_is_not(setup
     }
 }
 
-fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
-    // The example of GitHub's documentation, and a signature that npm @shopify/shopify-api 13.1.0 accepts.
+fn what_github_signs_and_shopify_accepts_is_stored_once(setup: Setup) {
+    // The example of GitHub's documentation, a signature of npm @octokit/webhooks-methods 6.0.0, and one that npm
+    // @shopify/shopify-api 13.1.0 accepts.
     let body = r#"{"id":"evt_1PqLm8","type":"charge.succeeded","created":1700000000,"text":"Zürich é \u00e9 \"x\""}"#;
     let github = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    let octokit = "sha256=6f60f2ffccf37dcc1fe5cb107591cc7b8892df4cb0f3b55087cd43f34695c09f";
     let shopify = "BOiREgqIm/PZ5I/xqT+9d+8DjwcBaqiOpMHw10bJrzQ=";
     let files = [
         ("github.secret", "It's a Secret to Everybody"),
@@ -164,6 +166,13 @@ fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
             "Hello, World!",
         ),
         (
+            "github",
+            "X-Hub-Signature-256",
+            octokit,
+            "X-GitHub-Delivery",
+            body,
+        ),
+        (
             "shopify",
             "X-Shopify-Hmac-SHA256",
             shopify,
@@ -171,10 +180,10 @@ fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
             body,
         ),
     ] {
-        let ask = |id_value: &str, body: &str| {
+        let ask = |delivery: &str, body: &str| {
             let ask = Ask::post(hook)
                 .header(header, signature)
-                .header(id, id_value);
+                .header(id, format!("{delivery} of {signature}"));
             world.ask(&ask.body(body))
         };
         assert_eq!(ask("d1", body).status, 202, "{hook}");
@@ -289,6 +298,15 @@ fn a_rejected_sender_learns_nothing_and_the_operator_learns_why(setup: Setup) {
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
+    let told = doctor(&world)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let clock = "ago: clock off by 7m";
+    assert!(
+        told.contains("a sender of hook pay, ") && told.contains(clock),
+        "{told}"
+    );
     // One row for each reason, whatever is sent, and nothing in it by which a signature could be made.
     for _ in 0..20 {
         world.ask(&plain);
@@ -421,10 +439,13 @@ fn a_secret_that_no_longer_verifies_anything_is_named(setup: Setup) {
     two_days_pass(&mut world, old);
     let told =
         format!("secret {new} of hook pay has verified no request; the sender signs with {old}");
-    let helps = format!("give it to the sender, or: {}", remove(new));
+    let (give, helps) = ("give it to the sender", format!("or: {}", remove(new)));
     for shown in [doctor(&world), why(&world)] {
         let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(shown.contains(&told) && shown.contains(&helps), "{shown}");
+        assert!(
+            shown.contains(&told) && shown.contains(give) && shown.contains(&helps),
+            "{shown}"
+        );
         assert!(!shown.contains(SECRET) && !shown.contains(OTHER), "{shown}");
     }
     let listed = world.home.run(&["hooks", "secrets", "list", "pay"]);
