@@ -27,6 +27,7 @@ mod resize;
 mod stops;
 mod streams;
 mod tryout;
+mod unused;
 mod verdict;
 mod verify;
 mod why;

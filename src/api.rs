@@ -61,7 +61,7 @@ pub use stream::{
     Hold, HoldResult, Retry, RetryResult, Skip, SkipResult, State, Stream, StreamRow, Waiting,
     WaitingEvent,
 };
-pub use verify::{Rejection, SecretRow, SecretSpec, VerifyEdit, VerifySpec};
+pub use verify::{Rejection, SecretRow, SecretSpec, UnusedSecret, VerifyEdit, VerifySpec};
 pub use why::{
     CursorDiagnosis, Diagnosis, EventDiagnosis, Help, Hints, HintsSpec, NodeHints, StreamLane,
 };

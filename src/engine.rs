@@ -30,6 +30,7 @@ mod relay;
 mod release;
 mod replays;
 mod running_lanes;
+pub mod secret_uses;
 mod share;
 mod signals;
 #[cfg(test)]
@@ -98,6 +99,8 @@ pub struct Engine {
     pub applied: applied::Applied,
     /// Rejections on this node that are not stored yet.
     pub rejections: rejections::Rejections,
+    /// Uses of verifying secrets that are not yet stored.
+    pub secret_uses: secret_uses::SecretUses,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Hints to and from other nodes.
@@ -156,6 +159,7 @@ impl Engine {
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
             rejections: rejections::Rejections::default(),
+            secret_uses: secret_uses::SecretUses::default(),
             front: front::Front::start(threads).map_err(|error| {
                 Error::Refused(format!("no threads to take events in: {error}"))
             })?,
@@ -379,6 +383,7 @@ impl Running {
             member.go(engine).await;
         }
         self.engine.store_uses().await;
+        self.engine.store_secret_uses().await;
         self.engine.store_rejections().await;
         self.engine.store.clone().close().await;
     }

@@ -35,6 +35,7 @@ mod prune;
 mod rebuilds;
 mod rejections;
 mod replays;
+mod secret_uses;
 mod stops;
 mod streams;
 mod vault;
@@ -87,6 +88,7 @@ pub use rebuilds::{
 };
 pub use rejections::Rejection;
 pub use replays::{NewReplay, RunningReplay};
+pub use secret_uses::SecretUse;
 pub use stops::{HookStop, ITSELF, NamespaceMove, Stuck};
 pub use streams::{
     CursorRow, CursorState, CursorsFilter, NamespaceCounts, StreamCursors, StreamRow,

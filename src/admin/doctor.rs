@@ -3,6 +3,7 @@
 
 mod retention;
 mod secrets;
+mod senders;
 
 use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -111,6 +112,10 @@ impl Admin {
         match self.secrets_check().await {
             Ok(found) => checks.extend(found),
             Err(error) => checks.push(refused("secrets", &error.to_string())),
+        }
+        match self.clocks_of_senders().await {
+            Ok(found) => checks.extend(found),
+            Err(error) => checks.push(refused("clock", &error.to_string())),
         }
         Ok(checks)
     }

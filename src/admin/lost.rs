@@ -23,7 +23,7 @@ impl Admin {
                 event: lost.id,
                 hook: hook.map(|hook| hook.name.clone()),
                 stream: hook.zip(lost.key).map(name),
-                seq: lost.seq,
+                seq: lost.place.map(|(_, seq)| seq),
                 node: lost.node,
                 found_at: lost.found_at,
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Admin, Error};
+use super::{Admin, Error, unused};
 use crate::api::{self, SecretRow, SecretSpec, VerifySpec};
 use crate::domain::hook::{Hook, Work};
 use crate::domain::name::Name;
@@ -166,7 +166,18 @@ impl Admin {
     /// # Errors
     /// [`Error::Missing`] hook.
     pub async fn secrets(&self, name: &Name) -> Result<Vec<SecretRow>, Error> {
-        Ok(rows(&self.hook(name).await?))
+        let hook = self.hook(name).await?;
+        let mut rows = rows(&hook);
+        let uses = self.secret_uses(Some(&hook)).await?;
+        let mut unused = unused::unused(&hook, &uses, Timestamp::now());
+        for row in rows.iter_mut().filter(|row| row.handler.is_none()) {
+            let id = row.id.as_deref().unwrap_or_default();
+            let used = uses.iter().find(|one| one.secret == id);
+            row.last_used_at = used.map(|one| one.last_at);
+            let at = unused.iter().position(|one| one.secret == id);
+            row.unused = at.map(|at| unused.swap_remove(at));
+        }
+        Ok(rows)
     }
 
     /// Adds a secret. Both it and the existing one are in force until one is removed.
@@ -222,9 +233,13 @@ impl Admin {
     /// [`Error::Missing`] hook or secret; [`Error::Conflict`] for the last secret in force.
     pub async fn remove_secret(&self, name: &Name, id: &str) -> Result<SecretRow, Error> {
         let hook = self.hook(name).await?;
-        let mut found = rows(&hook).into_iter();
-        let row = found.find(|row| row.id.as_deref() == Some(id));
-        let row = row.ok_or_else(|| Error::missing("secret", id))?;
+        let mut rows = rows(&hook);
+        let at = rows.iter().position(|row| row.id.as_deref() == Some(id));
+        let Some(at) = at else {
+            let there = rows.iter().filter_map(|row| row.id.as_deref());
+            return Err(Error::missing_like("secret", id, there));
+        };
+        let row = rows.swap_remove(at);
         let mut plan = HookPlan::from(&hook);
         let secrets = match &row.handler {
             Some(handler) => signing(&mut plan, handler)?,
@@ -238,9 +253,14 @@ impl Admin {
         };
         let rest = secrets.without(id).unwrap_or_default();
         if row.usable && rest.open.is_empty() {
-            return Err(Error::Conflict(
-                "it is the only secret in force; add the next one first: hooklane hooks secrets add".into(),
-            ));
+            let handler = row
+                .handler
+                .iter()
+                .map(|handler| format!(" --handler {handler}"));
+            let handler: String = handler.collect();
+            return Err(Error::Conflict(format!(
+                "it is the only secret in force; add the next one first: hooklane hooks secrets add {name}{handler}"
+            )));
         }
         *secrets = rest;
         self.set_secrets(&hook, &plan).await?;
@@ -324,6 +344,8 @@ fn rows(hook: &Hook) -> Vec<SecretRow> {
         handler: handler.clone(),
         added_at: sealed.map(Sealed::at),
         usable,
+        last_used_at: None,
+        unused: None,
         key: sealed.map(|sealed| sealed.key_id().to_owned()),
         secret: None,
     };

@@ -87,7 +87,8 @@ impl Admin {
             };
             class = whole.class;
         }
-        let lost = self.store.count_lost(Some(stream.id)).await?;
+        let lost = self.store.count_lost_of(stream.id, hook.id, &name.key);
+        let lost = lost.await?;
         if lost > 0 {
             class = Class::Us;
             let events = counted(lost, "acknowledged event", "acknowledged events");
@@ -110,14 +111,19 @@ impl Admin {
                 "" => self.rejections(&hook.name).await?,
                 _ => Vec::new(),
             },
+            unused_secrets: match name.key.as_str() {
+                "" => self.unused_secrets(&hook).await?,
+                _ => Vec::new(),
+            },
         })
     }
 
-    /// The diagnosis of a hook that has no stream with the empty key: its rejections.
+    /// The diagnosis of a hook that has no stream with the empty key: its rejections and unused secrets.
     async fn why_hook(&self, name: &StreamName) -> Result<api::Diagnosis, Error> {
         let hook = self.hook(&name.hook).await?;
         let rejections = self.rejections(&hook.name).await?;
-        if rejections.is_empty() {
+        let unused_secrets = self.unused_secrets(&hook).await?;
+        if rejections.is_empty() && unused_secrets.is_empty() {
             return Err(self.no_stream(&hook, name).await?);
         }
         let slot = Slot::of(&hook.name, &name.key);
@@ -137,6 +143,7 @@ impl Admin {
             event: None,
             deliveries: forwards::deliveries(self.engine()?, &hook),
             rejections,
+            unused_secrets,
         })
     }
 

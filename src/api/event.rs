@@ -126,8 +126,9 @@ pub struct LostEvent {
     pub hook: Option<Name>,
     /// Its stream; `null` when that is lost too.
     pub stream: Option<StreamName>,
-    /// Its former place in the stream, which another event may have now.
-    pub seq: Seq,
+    /// Its former place in the stream, which another event may have now; `null` if it was held back for a
+    /// reorder window.
+    pub seq: Option<Seq>,
     /// Node that acknowledged it.
     pub node: String,
     /// Time at which it was found missing.

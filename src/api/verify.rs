@@ -95,9 +95,28 @@ pub struct SecretRow {
     pub usable: bool,
     /// Id of the key that encrypts it; `null` if it is stored in plain text.
     pub key: Option<String>,
+    /// Time of the latest request that it verified, to the minute; `null` for none and for a secret that
+    /// signs deliveries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Timestamp>,
+    /// Set if it no longer verifies anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused: Option<UnusedSecret>,
     /// Text of the secret, only in the answer to the request that generated it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+}
+
+/// A secret that verifies nothing: its hook accepted requests for a day or longer, and none was signed
+/// with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedSecret {
+    /// Id of the secret.
+    pub secret: String,
+    /// The finding, in a sentence.
+    pub told: String,
+    /// Next step for the operator.
+    pub helps: String,
 }
 
 /// Rejected requests of a hook with the same reason.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::OrderCounts;
 use super::condition::Condition;
-use super::{Class, Deliveries, Lane, Rejection};
+use super::{Class, Deliveries, Lane, Rejection, UnusedSecret};
 use crate::domain::event::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::keep::Keep;
@@ -46,6 +46,9 @@ pub struct Diagnosis {
     /// Latest rejected requests of the hook, newest first; only for a stream without a key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<Rejection>,
+    /// Secrets of the hook that verify nothing; only for a stream without a key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unused_secrets: Vec<UnusedSecret>,
 }
 
 /// Diagnosis of one handler in a stream.

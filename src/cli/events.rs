@@ -291,7 +291,8 @@ impl Row for LostEvent {
         vec![
             short(self.event),
             stream.or_else(hook).unwrap_or_else(|| "-".to_owned()),
-            self.seq.to_string(),
+            self.seq
+                .map_or_else(|| "held".to_owned(), |seq| seq.to_string()),
             self.node.clone(),
             self.found_at.to_string(),
         ]

@@ -102,11 +102,24 @@ fn text(why: &api::Diagnosis, columns: Option<u16>) -> Vec<String> {
         let times = counted(one.count, "request", "requests");
         let told = printable_line(&one.told);
         facts.push(("rejected", format!("{times}, the last {ago} ago: {told}")));
-        facts.push(("helps", printable_line(&one.helps).to_string()));
+        facts.extend(steps(&one.helps));
         facts.push(("the last", printable_line(&sample(one)).to_string()));
+    }
+    for one in &why.unused_secrets {
+        facts.push(("secret", printable_line(&one.told).to_string()));
+        facts.extend(steps(&one.helps));
     }
     lines.extend(aligned(&fitted(&facts, columns)));
     lines
+}
+
+/// The next steps for an operator, each in a line of its own.
+fn steps(helps: &str) -> impl Iterator<Item = (&'static str, String)> {
+    let labels = std::iter::once("helps").chain(std::iter::repeat(""));
+    let steps = helps
+        .split("; ")
+        .map(|step| printable_line(step).to_string());
+    labels.zip(steps)
 }
 
 /// Column at which facts begin.

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, CertificateError};
 
 use crate::trust;
 
@@ -23,7 +24,32 @@ pub async fn secure(stream: TcpStream, authority: &str) -> Result<TlsStream<TcpS
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| Error::new(ErrorKind::InvalidInput, "its host is no name for TLS"))?;
-    TlsConnector::from(Arc::new(trust::tls()?))
-        .connect(name, stream)
-        .await
+    let secured = TlsConnector::from(Arc::new(trust::tls()?)).connect(name, stream);
+    secured.await.map_err(|error| told(error, host))
+}
+
+/// An error of the handshake in words. Errors of a certificate say what to do.
+fn told(error: Error, host: &str) -> Error {
+    use rustls::Error::InvalidCertificate;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(InvalidCertificate(fault)) = inner else {
+        return error;
+    };
+    let text = match fault {
+        CertificateError::UnknownIssuer => {
+            "this machine does not trust its certificate: name that of its CA with SSL_CERT_FILE=FILE".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("its certificate is not for {host}: give --url with a name that is in it")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired".to_owned()
+        }
+        // The library has no variant of its own for this.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "its certificate is one of a CA: make one with -addext basicConstraints=critical,CA:FALSE".to_owned()
+        }
+        _ => return error,
+    };
+    Error::other(text)
 }

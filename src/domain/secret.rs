@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::seal::Sealed;
+use super::time::Timestamp;
 
 const PREFIX: &str = "whsec_";
 
@@ -165,6 +166,13 @@ impl Secrets {
         rest.locked.retain(|sealed| !is_meant(sealed));
         let count = |all: &Self| all.open.len() + all.locked.len();
         (count(&rest) < count(self)).then_some(rest)
+    }
+
+    /// Ids of the encrypted secrets, each with the time at which the secret was given.
+    pub fn ids(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        let open = self.open.iter().filter_map(Secret::sealed);
+        open.chain(&self.locked)
+            .map(|sealed| (sealed.id(), sealed.at()))
     }
 
     /// True if there are secrets but none can be decrypted.

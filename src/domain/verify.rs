@@ -117,18 +117,17 @@ pub struct Verify {
 }
 
 impl Verify {
-    /// Verifies a request.
+    /// Verifies a request; returns the secret that made its signature.
     ///
     /// # Errors
     /// [`Rejected`] with the cause, which must not be told to the sender.
-    pub fn check(&self, request: &Request<'_>, now: Timestamp) -> Result<(), Rejected> {
-        let keys = self
-            .secrets
-            .open
-            .iter()
-            .map(|secret| self.scheme.key(secret));
+    pub fn check(&self, request: &Request<'_>, now: Timestamp) -> Result<&Secret, Rejected> {
         let claim = self.scheme.claim(request)?;
-        claim.check(keys, request.body, now, self.tolerance)
+        let mut secrets = self.secrets.open.iter();
+        let made = secrets.find(|secret| claim.is_made_with(&self.scheme.key(secret)));
+        let secret = made.ok_or(Rejected::NoMatch)?;
+        claim.check_beside(request.body, now, self.tolerance)?;
+        Ok(secret)
     }
 
     /// The key that made the signature of a request; `None` if no secret in force did.

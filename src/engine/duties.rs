@@ -33,7 +33,7 @@ struct Duty {
     work: fn(Arc<Engine>, Beginning) -> Work,
 }
 
-const DUTIES: [Duty; 17] = [
+const DUTIES: [Duty; 18] = [
     Duty {
         name: "membership",
         every: None,
@@ -103,6 +103,11 @@ const DUTIES: [Duty; 17] = [
         name: "uses of keys",
         every: Some(Duration::from_secs(60)),
         work: |engine, _| Box::pin(async move { engine.store_uses().await }),
+    },
+    Duty {
+        name: "uses of secrets",
+        every: Some(Duration::from_secs(60)),
+        work: |engine, _| Box::pin(async move { engine.store_secret_uses().await }),
     },
     Duty {
         name: "rejections",

@@ -398,7 +398,8 @@ async fn find_lost(engine: &Engine, node: &str) {
     };
     engine.metrics.events_lost.inc_by(lost.len() as u64);
     for event in &lost {
-        let (id, hook, seq) = (event.id, event.hook.0, event.seq.0);
+        let (id, hook) = (event.id, event.hook.0);
+        let seq = event.place.map(|(_, seq)| seq.0);
         tracing::error!(%id, hook, seq, "an acknowledged event is lost");
     }
     let lost = lost.len();

@@ -1,4 +1,4 @@
-//! Upkeep of stored rows: last uses of keys, rejected requests, and events of deleted hooks.
+//! Upkeep of stored rows: last uses of keys and secrets, rejected requests, and events of deleted hooks.
 
 use std::time::Duration;
 
@@ -16,6 +16,13 @@ impl Engine {
     pub(super) async fn store_uses(&self) {
         if let Err(error) = self.catalog.store_uses().await {
             tracing::warn!(%error, "the last uses of keys were not stored");
+        }
+    }
+
+    /// Stores the uses of verifying secrets. After an error they stay for the next call.
+    pub(super) async fn store_secret_uses(&self) {
+        if let Err(error) = self.secret_uses.store(&self.store).await {
+            tracing::warn!(%error, "the uses of secrets were not stored");
         }
     }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::edge::Peer;
 use crate::domain::hook::Hook;
 use crate::domain::name::hex;
+use crate::domain::seal::Sealed;
 use crate::domain::time::Timestamp;
 use crate::domain::verify::Verify;
 use crate::domain::verify::claim::{Rejected, Request};
@@ -94,8 +95,13 @@ pub(super) fn check(
     let url = verify.url(head.uri.query());
     let request = request(head, &url, body);
     let now = Timestamp::now();
-    let Err(rejected) = verify.check(&request, now) else {
-        return Ok(());
+    let rejected = match verify.check(&request, now) {
+        Ok(secret) => {
+            let id = secret.sealed().map(Sealed::id);
+            id.inspect(|id| engine.secret_uses.note(hook.id, id, now));
+            return Ok(());
+        }
+        Err(rejected) => rejected,
     };
     if rejected == Rejected::NoMatch && !verify.secrets.locked.is_empty() {
         // A secret that cannot be decrypted now may match, so the sender is asked to try again.

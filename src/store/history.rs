@@ -5,10 +5,11 @@
 
 use sqlx::FromRow;
 
-use super::backend::ops::History;
+use super::backend::ops::{History, Place};
 use super::{Error, Store};
 use crate::domain::event::{EventId, StreamId};
 use crate::domain::hook::HookId;
+use crate::domain::name::OrderingKey;
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
@@ -29,12 +30,10 @@ pub struct LostEvent {
     pub id: EventId,
     /// Its hook.
     pub hook: HookId,
-    /// Its stream.
-    pub stream: StreamId,
     /// Its ordering key; `None` where the stream is lost too.
     pub key: Option<String>,
-    /// Its former place in the stream, which another event may have now.
-    pub seq: Seq,
+    /// Its former place; `None` if it was held back. Another event may have the seq now.
+    pub place: Option<(StreamId, Seq)>,
     /// Id of the node that acknowledged it.
     pub node: String,
     /// Time at which it was found missing.
@@ -53,10 +52,10 @@ const HALT: &str = "update cursors c set condition = 'held', retry_at = null, re
       'the database lost events: position ' || c.position || ', but the head is ' || s.head
     from streams s where s.id = c.stream and c.position > s.head and c.condition <> 'held'";
 
-const ADD: &str = "insert into lost_events (id, hook, stream, seq, node, found_at)
-    values ($1, $2, $3, $4, $5, $6) on conflict (id) do nothing";
+const ADD: &str = "insert into lost_events (id, hook, stream, seq, ordering_key, node, found_at)
+    values ($1, $2, $3, $4, $5, $6, $7) on conflict (id) do nothing";
 
-const LIST: &str = "select l.id, l.hook, l.stream, s.ordering_key, l.seq, l.node, l.found_at
+const LIST: &str = "select l.id, l.hook, l.stream, coalesce(l.ordering_key, s.ordering_key) as ordering_key, l.seq, l.node, l.found_at
     from lost_events l left join streams s on s.id = l.stream and s.hook = l.hook
     where l.seen_at is null order by l.found_at, l.hook, l.stream, l.seq limit $1";
 
@@ -120,20 +119,26 @@ impl Store {
             lost.extend(missing.into_iter().map(|event| LostEvent {
                 id: event.id,
                 hook: event.hook,
-                stream: event.stream,
-                key: None,
-                seq: event.seq,
+                key: match &event.place {
+                    Place::HeldBack(key) => Some(key.as_str().to_owned()),
+                    Place::Stream(..) => None,
+                },
+                place: event.place.in_stream(),
                 node: node.to_owned(),
                 found_at,
             }));
         }
         let mut writing = self.begin().await?;
         for event in &lost {
+            let (stream, seq) = event
+                .place
+                .map_or((0, 0), |(stream, seq)| (stream.0, seq.0));
             sqlx::query(ADD)
                 .bind(event.id.as_bytes().to_vec())
                 .bind(event.hook.0)
-                .bind(event.stream.0)
-                .bind(event.seq.0)
+                .bind(stream)
+                .bind(seq)
+                .bind(event.key.as_deref())
                 .bind(&event.node)
                 .bind(found_at.as_millis())
                 .execute(&mut writing.tx)
@@ -150,17 +155,29 @@ impl Store {
         Ok(rows.into_iter().map(RawLost::lost).collect())
     }
 
-    /// Number of unconfirmed lost events, of one stream or of all.
-    pub async fn count_lost(&self, stream: Option<StreamId>) -> Result<u64, Error> {
+    /// Number of unconfirmed lost events.
+    pub async fn count_lost(&self) -> Result<u64, Error> {
         const COUNT: &str = "select count(*) from lost_events where seen_at is null";
-        const OF_STREAM: &str =
-            "select count(*) from lost_events where seen_at is null and stream = $1";
-        let count = match stream {
-            Some(stream) => sqlx::query_scalar(OF_STREAM).bind(stream.0),
-            None => sqlx::query_scalar(COUNT),
-        };
-        let count: i64 = count.fetch_one(&self.reader).await?;
-        Ok(u64::try_from(count).unwrap_or(0))
+        let count: i64 = sqlx::query_scalar(COUNT).fetch_one(&self.reader).await?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// Number of unconfirmed lost events of a stream, those included that were held back for it.
+    pub async fn count_lost_of(
+        &self,
+        stream: StreamId,
+        hook: HookId,
+        key: &OrderingKey,
+    ) -> Result<u64, Error> {
+        const COUNT: &str = "select count(*) from lost_events where seen_at is null
+            and (stream = $1 or hook = $2 and ordering_key = $3)";
+        let count: i64 = sqlx::query_scalar(COUNT)
+            .bind(stream.0)
+            .bind(hook.0)
+            .bind(key.as_str())
+            .fetch_one(&self.reader)
+            .await?;
+        Ok(count.unsigned_abs())
     }
 
     /// Marks every lost event as known to the operator. Returns their number.
@@ -193,9 +210,8 @@ impl RawLost {
         LostEvent {
             id: EventId::from_bytes(self.id.try_into().unwrap_or_default()),
             hook: HookId(self.hook),
-            stream: StreamId(self.stream),
             key: self.ordering_key,
-            seq: Seq(self.seq),
+            place: (self.seq > 0).then_some((StreamId(self.stream), Seq(self.seq))),
             node: self.node,
             found_at: Timestamp::from_millis(self.found_at),
         }

@@ -6,7 +6,7 @@ mod rows;
 mod terms;
 
 use super::backend::Backend;
-use super::{Error, Store, Writing, rejections};
+use super::{Error, Store, Writing, rejections, secret_uses};
 use crate::domain::event::StreamId;
 use crate::domain::forward::Begin;
 use crate::domain::handshake::Handshake;
@@ -318,6 +318,7 @@ impl Writing<'_> {
         if edited.rows_affected() == 0 {
             return Ok(false);
         }
+        self.forget_removed_secrets(hook, plan).await?;
         if hook.versioning != plan.versioning {
             self.move_windows(hook.id, plan.versioning.as_ref()).await?;
         }
@@ -336,6 +337,18 @@ impl Writing<'_> {
             handlers::begin(&mut self.tx, hook.id, new, plan.from, at).await?;
         }
         Ok(true)
+    }
+
+    /// Deletes the uses of the verifying secrets that the plan no longer has.
+    async fn forget_removed_secrets(&mut self, hook: &Hook, plan: &HookPlan) -> Result<(), Error> {
+        let before = hook.verify.iter().flat_map(|verify| verify.secrets.ids());
+        for (id, _) in before {
+            let mut after = plan.verify.iter().flat_map(|verify| verify.secrets.ids());
+            if !after.any(|(kept, _)| kept == id) {
+                secret_uses::forget(&mut self.tx, hook.id, Some(id)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends the windows of waiting events as the new rule says. Events without a version do not wait.
@@ -367,6 +380,7 @@ impl Writing<'_> {
         }
         handlers::remove_all(&mut self.tx, hook, at).await?;
         rejections::forget(&mut self.tx, hook).await?;
+        secret_uses::forget(&mut self.tx, hook, None).await?;
         Ok(true)
     }
 }

@@ -19,7 +19,7 @@ use super::backend::session::{Reader, Session};
 use super::database::Server;
 
 /// Small tables, moved in one transaction, with their columns; both databases use the same names.
-const SMALL: [(&str, &str); 12] = [
+const SMALL: [(&str, &str); 13] = [
     ("namespaces", "id, name, created_at, warn_ms, crit_ms"),
     (
         "lane_sets",
@@ -45,6 +45,7 @@ const SMALL: [(&str, &str); 12] = [
         "rejections",
         "hook, reason, count, first_at, last_at, found, clock_ms, sample",
     ),
+    ("secret_uses", "hook, secret, first_at, last_at"),
     ("dead_letters", "handler, stream, seq, reason, created_at"),
     ("marks", "stream, handler, namespace, slot, mark"),
     (

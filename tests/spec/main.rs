@@ -117,6 +117,8 @@ mod cluster;
 mod failover;
 #[path = "cluster/push.rs"]
 mod push;
+#[path = "cluster/reorder.rs"]
+mod reorder;
 #[path = "cluster/resize.rs"]
 mod resize;
 

@@ -1,4 +1,4 @@
-//! Check of the hooks' secrets: they are encrypted, and this node's key decrypts them.
+//! Check of the hooks' secrets: they are encrypted, this node's key decrypts them, and senders use them.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Surroundings;
 use crate::admin::{Admin, Error};
-use crate::api::Check;
+use crate::api::{Check, UnusedSecret};
 use crate::store::{Database, Vault};
 use crate::text::counted;
 
@@ -61,8 +61,28 @@ impl Admin {
             );
             checks.push(Check::ok("secrets", text));
         }
+        checks.extend(unused(self.all_unused_secrets().await?));
         Ok(checks)
     }
+}
+
+/// Names the secrets that verify nothing, each in a line of its own up to [`NAMED_MAX`].
+fn unused(found: Vec<UnusedSecret>) -> Vec<Check> {
+    let more = found.len().saturating_sub(NAMED_MAX);
+    let named = found.into_iter().take(NAMED_MAX);
+    let mut checks: Vec<_> = named
+        .map(|one| Check::warn("secrets", one.told, one.helps))
+        .collect();
+    if more > 0 {
+        let others = counted(more as u64, "other secret verifies", "other secrets verify");
+        let text = format!("{others} nothing");
+        checks.push(Check::warn(
+            "secrets",
+            text,
+            "hooklane hooks secrets list HOOK",
+        ));
+    }
+    checks
 }
 
 /// Checks the key file against the encrypted secrets of a database, before a node starts: `sealed` are the

@@ -75,7 +75,7 @@ impl Admin {
         let names = self.names(catalog, &own, now).await?;
         self.tell(&own, &names, now);
         if engine.member.is_some() {
-            let lost = self.store.count_lost(None).await?;
+            let lost = self.store.count_lost().await?;
             self.monitor.seen.lock().lost = lost;
         }
         let view = engine.member.as_ref().map(Member::view).unwrap_or_default();

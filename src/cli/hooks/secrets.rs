@@ -11,6 +11,8 @@ use crate::cli::print::{Columns, Row};
 use crate::cli::reach::Reach;
 use crate::cli::{Exit, Printer};
 use crate::domain::name::Name;
+use crate::domain::time::Timestamp;
+use crate::text::{duration, printable_line};
 
 /// Rotate the secrets that verify senders or sign deliveries
 ///
@@ -116,12 +118,17 @@ impl All {
                 "the key of this node does not decrypt all of them: hooklane doctor"
             ))?;
         }
+        for unused in secrets.items.iter().filter_map(|row| row.unused.as_ref()) {
+            let (told, helps) = (printable_line(&unused.told), printable_line(&unused.helps));
+            out.foot(format_args!("{told}. Next: {helps}"))?;
+        }
         Ok(Exit::Done)
     }
 }
 
 impl Row for SecretRow {
-    const HEADER: &'static [&'static str] = &["SECRET", "USE", "STATE", "KEY", "ADDED"];
+    const HEADER: &'static [&'static str] =
+        &["SECRET", "USE", "STATE", "LAST USED", "KEY", "ADDED"];
     const DROPS: &'static [&'static str] = &["KEY", "ADDED"];
 
     fn cells(&self) -> Vec<String> {
@@ -133,9 +140,15 @@ impl Row for SecretRow {
                 None => "verifies senders".to_owned(),
             },
             match (self.usable, &self.id) {
+                (true, Some(_)) if self.unused.is_some() => "unused".to_owned(),
                 (true, Some(_)) => "in force".to_owned(),
                 (true, None) => "plain text".to_owned(),
                 (false, _) => "locked".to_owned(),
+            },
+            match (self.last_used_at, &self.handler) {
+                (Some(at), _) => format!("{} ago", duration(Timestamp::now().since(at))),
+                (None, None) => "never".to_owned(),
+                (None, Some(_)) => "-".to_owned(),
             },
             or_dash(self.key.clone()),
             or_dash(self.added_at.map(|at| at.to_string())),

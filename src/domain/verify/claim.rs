@@ -1,7 +1,7 @@
 //! A signed request as a scheme reads it: the signed bytes, the algorithm and the signatures.
 //!
-//! The files beside this one turn a [`Request`] into a [`Claim`] and decide nothing. [`Claim::check`]
-//! decides for all schemes: in constant time, over the full length, and with the time stamp last.
+//! The files beside this one turn a [`Request`] into a [`Claim`] and decide nothing. [`Claim`] decides for
+//! all schemes: in constant time, over the full length, and with the time stamp last.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -105,20 +105,16 @@ impl<'r> Claim<'r> {
         }
     }
 
-    /// Checks the signatures against all `keys`, then the hash of `body`, then the time.
+    /// Checks the rest of a claim whose signature is good: the hash of `body`, then the time.
     ///
     /// # Errors
     /// [`Rejected`] with the cause, which must not be told to the sender.
-    pub fn check<K: AsRef<[u8]>>(
+    pub fn check_beside(
         &self,
-        keys: impl IntoIterator<Item = K>,
         body: &[u8],
         now: Timestamp,
         tolerance: Duration,
     ) -> Result<(), Rejected> {
-        if !keys.into_iter().any(|key| self.is_made_with(key.as_ref())) {
-            return Err(Rejected::NoMatch);
-        }
         if let Some(hash) = &self.body_hash
             && !bool::from(hash.as_slice().ct_eq(&Sha256::digest(body)))
         {

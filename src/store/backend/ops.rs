@@ -432,16 +432,34 @@ impl History {
 }
 
 /// An event that was stored and may have been acknowledged to its sender.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Acknowledged {
     /// Id of the event.
     pub id: EventId,
     /// Its hook.
     pub hook: HookId,
-    /// Its stream.
-    pub stream: StreamId,
-    /// Its place in the stream.
-    pub seq: Seq,
+    /// Its place when it was stored.
+    pub place: Place,
+}
+
+/// Place of a stored event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a stream.
+    Stream(StreamId, Seq),
+    /// Held back for a reorder window, for the stream of this ordering key. Its seq is not known even
+    /// when it is released, since another node may do that.
+    HeldBack(OrderingKey),
+}
+
+impl Place {
+    /// Stream and seq; `None` for an event that was held back.
+    pub(in crate::store) fn in_stream(&self) -> Option<(StreamId, Seq)> {
+        match self {
+            Self::Stream(stream, seq) => Some((*stream, *seq)),
+            Self::HeldBack(_) => None,
+        }
+    }
 }
 
 /// Concurrency with which events are best given to the store.

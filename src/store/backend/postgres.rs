@@ -130,26 +130,26 @@ impl Postgres {
         self.past.recent()
     }
 
-    /// Those of the given events that the server does not have and that retention has not removed.
+    /// Those of the given events that the server does not have and that retention has not removed. An
+    /// event that was held back counts as missing if it was removed since its release.
     pub async fn missing(&self, events: &[Acknowledged]) -> Result<Vec<Acknowledged>, Error> {
         const MISSING: &str = "select u.ord from unnest($1::bytea[], $2::bigint[], $3::bigint[])
               with ordinality as u (id, stream, seq, ord)
             where not exists (select 1 from events e where e.id = u.id)
+              and not exists (select 1 from waiting w where w.id = u.id)
               and not exists (select 1 from streams s where s.id = u.stream and s.floor >= u.seq)";
         let ids: Vec<_> = events.iter().map(|event| *event.id.as_bytes()).collect();
+        let places = || events.iter().map(|event| event.place.in_stream());
+        let streams: Vec<_> = places().map(|at| at.map(|(stream, _)| stream.0)).collect();
+        let seqs: Vec<_> = places().map(|at| at.map(|(_, seq)| seq.0)).collect();
         let mut db = self.connection().await?;
         let asked = sqlx::query_scalar(MISSING)
             .bind(ids)
-            .bind(
-                events
-                    .iter()
-                    .map(|event| event.stream.0)
-                    .collect::<Vec<_>>(),
-            )
-            .bind(events.iter().map(|event| event.seq.0).collect::<Vec<_>>());
+            .bind(streams)
+            .bind(seqs);
         let missing: Vec<i64> = asked.fetch_all(&mut db).await?;
         db.end().await?;
-        let event = |ord: i64| events.get(usize::try_from(ord - 1).ok()?).copied();
+        let event = |ord: i64| events.get(usize::try_from(ord - 1).ok()?).cloned();
         Ok(missing.into_iter().filter_map(event).collect())
     }
 

@@ -292,6 +292,7 @@ fn no_table_is_forgotten() {
         "namespaces",
         "normals",
         "rejections",
+        "secret_uses",
         "streams",
         "waiting",
     ];

@@ -23,7 +23,9 @@ use super::postgres::Server;
 use super::store::{event, plan};
 use super::world::{Ask, Reply, World, until};
 
-const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n";
+const HOOKS: &str = "[[hooks]]\nname = 'orders'\nreduce = 'count'\norder_by = 'body:/account'\n\
+    [[hooks]]\nname = 'later'\norder_by = '/account'\nversion_by = '/v'\nreorder_window = '1h'\n\
+    [[hooks]]\nname = 'soon'\nreduce = 'count'\norder_by = '/account'\nversion_by = '/v'\nreorder_window = '10ms'\n";
 const ACCOUNTS: usize = 6;
 
 /// Two nodes on a server that has a standby.
@@ -287,6 +289,46 @@ fn what_is_missing_is_named(pair: &Pair) {
     until(|| (!told(&pair.status()).contains("failed over")).then_some(()));
     let audit = pair.second.run(&["audit", "list"]);
     assert!(audit.contains("events lost --acknowledge"), "{audit}");
+}
+
+/// An event that a window holds back is acknowledged before it is in a stream.
+#[test]
+fn held_back_events_that_a_standby_did_not_have_yet_are_named_and_no_others() {
+    let pair = Pair::start();
+    let hold = |home: &Home, hook: &str| {
+        let body = json!({"account": "c1", "v": 7}).to_string();
+        let reply = ask(home, Ask::post(hook).key(&pair.first.write).body(body));
+        assert_eq!(reply.status, 202, "{reply:?}");
+        reply.json()["event"].as_str().unwrap().to_owned()
+    };
+    // One is still held back on the standby, the other was released.
+    hold(&pair.first.home, "later");
+    hold(&pair.second, "soon");
+    pair.first.state("soon/c1", 1);
+    pair.send_and_cut_off();
+    let mut lost = [&pair.first.home, &pair.second].map(|home| hold(home, "later"));
+    lost.sort();
+    pair.fail_over();
+    pair.has_noticed();
+
+    let said = pair.second.run(&["events", "lost", "-o", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let items = said["items"].as_array().unwrap();
+    let mut named: Vec<_> = items
+        .iter()
+        .map(|row| row["event"].as_str().unwrap())
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, lost);
+    for row in items {
+        assert_eq!(
+            (&row["stream"], &row["seq"]),
+            (&json!("later/c1"), &Value::Null)
+        );
+    }
+    assert_eq!(pair.total("hooklane_events_lost_total"), 2);
+    let shown = pair.second.run(&["events", "lost"]);
+    assert!(shown.contains("later/c1  held"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

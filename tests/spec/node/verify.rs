@@ -16,10 +16,11 @@ use super::world::{Ask, Reply, World, ended, until};
 
 on_both_setups! {
     what_official_libraries_sign_is_stored_once_and_one_changed_byte_is_not
-    what_github_documents_and_shopify_accepts_is_stored_once
+    what_github_signs_and_shopify_accepts_is_stored_once
     a_signature_takes_the_place_of_the_write_key_and_a_key_does_not_take_its_place
     a_rejected_sender_learns_nothing_and_the_operator_learns_why
     a_secret_is_rotated_without_a_lost_event
+    a_secret_that_no_longer_verifies_anything_is_named
     a_signing_secret_is_rotated_and_shown_once
     secrets_are_not_in_the_database_and_a_lost_key_is_told
     plain_signing_secrets_of_an_earlier_version_are_encrypted_at_the_next_start
@@ -139,10 +140,12 @@ fn what_official_libraries_sign_is_stored_once_and_one_changed_byte_is_not(setup
     }
 }
 
-fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
-    // The example of GitHub's documentation, and a signature that npm @shopify/shopify-api 13.1.0 accepts.
+fn what_github_signs_and_shopify_accepts_is_stored_once(setup: Setup) {
+    // The example of GitHub's documentation, a signature of npm @octokit/webhooks-methods 6.0.0, and one that npm
+    // @shopify/shopify-api 13.1.0 accepts.
     let body = r#"{"id":"evt_1PqLm8","type":"charge.succeeded","created":1700000000,"text":"Zürich é \u00e9 \"x\""}"#;
     let github = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    let octokit = "sha256=6f60f2ffccf37dcc1fe5cb107591cc7b8892df4cb0f3b55087cd43f34695c09f";
     let shopify = "BOiREgqIm/PZ5I/xqT+9d+8DjwcBaqiOpMHw10bJrzQ=";
     let files = [
         ("github.secret", "It's a Secret to Everybody"),
@@ -163,6 +166,13 @@ fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
             "Hello, World!",
         ),
         (
+            "github",
+            "X-Hub-Signature-256",
+            octokit,
+            "X-GitHub-Delivery",
+            body,
+        ),
+        (
             "shopify",
             "X-Shopify-Hmac-SHA256",
             shopify,
@@ -170,10 +180,10 @@ fn what_github_documents_and_shopify_accepts_is_stored_once(setup: Setup) {
             body,
         ),
     ] {
-        let ask = |id_value: &str, body: &str| {
+        let ask = |delivery: &str, body: &str| {
             let ask = Ask::post(hook)
                 .header(header, signature)
-                .header(id, id_value);
+                .header(id, format!("{delivery} of {signature}"));
             world.ask(&ask.body(body))
         };
         assert_eq!(ask("d1", body).status, 202, "{hook}");
@@ -288,6 +298,15 @@ fn a_rejected_sender_learns_nothing_and_the_operator_learns_why(setup: Setup) {
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
+    let told = doctor(&world)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let clock = "ago: clock off by 7m";
+    assert!(
+        told.contains("a sender of hook pay, ") && told.contains(clock),
+        "{told}"
+    );
     // One row for each reason, whatever is sent, and nothing in it by which a signature could be made.
     for _ in 0..20 {
         world.ask(&plain);
@@ -368,6 +387,99 @@ fn a_secret_is_rotated_without_a_lost_event(setup: Setup) {
         !last.status.success() && told.contains("add the next one first"),
         "{told}"
     );
+}
+
+/// Ids of the secrets, the newest first, each with the time of its last use.
+fn secrets(world: &World) -> Vec<(String, Option<String>)> {
+    let list = ["hooks", "secrets", "list", "pay", "-o", "json"];
+    let rows: Value = serde_json::from_str(&world.home.run(&list)).unwrap();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let items = rows["items"].as_array().unwrap().iter();
+    items
+        .map(|row| (text(&row["id"]).unwrap(), text(&row["last_used_at"])))
+        .collect()
+}
+
+/// The lines of `doctor` about secrets.
+fn doctor(world: &World) -> String {
+    let told = ended(&mut world.home.command(&["doctor"]));
+    let told = String::from_utf8(told.stdout).unwrap();
+    let lines = told.lines().skip_while(|line| !line.contains("secrets"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn a_secret_that_no_longer_verifies_anything_is_named(setup: Setup) {
+    let mut world = world(setup, STRIPE);
+    // As if the sender had used a secret for two more days than the other one.
+    let two_days_pass = |world: &mut World, id: &str| {
+        world.kill();
+        let later =
+            format!("update secret_uses set last_at = last_at + 172800000 where secret = '{id}'");
+        change(world, &later);
+        world.restart();
+    };
+    let remove = |id: &str| format!("hooklane hooks secrets remove pay {id}");
+
+    assert_eq!(sent(&world, SECRET, "evt_1").status, 202);
+    let new = world.home.write("new.secret", OTHER);
+    let add = [
+        "hooks",
+        "secrets",
+        "add",
+        "pay",
+        "--secret-file",
+        new.to_str().unwrap(),
+    ];
+    world.home.run(&add);
+    let [(new, None), (old, Some(_))] = &secrets(&world)[..] else {
+        panic!("{:?}", secrets(&world));
+    };
+    assert!(!doctor(&world).contains(&remove("")), "{}", doctor(&world));
+
+    two_days_pass(&mut world, old);
+    let told =
+        format!("secret {new} of hook pay has verified no request; the sender signs with {old}");
+    let (give, helps) = ("give it to the sender", format!("or: {}", remove(new)));
+    for shown in [doctor(&world), why(&world)] {
+        let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            shown.contains(&told) && shown.contains(give) && shown.contains(&helps),
+            "{shown}"
+        );
+        assert!(!shown.contains(SECRET) && !shown.contains(OTHER), "{shown}");
+    }
+    let listed = world.home.run(&["hooks", "secrets", "list", "pay"]);
+    let [_, of_new, of_old] = listed.lines().collect::<Vec<_>>()[..] else {
+        panic!("{listed}");
+    };
+    assert!(
+        of_new.contains("unused") && of_old.contains("in force"),
+        "{listed}"
+    );
+
+    assert_eq!(sent(&world, OTHER, "evt_2").status, 202);
+    assert!(secrets(&world)[0].1.is_some());
+    two_days_pass(&mut world, new);
+    two_days_pass(&mut world, new);
+    let told = format!("secret {old} of hook pay verified its last request");
+    let shown = doctor(&world)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    assert!(
+        shown.contains(&told) && shown.contains(&remove(old)),
+        "{shown}"
+    );
+    assert!(!shown.contains(&remove(new)), "{shown}");
+
+    world.home.run(&["hooks", "secrets", "remove", "pay", old]);
+    assert!(!doctor(&world).contains(&remove("")), "{}", doctor(&world));
+    // The last use is kept when a node stops.
+    let before = secrets(&world);
+    assert!(before[0].1.is_some());
+    world.kill();
+    world.restart();
+    assert_eq!(secrets(&world), before);
 }
 
 fn a_signing_secret_is_rotated_and_shown_once(setup: Setup) {
@@ -544,20 +656,27 @@ fn secrets_are_not_in_the_database_and_a_lost_key_is_told(setup: Setup) {
     );
 }
 
-/// Runs a statement in the database of a world whose daemon is gone, and gives the secrets of its handlers.
-fn stored_secrets(world: &World, statement: Option<&str>) -> String {
+/// The database file of a world whose daemon is gone.
+fn file(world: &World) -> rusqlite::Connection {
+    rusqlite::Connection::open(world.home.data().join("hooklane.db")).unwrap()
+}
+
+/// Runs a statement in the database of a world whose daemon is gone.
+fn change(world: &World, statement: &str) {
+    match &world.home.servers {
+        Some(servers) => drop(servers.ask(statement)),
+        None => drop(file(world).execute(statement, []).unwrap()),
+    }
+}
+
+/// The secrets of the handlers of a world whose daemon is gone.
+fn stored_secrets(world: &World) -> String {
     const SECRETS: &str = "select secrets from handlers where kind = 'forward'";
     match &world.home.servers {
-        Some(servers) => {
-            statement.map(|statement| servers.ask(statement));
-            servers.ask(SECRETS).into_iter().collect()
-        }
-        None => {
-            let file = world.home.data().join("hooklane.db");
-            let db = rusqlite::Connection::open(file).unwrap();
-            statement.map(|statement| db.execute(statement, []).unwrap());
-            db.query_row(SECRETS, [], |row| row.get(0)).unwrap()
-        }
+        Some(servers) => servers.ask(SECRETS).into_iter().collect(),
+        None => file(world)
+            .query_row(SECRETS, [], |row| row.get(0))
+            .unwrap(),
     }
 }
 
@@ -573,7 +692,8 @@ fn plain_signing_secrets_of_an_earlier_version_are_encrypted_at_the_next_start(s
     let mut world = World::at(home, &[], &hooks);
     world.kill();
     let plain = format!("update handlers set secrets = '[\"{SECRET}\"]' where kind = 'forward'");
-    assert!(stored_secrets(&world, Some(&plain)).contains(SECRET));
+    change(&world, &plain);
+    assert!(stored_secrets(&world).contains(SECRET));
     world.restart();
     let rows = world
         .home
@@ -585,7 +705,7 @@ fn plain_signing_secrets_of_an_earlier_version_are_encrypted_at_the_next_start(s
     let seen = until(|| sink.seen().into_iter().next());
     assert!(super::forward::is_signed(&seen, SECRET), "{seen:?}");
     world.kill();
-    let stored = stored_secrets(&world, None);
+    let stored = stored_secrets(&world);
     assert!(
         stored.contains("v1.") && !stored.contains(SECRET),
         "{stored}"

@@ -17,7 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::version::{Late, Version};
 use crate::store::Error;
 use crate::store::backend::ops::{
-    Acknowledged, Appended, Due, NewEvent, RELEASED_BYTES_MAX, RELEASED_MAX, Released,
+    Acknowledged, Appended, Due, NewEvent, Place, RELEASED_BYTES_MAX, RELEASED_MAX, Released,
 };
 
 /// Time limit for resolving an unknown outcome; the senders that wait for it have a deadline too.
@@ -237,6 +237,8 @@ impl Postgres {
         let began = Instant::now();
         let result = self.call_wait(events, again).await;
         self.report(began, result.as_ref().map_or(0, Vec::len), 0, &result);
+        let known = appended_ids(events, &result);
+        self.past.acknowledged(known, Instant::now());
         result
     }
 
@@ -287,14 +289,17 @@ impl Postgres {
 /// The new events of a result, which are acknowledged to their senders.
 fn appended_ids(events: &[&NewEvent], result: &Result<Vec<Appended>, Error>) -> Vec<Acknowledged> {
     let appended = result.iter().flatten();
-    let known = |(event, appended): (&&NewEvent, &Appended)| match appended {
-        Appended::New { stream, seq, .. } => Some(Acknowledged {
+    let known = |(event, appended): (&&NewEvent, &Appended)| {
+        let place = match appended {
+            Appended::New { stream, seq, .. } => Place::Stream(*stream, *seq),
+            Appended::HeldBack => Place::HeldBack(event.key.clone()),
+            Appended::Duplicate { .. } | Appended::Gone | Appended::Refused => return None,
+        };
+        Some(Acknowledged {
             id: event.id,
             hook: event.hook,
-            stream: *stream,
-            seq: *seq,
-        }),
-        _ => None,
+            place,
+        })
     };
     events.iter().zip(appended).filter_map(known).collect()
 }

@@ -94,7 +94,7 @@ impl RecentHistory {
     pub fn recent(&self) -> Vec<Acknowledged> {
         let recent = self.acknowledged.lock();
         let batches = recent.batches.iter();
-        batches.flat_map(|(_, batch)| batch).copied().collect()
+        batches.flat_map(|(_, batch)| batch).cloned().collect()
     }
 }
 
@@ -111,13 +111,13 @@ mod tests {
     use crate::domain::event::{EventId, StreamId};
     use crate::domain::hook::HookId;
     use crate::domain::position::Seq;
+    use crate::store::backend::ops::Place;
 
     fn batch(count: usize) -> Vec<Acknowledged> {
         let event = Acknowledged {
             id: EventId::from_bytes([0; 16]),
             hook: HookId(1),
-            stream: StreamId(1),
-            seq: Seq(1),
+            place: Place::Stream(StreamId(1), Seq(1)),
         };
         vec![event; count]
     }
