@@ -285,4 +285,8 @@ fn the_mark_of_a_namespace_follows_its_worst_verdict() {
     world.accepted("orders", "{}");
     world.held("orders");
     marks("fine", "trouble");
+    // A second finding that is less bad changes nothing.
+    home.run(&["lanes", "pause", "--all", "--namespace", "eu", "--yes"]);
+    until(|| (snapshot(home, "eu")["verdicts"].as_array()?.len() == 2).then_some(()));
+    marks("fine", "trouble");
 }
