@@ -18,7 +18,7 @@ use crate::domain::name::StreamName;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 use crate::text::{counted, duration, printable_line};
-pub use facts::{Facts, QUIET, Silent, UNHEARD};
+pub use facts::{Facts, MISSED, QUIET, Silent, UNHEARD};
 pub(super) use house::storage;
 use house::{disks, hangs, hints, lost, no_owner};
 use lateness::{flood, late, one_stream, slow_code, too_few_lanes};
@@ -151,12 +151,12 @@ fn well(facts: &Facts<'_>) -> Verdict {
     }
 }
 
-/// Names the node with work in its lanes whose last heartbeat is oldest, if it is older than one beat. Its
-/// lanes may stand still without its being known yet.
+/// Names the node with work in its lanes that has been silent for longest, if its heartbeat is late. Its lanes
+/// may stand still, and nobody knows it yet.
 fn unheard(facts: &Facts<'_>) -> String {
     let has_work = |lane: &&Lane| lane.backlog > 0 || facts.uncounted;
     let lanes = facts.lanes.iter().filter(has_work);
-    let owners = lanes.filter_map(|lane| facts.unheard_owner(lane, Duration::ZERO));
+    let owners = lanes.filter_map(|lane| facts.unheard_owner(lane, MISSED));
     let longest = owners.max_by_key(|node| node.silent);
     longest.map_or_else(String::new, |Silent { node, silent, .. }| {
         let (node, silent) = (printable_line(node), duration(*silent));

@@ -13,6 +13,10 @@ use crate::domain::time::Timestamp;
 /// because its report may be too old.
 pub const UNHEARD: Duration = Duration::from_secs(1);
 
+/// Time within which the heartbeat of a healthy node is seen. A longer silence is named beside the work that
+/// waits for the node.
+pub const MISSED: Duration = Duration::from_millis(1_500);
+
 /// Time without a heartbeat, two beats, after which a node is reported as silent. It may still be only slow.
 pub const QUIET: Duration = Duration::from_secs(2);
 
