@@ -280,6 +280,15 @@ impl Store {
         }
     }
 
+    /// Waits until the server is known not to answer, and still does not half a second later. Never returns on
+    /// SQLite.
+    pub async fn stays_silent(&self) {
+        match &self.reader.silence {
+            Some(silence) => silence.stays().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Begins a write transaction. On SQLite it first waits for the write lock.
     async fn begin(&self) -> Result<Writing<'_>, Error> {
         let (turn, begin) = self.backend.write_lock().await;

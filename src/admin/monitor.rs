@@ -25,7 +25,6 @@ use feed::Feeds;
 pub use follower::Follower;
 pub(super) use own_report::commit_p99;
 use seen::MonitorState;
-pub(super) use whole::QUIET;
 
 use crate::api;
 use crate::domain::time::Timestamp;

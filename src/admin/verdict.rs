@@ -17,8 +17,8 @@ use crate::api::{Class, Condition, CursorLine, Lane, LaneState, Rule, Severity, 
 use crate::domain::name::StreamName;
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
-use crate::text::{counted, duration};
-pub use facts::{Facts, Silent};
+use crate::text::{counted, duration, printable_line};
+pub use facts::{Facts, MISSED, QUIET, Silent, UNHEARD};
 pub(super) use house::storage;
 use house::{disks, hangs, hints, lost, no_owner};
 use lateness::{flood, late, one_stream, slow_code, too_few_lanes};
@@ -138,14 +138,28 @@ fn well(facts: &Facts<'_>) -> Verdict {
     let busiest = percent(busiest.fold(0.0, f64::max));
     let commit = facts.storage.commit_p99_ms;
     let commit = commit.map_or_else(String::new, |ms| format!(", commit {}", millis(ms)));
+    let unheard = unheard(facts);
     Verdict {
         severity: Severity::Fine,
         more: None,
         ..verdict(
             Rule::Well,
             Class::Ok,
-            format!("{oldest}, busiest lane {busiest}{commit}, nothing set aside"),
+            format!("{oldest}, busiest lane {busiest}{commit}, nothing set aside{unheard}"),
             String::new(),
         )
     }
+}
+
+/// Names the node with work in its lanes that has been silent for longest, if its heartbeat is late. Its lanes
+/// may stand still, and nobody knows it yet.
+fn unheard(facts: &Facts<'_>) -> String {
+    let has_work = |lane: &&Lane| lane.backlog > 0 || facts.uncounted;
+    let lanes = facts.lanes.iter().filter(has_work);
+    let owners = lanes.filter_map(|lane| facts.unheard_owner(lane, MISSED));
+    let longest = owners.max_by_key(|node| node.silent);
+    longest.map_or_else(String::new, |Silent { node, silent, .. }| {
+        let (node, silent) = (printable_line(node), duration(*silent));
+        format!(", node {node} silent for {silent}")
+    })
 }

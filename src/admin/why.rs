@@ -4,8 +4,9 @@ mod advice;
 
 use std::time::Duration;
 
-use super::monitor::{QUIET, commit_p99};
+use super::monitor::commit_p99;
 use super::namespaces::check_lanes;
+use super::verdict::{MISSED, QUIET};
 use super::{Admin, Error, forwards, stops};
 use crate::api::{self, Class, CursorDiagnosis, EventDiagnosis, Help, LaneState, Rule, Verdict};
 use crate::domain::cursor::{Condition, CursorId};
@@ -74,7 +75,8 @@ impl Admin {
         let catalog = self.engine()?.catalog.now();
         let stop = catalog.stops.hooks.get(&hook.id);
         let is_stuck = stop.is_some_and(|stop| stop.stuck().is_some());
-        let (mut class, mut verdict) = verdict(name, &cursors, &lane, is_stuck);
+        let unheard = silence(self.engine()?, &lane).filter(|silence| *silence >= MISSED);
+        let (mut class, mut verdict) = verdict(name, &cursors, (&lane, unheard), is_stuck);
         if class == Class::Ok
             && cursors.iter().any(|cursor| cursor.behind > 0)
             && let Some(whole) = self.verdict_of(name, &hook, &lane)

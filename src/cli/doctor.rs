@@ -362,15 +362,13 @@ const REMEDY_AT: usize = 72;
 /// Column at which findings begin.
 const TEXT_AT: usize = 17;
 
+/// Mark before a remedy that stands below its finding.
+const REMEDY_MARK: &str = "-> ";
+
 /// One line such as `warn  keys       ops-ana expires in 6 days`, with the remedy beside it, or below
-/// it when there is no room. A long finding is wrapped in its column.
+/// it when there is no room. A long finding and a long remedy are wrapped in their columns.
 fn line(check: &Check, room: Option<u16>) -> String {
-    let text = printable_line(&check.text).to_string();
-    let text = match room {
-        Some(room) => folded(&text, usize::from(room).saturating_sub(TEXT_AT)),
-        None => text,
-    };
-    let text = text.replace('\n', &format!("\n{:TEXT_AT$}", ""));
+    let text = column(&printable_line(&check.text).to_string(), TEXT_AT, room);
     let found = format!("{:<5} {:<10} {text}", check.grade.word(), check.name);
     let Some(remedy) = &check.remedy else {
         return found;
@@ -380,8 +378,20 @@ fn line(check: &Check, room: Option<u16>) -> String {
     let has_room = room.is_none_or(|room| beside.width() <= usize::from(room));
     match has_room && found.width() < REMEDY_AT {
         true => beside,
-        false => format!("{found}\n{:TEXT_AT$}-> {remedy}", ""),
+        false => {
+            let remedy = column(&remedy.to_string(), TEXT_AT + REMEDY_MARK.len(), room);
+            format!("{found}\n{:TEXT_AT$}{REMEDY_MARK}{remedy}", "")
+        }
     }
+}
+
+/// Wraps a text that begins at column `at`, so that each further line begins there too.
+fn column(text: &str, at: usize, room: Option<u16>) -> String {
+    let Some(room) = room else {
+        return text.to_owned();
+    };
+    let text = folded(text, usize::from(room).saturating_sub(at));
+    text.replace('\n', &format!("\n{:at$}", ""))
 }
 
 #[cfg(test)]
@@ -405,5 +415,16 @@ mod tests {
         let lines = line(&long, Some(80));
         assert!(lines.lines().all(|line| line.width() <= 80), "{lines}");
         assert_eq!(lines.matches("words").count(), 12);
+
+        let advised = Check::warn("disk", "some words", "some words ".repeat(12).trim());
+        let lines = line(&advised, Some(80));
+        assert!(lines.lines().all(|line| line.width() <= 80), "{lines}");
+        let mut below = lines.lines().skip(2);
+        let at = |line: &str| line.len() - line.trim_start().len();
+        assert!(
+            below.all(|line| at(line) == TEXT_AT + REMEDY_MARK.len()),
+            "{lines}"
+        );
+        assert!(lines.lines().count() > 2 && !line(&advised, None).contains("words\n     "));
     }
 }

@@ -25,8 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Time limit for an answer of the database.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Interval at which a changed report is published.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Interval of heartbeats, each with the newest report. The lease needs them every [`RENEWAL`] only; more
+/// frequent ones let the other nodes see a silence within two seconds.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Settings of a node in a cluster.
 pub struct Node {
@@ -54,7 +55,6 @@ struct State {
     lease: Lease,
     watch: Watch,
     beaten: Duration,
-    reported: String,
     /// Configuration version that this node has published as the one it acts by.
     config_seen: i64,
     leaving: bool,
@@ -99,7 +99,6 @@ impl Member {
                 lease: Lease::begun(sent),
                 watch: Watch::default(),
                 beaten: sent,
-                reported: String::new(),
                 config_seen: 0,
                 leaving: false,
                 history,
@@ -146,10 +145,8 @@ impl Member {
         let sent = since_boot();
         let due = {
             let state = self.state.lock();
-            let since = sent.saturating_sub(state.beaten);
-            let is_news = state.reported != report;
             let waited_for = state.config_seen != config;
-            since >= RENEWAL || waited_for || (since >= REPORT_EVERY && is_news)
+            sent.saturating_sub(state.beaten) >= BEAT_EVERY || waited_for
         };
         if !due {
             return Ok(true);
@@ -161,7 +158,6 @@ impl Member {
         let mut state = self.state.lock();
         state.lease.renewed(sent);
         state.beaten = sent;
-        state.reported = report;
         state.config_seen = config;
         Ok(true)
     }

@@ -11,6 +11,7 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 
 use super::auth::{self, Access, KEY_HEADER};
 use super::dedupe::{DedupeKey, dedupe_key};
@@ -30,7 +31,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::version::Version;
 use crate::engine::Engine;
 use crate::engine::catalog::{Stale, Trusted};
-use crate::engine::intake::{Refused, Room};
+use crate::engine::intake::{Answer, Refused, Room};
 use crate::metrics;
 use crate::store::{self, Appended, NewEvent, Provided};
 
@@ -130,8 +131,7 @@ async fn accept(
     };
     let id = event.id;
     let answer = room.let_in(event).map_err(no_room)?;
-    // The channel closes without an answer only when the process stops.
-    let outcome = answer.await.unwrap_or(Err(Arc::new(store::Error::Closed)));
+    let outcome = outcome(engine, answer).await;
     let accepted = |event, seq, received_at, duplicate| Accepted {
         event,
         hook: hook.name.clone(),
@@ -169,6 +169,20 @@ async fn accept(
         Ok(Appended::Gone) => Err(unauthorized(Error::unauthorized())),
         Ok(Appended::Refused) => Err(not_stored(&store::Error::Integrity(String::new()))),
         Err(error) => Err(not_stored(&error)),
+    }
+}
+
+/// Waits for the outcome of an event. While the database is known not to answer, its outcome may be resolved
+/// for seconds; the sender is told after half a second that it is not known. The event is stored or not, as if
+/// the sender had disconnected.
+async fn outcome(engine: &Engine, answer: oneshot::Receiver<Answer>) -> Answer {
+    tokio::select! {
+        biased;
+        // The channel closes without an answer only when the process stops.
+        answer = answer => answer.unwrap_or(Err(Arc::new(store::Error::Closed))),
+        () = engine.store.stays_silent() => {
+            Err(Arc::new(store::Error::Lost("no answer in time".to_owned())))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Error, Store};
 use crate::domain::event::StreamId;
 use crate::domain::lane::{LaneSet, SLOTS, Slot};
 use crate::domain::name::{Name, OrderingKey, StreamName};
+use crate::domain::time::Timestamp;
 
 /// Backlog of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct SlotBacklog {
     pub slot: u16,
     /// Number of events that wait.
     pub events: u64,
+    /// Time at which the oldest event of a flowing cursor was received.
+    pub oldest: Option<Timestamp>,
 }
 
 /// The stream with the largest backlog.
@@ -45,20 +48,24 @@ impl Store {
         const WAITING: &str = concat!(
             "select s.slot, cast(sum(s.head - ",
             position!(),
-            ") as bigint) from ",
+            ") as bigint), min(case when coalesce(c.condition, 'flowing') = 'flowing' then (
+              select e.received_at from events e where e.stream = s.id and e.seq = ",
+            position!(),
+            " + 1) end) from ",
             every_cursor!(),
             " where k.namespace = $1 and ",
             is_behind!(),
             " group by s.slot"
         );
         self.backend.index().await?;
-        let rows: Vec<(i64, i64)> = sqlx::query_as(WAITING)
+        let rows: Vec<(i64, i64, Option<i64>)> = sqlx::query_as(WAITING)
             .bind(namespace.as_str())
             .fetch_all(&self.reader)
             .await?;
-        let waiting = |(slot, events)| SlotBacklog {
+        let waiting = |(slot, events, oldest): (i64, i64, Option<i64>)| SlotBacklog {
             slot: u16::try_from(slot).unwrap_or_default(),
             events: u64::try_from(events).unwrap_or(0),
+            oldest: oldest.map(Timestamp::from_millis),
         };
         Ok(rows.into_iter().map(waiting).collect())
     }

@@ -377,7 +377,7 @@ impl App {
         let is_list = matches!(self.view, View::Nodes(_));
         let is_shown = |node: &&NodeLine| !is_list || self.filter.shows(&[("node", &node.node)]);
         let mut nodes: Vec<_> = nodes.iter().filter(is_shown).collect();
-        nodes.sort_by_key(|node| !is_in_trouble(node));
+        nodes.sort_by_key(|node| std::cmp::Reverse(severity(node)));
         nodes
     }
 
@@ -596,9 +596,15 @@ impl App {
     }
 }
 
-/// True if a node leaves or has been silent for 9 s.
-pub fn is_in_trouble(node: &NodeLine) -> bool {
-    node.leaving || node.beat_ms.is_some_and(|ms| ms > 9_000)
+/// Severity of a node. As in the verdicts, its silence is a finding after 2 s, and its lanes have no owner
+/// after 9 s.
+pub fn severity(node: &NodeLine) -> Severity {
+    match node.beat_ms.unwrap_or(0) {
+        9_000.. if !node.leaving => Severity::Trouble,
+        2_000.. => Severity::Unusual,
+        _ if node.leaving => Severity::Unusual,
+        _ => Severity::Fine,
+    }
 }
 
 /// Fate of an event in a word: `done`, or the first handler that has not applied it.

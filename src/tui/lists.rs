@@ -2,7 +2,7 @@
 
 use ratatui::text::Line;
 
-use super::app::{App, is_in_trouble};
+use super::app::{App, severity};
 use super::columns::{Column, Table, age, cut, fit, number, share, took};
 use super::fold::Entry;
 use super::frame::{WIDE, clock, ended, header, note, rule};
@@ -165,12 +165,7 @@ pub fn node_line(app: &App, node: &NodeLine, width: usize, is_selected: bool) ->
         ("UP", age(node.up_ms)),
         ("VERSION", printable_line(version).to_string()),
     ];
-    let severity = match (is_in_trouble(node), node.leaving) {
-        (true, false) => Severity::Trouble,
-        (true, true) => Severity::Unusual,
-        (false, _) => Severity::Fine,
-    };
-    row(app, table.named_row(&cells), severity, is_selected)
+    row(app, table.named_row(&cells), severity(node), is_selected)
 }
 
 /// The lanes of a node in this namespace, and, if there is room, the number of its other lanes.

@@ -425,6 +425,8 @@ fn every_action_of_a_stream_asks_first_and_is_about_the_selected_handler() {
         press(&mut app, KeyCode::Char(key));
         assert_eq!(press(&mut app, KeyCode::Enter), None, "Enter alone cancels");
     }
+    let footer = text(&stream(), 140, 40).pop().unwrap();
+    assert!(footer.contains("H release"), "{footer}");
     let mut app = stream();
     press(&mut app, KeyCode::Char('K'));
     typed(&mut app, "7k2m9qx5");
@@ -608,6 +610,44 @@ fn a_namespace_a_window_and_an_interval_are_followed_anew_and_a_node_shows_its_l
     assert_eq!(app.view, View::Nodes(None));
     press(&mut app, KeyCode::Enter);
     assert_eq!((app.filter.text(), app.lanes().len()), ("node:eu-1", 8));
+}
+
+#[test]
+fn the_mark_of_a_node_follows_the_verdict_about_its_silence() {
+    let mut app = app(PLAIN, 8);
+    press(&mut app, KeyCode::Tab);
+    for (beat_ms, mark) in [(1_900, ' '), (2_000, '~'), (8_900, '~'), (9_000, '!')] {
+        app.latest.as_mut().unwrap().nodes[0].beat_ms = Some(beat_ms);
+        let rows = text(&app, 80, 24);
+        let row = rows.iter().find(|row| row.contains("0-7")).unwrap();
+        assert_eq!(row.chars().nth(1), Some(mark), "{beat_ms}: {row}");
+    }
+}
+
+#[test]
+fn the_mark_of_a_namespace_is_that_of_its_worst_verdict() {
+    let mut app = app(PLAIN, 8);
+    let line = |(name, severity): (&str, &str)| {
+        serde_json::json!({"namespace": name, "lanes": 2, "generation": 3, "severity": severity,
+        "set_aside": 0, "oldest_ms": null, "flow_ms": null, "backlog": 0})
+    };
+    let all = [
+        ("default", "fine"),
+        ("globex", "unusual"),
+        ("initech", "trouble"),
+    ];
+    let mut seen = snapshot(8);
+    seen.namespaces = serde_json::from_value(all.map(line).into()).unwrap();
+    app.update(Message::Snapshot(Box::new(seen)));
+    press(&mut app, KeyCode::Char('n'));
+    for (width, height) in [(140, 40), (80, 24), (60, 16)] {
+        let rows = text(&app, width, height);
+        for (mark, (name, _)) in [' ', '~', '!'].into_iter().zip(all) {
+            let row = rows.iter().find(|row| row.contains(name)).unwrap();
+            let before = row.split(name).next().unwrap();
+            assert_eq!(before.chars().nth(1), Some(mark), "{name}: {row}");
+        }
+    }
 }
 
 #[test]

@@ -27,8 +27,9 @@ const COUNTS_EVERY: u64 = 60;
 /// Up to this number, streams are counted every ten seconds.
 const COUNTED_OFTEN: u64 = 10_000;
 
-/// Time limit of a round, after which the database is reported as not answering.
-const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Time limit of a round, after which the database is reported as not answering. With the second between
+/// two rounds that is known within three seconds.
+const LOOK_MAX: Duration = Duration::from_millis(1_500);
 
 impl Admin {
     /// Runs one round: publishes this node's report, composes the snapshots, and sends them to
@@ -53,8 +54,9 @@ impl Admin {
         };
         match &looked {
             Ok(()) => self.monitor.seen.lock().unanswered = None,
-            Err(Error::Store(error)) => self.note_failure(error.told(), now),
-            Err(error) => self.note_failure(error.to_string(), now),
+            // The round may have waited for the answer.
+            Err(Error::Store(error)) => self.note_failure(error.told(), Timestamp::now()),
+            Err(error) => self.note_failure(error.to_string(), Timestamp::now()),
         }
         let mut seen = self.monitor.seen.lock();
         let is_there = |name: &Name| catalog.lane_sets.contains_key(name);
@@ -138,6 +140,10 @@ impl Admin {
                 ..verdict::Facts::default()
             });
             if let Some(verdict) = storage {
+                // Every namespace is in this database.
+                for line in &mut known.namespaces {
+                    line.severity = line.severity.max(verdict.severity);
+                }
                 known.verdicts.insert(0, verdict);
             }
         }
@@ -200,7 +206,7 @@ impl Admin {
         };
         let mut lanes = whole.lanes(set);
         self.show_modes(set, &mut lanes).await?;
-        self.count_orphans(set, &mut lanes, whole).await?;
+        let is_counted = self.count_orphans(set, &mut lanes, whole).await?;
         let cursors = whole.cursors(namespace, &lanes);
         let thresholds = whole.catalog.thresholds(namespace);
         let help = match self.wants_help(namespace, thresholds, &lanes) {
@@ -218,47 +224,53 @@ impl Admin {
             cursors,
             help,
             counts,
+            uncounted: !is_counted,
         };
         let snapshot = compose(&mut seen, look, whole);
         seen.snapshots.insert(namespace.clone(), Arc::new(snapshot));
         Ok(())
     }
 
-    /// Fills in the backlog of lanes without an owner from the database, because their node no longer
-    /// reports.
+    /// Fills in the backlog of lanes whose node has not reported for a while from the database. False if
+    /// there are such lanes and too many streams to count each second.
     async fn count_orphans(
         &self,
         set: &LaneSet,
         lanes: &mut [Lane],
         whole: &Observation<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let unheard = whole.unheard();
-        let is_orphan = |lane: &&mut Lane| {
-            let node = lane.node.as_ref();
-            lane.state == LaneState::NoOwner || node.is_some_and(|node| unheard.contains(node))
+        let silence = |lane: &Lane| {
+            let mut unheard = unheard.iter();
+            let owner = unheard.find(|node| lane.node.as_ref() == Some(&node.node));
+            owner.map(|owner| owner.silent)
         };
+        let is_orphan = |lane: &Lane| lane.state == LaneState::NoOwner || silence(lane).is_some();
+        if !lanes.iter().any(is_orphan) {
+            return Ok(true);
+        }
         let is_small = {
             let seen = self.monitor.seen.lock();
             let space = seen.spaces.get(&set.namespace);
             let counts = space.and_then(|space| space.counts.as_ref());
             counts.is_some_and(|counts| counts.streams() <= COUNTED_OFTEN)
         };
-        if !is_small || !lanes.iter_mut().any(|lane| is_orphan(&lane)) {
-            return Ok(());
+        if !is_small {
+            return Ok(false);
         }
-        let mut waiting = HashMap::new();
+        let mut waiting: HashMap<_, Unseen> = HashMap::new();
         for slot in self.store.waiting(&set.namespace).await? {
-            let lane = set.lane(Slot(slot.slot));
-            *waiting.entry(lane).or_insert(0) += slot.events;
+            let of_lane = waiting.entry(set.lane(Slot(slot.slot))).or_default();
+            of_lane.events += slot.events;
+            let oldest = slot.oldest.map(|at| whole.now.since(at));
+            of_lane.oldest = of_lane.oldest.max(oldest);
         }
-        let silent = whole.silent();
-        for lane in lanes.iter_mut().filter(is_orphan) {
-            let mut silent = silent.iter();
-            let silent = silent.find(|silent| lane.node.as_ref() == Some(&silent.node));
-            let events = waiting.get(&lane.id).copied().unwrap_or(0);
-            waits_unseen(lane, events, silent.map(|silent| silent.silent));
+        for lane in lanes.iter_mut().filter(|lane| is_orphan(lane)) {
+            let unseen = waiting.remove(&lane.id).unwrap_or_default();
+            let silent = silence(lane);
+            waits_unseen(lane, &unseen, silent);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// True if it is worth a query to find out how many lanes would help.
@@ -292,14 +304,69 @@ impl Admin {
     }
 }
 
-/// Updates the figures of a lane whose node has fallen silent after its last report. Events that were
-/// set aside or kept then still are; the others may flow, and have waited at least since then.
-fn waits_unseen(lane: &mut Lane, events: u64, silent: Option<Duration>) {
+/// Work of a lane, as counted in the database.
+#[derive(Default)]
+struct Unseen {
+    events: u64,
+    /// Age of the oldest event of a flowing cursor.
+    oldest: Option<Duration>,
+}
+
+/// Updates the figures of a lane whose node has been silent since its last report; `None` if it has no
+/// node. Events that were set aside or kept then still are; the others may flow.
+fn waits_unseen(lane: &mut Lane, unseen: &Unseen, silent: Option<Duration>) {
+    let older = |ms: u64| ms.saturating_add(silent.map_or(0, millis));
     let stands = lane.backlog.saturating_sub(lane.backlog_flowing);
-    lane.backlog = events.max(stands);
+    lane.backlog = unseen.events.max(stands);
     lane.backlog_flowing = lane.backlog - stands;
-    let Some(silent) = silent else { return };
-    let older = |ms: u64| ms.saturating_add(millis(silent));
-    lane.flow_ms = (lane.backlog_flowing > 0).then(|| older(lane.flow_ms.unwrap_or(0)));
-    lane.oldest_ms = lane.oldest_ms.map(older).max(lane.flow_ms);
+    // The database does not know which hooks are paused. No flowing event is older than the report allows.
+    let known = silent.map(|_| older(lane.flow_ms.unwrap_or(0)));
+    let oldest = unseen.oldest.filter(|_| lane.backlog_flowing > 0);
+    lane.flow_ms = oldest.map(|age| millis(age).min(known.unwrap_or(u64::MAX)));
+    let stood = lane.oldest_ms.filter(|_| stands > 0).map(older);
+    lane.oldest_ms = stood.max(lane.flow_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Figures of a lane after its count: backlog, flowing backlog, FLOW and OLDEST.
+    fn counted(
+        reported: (u64, u64, Option<u64>, Option<u64>),
+        events: u64,
+        age: u64,
+    ) -> (u64, u64, Option<u64>, Option<u64>) {
+        let (backlog, backlog_flowing, flow_ms, oldest_ms) = reported;
+        let mut lane = Lane {
+            backlog,
+            backlog_flowing,
+            flow_ms,
+            oldest_ms,
+            ..crate::admin::lanes::idle(&"default-1-0".parse().unwrap())
+        };
+        let oldest = (events > 0).then_some(Duration::from_millis(age));
+        let unseen = Unseen { events, oldest };
+        waits_unseen(&mut lane, &unseen, Some(Duration::from_millis(1_500)));
+        let (flow, oldest) = (lane.flow_ms, lane.oldest_ms);
+        (lane.backlog, lane.backlog_flowing, flow, oldest)
+    }
+
+    #[test]
+    fn work_that_came_after_the_last_report_is_as_old_as_the_database_says() {
+        let idle = (0, 0, None, None);
+        assert_eq!(counted(idle, 0, 0), (0, 0, None, None));
+        assert_eq!(counted(idle, 3, 20), (3, 3, Some(20), Some(20)));
+        let busy = (2, 2, Some(400), Some(400));
+        assert_eq!(counted(busy, 3, 1_900), (3, 3, Some(1_900), Some(1_900)));
+        assert_eq!(counted(busy, 0, 0), (0, 0, None, None), "it was applied");
+        let held = (5, 0, None, Some(60_000));
+        assert_eq!(counted(held, 5, 61_500), (5, 0, None, Some(61_500)));
+        let more = counted(held, 6, 61_500);
+        assert_eq!(
+            more,
+            (6, 1, Some(1_500), Some(61_500)),
+            "held, so not flowing"
+        );
+    }
 }

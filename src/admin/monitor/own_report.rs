@@ -83,7 +83,7 @@ impl Admin {
         }
         report.sum_up(own);
         for lane in &mut report.lanes {
-            // Rates are rounded, so that a quiet cluster has no changes to write.
+            // Rates are rounded: the others add them up for people.
             lane.in_per_s = lane.in_per_s.map(f64::round);
             lane.out_per_s = lane.out_per_s.map(f64::round);
         }
@@ -92,7 +92,7 @@ impl Admin {
 }
 
 impl MonitorState {
-    /// The figures to report. Idle hooks are left out, so that a quiet cluster has no changes to write.
+    /// The figures to report. Idle hooks are left out, so that the report is short.
     fn told(&self) -> NodeReport {
         let hooks = self.hooks.iter().filter(|(_, pace)| pace.now > 0.0);
         let mut hooks: Vec<_> = hooks

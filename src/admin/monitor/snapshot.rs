@@ -31,6 +31,8 @@ pub struct Findings<'l> {
     pub help: Option<u16>,
     /// Numbers of streams, if they were counted in this round.
     pub counts: Option<store::NamespaceCounts>,
+    /// True if the work in the lanes of silent nodes was not counted.
+    pub uncounted: bool,
 }
 
 /// Composes a snapshot, and updates `seen` for the next round.
@@ -45,6 +47,7 @@ pub fn compose(
         cursors,
         help,
         counts,
+        uncounted,
     } = look;
     let now = whole.now;
     let ticks = seen.ticks;
@@ -75,7 +78,7 @@ pub fn compose(
     news.extend(space.note_operations(&operations));
     seen.note_troubles(whole.troubles(&storage), now);
     let commits = whole.slow_commits(&storage);
-    let silent = whole.silent();
+    let unheard = whole.unheard();
     let largest = whole.largest(&set.namespace);
     let paused = paused_hooks(set, whole.catalog, now);
     let stuck = stuck_hooks(set, whole.catalog, now);
@@ -88,7 +91,8 @@ pub fn compose(
         thresholds,
         lanes: &lanes,
         cursors: &cursors,
-        silent: &silent,
+        unheard: &unheard,
+        uncounted,
         heirs: &whole.heirs(),
         storage: storage.clone(),
         commits: &commits,

@@ -41,11 +41,11 @@ impl Admin {
             let share = used.saturating_sub(seen.cpu.0).as_secs_f64() / elapsed;
             seen.cpu = (used, clock, share);
         }
+        let around = self.surroundings.as_ref();
+        seen.room = around.and_then(|around| around.little_room());
         if !seen.ticks.is_multiple_of(STEP) {
             return;
         }
-        let around = self.surroundings.as_ref();
-        seen.room = around.and_then(|around| around.little_room());
         let was_late = |seen: &MonitorState| {
             let flows = seen.spaces.iter();
             let mut flows = flows.filter_map(|(name, space)| Some((name, space.flow.back()?)));

@@ -8,6 +8,7 @@ use super::survey::OwnLane;
 use super::{FLOWING_MAX, SET_ASIDE_MAX, past};
 use crate::admin::figures::{counts, gather};
 use crate::admin::report::NodeReport;
+use crate::admin::verdict::{QUIET, UNHEARD};
 use crate::admin::{lanes, verdict};
 use crate::api::{self, Lane, LaneState};
 use crate::domain::cursor::CursorId;
@@ -18,15 +19,8 @@ use crate::engine::membership::LEASE;
 use crate::engine::ownership::View;
 use crate::engine::{self, Waits, catalog};
 
-/// Time without a heartbeat, three beats, after which a node's lanes are shown without an owner.
+/// Time without a heartbeat after which a node's lanes are shown without an owner.
 const SILENT: Duration = Duration::from_secs(9);
-
-/// Time without a heartbeat, one and a half beats, after which a node is shown as silent.
-pub const QUIET: Duration = Duration::from_secs(5);
-
-/// Time without a heartbeat after which the database may know more about a node's lanes than its
-/// report.
-const UNHEARD: Duration = Duration::from_secs(2);
 
 /// This process.
 pub struct ThisProcess {
@@ -79,18 +73,15 @@ impl Observation<'_> {
         silent.filter(move |(_, silent)| *silent >= least)
     }
 
-    pub fn silent(&self) -> Vec<verdict::Silent> {
-        let silent = self.silent_for(QUIET);
+    /// Nodes whose report may be too old, with the time since their last heartbeat.
+    pub fn unheard(&self) -> Vec<verdict::Silent> {
+        let silent = self.silent_for(UNHEARD);
         let silent = silent.map(|(node, silent)| verdict::Silent {
             node: node.clone(),
             silent,
             left: LEASE.saturating_sub(silent),
         });
         silent.collect()
-    }
-
-    pub fn unheard(&self) -> HashSet<&String> {
-        self.silent_for(UNHEARD).map(|(node, _)| node).collect()
     }
 
     /// Live nodes that can take over lanes.

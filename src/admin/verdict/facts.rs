@@ -9,6 +9,17 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::thresholds::Thresholds;
 use crate::domain::time::Timestamp;
 
+/// Time without a heartbeat, one beat, after which the work in a node's lanes is counted in the database,
+/// because its report may be too old.
+pub const UNHEARD: Duration = Duration::from_secs(1);
+
+/// Time within which the heartbeat of a healthy node is seen. A longer silence is named beside the work that
+/// waits for the node.
+pub const MISSED: Duration = Duration::from_millis(1_500);
+
+/// Time without a heartbeat, two beats, after which a node is reported as silent. It may still be only slow.
+pub const QUIET: Duration = Duration::from_secs(2);
+
 /// A reducer that takes longer than this for an event is named when events wait, normal or not.
 pub(super) const FOLD_SLOW: f64 = 0.005;
 
@@ -28,9 +39,12 @@ pub struct Facts<'f> {
     pub cursors: &'f [CursorLine],
     /// The namespace that the verdict is about; none: the default one.
     pub namespace: Option<Name>,
-    /// Nodes that are silent.
-    pub silent: &'f [Silent],
-    /// Live nodes, which take over the lanes of silent ones.
+    /// Nodes whose last heartbeat is older than one beat.
+    pub unheard: &'f [Silent],
+    /// True if the work in the lanes of those nodes is not counted, because there are too many streams. Then
+    /// the lanes have the figures of the last report.
+    pub uncounted: bool,
+    /// Names of the live nodes, which take over the lanes of silent ones.
     pub heirs: &'f [String],
     /// Outage of Redis; `None` while it answers.
     pub hints: Option<Outage>,
@@ -76,6 +90,19 @@ pub struct Silent {
 }
 
 impl Facts<'_> {
+    /// The node that has been silent for longest, if any has missed two heartbeats.
+    pub(super) fn most_silent(&self) -> Option<&Silent> {
+        let longest = self.unheard.iter().max_by_key(|node| node.silent);
+        longest.filter(|node| node.silent >= QUIET)
+    }
+
+    /// The node that owns the lane, if its last heartbeat is at least `least` old.
+    pub(super) fn unheard_owner(&self, lane: &Lane, least: Duration) -> Option<&Silent> {
+        let owner = |node: &&Silent| lane.node.as_ref() == Some(&node.node);
+        let owner = self.unheard.iter().find(owner);
+        owner.filter(|node| node.silent >= least)
+    }
+
     pub(super) fn namespace(&self) -> Name {
         let named = self.namespace.clone();
         named.unwrap_or_else(Name::default_namespace)

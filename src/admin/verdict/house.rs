@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::facts::{Facts, Silent};
+use super::facts::{Facts, QUIET, Silent};
 use super::words::{is_lane, listed, millis, verdict};
 use crate::api::{Class, Lane, LaneState, Outage, Rule, Severity, Verdict, command};
 use crate::text::{counted, duration, printable_line, size};
@@ -10,32 +10,29 @@ use crate::text::{counted, duration, printable_line, size};
 /// A turn that runs for longer hangs.
 pub(super) const HANGS: Duration = Duration::from_secs(10);
 
+/// A node that is silent for longer is not only slow: its lanes stand still.
+const CERTAIN: Duration = Duration::from_secs(5);
+
+/// Number of nodes that are named in a sentence; more are counted.
+const HEIRS_NAMED: usize = 3;
+
 /// A commit slower than this, and than five times the normal one, is a slow disk.
 const COMMIT_SLOW_MS: f64 = 50.0;
 
 /// Lanes that nobody runs, and lanes of nodes that are silent.
 pub(super) fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
-    let longest = facts.silent.iter().max_by_key(|silent| silent.silent);
-    let is_silent = |lane: &&Lane| {
-        let mut silent = facts.silent.iter();
-        lane.state == LaneState::NoOwner
-            || silent.any(|silent| lane.node.as_ref() == Some(&silent.node))
+    let longest = facts.most_silent();
+    let is_orphan = |lane: &&Lane| {
+        lane.state == LaneState::NoOwner || facts.unheard_owner(lane, QUIET).is_some()
     };
-    let orphans: Vec<_> = facts.lanes.iter().filter(is_silent).collect();
+    let orphans: Vec<_> = facts.lanes.iter().filter(is_orphan).collect();
     if orphans.is_empty() && longest.is_none() {
         return None;
     }
-    let events = orphans.iter().map(|lane| lane.backlog).sum();
     let is_lost = orphans.iter().any(|lane| lane.state == LaneState::NoOwner);
-    let have = match (orphans.is_empty(), is_lost) {
-        (true, _) => "it has no lanes".to_owned(),
-        (_, true) => {
-            let lanes = listed(&orphans, "lane", "lanes", "has", "have");
-            format!("{lanes} no owner")
-        }
-        (_, false) => listed(&orphans, "lane", "lanes", "stands still", "stand still"),
-    };
-    let since = longest.map(|silent| facts.at.before(silent.silent));
+    let is_certain = is_lost || longest.is_none_or(|node| node.silent >= CERTAIN);
+    let have = stand(&orphans, is_lost, is_certain);
+    let since = longest.map(|node| facts.at.before(node.silent));
     let text = match (longest, since) {
         (Some(Silent { node, silent, .. }), Some(since)) => {
             let (node, silent) = (printable_line(node), duration(*silent));
@@ -44,18 +41,16 @@ pub(super) fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
         }
         _ => have,
     };
-    let wait = match events {
-        0 => String::new(),
-        _ => format!(", {}", counted(events, "event waits", "events wait")),
-    };
-    let left = longest.map(|silent| silent.left).unwrap_or_default();
-    let heir = take_over(facts.heirs, left);
+    let events = orphans.iter().map(|lane| lane.backlog).sum();
+    let wait = waiting(events, facts.uncounted && !orphans.is_empty());
+    let left = longest.map(|node| node.left).unwrap_or_default();
+    let heir = take_over(facts.heirs, left, is_certain);
     let more = format!("Accepting goes on{wait}. More lanes: no. {heir}");
     Some(Verdict {
         since,
         events,
         lane: orphans.first().map(|lane| lane.id.clone()),
-        severity: match is_lost || orphans.is_empty() {
+        severity: match is_lost || is_certain && orphans.is_empty() {
             true => Severity::Trouble,
             false => Severity::Unusual,
         },
@@ -63,21 +58,60 @@ pub(super) fn no_owner(facts: &Facts<'_>) -> Option<Verdict> {
             true => "hooklane serve".to_owned(),
             false => "hooklane status --wait 30s".to_owned(),
         }),
-        ..verdict(Rule::NoOwner, Class::Us, text, more)
+        ..verdict(Rule::NoOwner, class(is_certain), text, more)
     })
 }
 
+fn class(is_certain: bool) -> Class {
+    match is_certain {
+        true => Class::Us,
+        false => Class::UsPerhaps,
+    }
+}
+
+/// Says how the lanes of a silent node stand, such as `lanes 4 and 5 have no owner`.
+fn stand(lanes: &[&Lane], is_lost: bool, is_certain: bool) -> String {
+    let (one, many) = ("lane", "lanes");
+    match (lanes.is_empty(), is_lost, is_certain) {
+        (true, ..) => "it has no lanes".to_owned(),
+        (_, true, _) => format!("{} no owner", listed(lanes, one, many, "has", "have")),
+        (.., true) => listed(lanes, one, many, "stands still", "stand still"),
+        _ => listed(lanes, one, many, "may stand still", "may stand still"),
+    }
+}
+
+fn waiting(events: u64, is_uncounted: bool) -> String {
+    match (events, is_uncounted) {
+        (0, true) => ", events may wait".to_owned(),
+        (0, false) => String::new(),
+        (_, is_uncounted) => {
+            let least = if is_uncounted { "at least " } else { "" };
+            let wait = counted(events, "event waits", "events wait");
+            format!(", {least}{wait}")
+        }
+    }
+}
+
 /// Names the nodes that take the lanes of a silent node, and the time until then.
-fn take_over(heirs: &[String], left: Duration) -> String {
+fn take_over(heirs: &[String], left: Duration, is_certain: bool) -> String {
     // The others look twice a second.
     let when = match left.as_secs() {
         0 => "within 2s".to_owned(),
         _ => format!("in {}", duration(left)),
     };
-    match heirs {
-        [] => "No node is running: start one.".to_owned(),
-        [heir] => format!("Node {} takes them over {when}.", printable_line(heir)),
-        heirs => format!("The other {} nodes take them over {when}.", heirs.len()),
+    let heirs: Vec<_> = heirs.iter().map(|heir| printable_line(heir)).collect();
+    let who = match &heirs[..] {
+        [] => return "No node is running: start one.".to_owned(),
+        [heir] => format!("node {heir} takes"),
+        [first @ .., last] if heirs.len() <= HEIRS_NAMED => {
+            let first: Vec<_> = first.iter().map(ToString::to_string).collect();
+            format!("nodes {} and {last} take", first.join(", "))
+        }
+        heirs => format!("the {} live nodes take", heirs.len()),
+    };
+    match (is_certain, who.split_at(1)) {
+        (true, (first, rest)) => format!("{}{rest} them over {when}.", first.to_uppercase()),
+        (false, _) => format!("If it stays silent, {who} them over {when}."),
     }
 }
 

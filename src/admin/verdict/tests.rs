@@ -88,7 +88,7 @@ fn a_node_that_is_silent_goes_before_what_holds_up_only_itself() {
     let facts = Facts {
         lanes: &lanes,
         cursors: &cursors,
-        silent: &silent,
+        unheard: &silent,
         heirs: &heirs,
         at: Timestamp::from_millis(86_400_000),
         ..Facts::default()
@@ -129,7 +129,7 @@ fn a_node_that_is_silent_for_a_moment_has_its_lanes_still_and_they_stand() {
     }];
     let facts = Facts {
         lanes: &lanes,
-        silent: &silent,
+        unheard: &silent,
         ..Facts::default()
     };
     let worst = verdicts(&facts).remove(0);
@@ -140,6 +140,91 @@ fn a_node_that_is_silent_for_a_moment_has_its_lanes_still_and_they_stand() {
         worst.text
     );
     assert_eq!(worst.events, 7);
+}
+
+fn unheard(node: &str, ms: u64) -> Silent {
+    Silent {
+        node: node.to_owned(),
+        silent: Duration::from_millis(ms),
+        left: Duration::from_millis(15_000 - ms),
+    }
+}
+
+/// A late heartbeat is named where work waits for the node. After two beats the node may be dead.
+#[test]
+fn a_verdict_claims_no_more_of_a_node_than_its_last_heartbeat_proves() {
+    let lanes = |backlog| {
+        [Lane {
+            node: Some("b".to_owned()),
+            backlog,
+            backlog_flowing: backlog,
+            ..lane(4)
+        }]
+    };
+    let heirs = ["a", "c"].map(str::to_owned);
+    let said = |backlog, ms, uncounted| {
+        let (lanes, unheard) = (lanes(backlog), [unheard("b", ms)]);
+        let facts = Facts {
+            lanes: &lanes,
+            unheard: &unheard,
+            uncounted,
+            heirs: &heirs,
+            at: Timestamp::from_millis(86_400_000),
+            ..Facts::default()
+        };
+        first(&facts)
+    };
+    let (rule, _, text) = said(0, 1_600, false);
+    assert_eq!(rule, Rule::Well);
+    assert!(
+        text.starts_with("nothing waits") && !text.contains("node b"),
+        "{text}"
+    );
+    let (rule, _, text) = said(3, 1_600, false);
+    assert_eq!(rule, Rule::Well);
+    assert!(text.starts_with("3 events wait"), "{text}");
+    assert!(text.contains(", node b silent for 1.6s"), "{text}");
+    let (_, _, text) = said(3, 1_400, false);
+    assert!(text.starts_with("3 events wait"), "{text}");
+    assert!(
+        !text.contains("node b"),
+        "a healthy node may be seen so late: {text}"
+    );
+    let (_, _, text) = said(0, 1_600, true);
+    assert!(
+        text.contains(", node b silent for 1.6s"),
+        "nothing was counted: {text}"
+    );
+
+    let (rule, class, text) = said(3, 2_400, false);
+    assert_eq!((rule, class), (Rule::NoOwner, Class::UsPerhaps));
+    let told = "node b silent for 2.4s, since 23:59:57Z: lane 4 may stand still | Accepting goes on, \
+        3 events wait. More lanes: no. If it stays silent, nodes a and c take them over in 12s.";
+    assert_eq!(text, told);
+    let (_, class, text) = said(3, 5_000, true);
+    assert_eq!(class, Class::Us);
+    assert!(text.contains(": lane 4 stands still | "), "{text}");
+    assert!(text.contains(", at least 3 events wait. "), "{text}");
+    assert!(
+        text.ends_with(" Nodes a and c take them over in 10s."),
+        "{text}"
+    );
+}
+
+#[test]
+fn heirs_are_named_and_many_are_counted() {
+    let heirs = ["a", "c", "d", "e"].map(str::to_owned);
+    let unheard = [unheard("b", 9_000)];
+    let told = |heirs| {
+        let facts = Facts {
+            heirs,
+            unheard: &unheard,
+            ..Facts::default()
+        };
+        first(&facts).2
+    };
+    assert!(told(&heirs[..3]).ends_with("Nodes a, c and d take them over in 6.0s."));
+    assert!(told(&heirs).ends_with("The 4 live nodes take them over in 6.0s."));
 }
 
 #[test]

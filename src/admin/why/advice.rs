@@ -9,7 +9,7 @@ use crate::domain::lane::Mode;
 use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::engine::membership::LEASE;
-use crate::text::{counted, duration};
+use crate::text::{counted, duration, printable_line};
 
 /// Reason outside a cursor that keeps it from moving.
 pub enum Stop {
@@ -105,7 +105,9 @@ pub fn advise(
             let node = lane.node.as_deref().unwrap_or_default();
             why.reason = Some(format!("node {node} silent for {}", duration(*silence)));
             let left = duration(LEASE.saturating_sub(*silence));
-            why.ends = format!("by itself: another node takes over the lane in {left}");
+            why.ends = format!(
+                "by itself: node {node} answers again, or another node takes over the lane in {left}"
+            );
             why.does_not = does_not(&["more lanes (a node is missing)"]);
         }
         (Condition::Flowing, Stop::NoOwner(None)) => {
@@ -202,11 +204,12 @@ pub fn blame(whole: &Verdict, cursors: &mut [CursorDiagnosis]) {
     }
 }
 
-/// Class and text of the diagnosis: the worst cursor decides.
+/// Class and text of the diagnosis: the worst cursor decides. `unheard` is the time since the last
+/// heartbeat of the lane's node, if that is long ago.
 pub fn verdict(
     stream: &StreamName,
     cursors: &[CursorDiagnosis],
-    lane: &api::Lane,
+    (lane, unheard): (&api::Lane, Option<Duration>),
     is_stuck: bool,
 ) -> (Class, String) {
     let is = |condition| move |cursor: &&CursorDiagnosis| cursor.condition == condition;
@@ -258,5 +261,12 @@ pub fn verdict(
         let text = format!("it gathers events (debounce) and goes on in {left}: {events} to go");
         return (Class::Ok, text);
     }
-    (Class::Ok, format!("it takes turns: {events} to go"))
+    match (unheard, lane.node.as_deref()) {
+        (Some(silent), Some(node)) => {
+            let (node, silent) = (printable_line(node), duration(silent));
+            let text = format!("{events} to go on node {node}, which is silent for {silent}");
+            (Class::Ok, text)
+        }
+        _ => (Class::Ok, format!("it takes turns: {events} to go")),
+    }
 }

@@ -22,6 +22,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// Time within which a connection must answer a ping, and a new connection must be accepted.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
+/// Time for which a silence must go on until callers give up a call that may yet be resolved.
+const STAYS: Duration = Duration::from_millis(500);
+
 /// Pause between two attempts to connect.
 const TRY_EVERY: Duration = Duration::from_millis(250);
 
@@ -138,6 +141,17 @@ impl Silence {
         let mut known = self.0.known.subscribe();
         if known.wait_for(Option::is_some).await.is_err() {
             std::future::pending().await
+        }
+    }
+
+    /// Waits until the server is known to be silent, and still is after [`STAYS`].
+    pub async fn stays(&self) {
+        loop {
+            self.is_known().await;
+            sleep(STAYS).await;
+            if self.lasts().is_some_and(|lasts| lasts >= STAYS) {
+                return;
+            }
         }
     }
 

@@ -3,12 +3,14 @@
 //!
 //! A daemon needs a minute to learn usual values, so the incidents that need them run in parallel.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hooklane::domain::time::Timestamp;
 use serde_json::Value;
 
 use super::daemon::{Client, Daemon, Home, Servers, Setup};
@@ -47,6 +49,24 @@ fn told(home: &Home, words: &[&str]) -> String {
 fn is_dated(said: &str) -> bool {
     let mut rest = said.split(" since ").skip(1);
     rest.any(|rest| rest.len() > 9 && rest.as_bytes()[2] == b':' && rest.as_bytes()[8] == b'Z')
+}
+
+/// Time within which an outage is in the snapshots that `status` and `top` show.
+const NAMED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Checks that an outage which began at `began` was in the daemon's own log in time. The time stamp of the log
+/// counts: on a busy machine the command line, the shell and this test are slow too, and a limit for them
+/// would have to be loose.
+fn is_noted_in_time(home: &Home, words: &str, began: Timestamp) -> Timestamp {
+    let noted = until(|| {
+        let log = snapshot(home)["log"].take();
+        let mut entries = log.as_array()?.iter().rev();
+        let entry = entries.find(|entry| entry["what"].as_str().unwrap().contains(words))?;
+        serde_json::from_value::<Timestamp>(entry["at"].clone()).ok()
+    });
+    let took = noted.since(began);
+    assert!(took <= NAMED_WITHIN, "{words}: {took:?}");
+    noted
 }
 
 fn snapshot(home: &Home) -> Value {
@@ -374,7 +394,7 @@ fn why_names_the_silent_node(home: &Home) {
         assert!(!why.contains("hooklane lanes rebuild"), "{why}");
         why.contains("US  node b silent for ").then_some(why)
     });
-    let ends = "by itself: another node takes over the lane in ";
+    let ends = "by itself: node b answers again, or another node takes over the lane in ";
     assert!(
         why.contains(ends) || why.contains("no node runs lane"),
         "{why}"
@@ -406,20 +426,41 @@ fn what_waits_for_a_dead_node_is_counted_at_once_and_by_every_node() {
             assert_eq!(answer.unwrap().status, 202);
         }
     });
-    let backlog = |home: &Home| snapshot(home)["total"]["backlog"].as_u64();
-    for home in [&homes[0], &homes[2]] {
-        until(|| backlog(home).filter(|events| *events > 0));
-    }
-    // Both have heard of the silence by now, or neither has: each looks once a second.
-    let rule = |home: &Home| snapshot(home)["verdicts"][0]["rule"].as_u64();
-    for home in [&homes[0], &homes[2]] {
-        until(|| (rule(home) == Some(1)).then_some(()));
-    }
+    let sent = Timestamp::now();
+    let mut were_silent = [false; 2];
     let taken = within(LONG, || {
-        let all = homes[0].run(&["status", "--wait", "60s"]);
-        all.starts_with("OK").then_some(())
+        let seen = [&homes[0], &homes[2]].map(snapshot);
+        for (seen, was_silent) in seen.iter().zip(&mut were_silent) {
+            *was_silent |= claims_no_more_than_it_knows(seen, sent);
+        }
+        let is_over = |seen: &Value| seen["verdicts"][0]["class"] == "OK";
+        (were_silent == [true; 2] && seen.iter().all(is_over)).then_some(())
     });
-    assert!(taken.is_some());
+    assert!(taken.is_some(), "{were_silent:?}");
+}
+
+/// Checks a snapshot against the age of the last heartbeat of node b that is in it: a node knows no more than
+/// that, and the age does not depend on the speed of this machine. True if it reports the node as silent.
+fn claims_no_more_than_it_knows(seen: &Value, sent: Timestamp) -> bool {
+    let nodes = seen["nodes"].as_array().unwrap();
+    let Some(dead) = nodes.iter().find(|node| node["node"] == "b") else {
+        return false;
+    };
+    let at: Timestamp = serde_json::from_value(seen["at"].clone()).unwrap();
+    let (age, worst) = (dead["beat_ms"].as_u64().unwrap(), &seen["verdicts"][0]);
+    let text = worst["text"].as_str().unwrap();
+    if age >= 1_000 && at > sent {
+        assert_ne!(seen["total"]["backlog"], 0, "{age} {worst}");
+        assert!(!text.contains("nothing waits"), "{age} {worst}");
+    }
+    if age < 2_000 {
+        return false;
+    }
+    assert_eq!(worst["rule"], 1, "{age} {worst}");
+    assert!(text.contains("node b silent for "), "{age} {worst}");
+    let heirs = "odes a and c take them over ";
+    assert!(worst["more"].as_str().unwrap().contains(heirs), "{worst}");
+    true
 }
 
 #[test]
@@ -430,11 +471,17 @@ fn a_dead_database_is_named_within_seconds_and_old_figures_are_said_to_be_old() 
     home.apply("[[hooks]]\nname = 'orders'\nreduce = 'count'\n");
     let key = home.key("write");
     home.run(&["status", "--wait", "30s"]);
+    let killed = Timestamp::now();
     postgres.kill();
-    let killed = Instant::now();
-    let words = "the database does not answer";
-    until(|| snapshot(&home).to_string().contains(words).then_some(()));
-    assert!(killed.elapsed() < 2 * AT_ONCE, "{:?}", killed.elapsed());
+    let refused = senders_of_the_moment(home.addr, &key);
+    let noted = is_noted_in_time(&home, "the database does not answer", killed);
+    for refused in refused {
+        // A second for the product, and one for this machine. A batch may be resolved for six.
+        let took = refused.join().unwrap().since(noted);
+        assert!(took < 2 * AT_ONCE, "{took:?}");
+    }
+    let marks = snapshot(&home)["namespaces"].take();
+    assert_eq!(marks[0]["severity"], "trouble", "{marks}");
     nobody_waits_for_the_database(&home, &key);
     the_doctor_checks_nothing_in_a_database_that_is_away(&home);
     let said = told(
@@ -451,8 +498,19 @@ fn a_dead_database_is_named_within_seconds_and_old_figures_are_said_to_be_old() 
     home.run(&["status", "--wait", "60s"]);
 }
 
-/// Time limit for a refusal on a machine that does other things too. The pools try for longer.
-const AT_ONCE: Duration = Duration::from_millis(2_500);
+/// Time within which a command or a sender is refused while the database is known to be away.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// The shortest of three times. A busy machine lengthens each of them, and only some by much; a daemon that
+/// waits for its database lengthens all.
+fn quickest(mut once: impl FnMut()) -> Duration {
+    let times = std::iter::repeat_with(|| {
+        let began = Instant::now();
+        once();
+        began.elapsed()
+    });
+    times.take(3).min().unwrap()
+}
 
 /// Commands and senders are refused at once, in words that name the database.
 fn nobody_waits_for_the_database(home: &Home, key: &str) {
@@ -463,20 +521,35 @@ fn nobody_waits_for_the_database(home: &Home, key: &str) {
         &["events", "list"],
         &["keys", "list"],
     ] {
-        let began = Instant::now();
-        let done = home.command(args).output().unwrap();
-        let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        assert!(began.elapsed() < AT_ONCE, "{args:?}: {:?}", began.elapsed());
-        assert!(!done.status.success(), "{args:?}");
-        for words in ["the database does not answer", "hooklane doctor"] {
-            assert!(said.contains(words), "{args:?}: {said}");
-        }
+        let took = quickest(|| {
+            let done = home.command(args).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(!done.status.success(), "{args:?}");
+            for words in ["the database does not answer", "hooklane doctor"] {
+                assert!(said.contains(words), "{args:?}: {said}");
+            }
+        });
+        assert!(took < AT_ONCE, "{args:?}: {took:?}");
     }
-    let began = Instant::now();
-    let post = Ask::post("orders").key(key).body("{}").bytes();
-    let refused = super::world::send(home.addr, &post);
-    assert_eq!(refused.status, 503, "{refused:?}");
-    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    let took = quickest(|| {
+        let post = Ask::post("orders").key(key).body("{}").bytes();
+        let refused = super::world::send(home.addr, &post);
+        assert_eq!(refused.status, 503, "{refused:?}");
+    });
+    assert!(took < AT_ONCE, "{took:?}");
+}
+
+/// Posts events while the outage is not known yet; each returns the time at which it was refused.
+fn senders_of_the_moment(addr: SocketAddr, key: &str) -> Vec<JoinHandle<Timestamp>> {
+    let sender = |_| {
+        let post = Ask::post("orders").key(key).body("{}").bytes();
+        std::thread::spawn(move || {
+            let refused = super::world::send(addr, &post);
+            assert_eq!(refused.status, 503, "{refused:?}");
+            Timestamp::now()
+        })
+    };
+    (0..4).map(sender).collect()
 }
 
 /// The doctor names the database once, and skips all checks that would read from it.
@@ -503,7 +576,14 @@ fn a_dead_redis_is_named_with_what_it_holds_up() {
     let home = Home::of(&servers, "a");
     let _daemon = home.start();
     home.run(&["status", "--wait", "30s"]);
+    let frozen = Timestamp::now();
+    servers.redis.freeze();
+    is_noted_in_time(&home, "does not answer within a second", frozen);
+    servers.redis.thaw();
+    home.run(&["status", "--wait", "60s"]);
+    let killed = Timestamp::now();
     servers.redis.kill();
+    is_noted_in_time(&home, "cannot be reached", killed);
     let said = told(
         &home,
         &[
@@ -534,6 +614,8 @@ fn a_full_disk_is_named() {
     let filler = disk.fill();
     let body = serde_json::json!({"pad": "x".repeat(200_000)}).to_string();
     until(|| (world.post("bills", &body).status == 503).then_some(()));
+    let refused = Timestamp::now();
+    is_noted_in_time(&world.home, "the disk of the database is full", refused);
     let (addr, key) = (world.home.addr, world.write.clone());
     let is_over = AtomicU32::new(0);
     std::thread::scope(|scope| {

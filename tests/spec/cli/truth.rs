@@ -134,7 +134,8 @@ fn an_operation_under_way_is_seen_by_whoever_looks_and_taken_up_again() {
     let all = ["state", "rebuild", "--all", "--yes", "--confirm", "all"];
     home.run(&[&all[..], &["--no-wait"]].concat());
     until(|| {
-        let running = home.run(&["status", "-o", "json"]);
+        // Not the log, which keeps a rebuild that was seen under way.
+        let running = snapshot(home, "default")["operations"].to_string();
         (!running.contains("state of quick")).then_some(())
     });
     let again = said(home, &all);
@@ -181,4 +182,111 @@ fn why_dates_a_failure_as_status_does_and_a_try_more_does_not_change_that() {
     assert_eq!(again, first);
     let why = said(home, &["why", "orders"]);
     assert!(!why.contains("helps     hooklane lanes rebuild"), "{why}");
+}
+
+/// The verdict of a namespace, as class and text without the words that have figures: ages grow.
+fn verdict(home: &Home) -> (String, String) {
+    let worst = snapshot(home, "default")["verdicts"][0].take();
+    let word = |of: &str| worst[of].as_str().unwrap_or_default().to_owned();
+    (word("class"), bare(&word("text")))
+}
+
+fn bare(text: &str) -> String {
+    let words = text.split_whitespace();
+    let has_figure = |word: &&str| word.contains(|c: char| c.is_ascii_digit());
+    words.filter(|word| !has_figure(word)).collect()
+}
+
+/// Checks that `status`, `top` and `why` say the same of a stream once its state is this class. A change
+/// between two of them is no contradiction, so the first is asked again behind the others.
+fn agree(home: &Home, stream: &str, class: &str) {
+    until(|| {
+        let first = verdict(home);
+        let status = said(home, &["status"]);
+        let top = bare(&said(home, &["top", "--once"]));
+        let why: Value = serde_json::from_str(&home.run(&["why", stream, "-o", "json"])).unwrap();
+        if first.0 != class || verdict(home) != first {
+            return None;
+        }
+        assert!(status.starts_with(&format!("{class}  ")), "{status}");
+        for screen in [&bare(&status), &top] {
+            assert!(screen.contains(&first.1), "{first:?}: {screen}");
+        }
+        assert_eq!(why["class"], class, "{why}\n{status}");
+        Some(())
+    });
+}
+
+#[test]
+fn status_top_and_why_agree_in_every_state_that_is_staged() {
+    const PICKY_JS: &str = "export default function reduce(state, event) {\n\
+        if (event.body.bad) throw new Error('no good');\n  return (state ?? 0) + 1;\n}\n";
+    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'picky.js'\norder_by = 'body:/account'\n";
+    let world = World::new(Setup::Production, &[("picky.js", PICKY_JS)], hooks);
+    let home = &world.home;
+    let post = |account: &str, bad: bool| {
+        let body = serde_json::json!({"account": account, "bad": bad});
+        world.accepted("orders", body.to_string());
+    };
+    post("a", false);
+    agree(home, "orders/a", "OK");
+
+    home.run(&["lanes", "pause", "--all", "--yes", "--reason", "deploy"]);
+    post("a", false);
+    agree(home, "orders/a", "ON PURPOSE");
+    home.run(&["lanes", "resume", "--all"]);
+    home.run(&["lanes", "drain", "--all", "--yes", "--wait"]);
+    post("a", false);
+    agree(home, "orders/a", "ON PURPOSE");
+    home.run(&["lanes", "resume", "--all"]);
+    home.run(&["hooks", "pause", "orders", "--reason", "deploy"]);
+    post("a", false);
+    agree(home, "orders/a", "ON PURPOSE");
+    home.run(&["hooks", "resume", "orders"]);
+    agree(home, "orders/a", "OK");
+    home.run(&["streams", "hold", "orders/a", "--reason", "deploy"]);
+    post("a", false);
+    agree(home, "orders/a", "ON PURPOSE");
+    home.run(&["streams", "release", "orders/a"]);
+    agree(home, "orders/a", "OK");
+
+    post("acme", true);
+    world.held("orders/acme");
+    agree(home, "orders/acme", "CODE");
+    home.run(&["lanes", "pause", "--all", "--yes", "--reason", "deploy"]);
+    agree(home, "orders/acme", "CODE");
+    home.run(&["lanes", "resume", "--all"]);
+    agree(home, "orders/acme", "CODE");
+}
+
+#[test]
+fn the_mark_of_a_namespace_follows_its_worst_verdict() {
+    const PICKY_JS: &str = "export default function reduce(state, event) {\n\
+        throw new Error('no good');\n}\n";
+    let hooks = "[[namespaces]]\nname = 'eu'\n\
+        [[hooks]]\nname = 'orders'\nnamespace = 'eu'\nreduce = 'picky.js'\n";
+    let world = World::new(Setup::Embedded, &[("picky.js", PICKY_JS)], hooks);
+    let home = &world.home;
+    let marks = |default: &str, eu: &str| {
+        until(|| {
+            // The namespaces are looked at one after the other, so the others may be a second older.
+            let seen = ["default", "eu"].map(|name| snapshot(home, name));
+            let mark = |seen: &Value, nth: usize| seen["namespaces"][nth]["severity"].clone();
+            let are_marked = |seen: &Value| mark(seen, 0) == default && mark(seen, 1) == eu;
+            let is_told = seen.iter().all(are_marked);
+            let worst = |seen: &Value| seen["verdicts"][0]["severity"].clone();
+            (is_told && worst(&seen[0]) == default && worst(&seen[1]) == eu).then_some(())
+        });
+    };
+    marks("fine", "fine");
+    home.run(&["lanes", "pause", "--all", "--namespace", "eu", "--yes"]);
+    marks("fine", "unusual");
+    home.run(&["lanes", "resume", "--all", "--namespace", "eu"]);
+    world.accepted("orders", "{}");
+    world.held("orders");
+    marks("fine", "trouble");
+    // A second finding that is less bad changes nothing.
+    home.run(&["lanes", "pause", "--all", "--namespace", "eu", "--yes"]);
+    until(|| (snapshot(home, "eu")["verdicts"].as_array()?.len() == 2).then_some(()));
+    marks("fine", "trouble");
 }
