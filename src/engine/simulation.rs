@@ -34,7 +34,7 @@ use self::mutant::Mutant;
 use self::node::{DUTIES, Duty, Node};
 use self::outside::Outside;
 use self::redis::Redis;
-use crate::domain::cursor::{Condition, CursorId};
+use crate::domain::cursor::{Condition, CursorId, Holder};
 use crate::domain::event::StreamId;
 use crate::domain::hook::HookId;
 use crate::domain::lane::{LaneId, LaneSet, Mode, overlap};
@@ -438,6 +438,7 @@ impl World {
             chain: cursor.chain,
             condition: Condition::Held {
                 reason: "by hand".to_owned(),
+                by: Holder::Operator,
             },
             skipped: Vec::new(),
             mover: Mover::Operator,

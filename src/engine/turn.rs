@@ -12,7 +12,7 @@ use super::catalog::Snapshot;
 use super::lane::{Outcome, Parked, Rest};
 use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
-use crate::domain::cursor::{Applied, Condition, Cursor, CursorId};
+use crate::domain::cursor::{Applied, Condition, Cursor, CursorId, Holder};
 use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer};
 use crate::domain::lane::{LaneId, Mode};
 use crate::domain::position::{Position, Seq};
@@ -465,7 +465,10 @@ fn condition(
                 reason,
             }
         }
-        _ => Condition::Held { reason },
+        _ => Condition::Held {
+            reason,
+            by: Holder::Failure,
+        },
     }
 }
 
@@ -514,7 +517,10 @@ fn hold(input: &Input, reason: String, now: Timestamp) -> Step {
         to: cursor.position,
         state: cursor.state.clone(),
         chain: cursor.chain.clone(),
-        condition: Condition::Held { reason },
+        condition: Condition::Held {
+            reason,
+            by: Holder::Failure,
+        },
         skipped: Vec::new(),
         mover: Mover::Turn,
         at: now,
