@@ -127,16 +127,17 @@ fn each_rule_of_the_lanes_is_needed() {
         (MoveBeforeAllAct, 44, "while a turn"),
         (LateMover, 1068, "while a turn"),
         (StopsCrossResizes, 38, "does not do what was asked"),
-        (PlacedByOldNews, 61, "come to rest"),
+        (PlacedByOldNews, 83, "come to rest"),
         (LeavesUnderTurns, 1747, "at once"),
         (SwapKeepsEra, 562, "not the fold"),
         (SwapWhereStopped, 553, "a turn"),
         (NoSweepForTheDead, 125, "forgotten"),
-        (BusyIgnored, 346, "at once"),
+        (BusyIgnored, 441, "at once"),
         (MovesBeforeTheAnswer, 1, "without a 2xx"),
         (NoEpoch, 1, "cannot be told"),
-        (FlightsUnmarked, 381, "at once"),
-        (MovesWithoutEpoch, 211, "would be refused"),
+        (FlightsUnmarked, 441, "at once"),
+        (ActsUnderFlights, 986, "is in flight under"),
+        (MovesWithoutEpoch, 251, "would be refused"),
     ] {
         let found = (first..first + MUTANT_SEEDS).find(|seed| {
             let error = World::new(*seed, mutant).live().err();
@@ -583,6 +584,14 @@ impl World {
                     return Err(format!("two turns of {cursor:?} at once, one in {lane}"));
                 }
                 turns.push((lane, cursor));
+            }
+            for (cursor, to) in node.flights.targets() {
+                let stop = self.out.database.grounded(cursor, to, node.acted);
+                if let Some(stop) = stop {
+                    return Err(format!(
+                        "a delivery of {cursor:?} is in flight under {stop}"
+                    ));
+                }
             }
         }
         Ok(())

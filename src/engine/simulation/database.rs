@@ -523,8 +523,14 @@ impl Database {
         if step.mover == Mover::Operator || step.to == step.from {
             return None;
         }
-        let stream = self.streams.get(&step.cursor.stream)?;
-        let stop = self.stop_of(stream, step.cursor, step.to);
+        self.grounded(step.cursor, step.to, acted)
+    }
+
+    /// The reason why no delivery that moves a cursor this far may be in flight on a node that acts by a
+    /// version.
+    pub fn grounded(&self, cursor: CursorId, to: Position, acted: i64) -> Option<&'static str> {
+        let stream = self.streams.get(&cursor.stream)?;
+        let stop = self.stop_of(stream, cursor, to);
         stop.filter(|(_, since)| *since <= acted)
             .map(|(why, _)| why)
     }

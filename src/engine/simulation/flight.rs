@@ -8,6 +8,7 @@ use super::mutant::Mutant;
 use super::outside::{Failed, Outside};
 use crate::domain::cursor::CursorId;
 use crate::domain::lane::LaneId;
+use crate::domain::position::Position;
 use crate::engine::forward::Payload;
 use crate::engine::forward::request::Verdict;
 use crate::engine::lane::Outcome;
@@ -106,6 +107,21 @@ impl Flights {
             .iter()
             .filter(|flight| flight.is_sent() && !flight.is_excused);
         sent.map(|flight| (&flight.lane, flight.cursor))
+    }
+
+    /// Like [`Self::sent`], each cursor with the position up to which the delivery moves it.
+    pub fn targets(&self) -> impl Iterator<Item = (CursorId, Position)> {
+        let sent = self.own.iter().filter(|flight| !flight.is_excused);
+        sent.filter_map(|flight| {
+            let (Stage::Packed(payload, _)
+            | Stage::Sent(payload, _)
+            | Stage::Answered(payload, ..)) = &flight.stage
+            else {
+                return None;
+            };
+            let next = payload.input.cursor.position.next();
+            Some((flight.cursor, Position(next.0)))
+        })
     }
 
     /// True if no delivery has begun and all ends are noted.

@@ -1119,7 +1119,7 @@ impl Node {
                 let now = &self.to_act_by;
                 let are_older = self.flights.are_older_than(now.version);
                 let flies = now.stops != self.before.stops && are_older;
-                if flies {
+                if flies && out.mutant != Mutant::ActsUnderFlights {
                     self.act.push_front(Act::Wait(Vec::new()));
                     return Ok(false);
                 }
