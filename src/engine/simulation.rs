@@ -6,8 +6,8 @@
 //! Decisions are made by the engine's own code: [`super::lane::Lane`], [`super::turn::Turn`],
 //! [`super::rebuild::work::Work`], lane ownership, places of hints, meaning of answers.
 //! [`super::forward::decide`] and [`super::forward::settle`] decide about deliveries, which a fifth of the seeds has.
-//! `simulation/node.rs` and `flight.rs` run the engine's loops step by step; `database.rs`, `redis.rs` and
-//! `destination.rs` answer them.
+//! `simulation/node.rs` and `deliver.rs` run the engine's loops step by step; `database.rs`, `redis.rs` and
+//! `destination.rs` answer them. `world.rs` drives all of them and checks the invariants.
 //! An even seed is one node on a file, an odd one two or three nodes on servers. Two of three seeds
 //! have no routine sweep and no failing calls, so that nothing hides a missed hint.
 //!

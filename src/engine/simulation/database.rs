@@ -55,7 +55,7 @@ pub struct Stream {
     pub hook: HookId,
     pub slot: Slot,
     pub events: Vec<Arc<Event>>,
-    /// For each event when it was sent, and when that was acknowledged.
+    /// Times at which each event was sent and acknowledged.
     pub times: Vec<(u64, Option<u64>)>,
     pub cursor: Cursor,
     /// The correct state and chain at its position.

@@ -134,7 +134,7 @@ impl Flights {
         begun.any(|flight| flight.version < version)
     }
 
-    /// As `Flights::mark`. After a failure, each cursor may see one stale delivery.
+    /// Simulates `Flights::mark`. After a failure, each cursor may see one stale delivery.
     pub fn mark(&mut self, lanes: &[LaneId], me: &str, out: &mut Outside) {
         let given_up = self.own.iter_mut();
         let given_up = given_up.filter(|f| f.has_begun() && lanes.contains(&f.lane));
@@ -154,7 +154,7 @@ impl Flights {
         }
     }
 
-    /// As `Flights::look`.
+    /// Simulates `Flights::look`.
     pub fn look(&mut self, me: &str, out: &mut Outside) -> Result<(), Failed> {
         self.others = out.ask(|database| database.in_flight_elsewhere(me))?;
         self.look_at = out.now + LOOK_EVERY;

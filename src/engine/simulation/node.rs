@@ -101,7 +101,7 @@ pub struct Node {
     pub requests: VecDeque<(StreamId, u8, u64)>,
     /// Events that are stored but not hinted yet.
     pub unhinted: VecDeque<StreamId>,
-    /// For a mutant: the request that was hinted before it is stored.
+    /// The request that a mutant hinted before it was stored.
     hinted: Option<u64>,
     sending: VecDeque<Send>,
     look: Option<Look>,
@@ -251,7 +251,7 @@ impl Node {
         run.map(|run| &mut run.lane)
     }
 
-    /// As `Worker::has_stopped`.
+    /// Simulates `Worker::has_stopped`.
     pub fn has_stopped(&self, run: u64) -> bool {
         !self.runs.values().any(|known| known.number == run)
     }
@@ -316,7 +316,7 @@ impl Node {
         self.misplaced.extend(hints);
     }
 
-    /// As `Engine::hint`.
+    /// Simulates `Engine::hint`.
     fn hint(&mut self, lane: LaneId, hints: Vec<Hint>) {
         let Err(hints) = self.lanes.hint(&lane, hints) else {
             return;

@@ -121,7 +121,7 @@ impl Database {
         Advance::Moved
     }
 
-    /// As `Store::advance_held`.
+    /// Simulates `Store::advance_held`.
     pub fn advance_held(&mut self, step: &Step) -> Advance {
         let Some(stream) = self.streams.get_mut(&step.cursor.stream) else {
             return Advance::Lost;
@@ -146,19 +146,19 @@ impl Database {
         condition.is_some_and(|condition| condition != Condition::Flowing)
     }
 
-    /// As `Store::mark_in_flight`.
+    /// Simulates `Store::mark_in_flight`.
     pub fn mark_in_flight(&mut self, cursors: &[CursorId], node: &str) {
         self.flights.retain(|(of, _)| !cursors.contains(of));
         let marked = cursors.iter().map(|cursor| (*cursor, node.to_owned()));
         self.flights.extend(marked);
     }
 
-    /// As `Store::unmark_in_flight`.
+    /// Simulates `Store::unmark_in_flight`.
     pub fn unmark_in_flight(&mut self, cursor: CursorId, node: &str) {
         self.flights.retain(|(of, by)| *of != cursor || by != node);
     }
 
-    /// As `Store::in_flight_elsewhere`.
+    /// Simulates `Store::in_flight_elsewhere`.
     pub fn in_flight_elsewhere(&self, me: &str) -> HashSet<CursorId> {
         let flights = self.flights.iter();
         let elsewhere = flights.filter(|(_, node)| node != me && self.lives(node));

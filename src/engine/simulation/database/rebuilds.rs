@@ -11,7 +11,7 @@ use crate::engine::simulation::mutant::Mutant;
 use crate::store::Swap;
 
 impl Database {
-    /// As `Store::advance_rebuilds` for one stream. `acted` as for [`Self::advance`].
+    /// Simulates `Store::advance_rebuilds` for one stream. `acted` has the meaning that it has in [`Self::advance`].
     pub fn swap(&mut self, swap: &Swap, acted: Option<i64>) -> bool {
         let (cursor, to) = (swap.shadow.cursor, swap.shadow.position);
         let Some(stream) = self.streams.get(&cursor.stream) else {

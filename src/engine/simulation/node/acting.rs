@@ -12,7 +12,7 @@ use crate::engine::simulation::mutant::Mutant;
 use crate::engine::simulation::outside::{Failed, Outside};
 
 impl Node {
-    /// As `Engine::config_changed`.
+    /// Simulates `Engine::config_changed`.
     pub fn config_changed(&mut self, out: &mut Outside) -> Result<(), Failed> {
         self.follow_at = out.now;
         self.refresh(out)

@@ -196,7 +196,7 @@ impl Node {
         Ok(true)
     }
 
-    /// As `Relay::wipe`.
+    /// Simulates `Relay::wipe`.
     pub fn wipe(&mut self, namespace: &Name, out: &mut Outside) {
         if !self.is_member || out.ask_redis(|redis| redis.wipe(namespace)).is_err() {
             return;
@@ -213,7 +213,7 @@ impl Node {
         self.sweep_soon = true;
     }
 
-    /// As `engine/wipe.rs`: what this node does for its own lanes.
+    /// Simulates `engine/wipe.rs` for the lanes of this node.
     pub fn make_hints_again(&mut self, namespace: &Name, out: &mut Outside) {
         for (id, run) in &mut self.runs {
             if id.namespace == *namespace {

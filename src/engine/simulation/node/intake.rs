@@ -51,7 +51,7 @@ impl Node {
         true
     }
 
-    /// As `Engine::let_go`.
+    /// Simulates `Engine::let_go`.
     pub fn let_go(&mut self, stream: StreamId, out: &Outside) {
         let stored = &out.database.streams[&stream];
         let hook = &self.catalog.hooks_by_id[&stored.hook];

@@ -19,7 +19,7 @@ impl Node {
         )
     }
 
-    /// As `Running::leave`, then `Running::stop`.
+    /// Simulates `Running::leave`, then `Running::stop`.
     pub(super) fn leave_on(&mut self, out: &mut Outside) -> Done {
         let Some(now) = self.leave.take() else {
             return Ok(false);

@@ -53,7 +53,7 @@ impl Node {
         Ok(true)
     }
 
-    /// As `Engine::end_move`.
+    /// Simulates `Engine::end_move`.
     pub fn end_move(&mut self, moving: &crate::store::NamespaceMove, out: &mut Outside) -> Done {
         let unseen = self.acted < moving.since && out.mutant != Mutant::MoveBeforeAllAct;
         if unseen || !out.ask(|database| database.end_move(moving))? {

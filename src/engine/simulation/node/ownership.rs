@@ -221,7 +221,7 @@ impl Node {
         Ok(true)
     }
 
-    /// As `Member::close_if_expired`.
+    /// Simulates `Member::close_if_expired`.
     pub(super) fn end_lease(&mut self, out: &mut Outside) -> bool {
         if let Some(ticket) = self.expired {
             let Some(left) = self.stopped(ticket, out) else {

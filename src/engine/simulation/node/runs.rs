@@ -145,7 +145,7 @@ impl Run {
         true
     }
 
-    /// As `Worker::again`.
+    /// Simulates `Worker::again`.
     pub fn again(&mut self, batch: &[CursorId]) {
         for cursor in batch {
             self.lane.not_turned(*cursor);

@@ -99,7 +99,7 @@ impl World {
         let _ = node.config_changed(out);
     }
 
-    /// As `Admin::rebuild`.
+    /// Simulates `Admin::rebuild`.
     fn rebuild_state(&mut self, at: usize, stream: StreamId) {
         let (node, out) = self.node(at);
         if node.config_changed(out).is_ok() {
