@@ -1,7 +1,7 @@
 //! A simulation of lanes: nodes, a database and a Redis, driven by a seed through events that arrive
 //! and fail, resizes, drains, pauses, moving hooks, wiped hints, changed reducers, rebuilds, nodes that
 //! stop and hand over, crashes, and nodes that stall for longer than their lease. In every order of
-//! these, the invariants I3, I4, I5, I7, I8 and I9 of PROTOCOL hold.
+//! these, the invariants I3, I4, I5, I7, I8 and I9 of `lib.rs` hold.
 //!
 //! Decisions are made by the engine's own code: [`super::lane::Lane`], [`super::turn::Turn`],
 //! [`super::rebuild::work::Work`], lane ownership, places of hints, meaning of answers.

@@ -57,7 +57,7 @@ pub(super) enum Carried {
     /// The peer's own requests.
     Own,
     /// Requests of one client, whom the peer, a trusted proxy, names first: see [`Seat::is_of`].
-    Told,
+    OneClient,
     /// Requests of many senders; the peer, a trusted proxy, names the sender with each.
     Many,
 }
@@ -475,7 +475,11 @@ mod tests {
     fn a_connection_is_counted_for_the_client_that_its_proxy_tells() {
         let crowd = crowd(16, 1);
         let client = Peer::Behind("192.0.2.1".parse().unwrap());
-        let seat = || crowd.seat(from("203.0.113.1:1"), Carried::Told).unwrap();
+        let seat = || {
+            crowd
+                .seat(from("203.0.113.1:1"), Carried::OneClient)
+                .unwrap()
+        };
         let (first, second) = (seat(), seat());
         assert_eq!(first.is_of(client), Ok(()));
         assert!(first.begins_request());
