@@ -65,7 +65,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// For a database without a running daemon.
+    /// Creates operations on a database without a running daemon; those that need an engine fail.
     pub fn offline(store: Store) -> Self {
         Self {
             store,
@@ -76,7 +76,7 @@ impl Admin {
         }
     }
 
-    /// For a running engine, on the node of this name.
+    /// Creates operations on a running engine, on the node of this name.
     pub fn online(engine: Arc<Engine>, node: String) -> Self {
         Self {
             store: engine.store.clone(),

@@ -77,9 +77,9 @@ pub struct Metrics {
     events_refused: Labelled,
     events_rejected: Family<[(&'static str, String); 2], Counter>,
     events_late: Family<[(&'static str, String); 1], Counter>,
-    /// Hooks with a label of their own.
+    /// Hooks with a label of their own in `events_rejected`; the others share one.
     rejecting: Labels,
-    /// The same of hooks that had late events.
+    /// Hooks with a label of their own in `events_late`; the others share one.
     late_hooks: Labels,
     /// Events that wait for the committer.
     pub queue_events: Gauge,

@@ -22,7 +22,7 @@ pub struct Facts<'f> {
     pub held: u64,
 }
 
-/// In words, and in milliseconds where that can be told.
+/// Estimate of the time until the lane is empty: a word, and milliseconds if a figure can be given.
 pub fn eta(lane: &Facts<'_>) -> (Option<Eta>, Option<u64>) {
     match lane.state {
         LaneState::Paused | LaneState::Drained => return (Some(Eta::Resume), None),

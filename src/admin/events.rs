@@ -194,7 +194,7 @@ impl Admin {
                 (Outcome::Delivered, None)
             }
             _ if cursor.position.0 >= seq.0 => (Outcome::Folded, None),
-            Condition::Held { reason } => (Outcome::Held, Some(reason)),
+            Condition::Held { reason, .. } => (Outcome::Held, Some(reason)),
             condition => (Outcome::Waiting, condition.reason().map(str::to_owned)),
         })
     }

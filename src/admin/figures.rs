@@ -23,7 +23,7 @@ pub(super) fn fine_millis(took: Duration) -> f64 {
     hundredths(took.as_secs_f64() * 1_000.0)
 }
 
-/// `0-3,7`
+/// Writes sorted indexes as ranges: `0-3,7`.
 pub(super) fn ranges(indexes: &[u16]) -> String {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for index in indexes {

@@ -1,8 +1,9 @@
 //! The monitor: once a second it computes a snapshot of each namespace for all viewers, with history,
 //! baselines and the log of changes. `look.rs` has the steps of a second: `survey.rs` gathers from this
-//! node, `whole.rs` merges it with the reports of the other nodes, `seen.rs`, `space.rs` and `past.rs`
+//! node, `cluster.rs` merges it with the reports of the other nodes, `seen.rs`, `space.rs` and `past.rs`
 //! remember, `snapshot.rs` composes. `normals.rs` stores baselines, `feed.rs` sends to followers.
 
+mod cluster;
 mod feed;
 mod follower;
 mod lines;
@@ -15,12 +16,12 @@ mod seen;
 mod snapshot;
 mod space;
 mod survey;
-mod whole;
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub(super) use cluster::QUIET;
 use feed::Feeds;
 pub use follower::Follower;
 pub(super) use own_report::commit_p99;

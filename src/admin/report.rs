@@ -34,15 +34,15 @@ pub struct NodeReport {
     pub room: Option<u64>,
     /// Present failure of Redis, as seen by the node.
     pub hints: Option<api::Outage>,
-    /// Turns of its lanes that have run for long: the lane, the cursor, and the time in milliseconds.
+    /// Turns of the node's lanes that have run for long: the lane, the cursor, and the time in milliseconds.
     pub turns: Vec<(LaneId, String, u64)>,
-    /// In each of its lanes that is late the stream with most to go, and how much.
+    /// Stream with the largest backlog in each of the node's late lanes, with its number of events.
     pub largest: Vec<(LaneId, StreamName, u64)>,
-    /// Reducers that take long for an event, and how long in seconds.
+    /// Reducers that have worked on one event for long, each with the time in seconds.
     pub folds: Vec<(i64, f64)>,
-    /// Handlers that are too slow for the node's lanes.
+    /// Handlers that take turns beside the lanes, because they use more than their share of fold time.
     pub beside: Vec<i64>,
-    /// Since when it has had its findings: of which namespace, rule and stream.
+    /// Times since when the node has had its findings, by namespace, rule and stream.
     pub since: Vec<(Name, api::Rule, Option<StreamName>, Timestamp)>,
     /// Counts of events finished since the node started, by wait time.
     pub waits: HashMap<Name, Waits>,

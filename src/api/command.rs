@@ -5,29 +5,29 @@ use crate::domain::lane::LaneId;
 use crate::domain::name::{Name, StreamName};
 use crate::text::quoted;
 
-/// Such as `hooklane why orders/acme`.
+/// The command that explains a stream, such as `hooklane why orders/acme`.
 pub fn why(stream: &StreamName) -> String {
     format!("hooklane why {}", quoted(stream.short()))
 }
 
-/// Such as `hooklane streams retry orders/acme --handler reduce`.
+/// A command about a cursor, such as `hooklane streams retry orders/acme --handler reduce`.
 pub fn streams(verb: &str, stream: &StreamName, handler: &Name) -> String {
     let stream = quoted(stream.short());
     format!("hooklane streams {verb} {stream} --handler {handler}")
 }
 
-/// Such as `hooklane hooks resume orders`.
+/// A command about a hook, such as `hooklane hooks resume orders`.
 pub fn hooks(verb: &str, hook: &Name) -> String {
     format!("hooklane hooks {verb} {hook}")
 }
 
-/// Such as `hooklane lanes resume 3`.
+/// A command about a lane, such as `hooklane lanes resume 3`.
 pub fn lanes(verb: &str, lane: &LaneId) -> String {
     let index = lane.index;
     in_namespace(format!("hooklane lanes {verb} {index}"), &lane.namespace)
 }
 
-/// Such as `hooklane lanes resize 16`.
+/// The command that resizes a namespace, such as `hooklane lanes resize 16`.
 pub fn resize(lanes: u16, namespace: &Name) -> String {
     in_namespace(format!("hooklane lanes resize {lanes}"), namespace)
 }

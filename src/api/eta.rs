@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The end of what waits in a lane, in a word.
+/// Estimate of when a lane's backlog ends, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Eta {
-    /// As much goes as comes.
+    /// As many events are passed as arrive, so the backlog stays.
     Steady,
-    /// More comes than goes.
+    /// More events arrive than are passed.
     Grows,
     /// The backlog ages as fast as the clock.
     Never,

@@ -106,7 +106,7 @@ impl ForwardSpec {
 pub struct ForwardEdit {
     /// Name of the handler.
     pub name: Option<Name>,
-    /// Destination.
+    /// Destination of its deliveries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Destination>,
     /// Time-out of one request, in milliseconds.

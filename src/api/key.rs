@@ -38,7 +38,7 @@ pub struct Key {
     pub id: KeyId,
     /// Name for people.
     pub name: Name,
-    /// Permissions.
+    /// Requests that the key permits.
     #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
     /// Hook that it is valid for; `null` for all hooks, and for an admin key.
@@ -66,11 +66,11 @@ pub struct Key {
     /// Number of requests at once; `null` without a limit.
     #[serde(default)]
     pub burst: Option<u32>,
-    /// Validity.
+    /// State of the key now.
     pub state: KeyState,
 }
 
-/// Validity of a key.
+/// Tells whether a key is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {

@@ -171,13 +171,13 @@ impl LaneState {
 /// A distribution in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// Median.
+    /// Median, the 50th percentile.
     pub p50: f64,
     /// 90th percentile.
     pub p90: f64,
     /// 99th percentile.
     pub p99: f64,
-    /// Maximum.
+    /// Largest value.
     pub max: f64,
 }
 

@@ -74,22 +74,22 @@ pub struct Resize {
     /// Share of time in which a turn ran, 0 to 1, in the busiest lane.
     #[serde(default)]
     pub busiest: Option<f64>,
-    /// Estimate of the same after the resize.
+    /// Estimate of the busiest lane's share after the resize.
     #[serde(default)]
     pub busiest_after: Option<f64>,
     /// Number of events that wait.
     pub backlog: u64,
     /// Number of waiting events in the lane with the largest backlog.
     pub fullest_lane: u64,
-    /// The same after the resize.
+    /// Number of these events in the lane that then has the largest backlog.
     pub fullest_lane_after: u64,
     /// Number of events that wait for one handler in the stream with the largest backlog, which stays
     /// in one lane.
     pub fullest_stream: u64,
-    /// That stream.
+    /// Stream with the largest backlog.
     #[serde(default)]
     pub fullest: Option<StreamName>,
-    /// Index of its lane after the resize.
+    /// Index of that stream's lane after the resize.
     #[serde(default)]
     pub fullest_index_after: Option<u16>,
     /// Obstacles to the resize.

@@ -77,7 +77,7 @@ pub struct All {
     /// Only what was done in this time
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     since: Duration,
-    /// Only what was done to this hook, stream, lane, namespace or key; a hook has its streams with it
+    /// Only what was done to this hook, stream, lane, namespace or key; a hook includes its streams
     #[arg(long, value_name = "NAME")]
     subject: Option<String>,
     /// Number of rows at most

@@ -39,7 +39,7 @@ use crate::text;
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Bench {
-    /// Duration
+    /// Duration of the run
     #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     lasts: Duration,
     /// Over how many streams

@@ -131,7 +131,7 @@ impl Row for Hook {
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Create {
-    /// Their names
+    /// Names of the hooks
     #[arg(required = true, value_name = "NAME")]
     names: Vec<Name>,
     #[command(flatten)]

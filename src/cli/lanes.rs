@@ -127,7 +127,7 @@ fn or_dash(text: Option<String>) -> String {
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct All {
-    /// Namespace
+    /// Namespace of the lanes
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Only those in one state

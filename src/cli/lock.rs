@@ -30,7 +30,7 @@ pub enum Error {
     /// Others could replace the database.
     #[error("{0} can be written by others; run: chmod 700 {quoted}", quoted = crate::text::quoted(.0))]
     Shared(String),
-    /// It is on a network file system, where locks and syncs are unreliable.
+    /// The directory is on a network file system, where locks and syncs are unreliable.
     #[error("{0} is on a network file system, where neither locks nor syncs can be relied on")]
     Network(String),
     /// The system refused.

@@ -25,17 +25,17 @@ use crate::domain::name::StreamName;
 use crate::store::Store;
 use crate::text::{printable_line, quoted};
 
-/// Settings from flags and environment that decide where to go.
+/// Flags and environment variables that decide which daemon or database a command reaches.
 pub struct Place {
-    /// `--url`
+    /// Address of the daemon, from `--url`.
     pub url: Option<String>,
-    /// `--key-file`
+    /// File with the key to use there, from `--key-file`.
     pub key_file: Option<PathBuf>,
-    /// `--data`
+    /// Data directory of the daemon on this machine, from `--data`.
     pub data: Option<PathBuf>,
     /// Origin of the data directory.
     pub data_from: String,
-    /// `--timeout`
+    /// Time limit for connecting and for each answer, from `--timeout`.
     pub patience: Duration,
 }
 

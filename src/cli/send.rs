@@ -324,7 +324,7 @@ fn stream_of(accepted: &Accepted) -> StreamName {
 enum Ended {
     /// The state contains it.
     Folded(State),
-    /// Its stream is set aside: a description, and what helps.
+    /// The cursor of its stream is set aside: a description, and commands that help.
     SetAside(String, Vec<(&'static str, String)>),
     /// The hook has no reducer.
     Stored,

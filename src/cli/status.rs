@@ -30,7 +30,7 @@ use crate::text::{count, duration, printable_line};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Status {
-    /// Namespace
+    /// Namespace to show
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Show it again every second; Ctrl-C ends

@@ -53,7 +53,7 @@ pub fn lines(sheet: &Sheet<'_>, room: Option<u16>) -> Vec<String> {
     lines.map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// For each column its largest width, or `None` if it is omitted.
+/// Largest width of each column; `None` for a column that is omitted.
 fn fit(sheet: &Sheet<'_>, widths: &[u16], room: u16) -> Vec<Option<u16>> {
     let may_go = |at: usize| sheet.drops.contains(&sheet.header[at].trim_end());
     // Numbers and columns that may be omitted are not cut.

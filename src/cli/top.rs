@@ -58,7 +58,7 @@ use crate::tui::{self, guard};
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Top {
-    /// Namespace
+    /// Namespace to show
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Print one picture and end

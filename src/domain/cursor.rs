@@ -41,28 +41,53 @@ pub enum Condition {
     },
     /// Set aside until an operator acts.
     Held {
-        /// Error of the last try, or who holds it.
+        /// Error of the last try, or name and reason of the operator, in words for people.
         reason: String,
+        /// Cause of the hold.
+        by: Holder,
     },
 }
 
-impl Condition {
-    /// Prefix of the reason of a cursor that an operator holds; the operator's name follows. The reason
-    /// of a failure begins with the event or with the destination's answer, so the two cannot be
-    /// confused.
-    const HELD_BY: &str = "held by ";
+/// Cause of a hold. Stored beside the reason, which is text for people and never parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The handler failed, or an event is missing or damaged.
+    Failure,
+    /// An operator holds the cursor on purpose.
+    Operator,
+}
 
+impl Holder {
+    /// The holder's name in the database.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Failure => "failure",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl Condition {
     /// The condition of a cursor held by an operator, with an optional reason.
     pub fn held_by(operator: &str, reason: Option<&str>) -> Self {
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         Self::Held {
-            reason: format!("{}{operator}{reason}", Self::HELD_BY),
+            reason: format!("held by {operator}{reason}"),
+            by: Holder::Operator,
         }
     }
 
     /// True if an operator holds the cursor; false if its handler failed, or it is not held.
     pub fn is_by_operator(&self) -> bool {
-        matches!(self, Self::Held { reason } if reason.starts_with(Self::HELD_BY))
+        self.holder() == Some(Holder::Operator)
+    }
+
+    /// Cause of the hold; `None` unless the cursor is held.
+    pub fn holder(&self) -> Option<Holder> {
+        match self {
+            Self::Held { by, .. } => Some(*by),
+            _ => None,
+        }
     }
 
     /// The condition's name in tables, JSON and the database.
@@ -78,7 +103,7 @@ impl Condition {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Flowing => None,
-            Self::Waiting { reason, .. } | Self::Held { reason } => Some(reason),
+            Self::Waiting { reason, .. } | Self::Held { reason, .. } => Some(reason),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cursor::Condition;
+use super::cursor::{Condition, Holder};
 use super::hook::OnError;
 use super::time::Timestamp;
 
@@ -44,7 +44,10 @@ impl Failure {
         let word = if tries == 1 { "try" } else { "tries" };
         let reason = format!("{reason}, {tries} {word}");
         match on_error {
-            OnError::Hold => Next::SetAside(Condition::Held { reason }),
+            OnError::Hold => Next::SetAside(Condition::Held {
+                reason,
+                by: Holder::Failure,
+            }),
             OnError::Skip => Next::Skip(reason),
         }
     }

@@ -117,10 +117,10 @@ impl fmt::Display for OrderBy {
 /// Rule that recognizes a repeated event. Written as a [`Place`] or `standard`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DedupeBy {
-    /// By the header `Idempotency-Key`, else `webhook-id`.
+    /// Compares the header `Idempotency-Key`, else `webhook-id`.
     #[default]
     Standard,
-    /// By the key at this place; events without one there by the standard headers.
+    /// Compares the key at this place; without a key there, the standard headers.
     Place(Place),
 }
 

@@ -102,7 +102,7 @@ impl Bucket {
         }
     }
 
-    /// Its limit.
+    /// The limit that the bucket enforces.
     pub fn limit(&self) -> Limit {
         self.limit
     }

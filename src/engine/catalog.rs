@@ -98,7 +98,7 @@ pub struct Stops {
 pub enum Drain {
     /// No lane needs to be checked.
     None,
-    /// These lanes may have reached their marks.
+    /// Lanes that drain and may have reached their marks.
     UnderWay(Vec<LaneId>),
     /// All lanes are drained, which a planned resize may be waiting for.
     Done,

@@ -31,7 +31,7 @@ use super::turn::{self, Plan, Turned};
 use super::worker::Worker;
 use super::{Engine, catalog};
 use crate::domain::backoff;
-use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter};
+use crate::domain::cursor::{Applied, Condition, CursorId, DeadLetter, Holder};
 use crate::domain::event::{Event, StreamId};
 use crate::domain::failure::{Failure, Next};
 use crate::domain::filter::Filter;
@@ -554,6 +554,7 @@ pub fn settle(payload: &Payload, verdict: &Verdict, now: Timestamp, jitter: f64)
             lead,
             Condition::Held {
                 reason: reason.clone(),
+                by: Holder::Failure,
             },
         ),
         Verdict::Failed { reason, after } => {

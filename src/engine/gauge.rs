@@ -150,7 +150,7 @@ impl Gauge {
         }
     }
 
-    /// Events received and passed per second, and the busy share.
+    /// Events received per second, events passed per second, and the share of time that turns took, 0 to 1.
     fn rates(&self, now: Timestamp) -> (f64, f64, f64) {
         let first = second_of(now) - (RATE_SECONDS as i64 - 1);
         let (mut came, mut went, mut busy) = (0, 0, Duration::ZERO);

@@ -91,7 +91,7 @@ impl Load {
     }
 }
 
-/// Room for a body that is being read; released when dropped.
+/// Memory reserved for a body that is being read; released when dropped.
 pub struct Room<'i> {
     intake: &'i Intake,
     hook: HookId,
@@ -99,10 +99,10 @@ pub struct Room<'i> {
 }
 
 impl Room<'_> {
-    /// Extends the room before more bytes are read.
+    /// Reserves memory for more bytes, before they are read.
     ///
     /// # Errors
-    /// [`Refused`]; the room keeps its size.
+    /// [`Refused`]; the reservation keeps its size.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
         let mut queue = self.intake.queue.lock();
         queue.room(self.hook, bytes)?;

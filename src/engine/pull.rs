@@ -40,7 +40,7 @@ pub use request::ConsumerRequest;
 /// while a consumer waits.
 const LOOK_SHARED: Duration = Duration::from_millis(250);
 
-/// The same interval on a single node.
+/// Interval of these queries on a single node, which stores every event itself.
 const LOOK_ALONE: Duration = Duration::from_secs(1);
 
 /// Queries take at most a fiftieth of a core's time.

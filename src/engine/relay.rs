@@ -297,7 +297,7 @@ async fn receive(
 /// Meaning of the answer to a pop of a lane's hints.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Popped {
-    /// These cursors have work.
+    /// Cursors that have work.
     Hints(Vec<CursorId>),
     /// Another node has taken the lane since: look at which node runs which lane.
     Taken,

@@ -209,7 +209,7 @@ impl<K> Default for Fair<K> {
 }
 
 impl<K: Clone + Eq + Hash + Ord> Fair<K> {
-    /// The next of the waiting keys.
+    /// The waiting key that has used least so far; the smallest of several.
     pub fn first<'k>(&mut self, waiting: impl Iterator<Item = &'k K>) -> Option<&'k K>
     where
         K: 'k,

@@ -12,7 +12,7 @@ use super::catalog::Snapshot;
 use super::lane::{Outcome, Parked, Rest};
 use super::reduce::{Budget, Failure, Folded, Folds, Task, Until};
 use crate::domain::backoff;
-use crate::domain::cursor::{Applied, Condition, Cursor, CursorId};
+use crate::domain::cursor::{Applied, Condition, Cursor, CursorId, Holder};
 use crate::domain::hook::{BODY_MAX_DEFAULT, Handler, HandlerId, HookId, Reducer};
 use crate::domain::lane::{LaneId, Mode};
 use crate::domain::position::{Position, Seq};
@@ -46,7 +46,7 @@ pub struct Turned {
     pub outcomes: Vec<(CursorId, Outcome)>,
     /// Receive time of each event that was passed.
     pub received: Vec<Timestamp>,
-    /// For each cursor the time in the reducer, and the number of events.
+    /// Time in the reducer and number of events of each cursor, by its handler.
     pub work: Vec<(HandlerId, Duration, u32)>,
     /// Number of events that could not be applied, skipped or not.
     pub failed: u64,
@@ -55,11 +55,11 @@ pub struct Turned {
 /// Decision about a cursor, from what was read.
 pub(super) enum Plan {
     Leave(Outcome),
-    /// It takes its turns in lanes of another namespace now.
+    /// Passes the cursor on to the lanes of another namespace, to which its hook has moved.
     Elsewhere,
-    /// Events are missing; an operator must know.
+    /// Holds the cursor, because events are missing.
     HaltAtGap,
-    /// Its events are folded.
+    /// Folds its events.
     Go,
 }
 
@@ -72,7 +72,7 @@ pub struct Turn {
     /// Steps that hold cursors at which events are missing.
     halted: Vec<Step>,
     folding: Vec<Input>,
-    /// For each cursor that folds, the reason for being set aside afterwards.
+    /// Reasons for which the lane sets the folding cursors aside afterwards, in their order.
     asides: Vec<Option<Parked>>,
 }
 
@@ -465,7 +465,10 @@ fn condition(
                 reason,
             }
         }
-        _ => Condition::Held { reason },
+        _ => Condition::Held {
+            reason,
+            by: Holder::Failure,
+        },
     }
 }
 
@@ -514,7 +517,10 @@ fn hold(input: &Input, reason: String, now: Timestamp) -> Step {
         to: cursor.position,
         state: cursor.state.clone(),
         chain: cursor.chain.clone(),
-        condition: Condition::Held { reason },
+        condition: Condition::Held {
+            reason,
+            by: Holder::Failure,
+        },
         skipped: Vec::new(),
         mover: Mover::Turn,
         at: now,

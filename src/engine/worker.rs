@@ -72,7 +72,7 @@ struct Next<'a> {
     gathered: Vec<Duration>,
     /// Cursors whose next events are to be delivered, with their gathering times.
     deliveries: Gathered,
-    /// The lane's queue, if no other cursor waits.
+    /// The lane's queue, if no cursor waits besides those of this turn; `None` if another one does.
     alone: Option<Arc<Queue>>,
     turn: RwLockReadGuard<'a, ()>,
     /// `None` for the turn of a slow handler.
@@ -354,7 +354,7 @@ impl Worker {
         self.gauge.lock().came(came, Timestamp::now());
     }
 
-    /// The next cursors to fold and to deliver, and the lane's queue if no other cursor waits. A paused
+    /// The next cursors to fold and to deliver, and the lane's queue if no cursor waits besides them. A paused
     /// lane takes no turns, but forwards hints about streams of another namespace, sent by a node that
     /// did not know of their move.
     fn next_batch(&self, engine: &Engine) -> (Gathered, Gathered, Option<Arc<Queue>>) {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::engine::catalog::Stale;
 use crate::{admin, store};
 
-/// A refusal.
+/// Error answer to a request: a stable code, a message, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Error {
     #[serde(skip)]

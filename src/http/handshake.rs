@@ -56,7 +56,8 @@ pub(super) fn signed(
     handshake::signed(hook.handshake, verify, &request).map(answered)
 }
 
-/// The answer to X. The sender is asked to try again while the secrets cannot be decrypted.
+/// The answer to the handshake of X (Twitter): its token, hashed with the secret of the hook. The sender
+/// is asked to try again while the secrets cannot be decrypted.
 fn hashed(hook: &Hook, query: &str) -> Result<Response, Error> {
     let verify = hook.verify.as_ref().ok_or_else(Error::unauthorized)?;
     if verify.secrets.is_locked() {

@@ -99,7 +99,7 @@ impl AlertRow {
         }
     }
 
-    /// Its stage.
+    /// Stage of the alert, decoded from its row.
     pub fn stage(&self) -> AlertStage {
         match self.stage {
             1 => AlertStage::Begin,

@@ -227,7 +227,7 @@ impl Backend {
         }
     }
 
-    /// Those of the given events that the database does not have and that retention has not removed.
+    /// The given events that the database does not have, without those that retention has removed.
     pub async fn missing(&self, events: &[Acknowledged]) -> Result<Vec<Acknowledged>, Error> {
         match self {
             Self::Sqlite(_) => Ok(Vec::new()),

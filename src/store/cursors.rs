@@ -1,6 +1,7 @@
 //! Cursors: read for a turn, moved by compare-and-set on (era, position), set aside and released.
 
 use super::backend::ops::{Advance, Input, InputRequest, Mover, Step};
+use super::backend::rows::held_by;
 use super::backend::session::Tx;
 use super::behind::{every_cursor, is_behind};
 use super::{Error, Statement, Store};
@@ -289,7 +290,7 @@ impl super::Writing<'_> {
         handler: Option<HandlerId>,
     ) -> Result<Vec<CursorId>, Error> {
         const RELEASE: &str = "update cursors
-            set condition = 'flowing', retry_at = null, tries = 0, reason = null
+            set condition = 'flowing', retry_at = null, tries = 0, reason = null, held_by = null
             where stream = $1 and ($2 is null or handler = $2) and condition <> 'flowing'
             returning handler";
         let handlers: Vec<i64> = sqlx::query_scalar(RELEASE)
@@ -308,11 +309,11 @@ impl super::Writing<'_> {
 /// Tells if a cursor was moved: it was at the position where the step begins.
 async fn operate(tx: &mut Tx, step: &Step) -> Result<bool, Error> {
     const CREATE: &str = "insert into cursors
-        (stream, handler, position, era, state, chain, condition, reason, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing";
+        (stream, handler, position, era, state, chain, condition, reason, held_by, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing";
     const MOVE: &str = "update cursors set position = $3, state = $5, chain = $6, condition = $7,
-        retry_at = null, tries = 0, reason = $8, updated_at = $9
-        where stream = $1 and handler = $2 and era = $4 and position = $10";
+        retry_at = null, tries = 0, reason = $8, held_by = $9, updated_at = $10
+        where stream = $1 and handler = $2 and era = $4 and position = $11";
     const BURY: &str = "insert into dead_letters (handler, stream, seq, reason, created_at)
         values ($1, $2, $3, $4, $5)";
     let bound = |text: &'static str| {
@@ -325,6 +326,7 @@ async fn operate(tx: &mut Tx, step: &Step) -> Result<bool, Error> {
             .bind(step.chain.as_bytes().to_vec())
             .bind(step.condition.word())
             .bind(step.condition.reason().map(str::to_owned))
+            .bind(held_by(&step.condition))
             .bind(step.at.as_millis())
     };
     let is_first = step.from == Position::default() && step.era == Era(1);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, FromRow};
 
+use super::backend::rows::held_by;
 use super::backend::session::Tx;
 use super::behind::is_behind;
 use super::{Error, Statement, Store};
@@ -245,6 +246,7 @@ const CLAIM: &str = "insert into deliveries
 /// An operator's hold stays in place; only its release lets the cursor go on.
 const MOVE: &str = "update cursors set position = $3, chain = $4,
       reason = case when condition = 'held' then reason else $6 end,
+      held_by = case when condition = 'held' then held_by else $10 end,
       retry_at = case when condition = 'held' then retry_at else $7 end,
       tries = case when condition = 'held' then tries else $8 end,
       condition = case when condition = 'held' then condition else $5 end,
@@ -544,6 +546,7 @@ async fn move_to(
         .bind(retry_at)
         .bind(i64::from(condition.tries()))
         .bind(found.now.as_millis())
+        .bind(held_by(condition))
         .execute(&mut *tx)
         .await?;
     Ok(())

@@ -48,7 +48,8 @@ const NOTE: &str = "update counters set value = $2 where name = $1 and value <> 
 
 const RAISE: &str = "update counters set value = value + $1 where name = 'epoch'";
 
-const HALT: &str = "update cursors c set condition = 'held', retry_at = null, reason =
+const HALT: &str =
+    "update cursors c set condition = 'held', held_by = 'failure', retry_at = null, reason =
       'the database lost events: position ' || c.position || ', but the head is ' || s.head
     from streams s where s.id = c.stream and c.position > s.head and c.condition <> 'held'";
 

@@ -45,7 +45,7 @@ pub struct LaneMode {
 pub struct DrainRemainder {
     /// Number of cursors below their marks, without held cursors and those of paused hooks.
     pub cursors: i64,
-    /// Number of their events up to the marks.
+    /// Number of events that these cursors still need up to their marks.
     pub events: i64,
 }
 

@@ -67,7 +67,7 @@ const LONG: [(&str, &str); 5] = [
     ),
     (
         "cursors",
-        "stream, handler, position, era, base, state, chain, condition, retry_at, tries, reason, updated_at",
+        "stream, handler, position, era, base, state, chain, condition, retry_at, tries, reason, held_by, updated_at",
     ),
     (
         "checkpoints",

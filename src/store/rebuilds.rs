@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sqlx::FromRow;
 
 use super::backend::ops::Range;
+use super::backend::rows::held_by;
 use super::backend::session::Tx;
 use super::{Error, Store};
 use crate::domain::cursor::{Chain, Condition, CursorId, DeadLetter, Era};
@@ -181,7 +182,7 @@ const KEEP_SHADOW: &str = "insert into shadows (handler, stream, rebuild, positi
 /// If turns may not move a cursor (paused, moving or draining), a swap may not move it forward
 /// either: the node that rebuilds may know an older configuration.
 const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, era = era + 1,
-      condition = $7, retry_at = null, tries = 0, reason = $8, updated_at = $9
+      condition = $7, retry_at = null, tries = 0, reason = $8, updated_at = $9, held_by = $11
     where stream = $1 and handler = $2 and era = $3 and (position = $4 or position < $4 and exists (
       select 1 from streams s
         join hooks k on k.id = s.hook and k.paused_at is null and k.moves_version is null
@@ -192,8 +193,8 @@ const SWAP: &str = "update cursors set position = $4, state = $5, chain = $6, er
 
 /// Like [`SWAP`], for a cursor that has no row yet.
 const FIRST: &str = "insert into cursors
-      (stream, handler, era, position, state, chain, condition, reason, updated_at)
-    select $1, $2, $3 + 1, $4, $5, $6, $7, $8, $9
+      (stream, handler, era, position, state, chain, condition, reason, updated_at, held_by)
+    select $1, $2, $3 + 1, $4, $5, $6, $7, $8, $9, $11
     where exists (
       select 1 from streams s
         join hooks k on k.id = s.hook and k.paused_at is null and k.moves_version is null
@@ -493,6 +494,7 @@ async fn put(tx: &mut Tx, swap: &Swap, at: Timestamp) -> Result<bool, Error> {
             .bind(swap.condition.reason())
             .bind(at.as_millis())
             .bind(i64::from(SLOTS))
+            .bind(held_by(&swap.condition))
             .execute(&mut *tx)
             .await?
             .rows_affected();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::{AssertSqlSafe, FromRow};
 
-use super::backend::rows::condition_of;
+use super::backend::rows::ConditionColumns;
 use super::behind::{every_cursor, is_behind};
 use super::{Error, Store};
 use crate::domain::cursor::{Condition, CursorId};
@@ -98,19 +98,22 @@ struct Found {
     retry_at: Option<i64>,
     tries: Option<i64>,
     reason: Option<String>,
+    held_by: Option<String>,
 }
 
 impl Found {
     fn cursor(self) -> Option<CursorState> {
+        let condition = ConditionColumns {
+            word: &self.condition?,
+            retry_at: self.retry_at,
+            tries: self.tries?,
+            reason: self.reason,
+            held_by: self.held_by.as_deref(),
+        };
         Some(CursorState {
             handler: HandlerId(self.handler?),
             position: Position(self.position?),
-            condition: condition_of(
-                &self.condition?,
-                self.retry_at,
-                u32::try_from(self.tries.unwrap_or(0)).unwrap_or(0),
-                self.reason.unwrap_or_default(),
-            ),
+            condition: condition.condition(),
         })
     }
 }
@@ -128,6 +131,7 @@ struct Listed {
     retry_at: Option<i64>,
     tries: i64,
     reason: Option<String>,
+    held_by: Option<String>,
     oldest: Option<i64>,
     dead: i64,
 }
@@ -160,7 +164,7 @@ impl Store {
 const LIST: &str = concat!(
     "select s.id as stream, h.id as handler, s.hook, s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
-    c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
+    c.retry_at, coalesce(c.tries, 0) as tries, c.reason, c.held_by,
     case when ",
     is_behind!(),
     " then (select e.received_at from events e
@@ -179,7 +183,7 @@ const LIST_OLDEST: &str = concat!(
     "select * from (select s.id as stream, h.id as handler, s.hook,
     s.ordering_key, s.slot, s.head,
     coalesce(c.position, 0) as position, coalesce(c.condition, 'flowing') as condition,
-    c.retry_at, coalesce(c.tries, 0) as tries, c.reason,
+    c.retry_at, coalesce(c.tries, 0) as tries, c.reason, c.held_by,
     (select e.received_at from events e
       where e.stream = s.id and e.seq = coalesce(c.position, 0) + 1) as oldest,
     (select count(*) from dead_letters d where d.handler = h.id and d.stream = s.id) as dead
@@ -196,7 +200,7 @@ const LIST_OLDEST: &str = concat!(
 /// Streams with their cursors. The ids are formatted into the statement; they never come from outside.
 const WITH_CURSORS: &str =
     "select s.id as stream, s.hook, s.ordering_key, s.slot, c.handler, c.position,
-    c.condition, c.retry_at, c.tries, c.reason
+    c.condition, c.retry_at, c.tries, c.reason, c.held_by
     from streams s left join cursors c on c.stream = s.id where s.id in ";
 
 const HOOKS: &str = "select k.id, (select count(*) from streams s where s.hook = k.id)
@@ -406,6 +410,13 @@ impl From<Row> for StreamRow {
 
 impl From<Listed> for CursorRow {
     fn from(row: Listed) -> Self {
+        let condition = ConditionColumns {
+            word: &row.condition,
+            retry_at: row.retry_at,
+            tries: row.tries,
+            reason: row.reason,
+            held_by: row.held_by.as_deref(),
+        };
         Self {
             id: CursorId {
                 stream: StreamId(row.stream),
@@ -416,12 +427,7 @@ impl From<Listed> for CursorRow {
             slot: slot(row.slot),
             head: Seq(row.head),
             position: Position(row.position),
-            condition: condition_of(
-                &row.condition,
-                row.retry_at,
-                u32::try_from(row.tries).unwrap_or(0),
-                row.reason.unwrap_or_default(),
-            ),
+            condition: condition.condition(),
             oldest: row.oldest.map(Timestamp::from_millis),
             dead: row.dead,
         }

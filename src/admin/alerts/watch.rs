@@ -26,12 +26,13 @@ const BLINDING: [&str; 2] = [NODES, DATABASE];
 /// Findings of this node's snapshots, each with the time for which it has stood or been absent.
 #[derive(Default)]
 pub struct Watch {
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, WatchedFinding>,
     /// Time for which everything could be seen, up to [`END_AFTER`].
     seen: Duration,
 }
 
-struct Known {
+/// A finding with the time for which it has stood, and then been absent.
+struct WatchedFinding {
     alert: Alert,
     stood: Duration,
     absent: Duration,
@@ -53,7 +54,7 @@ impl Watch {
             }
         }
         for (name, alert) in found {
-            let known = self.known.entry(name).or_insert_with(|| Known {
+            let known = self.known.entry(name).or_insert_with(|| WatchedFinding {
                 alert: alert.clone(),
                 stood: Duration::ZERO,
                 absent: Duration::ZERO,

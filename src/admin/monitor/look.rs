@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::STEP;
+use super::cluster::Observation;
 use super::seen::LOG_SHOWN;
 use super::snapshot::{Findings, compose, lanes_that_help};
 use super::space::is_over;
-use super::whole::Observation;
 use crate::admin::figures::millis;
 use crate::admin::report::NodeReport;
 use crate::admin::{Admin, Error, verdict};

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::cluster::ThisProcess;
 use super::past;
 use super::seen::MonitorState;
 use super::space::is_over;
 use super::survey::OwnLane;
-use super::whole::ThisProcess;
 use crate::admin::Admin;
 use crate::admin::figures::{counts, fine_millis, gather, hundredths, millis};
 use crate::admin::report::NodeReport;

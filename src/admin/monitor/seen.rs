@@ -52,7 +52,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Both values if the figure is more than twice its baseline.
+    /// Present value and baseline, if the value is more than twice the baseline; else `None`.
     pub fn is_slow(self) -> Option<(f64, f64)> {
         let normal = self.normal.value()?;
         (self.now > 2.0 * normal).then_some((self.now, normal))

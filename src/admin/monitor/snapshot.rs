@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::STEP;
+use super::cluster::Observation;
 use super::own_report::SLOW_FOLD;
 use super::seen::{LOG_SHOWN, MonitorState, note_nodes};
 use super::space::FLOWS_KEPT;
-use super::whole::Observation;
 use crate::admin::figures::{hundredths, keep, mean, millis, ranges};
 use crate::admin::report::NodeReport;
 use crate::admin::{eta, lanes, stops, verdict};

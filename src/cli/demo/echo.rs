@@ -35,7 +35,7 @@ impl Drop for Echo {
 
 #[derive(Default)]
 struct Noted {
-    /// Of each stream: the seqs in the order of their first acknowledgement.
+    /// Seqs of each stream in the order of their first acknowledgement.
     first: HashMap<String, Vec<i64>>,
     /// The stream for which it fails.
     fails_for: Option<String>,

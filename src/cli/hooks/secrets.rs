@@ -26,7 +26,7 @@ pub enum Secrets {
 }
 
 impl Secrets {
-    /// Does what the verb says.
+    /// Adds, lists or removes secrets of a hook.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
             Self::Add(add) => add.run(reach, out).await,

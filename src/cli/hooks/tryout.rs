@@ -60,7 +60,7 @@ pub struct Try {
     /// The stored events of this stream, HOOK or HOOK/KEY
     #[arg(long, value_parser = flags::stream)]
     stream: Option<StreamName>,
-    /// The first of them [default: the first that is kept]
+    /// Seq of the first event [default: the first that is kept]
     #[arg(long, value_name = "SEQ", requires = "stream")]
     from_seq: Option<i64>,
 }

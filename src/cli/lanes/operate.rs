@@ -36,7 +36,7 @@ pub struct ResizeLanes {
     /// New number of lanes
     #[arg(value_name = "COUNT", allow_hyphen_values = true)]
     lanes: String,
-    /// Namespace
+    /// Namespace of the lanes
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Present number of lanes; with another number nothing is done
@@ -259,7 +259,7 @@ pub struct LaneSelection {
     /// Every lane of the namespace
     #[arg(long)]
     all: bool,
-    /// Namespace
+    /// Namespace of the lanes
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Reason, for the other operators

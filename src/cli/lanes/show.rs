@@ -23,7 +23,7 @@ pub struct Show {
     /// The lane, by name or place
     #[arg(value_name = "LANE")]
     lane: String,
-    /// Namespace
+    /// Namespace of the lanes
     #[arg(long, value_name = "NAME", default_value = "default")]
     namespace: Name,
     /// Number of cursors at most

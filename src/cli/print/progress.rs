@@ -33,7 +33,7 @@ pub struct Progress {
     pub later: Option<u64>,
 }
 
-/// Presentation of the progress.
+/// Form in which progress is printed.
 enum Presentation {
     /// As a percentage, with rate and remainder.
     Share,

@@ -43,11 +43,11 @@ impl Color {
 /// Flags that answer questions in advance.
 #[derive(Clone, Debug, Default)]
 pub struct Agreed {
-    /// `--yes`
+    /// True with `--yes`, which agrees to every question.
     pub yes: bool,
-    /// `--confirm NAME`
+    /// Name in `--confirm NAME`, which a severe action asks for.
     pub name: Option<String>,
-    /// `--no-input`
+    /// True with `--no-input`: a question that is not answered in advance is an error.
     pub never_ask: bool,
 }
 

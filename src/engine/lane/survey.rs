@@ -87,12 +87,12 @@ pub struct Survey {
     pub in_flight: u64,
     /// Number of cursors that gather events.
     pub gathering: u64,
-    /// The cursor that gathers longest, and until when.
+    /// The cursor whose events gather longest, and the end of its gathering.
     pub gathers_longest: Option<(Timestamp, CursorId)>,
 }
 
 impl Lane {
-    /// For display: the set-aside cursors that have waited longest, then the others that have.
+    /// Cursors for display: the set-aside ones that have waited longest, then the longest waiting others.
     pub fn lines(&self, set_aside_max: usize, flowing_max: usize) -> Vec<Line> {
         let (mut aside, mut flowing) = (BinaryHeap::new(), BinaryHeap::new());
         for (cursor, entry) in &self.cursors {

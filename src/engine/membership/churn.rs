@@ -152,7 +152,7 @@ struct Database {
     nodes: BTreeMap<String, NodeRow>,
     lanes: Vec<LaneRow>,
     drawn: i64,
-    /// For a mutant: the epoch of each node.
+    /// The epoch of each node, which only a mutant uses.
     epochs: HashMap<String, i64>,
 }
 

@@ -92,18 +92,18 @@ impl Look {
         self.steps.pop_front()
     }
 
-    /// The heartbeat found no row: others may have taken the lanes.
+    /// Handles a heartbeat that found no row: others may have taken the lanes.
     pub fn lease_lost(&mut self) {
         self.steps.push_front(LookStep::Join);
         self.steps.push_front(LookStep::CloseAll);
     }
 
-    /// The lanes, as read.
+    /// Takes over the lanes that were read.
     pub fn lanes_read(&mut self, lanes: Vec<LaneRow>) {
         self.lanes = lanes;
     }
 
-    /// The nodes, as read; `silent` are those found dead, each with its last heartbeat.
+    /// Takes over the nodes that were read; `silent` are those found dead, each with its last heartbeat.
     pub fn nodes_read(&mut self, nodes: Vec<NodeRow>, silent: Vec<(String, i64)>) {
         self.nodes = nodes;
         let reap = silent

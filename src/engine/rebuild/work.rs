@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::domain::cursor::{Applied, Chain, Condition, Cursor, DeadLetter};
+use crate::domain::cursor::{Applied, Chain, Condition, Cursor, DeadLetter, Holder};
 use crate::domain::event::Event;
 use crate::domain::hook::{Handler, Hook};
 use crate::domain::lane::{Mode, Slot};
@@ -171,6 +171,7 @@ impl Work {
                 None => Condition::Flowing,
                 Some(reason) => Condition::Held {
                     reason: reason.clone(),
+                    by: Holder::Failure,
                 },
             },
             skipped: self.skipped.clone(),

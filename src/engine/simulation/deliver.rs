@@ -200,7 +200,7 @@ impl Node {
         }
     }
 
-    /// As `forward::advance`, one try of it.
+    /// Simulates one try of `forward::advance`.
     fn advance(&self, step: &Step, is_excused: bool, out: &mut Outside) -> Result<Advance, Failed> {
         // A delivery outlives the lease under which it began, and the configurations by which its node acts since.
         let acted = self.acts_by(out).filter(|_| !is_excused);
@@ -236,7 +236,7 @@ impl Node {
         }
     }
 
-    /// As `Engine::time_to_send`, in milliseconds.
+    /// Simulates `Engine::time_to_send`, in milliseconds.
     fn time_to_send(&self, out: &Outside) -> Option<u64> {
         let left = self.lease_left(Duration::from_millis(out.now));
         let timeout = crate::domain::forward::TIMEOUT_DEFAULT;

@@ -8,6 +8,7 @@ use super::mutant::Mutant;
 use super::outside::{Failed, Outside};
 use crate::domain::cursor::CursorId;
 use crate::domain::lane::LaneId;
+use crate::domain::position::Position;
 use crate::engine::forward::Payload;
 use crate::engine::forward::request::Verdict;
 use crate::engine::lane::Outcome;
@@ -108,6 +109,21 @@ impl Flights {
         sent.map(|flight| (&flight.lane, flight.cursor))
     }
 
+    /// Like [`Self::sent`], each cursor with the position up to which the delivery moves it.
+    pub fn targets(&self) -> impl Iterator<Item = (CursorId, Position)> {
+        let sent = self.own.iter().filter(|flight| !flight.is_excused);
+        sent.filter_map(|flight| {
+            let (Stage::Packed(payload, _)
+            | Stage::Sent(payload, _)
+            | Stage::Answered(payload, ..)) = &flight.stage
+            else {
+                return None;
+            };
+            let next = payload.input.cursor.position.next();
+            Some((flight.cursor, Position(next.0)))
+        })
+    }
+
     /// True if no delivery has begun and all ends are noted.
     pub fn is_empty(&self) -> bool {
         self.ended.is_empty() && !self.own.iter().any(Flight::has_begun)
@@ -118,7 +134,7 @@ impl Flights {
         begun.any(|flight| flight.version < version)
     }
 
-    /// As `Flights::mark`. After a failure, each cursor may see one stale delivery.
+    /// Simulates `Flights::mark`. After a failure, each cursor may see one stale delivery.
     pub fn mark(&mut self, lanes: &[LaneId], me: &str, out: &mut Outside) {
         let given_up = self.own.iter_mut();
         let given_up = given_up.filter(|f| f.has_begun() && lanes.contains(&f.lane));
@@ -138,7 +154,7 @@ impl Flights {
         }
     }
 
-    /// As `Flights::look`.
+    /// Simulates `Flights::look`.
     pub fn look(&mut self, me: &str, out: &mut Outside) -> Result<(), Failed> {
         self.others = out.ask(|database| database.in_flight_elsewhere(me))?;
         self.look_at = out.now + LOOK_EVERY;

@@ -24,5 +24,6 @@ pub enum Mutant {
     MovesBeforeTheAnswer,
     NoEpoch,
     FlightsUnmarked,
+    ActsUnderFlights,
     MovesWithoutEpoch,
 }

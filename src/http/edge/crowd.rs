@@ -54,11 +54,11 @@ struct Stranger {
 /// The requests that a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carried {
-    /// Those of its peer.
+    /// The peer's own requests.
     Own,
-    /// Those of one client, which its peer, a trusted proxy, tells first: see [`Seat::is_of`].
-    Told,
-    /// Those of many senders, which its peer, a trusted proxy, tells with each.
+    /// Requests of one client, whom the peer, a trusted proxy, names first: see [`Seat::is_of`].
+    OneClient,
+    /// Requests of many senders; the peer, a trusted proxy, names the sender with each.
     Many,
 }
 
@@ -159,7 +159,7 @@ impl Crowd {
         }
     }
 
-    /// A place for a request that a trusted proxy passed on; counted for its sender.
+    /// Takes a place for a request that a trusted proxy passed on, and counts it for its sender.
     ///
     /// # Errors
     /// The sender has too many.
@@ -243,7 +243,7 @@ impl Seat {
         let _ = self.stranger.task.set(task);
     }
 
-    /// The connection is of this client, as its proxy tells, and is counted by that address from now on.
+    /// Counts the connection by the address of this client, whom its proxy has named, from now on.
     ///
     /// # Errors
     /// The client has too many connections.
@@ -261,7 +261,7 @@ impl Seat {
         Ok(())
     }
 
-    /// A request has arrived. False if the connection has already been closed for another one.
+    /// Notes that a request has arrived. False if the connection has already been closed for another one.
     pub(super) fn begins_request(&self) -> bool {
         if self.is_admitted.load(Relaxed) {
             return true;
@@ -272,7 +272,7 @@ impl Seat {
         !self.stranger.is_out.load(Relaxed)
     }
 
-    /// The answer has been sent.
+    /// Notes that the answer has been sent; the connection is idle now.
     pub(super) fn ends_request(&self) {
         if self.is_admitted.load(Relaxed) {
             return;
@@ -475,7 +475,11 @@ mod tests {
     fn a_connection_is_counted_for_the_client_that_its_proxy_tells() {
         let crowd = crowd(16, 1);
         let client = Peer::Behind("192.0.2.1".parse().unwrap());
-        let seat = || crowd.seat(from("203.0.113.1:1"), Carried::Told).unwrap();
+        let seat = || {
+            crowd
+                .seat(from("203.0.113.1:1"), Carried::OneClient)
+                .unwrap()
+        };
         let (first, second) = (seat(), seat());
         assert_eq!(first.is_of(client), Ok(()));
         assert!(first.begins_request());

@@ -21,7 +21,7 @@ use super::certificate::Certificate;
 use super::crowd::{Carried, Crowd, Seat, Visit};
 use super::limits::Limits;
 use super::listener::{Peer, Stream};
-use super::proxy::{self, Told};
+use super::proxy::{self, ProxySource};
 use crate::domain::network::Networks;
 use crate::http::error::Error;
 use crate::metrics::{Awaited, Metrics, TurnedAway};
@@ -63,7 +63,7 @@ impl Entrance {
     pub(super) fn carried(&self, peer: Peer) -> Carried {
         match (self.trusts(peer), self.proxy_protocol) {
             (false, _) => Carried::Own,
-            (true, true) => Carried::Told,
+            (true, true) => Carried::OneClient,
             (true, false) => Carried::Many,
         }
     }
@@ -144,13 +144,13 @@ impl Entrance {
         let told = proxy::read(stream).await;
         let told = told.map_err(|_| Refused::Silently(TurnedAway::Proxy))?;
         match told {
-            Some(Told::Client(ip)) => {
+            Some(ProxySource::Client(ip)) => {
                 let peer = Peer::Behind(ip.to_canonical());
                 seat.is_of(peer)
                     .map_err(|reason| self.refused(reason, super::no_place()))?;
                 Ok(peer)
             }
-            Some(Told::Nothing) => Ok(peer),
+            Some(ProxySource::Unnamed) => Ok(peer),
             None => {
                 tracing::debug!(
                     ?peer,

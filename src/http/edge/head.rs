@@ -72,7 +72,8 @@ fn unparsed(error: httparse::Error, limits: &Limits) -> Error {
     }
 }
 
-/// The target is too long if not even the first line is complete.
+/// The error of a head that exceeds the limit. The target is to blame if not even the first line is
+/// complete.
 fn too_large(bytes: &[u8]) -> Error {
     match bytes.trim_ascii_start().contains(&b'\n') {
         true => Error::closing(

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::server::Acceptor;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto};
 
 use super::forwarded::{Unclear, sender};
-use super::proxy::{Told, read_bytes};
+use super::proxy::{ProxySource, read_bytes};
 use crate::domain::network::Networks;
 use crate::mutation::Mutation;
 
@@ -89,7 +89,7 @@ fn no_bytes_in_place_of_a_proxy_header_panic() {
         let bytes = mutation.of(good);
         if let Some((found, len)) = read_bytes(&bytes) {
             assert!(len <= bytes.len().min(2_048));
-            told += usize::from(matches!(found, Told::Client(_)));
+            told += usize::from(matches!(found, ProxySource::Client(_)));
         }
     }
     assert!(told > 5_000, "{told}");

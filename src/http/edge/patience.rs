@@ -37,12 +37,12 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// A request has arrived, or its answer has been sent completely.
+    /// Notes that a request has arrived, or that its answer has been sent completely.
     pub(super) fn turn(&self) {
         self.turns.fetch_add(1, Relaxed);
     }
 
-    /// The daemon is stopping: the connection closes as soon as it is idle.
+    /// Closes the connection as soon as it is idle, because the daemon is stopping.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
     }

@@ -25,13 +25,13 @@ const FIXED: usize = 16;
 /// Beginning of a header of version 1.
 const LINE: &[u8] = b"PROXY ";
 
-/// Result of a complete header.
+/// Sender of a connection, from a complete header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ProxySource {
     /// The address of the client.
     Client(IpAddr),
-    /// The connection is the proxy's own, such as a check that the node lives, or it does not tell.
-    Nothing,
+    /// The connection is the proxy's own, such as a check that the node lives, or the header has no address.
+    Unnamed,
 }
 
 /// Progress of reading a header.
@@ -41,16 +41,16 @@ enum Progress {
     Wants(usize),
     /// All bytes up to a line feed belong to it.
     WantsLine,
-    Whole,
+    Complete,
     Malformed,
 }
 
 /// Reads the header at the beginning of `stream`; `None` if there is no valid one.
-pub async fn read(stream: &mut TcpStream) -> io::Result<Option<Told>> {
+pub async fn read(stream: &mut TcpStream) -> io::Result<Option<ProxySource>> {
     let mut header = Vec::with_capacity(LINE_MAX);
     loop {
         let more = match progress(&header) {
-            Progress::Whole => return Ok(told(&header)),
+            Progress::Complete => return Ok(source(&header)),
             Progress::Malformed => return Ok(None),
             Progress::Wants(more) => more,
             Progress::WantsLine => to_line_end(stream, LINE_MAX - header.len()).await?,
@@ -82,7 +82,7 @@ fn progress(header: &[u8]) -> Progress {
     }
     if header.starts_with(LINE) {
         return match header.ends_with(b"\n") {
-            true => Progress::Whole,
+            true => Progress::Complete,
             false if header.len() >= LINE_MAX => Progress::Malformed,
             false => Progress::WantsLine,
         };
@@ -96,37 +96,37 @@ fn progress(header: &[u8]) -> Progress {
     let length = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     match length.checked_sub(header.len()) {
         _ if length > HEADER_MAX => Progress::Malformed,
-        None | Some(0) => Progress::Whole,
+        None | Some(0) => Progress::Complete,
         Some(more) => Progress::Wants(more),
     }
 }
 
 /// The client in a complete header; `None` if the header is malformed.
-fn told(header: &[u8]) -> Option<Told> {
+fn source(header: &[u8]) -> Option<ProxySource> {
     if header.starts_with(LINE) {
         let line = v1::Header::try_from(header).ok()?;
         return Some(match line.addresses {
-            v1::Addresses::Tcp4(addresses) => Told::Client(addresses.source_address.into()),
-            v1::Addresses::Tcp6(addresses) => Told::Client(addresses.source_address.into()),
-            v1::Addresses::Unknown => Told::Nothing,
+            v1::Addresses::Tcp4(addresses) => ProxySource::Client(addresses.source_address.into()),
+            v1::Addresses::Tcp6(addresses) => ProxySource::Client(addresses.source_address.into()),
+            v1::Addresses::Unknown => ProxySource::Unnamed,
         });
     }
     let header = v2::Header::try_from(header).ok()?;
     Some(match (header.command, header.addresses) {
-        (v2::Command::Local, _) => Told::Nothing,
-        (_, v2::Addresses::IPv4(addresses)) => Told::Client(addresses.source_address.into()),
-        (_, v2::Addresses::IPv6(addresses)) => Told::Client(addresses.source_address.into()),
-        (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Told::Nothing,
+        (v2::Command::Local, _) => ProxySource::Unnamed,
+        (_, v2::Addresses::IPv4(addresses)) => ProxySource::Client(addresses.source_address.into()),
+        (_, v2::Addresses::IPv6(addresses)) => ProxySource::Client(addresses.source_address.into()),
+        (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => ProxySource::Unnamed,
     })
 }
 
 /// The client that complete bytes tell, as [`read`] would, for tests.
 #[cfg(test)]
-pub(super) fn read_bytes(bytes: &[u8]) -> Option<(Told, usize)> {
+pub(super) fn read_bytes(bytes: &[u8]) -> Option<(ProxySource, usize)> {
     let mut len = 0;
     loop {
         let more = match progress(bytes.get(..len)?) {
-            Progress::Whole => return told(&bytes[..len]).map(|told| (told, len)),
+            Progress::Complete => return source(&bytes[..len]).map(|source| (source, len)),
             Progress::Malformed => return None,
             Progress::Wants(more) => more,
             Progress::WantsLine => {
@@ -147,8 +147,8 @@ pub(super) fn read_bytes(bytes: &[u8]) -> Option<(Told, usize)> {
 mod tests {
     use super::*;
 
-    fn client(ip: &str) -> Option<Told> {
-        Some(Told::Client(ip.parse().unwrap()))
+    fn client(ip: &str) -> Option<ProxySource> {
+        Some(ProxySource::Client(ip.parse().unwrap()))
     }
 
     /// A header of version 2, whose length is that of `rest`.
@@ -162,7 +162,7 @@ mod tests {
         for (line, told) in [
             ("PROXY TCP4 192.0.2.1 10.0.0.1 4711 80", client("192.0.2.1")),
             ("PROXY TCP6 2001:db8::1 ::1 1 65535", client("2001:db8::1")),
-            ("PROXY UNKNOWN", Some(Told::Nothing)),
+            ("PROXY UNKNOWN", Some(ProxySource::Unnamed)),
         ] {
             let header = format!("{line}\r\n");
             let sent = format!("{header}GET / HTTP/1.1\r\n");
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(read_bytes(&sent).unwrap().1, len);
         assert_eq!(read_bytes(&sent).map(|(told, _)| told), client("192.0.2.1"));
         let local = binary(0x20, 0x11, &v4);
-        assert_eq!(read_bytes(&local).unwrap().0, Told::Nothing);
+        assert_eq!(read_bytes(&local).unwrap().0, ProxySource::Unnamed);
         let more = [&v4[..], &[0xee; 200]].concat();
         let told = read_bytes(&binary(0x21, 0x11, &more)).unwrap().0;
         assert_eq!(Some(told), client("192.0.2.1"));

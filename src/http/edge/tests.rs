@@ -26,7 +26,7 @@ struct Edge {
     metrics: Arc<Metrics>,
     /// Lets one request to `/wait` be answered.
     gate: Arc<Semaphore>,
-    /// Requests that reached the service.
+    /// Number of requests that reached the service.
     arrived: watch::Receiver<usize>,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<()>,

@@ -36,7 +36,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The oldest server version that is tested.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
-/// Key of the number of the cluster that uses this server.
+/// Key under which the server stores the number of the cluster that uses it.
 const CLUSTER: &str = "{hooklane}:cluster";
 
 /// Channel pattern of the pokes of all namespaces.

@@ -400,7 +400,7 @@ pub struct DamageCheck {
     pub all_pages: Option<bool>,
     /// Number of events that were compared with their checksums.
     pub events: u64,
-    /// Those events that differ from their checksums.
+    /// The compared events that differ from their checksums.
     pub damaged: Vec<Event>,
 }
 

@@ -1,21 +1,44 @@
 //! Decoding of columns that both databases spell the same way.
 
-use crate::domain::cursor::Condition;
+use crate::domain::cursor::{Condition, Holder};
 use crate::domain::event::{Event, EventId, StreamId, checksum};
 use crate::domain::position::Seq;
 use crate::domain::time::Timestamp;
 
-/// A condition from its columns.
-pub fn condition_of(word: &str, retry_at: Option<i64>, tries: u32, reason: String) -> Condition {
-    match word {
-        "held" => Condition::Held { reason },
-        "waiting" => Condition::Waiting {
-            retry_at: Timestamp::from_millis(retry_at.unwrap_or(0)),
-            tries,
-            reason,
-        },
-        _ => Condition::Flowing,
+/// The columns of a cursor's condition as read from a database.
+pub struct ConditionColumns<'r> {
+    pub word: &'r str,
+    pub retry_at: Option<i64>,
+    pub tries: i64,
+    pub reason: Option<String>,
+    /// Word of the holder; `None` unless the cursor is held.
+    pub held_by: Option<&'r str>,
+}
+
+impl ConditionColumns<'_> {
+    pub fn condition(self) -> Condition {
+        let reason = self.reason.unwrap_or_default();
+        match self.word {
+            "held" => Condition::Held {
+                reason,
+                by: match self.held_by {
+                    Some(word) if word == Holder::Operator.word() => Holder::Operator,
+                    _ => Holder::Failure,
+                },
+            },
+            "waiting" => Condition::Waiting {
+                retry_at: Timestamp::from_millis(self.retry_at.unwrap_or(0)),
+                tries: u32::try_from(self.tries).unwrap_or(u32::MAX),
+                reason,
+            },
+            _ => Condition::Flowing,
+        }
     }
+}
+
+/// The column `held_by` of a condition.
+pub fn held_by(condition: &Condition) -> Option<&'static str> {
+    condition.holder().map(Holder::word)
 }
 
 /// The columns of an event as read from a database, not yet compared with the checksum.

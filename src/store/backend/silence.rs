@@ -41,9 +41,9 @@ const CANNOT_CONNECT_NOW: &str = "57P03";
 #[derive(Clone)]
 pub struct Silence(Arc<Inner>);
 
-/// A silence that is known.
+/// A silence that has begun and not ended.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct PresentSilence {
     since: Instant,
     /// True if the server refuses connections. Then it may be back in a moment, with all outcomes.
     is_refusing: bool,
@@ -54,12 +54,12 @@ struct Inner {
     /// Connections opened before this moment are not used again.
     suspect: Mutex<Option<Instant>>,
     /// `None` while the server answers.
-    known: watch::Sender<Option<Known>>,
+    known: watch::Sender<Option<PresentSilence>>,
     is_trying: AtomicBool,
 }
 
 impl Silence {
-    /// A server that is not known to be silent.
+    /// Creates the watch over a server, which counts as answering at first.
     pub fn of(server: &PgConnectOptions) -> Self {
         Self(Arc::new(Inner {
             server: server.clone(),
@@ -215,7 +215,8 @@ impl Inner {
             tracing::error!("the database does not answer: nobody waits for it until it does");
         }
         let since = before.map_or_else(Instant::now, |before| before.since);
-        self.known.send_replace(Some(Known { since, is_refusing }));
+        self.known
+            .send_replace(Some(PresentSilence { since, is_refusing }));
     }
 }
 

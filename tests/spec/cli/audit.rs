@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hooklane::domain::cursor::{Chain, Condition, CursorId, Era};
+use hooklane::domain::cursor::{Chain, Condition, CursorId, Era, Holder};
 use hooklane::domain::hook::{HandlerId, Hook, HookId};
 use hooklane::domain::key::{self, Key, Kind, Scope};
 use hooklane::domain::lane::LaneSet;
@@ -86,6 +86,7 @@ fn hold(cursor: CursorId) -> Step {
         chain: Chain::default(),
         condition: Condition::Held {
             reason: "by ana".to_owned(),
+            by: Holder::Operator,
         },
         skipped: Vec::new(),
         mover: Mover::Operator,

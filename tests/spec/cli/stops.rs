@@ -205,6 +205,20 @@ fn a_held_stream_stands_alone_and_goes_on_in_order_when_it_is_released(setup: Se
     assert_eq!(operations[..2], ["streams release", "streams hold"]);
 }
 
+fn a_reducer_whose_error_speaks_of_a_hold_is_no_operator(setup: Setup) {
+    let reducer = "export default () => { throw 'held by uid 0: customs' }";
+    let hooks = "[[hooks]]\nname = 'orders'\nreduce = 'no.js'\norder_by = 'body:/account'\n";
+    let world = World::at(Home::new(setup), &[("no.js", reducer)], hooks);
+    let home = &world.home;
+    post(&world, "orders/a");
+    let row = world.held("orders/a");
+    assert_eq!(row["by_operator"], false, "{row}");
+    let (why, _) = ask(home, &["why", "orders/a"]);
+    assert_eq!(why["class"], "CODE", "{why}");
+    let retried = world.admin("POST", "/v1/admin/hooks/orders/retry", &json!({}));
+    assert_eq!(retried.json()["released"], 1, "{}", retried.status);
+}
+
 fn a_stream_under_load_is_held_between_two_turns_and_loses_nothing(setup: Setup) {
     let world = world(setup);
     let home = &world.home;
@@ -313,6 +327,7 @@ on_both_setups! {
     what_waits_in_a_stopped_lane_is_as_old_after_a_restart_as_it_was_before
     a_paused_hook_keeps_what_comes_through_a_restart_and_says_who_wanted_it
     a_held_stream_stands_alone_and_goes_on_in_order_when_it_is_released
+    a_reducer_whose_error_speaks_of_a_hold_is_no_operator
     a_stream_under_load_is_held_between_two_turns_and_loses_nothing
     a_drain_does_not_wait_for_a_paused_hook
     a_hook_is_retried_as_a_whole_but_for_what_somebody_holds

@@ -67,7 +67,7 @@ fn read(path: &std::path::Path) -> BTreeMap<String, Vec<Noted>> {
     streams
 }
 
-/// Checks the promises to a receiver: PROTOCOL calls a delivery stale that comes after its node was replaced.
+/// Checks the promises to a receiver: a delivery that comes after its node was replaced is stale.
 fn judge(stream: &str, noted: &[Noted]) {
     let (mut newest, mut epoch) = (0, 0);
     let (mut repeats, mut doubles, mut stale) = (0, 0, 0);

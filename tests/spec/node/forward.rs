@@ -21,6 +21,7 @@ on_both_setups! {
     a_forward_that_begins_now_delivers_what_comes_from_now_on
     lanes_are_resized_and_drained_while_deliveries_hang
     a_delivery_that_waits_for_its_turn_does_not_begin_in_a_paused_lane
+    a_pause_waits_for_the_delivery_in_flight_or_names_the_node_that_does
     deliveries_are_seen_where_people_look
 }
 
@@ -500,6 +501,35 @@ fn a_delivery_that_waits_for_its_turn_does_not_begin_in_a_paused_lane(setup: Set
         delivered(&world, stream, 1);
     }
     assert_eq!(sink.seen().len(), 3);
+}
+
+fn a_pause_waits_for_the_delivery_in_flight_or_names_the_node_that_does(setup: Setup) {
+    let sink = Sink::start();
+    sink.answers(|seen| match seen.seq() {
+        1 => Answer::Late(Duration::from_millis(1_500)),
+        _ => Answer::Late(Duration::from_secs(7)),
+    });
+    let world = world(setup, &orders(&sink, "timeout = '10s'"));
+    let path = |verb: &str| format!("/v1/admin/hooks/orders/{verb}");
+    let pause = || world.admin("POST", &path("pause"), &json!({})).json();
+    let begins = |count| until(|| (sink.seen().len() == count).then_some(()));
+    world.accepted("orders", event("a", 1));
+    begins(1);
+    let paused = pause();
+    assert!(sink.seen()[0].is_acknowledged, "it has ended: {paused}");
+    assert_eq!(paused["waits_for"], json!([]), "{paused}");
+
+    world.admin("POST", &path("resume"), &json!({}));
+    world.accepted("orders", event("a", 2));
+    begins(2);
+    let paused = pause();
+    assert!(!sink.seen()[1].is_acknowledged, "it is in flight: {paused}");
+    let late = paused["waits_for"].as_array().unwrap();
+    assert_eq!(late.len(), 1, "{paused}");
+    delivered(&world, "orders/a", 2);
+    until(|| (pause()["waits_for"] == json!([])).then_some(()));
+    assert_eq!(sink.first_deliveries("orders/a"), [1, 2]);
+    assert_eq!(sink.seen().len(), 2, "none is repeated");
 }
 
 fn deliveries_are_seen_where_people_look(setup: Setup) {

@@ -158,6 +158,50 @@ fn keys_that_are_older_than_the_note_of_who_made_them_have_it_from_the_trail() {
     assert_eq!(server.ask(&name, seen), expected);
 }
 
+/// Before the cause of a hold had a column, the reason of an operator's hold began with `held by `.
+#[test]
+fn cursors_that_an_operator_held_before_the_cause_had_a_column_stay_held_by_an_operator() {
+    let before: Vec<_> = files("sqlite")
+        .into_iter()
+        .filter(|file| file.as_str() < "0094")
+        .collect();
+    let this = "0094_holds.sql";
+    let cursors = |chain: &str| {
+        format!(
+            "insert into cursors (stream, handler, chain, condition, reason, updated_at) values
+             (1, 1, {chain}, 'held', 'held by uid 7: a look', 1),
+             (2, 1, {chain}, 'held', 'at seq 1: held by nobody', 1),
+             (3, 1, {chain}, 'held', 'Held by nobody', 1), (4, 1, {chain}, 'held', null, 1),
+             (5, 1, {chain}, 'waiting', 'held by a lock', 1), (6, 1, {chain}, 'flowing', null, 1)"
+        )
+    };
+    let seen = "select stream || ' ' || coalesce(held_by, 'nobody') from cursors";
+    let expected = [
+        "operator", "failure", "failure", "failure", "nobody", "nobody",
+    ];
+    let expected: BTreeSet<_> = (1..)
+        .zip(expected)
+        .map(|(n, by)| format!("{n} {by}"))
+        .collect();
+
+    let sqlite = Connection::open_in_memory().unwrap();
+    let run = |file: &str| {
+        let sql = fs::read_to_string(folder("sqlite").join(file)).unwrap();
+        sqlite.execute_batch(&sql).unwrap();
+    };
+    before.iter().for_each(|file| run(file));
+    sqlite.execute_batch(&cursors("x'00'")).unwrap();
+    run(this);
+    assert_eq!(rows_of(&sqlite, seen), expected);
+
+    let (server, name) = (postgres::shared(), postgres::shared().database());
+    let run = |file: &str| server.run_file(&name, &folder("postgres").join(file));
+    before.iter().for_each(|file| run(file));
+    server.ask(&name, &cursors("'\\x00'"));
+    run(this);
+    assert_eq!(server.ask(&name, seen), expected);
+}
+
 fn folder(database: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("migrations")

@@ -1,6 +1,6 @@
 //! Promises of the store about removed events, on a real file and a real server.
 
-use hooklane::domain::cursor::{Chain, Condition, DeadLetter};
+use hooklane::domain::cursor::{Chain, Condition, DeadLetter, Holder};
 use hooklane::domain::event::EventId;
 use hooklane::domain::hook::{HookId, Reducer};
 use hooklane::domain::position::{Position, Seq};
@@ -149,6 +149,7 @@ async fn a_cut_that_is_not_due_changes_nothing(on: On) {
     let held = Step {
         condition: Condition::Held {
             reason: "no".into(),
+            by: Holder::Failure,
         },
         ..step(a, 0, 2, "two")
     };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hooklane::domain::cursor::{Applied, Chain, Condition, CursorId, DeadLetter, Era};
+use hooklane::domain::cursor::{Applied, Chain, Condition, CursorId, DeadLetter, Era, Holder};
 use hooklane::domain::event::{EventId, StreamId};
 use hooklane::domain::hook::{
     Debounce, DedupeBy, Hook, HookId, OnError, OrderBy, Reducer, Source, Unordered,
@@ -51,6 +51,7 @@ on_each! {
     a_state_that_was_folded_again_fences_turns_and_swaps_that_began_before,
     a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_not,
     a_held_cursor_is_moved_by_operators_only,
+    a_reason_does_not_tell_who_holds_a_cursor,
     a_dead_letter_is_written_with_the_step_that_passes_it_or_not_at_all,
     a_waiting_cursor_comes_back_as_it_was_and_can_be_let_go,
     everything_behind_its_head_is_found_in_pages,
@@ -552,12 +553,57 @@ async fn a_state_that_was_folded_again_takes_no_cursor_further_where_turns_may_n
     assert!(put(a, 2, 2).await && put(b, 1, 1).await);
 }
 
+async fn a_reason_does_not_tell_who_holds_a_cursor(on: On) {
+    let world = World::new(on).await;
+    world.append(&[("a", "1")]).await;
+    let cursor = world.cursor("a").await;
+    let filter = CursorsFilter {
+        limit: 10,
+        ..CursorsFilter::default()
+    };
+    for (mover, by) in [
+        (Mover::Turn, Holder::Failure),
+        (Mover::Operator, Holder::Operator),
+        (Mover::Operator, Holder::Failure),
+    ] {
+        let held = Condition::Held {
+            reason: "held by the customs office".into(),
+            by,
+        };
+        let hold = Step {
+            condition: held.clone(),
+            mover,
+            ..step(cursor, 0, 0, "s")
+        };
+        let moved = match by {
+            Holder::Failure => world.store.advance(vec![hold]).await.unwrap()[0],
+            Holder::Operator => world.store.operate(&[hold]).await.unwrap(),
+        };
+        assert_eq!(moved, Advance::Moved);
+        assert_eq!(world.position(cursor).await.1, held);
+        let listed = world.store.cursors(&filter).await.unwrap();
+        assert_eq!(listed[0].condition, held);
+        let read = world.store.cursors_of(&[cursor.stream]).await.unwrap();
+        assert_eq!(read[0].of(cursor.handler).unwrap().condition, held);
+        let want = InputRequest {
+            cursor,
+            events_max: 1,
+        };
+        let inputs = world.store.inputs(vec![want]).await.unwrap();
+        assert_eq!(inputs[0].as_ref().unwrap().cursor.condition, held);
+    }
+    let released = world.store.release(cursor.stream, None).await.unwrap();
+    assert_eq!(released, [cursor]);
+    assert_eq!(world.position(cursor).await.1, Condition::Flowing);
+}
+
 async fn a_held_cursor_is_moved_by_operators_only(on: On) {
     let world = World::new(on).await;
     world.append(&[("a", "1"), ("a", "2")]).await;
     let cursor = world.cursor("a").await;
     let held = Condition::Held {
         reason: "why".into(),
+        by: Holder::Failure,
     };
     let hold = Step {
         condition: held.clone(),

@@ -13,9 +13,10 @@ use crate::domain::event::StreamId;
 use crate::domain::hook::HandlerId;
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Mover, Step};
+use crate::store::backend::rows::held_by;
 
 const ADVANCE: &str = "select r_stream, r_handler from hooklane_advance(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
 
 /// The cursors that moved: their streams and their handlers.
 type Moved = (Option<Vec<i64>>, Option<Vec<i64>>);
@@ -153,6 +154,7 @@ impl Postgres {
             .bind(column(steps, retry_at))
             .bind(column(steps, |step| i64::from(step.condition.tries())))
             .bind(column(steps, |step| step.condition.reason()))
+            .bind(column(steps, |step| held_by(&step.condition)))
             .bind(column(steps, |step| step.at.as_millis()))
             .bind(column(steps, |step| step.mover == Mover::Operator))
             .bind(letters(&dead, |step, _| step.cursor.stream.0))

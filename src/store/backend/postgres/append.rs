@@ -23,7 +23,7 @@ use crate::store::backend::ops::{
 /// Time limit for resolving an unknown outcome; the senders that wait for it have a deadline too.
 const RESOLVE_MAX: Duration = Duration::from_secs(6);
 
-/// The same limit while the server gives no answer at all. Other batches wait behind this one and fail
+/// Limit in place of [`RESOLVE_MAX`] while the server gives no answer at all. Other batches wait behind this one and fail
 /// at once after it.
 const RESOLVE_SILENT: Duration = Duration::from_millis(500);
 

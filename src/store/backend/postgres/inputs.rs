@@ -15,13 +15,13 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Input, InputRequest, Range};
-use crate::store::backend::rows::condition_of;
+use crate::store::backend::rows::ConditionColumns;
 
 /// One row for each event, with the cursor's columns in the first one; one row without an event where
 /// there is none. Joined outward from the requests, so that the planner has no other order to choose.
 const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
       case when coalesce(e.nth, 1) = 1 then c.reason end, case when coalesce(e.nth, 1) = 1 then c.state end,
-      case when coalesce(e.nth, 1) = 1 then c.chain end, c.updated_at,
+      case when coalesce(e.nth, 1) = 1 then c.chain end, c.updated_at, c.held_by,
       e.seq, e.id, e.received_at, e.key_id, e.dedupe_key, e.headers, e.body, e.checksum, e.late
     from unnest($1, $2, $3) with ordinality as w (stream, handler, events_max, ord)
     left join streams s on s.id = w.stream
@@ -33,15 +33,15 @@ const INPUTS: &str = "select w.ord, s.head, c.position, c.era, c.condition, c.re
       order by e.seq limit w.events_max) e on true";
 
 /// Number of the first event column.
-const EVENT: usize = 11;
+const EVENT: usize = 12;
 
 const CURSOR: &str =
     "select 1::bigint, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
-      c.reason, c.state, c.chain, c.updated_at
+      c.reason, c.state, c.chain, c.updated_at, c.held_by
     from streams s left join cursors c on c.stream = s.id and c.handler = $2 where s.id = $1";
 
 const STATE: &str = "select s.id, s.head, c.position, c.era, c.condition, c.retry_at, c.tries,
-      c.reason, c.state, c.chain, c.updated_at
+      c.reason, c.state, c.chain, c.updated_at, c.held_by
     from streams s left join cursors c on c.stream = s.id and c.handler = $3
     where s.hook = $1 and s.ordering_key = $2";
 
@@ -187,19 +187,19 @@ fn cursor_of(id: CursorId, row: &PgRow) -> Result<Cursor, sqlx::Error> {
     let Some(position) = row.try_get(2)? else {
         return Ok(Cursor::new(id));
     };
-    let tries: i64 = row.try_get(6)?;
-    let reason: Option<String> = row.try_get(7)?;
+    let condition = ConditionColumns {
+        word: row.try_get(4)?,
+        retry_at: row.try_get(5)?,
+        tries: row.try_get(6)?,
+        reason: row.try_get(7)?,
+        held_by: row.try_get(11)?,
+    };
     Ok(Cursor {
         id,
         position: Position(position),
         era: Era(row.try_get(3)?),
         state: row.try_get(8)?,
         chain: Chain::from_bytes(row.try_get(9)?),
-        condition: condition_of(
-            row.try_get(4)?,
-            row.try_get(5)?,
-            u32::try_from(tries).unwrap_or(u32::MAX),
-            reason.unwrap_or_default(),
-        ),
+        condition: condition.condition(),
     })
 }

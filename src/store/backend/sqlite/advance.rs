@@ -6,6 +6,7 @@ use crate::domain::cursor::{Condition, DeadLetter, Era};
 use crate::domain::position::Position;
 use crate::store::Error;
 use crate::store::backend::ops::{Advance, Mover, Step};
+use crate::store::backend::rows::held_by;
 
 /// Moves cursors inside the open transaction. Each step succeeds or fails on its own.
 pub fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, Error> {
@@ -14,12 +15,12 @@ pub fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, Error> {
 
 fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
     const CREATE: &str = "insert into cursors
-        (stream, handler, position, era, state, chain, condition, retry_at, tries, reason, updated_at)
-        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) on conflict do nothing";
+        (stream, handler, position, era, state, chain, condition, retry_at, tries, reason, held_by, updated_at)
+        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) on conflict do nothing";
     const MOVE: &str = "update cursors set position = ?3, state = ?5, chain = ?6,
-        condition = ?7, retry_at = ?8, tries = ?9, reason = ?10, updated_at = ?11
-        where stream = ?1 and handler = ?2 and era = ?4 and position = ?12
-          and (condition <> 'held' or ?13)";
+        condition = ?7, retry_at = ?8, tries = ?9, reason = ?10, held_by = ?11, updated_at = ?12
+        where stream = ?1 and handler = ?2 and era = ?4 and position = ?13
+          and (condition <> 'held' or ?14)";
     let retry_at = match &step.condition {
         Condition::Waiting { retry_at, .. } => Some(retry_at.as_millis()),
         _ => None,
@@ -38,6 +39,7 @@ fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
             retry_at,
             step.condition.tries(),
             step.condition.reason(),
+            held_by(&step.condition),
             step.at.as_millis(),
         ])?;
     }
@@ -53,6 +55,7 @@ fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
             retry_at,
             step.condition.tries(),
             step.condition.reason(),
+            held_by(&step.condition),
             step.at.as_millis(),
             step.from.0,
             step.mover == Mover::Operator,

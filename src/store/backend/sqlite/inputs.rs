@@ -15,7 +15,7 @@ use crate::domain::position::{Position, Seq};
 use crate::domain::time::Timestamp;
 use crate::store::Error;
 use crate::store::backend::ops::{Input, InputRequest, Range};
-use crate::store::backend::rows::{EventColumns, condition_of};
+use crate::store::backend::rows::{ConditionColumns, EventColumns};
 
 /// An input read from memory alone; `None` unless both the cursor and all events after it are cached.
 pub fn input_in_memory(cursors: &CursorCache, tail: &Tail, want: &InputRequest) -> Option<Input> {
@@ -75,7 +75,7 @@ pub fn read_cursor(
     id: CursorId,
 ) -> Result<Option<(Cursor, Seq, Timestamp)>, Error> {
     const READ: &str = "select s.head, c.position, c.era, c.state, c.chain, c.condition,
-        c.retry_at, c.tries, c.reason, c.updated_at
+        c.retry_at, c.tries, c.reason, c.held_by, c.updated_at
         from streams s left join cursors c on c.stream = s.id and c.handler = ?2 where s.id = ?1";
     // Asked before the row is read: what leaves the tail in between is in the row by then.
     let last = tail.last(id.stream).unwrap_or_default();
@@ -87,16 +87,23 @@ pub fn read_cursor(
                 return Ok((Cursor::new(id), head, Timestamp::default()));
             };
             let condition: String = row.get(5)?;
-            let reason = row.get::<_, Option<String>>(8)?.unwrap_or_default();
+            let held_by: Option<String> = row.get(9)?;
+            let columns = ConditionColumns {
+                word: &condition,
+                retry_at: row.get(6)?,
+                tries: row.get(7)?,
+                reason: row.get(8)?,
+                held_by: held_by.as_deref(),
+            };
             let cursor = Cursor {
                 id,
                 position: Position(position),
                 era: Era(row.get(2)?),
                 state: row.get(3)?,
                 chain: Chain::from_bytes(row.get(4)?),
-                condition: condition_of(&condition, row.get(6)?, row.get(7)?, reason),
+                condition: columns.condition(),
             };
-            Ok((cursor, head, Timestamp::from_millis(row.get(9)?)))
+            Ok((cursor, head, Timestamp::from_millis(row.get(10)?)))
         });
     Ok(row.optional()?)
 }
