@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub(super) use cluster::QUIET;
 use feed::Feeds;
 pub use follower::Follower;
 pub(super) use own_report::commit_p99;
