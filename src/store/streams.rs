@@ -265,8 +265,9 @@ impl StreamCursors {
     }
 }
 
+/// `id > 0` is what the index of pages demands on Postgres (migration 0096).
 const OF_HOOK: &str = "select id as stream, hook, ordering_key, slot, head, floor, created_at
-    from streams where hook = $1 and id > $2 order by id limit $3";
+    from streams where hook = $1 and id > $2 and id > 0 order by id limit $3";
 
 impl Store {
     /// The stream of a hook with this ordering key.

@@ -334,3 +334,51 @@ async fn without_its_order_of_row_locks_the_short_way_deadlocks() {
     let (deadlocks, _, page) = write_through_stores(&load, short_batch, enough).await;
     assert!(deadlocks > 0, "{page}");
 }
+
+/// Number of lookups of streams by hook alone, and by hook and key, while events are stored. Each hook has
+/// one stream when the tables are analyzed, so a hook alone looks unique from then on.
+async fn lookups(load: &Load) -> (i64, i64) {
+    const SCANS: &str = "select coalesce(sum(idx_scan) filter (where indexrelname = 'streams_by_hook'), 0)::bigint,
+        coalesce(sum(idx_scan) filter (where indexrelname = 'streams_hook_ordering_key_key'), 0)::bigint
+        from pg_stat_user_indexes";
+    load.run(
+        "insert into streams (hook, ordering_key, slot, created_at)
+           select n, 'all', 1, 1 from generate_series(1, 60) n; analyze streams",
+    )
+    .await;
+    let store = load._home.open().await.unwrap();
+    for batch in [batch, short_batch] {
+        store.append(batch).await.unwrap();
+        store.append(batch).await.unwrap();
+    }
+    let found = store.stream(HookId(1), &OrderingKey::new(b"hot1")).await;
+    assert!(found.unwrap().is_some());
+    store.close().await;
+    let mut db = PgConnection::connect_with(&load.options).await.unwrap();
+    let began = Instant::now();
+    loop {
+        let row = sqlx::query(SCANS).fetch_one(&mut db).await.unwrap();
+        let (by_hook, by_key): (i64, i64) = (row.get(0), row.get(1));
+        // The server counts a while after a connection has ended.
+        if by_hook + by_key >= 30 {
+            return (by_hook, by_key);
+        }
+        let counted = by_hook + by_key;
+        assert!(began.elapsed() < TIME_MAX, "{counted} lookups were counted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_looked_up_by_hook_and_key_whatever_the_statistics_say() {
+    let (by_hook, by_key) = lookups(&Load::new().await).await;
+    assert!(by_hook == 0 && by_key > 0, "{by_hook}, {by_key}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_index_of_pages_for_every_lookup_they_would_read_whole_hooks() {
+    let load = Load::new().await;
+    load.run("drop index streams_by_hook; create index streams_by_hook on streams (hook, id)")
+        .await;
+    assert!(lookups(&load).await.0 > 0);
+}

@@ -1,0 +1,1 @@
+-- Nothing here: SQLite prefers the unique index of (hook, ordering_key). Its twin is migrations/postgres/0096_pages_only.sql.
