@@ -48,7 +48,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::domain::cursor::CursorId;
@@ -86,21 +86,13 @@ pub struct Engine {
     /// Hint queues of the lanes that run here.
     pub lanes: Lanes,
     /// The threads that fold.
-    pub folds: reduce::Folds,
-    /// Deliveries to destinations.
-    pub forwards: forward::Forwards,
-    /// Outcomes of deliveries on this node.
-    pub tallies: tally::Tallies,
-    /// The threads that fold for handlers beyond their share of fold time.
-    pub slow_folds: reduce::Folds,
-    /// Deliveries to pull consumers.
-    pub pulls: pull::Pulls,
-    /// Notifies readers that wait for a state to move.
-    pub applied: applied::Applied,
-    /// Rejections on this node that are not stored yet.
-    pub rejections: rejections::Rejections,
-    /// Uses of verifying secrets that are not yet stored.
-    pub secret_uses: secret_uses::SecretUses,
+    pub folds: FoldThreads,
+    /// Deliveries to customers' own services.
+    pub deliveries: Deliveries,
+    /// What is known of senders and not stored yet.
+    pub senders: Senders,
+    /// Changes that others wait for.
+    pub changes: Changes,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Hints to and from other nodes.
@@ -113,15 +105,47 @@ pub struct Engine {
     signals: Signals,
     /// Streams that keep events past their retention.
     overdue: RwLock<Vec<prune::Overdue>>,
-    /// Requests a look at the other nodes and their lanes.
-    look: Notify,
-    /// The version by which all lanes here act. Changes when lanes must check again what they may do.
-    acting: watch::Sender<i64>,
     /// Hints that arrived at a lane which is no longer the right one.
     misplaced: place::Misplaced,
+    readiness: readiness::Readiness,
+}
+
+/// The threads that fold, in two pools that share the fold time.
+pub struct FoldThreads {
+    /// Those of the lanes.
+    pub lanes: reduce::Folds,
+    /// Those of handlers beyond their share of fold time.
+    pub slow: reduce::Folds,
+}
+
+/// Deliveries of this node.
+pub struct Deliveries {
+    /// Those to destinations.
+    pub forwards: forward::Forwards,
+    /// Those to pull consumers.
+    pub pulls: pull::Pulls,
+    /// Their outcomes.
+    pub tallies: tally::Tallies,
+}
+
+/// What this node knows of senders and has not stored yet.
+#[derive(Default)]
+pub struct Senders {
+    /// Rejected requests.
+    pub rejections: rejections::Rejections,
+    /// Uses of verifying secrets.
+    pub secret_uses: secret_uses::SecretUses,
+}
+
+/// Changes that others wait for.
+pub struct Changes {
+    /// Notifies readers that wait for a state to move.
+    pub applied: applied::Applied,
     /// Changes with every commit that stored events.
     stored: watch::Sender<()>,
-    readiness: readiness::Readiness,
+    /// The version by which all lanes here act. Changes when lanes must check again what they may do.
+    acting: watch::Sender<i64>,
+    /// The reason why this process ends itself, once it does.
     failed: watch::Sender<Option<String>>,
 }
 
@@ -158,34 +182,38 @@ impl Engine {
         };
         let engine = Arc::new(Self {
             catalog: catalog::Catalog::load(store.clone()).await?,
-            rejections: rejections::Rejections::default(),
-            secret_uses: secret_uses::SecretUses::default(),
+            senders: Senders::default(),
             front: front::Front::start(threads).map_err(|error| {
                 Error::Refused(format!("no threads to take events in: {error}"))
             })?,
             intake: intake::Intake::new(store.committers().count),
             store,
             lanes: Lanes::default(),
-            forwards: forward::Forwards::new(guard),
-            tallies: tally::Tallies::default(),
-            // One more thread than processors, so that an event which does not end leaves the others a
-            // thread for each.
-            folds: folds(threads + 1, false)?,
-            slow_folds: folds(SLOW_THREADS, true)?,
-            pulls: pull::Pulls::default(),
-            applied: applied::Applied::default(),
+            deliveries: Deliveries {
+                forwards: forward::Forwards::new(guard),
+                pulls: pull::Pulls::default(),
+                tallies: tally::Tallies::default(),
+            },
+            folds: FoldThreads {
+                // One more thread than processors, so that an event which does not end leaves the
+                // others a thread for each.
+                lanes: folds(threads + 1, false)?,
+                slow: folds(SLOW_THREADS, true)?,
+            },
+            changes: Changes {
+                applied: applied::Applied::default(),
+                stored: watch::channel(()).0,
+                acting: watch::channel(0).0,
+                failed,
+            },
             metrics,
             relay: relay::Relay::new(node.and_then(|node| node.redis)),
             member,
             running_lanes: running_lanes::RunningLanes::default(),
             signals: Signals::default(),
             overdue: RwLock::default(),
-            look: Notify::new(),
-            acting: watch::channel(0).0,
             misplaced: place::Misplaced::default(),
-            stored: watch::channel(()).0,
             readiness: readiness::Readiness::default(),
-            failed,
         });
         let beginning = duties::Beginning {
             catalog: engine.catalog.now(),
@@ -220,7 +248,7 @@ impl Engine {
         let catalog = self.catalog.peek();
         let handler = catalog.handlers.get(&cursor.handler);
         if handler.is_some_and(|handler| handler.pull().is_some()) {
-            return self.pulls.hint(cursor);
+            return self.deliveries.pulls.hint(cursor);
         }
         let Some(set) = catalog.lane_sets.get(namespace) else {
             return;
@@ -259,7 +287,7 @@ impl Engine {
 
     /// Requests a look at which node runs which lane.
     fn look_at_lanes(&self) {
-        self.look.notify_one();
+        self.signals.look.notify_one();
     }
 
     /// Requests it only if a node is leaving or a lane set is closing, because lanes may have become
@@ -271,7 +299,7 @@ impl Engine {
             leaves || view.lanes.iter().any(store::LaneRow::is_closing)
         };
         if self.member.as_ref().is_some_and(someone_leaves) {
-            self.look.notify_one();
+            self.signals.look.notify_one();
         }
     }
 
@@ -303,19 +331,19 @@ impl Engine {
     /// Ends the process if an error is fatal; true if it is.
     pub fn fail_if_fatal(&self, error: &Error) -> bool {
         if error.is_fatal() {
-            self.failed.send_replace(error.last_words());
+            self.changes.failed.send_replace(error.last_words());
         }
         error.is_fatal()
     }
 
     /// True if the process is about to end itself.
     pub fn is_failing(&self) -> bool {
-        self.failed.borrow().is_some()
+        self.changes.failed.borrow().is_some()
     }
 
     /// A receiver that changes with every commit that stores events.
     pub fn stored(&self) -> watch::Receiver<()> {
-        self.stored.subscribe()
+        self.changes.stored.subscribe()
     }
 
     /// Records that an event of a hook did not end. After the second one within a minute, on any node,
@@ -371,8 +399,8 @@ impl Running {
             .is_ending
             .store(true, Ordering::Relaxed);
         engine.close_lanes(&engine.held_lanes()).await;
-        engine.forwards.flights.ended().await;
-        engine.pulls.claims_end().await;
+        engine.deliveries.forwards.flights.ended().await;
+        engine.deliveries.pulls.claims_end().await;
         if engine.relay.is_shared() {
             // The last events are hinted on the node that continues.
             place::place_now(engine).await;

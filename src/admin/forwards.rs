@@ -138,7 +138,7 @@ pub fn deliveries(engine: &Engine, hook: &Hook) -> Vec<Deliveries> {
     let ms = |took: Option<Duration>| took.map(|took| millis(took).unsigned_abs());
     let handlers = hook.handlers.iter().filter(|of| of.reducer().is_none());
     let told = handlers.filter_map(|handler| {
-        let tally = engine.tallies.of(handler.id);
+        let tally = engine.deliveries.tallies.of(handler.id);
         let last = tally.last.as_ref()?;
         Some(Deliveries {
             handler: handler.name.clone(),

@@ -222,7 +222,7 @@ impl Admin {
             events,
         };
         let folds = match &self.engine {
-            Some(engine) => engine.slow_folds.clone(),
+            Some(engine) => engine.folds.slow.clone(),
             None => Folds::start(1).map_err(|error| Error::Reducer(error.to_string()))?,
         };
         let folded = folds.fold(vec![task], time).await.pop();

@@ -18,7 +18,7 @@ impl Admin {
     /// Uses of the verifying secrets of one hook or of all. Those of other nodes may be a minute old.
     pub(super) async fn secret_uses(&self, hook: Option<&Hook>) -> Result<Vec<SecretUse>, Error> {
         if let Some(engine) = &self.engine {
-            engine.secret_uses.store(&engine.store).await?;
+            engine.senders.secret_uses.store(&engine.store).await?;
         }
         Ok(self.store.secret_uses(hook.map(|hook| hook.id)).await?)
     }

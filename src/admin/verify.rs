@@ -281,7 +281,7 @@ impl Admin {
     pub async fn rejections(&self, name: &Name) -> Result<Vec<api::Rejection>, Error> {
         let hook = self.hook(name).await?;
         if let Some(engine) = &self.engine {
-            engine.rejections.store(&engine.store).await?;
+            engine.senders.rejections.store(&engine.store).await?;
         }
         let rejections = self.store.rejections(hook.id).await?;
         Ok(rejections.iter().map(|one| told(&hook, one)).collect())

@@ -318,7 +318,7 @@ impl Admin {
 
     /// Adds the advice for a handler that is too slow for the lanes.
     fn advise_slow(&self, why: &mut CursorDiagnosis, cursor: CursorId) -> Result<(), Error> {
-        let shares = self.engine()?.folds.shares();
+        let shares = self.engine()?.folds.lanes.shares();
         if why.gathers_until.is_none() && shares.with(|shares, _| shares.is_slow(cursor.handler)) {
             why.ends = format!(
                 "by itself: {} is slow, so it takes one turn at a time, beside the lanes",
@@ -366,7 +366,7 @@ impl Admin {
                 );
                 (ends, Vec::new())
             }
-            None if engine.pulls.waiting(cursor.handler) > 0 => {
+            None if engine.deliveries.pulls.waiting(cursor.handler) > 0 => {
                 ("by itself, within seconds".to_owned(), Vec::new())
             }
             None => {

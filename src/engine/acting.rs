@@ -35,12 +35,12 @@ impl Engine {
 
     /// The configuration version by which every lane here acts: no turn goes by an older one.
     pub fn acted(&self) -> i64 {
-        *self.acting.borrow()
+        *self.changes.acting.borrow()
     }
 
     /// Waits until every lane here acts by this version of the configuration, or a later one.
     pub async fn acts_by(&self, version: i64) {
-        let mut acting = self.acting.subscribe();
+        let mut acting = self.changes.acting.subscribe();
         let _ = acting.wait_for(|acted| *acted >= version).await;
     }
 
@@ -103,15 +103,21 @@ impl Engine {
         for worker in workers.iter().chain(&stopping) {
             worker.turns_end().await;
         }
-        self.pulls.claims_end().await;
-        self.pulls.forget_all_but(&now.handlers);
+        self.deliveries.pulls.claims_end().await;
+        self.deliveries.pulls.forget_all_but(&now.handlers);
         if now.stops != before.stops {
             // Everything that an operator has stopped stands still once this node acts by it, deliveries
             // included.
-            self.forwards.flights.ended_before(now.version).await;
+            self.deliveries
+                .forwards
+                .flights
+                .ended_before(now.version)
+                .await;
         }
-        self.forwards.forget_all_but(&now.handlers);
-        self.tallies.retain(|id| now.handlers.contains_key(id));
+        self.deliveries.forwards.forget_all_but(&now.handlers);
+        self.deliveries
+            .tallies
+            .retain(|id| now.handlers.contains_key(id));
         let lets_go = now.lets_go(before);
         for worker in &workers {
             if lets_go {
@@ -128,7 +134,7 @@ impl Engine {
         if now.keeps_otherwise(before) {
             self.prune_soon();
         }
-        self.acting.send_replace(now.version);
+        self.changes.acting.send_replace(now.version);
         if self.member.is_some() {
             self.look_at_lanes();
         }

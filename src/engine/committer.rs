@@ -82,7 +82,7 @@ fn finish(engine: &Engine, committed: Result<Vec<Appended>, Error>, batch: Vec<W
     let hooks = hints.iter().map(|(hook, ..)| *hook);
     engine.metrics.pulse.accepted(hooks);
     hint(engine, &hints);
-    engine.stored.send_replace(());
+    engine.changes.stored.send_replace(());
     if is_held {
         engine.signals.held_back.notify_one();
     }
@@ -108,7 +108,7 @@ pub(super) fn hint(engine: &Engine, stored: &[(HookId, Timestamp, StreamId, Slot
         };
         for handler in &hook.handlers {
             if handler.pull().is_some() {
-                engine.pulls.hint(CursorId {
+                engine.deliveries.pulls.hint(CursorId {
                     stream: *stream,
                     handler: handler.id,
                 });

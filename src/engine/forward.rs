@@ -148,6 +148,7 @@ async fn run(pass: &Pass, waiting: &Waiting) {
     }
     let version = engine.catalog.peek().version;
     let Some(_flight) = engine
+        .deliveries
         .forwards
         .flights
         .begin(engine, cursor, &worker.id, version)
@@ -293,7 +294,7 @@ async fn try_delivery(pass: &Pass, waiting: &Waiting) -> Result<Turned, Error> {
     engine.metrics.delivered(attempt.kind(), attempt.took);
     let (hook, name) = (payload.hook.name.as_str(), payload.handler.name.as_str());
     engine.metrics.delivered_by(hook, name, attempt.kind());
-    engine.tallies.note(
+    engine.deliveries.tallies.note(
         cursor.handler,
         Last {
             at: now,
@@ -534,6 +535,7 @@ async fn send(
     };
     let began = Instant::now();
     let answer = engine
+        .deliveries
         .forwards
         .client
         .send(request, time.min(to.timeout))
@@ -633,7 +635,7 @@ impl Engine {
                 worker.turned(*cursor, Outcome::Done);
                 continue;
             };
-            let gate = self.forwards.gate(cursor.handler, to);
+            let gate = self.deliveries.forwards.gate(cursor.handler, to);
             gate.queue(Waiting {
                 worker: worker.clone(),
                 cursor: *cursor,
@@ -657,14 +659,14 @@ impl Engine {
 
     /// The ordering key of a stream, cached because it never changes.
     async fn ordering_key(&self, stream: StreamId) -> Result<OrderingKey, Error> {
-        if let Some(key) = self.forwards.keys.lock().get(&stream) {
+        if let Some(key) = self.deliveries.forwards.keys.lock().get(&stream) {
             return Ok(key.clone());
         }
         let found = self.store.cursors_of(&[stream]).await?.pop();
         let key = found
             .map(|found| found.key)
             .ok_or(Error::Integrity("a stream is gone".into()))?;
-        let mut keys = self.forwards.keys.lock();
+        let mut keys = self.deliveries.forwards.keys.lock();
         if keys.len() >= KEYS_MAX {
             keys.clear();
         }

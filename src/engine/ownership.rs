@@ -338,7 +338,7 @@ impl Member {
     pub async fn run(engine: Arc<Engine>) {
         let Some(member) = &engine.member else { return };
         loop {
-            let _ = timeout(LOOK_EVERY, engine.look.notified()).await;
+            let _ = timeout(LOOK_EVERY, engine.signals.look.notified()).await;
             let look = {
                 let engine = engine.clone();
                 async move {
@@ -458,7 +458,7 @@ async fn hand_over(engine: &Engine, me: &str, lanes: &[(LaneId, i64)]) -> Result
 /// Opens lanes that were taken. Lanes that are not opened because the database does not answer are given
 /// back at the next look.
 async fn open(engine: &Arc<Engine>, me: &str, lanes: Vec<(LaneId, i64)>) -> Result<(), Error> {
-    in_time(engine.forwards.flights.look(engine, me)).await?;
+    in_time(engine.deliveries.forwards.flights.look(engine, me)).await?;
     tracing::info!(lanes = lanes.len(), "lanes taken");
     for (lane, epoch) in lanes {
         engine.open_lane(lane, epoch);

@@ -111,7 +111,7 @@ impl Engine {
             return Ok(replayed);
         }
         let until = Instant::now() + request.wait;
-        let (queues, is_new) = self.pulls.queues(handler);
+        let (queues, is_new) = self.deliveries.pulls.queues(handler);
         let every = self.look_every();
         if is_new || request.wait < every {
             // No other query runs before this consumer must be answered.
@@ -208,7 +208,7 @@ impl Engine {
     }
 
     fn has_queues(&self, handler: HandlerId, queues: &Arc<Queues>) -> bool {
-        let by_handler = self.pulls.by_handler.lock();
+        let by_handler = self.deliveries.pulls.by_handler.lock();
         by_handler
             .get(&handler)
             .is_some_and(|now| Arc::ptr_eq(now, queues))
@@ -219,7 +219,7 @@ impl Engine {
             true => LOOK_SHARED,
             false => LOOK_ALONE,
         };
-        every.max(LOOK_APART * self.pulls.count())
+        every.max(LOOK_APART * self.deliveries.pulls.count())
     }
 
     /// Queries for streams that may have events. Callers that arrive during a query share the next one.

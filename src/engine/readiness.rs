@@ -36,7 +36,7 @@ impl Engine {
     /// # Errors
     /// The reason why not, in words.
     pub async fn can_commit(self: &Arc<Self>) -> Result<(), String> {
-        if let Some(reason) = &*self.failed.borrow() {
+        if let Some(reason) = &*self.changes.failed.borrow() {
             return Err(reason.clone());
         }
         if let Some((true, age)) = self.metrics.pulse.last(Timestamp::now())

@@ -231,7 +231,7 @@ pub async fn fold_up_to(
 ) -> Result<Vec<FoldedUpTo>, Error> {
     let page = Page {
         engine,
-        folds: &engine.folds,
+        folds: &engine.folds.lanes,
         threads: 1,
         hook,
         handler,
@@ -500,7 +500,10 @@ impl Page<'_> {
     /// Hints a cursor so that it continues from its new state.
     fn let_go(&self, work: &Work) {
         let behind = work.shadow.position.behind(work.head);
-        self.engine.applied.moved(std::iter::once(work.stream.id));
+        self.engine
+            .changes
+            .applied
+            .moved(std::iter::once(work.stream.id));
         if behind > 0 || work.live.condition != Condition::Flowing {
             let namespace = &self.hook.namespace;
             self.engine

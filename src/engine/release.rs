@@ -96,5 +96,5 @@ fn tell(engine: &Engine, released: &[Released]) {
         .metrics
         .pulse
         .accepted(hints.iter().map(|(hook, ..)| *hook));
-    engine.stored.send_replace(());
+    engine.changes.stored.send_replace(());
 }

@@ -213,7 +213,7 @@ impl Engine {
     pub(super) async fn mark_flights(&self, lanes: &[LaneId]) {
         let Some(member) = &self.member else { return };
         let me = member.id();
-        let marked = self.forwards.flights.mark(self, lanes, &me);
+        let marked = self.deliveries.forwards.flights.mark(self, lanes, &me);
         match tokio::time::timeout(MARK_MAX, marked).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "a delivery in flight may be repeated"),

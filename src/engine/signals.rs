@@ -5,6 +5,8 @@ use tokio::sync::Notify;
 /// One signal for each duty that can be asked to act at once.
 #[derive(Default)]
 pub struct Signals {
+    /// Requests a look at the other nodes and their lanes.
+    pub look: Notify,
     /// Requests a sweep, for example for a new handler.
     pub sweep: Notify,
     /// Requests a search for rebuilds to work on.

@@ -21,9 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Runs turns of slow handlers for as long as the node runs.
 pub async fn run(engine: Arc<Engine>) {
     let (mut turns, mut folding) = (FuturesUnordered::new(), HashSet::new());
-    let shares = engine.folds.shares().clone();
+    let shares = engine.folds.lanes.shares().clone();
     loop {
-        while turns.len() < engine.slow_folds.threads()
+        while turns.len() < engine.folds.slow.threads()
             && let Some((worker, handler)) = next(&engine, &folding)
         {
             folding.insert(handler);
@@ -50,7 +50,7 @@ pub async fn run(engine: Arc<Engine>) {
 
 /// The next handler, and a lane that has ready cursors of it.
 fn next(engine: &Engine, folding: &HashSet<HandlerId>) -> Option<(Arc<Worker>, HandlerId)> {
-    let shares = engine.folds.shares();
+    let shares = engine.folds.lanes.shares();
     let mut may = shares.with(|shares, now| shares.may_fold(now));
     may.retain(|handler| !folding.contains(handler));
     if may.is_empty() {

@@ -21,14 +21,14 @@ impl Engine {
 
     /// Stores the uses of verifying secrets. After an error they stay for the next call.
     pub(super) async fn store_secret_uses(&self) {
-        if let Err(error) = self.secret_uses.store(&self.store).await {
+        if let Err(error) = self.senders.secret_uses.store(&self.store).await {
             tracing::warn!(%error, "the uses of secrets were not stored");
         }
     }
 
     /// Stores the rejections of this node. After an error they stay for the next call.
     pub(super) async fn store_rejections(&self) {
-        if let Err(error) = self.rejections.store(&self.store).await {
+        if let Err(error) = self.senders.rejections.store(&self.store).await {
             tracing::warn!(%error, "rejected requests were not noted");
         }
     }

@@ -169,7 +169,7 @@ impl Worker {
 
     /// Waits until cursors may take a turn. Cancel-safe: a cancelled call takes no cursor.
     async fn next(&self, engine: &Engine, is_only: bool) -> Next<'_> {
-        let mut changes = engine.acting.subscribe();
+        let mut changes = engine.changes.acting.subscribe();
         loop {
             let fold = self.fold.lock().await;
             let turn = self.turns.read().await;
@@ -370,7 +370,7 @@ impl Worker {
             handler.is_some_and(|handler| handler.forward().is_some())
         };
         let mut lane = self.lane.lock();
-        let shares = engine.folds.shares();
+        let shares = engine.folds.lanes.shares();
         shares.with(|shares, _| {
             let is_left_out = |handler| shares.is_left_out(handler);
             let now = Timestamp::steady();
@@ -426,11 +426,11 @@ impl Worker {
         self.running.lock().extend(running);
         let folded = match gives_way {
             None => {
-                let folds = &engine.folds;
+                let folds = &engine.folds.lanes;
                 Some(turn::fold(engine, folds, &self.id, &batch, &gathered, alone).await)
             }
             Some(mut hurry) => {
-                let folds = &engine.slow_folds;
+                let folds = &engine.folds.slow;
                 tokio::select! {
                     folded = turn::fold(engine, folds, &self.id, &batch, &gathered, alone) => Some(folded),
                     _ = hurry.changed() => None,
@@ -473,6 +473,7 @@ impl Worker {
         }
         engine.count_turn(&turned, now);
         engine
+            .changes
             .applied
             .moved(batch.iter().map(|cursor| cursor.stream));
         Ok(())

@@ -209,7 +209,7 @@ async fn state_at(
         }
         match (&mut moves, stream) {
             // Subscribes before reading again, so that no move falls in between.
-            (None, Some(stream)) => moves = Some(engine.applied.watch(stream)),
+            (None, Some(stream)) => moves = Some(engine.changes.applied.watch(stream)),
             (Some(moves), _) => {
                 let until =
                     look_again(engine, hook, key).map_or(deadline, |again| again.min(deadline));

@@ -98,7 +98,7 @@ pub(super) fn check(
     let rejected = match verify.check(&request, now) {
         Ok(secret) => {
             let id = secret.sealed().map(Sealed::id);
-            id.inspect(|id| engine.secret_uses.note(hook.id, id, now));
+            id.inspect(|id| engine.senders.secret_uses.note(hook.id, id, now));
             return Ok(());
         }
         Err(rejected) => rejected,
@@ -115,7 +115,7 @@ pub(super) fn check(
         return Err(NotVerified::Locked);
     }
     let mut diagnosis = Diagnosis::of(&rejected);
-    if rejected == Rejected::NoMatch && engine.rejections.may_search(now) {
+    if rejected == Rejected::NoMatch && engine.senders.rejections.may_search(now) {
         let catalog = engine.catalog.peek();
         let others = catalog.hooks.values().filter(|other| other.id != hook.id);
         let others = others.filter_map(|other| Some((other.name.as_str(), other.verify.as_ref()?)));
@@ -153,7 +153,10 @@ fn note(engine: &Engine, hook: &Hook, diagnosis: Diagnosis, request: &Request<'_
         .rejected(hook.name.as_str(), diagnosis.reason.word());
     let now = Timestamp::now();
     let sample = sample(request, peer, diagnosis.clock_ms, now).to_string();
-    engine.rejections.add(hook.id, diagnosis, sample, now);
+    engine
+        .senders
+        .rejections
+        .add(hook.id, diagnosis, sample, now);
 }
 
 /// The request as JSON, without signature, secret and body.

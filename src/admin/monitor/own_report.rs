@@ -218,7 +218,7 @@ fn overdue(engine: &engine::Engine) -> Vec<(Name, String)> {
 
 /// Ids of the handlers that are too slow for this node's lanes, sorted.
 fn slow_handlers(engine: &engine::Engine) -> Vec<i64> {
-    let shares = engine.folds.shares();
+    let shares = engine.folds.lanes.shares();
     let mut slow: Vec<_> = shares.with(|shares, _| shares.slow().map(|of| of.0).collect());
     slow.sort_unstable();
     slow

@@ -145,7 +145,7 @@ impl Flights {
         let Some(member) = &engine.member else { return };
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let flights = &engine.forwards.flights;
+            let flights = &engine.deliveries.forwards.flights;
             if !flights.others.lock().is_empty()
                 && let Err(error) = flights.look(&engine, &member.id()).await
             {
@@ -157,7 +157,7 @@ impl Flights {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let flights = &self.engine.forwards.flights;
+        let flights = &self.engine.deliveries.forwards.flights;
         let ended = flights.own.lock().remove(&self.cursor);
         flights.ended.send_replace(());
         let is_marked = ended.is_some_and(|flight| flight.is_marked);
@@ -167,7 +167,13 @@ impl Drop for InFlight {
         let (engine, cursor, me) = (self.engine.clone(), self.cursor, member.id());
         tokio::spawn(async move {
             // While the row is there, no other node delivers events of this cursor.
-            while let Err(error) = engine.forwards.flights.unmark(&engine, cursor, &me).await {
+            while let Err(error) = engine
+                .deliveries
+                .forwards
+                .flights
+                .unmark(&engine, cursor, &me)
+                .await
+            {
                 if error.is_fatal() || engine.is_failing() {
                     return;
                 }

@@ -90,7 +90,7 @@ impl Engine {
             })
             .await?;
         for cursor in &cursors {
-            self.pulls.hint(*cursor);
+            self.deliveries.pulls.hint(*cursor);
         }
         for (cursor, settled) in cursors.iter().zip(&settled) {
             if let Some(settled) = settled {
@@ -145,7 +145,7 @@ impl Engine {
                 failure,
                 took: None,
             };
-            self.tallies.note(handler.id, last);
+            self.deliveries.tallies.note(handler.id, last);
         }
     }
 

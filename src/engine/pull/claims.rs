@@ -83,11 +83,11 @@ impl Drop for Deliveries {
         let engine = self.engine.clone();
         self.runtime.spawn(async move {
             // Holds up the end of the node until they are given back.
-            let _claiming = engine.pulls.claiming.clone().read_owned().await;
+            let _claiming = engine.deliveries.pulls.claiming.clone().read_owned().await;
             match engine.store.give_back(&tokens).await {
                 Ok(()) => tokens
                     .iter()
-                    .for_each(|token| engine.pulls.hint(token.cursor)),
+                    .for_each(|token| engine.deliveries.pulls.hint(token.cursor)),
                 Err(error) => tracing::debug!(%error, "deliveries end with their leases"),
             }
         });
@@ -130,7 +130,7 @@ impl Engine {
         request: &ConsumerRequest,
         streams: Vec<StreamId>,
     ) -> Result<Deliveries, Error> {
-        let _claiming = self.pulls.claiming.read().await;
+        let _claiming = self.deliveries.pulls.claiming.read().await;
         let catalog = self.catalog.now();
         let Some(handler) = catalog.handlers.get(&handler) else {
             return Ok(Deliveries::none(self));
@@ -185,7 +185,7 @@ impl Engine {
             };
             match judged {
                 Judged::Nothing => {}
-                Judged::Later => self.pulls.hint(cursor(handler.id, stream)),
+                Judged::Later => self.deliveries.pulls.hint(cursor(handler.id, stream)),
                 Judged::Claim(claim, taken) => {
                     claims.push(claim);
                     events.push(taken);
@@ -237,7 +237,7 @@ impl Engine {
                 self.metrics.passed(Passed::Filter, events);
                 self.end_replay(cursor, to).await?;
             }
-            self.pulls.hint(cursor);
+            self.deliveries.pulls.hint(cursor);
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl Engine {
         let is_free = step.condition == Condition::Flowing;
         self.store.advance(vec![step]).await?;
         if is_free {
-            self.pulls.hint(cursor);
+            self.deliveries.pulls.hint(cursor);
         }
         Ok(())
     }

@@ -755,7 +755,7 @@ impl World {
     }
 
     async fn is_quiet(&self, cursor: CursorId) {
-        let mut moved = self.engine().applied.watch(cursor.stream);
+        let mut moved = self.engine().changes.applied.watch(cursor.stream);
         loop {
             let (found, head, _) = self.engine().store.cursor(cursor).await.unwrap().unwrap();
             let is_held = matches!(found.condition, Condition::Held { .. });
