@@ -145,7 +145,7 @@ enum Type {
     Write,
     /// Read states and events
     Read,
-    /// Everything
+    /// All that an operator may do
     Admin,
 }
 

@@ -75,7 +75,7 @@ pub enum Answer {
     Hmac(String),
     /// The token that Zoom sent, and its HMAC in hexadecimal digits.
     Tokens {
-        /// The token.
+        /// The token as Zoom sent it.
         plain: String,
         /// The HMAC of the token.
         encrypted: String,

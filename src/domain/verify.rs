@@ -58,31 +58,31 @@ pub const WORDS: [&str; 13] = [
 /// Signature scheme of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// See `stripe.rs`.
+    /// Stripe: HMAC-SHA256 of time and body: `stripe.rs`.
     Stripe,
-    /// See `github.rs`.
+    /// GitHub: HMAC-SHA256 of the body: `github.rs`.
     GitHub,
-    /// See `shopify.rs`.
+    /// Shopify: HMAC-SHA256 of the body: `shopify.rs`.
     Shopify,
-    /// See `slack.rs`.
+    /// Slack: HMAC-SHA256 of time and body: `slack.rs`.
     Slack,
-    /// See `twilio.rs`.
+    /// Twilio: HMAC of the URL and the form: `twilio.rs`.
     Twilio,
-    /// See `gitlab.rs`.
+    /// GitLab: the secret itself, in a header: `gitlab.rs`.
     GitLab,
-    /// See `standard.rs`.
+    /// Standard Webhooks: HMAC-SHA256 of id, time and body: `standard.rs`.
     Standard,
-    /// See `paddle.rs`.
+    /// Paddle: HMAC-SHA256 of time and body: `paddle.rs`.
     Paddle,
-    /// See `square.rs`.
+    /// Square: HMAC-SHA256 of the URL and the body: `square.rs`.
     Square,
-    /// See `hubspot.rs`.
+    /// HubSpot: HMAC-SHA256 of method, URL, body and time: `hubspot.rs`.
     HubSpot,
-    /// See `linear.rs`.
+    /// Linear: HMAC-SHA256 of the body, which has the time: `linear.rs`.
     Linear,
-    /// See `sendgrid.rs`.
+    /// SendGrid: ECDSA with P-256 of time and body: `sendgrid.rs`.
     SendGrid,
-    /// See `custom.rs`.
+    /// HMAC with parts that the hook names: `custom.rs`.
     Hmac(Arc<Custom>),
 }
 

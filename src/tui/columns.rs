@@ -9,7 +9,7 @@ use crate::text;
 /// A column of a table.
 #[derive(Clone, Debug)]
 pub struct Column {
-    /// Title.
+    /// Title in the head of the table.
     pub title: &'static str,
     /// Width in characters.
     pub width: usize,

@@ -8,7 +8,7 @@ use crate::domain::name::{Name, StreamName};
 /// Work for the loop.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Quit.
+    /// End the dashboard.
     Quit {
         /// True if the last screen stays in the terminal.
         leave_screen: bool,

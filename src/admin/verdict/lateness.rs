@@ -78,7 +78,7 @@ pub(super) fn slow_code(facts: &Facts<'_>) -> Option<Verdict> {
     })
 }
 
-/// In the lanes that are late one stream each is over half of what flows.
+/// The finding that one stream is over half of the work in each late lane.
 pub(super) fn one_stream(facts: &Facts<'_>) -> Option<Verdict> {
     if !facts.is_late() {
         return None;
@@ -205,7 +205,7 @@ fn lanes_help(facts: &Facts<'_>) -> String {
     }
 }
 
-/// That a handler beside the lanes gains nothing from more of them.
+/// The sentence that a handler beside the lanes gains nothing from more lanes.
 fn one_turn_at_a_time(handler: &str) -> String {
     format!("More lanes: no, {handler} takes one turn at a time.")
 }

@@ -205,7 +205,7 @@ pub fn header<'r>(request: &Request<'r>, name: &str) -> Result<&'r [u8], Rejecte
 /// The value of a header that must occur once, as text.
 ///
 /// # Errors
-/// See [`header`]; also if the value is not text.
+/// Errors of [`header`]; also if the value is not text.
 pub fn text<'r>(request: &Request<'r>, name: &str) -> Result<&'r str, Rejected> {
     let value = header(request, name)?;
     std::str::from_utf8(value).map_err(|_| malformed(name, "it is no text"))
