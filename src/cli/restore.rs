@@ -173,16 +173,36 @@ impl Restore {
         to: &Path,
         out: &mut Printer,
     ) -> anyhow::Result<BackupSummary> {
-        let all = backup
-            .as_ref()
-            .and_then(|file| Some(file.metadata().ok()?.len()));
-        let stopped = "Ctrl-C stops it, and nothing is restored";
-        let mut bar = Progress::new("restore", stopped).of_things("MB");
+        let written = |error: io::Error| unwritten(&to.display().to_string(), &error);
         let mut options = File::options();
         let options = options.read(true).write(true).create_new(true);
-        let opened = options.open(to);
-        let written = |error: io::Error| unwritten(&to.display().to_string(), &error);
-        let mut file = opened.map_err(written)?;
+        let mut file = options.open(to).map_err(written)?;
+        let stopped = "Ctrl-C stops it, and nothing is restored";
+        let mut bar = Progress::new("restore", stopped).of_things("MB");
+        let length = self.fill(backup, (&mut file, to), &mut bar, out).await?;
+        let verified = store::verify_backup(&mut file, |hashed, _| {
+            let (done, of) = ((length + hashed) / MEGABYTE, 2 * length / MEGABYTE);
+            // Failing to show the progress bar does not stop the restore.
+            let _ = out.progress(&mut bar, done, of, None);
+        });
+        let verified = verified.await;
+        out.progress_ends(&bar)?;
+        let summary = verified.map_err(|fault| self.fault(&fault))?;
+        file.set_len(summary.bytes).map_err(written)?;
+        file.sync_all().map_err(written)?;
+        Ok(summary)
+    }
+
+    /// Copies the backup into a file; returns its length.
+    async fn fill(
+        &self,
+        backup: Option<File>,
+        (file, path): (&mut File, &Path),
+        bar: &mut Progress,
+        out: &mut Printer,
+    ) -> anyhow::Result<u64> {
+        let all = backup.as_ref();
+        let all = all.and_then(|file| Some(file.metadata().ok()?.len()));
         let mut from: Box<dyn AsyncRead + Unpin> = match backup {
             Some(file) => Box::new(tokio::fs::File::from_std(file)),
             None => Box::new(tokio::io::stdin()),
@@ -193,27 +213,14 @@ impl Restore {
             let read = from.read(&mut chunk).await;
             let read = read.map_err(|error| self.fault(&BackupFault::System(error)))?;
             if read == 0 {
-                break;
+                return Ok(done);
             }
-            file.write_all(&chunk[..read]).map_err(written)?;
+            let written = file.write_all(&chunk[..read]);
+            written.map_err(|error| unwritten(&path.display().to_string(), &error))?;
             done += read as u64;
             let of = all.unwrap_or(done);
-            out.progress(&mut bar, done / MEGABYTE, 2 * of / MEGABYTE, None)?;
+            out.progress(bar, done / MEGABYTE, 2 * of / MEGABYTE, None)?;
         }
-        let verified = store::verify_backup(&mut file, |hashed, of| {
-            let _ = out.progress(
-                &mut bar,
-                (done + hashed) / MEGABYTE,
-                2 * of / MEGABYTE,
-                None,
-            );
-        });
-        let verified = verified.await;
-        out.progress_ends(&bar)?;
-        let summary = verified.map_err(|fault| self.fault(&fault))?;
-        file.set_len(summary.bytes).map_err(written)?;
-        file.sync_all().map_err(written)?;
-        Ok(summary)
     }
 
     fn shown(&self) -> String {
@@ -306,46 +313,44 @@ fn last_log(data: &DataDir) -> Option<Timestamp> {
 
 fn told(report: &Report, data: &DataDir) -> Vec<(&'static str, String)> {
     let summary = &report.summary;
-    let mut facts = vec![
+    let checked = "the checksum, every page, every event, the seqs of every stream";
+    let serve = format!("hooklane serve --data {}", quoted(data.path().display()));
+    vec![
         ("restored", contents(summary)),
         ("backup", format!("of {}", summary.taken_at)),
         ("newest", newest(summary)),
-        (
-            "checked",
-            "the checksum, every page, every event, the seqs of every stream".to_owned(),
-        ),
-    ];
-    facts.push(match report.ran_until {
+        ("checked", checked.to_owned()),
+        ("missing", missing(report)),
+        ("secrets", secrets(report, data)),
+        ("next", serve),
+    ]
+}
+
+/// The events that are not in the backup, in words.
+fn missing(report: &Report) -> String {
+    match report.ran_until {
         Some(until) => {
-            let long = duration(until.since(summary.taken_at));
-            let text = format!(
+            let long = duration(until.since(report.summary.taken_at));
+            format!(
                 "a node ran here until {until}, {long} after the backup; what it accepted then must be sent again"
-            );
-            ("missing", text)
+            )
         }
-        None => (
-            "missing",
-            "events that were accepted after the backup; their senders must send them again"
-                .to_owned(),
-        ),
-    });
-    facts.push(match report.locked_secrets.len() as u64 {
-        0 => ("secrets", "none that needs another hooklane.key".to_owned()),
-        hooks => {
-            let first = report.locked_secrets.first().map_or("", String::as_str);
-            let text = format!(
-                "{} such as {first} need hooklane.key of the original: copy it to {}",
-                counted(hooks, "place", "places"),
-                data.secret_key().display()
-            );
-            ("secrets", text)
-        }
-    });
-    facts.push((
-        "next",
-        format!("hooklane serve --data {}", quoted(data.path().display())),
-    ));
-    facts
+        None => "events that were accepted after the backup; their senders must send them again"
+            .to_owned(),
+    }
+}
+
+/// The next step for the secret key, in words.
+fn secrets(report: &Report, data: &DataDir) -> String {
+    let Some(first) = report.locked_secrets.first() else {
+        return "none that needs another hooklane.key".to_owned();
+    };
+    let places = report.locked_secrets.len() as u64;
+    format!(
+        "{} such as {first} need hooklane.key of the original: copy it to {}",
+        counted(places, "place", "places"),
+        data.secret_key().display()
+    )
 }
 
 /// Removes what a failed restore has made: the lock file, and a directory that is new.
@@ -375,7 +380,7 @@ impl Traces {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        // What cannot be removed does no harm: the next restore accepts it.
+        // A file that stays does no harm: the next restore accepts it.
         for file in &self.files {
             let _ = fs::remove_file(file);
         }
