@@ -55,7 +55,8 @@ pub use rule::Rule;
 pub use severity::Severity;
 pub use snapshot::{
     AlertReceiver, Class, CursorLine, HookLine, LogLine, NamespaceLine, NodeLine, Operation,
-    Outage, PastOutage, Sample, Snapshot, Storage, Total, Verdict, Viewer, Window, how_many_more,
+    Outage, PastOutage, Restored, Sample, Snapshot, Storage, Total, Verdict, Viewer, Window,
+    how_many_more,
 };
 pub use stream::{
     Hold, HoldResult, Retry, RetryResult, Skip, SkipResult, State, Stream, StreamRow, Waiting,

@@ -10,6 +10,7 @@
 )]
 
 mod audit;
+mod backup;
 mod bench;
 mod complete;
 mod deliveries;
@@ -30,6 +31,7 @@ mod namespaces;
 mod order;
 mod print;
 mod reach;
+mod restore;
 mod send;
 mod serve;
 mod shell;
@@ -94,6 +96,8 @@ enum Command {
     Keys(keys::Keys),
     #[command(subcommand)]
     Namespaces(namespaces::Namespaces),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     Migrate(migrate::Migrate),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -233,21 +237,14 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
                 .build()?;
             runtime.block_on(demo.run(out))
         }
-        Command::Migrate(migrate) => {
+        Command::Backup(_) | Command::Restore(_) | Command::Migrate(_) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(async {
-                let stopped = out.ctrl_c();
-                let moved = tokio::select! {
-                    moved = migrate.run(out) => Some(moved),
-                    () = stopped => None,
-                };
-                match moved {
-                    Some(moved) => moved,
-                    None => Ok(out.interrupted().map(|()| Exit::Interrupted)?),
-                }
-            })
+            let ended = runtime.block_on(copy(command, &place, out));
+            // After Ctrl-C a read of stdin or a write to stdout may still wait for the other end.
+            runtime.shutdown_background();
+            ended
         }
         Command::Doctor(doctor) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -263,6 +260,27 @@ fn run(cli: Cli, matches: &ArgMatches, out: &mut Printer) -> anyhow::Result<Exit
                 .build()?;
             runtime.block_on(ask(command, &place, cli.global.limit(), out))
         }
+    }
+}
+
+/// Runs a command that works on the files of a data directory, until it ends or Ctrl-C.
+async fn copy(command: Command, place: &reach::Place, out: &mut Printer) -> anyhow::Result<Exit> {
+    let stopped = out.ctrl_c();
+    let copying = async {
+        match command {
+            Command::Backup(command) => command.run(place, out).await,
+            Command::Restore(command) => command.run(place, out).await,
+            Command::Migrate(command) => command.run(out).await,
+            _ => Ok(Exit::Done),
+        }
+    };
+    let copied = tokio::select! {
+        copied = copying => Some(copied),
+        () = stopped => None,
+    };
+    match copied {
+        Some(copied) => copied,
+        None => Ok(out.interrupted().map(|()| Exit::Interrupted)?),
     }
 }
 
@@ -323,6 +341,8 @@ async fn act(
         Command::Demo(_)
         | Command::Doctor(_)
         | Command::Serve(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Migrate(_)
         | Command::Completions(_)
         | Command::Man(_) => Ok(Exit::Done),

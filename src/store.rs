@@ -10,6 +10,7 @@ mod alerts;
 mod audit;
 mod backend;
 mod backlogs;
+mod backup;
 mod behind;
 mod configuration;
 mod counts;
@@ -58,9 +59,13 @@ pub use audit::{AuditFilter, AuditRow};
 pub use backend::examine;
 pub use backend::ops::{
     Advance, Appended, Checkpoint, Commit, Committers, Cut, DamageCheck, Due, History, Input,
-    InputRequest, Inspection, Mover, NewEvent, Observer, Provided, Prune, Range, Released, Step,
+    InputRequest, Inspection, Mover, NewEvent, Observer, Provided, Prune, Range, Released,
+    Restored, Step,
 };
 pub use backlogs::{LargestBacklog, ResizeExtent, SlotBacklog};
+pub use backup::{
+    BackupFault, BackupSummary, back_up, check_restored, read_summary, verify_backup,
+};
 pub use configuration::Configuration;
 pub use cursors::{CursorBacklog, SkipOutcome};
 pub use database::{Database, InvalidDatabase, Server};

@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use super::{Admin, Error};
 use crate::api::Check;
 use crate::config::{self, Config, DataDir, Setting};
+use crate::domain::time::Timestamp;
 use crate::lanes::redis::{self, Address};
-use crate::store::{self, DamageCheck, Database, Inspection};
+use crate::store::{self, DamageCheck, Database, Inspection, Restored};
 use crate::text::{counted, duration, size};
 
 /// The things to check.
@@ -141,6 +142,8 @@ async fn judge(around: &Surroundings, looked: Result<Inspection, store::Error>) 
     checks.push(database(around, &looked));
     let found = looked.as_ref().ok().and_then(|l| l.damage.as_ref());
     checks.extend(found.map(damage));
+    let copy = looked.as_ref().ok().and_then(|looked| looked.restored);
+    checks.extend(copy.and_then(|copy| restored(copy, Timestamp::now())));
     checks.extend(around.certificate.as_ref().map(certificate));
     let mut clocks = Vec::new();
     if let Ok(looked) = &looked {
@@ -249,6 +252,16 @@ fn damage(found: &DamageCheck) -> Check {
     let remedy =
         "restore a backup, or ask the sender for it; its cursor is held when it comes there";
     Check::fail("damage", text, remedy)
+}
+
+/// Reports for a day that the database was restored.
+fn restored(copy: Restored, now: Timestamp) -> Option<Check> {
+    let (taken_at, at) = (copy.taken_at, copy.at);
+    copy.is_new(now).then(|| {
+        let text = format!("restored from a backup of {taken_at}, at {at}");
+        let remedy = "have senders send again what was accepted after the backup";
+        Check::warn("backup", text, remedy)
+    })
 }
 
 /// Reports whether the certificate in use is that of its files.

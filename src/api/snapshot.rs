@@ -338,6 +338,18 @@ pub struct Storage {
     /// Last outage of the database, if it ended less than an hour ago.
     #[serde(default)]
     pub noted: Option<PastOutage>,
+    /// Restore of the database from a backup, for a day.
+    #[serde(default)]
+    pub restored: Option<Restored>,
+}
+
+/// A restore of the database from a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Time at which the backup was taken.
+    pub taken_at: Timestamp,
+    /// Time of the restore.
+    pub at: Timestamp,
 }
 
 /// A past time span in which no event could be stored.

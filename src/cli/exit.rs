@@ -163,7 +163,10 @@ impl From<lock::Error> for Trouble {
                 .fact("look", format!("ps -p {pid}"))
                 .fact("or", "--data DIR for another one"),
             lock::Error::Emptied(ref dir, _) => Self::new(Exit::Conflict, "emptied", message)
-                .fact("restore", format!("the backup of {dir}/hooklane.db"))
+                .fact(
+                    "restore",
+                    format!("hooklane restore FILE --data {}", quoted(dir)),
+                )
                 .fact("server", "--database URL, if its events are kept there")
                 .fact(
                     "anew",

@@ -139,7 +139,7 @@ fn text(snapshot: &Snapshot) -> String {
         text,
         "oldest     {}     backlog {} {}     set aside {}\n{}\
          accepting  {accepting}, {}/s{commit}\n\
-         {}{}{}\
+         {}{}{}{}\
          lanes      {}{}\n\
          nodes      {}",
         oldest(total),
@@ -149,6 +149,7 @@ fn text(snapshot: &Snapshot) -> String {
         gathering(&snapshot.lanes),
         count(storage.accepted_per_s.round() as u64),
         noted(storage, snapshot.at),
+        restored(storage),
         hints(storage, snapshot.at),
         receivers(&snapshot.receivers),
         lanes_of(
@@ -172,6 +173,17 @@ fn noted(storage: &Storage, now: Timestamp) -> String {
             printable_line(&noted.error)
         )
     })
+}
+
+/// The restore of the database, if it was a short while ago.
+fn restored(storage: &Storage) -> String {
+    storage
+        .restored
+        .as_ref()
+        .map_or_else(String::new, |restored| {
+            let (taken_at, at) = (restored.taken_at, restored.at);
+            format!("restored   from a backup of {taken_at}, at {at}\n")
+        })
 }
 
 /// The Redis server, if there is one.

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use sqlx::any::AnyConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::text::quoted;
+
 /// Name of our connections in the server's own list (`pg_stat_activity`).
 const APPLICATION_NAME: &str = "hooklane";
 
@@ -132,6 +134,23 @@ impl Server {
     pub(super) fn name(&self) -> &str {
         let of_user = self.native.get_username();
         self.native.get_database().unwrap_or(of_user)
+    }
+
+    /// Flags of Postgres' own programs for this database, for a shell and without a password, in the form
+    /// `--host=HOST --port=PORT --username=USER --dbname=NAME`.
+    pub fn client_flags(&self) -> String {
+        let server = &self.native;
+        let host = match server.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => server.get_host().to_owned(),
+        };
+        format!(
+            "--host={} --port={} --username={} --dbname={}",
+            quoted(host),
+            server.get_port(),
+            quoted(server.get_username()),
+            quoted(self.name())
+        )
     }
 
     /// Host and port, or the socket path, without user and database.

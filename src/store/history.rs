@@ -42,11 +42,11 @@ pub struct LostEvent {
 
 /// Step by which epochs are raised on a new server. It may lack the newest epochs that are already in
 /// use in Redis.
-const EPOCHS: i64 = 1 << 20;
+pub(super) const EPOCHS: i64 = 1 << 20;
 
 const NOTE: &str = "update counters set value = $2 where name = $1 and value <> $2";
 
-const RAISE: &str = "update counters set value = value + $1 where name = 'epoch'";
+pub(super) const RAISE: &str = "update counters set value = value + $1 where name = 'epoch'";
 
 const HALT: &str =
     "update cursors c set condition = 'held', held_by = 'failure', retry_at = null, reason =

@@ -127,6 +127,8 @@ mod resize;
 mod advice;
 #[path = "cli/audit.rs"]
 mod audit;
+#[path = "cli/backup.rs"]
+mod backup;
 #[path = "cli/cli.rs"]
 mod cli;
 #[path = "cli/complete.rs"]

@@ -80,6 +80,11 @@ impl Admin {
             let lost = self.store.count_lost().await?;
             self.monitor.seen.lock().lost = lost;
         }
+        let is_read = self.monitor.seen.lock().restored.is_some();
+        if !is_read {
+            let restored = self.store.restored().await?;
+            self.monitor.seen.lock().restored = Some(restored);
+        }
         let view = engine.member.as_ref().map(Member::view).unwrap_or_default();
         let silences = engine.member.as_ref().map(Member::silences);
         let silences = silences.unwrap_or_default();

@@ -12,6 +12,7 @@ use crate::domain::time::{Timestamp, since_boot};
 use crate::engine::RATE_SECONDS;
 use crate::engine::ownership::View;
 use crate::metrics::Baseline;
+use crate::store::Restored;
 
 /// Number of log entries kept, and shown.
 const LOG_KEPT: usize = 1_000;
@@ -39,6 +40,8 @@ pub struct MonitorState {
     pub noted: Option<i64>,
     /// Number of lost events that no operator has confirmed.
     pub lost: u64,
+    /// The last restore of the database; the outer `None` until it is read.
+    pub restored: Option<Option<Restored>>,
     /// Free bytes on the disk of the data directory, if it is nearly full.
     pub room: Option<u64>,
     pub log: VecDeque<api::LogLine>,
@@ -79,6 +82,7 @@ impl Default for MonitorState {
             troubles: Vec::new(),
             noted: None,
             lost: 0,
+            restored: None,
             room: None,
             log: VecDeque::new(),
         }

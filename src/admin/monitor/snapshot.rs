@@ -161,7 +161,13 @@ pub fn compose(
 /// Event storage of this node, with the rate of accepted events of all nodes.
 fn storage(seen: &MonitorState, whole: &Observation<'_>) -> api::Storage {
     let told = whole.reports().map(|report| report.accepted_per_s);
+    let restored = seen.restored.flatten();
+    let restored = restored.filter(|restored| restored.is_new(whole.now));
     api::Storage {
+        restored: restored.map(|restored| api::Restored {
+            taken_at: restored.taken_at,
+            at: restored.at,
+        }),
         accepted_per_s: hundredths(seen.accepted_per_s()) + told.sum::<f64>(),
         commit_normal_ms: seen.commit.value().map(hundredths),
         ..whole.here.storage.clone()

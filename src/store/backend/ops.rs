@@ -390,6 +390,8 @@ pub struct Inspection {
     pub damage: Option<DamageCheck>,
     /// Names of hooks with encrypted secrets, each with the id of a key that encrypted one.
     pub sealed: BTreeSet<(String, String)>,
+    /// The last restore from a backup; `None` if there was none.
+    pub restored: Option<Restored>,
 }
 
 /// Result of a check for damage.
@@ -413,6 +415,38 @@ impl DamageCheck {
         }
     }
 }
+
+/// A restore of this database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Time at which the backup was taken.
+    pub taken_at: Timestamp,
+    /// Time of the restore.
+    pub at: Timestamp,
+}
+
+/// Time for which operators are told of a restore.
+const TOLD_FOR: Duration = Duration::from_secs(24 * 3600);
+
+impl Restored {
+    /// True for a day after the restore, in which `status` and `doctor` mention it.
+    pub fn is_new(self, now: Timestamp) -> bool {
+        now.since(self.at) < TOLD_FOR
+    }
+
+    /// The times of two counters, in milliseconds; zero if the database was never restored.
+    pub(in crate::store) fn of((taken_at, at): (i64, i64)) -> Option<Self> {
+        (at > 0).then(|| Self {
+            taken_at: Timestamp::from_millis(taken_at),
+            at: Timestamp::from_millis(at),
+        })
+    }
+}
+
+/// Times of the last restore.
+pub(in crate::store) const RESTORED: &str = "select
+    coalesce((select value from counters where name = 'restored_from'), 0),
+    coalesce((select value from counters where name = 'restored_at'), 0)";
 
 /// Identifies a server and its history: equal values mean that no committed transaction is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

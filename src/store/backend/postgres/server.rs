@@ -186,6 +186,7 @@ async fn facts(db: &mut PgConnection) -> Result<Inspection, sqlx::Error> {
         shares_sessions: false,
         damage,
         sealed: sealed_with(sealed),
+        restored: None,
     })
 }
 

@@ -107,6 +107,32 @@ fn pick(db: &Connection, found: &mut DamageCheck) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Compares the next events of the log after row `after`, at most `limit` of them, with their checksums.
+/// Returns the last row and the number of events; `None` at the end of the log.
+///
+/// # Errors
+/// [`Error::Refused`] names an event that is not as it was stored.
+pub fn check_events(db: &Connection, after: i64, limit: i64) -> Result<Option<(i64, u64)>, Error> {
+    const NEXT: &str = "select stream, seq, id, received_at, key_id, dedupe_key, headers, body,
+        checksum, null, n from log where n > ?1 order by n limit ?2";
+    let mut read = db.prepare_cached(NEXT)?;
+    let mut rows = read.query((after, limit))?;
+    let mut end = None;
+    let mut events = 0;
+    while let Some(row) = rows.next()? {
+        let event = event_of(row)?;
+        if event.is_damaged {
+            return Err(Error::Refused(format!(
+                "the event {} is not as it was stored (hash mismatch)",
+                event.id
+            )));
+        }
+        events += 1;
+        end = Some((row.get(10)?, events));
+    }
+    Ok(end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

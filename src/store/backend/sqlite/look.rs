@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use super::inspect::{ASKED, inspect};
 use crate::store::Error;
-use crate::store::backend::ops::Inspection;
+use crate::store::backend::ops::{Inspection, RESTORED, Restored};
 use crate::store::backend::tables::newest;
 use crate::store::vault::{SECRETS, sealed_with};
 
@@ -62,6 +62,9 @@ pub fn examine_file(file: &Path) -> Result<Inspection, Error> {
         looked.damage = Some(inspect(&db, ASKED, has_events)?);
         if has_events {
             looked.sealed = sealed(&db).map_err(broken)?;
+            let times = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let times = db.query_row(RESTORED, [], times).map_err(broken)?;
+            looked.restored = Restored::of(times);
         }
     }
     Ok(looked)
