@@ -83,6 +83,8 @@ mod alert;
 mod debounce;
 #[path = "node/entrance.rs"]
 mod entrance;
+#[path = "node/feed.rs"]
+mod feed;
 #[path = "node/file.rs"]
 mod file;
 #[path = "node/filter.rs"]
