@@ -17,6 +17,7 @@ mod forward;
 mod hook;
 mod key;
 mod lane;
+mod log;
 mod namespace;
 mod pull;
 mod rebuild;
@@ -43,6 +44,7 @@ pub use hook::{
 };
 pub use key::{Key, KeySpec, KeyState, NewKey};
 pub use lane::{Gathering, Lane, LaneDetail, LaneState, Percentiles, WorstCursor};
+pub use log::{ExportedState, FeedEvent, LogPage};
 pub use namespace::{Namespace, NamespaceSpec};
 pub use pull::{
     PullAck, PullAnswers, PullDelivery, PullEdit, PullEvent, PullExtend, PullNack, PullOutcomes,

@@ -18,6 +18,7 @@ mod demo;
 mod doctor;
 mod events;
 mod exit;
+mod export;
 mod flags;
 mod help;
 mod hooks;
@@ -292,6 +293,8 @@ async fn ask(
 ) -> anyhow::Result<Exit> {
     let offline = match &command {
         Command::Audit(_) => Offline::Open,
+        Command::Events(events) => events.offline(),
+        Command::State(state) => state.offline(),
         Command::Hooks(hooks) => hooks.offline(),
         Command::Keys(keys) => keys.offline(),
         Command::Namespaces(namespaces) => namespaces.offline(),

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod cursor;
 pub mod event;
 pub mod failure;
+pub mod feed;
 pub mod filter;
 pub mod forward;
 pub mod handshake;

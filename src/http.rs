@@ -14,6 +14,7 @@ pub mod body;
 mod dedupe;
 pub mod edge;
 pub mod error;
+mod feed;
 mod grant;
 mod handshake;
 mod lanes;
@@ -60,6 +61,7 @@ pub struct App {
 pub fn routes(app: App) -> Router {
     Router::new()
         .merge(read::routes())
+        .merge(feed::routes())
         .merge(pull::routes())
         .merge(admin::routes())
         .merge(lanes::routes())

@@ -19,6 +19,7 @@ mod database;
 mod deliveries;
 mod error;
 mod events;
+mod feed;
 mod files;
 mod flights;
 mod hints;
@@ -74,6 +75,7 @@ pub use deliveries::{
 };
 pub use error::{Clash, Error};
 pub use events::{Filter, Stored};
+pub use feed::{FeedEnd, FeedFloor, FeedPart, FeedRange, FeedWatermark, StoredState};
 pub use hints::{HintAnswer, HintRequest};
 pub use history::{AcceptedServer, LostEvent};
 pub use hooks::{Batch, ForwardPlan, HookPlan, PullPlan};
@@ -116,6 +118,8 @@ pub struct Store {
     /// Connections for reads outside the hot path.
     reader: Reader,
     backend: Arc<Backend>,
+    /// Place up to which the events of all nodes are readable.
+    watermark: Arc<feed::FeedWatermark>,
     /// Audit note of the current operation; see [`Store::noting`].
     noting: Option<Arc<note::Noting>>,
     /// Encrypts and decrypts secrets.
@@ -215,6 +219,7 @@ impl Store {
                 silence: None,
             },
             backend: backend.into(),
+            watermark: Arc::default(),
             noting: None,
             vault: vault.into(),
         })
@@ -242,6 +247,7 @@ impl Store {
             writer: pool,
             reader,
             backend: Backend::Postgres(backend).into(),
+            watermark: Arc::default(),
             noting: None,
             vault: Arc::default(),
         })

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use crate::api::InvalidEdit;
 use crate::domain::event::EventId;
+use crate::domain::feed::FeedCursor;
 use crate::domain::name::Name;
 use crate::domain::position::Seq;
 use crate::lanes::redis;
@@ -47,6 +48,14 @@ pub enum Error {
         id: EventId,
         /// Its place in its stream.
         seq: Seq,
+    },
+    /// Events behind a cursor cannot be read any more.
+    #[error("{message}")]
+    Gone {
+        /// The reason.
+        message: String,
+        /// Cursor that goes on behind the gap.
+        cursor: FeedCursor,
     },
     /// The operation needs a running daemon.
     #[error("this needs a running daemon")]

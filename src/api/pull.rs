@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::domain::event::EventId;
+use crate::domain::event::{Event, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::forward::Begin;
 use crate::domain::hook::OnError;
@@ -178,6 +180,21 @@ pub struct PullEvent {
     /// Body in base64, if it is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<String>,
+}
+
+impl From<&Event> for PullEvent {
+    fn from(event: &Event) -> Self {
+        let text = std::str::from_utf8(&event.body).ok();
+        Self {
+            id: event.id,
+            seq: event.seq,
+            received_at: event.received_at,
+            late: event.is_marked_late(),
+            headers: RawValue::from_string(event.headers.to_string()).unwrap_or_default(),
+            body: text.map(str::to_owned),
+            body_base64: text.is_none().then(|| STANDARD.encode(&event.body)),
+        }
+    }
 }
 
 /// A consumer's answers. Each entry succeeds or fails on its own; those that succeed become durable

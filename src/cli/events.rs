@@ -10,8 +10,9 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde::Serialize;
 
+use super::export::ExportEvents;
 use super::print::{Columns, Output, Row};
-use super::reach::{Reach, with_query};
+use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, Trouble, flags};
 use crate::api::{EventRow, Fate, List, LostConfirmed, LostEvent, Outcome};
 use crate::domain::event::EventId;
@@ -19,7 +20,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::{Timestamp, parse_duration};
 use crate::text::{self, quoted};
 
-/// See events: list, show and follow them; deliver them once more
+/// See events: list, show, follow and export them; deliver them once more
 #[derive(Subcommand)]
 pub enum Events {
     List(All),
@@ -28,9 +29,18 @@ pub enum Events {
     Lost(Lost),
     Replay(replay::Replay),
     Replays(replay::Replays),
+    Export(ExportEvents),
 }
 
 impl Events {
+    /// Access to the database when no daemon runs.
+    pub fn offline(&self) -> Offline {
+        match self {
+            Self::Export(_) => Offline::Open,
+            _ => Offline::Never,
+        }
+    }
+
     /// Runs the verb.
     pub async fn run(self, reach: &Reach, out: &mut Printer) -> anyhow::Result<Exit> {
         match self {
@@ -40,6 +50,7 @@ impl Events {
             Self::Lost(lost) => lost.run(reach, out).await,
             Self::Replay(replay) => replay.run(reach, out).await,
             Self::Replays(replays) => replays.run(reach, out).await,
+            Self::Export(export) => export.run(reach, out).await,
         }
     }
 }

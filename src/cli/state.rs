@@ -8,22 +8,32 @@ use clap::{Args, Subcommand};
 use http::StatusCode;
 use serde_json::value::RawValue;
 
+use super::export::ExportStates;
 use super::print::Output;
-use super::reach::{Reach, with_query};
+use super::reach::{Offline, Reach, with_query};
 use super::{Exit, Printer, flags};
 use crate::api;
 use crate::client;
 use crate::domain::name::StreamName;
 use crate::text::quoted;
 
-/// Read the state of a stream, or compute it again
+/// Read the state of a stream, compute it again, or export all
 #[derive(Subcommand)]
 pub enum State {
     Show(Show),
     Rebuild(rebuild::RebuildStates),
+    Export(ExportStates),
 }
 
 impl State {
+    /// Access to the database when no daemon runs.
+    pub fn offline(&self) -> Offline {
+        match self {
+            Self::Export(_) => Offline::Open,
+            _ => Offline::Never,
+        }
+    }
+
     /// Runs the verb, and waits for its end, for `limit` at most.
     pub async fn run(
         self,
@@ -34,6 +44,7 @@ impl State {
         match self {
             Self::Show(show) => show.run(reach, out).await,
             Self::Rebuild(again) => again.run(reach, limit, out).await,
+            Self::Export(export) => export.run(reach, out).await,
         }
     }
 }

@@ -11,6 +11,7 @@ use http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::domain::feed::FeedCursor;
 use crate::engine::catalog::Stale;
 use crate::{admin, store};
 
@@ -25,8 +26,11 @@ pub struct Error {
     message: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    next: Vec<String>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    next: Box<[String]>,
+    /// Cursor of a feed that goes on behind a gap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<Box<FeedCursor>>,
 }
 
 /// Header of a refusal besides its body.
@@ -53,7 +57,8 @@ impl Error {
             code,
             message: message.into(),
             hint: None,
-            next: Vec::new(),
+            next: Box::default(),
+            cursor: None,
         }
     }
 
@@ -88,7 +93,9 @@ impl Error {
     /// Adds a command to run next.
     #[must_use]
     pub fn next(mut self, command: impl Into<String>) -> Self {
-        self.next.push(command.into());
+        let mut next = self.next.into_vec();
+        next.push(command.into());
+        self.next = next.into();
         self
     }
 
@@ -147,6 +154,14 @@ impl Error {
     /// 409: the request conflicts with the present state.
     pub fn conflict(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    /// 410 `gone`: what comes behind the cursor cannot be read any more. `cursor` goes on behind the gap.
+    pub fn gone(message: impl Into<Cow<'static, str>>, cursor: FeedCursor) -> Self {
+        let mut gone = Self::new(StatusCode::GONE, "gone", message)
+            .hint(format!("after={cursor} goes on behind the gap"));
+        gone.cursor = Some(Box::new(cursor));
+        gone
     }
 
     /// 412 `changed`: the configuration is not the one that the plan was based on.
@@ -266,6 +281,7 @@ impl From<admin::Error> for Error {
             admin::Error::Conflict(_) => Self::conflict("conflict", message),
             admin::Error::Invalid(_) => Self::unprocessable("invalid", message),
             admin::Error::Reducer(_) => Self::unprocessable("reducer", message),
+            admin::Error::Gone { cursor, .. } => Self::gone(message, cursor),
             admin::Error::NeedsDaemon => needs_daemon(),
             admin::Error::Away(_) => Self::unavailable("away", message, 1).next("hooklane doctor"),
             admin::Error::Damaged { .. } => {
@@ -370,6 +386,7 @@ mod tests {
             ),
             (Error::too_slow(), 408, Some(("connection", "close"))),
             (Error::conflict("exists", "x"), 409, None),
+            (Error::gone("x", FeedCursor::default()), 410, None),
             (Error::changed(), 412, None),
             (Error::too_large(9), 413, Some(("connection", "close"))),
             (Error::encoded(), 415, Some(("connection", "close"))),

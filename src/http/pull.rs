@@ -11,15 +11,12 @@ use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
 use super::auth::{Access, who};
 use super::error::Error;
@@ -31,7 +28,6 @@ use crate::api::{
     PullSettled,
 };
 use crate::domain::backoff::DELAY_MAX;
-use crate::domain::event::Event;
 use crate::domain::hook::{Handler, Hook};
 use crate::domain::pull::{
     EVENTS_DEFAULT, EVENTS_MAX, LEASES, Pull, STREAMS_DEFAULT, STREAMS_MAX, WAIT_DEFAULT, WAIT_MAX,
@@ -191,21 +187,8 @@ fn shown(delivered: &Delivered) -> PullDelivery {
         events: delivered
             .events
             .iter()
-            .map(|event| event_of(event))
+            .map(|event| PullEvent::from(&**event))
             .collect(),
-    }
-}
-
-fn event_of(event: &Event) -> PullEvent {
-    let text = std::str::from_utf8(&event.body).ok();
-    PullEvent {
-        id: event.id,
-        seq: event.seq,
-        received_at: event.received_at,
-        late: event.is_marked_late(),
-        headers: RawValue::from_string(event.headers.to_string()).unwrap_or_default(),
-        body: text.map(str::to_owned),
-        body_base64: text.is_none().then(|| STANDARD.encode(&event.body)),
     }
 }
 

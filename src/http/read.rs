@@ -31,7 +31,7 @@ use crate::engine::Engine;
 use crate::metrics;
 
 /// Longest time that a reader may wait for a position.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Default time for a reader that names a position.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// Extractor for a hook that the client may read.
-struct Readable(Arc<Hook>, Arc<Engine>, Grant);
+pub(super) struct Readable(pub Arc<Hook>, pub Arc<Engine>, pub Grant);
 
 impl FromRequestParts<App> for Readable {
     type Rejection = Error;

@@ -44,7 +44,7 @@ pub struct Filter {
 }
 
 #[derive(FromRow)]
-struct Row {
+pub(super) struct Row {
     stream: i64,
     seq: i64,
     id: Vec<u8>,
@@ -90,6 +90,8 @@ macro_rules! select_events {
         )
     };
 }
+
+pub(super) use select_events;
 
 /// Builds a `select_events!` statement for both databases.
 macro_rules! select_events_from {

@@ -48,6 +48,10 @@ const NOTE: &str = "update counters set value = $2 where name = $1 and value <> 
 
 pub(super) const RAISE: &str = "update counters set value = value + $1 where name = 'epoch'";
 
+/// The server may have lost events whose places readers of a feed have already passed. Only Postgres has
+/// such a server.
+const SKIP_PLACES: &str = "select setval('event_places', nextval('event_places') + $1)";
+
 const HALT: &str =
     "update cursors c set condition = 'held', held_by = 'failure', retry_at = null, reason =
       'the database lost events: position ' || c.position || ', but the head is ' || s.head
@@ -94,6 +98,8 @@ impl Store {
         if changed > 0 && last != 0 {
             let raise = sqlx::query(RAISE).bind(EPOCHS);
             raise.execute(&mut writing.tx).await?;
+            let skip = sqlx::query(SKIP_PLACES).bind(EPOCHS);
+            skip.execute(&mut writing.tx).await?;
             let halted = sqlx::query(HALT).execute(&mut writing.tx).await?;
             accepted = AcceptedServer {
                 is_new: true,

@@ -83,6 +83,8 @@ mod alert;
 mod debounce;
 #[path = "node/entrance.rs"]
 mod entrance;
+#[path = "node/feed.rs"]
+mod feed;
 #[path = "node/file.rs"]
 mod file;
 #[path = "node/filter.rs"]
@@ -137,6 +139,8 @@ mod complete;
 mod demo;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/export.rs"]
+mod export;
 #[path = "cli/incidents.rs"]
 mod incidents;
 #[path = "cli/migrate.rs"]

@@ -358,8 +358,12 @@ pub struct Watcher {
 impl Watcher {
     /// Begins to watch what a GET of `path` with `key` shows.
     pub fn new(addr: SocketAddr, path: &str, key: &str) -> Self {
+        Self::of(addr, Ask::new("GET", path).key(key))
+    }
+
+    /// Begins to watch the answer to a request.
+    pub fn of(addr: SocketAddr, ask: Ask) -> Self {
         let mut stream = open(addr);
-        let ask = Ask::new("GET", path).key(key);
         stream.write_all(&ask.bytes()).unwrap();
         let mut lines = BufReader::new(stream);
         let mut line = String::new();

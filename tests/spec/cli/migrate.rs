@@ -300,6 +300,8 @@ fn no_table_is_forgotten() {
     let left = [
         "_sqlx_migrations",
         "counters",
+        // Of the places in the file; events get new ones.
+        "feed_floors",
         "hint_answers",
         "hint_requests",
         "in_flight",

@@ -237,6 +237,32 @@ fn sqlite_relations(db: &Connection) -> Relations {
     relations
 }
 
+#[test]
+fn events_of_an_earlier_version_get_places_in_the_order_of_their_streams() {
+    let server = postgres::shared();
+    let name = server.database();
+    let (before, after): (Vec<_>, Vec<_>) =
+        (files("postgres").into_iter()).partition(|file| file.as_str() < "0110");
+    let run = |file: String| server.run_file(&name, &folder("postgres").join(file));
+    before.into_iter().for_each(run);
+    let insert = |stream: u8, seq: u8| {
+        let columns = "stream, seq, id, received_at, headers, body";
+        let row = format!("{stream}, {seq}, '\\x{stream:02}{seq:02}', 1, '{{}}', ''");
+        server.ask(
+            &name,
+            &format!("insert into events ({columns}) values ({row})"),
+        );
+    };
+    for (stream, seq) in [(2, 2), (1, 2), (2, 1), (1, 1)] {
+        insert(stream, seq);
+    }
+    after.into_iter().for_each(run);
+    insert(1, 3);
+    let order = "select string_agg(stream || '.' || seq, ' ' order by place) from events";
+    let order = server.ask(&name, order);
+    assert_eq!(order, ["1.1 1.2 2.1 2.2 1.3".to_owned()].into());
+}
+
 /// Unique lists of columns, but for the numbers of rows.
 fn sqlite_uniques(db: &Connection) -> BTreeSet<String> {
     let uniques = rows_of(

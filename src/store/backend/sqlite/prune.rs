@@ -60,6 +60,10 @@ fn prune_one(db: &Connection, prune: &Prune, cut: &Cut, indexed: i64) -> Result<
         where stream = ?1";
     const IDS: &str = "delete from log_ids where id in
         (select l.id from log_index i join log l on l.n = i.n where i.stream = ?1 and i.seq <= ?2)";
+    const FEED: &str = "insert into feed_floors (hook, place, cuts)
+        select s.hook, max(i.n), 1 from streams s join log_index i on i.stream = s.id
+          where s.id = ?1 and i.seq <= ?2 group by s.hook
+        on conflict (hook) do update set place = max(place, excluded.place), cuts = cuts + 1";
     const EVENTS: &str =
         "delete from log where n in (select n from log_index where stream = ?1 and seq <= ?2)";
     const PLACES: &str = "delete from log_index where stream = ?1 and seq <= ?2";
@@ -78,7 +82,7 @@ fn prune_one(db: &Connection, prune: &Prune, cut: &Cut, indexed: i64) -> Result<
     if !is_due {
         return Ok(false);
     }
-    for text in [UNMEASURED, SIZES, IDS, EVENTS, PLACES, FLOOR] {
+    for text in [UNMEASURED, SIZES, IDS, FEED, EVENTS, PLACES, FLOOR] {
         db.prepare_cached(text)?.execute([stream, to])?;
     }
     db.prepare_cached(LETTERS)?
