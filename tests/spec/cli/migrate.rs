@@ -300,6 +300,7 @@ fn no_table_is_forgotten() {
     let left = [
         "_sqlx_migrations",
         "counters",
+        "erasures",
         "hint_answers",
         "hint_requests",
         "in_flight",

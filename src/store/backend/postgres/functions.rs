@@ -4,7 +4,8 @@ use super::Postgres;
 use crate::store::Error;
 
 /// Migrations that create the functions, newest first: a later migration replaces an earlier text.
-const TEXTS: [&str; 7] = [
+const TEXTS: [&str; 8] = [
+    include_str!("../../../../migrations/postgres/0105_erasures.sql"),
     include_str!("../../../../migrations/postgres/0094_holds.sql"),
     include_str!("../../../../migrations/postgres/0090_versions.sql"),
     include_str!("../../../../migrations/postgres/0080_keeps.sql"),
