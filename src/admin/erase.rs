@@ -26,8 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const PATTERN_MAX: usize = 500;
 
 /// Statement that overwrites the bytes of removed rows on Postgres.
-const REWRITE: &str =
-    "vacuum (full) events, waiting, cursors, checkpoints, shadows, dead_letters";
+const REWRITE: &str = "vacuum (full) events, waiting, cursors, checkpoints, shadows, dead_letters";
 
 impl Admin {
     /// Erases streams, or counts what that would remove. On return their rows cannot be found any more; the answer says
@@ -91,10 +90,7 @@ impl Admin {
     async fn one_stream(&self, name: &StreamName) -> Result<(Hook, Vec<ErasureTarget>), Error> {
         let hook = self.hook(&name.hook).await?;
         let stream = self.store.stream(hook.id, &name.key).await?;
-        let held_back = self
-            .store
-            .held_back_count(hook.id, Some(&name.key))
-            .await?;
+        let held_back = self.store.held_back_count(hook.id, Some(&name.key)).await?;
         if stream.is_none() && held_back.events == 0 {
             return Err(self.no_stream(&hook, name).await?);
         }

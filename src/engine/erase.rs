@@ -59,7 +59,10 @@ async fn finish_all(engine: &Engine) -> Result<bool, Error> {
         ),
     }
     store.end_erasures(&erasures).await?;
-    tracing::info!(streams = erasures.len(), "the data of erased streams is removed");
+    tracing::info!(
+        streams = erasures.len(),
+        "the data of erased streams is removed"
+    );
     Ok(true)
 }
 

@@ -25,8 +25,8 @@ use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
 use crate::api::{
-    Apply, EraseSpec, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, LostConfirmed,
-    NamespaceSpec, NewHooks, ReducerTest, ReplaySpec, Retry, SecretSpec, Skip,
+    Apply, EraseSpec, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec,
+    LostConfirmed, NamespaceSpec, NewHooks, ReducerTest, ReplaySpec, Retry, SecretSpec, Skip,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -442,9 +442,7 @@ async fn erase(By(actor): By, State(app): State<App>, Body(spec): Body<EraseSpec
     let alias = spec.stream.as_ref().map(StreamName::alias);
     let hook = spec.hook.as_ref().map(Name::to_string);
     let act = Act::new("streams erase", alias.or(hook).unwrap_or_default());
-    let admin = app
-        .admin
-        .acting(&actor, act.reason(spec.reason.as_ref()));
+    let admin = app.admin.acting(&actor, act.reason(spec.reason.as_ref()));
     let erasing = tokio::spawn(async move { admin.erase(&spec, &actor.by).await });
     let erased = erasing.await.map_err(|_| Error::internal())?;
     Ok(json(StatusCode::OK, &erased?))

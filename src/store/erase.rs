@@ -17,7 +17,7 @@ use super::{Error, Statement, Store, Writing, replays};
 use crate::domain::event::StreamId;
 use crate::domain::hook::{HandlerId, HookId};
 use crate::domain::name::OrderingKey;
-use crate::domain::time::{Timestamp};
+use crate::domain::time::Timestamp;
 
 /// A stream to erase.
 #[derive(Clone, Debug)]
@@ -153,8 +153,8 @@ const PARTS: [&str; 9] = [
 
 /// Seq up to which the next transaction removes events.
 const NEXT: Statement = Statement {
-    sqlite: "select max(seq) from (select seq from log_index where stream = $1 order by seq limit $2) some",
-    postgres: "select max(seq) from (select seq from events where stream = $1 order by seq limit $2) some",
+    sqlite: "select max(seq) from (select seq from log_index where stream = $1 order by seq limit $2) page",
+    postgres: "select max(seq) from (select seq from events where stream = $1 order by seq limit $2) page",
 };
 
 /// Statements that remove events up to a seq.
@@ -206,7 +206,7 @@ impl Store {
     ) -> Result<Vec<(OrderingKey, Option<StreamId>)>, Error> {
         const READ: &str = "select ordering_key, id from streams where hook = $1
             union all
-            select distinct w.ordering_key, null from waiting w where w.hook = $1
+            select distinct w.ordering_key, cast(null as bigint) from waiting w where w.hook = $1
               and not exists (select 1 from streams s
                 where s.hook = w.hook and s.ordering_key = w.ordering_key)
             order by 1";
@@ -231,11 +231,7 @@ impl Store {
         Ok(all)
     }
 
-    async fn counts_of(
-        &self,
-        tx: &mut Tx,
-        target: &ErasureTarget,
-    ) -> Result<ErasureCounts, Error> {
+    async fn counts_of(&self, tx: &mut Tx, target: &ErasureTarget) -> Result<ErasureCounts, Error> {
         type CountsRow = (i64, i64, i64, i64, i64, i64, i64, i64);
         let row: CountsRow = sqlx::query_as(self.sql(COUNTS))
             .bind(target.stream.map_or(0, |stream| stream.0))
@@ -383,7 +379,9 @@ impl Store {
         let rewrites = self.may_rewrite(&mut db).await?;
         if rewrites {
             // A rewrite that waits for a long reader would keep everybody else waiting.
-            sqlx::raw_sql("set lock_timeout = '2s'").execute(&mut db).await?;
+            sqlx::raw_sql("set lock_timeout = '2s'")
+                .execute(&mut db)
+                .await?;
         }
         if !is_past(&mut db).await? {
             return Ok(Overwritten::InUse);

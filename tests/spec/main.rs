@@ -137,6 +137,8 @@ mod complete;
 mod demo;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/erase.rs"]
+mod erase;
 #[path = "cli/incidents.rs"]
 mod incidents;
 #[path = "cli/migrate.rs"]

@@ -142,9 +142,13 @@ fn planned(plan: &Erased) -> Vec<(&'static str, String)> {
         ("  goes", sizes(plan)),
         (
             "  stays",
-            "the hook and its other streams; what was delivered; backups and archived logs".to_owned(),
+            "the hook and its other streams; what was delivered; backups and archived logs"
+                .to_owned(),
         ),
-        ("  then", "its next event begins a new stream at seq 1".to_owned()),
+        (
+            "  then",
+            "its next event begins a new stream at seq 1".to_owned(),
+        ),
     ];
     facts.extend(to_run(plan));
     facts
@@ -179,7 +183,12 @@ fn receipt(erased: &Erased) -> Vec<(&'static str, String)> {
 /// Statements that an operator has to run.
 fn to_run(erased: &Erased) -> Option<(&'static str, String)> {
     let run = erased.to_run.join("; ");
-    (!run.is_empty()).then(|| ("  run", format!("{run}; on Postgres, when senders can wait")))
+    (!run.is_empty()).then(|| {
+        (
+            "  run",
+            format!("{run}; on Postgres, when senders can wait"),
+        )
+    })
 }
 
 /// Waits until no data of erased streams is left; `false` if that takes long.
