@@ -188,15 +188,11 @@ fn no_byte_of_an_erased_stream_is_left_in_the_files(setup: Setup) {
     assert_eq!(told(&world.home, &skip).0, Some(0));
     until(|| (world.cursor("orders/c07")["position"] == 82).then_some(()));
     world.held("orders/c07");
-    // The destination does not answer: a delivery is in flight.
+    // The destination does not answer any more: a delivery is in flight.
+    until(|| (sink.first_deliveries("orders/c07").len() == 83).then_some(()));
     sink.answers(|_| Answer::Hang(Duration::from_secs(3)));
     world.accepted("orders", body("c07", short));
-    until(|| {
-        sink.seen()
-            .iter()
-            .any(|seen| seen.seq() == 84)
-            .then_some(())
-    });
+    until(|| (sink.first_deliveries("orders/c07").len() == 84).then_some(()));
     let pull = world.admin(
         "POST",
         "/v1/hooks/orders/pull/worker",
@@ -276,8 +272,10 @@ fn no_byte_of_an_erased_stream_is_left_in_the_files(setup: Setup) {
     assert_eq!(world.state("orders/c07", 1), json!({"texts": ["anew"]}));
     until(|| {
         let last = sink.seen().pop()?;
-        (last.stream() == "orders/c07" && last.seq() == 1 && last.body == body("c07", "anew").as_bytes())
-            .then_some(())
+        (last.stream() == "orders/c07"
+            && last.seq() == 1
+            && last.body == body("c07", "anew").as_bytes())
+        .then_some(())
     });
     let keyed = world.ask(&keyed);
     assert_eq!((keyed.status, keyed.json()["seq"].clone()), (202, json!(2)));
