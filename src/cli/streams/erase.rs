@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 ///
 /// Examples:
 ///   hooklane streams erase orders/c07 --reason 'request 4711'
-///   hooklane streams erase --hook orders --matching 'customer-7*' --reason 'contract ended' --dry-run
+///   hooklane streams erase --hook orders --matching 'eu-*' --reason 'ended'
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub struct Erase {
