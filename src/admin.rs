@@ -5,6 +5,7 @@
 mod alerts;
 mod audit;
 pub mod doctor;
+mod erase;
 mod error;
 mod eta;
 mod events;

@@ -10,6 +10,7 @@ pub mod catalog;
 mod committer;
 mod drains;
 mod duties;
+mod erase;
 pub mod forward;
 pub mod front;
 mod gauge;

@@ -46,6 +46,9 @@
 //! Retention: `engine/prune.rs` finds old events and folds them into a checkpoint; `prune.rs` of the database
 //! removes them and keeps the checkpoint, where a fold from the beginning then starts.
 //!
+//! Erasing: `admin/erase.rs` plans it, `store/erase.rs` deletes the streams and removes their bytes, and
+//! `engine/erase.rs` finishes it, also after a kill.
+//!
 //! `admin/tryout.rs` tests a reducer before it is used. `text/shell.rs` quotes commands that are printed to be
 //! pasted. `admin/stops.rs` pauses hooks and holds streams, `admin/doctor.rs` checks the machine of a node.
 //! `store/note.rs` records each act of an operator in its own transaction; `store/audit.rs` lists the records.
@@ -80,7 +83,7 @@
 //!
 //! Invariants that tests check and cite, within one stream where nothing else is said:
 //!
-//! - **I1 durable**: an event with a 2xx is stored once, with the same body, until retention removes it.
+//! - **I1 durable**: an event with a 2xx is stored once, with the same body, until retention or an operator removes it.
 //! - **I2 gapless**: the seqs are floor + 1 to head, in every snapshot.
 //! - **I3 real time**: of two events, the one that was acknowledged before the other was sent has the lower seq.
 //! - **I4 fold**: state and chain of a cursor are those of its events up to its position, less its dead letters.

@@ -17,6 +17,7 @@ mod counts;
 mod cursors;
 mod database;
 mod deliveries;
+mod erase;
 mod error;
 mod events;
 mod feed;
@@ -73,6 +74,7 @@ pub use database::{Database, InvalidDatabase, Server};
 pub use deliveries::{
     Claim, Delivery, LockedDelivery, OpenedDelivery, SettledDelivery, Settlement, StreamSlot,
 };
+pub use erase::{BegunErasure, Erasure, ErasureCounts, ErasureTarget, Overwritten};
 pub use error::{Clash, Error};
 pub use events::{Filter, Stored};
 pub use feed::{FeedEnd, FeedFloor, FeedPart, FeedRange, FeedWatermark, StoredState};

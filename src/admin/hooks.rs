@@ -372,7 +372,7 @@ impl Admin {
     }
 
     /// Hints cursors whose handler is gone, so that their lanes look at them and drop them.
-    fn forget(&self, hook: &Hook, aside: &[CursorRow]) {
+    pub(super) fn forget(&self, hook: &Hook, aside: &[CursorRow]) {
         let cursors = self
             .engine
             .iter()

@@ -1,4 +1,6 @@
-//! `streams`: lists cursors, and retries, skips, holds and releases them.
+//! `streams`: lists cursors, and retries, skips, holds and releases them. Erasing is in `streams/erase.rs`.
+
+mod erase;
 
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use crate::domain::name::{Name, StreamName};
 use crate::domain::time::Timestamp;
 use crate::text::{self, quoted};
 
-/// See streams and their cursors; retry, skip, hold and release them
+/// See streams and their cursors; retry, skip, hold, release and erase them
 #[derive(Subcommand)]
 pub enum Streams {
     List(All),
@@ -28,6 +30,7 @@ pub enum Streams {
     Skip(Skip),
     Hold(Hold),
     Release(Release),
+    Erase(erase::Erase),
 }
 
 impl Streams {
@@ -40,6 +43,7 @@ impl Streams {
             Self::Skip(skip) => skip.run(reach, out).await,
             Self::Hold(hold) => hold.run(reach, out).await,
             Self::Release(release) => release.run(reach, out).await,
+            Self::Erase(erase) => erase.run(reach, out).await,
         }
     }
 }

@@ -154,6 +154,16 @@ impl StreamName {
         }
     }
 
+    /// The name of the stream in the audit log once it is erased: its key may tell whom it is about, a hash does so only to
+    /// readers who know the key. The stream without a key keeps its name.
+    pub fn alias(&self) -> String {
+        if self.key.as_str().is_empty() {
+            return self.hook.to_string();
+        }
+        let digest = hex(&Sha256::digest(self.to_string()));
+        format!("{}/erased:{}", self.hook, &digest[..ALIAS_LEN])
+    }
+
     /// True if the key may be a hashed one shortened by [`StreamName::short`].
     pub fn is_short(&self) -> bool {
         hashed(&self.key).is_some_and(|digits| (HASH_SHORTEST..HASH_LEN).contains(&digits.len()))
@@ -172,6 +182,9 @@ const HASHED: &str = "sha256:";
 const HASH_LEN: usize = 64;
 const HASH_SHOWN: usize = 12;
 const HASH_SHORTEST: usize = 8;
+
+/// Number of hexadecimal digits of the hash in an alias.
+const ALIAS_LEN: usize = 16;
 
 impl FromStr for StreamName {
     type Err = InvalidName;

@@ -105,6 +105,8 @@ impl Engine {
         }
         self.deliveries.pulls.claims_end().await;
         self.deliveries.pulls.forget_all_but(&now.handlers);
+        // No turn is under way that could cache a part of these streams again.
+        self.store.forget(&now.erased);
         if now.stops != before.stops {
             // Everything that an operator has stopped stands still once this node acts by it, deliveries
             // included.

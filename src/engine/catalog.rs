@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::domain::cursor::CursorId;
+use crate::domain::event::StreamId;
 use crate::domain::hook::{Handler, HandlerId, Hook, HookId, Replay};
 use crate::domain::key::{Key, KeyId};
 use crate::domain::lane::{LaneId, LaneSet, Mode};
@@ -80,6 +81,8 @@ pub struct Snapshot {
     pub replays: Vec<(HandlerId, Replay)>,
     /// The epoch drawn at the end of each hook's last move to another namespace.
     pub moved: HashMap<HookId, i64>,
+    /// Streams that were erased and whose data is still being removed.
+    pub erased: Vec<StreamId>,
 }
 
 /// Everything that decides whether a cursor may move: stops of lanes and hooks, and drain marks.
@@ -388,6 +391,7 @@ fn snapshot(read: Configuration, before: &Snapshot) -> Snapshot {
         handlers,
         replays: read.replays,
         moved: read.moved,
+        erased: read.erased,
         hooks_by_id: hooks.iter().map(|h| (h.id, h.clone())).collect(),
         hooks: hooks.into_iter().map(|h| (h.name.clone(), h)).collect(),
         keys: read

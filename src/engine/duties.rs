@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use super::catalog::Snapshot;
 use super::{
-    Engine, forward, ownership, place, prune, readiness, rebuild, release, slow, sweep, wipe,
+    Engine, erase, forward, ownership, place, prune, readiness, rebuild, release, slow, sweep, wipe,
 };
 
 /// State of the database at the start, from which some duties go on.
@@ -33,7 +33,7 @@ struct Duty {
     work: fn(Arc<Engine>, Beginning) -> Work,
 }
 
-const DUTIES: [Duty; 18] = [
+const DUTIES: [Duty; 19] = [
     Duty {
         name: "membership",
         every: None,
@@ -93,6 +93,11 @@ const DUTIES: [Duty; 18] = [
         name: "retention",
         every: None,
         work: |engine, _| Box::pin(prune::run(engine)),
+    },
+    Duty {
+        name: "erasures",
+        every: None,
+        work: |engine, _| Box::pin(erase::run(engine)),
     },
     Duty {
         name: "reorder windows",

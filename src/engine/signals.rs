@@ -17,6 +17,8 @@ pub struct Signals {
     pub prunes: Notify,
     /// Reports that events were held back for a reorder window.
     pub held_back: Notify,
+    /// Requests a search for erasures to finish.
+    pub erasures: Notify,
     /// Requests acting by the configuration as read.
     pub changed: Notify,
 }

@@ -25,8 +25,8 @@ use super::{App, body, json};
 use crate::admin::{Act, EventsFilter, StreamsFilter};
 use crate::api;
 use crate::api::{
-    Apply, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec, LostConfirmed,
-    NamespaceSpec, NewHooks, ReducerTest, ReplaySpec, Retry, SecretSpec, Skip,
+    Apply, EraseSpec, EventRow, Hold, HookEdit, HookRetry, HookSpec, HookStopSpec, KeySpec,
+    LostConfirmed, NamespaceSpec, NewHooks, ReducerTest, ReplaySpec, Retry, SecretSpec, Skip,
 };
 use crate::domain::event::EventId;
 use crate::domain::key::KeyId;
@@ -66,6 +66,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/admin/streams/skip", post(skip))
         .route("/v1/admin/streams/hold", post(hold))
         .route("/v1/admin/streams/release", post(release))
+        .route("/v1/admin/streams/erase", post(erase))
+        .route("/v1/admin/streams/erasures", get(erasures))
         .route("/v1/admin/events", get(events))
         .route("/v1/admin/events/tail", get(tail))
         .route("/v1/admin/events/lost", get(lost).delete(confirm_lost))
@@ -433,6 +435,21 @@ async fn release(By(actor): By, State(app): State<App>, Body(release): Body<Retr
     let act = Act::new("streams release", &release.stream).details(details);
     let released = app.admin.acting(&actor, act).release(&release).await?;
     Ok(json(StatusCode::OK, &released))
+}
+
+/// Erases streams. It goes on to its end even if the client leaves.
+async fn erase(By(actor): By, State(app): State<App>, Body(spec): Body<EraseSpec>) -> Answer {
+    let alias = spec.stream.as_ref().map(StreamName::alias);
+    let hook = spec.hook.as_ref().map(Name::to_string);
+    let act = Act::new("streams erase", alias.or(hook).unwrap_or_default());
+    let admin = app.admin.acting(&actor, act.reason(spec.reason.as_ref()));
+    let erasing = tokio::spawn(async move { admin.erase(&spec, &actor.by).await });
+    let erased = erasing.await.map_err(|_| Error::internal())?;
+    Ok(json(StatusCode::OK, &erased?))
+}
+
+async fn erasures(_: Operator, State(app): State<App>) -> Answer {
+    Ok(json(StatusCode::OK, &app.admin.open_erasures().await?))
 }
 
 async fn skip(By(actor): By, State(app): State<App>, Body(skip): Body<Skip>) -> Answer {

@@ -378,7 +378,8 @@ pub async fn check_restored(
 
 impl Store {
     /// Marks the database as restored from a backup, and raises the epochs beyond those that the original
-    /// may have drawn after the backup. Receivers that compare epochs accept its deliveries then.
+    /// may have drawn after the backup. Receivers that compare epochs accept its deliveries then. Draws
+    /// the number of the database anew, so that cursors of feeds of the original are refused here.
     pub async fn mark_restored(&self, restored: Restored) -> Result<(), Error> {
         const SET: &str = "update counters set value = $2 where name = $1";
         let mut writing = self.begin().await?;
@@ -391,6 +392,9 @@ impl Store {
         }
         let raise = sqlx::query(history::RAISE).bind(history::EPOCHS);
         raise.execute(&mut writing.tx).await?;
+        let number = i64::try_from(rand::random::<u64>() >> 11).unwrap_or(1);
+        let draw = sqlx::query(SET).bind("cluster").bind(number);
+        draw.execute(&mut writing.tx).await?;
         writing.commit().await
     }
 

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use super::backend::session::{Sessions, Tx};
 use super::{
-    Error, HookStop, LaneMode, LastUse, Namespace, Statement, Store, counts, hooks, keys,
+    Error, HookStop, LaneMode, LastUse, Namespace, Statement, Store, counts, erase, hooks, keys,
     lane_modes, namespaces, replays, stops,
 };
 use crate::domain::cursor::CursorId;
+use crate::domain::event::StreamId;
 use crate::domain::hook::{HandlerId, Hook, HookId, Replay};
 use crate::domain::key::Key;
 use crate::domain::lane::LaneId;
@@ -35,6 +36,8 @@ pub struct Configuration {
     pub replays: Vec<(HandlerId, Replay)>,
     /// The epoch drawn at the end of each hook's last move to another namespace.
     pub moved: HashMap<HookId, i64>,
+    /// Streams that were erased and whose data is still being removed.
+    pub erased: Vec<StreamId>,
 }
 
 /// Begins a read-only transaction in which every statement sees the database as the first one did.
@@ -65,6 +68,7 @@ impl Store {
             hook_stops: stops::list(&mut tx).await?,
             moved: counts::moved(&mut tx).await?,
             replays: replays::list(&mut tx).await?,
+            erased: erase::streams(&mut tx).await?,
             lane_modes,
         };
         tx.commit().await?;

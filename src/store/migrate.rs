@@ -193,6 +193,7 @@ fn open(file: &Path) -> Result<Connection, Error> {
 /// [`Error::Refused`] when the migration would be refused.
 pub async fn check(file: &Path, to: &Server) -> Result<(), Error> {
     let db = open(file)?;
+    has_no_erasures(&db)?;
     let pool = PgPool::connect_with(to.native.clone()).await?;
     let mut tx = begin(&pool).await?;
     let is_empty: bool = sqlx::query_scalar("select to_regclass('moves') is null")
@@ -217,6 +218,7 @@ enum MigrationState {
 /// Checks that this file may go to the server, and records it as the source. True if everything was
 /// already moved.
 async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
+    has_no_erasures(db)?;
     let source = source(db)?;
     let mut tx = begin(pool).await?;
     let progress = progress(&mut tx, source).await?;
@@ -225,6 +227,22 @@ async fn enter(db: &Connection, pool: &PgPool) -> Result<bool, Error> {
     }
     tx.end().await?;
     Ok(progress == MigrationState::Finished)
+}
+
+/// Refuses a file that still has data of erased streams: it would be moved too, and nothing would remove it there.
+fn has_no_erasures(db: &Connection) -> Result<(), Error> {
+    // The tables of an older file are not moved yet.
+    if !db.table_exists(None, "erasures")? {
+        return Ok(());
+    }
+    let open: i64 = db.query_row("select count(*) from erasures", [], |row| row.get(0))?;
+    match open {
+        0 => Ok(()),
+        _ => Err(Error::Refused(
+            "the data of erased streams is not removed yet: start hooklane serve on the file for a minute, then stop it"
+                .into(),
+        )),
+    }
 }
 
 fn source(db: &Connection) -> Result<i64, Error> {

@@ -110,7 +110,8 @@ pub(super) async fn remove_of(tx: &mut Tx, handler: HandlerId) -> Result<(), Err
     Ok(())
 }
 
-async fn remove(tx: &mut Tx, id: HandlerId) -> Result<bool, Error> {
+/// Removes a replay; `false` if there is none.
+pub(super) async fn remove(tx: &mut Tx, id: HandlerId) -> Result<bool, Error> {
     const PARTS: [&str; 2] = [
         "delete from cursors where handler = $1",
         "delete from deliveries where handler = $1",

@@ -139,6 +139,8 @@ mod complete;
 mod demo;
 #[path = "cli/doctor.rs"]
 mod doctor;
+#[path = "cli/erase.rs"]
+mod erase;
 #[path = "cli/export.rs"]
 mod export;
 #[path = "cli/incidents.rs"]

@@ -295,6 +295,7 @@ impl Database {
                 .collect(),
             replays: Vec::new(),
             moved: self.moved.clone(),
+            erased: Vec::new(),
             stops,
         });
         self.read = Some(read.clone());

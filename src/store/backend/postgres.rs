@@ -203,6 +203,7 @@ impl Postgres {
     /// Drops what is cached of streams that no longer exist.
     pub fn forget(&self, gone: &[StreamId]) {
         self.memory.forget(gone);
+        self.past.forget(gone);
     }
 
     /// Waits for running statements and closes every connection.

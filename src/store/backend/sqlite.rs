@@ -214,9 +214,17 @@ impl Sqlite {
         self.log.streams_deleted();
     }
 
-    /// Drops the cached events of streams that no longer exist.
+    /// Drops the cached events and cursors of streams that no longer exist.
     pub fn forget(&self, gone: &[StreamId]) {
         self.tail.forget(gone);
+        self.cursors.forget(gone);
+    }
+
+    /// Cuts the WAL to length zero; `false` if readers still need a part of it.
+    pub async fn empty_wal(&self) -> Result<bool, Error> {
+        let (file, write_lock) = (self.file.clone(), self.write_lock.clone());
+        let emptied = tokio::task::spawn_blocking(move || checkpoint::empty(&file, &write_lock));
+        emptied.await.map_err(|_| Error::Closed)?
     }
 
     /// Waits for the write lock.

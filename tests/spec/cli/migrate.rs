@@ -88,6 +88,15 @@ pub fn everything_moves(servers: &Arc<Servers>) {
         "it would ask"
     );
 
+    let file = Connection::open(world.home.data().join("hooklane.db")).unwrap();
+    file.execute_batch("insert into erasures (stream, node, asked_at) values (99, '', 0)")
+        .unwrap();
+    let early = migrate(&world.home, servers, &["--yes"]);
+    assert_eq!(early.status.code(), Some(7), "{}", said(&early));
+    assert!(said(&early).contains("erased streams"), "{}", said(&early));
+    file.execute_batch("delete from erasures").unwrap();
+    drop(file);
+
     let moved = migrate(&world.home, servers, &["--yes"]);
     assert_eq!(moved.status.code(), Some(0), "{}", said(&moved));
     let proof = "verified: 11 streams, 46 events, 10 cursors";
@@ -300,6 +309,7 @@ fn no_table_is_forgotten() {
     let left = [
         "_sqlx_migrations",
         "counters",
+        "erasures",
         // Of the places in the file; events get new ones.
         "feed_floors",
         "hint_answers",

@@ -4,8 +4,9 @@ use super::Postgres;
 use crate::store::Error;
 
 /// Migrations that create the functions, newest first: a later migration replaces an earlier text.
-const TEXTS: [&str; 8] = [
+const TEXTS: [&str; 9] = [
     include_str!("../../../../migrations/postgres/0110_feed.sql"),
+    include_str!("../../../../migrations/postgres/0105_erasures.sql"),
     include_str!("../../../../migrations/postgres/0094_holds.sql"),
     include_str!("../../../../migrations/postgres/0090_versions.sql"),
     include_str!("../../../../migrations/postgres/0080_keeps.sql"),

@@ -129,10 +129,14 @@ impl Memory {
         *self.0.lock() = Inner::default();
     }
 
-    /// Drops the events of streams that no longer exist.
+    /// Drops the events and cursors of streams that no longer exist.
     pub fn forget(&self, streams: &[StreamId]) {
         let inner = &mut *self.0.lock();
         streams.iter().for_each(|stream| inner.forget_run(*stream));
+        let of_streams = |id: &&CursorId| streams.contains(&id.stream);
+        let gone: Vec<_> = inner.cursors.keys().filter(of_streams).copied().collect();
+        gone.into_iter()
+            .for_each(|cursor| inner.forget_cursor(cursor));
     }
 }
 

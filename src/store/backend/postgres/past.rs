@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+use crate::domain::event::StreamId;
 use crate::store::backend::ops::{Acknowledged, History};
 
 /// Reads system number and timeline. The timeline is that of the WAL being written:
@@ -96,6 +97,19 @@ impl RecentHistory {
         let batches = recent.batches.iter();
         batches.flat_map(|(_, batch)| batch).cloned().collect()
     }
+
+    /// Drops the events of streams that no longer exist, so that they do not count as lost.
+    pub fn forget(&self, gone: &[StreamId]) {
+        let mut recent = self.acknowledged.lock();
+        let stays = |event: &Acknowledged| {
+            let place = event.place.in_stream();
+            place.is_none_or(|(stream, _)| !gone.contains(&stream))
+        };
+        for (_, batch) in &mut recent.batches {
+            batch.retain(stays);
+        }
+        recent.events = recent.batches.iter().map(|(_, batch)| batch.len()).sum();
+    }
 }
 
 impl Recent {
@@ -108,7 +122,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{EventId, StreamId};
+    use crate::domain::event::EventId;
     use crate::domain::hook::HookId;
     use crate::domain::position::Seq;
     use crate::store::backend::ops::Place;

@@ -8,7 +8,8 @@ use crate::store::Error;
 use crate::store::backend::ops::{Advance, Mover, Step};
 use crate::store::backend::rows::held_by;
 
-/// Moves cursors inside the open transaction. Each step succeeds or fails on its own.
+/// Moves cursors inside the open transaction. Each step succeeds or fails on its own. A step of a stream
+/// that was erased meanwhile makes no cursor.
 pub fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, Error> {
     steps.iter().map(|step| advance_one(db, step)).collect()
 }
@@ -16,7 +17,8 @@ pub fn advance(db: &Connection, steps: &[Step]) -> Result<Vec<Advance>, Error> {
 fn advance_one(db: &Connection, step: &Step) -> Result<Advance, Error> {
     const CREATE: &str = "insert into cursors
         (stream, handler, position, era, state, chain, condition, retry_at, tries, reason, held_by, updated_at)
-        values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) on conflict do nothing";
+        select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
+        where exists (select 1 from streams where id = ?1) on conflict do nothing";
     const MOVE: &str = "update cursors set position = ?3, state = ?5, chain = ?6,
         condition = ?7, retry_at = ?8, tries = ?9, reason = ?10, held_by = ?11, updated_at = ?12
         where stream = ?1 and handler = ?2 and era = ?4 and position = ?13

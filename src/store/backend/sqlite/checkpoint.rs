@@ -88,6 +88,15 @@ fn copy_all(db: &Connection, write_lock: &Mutex<()>) -> Result<(), Error> {
     copy(db).map(drop)
 }
 
+/// Copies the WAL and cuts it to length zero, so that no deleted content is left in it. `false` if readers
+/// still need a part of it.
+pub fn empty(file: &Path, write_lock: &Mutex<()>) -> Result<bool, Error> {
+    let db = file::open_emptier(file)?;
+    copy(&db)?;
+    let _turn = write_lock.blocking_lock();
+    file::empty(&db)
+}
+
 /// Copies all frames that no reader needs, without blocking anyone. Returns the number of frames copied
 /// so far.
 fn copy(db: &Connection) -> Result<i64, Error> {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use crate::domain::cursor::{Cursor, CursorId};
+use crate::domain::event::StreamId;
 
 /// Bytes of cursors in the cache; when it holds more, it is cleared.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -44,6 +45,13 @@ impl CursorCache {
         if inner.bytes > BYTES_MAX {
             *inner = Inner::default();
         }
+    }
+
+    /// Drops the cursors of streams that no longer exist.
+    pub fn forget(&self, gone: &[StreamId]) {
+        let inner = &mut *self.0.lock();
+        inner.cursors.retain(|id, _| !gone.contains(&id.stream));
+        inner.bytes = inner.cursors.values().map(size).sum();
     }
 }
 

@@ -56,6 +56,8 @@ fn insist_on_durability(db: &Connection) -> Result<(), Error> {
     // Only macOS has a weaker sync, which may not reach the disk; elsewhere this changes nothing.
     db.pragma_update(None, "fullfsync", true)?;
     db.pragma_update(None, "mmap_size", 0)?;
+    // Deleted content is overwritten with zeros; otherwise it stays in free pages.
+    db.pragma_update(None, "secure_delete", true)?;
     // The checkpointer thread copies the WAL.
     db.pragma_update(None, "wal_autocheckpoint", 0)?;
     Ok(())
@@ -71,6 +73,23 @@ pub fn checkpoint(db: &Connection) -> Result<(), Error> {
                 .into(),
         )),
     }
+}
+
+/// Time for which [`empty`] waits for readers of the WAL, while commits wait for it.
+const READERS_WAIT: Duration = Duration::from_millis(50);
+
+/// Opens a connection for [`empty`].
+pub fn open_emptier(file: &Path) -> Result<Connection, Error> {
+    let db = open_checkpointer(file)?;
+    db.busy_timeout(READERS_WAIT)?;
+    Ok(db)
+}
+
+/// Copies the whole WAL into the file and cuts the WAL to length zero. `false` if somebody reads it. The
+/// caller holds the write lock.
+pub fn empty(db: &Connection) -> Result<bool, Error> {
+    let busy: i64 = db.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
+    Ok(busy == 0)
 }
 
 fn insist(setting: &str, found: &str, wanted: &str) -> Result<(), Error> {
@@ -96,7 +115,7 @@ pub async fn reader_pool(file: &Path) -> Result<AnyPool, Error> {
 /// Settings that cannot be given in the URL, run on each new connection. The journal mode is stored in
 /// the file.
 const SETTINGS: &str = "pragma busy_timeout = 5000; pragma synchronous = full;
-    pragma foreign_keys = off; pragma wal_autocheckpoint = 0";
+    pragma foreign_keys = off; pragma wal_autocheckpoint = 0; pragma secure_delete = on";
 
 async fn pool(options: SqliteConnectOptions, connections_max: u32) -> Result<AnyPool, Error> {
     let options = AnyConnectOptions::from_url(&options.to_url_lossy())?;
