@@ -45,6 +45,14 @@ fn a_hint_that_came_to_a_paused_lane_after_its_hook_had_moved_is_passed_on() {
     live_through(&[4_162_321_199]);
 }
 
+/// Seeds in which the checks were wrong: a turn that began after a move was taken for one that the move
+/// should have waited for, and a delivery of a node that had lost its row and joined again was not
+/// expected to be repeated.
+#[test]
+fn moves_and_lost_rows_are_judged_by_what_was_so_at_their_moment() {
+    live_through(&[323_217_916, 135_225_436, 847_985_046, 943_894_661]);
+}
+
 fn seeds() -> Vec<u64> {
     let given = |name| std::env::var(name).ok().map(|seed| seed.parse().unwrap());
     let (first, count) = match (given("HOOKLANE_SEED"), given("HOOKLANE_SEEDS")) {

@@ -255,6 +255,11 @@ impl World {
                 for duty in DUTIES {
                     busy |= node.go_on(duty, out) && duty != Duty::Receive;
                 }
+                // Turns that begin after a move are none of those that it should have waited for.
+                if !self.out.moved.is_empty() {
+                    self.check()?;
+                }
+                let (node, out) = self.node(at);
                 for nth in 0..node.runs() {
                     busy |= node.go_on(Duty::Turns(nth), out);
                 }

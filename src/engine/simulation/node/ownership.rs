@@ -59,6 +59,8 @@ impl Node {
                 self.close(&lanes);
             }
             LookStep::Join => {
+                // Its row is gone, so others may have taken its lanes and may repeat its deliveries.
+                self.excuse_flights(out);
                 self.numbers += 1;
                 self.id = format!("{}+", self.id);
                 self.join(out);
