@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use super::STEP;
 use super::cluster::Observation;
 use super::seen::LOG_SHOWN;
 use super::snapshot::{Findings, compose, lanes_that_help};
-use super::space::is_over;
+use super::space::Help;
 use crate::admin::figures::millis;
 use crate::admin::report::NodeReport;
 use crate::admin::{Admin, Error, verdict};
@@ -30,6 +32,12 @@ const COUNTED_OFTEN: u64 = 10_000;
 /// Time limit of a round, after which the database is reported as not answering. With the second between
 /// two rounds that is known within three seconds.
 const LOOK_MAX: Duration = Duration::from_millis(1_500);
+
+/// Time limit of the query that tells how many lanes would help.
+const HELP_MAX: Duration = Duration::from_millis(500);
+
+/// The query takes at most this part of the time.
+const HELP_SHARE: u32 = 20;
 
 impl Admin {
     /// Runs one round: publishes this node's report, composes the snapshots, and sends them to
@@ -214,10 +222,7 @@ impl Admin {
         let is_counted = self.count_orphans(set, &mut lanes, whole).await?;
         let cursors = whole.cursors(namespace, &lanes);
         let thresholds = whole.catalog.thresholds(namespace);
-        let help = match self.wants_help(namespace, thresholds, &lanes) {
-            true => lanes_that_help(&self.store.waiting(namespace).await?, &lanes),
-            false => None,
-        };
+        self.look_for_help(namespace, thresholds, &lanes).await?;
         let counts = match self.wants_counts(namespace, whole.catalog) {
             true => Some(self.store.namespace_counts(namespace).await?),
             false => None,
@@ -227,7 +232,6 @@ impl Admin {
             set,
             lanes,
             cursors,
-            help,
             counts,
             uncounted: !is_counted,
         };
@@ -278,18 +282,42 @@ impl Admin {
         Ok(true)
     }
 
-    /// True if it is worth a query to find out how many lanes would help.
-    fn wants_help(&self, namespace: &Name, thresholds: Thresholds, lanes: &[Lane]) -> bool {
+    /// Computes how many lanes would help, if that is worth a query in this round. The query takes at most
+    /// a twentieth of the time, and the rest of the round does not wait long for it.
+    async fn look_for_help(
+        &self,
+        namespace: &Name,
+        thresholds: Thresholds,
+        lanes: &[Lane],
+    ) -> Result<(), Error> {
         let facts = verdict::Facts {
             thresholds,
             lanes,
             ..verdict::Facts::default()
         };
-        let seen = self.monitor.seen.lock();
-        let before = seen.spaces.get(namespace);
-        let before = before.and_then(|space| space.flow.back());
-        let was_late = before.is_some_and(|flow| is_over(*flow, thresholds));
-        facts.is_late() && (seen.ticks.is_multiple_of(STEP) || !was_late)
+        let ticks = {
+            let seen = self.monitor.seen.lock();
+            let before = seen.spaces.get(namespace);
+            let is_due = before.is_none_or(|space| seen.ticks >= space.help.next);
+            if !facts.is_late() || !is_due {
+                return Ok(());
+            }
+            seen.ticks
+        };
+        let began = Instant::now();
+        let waiting = timeout(HELP_MAX, self.store.waiting(namespace)).await;
+        let lanes = match waiting {
+            Ok(waiting) => lanes_that_help(&waiting?, lanes),
+            Err(_) => None,
+        };
+        let pause = (began.elapsed() * HELP_SHARE).as_secs().max(STEP);
+        let mut seen = self.monitor.seen.lock();
+        let space = seen.spaces.entry(namespace.clone()).or_default();
+        space.help = Help {
+            lanes,
+            next: ticks + pause,
+        };
+        Ok(())
     }
 
     /// True if the streams should be counted in this round. Counting takes a while when there are many.

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::STEP;
 use super::cluster::Observation;
 use super::own_report::SLOW_FOLD;
 use super::seen::{LOG_SHOWN, MonitorState, note_nodes};
-use super::space::FLOWS_KEPT;
+use super::space::{FLOWS_KEPT, Help, is_over};
 use crate::admin::figures::{hundredths, keep, mean, millis, ranges};
 use crate::admin::report::NodeReport;
 use crate::admin::{eta, lanes, stops, verdict};
@@ -27,8 +26,6 @@ pub struct Findings<'l> {
     pub set: &'l LaneSet,
     pub lanes: Vec<Lane>,
     pub cursors: Vec<api::CursorLine>,
-    /// Number of lanes that would help, if it was computed.
-    pub help: Option<u16>,
     /// Numbers of streams, if they were counted in this round.
     pub counts: Option<store::NamespaceCounts>,
     /// True if the work in the lanes of silent nodes was not counted.
@@ -45,7 +42,6 @@ pub fn compose(
         set,
         mut lanes,
         cursors,
-        help,
         counts,
         uncounted,
     } = look;
@@ -56,9 +52,6 @@ pub fn compose(
     let counts = space.counts.clone().unwrap_or_default();
     let thresholds = whole.catalog.thresholds(&set.namespace);
     let mut news = space.note_lanes(&mut lanes, &cursors, whole.has_heir(), thresholds, ticks);
-    if ticks.is_multiple_of(STEP) || help.is_some() {
-        space.help = help;
-    }
     let mut total = total(&lanes);
     (total.wait_ms, total.work_ms) = whole.times(&set.namespace, total.oldest_ms);
     total.dead = counts.dead;
@@ -66,6 +59,9 @@ pub fn compose(
     let waits = whole.waits(&set.namespace);
     space.past.note(&total, waits, now);
     keep(&mut space.flow, total.flow_ms.unwrap_or(0), FLOWS_KEPT);
+    if !is_over(total.flow_ms.unwrap_or(0), thresholds) {
+        space.help = Help::default();
+    }
     news.extend(space.note_set_aside(&cursors));
     news.extend(note_nodes(&mut seen.nodes, whole.view));
     lanes::hide_flow_of_stopped(&mut lanes);
@@ -105,7 +101,7 @@ pub fn compose(
         stuck: &stuck,
         overdue: &overdue,
         largest: &largest,
-        lanes_that_help: space.help,
+        lanes_that_help: space.help.lanes,
         lost: seen.lost,
         full: &full,
     });

@@ -29,11 +29,20 @@ pub struct NamespaceState {
     lanes: HashMap<LaneId, LaneHistory>,
     pub past: History,
     set_aside: HashSet<String>,
-    pub help: Option<u16>,
+    pub help: Help,
     pub counts: Option<store::NamespaceCounts>,
     pub since: verdict::Since,
     /// Resizes, rebuilds and replays that were under way in the last round.
     operations: Vec<String>,
+}
+
+/// Number of lanes that would help while the namespace is late.
+#[derive(Default)]
+pub struct Help {
+    /// `None` if it is not known, or no number would.
+    pub lanes: Option<u16>,
+    /// Round from which on it is computed again.
+    pub next: u64,
 }
 
 #[derive(Default)]
