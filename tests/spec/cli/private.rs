@@ -203,7 +203,12 @@ fn a_directory_whose_database_is_gone_does_not_begin_as_a_new_node() {
         for command in [&["serve"][..], &["hooks", "create", "x"]] {
             let output = ended(&mut world.home.command(command));
             assert_eq!(output.status.code(), Some(7), "{}", said(&output));
-            for word in ["a node ran in", "hooklane.db", "backup", "--database"] {
+            for word in [
+                "a node ran in",
+                "hooklane.db",
+                "hooklane restore",
+                "--database",
+            ] {
                 assert!(said(&output).contains(word), "{}", said(&output));
             }
         }
