@@ -90,7 +90,7 @@ pub struct Engine {
     pub folds: FoldThreads,
     /// Deliveries to customers' own services.
     pub deliveries: Deliveries,
-    /// What is known of senders and not stored yet.
+    /// Knowledge about senders that is not stored yet.
     pub senders: Senders,
     /// Changes that others wait for.
     pub changes: Changes,
@@ -129,7 +129,7 @@ pub struct Deliveries {
     pub tallies: tally::Tallies,
 }
 
-/// What this node knows of senders and has not stored yet.
+/// Knowledge of this node about senders that is not stored yet.
 #[derive(Default)]
 pub struct Senders {
     /// Rejected requests.

@@ -175,27 +175,36 @@ const NO_RELEASE: Statement = Statement {
         hashtextextended('hooklane_release ' || current_schema(), 0))) locked",
 };
 
+/// Selects the counts of a stream; those of its events are counted in different tables.
+macro_rules! counts {
+    ($events:literal, $keyed:literal) => {
+        concat!(
+            "select (",
+            $events,
+            "), (",
+            $keyed,
+            "),
+        (select count(*) from waiting where hook = $2 and ordering_key = $3),
+        (select count(*) from cursors where stream = $1),
+        (select count(*) from cursors where stream = $1 and state is not null),
+        (select count(*) from checkpoints where stream = $1),
+        (select count(*) from dead_letters where stream = $1),
+        (select count(*) from handlers where replay_stream = $1 and replay_to is not null)"
+        )
+    };
+}
+
 const COUNTS: Statement = Statement {
-    sqlite: "select
-        (select count(*) from log_index where stream = $1)
+    sqlite: counts!(
+        "(select count(*) from log_index where stream = $1)
           + (select count(*) from log where stream = $1
-              and n > (select value from counters where name = 'indexed')),
-        (select count(*) from log where stream = $1 and dedupe_key is not null),
-        (select count(*) from waiting where hook = $2 and ordering_key = $3),
-        (select count(*) from cursors where stream = $1),
-        (select count(*) from cursors where stream = $1 and state is not null),
-        (select count(*) from checkpoints where stream = $1),
-        (select count(*) from dead_letters where stream = $1),
-        (select count(*) from handlers where replay_stream = $1 and replay_to is not null)",
-    postgres: "select
-        (select count(*) from events where stream = $1),
-        (select count(*) from events where stream = $1 and dedupe_key is not null),
-        (select count(*) from waiting where hook = $2 and ordering_key = $3),
-        (select count(*) from cursors where stream = $1),
-        (select count(*) from cursors where stream = $1 and state is not null),
-        (select count(*) from checkpoints where stream = $1),
-        (select count(*) from dead_letters where stream = $1),
-        (select count(*) from handlers where replay_stream = $1 and replay_to is not null)",
+              and n > (select value from counters where name = 'indexed'))",
+        "select count(*) from log where stream = $1 and dedupe_key is not null"
+    ),
+    postgres: counts!(
+        "select count(*) from events where stream = $1",
+        "select count(*) from events where stream = $1 and dedupe_key is not null"
+    ),
 };
 
 impl Store {

@@ -42,7 +42,7 @@ pub struct FeedEnd {
     pub highest: LogPlace,
 }
 
-/// What retention has removed from a hook.
+/// The events that retention has removed from a hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedFloor {
     /// Highest place that was removed.
@@ -254,7 +254,7 @@ impl Store {
         Ok(end)
     }
 
-    /// What retention has removed from a hook.
+    /// The events that retention has removed from a hook.
     pub async fn feed_floor(&self, hook: HookId) -> Result<FeedFloor, Error> {
         let read = sqlx::query_as(FLOOR).bind(hook.0);
         let row: Option<(i64, i64)> = read.fetch_optional(&self.reader).await?;

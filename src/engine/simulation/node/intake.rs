@@ -35,24 +35,22 @@ impl Node {
         let Some(stream) = self.unhinted.pop_front() else {
             return false;
         };
-        let stored = &out.database.streams[&stream];
-        let hook = &self.catalog.hooks_by_id[&stored.hook];
-        let lane = self.catalog.lanes_of(hook).map(|set| set.lane(stored.slot));
-        let hint = Hint {
-            cursor: stored.cursor.id,
-            oldest: out.time(),
-            newest: out.time(),
-            backlog: Backlog::More(1),
-            recheck: lanes::Recheck::No,
-        };
-        if let Some(lane) = lane {
-            self.hint(lane, vec![hint]);
-        }
+        self.hint_stream(stream, Backlog::More(1), lanes::Recheck::No, out);
         true
     }
 
     /// Simulates `Engine::let_go`.
     pub fn let_go(&mut self, stream: StreamId, out: &Outside) {
+        self.hint_stream(stream, Backlog::Total(1), lanes::Recheck::Yes, out);
+    }
+
+    fn hint_stream(
+        &mut self,
+        stream: StreamId,
+        backlog: Backlog,
+        recheck: lanes::Recheck,
+        out: &Outside,
+    ) {
         let stored = &out.database.streams[&stream];
         let hook = &self.catalog.hooks_by_id[&stored.hook];
         let lane = self.catalog.lanes_of(hook).map(|set| set.lane(stored.slot));
@@ -60,8 +58,8 @@ impl Node {
             cursor: stored.cursor.id,
             oldest: out.time(),
             newest: out.time(),
-            backlog: Backlog::Total(1),
-            recheck: lanes::Recheck::Yes,
+            backlog,
+            recheck,
         };
         if let Some(lane) = lane {
             self.hint(lane, vec![hint]);

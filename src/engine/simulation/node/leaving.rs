@@ -24,7 +24,7 @@ impl Node {
         let Some(now) = self.leave.take() else {
             return Ok(false);
         };
-        // Whatever cannot be passed on is found by the others once this node is gone.
+        // The others find what cannot be passed on once this node is gone.
         let (next, done) = match now {
             Leave::Row if !self.is_member => (Leave::Finish, true),
             Leave::Row => {
